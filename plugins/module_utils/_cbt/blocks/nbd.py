@@ -1,0 +1,139 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""NBD connections, for reading an export and for writing one. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import typing as t
+
+from ..errors import HypervisorError
+from .extents import Extent, clip, intersect, joined
+
+try:
+    import nbd
+except ImportError:  # reported by the module before the engine is asked
+    nbd = None
+
+ALLOCATION = "base:allocation"
+# A status request must stay under 4 GiB without extended headers; a reply may be shorter than asked.
+STATUS_STEP = 2 << 30
+MAX_REQUEST = 1 << 20  # bytes a single read or write asks for; the protocol's own limit is 32 MiB
+
+_ZERO = 2  # bit 1 of base:allocation; a hole without it may hold a backing file's data and is read
+_DIRTY = 1
+
+
+class Connection:
+    """One NBD connection to one export. Not to be shared between threads."""
+
+    def __init__(self, socket: str, export: str, context: t.Optional[str] = None) -> None:
+        """Connect over a Unix socket; ``context`` is the one metadata context whose extents will be asked for.
+
+        Raises HypervisorError if the server refuses or does not offer the context.
+        """
+        self._name = export or socket
+        self._handle: t.Any = nbd.NBD()
+        self._handle.set_export_name(export)
+        if context is not None:
+            self._handle.add_meta_context(context)
+        with self._explained("connect to"):
+            self._handle.connect_unix(socket)
+            self.size: int = self._handle.get_size()
+            if context is not None and not self._handle.can_meta_context(context):
+                raise HypervisorError(f"The NBD export {self._name} does not offer {context}, so its extents are unknown.")
+
+    @contextlib.contextmanager
+    def _explained(self, verb: str) -> t.Iterator[None]:
+        try:
+            yield
+        except nbd.Error as error:
+            raise HypervisorError(f"Cannot {verb} the NBD export {self._name}: {error}. See QEMU's log of this domain.") from error
+
+    def read(self, offset: int, length: int) -> bytearray:
+        """``length`` bytes from ``offset``."""
+        with self._explained("read"):
+            return t.cast(bytearray, self._handle.pread(length, offset))
+
+    def write(self, offset: int, data: t.Union[bytes, bytearray]) -> None:
+        """Write ``data`` at ``offset``."""
+        with self._explained("write to"):
+            self._handle.pwrite(data, offset)
+
+    def flush(self) -> None:
+        """Have the server bring everything written so far onto its disk."""
+        with self._explained("flush"):
+            self._handle.flush()
+
+    def extents(self, offset: int, end: int, flag_bit: int) -> t.Iterator[Extent]:
+        """The export's extents in this connection's context between two offsets, flagged by ``flag_bit``."""
+        while offset < end:
+            entries: t.List[int] = []
+
+            def collect(_context: str, _offset: int, reply: t.List[int], _error: t.Any, into: t.List[int] = entries) -> int:
+                into.extend(reply)
+                return 0
+
+            with self._explained("ask for extents of"):
+                self._handle.block_status(min(STATUS_STEP, end - offset), offset, collect)
+            covered = list(clip(((length, bool(flags & flag_bit)) for length, flags in zip(entries[::2], entries[1::2])), offset, end))
+            if not covered:
+                raise HypervisorError(f"The NBD export {self._name} told no extents at offset {offset}.")
+            yield from covered
+            offset = covered[-1].end
+
+    def close(self) -> None:
+        """Leave the server in order, or drop the connection if that fails."""
+        with contextlib.suppress(nbd.Error):
+            self._handle.shutdown()
+        self._handle = None  # libnbd closes a handle when it is forgotten
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+class Source:
+    """A readable export: its size and the extents to look at."""
+
+    def __init__(self, socket: str, export: str, dirty_context: t.Optional[str] = None) -> None:
+        """``dirty_context`` is the metadata context of the changes, None to look at the whole disk."""
+        self._socket = socket
+        self._export = export
+        with contextlib.ExitStack() as stack:
+            self._allocation = stack.enter_context(Connection(socket, export, ALLOCATION))
+            # A connection of its own: asked together, every question about changes would also make QEMU
+            # walk the allocation of parts that did not change, at a cost that grows with the disk.
+            self._dirty = stack.enter_context(Connection(socket, export, dirty_context)) if dirty_context is not None else None
+            self._stack = stack.pop_all()
+        self.size = self._allocation.size
+
+    def connect(self) -> Connection:
+        """A further connection for reading data."""
+        return Connection(self._socket, self._export)
+
+    def extents(self) -> t.Iterator[Extent]:
+        """All extents to look at, ordered, flagged by whether they read as zero; clean ones are left out."""
+        if self._dirty is None:
+            yield from joined(self._allocation.extents(0, self.size, _ZERO))
+            return
+        for start in range(0, self.size, STATUS_STEP):
+            end = min(start + STATUS_STEP, self.size)
+            dirty = [extent for extent in joined(self._dirty.extents(start, end, _DIRTY)) if extent.flag]
+            if dirty:
+                yield from intersect(dirty, self._allocation.extents(dirty[0].offset, dirty[-1].end, _ZERO))
+
+    def dirty_bytes(self) -> int:
+        """Bytes marked as changed; the whole disk where changes are not tracked."""
+        if self._dirty is None:
+            return self.size
+        return sum(extent.length for extent in self._dirty.extents(0, self.size, _DIRTY) if extent.flag)
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stack.close()

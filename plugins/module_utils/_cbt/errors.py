@@ -1,0 +1,41 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything the engine raises. Private to the collection.
+
+A message says what failed, on what object, why, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class CbtError(Exception):
+    """Root of all errors a caller is meant to show to a person."""
+
+
+class HypervisorError(CbtError):
+    """libvirt or QEMU refused, or cannot be reached."""
+
+
+class RepositoryError(CbtError):
+    """The repository cannot be opened, read or written."""
+
+
+class ObjectMissing(RepositoryError):
+    """The repository holds no object of this name."""
+
+
+class DamagedObject(RepositoryError):
+    """An object of the repository is not what was written: bits changed, cut off or exchanged."""
+
+
+class Refused(CbtError):
+    """What was asked for cannot be done safely; nothing was changed."""
+
+
+class ProgramError(CbtError):
+    """An external program failed."""
+
+
+class Interrupted(CbtError):
+    """A signal asked the operation to end; everything it began was undone."""

@@ -1,0 +1,99 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Freezing and thawing the guest's file systems. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import typing as t
+from xml.etree import ElementTree
+
+from ..errors import HypervisorError
+from .connection import libvirt
+from .domain import DomainFacts
+
+ANSWER_WITHIN = 30  # seconds: an agent that hangs must hold up neither the backup nor the guest
+
+FILESYSTEM = "filesystem"
+CRASH = "crash"
+
+
+class Quiesce:
+    """What was reached: ``consistency`` is filesystem or crash, ``note`` why it is only crash."""
+
+    def __init__(self) -> None:
+        self.consistency = CRASH
+        self.note: t.Optional[str] = None
+
+
+def _why_not(facts: DomainFacts, policy: str) -> t.Optional[str]:
+    if policy == "never":
+        return "quiesce is set to never"
+    if facts.paused:
+        return "the domain is paused, so its agent cannot answer"
+    return None
+
+
+def _thaw(domain: t.Any, frozen: bool) -> None:
+    try:
+        domain.fsThaw()
+    except libvirt.libvirtError as error:
+        if frozen:
+            raise HypervisorError(
+                f"Cannot thaw the file systems of {domain.name()}: {error}. The guest may still be frozen: run virsh domfsthaw {domain.name()}."
+            ) from error
+
+
+@contextlib.contextmanager
+def quiesced(domain: t.Any, facts: DomainFacts, policy: str, mountpoints: t.Optional[t.Sequence[str]] = None) -> t.Iterator[Quiesce]:
+    """Freeze the guest's file systems for the block and thaw them after it, however it ends.
+
+    ``policy`` is auto (freeze if the agent answers), required or never. Raises HypervisorError if
+    a required freeze fails, or if the guest could not be thawed.
+    """
+    result = Quiesce()
+    result.note = _why_not(facts, policy)
+    if result.note is not None:
+        if policy == "required":
+            raise HypervisorError(f"Cannot freeze the file systems of {facts.name}: {result.note}. Resume it, or set quiesce to auto.")
+        yield result
+        return
+    frozen = False
+    try:
+        try:
+            domain.agentSetResponseTimeout(ANSWER_WITHIN, 0)
+            domain.fsFreeze(list(mountpoints) if mountpoints else None, 0)
+            frozen = True
+            result.consistency = FILESYSTEM
+        except libvirt.libvirtError as error:
+            if policy == "required":
+                raise HypervisorError(
+                    f"Cannot freeze the file systems of {facts.name}: {error}. Check that qemu-guest-agent runs in the guest, or set quiesce to auto."
+                ) from error
+            result.note = f"the file systems were not frozen: {error}"
+        yield result
+    finally:
+        # Also after a freeze that failed: the agent may have frozen and lost the answer.
+        _thaw(domain, frozen)
+        with contextlib.suppress(libvirt.libvirtError):
+            domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
+
+
+def guest_information(domain: t.Any, facts: DomainFacts) -> t.Dict[str, t.Any]:
+    """What the agent tells of the guest: operating system, host name, file systems, time zone. Empty if it does not answer."""
+    if facts.paused or not _connected(facts.xml):
+        return {}
+    try:
+        domain.agentSetResponseTimeout(ANSWER_WITHIN, 0)
+        return t.cast("t.Dict[str, t.Any]", domain.guestInfo(0, 0))
+    except libvirt.libvirtError:
+        return {}  # kept for information only
+    finally:
+        with contextlib.suppress(libvirt.libvirtError):
+            domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
+
+
+def _connected(xml: str) -> bool:
+    channels = ElementTree.fromstring(xml).iterfind("./devices/channel/target[@name='org.qemu.guest_agent.0']")
+    return any(channel.get("state") == "connected" for channel in channels)

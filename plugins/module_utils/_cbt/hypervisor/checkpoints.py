@@ -1,0 +1,134 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checkpoints of a domain: made, read, judged and removed. Private to the collection.
+
+A checkpoint is metadata in libvirt plus one bitmap of the same name in each tracked disk.
+Ours are called ``cbt-<first 8 digits of the repository's id>-<restore point id>``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+from xml.etree import ElementTree
+
+from ..errors import HypervisorError, ProgramError
+from . import images
+from .connection import explained, libvirt
+from .disks import Disk
+from .domain import DomainFacts, read_domain
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What libvirt knows of a checkpoint. ``created`` is in seconds since 1970; ``disks`` those with a bitmap."""
+
+    name: str
+    parent: t.Optional[str]
+    created: int
+    disks: t.Tuple[str, ...]
+
+
+def prefix(repository_id: str) -> str:
+    """How the names of a repository's checkpoints begin."""
+    return f"cbt-{repository_id[:8]}-"
+
+
+def checkpoint_xml(name: str, tracked: t.Collection[str], disks: t.Iterable[Disk]) -> str:
+    """XML that creates a checkpoint with a bitmap in the ``tracked`` targets and in no other disk."""
+    root = ElementTree.Element("domaincheckpoint")
+    ElementTree.SubElement(root, "name").text = name
+    listed = ElementTree.SubElement(root, "disks")
+    for disk in disks:
+        attributes = {"name": disk.target, "checkpoint": "bitmap" if disk.target in tracked else "no"}
+        if disk.target in tracked:
+            attributes["bitmap"] = name
+        ElementTree.SubElement(listed, "disk", attributes)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def parse_checkpoint(xml: str) -> Checkpoint:
+    """A checkpoint from libvirt's XML."""
+    root = ElementTree.fromstring(xml)
+    return Checkpoint(
+        name=root.findtext("name", ""),
+        parent=root.findtext("parent/name"),
+        created=int(root.findtext("creationTime", "0")),
+        disks=tuple(disk.get("name", "") for disk in root.iterfind("disks/disk") if disk.get("checkpoint") == "bitmap"),
+    )
+
+
+def list_checkpoints(domain: t.Any) -> t.List[Checkpoint]:
+    """All checkpoints libvirt knows of a domain, oldest first."""
+    with explained(f"list the checkpoints of {domain.name()}"):
+        found = [parse_checkpoint(each.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN)) for each in domain.listAllCheckpoints()]
+    return sorted(found, key=lambda checkpoint: (checkpoint.created, checkpoint.name))
+
+
+def read_xml(domain: t.Any, name: str) -> str:
+    """libvirt's XML of a checkpoint without the domain's configuration, fit for redefining it."""
+    with explained(f"read checkpoint {name} of {domain.name()}"):
+        return t.cast(str, domain.checkpointLookupByName(name).getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN))
+
+
+def flaw(disk: Disk, name: str) -> t.Optional[str]:
+    """Why the bitmap ``name`` of a disk cannot tell what changed; None if it can."""
+    bitmap = disk.bitmap(name)
+    if bitmap is None:
+        return f"the bitmap {name} is missing from {disk.target}"
+    if bitmap.inconsistent:
+        return f"the bitmap {name} of {disk.target} was not closed in order (QEMU was killed or crashed), so it may lack changes"
+    if not bitmap.recording:
+        return f"the bitmap {name} of {disk.target} is not recording"
+    return None
+
+
+def create(domain: t.Any, facts: DomainFacts, name: str, tracked: t.Collection[str]) -> None:
+    """Create a checkpoint on the ``tracked`` disks of a running domain."""
+    with explained(f"create checkpoint {name} on {facts.name}"):
+        domain.checkpointCreateXML(checkpoint_xml(name, tracked, facts.disks), 0)
+
+
+def remove(domain: t.Any, name: str) -> None:
+    """Remove a checkpoint and its bitmaps, whichever of both exist, running or shut off.
+
+    Raises HypervisorError if something of it stays behind.
+    """
+    facts = read_domain(domain)
+    with explained(f"remove checkpoint {name} of {facts.name}"):
+        known = any(each.getName() == name for each in domain.listAllCheckpoints())
+        holders = [disk for disk in facts.disks if disk.bitmap(name) is not None]
+        if facts.active:
+            _remove_running(domain, facts, name, holders, known)
+        else:
+            _remove_shut_off(domain, name, holders, known)
+
+
+def _remove_running(domain: t.Any, facts: DomainFacts, name: str, holders: t.Sequence[Disk], known: bool) -> None:
+    if known:
+        recorded = set(parse_checkpoint(read_xml(domain, name)).disks)
+        if recorded == {disk.target for disk in holders}:
+            domain.checkpointLookupByName(name).delete(0)
+            return
+        # libvirt refuses to delete a checkpoint some of whose bitmaps are gone, so its record is made to agree first.
+        domain.checkpointLookupByName(name).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+    if holders:
+        domain.checkpointCreateXML(_redefinition(name, holders, facts.disks), libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
+        domain.checkpointLookupByName(name).delete(0)
+
+
+def _redefinition(name: str, holders: t.Sequence[Disk], disks: t.Iterable[Disk]) -> str:
+    root = ElementTree.fromstring(checkpoint_xml(name, {disk.target for disk in holders}, disks))
+    ElementTree.SubElement(root, "creationTime").text = "1"  # libvirt asks for one when redefining and does not check it
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _remove_shut_off(domain: t.Any, name: str, holders: t.Sequence[Disk], known: bool) -> None:
+    for disk in holders:
+        try:
+            images.remove_bitmap(disk.source or "", name)
+        except ProgramError as error:
+            raise HypervisorError(f"Cannot remove bitmap {name} from {disk.target} of {domain.name()}: {error}") from error
+    if known:
+        domain.checkpointLookupByName(name).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)

@@ -1,0 +1,165 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The disks of a domain, and whether their changes can be tracked. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing as t
+from xml.etree import ElementTree
+
+CONVERT = "Convert it with the kvm.cbt.qcow2_v3 role, or let it be backed up by full scan (scan_untracked: true)."
+
+
+@dataclasses.dataclass(frozen=True)
+class Bitmap:
+    """A dirty bitmap of one disk as QEMU reports it; sizes in bytes."""
+
+    name: str
+    granularity: int
+    dirty_bytes: int
+    inconsistent: bool = False
+    recording: bool = True
+    persistent: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Disk:
+    """One disk of a domain, from its XML; ``compat``, ``virtual_size`` and ``bitmaps`` from QEMU or the image.
+
+    ``virtual_size`` is in bytes, None where it is not known. ``node`` is QEMU's name of the running disk.
+    """
+
+    target: str
+    device: str = "disk"
+    type: str = "file"
+    format: str = "raw"
+    source: t.Optional[str] = None
+    readonly: bool = False
+    transient: bool = False
+    data_store: bool = False
+    node: t.Optional[str] = None
+    compat: t.Optional[str] = None
+    cluster_size: t.Optional[int] = None
+    virtual_size: t.Optional[int] = None
+    bitmaps: t.Tuple[Bitmap, ...] = ()
+
+    def bitmap(self, name: str) -> t.Optional[Bitmap]:
+        """The bitmap of this name, or None."""
+        return next((bitmap for bitmap in self.bitmaps if bitmap.name == name), None)
+
+    @property
+    def unreadable(self) -> t.Optional[str]:
+        """Why this disk holds nothing to protect or cannot be read by a backup; None if it can."""
+        if self.device in ("cdrom", "floppy"):
+            return f"{self.target} is a {self.device}: removable media are not part of a backup."
+        if self.device == "lun":
+            return f"{self.target} is a passed-through LUN, which QEMU cannot read for a backup. Back it up inside the guest."
+        if self.source is None:
+            return f"{self.target} has no medium."
+        if self.transient:
+            return f"{self.target} is transient: its changes are dropped when the domain ends."
+        return None
+
+    @property
+    def untrackable(self) -> t.Optional[str]:
+        """Why changes of this disk cannot be tracked, and what to do; None if they can."""
+        if self.unreadable is not None:
+            return self.unreadable
+        if self.readonly:
+            return f"Cannot track {self.target}: it is read-only, so no bitmap can be stored in it. It is read in full each time."
+        if self.format != "qcow2":
+            kind = "RAW" if self.format == "raw" else self.format
+            return f"Cannot track {self.target}: a {kind} image ({self.type}) holds no bitmaps. {CONVERT}"
+        if self.compat == "0.10":
+            return f"Cannot track {self.target}: the image is qcow2 v2, which holds no bitmaps. {CONVERT}"
+        return None
+
+
+def _source(element: t.Optional[ElementTree.Element], kind: str) -> t.Optional[str]:
+    if element is None:
+        return None
+    if kind == "volume" and element.get("volume"):
+        return f"{element.get('pool')}/{element.get('volume')}"
+    if kind == "network" and element.get("name"):
+        return f"{element.get('protocol')}:{element.get('name')}"
+    return element.get("file") or element.get("dev") or element.get("dir") or element.get("path")
+
+
+def parse_disks(domain_xml: str) -> t.Tuple[Disk, ...]:
+    """The disks in a domain's XML, in its order."""
+    found = []
+    for element in ElementTree.fromstring(domain_xml).iterfind("./devices/disk"):
+        target, driver, source = element.find("target"), element.find("driver"), element.find("source")
+        kind = element.get("type", "file")
+        index = source.get("index") if source is not None else None
+        found.append(
+            Disk(
+                target=target.get("dev", "") if target is not None else "",
+                device=element.get("device", "disk"),
+                type=kind,
+                format=driver.get("type", "raw") if driver is not None else "raw",
+                source=_source(source, kind),
+                readonly=element.find("readonly") is not None,
+                transient=element.find("transient") is not None,
+                data_store=source is not None and source.find("dataStore") is not None,
+                node=f"libvirt-{index}" if index else None,
+            )
+        )
+    return tuple(found)
+
+
+def _bitmap(raw: t.Mapping[str, t.Any]) -> Bitmap:
+    return Bitmap(
+        name=raw.get("name", ""),
+        granularity=raw["granularity"],
+        dirty_bytes=raw["count"],
+        inconsistent=raw.get("inconsistent", False),
+        recording=raw.get("recording", False),
+        persistent=raw.get("persistent", False),
+    )
+
+
+def with_block_nodes(disks: t.Iterable[Disk], reply: str) -> t.Tuple[Disk, ...]:
+    """The disks of a running domain completed from QMP's ``query-named-block-nodes``.
+
+    Bitmaps reach the image only when QEMU closes it, so a running domain's are known to QEMU alone.
+    libvirt names the node of a disk ``libvirt-<index>-format``, or ``-storage`` where no format layer is needed.
+    """
+    nodes = {node["node-name"]: node for node in json.loads(reply)["return"]}
+    completed = []
+    for disk in disks:
+        node = nodes.get(f"{disk.node}-format") or nodes.get(f"{disk.node}-storage")
+        if disk.node is None or node is None:
+            completed.append(disk)
+            continue
+        image = node.get("image", {})
+        details = image.get("format-specific", {}).get("data", {})
+        completed.append(
+            dataclasses.replace(
+                disk,
+                compat=details.get("compat"),
+                cluster_size=image.get("cluster-size"),
+                virtual_size=image.get("virtual-size"),
+                bitmaps=tuple(_bitmap(raw) for raw in node.get("dirty-bitmaps", ()) if raw.get("name")),
+            )
+        )
+    return tuple(completed)
+
+
+def with_image(disk: Disk, info: t.Mapping[str, t.Any]) -> Disk:
+    """A disk of a shut-off domain completed from ``qemu-img info --output=json``.
+
+    The bitmap's dirty size is not in there; it is given as 0. The flag ``in-use`` means that QEMU did not
+    close the image in order, so the bitmap may lack changes.
+    """
+    details = info.get("format-specific", {}).get("data", {})
+    bitmaps = tuple(
+        Bitmap(raw["name"], raw["granularity"], 0, inconsistent="in-use" in raw["flags"], recording="auto" in raw["flags"])
+        for raw in details.get("bitmaps", ())
+    )
+    return dataclasses.replace(
+        disk, compat=details.get("compat"), cluster_size=info.get("cluster-size"), virtual_size=info.get("virtual-size"), bitmaps=bitmaps
+    )

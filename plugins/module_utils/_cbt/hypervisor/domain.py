@@ -1,0 +1,139 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading a domain: its state, disks and what else a restore point keeps. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import typing as t
+from xml.etree import ElementTree
+
+from ..errors import HypervisorError, ProgramError
+from . import images
+from .connection import explained, libvirt
+from .disks import Disk, parse_disks, with_block_nodes, with_image
+
+try:
+    import libvirt_qemu
+except ImportError:
+    libvirt_qemu = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DomainFacts:
+    """What a domain is at the moment of reading."""
+
+    name: str
+    uuid: str
+    state: str
+    active: bool
+    disks: t.Tuple[Disk, ...]
+    xml: str
+    inactive_xml: str
+    autostart: bool = False
+    job: t.Optional[str] = None
+    owner: t.Optional[t.Tuple[int, int]] = None
+
+    @property
+    def paused(self) -> bool:
+        """True while its processors are halted."""
+        return self.state == "paused"
+
+
+def _states() -> t.Dict[int, str]:
+    names = ("nostate", "running", "blocked", "paused", "shutdown", "shutoff", "crashed", "pmsuspended")
+    return {getattr(libvirt, f"VIR_DOMAIN_{name.upper()}"): name for name in names}
+
+
+def monitor(domain: t.Any, command: str) -> str:
+    """QEMU's own answer to a monitor command without arguments, as JSON text."""
+    with explained(f"ask QEMU of {domain.name()} for {command}"):
+        return t.cast(str, libvirt_qemu.qemuMonitorCommand(domain, json.dumps({"execute": command}), 0))
+
+
+def _qemu_owner(xml: str) -> t.Optional[t.Tuple[int, int]]:
+    """Numeric user and group QEMU runs under, from the DAC label of a live domain."""
+    for label in ElementTree.fromstring(xml).iterfind("./seclabel[@model='dac']/label"):
+        user, _separator, group = (label.text or "").partition(":")
+        try:
+            return int(user.lstrip("+")), int(group.lstrip("+"))
+        except ValueError:
+            return None
+    return None
+
+
+def _running_job(domain: t.Any) -> t.Optional[str]:
+    kind = domain.jobInfo()[0]
+    if kind == libvirt.VIR_DOMAIN_JOB_NONE:
+        return None
+    try:
+        domain.backupGetXMLDesc()
+    except libvirt.libvirtError:
+        return "other"
+    return "backup"
+
+
+def _from_image(disk: Disk) -> Disk:
+    if disk.unreadable is not None or disk.source is None or not os.path.exists(disk.source):
+        return disk
+    try:
+        return with_image(disk, images.info(disk.source, share=True))
+    except ProgramError:
+        return disk  # its size and bitmaps stay unknown; whoever needs them says so
+
+
+def read_domain(domain: t.Any) -> DomainFacts:
+    """Read a domain's state and disks. Raises HypervisorError if libvirt refuses."""
+    with explained(f"read domain {domain.name()}"):
+        state = _states().get(domain.state()[0], "unknown")
+        active = bool(domain.isActive())
+        xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
+        inactive = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
+        autostart = bool(domain.isPersistent()) and bool(domain.autostart())
+        job = _running_job(domain) if active else None
+    disks = parse_disks(xml)
+    if active:
+        disks = with_block_nodes(disks, monitor(domain, "query-named-block-nodes"))
+    else:
+        disks = tuple(_from_image(disk) for disk in disks)
+    return DomainFacts(
+        name=domain.name(),
+        uuid=domain.UUIDString(),
+        state=state,
+        active=active,
+        disks=disks,
+        xml=xml,
+        inactive_xml=inactive,
+        autostart=autostart,
+        job=job,
+        owner=_qemu_owner(xml) if active else None,
+    )
+
+
+def running_users_of(connection: t.Any, path: str) -> t.List[str]:
+    """Names of running domains that have the file ``path`` as a disk."""
+    users = []
+    wanted = os.path.realpath(path)
+    for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+        try:
+            disks = parse_disks(domain.XMLDesc(0))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                continue  # it ended meanwhile
+            raise HypervisorError(f"Cannot read domain {domain.name()}: {error}") from error
+        if any(disk.source is not None and os.path.realpath(disk.source) == wanted for disk in disks):
+            users.append(domain.name())
+    return users
+
+
+def versions(connection: t.Any) -> t.Dict[str, str]:
+    """libvirt's and QEMU's versions, as ``major.minor.release``."""
+
+    def dotted(number: int) -> str:
+        return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
+
+    with explained("read the hypervisor's versions"):
+        return {"libvirt": dotted(connection.getLibVersion()), "qemu": dotted(connection.getVersion())}

@@ -1,0 +1,207 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The decision how each disk is read, from which checkpoint, and why. Pure. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ..errors import Refused
+from ..hypervisor.checkpoints import flaw
+from ..hypervisor.disks import Disk
+from ..hypervisor.domain import DomainFacts
+from ..repository.points import RestorePoint
+
+AUTO = "auto"
+FULL = "full"
+INCREMENTAL = "incremental"
+COPY = "copy"
+SCAN = "scan"
+SKIPPED = "skipped"
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which disks of a domain to take, by target; None for all that can be taken."""
+
+    include: t.Optional[t.Tuple[str, ...]] = None
+    exclude: t.Tuple[str, ...] = ()
+
+    def check(self, known: t.Collection[str], whose: str) -> None:
+        """Raise Refused if a target is named that does not exist."""
+        unknown = [target for target in (*(self.include or ()), *self.exclude) if target not in known]
+        if unknown:
+            raise Refused(f"{whose} has no disk {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}.")
+
+    def left_out(self, target: str) -> t.Optional[str]:
+        """Why a disk is not taken; None if it is."""
+        if target in self.exclude:
+            return f"{target} is among exclude_disks."
+        if self.include is not None and target not in self.include:
+            return f"{target} is not among include_disks."
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Situation:
+    """The facts a decision rests on.
+
+    ``points`` are the domain's restore points in this repository, oldest first; ``checkpoints`` the names libvirt knows;
+    ``ours`` how names of this repository's checkpoints begin; ``damaged`` why the stored content of a disk at a point
+    cannot be built on, by (point id, target).
+    """
+
+    facts: DomainFacts
+    points: t.Tuple[RestorePoint, ...]
+    checkpoints: t.Tuple[str, ...]
+    ours: str
+    damaged: t.Mapping[t.Tuple[str, str], str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiskPlan:
+    """How one disk is read. ``since`` is the checkpoint that tells its changes, ``base`` the restore point it is compared with."""
+
+    target: str
+    mode: str
+    reason: str
+    since: t.Optional[str] = None
+    base: t.Optional[str] = None
+    dirty_bytes: t.Optional[int] = None
+
+    @property
+    def read(self) -> bool:
+        """True if the disk is part of the backup."""
+        return self.mode != SKIPPED
+
+
+@dataclasses.dataclass(frozen=True)
+class BackupPlan:
+    """All decisions of one backup.
+
+    ``tracked`` are the targets that get a bitmap of the new checkpoint; ``superseded`` our checkpoints that go once the
+    new restore point stands, those of runs that were killed among them.
+    """
+
+    disks: t.Tuple[DiskPlan, ...]
+    tracked: t.Tuple[str, ...]
+    parent: t.Optional[str]
+    superseded: t.Tuple[str, ...]
+    warnings: t.Tuple[str, ...]
+
+
+def size_text(size: int) -> str:
+    """A size as a person reads it; exact, with the unit that divides it."""
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size and size % factor == 0:
+            return f"{size // factor} {unit}"
+    return f"{size} bytes"
+
+
+def _unusable(disk: Disk, point: RestorePoint, situation: Situation) -> t.Optional[str]:
+    """Why the changes of a disk since a point cannot be had; None if they can."""
+    record = point.disk(disk.target)
+    if record is None:
+        return f"{disk.target} was not part of restore point {point.id}"
+    if point.checkpoint not in situation.checkpoints:
+        return f"libvirt no longer knows checkpoint {point.checkpoint} of restore point {point.id}"
+    broken = flaw(disk, point.checkpoint or "")
+    if broken is not None:
+        return broken
+    if disk.virtual_size != record.size:
+        return f"{disk.target} had {size_text(record.size)} at restore point {point.id} and has {size_text(disk.virtual_size or 0)} now"
+    if disk.source != record.source:
+        return f"{disk.target} was {record.source} at restore point {point.id} and is {disk.source} now"
+    damage = situation.damaged.get((point.id, disk.target))
+    if damage is not None:
+        return f"restore point {point.id} cannot be built on: {damage}"
+    return None
+
+
+def _comparable(disk: Disk, situation: Situation) -> t.Optional[str]:
+    """Id of the newest point holding this disk in readable form, to compare a full reading with."""
+    for point in reversed(situation.points):
+        if point.disk(disk.target) is not None and (point.id, disk.target) not in situation.damaged:
+            return point.id
+    return None
+
+
+def _tracked_plan(disk: Disk, situation: Situation) -> DiskPlan:
+    base = _comparable(disk, situation)
+    candidates = [point for point in reversed(situation.points) if point.checkpoint is not None]
+    if not candidates:
+        return DiskPlan(disk.target, FULL, f"This repository has no restore point of {situation.facts.name} with a checkpoint yet.", base=base)
+    causes = []
+    for point in candidates:
+        cause = _unusable(disk, point, situation)
+        if cause is None:
+            bitmap = disk.bitmap(point.checkpoint or "")
+            reason = f"Changes since restore point {point.id} are known from checkpoint {point.checkpoint}."
+            return DiskPlan(disk.target, INCREMENTAL, reason, point.checkpoint, point.id, bitmap.dirty_bytes if bitmap else None)
+        causes.append(cause)
+    return DiskPlan(disk.target, FULL, f"Read in full: {causes[0]}.", base=base)
+
+
+def _disk_plan(disk: Disk, mode: str, selection: Selection, scan_untracked: bool, situation: Situation) -> DiskPlan:
+    left_out = selection.left_out(disk.target) or disk.unreadable
+    if left_out is not None:
+        return DiskPlan(disk.target, SKIPPED, left_out)
+    base = _comparable(disk, situation)
+    untrackable = disk.untrackable
+    if untrackable is not None and not scan_untracked:
+        return DiskPlan(disk.target, SKIPPED, f"{untrackable} It was left out because scan_untracked is false.")
+    if mode == COPY:
+        return DiskPlan(disk.target, COPY, "A copy was asked for; tracking is left as it is.", base=base, dirty_bytes=disk.virtual_size)
+    if untrackable is not None:
+        return DiskPlan(disk.target, SCAN, untrackable, base=base, dirty_bytes=disk.virtual_size)
+    if mode == FULL:
+        return DiskPlan(disk.target, FULL, "A full backup was asked for.", base=base, dirty_bytes=disk.virtual_size)
+    plan = _tracked_plan(disk, situation)
+    return plan if plan.mode == INCREMENTAL else dataclasses.replace(plan, dirty_bytes=disk.virtual_size)
+
+
+def _refuse_gaps(plans: t.Sequence[DiskPlan], name: str) -> None:
+    """An incremental backup that would have to read a trackable disk in full is refused instead of guessed."""
+    gaps = [plan for plan in plans if plan.mode == FULL]
+    if gaps:
+        causes = " ".join(f"{plan.target}: {plan.reason}" for plan in gaps)
+        raise Refused(f"Cannot back up {name} incrementally. {causes} Use mode auto to read these disks in full.")
+    if not any(plan.mode == INCREMENTAL for plan in plans):
+        causes = " ".join(plan.reason for plan in plans)
+        raise Refused(f"Cannot back up {name} incrementally: none of its disks is tracked. {causes}")
+
+
+def our_checkpoints(situation: Situation) -> t.List[str]:
+    """Names of this repository's checkpoints, known to libvirt or left as bitmaps in the disks."""
+    names = {name for name in situation.checkpoints if name.startswith(situation.ours)}
+    for disk in situation.facts.disks:
+        names.update(bitmap.name for bitmap in disk.bitmaps if bitmap.name.startswith(situation.ours))
+    return sorted(names)
+
+
+def make_plan(situation: Situation, mode: str = AUTO, selection: Selection = Selection(), scan_untracked: bool = True) -> BackupPlan:
+    """Decide how each disk of a domain is read.
+
+    ``mode`` is auto, full, incremental or copy. Raises Refused if the selection names an unknown disk, if nothing
+    is left to back up, or if mode is incremental and a disk's changes are not known.
+    """
+    facts = situation.facts
+    selection.check([disk.target for disk in facts.disks], facts.name)
+    plans = tuple(_disk_plan(disk, mode, selection, scan_untracked, situation) for disk in facts.disks)
+    taken = [plan for plan in plans if plan.read]
+    if not taken:
+        reasons = " ".join(plan.reason for plan in plans)
+        raise Refused(f"There is nothing to back up on {facts.name}. {reasons}".strip())
+    if mode == INCREMENTAL:
+        _refuse_gaps(taken, facts.name)
+    tracked = tuple(plan.target for plan in taken if plan.mode in (FULL, INCREMENTAL))
+    bases = {plan.base for plan in taken}
+    return BackupPlan(
+        disks=plans,
+        tracked=tracked,
+        parent=next((point.id for point in reversed(situation.points) if point.id in bases), None),
+        superseded=tuple(our_checkpoints(situation)) if tracked else (),
+        warnings=tuple(plan.reason for plan in taken if plan.mode == SCAN or (plan.mode == FULL and mode == AUTO and situation.points)),
+    )

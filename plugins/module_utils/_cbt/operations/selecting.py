@@ -1,0 +1,63 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Choosing restore points by domain, id and time. Pure. Private to the collection."""
+
+from __future__ import annotations
+
+import datetime
+import typing as t
+
+from ..errors import Refused
+from ..repository.points import RestorePoint
+
+
+def parse_time(text: str) -> datetime.datetime:
+    """A moment from ISO 8601, such as ``2026-11-22``, ``2026-11-22 14:30`` or ``2026-11-22T14:30:00+01:00``; without zone it is UTC.
+
+    A date alone means the end of that day, so that ``until`` takes it in. Raises Refused if it cannot be read.
+    """
+    cleaned = text.strip().replace("Z", "+00:00")
+    try:
+        moment = datetime.datetime.fromisoformat(cleaned)
+    except ValueError as error:
+        raise Refused(f"Cannot read the date {text}. Write it like 2026-11-22 14:30 or 2026-11-22T14:30:00+01:00.") from error
+    if len(cleaned) == len("2026-11-22"):
+        moment += datetime.timedelta(days=1, microseconds=-1)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.timezone.utc)
+
+
+def of_domain(found: t.Sequence[RestorePoint], domain: str) -> t.List[RestorePoint]:
+    """The points of a domain given by name or UUID, oldest first.
+
+    Raises Refused if there are none, or if the name belongs to several machines.
+    """
+    mine = [point for point in found if domain in (point.uuid, point.domain)]
+    if not mine:
+        known = sorted({point.domain for point in found})
+        raise Refused(f"The repository holds no restore point of {domain}; it holds points of {', '.join(known) or 'no domain'}.")
+    uuids = {point.uuid: point for point in mine}
+    if len(uuids) > 1:
+        lines = "; ".join(f"{uuid} (last point {point.id})" for uuid, point in sorted(uuids.items()))
+        raise Refused(f"The repository holds restore points of {len(uuids)} machines called {domain}: {lines}. Give the UUID instead of the name.")
+    return mine
+
+
+def choose(found: t.Sequence[RestorePoint], domain: str, wanted: str = "latest", until: t.Optional[str] = None) -> RestorePoint:
+    """The restore point of a domain that was asked for: by id, the latest, or the latest not after ``until``.
+
+    Raises Refused if there is none.
+    """
+    mine = of_domain(found, domain)
+    if until is not None:
+        limit = parse_time(until)
+        before = [point for point in mine if datetime.datetime.fromisoformat(point.created) <= limit]
+        if not before:
+            raise Refused(f"There is no restore point of {domain} until {until}; the oldest is {mine[0].id}.")
+        return before[-1]
+    if wanted == "latest":
+        return mine[-1]
+    for point in mine:
+        if point.id == wanted:
+            return point
+    raise Refused(f"There is no restore point {wanted} of {domain}; the latest is {mine[-1].id}, the oldest {mine[0].id}.")

@@ -1,0 +1,98 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The only place where external programs are started. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import typing as t
+
+from .errors import ProgramError
+
+
+def _environment() -> t.Dict[str, str]:
+    # Messages are matched and JSON numbers read: neither may depend on the caller's language.
+    return dict(os.environ, LC_ALL="C")
+
+
+def _missing(program: str) -> ProgramError:
+    return ProgramError(f"Cannot run {program}: it is not installed. Install QEMU's tools (qemu-utils on Debian, qemu-img on RHEL).")
+
+
+def run(arguments: t.Sequence[str]) -> str:
+    """Run a program to its end and return what it printed.
+
+    Raises ProgramError with the program's own words if it exits with anything but 0.
+    """
+    try:
+        # A session of its own: a Ctrl-C meant for us must not tear the tool down half-way.
+        result = subprocess.run(
+            list(arguments), check=False, capture_output=True, text=True, env=_environment(), stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    except FileNotFoundError as error:
+        raise _missing(arguments[0]) from error
+    if result.returncode != 0:
+        said = (result.stderr or result.stdout).strip() or f"exit status {result.returncode}"
+        raise ProgramError(f"{os.path.basename(arguments[0])} failed: {said}")
+    return result.stdout
+
+
+def run_json(arguments: t.Sequence[str]) -> t.Any:
+    """Run a program that prints JSON and return the parsed document."""
+    return json.loads(run(arguments))
+
+
+class Service:
+    """A running child process that serves until it is told to end."""
+
+    def __init__(self, process: subprocess.Popen[bytes], name: str) -> None:
+        self._process = process
+        self._name = name
+
+    def failed(self) -> t.Optional[str]:
+        """What the program said if it has ended by itself, else None."""
+        if self._process.poll() is None:
+            return None
+        said = self._process.stderr.read().decode(errors="replace").strip() if self._process.stderr else ""
+        return f"{self._name} ended early: {said or self._process.returncode}"
+
+    def stop(self, timeout: float = 600.0) -> None:
+        """Ask the program to end in order and wait for it (it may have caches to write).
+
+        Raises ProgramError if it does not end within ``timeout`` seconds or ends badly.
+        """
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            _out, said = self._process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            raise ProgramError(f"{self._name} did not end within {timeout:.0f} s") from error
+        if self._process.returncode not in (0, -signal.SIGTERM):
+            raise ProgramError(f"{self._name} failed: {said.decode(errors='replace').strip()}")
+
+    def kill(self) -> None:
+        """End the program at once."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate()
+
+
+@contextlib.contextmanager
+def service(arguments: t.Sequence[str]) -> t.Iterator[Service]:
+    """Start a program that serves; on leaving the block it is gone, whatever happened."""
+    try:
+        process = subprocess.Popen(
+            list(arguments), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=_environment(), start_new_session=True
+        )
+    except FileNotFoundError as error:
+        raise _missing(arguments[0]) from error
+    running = Service(process, os.path.basename(arguments[0]))
+    try:
+        yield running
+    finally:
+        running.kill()

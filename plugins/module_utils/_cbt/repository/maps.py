@@ -1,0 +1,234 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Extent maps: which pack holds each block of one disk at one restore point. Pure. Private to the collection.
+
+Sorted runs of consecutive blocks lying consecutively in one pack; what no run covers is zero. Kept in
+columns, because a large disk with scattered changes has millions of runs. Layout, integers little-endian:
+
+    magic (8), version (2), zero (2), block size (4), disk size (8), number of packs (4), zero (4), number of runs (8),
+    SHA-256 of these 40 bytes and the columns as they are before compression (32), then zlib of the columns:
+    per pack: id (16), size (8), blocks (4)
+    gaps (8 each: blocks between the end of the run before and this one's first), counts (4 each),
+    packs (4 each: index into the packs above), ordinals (4 each: of the first block in that pack)
+"""
+
+from __future__ import annotations
+
+import array
+import bisect
+import dataclasses
+import hashlib
+import struct
+import sys
+import typing as t
+import zlib
+
+from ..errors import DamagedObject, RepositoryError
+from ..grid import BLOCK_SIZE, block_count
+from .packs import PackRef
+
+VERSION = 1
+MAGIC = b"KVMCBTMP"
+HEADER = struct.Struct("<8sHHIQIIQ")
+PACK = struct.Struct("<16sQI")
+_RUN_BYTES = 8 + 4 + 4 + 4
+_MAX_COUNT = (1 << 32) - 1
+
+
+class Run(t.NamedTuple):
+    """``count`` blocks from block ``first`` lie in ``pack`` from ``ordinal`` on."""
+
+    first: int
+    count: int
+    pack: PackRef
+    ordinal: int
+
+    @property
+    def stop(self) -> int:
+        """First block after it."""
+        return self.first + self.count
+
+    def part(self, first: int, stop: int) -> Run:
+        """The piece of it between two blocks within it."""
+        return Run(first, stop - first, self.pack, self.ordinal + first - self.first)
+
+
+def _column(code: str, width: int) -> array.array[int]:
+    column = array.array(code)
+    if column.itemsize != width:  # C's int is 4 bytes wherever QEMU runs
+        raise RepositoryError(f"This machine's integers have {column.itemsize} bytes, not {width}.")
+    return column
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtentMap:
+    """The map of a disk of ``size`` bytes. Make one with MapBuilder or ``decode``."""
+
+    size: int
+    packs: t.Tuple[PackRef, ...]
+    _firsts: array.array[int]
+    _counts: array.array[int]
+    _packs: array.array[int]
+    _ordinals: array.array[int]
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def run(self, index: int) -> Run:
+        """The run at a position."""
+        return Run(self._firsts[index], self._counts[index], self.packs[self._packs[index]], self._ordinals[index])
+
+    def runs(self, first: int = 0, stop: t.Optional[int] = None) -> t.Iterator[Run]:
+        """The runs between two blocks, cut to that range, in order."""
+        stop = block_count(self.size) if stop is None else stop
+        index = max(0, bisect.bisect_right(self._firsts, first) - 1)
+        while index < len(self) and self._firsts[index] < stop:
+            run = self.run(index)
+            if run.stop > first:
+                yield run.part(max(run.first, first), min(run.stop, stop))
+            index += 1
+
+    @property
+    def stored_blocks(self) -> int:
+        """Number of blocks that are not zero."""
+        return sum(self._counts)
+
+    def encode(self) -> bytes:
+        """The map as an object's bytes."""
+        gaps, end = _column("Q", 8), 0
+        for first, count in zip(self._firsts, self._counts):
+            gaps.append(first - end)
+            end = first + count
+        table = b"".join(PACK.pack(ref.id, ref.size, ref.blocks) for ref in self.packs)
+        columns = table + b"".join(_little(column).tobytes() for column in (gaps, self._counts, self._packs, self._ordinals))
+        head = HEADER.pack(MAGIC, VERSION, 0, BLOCK_SIZE, self.size, len(self.packs), 0, len(self))
+        return head + hashlib.sha256(head + columns).digest() + zlib.compress(columns, 6)
+
+
+def _little(column: array.array[int]) -> array.array[int]:
+    if sys.byteorder == "little":
+        return column
+    swapped = array.array(column.typecode, column)
+    swapped.byteswap()
+    return swapped
+
+
+def _unpacked(data: bytes, size: int) -> bytes:
+    """At most ``size`` bytes of columns: what the header promises bounds what is allocated."""
+    engine = zlib.decompressobj()
+    columns = engine.decompress(data[HEADER.size + 32 :], size)
+    # Room is what remains unread: the stream must end just here, with nothing behind it.
+    if len(columns) != size or engine.decompress(engine.unconsumed_tail, 1) or not engine.eof or engine.unused_data:
+        raise DamagedObject("it does not have the length its header says")
+    return columns
+
+
+def decode(data: bytes) -> ExtentMap:
+    """A map from an object's bytes.
+
+    Raises DamagedObject if anything in it is not as written, RepositoryError if its version is not known.
+    """
+    if len(data) < HEADER.size + 32 or data[:8] != MAGIC:
+        raise DamagedObject("it is not an extent map")
+    _magic, version, _zero, block_size, size, packs, _zero2, runs = HEADER.unpack_from(data)
+    if version == VERSION and (block_size != BLOCK_SIZE or runs > block_count(size) or packs > runs):
+        raise DamagedObject("its header is not what was written")
+    try:
+        # zlib cannot blow up its input more than about 1032 times, so a lying header costs no more than that.
+        expected = packs * PACK.size + runs * _RUN_BYTES
+        if expected > len(data) * 1100:
+            raise DamagedObject("its header is not what was written")
+        columns = _unpacked(data, expected)
+    except zlib.error as error:
+        raise DamagedObject("it does not decompress") from error
+    if hashlib.sha256(data[: HEADER.size] + columns).digest() != data[HEADER.size : HEADER.size + 32]:
+        raise DamagedObject("its checksum does not match")
+    if version != VERSION:
+        raise RepositoryError(f"An extent map has format {version}; this version of kvm.cbt reads format {VERSION}. Update it.")
+    return _from_columns(size, packs, runs, columns)
+
+
+def _from_columns(size: int, packs: int, runs: int, columns: bytes) -> ExtentMap:
+    refs = tuple(PackRef(*PACK.unpack_from(columns, index * PACK.size)) for index in range(packs))
+    offset = packs * PACK.size
+    taken = []
+    for code, width in (("Q", 8), ("I", 4), ("I", 4), ("I", 4)):
+        column = _column(code, width)
+        column.frombytes(columns[offset : offset + runs * width])
+        if sys.byteorder != "little":
+            column.byteswap()
+        offset += runs * width
+        taken.append(column)
+    firsts, end, limit = _column("Q", 8), 0, block_count(size)
+    for gap, count, pack, ordinal in zip(*taken):
+        first = end + gap
+        end = first + count
+        if not count or end > limit or pack >= packs or ordinal + count > refs[pack].blocks:
+            raise DamagedObject("its runs do not fit the disk or the packs")
+        firsts.append(first)
+    return ExtentMap(size, refs, firsts, taken[1], taken[2], taken[3])
+
+
+class MapBuilder:
+    """Builds the map of a disk of ``size`` bytes from what was found, block range by block range, in order.
+
+    What is not spoken of stays as it was in ``parent``; without a parent it is zero.
+    """
+
+    def __init__(self, size: int, parent: t.Optional[ExtentMap] = None) -> None:
+        self._size = size
+        self._parent = parent
+        self._packs: t.Dict[bytes, int] = {}
+        self._refs: t.Dict[bytes, PackRef] = {}
+        self._firsts, self._counts = _column("Q", 8), _column("I", 4)
+        self._indexes, self._ordinals = _column("I", 4), _column("I", 4)
+        self._spoken = 0  # blocks before this one are settled
+
+    def zero(self, first: int, count: int) -> None:
+        """These blocks read as zero now."""
+        self._settle(first, count)
+
+    def keep(self, first: int, count: int) -> None:
+        """These blocks are as in the parent."""
+        self._settle(first, 0)
+        self._inherit(first + count)
+
+    def place(self, first: int, count: int, pack: bytes, ordinal: int) -> None:
+        """These blocks lie in the pack with this id, from ``ordinal`` on."""
+        self._settle(first, count)
+        self._append(first, count, pack, ordinal)
+
+    def finish(self, written: t.Mapping[bytes, PackRef]) -> ExtentMap:
+        """The map; ``written`` tells of the packs that were given by id."""
+        self._inherit(block_count(self._size))
+        refs = tuple(self._refs.get(pack) or written[pack] for pack in self._packs)
+        return ExtentMap(self._size, refs, self._firsts, self._counts, self._indexes, self._ordinals)
+
+    def _settle(self, first: int, count: int) -> None:
+        if first < self._spoken:
+            raise ValueError(f"block {first} was already spoken of")
+        self._inherit(first)
+        self._spoken = first + count
+
+    def _inherit(self, stop: int) -> None:
+        if self._parent is not None and self._spoken < stop:
+            for run in self._parent.runs(self._spoken, stop):
+                self._refs[run.pack.id] = run.pack
+                self._append(run.first, run.count, run.pack.id, run.ordinal)
+        self._spoken = max(self._spoken, stop)
+
+    def _append(self, first: int, count: int, pack: bytes, ordinal: int) -> None:
+        index = self._packs.setdefault(pack, len(self._packs))
+        if self._continues(first, count, index, ordinal):
+            self._counts[-1] += count
+            return
+        self._firsts.append(first)
+        self._counts.append(count)
+        self._indexes.append(index)
+        self._ordinals.append(ordinal)
+
+    def _continues(self, first: int, count: int, index: int, ordinal: int) -> bool:
+        if not self._counts or self._firsts[-1] + self._counts[-1] != first or self._indexes[-1] != index:
+            return False
+        return self._ordinals[-1] + self._counts[-1] == ordinal and self._counts[-1] + count <= _MAX_COUNT

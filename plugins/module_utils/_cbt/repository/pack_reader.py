@@ -1,0 +1,71 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading blocks and directories of packs, with a bounded cache. Private to the collection."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import typing as t
+
+from ..errors import DamagedObject
+from . import codecs, packs
+from .packs import Directory, PackRef
+from .stores import Store
+
+CACHED_BLOCKS = 1 << 18  # directory entries kept; about 16 MiB
+
+
+class PackReader:
+    """Gives checked directories and blocks. May be used from several threads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._cache: collections.OrderedDict[bytes, Directory] = collections.OrderedDict()
+        self._cached = 0
+
+    def directory(self, ref: PackRef) -> Directory:
+        """The directory of a pack.
+
+        Raises ObjectMissing if there is no such pack and DamagedObject if it is not what was written.
+        """
+        with self._lock:
+            known = self._cache.get(ref.id)
+            if known is not None:
+                self._cache.move_to_end(ref.id)
+                return known
+        if ref.directory_offset < packs.HEADER.size:
+            raise DamagedObject(f"Pack {ref.id.hex()} cannot be as small as its map says")
+        size = self._store.size(ref.name)
+        if size != ref.size:
+            raise DamagedObject(f"Pack {ref.id.hex()} is damaged: it has {size} bytes instead of {ref.size}")
+        head = self._store.get_range(ref.name, 0, packs.HEADER.size)
+        rest = self._store.get_range(ref.name, ref.directory_offset, ref.size - ref.directory_offset)
+        directory = packs.parse_directory(ref, head, rest)
+        with self._lock:
+            if ref.id not in self._cache:
+                self._cache[ref.id] = directory
+                self._cached += len(directory)
+            while self._cached > CACHED_BLOCKS and len(self._cache) > 1:
+                self._cached -= len(self._cache.popitem(last=False)[1])
+        return directory
+
+    def blocks(self, ref: PackRef, first: int, count: int) -> t.Iterator[t.Union[codecs.Buffer, DamagedObject]]:
+        """``count`` consecutive blocks, read at once; in place of each that is damaged, the fault.
+
+        Raises as ``directory`` does, and RepositoryError if the store cannot be read.
+        """
+        directory = self.directory(ref)
+        if first + count > len(directory):
+            raise DamagedObject(f"Pack {ref.id.hex()} holds {len(directory)} blocks, not the {first + count} its map asks for")
+        start, length = directory.span(first, count)
+        payloads = memoryview(self._store.get_range(ref.name, start, length))
+        for ordinal in range(first, first + count):
+            entry = directory.entry(ordinal)
+            offset = entry.offset - start
+            try:
+                yield packs.decode(entry, payloads[offset : offset + entry.stored])
+            except DamagedObject as error:
+                yield DamagedObject(f"block {ordinal} of pack {ref.id.hex()}: {error}")

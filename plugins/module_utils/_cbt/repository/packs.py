@@ -1,0 +1,170 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The format of packs: immutable objects holding many blocks and their directory. Pure. Private to the collection.
+
+A pack can be understood with no other object. Layout, all integers little-endian:
+
+    header     magic (8), version (2), zero (6), pack id (16)
+    payloads   one after another, in the order of the directory
+    directory  per block: SHA-256 (32), stored length (4), CRC-32 (4), plain length and codec (4)
+    footer     directory's offset (8), number of blocks (4), zero (4), SHA-256 of header, directory and these 16 bytes (32), magic (8)
+"""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+import hashlib
+import itertools
+import os
+import struct
+import typing as t
+
+from ..errors import DamagedObject, RepositoryError
+from ..grid import BLOCK_SIZE
+from . import codecs
+
+VERSION = 1
+MAGIC = b"KVMCBTPK"
+END_MAGIC = b"PKKVMCBT"
+TARGET_SIZE = 64 << 20  # payload bytes after which a pack is closed
+MAX_BLOCKS = 16384  # keeps the directory of a pack of highly compressible blocks under 1 MiB
+
+HEADER = struct.Struct("<8sH6s16s")
+ENTRY = struct.Struct("<32sIII")
+TAIL = struct.Struct("<QII")
+FOOTER_SIZE = TAIL.size + 32 + len(END_MAGIC)
+_CODEC_SHIFT = 24
+
+
+class Encoded(t.NamedTuple):
+    """A block ready to be stored."""
+
+    digest: bytes
+    codec: int
+    payload: codecs.Buffer
+    length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PackRef:
+    """A pack as an extent map names it: enough to fetch its directory in one request."""
+
+    id: bytes
+    size: int
+    blocks: int
+
+    @property
+    def name(self) -> str:
+        """Its object's name."""
+        return object_name(self.id)
+
+    @property
+    def directory_offset(self) -> int:
+        """Where its directory begins."""
+        return self.size - FOOTER_SIZE - self.blocks * ENTRY.size
+
+
+def new_id() -> bytes:
+    """A fresh random pack id of 16 bytes."""
+    return os.urandom(16)
+
+
+def object_name(pack_id: bytes) -> str:
+    """Name of the object holding a pack."""
+    text = pack_id.hex()
+    return f"packs/{text[:2]}/{text}"
+
+
+def header(pack_id: bytes) -> bytes:
+    """The first bytes of a pack."""
+    return HEADER.pack(MAGIC, VERSION, bytes(6), pack_id)
+
+
+def entry(block: Encoded) -> bytes:
+    """A block's line in the directory."""
+    crc = codecs.checksum(block.codec, block.payload)
+    return ENTRY.pack(block.digest, len(block.payload), crc, block.length | block.codec << _CODEC_SHIFT)
+
+
+def ending(pack_id: bytes, directory: bytes, offset: int) -> bytes:
+    """Directory and footer of a pack whose payloads end at ``offset``."""
+    tail = TAIL.pack(offset, len(directory) // ENTRY.size, 0)
+    return directory + tail + hashlib.sha256(header(pack_id) + directory + tail).digest() + END_MAGIC
+
+
+class BlockEntry(t.NamedTuple):
+    """What a directory says of one block; ``offset`` and ``stored`` are bytes in the pack."""
+
+    digest: bytes
+    offset: int
+    stored: int
+    crc: int
+    length: int
+    codec: int
+
+
+class Directory:
+    """The directory of one pack, checked."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        lengths = (fields[1] for fields in ENTRY.iter_unpack(raw))
+        self._offsets = array.array("Q", itertools.accumulate(lengths, initial=HEADER.size))
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    @property
+    def end(self) -> int:
+        """Where the payloads end."""
+        return self._offsets[-1]
+
+    def digest(self, ordinal: int) -> bytes:
+        """SHA-256 of the plain block."""
+        return self._raw[ordinal * ENTRY.size : ordinal * ENTRY.size + 32]
+
+    def entry(self, ordinal: int) -> BlockEntry:
+        """Everything about one block."""
+        digest, stored, crc, rest = ENTRY.unpack_from(self._raw, ordinal * ENTRY.size)
+        return BlockEntry(digest, self._offsets[ordinal], stored, crc, rest & ((1 << _CODEC_SHIFT) - 1), rest >> _CODEC_SHIFT)
+
+    def span(self, first: int, count: int) -> t.Tuple[int, int]:
+        """Offset and length in the pack of ``count`` consecutive blocks."""
+        return self._offsets[first], self._offsets[first + count] - self._offsets[first]
+
+
+def parse_directory(ref: PackRef, head: bytes, rest: bytes) -> Directory:
+    """A pack's directory from its first bytes and all bytes from ``ref.directory_offset`` on.
+
+    Raises DamagedObject if anything in it is not as written, RepositoryError if its version is not known.
+    """
+    if len(head) == HEADER.size and head[:8] == MAGIC:
+        version = HEADER.unpack(head)[1]
+        if version != VERSION and hashlib.sha256(head + rest[: -len(END_MAGIC) - 32]).digest() == rest[-len(END_MAGIC) - 32 : -len(END_MAGIC)]:
+            raise RepositoryError(f"Pack {ref.id.hex()} has format {version}; this version of kvm.cbt reads format {VERSION}. Update it.")
+    directory = rest[: ref.blocks * ENTRY.size]
+    if head != header(ref.id) or rest != ending(ref.id, directory, ref.directory_offset):
+        raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its header or directory is not what was written")
+    parsed = Directory(directory)
+    if parsed.end != ref.directory_offset:
+        raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its directory does not fit its size")
+    return parsed
+
+
+def decode(block: BlockEntry, payload: codecs.Buffer) -> codecs.Buffer:
+    """The plain bytes of a block, proven by checksum and SHA-256.
+
+    Raises DamagedObject with the cause if they are not what was written.
+    """
+    if len(payload) != block.stored:
+        raise DamagedObject("the pack is cut off")
+    if not 0 < block.length <= BLOCK_SIZE:
+        raise DamagedObject("its length is wrong")
+    if block.crc != codecs.checksum(block.codec, payload):
+        raise DamagedObject("its stored bytes have changed")
+    data = codecs.decode(block.codec, payload, block.length)
+    if hashlib.sha256(data).digest() != block.digest:
+        raise DamagedObject("its content does not match its SHA-256")
+    return data

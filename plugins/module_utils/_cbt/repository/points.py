@@ -1,0 +1,140 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Restore points and their manifests. Pure. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import re
+import secrets
+import typing as t
+
+from ..errors import DamagedObject
+from . import sealed
+
+VERSION = 1
+KIND = "manifest"
+_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
+
+
+def new_id(now: datetime.datetime) -> str:
+    """A restore point id: UTC time to the second and a random suffix, sortable by name."""
+    return f"{now.astimezone(datetime.timezone.utc):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def is_id(text: str) -> bool:
+    """True if the text has the form of a restore point id."""
+    return _ID.fullmatch(text) is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredFile:
+    """An object of a restore point beside its manifest, and what it must be: name in its folder, bytes, SHA-256 in hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DiskRecord:
+    """One disk of a restore point. All sizes in bytes.
+
+    ``mode`` tells how it was read (full, incremental, copy, scan) and ``reason`` why. ``image`` keeps the
+    original image's properties, ``statistics`` the counts of the run.
+    """
+
+    target: str
+    size: int
+    mode: str
+    reason: str
+    map: StoredFile
+    source: t.Optional[str]
+    image: t.Mapping[str, t.Any]
+    statistics: t.Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class RestorePoint:
+    """One consistent image of all protected disks of a domain, plus its configuration.
+
+    ``parent`` is the point it was compared with, ``checkpoint`` the libvirt checkpoint taken in the same instant (None
+    for a copy or where nothing can be tracked), ``incremental_set`` the id of the point that began its history.
+    ``created`` is UTC in ISO 8601. ``files`` are the configuration files by their role.
+    """
+
+    id: str
+    domain: str
+    uuid: str
+    created: str
+    parent: t.Optional[str]
+    checkpoint: t.Optional[str]
+    checkpoint_xml: t.Optional[str]
+    incremental_set: str
+    consistency: str
+    disks: t.Tuple[DiskRecord, ...]
+    files: t.Mapping[str, StoredFile]
+    autostart: bool
+    tags: t.Mapping[str, str]
+    pinned: bool
+    host: str
+    versions: t.Mapping[str, str]
+
+    @property
+    def folder(self) -> str:
+        """Where its objects live."""
+        return folder(self.uuid, self.id)
+
+    def disk(self, target: str) -> t.Optional[DiskRecord]:
+        """The disk of this target, or None."""
+        return next((disk for disk in self.disks if disk.target == target), None)
+
+
+def ordered(found: t.Iterable[RestorePoint]) -> t.List[RestorePoint]:
+    """Restore points oldest first: by time, but never before the point they were made from.
+
+    So a clock that was set back does not make an older point the latest.
+    """
+    known = {point.id: point for point in found}
+    keys: t.Dict[str, t.Tuple[str, int]] = {}
+    for point in known.values():
+        line = []
+        current: t.Optional[RestorePoint] = point
+        while current is not None and current.id not in keys and current not in line:
+            line.append(current)
+            current = known.get(current.parent or "")
+        for each in reversed(line):
+            before = keys.get(each.parent or "", ("", 0))
+            keys[each.id] = (each.created, 0) if each.created > before[0] else (before[0], before[1] + 1)
+    return sorted(known.values(), key=lambda point: (keys[point.id], point.id))
+
+
+def folder(uuid: str, point_id: str) -> str:
+    """Where the objects of a restore point live."""
+    return f"points/{uuid}/{point_id}"
+
+
+def manifest_name(uuid: str, point_id: str) -> str:
+    """Name of the object whose existence makes the point exist."""
+    return f"{folder(uuid, point_id)}/manifest.json"
+
+
+def encode(point: RestorePoint) -> bytes:
+    """The manifest of a restore point."""
+    return sealed.encode(KIND, VERSION, dataclasses.asdict(point))
+
+
+def decode(data: bytes, name: str) -> RestorePoint:
+    """A restore point from its manifest. Raises as ``sealed.decode`` does."""
+    body = sealed.decode(KIND, VERSION, data, name)
+    try:
+        disks = tuple(DiskRecord(**{**disk, "map": StoredFile(**disk["map"])}) for disk in body["disks"])
+        files = {role: StoredFile(**file) for role, file in body["files"].items()}
+        point = RestorePoint(**{**body, "disks": disks, "files": files})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedObject(f"{name} is damaged: it lacks what a manifest must have ({error})") from error
+    if name != manifest_name(point.uuid, point.id):
+        raise DamagedObject(f"{name} is damaged: it is the manifest of {point.id} of {point.uuid}")
+    return point

@@ -1,0 +1,122 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A repository: opened or created, its restore points listed, read and published. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import secrets
+import typing as t
+
+from ..errors import DamagedObject, ObjectMissing, Refused, RepositoryError
+from ..grid import BLOCK_SIZE
+from . import maps, points, sealed
+from .pack_reader import PackReader
+from .points import RestorePoint, StoredFile
+from .stores import TEMPORARY, DirectoryStore, Store
+
+FORMAT = 1
+KIND = "repository"
+CONFIG = "repository.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """Restore points found, oldest first, and the damaged manifests among them by object name."""
+
+    points: t.Tuple[RestorePoint, ...]
+    damaged: t.Mapping[str, str]
+
+
+def _config(repository_id: str) -> bytes:
+    body = {"id": repository_id, "block_size": BLOCK_SIZE, "hash": "sha256", "features": []}
+    return sealed.encode(KIND, FORMAT, body)
+
+
+class Repository:
+    """A place holding packs and restore points of many domains. Make one with ``open_repository``."""
+
+    def __init__(self, store: Store, repository_id: str) -> None:
+        self.store = store
+        self.id = repository_id
+        self.reader = PackReader(store)
+
+    def points_of(self, uuid: t.Optional[str] = None) -> Listing:
+        """The restore points of a domain, or of all. Raises RepositoryError if listing fails."""
+        found, damaged = [], {}
+        for name in self.store.list(f"points/{uuid}" if uuid else "points"):
+            if not name.endswith("/manifest.json"):
+                continue
+            try:
+                found.append(points.decode(self.store.get(name), name))
+            except ObjectMissing:
+                continue  # removed since it was listed
+            except DamagedObject as error:
+                damaged[name] = str(error)
+        return Listing(tuple(points.ordered(found)), damaged)
+
+    def put_file(self, folder: str, name: str, data: bytes) -> StoredFile:
+        """Store an object of a restore point that is not published yet."""
+        self.store.put(f"{folder}/{name}", data)
+        return StoredFile(name, len(data), hashlib.sha256(data).hexdigest())
+
+    def get_file(self, point: RestorePoint, file: StoredFile) -> bytes:
+        """An object of a restore point, proven. Raises DamagedObject or ObjectMissing."""
+        name = f"{point.folder}/{file.name}"
+        data = self.store.get(name)
+        if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
+            raise DamagedObject(f"{name} is damaged: it is not what its restore point recorded")
+        return data
+
+    def read_map(self, point: RestorePoint, target: str) -> maps.ExtentMap:
+        """The extent map of a disk at a restore point, proven. Raises DamagedObject or ObjectMissing."""
+        disk = point.disk(target)
+        if disk is None:
+            raise Refused(f"Restore point {point.id} of {point.domain} holds no disk {target}.")
+        data = self.get_file(point, disk.map)
+        try:
+            extents = maps.decode(data)
+        except DamagedObject as error:
+            raise DamagedObject(f"{point.folder}/{disk.map.name} is damaged: {error}") from error
+        if extents.size != disk.size:
+            raise DamagedObject(f"{point.folder}/{disk.map.name} is damaged: it is of a disk of another size")
+        return extents
+
+    def publish(self, point: RestorePoint) -> None:
+        """Make a restore point exist: from here on it is complete. All its packs and files must be stored."""
+        self.store.put(points.manifest_name(point.uuid, point.id), points.encode(point))
+
+
+def open_repository(location: str, create: bool = False) -> Repository:
+    """Open the repository in a directory; ``create`` makes one where there is no directory or an empty one.
+
+    Raises RepositoryError if it is none, is damaged or of a newer format.
+    """
+    if location.startswith("s3://"):
+        raise RepositoryError("Repositories on S3 are not supported by this version of kvm.cbt. Use a directory.")
+    if not os.path.isabs(location):
+        raise RepositoryError(f"The repository {location} is not an absolute path.")
+    store = DirectoryStore(location)
+    try:
+        body = sealed.decode(KIND, FORMAT, store.get(CONFIG), os.path.join(location, CONFIG))
+    except ObjectMissing:
+        return _create(store, location, create)
+    if body.get("block_size") != BLOCK_SIZE or body.get("hash") != "sha256" or body.get("features") != []:
+        raise RepositoryError(f"The repository {location} uses features this version of kvm.cbt does not know. Update the collection.")
+    return Repository(store, body["id"])
+
+
+def _create(store: DirectoryStore, location: str, create: bool) -> Repository:
+    exists = os.path.isdir(location)
+    if os.path.exists(location) and not exists:
+        raise RepositoryError(f"The repository {location} is not a directory.")
+    # What a creation that was cut short, or a fresh file system, leaves there.
+    if exists and set(os.listdir(location)) - {TEMPORARY, "lost+found"}:
+        raise RepositoryError(f"{location} is not a repository: it has files but no {CONFIG}. Name an empty or a new directory.")
+    if not create:
+        raise RepositoryError(f"There is no repository in {location}. Check the path, or back up with create_repository: true.")
+    store.put(CONFIG, _config(secrets.token_hex(16)), replace=False)  # where two create it at once, the first one's counts
+    return open_repository(location)

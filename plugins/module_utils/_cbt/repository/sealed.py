@@ -1,0 +1,45 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""JSON objects with a magic, a version and a checksum. Pure. Private to the collection.
+
+An object is one line: {"kvm.cbt":"<kind>","version":1,"sha256":"<hex>","body":<JSON>} and a newline. The checksum
+covers the kind, the version and the body's very bytes, so a changed bit anywhere is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import typing as t
+
+from ..errors import DamagedObject, RepositoryError
+
+_LINE = re.compile(rb'\{"kvm\.cbt":"([a-z]+)","version":([0-9]+),"sha256":"([0-9a-f]{64})","body":(\{.*\})\}\n', re.DOTALL)
+
+
+def _digest(kind: str, version: int, body: bytes) -> str:
+    return hashlib.sha256(f"{kind} {version} ".encode() + body).hexdigest()
+
+
+def encode(kind: str, version: int, body: t.Mapping[str, t.Any]) -> bytes:
+    """An object of this kind around ``body``; equal bodies give equal bytes."""
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return b'{"kvm.cbt":"%s","version":%d,"sha256":"%s","body":%s}\n' % (kind.encode(), version, _digest(kind, version, text).encode(), text)
+
+
+def decode(kind: str, version: int, data: bytes, name: str) -> t.Dict[str, t.Any]:
+    """The body of an object.
+
+    Raises DamagedObject if it is not what was written, RepositoryError if it is of a newer version than ``version``.
+    """
+    match = _LINE.fullmatch(data)
+    if match is None or match.group(1).decode() != kind:
+        raise DamagedObject(f"{name} is damaged: it is not a {kind} of kvm.cbt")
+    found = int(match.group(2))
+    if _digest(kind, found, match.group(4)) != match.group(3).decode():
+        raise DamagedObject(f"{name} is damaged: its checksum does not match")
+    if found > version:
+        raise RepositoryError(f"{name} has format {found}; this version of kvm.cbt reads up to format {version}. Update the collection.")
+    return t.cast("t.Dict[str, t.Any]", json.loads(match.group(4)))

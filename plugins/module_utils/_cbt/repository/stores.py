@@ -1,0 +1,209 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where objects live. Private to the collection.
+
+An object has a name with slashes and immutable content. A store can put, get, get a range, tell the size,
+list and delete, and does nothing that an object store such as S3 could not do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+import typing as t
+
+from ..errors import ObjectMissing, RepositoryError
+
+TEMPORARY = "tmp"  # objects in the making; never listed
+
+
+class Upload(t.Protocol):
+    """An object in the making. Ranges may be written in any order and from several threads."""
+
+    def write(self, buffers: t.Sequence[t.Union[bytes, bytearray, memoryview]], offset: int) -> None:
+        """Write the buffers one after another at ``offset``."""
+
+    def commit(self, replace: bool = True) -> bool:
+        """Make the object appear under its name, whole and durable.
+
+        Without ``replace``, False is returned and nothing changed if there is an object of this name.
+        """
+
+    def abandon(self) -> None:
+        """Forget it. After ``commit`` this does nothing."""
+
+
+class Store(t.Protocol):
+    """The operations a repository needs of a place to keep objects. All raise RepositoryError."""
+
+    location: str
+
+    def upload(self, name: str) -> Upload:
+        """Begin an object whose content comes in pieces."""
+
+    def put(self, name: str, data: bytes, replace: bool = True) -> bool:
+        """Store a small object durably, as ``Upload.commit`` does."""
+
+    def get(self, name: str) -> bytes:
+        """A small object. Raises ObjectMissing."""
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        """``length`` bytes from ``offset``, fewer at the end of the object. Raises ObjectMissing."""
+
+    def size(self, name: str) -> int:
+        """Bytes of an object. Raises ObjectMissing."""
+
+    def list(self, prefix: str) -> t.Iterator[str]:
+        """Names of the objects below a folder, in no particular order."""
+
+    def delete(self, name: str) -> None:
+        """Delete an object; one that does not exist is no fault."""
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Free space there, or choose another repository."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Check owner and mode of the directory and how it is mounted."
+    return "Check the storage below it."
+
+
+@contextlib.contextmanager
+def _explained(what: str, path: str) -> t.Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectMissing(f"Cannot {what} {path}: it does not exist.") from error
+    except OSError as error:
+        raise RepositoryError(f"Cannot {what} {path}: {error.strerror}. {_advice(error)}") from error
+
+
+def _sync_folder(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class _FileUpload:
+    """A temporary file that becomes the object: written, synced, renamed, and its folder synced."""
+
+    def __init__(self, root: str, path: str) -> None:
+        self._path = path
+        with _explained("write", path):
+            self._handle, self._temporary = tempfile.mkstemp(dir=os.path.join(root, TEMPORARY))
+
+    def write(self, buffers: t.Sequence[t.Union[bytes, bytearray, memoryview]], offset: int) -> None:
+        left = list(buffers)
+        with _explained("write", self._path):
+            while left:
+                written = os.pwritev(self._handle, left[:512], offset)
+                offset += written
+                while left and written >= len(left[0]):
+                    written -= len(left.pop(0))
+                if written:
+                    left[0] = memoryview(left[0])[written:]
+
+    def commit(self, replace: bool = True) -> bool:
+        folder = os.path.dirname(self._path)
+        with _explained("write", self._path):
+            os.fsync(self._handle)
+            if replace:
+                os.rename(self._temporary, self._path)
+            else:
+                try:
+                    os.link(self._temporary, self._path)
+                except FileExistsError:
+                    return False
+                os.unlink(self._temporary)
+            _sync_folder(folder)
+        self._close()
+        return True
+
+    def abandon(self) -> None:
+        if self._handle >= 0:
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary)
+            self._close()
+
+    def _close(self) -> None:
+        os.close(self._handle)
+        self._handle = -1
+
+
+class DirectoryStore:
+    """Objects as files below a directory: local, NFS or CephFS."""
+
+    def __init__(self, root: str) -> None:
+        self.location = root
+        self._synced: t.Set[str] = set()
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.location, *name.split("/"))
+
+    def upload(self, name: str) -> Upload:
+        path = self._path(name)
+        with _explained("write", path):
+            self._make_folder(os.path.dirname(path))
+            self._make_folder(os.path.join(self.location, TEMPORARY))
+        return _FileUpload(self.location, path)
+
+    def _make_folder(self, path: str) -> None:
+        # A new folder is durable once its parent is synced; each is looked at once in a run.
+        if path in self._synced:
+            return
+        if not os.path.isdir(path):
+            self._make_folder(os.path.dirname(path))
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+            _sync_folder(os.path.dirname(path))
+        self._synced.add(path)
+
+    def put(self, name: str, data: bytes, replace: bool = True) -> bool:
+        upload = self.upload(name)
+        try:
+            upload.write([data], 0)
+            return upload.commit(replace)
+        finally:
+            upload.abandon()
+
+    def get(self, name: str) -> bytes:
+        path = self._path(name)
+        with _explained("read", path), open(path, "rb") as file:
+            return file.read()
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        path = self._path(name)
+        with _explained("read", path):
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return os.pread(handle, length, offset)
+            finally:
+                os.close(handle)
+
+    def size(self, name: str) -> int:
+        path = self._path(name)
+        with _explained("read", path):
+            return os.stat(path).st_size
+
+    def list(self, prefix: str) -> t.Iterator[str]:
+        for folder, _folders, files in os.walk(self._path(prefix), onerror=self._listing_failed):
+            relative = os.path.relpath(folder, self.location)
+            for file in files:
+                yield os.path.join(relative, file).replace(os.sep, "/")
+
+    def _listing_failed(self, error: OSError) -> None:
+        # os.walk swallows errors unless told otherwise; a partial listing must never pass for a whole one.
+        if not isinstance(error, FileNotFoundError):
+            raise RepositoryError(f"Cannot list {error.filename}: {error.strerror}. {_advice(error)}") from error
+
+    def delete(self, name: str) -> None:
+        path = self._path(name)
+        with contextlib.suppress(ObjectMissing), _explained("delete", path):
+            os.unlink(path)
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(path))  # only an empty folder goes
