@@ -15,11 +15,11 @@ CONVERT = "Convert it with the kvm.cbt.qcow2_v3 role, or let it be backed up by 
 
 @dataclasses.dataclass(frozen=True)
 class Bitmap:
-    """A dirty bitmap of one disk as QEMU reports it; sizes in bytes."""
+    """A dirty bitmap of one disk as QEMU reports it; sizes in bytes, ``dirty_bytes`` None where QEMU does not run."""
 
     name: str
     granularity: int
-    dirty_bytes: int
+    dirty_bytes: t.Optional[int]
     inconsistent: bool = False
     recording: bool = True
     persistent: bool = True
@@ -152,12 +152,11 @@ def with_block_nodes(disks: t.Iterable[Disk], reply: str) -> t.Tuple[Disk, ...]:
 def with_image(disk: Disk, info: t.Mapping[str, t.Any]) -> Disk:
     """A disk of a shut-off domain completed from ``qemu-img info --output=json``.
 
-    The bitmap's dirty size is not in there; it is given as 0. The flag ``in-use`` means that QEMU did not
-    close the image in order, so the bitmap may lack changes.
+    The flag ``in-use`` means that QEMU did not close the image in order, so the bitmap may lack changes.
     """
     details = info.get("format-specific", {}).get("data", {})
     bitmaps = tuple(
-        Bitmap(raw["name"], raw["granularity"], 0, inconsistent="in-use" in raw["flags"], recording="auto" in raw["flags"])
+        Bitmap(raw["name"], raw["granularity"], None, inconsistent="in-use" in raw["flags"], recording="auto" in raw["flags"])
         for raw in details.get("bitmaps", ())
     )
     return dataclasses.replace(

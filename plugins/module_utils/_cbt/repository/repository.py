@@ -90,33 +90,61 @@ class Repository:
         self.store.put(points.manifest_name(point.uuid, point.id), points.encode(point))
 
 
-def open_repository(location: str, create: bool = False) -> Repository:
-    """Open the repository in a directory; ``create`` makes one where there is no directory or an empty one.
-
-    Raises RepositoryError if it is none, is damaged or of a newer format.
-    """
-    if location.startswith("s3://"):
-        raise RepositoryError("Repositories on S3 are not supported by this version of kvm.cbt. Use a directory.")
-    if not os.path.isabs(location):
-        raise RepositoryError(f"The repository {location} is not an absolute path.")
-    store = DirectoryStore(location)
+def _opened(store: DirectoryStore) -> t.Optional[Repository]:
+    """The repository in a store, None if there is no configuration."""
+    location = store.location
     try:
         body = sealed.decode(KIND, FORMAT, store.get(CONFIG), os.path.join(location, CONFIG))
     except ObjectMissing:
-        return _create(store, location, create)
+        return None
     if body.get("block_size") != BLOCK_SIZE or body.get("hash") != "sha256" or body.get("features") != []:
         raise RepositoryError(f"The repository {location} uses features this version of kvm.cbt does not know. Update the collection.")
     return Repository(store, body["id"])
 
 
-def _create(store: DirectoryStore, location: str, create: bool) -> Repository:
-    exists = os.path.isdir(location)
-    if os.path.exists(location) and not exists:
-        raise RepositoryError(f"The repository {location} is not a directory.")
-    # What a creation that was cut short, or a fresh file system, leaves there.
-    if exists and set(os.listdir(location)) - {TEMPORARY, "lost+found"}:
-        raise RepositoryError(f"{location} is not a repository: it has files but no {CONFIG}. Name an empty or a new directory.")
-    if not create:
+def open_repository(location: str) -> Repository:
+    """Open the repository in a directory.
+
+    Raises RepositoryError if there is none, or if it is damaged or of a newer format.
+    """
+    repository = _opened(_store(location))
+    if repository is None:
+        _check_place(location)
         raise RepositoryError(f"There is no repository in {location}. Check the path, or back up with create_repository: true.")
+    return repository
+
+
+def open_or_create(location: str, check_only: bool = False) -> t.Optional[Repository]:
+    """Open the repository in a directory, or create it where there is no directory or an empty one.
+
+    With ``check_only`` None is returned in place of creating it. Raises as ``open_repository`` does, and if
+    files of something else are in the directory.
+    """
+    store = _store(location)
+    repository = _opened(store)
+    if repository is not None:
+        return repository
+    _check_place(location)
+    if check_only:
+        return None
     store.put(CONFIG, _config(secrets.token_hex(16)), replace=False)  # where two create it at once, the first one's counts
     return open_repository(location)
+
+
+def _store(location: str) -> DirectoryStore:
+    if location.startswith("s3://"):
+        raise RepositoryError("Repositories on S3 are not supported by this version of kvm.cbt. Use a directory.")
+    if not os.path.isabs(location):
+        raise RepositoryError(f"The repository {location} is not an absolute path.")
+    return DirectoryStore(location)
+
+
+def _check_place(location: str) -> None:
+    """Raise RepositoryError if something else than a repository is there."""
+    if not os.path.lexists(location):
+        return
+    if not os.path.isdir(location):
+        raise RepositoryError(f"The repository {location} is not a directory.")
+    # What a creation that was cut short, or a fresh file system, leaves there.
+    if set(os.listdir(location)) - {TEMPORARY, "lost+found"}:
+        raise RepositoryError(f"{location} is not a repository: it has files but no {CONFIG}. Name an empty or a new directory.")

@@ -1,0 +1,52 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Attributes of the modules. Private to the collection."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Which promises a module keeps."""
+
+    DOCUMENTATION = r"""
+options: {}
+attributes:
+  check_mode:
+    description: Can run in C(check_mode) and predict what the run would do without changing anything.
+  diff_mode:
+    description: Returns what changed, or would change, when in diff mode.
+  idempotent:
+    description: When run twice in a row with the same arguments, the second run reports no change.
+  platform:
+    description: Platforms the module runs on.
+    platforms: posix
+    support: full
+"""
+
+    INFO_MODULE = r"""
+options: {}
+attributes:
+  check_mode:
+    support: full
+    details:
+      - This module does not modify anything.
+  diff_mode:
+    support: N/A
+    details:
+      - This module does not modify anything.
+  idempotent:
+    support: full
+    details:
+      - This module does not modify anything.
+"""
+
+    ACTIONGROUP = r"""
+options: {}
+attributes:
+  action_group:
+    description: Use C(group/kvm.cbt.cbt) in C(module_defaults) to set defaults for this module.
+    support: full
+    membership:
+      - kvm.cbt.cbt
+"""

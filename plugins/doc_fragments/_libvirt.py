@@ -1,0 +1,50 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Options of modules that talk to libvirt. Private to the collection."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Must be kept in sync with C(plugins/module_utils/_module.py)."""
+
+    DOCUMENTATION = r"""
+options:
+  uri:
+    description:
+      - Libvirt connection URI.
+      - The module runs where the domain's disks are served over a Unix socket, so the URI names the hypervisor the task runs on.
+    type: str
+    default: qemu:///system
+  username:
+    description:
+      - User name for libvirt's SASL authentication.
+    type: str
+  password:
+    description:
+      - Password for libvirt's SASL authentication.
+    type: str
+  authfile:
+    description:
+      - Path of a libvirt authentication file on the hypervisor.
+    type: path
+requirements:
+  - python >= 3.9
+  - libvirt-python (C(python3-libvirt) of the distribution)
+"""
+
+    DISKS = r"""
+options:
+  include_disks:
+    description:
+      - Disk targets to take, such as V(vda). All that can be taken if left out.
+    type: list
+    elements: str
+  exclude_disks:
+    description:
+      - Disk targets to leave out.
+    type: list
+    elements: str
+    default: []
+"""

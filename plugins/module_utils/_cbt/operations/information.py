@@ -1,0 +1,91 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What domains and repositories hold, told without changing anything. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing as t
+
+from ..hypervisor import checkpoints
+from ..hypervisor.checkpoints import Checkpoint, flaw
+from ..hypervisor.connection import explained, find_domain
+from ..hypervisor.disks import Disk
+from ..hypervisor.domain import DomainFacts, read_domain
+from ..repository.points import RestorePoint
+from ..repository.repository import FORMAT, Repository
+from .selecting import of_domain
+
+_OUR_NAME = re.compile(r"cbt-[0-9a-f]{8}-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointFacts:
+    """A checkpoint and its worth: ``valid`` if every bitmap of it is sound; ``dirty_bytes`` None where QEMU does not run."""
+
+    checkpoint: Checkpoint
+    ours: bool
+    valid: bool
+    dirty_bytes: t.Optional[int]
+
+
+def _judge(checkpoint: Checkpoint, disks: t.Sequence[Disk], prefix: t.Optional[str]) -> CheckpointFacts:
+    covered = [disk for disk in disks if disk.target in checkpoint.disks]
+    bitmaps = [disk.bitmap(checkpoint.name) for disk in covered]
+    sizes = [bitmap.dirty_bytes for bitmap in bitmaps if bitmap is not None]
+    return CheckpointFacts(
+        checkpoint=checkpoint,
+        ours=checkpoint.name.startswith(prefix) if prefix else _OUR_NAME.fullmatch(checkpoint.name) is not None,
+        valid=len(covered) == len(checkpoint.disks) and all(flaw(disk, checkpoint.name) is None for disk in covered),
+        dirty_bytes=None if None in sizes else sum(size or 0 for size in sizes),
+    )
+
+
+def describe_domains(
+    connection: t.Any, name: t.Optional[str] = None, repository: t.Optional[Repository] = None
+) -> t.List[t.Tuple[DomainFacts, t.List[CheckpointFacts]]]:
+    """All domains, or one, with their checkpoints; ``repository`` narrows which count as ours."""
+    if name is not None:
+        domains = [find_domain(connection, name)]
+    else:
+        with explained("list the domains"):
+            domains = sorted(connection.listAllDomains(), key=lambda domain: t.cast(str, domain.name()))
+    prefix = checkpoints.prefix(repository.id) if repository is not None else None
+    described = []
+    for domain in domains:
+        facts = read_domain(domain)
+        described.append((facts, [_judge(each, facts.disks, prefix) for each in checkpoints.list_checkpoints(domain)]))
+    return described
+
+
+@dataclasses.dataclass(frozen=True)
+class RepositoryFacts:
+    """A repository as a whole: bytes of all packs, and how many there are."""
+
+    id: str
+    format: int
+    bytes_stored: int
+    packs: int
+
+
+def describe_repository(repository: Repository) -> RepositoryFacts:
+    """Size and identity of a repository. Raises RepositoryError if it cannot be listed."""
+    sizes = [repository.store.size(name) for name in repository.store.list("packs")]
+    return RepositoryFacts(repository.id, FORMAT, sum(sizes), len(sizes))
+
+
+def list_points(
+    repository: Repository, domain: t.Optional[str] = None, wanted: t.Optional[str] = None
+) -> t.Tuple[t.List[RestorePoint], t.Mapping[str, str]]:
+    """Restore points, oldest first, and damaged manifests with their cause. An unknown domain has none."""
+    listing = repository.points_of()
+    found = list(listing.points)
+    if domain is not None:
+        found = of_domain(found, domain) if any(domain in (point.domain, point.uuid) for point in found) else []
+    if wanted == "latest":
+        found = list({point.uuid: point for point in found}.values())
+    elif wanted is not None:
+        found = [point for point in found if point.id == wanted]
+    return found, listing.damaged

@@ -1,0 +1,174 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything Ansible: argument specs, missing libraries, signals, errors and results. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import signal
+import traceback
+import typing as t
+from xml.etree import ElementTree
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+from ._cbt.errors import CbtError
+from ._cbt.hypervisor.connection import connect
+from ._cbt.hypervisor.disks import Bitmap, Disk
+from ._cbt.interrupt import Interrupt
+from ._cbt.operations.backup_plan import Selection
+from ._cbt.repository.points import RestorePoint
+from ._cbt.repository.repository import Repository, open_or_create, open_repository
+
+# Must be kept in sync with the doc fragments of the same names.
+LIBVIRT: t.Dict[str, t.Any] = {
+    "uri": {"type": "str", "default": "qemu:///system"},
+    "username": {"type": "str"},
+    "password": {"type": "str", "no_log": True},
+    "authfile": {"type": "path"},
+}
+DISKS: t.Dict[str, t.Any] = {
+    "include_disks": {"type": "list", "elements": "str"},
+    "exclude_disks": {"type": "list", "elements": "str", "default": []},
+}
+REPOSITORY: t.Dict[str, t.Any] = {"repository": {"type": "path", "required": True}}
+CREATE_REPOSITORY: t.Dict[str, t.Any] = {"create_repository": {"type": "bool", "default": True}}
+WORKERS: t.Dict[str, t.Any] = {"workers": {"type": "int"}}
+DOMAIN: t.Dict[str, t.Any] = {"domain": {"type": "str", "required": True, "aliases": ["name", "guest"]}}
+ANY_DOMAIN: t.Dict[str, t.Any] = {"domain": {"type": "str", "aliases": ["name", "guest"]}}
+QUERY: t.Dict[str, t.Any] = {"query": {"type": "str"}}
+
+_PACKAGES = {"libvirt": "libvirt-python", "libvirt_qemu": "libvirt-python", "nbd": "libnbd", "lz4.block": "lz4", "jmespath": "jmespath"}
+_HINT = "Install it with the distribution's packages (python3-libvirt, python3-libnbd, python3-lz4, python3-jmespath); PyPI's nbd is something else."
+
+
+def require(module: AnsibleModule, *libraries: str) -> None:
+    """Fail with what to install if one of the Python libraries is missing on this host."""
+    for library in libraries:
+        try:
+            importlib.import_module(library)
+        except ImportError:
+            module.fail_json(msg=f"{missing_required_lib(_PACKAGES[library])} {_HINT}", exception=traceback.format_exc())
+
+
+@contextlib.contextmanager
+def reported(module: AnsibleModule) -> t.Iterator[None]:
+    """Turn the engine's errors inside the block into a failed task. This is the one place where that happens."""
+    try:
+        yield
+    except CbtError as error:
+        module.fail_json(msg=str(error))
+
+
+def interruptible() -> Interrupt:
+    """An interrupt that TERM, INT and HUP request, so that an ended task undoes what it began."""
+    interrupt = Interrupt()
+
+    def note(number: int, _frame: t.Any) -> None:
+        interrupt.request(signal.Signals(number).name)
+
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, note)
+    return interrupt
+
+
+def connection(module: AnsibleModule) -> t.ContextManager[t.Any]:
+    """The libvirt connection the module's options ask for."""
+    params = module.params
+    return connect(params["uri"], params["username"], params["password"], params["authfile"])
+
+
+def selection(module: AnsibleModule) -> Selection:
+    """The disks the module's options ask for."""
+    include = module.params["include_disks"]
+    return Selection(None if include is None else tuple(include), tuple(module.params["exclude_disks"]))
+
+
+def repository_or_none(module: AnsibleModule) -> t.Optional[Repository]:
+    """The module's repository, created if it may be; None in check mode if it would be."""
+    location = module.params["repository"]
+    if module.params["create_repository"]:
+        return open_or_create(location, check_only=module.check_mode)
+    return open_repository(location)
+
+
+def existing_repository(module: AnsibleModule) -> Repository:
+    """The module's repository, which must exist."""
+    return open_repository(module.params["repository"])
+
+
+def connection_if_installed(module: AnsibleModule) -> t.ContextManager[t.Any]:
+    """The libvirt connection the module's options ask for, or None where libvirt's Python module is not installed."""
+    try:
+        importlib.import_module("libvirt")
+    except ImportError:
+        return contextlib.nullcontext()
+    return connection(module)
+
+
+def without_secrets(domain_xml: str) -> str:
+    """A domain's XML as it may be shown: without the passwords of its graphics."""
+    root = ElementTree.fromstring(domain_xml)
+    for element in root.iterfind("./devices/graphics"):
+        element.attrib.pop("passwd", None)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def check_workers(module: AnsibleModule) -> t.Optional[int]:
+    """The number of workers asked for, if it can be meant."""
+    workers: t.Optional[int] = module.params["workers"]
+    if workers is not None and not 1 <= workers <= 64:
+        module.fail_json(msg=f"workers is {workers}; it must be between 1 and 64.")
+    return workers
+
+
+def reduced(module: AnsibleModule, result: t.Any) -> t.Any:
+    """The result, or what the option ``query`` picks of it."""
+    query = module.params["query"]
+    if query is None:
+        return result
+    require(module, "jmespath")
+    jmespath = importlib.import_module("jmespath")
+    try:
+        return jmespath.search(query, result)
+    except jmespath.exceptions.JMESPathError as error:
+        return module.fail_json(msg=f"The query {query} cannot be read: {error}")
+
+
+def point_summary(point: RestorePoint) -> t.Dict[str, t.Any]:
+    """A restore point as modules return it."""
+    keys = ("id", "domain", "uuid", "created", "parent", "checkpoint", "consistency")
+    return {key: getattr(point, key) for key in keys}
+
+
+def point_details(point: RestorePoint) -> t.Dict[str, t.Any]:
+    """A restore point as the info module returns it."""
+    disks = [
+        {"target": disk.target, "virtual_size": disk.size, "mode": disk.mode, "reason": disk.reason, **disk.statistics} for disk in point.disks
+    ]
+    return {**point_summary(point), "disks": disks, "tags": dict(point.tags), "pinned": point.pinned, "host": point.host}
+
+
+def disk_details(disk: Disk) -> t.Dict[str, t.Any]:
+    """A domain's disk as modules return it."""
+    return {
+        "target": disk.target,
+        "source": disk.source,
+        "type": disk.type,
+        "device": disk.device,
+        "format": disk.format,
+        "compat": disk.compat,
+        "virtual_size": disk.virtual_size,
+        "tracked": bool(disk.untrackable is None and disk.bitmaps),
+        "reason": disk.untrackable,
+        "bitmaps": [bitmap_details(bitmap) for bitmap in disk.bitmaps],
+    }
+
+
+def bitmap_details(bitmap: Bitmap) -> t.Dict[str, t.Any]:
+    """A bitmap as modules return it."""
+    fields = dataclasses.asdict(bitmap)
+    return {key: fields[key] for key in ("name", "granularity", "dirty_bytes", "inconsistent")}

@@ -1,0 +1,308 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: cbt_backup
+short_description: Back up a running KVM domain with changed block tracking
+version_added: 0.1.0
+description:
+  - Takes a consistent image of a domain's disks and its configuration into a repository.
+  - The first backup reads what is allocated; later ones read only what changed since the last restore point,
+    as told by a libvirt checkpoint taken in the same instant as the backup.
+  - Every restore point is a full image of its own, whatever was read for it.
+  - Where the changes of a disk are not known for certain it is read in full, and the reason is returned and kept in the restore point.
+  - If the backup fails or is ended by a signal, the job is ended, the guest thawed, the new checkpoint withdrawn and nothing published.
+author:
+  - The kvm.cbt authors (@kvm-cbt)
+extends_documentation_fragment:
+  - kvm.cbt._attributes
+  - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._libvirt
+  - kvm.cbt._libvirt.disks
+  - kvm.cbt._repository
+  - kvm.cbt._repository.workers
+attributes:
+  check_mode:
+    support: full
+    details:
+      - Returns for each disk how it would be read, why, and how many bytes have changed.
+  diff_mode:
+    support: none
+  idempotent:
+    support: none
+    details:
+      - Every run makes a new restore point.
+options:
+  domain:
+    description:
+      - Name or UUID of the domain. It must be running or paused.
+    type: str
+    required: true
+    aliases: [name, guest]
+  create_repository:
+    description:
+      - Whether to create the repository if its directory is missing or empty.
+    type: bool
+    default: true
+  mode:
+    description:
+      - V(auto) reads what changed where that is known, and the whole disk otherwise.
+      - V(full) reads all that is allocated and begins a new history.
+      - V(incremental) reads what changed, and fails if that is not known for a disk that can be tracked.
+      - V(copy) reads all that is allocated and leaves tracking as it is.
+    type: str
+    choices: [auto, full, incremental, copy]
+    default: auto
+  compression:
+    description:
+      - How blocks are compressed. A block that does not shrink is stored as it is.
+    type: str
+    choices: [lz4, none]
+    default: lz4
+  compression_level:
+    description:
+      - Effort for O(compression=lz4), from V(0) (fast) to V(12) (small).
+    type: int
+  quiesce:
+    description:
+      - Whether the guest's file systems are frozen through its agent for the instant in which the backup begins.
+      - V(auto) does so if the agent answers, V(required) fails if it does not, V(never) does not try.
+    type: str
+    choices: [auto, required, never]
+    default: auto
+  freeze_mountpoints:
+    description:
+      - Mount points in the guest to freeze. All file systems if left out.
+    type: list
+    elements: str
+    default: []
+  scan_untracked:
+    description:
+      - Whether disks that cannot be tracked (RAW, qcow2 v2, read-only) are read in full and compared with the last restore point,
+        so that only blocks that differ are stored. Otherwise they are left out.
+    type: bool
+    default: true
+  scratch_dir:
+    description:
+      - Directory on the hypervisor for the backup's socket and scratch files, which hold what the guest overwrites during the backup.
+    type: path
+    default: /var/tmp
+  tags:
+    description:
+      - Labels kept with the restore point.
+    type: dict
+    default: {}
+  pin:
+    description:
+      - Whether retention must never remove the restore point.
+    type: bool
+    default: false
+requirements:
+  - libnbd for Python (C(python3-libnbd) of the distribution)
+  - lz4 for Python, with O(compression=lz4)
+  - qemu-img
+  - libvirt 7.6 or later and QEMU 6.1 or later
+seealso:
+  - module: kvm.cbt.cbt_restore
+  - module: kvm.cbt.cbt_verify
+  - module: kvm.cbt.cbt_backup_info
+"""
+
+EXAMPLES = r"""
+- name: Back up web1, incrementally where possible
+  kvm.cbt.cbt_backup:
+    domain: web1
+    repository: /backup/kvm
+
+- name: Take a file-system consistent backup of the system disk only
+  kvm.cbt.cbt_backup:
+    domain: db1
+    repository: /backup/kvm
+    include_disks: [vda]
+    quiesce: required
+    tags:
+      change: CHG-1742
+    pin: true
+
+- name: Tell what a backup would read
+  kvm.cbt.cbt_backup:
+    domain: web1
+    repository: /backup/kvm
+  check_mode: true
+  register: estimate
+"""
+
+RETURN = r"""
+restore_point:
+  description: The restore point made.
+  returned: when not in check mode
+  type: dict
+  contains:
+    id:
+      description: Its id, which sorts by time.
+      type: str
+      sample: 20261122T113005Z-1a2b3c4d
+    domain:
+      description: Name of the domain.
+      type: str
+      sample: web1
+    uuid:
+      description: UUID of the domain.
+      type: str
+      sample: 2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e
+    created:
+      description: UTC time at which it was taken, ISO 8601.
+      type: str
+      sample: "2026-11-22T11:30:05.123456+00:00"
+    parent:
+      description: Id of the restore point it was compared with, if any.
+      type: str
+      sample: 20261121T113004Z-99aabbcc
+    checkpoint:
+      description: Name of the libvirt checkpoint taken in the same instant; none for a copy or where no disk can be tracked.
+      type: str
+      sample: cbt-6a23e5f9-20261122T113005Z-1a2b3c4d
+    consistency:
+      description: V(filesystem) if the guest's file systems were frozen, else V(crash).
+      type: str
+      sample: filesystem
+disks:
+  description: What was, or would be, done with each disk of the domain.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    target:
+      description: Disk target.
+      type: str
+      sample: vda
+    mode:
+      description: How it is read, one of V(full), V(incremental), V(copy), V(scan) and V(skipped).
+      type: str
+      sample: incremental
+    reason:
+      description: Why it is read that way, and what to do if that is not wanted.
+      type: str
+      sample: Changes since restore point 20261121T113004Z-99aabbcc are known from checkpoint cbt-6a23e5f9-20261121T113004Z-99aabbcc.
+    virtual_size:
+      description: Size of the disk in bytes.
+      type: int
+      sample: 10737418240
+    dirty_bytes:
+      description: Bytes that had, or would have, to be looked at.
+      type: int
+      sample: 67108864
+    read_bytes:
+      description: Bytes read; the rest of RV(disks[].dirty_bytes) was known to be zero.
+      returned: when not in check mode
+      type: int
+      sample: 66060288
+    zero_bytes:
+      description: Bytes found to be zero.
+      returned: when not in check mode
+      type: int
+      sample: 1048576
+    unchanged_bytes:
+      description: Bytes read that equal the parent's and were not stored again.
+      returned: when not in check mode
+      type: int
+      sample: 524288
+    new_bytes:
+      description: Bytes stored, before compression.
+      returned: when not in check mode
+      type: int
+      sample: 65536000
+    stored_bytes:
+      description: Bytes stored, after compression.
+      returned: when not in check mode
+      type: int
+      sample: 31457280
+duration:
+  description: Seconds the backup took, without Ansible's start-up.
+  returned: when not in check mode
+  type: float
+  sample: 2.417
+warnings:
+  description: What a person should know, such as a disk that had to be read in full.
+  returned: when there are any
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup import BackupRequest, BackupResult, backup
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.reading import Statistics
+
+
+def _request(module: AnsibleModule) -> BackupRequest:
+    params = module.params
+    return BackupRequest(
+        domain=params["domain"],
+        mode=params["mode"],
+        selection=_module.selection(module),
+        compression=params["compression"],
+        compression_level=params["compression_level"],
+        quiesce=params["quiesce"],
+        freeze_mountpoints=tuple(params["freeze_mountpoints"]),
+        scan_untracked=params["scan_untracked"],
+        scratch_dir=params["scratch_dir"],
+        workers=_module.check_workers(module),
+        tags={str(key): str(value) for key, value in params["tags"].items()},
+        pin=params["pin"],
+    )
+
+
+def _disks(result: BackupResult) -> list[dict[str, object]]:
+    disks = []
+    for disk in result.disks:
+        details: dict[str, object] = {key: getattr(disk, key) for key in ("target", "mode", "reason", "virtual_size", "dirty_bytes")}
+        if result.point is not None and disk.mode != "skipped":
+            details.update(vars(disk.statistics or Statistics()))
+        disks.append(details)
+    return disks
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **_module.DOMAIN,
+            **_module.LIBVIRT,
+            **_module.DISKS,
+            **_module.REPOSITORY,
+            **_module.CREATE_REPOSITORY,
+            **_module.WORKERS,
+            "mode": {"type": "str", "choices": ["auto", "full", "incremental", "copy"], "default": "auto"},
+            "compression": {"type": "str", "choices": ["lz4", "none"], "default": "lz4"},
+            "compression_level": {"type": "int"},
+            "quiesce": {"type": "str", "choices": ["auto", "required", "never"], "default": "auto"},
+            "freeze_mountpoints": {"type": "list", "elements": "str", "default": []},
+            "scan_untracked": {"type": "bool", "default": True},
+            "scratch_dir": {"type": "path", "default": "/var/tmp"},
+            "tags": {"type": "dict", "default": {}},
+            "pin": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    _module.require(module, "libvirt", "libvirt_qemu", "nbd")
+    interrupt = _module.interruptible()
+    with _module.reported(module), _module.connection(module) as connection:
+        repository = _module.repository_or_none(module)
+        result = backup(connection, repository, _request(module), interrupt, check_only=module.check_mode)
+    for warning in result.warnings:
+        module.warn(warning)
+    outcome: dict[str, object] = {"changed": True, "disks": _disks(result)}
+    if result.point is not None:
+        outcome.update(restore_point=_module.point_summary(result.point), duration=result.duration)
+    module.exit_json(**outcome)
+
+
+if __name__ == "__main__":
+    main()

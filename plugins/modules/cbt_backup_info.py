@@ -1,0 +1,182 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: cbt_backup_info
+short_description: List the restore points of a repository
+version_added: 0.1.0
+description:
+  - Tells what a repository holds, machine readable, without changing anything.
+  - Restore points are listed oldest first. A point made from another comes after it, whatever the clock said.
+author:
+  - The kvm.cbt authors (@kvm-cbt)
+extends_documentation_fragment:
+  - kvm.cbt._attributes
+  - kvm.cbt._attributes.info_module
+  - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._repository
+options:
+  domain:
+    description:
+      - Name or UUID of a domain. The points of all domains if left out.
+    type: str
+    aliases: [name, guest]
+  restore_point:
+    description:
+      - Id of a restore point, or V(latest) for the latest of each domain. All if left out.
+    type: str
+  query:
+    description:
+      - A JMESPath expression that reduces the result on the host; needs the Python module C(jmespath) there.
+      - What it picks is returned as RV(result) in place of the rest.
+    type: str
+requirements:
+  - python >= 3.9
+seealso:
+  - module: kvm.cbt.cbt_backup
+  - module: kvm.cbt.cbt_restore
+"""
+
+EXAMPLES = r"""
+- name: List all restore points
+  kvm.cbt.cbt_backup_info:
+    repository: /backup/kvm
+  register: backups
+
+- name: Get the id of the latest restore point of web1
+  kvm.cbt.cbt_backup_info:
+    repository: /backup/kvm
+    domain: web1
+    query: restore_points[-1].id
+  register: latest
+"""
+
+RETURN = r"""
+repository:
+  description: The repository as a whole.
+  returned: without O(query)
+  type: dict
+  contains:
+    id:
+      description: Its id; the names of its checkpoints begin with C(cbt-) and the first 8 digits of it.
+      type: str
+      sample: 6a23e5f9b1c04f7e8d2a3b4c5d6e7f80
+    format:
+      description: Version of the repository's format.
+      type: int
+      sample: 1
+    encrypted:
+      description: Whether it is encrypted.
+      type: bool
+      sample: false
+    bytes_stored:
+      description: Bytes of all packs.
+      type: int
+      sample: 4294967296
+    packs:
+      description: Number of packs.
+      type: int
+      sample: 65
+restore_points:
+  description: The restore points, oldest first.
+  returned: without O(query)
+  type: list
+  elements: dict
+  contains:
+    id:
+      description: Its id.
+      type: str
+      sample: 20261122T113005Z-1a2b3c4d
+    domain:
+      description: Name the domain had.
+      type: str
+      sample: web1
+    uuid:
+      description: UUID of the domain.
+      type: str
+      sample: 2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e
+    created:
+      description: UTC time at which it was taken.
+      type: str
+      sample: "2026-11-22T11:30:05.123456+00:00"
+    parent:
+      description: Id of the restore point it was compared with, if any.
+      type: str
+      sample: 20261121T113004Z-99aabbcc
+    checkpoint:
+      description: Name of the checkpoint taken with it, if any.
+      type: str
+      sample: cbt-6a23e5f9-20261122T113005Z-1a2b3c4d
+    consistency:
+      description: V(filesystem) or V(crash).
+      type: str
+      sample: crash
+    disks:
+      description: Its disks with RV(restore_points[].disks[].target), C(virtual_size), C(mode), C(reason) and the counts of the run, as M(kvm.cbt.cbt_backup) returns them.
+      type: list
+      elements: dict
+      contains:
+        target:
+          description: Disk target.
+          type: str
+          sample: vda
+    tags:
+      description: Labels given to it.
+      type: dict
+      sample: {"change": "CHG-1742"}
+    pinned:
+      description: Whether retention must not remove it.
+      type: bool
+      sample: false
+    host:
+      description: Host name of the hypervisor it was taken on.
+      type: str
+      sample: kvm1
+damaged:
+  description: Manifests that cannot be read, each with the cause.
+  returned: without O(query)
+  type: dict
+  sample: {}
+result:
+  description: What O(query) picked.
+  returned: with O(query)
+  type: raw
+  sample: 20261122T113005Z-1a2b3c4d
+"""
+
+import dataclasses
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.information import describe_repository, list_points
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import open_repository
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={**_module.REPOSITORY, **_module.ANY_DOMAIN, **_module.QUERY, "restore_point": {"type": "str"}},
+        supports_check_mode=True,
+    )
+    with _module.reported(module):
+        repository = open_repository(module.params["repository"])
+        facts = describe_repository(repository)
+        found, damaged = list_points(repository, module.params["domain"], module.params["restore_point"])
+    result = {
+        "repository": {**dataclasses.asdict(facts), "encrypted": False},
+        "restore_points": [_module.point_details(point) for point in found],
+        "damaged": dict(damaged),
+    }
+    if module.params["query"] is not None:
+        result = {"result": _module.reduced(module, result)}
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

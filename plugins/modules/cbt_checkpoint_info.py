@@ -1,0 +1,197 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: cbt_checkpoint_info
+short_description: Tell which disks of KVM domains are tracked, and by which checkpoints
+version_added: 0.1.0
+description:
+  - Lists domains with their disks, dirty bitmaps and checkpoints, without changing anything.
+  - For every disk that cannot be tracked it tells why, and what to do.
+author:
+  - The kvm.cbt authors (@kvm-cbt)
+extends_documentation_fragment:
+  - kvm.cbt._attributes
+  - kvm.cbt._attributes.info_module
+  - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._libvirt
+options:
+  domain:
+    description:
+      - Name or UUID of a domain. All domains if left out.
+    type: str
+    aliases: [name, guest]
+  repository:
+    description:
+      - Repository whose checkpoints count as ours. Those of any repository of this collection if left out.
+    type: path
+  query:
+    description:
+      - A JMESPath expression that reduces the result on the host; needs the Python module C(jmespath) there.
+      - What it picks is returned as RV(result) in place of the rest.
+    type: str
+seealso:
+  - module: kvm.cbt.cbt_checkpoint
+"""
+
+EXAMPLES = r"""
+- name: Look at all domains
+  kvm.cbt.cbt_checkpoint_info:
+  register: tracking
+
+- name: List disks that cannot be tracked
+  ansible.builtin.debug:
+    msg: "{{ tracking.domains | map(attribute='disks') | flatten | selectattr('reason') | map(attribute='reason') | list }}"
+"""
+
+RETURN = r"""
+domains:
+  description: The domains.
+  returned: without O(query)
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name.
+      type: str
+      sample: web1
+    uuid:
+      description: UUID.
+      type: str
+      sample: 2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e
+    state:
+      description: State as libvirt calls it.
+      type: str
+      sample: running
+    job:
+      description: V(backup) or V(other) if a job runs on it.
+      type: str
+      sample: backup
+    disks:
+      description: Its disks.
+      type: list
+      elements: dict
+      contains:
+        target:
+          description: Disk target.
+          type: str
+          sample: vda
+        source:
+          description: Path or name of the image.
+          type: str
+          sample: /var/lib/libvirt/images/web1.qcow2
+        type:
+          description: Kind of source, such as V(file), V(block) or V(network).
+          type: str
+          sample: file
+        device:
+          description: V(disk), V(cdrom), V(floppy) or V(lun).
+          type: str
+          sample: disk
+        format:
+          description: Format of the image.
+          type: str
+          sample: qcow2
+        compat:
+          description: Version of a qcow2 image; bitmaps need V(1.1).
+          type: str
+          sample: "1.1"
+        virtual_size:
+          description: Size in bytes.
+          type: int
+          sample: 10737418240
+        tracked:
+          description: Whether it holds a dirty bitmap.
+          type: bool
+          sample: true
+        reason:
+          description: Why it cannot be tracked, and what to do; none if it can.
+          type: str
+          sample: vdb is a cdrom.
+        bitmaps:
+          description: Its bitmaps with C(name), C(granularity) and C(dirty_bytes) in bytes, and whether they are C(inconsistent).
+          type: list
+          elements: dict
+          sample: [{"name": "cbt-6a23e5f9-20261122T113005Z-1a2b3c4d", "granularity": 65536, "dirty_bytes": 1048576, "inconsistent": false}]
+    checkpoints:
+      description: Checkpoints libvirt knows of it, oldest first.
+      type: list
+      elements: dict
+      contains:
+        name:
+          description: Name.
+          type: str
+          sample: cbt-6a23e5f9-20261122T113005Z-1a2b3c4d
+        parent:
+          description: Name of the checkpoint before it.
+          type: str
+        created:
+          description: Seconds since 1970.
+          type: int
+          sample: 1795347005
+        ours:
+          description: Whether it belongs to this collection, or to O(repository).
+          type: bool
+          sample: true
+        valid:
+          description: Whether all of its bitmaps are there and sound.
+          type: bool
+          sample: true
+        dirty_bytes:
+          description: Bytes changed since; none while the domain is shut off.
+          type: int
+          sample: 1048576
+result:
+  description: What O(query) picked.
+  returned: with O(query)
+  type: raw
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.information import CheckpointFacts, describe_domains
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import open_repository
+
+
+def _checkpoint(facts: CheckpointFacts) -> dict[str, object]:
+    known = facts.checkpoint
+    named = {"name": known.name, "parent": known.parent, "created": known.created}
+    return {**named, "ours": facts.ours, "valid": facts.valid, "dirty_bytes": facts.dirty_bytes}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={**_module.ANY_DOMAIN, **_module.LIBVIRT, **_module.QUERY, "repository": {"type": "path"}},
+        supports_check_mode=True,
+    )
+    _module.require(module, "libvirt", "libvirt_qemu")
+    with _module.reported(module), _module.connection(module) as connection:
+        location = module.params["repository"]
+        repository = open_repository(location) if location is not None else None
+        described = describe_domains(connection, module.params["domain"], repository)
+    domains = [
+        {
+            "name": facts.name,
+            "uuid": facts.uuid,
+            "state": facts.state,
+            "job": facts.job,
+            "disks": [_module.disk_details(disk) for disk in facts.disks],
+            "checkpoints": [_checkpoint(each) for each in known],
+        }
+        for facts, known in described
+    ]
+    result: dict[str, object] = {"domains": domains}
+    if module.params["query"] is not None:
+        result = {"result": _module.reduced(module, result)}
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

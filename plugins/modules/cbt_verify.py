@@ -1,0 +1,181 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: cbt_verify
+short_description: Prove that restore points can be restored
+version_added: 0.1.0
+description:
+  - Reads restore points as a restore would, and names everything that is not as it was written by disk and offset.
+  - Blocks that several restore points share are read once.
+author:
+  - The kvm.cbt authors (@kvm-cbt)
+extends_documentation_fragment:
+  - kvm.cbt._attributes
+  - kvm.cbt._attributes.info_module
+  - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._repository
+  - kvm.cbt._repository.workers
+options:
+  domain:
+    description:
+      - Name or UUID of a domain. All domains if left out.
+    type: str
+    aliases: [name, guest]
+  restore_points:
+    description:
+      - Ids of restore points, or V(latest) for the latest of each domain, or V(all).
+    type: list
+    elements: str
+    default: [latest]
+  level:
+    description:
+      - V(structure) checks manifests, extent maps, configuration files and the directories of all packs.
+      - V(data) reads every block as well and compares its SHA-256.
+    type: str
+    choices: [structure, data]
+    default: data
+  fail_on_damage:
+    description:
+      - Whether the task fails if something is damaged or missing.
+    type: bool
+    default: true
+requirements:
+  - python >= 3.9
+  - lz4 for Python, with O(level=data), if blocks were compressed with it
+seealso:
+  - module: kvm.cbt.cbt_backup
+  - module: kvm.cbt.cbt_restore
+"""
+
+EXAMPLES = r"""
+- name: Prove the latest restore point of every domain
+  kvm.cbt.cbt_verify:
+    repository: /backup/kvm
+
+- name: Check the structure of all restore points of web1, and go on if one is damaged
+  kvm.cbt.cbt_verify:
+    repository: /backup/kvm
+    domain: web1
+    restore_points: [all]
+    level: structure
+    fail_on_damage: false
+  register: verified
+"""
+
+RETURN = r"""
+restore_points:
+  description: What was found of each restore point.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    id:
+      description: Its id, or the name of its manifest if that cannot be read.
+      type: str
+      sample: 20261122T113005Z-1a2b3c4d
+    domain:
+      description: Name of the domain; none if the manifest cannot be read.
+      type: str
+      sample: web1
+    status:
+      description: V(ok), V(damaged) if something has changed, V(incomplete) if something is gone.
+      type: str
+      sample: ok
+    damage:
+      description: What cannot be restored.
+      type: list
+      elements: dict
+      contains:
+        disk:
+          description: Disk target; empty if the whole point is concerned.
+          type: str
+          sample: vda
+        offset:
+          description: First byte of the disk concerned.
+          type: int
+          sample: 1048576
+        length:
+          description: Number of bytes concerned.
+          type: int
+          sample: 65536
+        cause:
+          description: What is wrong.
+          type: str
+          sample: "block 17 of pack 00112233445566778899aabbccddeeff: its stored bytes have changed"
+    checked_bytes:
+      description: Bytes proven for this point and not already for another.
+      type: int
+      sample: 4294967296
+duration:
+  description: Seconds it took, without Ansible's start-up.
+  returned: always
+  type: float
+  sample: 3.5
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify import PointVerdict, verify
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import open_repository
+
+
+def _verdict(verdict: PointVerdict) -> dict[str, object]:
+    damage = [{"disk": each.disk, "offset": each.offset, "length": each.length, "cause": each.cause} for each in verdict.damage]
+    return {
+        "id": verdict.name,
+        "domain": verdict.point.domain if verdict.point is not None else None,
+        "status": verdict.status,
+        "damage": damage,
+        "checked_bytes": verdict.checked_bytes,
+    }
+
+
+def _complaint(verdicts: list[PointVerdict]) -> str:
+    first = verdicts[0]
+    where = f" {first.damage[0].disk} at offset {first.damage[0].offset}:" if first.damage[0].disk else ""
+    return (
+        f"{len(verdicts)} restore points cannot be restored as they were. {first.name} is {first.status}:{where} {first.damage[0].cause}."
+        " See restore_points for all of it. Keep older points, and back up the domain again in full."
+    )
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **_module.REPOSITORY,
+            **_module.ANY_DOMAIN,
+            **_module.WORKERS,
+            "restore_points": {"type": "list", "elements": "str", "default": ["latest"]},
+            "level": {"type": "str", "choices": ["structure", "data"], "default": "data"},
+            "fail_on_damage": {"type": "bool", "default": True},
+        },
+        supports_check_mode=True,
+    )
+    wanted = module.params["restore_points"]
+    interrupt = _module.interruptible()
+    with _module.reported(module):
+        verdicts, duration = verify(
+            open_repository(module.params["repository"]),
+            module.params["domain"],
+            wanted[0] if len(wanted) == 1 else wanted,
+            module.params["level"],
+            _module.check_workers(module),
+            interrupt,
+        )
+    bad = [verdict for verdict in verdicts if verdict.damage]
+    outcome = {"restore_points": [_verdict(verdict) for verdict in verdicts], "duration": duration}
+    if bad and module.params["fail_on_damage"]:
+        module.fail_json(msg=_complaint(bad), **outcome)
+    module.exit_json(changed=False, **outcome)
+
+
+if __name__ == "__main__":
+    main()
