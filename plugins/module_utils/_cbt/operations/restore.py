@@ -178,6 +178,7 @@ def _wait_for(socket: str, failed: t.Callable[[], t.Optional[str]], timeout: flo
 def _copy_run(repository: Repository, sink: _Sink, place: str, size: int, run: Run) -> int:
     """Write one run's blocks, each proven; returns the bytes written. Runs in a worker's thread."""
     data = bytearray()
+    offset = run.first * BLOCK_SIZE
     try:
         for index, block in enumerate(repository.reader.blocks(run.pack, run.ordinal, run.count)):
             if isinstance(block, DamagedObject):
@@ -187,9 +188,10 @@ def _copy_run(repository: Repository, sink: _Sink, place: str, size: int, run: R
             data += block
     except (DamagedObject, ObjectMissing) as error:
         raise DamagedObject(
-            f"Cannot restore {place}: at offset {run.first * BLOCK_SIZE}, {error}. Nothing was restored. Choose another restore point; cbt_verify lists the damage."
+            f"Cannot restore {place} at offset {offset + len(data)}: {str(error).rstrip('.')}."
+            " Nothing was restored. Choose another restore point; cbt_verify lists the damage."
         ) from error
-    sink.write(run.first * BLOCK_SIZE, bytes(data))
+    sink.write(offset, bytes(data))
     return len(data)
 
 

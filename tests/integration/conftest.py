@@ -1,0 +1,29 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of tests that run on a real hypervisor."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lab.hypervisor import Hypervisor  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def hypervisor() -> Iterator[Hypervisor]:
+    """The hypervisor of this machine, shared by all tests of a run."""
+    with Hypervisor() as lab:
+        yield lab
+
+
+@pytest.fixture
+def workspace(hypervisor: Hypervisor) -> Path:
+    """A fresh folder which QEMU may write to."""
+    return hypervisor.folder()

@@ -1,0 +1,67 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A backup with an independent witness: what the exports held is copied by nbdcopy while the job runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+from pathlib import Path
+
+from _cbt.operations.backup import BackupRequest, BackupResult, backup
+from _cbt.operations.restore import RestoreRequest, restore
+from _cbt.progress import Progress
+from _cbt.repository.repository import Repository
+from lab.domain import BlockDomain
+from lab.reference import copy_exports, same_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Witnessed:
+    """A backup and raw copies of what the disks held when it began, by target."""
+
+    result: BackupResult
+    copies: t.Mapping[str, Path]
+
+    @property
+    def id(self) -> str:
+        """Id of the restore point."""
+        assert self.result.point is not None
+        return self.result.point.id
+
+
+def witnessed_backup(
+    domain: BlockDomain,
+    repository: Repository,
+    folder: Path,
+    request: t.Optional[BackupRequest] = None,
+    meanwhile: t.Callable[[], None] = lambda: None,
+) -> Witnessed:
+    """Back up; ``meanwhile`` is called once the job runs and before anything is copied, so that guest writes then must not show."""
+    copies: t.Dict[str, Path] = {}
+
+    def observe(progress: Progress) -> None:
+        if progress.phase == "publishing":  # the last moment in which the job's exports stand
+            meanwhile()
+            copies.update(copy_exports(domain, folder))
+
+    result = backup(domain.handle.connect(), repository, request or BackupRequest(domain.name), observer=observe)
+    return Witnessed(result, copies)
+
+
+def differences(domain: str, repository: Repository, taken: Witnessed, folder: Path, fmt: str = "raw") -> t.List[str]:
+    """What differs between a restore of the point and the witness's copies; empty if nothing does."""
+    result = restore(repository, RestoreRequest(domain, restore_point=taken.id, dest=str(folder), format=fmt))
+    found = []
+    for disk in result.disks:
+        unlike = same_bytes(Path(disk.path), taken.copies[disk.target], fmt, "raw")
+        if unlike is not None:
+            found.append(f"{taken.id} {disk.target}: {unlike}")
+        Path(disk.path).unlink()
+    return found
+
+
+def disk_result(result: BackupResult, target: str) -> t.Any:
+    """What a backup says of one disk."""
+    return next(disk for disk in result.disks if disk.target == target)

@@ -1,0 +1,153 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The hypervisor under test: a connection to the libvirt of this machine."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Protocol
+
+import libvirt
+
+from lab.daemons import Daemons
+from lab.process import wait_until
+
+QEMU_USER = "libvirt-qemu"
+_WORKSPACES = "/var/tmp"
+_RECONNECT_TIMEOUT = 20.0
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Closeable(Protocol):
+    """What a hypervisor puts away before it lets go of libvirt."""
+
+    def close(self) -> None:
+        """Remove every trace; must be callable twice."""
+
+
+class Hypervisor:
+    """`qemu:///system`, with libvirtd started when nothing answers, and a workspace.
+
+    Use as a context manager, or call `close()`. Everything made in it is removed at the end,
+    also when the process is ended by SIGINT, SIGTERM or SIGHUP.
+    """
+
+    def __init__(self, uri: str = "qemu:///system") -> None:
+        self.uri = uri
+        self.workspace = Path(tempfile.mkdtemp(prefix="kvm-cbt-lab-", dir=_WORKSPACES))
+        self.workspace.chmod(0o755)
+        self._owner = os.getpid()
+        self._residents: list[Closeable] = []
+        self._connection: libvirt.virConnect | None = None
+        self._daemons = Daemons(self._answers, self.workspace / "daemons.log")
+        self._folders = 0
+        # libvirt prints every error to stderr unless told otherwise.
+        libvirt.registerErrorHandler(lambda context, error: None, None)
+        atexit.register(self.close)
+        _end_by_exception()
+        try:
+            self._daemons.acquire()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def connection(self) -> libvirt.virConnect:
+        """The open connection; another object after libvirtd was restarted by anybody."""
+        if not self._answers():
+            wait_until(self._answers, _RECONNECT_TIMEOUT, f"connection to {self.uri}")
+        return self._connection
+
+    @property
+    def may_restart(self) -> bool:
+        """Whether `restart_daemon` is allowed: a lab started the libvirtd of now."""
+        return self._daemons.started_by_lab
+
+    def restart_daemon(self) -> None:
+        """Restart libvirtd and reconnect. LabError when no lab started it.
+
+        Domain handles of the old connection are dead afterwards.
+        """
+        self._disconnect()
+        self._daemons.restart_libvirtd()
+
+    def folder(self, name: str | None = None) -> Path:
+        """Make a folder in the workspace in which QEMU may create sockets and scratch files."""
+        self._folders += 1
+        path = self.workspace / (name or f"folder-{self._folders}")
+        path.mkdir()
+        path.chmod(0o755)
+        shutil.chown(path, QEMU_USER)
+        return path
+
+    def adopt(self, resident: Closeable) -> None:
+        """Close `resident` before libvirt is let go, in case its owner does not."""
+        self._residents.append(resident)
+
+    def disown(self, resident: Closeable) -> None:
+        """Forget a resident which is closed."""
+        if resident in self._residents:
+            self._residents.remove(resident)
+
+    def close(self) -> None:
+        """Remove domains, daemons and workspace of this lab. May be called twice."""
+        if os.getpid() != self._owner:
+            return  # a forked child inherits atexit, but not the lab
+        atexit.unregister(self.close)
+        try:
+            while self._residents:
+                self._residents.pop().close()
+        finally:
+            self._disconnect()
+            self._daemons.release()
+            shutil.rmtree(self.workspace, ignore_errors=True)
+
+    def __enter__(self) -> Hypervisor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _answers(self) -> bool:
+        try:
+            if self._connection is None:
+                self._connection = libvirt.open(self.uri)
+            self._connection.getLibVersion()
+        except libvirt.libvirtError:
+            self._disconnect()
+            return False
+        return True
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # Closing a broken connection is an error to libvirt, and of no interest.
+            with suppress(libvirt.libvirtError):
+                connection.close()
+
+
+def _end_by_exception() -> None:
+    """Turn ending signals into KeyboardInterrupt, so `with` blocks and fixtures unwind."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in _ENDING_SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)

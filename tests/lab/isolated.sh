@@ -1,0 +1,20 @@
+#!/bin/sh
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Runs a command with a libvirt of its own: isolated.sh COMMAND [ARGUMENT...]
+# In a mount namespace the folders in which libvirt keeps its state are empty, so a libvirtd
+# of this machine, its domains and other test runs are neither seen nor disturbed.
+set -eu
+
+if [ "${1:-}" != --inside ]; then
+    # Shared within: file systems a test mounts later reach QEMU, which has a namespace too.
+    exec unshare --mount --propagation private -- "$0" --inside "$@"
+fi
+shift
+mount --make-rshared /
+for folder in /run /etc/libvirt/qemu /var/lib/libvirt /var/log/libvirt; do
+    mount -t tmpfs -o mode=0755 lab "$folder"
+done
+mkdir -p /run/lock /var/log/libvirt/qemu
+exec "$@"
