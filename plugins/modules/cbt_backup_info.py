@@ -117,7 +117,9 @@ restore_points:
       type: str
       sample: crash
     disks:
-      description: Its disks with RV(restore_points[].disks[].target), C(virtual_size), C(mode), C(reason) and the counts of the run, as M(kvm.cbt.cbt_backup) returns them.
+      description:
+        - Its disks with RV(restore_points[].disks[].target), C(virtual_size), C(mode), C(reason)
+          and the counts of the run, as M(kvm.cbt.cbt_backup) returns them.
       type: list
       elements: dict
       contains:

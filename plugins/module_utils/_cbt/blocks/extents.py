@@ -31,7 +31,7 @@ class BlockRange(t.NamedTuple):
     """``count`` whole blocks from ``first``; ``zero`` if all of them are known to read as zero."""
 
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple's method
     zero: bool
 
 

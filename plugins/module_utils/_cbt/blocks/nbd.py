@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import typing as t
 
 from ..errors import HypervisorError
@@ -23,6 +24,12 @@ MAX_REQUEST = 1 << 20  # bytes a single read or write asks for; the protocol's o
 
 _ZERO = 2  # bit 1 of base:allocation; a hole without it may hold a backing file's data and is read
 _DIRTY = 1
+
+
+def _collect(into: t.List[int], _context: str, _offset: int, entries: t.List[int], _error: t.Any) -> int:
+    """Receives the entries of a block status reply."""
+    into.extend(entries)
+    return 0
 
 
 class Connection:
@@ -70,13 +77,8 @@ class Connection:
         """The export's extents in this connection's context between two offsets, flagged by ``flag_bit``."""
         while offset < end:
             entries: t.List[int] = []
-
-            def collect(_context: str, _offset: int, reply: t.List[int], _error: t.Any, into: t.List[int] = entries) -> int:
-                into.extend(reply)
-                return 0
-
             with self._explained("ask for extents of"):
-                self._handle.block_status(min(STATUS_STEP, end - offset), offset, collect)
+                self._handle.block_status(min(STATUS_STEP, end - offset), offset, functools.partial(_collect, entries))
             covered = list(clip(((length, bool(flags & flag_bit)) for length, flags in zip(entries[::2], entries[1::2])), offset, end))
             if not covered:
                 raise HypervisorError(f"The NBD export {self._name} told no extents at offset {offset}.")

@@ -214,10 +214,11 @@ class _Run:
         """Store packs, then maps and files, then the manifest."""
         self._observer(Progress("publishing", self._facts.name))
         written = self._writer.finish()
-        records = []
-        for plan in self._plan.disks:
-            if plan.target in read:
-                records.append(self._record(plan, read[plan.target], written))
+        maps_of = {f"{target}.map": disk.finish(written).encode() for target, disk in read.items()}
+        configuration = self._configuration()
+        folder = points.folder(self._facts.uuid, self._id)
+        self._stored = [f"{folder}/{name}" for name in (*maps_of, *configuration)]
+        files = self._repository.put_files(folder, {**maps_of, **configuration})
         point = RestorePoint(
             id=self._id,
             domain=self._facts.name,
@@ -228,8 +229,8 @@ class _Run:
             checkpoint_xml=checkpoints.read_xml(self._domain, self._checkpoint) if self._checkpoint else None,
             incremental_set=self._set(),
             consistency=consistency,
-            disks=tuple(records),
-            files=self._configuration(),
+            disks=tuple(self._record(plan, read[plan.target], files[f"{plan.target}.map"]) for plan in self._plan.disks if plan.target in read),
+            files={name: files[name] for name in configuration},
             autostart=self._facts.autostart,
             tags=dict(self._request.tags),
             pinned=self._request.pin,
@@ -245,32 +246,25 @@ class _Run:
         since = next((plan.base for plan in self._plan.disks if plan.mode == backup_plan.INCREMENTAL), None)
         return next((point.incremental_set for point in self._points if point.id == since), self._id)
 
-    def _put(self, name: str, data: bytes) -> StoredFile:
-        folder = points.folder(self._facts.uuid, self._id)
-        self._stored.append(f"{folder}/{name}")
-        return self._repository.put_file(folder, name, data)
-
-    def _record(self, plan: DiskPlan, read: ReadDisk, written: t.Mapping[bytes, t.Any]) -> DiskRecord:
+    def _record(self, plan: DiskPlan, read: ReadDisk, stored_map: StoredFile) -> DiskRecord:
         disk = next(each for each in self._facts.disks if each.target == plan.target)
         return DiskRecord(
             target=plan.target,
             size=read.size,
             mode=plan.mode,
             reason=plan.reason,
-            map=self._put(f"{plan.target}.map", read.finish(written).encode()),
+            map=stored_map,
             source=disk.source,
             image=_image_properties(disk),
             statistics=dataclasses.asdict(read.statistics),
         )
 
-    def _configuration(self) -> t.Dict[str, StoredFile]:
-        files = {
-            "domain": self._put("domain.xml", self._facts.xml.encode()),
-            "inactive": self._put("inactive.xml", self._facts.inactive_xml.encode()),
-        }
+    def _configuration(self) -> t.Dict[str, bytes]:
+        """The files that keep the machine's configuration, by name."""
+        files = {"domain.xml": self._facts.xml.encode(), "inactive.xml": self._facts.inactive_xml.encode()}
         guest = agent.guest_information(self._domain, self._facts)
         if guest:
-            files["guest"] = self._put("guest.json", json.dumps(guest, sort_keys=True).encode())
+            files["guest.json"] = json.dumps(guest, sort_keys=True).encode()
         return files
 
     def _withdraw(self) -> None:

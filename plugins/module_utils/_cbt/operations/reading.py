@@ -34,7 +34,7 @@ class Found(t.NamedTuple):
     """Consecutive blocks that turned out alike; new ones lie in ``pack`` from ``ordinal`` on."""
 
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple's method
     state: str
     pack: bytes = b""
     ordinal: int = 0

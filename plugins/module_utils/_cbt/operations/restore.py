@@ -159,11 +159,10 @@ def _opened(path: str, fmt: str, connections: int) -> t.Iterator[t.Callable[[], 
     if fmt == "raw":
         yield functools.partial(_RawFile, path)
         return
-    with tempfile.TemporaryDirectory(prefix="kvm-cbt-restore-") as folder:
-        with images.writable_export(path, fmt, folder, connections) as (socket, server):
-            _wait_for(socket, server.failed)
-            yield functools.partial(Connection, socket, "")
-            server.stop()
+    with tempfile.TemporaryDirectory(prefix="kvm-cbt-restore-") as folder, images.writable_export(path, fmt, folder, connections) as (socket, server):
+        _wait_for(socket, server.failed)
+        yield functools.partial(Connection, socket, "")
+        server.stop()
 
 
 def _wait_for(socket: str, failed: t.Callable[[], t.Optional[str]], timeout: float = 60.0) -> None:
@@ -195,6 +194,13 @@ def _copy_run(repository: Repository, sink: _Sink, place: str, size: int, run: R
     return len(data)
 
 
+@contextlib.contextmanager
+def _copier(open_sink: t.Callable[[], _Sink], repository: Repository, place: str, size: int) -> t.Iterator[t.Callable[[Run], int]]:
+    """Yields a function that copies a run, for one thread."""
+    with contextlib.closing(open_sink()) as sink:
+        yield functools.partial(_copy_run, repository, sink, place, size)
+
+
 def _write_image(
     repository: Repository, extents: ExtentMap, path: str, plan: DiskRestore, place: str, workers: int, interrupt: Interrupt, observer: Observer
 ) -> DiskRestore:
@@ -202,24 +208,13 @@ def _write_image(
     images.create(path, plan.format, plan.size, {})
     written, total = 0, extents.stored_blocks * BLOCK_SIZE
     with _opened(path, plan.format, workers + 1) as open_sink:
-
-        @contextlib.contextmanager
-        def worker() -> t.Iterator[t.Callable[[Run], int]]:
-            sink = open_sink()
-            try:
-                yield functools.partial(_copy_run, repository, sink, place, plan.size)
-            finally:
-                sink.close()
-
+        worker = functools.partial(_copier, open_sink, repository, place, plan.size)
         with in_parallel(portions(extents), worker, workers, interrupt) as results:
             for amount in results:
                 written += amount
                 observer(Progress("restoring", plan.target, written, total))
-        last = open_sink()
-        try:
+        with contextlib.closing(open_sink()) as last:
             last.flush()
-        finally:
-            last.close()
     return dataclasses.replace(plan, written_bytes=written)
 
 
@@ -254,7 +249,7 @@ def restore(
     plans = make_plan(point, request)
     for plan in plans:
         _check_target(plan, connection, request.force)
-    xml = repository.get_file(point, point.files["domain"]).decode()
+    xml = repository.get_file(point, point.files["domain.xml"]).decode()
     maps = {plan.target: repository.read_map(point, plan.target) for plan in plans}
     _check_space(plans, maps)
     if check_only:

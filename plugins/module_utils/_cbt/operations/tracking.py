@@ -78,7 +78,7 @@ def plan_present(
     ``name`` asks for one of that name; otherwise the newest of ours that covers all ``tracked`` disks with sound bitmaps serves.
     """
     listed = {each.name for each in known}
-    candidates = [name] if name is not None else [each for each in reversed(ours_among(known, (), prefix))]
+    candidates = [name] if name is not None else list(reversed(ours_among(known, (), prefix)))
     targets = [disk for disk in facts.disks if disk.target in tracked]
     for candidate in candidates:
         if candidate in listed and all(flaw(disk, candidate) is None for disk in targets):

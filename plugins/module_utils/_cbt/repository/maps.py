@@ -40,7 +40,7 @@ class Run(t.NamedTuple):
     """``count`` blocks from block ``first`` lie in ``pack`` from ``ordinal`` on."""
 
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple's method
     pack: PackRef
     ordinal: int
 

@@ -111,7 +111,7 @@ class Directory:
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
         lengths = (fields[1] for fields in ENTRY.iter_unpack(raw))
-        self._offsets = array.array("Q", itertools.accumulate(lengths, initial=HEADER.size))
+        self._offsets: array.array[int] = array.array("Q", itertools.accumulate(lengths, initial=HEADER.size))
 
     def __len__(self) -> int:
         return len(self._offsets) - 1

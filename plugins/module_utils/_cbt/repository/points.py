@@ -62,7 +62,7 @@ class RestorePoint:
 
     ``parent`` is the point it was compared with, ``checkpoint`` the libvirt checkpoint taken in the same instant (None
     for a copy or where nothing can be tracked), ``incremental_set`` the id of the point that began its history.
-    ``created`` is UTC in ISO 8601. ``files`` are the configuration files by their role.
+    ``created`` is UTC in ISO 8601. ``files`` are the configuration files by name.
     """
 
     id: str
@@ -131,7 +131,7 @@ def decode(data: bytes, name: str) -> RestorePoint:
     body = sealed.decode(KIND, VERSION, data, name)
     try:
         disks = tuple(DiskRecord(**{**disk, "map": StoredFile(**disk["map"])}) for disk in body["disks"])
-        files = {role: StoredFile(**file) for role, file in body["files"].items()}
+        files = {key: StoredFile(**file) for key, file in body["files"].items()}
         point = RestorePoint(**{**body, "disks": disks, "files": files})
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedObject(f"{name} is damaged: it lacks what a manifest must have ({error})") from error
