@@ -18,12 +18,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab import kvm_device
 from lab.errors import LabError
+from lab.kvm_device import KvmDevice
 from lab.process import alive, end_process, process_name, wait_until
 
 STATE_FOLDER = Path("/run/kvm-cbt-lab")
-_KVM_RECORD = STATE_FOLDER / "kvm-device.json"
 VIRTLOGD_SOCKET = "/run/libvirt/virtlogd-sock"
 START_TIMEOUT = 60.0
 
@@ -38,13 +37,14 @@ class Daemons:
         self._answers = answers
         self._log = log
         self._users: int | None = None
+        self._kvm_device = KvmDevice()
 
     def acquire(self) -> None:
         """Take part in the daemons; start them when nothing answers."""
         with _mutex():
             self._users = os.open(STATE_FOLDER / "users", os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._users, fcntl.LOCK_SH)
-            kvm_device.open_to_qemu(_KVM_RECORD)
+            self._kvm_device.open_to_qemu()
             if not self._answers():
                 if not _listens(VIRTLOGD_SOCKET):
                     self._start("virtlogd", lambda: _listens(VIRTLOGD_SOCKET))
@@ -52,6 +52,7 @@ class Daemons:
 
     def release(self) -> None:
         """Leave; the last user stops what a lab started. May be called twice."""
+        self._kvm_device.release()
         if self._users is None:
             return
         with _mutex():
@@ -62,7 +63,6 @@ class Daemons:
             else:
                 _stop("libvirtd")
                 _stop("virtlogd")
-                kvm_device.restore(_KVM_RECORD)
             finally:
                 os.close(self._users)
                 self._users = None
