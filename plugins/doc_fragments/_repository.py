@@ -23,6 +23,6 @@ options:
   workers:
     description:
       - Number of parallel workers, each with a connection of its own.
-      - By default one more than there are processors, at most 8.
+      - By default two more than there are processors, at most 16.
     type: int
 """

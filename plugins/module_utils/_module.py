@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from ._cbt.errors import CbtError
-from ._cbt.hypervisor.connection import connect
+from ._cbt.hypervisor.connection import Session, connect
 from ._cbt.hypervisor.disks import Bitmap, Disk
 from ._cbt.interrupt import Interrupt
 from ._cbt.operations.backup_plan import Selection
@@ -75,8 +75,8 @@ def interruptible() -> Interrupt:
     return interrupt
 
 
-def connection(module: AnsibleModule) -> t.ContextManager[t.Any]:
-    """The libvirt connection the module's options ask for."""
+def session(module: AnsibleModule) -> t.ContextManager[Session]:
+    """The libvirt session the module's options ask for."""
     params = module.params
     return connect(params["uri"], params["username"], params["password"], params["authfile"])
 
@@ -100,13 +100,13 @@ def existing_repository(module: AnsibleModule) -> Repository:
     return open_repository(module.params["repository"])
 
 
-def connection_if_installed(module: AnsibleModule) -> t.ContextManager[t.Any]:
-    """The libvirt connection the module's options ask for, or None where libvirt's Python module is not installed."""
+def session_if_installed(module: AnsibleModule) -> t.ContextManager[t.Optional[Session]]:
+    """The libvirt session the module's options ask for, or None where libvirt's Python module is not installed."""
     try:
         importlib.import_module("libvirt")
     except ImportError:
         return contextlib.nullcontext()
-    return connection(module)
+    return session(module)
 
 
 def without_secrets(domain_xml: str) -> str:
@@ -146,9 +146,7 @@ def point_summary(point: RestorePoint) -> t.Dict[str, t.Any]:
 
 def point_details(point: RestorePoint) -> t.Dict[str, t.Any]:
     """A restore point as the info module returns it."""
-    disks = [
-        {"target": disk.target, "virtual_size": disk.size, "mode": disk.mode, "reason": disk.reason, **disk.statistics} for disk in point.disks
-    ]
+    disks = [{"target": disk.target, "virtual_size": disk.size, "mode": disk.mode, "reason": disk.reason, **disk.statistics} for disk in point.disks]
     return {**point_summary(point), "disks": disks, "tags": dict(point.tags), "pinned": point.pinned, "host": point.host}
 
 

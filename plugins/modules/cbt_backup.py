@@ -293,9 +293,9 @@ def main() -> None:
     )
     _module.require(module, "libvirt", "libvirt_qemu", "nbd")
     interrupt = _module.interruptible()
-    with _module.reported(module), _module.connection(module) as connection:
+    with _module.reported(module), _module.session(module) as session:
         repository = _module.repository_or_none(module)
-        result = backup(connection, repository, _request(module), interrupt, check_only=module.check_mode)
+        result = backup(session, repository, _request(module), interrupt, check_only=module.check_mode)
     for warning in result.warnings:
         module.warn(warning)
     outcome: dict[str, object] = {"changed": True, "disks": _disks(result)}

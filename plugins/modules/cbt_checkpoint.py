@@ -130,10 +130,10 @@ def main() -> None:
     )
     _module.require(module, "libvirt", "libvirt_qemu")
     present = module.params["state"] == "present"
-    with _module.reported(module), _module.connection(module) as connection:
+    with _module.reported(module), _module.session(module) as session:
         repository = _module.repository_or_none(module) if present else _module.existing_repository(module)
         result = set_tracking(
-            connection,
+            session,
             repository,
             module.params["domain"],
             present,

@@ -172,10 +172,10 @@ def main() -> None:
         supports_check_mode=True,
     )
     _module.require(module, "libvirt", "libvirt_qemu")
-    with _module.reported(module), _module.connection(module) as connection:
+    with _module.reported(module), _module.session(module) as session:
         location = module.params["repository"]
         repository = open_repository(location) if location is not None else None
-        described = describe_domains(connection, module.params["domain"], repository)
+        described = describe_domains(session, module.params["domain"], repository)
     domains = [
         {
             "name": facts.name,

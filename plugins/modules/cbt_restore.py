@@ -73,9 +73,8 @@ options:
     type: bool
     default: false
 requirements:
-  - libnbd for Python, with O(format=qcow2)
   - lz4 for Python, if blocks were compressed with it
-  - qemu-img and qemu-nbd
+  - qemu-img
 seealso:
   - module: kvm.cbt.cbt_backup_info
   - module: kvm.cbt.cbt_verify
@@ -191,17 +190,15 @@ def main() -> None:
     )
     if module.params["dest"] is None and not module.params["disk_map"]:
         module.fail_json(msg="Nothing says where to restore to. Set dest to a folder, or disk_map to a path for each disk.")
-    if module.params["format"] == "qcow2":
-        _module.require(module, "nbd")
     interrupt = _module.interruptible()
     with _module.reported(module), contextlib.ExitStack() as stack:
         try:
-            connection = stack.enter_context(_module.connection_if_installed(module))
+            session = stack.enter_context(_module.session_if_installed(module))
         except HypervisorError as error:
             # A restore must work where no libvirt runs; QEMU's own image locks still guard disks in use.
             module.debug(str(error))
-            connection = None
-        result = restore(open_repository(module.params["repository"]), _request(module), connection, interrupt, check_only=module.check_mode)
+            session = None
+        result = restore(open_repository(module.params["repository"]), _request(module), session, interrupt, check_only=module.check_mode)
     disks = [
         {"target": disk.target, "path": disk.path, "format": disk.format, "virtual_size": disk.size, "written_bytes": disk.written_bytes}
         for disk in result.disks

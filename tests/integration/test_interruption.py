@@ -21,7 +21,7 @@ from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 
 from module_process import ModuleProcess, run_module
-from witness import differences, witnessed_backup
+from witness import differences, session_of, witnessed_backup
 
 MIB = 1 << 20
 
@@ -106,7 +106,7 @@ def test_an_error_in_any_phase_leaves_nothing_and_the_next_run_is_incremental(
         before = _traces(domain, repository, scratch)
         request = BackupRequest(domain.name, scratch_dir=str(scratch))
         with pytest.raises(CbtError, match="made to fail"):
-            backup(domain.handle.connect(), repository, request, observer=fail)
+            backup(session_of(domain), repository, request, observer=fail)
         assert _traces(domain, repository, scratch) == before
         after = witnessed_backup(domain, repository, workspace)
         assert after.result.disks[0].mode == "incremental"
@@ -124,7 +124,7 @@ def test_a_domain_that_dies_during_the_backup_publishes_nothing(hypervisor: Hype
         repository = _prepared(domain, workspace)
         points = [point.id for point in repository.points_of().points]
         with pytest.raises(CbtError):
-            backup(domain.handle.connect(), repository, BackupRequest(domain.name, scratch_dir=str(scratch), workers=1), observer=kill)
+            backup(session_of(domain), repository, BackupRequest(domain.name, scratch_dir=str(scratch), workers=1), observer=kill)
         assert [point.id for point in repository.points_of().points] == points
         assert list(scratch.iterdir()) == []
         domain.start()

@@ -9,11 +9,13 @@ import dataclasses
 import typing as t
 from pathlib import Path
 
+import libvirt
+from _cbt.hypervisor.connection import Session
 from _cbt.operations.backup import BackupRequest, BackupResult, backup
 from _cbt.operations.restore import RestoreRequest, restore
 from _cbt.progress import Progress
 from _cbt.repository.repository import Repository
-from lab.domain import BlockDomain
+from lab.domain import BlockDomain, Domain
 from lab.reference import copy_exports, same_bytes
 
 
@@ -46,7 +48,7 @@ def witnessed_backup(
             meanwhile()
             copies.update(copy_exports(domain, folder))
 
-    result = backup(domain.handle.connect(), repository, request or BackupRequest(domain.name), observer=observe)
+    result = backup(session_of(domain), repository, request or BackupRequest(domain.name), observer=observe)
     return Witnessed(result, copies)
 
 
@@ -65,3 +67,9 @@ def differences(domain: str, repository: Repository, taken: Witnessed, folder: P
 def disk_result(result: BackupResult, target: str) -> t.Any:
     """What a backup says of one disk."""
     return next(disk for disk in result.disks if disk.target == target)
+
+
+def session_of(domain: Domain) -> Session:
+    """The engine's session with the libvirt a domain of the lab lives on."""
+    uri = domain.hypervisor.uri
+    return Session(lambda: libvirt.open(uri), uri)

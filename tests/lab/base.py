@@ -26,7 +26,7 @@ from lab.process import end_process, wait_until
 
 _LOG_FOLDER = Path("/var/log/libvirt/qemu")
 _PID_FILES = Path("/run/libvirt/qemu")
-_UNDEFINE_ALL = libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+UNDEFINE_ALL = libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
 
 Self = TypeVar("Self", bound="Domain")
 
@@ -100,12 +100,18 @@ class Domain:
     @property
     def qemu_pid(self) -> int:
         """Process id of the domain's QEMU."""
-        return int((_PID_FILES / f"{self.name}.pid").read_text())
+        return self.hypervisor.process(int(self.hypervisor.path(_PID_FILES / f"{self.name}.pid").read_text()))
 
     @property
     def qemu_log(self) -> Path:
         """Where QEMU's own output goes."""
-        return _LOG_FOLDER / f"{self.name}.log"
+        return self.hypervisor.path(_LOG_FOLDER / f"{self.name}.log")
+
+    def moved_to(self, hypervisor: Hypervisor) -> None:
+        """Go on with the domain on another hypervisor, to which somebody moved it; see moving.py."""
+        hypervisor.adopt(self)
+        self.hypervisor.disown(self)
+        self.hypervisor = hypervisor
 
     def close(self) -> None:
         """Destroy, undefine and delete the domain's images. May be called twice."""
@@ -208,6 +214,6 @@ class Domain:
         if handle.isActive():
             handle.destroy()
         if handle.isPersistent():
-            handle.undefineFlags(_UNDEFINE_ALL)
+            handle.undefineFlags(UNDEFINE_ALL)
         for rotation in ("", ".0", ".1", ".2"):
             Path(f"{self.qemu_log}{rotation}").unlink(missing_ok=True)

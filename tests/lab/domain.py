@@ -12,6 +12,7 @@ import libvirt_qemu
 from lab.base import Domain
 from lab.disks import DiskSpec
 from lab.errors import LabError
+from lab.hypervisor import Hypervisor
 from lab.qemu_io import QemuIo
 
 __all__ = ["BlockDomain", "DiskSpec", "Domain"]
@@ -64,6 +65,11 @@ class BlockDomain(Domain):
         """Start the domain."""
         self._forget_qemu()
         super().start()
+
+    def moved_to(self, hypervisor: Hypervisor) -> None:
+        """Go on with the domain on another hypervisor, to which somebody moved it; see moving.py."""
+        self._forget_qemu()
+        super().moved_to(hypervisor)
 
     def close(self) -> None:
         """Destroy, undefine and delete the domain's images. May be called twice."""

@@ -6,21 +6,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.cache import cache_folder, current_package, publish, scratch, unpack_packages
 from lab.errors import LabError
 from lab.process import run_tool
 
-CACHE_VARIABLE = "KVM_CBT_LAB_CACHE"
-_DEFAULT_CACHE = "/var/cache/kvm-cbt-lab"
 _META_PACKAGE = "linux-image-cloud-amd64"
 _MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "ext4")
 _BUSYBOX = Path("/bin/busybox")
@@ -41,8 +36,7 @@ def guest_image() -> GuestImage:
     for tool, package in ((_BUSYBOX, "busybox-static"), (_AGENT, "qemu-guest-agent")):
         if not tool.exists():
             raise LabError(f"{tool} is missing: install {package}")
-    cache = Path(os.environ.get(CACHE_VARIABLE, _DEFAULT_CACHE))
-    cache.mkdir(parents=True, exist_ok=True)
+    cache = cache_folder()
     tree = cache / "kernel"
     if not tree.exists():
         _download_kernel(tree)
@@ -55,23 +49,13 @@ def guest_image() -> GuestImage:
 
 def _download_kernel(tree: Path) -> None:
     """Unpack the package of the current cloud kernel, which is not installed, to `tree`."""
-    depends = run_tool(["apt-cache", "depends", "--important", _META_PACKAGE])
-    found = re.search(r"Depends: (linux-image-\S+)", depends)
-    if found is None:
-        raise LabError(f"apt knows no {_META_PACKAGE}: run apt-get update")
-    with _scratch(tree.parent) as folder:
-        # apt fetches as its own user.
-        folder.chmod(0o755)
-        shutil.chown(folder, "_apt")
-        run_tool(["apt-get", "download", "-q", found[1]], cwd=folder)
-        (package,) = folder.glob("*.deb")
-        unpacked = folder / "tree"
-        run_tool(["dpkg", "-x", package, unpacked])
-        _publish(unpacked, tree)
+    name = current_package(_META_PACKAGE, r"linux-image-\S+")
+    with scratch(tree.parent) as folder:
+        publish(unpack_packages([name], folder), tree)
 
 
 def _pack_initramfs(tree: Path, initramfs: Path) -> None:
-    with _scratch(initramfs.parent) as folder:
+    with scratch(initramfs.parent) as folder:
         root = folder / "root"
         _copy_program(_HERE / "guest-init.sh", root / "init")
         _copy_program(_HERE / "guest-shutdown.sh", root / "sbin/shutdown")
@@ -91,7 +75,7 @@ def _pack_initramfs(tree: Path, initramfs: Path) -> None:
             input=names.encode(),
             check=True,
         )
-        _publish(packed, initramfs)
+        publish(packed, initramfs)
 
 
 def _copy_program(source: Path, destination: Path) -> None:
@@ -136,18 +120,3 @@ def _fingerprint(kernel: Path) -> str:
     for file in (*sorted(_HERE.glob("guest*")), _BUSYBOX, _AGENT):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-@contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
-    """A folder beside the final place, so that a result appears there at once or not at all."""
-    with tempfile.TemporaryDirectory(prefix="making-", dir=parent) as name:
-        yield Path(name)
-
-
-def _publish(made: Path, place: Path) -> None:
-    try:
-        made.rename(place)
-    except OSError:
-        if not place.exists():  # else another lab user was faster
-            raise

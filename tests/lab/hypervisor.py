@@ -34,6 +34,23 @@ class Closeable(Protocol):
         """Remove every trace; must be callable twice."""
 
 
+class Services(Protocol):
+    """The daemons behind a connection; see `Daemons`."""
+
+    def acquire(self) -> None:
+        """Take part in them; start them when nothing answers."""
+
+    def release(self) -> None:
+        """Leave. May be called twice."""
+
+    @property
+    def started_by_lab(self) -> bool:
+        """Whether libvirtd may be restarted."""
+
+    def restart_libvirtd(self) -> None:
+        """Stop and start libvirtd; running domains go on."""
+
+
 class Hypervisor:
     """`qemu:///system`, with libvirtd started when nothing answers, and a workspace.
 
@@ -41,14 +58,14 @@ class Hypervisor:
     also when the process is ended by SIGINT, SIGTERM or SIGHUP.
     """
 
-    def __init__(self, uri: str = "qemu:///system") -> None:
+    def __init__(self, uri: str = "qemu:///system", workspaces: str | Path = _WORKSPACES) -> None:
         self.uri = uri
-        self.workspace = Path(tempfile.mkdtemp(prefix="kvm-cbt-lab-", dir=_WORKSPACES))
+        self.workspace = Path(tempfile.mkdtemp(prefix="kvm-cbt-lab-", dir=workspaces))
         self.workspace.chmod(0o755)
         self._owner = os.getpid()
         self._residents: list[Closeable] = []
         self._connection: libvirt.virConnect | None = None
-        self._daemons = Daemons(self._answers, self.workspace / "daemons.log")
+        self._daemons = self._services()
         self._folders = 0
         # libvirt prints every error to stderr unless told otherwise.
         libvirt.registerErrorHandler(lambda context, error: None, None)
@@ -59,6 +76,21 @@ class Hypervisor:
         except BaseException:
             self.close()
             raise
+
+    # Hooks for hypervisors elsewhere.
+
+    def _services(self) -> Services:
+        return Daemons(self._answers, self.workspace / "daemons.log")
+
+    def path(self, path: Path) -> Path:
+        """Where a file of the hypervisor is seen by this process."""
+        return path
+
+    def process(self, pid: int) -> int:
+        """The id by which this process knows a process of the hypervisor."""
+        return pid
+
+    # Use.
 
     @property
     def connection(self) -> libvirt.virConnect:

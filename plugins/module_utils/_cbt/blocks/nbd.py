@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""NBD connections, for reading an export and for writing one. Private to the collection."""
+"""NBD connections for reading an export. Private to the collection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ except ImportError:  # reported by the module before the engine is asked
 ALLOCATION = "base:allocation"
 # A status request must stay under 4 GiB without extended headers; a reply may be shorter than asked.
 STATUS_STEP = 2 << 30
-MAX_REQUEST = 1 << 20  # bytes a single read or write asks for; the protocol's own limit is 32 MiB
+MAX_REQUEST = 1 << 20  # bytes a single read asks for; the protocol's own limit is 32 MiB
 
 _ZERO = 2  # bit 1 of base:allocation; a hole without it may hold a backing file's data and is read
 _DIRTY = 1
@@ -43,6 +43,8 @@ class Connection:
         self._name = export or socket
         self._handle: t.Any = nbd.NBD()
         self._handle.set_export_name(export)
+        if hasattr(self._handle, "set_pread_initialize"):
+            self._handle.set_pread_initialize(False)  # a read either fills its buffer or raises
         if context is not None:
             self._handle.add_meta_context(context)
         with self._explained("connect to"):
@@ -62,16 +64,6 @@ class Connection:
         """``length`` bytes from ``offset``."""
         with self._explained("read"):
             return t.cast(bytearray, self._handle.pread(length, offset))
-
-    def write(self, offset: int, data: t.Union[bytes, bytearray]) -> None:
-        """Write ``data`` at ``offset``."""
-        with self._explained("write to"):
-            self._handle.pwrite(data, offset)
-
-    def flush(self) -> None:
-        """Have the server bring everything written so far onto its disk."""
-        with self._explained("flush"):
-            self._handle.flush()
 
     def extents(self, offset: int, end: int, flag_bit: int) -> t.Iterator[Extent]:
         """The export's extents in this connection's context between two offsets, flagged by ``flag_bit``."""

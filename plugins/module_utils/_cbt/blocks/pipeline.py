@@ -21,8 +21,8 @@ _WAKE = 0.2  # seconds between looks at the interrupt
 
 
 def default_workers() -> int:
-    """One more worker than processors, so that one may wait for the disk while the others compute; at most 8."""
-    return max(2, min(8, len(os.sched_getaffinity(0)) + 1))
+    """Two more workers than processors, so that some wait for QEMU or the disk while others compute; at most 16."""
+    return min(16, len(os.sched_getaffinity(0)) + 2)
 
 
 class _Shared(t.Generic[Task, Result]):
@@ -51,13 +51,18 @@ class _Shared(t.Generic[Task, Result]):
 
     def take(self) -> t.Optional[t.Tuple[int, Task]]:
         """The next task with its number, None when there is none or the work has ended."""
-        with self.changed:
-            while self.taken - self.wanted >= self.window and not self.exhausted and self.error is None:
-                self.changed.wait()
-        with self.feeding:  # not under ``changed``: making a task may take a request to the server
+        with self.feeding:
+            with self.changed:
+                while self.taken - self.wanted >= self.window and not self.exhausted and self.error is None:
+                    self.changed.wait()
             if self.exhausted or self.error is not None:
                 return None
-            task = next(self.tasks, None)
+            try:
+                task = next(self.tasks, None)  # not under ``changed``: making a task may take a request to the server
+            except BaseException as error:
+                # At once: to the next one who asks, a generator that raised looks like one that came to its end.
+                self.fail(error)
+                raise
             if task is None:
                 self.stop()
                 return None
@@ -115,12 +120,16 @@ def in_parallel(
     have ended when the block is left.
     """
     shared: _Shared[Task, Result] = _Shared(tasks, workers * AHEAD)
-    threads = [threading.Thread(target=_serve, args=(shared, make_worker), daemon=True) for _index in range(workers)]
-    for thread in threads:
-        thread.start()
+    threads: t.List[threading.Thread] = []
     try:
+        for _index in range(workers):
+            thread = threading.Thread(target=_serve, args=(shared, make_worker), daemon=True)
+            thread.start()
+            threads.append(thread)
         yield _results(shared, interrupt)
     finally:
         shared.stop()
         for thread in threads:
             thread.join()
+    if shared.error is not None:  # a worker failed while leaving, after the last result
+        raise shared.error

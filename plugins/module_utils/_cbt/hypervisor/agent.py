@@ -10,7 +10,7 @@ import typing as t
 from xml.etree import ElementTree
 
 from ..errors import HypervisorError
-from .connection import libvirt
+from .connection import Domain, libvirt
 from .domain import DomainFacts
 
 ANSWER_WITHIN = 30  # seconds: an agent that hangs must hold up neither the backup nor the guest
@@ -35,18 +35,18 @@ def _why_not(facts: DomainFacts, policy: str) -> t.Optional[str]:
     return None
 
 
-def _thaw(domain: t.Any, frozen: bool) -> None:
+def _thaw(domain: Domain, frozen: bool) -> None:
     try:
-        domain.fsThaw()
+        domain.api.fsThaw()
     except libvirt.libvirtError as error:
         if frozen:
             raise HypervisorError(
-                f"Cannot thaw the file systems of {domain.name()}: {error}. The guest may still be frozen: run virsh domfsthaw {domain.name()}."
+                f"Cannot thaw the file systems of {domain.name}: {error}. The guest may still be frozen: run virsh domfsthaw {domain.name}."
             ) from error
 
 
 @contextlib.contextmanager
-def quiesced(domain: t.Any, facts: DomainFacts, policy: str, mountpoints: t.Optional[t.Sequence[str]] = None) -> t.Iterator[Quiesce]:
+def quiesced(domain: Domain, facts: DomainFacts, policy: str, mountpoints: t.Optional[t.Sequence[str]] = None) -> t.Iterator[Quiesce]:
     """Freeze the guest's file systems for the block and thaw them after it, however it ends.
 
     ``policy`` is auto (freeze if the agent answers), required or never. Raises HypervisorError if
@@ -62,8 +62,8 @@ def quiesced(domain: t.Any, facts: DomainFacts, policy: str, mountpoints: t.Opti
     frozen = False
     try:
         try:
-            domain.agentSetResponseTimeout(ANSWER_WITHIN, 0)
-            domain.fsFreeze(list(mountpoints) if mountpoints else None, 0)
+            domain.api.agentSetResponseTimeout(ANSWER_WITHIN, 0)
+            domain.api.fsFreeze(list(mountpoints) if mountpoints else None, 0)
             frozen = True
             result.consistency = FILESYSTEM
         except libvirt.libvirtError as error:
@@ -77,21 +77,21 @@ def quiesced(domain: t.Any, facts: DomainFacts, policy: str, mountpoints: t.Opti
         # Also after a freeze that failed: the agent may have frozen and lost the answer.
         _thaw(domain, frozen)
         with contextlib.suppress(libvirt.libvirtError):
-            domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
+            domain.api.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
 
 
-def guest_information(domain: t.Any, facts: DomainFacts) -> t.Dict[str, t.Any]:
+def guest_information(domain: Domain, facts: DomainFacts) -> t.Dict[str, t.Any]:
     """What the agent tells of the guest: operating system, host name, file systems, time zone. Empty if it does not answer."""
     if facts.paused or not _connected(facts.xml):
         return {}
     try:
-        domain.agentSetResponseTimeout(ANSWER_WITHIN, 0)
-        return t.cast("t.Dict[str, t.Any]", domain.guestInfo(0, 0))
+        domain.api.agentSetResponseTimeout(ANSWER_WITHIN, 0)
+        return t.cast("t.Dict[str, t.Any]", domain.api.guestInfo(0, 0))
     except libvirt.libvirtError:
         return {}  # kept for information only
     finally:
         with contextlib.suppress(libvirt.libvirtError):
-            domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
+            domain.api.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
 
 
 def _connected(xml: str) -> bool:

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from ..errors import HypervisorError, ProgramError
 from . import images
-from .connection import explained, libvirt
+from .connection import Domain, explained, libvirt
 from .disks import Disk
 from .domain import DomainFacts, read_domain
 
@@ -59,17 +59,17 @@ def parse_checkpoint(xml: str) -> Checkpoint:
     )
 
 
-def list_checkpoints(domain: t.Any) -> t.List[Checkpoint]:
+def list_checkpoints(domain: Domain) -> t.List[Checkpoint]:
     """All checkpoints libvirt knows of a domain, oldest first."""
-    with explained(f"list the checkpoints of {domain.name()}"):
-        found = [parse_checkpoint(each.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN)) for each in domain.listAllCheckpoints()]
+    with explained(f"list the checkpoints of {domain.name}"):
+        found = [parse_checkpoint(each.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN)) for each in domain.api.listAllCheckpoints()]
     return sorted(found, key=lambda checkpoint: (checkpoint.created, checkpoint.name))
 
 
-def read_xml(domain: t.Any, name: str) -> str:
+def read_xml(domain: Domain, name: str) -> str:
     """libvirt's XML of a checkpoint without the domain's configuration, fit for redefining it."""
-    with explained(f"read checkpoint {name} of {domain.name()}"):
-        return t.cast(str, domain.checkpointLookupByName(name).getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN))
+    with explained(f"read checkpoint {name} of {domain.name}"):
+        return t.cast(str, domain.api.checkpointLookupByName(name).getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN))
 
 
 def flaw(disk: Disk, name: str) -> t.Optional[str]:
@@ -84,20 +84,20 @@ def flaw(disk: Disk, name: str) -> t.Optional[str]:
     return None
 
 
-def create(domain: t.Any, facts: DomainFacts, name: str, tracked: t.Collection[str]) -> None:
+def create(domain: Domain, facts: DomainFacts, name: str, tracked: t.Collection[str]) -> None:
     """Create a checkpoint on the ``tracked`` disks of a running domain."""
     with explained(f"create checkpoint {name} on {facts.name}"):
-        domain.checkpointCreateXML(checkpoint_xml(name, tracked, facts.disks), 0)
+        domain.api.checkpointCreateXML(checkpoint_xml(name, tracked, facts.disks), 0)
 
 
-def remove(domain: t.Any, name: str) -> None:
+def remove(domain: Domain, name: str) -> None:
     """Remove a checkpoint and its bitmaps, whichever of both exist, running or shut off.
 
     Raises HypervisorError if something of it stays behind.
     """
     facts = read_domain(domain)
     with explained(f"remove checkpoint {name} of {facts.name}"):
-        known = any(each.getName() == name for each in domain.listAllCheckpoints())
+        known = any(each.getName() == name for each in domain.api.listAllCheckpoints())
         holders = [disk for disk in facts.disks if disk.bitmap(name) is not None]
         if facts.active:
             _remove_running(domain, facts, name, holders, known)
@@ -105,17 +105,17 @@ def remove(domain: t.Any, name: str) -> None:
             _remove_shut_off(domain, name, holders, known)
 
 
-def _remove_running(domain: t.Any, facts: DomainFacts, name: str, holders: t.Sequence[Disk], known: bool) -> None:
+def _remove_running(domain: Domain, facts: DomainFacts, name: str, holders: t.Sequence[Disk], known: bool) -> None:
     if known:
         recorded = set(parse_checkpoint(read_xml(domain, name)).disks)
         if recorded == {disk.target for disk in holders}:
-            domain.checkpointLookupByName(name).delete(0)
+            domain.api.checkpointLookupByName(name).delete(0)
             return
         # libvirt refuses to delete a checkpoint some of whose bitmaps are gone, so its record is made to agree first.
-        domain.checkpointLookupByName(name).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+        domain.api.checkpointLookupByName(name).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
     if holders:
-        domain.checkpointCreateXML(_redefinition(name, holders, facts.disks), libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
-        domain.checkpointLookupByName(name).delete(0)
+        domain.api.checkpointCreateXML(_redefinition(name, holders, facts.disks), libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
+        domain.api.checkpointLookupByName(name).delete(0)
 
 
 def _redefinition(name: str, holders: t.Sequence[Disk], disks: t.Iterable[Disk]) -> str:
@@ -124,11 +124,11 @@ def _redefinition(name: str, holders: t.Sequence[Disk], disks: t.Iterable[Disk])
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _remove_shut_off(domain: t.Any, name: str, holders: t.Sequence[Disk], known: bool) -> None:
+def _remove_shut_off(domain: Domain, name: str, holders: t.Sequence[Disk], known: bool) -> None:
     for disk in holders:
         try:
             images.remove_bitmap(disk.source or "", name)
         except ProgramError as error:
-            raise HypervisorError(f"Cannot remove bitmap {name} from {disk.target} of {domain.name()}: {error}") from error
+            raise HypervisorError(f"Cannot remove bitmap {name} from {disk.target} of {domain.name}: {error}") from error
     if known:
-        domain.checkpointLookupByName(name).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+        domain.api.checkpointLookupByName(name).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)

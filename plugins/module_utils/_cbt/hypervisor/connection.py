@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import time
 import typing as t
+import urllib.parse
 
 from ..errors import HypervisorError, Refused
 
@@ -14,6 +17,8 @@ try:
     import libvirt
 except ImportError:  # reported by the module before the engine is asked
     libvirt = None
+
+REOPEN_WITHIN = 15  # seconds that libvirtd may take to come back
 
 
 def _ignore(_context: t.Any, _error: t.Any) -> None:
@@ -32,36 +37,102 @@ def _credentials(username: t.Optional[str], password: t.Optional[str]) -> t.List
     return [wanted, answer, None]
 
 
+class Session:
+    """A connection to libvirt that is made anew if libvirtd was restarted, so that clean-up reaches it. See ``connect``."""
+
+    def __init__(self, opener: t.Callable[[], t.Any], uri: str) -> None:
+        self._open = opener
+        self._uri = uri
+        self._connection = self._reopen()
+
+    def _reopen(self) -> t.Any:
+        try:
+            return self._open()
+        except libvirt.libvirtError as error:
+            raise HypervisorError(
+                f"Cannot connect to libvirt at {self._uri.split('?')[0]}: {error}. Check that libvirtd or virtqemud runs there and that this user may use it."
+            ) from error
+
+    @property
+    def api(self) -> t.Any:
+        """libvirt's own connection object, alive at this moment. Raises HypervisorError if libvirt does not answer."""
+        if not self._connection.isAlive():
+            deadline = time.monotonic() + REOPEN_WITHIN
+            while True:
+                try:
+                    self._connection = self._reopen()
+                    break
+                except HypervisorError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.2)
+        return self._connection
+
+    def domain(self, name: str) -> Domain:
+        """The domain of this name or UUID. Raises Refused, naming the domains there are, if it is unknown."""
+        for look_up in (self.api.lookupByName, self.api.lookupByUUIDString):
+            try:
+                found = look_up(name)
+                return Domain(self, found.name(), found.UUIDString())
+            except libvirt.libvirtError as error:
+                if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
+                    raise HypervisorError(f"Cannot look up domain {name}: {error}") from error
+        known = sorted(domain.name for domain in self.domains())
+        raise Refused(f"There is no domain {name} on this host; it has {', '.join(known) or 'none'}. Check the name and the host.")
+
+    def domains(self, active_only: bool = False) -> t.List[Domain]:
+        """All domains, or those that run, by name."""
+        with explained("list the domains"):
+            flags = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE if active_only else 0
+            found = [Domain(self, each.name(), each.UUIDString()) for each in self.api.listAllDomains(flags)]
+        return sorted(found, key=lambda domain: domain.name)
+
+    def close(self) -> None:
+        """Leave libvirt."""
+        with contextlib.suppress(libvirt.libvirtError):
+            self._connection.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """A domain by name and UUID."""
+
+    session: Session
+    name: str
+    uuid: str
+
+    @property
+    def api(self) -> t.Any:
+        """libvirt's own domain object, on a connection that is alive at this moment."""
+        return self.session.api.lookupByUUIDString(self.uuid)
+
+
 @contextlib.contextmanager
 def connect(
     uri: str = "qemu:///system",
     username: t.Optional[str] = None,
     password: t.Optional[str] = None,
     authfile: t.Optional[str] = None,
-) -> t.Iterator[t.Any]:
-    """Open a connection to libvirt and close it afterwards.
+) -> t.Iterator[Session]:
+    """Open a session with libvirt and close it afterwards.
 
     ``authfile`` is a libvirt authentication file; ``username`` and ``password`` answer SASL.
     Raises HypervisorError if libvirt does not answer.
     """
     libvirt.registerErrorHandler(_ignore, None)
-    try:
-        if authfile is not None:
-            separator = "&" if "?" in uri else "?"
-            uri = f"{uri}{separator}authfile={authfile}"
+    if authfile is not None:
+        uri = f"{uri}{'&' if '?' in uri else '?'}authfile={urllib.parse.quote(authfile)}"
+
+    def open_it() -> t.Any:
         if username is not None or authfile is not None:
-            connection = libvirt.openAuth(uri, _credentials(username, password), 0)
-        else:
-            connection = libvirt.open(uri)
-    except libvirt.libvirtError as error:
-        raise HypervisorError(
-            f"Cannot connect to libvirt at {uri.split('?')[0]}: {error}. Check that libvirtd or virtqemud runs there and that this user may use it."
-        ) from error
+            return libvirt.openAuth(uri, _credentials(username, password), 0)
+        return libvirt.open(uri)
+
+    session = Session(open_it, uri)
     try:
-        yield connection
+        yield session
     finally:
-        with contextlib.suppress(libvirt.libvirtError):
-            connection.close()
+        session.close()
 
 
 @contextlib.contextmanager
@@ -72,18 +143,3 @@ def explained(what: str, advice: str = "") -> t.Iterator[None]:
     except libvirt.libvirtError as error:
         said = str(error).rstrip(".")
         raise HypervisorError(f"Cannot {what}: {said}. {advice}".strip()) from error
-
-
-def find_domain(connection: t.Any, name: str) -> t.Any:
-    """The domain of this name or UUID.
-
-    Raises Refused, naming the domains there are, if it is unknown.
-    """
-    for look_up in (connection.lookupByName, connection.lookupByUUIDString):
-        try:
-            return look_up(name)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
-                raise HypervisorError(f"Cannot look up domain {name}: {error}") from error
-    known = sorted(domain.name() for domain in connection.listAllDomains())
-    raise Refused(f"There is no domain {name} on this host; it has {', '.join(known) or 'none'}. Check the name and the host.")

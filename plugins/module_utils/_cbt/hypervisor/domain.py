@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from ..errors import HypervisorError, ProgramError
 from . import images
-from .connection import explained, libvirt
+from .connection import Domain, Session, explained, libvirt
 from .disks import Disk, parse_disks, with_block_nodes, with_image
 
 try:
@@ -48,10 +48,10 @@ def _states() -> t.Dict[int, str]:
     return {getattr(libvirt, f"VIR_DOMAIN_{name.upper()}"): name for name in names}
 
 
-def monitor(domain: t.Any, command: str) -> str:
+def monitor(domain: Domain, command: str) -> str:
     """QEMU's own answer to a monitor command without arguments, as JSON text."""
-    with explained(f"ask QEMU of {domain.name()} for {command}"):
-        return t.cast(str, libvirt_qemu.qemuMonitorCommand(domain, json.dumps({"execute": command}), 0))
+    with explained(f"ask QEMU of {domain.name} for {command}"):
+        return t.cast(str, libvirt_qemu.qemuMonitorCommand(domain.api, json.dumps({"execute": command}), 0))
 
 
 def _qemu_owner(xml: str) -> t.Optional[t.Tuple[int, int]]:
@@ -65,12 +65,12 @@ def _qemu_owner(xml: str) -> t.Optional[t.Tuple[int, int]]:
     return None
 
 
-def _running_job(domain: t.Any) -> t.Optional[str]:
-    kind = domain.jobInfo()[0]
+def _running_job(domain: Domain) -> t.Optional[str]:
+    kind = domain.api.jobInfo()[0]
     if kind == libvirt.VIR_DOMAIN_JOB_NONE:
         return None
     try:
-        domain.backupGetXMLDesc()
+        domain.api.backupGetXMLDesc()
     except libvirt.libvirtError:
         return "other"
     return "backup"
@@ -85,14 +85,14 @@ def _from_image(disk: Disk) -> Disk:
         return disk  # its size and bitmaps stay unknown; whoever needs them says so
 
 
-def read_domain(domain: t.Any) -> DomainFacts:
+def read_domain(domain: Domain) -> DomainFacts:
     """Read a domain's state and disks. Raises HypervisorError if libvirt refuses."""
-    with explained(f"read domain {domain.name()}"):
-        state = _states().get(domain.state()[0], "unknown")
-        active = bool(domain.isActive())
-        xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
-        inactive = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
-        autostart = bool(domain.isPersistent()) and bool(domain.autostart())
+    with explained(f"read domain {domain.name}"):
+        state = _states().get(domain.api.state()[0], "unknown")
+        active = bool(domain.api.isActive())
+        xml = domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
+        inactive = domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
+        autostart = bool(domain.api.isPersistent()) and bool(domain.api.autostart())
         job = _running_job(domain) if active else None
     disks = parse_disks(xml)
     if active:
@@ -100,8 +100,8 @@ def read_domain(domain: t.Any) -> DomainFacts:
     else:
         disks = tuple(_from_image(disk) for disk in disks)
     return DomainFacts(
-        name=domain.name(),
-        uuid=domain.UUIDString(),
+        name=domain.name,
+        uuid=domain.uuid,
         state=state,
         active=active,
         disks=disks,
@@ -113,27 +113,27 @@ def read_domain(domain: t.Any) -> DomainFacts:
     )
 
 
-def running_users_of(connection: t.Any, path: str) -> t.List[str]:
+def running_users_of(session: Session, path: str) -> t.List[str]:
     """Names of running domains that have the file ``path`` as a disk."""
     users = []
     wanted = os.path.realpath(path)
-    for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+    for domain in session.domains(active_only=True):
         try:
-            disks = parse_disks(domain.XMLDesc(0))
+            disks = parse_disks(domain.api.XMLDesc(0))
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 continue  # it ended meanwhile
-            raise HypervisorError(f"Cannot read domain {domain.name()}: {error}") from error
+            raise HypervisorError(f"Cannot read domain {domain.name}: {error}") from error
         if any(disk.source is not None and os.path.realpath(disk.source) == wanted for disk in disks):
-            users.append(domain.name())
+            users.append(domain.name)
     return users
 
 
-def versions(connection: t.Any) -> t.Dict[str, str]:
+def versions(session: Session) -> t.Dict[str, str]:
     """libvirt's and QEMU's versions, as ``major.minor.release``."""
 
     def dotted(number: int) -> str:
         return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
 
     with explained("read the hypervisor's versions"):
-        return {"libvirt": dotted(connection.getLibVersion()), "qemu": dotted(connection.getVersion())}
+        return {"libvirt": dotted(session.api.getLibVersion()), "qemu": dotted(session.api.getVersion())}

@@ -16,7 +16,7 @@ import typing as t
 from xml.etree import ElementTree
 
 from ..errors import HypervisorError, Refused
-from .connection import explained, libvirt
+from .connection import Domain, explained, libvirt
 from .disks import Disk
 from .domain import DomainFacts
 
@@ -90,27 +90,27 @@ def scratch_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
         os.close(handle)
 
 
-def _end(domain: t.Any) -> None:
+def _end(domain: Domain) -> None:
     """Abort the domain's backup job and wait until it is gone; a job that is gone already is no fault."""
     deadline = time.monotonic() + END_WITHIN
     while True:
         try:
-            domain.backupGetXMLDesc()
+            domain.api.backupGetXMLDesc()
         except libvirt.libvirtError as error:
             gone = (libvirt.VIR_ERR_NO_DOMAIN_BACKUP, libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN)
             if error.get_error_code() in gone:
                 return
-            raise HypervisorError(f"Cannot end the backup job of {domain.name()}: {error}. End it with virsh domjobabort {domain.name()}.") from error
+            raise HypervisorError(f"Cannot end the backup job of {domain.name}: {error}. End it with virsh domjobabort {domain.name}.") from error
         if time.monotonic() > deadline:
-            raise HypervisorError(f"The backup job of {domain.name()} did not end within {END_WITHIN} s. End it with virsh domjobabort {domain.name()}.")
+            raise HypervisorError(f"The backup job of {domain.name} did not end within {END_WITHIN} s. End it with virsh domjobabort {domain.name}.")
         with contextlib.suppress(libvirt.libvirtError):
-            domain.abortJob()
+            domain.api.abortJob()
         time.sleep(0.02)
 
 
 @contextlib.contextmanager
 def backup_job(
-    domain: t.Any, facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str, new_checkpoint: t.Optional[str] = None
+    domain: Domain, facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str, new_checkpoint: t.Optional[str] = None
 ) -> t.Iterator[t.Callable[[], t.Tuple[Export, ...]]]:
     """Yields a function that begins the job and returns its exports; whatever happens then, the job ends with the block.
 
@@ -123,7 +123,7 @@ def backup_job(
         nonlocal begun
         xml = backup_xml(wanted, facts.disks, folder)
         with explained(f"begin the backup job of {facts.name}", "See libvirt's and QEMU's log of this domain."):
-            domain.backupBegin(xml, new_checkpoint, 0)
+            domain.api.backupBegin(xml, new_checkpoint, 0)
             begun = True
         socket = os.path.join(folder, "nbd.sock")
         return tuple(Export(each.target, socket, each.target, f"qemu:dirty-bitmap:backup-{each.target}" if each.since else None) for each in wanted)

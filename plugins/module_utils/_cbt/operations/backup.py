@@ -17,7 +17,7 @@ from ..blocks.nbd import Source
 from ..blocks.pipeline import default_workers
 from ..errors import CbtError, DamagedObject, ObjectMissing, ProgramError, Refused
 from ..hypervisor import agent, checkpoints, images, job
-from ..hypervisor.connection import find_domain, libvirt
+from ..hypervisor.connection import Domain, Session, libvirt
 from ..hypervisor.disks import Disk
 from ..hypervisor.domain import DomainFacts, read_domain, versions
 from ..interrupt import Interrupt
@@ -75,7 +75,7 @@ class BackupResult:
     duration: float = 0.0
 
 
-def situation(domain: t.Any, repository: t.Optional[Repository]) -> Situation:
+def situation(domain: Domain, repository: t.Optional[Repository]) -> Situation:
     """Everything the decision rests on, read from libvirt, QEMU and the repository."""
     facts = read_domain(domain)
     if repository is None:
@@ -122,7 +122,7 @@ def _ready(facts: DomainFacts) -> None:
 
 
 def backup(
-    connection: t.Any,
+    session: Session,
     repository: t.Optional[Repository],
     request: BackupRequest,
     interrupt: t.Optional[Interrupt] = None,
@@ -135,14 +135,14 @@ def backup(
     is published, the domain has no job and no new checkpoint of ours, and the next run builds on the last good point.
     """
     started = time.monotonic()
-    domain = find_domain(connection, request.domain)
-    with job.domain_lock(domain.UUIDString(), domain.name()):
+    domain = session.domain(request.domain)
+    with job.domain_lock(domain.uuid, domain.name):
         found = situation(domain, repository)
         _ready(found.facts)
         plan = backup_plan.make_plan(found, request.mode, request.selection, request.scan_untracked)
         if check_only or repository is None:
             return _estimate(found, plan)
-        run = _Run(connection, domain, repository, request, found, plan, interrupt or Interrupt(), observer)
+        run = _Run(domain, repository, request, found, plan, interrupt or Interrupt(), observer)
         result = run.carry_out()
     return dataclasses.replace(result, duration=round(time.monotonic() - started, 3))
 
@@ -152,8 +152,7 @@ class _Run:
 
     def __init__(
         self,
-        connection: t.Any,
-        domain: t.Any,
+        domain: Domain,
         repository: Repository,
         request: BackupRequest,
         found: Situation,
@@ -161,7 +160,7 @@ class _Run:
         interrupt: Interrupt,
         observer: Observer,
     ) -> None:
-        self._connection, self._domain, self._repository = connection, domain, repository
+        self._domain, self._repository = domain, repository
         self._request, self._facts, self._points, self._plan = request, found.facts, found.points, plan
         self._interrupt, self._observer = interrupt, observer
         now = datetime.datetime.now(datetime.timezone.utc)
@@ -171,6 +170,8 @@ class _Run:
         self._writer = PackWriter(repository.store)
         self._stored: t.List[str] = []
         self._warnings = list(plan.warnings)
+        # Read before the job begins: libvirt may take its time to ask QEMU, and the guest's writes go to scratch meanwhile.
+        self._versions = {"kvm.cbt": TOOL_VERSION, **versions(domain.session)}
 
     def carry_out(self) -> BackupResult:
         """Take the backup and publish it."""
@@ -235,7 +236,7 @@ class _Run:
             tags=dict(self._request.tags),
             pinned=self._request.pin,
             host=socket.gethostname(),
-            versions={"kvm.cbt": TOOL_VERSION, **versions(self._connection)},
+            versions=self._versions,
         )
         self._interrupt.check()
         self._stored.insert(0, points.manifest_name(point.uuid, point.id))

@@ -11,7 +11,7 @@ import typing as t
 
 from ..hypervisor import checkpoints
 from ..hypervisor.checkpoints import Checkpoint, flaw
-from ..hypervisor.connection import explained, find_domain
+from ..hypervisor.connection import Session
 from ..hypervisor.disks import Disk
 from ..hypervisor.domain import DomainFacts, read_domain
 from ..repository.points import RestorePoint
@@ -44,14 +44,10 @@ def _judge(checkpoint: Checkpoint, disks: t.Sequence[Disk], prefix: t.Optional[s
 
 
 def describe_domains(
-    connection: t.Any, name: t.Optional[str] = None, repository: t.Optional[Repository] = None
+    session: Session, name: t.Optional[str] = None, repository: t.Optional[Repository] = None
 ) -> t.List[t.Tuple[DomainFacts, t.List[CheckpointFacts]]]:
     """All domains, or one, with their checkpoints; ``repository`` narrows which count as ours."""
-    if name is not None:
-        domains = [find_domain(connection, name)]
-    else:
-        with explained("list the domains"):
-            domains = sorted(connection.listAllDomains(), key=lambda domain: t.cast(str, domain.name()))
+    domains = [session.domain(name)] if name is not None else session.domains()
     prefix = checkpoints.prefix(repository.id) if repository is not None else None
     described = []
     for domain in domains:
@@ -76,9 +72,7 @@ def describe_repository(repository: Repository) -> RepositoryFacts:
     return RepositoryFacts(repository.id, FORMAT, sum(sizes), len(sizes))
 
 
-def list_points(
-    repository: Repository, domain: t.Optional[str] = None, wanted: t.Optional[str] = None
-) -> t.Tuple[t.List[RestorePoint], t.Mapping[str, str]]:
+def list_points(repository: Repository, domain: t.Optional[str] = None, wanted: t.Optional[str] = None) -> t.Tuple[t.List[RestorePoint], t.Mapping[str, str]]:
     """Restore points, oldest first, and damaged manifests with their cause. An unknown domain has none."""
     listing = repository.points_of()
     found = list(listing.points)

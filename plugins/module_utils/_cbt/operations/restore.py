@@ -10,15 +10,15 @@ import dataclasses
 import functools
 import os
 import secrets
-import tempfile
 import time
 import typing as t
 
-from ..blocks.nbd import Connection
 from ..blocks.pipeline import default_workers, in_parallel
-from ..errors import CbtError, DamagedObject, HypervisorError, ObjectMissing, Refused
+from ..errors import CbtError, DamagedObject, ObjectMissing, Refused
+from ..files import Buffer, write_all
 from ..grid import BLOCK_SIZE, block_length
-from ..hypervisor import images
+from ..hypervisor import images, qcow2
+from ..hypervisor.connection import Session
 from ..hypervisor.domain import running_users_of
 from ..interrupt import Interrupt
 from ..progress import Observer, Progress, silent
@@ -84,14 +84,14 @@ def make_plan(point: RestorePoint, request: RestoreRequest) -> t.Tuple[DiskResto
         plans.append(DiskRestore(target, path, request.format, disk.size))
     if not plans:
         raise Refused(f"{whose} has no disk left to restore. Check include_disks, exclude_disks and disk_map.")
-    paths = [plan.path for plan in plans]
+    paths = [os.path.normpath(f"/{plan.path.lstrip('/')}") for plan in plans]
     twice = {path for path in paths if paths.count(path) > 1}
     if twice:
         raise Refused(f"Two disks cannot be restored to the same path {', '.join(sorted(twice))}.")
     return tuple(plans)
 
 
-def _check_target(plan: DiskRestore, connection: t.Optional[t.Any], force: bool) -> None:
+def _check_target(plan: DiskRestore, session: t.Optional[Session], force: bool) -> None:
     """Raise Refused unless an image may appear under the plan's path."""
     folder = os.path.dirname(plan.path)
     if not os.path.isdir(folder):
@@ -100,7 +100,7 @@ def _check_target(plan: DiskRestore, connection: t.Optional[t.Any], force: bool)
         return
     if not os.path.isfile(plan.path):
         raise Refused(f"Cannot restore {plan.target} to {plan.path}: it is not a file.")
-    users = running_users_of(connection, plan.path) if connection is not None else []
+    users = running_users_of(session, plan.path) if session is not None else []
     if users or images.in_use(plan.path):
         by = f"the running domain {', '.join(users)}" if users else "a running process"
         raise Refused(f"Cannot restore {plan.target} to {plan.path}: it is in use by {by}. Shut it down, or restore to another path.")
@@ -123,60 +123,44 @@ def _check_space(plans: t.Sequence[DiskRestore], maps: t.Mapping[str, ExtentMap]
             raise Refused(f"Cannot restore to {folder}: {size_text(size)} are needed and {size_text(free)} are free. Free space, or choose another folder.")
 
 
-class _RawFile:
-    """A new sparse file that blocks are written into; may be used from several threads."""
+class _ImageFile:
+    """A new sparse image that blocks are written into, from several threads."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, extents: ExtentMap, fmt: str) -> None:
+        """Creates the file, with all that belongs to its format, for the disk an extent map describes."""
         self._path = path
-        self._handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        self._layout = qcow2.plan(extents.size, ((run.first, run.count) for run in extents.runs())) if fmt == "qcow2" else None
+        with self._explained():
+            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            os.ftruncate(self._handle, self._layout.file_size if self._layout else extents.size)
+            for offset, data in self._layout.metadata() if self._layout else ():
+                write_all(self._handle, [data], offset)
 
-    def write(self, offset: int, data: bytes) -> None:
+    @contextlib.contextmanager
+    def _explained(self) -> t.Iterator[None]:
         try:
-            while data:
-                written = os.pwrite(self._handle, data, offset)
-                offset, data = offset + written, data[written:]
+            yield
         except OSError as error:
             raise CbtError(f"Cannot write {self._path}: {error.strerror}. Free space there, or choose another folder.") from error
 
-    def flush(self) -> None:
-        os.fsync(self._handle)
+    def write(self, offset: int, buffers: t.Sequence[Buffer]) -> None:
+        """Write consecutive blocks from an offset of the disk on."""
+        with self._explained():
+            write_all(self._handle, buffers, self._layout.place(offset) if self._layout else offset)
+
+    def sync(self) -> None:
+        """Bring everything onto the disk."""
+        with self._explained():
+            os.fsync(self._handle)
 
     def close(self) -> None:
+        """Close the file."""
         os.close(self._handle)
 
 
-class _Sink(t.Protocol):
-    def write(self, offset: int, data: bytes) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-@contextlib.contextmanager
-def _opened(path: str, fmt: str, connections: int) -> t.Iterator[t.Callable[[], _Sink]]:
-    """Yields a function that opens the image at ``path`` for writing, once per thread; all is on disk when the block ends well."""
-    if fmt == "raw":
-        yield functools.partial(_RawFile, path)
-        return
-    with tempfile.TemporaryDirectory(prefix="kvm-cbt-restore-") as folder, images.writable_export(path, fmt, folder, connections) as (socket, server):
-        _wait_for(socket, server.failed)
-        yield functools.partial(Connection, socket, "")
-        server.stop()
-
-
-def _wait_for(socket: str, failed: t.Callable[[], t.Optional[str]], timeout: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not os.path.exists(socket):
-        reason = failed()
-        if reason is not None or time.monotonic() > deadline:
-            raise HypervisorError(f"Cannot serve the new image: {reason or 'qemu-nbd did not open its socket'}.")
-        time.sleep(0.01)
-
-
-def _copy_run(repository: Repository, sink: _Sink, place: str, size: int, run: Run) -> int:
+def _copy_run(repository: Repository, image: _ImageFile, place: str, size: int, run: Run) -> int:
     """Write one run's blocks, each proven; returns the bytes written. Runs in a worker's thread."""
-    data = bytearray()
+    proven: t.List[Buffer] = []
     offset = run.first * BLOCK_SIZE
     try:
         for index, block in enumerate(repository.reader.blocks(run.pack, run.ordinal, run.count)):
@@ -184,37 +168,29 @@ def _copy_run(repository: Repository, sink: _Sink, place: str, size: int, run: R
                 raise block
             if len(block) != block_length(run.first + index, size):
                 raise DamagedObject(f"block {run.ordinal + index} of pack {run.pack.id.hex()} is of another length than the disk's")
-            data += block
+            proven.append(block)
     except (DamagedObject, ObjectMissing) as error:
         raise DamagedObject(
-            f"Cannot restore {place} at offset {offset + len(data)}: {str(error).rstrip('.')}."
+            f"Cannot restore {place} at offset {offset + len(proven) * BLOCK_SIZE}: {str(error).rstrip('.')}."
             " Nothing was restored. Choose another restore point; cbt_verify lists the damage."
         ) from error
-    sink.write(offset, bytes(data))
-    return len(data)
-
-
-@contextlib.contextmanager
-def _copier(open_sink: t.Callable[[], _Sink], repository: Repository, place: str, size: int) -> t.Iterator[t.Callable[[Run], int]]:
-    """Yields a function that copies a run, for one thread."""
-    with contextlib.closing(open_sink()) as sink:
-        yield functools.partial(_copy_run, repository, sink, place, size)
+    written = sum(len(block) for block in proven)
+    image.write(offset, proven)
+    return written
 
 
 def _write_image(
     repository: Repository, extents: ExtentMap, path: str, plan: DiskRestore, place: str, workers: int, interrupt: Interrupt, observer: Observer
 ) -> DiskRestore:
     """Write one disk to a new image at ``path``."""
-    images.create(path, plan.format, plan.size, {})
     written, total = 0, extents.stored_blocks * BLOCK_SIZE
-    with _opened(path, plan.format, workers + 1) as open_sink:
-        worker = functools.partial(_copier, open_sink, repository, place, plan.size)
-        with in_parallel(portions(extents), worker, workers, interrupt) as results:
+    with contextlib.closing(_ImageFile(path, extents, plan.format)) as image:
+        work = functools.partial(_copy_run, repository, image, place, plan.size)
+        with in_parallel(portions(extents), lambda: contextlib.nullcontext(work), workers, interrupt) as results:
             for amount in results:
                 written += amount
                 observer(Progress("restoring", plan.target, written, total))
-        with contextlib.closing(open_sink()) as last:
-            last.flush()
+        image.sync()
     return dataclasses.replace(plan, written_bytes=written)
 
 
@@ -233,14 +209,14 @@ def _appear(partial: str, final: str, force: bool) -> None:
 def restore(
     repository: Repository,
     request: RestoreRequest,
-    connection: t.Optional[t.Any] = None,
+    session: t.Optional[Session] = None,
     interrupt: t.Optional[Interrupt] = None,
     observer: Observer = silent,
     check_only: bool = False,
 ) -> RestoreResult:
     """Restore disks to new images, or with ``check_only`` tell what would be written.
 
-    ``connection`` to libvirt, where there is one, is asked whether a path is a running domain's disk. Images appear under
+    ``session`` with libvirt, where there is one, is asked whether a path is a running domain's disk. Images appear under
     their names only when all of them are complete and on disk. Raises a CbtError; then none of them is left.
     """
     started = time.monotonic()
@@ -248,13 +224,14 @@ def restore(
     point = choose(repository.points_of().points, request.domain, request.restore_point, request.until)
     plans = make_plan(point, request)
     for plan in plans:
-        _check_target(plan, connection, request.force)
+        _check_target(plan, session, request.force)
     xml = repository.get_file(point, point.files["domain.xml"]).decode()
     maps = {plan.target: repository.read_map(point, plan.target) for plan in plans}
     _check_space(plans, maps)
     if check_only:
         return RestoreResult(point, plans, xml)
     done = []
+    workers = request.workers or default_workers()
     with contextlib.ExitStack() as cleanup:
         partials = {}
         for plan in plans:
@@ -262,7 +239,6 @@ def restore(
             partials[plan.path] = partial
             cleanup.callback(_forget, partial)
             place = f"{plan.target} of {point.domain} from restore point {point.id}"
-            workers = request.workers or default_workers()
             done.append(_write_image(repository, maps[plan.target], partial, plan, place, workers, interrupt, observer))
         interrupt.check()
         for plan in plans:

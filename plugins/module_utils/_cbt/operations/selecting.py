@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import datetime
+import re
 import typing as t
 
 from ..errors import Refused
 from ..repository.points import RestorePoint
+
+# Python takes more forms, differently from version to version, and 2026-11-22+01:00 as one o'clock.
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?")
 
 
 def parse_time(text: str) -> datetime.datetime:
@@ -17,12 +21,14 @@ def parse_time(text: str) -> datetime.datetime:
 
     A date alone means the end of that day, so that ``until`` takes it in. Raises Refused if it cannot be read.
     """
-    cleaned = text.strip().replace("Z", "+00:00")
+    match = _TIME.fullmatch(text.strip())
     try:
-        moment = datetime.datetime.fromisoformat(cleaned)
+        if match is None:
+            raise ValueError(text)
+        moment = datetime.datetime.fromisoformat(match.group().replace("Z", "+00:00"))
     except ValueError as error:
         raise Refused(f"Cannot read the date {text}. Write it like 2026-11-22 14:30 or 2026-11-22T14:30:00+01:00.") from error
-    if len(cleaned) == len("2026-11-22"):
+    if match.group(1) is None:
         moment += datetime.timedelta(days=1, microseconds=-1)
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.timezone.utc)
 

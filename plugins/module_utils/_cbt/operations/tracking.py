@@ -12,7 +12,7 @@ import typing as t
 from ..errors import Refused
 from ..hypervisor import checkpoints, job
 from ..hypervisor.checkpoints import Checkpoint, flaw
-from ..hypervisor.connection import find_domain
+from ..hypervisor.connection import Domain, Session
 from ..hypervisor.disks import Disk
 from ..hypervisor.domain import DomainFacts, read_domain
 from ..repository import points
@@ -95,7 +95,7 @@ def plan_absent(facts: DomainFacts, known: t.Sequence[Checkpoint], prefix: str, 
     return tuple(Action(REMOVE, each) for each in present if name is None or each == name)
 
 
-def _apply(domain: t.Any, facts: DomainFacts, tracked: t.Collection[str], actions: t.Sequence[Action]) -> None:
+def _apply(domain: Domain, facts: DomainFacts, tracked: t.Collection[str], actions: t.Sequence[Action]) -> None:
     if actions and facts.job is not None:
         raise Refused(f"Cannot change the checkpoints of {facts.name}: a {facts.job} job is running on it. Wait for it to end.")
     for action in actions:
@@ -114,20 +114,20 @@ def _refuse_to_create(facts: DomainFacts, disks: t.Sequence[DiskTracking], actio
 
 
 def set_tracking(
-    connection: t.Any,
+    session: Session,
     repository: t.Optional[Repository],
     name: str,
     present: bool,
     checkpoint: t.Optional[str] = None,
-    selection: Selection = Selection(),
+    selection: Selection = Selection(),  # noqa: B008  # frozen
     check_only: bool = False,
 ) -> TrackingResult:
     """Have a baseline checkpoint of this repository on a domain, or have none. Does nothing where that is so already.
 
     ``repository`` may be None with ``check_only``, if it would have to be created. Raises a CbtError.
     """
-    domain = find_domain(connection, name)
-    with job.domain_lock(domain.UUIDString(), domain.name()):
+    domain = session.domain(name)
+    with job.domain_lock(domain.uuid, domain.name):
         facts = read_domain(domain)
         known = checkpoints.list_checkpoints(domain)
         prefix = checkpoints.prefix(repository.id if repository is not None else "(new)")

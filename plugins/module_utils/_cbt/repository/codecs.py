@@ -9,6 +9,7 @@ import typing as t
 import zlib
 
 from ..errors import DamagedObject, RepositoryError
+from ..files import Buffer
 
 try:
     import lz4.block as lz4_block
@@ -18,7 +19,6 @@ except ImportError:  # needed only where lz4 is chosen or was used
 STORED = 0
 LZ4 = 1
 
-Buffer = t.Union[bytes, bytearray, memoryview]
 Encoder = t.Callable[[Buffer], t.Tuple[int, Buffer]]
 
 

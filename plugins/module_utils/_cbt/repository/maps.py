@@ -117,7 +117,7 @@ def _little(column: array.array[int]) -> array.array[int]:
 def _unpacked(data: bytes, size: int) -> bytes:
     """At most ``size`` bytes of columns: what the header promises bounds what is allocated."""
     engine = zlib.decompressobj()
-    columns = engine.decompress(data[HEADER.size + 32 :], size)
+    columns = engine.decompress(data[HEADER.size + 32 :], size or 1)  # 0 would mean without limit
     # Room is what remains unread: the stream must end just here, with nothing behind it.
     if len(columns) != size or engine.decompress(engine.unconsumed_tail, 1) or not engine.eof or engine.unused_data:
         raise DamagedObject("it does not have the length its header says")

@@ -10,7 +10,8 @@ import threading
 import typing as t
 
 from ..errors import DamagedObject
-from . import codecs, packs
+from ..files import Buffer
+from . import packs
 from .packs import Directory, PackRef
 from .stores import Store
 
@@ -52,7 +53,7 @@ class PackReader:
                 self._cached -= len(self._cache.popitem(last=False)[1])
         return directory
 
-    def blocks(self, ref: PackRef, first: int, count: int) -> t.Iterator[t.Union[codecs.Buffer, DamagedObject]]:
+    def blocks(self, ref: PackRef, first: int, count: int) -> t.Iterator[t.Union[Buffer, DamagedObject]]:
         """``count`` consecutive blocks, read at once; in place of each that is damaged, the fault.
 
         Raises as ``directory`` does, and RepositoryError if the store cannot be read.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 import typing as t
 
@@ -50,7 +51,8 @@ class _OpenPack:
 class PackWriter:
     """Appends blocks to packs. Threads reserve room under a lock and write side by side outside of it.
 
-    One writer serves all disks of a run, so a small incremental makes one small pack and not one per disk.
+    One writer serves all disks of a run, so a small incremental makes one small pack and not one per disk. Full packs
+    are sealed, which waits for the disk, by a thread of their own.
     """
 
     def __init__(self, store: Store) -> None:
@@ -59,6 +61,8 @@ class PackWriter:
         self._open: t.Optional[_OpenPack] = None
         self._unsealed: t.Set[_OpenPack] = set()
         self._sealed: t.Dict[bytes, PackRef] = {}
+        self._sealer = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._sealing: t.List[concurrent.futures.Future[None]] = []
 
     def append(self, blocks: t.Sequence[Encoded]) -> Placement:
         """Store blocks one after another in one pack. May be called from any thread.
@@ -85,8 +89,16 @@ class PackWriter:
                 pack.pending -= 1
                 last = pack.closed and pack.pending == 0
         if last:
-            self._seal(pack)
+            self._seal_later(pack)
         return placement
+
+    def _seal_later(self, pack: _OpenPack) -> None:
+        with self._lock:
+            waiting = [each for each in self._sealing if not each.done()]
+            for each in self._sealing:
+                if each.done():
+                    each.result()  # raises here what went wrong there
+            self._sealing = [*waiting, self._sealer.submit(self._seal, pack)]
 
     def _seal(self, pack: _OpenPack) -> None:
         ref = pack.seal()
@@ -97,18 +109,16 @@ class PackWriter:
     def finish(self) -> t.Mapping[bytes, PackRef]:
         """Seal what is open and return all packs written, by id. No thread may append any more."""
         if self._open is not None:
-            self._seal(self._open)
-            self._open = None
+            pack, self._open = self._open, None
+            self._seal_later(pack)
+        for each in self._sealing:
+            each.result()
+        self._sealer.shutdown()
         return dict(self._sealed)
-
-    @property
-    def written_bytes(self) -> int:
-        """Bytes of all packs sealed so far."""
-        with self._lock:
-            return sum(ref.size for ref in self._sealed.values())
 
     def discard(self) -> None:
         """Delete everything this writer stored: nothing has named it yet."""
+        self._sealer.shutdown()
         for pack in list(self._unsealed):
             pack.upload.abandon()
         for ref in self._sealed.values():

@@ -22,6 +22,7 @@ import struct
 import typing as t
 
 from ..errors import DamagedObject, RepositoryError
+from ..files import Buffer
 from ..grid import BLOCK_SIZE
 from . import codecs
 
@@ -43,7 +44,7 @@ class Encoded(t.NamedTuple):
 
     digest: bytes
     codec: int
-    payload: codecs.Buffer
+    payload: Buffer
     length: int
 
 
@@ -153,7 +154,7 @@ def parse_directory(ref: PackRef, head: bytes, rest: bytes) -> Directory:
     return parsed
 
 
-def decode(block: BlockEntry, payload: codecs.Buffer) -> codecs.Buffer:
+def decode(block: BlockEntry, payload: Buffer) -> Buffer:
     """The plain bytes of a block, proven by checksum and SHA-256.
 
     Raises DamagedObject with the cause if they are not what was written.

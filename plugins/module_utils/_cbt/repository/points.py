@@ -97,18 +97,18 @@ def ordered(found: t.Iterable[RestorePoint]) -> t.List[RestorePoint]:
 
     So a clock that was set back does not make an older point the latest.
     """
-    known = {point.id: point for point in found}
-    keys: t.Dict[str, t.Tuple[str, int]] = {}
+    known = {(point.uuid, point.id): point for point in found}
+    keys: t.Dict[t.Tuple[str, str], t.Tuple[str, int]] = {}
     for point in known.values():
         line = []
         current: t.Optional[RestorePoint] = point
-        while current is not None and current.id not in keys and current not in line:
+        while current is not None and (current.uuid, current.id) not in keys and current not in line:
             line.append(current)
-            current = known.get(current.parent or "")
+            current = known.get((current.uuid, current.parent or ""))
         for each in reversed(line):
-            before = keys.get(each.parent or "", ("", 0))
-            keys[each.id] = (each.created, 0) if each.created > before[0] else (before[0], before[1] + 1)
-    return sorted(known.values(), key=lambda point: (keys[point.id], point.id))
+            before = keys.get((each.uuid, each.parent or ""), ("", 0))
+            keys[each.uuid, each.id] = (each.created, 0) if each.created > before[0] else (before[0], before[1] + 1)
+    return sorted(known.values(), key=lambda point: (keys[point.uuid, point.id], point.id, point.uuid))
 
 
 def folder(uuid: str, point_id: str) -> str:

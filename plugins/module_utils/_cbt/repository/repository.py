@@ -148,6 +148,7 @@ def _check_place(location: str) -> None:
         return
     if not os.path.isdir(location):
         raise RepositoryError(f"The repository {location} is not a directory.")
-    # What a creation that was cut short, or a fresh file system, leaves there.
-    if set(os.listdir(location)) - {TEMPORARY, "lost+found"}:
+    # What a creation that was cut short, or a fresh file system, leaves there. With a configuration, another host was faster.
+    names = set(os.listdir(location))
+    if CONFIG not in names and names - {TEMPORARY, "lost+found"}:
         raise RepositoryError(f"{location} is not a repository: it has files but no {CONFIG}. Name an empty or a new directory.")

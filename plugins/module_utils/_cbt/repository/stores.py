@@ -16,6 +16,7 @@ import tempfile
 import typing as t
 
 from ..errors import ObjectMissing, RepositoryError
+from ..files import Buffer, write_all
 
 TEMPORARY = "tmp"  # objects in the making; never listed
 
@@ -23,7 +24,7 @@ TEMPORARY = "tmp"  # objects in the making; never listed
 class Upload(t.Protocol):
     """An object in the making. Ranges may be written in any order and from several threads."""
 
-    def write(self, buffers: t.Sequence[t.Union[bytes, bytearray, memoryview]], offset: int) -> None:
+    def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
         """Write the buffers one after another at ``offset``."""
 
     def commit(self, replace: bool = True) -> bool:
@@ -92,36 +93,42 @@ def _sync_folder(path: str) -> None:
 class _FileUpload:
     """A temporary file that becomes the object: written, synced, renamed, and its folder synced."""
 
-    def __init__(self, root: str, path: str) -> None:
+    def __init__(self, store: DirectoryStore, path: str) -> None:
+        self._store = store
         self._path = path
         with _explained("write", path):
-            self._handle, self._temporary = tempfile.mkstemp(dir=os.path.join(root, TEMPORARY))
+            self._handle, self._temporary = tempfile.mkstemp(dir=store.folder(TEMPORARY))
 
-    def write(self, buffers: t.Sequence[t.Union[bytes, bytearray, memoryview]], offset: int) -> None:
-        left = list(buffers)
+    def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
         with _explained("write", self._path):
-            while left:
-                written = os.pwritev(self._handle, left[:512], offset)
-                offset += written
-                while left and written >= len(left[0]):
-                    written -= len(left.pop(0))
-                if written:
-                    left[0] = memoryview(left[0])[written:]
+            write_all(self._handle, buffers, offset)
 
     def commit(self, replace: bool = True) -> bool:
         folder = os.path.dirname(self._path)
         with _explained("write", self._path):
             os.fsync(self._handle)
-            if replace:
-                os.rename(self._temporary, self._path)
-            else:
-                try:
-                    os.link(self._temporary, self._path)
-                except FileExistsError:
-                    return False
-                os.unlink(self._temporary)
+            self._store.make_folder(folder)
+            try:
+                appeared = self._appear(replace)
+            except FileNotFoundError:
+                # Whoever deleted the last object in the folder took it along.
+                self._store.make_folder(folder, anew=True)
+                appeared = self._appear(replace)
+            if not appeared:
+                return False
             _sync_folder(folder)
         self._close()
+        return True
+
+    def _appear(self, replace: bool) -> bool:
+        if replace:
+            os.rename(self._temporary, self._path)
+            return True
+        try:
+            os.link(self._temporary, self._path)
+        except FileExistsError:
+            return False
+        os.unlink(self._temporary)
         return True
 
     def abandon(self) -> None:
@@ -140,28 +147,30 @@ class DirectoryStore:
 
     def __init__(self, root: str) -> None:
         self.location = root
-        self._synced: t.Set[str] = set()
+        self._made: t.Set[str] = set()
 
     def _path(self, name: str) -> str:
         return os.path.join(self.location, *name.split("/"))
 
-    def upload(self, name: str) -> Upload:
+    def folder(self, name: str) -> str:
+        """Path of a folder of the store, made if need be."""
         path = self._path(name)
-        with _explained("write", path):
-            self._make_folder(os.path.dirname(path))
-            self._make_folder(os.path.join(self.location, TEMPORARY))
-        return _FileUpload(self.location, path)
+        self.make_folder(path)
+        return path
 
-    def _make_folder(self, path: str) -> None:
-        # A new folder is durable once its parent is synced; each is looked at once in a run.
-        if path in self._synced:
+    def make_folder(self, path: str, anew: bool = False) -> None:
+        """Have a folder, durably: a new one is once its parent is synced. Each is looked at once in a run unless ``anew``."""
+        if path in self._made and not anew:
             return
         if not os.path.isdir(path):
-            self._make_folder(os.path.dirname(path))
+            self.make_folder(os.path.dirname(path), anew)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
             _sync_folder(os.path.dirname(path))
-        self._synced.add(path)
+        self._made.add(path)
+
+    def upload(self, name: str) -> Upload:
+        return _FileUpload(self, self._path(name))
 
     def put(self, name: str, data: bytes, replace: bool = True) -> bool:
         upload = self.upload(name)

@@ -1,0 +1,42 @@
+"""The engine on the path as plain Python, and how hypothesis runs here."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins" / "module_utils"))
+
+from _cbt.repository.repository import Repository, open_or_create  # noqa: E402
+
+# No deadline: how long an example takes says nothing about whether it is right.
+settings.register_profile("unit", deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unit")
+
+
+@pytest.fixture
+def no_thread_left() -> Iterator[None]:
+    """Fails a test that leaves a thread behind."""
+    before = set(threading.enumerate())
+    yield
+    left = set(threading.enumerate()) - before
+    assert not left, f"threads left running: {left}"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Where ``repository`` is, and nothing yet without it."""
+    return tmp_path / "repository"
+
+
+@pytest.fixture
+def repository(place: Path) -> Repository:
+    """A new repository in a directory."""
+    made = open_or_create(str(place))
+    assert made is not None
+    return made

@@ -1,0 +1,102 @@
+"""A store in memory, whose objects a test may change as a failing disk would, and what else fails on demand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from _cbt.errors import ObjectMissing, RepositoryError
+
+
+class MemoryUpload:
+    """An object in the making."""
+
+    def __init__(self, store: MemoryStore, name: str) -> None:
+        self._store, self._name = store, name
+        self._data = bytearray()
+
+    def write(self, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> None:
+        """Write at any place, in any order."""
+        if self._store.full:
+            raise RepositoryError(f"Cannot write {self._name}: No space left on device.")
+        for buffer in buffers:
+            missing = offset + len(buffer) - len(self._data)
+            if missing > 0:
+                self._data.extend(bytes(missing))
+            self._data[offset : offset + len(buffer)] = buffer
+            offset += len(buffer)
+
+    def commit(self, replace: bool = True) -> bool:
+        """Let it appear."""
+        self._store.uploads.discard(self)
+        if not replace and self._name in self._store.objects:
+            return False
+        self._store.objects[self._name] = bytes(self._data)
+        return True
+
+    def abandon(self) -> None:
+        """Forget it."""
+        self._store.uploads.discard(self)
+
+
+class MemoryStore:
+    """Objects in a dictionary; ``uploads`` are those begun and neither committed nor abandoned."""
+
+    location = "memory"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.uploads: set[MemoryUpload] = set()
+        self.full = False
+
+    def upload(self, name: str) -> MemoryUpload:
+        """Begin an object."""
+        upload = MemoryUpload(self, name)
+        self.uploads.add(upload)
+        return upload
+
+    def put(self, name: str, data: bytes, replace: bool = True) -> bool:
+        """Store an object at once."""
+        upload = self.upload(name)
+        upload.write([data], 0)
+        return upload.commit(replace)
+
+    def get(self, name: str) -> bytes:
+        """An object's bytes."""
+        try:
+            return self.objects[name]
+        except KeyError as error:
+            raise ObjectMissing(f"Cannot read {name}: it does not exist.") from error
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        """A part of an object."""
+        return self.get(name)[offset : offset + length]
+
+    def size(self, name: str) -> int:
+        """Bytes of an object."""
+        return len(self.get(name))
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Names below a folder."""
+        return (name for name in list(self.objects) if name.startswith(f"{prefix}/"))
+
+    def delete(self, name: str) -> None:
+        """Delete an object, or do nothing."""
+        self.objects.pop(name, None)
+
+
+def with_bit_flipped(data: bytes, bit: int) -> bytes:
+    """The same bytes but for one bit."""
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def failing(number: int) -> Callable[..., Any]:
+    """A system call that fails with this errno."""
+
+    def fail(*_arguments: object, **_options: object) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return fail

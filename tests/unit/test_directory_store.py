@@ -1,0 +1,203 @@
+"""Objects as files: durable, whole or absent, and errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import random_bytes
+from stores_for_tests import failing
+
+from _cbt.errors import ObjectMissing, RepositoryError
+from _cbt.repository.stores import DirectoryStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    return DirectoryStore(str(tmp_path / "repository"))
+
+
+def files(store: DirectoryStore) -> list[str]:
+    return sorted(str(path.relative_to(store.location)) for path in Path(store.location).rglob("*") if path.is_file())
+
+
+def test_an_object_comes_back_whole_and_in_ranges(store: DirectoryStore) -> None:
+    data = random_bytes(10_000, 1)
+    assert store.put("a/b/c", data)
+    assert store.get("a/b/c") == data
+    assert store.size("a/b/c") == 10_000
+    assert store.get_range("a/b/c", 100, 50) == data[100:150]
+    assert store.get_range("a/b/c", 9_990, 50) == data[9_990:]
+    assert store.get_range("a/b/c", 20_000, 50) == b""
+
+
+def test_put_replaces_and_without_replace_keeps_what_is_there(store: DirectoryStore) -> None:
+    assert store.put("x", b"one")
+    assert not store.put("x", b"two", replace=False)
+    assert store.get("x") == b"one"
+    assert store.put("x", b"three")
+    assert store.get("x") == b"three"
+    assert store.put("y", b"new", replace=False)
+    assert files(store) == ["x", "y"]
+
+
+def test_of_several_that_put_without_replace_exactly_one_wins(store: DirectoryStore) -> None:
+    outcome: dict[int, bool] = {}
+    start = threading.Barrier(8)
+
+    def put(number: int) -> None:
+        start.wait()
+        outcome[number] = DirectoryStore(store.location).put("x", str(number).encode(), replace=False)
+
+    threads = [threading.Thread(target=put, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [number for number, won in outcome.items() if won]
+    assert store.get("x") == str(winner).encode()
+    assert files(store) == ["x"]
+
+
+def test_an_upload_takes_ranges_in_any_order_and_appears_only_when_committed(store: DirectoryStore) -> None:
+    upload = store.upload("packs/aa/x")
+    upload.write([b"world", bytearray(b"!"), memoryview(b"!")], 6)
+    upload.write([b"hello "], 0)
+    assert not list(store.list("packs"))
+    with pytest.raises(ObjectMissing):
+        store.get("packs/aa/x")
+    assert upload.commit()
+    assert store.get("packs/aa/x") == b"hello world!!"
+    upload.abandon()
+    assert files(store) == ["packs/aa/x"]
+
+
+def test_an_abandoned_upload_leaves_nothing(store: DirectoryStore) -> None:
+    upload = store.upload("a/x")
+    upload.write([b"data"], 0)
+    upload.abandon()
+    upload.abandon()
+    assert files(store) == []
+
+
+def test_writes_that_the_system_cuts_short_are_continued(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwritev
+    monkeypatch.setattr(os, "pwritev", lambda handle, buffers, offset: real(handle, [b"".join(buffers)[:7]], offset))
+    buffers = [random_bytes(length, length) for length in (1, 20, 7, 3, 0, 100)] + [b""]
+    upload = store.upload("x")
+    upload.write(buffers, 5)
+    upload.commit()
+    assert store.get("x") == bytes(5) + b"".join(buffers)
+
+
+def test_many_small_buffers_are_written_all(store: DirectoryStore) -> None:
+    buffers = [bytes([number % 256]) * (number % 5) for number in range(3000)]
+    upload = store.upload("x")
+    upload.write(buffers, 0)
+    upload.commit()
+    assert store.get("x") == b"".join(buffers)
+
+
+def test_listing_is_by_folder_and_skips_objects_in_the_making(store: DirectoryStore) -> None:
+    for name in ("points/u/1/manifest.json", "points/u/1/vda.map", "points/v/2/manifest.json", "pointsX", "packs/aa/aabb"):
+        store.put(name, b"x")
+    upload = store.upload("points/u/3/manifest.json")
+    assert sorted(store.list("points")) == ["points/u/1/manifest.json", "points/u/1/vda.map", "points/v/2/manifest.json"]
+    assert list(store.list("points/v")) == ["points/v/2/manifest.json"]
+    assert list(store.list("packs")) == ["packs/aa/aabb"]
+    assert list(store.list("leases")) == []
+    upload.abandon()
+
+
+def test_a_listing_that_fails_halfway_is_an_error_and_never_a_short_list(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put("points/u/1/manifest.json", b"x")
+    store.put("points/v/2/manifest.json", b"x")
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if path.endswith("/v"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(RepositoryError, match=r"Cannot list .*/points/v: Permission denied\. Check owner and mode"):
+        list(store.list("points"))
+
+
+def test_deleting_takes_the_object_and_its_empty_folder_and_forgives_a_missing_one(store: DirectoryStore) -> None:
+    store.put("points/u/1/a", b"x")
+    store.put("points/u/1/b", b"x")
+    store.delete("points/u/1/a")
+    assert files(store) == ["points/u/1/b"]
+    store.delete("points/u/1/b")
+    assert not (Path(store.location) / "points/u/1").exists()
+    store.delete("points/u/1/b")
+    store.delete("never/was")
+
+
+@pytest.mark.parametrize("operation", ["get", "size"])
+def test_a_missing_object_is_missing(store: DirectoryStore, operation: str) -> None:
+    with pytest.raises(ObjectMissing, match=r"Cannot read .*/no/such: it does not exist"):
+        getattr(store, operation)("no/such")
+    with pytest.raises(ObjectMissing):
+        store.get_range("no/such", 0, 1)
+
+
+CAUSES = {
+    errno.ENOSPC: "No space left on device. Free space there, or choose another repository.",
+    errno.EDQUOT: "Disk quota exceeded. Free space there, or choose another repository.",
+    errno.EACCES: "Permission denied. Check owner and mode of the directory and how it is mounted.",
+    errno.EROFS: "Read-only file system. Check owner and mode of the directory and how it is mounted.",
+    errno.EIO: "Input/output error. Check the storage below it.",
+}
+
+
+@pytest.mark.parametrize("number", CAUSES, ids=[errno.errorcode[number] for number in CAUSES])
+@pytest.mark.parametrize("call", ["pwritev", "fsync", "rename"])
+def test_a_write_that_fails_says_why_and_what_to_do_and_leaves_no_object(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    store.put("a/first", b"x")
+    monkeypatch.setattr(os, call, failing(number))
+    with pytest.raises(RepositoryError) as caught:
+        store.put("a/second", b"data")
+    assert str(caught.value) == f"Cannot write {store.location}/a/second: {CAUSES[number]}"
+    assert files(store) == ["a/first"]
+
+
+def test_a_read_that_fails_says_why(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put("x", b"data")
+    monkeypatch.setattr(os, "pread", failing(errno.EIO))
+    with pytest.raises(RepositoryError, match="Cannot read .*/x: Input/output error. Check the storage below it.") as caught:
+        store.get_range("x", 0, 4)
+    assert not isinstance(caught.value, ObjectMissing)
+
+
+def test_what_is_committed_was_synced_first_and_its_folder_after(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put("a/first", b"x")
+    steps: list[str] = []
+    for call in ("fsync", "rename"):
+        real = getattr(os, call)
+        monkeypatch.setattr(os, call, lambda *arguments, call=call, real=real: (steps.append(call), real(*arguments))[1])
+    store.put("a/second", b"data")
+    assert steps == ["fsync", "rename", "fsync"]
+
+
+def test_a_folder_deleted_as_empty_by_another_process_comes_back_for_the_next_object(store: DirectoryStore) -> None:
+    store.put("packs/aa/old", b"x")
+    DirectoryStore(store.location).delete("packs/aa/old")
+    store.put("packs/aa/new", b"y")
+    assert store.get("packs/aa/new") == b"y"
+
+
+def test_a_folder_deleted_as_empty_while_an_object_is_in_the_making_comes_back_for_it(store: DirectoryStore) -> None:
+    store.put("packs/aa/old", b"x")
+    upload = store.upload("packs/aa/new")
+    upload.write([b"y"], 0)
+    DirectoryStore(store.location).delete("packs/aa/old")
+    upload.commit()
+    assert store.get("packs/aa/new") == b"y"

@@ -1,0 +1,189 @@
+"""Packs: what is written is what is read, from several threads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from samples import encoded, random_bytes
+from stores_for_tests import MemoryStore, failing
+
+from _cbt.errors import DamagedObject, RepositoryError
+from _cbt.repository import pack_reader, packs
+from _cbt.repository.pack_reader import PackReader
+from _cbt.repository.pack_writer import PackWriter, Placement
+from _cbt.repository.packs import PackRef
+from _cbt.repository.stores import DirectoryStore
+
+pytestmark = pytest.mark.usefixtures("no_thread_left")
+
+BLOCKS = [random_bytes(65536, 1), b"text " * 13107 + b"!", b"short", bytes(512)]
+
+
+def content(reader: PackReader, ref: PackRef, first: int, count: int) -> list[bytes]:
+    blocks = list(reader.blocks(ref, first, count))
+    assert not any(isinstance(block, DamagedObject) for block in blocks)
+    return [bytes(block) for block in blocks]
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_blocks_come_back_alone_and_together(tmp_path: Path, compression: str) -> None:
+    store = DirectoryStore(str(tmp_path))
+    writer = PackWriter(store)
+    placement = writer.append([encoded(block, compression) for block in BLOCKS])
+    ref = writer.finish()[placement.pack]
+    reader = PackReader(store)
+    assert placement.ordinal == 0
+    assert content(reader, ref, 0, 4) == BLOCKS
+    assert [content(reader, ref, ordinal, 1)[0] for ordinal in range(4)] == BLOCKS
+    assert [reader.directory(ref).digest(ordinal) for ordinal in range(4)] == [encoded(block).digest for block in BLOCKS]
+
+
+def test_a_pack_is_one_object_named_by_its_id_and_as_large_as_its_ref_says(tmp_path: Path) -> None:
+    store = DirectoryStore(str(tmp_path))
+    writer = PackWriter(store)
+    pack = writer.append([encoded(b"one")]).pack
+    ref = writer.finish()[pack]
+    assert list(store.list("packs")) == [f"packs/{pack.hex()[:2]}/{pack.hex()}"]
+    assert store.size(ref.name) == ref.size
+    assert (ref.id, ref.blocks) == (pack, 1)
+
+
+def test_several_threads_append_side_by_side_and_nothing_is_mixed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "TARGET_SIZE", 300_000)  # so that packs fill up and close while others still write
+    store = DirectoryStore(str(tmp_path))
+    writer = PackWriter(store)
+
+    def append(seed: int) -> list[tuple[Placement, list[bytes]]]:
+        chance = random.Random(seed)
+        done = []
+        for turn in range(25):
+            blocks = [random_bytes(chance.choice([100, 4096, 65536]), seed * 1000 + turn * 10 + index) for index in range(chance.randint(1, 4))]
+            done.append((writer.append([encoded(block, chance.choice(["none", "lz4"])) for block in blocks]), blocks))
+        return done
+
+    with ThreadPoolExecutor(6) as pool:
+        appended = [each for batch in pool.map(append, range(6)) for each in batch]
+    written = writer.finish()
+    assert len(written) > 3
+    assert {ref.name: ref.size for ref in written.values()} == {name: store.size(name) for name in store.list("packs")}
+    reader = PackReader(store)
+    for placement, blocks in appended:
+        assert content(reader, written[placement.pack], placement.ordinal, len(blocks)) == blocks
+    assert sum(ref.blocks for ref in written.values()) == sum(len(blocks) for _placement, blocks in appended)
+
+
+def test_a_pack_closes_at_its_number_of_blocks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "MAX_BLOCKS", 10)
+    writer = PackWriter(MemoryStore())
+    for _turn in range(25):
+        writer.append([encoded(b"x")])
+    assert sorted(ref.blocks for ref in writer.finish().values()) == [5, 10, 10]
+
+
+def test_one_append_never_spans_two_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "MAX_BLOCKS", 4)
+    writer = PackWriter(MemoryStore())
+    first = writer.append([encoded(b"a")] * 3)
+    second = writer.append([encoded(b"b")] * 5)
+    assert (first.pack, second) == (second.pack, Placement(first.pack, 3))
+    assert writer.finish()[first.pack].blocks == 8
+
+
+def test_no_pack_appears_before_it_is_complete() -> None:
+    store = MemoryStore()
+    writer = PackWriter(store)
+    writer.append([encoded(b"x")])
+    assert not store.objects
+    writer.finish()
+    assert len(store.objects) == 1
+
+
+def test_discard_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "MAX_BLOCKS", 2)
+    store = DirectoryStore(str(tmp_path))
+    writer = PackWriter(store)
+    for _turn in range(5):
+        writer.append([encoded(b"x")])
+    writer.discard()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_discard_after_finish_deletes_what_was_sealed(tmp_path: Path) -> None:
+    store = DirectoryStore(str(tmp_path))
+    writer = PackWriter(store)
+    writer.append([encoded(b"x")])
+    writer.finish()
+    writer.discard()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_store_that_is_full_is_reported_to_every_thread_that_appends() -> None:
+    store = MemoryStore()
+    writer = PackWriter(store)
+    writer.append([encoded(b"fits")])
+    store.full = True
+    for _turn in range(2):
+        with pytest.raises(RepositoryError, match="No space left"):
+            writer.append([encoded(b"does not")])
+    writer.discard()
+    assert not store.objects
+    assert not store.uploads
+
+
+def test_a_pack_that_cannot_be_sealed_is_an_error_at_the_latest_when_finishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What append returned must never be taken for stored."""
+    monkeypatch.setattr(packs, "MAX_BLOCKS", 2)
+    writer = PackWriter(DirectoryStore(str(tmp_path)))
+    writer.append([encoded(b"x")])
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
+    with pytest.raises(RepositoryError, match="No space left on device. Free space there"):
+        for _turn in range(9):
+            writer.append([encoded(b"x")])
+        writer.finish()
+    monkeypatch.undo()
+    writer.discard()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_nothing_appended_means_no_pack() -> None:
+    store = MemoryStore()
+    assert PackWriter(store).finish() == {}
+    assert not store.objects
+
+
+def test_directories_are_cached_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack_reader, "CACHED_BLOCKS", 25)
+    monkeypatch.setattr(packs, "MAX_BLOCKS", 10)
+    store = MemoryStore()
+    writer = PackWriter(store)
+    for _turn in range(10):
+        writer.append([encoded(b"x")] * 10)
+    written = list(writer.finish().values())
+    reader = PackReader(store)
+    for ref in [*written, *written]:
+        assert len(reader.directory(ref)) == 10
+        assert reader._cached == sum(len(directory) for directory in reader._cache.values()) <= 25
+    assert reader.directory(written[-1]) is reader.directory(written[-1])
+
+
+def test_one_reader_serves_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "MAX_BLOCKS", 3)
+    monkeypatch.setattr(pack_reader, "CACHED_BLOCKS", 9)
+    store = MemoryStore()
+    writer = PackWriter(store)
+    placements = [writer.append([encoded(random_bytes(200, turn * 3 + index)) for index in range(3)]) for turn in range(20)]
+    written, reader, start = writer.finish(), PackReader(store), threading.Barrier(4)
+
+    def read(_thread: int) -> list[list[bytes]]:
+        start.wait()
+        return [content(reader, written[each.pack], each.ordinal, 3) for each in placements]
+
+    expected = [[random_bytes(200, turn * 3 + index) for index in range(3)] for turn in range(20)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(read, range(4))) == [expected] * 4
