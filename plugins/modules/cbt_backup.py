@@ -40,7 +40,7 @@ attributes:
 options:
   domain:
     description:
-      - Name or UUID of the domain. It must be running or paused.
+      - Name or UUID of the domain.
     type: str
     required: true
     aliases: [name, guest]
@@ -54,10 +54,40 @@ options:
       - V(auto) reads what changed where that is known, and the whole disk otherwise.
       - V(full) reads all that is allocated and begins a new history.
       - V(incremental) reads what changed, and fails if that is not known for a disk that can be tracked.
+      - V(differential) reads what changed since the last checkpoint and leaves tracking as it is,
+        so that the next backup reads it again.
       - V(copy) reads all that is allocated and leaves tracking as it is.
     type: str
-    choices: [auto, full, incremental, copy]
+    choices: [auto, full, incremental, differential, copy]
     default: auto
+  threshold:
+    description:
+      - Make no backup while less than this has changed, such as V(64M). Disks that have to be read in full are backed up in any case.
+    type: bytes
+  audit:
+    description:
+      - Whether all of each disk is read and held against what tracking tells.
+      - Blocks that changed without being marked are returned in RV(disks[].unmarked) and stored, so that the restore point is a sound base.
+    type: bool
+    default: false
+  offline:
+    description:
+      - What to do with a domain that is shut off.
+      - V(read) reads its images and continues the same history. It cannot be started meanwhile.
+      - V(start_paused) starts it with its processors halted for the time of the backup, which also reads disks that are no files.
+      - V(skip) makes no backup.
+    type: str
+    choices: [read, start_paused, skip]
+    default: read
+  rate_limit:
+    description:
+      - Read at most this many bytes per second, such as V(100M), all workers together.
+    type: bytes
+  abort_foreign_job:
+    description:
+      - Whether a backup job of another tool on the domain is ended. A job left over by a killed run of this collection always is.
+    type: bool
+    default: false
   compression:
     description:
       - How blocks are compressed. A block that does not shrink is stored as it is.
@@ -140,7 +170,7 @@ EXAMPLES = r"""
 RETURN = r"""
 restore_point:
   description: The restore point made.
-  returned: when not in check mode
+  returned: when not in check mode and not skipped
   type: dict
   contains:
     id:
@@ -182,7 +212,7 @@ disks:
       type: str
       sample: vda
     mode:
-      description: How it is read, one of V(full), V(incremental), V(copy), V(scan) and V(skipped).
+      description: How it is read, one of V(full), V(incremental), V(differential), V(copy), V(scan) and V(skipped).
       type: str
       sample: incremental
     reason:
@@ -222,6 +252,25 @@ disks:
       returned: when not in check mode
       type: int
       sample: 31457280
+    unmarked:
+      description: Ranges that changed without being marked, found by O(audit=true).
+      returned: when not in check mode
+      type: list
+      elements: dict
+      contains:
+        offset:
+          description: First byte of the disk.
+          type: int
+          sample: 1048576
+        length:
+          description: Number of bytes.
+          type: int
+          sample: 65536
+skipped:
+  description: Why no backup was made.
+  returned: when O(threshold) or O(offline=skip) held it back
+  type: str
+  sample: 3 MiB have changed on web1, which is less than the threshold of 64 MiB.
 duration:
   description: Seconds the backup took, without Ansible's start-up.
   returned: when not in check mode
@@ -238,33 +287,41 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup import BackupRequest, BackupResult, backup
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.reading import Statistics
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup_plan import Wish
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup_run import BackupOptions
 
 
 def _request(module: AnsibleModule) -> BackupRequest:
     params = module.params
-    return BackupRequest(
-        domain=params["domain"],
+    wish = Wish(
         mode=params["mode"],
         selection=_module.selection(module),
+        scan_untracked=params["scan_untracked"],
+        threshold=params["threshold"],
+        audit=params["audit"],
+        offline=params["offline"],
+    )
+    options = BackupOptions(
         compression=params["compression"],
         compression_level=params["compression_level"],
         quiesce=params["quiesce"],
         freeze_mountpoints=tuple(params["freeze_mountpoints"]),
-        scan_untracked=params["scan_untracked"],
         scratch_dir=params["scratch_dir"],
         workers=_module.check_workers(module),
+        rate_limit=params["rate_limit"],
         tags={str(key): str(value) for key, value in params["tags"].items()},
         pin=params["pin"],
     )
+    return BackupRequest(params["domain"], wish, options, params["offline"] == "start_paused", params["abort_foreign_job"])
 
 
 def _disks(result: BackupResult) -> list[dict[str, object]]:
     disks = []
     for disk in result.disks:
         details: dict[str, object] = {key: getattr(disk, key) for key in ("target", "mode", "reason", "virtual_size", "dirty_bytes")}
-        if result.point is not None and disk.mode != "skipped":
-            details.update(vars(disk.statistics or Statistics()))
+        if disk.statistics is not None:
+            details.update(vars(disk.statistics))
+            details["unmarked"] = [{"offset": offset, "length": length} for offset, length in disk.unmarked]
         disks.append(details)
     return disks
 
@@ -279,7 +336,12 @@ def main() -> None:
             **_module.REPOSITORY,
             **_module.CREATE_REPOSITORY,
             **_module.WORKERS,
-            "mode": {"type": "str", "choices": ["auto", "full", "incremental", "copy"], "default": "auto"},
+            "mode": {"type": "str", "choices": ["auto", "full", "incremental", "differential", "copy"], "default": "auto"},
+            "threshold": {"type": "bytes"},
+            "audit": {"type": "bool", "default": False},
+            "offline": {"type": "str", "choices": ["read", "start_paused", "skip"], "default": "read"},
+            "rate_limit": {"type": "bytes"},
+            "abort_foreign_job": {"type": "bool", "default": False},
             "compression": {"type": "str", "choices": ["lz4", "none"], "default": "lz4"},
             "compression_level": {"type": "int"},
             "quiesce": {"type": "str", "choices": ["auto", "required", "never"], "default": "auto"},
@@ -298,7 +360,9 @@ def main() -> None:
         result = backup(session, repository, _request(module), interrupt, check_only=module.check_mode)
     for warning in result.warnings:
         module.warn(warning)
-    outcome: dict[str, object] = {"changed": True, "disks": _disks(result)}
+    outcome: dict[str, object] = {"changed": result.skipped is None, "disks": _disks(result)}
+    if result.skipped is not None:
+        outcome["skipped"] = result.skipped
     if result.point is not None:
         outcome.update(restore_point=_module.point_summary(result.point), duration=result.duration)
     module.exit_json(**outcome)

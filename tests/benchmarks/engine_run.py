@@ -22,6 +22,8 @@ from sampling import Sampler  # noqa: E402
 from _cbt.errors import CbtError  # noqa: E402
 from _cbt.hypervisor.connection import connect  # noqa: E402
 from _cbt.operations.backup import BackupRequest, backup  # noqa: E402
+from _cbt.operations.backup_plan import Wish  # noqa: E402
+from _cbt.operations.backup_run import BackupOptions  # noqa: E402
 from _cbt.operations.restore import RestoreRequest, restore  # noqa: E402
 from _cbt.operations.verify import verify  # noqa: E402
 from _cbt.repository.repository import open_or_create, open_repository  # noqa: E402
@@ -30,7 +32,7 @@ from _cbt.repository.repository import open_or_create, open_repository  # noqa: 
 def run_backup(options: argparse.Namespace) -> dict[str, Any]:
     """Back up the domain; the mode of each disk and what was counted."""
     repository = open_or_create(options.repository)
-    request = BackupRequest(options.domain, mode=options.mode, compression=options.compression)
+    request = BackupRequest(options.domain, Wish(options.mode), BackupOptions(compression=options.compression))
     with connect() as connection:
         result = backup(connection, repository, request)
     disks = {disk.target: {"mode": disk.mode, **(vars(disk.statistics) if disk.statistics else {})} for disk in result.disks}

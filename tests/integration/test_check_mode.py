@@ -10,7 +10,6 @@ from pathlib import Path
 
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
-
 from module_process import run_module
 
 MIB = 1 << 20

@@ -10,16 +10,16 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from _cbt.errors import CbtError
-from _cbt.operations.backup import BackupRequest, backup
-from _cbt.operations.restore import RestoreRequest, restore
-from _cbt.progress import Progress
-from _cbt.repository.repository import Repository, open_or_create
 from lab.disks import DiskSpec
 from lab.guest import LinuxGuest
 from lab.hypervisor import Hypervisor
+from witness import ask, session_of
 
-from witness import session_of
+from _cbt.errors import CbtError
+from _cbt.operations.backup import backup
+from _cbt.operations.restore import RestoreRequest, restore
+from _cbt.progress import Progress
+from _cbt.repository.repository import Repository, open_or_create
 
 MIB = 1 << 20
 
@@ -57,13 +57,13 @@ def test_a_frozen_backup_under_writes_is_file_system_consistent(hypervisor: Hype
             if progress.phase in ("freezing", "publishing"):
                 seen.append(guest.frozen())
 
-        first = backup(session_of(guest), repository, BackupRequest(guest.name, quiesce="required"), observer=observe)
+        first = backup(session_of(guest), repository, ask(guest.name, quiesce="required"), observer=observe)
         assert first.point is not None and first.point.consistency == "filesystem"
         assert seen == [True, False]  # frozen for the begin, thawed long before the end
         assert "guest.json" in first.point.files
         guest.check("(while true; do head -c 300000 /dev/urandom > /data/busy; sync; done) >/dev/null 2>&1 &")
         guest.write_file("/data/two", b"second")
-        second = backup(session_of(guest), repository, BackupRequest(guest.name, quiesce="required"))
+        second = backup(session_of(guest), repository, ask(guest.name, quiesce="required"))
         assert second.point is not None and second.disks[0].mode == "incremental"
         assert not guest.frozen()
         for point, files in ((first.point, {"/one": b"first"}), (second.point, {"/one": b"first", "/two": b"second"})):
@@ -83,9 +83,9 @@ def test_an_agent_that_is_gone_or_hangs_holds_up_neither_backup_nor_guest(
         else:
             guest.hang_agent()
         with pytest.raises(CbtError, match="Cannot freeze the file systems"):
-            backup(session_of(guest), repository, BackupRequest(guest.name, quiesce="required"))
+            backup(session_of(guest), repository, ask(guest.name, quiesce="required"))
         assert (guest.checkpoints(), guest.job_running()) == ([], False)
-        result = backup(session_of(guest), repository, BackupRequest(guest.name, quiesce="auto"))
+        result = backup(session_of(guest), repository, ask(guest.name, quiesce="auto"))
         assert result.point is not None and result.point.consistency == "crash"
         assert any("only crash-consistent" in warning for warning in result.warnings)
 
@@ -98,7 +98,7 @@ def test_a_backup_that_fails_while_frozen_thaws_the_guest(hypervisor: Hypervisor
     with LinuxGuest(hypervisor, [DiskSpec("vda", 256 * MIB)]) as guest:
         guest.wait_ready()
         with pytest.raises(CbtError, match="made to fail"):
-            backup(session_of(guest), repository, BackupRequest(guest.name, quiesce="required"), observer=fail)
+            backup(session_of(guest), repository, ask(guest.name, quiesce="required"), observer=fail)
         assert not guest.frozen()
         guest.check("echo alive > /data/alive && sync")
 
@@ -108,8 +108,8 @@ def test_a_paused_domain_is_not_frozen(hypervisor: Hypervisor, workspace: Path, 
         guest.wait_ready()
         guest.handle.suspend()
         with pytest.raises(CbtError, match="the domain is paused"):
-            backup(session_of(guest), repository, BackupRequest(guest.name, quiesce="required"))
-        result = backup(session_of(guest), repository, BackupRequest(guest.name))
+            backup(session_of(guest), repository, ask(guest.name, quiesce="required"))
+        result = backup(session_of(guest), repository, ask(guest.name))
         assert result.point is not None and result.point.consistency == "crash"
         guest.handle.resume()
         guest.check("true")
@@ -118,10 +118,10 @@ def test_a_paused_domain_is_not_frozen(hypervisor: Hypervisor, workspace: Path, 
 def test_a_restored_disk_boots_and_holds_the_data(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
     with LinuxGuest(hypervisor, [DiskSpec("vda", 256 * MIB)]) as guest:
         guest.wait_ready()
-        backup(session_of(guest), repository, BackupRequest(guest.name))
+        backup(session_of(guest), repository, ask(guest.name))
         expected = guest.write_random_file("/data/random", 3 * MIB)
         guest.sync()
-        backup(session_of(guest), repository, BackupRequest(guest.name, quiesce="required"))
+        backup(session_of(guest), repository, ask(guest.name, quiesce="required"))
         out = workspace / "out"
         out.mkdir()
         disk = restore(repository, RestoreRequest(guest.name, dest=str(out))).disks[0]

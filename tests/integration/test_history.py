@@ -11,13 +11,12 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from _cbt.operations.backup import BackupRequest
-from _cbt.operations.verify import verify
-from _cbt.repository.repository import Repository, open_or_create
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
+from witness import Witnessed, ask, differences, disk_result, witnessed_backup
 
-from witness import Witnessed, differences, disk_result, witnessed_backup
+from _cbt.operations.verify import verify
+from _cbt.repository.repository import Repository, open_or_create
 
 MIB = 1 << 20
 SIZES = {"vda": 24 * MIB, "vdb": 10 * MIB + 512 * 3}
@@ -50,9 +49,7 @@ def _touch(domain: BlockDomain, chance: random.Random) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
-def test_every_point_of_a_random_history_restores_to_the_bytes_it_had(
-    seed: int, hypervisor: Hypervisor, workspace: Path, repository: Repository
-) -> None:
+def test_every_point_of_a_random_history_restores_to_the_bytes_it_had(seed: int, hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
     chance = random.Random(seed)
     taken: t.List[Witnessed] = []
     with BlockDomain(hypervisor, [DiskSpec(target, size) for target, size in SIZES.items()]) as domain:
@@ -60,9 +57,7 @@ def test_every_point_of_a_random_history_restores_to_the_bytes_it_had(
             for _touch_number in range(chance.randrange(8)):
                 _touch(domain, chance)
             modes = ["auto", "auto", "incremental", "full", "copy"] if step else ["auto"]
-            request = BackupRequest(
-                domain.name, mode=chance.choice(modes), compression=chance.choice(["lz4", "none"]), workers=chance.choice([1, 2, 5])
-            )
+            request = ask(domain.name, mode=chance.choice(modes), compression=chance.choice(["lz4", "none"]), workers=chance.choice([1, 2, 5]))
             folder = workspace / f"step-{step}"
             folder.mkdir()
             taken.append(witnessed_backup(domain, repository, folder, request, lambda: _touch(domain, chance)))

@@ -12,16 +12,16 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from lab.domain import BlockDomain, DiskSpec
+from lab.hypervisor import Hypervisor
+from module_process import ModuleProcess, run_module
+from witness import ask, differences, session_of, witnessed_backup
+
 from _cbt.errors import CbtError
-from _cbt.operations.backup import BackupRequest, backup
+from _cbt.operations.backup import backup
 from _cbt.operations.verify import verify
 from _cbt.progress import Progress
 from _cbt.repository.repository import Repository, open_repository
-from lab.domain import BlockDomain, DiskSpec
-from lab.hypervisor import Hypervisor
-
-from module_process import ModuleProcess, run_module
-from witness import differences, session_of, witnessed_backup
 
 MIB = 1 << 20
 
@@ -94,9 +94,7 @@ def test_a_signal_at_any_moment_leaves_nothing_and_the_next_run_is_incremental(
 
 
 @pytest.mark.parametrize("phase", ["freezing", "reading", "publishing"])
-def test_an_error_in_any_phase_leaves_nothing_and_the_next_run_is_incremental(
-    phase: str, hypervisor: Hypervisor, workspace: Path, scratch: Path
-) -> None:
+def test_an_error_in_any_phase_leaves_nothing_and_the_next_run_is_incremental(phase: str, hypervisor: Hypervisor, workspace: Path, scratch: Path) -> None:
     def fail(progress: Progress) -> None:
         if progress.phase == phase:
             raise CbtError("made to fail")
@@ -104,7 +102,7 @@ def test_an_error_in_any_phase_leaves_nothing_and_the_next_run_is_incremental(
     with BlockDomain(hypervisor, [DiskSpec("vda", 64 * MIB)]) as domain:
         repository = _prepared(domain, workspace)
         before = _traces(domain, repository, scratch)
-        request = BackupRequest(domain.name, scratch_dir=str(scratch))
+        request = ask(domain.name, scratch_dir=str(scratch))
         with pytest.raises(CbtError, match="made to fail"):
             backup(session_of(domain), repository, request, observer=fail)
         assert _traces(domain, repository, scratch) == before
@@ -124,7 +122,7 @@ def test_a_domain_that_dies_during_the_backup_publishes_nothing(hypervisor: Hype
         repository = _prepared(domain, workspace)
         points = [point.id for point in repository.points_of().points]
         with pytest.raises(CbtError):
-            backup(session_of(domain), repository, BackupRequest(domain.name, scratch_dir=str(scratch), workers=1), observer=kill)
+            backup(session_of(domain), repository, ask(domain.name, scratch_dir=str(scratch), workers=1), observer=kill)
         assert [point.id for point in repository.points_of().points] == points
         assert list(scratch.iterdir()) == []
         domain.start()

@@ -45,6 +45,7 @@ def test_target(target: str, options: tuple[str, ...], collection: Path, hypervi
         stderr=subprocess.STDOUT,
         text=True,
         timeout=TIME_LIMIT,
+        check=False,
     )
     if done.returncode != 0:
         pytest.fail(done.stdout, pytrace=False)

@@ -10,13 +10,16 @@ import typing as t
 from pathlib import Path
 
 import libvirt
+from lab.domain import BlockDomain, Domain
+from lab.reference import copy_exports, same_bytes
+
 from _cbt.hypervisor.connection import Session
 from _cbt.operations.backup import BackupRequest, BackupResult, backup
+from _cbt.operations.backup_plan import Wish
+from _cbt.operations.backup_run import BackupOptions
 from _cbt.operations.restore import RestoreRequest, restore
 from _cbt.progress import Progress
 from _cbt.repository.repository import Repository
-from lab.domain import BlockDomain, Domain
-from lab.reference import copy_exports, same_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,14 @@ class Witnessed:
         """Id of the restore point."""
         assert self.result.point is not None
         return self.result.point.id
+
+
+def ask(domain: str, start_paused: bool = False, abort_foreign_job: bool = False, **wanted: t.Any) -> BackupRequest:
+    """A request from the fields of Wish and BackupOptions together."""
+    names = {field.name for field in dataclasses.fields(Wish)}
+    wish = Wish(**{key: value for key, value in wanted.items() if key in names})
+    options = BackupOptions(**{key: value for key, value in wanted.items() if key not in names})
+    return BackupRequest(domain, wish, options, start_paused, abort_foreign_job)
 
 
 def witnessed_backup(
@@ -48,7 +59,7 @@ def witnessed_backup(
             meanwhile()
             copies.update(copy_exports(domain, folder))
 
-    result = backup(session_of(domain), repository, request or BackupRequest(domain.name), observer=observe)
+    result = backup(session_of(domain), repository, request or ask(domain.name), observer=observe)
     return Witnessed(result, copies)
 
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -89,7 +90,9 @@ class Domain:
 
     def shutdown_hard(self) -> None:
         """Let QEMU quit in order by itself, as if the guest had switched off."""
-        self.qmp("quit")
+        # QEMU may be gone before its answer is read; whether it went is seen next.
+        with suppress(libvirt.libvirtError):
+            self.qmp("quit")
         self._wait_for_end()
 
     def kill(self) -> None:
@@ -211,8 +214,11 @@ class Domain:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return  # never defined, closed before or undefined by a test
             raise
-        if handle.isActive():
+        # It may end by itself between question and order.
+        with suppress(libvirt.libvirtError):
             handle.destroy()
+        if handle.isActive():
+            raise LabError(f"{self.name} cannot be destroyed")
         if handle.isPersistent():
             handle.undefineFlags(UNDEFINE_ALL)
         for rotation in ("", ".0", ".1", ".2"):

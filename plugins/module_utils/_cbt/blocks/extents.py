@@ -129,6 +129,20 @@ def to_blocks(extents: t.Iterable[Extent], size: int) -> t.Iterator[BlockRange]:
         yield pending
 
 
+def joined_ranges(ranges: t.Iterable[BlockRange]) -> t.Iterator[BlockRange]:
+    """Neighbouring ranges of the same kind made one. They must be ordered and not overlap."""
+    last: t.Optional[BlockRange] = None
+    for each in ranges:
+        if last is not None and last.first + last.count == each.first and last.zero == each.zero:
+            last = BlockRange(last.first, last.count + each.count, last.zero)
+            continue
+        if last is not None:
+            yield last
+        last = each
+    if last is not None:
+        yield last
+
+
 def pieces(ranges: t.Iterable[BlockRange], limit: int) -> t.Iterator[t.Tuple[BlockRange, ...]]:
     """Ranges dealt out in portions with at most ``limit`` blocks to read each; order is kept.
 

@@ -109,10 +109,14 @@ class Source:
         """A further connection for reading data."""
         return Connection(self._socket, self._export)
 
+    def allocation(self) -> t.Iterator[Extent]:
+        """The whole disk in order, flagged by whether it reads as zero."""
+        return joined(self._allocation.extents(0, self.size, _ZERO))
+
     def extents(self) -> t.Iterator[Extent]:
         """All extents to look at, ordered, flagged by whether they read as zero; clean ones are left out."""
         if self._dirty is None:
-            yield from joined(self._allocation.extents(0, self.size, _ZERO))
+            yield from self.allocation()
             return
         for start in range(0, self.size, STATUS_STEP):
             end = min(start + STATUS_STEP, self.size)

@@ -10,6 +10,7 @@ Ours are called ``cbt-<first 8 digits of the repository's id>-<restore point id>
 from __future__ import annotations
 
 import dataclasses
+import time
 import typing as t
 from xml.etree import ElementTree
 
@@ -90,6 +91,19 @@ def create(domain: Domain, facts: DomainFacts, name: str, tracked: t.Collection[
         domain.api.checkpointCreateXML(checkpoint_xml(name, tracked, facts.disks), 0)
 
 
+def redefine(domain: Domain, facts: DomainFacts, name: str, targets: t.Collection[str]) -> None:
+    """Make libvirt know a checkpoint again whose bitmaps are in the ``targets``.
+
+    libvirt checks the bitmaps only while the domain runs. Raises HypervisorError if it refuses.
+    """
+    holders = [disk for disk in facts.disks if disk.target in targets]
+    flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
+    if facts.active:
+        flags |= libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE_VALIDATE
+    with explained(f"redefine checkpoint {name} of {facts.name}"):
+        domain.api.checkpointCreateXML(_redefinition(name, holders, facts.disks), flags)
+
+
 def remove(domain: Domain, name: str) -> None:
     """Remove a checkpoint and its bitmaps, whichever of both exist, running or shut off.
 
@@ -120,7 +134,7 @@ def _remove_running(domain: Domain, facts: DomainFacts, name: str, holders: t.Se
 
 def _redefinition(name: str, holders: t.Sequence[Disk], disks: t.Iterable[Disk]) -> str:
     root = ElementTree.fromstring(checkpoint_xml(name, {disk.target for disk in holders}, disks))
-    ElementTree.SubElement(root, "creationTime").text = "1"  # libvirt asks for one when redefining and does not check it
+    ElementTree.SubElement(root, "creationTime").text = str(int(time.time()))  # libvirt wants one and does not check it
     return ElementTree.tostring(root, encoding="unicode")
 
 

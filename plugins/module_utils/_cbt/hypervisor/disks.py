@@ -29,7 +29,8 @@ class Bitmap:
 class Disk:
     """One disk of a domain, from its XML; ``compat``, ``virtual_size`` and ``bitmaps`` from QEMU or the image.
 
-    ``virtual_size`` is in bytes, None where it is not known. ``node`` is QEMU's name of the running disk.
+    ``virtual_size`` is in bytes, None where it is not known. ``node`` is QEMU's name of the running disk. ``identity`` tells one
+    image from another that was put in its place under the same path: both may hold bitmaps of the same name.
     """
 
     target: str
@@ -41,6 +42,7 @@ class Disk:
     transient: bool = False
     data_store: bool = False
     node: t.Optional[str] = None
+    identity: t.Optional[str] = None
     compat: t.Optional[str] = None
     cluster_size: t.Optional[int] = None
     virtual_size: t.Optional[int] = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import stat
 import typing as t
 from xml.etree import ElementTree
 
@@ -24,7 +25,7 @@ except ImportError:
 
 @dataclasses.dataclass(frozen=True)
 class DomainFacts:
-    """What a domain is at the moment of reading."""
+    """What a domain is at the moment of reading. ``shut_down`` is True if it is off because its guest ended in order."""
 
     name: str
     uuid: str
@@ -35,6 +36,7 @@ class DomainFacts:
     inactive_xml: str
     autostart: bool = False
     job: t.Optional[str] = None
+    shut_down: bool = False
     owner: t.Optional[t.Tuple[int, int]] = None
 
     @property
@@ -76,6 +78,24 @@ def _running_job(domain: Domain) -> t.Optional[str]:
     return "backup"
 
 
+def _identity(disk: Disk) -> t.Optional[str]:
+    """What stays with an image when it is renamed or reached from another node, and differs for a copy: its inode number.
+
+    For a device it is device mapper's id of it, which stays with a logical volume when that is renamed.
+    """
+    if disk.source is None or disk.type not in ("file", "block"):
+        return None
+    try:
+        status = os.stat(disk.source)
+        if not stat.S_ISBLK(status.st_mode):
+            return f"inode {status.st_ino}"
+        device = f"/sys/dev/block/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}/dm/uuid"
+        with open(device, encoding="utf-8") as file:
+            return f"dm {file.read().strip()}"
+    except OSError:
+        return None
+
+
 def _from_image(disk: Disk) -> Disk:
     if disk.unreadable is not None or disk.source is None or not os.path.exists(disk.source):
         return disk
@@ -88,13 +108,14 @@ def _from_image(disk: Disk) -> Disk:
 def read_domain(domain: Domain) -> DomainFacts:
     """Read a domain's state and disks. Raises HypervisorError if libvirt refuses."""
     with explained(f"read domain {domain.name}"):
-        state = _states().get(domain.api.state()[0], "unknown")
+        number, cause = domain.api.state()
+        state = _states().get(number, "unknown")
         active = bool(domain.api.isActive())
         xml = domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
         inactive = domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
         autostart = bool(domain.api.isPersistent()) and bool(domain.api.autostart())
         job = _running_job(domain) if active else None
-    disks = parse_disks(xml)
+    disks = tuple(dataclasses.replace(disk, identity=_identity(disk)) for disk in parse_disks(xml))
     if active:
         disks = with_block_nodes(disks, monitor(domain, "query-named-block-nodes"))
     else:
@@ -109,6 +130,7 @@ def read_domain(domain: Domain) -> DomainFacts:
         inactive_xml=inactive,
         autostart=autostart,
         job=job,
+        shut_down=state == "shutoff" and cause == libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN,
         owner=_qemu_owner(xml) if active else None,
     )
 

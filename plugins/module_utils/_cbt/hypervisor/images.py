@@ -29,3 +29,8 @@ def in_use(path: str) -> bool:
 def remove_bitmap(path: str, name: str) -> None:
     """Remove a bitmap from the image of a shut-off domain."""
     programs.run(["qemu-img", "bitmap", "--remove", "--", path, name])
+
+
+def add_bitmap(path: str, name: str) -> None:
+    """Add a recording bitmap to the image of a shut-off domain, with the granularity libvirt uses."""
+    programs.run(["qemu-img", "bitmap", "--add", "-g", "65536", "--", path, name])

@@ -90,7 +90,7 @@ def scratch_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
         os.close(handle)
 
 
-def _end(domain: Domain) -> None:
+def end(domain: Domain) -> None:
     """Abort the domain's backup job and wait until it is gone; a job that is gone already is no fault."""
     deadline = time.monotonic() + END_WITHIN
     while True:
@@ -132,7 +132,7 @@ def backup_job(
         yield begin
     finally:
         if begun:
-            _end(domain)
+            end(domain)
 
 
 @contextlib.contextmanager

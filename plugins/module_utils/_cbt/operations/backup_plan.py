@@ -17,6 +17,7 @@ from ..repository.points import RestorePoint
 AUTO = "auto"
 FULL = "full"
 INCREMENTAL = "incremental"
+DIFFERENTIAL = "differential"
 COPY = "copy"
 SCAN = "scan"
 SKIPPED = "skipped"
@@ -62,7 +63,11 @@ class Situation:
 
 @dataclasses.dataclass(frozen=True)
 class DiskPlan:
-    """How one disk is read. ``since`` is the checkpoint that tells its changes, ``base`` the restore point it is compared with."""
+    """How one disk is read.
+
+    ``since`` is the checkpoint that tells its changes, ``base`` the restore point it is compared with; ``audit`` if all
+    of it is read although its changes are known, to hold one against the other.
+    """
 
     target: str
     mode: str
@@ -70,6 +75,7 @@ class DiskPlan:
     since: t.Optional[str] = None
     base: t.Optional[str] = None
     dirty_bytes: t.Optional[int] = None
+    audit: bool = False
 
     @property
     def read(self) -> bool:
@@ -82,7 +88,8 @@ class BackupPlan:
     """All decisions of one backup.
 
     ``tracked`` are the targets that get a bitmap of the new checkpoint; ``superseded`` our checkpoints that go once the
-    new restore point stands, those of runs that were killed among them.
+    new restore point stands, those of runs that were killed among them; ``redefined`` those libvirt has to be told of
+    again first, with their disks. ``skipped`` is why nothing is to be done, None if something is.
     """
 
     disks: t.Tuple[DiskPlan, ...]
@@ -90,6 +97,8 @@ class BackupPlan:
     parent: t.Optional[str]
     superseded: t.Tuple[str, ...]
     warnings: t.Tuple[str, ...]
+    redefined: t.Mapping[str, t.Tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    skipped: t.Optional[str] = None
 
 
 def size_text(size: int) -> str:
@@ -105,8 +114,6 @@ def _unusable(disk: Disk, point: RestorePoint, situation: Situation) -> t.Option
     record = point.disk(disk.target)
     if record is None:
         return f"{disk.target} was not part of restore point {point.id}"
-    if point.checkpoint not in situation.checkpoints:
-        return f"libvirt no longer knows checkpoint {point.checkpoint} of restore point {point.id}"
     broken = flaw(disk, point.checkpoint or "")
     if broken is not None:
         return broken
@@ -114,6 +121,8 @@ def _unusable(disk: Disk, point: RestorePoint, situation: Situation) -> t.Option
         return f"{disk.target} had {size_text(record.size)} at restore point {point.id} and has {size_text(disk.virtual_size or 0)} now"
     if disk.source != record.source:
         return f"{disk.target} was {record.source} at restore point {point.id} and is {disk.source} now"
+    if disk.identity != record.identity:
+        return f"the image {disk.source} of {disk.target} is another file than at restore point {point.id}"
     damage = situation.damaged.get((point.id, disk.target))
     if damage is not None:
         return f"restore point {point.id} cannot be built on: {damage}"
@@ -128,7 +137,7 @@ def _comparable(disk: Disk, situation: Situation) -> t.Optional[str]:
     return None
 
 
-def _tracked_plan(disk: Disk, situation: Situation) -> DiskPlan:
+def _tracked_plan(disk: Disk, mode: str, situation: Situation) -> DiskPlan:
     base = _comparable(disk, situation)
     candidates = [point for point in reversed(situation.points) if point.checkpoint is not None]
     if not candidates:
@@ -139,7 +148,8 @@ def _tracked_plan(disk: Disk, situation: Situation) -> DiskPlan:
         if cause is None:
             bitmap = disk.bitmap(point.checkpoint or "")
             reason = f"Changes since restore point {point.id} are known from checkpoint {point.checkpoint}."
-            return DiskPlan(disk.target, INCREMENTAL, reason, point.checkpoint, point.id, bitmap.dirty_bytes if bitmap else None)
+            how = DIFFERENTIAL if mode == DIFFERENTIAL else INCREMENTAL
+            return DiskPlan(disk.target, how, reason, point.checkpoint, point.id, bitmap.dirty_bytes if bitmap else None)
         causes.append(cause)
     return DiskPlan(disk.target, FULL, f"Read in full: {causes[0]}.", base=base)
 
@@ -158,17 +168,17 @@ def _disk_plan(disk: Disk, mode: str, selection: Selection, scan_untracked: bool
         return DiskPlan(disk.target, SCAN, untrackable, base=base, dirty_bytes=disk.virtual_size)
     if mode == FULL:
         return DiskPlan(disk.target, FULL, "A full backup was asked for.", base=base, dirty_bytes=disk.virtual_size)
-    plan = _tracked_plan(disk, situation)
-    return plan if plan.mode == INCREMENTAL else dataclasses.replace(plan, dirty_bytes=disk.virtual_size)
+    plan = _tracked_plan(disk, mode, situation)
+    return plan if plan.since is not None else dataclasses.replace(plan, dirty_bytes=disk.virtual_size)
 
 
 def _refuse_gaps(plans: t.Sequence[DiskPlan], name: str) -> None:
     """An incremental backup that would have to read a trackable disk in full is refused instead of guessed."""
-    gaps = [plan for plan in plans if plan.mode == FULL]
+    gaps = [plan for plan in plans if plan.mode == FULL and not plan.audit]
     if gaps:
         causes = " ".join(f"{plan.target}: {plan.reason}" for plan in gaps)
         raise Refused(f"Cannot back up {name} incrementally. {causes} Use mode auto to read these disks in full.")
-    if not any(plan.mode == INCREMENTAL for plan in plans):
+    if not any(plan.since is not None for plan in plans):
         causes = " ".join(plan.reason for plan in plans)
         raise Refused(f"Cannot back up {name} incrementally: none of its disks is tracked. {causes}")
 
@@ -181,27 +191,71 @@ def our_checkpoints(situation: Situation) -> t.List[str]:
     return sorted(names)
 
 
-def make_plan(situation: Situation, mode: str = AUTO, selection: Selection = Selection(), scan_untracked: bool = True) -> BackupPlan:
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What is asked of a backup as far as the decision goes.
+
+    ``mode`` is auto, full, incremental, differential or copy; ``threshold`` in bytes, None for none; ``offline`` what to do with a
+    domain that is shut off: read or skip (start_paused is done before the decision).
+    """
+
+    mode: str = AUTO
+    selection: Selection = Selection()
+    scan_untracked: bool = True
+    threshold: t.Optional[int] = None
+    audit: bool = False
+    offline: str = "read"
+
+
+def _audited(plan: DiskPlan) -> DiskPlan:
+    reason = f"Audited: all of it is read and held against what tracking tells. {plan.reason}"
+    return dataclasses.replace(plan, mode=FULL, reason=reason, audit=True)
+
+
+def _skip(taken: t.Sequence[DiskPlan], wish: Wish, facts: DomainFacts) -> t.Optional[str]:
+    """Why the backup is not to be made now; None if it is."""
+    if not facts.active and wish.offline == "skip":
+        return f"{facts.name} is {facts.state}, and offline is set to skip."
+    if wish.threshold is None or not all(plan.mode in (INCREMENTAL, DIFFERENTIAL) for plan in taken):
+        return None
+    sizes = [plan.dirty_bytes for plan in taken if plan.dirty_bytes is not None]
+    if len(sizes) < len(taken) or sum(sizes) >= wish.threshold:
+        return None
+    return f"{size_text(sum(sizes))} have changed on {facts.name}, which is less than the threshold of {size_text(wish.threshold)}."
+
+
+def _redefined(taken: t.Sequence[DiskPlan], situation: Situation) -> t.Dict[str, t.Tuple[str, ...]]:
+    unknown = sorted({plan.since for plan in taken if plan.since is not None and plan.since not in situation.checkpoints})
+    return {name: tuple(plan.target for plan in taken if plan.since == name) for name in unknown}
+
+
+def make_plan(situation: Situation, wish: Wish = Wish()) -> BackupPlan:
     """Decide how each disk of a domain is read.
 
-    ``mode`` is auto, full, incremental or copy. Raises Refused if the selection names an unknown disk, if nothing
-    is left to back up, or if mode is incremental and a disk's changes are not known.
+    Raises Refused if the selection names an unknown disk, if nothing is left to back up, or if mode is incremental
+    and a disk's changes are not known.
     """
     facts = situation.facts
-    selection.check([disk.target for disk in facts.disks], facts.name)
-    plans = tuple(_disk_plan(disk, mode, selection, scan_untracked, situation) for disk in facts.disks)
+    wish.selection.check([disk.target for disk in facts.disks], facts.name)
+    plans = tuple(_disk_plan(disk, wish.mode, wish.selection, wish.scan_untracked, situation) for disk in facts.disks)
+    if wish.audit:
+        plans = tuple(_audited(plan) if plan.since is not None else plan for plan in plans)
     taken = [plan for plan in plans if plan.read]
     if not taken:
         reasons = " ".join(plan.reason for plan in plans)
         raise Refused(f"There is nothing to back up on {facts.name}. {reasons}".strip())
-    if mode == INCREMENTAL:
+    if wish.mode == INCREMENTAL:
         _refuse_gaps(taken, facts.name)
-    tracked = tuple(plan.target for plan in taken if plan.mode in (FULL, INCREMENTAL))
+    moves_on = wish.mode in (AUTO, FULL, INCREMENTAL)
+    tracked = tuple(plan.target for plan in taken if plan.mode in (FULL, INCREMENTAL)) if moves_on else ()
     bases = {plan.base for plan in taken}
+    fell_back = [plan for plan in taken if plan.mode == FULL and wish.mode in (AUTO, DIFFERENTIAL) and situation.points and not plan.audit]
     return BackupPlan(
         disks=plans,
         tracked=tracked,
         parent=next((point.id for point in reversed(situation.points) if point.id in bases), None),
         superseded=tuple(our_checkpoints(situation)) if tracked else (),
-        warnings=tuple(plan.reason for plan in taken if plan.mode == SCAN or (plan.mode == FULL and mode == AUTO and situation.points)),
+        warnings=tuple(plan.reason for plan in taken if plan.mode == SCAN or plan in fell_back),
+        redefined=_redefined(taken, situation),
+        skipped=_skip(taken, wish, facts),
     )

@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
+import sys
 import typing as t
 
-from ..blocks.extents import BlockRange, pieces, to_blocks
+from ..blocks.extents import BlockRange, joined_ranges, pieces, to_blocks
 from ..blocks.nbd import MAX_REQUEST, Connection, Source
 from ..blocks.pipeline import in_parallel
+from ..blocks.throttle import Throttle
 from ..grid import BLOCK_SIZE, ZERO_BLOCK
 from ..interrupt import Interrupt
 from ..progress import Observer, Progress
@@ -63,11 +67,21 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True)
 class ReadDisk:
-    """A disk that was read: the map in the making, finished once all packs are sealed, and what was counted."""
+    """A disk that was read: the map in the making, finished once all packs are sealed, and what was counted.
+
+    ``unmarked`` are the blocks an audit found changed although tracking did not mark them.
+    """
 
     builder: MapBuilder
     statistics: Statistics
     size: int
+    unmarked: t.Tuple[BlockRange, ...] = ()
+
+    @property
+    def unmarked_bytes(self) -> t.Tuple[t.Tuple[int, int], ...]:
+        """The unmarked blocks as (offset, length) in bytes."""
+        ranges = ((each.first * BLOCK_SIZE, each.count * BLOCK_SIZE) for each in self.unmarked)
+        return tuple((offset, min(length, self.size - offset)) for offset, length in ranges)
 
     def finish(self, written: t.Mapping[bytes, PackRef]) -> ExtentMap:
         """Its extent map."""
@@ -110,7 +124,7 @@ def _examine(
 
 
 def _read_portion(
-    connection: Connection, size: int, known: Known, encode: Encoder, writer: PackWriter, portion: t.Tuple[BlockRange, ...]
+    connection: Connection, size: int, known: Known, encode: Encoder, writer: PackWriter, throttle: Throttle, portion: t.Tuple[BlockRange, ...]
 ) -> t.Tuple[t.List[Found], Statistics]:
     """Read, hash, compare, compress and store one portion. Runs in a worker's thread."""
     found: t.List[Found] = []
@@ -124,6 +138,7 @@ def _read_portion(
             statistics.zero_bytes += length
             found.append(Found(wanted.first, wanted.count, _ZERO))
             continue
+        throttle.take(length)
         data = connection.read(offset, length)
         statistics.read_bytes += length
         states = _examine(data, wanted, known.digests(wanted.first, wanted.count), encode, fresh)
@@ -159,6 +174,28 @@ def _note(builder: MapBuilder, each: Found) -> None:
         builder.place(each.first, each.count, each.pack, each.ordinal)
 
 
+def _unmarked(found: Found, claims: t.Sequence[BlockRange], base: t.Optional[ExtentMap], known: Known) -> t.Iterator[BlockRange]:
+    """The blocks of a finding that differ from the base and lie in no claim of being changed."""
+    if found.state == _KEPT or base is None:
+        return
+    stop = found.first + found.count
+    if found.state == _ZERO:
+        changed = [(run.first, run.stop) for run in base.runs(found.first, stop)]
+    else:
+        unknown = {block for run in base.runs(found.first, stop) if run.pack.id in known.unreadable for block in range(run.first, run.stop)}
+        changed = [(block, block + 1) for block in range(found.first, stop) if block not in unknown]
+    for first, end in changed:
+        index = max(0, bisect.bisect_right(claims, (first, sys.maxsize, True)) - 1)
+        for claim in itertools.islice(claims, index, None):
+            if claim.first >= end:
+                break
+            if claim.first > first:
+                yield BlockRange(first, claim.first - first, False)
+            first = max(first, min(end, claim.first + claim.count))
+        if first < end:
+            yield BlockRange(first, end - first, False)
+
+
 @dataclasses.dataclass(frozen=True)
 class Reader:
     """How disks of one run are read: where blocks go, how they are encoded, by how many workers."""
@@ -168,23 +205,31 @@ class Reader:
     workers: int
     interrupt: Interrupt
     observer: Observer
+    throttle: Throttle
 
-    def read(self, source: Source, target: str, base: t.Optional[ExtentMap], known: Known) -> ReadDisk:
-        """Read what ``source`` says is to be looked at and compare it with what is ``known``; the rest stays as in ``base``."""
-        portions = pieces(to_blocks(source.extents(), source.size), PORTION)
+    def read(self, source: Source, target: str, base: t.Optional[ExtentMap], known: Known, audit: bool = False) -> ReadDisk:
+        """Read what ``source`` says is to be looked at and compare it with what is ``known``; the rest stays as in ``base``.
+
+        With ``audit``, everything is read, and what changed without being marked is told.
+        """
+        portions = pieces(to_blocks(source.allocation() if audit else source.extents(), source.size), PORTION)
+        claims = tuple(to_blocks(source.extents(), source.size)) if audit else ()
+        unmarked: t.List[BlockRange] = []
         builder = MapBuilder(source.size, base)
         statistics = Statistics()
 
         @contextlib.contextmanager
         def worker() -> t.Iterator[t.Callable[[t.Tuple[BlockRange, ...]], t.Tuple[t.List[Found], Statistics]]]:
             with source.connect() as connection:
-                yield functools.partial(_read_portion, connection, source.size, known, self.encode, self.writer)
+                yield functools.partial(_read_portion, connection, source.size, known, self.encode, self.writer, self.throttle)
 
         with in_parallel(portions, worker, self.workers, self.interrupt) as results:
             for found, counted in results:
                 for each in found:
                     _note(builder, each)
+                    if audit:
+                        unmarked += _unmarked(each, claims, base, known)
                 statistics.add(counted)
                 done = (found[-1].first + found[-1].count) * BLOCK_SIZE if found else 0
                 self.observer(Progress("reading", target, min(done, source.size), source.size))
-        return ReadDisk(builder, statistics, source.size)
+        return ReadDisk(builder, statistics, source.size, tuple(joined_ranges(unmarked)))

@@ -38,9 +38,13 @@ class Upload(t.Protocol):
 
 
 class Store(t.Protocol):
-    """The operations a repository needs of a place to keep objects. All raise RepositoryError."""
+    """The operations a repository needs of a place to keep objects. All raise RepositoryError.
+
+    ``local_path`` is a directory whose file system holds the objects, None if they are elsewhere.
+    """
 
     location: str
+    local_path: t.Optional[str]
 
     def upload(self, name: str) -> Upload:
         """Begin an object whose content comes in pieces."""
@@ -147,6 +151,7 @@ class DirectoryStore:
 
     def __init__(self, root: str) -> None:
         self.location = root
+        self.local_path: t.Optional[str] = root
         self._made: t.Set[str] = set()
 
     def _path(self, name: str) -> str:

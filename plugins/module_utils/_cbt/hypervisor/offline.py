@@ -1,0 +1,89 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading the disks of a shut-off domain straight from their images. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import typing as t
+
+from .. import programs
+from ..errors import HypervisorError, ProgramError, Refused
+from . import images
+from .disks import Disk
+from .domain import DomainFacts
+from .job import Export, JobDisk
+
+_START_WITHIN = 60  # seconds
+
+
+def not_offline(disk: Disk) -> t.Optional[str]:
+    """Why a disk cannot be read while its domain is shut off; None if it can."""
+    if disk.type not in ("file", "block"):
+        return f"{disk.target} is a {disk.type} disk, which is read through a running domain only. Set offline to start_paused."
+    if disk.source is None or not os.path.exists(disk.source):
+        return f"{disk.target} has no image at {disk.source}."
+    return None
+
+
+def _arguments(disks: t.Sequence[Disk], wanted: t.Mapping[str, JobDisk], socket: str) -> t.List[str]:
+    arguments = ["qemu-storage-daemon", "--nbd-server", f"addr.type=unix,addr.path={socket}"]
+    for disk in disks:
+        node = {"driver": disk.format, "node-name": disk.target, "read-only": True}
+        node["file"] = {"driver": "host_device" if disk.type == "block" else "file", "filename": disk.source}
+        arguments += ["--blockdev", json.dumps(node)]
+        export: t.Dict[str, t.Any] = {"type": "nbd", "id": disk.target, "node-name": disk.target, "name": disk.target, "writable": False}
+        since = wanted[disk.target].since
+        if since is not None:
+            export["bitmaps"] = [since]
+        arguments += ["--export", json.dumps(export)]
+    return arguments
+
+
+@contextlib.contextmanager
+def image_exports(facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str) -> t.Iterator[t.Tuple[Export, ...]]:
+    """Serve the images of a shut-off domain over NBD, read-only. While they are served the domain cannot be started.
+
+    Raises HypervisorError if an image cannot be opened, for instance because the domain has been started meanwhile.
+    """
+    by_target = {each.target: each for each in wanted}
+    disks = [disk for disk in facts.disks if disk.target in by_target]
+    for disk in disks:
+        reason = not_offline(disk)
+        if reason is not None:
+            raise Refused(f"Cannot back up {facts.name} while it is shut off: {reason}")
+    socket = os.path.join(folder, "nbd.sock")
+    with programs.service(_arguments(disks, by_target, socket)) as server:
+        _wait_for(socket, server, facts.name)
+        yield tuple(Export(each.target, socket, each.target, f"qemu:dirty-bitmap:{each.since}" if each.since else None) for each in wanted)
+        with contextlib.suppress(ProgramError):  # it only read
+            server.stop(_START_WITHIN)
+
+
+def _wait_for(socket: str, server: programs.Service, name: str) -> None:
+    deadline = time.monotonic() + _START_WITHIN
+    while not os.path.exists(socket):
+        reason = server.failed()
+        if reason is not None and "lock" in reason:
+            raise HypervisorError(f"Cannot read the disks of {name}: an image is in use by another process ({reason}). Was it started meanwhile? Try again.")
+        if reason is not None or time.monotonic() > deadline:
+            raise HypervisorError(f"Cannot read the disks of {name}: {reason or 'qemu-storage-daemon did not open its socket'}.")
+        time.sleep(0.01)
+
+
+def add_bitmaps(facts: DomainFacts, targets: t.Collection[str], name: str) -> None:
+    """Begin to track the changes of a shut-off domain's disks.
+
+    Before they are read and not after: what a domain that is started in between writes is then recorded, though perhaps
+    read already, which costs a second reading and never a change.
+    """
+    for disk in facts.disks:
+        if disk.target in targets and disk.source is not None:
+            try:
+                images.add_bitmap(disk.source, name)
+            except ProgramError as error:
+                raise HypervisorError(f"Cannot track {disk.target} of {facts.name}: {error}. If an image is in use, wait until it is free.") from error

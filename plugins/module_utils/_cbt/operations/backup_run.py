@@ -1,0 +1,227 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One backup under way: the plan carried out. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import socket
+import typing as t
+
+from ..blocks.nbd import Source
+from ..blocks.pipeline import default_workers
+from ..blocks.throttle import Throttle
+from ..errors import CbtError, ProgramError
+from ..hypervisor import agent, checkpoints, images, job, space
+from ..hypervisor.connection import Domain, libvirt
+from ..hypervisor.disks import Disk
+from ..hypervisor.domain import versions
+from ..interrupt import Interrupt
+from ..progress import Observer, Progress
+from ..repository import maps, points
+from ..repository.codecs import encoder
+from ..repository.known import Known
+from ..repository.pack_writer import PackWriter
+from ..repository.points import DiskRecord, RestorePoint, StoredFile
+from ..repository.repository import Repository
+from . import views
+from .backup_plan import DIFFERENTIAL, INCREMENTAL, BackupPlan, DiskPlan, Situation
+from .reading import ReadDisk, Reader
+
+TOOL_VERSION = "0.1.0"
+
+
+@dataclasses.dataclass(frozen=True)
+class BackupOptions:
+    """How a backup is carried out; ``rate_limit`` in bytes per second, None for none."""
+
+    compression: str = "lz4"
+    compression_level: t.Optional[int] = None
+    quiesce: str = "auto"
+    freeze_mountpoints: t.Tuple[str, ...] = ()
+    scratch_dir: str = "/var/tmp"
+    workers: t.Optional[int] = None
+    rate_limit: t.Optional[int] = None
+    tags: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    pin: bool = False
+
+
+class Run:
+    """Carries out the plan for one domain. ``read`` and ``warnings`` tell what came of it."""
+
+    def __init__(
+        self, domain: Domain, repository: Repository, options: BackupOptions, found: Situation, plan: BackupPlan, interrupt: Interrupt, observer: Observer
+    ) -> None:
+        self._domain, self._repository, self._options = domain, repository, options
+        self._facts, self._points, self._plan = found.facts, found.points, plan
+        self._interrupt, self._observer = interrupt, observer
+        self.read: t.Dict[str, ReadDisk] = {}
+        self.warnings: t.List[str] = []
+        now = datetime.datetime.now(datetime.timezone.utc)
+        self._created = now.isoformat(timespec="microseconds")
+        self._id = points.new_id(now)
+        self._checkpoint = f"{checkpoints.prefix(repository.id)}{self._id}" if plan.tracked else None
+        self._encode = encoder(options.compression, options.compression_level)
+        self._throttle = Throttle(options.rate_limit)
+        self._writer = PackWriter(repository.store)
+        self._stored: t.List[str] = []
+        # Read before the job begins: libvirt may take its time to ask QEMU, and the guest's writes go to scratch meanwhile.
+        self._versions = {"kvm.cbt": TOOL_VERSION, **versions(domain.session)}
+
+    def carry_out(self) -> RestorePoint:
+        """Take the backup and publish it."""
+        taken = [each for each in self._plan.disks if each.read]
+        wanted = [job.JobDisk(each.target, each.since) for each in taken]
+        with contextlib.ExitStack() as undo, job.scratch_folder(self._facts, self._options.scratch_dir) as folder:
+            undo.callback(self._withdraw)
+            undo.callback(self._forget_checkpoint)
+            self._guard_space(folder)
+            with self._view(wanted, folder) as view:
+                if view.note is not None:
+                    self.warnings.append(f"The backup of {self._facts.name} is only crash-consistent: {view.note}.")
+                for plan, export in zip(taken, view.exports):
+                    self.read[plan.target] = self._read(plan, export)
+                point = self._publish(view)
+                undo.pop_all()  # it is published: from here on nothing is taken back
+        self._remove_superseded()
+        self._observer(Progress("done", self._facts.name))
+        return point
+
+    def _view(self, wanted: t.Sequence[job.JobDisk], folder: str) -> t.ContextManager[views.View]:
+        if not self._facts.active:
+            return views.shut_off(self._domain, self._facts, wanted, folder, self._checkpoint, self._plan.tracked)
+        quiescing = views.Quiescing(self._options.quiesce, self._options.freeze_mountpoints)
+        return views.running(self._domain, self._facts, wanted, folder, self._checkpoint, self._plan.tracked, quiescing, self._frozen)
+
+    def _frozen(self) -> None:
+        self._observer(Progress("freezing", self._facts.name))
+        self._interrupt.check()
+
+    def _guard_space(self, folder: str) -> None:
+        watched = [space.guard(folder, "the scratch directory", "scratch_dir")]
+        place = self._repository.store.local_path
+        if place is not None:
+            watched.append(space.guard(place, "the repository", "repository"))
+        for look in watched:
+            look()
+            self._interrupt.watch(look)
+
+    def _read(self, plan: DiskPlan, export: job.Export) -> ReadDisk:
+        self._interrupt.check()
+        base = self._base_map(plan)
+        known = Known(base, self._repository.reader)
+        workers = self._options.workers or default_workers()
+        reader = Reader(self._writer, self._encode, workers, self._interrupt, self._observer, self._throttle)
+        with Source(export.socket, export.name, export.dirty_context) as source:
+            read = reader.read(source, plan.target, base, known, plan.audit)
+        if read.unmarked:
+            amount = sum(length for _offset, length in read.unmarked_bytes)
+            self.warnings.append(
+                f"Audit of {plan.target} of {self._facts.name}: {amount} bytes changed without being marked by tracking, the first at offset"
+                f" {read.unmarked_bytes[0][0]}. They are stored now; earlier restore points since {plan.base} may lack them."
+            )
+        return read
+
+    def _base_map(self, plan: DiskPlan) -> t.Optional[maps.ExtentMap]:
+        if plan.base is None:
+            return None
+        point = next(each for each in self._points if each.id == plan.base)
+        return self._repository.read_map(point, plan.target)
+
+    def _publish(self, view: views.View) -> RestorePoint:
+        """Store packs, then maps and files, then the manifest."""
+        self._observer(Progress("publishing", self._facts.name))
+        written = self._writer.finish()
+        maps_of = {f"{target}.map": disk.finish(written).encode() for target, disk in self.read.items()}
+        configuration = self._configuration()
+        folder = points.folder(self._facts.uuid, self._id)
+        self._stored = [f"{folder}/{name}" for name in (*maps_of, *configuration)]
+        files = self._repository.put_files(folder, {**maps_of, **configuration})
+        point = RestorePoint(
+            id=self._id,
+            domain=self._facts.name,
+            uuid=self._facts.uuid,
+            created=self._created,
+            parent=self._plan.parent,
+            checkpoint=self._checkpoint,
+            checkpoint_xml=view.checkpoint_xml,
+            incremental_set=self._set(),
+            consistency=view.consistency,
+            disks=tuple(self._record(plan, files[f"{plan.target}.map"]) for plan in self._plan.disks if plan.target in self.read),
+            files={name: files[name] for name in configuration},
+            autostart=self._facts.autostart,
+            tags=dict(self._options.tags),
+            pinned=self._options.pin,
+            host=socket.gethostname(),
+            versions=self._versions,
+        )
+        self._interrupt.check()
+        self._stored.insert(0, points.manifest_name(point.uuid, point.id))
+        self._repository.publish(point)
+        return point
+
+    def _set(self) -> str:
+        since = next((plan.base for plan in self._plan.disks if plan.mode in (INCREMENTAL, DIFFERENTIAL) or plan.audit), None)
+        return next((point.incremental_set for point in self._points if point.id == since), self._id)
+
+    def _record(self, plan: DiskPlan, stored_map: StoredFile) -> DiskRecord:
+        disk = next(each for each in self._facts.disks if each.target == plan.target)
+        read = self.read[plan.target]
+        return DiskRecord(
+            target=plan.target,
+            size=read.size,
+            mode=plan.mode,
+            reason=plan.reason,
+            map=stored_map,
+            source=disk.source,
+            identity=disk.identity,
+            image=_image_properties(disk),
+            statistics=dataclasses.asdict(read.statistics),
+        )
+
+    def _configuration(self) -> t.Dict[str, bytes]:
+        """The files that keep the machine's configuration, by name."""
+        files = {"domain.xml": self._facts.xml.encode(), "inactive.xml": self._facts.inactive_xml.encode()}
+        guest = agent.guest_information(self._domain, self._facts)
+        if guest:
+            files["guest.json"] = json.dumps(guest, sort_keys=True).encode()
+        return files
+
+    def _withdraw(self) -> None:
+        """Delete what was stored, the manifest first: while it stands, nothing it names may go."""
+        for name in self._stored:
+            self._repository.store.delete(name)
+        self._writer.discard()
+
+    def _forget_checkpoint(self) -> None:
+        if self._checkpoint is not None:
+            checkpoints.remove(self._domain, self._checkpoint)
+
+    def _remove_superseded(self) -> None:
+        for name in self._plan.superseded:
+            try:
+                checkpoints.remove(self._domain, name)
+            except (CbtError, libvirt.libvirtError) as error:
+                # The restore point stands; the leftover costs a little memory and goes with the next backup.
+                self.warnings.append(f"The superseded checkpoint {name} of {self._facts.name} was not removed: {error}")
+
+
+def _image_properties(disk: Disk) -> t.Dict[str, t.Any]:
+    """What a restore needs to make an image like the original one: format, cluster size, qcow2 features."""
+    properties: t.Dict[str, t.Any] = {"format": disk.format, "type": disk.type}
+    if disk.source is None or disk.type not in ("file", "block"):
+        return properties
+    try:
+        info = images.info(disk.source, share=True)
+    except ProgramError:
+        return properties  # of use for a restore, but no reason to go without a backup
+    details = info.get("format-specific", {}).get("data", {})
+    kept = ("compat", "compression-type", "lazy-refcounts", "refcount-bits", "extended-l2")
+    properties.update({key: details[key] for key in kept if key in details})
+    if "cluster-size" in info:
+        properties["cluster-size"] = info["cluster-size"]
+    return properties

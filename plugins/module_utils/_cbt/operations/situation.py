@@ -1,0 +1,48 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Gathering the facts a backup's decision rests on. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ..errors import DamagedObject, ObjectMissing
+from ..hypervisor import checkpoints
+from ..hypervisor.connection import Domain
+from ..hypervisor.domain import read_domain
+from ..repository.known import unsound_packs
+from ..repository.repository import Repository
+from .backup_plan import Situation, our_checkpoints
+
+
+def gather(domain: Domain, repository: t.Optional[Repository]) -> Situation:
+    """Everything the decision rests on, read from libvirt, QEMU and the repository; ``repository`` is None if it does not exist yet."""
+    facts = read_domain(domain)
+    if repository is None:
+        return Situation(facts, (), (), "cbt-")
+    listing = repository.points_of(facts.uuid)
+    found = Situation(
+        facts=facts,
+        points=listing.points,
+        checkpoints=tuple(each.name for each in checkpoints.list_checkpoints(domain)),
+        ours=checkpoints.prefix(repository.id),
+    )
+    return dataclasses.replace(found, damaged=_damage(repository, found))
+
+
+def _damage(repository: Repository, found: Situation) -> t.Dict[t.Tuple[str, str], str]:
+    """Why disks at the points that may serve as a base cannot: those with a checkpoint on the domain, and the newest."""
+    ours = set(our_checkpoints(found))
+    candidates = [point for point in found.points if point.checkpoint in ours or point is found.points[-1]]
+    damaged = {}
+    for point in candidates:
+        for record in point.disks:
+            try:
+                unsound = unsound_packs(repository.read_map(point, record.target), repository.store)
+                if unsound:
+                    damaged[point.id, record.target] = f"pack {unsound[0].id.hex()} is missing or damaged"
+            except (DamagedObject, ObjectMissing) as error:
+                damaged[point.id, record.target] = str(error)
+    return damaged

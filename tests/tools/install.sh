@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Installs the Debian packages that tests and the demo need and that are missing. Further packages may be named.
+
+set -euo pipefail
+
+packages=(
+    busybox-static cpio e2fsprogs git iproute2 libnbd-bin libvirt-clients libvirt-daemon-system make mmdebstrap openssh-client
+    python3-jmespath python3-libnbd python3-libvirt python3-lz4 python3-venv qemu-guest-agent qemu-system-x86 qemu-utils "$@"
+)
+
+missing=()
+for package in "${packages[@]}"; do
+    [[ "$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null)" == "install ok installed" ]] || missing+=("$package")
+done
+
+# The kernel of the small guest is fetched, not installed: apt must know of it.
+known="$(apt-cache show linux-image-cloud-amd64 2>/dev/null || true)"
+
+if [[ ${#missing[@]} -eq 0 && -n "$known" ]]; then
+    exit 0
+fi
+if [[ $EUID -ne 0 ]]; then
+    echo "Run this as root: these packages have to be installed: ${missing[*]}" >&2
+    exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update --quiet
+if [[ ${#missing[@]} -gt 0 ]]; then
+    apt-get install --quiet --yes --no-install-recommends "${missing[@]}"
+fi
