@@ -19,6 +19,7 @@ extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.info_module
   - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._libvirt
   - kvm.cbt._repository
 options:
   domain:
@@ -30,13 +31,34 @@ options:
     description:
       - Id of a restore point, or V(latest) for the latest of each domain. All if left out.
     type: str
+  changed_blocks:
+    description:
+      - List the blocks of a disk that changed between two restore points of one incremental set, or from one until now.
+      - The disk is not read. For V(now), a backup job without reading is begun and ended on the domain.
+    type: dict
+    suboptions:
+      from:
+        description:
+          - Id of the older restore point.
+        type: str
+        required: true
+      to:
+        description:
+          - Id of the newer restore point, or V(now).
+        type: str
+        default: now
+      disk:
+        description:
+          - Disk target.
+        type: str
+        required: true
   query:
     description:
       - A JMESPath expression that reduces the result on the host; needs the Python module C(jmespath) there.
       - What it picks is returned as RV(result) in place of the rest.
     type: str
 requirements:
-  - python >= 3.9
+  - libnbd for Python, with O(changed_blocks.to=now)
 seealso:
   - module: kvm.cbt.cbt_backup
   - module: kvm.cbt.cbt_restore
@@ -47,6 +69,15 @@ EXAMPLES = r"""
   kvm.cbt.cbt_backup_info:
     repository: /backup/kvm
   register: backups
+
+- name: List what has changed on the system disk of web1 since a restore point
+  kvm.cbt.cbt_backup_info:
+    repository: /backup/kvm
+    domain: web1
+    changed_blocks:
+      from: 20261122T113005Z-1a2b3c4d
+      disk: vda
+  register: changes
 
 - name: Get the id of the latest restore point of web1
   kvm.cbt.cbt_backup_info:
@@ -139,6 +170,24 @@ restore_points:
       description: Host name of the hypervisor it was taken on.
       type: str
       sample: kvm1
+changed_blocks:
+  description: Ranges of the disk that changed.
+  returned: with O(changed_blocks)
+  type: list
+  elements: dict
+  contains:
+    offset:
+      description: First byte.
+      type: int
+      sample: 1048576
+    length:
+      description: Number of bytes.
+      type: int
+      sample: 65536
+    zero:
+      description: Whether the range reads as zero now.
+      type: bool
+      sample: false
 damaged:
   description: Manifests that cannot be read, each with the cause.
   returned: without O(query)
@@ -156,25 +205,55 @@ import dataclasses
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations import changes
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.information import describe_repository, list_points
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import open_repository
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.selecting import by_id
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import Repository, open_repository
+
+_CHANGED_BLOCKS = {
+    "from": {"type": "str", "required": True},
+    "to": {"type": "str", "default": "now"},
+    "disk": {"type": "str", "required": True},
+}
+
+
+def _changes(module: AnsibleModule, repository: Repository) -> list[dict[str, object]]:
+    asked = module.params["changed_blocks"]
+    points = repository.points_of().points
+    old = by_id(points, asked["from"])
+    if asked["to"] != "now":
+        found = changes.between(repository, old, by_id(points, asked["to"]), asked["disk"])
+    else:
+        _module.require(module, "libvirt", "libvirt_qemu", "nbd")
+        with _module.session(module) as session:
+            found = changes.until_now(session, repository, old, asked["disk"])
+    return [each._asdict() for each in found]
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={**_module.REPOSITORY, **_module.ANY_DOMAIN, **_module.QUERY, "restore_point": {"type": "str"}},
+        argument_spec={
+            **_module.REPOSITORY,
+            **_module.LIBVIRT,
+            **_module.ANY_DOMAIN,
+            **_module.QUERY,
+            "restore_point": {"type": "str"},
+            "changed_blocks": {"type": "dict", "options": _CHANGED_BLOCKS},
+        },
         supports_check_mode=True,
     )
     with _module.reported(module):
         repository = open_repository(module.params["repository"])
         facts = describe_repository(repository)
         found, damaged = list_points(repository, module.params["domain"], module.params["restore_point"])
-    result = {
-        "repository": {**dataclasses.asdict(facts), "encrypted": False},
-        "restore_points": [_module.point_details(point) for point in found],
-        "damaged": dict(damaged),
-    }
+        result: dict[str, object] = {
+            "repository": {**dataclasses.asdict(facts), "encrypted": False},
+            "restore_points": [_module.point_details(point) for point in found],
+            "damaged": dict(damaged),
+        }
+        if module.params["changed_blocks"] is not None:
+            result["changed_blocks"] = _changes(module, repository)
     if module.params["query"] is not None:
         result = {"result": _module.reduced(module, result)}
     module.exit_json(changed=False, **result)

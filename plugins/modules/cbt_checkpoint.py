@@ -42,13 +42,22 @@ options:
         The domain must be running to create one.
       - V(absent) removes this repository's checkpoints and bitmaps, running or shut off.
         The next backup reads the disks in full.
+      - V(reconciled) makes libvirt's checkpoints, the bitmaps in the images and the repository's restore points agree. A checkpoint that
+        libvirt has forgotten, after a move to another host for instance, is redefined; dead and dangling ones of ours are removed.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, reconciled]
     default: present
   checkpoint:
     description:
       - Name of one checkpoint to have or to remove, in place of this repository's own.
     type: str
+  foreign:
+    description:
+      - What O(state=reconciled) does with checkpoints and bitmaps that are not of this collection.
+        Those of its other repositories are left alone in any case.
+    type: str
+    choices: [report, remove]
+    default: report
   create_repository:
     description:
       - Whether to create the repository with O(state=present) if its directory is missing or empty.
@@ -67,6 +76,12 @@ EXAMPLES = r"""
     domain: web1
     repository: /backup/kvm
 
+- name: Bring tracking in order after web1 has moved here from another host
+  kvm.cbt.cbt_checkpoint:
+    domain: web1
+    repository: /backup/kvm
+    state: reconciled
+
 - name: Stop tracking web1 for this repository
   kvm.cbt.cbt_checkpoint:
     domain: web1
@@ -82,7 +97,7 @@ checkpoint:
   sample: cbt-6a23e5f9-20261122T113005Z-1a2b3c4d
 disks:
   description: The domain's disks.
-  returned: always
+  returned: with O(state=present) or O(state=absent)
   type: list
   elements: dict
   contains:
@@ -98,6 +113,12 @@ disks:
       description: Why it cannot be tracked, and what to do; none if it can.
       type: str
       sample: vdb is among exclude_disks.
+foreign:
+  description: Checkpoints and bitmaps that are not of this collection.
+  returned: with O(state=reconciled)
+  type: list
+  elements: str
+  sample: [virtnbdbackup.0]
 actions:
   description: What was, or would be, done.
   returned: always
@@ -111,7 +132,35 @@ import dataclasses
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.hypervisor.connection import Session
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.reconcile import reconcile
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking import set_tracking
+
+
+def _tracked(module: AnsibleModule, session: Session) -> dict[str, object]:
+    present = module.params["state"] == "present"
+    repository = _module.repository_or_none(module) if present else _module.existing_repository(module)
+    name, checkpoint = module.params["domain"], module.params["checkpoint"]
+    result = set_tracking(session, repository, name, present, checkpoint, _module.selection(module), check_only=module.check_mode)
+    return {
+        "changed": bool(result.actions),
+        "checkpoint": result.checkpoint,
+        "disks": [dataclasses.asdict(disk) for disk in result.disks],
+        "actions": [action.text for action in result.actions],
+        "diff": {"before": {"checkpoints": list(result.before)}, "after": {"checkpoints": list(result.after)}},
+    }
+
+
+def _reconciled(module: AnsibleModule, session: Session) -> dict[str, object]:
+    remove_foreign = module.params["foreign"] == "remove"
+    plan = reconcile(session, _module.existing_repository(module), module.params["domain"], remove_foreign, check_only=module.check_mode)
+    return {
+        "changed": bool(plan.steps),
+        "checkpoint": plan.serving,
+        "actions": [step.text for step in plan.steps],
+        "foreign": list(plan.foreign),
+        "diff": {"before": {"to do": [step.text for step in plan.steps]}, "after": {"to do": []}},
+    }
 
 
 def main() -> None:
@@ -123,31 +172,16 @@ def main() -> None:
             **_module.DISKS,
             **_module.REPOSITORY,
             **_module.CREATE_REPOSITORY,
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "absent", "reconciled"], "default": "present"},
+            "foreign": {"type": "str", "choices": ["report", "remove"], "default": "report"},
             "checkpoint": {"type": "str"},
         },
         supports_check_mode=True,
     )
     _module.require(module, "libvirt", "libvirt_qemu")
-    present = module.params["state"] == "present"
     with _module.reported(module), _module.session(module) as session:
-        repository = _module.repository_or_none(module) if present else _module.existing_repository(module)
-        result = set_tracking(
-            session,
-            repository,
-            module.params["domain"],
-            present,
-            module.params["checkpoint"],
-            _module.selection(module),
-            check_only=module.check_mode,
-        )
-    module.exit_json(
-        changed=bool(result.actions),
-        checkpoint=result.checkpoint,
-        disks=[dataclasses.asdict(disk) for disk in result.disks],
-        actions=[action.text for action in result.actions],
-        diff={"before": {"checkpoints": list(result.before)}, "after": {"checkpoints": list(result.after)}},
-    )
+        result = _reconciled(module, session) if module.params["state"] == "reconciled" else _tracked(module, session)
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def size_text(size: int) -> str:
     return f"{size} bytes"
 
 
-def _unusable(disk: Disk, point: RestorePoint, situation: Situation) -> t.Optional[str]:
+def why_unusable(disk: Disk, point: RestorePoint, situation: Situation) -> t.Optional[str]:
     """Why the changes of a disk since a point cannot be had; None if they can."""
     record = point.disk(disk.target)
     if record is None:
@@ -129,6 +129,13 @@ def _unusable(disk: Disk, point: RestorePoint, situation: Situation) -> t.Option
     return None
 
 
+def usable_disks(point: RestorePoint, situation: Situation) -> t.Tuple[str, ...]:
+    """The disks whose changes since a point are known for certain."""
+    if point.checkpoint is None:
+        return ()
+    return tuple(disk.target for disk in situation.facts.disks if disk.untrackable is None and why_unusable(disk, point, situation) is None)
+
+
 def _comparable(disk: Disk, situation: Situation) -> t.Optional[str]:
     """Id of the newest point holding this disk in readable form, to compare a full reading with."""
     for point in reversed(situation.points):
@@ -144,7 +151,7 @@ def _tracked_plan(disk: Disk, mode: str, situation: Situation) -> DiskPlan:
         return DiskPlan(disk.target, FULL, f"This repository has no restore point of {situation.facts.name} with a checkpoint yet.", base=base)
     causes = []
     for point in candidates:
-        cause = _unusable(disk, point, situation)
+        cause = why_unusable(disk, point, situation)
         if cause is None:
             bitmap = disk.bitmap(point.checkpoint or "")
             reason = f"Changes since restore point {point.id} are known from checkpoint {point.checkpoint}."

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import typing as t
 
 from ..hypervisor import checkpoints
@@ -16,9 +15,8 @@ from ..hypervisor.disks import Disk
 from ..hypervisor.domain import DomainFacts, read_domain
 from ..repository.points import RestorePoint
 from ..repository.repository import FORMAT, Repository
+from .reconcile import ANY_REPOSITORY
 from .selecting import of_domain
-
-_OUR_NAME = re.compile(r"cbt-[0-9a-f]{8}-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +35,7 @@ def _judge(checkpoint: Checkpoint, disks: t.Sequence[Disk], prefix: t.Optional[s
     sizes = [bitmap.dirty_bytes for bitmap in bitmaps if bitmap is not None]
     return CheckpointFacts(
         checkpoint=checkpoint,
-        ours=checkpoint.name.startswith(prefix) if prefix else _OUR_NAME.fullmatch(checkpoint.name) is not None,
+        ours=checkpoint.name.startswith(prefix) if prefix else ANY_REPOSITORY.fullmatch(checkpoint.name) is not None,
         valid=len(covered) == len(checkpoint.disks) and all(flaw(disk, checkpoint.name) is None for disk in covered),
         dirty_bytes=None if None in sizes else sum(size or 0 for size in sizes),
     )

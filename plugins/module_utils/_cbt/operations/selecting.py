@@ -49,6 +49,14 @@ def of_domain(found: t.Sequence[RestorePoint], domain: str) -> t.List[RestorePoi
     return mine
 
 
+def by_id(found: t.Sequence[RestorePoint], wanted: str) -> RestorePoint:
+    """The restore point with this id. Raises Refused if there is none."""
+    for point in found:
+        if point.id == wanted:
+            return point
+    raise Refused(f"The repository holds no restore point {wanted}.")
+
+
 def choose(found: t.Sequence[RestorePoint], domain: str, wanted: str = "latest", until: t.Optional[str] = None) -> RestorePoint:
     """The restore point of a domain that was asked for: by id, the latest, or the latest not after ``until``.
 

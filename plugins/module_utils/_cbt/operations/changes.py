@@ -1,0 +1,119 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which blocks of a disk changed, told without reading the disk. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import typing as t
+
+from ..blocks.extents import BlockRange, joined_ranges, to_blocks
+from ..blocks.nbd import Source
+from ..errors import Refused
+from ..grid import BLOCK_SIZE, block_count
+from ..hypervisor import job, offline
+from ..hypervisor.connection import Session
+from ..hypervisor.domain import DomainFacts
+from ..repository.maps import ExtentMap, Run
+from ..repository.points import RestorePoint
+from ..repository.repository import Repository
+from . import situation
+from .backup_plan import why_unusable
+
+UNRELATED = "Restore points are unrelated"
+
+
+class ChangedRange(t.NamedTuple):
+    """``length`` bytes of a disk from ``offset`` that changed; ``zero`` if they read as zero now."""
+
+    offset: int
+    length: int
+    zero: bool
+
+
+def _in_bytes(ranges: t.Iterable[BlockRange], size: int) -> t.List[ChangedRange]:
+    pairs = ((each.first * BLOCK_SIZE, each.count * BLOCK_SIZE, each.zero) for each in joined_ranges(ranges))
+    return [ChangedRange(offset, min(length, size - offset), zero) for offset, length, zero in pairs]
+
+
+def _edges(old: ExtentMap, new: ExtentMap) -> t.List[int]:
+    """Blocks at which a run of either map begins or ends: between two of them both maps are uniform."""
+    edges = {0, block_count(max(old.size, new.size))}
+    for extents in (old, new):
+        for run in extents.runs():
+            edges.update((run.first, run.stop))
+    return sorted(edges)
+
+
+def _covering(extents: ExtentMap, first: int, stop: int) -> t.Optional[Run]:
+    return next(extents.runs(first, stop), None)
+
+
+def compare(repository: Repository, old: ExtentMap, new: ExtentMap) -> t.List[ChangedRange]:
+    """Where two maps of a disk show different content. Only pack directories are read.
+
+    Raises DamagedObject or ObjectMissing if a directory cannot be read.
+    """
+    changed: t.List[BlockRange] = []
+    edges = _edges(old, new)
+    for first, stop in zip(edges, edges[1:]):
+        before, after = _covering(old, first, stop), _covering(new, first, stop)
+        if before is None and after is None:
+            continue
+        if before is None or after is None:
+            changed.append(BlockRange(first, stop - first, after is None))
+        elif (before.pack, before.ordinal) != (after.pack, after.ordinal):
+            changed += _unequal(repository, before, after)
+    return _in_bytes(changed, new.size)
+
+
+def _unequal(repository: Repository, before: Run, after: Run) -> t.Iterator[BlockRange]:
+    one, two = repository.reader.directory(before.pack), repository.reader.directory(after.pack)
+    for index in range(after.count):
+        if one.digest(before.ordinal + index) != two.digest(after.ordinal + index):
+            yield BlockRange(after.first + index, 1, False)
+
+
+def between(repository: Repository, old: RestorePoint, new: RestorePoint, target: str) -> t.List[ChangedRange]:
+    """What changed on a disk from one restore point to another.
+
+    Raises Refused if they do not belong to one incremental set: then tracking was interrupted between them.
+    """
+    if old.uuid != new.uuid or old.incremental_set != new.incremental_set:
+        raise Refused(f"{UNRELATED}: {old.id} belongs to the set of {old.incremental_set}, {new.id} to that of {new.incremental_set}.")
+    return compare(repository, repository.read_map(old, target), repository.read_map(new, target))
+
+
+@contextlib.contextmanager
+def _dirty_export(session: Session, facts: DomainFacts, target: str, since: str, scratch_dir: str) -> t.Iterator[job.Export]:
+    wanted = [job.JobDisk(target, since)]
+    with job.scratch_folder(facts, scratch_dir) as folder:
+        if not facts.active:
+            with offline.image_exports(facts, wanted, folder) as exports:
+                yield exports[0]
+            return
+        with job.backup_job(session.domain(facts.uuid), facts, wanted, folder) as begin:
+            yield begin()[0]
+
+
+def until_now(session: Session, repository: Repository, point: RestorePoint, target: str, scratch_dir: str = "/var/tmp") -> t.List[ChangedRange]:
+    """What changed on a domain's disk since a restore point, as its checkpoint tells. Nothing of the disk is read.
+
+    Raises Refused if that is not known for certain.
+    """
+    domain = session.domain(point.uuid)
+    with job.domain_lock(domain.uuid, domain.name):
+        found = situation.gather(domain, repository)
+        disk = next((each for each in found.facts.disks if each.target == target), None)
+        if disk is None:
+            raise Refused(f"{domain.name} has no disk {target}.")
+        cause = why_unusable(disk, point, found) if point.checkpoint is not None else "it was taken without a checkpoint"
+        if cause is None and point.checkpoint not in found.checkpoints:
+            cause = f"libvirt does not know checkpoint {point.checkpoint}; reconcile it first (cbt_checkpoint with state: reconciled)"
+        if cause is not None:
+            raise Refused(f"{UNRELATED}: the changes of {target} since {point.id} are not known, because {cause}.")
+        with contextlib.ExitStack() as stack:
+            export = stack.enter_context(_dirty_export(session, found.facts, target, point.checkpoint or "", scratch_dir))
+            source = stack.enter_context(Source(export.socket, export.name, export.dirty_context))
+            return _in_bytes(list(to_blocks(source.extents(), source.size)), source.size)
