@@ -80,6 +80,7 @@ def test_tasks_that_cannot_be_made_never_pass_for_the_end_of_the_tasks() -> None
 
     with pytest.raises(Broken), in_parallel(tasks(), leaves_slowly, 4, Interrupt()) as results:
         list(results)
+        pytest.fail("the results ended as if all tasks were done")
 
 
 @pytest.mark.parametrize("bad", [0, 1, 3], ids=["the first", "the second", "the last"])
@@ -99,13 +100,17 @@ def test_a_worker_that_cannot_be_made_is_an_error(bad: int) -> None:
 def test_a_worker_that_cannot_be_left_in_order_is_an_error_though_all_results_came() -> None:
     """Such as a file whose last bytes cannot be written when it is closed."""
 
+    consumed = threading.Event()
+
     @contextlib.contextmanager
     def make_worker() -> Iterator[Callable[[int], int]]:
         yield same
+        assert consumed.wait(30)
         raise Broken("cannot close")
 
     with pytest.raises(Broken, match="cannot close"), in_parallel(iter(range(5)), make_worker, 2, Interrupt()) as results:
         assert list(results) == list(range(5))
+        consumed.set()
 
 
 def test_a_failing_consumer_ends_all_threads() -> None:
