@@ -95,6 +95,11 @@ def repository_or_none(module: AnsibleModule) -> t.Optional[Repository]:
     return open_repository(location)
 
 
+def repository_if_any(module: AnsibleModule) -> t.Optional[Repository]:
+    """The module's repository, None if there is none yet."""
+    return open_or_create(module.params["repository"], check_only=True)
+
+
 def existing_repository(module: AnsibleModule) -> Repository:
     """The module's repository, which must exist."""
     return open_repository(module.params["repository"])

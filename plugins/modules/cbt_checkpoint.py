@@ -139,7 +139,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking i
 
 def _tracked(module: AnsibleModule, session: Session) -> dict[str, object]:
     present = module.params["state"] == "present"
-    repository = _module.repository_or_none(module) if present else _module.existing_repository(module)
+    repository = _module.repository_or_none(module) if present else _module.repository_if_any(module)
     name, checkpoint = module.params["domain"], module.params["checkpoint"]
     result = set_tracking(session, repository, name, present, checkpoint, _module.selection(module), check_only=module.check_mode)
     return {

@@ -9,6 +9,7 @@ from typing import Any
 
 from _cbt.hypervisor.disks import Bitmap, Disk
 from _cbt.hypervisor.domain import DomainFacts
+from _cbt.operations.backup_plan import BackupPlan, Situation, Wish, make_plan
 from _cbt.repository import codecs
 from _cbt.repository.packs import Encoded, PackRef
 from _cbt.repository.points import DiskRecord, RestorePoint, StoredFile
@@ -47,7 +48,7 @@ def created(number: int) -> str:
 def record(target: str = "vda", size: int = GIB, source: str | None = None, **fields: Any) -> DiskRecord:
     """A disk of a restore point."""
     stored = StoredFile(f"{target}.map", 3, hashlib.sha256(b"map").hexdigest())
-    given = {"mode": "full", "reason": "", "map": stored, "source": source or f"/images/{target}.qcow2", "image": {}, "statistics": {}}
+    given = {"mode": "full", "reason": "", "map": stored, "source": source or f"/images/{target}.qcow2", "identity": None, "image": {}, "statistics": {}}
     return DiskRecord(target, size, **{**given, **fields})
 
 
@@ -84,3 +85,8 @@ def disk(target: str = "vda", bitmaps: tuple[str | Bitmap, ...] = (), **fields: 
 def facts(*disks: Disk) -> DomainFacts:
     """A running domain with these disks."""
     return DomainFacts("web1", UUID, "running", True, disks, "<domain/>", "<domain/>")
+
+
+def plan_of(situation: Situation, mode: str = "auto", **wish: Any) -> BackupPlan:
+    """What is decided for a mode and further wishes."""
+    return make_plan(situation, Wish(mode, **wish))

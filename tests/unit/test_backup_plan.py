@@ -6,11 +6,11 @@ import dataclasses
 from typing import Any
 
 import pytest
-from samples import GIB, disk, facts, point, point_id, record
+from samples import GIB, disk, facts, plan_of, point, point_id, record
 
 from _cbt.errors import Refused
 from _cbt.hypervisor.disks import Bitmap, Disk
-from _cbt.operations.backup_plan import BackupPlan, DiskPlan, Situation, make_plan
+from _cbt.operations.backup_plan import BackupPlan, DiskPlan, Situation
 from _cbt.repository.points import RestorePoint
 
 OURS = "cbt-12345678-"
@@ -44,13 +44,13 @@ CONVERT = "Convert it with the kvm.cbt.qcow2_v3 role, or let it be backed up by 
 
 
 def test_changes_since_the_newest_point_are_read_where_its_bitmap_is_sound() -> None:
-    plan = make_plan(situation(disk(bitmaps=(SINCE1,)), points=(tracked_point(1),)))
+    plan = plan_of(situation(disk(bitmaps=(SINCE1,)), points=(tracked_point(1),)))
     reason = f"Changes since restore point {ONE} are known from checkpoint {SINCE1}."
     assert plan == BackupPlan((DiskPlan("vda", "incremental", reason, SINCE1, ONE, 131072),), ("vda",), ONE, (SINCE1,), ())
 
 
 def test_the_first_backup_is_full_without_warning() -> None:
-    plan = make_plan(situation(disk()))
+    plan = plan_of(situation(disk()))
     reason = "This repository has no restore point of web1 with a checkpoint yet."
     assert plan == BackupPlan((DiskPlan("vda", "full", reason, dirty_bytes=GIB),), ("vda",), None, (), ())
 
@@ -60,7 +60,12 @@ GAPS: dict[str, tuple[Disk, tuple[RestorePoint, ...], dict[str, Any], str]] = {
     "bitmap missing": (disk(), (tracked_point(1),), {}, f"the bitmap {SINCE1} is missing from vda"),
     "bitmap inconsistent": (disk(bitmaps=(BROKEN,)), (tracked_point(1),), {}, f"the bitmap {SINCE1} of vda was not closed in order"),
     "bitmap not recording": (disk(bitmaps=(STOPPED,)), (tracked_point(1),), {}, f"the bitmap {SINCE1} of vda is not recording"),
-    "checkpoint unknown": (disk(bitmaps=(SINCE1,)), (tracked_point(1),), {"known": ()}, f"libvirt no longer knows checkpoint {SINCE1} of restore point {ONE}"),
+    "another file": (
+        disk(bitmaps=(SINCE1,), identity="inode 2"),
+        (point(1, (record(identity="inode 1"),), checkpoint=SINCE1),),
+        {},
+        f"the image /images/vda.qcow2 of vda is another file than at restore point {ONE}",
+    ),
     "disk new": (disk(bitmaps=(SINCE1,)), (tracked_point(1, "vdb"),), {}, f"vda was not part of restore point {ONE}"),
     "disk grown": (disk(bitmaps=(SINCE1,), virtual_size=2 * GIB), (tracked_point(1),), {}, f"vda had 1 GiB at restore point {ONE} and has 2 GiB now"),
     "disk shrunk": (
@@ -87,7 +92,7 @@ GAPS: dict[str, tuple[Disk, tuple[RestorePoint, ...], dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("found", "points", "others", "cause"), GAPS.values(), ids=GAPS.keys())
 def test_auto_reads_in_full_where_changes_are_not_known_and_says_why(found: Disk, points: Any, others: dict[str, Any], cause: str) -> None:
-    plan = make_plan(situation(found, points=points, **others))
+    plan = plan_of(situation(found, points=points, **others))
     assert only(plan).mode == "full"
     assert only(plan).since is None
     assert only(plan).reason.startswith(f"Read in full: {cause}")
@@ -98,23 +103,29 @@ def test_auto_reads_in_full_where_changes_are_not_known_and_says_why(found: Disk
 @pytest.mark.parametrize(("found", "points", "others", "cause"), GAPS.values(), ids=GAPS.keys())
 def test_incremental_is_refused_where_changes_are_not_known_and_says_why(found: Disk, points: Any, others: dict[str, Any], cause: str) -> None:
     with pytest.raises(Refused) as caught:
-        make_plan(situation(found, points=points, **others), "incremental")
+        plan_of(situation(found, points=points, **others), "incremental")
     message = str(caught.value)
     assert message.startswith("Cannot back up web1 incrementally. vda: ")
     assert cause in message
     assert message.endswith("Use mode auto to read these disks in full.")
 
 
+def test_a_checkpoint_libvirt_forgot_is_redefined_where_its_bitmap_is_sound() -> None:
+    plan = plan_of(situation(disk(bitmaps=(SINCE1,)), disk("vdb"), points=(tracked_point(1, "vda", "vdb"),), known=()))
+    assert [each.mode for each in plan.disks] == ["incremental", "full"]
+    assert plan.redefined == {SINCE1: ("vda",)}
+
+
 def test_incremental_is_refused_as_first_backup() -> None:
     with pytest.raises(Refused, match="no restore point of web1 with a checkpoint yet"):
-        make_plan(situation(disk()), "incremental")
+        plan_of(situation(disk()), "incremental")
 
 
 def test_a_full_reading_is_compared_with_the_newest_sound_point() -> None:
     points = (tracked_point(1), tracked_point(2), tracked_point(3, "vdb"))
-    assert only(make_plan(situation(disk(), points=points))).base == TWO
+    assert only(plan_of(situation(disk(), points=points))).base == TWO
     damaged = {(TWO, "vda"): "pack ab is missing"}
-    assert only(make_plan(situation(disk(), points=points, damaged=damaged))).base == ONE
+    assert only(plan_of(situation(disk(), points=points, damaged=damaged))).base == ONE
 
 
 def test_each_disk_is_decided_alone_and_joins_the_same_checkpoint() -> None:
@@ -127,7 +138,7 @@ def test_each_disk_is_decided_alone_and_joins_the_same_checkpoint() -> None:
         disk("vde", format="raw"),
         points=(tracked_point(1, "vda", "vdb", "vdc", "vde"),),
     )
-    plan = make_plan(found)
+    plan = plan_of(found)
     assert [(each.target, each.mode, each.base) for each in plan.disks] == [
         ("vda", "incremental", ONE),
         ("vdb", "incremental", ONE),
@@ -143,43 +154,43 @@ def test_each_disk_is_decided_alone_and_joins_the_same_checkpoint() -> None:
 def test_incremental_names_every_disk_that_stands_in_its_way() -> None:
     found = situation(disk("vda", (SINCE1,)), disk("vdb"), disk("vdc", (BROKEN,)), points=(tracked_point(1, "vda", "vdb", "vdc"),))
     with pytest.raises(Refused, match=r"vdb: Read in full: .*missing.* vdc: Read in full: .*not closed in order") as caught:
-        make_plan(found, "incremental")
+        plan_of(found, "incremental")
     assert "vda:" not in str(caught.value)
 
 
 def test_an_older_checkpoint_serves_where_the_newest_is_lost() -> None:
     points = (tracked_point(1), tracked_point(2))
-    plan = make_plan(situation(disk(bitmaps=(SINCE1,)), points=points, known=(SINCE1,)))
+    plan = plan_of(situation(disk(bitmaps=(SINCE1,)), points=points, known=(SINCE1,)))
     assert (only(plan).mode, only(plan).since, only(plan).base) == ("incremental", SINCE1, ONE)
     assert (plan.parent, plan.warnings) == (ONE, ())
 
 
 def test_the_newest_of_several_sound_checkpoints_serves() -> None:
     points = (tracked_point(1), tracked_point(2), point(3))
-    plan = make_plan(situation(disk(bitmaps=(SINCE1, SINCE2)), points=points))
+    plan = plan_of(situation(disk(bitmaps=(SINCE1, SINCE2)), points=points))
     assert (only(plan).since, only(plan).base) == (SINCE2, TWO)
 
 
 def test_where_none_of_several_checkpoints_serves_the_newest_ones_fault_is_told() -> None:
     points = (tracked_point(1), tracked_point(2))
-    plan = make_plan(situation(disk(), points=points, known=()))
+    plan = plan_of(situation(disk(), points=points, known=()))
     assert checkpoint(2) in only(plan).reason
     assert checkpoint(1) not in only(plan).reason
 
 
 def test_a_bitmap_whose_name_only_begins_alike_does_not_serve() -> None:
-    plan = make_plan(situation(disk(bitmaps=(f"{SINCE1}0",)), points=(tracked_point(1),)))
+    plan = plan_of(situation(disk(bitmaps=(f"{SINCE1}0",)), points=(tracked_point(1),)))
     assert only(plan).mode == "full"
 
 
 def test_full_asked_for_reads_all_and_keeps_the_history() -> None:
-    plan = make_plan(situation(disk(bitmaps=(SINCE1,)), points=(tracked_point(1),)), "full")
+    plan = plan_of(situation(disk(bitmaps=(SINCE1,)), points=(tracked_point(1),)), "full")
     assert plan == BackupPlan((DiskPlan("vda", "full", "A full backup was asked for.", None, ONE, GIB),), ("vda",), ONE, (SINCE1,), ())
 
 
 def test_a_copy_leaves_tracking_untouched() -> None:
     found = situation(disk(bitmaps=(SINCE1,)), disk("vdb", format="raw"), points=(tracked_point(1, "vda", "vdb"),))
-    plan = make_plan(found, "copy")
+    plan = plan_of(found, "copy")
     assert [(each.mode, each.since, each.base) for each in plan.disks] == [("copy", None, ONE)] * 2
     assert (plan.tracked, plan.superseded, plan.warnings, plan.parent) == ((), (), (), ONE)
 
@@ -196,19 +207,19 @@ UNTRACKABLE = {
 @pytest.mark.parametrize("mode", ["auto", "full"])
 @pytest.mark.parametrize(("found", "reason"), UNTRACKABLE.values(), ids=UNTRACKABLE.keys())
 def test_a_disk_that_cannot_be_tracked_is_scanned_and_gets_no_bitmap(found: Disk, reason: str, mode: str) -> None:
-    plan = make_plan(situation(found, points=(point(1),)), mode)
+    plan = plan_of(situation(found, points=(point(1),)), mode)
     assert plan == BackupPlan((DiskPlan("vda", "scan", reason, None, ONE, GIB),), (), ONE, (), (reason,))
 
 
 @pytest.mark.parametrize(("found", "reason"), UNTRACKABLE.values(), ids=UNTRACKABLE.keys())
 def test_incremental_is_refused_where_nothing_is_tracked(found: Disk, reason: str) -> None:
     with pytest.raises(Refused) as caught:
-        make_plan(situation(found), "incremental")
+        plan_of(situation(found), "incremental")
     assert str(caught.value) == f"Cannot back up web1 incrementally: none of its disks is tracked. {reason}"
 
 
 def test_incremental_takes_a_scanned_disk_along_with_a_tracked_one() -> None:
-    plan = make_plan(situation(disk(bitmaps=(SINCE1,)), disk("vdb", format="raw"), points=(tracked_point(1),)), "incremental")
+    plan = plan_of(situation(disk(bitmaps=(SINCE1,)), disk("vdb", format="raw"), points=(tracked_point(1),)), "incremental")
     assert [each.mode for each in plan.disks] == ["incremental", "scan"]
 
 
@@ -216,6 +227,6 @@ def test_incremental_takes_a_scanned_disk_along_with_a_tracked_one() -> None:
 @pytest.mark.parametrize(("found", "reason"), UNTRACKABLE.values(), ids=UNTRACKABLE.keys())
 def test_with_scan_untracked_false_it_is_left_out_with_the_reason(found: Disk, reason: str, mode: str) -> None:
     raw = dataclasses.replace(found, target="vda")
-    plan = make_plan(situation(raw, disk("vdb")), mode, scan_untracked=False)
+    plan = plan_of(situation(raw, disk("vdb")), mode, scan_untracked=False)
     assert plan.disks[0] == DiskPlan("vda", "skipped", f"{reason} It was left out because scan_untracked is false.")
     assert plan.disks[1].read

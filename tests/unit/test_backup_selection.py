@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from samples import GIB, disk, facts, point, record
+from samples import GIB, disk, facts, plan_of, point, record
 
 from _cbt.errors import Refused
 from _cbt.hypervisor.disks import Disk
-from _cbt.operations.backup_plan import Selection, Situation, make_plan, our_checkpoints, size_text
+from _cbt.operations.backup_plan import Selection, Situation, our_checkpoints, size_text
 
 OURS = "cbt-12345678-"
 FOREIGN = ("backup-2026", "cbt-87654321-20260101T120000Z-00000001", "virtnbdbackup.0", "cbt-", "cbt-1234567")
@@ -26,13 +26,13 @@ def found(*disks: Disk, **fields: object) -> Situation:
 
 
 def taken(situation: Situation, selection: Selection) -> list[str]:
-    return [each.target for each in make_plan(situation, selection=selection).disks if each.read]
+    return [each.target for each in plan_of(situation, selection=selection).disks if each.read]
 
 
 @pytest.mark.parametrize("mode", ["auto", "full", "copy"])
 @pytest.mark.parametrize(("other", "reason"), UNREADABLE.values(), ids=UNREADABLE.keys())
 def test_what_holds_nothing_to_protect_is_skipped_with_the_reason(other: Disk, reason: str, mode: str) -> None:
-    plan = make_plan(found(disk(), other), mode)
+    plan = plan_of(found(disk(), other), mode)
     skipped = plan.disks[1]
     assert (skipped.mode, skipped.reason, skipped.read, skipped.dirty_bytes) == ("skipped", reason, False, None)
     assert other.target not in plan.tracked
@@ -42,19 +42,19 @@ def test_what_holds_nothing_to_protect_is_skipped_with_the_reason(other: Disk, r
 @pytest.mark.parametrize(("other", "reason"), UNREADABLE.values(), ids=UNREADABLE.keys())
 def test_a_domain_with_nothing_else_is_refused(other: Disk, reason: str) -> None:
     with pytest.raises(Refused) as caught:
-        make_plan(found(other))
+        plan_of(found(other))
     assert str(caught.value) == f"There is nothing to back up on web1. {reason}"
 
 
 def test_a_domain_without_disks_is_refused() -> None:
     with pytest.raises(Refused) as caught:
-        make_plan(found())
+        plan_of(found())
     assert str(caught.value) == "There is nothing to back up on web1."
 
 
 def test_a_domain_whose_disks_are_all_left_out_is_refused() -> None:
     with pytest.raises(Refused, match="nothing to back up on web1. vda is among exclude_disks. Cannot track vdb: .* scan_untracked is false"):
-        make_plan(found(disk(), disk("vdb", format="raw")), selection=Selection(exclude=("vda",)), scan_untracked=False)
+        plan_of(found(disk(), disk("vdb", format="raw")), selection=Selection(exclude=("vda",)), scan_untracked=False)
 
 
 SELECTIONS = {
@@ -73,7 +73,7 @@ def test_disks_are_selected_by_their_exact_target(selection: Selection, expected
 
 
 def test_what_was_left_out_says_which_option_did_it() -> None:
-    plan = make_plan(found(disk("vda"), disk("vdb"), disk("vdc")), selection=Selection(("vda", "vdb"), ("vdb",)))
+    plan = plan_of(found(disk("vda"), disk("vdb"), disk("vdc")), selection=Selection(("vda", "vdb"), ("vdb",)))
     assert [each.reason for each in plan.disks[1:]] == ["vdb is among exclude_disks.", "vdc is not among include_disks."]
     assert plan.tracked == ("vda",)
 
@@ -83,13 +83,13 @@ def test_what_was_left_out_says_which_option_did_it() -> None:
 )
 def test_an_unknown_disk_is_refused_with_what_there_is(selection: Selection) -> None:
     with pytest.raises(Refused) as caught:
-        make_plan(found(disk("vdb"), disk("vda")), selection=selection)
+        plan_of(found(disk("vdb"), disk("vda")), selection=selection)
     assert str(caught.value) == "web1 has no disk vdx; it has vda, vdb."
 
 
 def test_an_empty_include_takes_nothing() -> None:
     with pytest.raises(Refused, match="nothing to back up"):
-        make_plan(found(disk()), selection=Selection(()))
+        plan_of(found(disk()), selection=Selection(()))
 
 
 def with_checkpoints(*disks: Disk, known: tuple[str, ...] = ()) -> Situation:
@@ -99,37 +99,37 @@ def with_checkpoints(*disks: Disk, known: tuple[str, ...] = ()) -> Situation:
 def test_all_of_ours_are_superseded_those_known_and_those_left_as_bitmaps() -> None:
     """A run that was killed leaves a bitmap whose checkpoint libvirt may have lost."""
     situation = with_checkpoints(disk("vda", (f"{OURS}a", f"{OURS}b")), disk("vdb", (f"{OURS}c",)), known=(f"{OURS}d", f"{OURS}a"))
-    assert make_plan(situation).superseded == (f"{OURS}a", f"{OURS}b", f"{OURS}c", f"{OURS}d")
+    assert plan_of(situation).superseded == (f"{OURS}a", f"{OURS}b", f"{OURS}c", f"{OURS}d")
     assert our_checkpoints(situation) == [f"{OURS}a", f"{OURS}b", f"{OURS}c", f"{OURS}d"]
 
 
 @pytest.mark.parametrize("mode", ["auto", "full", "copy"])
 def test_foreign_checkpoints_are_never_superseded(mode: str) -> None:
     situation = with_checkpoints(disk(bitmaps=FOREIGN), known=FOREIGN)
-    assert make_plan(situation, mode).superseded == ()
+    assert plan_of(situation, mode).superseded == ()
 
 
 def test_foreign_checkpoints_never_serve_as_base() -> None:
     situation = Situation(facts(disk(bitmaps=FOREIGN)), (point(1, (record(),)),), FOREIGN, OURS)
-    plan = make_plan(situation)
+    plan = plan_of(situation)
     assert (plan.disks[0].mode, plan.disks[0].since) == ("full", None)
 
 
 def test_nothing_is_superseded_where_no_new_checkpoint_is_made() -> None:
     """A scan of raw disks alone must not take the tracking of a disk left out this time."""
     situation = with_checkpoints(disk("vda", (f"{OURS}a",)), disk("vdb", format="raw"), known=(f"{OURS}a",))
-    plan = make_plan(situation, selection=Selection(("vdb",)))
+    plan = plan_of(situation, selection=Selection(("vdb",)))
     assert (plan.tracked, plan.superseded) == ((), ())
 
 
 def test_a_plan_without_any_history_has_no_parent() -> None:
-    assert make_plan(found(disk())).parent is None
+    assert plan_of(found(disk())).parent is None
 
 
 def test_the_parent_is_the_newest_point_any_disk_is_compared_with() -> None:
     points = (point(1, (record("vda"), record("vdb"))), point(2, (record("vdb"),)))
-    assert make_plan(Situation(facts(disk("vda"), disk("vdb")), points, (), OURS)).parent == points[1].id
-    assert make_plan(Situation(facts(disk("vda")), points, (), OURS)).parent == points[0].id
+    assert plan_of(Situation(facts(disk("vda"), disk("vdb")), points, (), OURS)).parent == points[1].id
+    assert plan_of(Situation(facts(disk("vda")), points, (), OURS)).parent == points[0].id
 
 
 @pytest.mark.parametrize(

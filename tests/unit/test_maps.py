@@ -177,6 +177,7 @@ NUMBERS = st.one_of(st.integers(0, 12), st.sampled_from([255, 65536, (1 << 32) -
 @example([(0, 0, 0, 0)], 1, 10, 5)  # a run of no blocks
 @example([(0, 5, 0, 1)], 1, 10, 5)  # beyond the pack
 @example([(6, 5, 0, 0)], 1, 10, 5)  # beyond the disk
+@example([], 1, 10, 5)  # a pack without runs
 def test_columns_with_a_right_checksum_are_still_checked(runs: list[tuple[int, ...]], packs: int, blocks: int, in_pack: int) -> None:
     """Whatever is written there, what is accepted lies within the disk and its packs."""
     refs = [pack_ref(number, in_pack) for number in range(packs)]
@@ -185,8 +186,10 @@ def test_columns_with_a_right_checksum_are_still_checked(runs: list[tuple[int, .
         columns += array.array(code, values).tobytes()
     data = rebuilt(sample_map().encode(), columns, size=blocks * BLOCK_SIZE, packs=packs, runs=len(runs))
     try:
-        accepted = list(maps.decode(data).runs())
+        extents = maps.decode(data)
     except DamagedObject:
         return
+    accepted = [extents.run(index) for index in range(len(extents))]
+    assert len(extents.packs) <= len(accepted) == len(runs)
     assert all(run.count > 0 and run.stop <= blocks and run.ordinal + run.count <= run.pack.blocks for run in accepted)
     assert all(one.stop <= two.first for one, two in zip(accepted, accepted[1:]))

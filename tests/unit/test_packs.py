@@ -136,14 +136,15 @@ def test_a_store_that_is_full_is_reported_to_every_thread_that_appends() -> None
     assert not store.uploads
 
 
-def test_a_pack_that_cannot_be_sealed_is_an_error_at_the_latest_when_finishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("more", [1, 9])
+def test_a_pack_that_cannot_be_sealed_is_an_error_at_the_latest_when_finishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int) -> None:
     """What append returned must never be taken for stored."""
     monkeypatch.setattr(packs, "MAX_BLOCKS", 2)
     writer = PackWriter(DirectoryStore(str(tmp_path)))
     writer.append([encoded(b"x")])
     monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
     with pytest.raises(RepositoryError, match="No space left on device. Free space there"):
-        for _turn in range(9):
+        for _turn in range(more):
             writer.append([encoded(b"x")])
         writer.finish()
     monkeypatch.undo()

@@ -13,9 +13,10 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from _cbt.hypervisor import qcow2
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from _cbt.hypervisor import qcow2
 
 CLUSTER = qcow2.CLUSTER
 

@@ -30,6 +30,11 @@ class Interrupt:
         """Note that the operation should end. ``reason`` goes into the message, such as ``SIGTERM``."""
         self._reason = self._reason or reason
 
+    @property
+    def requested(self) -> bool:
+        """True once somebody asked to stop."""
+        return self._reason is not None
+
     def watch(self, look: t.Callable[[], None]) -> None:
         """Have ``look`` called now and then; it raises if the operation must end."""
         self._watchers.append(look)

@@ -9,7 +9,7 @@ import contextlib
 import typing as t
 from xml.etree import ElementTree
 
-from ..errors import HypervisorError
+from ..errors import HypervisorError, Refused
 from .connection import Domain, libvirt
 from .domain import DomainFacts
 
@@ -20,19 +20,32 @@ CRASH = "crash"
 
 
 class Quiesce:
-    """What was reached: ``consistency`` is filesystem or crash, ``note`` why it is only crash."""
+    """What was reached: ``consistency`` is filesystem or crash, ``note`` why it is only crash although it was to be expected."""
 
     def __init__(self) -> None:
         self.consistency = CRASH
         self.note: t.Optional[str] = None
 
 
-def _why_not(facts: DomainFacts, policy: str) -> t.Optional[str]:
-    if policy == "never":
-        return "quiesce is set to never"
+def why_not(facts: DomainFacts) -> t.Optional[str]:
+    """Why the guest's file systems cannot be frozen now; None if its agent can be asked to."""
+    if not facts.active:
+        return f"the domain is {facts.state}"
     if facts.paused:
         return "the domain is paused, so its agent cannot answer"
+    if not _connected(facts.xml):
+        return "no guest agent is connected"
     return None
+
+
+def require(facts: DomainFacts) -> None:
+    """Raise Refused if the guest's file systems cannot be frozen."""
+    reason = why_not(facts)
+    if reason is not None:
+        raise Refused(
+            f"Cannot freeze the file systems of {facts.name}: {reason}. Check that it runs with a channel for qemu-guest-agent and that the agent runs in the"
+            " guest, or set quiesce to auto."
+        )
 
 
 def _thaw(domain: Domain, frozen: bool) -> None:
@@ -49,14 +62,16 @@ def _thaw(domain: Domain, frozen: bool) -> None:
 def quiesced(domain: Domain, facts: DomainFacts, policy: str, mountpoints: t.Optional[t.Sequence[str]] = None) -> t.Iterator[Quiesce]:
     """Freeze the guest's file systems for the block and thaw them after it, however it ends.
 
-    ``policy`` is auto (freeze if the agent answers), required or never. Raises HypervisorError if
-    a required freeze fails, or if the guest could not be thawed.
+    ``policy`` is auto (freeze if the agent answers), required or never. Raises Refused if a required freeze is
+    impossible, HypervisorError if it fails or if the guest could not be thawed.
     """
     result = Quiesce()
-    result.note = _why_not(facts, policy)
-    if result.note is not None:
-        if policy == "required":
-            raise HypervisorError(f"Cannot freeze the file systems of {facts.name}: {result.note}. Resume it, or set quiesce to auto.")
+    if policy == "required":
+        require(facts)
+    reason = why_not(facts)
+    if policy == "never" or reason is not None:
+        # A domain without an agent's channel is not expected to be frozen: nothing a person must hear of every night.
+        result.note = reason if policy == "auto" and _configured(facts.xml) and not facts.paused else None
         yield result
         return
     frozen = False
@@ -82,7 +97,7 @@ def quiesced(domain: Domain, facts: DomainFacts, policy: str, mountpoints: t.Opt
 
 def guest_information(domain: Domain, facts: DomainFacts) -> t.Dict[str, t.Any]:
     """What the agent tells of the guest: operating system, host name, file systems, time zone. Empty if it does not answer."""
-    if facts.paused or not _connected(facts.xml):
+    if why_not(facts) is not None:
         return {}
     try:
         domain.api.agentSetResponseTimeout(ANSWER_WITHIN, 0)
@@ -94,6 +109,13 @@ def guest_information(domain: Domain, facts: DomainFacts) -> t.Dict[str, t.Any]:
             domain.api.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
 
 
+def _channels(xml: str) -> t.List[ElementTree.Element]:
+    return ElementTree.fromstring(xml).findall("./devices/channel/target[@name='org.qemu.guest_agent.0']")
+
+
+def _configured(xml: str) -> bool:
+    return bool(_channels(xml))
+
+
 def _connected(xml: str) -> bool:
-    channels = ElementTree.fromstring(xml).iterfind("./devices/channel/target[@name='org.qemu.guest_agent.0']")
-    return any(channel.get("state") == "connected" for channel in channels)
+    return any(channel.get("state") == "connected" for channel in _channels(xml))

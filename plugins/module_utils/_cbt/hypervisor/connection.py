@@ -106,6 +106,13 @@ class Domain:
         """libvirt's own domain object, on a connection that is alive at this moment."""
         return self.session.api.lookupByUUIDString(self.uuid)
 
+    @property
+    def exists(self) -> bool:
+        """Whether libvirt knows it at this moment."""
+        with contextlib.suppress(libvirt.libvirtError):
+            return self.api is not None
+        return False
+
 
 @contextlib.contextmanager
 def connect(

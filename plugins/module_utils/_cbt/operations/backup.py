@@ -11,7 +11,7 @@ import time
 import typing as t
 
 from ..errors import Refused
-from ..hypervisor import checkpoints, job, leftovers
+from ..hypervisor import agent, checkpoints, job, leftovers
 from ..hypervisor.connection import Domain, Session, explained, libvirt
 from ..hypervisor.domain import DomainFacts, read_domain
 from ..interrupt import Interrupt
@@ -131,6 +131,8 @@ def backup(
         cleared = [] if check_only else _clear(domain, request)
         found = situation.gather(domain, repository)
         plan = make_plan(found, request.wish)
+        if request.options.quiesce == "required" and found.facts.active and plan.skipped is None:
+            agent.require(found.facts)  # here as well, so that check mode tells of it
         if check_only or repository is None or plan.skipped is not None:
             return _result(found, plan, None, None, plan.warnings)
         for name, targets in plan.redefined.items():

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import typing as t
 
+from ..errors import HypervisorError, ObjectMissing
 from ..hypervisor import checkpoints
 from ..hypervisor.checkpoints import Checkpoint, flaw
 from ..hypervisor.connection import Session
@@ -49,8 +51,14 @@ def describe_domains(
     prefix = checkpoints.prefix(repository.id) if repository is not None else None
     described = []
     for domain in domains:
-        facts = read_domain(domain)
-        described.append((facts, [_judge(each, facts.disks, prefix) for each in checkpoints.list_checkpoints(domain)]))
+        try:
+            facts = read_domain(domain)
+            known = checkpoints.list_checkpoints(domain)
+        except HypervisorError:
+            if name is None and not domain.exists:
+                continue  # undefined since it was listed
+            raise
+        described.append((facts, [_judge(each, facts.disks, prefix) for each in known]))
     return described
 
 
@@ -66,7 +74,10 @@ class RepositoryFacts:
 
 def describe_repository(repository: Repository) -> RepositoryFacts:
     """Size and identity of a repository. Raises RepositoryError if it cannot be listed."""
-    sizes = [repository.store.size(name) for name in repository.store.list("packs")]
+    sizes = []
+    for name in repository.store.list("packs"):
+        with contextlib.suppress(ObjectMissing):  # deleted since it was listed
+            sizes.append(repository.store.size(name))
     return RepositoryFacts(repository.id, FORMAT, sum(sizes), len(sizes))
 
 

@@ -124,7 +124,7 @@ def set_tracking(
 ) -> TrackingResult:
     """Have a baseline checkpoint of this repository on a domain, or have none. Does nothing where that is so already.
 
-    ``repository`` may be None with ``check_only``, if it would have to be created. Raises a CbtError.
+    ``repository`` may be None where there is none: with ``check_only``, or with ``present`` False. Raises a CbtError.
     """
     domain = session.domain(name)
     with job.domain_lock(domain.uuid, domain.name):
