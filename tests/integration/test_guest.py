@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 import typing as t
 from pathlib import Path
 
@@ -70,6 +71,35 @@ def test_a_frozen_backup_under_writes_is_file_system_consistent(hypervisor: Hype
             image = _restore_raw(repository, guest, workspace / f"out-{point.id}", point.id)
             _check_file_system(image)
             assert {path: _dump(image, path) for path in files} == files
+
+
+def _longest_pause(guest: LinuxGuest, log: str) -> float:
+    """Seconds between two neighbouring entries of a log of uptimes, at most."""
+    times = [float(line) for line in guest.check(f"cat {log}").split()]
+    return max(after - before for before, after in zip(times, times[1:]))
+
+
+def test_only_the_named_mount_points_are_frozen(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+    held = 4.0
+
+    def hold(progress: Progress) -> None:
+        if progress.phase == "freezing":
+            time.sleep(held)
+
+    with LinuxGuest(hypervisor, [DiskSpec("vda", 256 * MIB), DiskSpec("vdb", 256 * MIB)]) as guest:
+        guest.wait_ready()
+        for disk in ("vda", "vdb"):
+            write = f"echo x > /disks/{disk}/tick; cut -d' ' -f1 /proc/uptime >> /tmp/{disk}.log; sleep 0.1"
+            guest.check(f"(while true; do {write}; done) >/dev/null 2>&1 &")
+        request = ask(guest.name, quiesce="required", freeze_mountpoints=("/disks/vdb",))
+        result = backup(session_of(guest), repository, request, observer=hold)
+        assert result.point is not None and result.point.consistency == "filesystem"
+        time.sleep(1)
+        assert _longest_pause(guest, "/tmp/vdb.log") >= held  # its writer waited for the thaw
+        assert _longest_pause(guest, "/tmp/vda.log") < held
+        with pytest.raises(CbtError, match="Cannot freeze the file systems"):
+            backup(session_of(guest), repository, ask(guest.name, quiesce="required", freeze_mountpoints=("/no/such/mount",)))
+        assert not guest.frozen()
 
 
 @pytest.mark.parametrize("trouble", ["killed", "hanging"])

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import json
 import os
 import signal
@@ -13,6 +15,9 @@ import subprocess
 import typing as t
 
 from .errors import ProgramError
+
+_LIBC = ctypes.CDLL(None)  # loaded here: nothing may be loaded between fork and exec
+_PR_SET_PDEATHSIG = 1
 
 
 def _environment() -> t.Dict[str, str]:
@@ -82,12 +87,28 @@ class Service:
         self._process.communicate()
 
 
+def _end_with(parent: int) -> None:
+    """In a child that is about to start its program: have it ended when its parent ends, however that comes about."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 @contextlib.contextmanager
 def service(arguments: t.Sequence[str]) -> t.Iterator[Service]:
-    """Start a program that serves; on leaving the block it is gone, whatever happened."""
+    """Start a program that serves; on leaving the block it is gone, whatever happened, and if this process is killed too.
+
+    To be entered in the main thread: the kernel takes the end of the thread that starts the program for the parent's.
+    """
     try:
         process = subprocess.Popen(
-            list(arguments), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=_environment(), start_new_session=True
+            list(arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=_environment(),
+            start_new_session=True,
+            preexec_fn=functools.partial(_end_with, os.getpid()),
         )
     except FileNotFoundError as error:
         raise _missing(arguments[0]) from error

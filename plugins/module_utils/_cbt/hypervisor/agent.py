@@ -76,17 +76,20 @@ def quiesced(domain: Domain, facts: DomainFacts, policy: str, mountpoints: t.Opt
         return
     frozen = False
     try:
+        failure = None
         try:
             domain.api.agentSetResponseTimeout(ANSWER_WITHIN, 0)
-            domain.api.fsFreeze(list(mountpoints) if mountpoints else None, 0)
+            count = domain.api.fsFreeze(list(mountpoints) if mountpoints else None, 0)
             frozen = True
-            result.consistency = FILESYSTEM
+            # An agent that knows none of the mount points says that it froze nothing, and calls that a success.
+            if count < max(1, len(mountpoints or ())):
+                failure = f"the agent froze {count} file systems" + (f" of {', '.join(mountpoints)}" if mountpoints else "")
         except libvirt.libvirtError as error:
-            if policy == "required":
-                raise HypervisorError(
-                    f"Cannot freeze the file systems of {facts.name}: {error}. Check that qemu-guest-agent runs in the guest, or set quiesce to auto."
-                ) from error
-            result.note = f"the file systems were not frozen: {error}"
+            failure = str(error)
+        if failure is not None and policy == "required":
+            raise HypervisorError(f"Cannot freeze the file systems of {facts.name}: {failure}. Check qemu-guest-agent in the guest, or set quiesce to auto.")
+        result.note = None if failure is None else f"the file systems were not frozen: {failure}"
+        result.consistency = FILESYSTEM if failure is None else CRASH
         yield result
     finally:
         # Also after a freeze that failed: the agent may have frozen and lost the answer.

@@ -54,9 +54,14 @@ class Session:
             ) from error
 
     @property
+    def alive(self) -> bool:
+        """Whether the connection was still open when it was last used."""
+        return bool(self._connection.isAlive())
+
+    @property
     def api(self) -> t.Any:
         """libvirt's own connection object, alive at this moment. Raises HypervisorError if libvirt does not answer."""
-        if not self._connection.isAlive():
+        if not self.alive:
             deadline = time.monotonic() + REOPEN_WITHIN
             while True:
                 try:
@@ -104,7 +109,12 @@ class Domain:
     @property
     def api(self) -> t.Any:
         """libvirt's own domain object, on a connection that is alive at this moment."""
-        return self.session.api.lookupByUUIDString(self.uuid)
+        try:
+            return self.session.api.lookupByUUIDString(self.uuid)
+        except libvirt.libvirtError:
+            if self.session.alive:
+                raise
+            return self.session.api.lookupByUUIDString(self.uuid)  # that libvirtd has gone shows only when it is asked
 
     @property
     def exists(self) -> bool:

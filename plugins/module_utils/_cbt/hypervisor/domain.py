@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import stat
+import time
 import typing as t
 from xml.etree import ElementTree
 
@@ -21,6 +22,8 @@ try:
     import libvirt_qemu
 except ImportError:
     libvirt_qemu = None
+
+_SETTLES_WITHIN = 30  # seconds in which a job that begins or ends has done so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,14 +71,25 @@ def _qemu_owner(xml: str) -> t.Optional[t.Tuple[int, int]]:
 
 
 def _running_job(domain: Domain) -> t.Optional[str]:
-    kind = domain.api.jobInfo()[0]
-    if kind == libvirt.VIR_DOMAIN_JOB_NONE:
-        return None
-    try:
-        domain.api.backupGetXMLDesc()
-    except libvirt.libvirtError:
-        return "other"
-    return "backup"
+    """``backup``, ``other`` or None. A job that is just beginning or ending is waited for: until then libvirt contradicts itself."""
+    deadline = time.monotonic() + _SETTLES_WITHIN
+    unnamed = 0
+    while unnamed < 2:
+        try:
+            if domain.api.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
+                return None
+        except libvirt.libvirtError as error:
+            # "backup job data missing"
+            if error.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR or time.monotonic() > deadline:
+                raise
+        else:
+            try:
+                domain.api.backupGetXMLDesc()
+                return "backup"
+            except libvirt.libvirtError:
+                unnamed += 1
+        time.sleep(0.05)
+    return "other"
 
 
 def _identity(disk: Disk) -> t.Optional[str]:

@@ -90,19 +90,34 @@ def scratch_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
         os.close(handle)
 
 
+def _gone(domain: Domain) -> bool:
+    """True if the domain has no backup job. Raises libvirtError if that cannot be told."""
+    try:
+        domain.api.backupGetXMLDesc()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_BACKUP, libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
+            return True
+        raise
+    return False
+
+
 def end(domain: Domain) -> None:
-    """Abort the domain's backup job and wait until it is gone; a job that is gone already is no fault."""
+    """Abort the domain's backup job and wait until it is gone; a job that is gone already is no fault.
+
+    The job outlives a restart of libvirtd, which therefore is waited for. Raises HypervisorError if the job cannot be ended.
+    """
     deadline = time.monotonic() + END_WITHIN
     while True:
         try:
-            domain.api.backupGetXMLDesc()
-        except libvirt.libvirtError as error:
-            gone = (libvirt.VIR_ERR_NO_DOMAIN_BACKUP, libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN)
-            if error.get_error_code() in gone:
+            if _gone(domain):
                 return
-            raise HypervisorError(f"Cannot end the backup job of {domain.name}: {error}. End it with virsh domjobabort {domain.name}.") from error
+            reason = f"it did not end within {END_WITHIN} s"
+        except libvirt.libvirtError as error:
+            reason = str(error)
+            if domain.session.alive:
+                deadline = 0.0
         if time.monotonic() > deadline:
-            raise HypervisorError(f"The backup job of {domain.name} did not end within {END_WITHIN} s. End it with virsh domjobabort {domain.name}.")
+            raise HypervisorError(f"Cannot end the backup job of {domain.name}: {reason}. End it with virsh domjobabort {domain.name}.")
         with contextlib.suppress(libvirt.libvirtError):
             domain.api.abortJob()
         time.sleep(0.02)

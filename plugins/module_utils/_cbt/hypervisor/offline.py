@@ -30,12 +30,18 @@ def not_offline(disk: Disk) -> t.Optional[str]:
     return None
 
 
-def _arguments(disks: t.Sequence[Disk], wanted: t.Mapping[str, JobDisk], socket: str) -> t.List[str]:
-    arguments = ["qemu-storage-daemon", "--nbd-server", f"addr.type=unix,addr.path={socket}"]
+def _node(disk: Disk) -> t.Dict[str, t.Any]:
+    file: t.Dict[str, t.Any] = {"driver": "host_device" if disk.type == "block" else "file", "filename": disk.source}
+    if disk.format == "raw":
+        # Other formats keep writers away from their own metadata; over a RAW image an export would let the domain start and write.
+        file = {"driver": "blkdebug", "image": file, "unshare-child-perms": ["write", "resize"]}
+    return {"driver": disk.format, "node-name": disk.target, "read-only": True, "file": file}
+
+
+def _arguments(disks: t.Sequence[Disk], wanted: t.Mapping[str, JobDisk], socket: str, ready: str) -> t.List[str]:
+    arguments = ["qemu-storage-daemon", "--pidfile", ready, "--nbd-server", f"addr.type=unix,addr.path={socket}"]
     for disk in disks:
-        node = {"driver": disk.format, "node-name": disk.target, "read-only": True}
-        node["file"] = {"driver": "host_device" if disk.type == "block" else "file", "filename": disk.source}
-        arguments += ["--blockdev", json.dumps(node)]
+        arguments += ["--blockdev", json.dumps(_node(disk))]
         export: t.Dict[str, t.Any] = {"type": "nbd", "id": disk.target, "node-name": disk.target, "name": disk.target, "writable": False}
         since = wanted[disk.target].since
         if since is not None:
@@ -57,21 +63,22 @@ def image_exports(facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str) 
         if reason is not None:
             raise Refused(f"Cannot back up {facts.name} while it is shut off: {reason}")
     socket = os.path.join(folder, "nbd.sock")
-    with programs.service(_arguments(disks, by_target, socket)) as server:
-        _wait_for(socket, server, facts.name)
+    ready = os.path.join(folder, "nbd.pid")  # written once all images are open, which is after the socket is there
+    with programs.service(_arguments(disks, by_target, socket, ready)) as server:
+        _wait_for(ready, server, facts.name)
         yield tuple(Export(each.target, socket, each.target, f"qemu:dirty-bitmap:{each.since}" if each.since else None) for each in wanted)
         with contextlib.suppress(ProgramError):  # it only read
             server.stop(_START_WITHIN)
 
 
-def _wait_for(socket: str, server: programs.Service, name: str) -> None:
+def _wait_for(ready: str, server: programs.Service, name: str) -> None:
     deadline = time.monotonic() + _START_WITHIN
-    while not os.path.exists(socket):
+    while not os.path.exists(ready):
         reason = server.failed()
         if reason is not None and "lock" in reason:
             raise HypervisorError(f"Cannot read the disks of {name}: an image is in use by another process ({reason}). Was it started meanwhile? Try again.")
         if reason is not None or time.monotonic() > deadline:
-            raise HypervisorError(f"Cannot read the disks of {name}: {reason or 'qemu-storage-daemon did not open its socket'}.")
+            raise HypervisorError(f"Cannot read the disks of {name}: {reason or 'qemu-storage-daemon did not open the images in time'}.")
         time.sleep(0.01)
 
 

@@ -135,6 +135,7 @@ def backup(
             agent.require(found.facts)  # here as well, so that check mode tells of it
         if check_only or repository is None or plan.skipped is not None:
             return _result(found, plan, None, None, plan.warnings)
+        repository.store.sweep()
         for name, targets in plan.redefined.items():
             checkpoints.redefine(domain, found.facts, name, targets)
         run = Run(domain, repository, request.options, found, plan, interrupt or Interrupt(), observer)

@@ -15,7 +15,7 @@ import typing as t
 from ..blocks.nbd import Source
 from ..blocks.pipeline import default_workers
 from ..blocks.throttle import Throttle
-from ..errors import CbtError, ProgramError
+from ..errors import CbtError, DamagedObject, ObjectMissing, ProgramError
 from ..hypervisor import agent, checkpoints, images, job, space
 from ..hypervisor.connection import Domain, libvirt
 from ..hypervisor.disks import Disk
@@ -130,7 +130,12 @@ class Run:
         if plan.base is None:
             return None
         point = next(each for each in self._points if each.id == plan.base)
-        return self._repository.read_map(point, plan.target)
+        try:
+            return self._repository.read_map(point, plan.target)
+        except (DamagedObject, ObjectMissing):
+            if plan.since is not None:
+                raise
+            return None  # all of the disk is read: without something to compare with, all of it is stored
 
     def _publish(self, view: views.View) -> RestorePoint:
         """Store packs, then maps and files, then the manifest."""

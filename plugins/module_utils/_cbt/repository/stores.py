@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import socket
 import tempfile
 import typing as t
 
@@ -67,6 +69,9 @@ class Store(t.Protocol):
     def delete(self, name: str) -> None:
         """Delete an object; one that does not exist is no fault."""
 
+    def sweep(self) -> None:
+        """Remove what killed processes of this host left of objects in the making, as far as that can be told."""
+
 
 def _advice(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -94,6 +99,24 @@ def _sync_folder(path: str) -> None:
         os.close(handle)
 
 
+def _temporary_prefix() -> str:
+    """How names of this host's temporary files begin: only on one host do locks tell for certain, whatever the file system."""
+    return f"{socket.gethostname()}-"
+
+
+def _locked_temporary(folder: str) -> t.Tuple[int, str]:
+    """A new temporary file, open, and locked (flock) for as long as it is: that tells it from one left by a killed process."""
+    while True:
+        handle, path = tempfile.mkstemp(prefix=_temporary_prefix(), dir=folder)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            return handle, path  # a file system without locks: then nobody can take it for left over either
+        if os.fstat(handle).st_nlink:
+            return handle, path
+        os.close(handle)  # swept between the two steps
+
+
 class _FileUpload:
     """A temporary file that becomes the object: written, synced, renamed, and its folder synced."""
 
@@ -101,7 +124,7 @@ class _FileUpload:
         self._store = store
         self._path = path
         with _explained("write", path):
-            self._handle, self._temporary = tempfile.mkstemp(dir=store.folder(TEMPORARY))
+            self._handle, self._temporary = _locked_temporary(store.folder(TEMPORARY))
 
     def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
         with _explained("write", self._path):
@@ -221,3 +244,22 @@ class DirectoryStore:
             os.unlink(path)
         with contextlib.suppress(OSError):
             os.rmdir(os.path.dirname(path))  # only an empty folder goes
+
+    def sweep(self) -> None:
+        folder = self._path(TEMPORARY)
+        names: t.List[str] = []
+        with contextlib.suppress(OSError):
+            names = os.listdir(folder)
+        for name in names:
+            if name.startswith(_temporary_prefix()):
+                with contextlib.suppress(OSError):  # gone meanwhile, or locked: in use
+                    _remove_unlocked(os.path.join(folder, name))
+
+
+def _remove_unlocked(path: str) -> None:
+    handle = os.open(path, os.O_RDWR)  # NFS locks only what is open for writing
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    finally:
+        os.close(handle)
