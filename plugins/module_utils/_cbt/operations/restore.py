@@ -241,8 +241,12 @@ def restore(
             place = f"{plan.target} of {point.domain} from restore point {point.id}"
             done.append(_write_image(repository, maps[plan.target], partial, plan, place, workers, interrupt, observer))
         interrupt.check()
-        for plan in plans:
-            _appear(partials[plan.path], plan.path, request.force)
+        with contextlib.ExitStack() as undo:
+            for plan in plans:
+                _appear(partials[plan.path], plan.path, request.force)
+                if not request.force:
+                    undo.callback(_forget, plan.path)
+            undo.pop_all()
     return RestoreResult(point, tuple(done), xml, round(time.monotonic() - started, 3))
 
 

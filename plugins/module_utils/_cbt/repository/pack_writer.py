@@ -118,7 +118,7 @@ class PackWriter:
 
     def discard(self) -> None:
         """Delete everything this writer stored: nothing has named it yet."""
-        self._sealer.shutdown()
+        self._sealer.shutdown(cancel_futures=True)
         for pack in list(self._unsealed):
             pack.upload.abandon()
         for ref in self._sealed.values():

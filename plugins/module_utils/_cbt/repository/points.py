@@ -100,15 +100,15 @@ def ordered(found: t.Iterable[RestorePoint]) -> t.List[RestorePoint]:
     """
     known = {(point.uuid, point.id): point for point in found}
     keys: t.Dict[t.Tuple[str, str], t.Tuple[str, int]] = {}
-    for point in known.values():
-        line = []
-        current: t.Optional[RestorePoint] = point
-        while current is not None and (current.uuid, current.id) not in keys and current not in line:
-            line.append(current)
-            current = known.get((current.uuid, current.parent or ""))
-        for each in reversed(line):
+    for start in known:
+        line: t.Dict[t.Tuple[str, str], RestorePoint] = {}  # from this point to the oldest whose place is not known yet
+        place = start
+        while place in known and place not in keys and place not in line:
+            line[place] = known[place]
+            place = (place[0], line[place].parent or "")
+        for place, each in reversed(list(line.items())):
             before = keys.get((each.uuid, each.parent or ""), ("", 0))
-            keys[each.uuid, each.id] = (each.created, 0) if each.created > before[0] else (before[0], before[1] + 1)
+            keys[place] = (each.created, 0) if each.created > before[0] else (before[0], before[1] + 1)
     return sorted(known.values(), key=lambda point: (keys[point.uuid, point.id], point.id, point.uuid))
 
 
