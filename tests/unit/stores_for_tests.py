@@ -85,6 +85,9 @@ class MemoryStore:
         """Delete an object, or do nothing."""
         self.objects.pop(name, None)
 
+    def sweep(self) -> None:
+        """Nothing is left of an upload that nobody holds."""
+
 
 def with_bit_flipped(data: bytes, bit: int) -> bytes:
     """The same bytes but for one bit."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,21 @@ def test_a_folder_deleted_as_empty_while_an_object_is_in_the_making_comes_back_f
     DirectoryStore(store.location).delete("packs/aa/old")
     upload.commit()
     assert store.get("packs/aa/new") == b"y"
+
+
+def test_what_killed_processes_left_is_swept_and_what_is_in_use_stays(store: DirectoryStore) -> None:
+    upload = store.upload("a/kept")
+    upload.write([b"data"], 0)
+    used = files(store)
+    folder = Path(store.location) / "tmp"
+    (folder / f"{socket.gethostname()}-left").write_bytes(b"half")
+    (folder / "elsewhere-left").write_bytes(b"of another host, whose locks may not be seen here")
+    DirectoryStore(store.location).sweep()
+    assert files(store) == sorted([*used, "tmp/elsewhere-left"])
+    assert upload.commit()
+    assert store.get("a/kept") == b"data"
+
+
+def test_a_sweep_where_nothing_was_ever_stored_is_no_fault(store: DirectoryStore) -> None:
+    store.sweep()
+    assert not os.path.exists(store.location)

@@ -5,21 +5,41 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import threading
 import typing as t
 
 Buffer = t.Union[bytes, bytearray, memoryview]
 
+_LIBC = ctypes.CDLL(None)
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin to write, wait for nothing; a hint, so that its failure does not matter
 _VECTORS = 512  # buffers handed to the kernel at once; its limit is 1024
 _FLUSH_FROM = 1 << 16  # bytes; for less it is not worth a call
 
 
-def write_all(handle: int, buffers: t.Sequence[Buffer], offset: int) -> None:
-    """Write buffers one after another at ``offset`` of an open file; may be called from several threads.
+class ParallelFile:
+    """A file written in pieces from several threads.
 
-    The kernel begins to write them to the disk at once, so that an fsync at the end has little left to wait for.
-    Raises OSError.
+    The kernel lets one of them write to a file at a time and has the others spin; here they wait in turn, so that the
+    processor is left to those that compute.
     """
+
+    def __init__(self, handle: int) -> None:
+        """``handle`` is an open file's; it is not closed here."""
+        self._handle = handle
+        self._turn = threading.Lock()
+
+    def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
+        """Write buffers one after another at ``offset``. Raises OSError."""
+        with self._turn:
+            written = _write_all(self._handle, buffers, offset)
+        if written >= _FLUSH_FROM:
+            # Has the kernel begin to write to the disk at once, so that an fsync at the end has little left to wait for.
+            _LIBC.sync_file_range(self._handle, ctypes.c_int64(offset), ctypes.c_int64(written), _WRITE)
+
+
+def _write_all(handle: int, buffers: t.Sequence[Buffer], offset: int) -> int:
     left = list(buffers)
     start = offset
     while left:
@@ -29,5 +49,4 @@ def write_all(handle: int, buffers: t.Sequence[Buffer], offset: int) -> None:
             written -= len(left.pop(0))
         if written:
             left[0] = memoryview(left[0])[written:]
-    if offset - start >= _FLUSH_FROM:
-        os.posix_fadvise(handle, start, offset - start, os.POSIX_FADV_DONTNEED)
+    return offset - start

@@ -5,26 +5,22 @@
 
 from __future__ import annotations
 
-import time
 import typing as t
 
-from .errors import Interrupted
-
-WATCH_EVERY = 0.25  # seconds
+from .errors import CbtError, Interrupted
 
 
 class Interrupt:
     """A wish to stop, noted by a signal handler and honoured at points where stopping is safe.
 
     Raising from the handler itself could strike between a step and the note that it was taken,
-    or in the middle of clean-up. So the handler only notes, and the engine asks. While it asks, it also looks at what
-    has to be watched during the work, such as free space.
+    or in the middle of clean-up. So the handler only notes, and the engine asks. A thread that watches over something,
+    such as free space, notes in the same way.
     """
 
     def __init__(self) -> None:
         self._reason: t.Optional[str] = None
-        self._watchers: t.List[t.Callable[[], None]] = []
-        self._watched = 0.0
+        self._cause: t.Optional[CbtError] = None
 
     def request(self, reason: str) -> None:
         """Note that the operation should end. ``reason`` goes into the message, such as ``SIGTERM``."""
@@ -35,16 +31,13 @@ class Interrupt:
         """True once somebody asked to stop."""
         return self._reason is not None
 
-    def watch(self, look: t.Callable[[], None]) -> None:
-        """Have ``look`` called now and then; it raises if the operation must end."""
-        self._watchers.append(look)
+    def fail(self, cause: CbtError) -> None:
+        """Note that the operation has to end, and why."""
+        self._cause = self._cause or cause
 
     def check(self) -> None:
-        """Raise Interrupted if somebody asked to stop, or what a watcher raises."""
+        """Raise Interrupted if somebody asked to stop, or the cause why it has to end."""
         if self._reason is not None:
             raise Interrupted(f"Ended by {self._reason}: everything begun was undone, nothing was published. Run it again.")
-        now = time.monotonic()
-        if self._watchers and now - self._watched >= WATCH_EVERY:
-            self._watched = now
-            for look in self._watchers:
-                look()
+        if self._cause is not None:
+            raise self._cause

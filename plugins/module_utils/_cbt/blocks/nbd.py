@@ -120,9 +120,15 @@ class Source:
             return
         for start in range(0, self.size, STATUS_STEP):
             end = min(start + STATUS_STEP, self.size)
-            dirty = [extent for extent in joined(self._dirty.extents(start, end, _DIRTY)) if extent.flag]
+            dirty = self.marked(start, end)
             if dirty:
                 yield from intersect(dirty, self._allocation.extents(dirty[0].offset, dirty[-1].end, _ZERO))
+
+    def marked(self, start: int, end: int) -> t.List[Extent]:
+        """What is marked as changed between two offsets; all of it where changes are not tracked."""
+        if self._dirty is None:
+            return [Extent(start, end - start, True)]
+        return [extent for extent in joined(self._dirty.extents(start, end, _DIRTY)) if extent.flag]
 
     def dirty_bytes(self) -> int:
         """Bytes marked as changed; the whole disk where changes are not tracked."""

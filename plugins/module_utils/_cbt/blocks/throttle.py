@@ -9,21 +9,35 @@ import threading
 import time
 import typing as t
 
+_LOOK_EVERY = 0.2  # seconds
+
 
 class Throttle:
     """Hands out ``rate`` bytes per second, None for no limit, to all workers together."""
 
-    def __init__(self, rate: t.Optional[int]) -> None:
+    def __init__(
+        self,
+        rate: t.Optional[int],
+        check: t.Callable[[], None] = lambda: None,
+        clock: t.Callable[[], float] = time.monotonic,
+        sleep: t.Callable[[float], None] = time.sleep,
+    ) -> None:
+        """``check`` is called now and then while waiting, and may raise to end it."""
         self._rate = rate
+        self._check, self._clock, self._sleep = check, clock, sleep
         self._lock = threading.Lock()
-        self._due = time.monotonic()
+        self._due = clock()
 
     def take(self, amount: int) -> None:
         """Wait until ``amount`` bytes may be read. An idle time is not made up for."""
         if self._rate is None:
             return
         with self._lock:
-            now = time.monotonic()
-            start = max(self._due, now)
+            start = max(self._due, self._clock())
             self._due = start + amount / self._rate
-        time.sleep(max(0.0, start - now))
+        while True:
+            left = start - self._clock()
+            if left <= 0:
+                return
+            self._check()
+            self._sleep(min(left, _LOOK_EVERY))

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import os
+import threading
 import time
 import typing as t
 import urllib.parse
@@ -18,6 +21,7 @@ try:
 except ImportError:  # reported by the module before the engine is asked
     libvirt = None
 
+ANSWER_WITHIN = 60  # seconds to open a connection; by itself libvirt waits without end for a daemon that says nothing
 REOPEN_WITHIN = 15  # seconds that libvirtd may take to come back
 
 
@@ -37,6 +41,20 @@ def _credentials(username: t.Optional[str], password: t.Optional[str]) -> t.List
     return [wanted, answer, None]
 
 
+def _in_time(opener: t.Callable[[], t.Any]) -> t.Any:
+    """What ``opener`` returns or raises; TimeoutError if it does neither in time. Its thread is then left behind."""
+    outcome: concurrent.futures.Future[t.Any] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(opener())
+        except Exception as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome.result(ANSWER_WITHIN)
+
+
 class Session:
     """A connection to libvirt that is made anew if libvirtd was restarted, so that clean-up reaches it. See ``connect``."""
 
@@ -46,12 +64,16 @@ class Session:
         self._connection = self._reopen()
 
     def _reopen(self) -> t.Any:
+        what = f"Cannot connect to libvirt at {self._uri.split('?')[0]}"
         try:
-            return self._open()
+            return _in_time(self._open)
+        except concurrent.futures.TimeoutError as error:
+            raise HypervisorError(f"{what}: it did not answer within {ANSWER_WITHIN} s. Check that libvirtd or virtqemud there does not hang.") from error
         except libvirt.libvirtError as error:
-            raise HypervisorError(
-                f"Cannot connect to libvirt at {self._uri.split('?')[0]}: {error}. Check that libvirtd or virtqemud runs there and that this user may use it."
-            ) from error
+            advice = "Check that libvirtd or virtqemud runs there and that this user may use it."
+            if error.get_error_code() in (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED):
+                advice = "It asks who this is: check username and password, or authfile."
+            raise HypervisorError(f"{what}: {error}. {advice}") from error
 
     @property
     def alive(self) -> bool:
@@ -134,10 +156,12 @@ def connect(
     """Open a session with libvirt and close it afterwards.
 
     ``authfile`` is a libvirt authentication file; ``username`` and ``password`` answer SASL.
-    Raises HypervisorError if libvirt does not answer.
+    Raises HypervisorError if libvirt does not answer, Refused if ``authfile`` cannot be read.
     """
     libvirt.registerErrorHandler(_ignore, None)
     if authfile is not None:
+        if not os.access(authfile, os.R_OK):  # libvirt would not say what is wrong
+            raise Refused(f"Cannot read the authentication file {authfile}. Check authfile and who may read it.")
         uri = f"{uri}{'&' if '?' in uri else '?'}authfile={urllib.parse.quote(authfile)}"
 
     def open_it() -> t.Any:

@@ -154,7 +154,13 @@ def backup_job(
 def domain_lock(uuid: str, name: str) -> t.Iterator[None]:
     """Hold the right to change a domain's checkpoints on this host. Raises Refused if another run holds it."""
     runtime = "/run/lock" if os.access("/run/lock", os.W_OK) else os.environ.get("XDG_RUNTIME_DIR", tempfile.gettempdir())
-    handle = os.open(os.path.join(runtime, f"{SCRATCH_PREFIX}{uuid}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    path = os.path.join(runtime, f"{SCRATCH_PREFIX}{uuid}.lock")
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise Refused(
+            f"Cannot lock {name} against other runs: {path}: {error.strerror}. If it belongs to another user and no run uses it, delete it."
+        ) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -39,7 +39,8 @@ def _node(disk: Disk) -> t.Dict[str, t.Any]:
 
 
 def _arguments(disks: t.Sequence[Disk], wanted: t.Mapping[str, JobDisk], socket: str, ready: str) -> t.List[str]:
-    arguments = ["qemu-storage-daemon", "--pidfile", ready, "--nbd-server", f"addr.type=unix,addr.path={socket}"]
+    address = socket.replace(",", ",,")  # how QEMU's options write a comma
+    arguments = ["qemu-storage-daemon", "--pidfile", ready, "--nbd-server", f"addr.type=unix,addr.path={address}"]
     for disk in disks:
         arguments += ["--blockdev", json.dumps(_node(disk))]
         export: t.Dict[str, t.Any] = {"type": "nbd", "id": disk.target, "node-name": disk.target, "name": disk.target, "writable": False}

@@ -28,7 +28,7 @@ from ..repository.known import Known
 from ..repository.pack_writer import PackWriter
 from ..repository.points import DiskRecord, RestorePoint, StoredFile
 from ..repository.repository import Repository
-from . import views
+from . import spot_check, views
 from .backup_plan import DIFFERENTIAL, INCREMENTAL, BackupPlan, DiskPlan, Situation
 from .reading import ReadDisk, Reader
 
@@ -66,7 +66,7 @@ class Run:
         self._id = points.new_id(now)
         self._checkpoint = f"{checkpoints.prefix(repository.id)}{self._id}" if plan.tracked else None
         self._encode = encoder(options.compression, options.compression_level)
-        self._throttle = Throttle(options.rate_limit)
+        self._throttle = Throttle(options.rate_limit, interrupt.check)
         self._writer = PackWriter(repository.store)
         self._stored: t.List[str] = []
         # Read before the job begins: libvirt may take its time to ask QEMU, and the guest's writes go to scratch meanwhile.
@@ -79,8 +79,7 @@ class Run:
         with contextlib.ExitStack() as undo, job.scratch_folder(self._facts, self._options.scratch_dir) as folder:
             undo.callback(self._withdraw)
             undo.callback(self._forget_checkpoint)
-            self._guard_space(folder)
-            with self._view(wanted, folder) as view:
+            with space.guarded(self._places(folder), self._interrupt, lambda: job.end(self._domain)), self._view(wanted, folder) as view:
                 if view.note is not None:
                     self.warnings.append(f"The backup of {self._facts.name} is only crash-consistent: {view.note}.")
                 for plan, export in zip(taken, view.exports):
@@ -101,14 +100,14 @@ class Run:
         self._observer(Progress("freezing", self._facts.name))
         self._interrupt.check()
 
-    def _guard_space(self, folder: str) -> None:
-        watched = [space.guard(folder, "the scratch directory", "scratch_dir")]
-        place = self._repository.store.local_path
-        if place is not None:
-            watched.append(space.guard(place, "the repository", "repository"))
-        for look in watched:
-            look()
-            self._interrupt.watch(look)
+    def _places(self, folder: str) -> t.List[space.Place]:
+        """Where space is needed. Raises Refused if there is too little."""
+        places = [space.Place(folder, "the scratch directory", "scratch_dir", 0.02)]
+        if self._repository.store.local_path is not None:
+            places.append(space.Place(self._repository.store.local_path, "the repository", "repository", 0.25))
+        for place in places:
+            place.refuse()
+        return places
 
     def _read(self, plan: DiskPlan, export: job.Export) -> ReadDisk:
         self._interrupt.check()
@@ -117,11 +116,13 @@ class Run:
         workers = self._options.workers or default_workers()
         reader = Reader(self._writer, self._encode, workers, self._interrupt, self._observer, self._throttle)
         with Source(export.socket, export.name, export.dirty_context) as source:
-            read = reader.read(source, plan.target, base, known, plan.audit)
+            doubtful = base is not None and plan.since is not None and not plan.audit and spot_check.contradiction(source, base, known) is not None
+            read = reader.read(source, plan.target, base, known, plan.audit or doubtful)
         if read.unmarked:
             amount = sum(length for _offset, length in read.unmarked_bytes)
+            how = "Tracking was wrong, so all of it was read. Was it resized, or its image overwritten?" if doubtful else "Audit:"
             self.warnings.append(
-                f"Audit of {plan.target} of {self._facts.name}: {amount} bytes changed without being marked by tracking, the first at offset"
+                f"{plan.target} of {self._facts.name}: {how} {amount} bytes changed without being marked by tracking, the first at offset"
                 f" {read.unmarked_bytes[0][0]}. They are stored now; earlier restore points since {plan.base} may lack them."
             )
         return read

@@ -105,10 +105,10 @@ def reconcile(session: Session, repository: Repository, name: str, remove_foreig
     with job.domain_lock(domain.uuid, domain.name):
         found = situation.gather(domain, repository)
         plan = plan_agreement(found, remove_foreign)
+        if plan.steps and found.facts.job is not None and not leftovers.is_leftover(domain):
+            raise Refused(f"Cannot change the checkpoints of {domain.name}: a {found.facts.job} job is running on it. Wait for it to end.")
         if check_only or not plan.steps:
             return plan
-        if found.facts.job is not None and not leftovers.is_leftover(domain):
-            raise Refused(f"Cannot change the checkpoints of {domain.name}: a {found.facts.job} job is running on it. Wait for it to end.")
         if found.facts.job is not None:
             job.end(domain)
         for step in plan.steps:

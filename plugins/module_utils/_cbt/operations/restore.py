@@ -15,7 +15,7 @@ import typing as t
 
 from ..blocks.pipeline import default_workers, in_parallel
 from ..errors import CbtError, DamagedObject, ObjectMissing, Refused
-from ..files import Buffer, write_all
+from ..files import Buffer, ParallelFile
 from ..grid import BLOCK_SIZE, block_length
 from ..hypervisor import images, qcow2
 from ..hypervisor.connection import Session
@@ -132,9 +132,10 @@ class _ImageFile:
         self._layout = qcow2.plan(extents.size, ((run.first, run.count) for run in extents.runs())) if fmt == "qcow2" else None
         with self._explained():
             self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._file = ParallelFile(self._handle)
             os.ftruncate(self._handle, self._layout.file_size if self._layout else extents.size)
             for offset, data in self._layout.metadata() if self._layout else ():
-                write_all(self._handle, [data], offset)
+                self._file.write([data], offset)
 
     @contextlib.contextmanager
     def _explained(self) -> t.Iterator[None]:
@@ -146,7 +147,7 @@ class _ImageFile:
     def write(self, offset: int, buffers: t.Sequence[Buffer]) -> None:
         """Write consecutive blocks from an offset of the disk on."""
         with self._explained():
-            write_all(self._handle, buffers, self._layout.place(offset) if self._layout else offset)
+            self._file.write(buffers, self._layout.place(offset) if self._layout else offset)
 
     def sync(self) -> None:
         """Bring everything onto the disk."""

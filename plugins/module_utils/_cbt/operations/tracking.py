@@ -96,8 +96,6 @@ def plan_absent(facts: DomainFacts, known: t.Sequence[Checkpoint], prefix: str, 
 
 
 def _apply(domain: Domain, facts: DomainFacts, tracked: t.Collection[str], actions: t.Sequence[Action]) -> None:
-    if actions and facts.job is not None:
-        raise Refused(f"Cannot change the checkpoints of {facts.name}: a {facts.job} job is running on it. Wait for it to end.")
     for action in actions:
         if action.verb == REMOVE:
             checkpoints.remove(domain, action.checkpoint)
@@ -141,6 +139,8 @@ def set_tracking(
         else:
             actions = plan_absent(facts, known, prefix, checkpoint)
             disks = tuple(dataclasses.replace(disk, tracked=False) for disk in disks)
+        if actions and facts.job is not None:
+            raise Refused(f"Cannot change the checkpoints of {facts.name}: a {facts.job} job is running on it. Wait for it to end.")
         if not check_only:
             _apply(domain, facts, tracked, actions)
     before = ours_among(known, facts.disks, prefix)

@@ -18,7 +18,7 @@ import tempfile
 import typing as t
 
 from ..errors import ObjectMissing, RepositoryError
-from ..files import Buffer, write_all
+from ..files import Buffer, ParallelFile
 
 TEMPORARY = "tmp"  # objects in the making; never listed
 
@@ -125,10 +125,11 @@ class _FileUpload:
         self._path = path
         with _explained("write", path):
             self._handle, self._temporary = _locked_temporary(store.folder(TEMPORARY))
+        self._file = ParallelFile(self._handle)
 
     def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
         with _explained("write", self._path):
-            write_all(self._handle, buffers, offset)
+            self._file.write(buffers, offset)
 
     def commit(self, replace: bool = True) -> bool:
         folder = os.path.dirname(self._path)

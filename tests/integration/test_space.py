@@ -1,0 +1,169 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A file system that fills up ends the backup and never harms the guest."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import typing as t
+from pathlib import Path
+
+import pytest
+from lab.domain import BlockDomain, DiskSpec
+from lab.hypervisor import Hypervisor
+from witness import ask, differences, session_of, witnessed_backup
+
+from _cbt.errors import CbtError, HypervisorError, Refused, RepositoryError
+from _cbt.operations.backup import backup
+from _cbt.progress import Progress
+from _cbt.repository.repository import Repository, open_or_create
+
+MIB = 1 << 20
+SIZE = 64 * MIB
+
+
+@pytest.fixture
+def small(workspace: Path) -> t.Iterator[Path]:
+    """A file system of 32 MiB. Domains must be started after it, so that QEMU, in a mount namespace of its own, sees it."""
+    folder = workspace / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={32 * MIB},mode=0711", "small", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _repository(folder: Path) -> Repository:
+    made = open_or_create(str(folder))
+    assert made is not None
+    return made
+
+
+def _objects(repository: Repository) -> t.List[str]:
+    return sorted(name for folder in ("packs", "points", "tmp") for name in repository.store.list(folder))
+
+
+def _seen_by_qemu(domain: BlockDomain, folder: Path) -> bool:
+    return str(folder) in Path(f"/proc/{domain.qemu_pid}/mountinfo").read_text()
+
+
+class _Overwriting:
+    """A guest that overwrites its disk from the beginning while a backup reads it; keeps what it wrote, and what failed."""
+
+    def __init__(self, domain: BlockDomain) -> None:
+        self._domain = domain
+        self._thread = threading.Thread(target=self._run)
+        self.written = 0
+        self.failed: t.List[BaseException] = []
+
+    def begin(self, progress: Progress) -> None:
+        """An observer that lets the guest loose once the disk is being read."""
+        if progress.phase == "reading" and self._thread.ident is None:
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            for number in range(SIZE // MIB):
+                self._domain.write("vda", number * MIB, MIB, 1 + number % 255)
+                self.written += MIB
+        except BaseException as error:
+            self.failed.append(error)
+
+    def end(self) -> None:
+        """Wait until all is overwritten."""
+        self._thread.join()
+
+
+# With one byte per second every reader sleeps; without a limit, the work is in the middle of anything.
+@pytest.mark.parametrize("rate_limit", [1, 8 * MIB, None], ids=["waiting", "slow", "fast"])
+def test_a_scratch_directory_that_fills_up_ends_the_backup_before_the_guest_sees_an_error(
+    rate_limit: t.Optional[int], hypervisor: Hypervisor, workspace: Path, small: Path
+) -> None:
+    repository = _repository(workspace / "repository")
+    with BlockDomain(hypervisor, [DiskSpec("vda", SIZE)]) as domain:
+        assert _seen_by_qemu(domain, small), "libvirtd runs in another mount namespace; run this with tests/lab/isolated.sh"
+        domain.write_random("vda", 0, SIZE, 1)
+        witnessed_backup(domain, repository, workspace)
+        domain.write_random("vda", 0, SIZE, 2)
+        before = _objects(repository), domain.checkpoints()
+        guest = _Overwriting(domain)
+
+        def hold(progress: Progress) -> None:
+            guest.begin(progress)
+            if rate_limit is None and progress.phase == "publishing":
+                guest.end()  # as if the repository took its time
+
+        request = ask(domain.name, scratch_dir=str(small), workers=1, rate_limit=rate_limit)
+        with pytest.raises(HypervisorError, match=f"ended because the scratch directory {small}/kvm-cbt-.* runs out of space .*another place with scratch_dir"):
+            backup(session_of(domain), repository, request, observer=hold)
+        guest.end()
+        assert (guest.failed, guest.written) == ([], SIZE)
+        assert (_objects(repository), domain.checkpoints()) == before
+        assert not domain.job_running() and list(small.iterdir()) == []
+        after = witnessed_backup(domain, repository, workspace)
+        assert after.result.disks[0].mode == "incremental"
+        data = after.copies["vda"].read_bytes()
+        assert data == b"".join(bytes([1 + number % 255]) * MIB for number in range(SIZE // MIB))
+        restored = workspace / "restored"
+        restored.mkdir()
+        assert differences(domain.name, repository, after, restored) == []
+
+
+def test_a_repository_that_fills_up_ends_the_backup_and_keeps_what_it_had(hypervisor: Hypervisor, workspace: Path, small: Path) -> None:
+    repository = _repository(small / "repository")
+    with BlockDomain(hypervisor, [DiskSpec("vda", SIZE)]) as domain:
+        domain.write_random("vda", 0, 8 * MIB, 1)
+        first = witnessed_backup(domain, repository, workspace)
+        kept = workspace / "first"
+        kept.mkdir()
+        first.copies["vda"].rename(kept / "vda.raw")
+        before = _objects(repository), domain.checkpoints()
+        domain.write_random("vda", 0, SIZE, 2)
+        for rate_limit in (None, 16 * MIB):  # full before anybody looked, or seen to fill up
+            request = ask(domain.name, scratch_dir=str(workspace), rate_limit=rate_limit)
+            with pytest.raises(CbtError, match="No space left on device. Free space there|the repository .* runs out of space .*another place with repository"):
+                backup(session_of(domain), repository, request)
+            assert (_objects(repository), domain.checkpoints(), domain.job_running()) == (*before, False)
+            assert not list(workspace.glob("kvm-cbt-*"))
+        domain.write_zeroes("vda", 8 * MIB, SIZE - 8 * MIB)
+        second = witnessed_backup(domain, repository, workspace)
+        assert second.result.disks[0].mode == "incremental"
+        restored = workspace / "restored"
+        restored.mkdir()
+        assert differences(domain.name, repository, second, restored) == []
+        first.copies["vda"].unlink()
+        (kept / "vda.raw").rename(first.copies["vda"])
+        assert differences(domain.name, repository, first, restored) == []
+
+
+@pytest.mark.parametrize("short", ["scratch_dir", "repository"])
+def test_where_there_is_no_room_the_backup_is_refused_before_it_begins(short: str, hypervisor: Hypervisor, workspace: Path, small: Path) -> None:
+    folders = {"scratch_dir": workspace, "repository": workspace}
+    folders[short] = small
+    repository = _repository(folders["repository"] / "repository")
+    phases: t.List[str] = []
+    with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB)]) as domain:
+        domain.write_random("vda", 0, 4 * MIB, 1)
+        ballast = small / "ballast"
+        ballast.write_bytes(bytes(31 * MIB))
+        request = ask(domain.name, scratch_dir=str(folders["scratch_dir"]))
+        with pytest.raises(Refused, match=f"not begun because the .* {small}/.* runs out of space .*another place with {short}"):
+            backup(session_of(domain), repository, request, observer=lambda progress: phases.append(progress.phase))
+        assert (phases, _objects(repository), domain.checkpoints(), domain.job_running()) == ([], [], [], False)
+        ballast.unlink()
+        assert backup(session_of(domain), repository, request).point is not None
+
+
+def test_a_file_system_that_is_full_to_the_last_byte_is_told_of(hypervisor: Hypervisor, workspace: Path, small: Path) -> None:
+    repository = _repository(small / "repository")
+    with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB)]) as domain, (small / "ballast").open("wb", buffering=0) as ballast:
+        with pytest.raises(OSError):
+            while True:
+                ballast.write(bytes(4096))
+        with pytest.raises(CbtError, match="Free space there"):
+            backup(session_of(domain), repository, ask(domain.name))
+        with pytest.raises(RepositoryError, match="Free space there"):
+            open_or_create(str(small / "other"))
