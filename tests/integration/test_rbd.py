@@ -37,7 +37,9 @@ _DISK = """
 missing = [program for program in PROGRAMS if shutil.which(program) is None]
 if not any(Path(folder, "qemu", "block-rbd.so").exists() for folder in ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")):
     missing.append("qemu-block-extra")
-pytestmark = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}; tests/tools/install.sh installs them where the distribution has them")
+pytestmark = pytest.mark.skipif(
+    bool(missing), reason=f"not installed: {', '.join(missing)}; tests/tools/install.sh installs them where the distribution has them"
+)
 
 
 @pytest.fixture(scope="module")
