@@ -34,7 +34,7 @@ options:
   changed_blocks:
     description:
       - List the blocks of a disk that changed between two restore points of one incremental set, or from one until now.
-      - The disk is not read. For V(now), a backup job without reading is begun and ended on the domain.
+      - The disk is not read, but for a few blocks as a check with V(now), for which a backup job is begun and ended on the domain.
     type: dict
     suboptions:
       from:

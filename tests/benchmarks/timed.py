@@ -47,7 +47,7 @@ def measure(command: Sequence[str | Path], output: Path | None = None) -> tuple[
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=said,
-            env={**os.environ, "LC_ALL": "C"},
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
         )
         try:
             _pid, status, usage = os.wait4(child.pid, 0)

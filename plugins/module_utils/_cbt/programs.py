@@ -98,7 +98,7 @@ def _end_with(parent: int) -> None:
 def service(arguments: t.Sequence[str]) -> t.Iterator[Service]:
     """Start a program that serves; on leaving the block it is gone, whatever happened, and if this process is killed too.
 
-    To be entered in the main thread: the kernel takes the end of the thread that starts the program for the parent's.
+    To be entered before there are threads: the kernel takes the end of the thread that starts the program for the parent's.
     """
     try:
         process = subprocess.Popen(

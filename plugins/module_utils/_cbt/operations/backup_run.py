@@ -79,7 +79,8 @@ class Run:
         with contextlib.ExitStack() as undo, job.scratch_folder(self._facts, self._options.scratch_dir) as folder:
             undo.callback(self._withdraw)
             undo.callback(self._forget_checkpoint)
-            with space.guarded(self._places(folder), self._interrupt, lambda: job.end(self._domain)), self._view(wanted, folder) as view:
+            places = self._places(folder)
+            with self._view(wanted, folder) as view, space.guarded(places, self._interrupt, lambda: job.end(self._domain)):
                 if view.note is not None:
                     self.warnings.append(f"The backup of {self._facts.name} is only crash-consistent: {view.note}.")
                 for plan, export in zip(taken, view.exports):

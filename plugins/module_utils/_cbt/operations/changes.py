@@ -15,10 +15,11 @@ from ..grid import BLOCK_SIZE, block_count
 from ..hypervisor import job, offline
 from ..hypervisor.connection import Session
 from ..hypervisor.domain import DomainFacts
+from ..repository.known import Known
 from ..repository.maps import ExtentMap, Run
 from ..repository.points import RestorePoint
 from ..repository.repository import Repository
-from . import situation
+from . import situation, spot_check
 from .backup_plan import why_unusable
 
 UNRELATED = "Restore points are unrelated"
@@ -88,17 +89,17 @@ def between(repository: Repository, old: RestorePoint, new: RestorePoint, target
 @contextlib.contextmanager
 def _dirty_export(session: Session, facts: DomainFacts, target: str, since: str, scratch_dir: str) -> t.Iterator[job.Export]:
     wanted = [job.JobDisk(target, since)]
-    with job.scratch_folder(facts, scratch_dir) as folder:
-        if not facts.active:
-            with offline.image_exports(facts, wanted, folder) as exports:
-                yield exports[0]
-            return
-        with job.backup_job(session.domain(facts.uuid), facts, wanted, folder) as begin:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(job.scratch_folder(facts, scratch_dir))
+        if facts.active:
+            begin = stack.enter_context(job.backup_job(session.domain(facts.uuid), facts, wanted, folder))
             yield begin()[0]
+        else:
+            yield stack.enter_context(offline.image_exports(facts, wanted, folder))[0]
 
 
 def until_now(session: Session, repository: Repository, point: RestorePoint, target: str, scratch_dir: str = "/var/tmp") -> t.List[ChangedRange]:
-    """What changed on a domain's disk since a restore point, as its checkpoint tells. Nothing of the disk is read.
+    """What changed on a domain's disk since a restore point, as its checkpoint tells. Of the disk, only a few blocks are read as a check.
 
     Raises Refused if that is not known for certain.
     """
@@ -116,4 +117,7 @@ def until_now(session: Session, repository: Repository, point: RestorePoint, tar
         with contextlib.ExitStack() as stack:
             export = stack.enter_context(_dirty_export(session, found.facts, target, point.checkpoint or "", scratch_dir))
             source = stack.enter_context(Source(export.socket, export.name, export.dirty_context))
+            base = repository.read_map(point, target)
+            if spot_check.contradiction(source, base, Known(base, repository.reader)) is not None:
+                raise Refused(f"{UNRELATED}: what tracking tells of {target} since {point.id} is wrong. Back {domain.name} up; the disk is then read in full.")
             return _in_bytes(list(to_blocks(source.extents(), source.size)), source.size)

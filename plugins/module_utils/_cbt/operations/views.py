@@ -71,8 +71,8 @@ def shut_off(
     xml = checkpoints.checkpoint_xml(checkpoint, tracked, facts.disks) if checkpoint else None
     consistency = agent.FILESYSTEM if facts.shut_down else agent.CRASH
     note = None if facts.shut_down else "libvirt does not know that the guest ended in order before it was shut off"
-    with offline.image_exports(facts, wanted, folder) as exports:
-        yield View(exports, consistency, note, xml)
+    with contextlib.ExitStack() as stack:
+        yield View(stack.enter_context(offline.image_exports(facts, wanted, folder)), consistency, note, xml)
     if checkpoint is not None:
         # Not to be missed: the next backup finds the bitmap and tells libvirt of it, as after a move to another host.
         with contextlib.suppress(HypervisorError):
