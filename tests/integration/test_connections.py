@@ -187,6 +187,7 @@ class SessionHypervisor(NodeHypervisor):
         self._node = node
         started = node.run([*self.prefix, "libvirtd", "--daemon"], self.environment)
         assert started.returncode == 0, started.stderr
+        # pylint: disable-next=non-parent-init-called
         Hypervisor.__init__(self, f"qemu+unix:///session?socket={node.path(self.home / 'run/libvirt/libvirt-sock')}", node.storage)
 
     def folder(self, name: t.Optional[str] = None) -> Path:

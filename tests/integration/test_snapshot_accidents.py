@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import typing as t
 from pathlib import Path
 
@@ -16,6 +17,12 @@ from lab.process import run_tool, wait_until
 from trial import Trial, begun
 
 ELSEWHERE = "vd[ab] was .* at restore point .* and is .* now"
+
+
+def _ready(handle: libvirt.virDomain, target: str) -> bool:
+    """Whether an active commit has caught up."""
+    job = handle.blockJobInfo(target)
+    return bool(job["cur"] == job["end"] and "ready='yes'" in handle.XMLDesc(0))
 
 
 @pytest.fixture
@@ -39,13 +46,7 @@ def _committed(trial: Trial, bases: t.Mapping[str, Path]) -> None:
     for target, base in bases.items():
         handle = trial.domain.handle
         handle.blockCommit(target, str(base), None, 0, libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE)
-        job: t.Dict[str, int] = {}
-
-        def ready(handle: libvirt.virDomain = handle, target: str = target, job: t.Dict[str, int] = job) -> bool:
-            job.update(handle.blockJobInfo(target))
-            return job["cur"] == job["end"] and "ready='yes'" in handle.XMLDesc(0)
-
-        wait_until(ready, 30, f"commit of {target}")
+        wait_until(functools.partial(_ready, handle, target), 30, f"commit of {target}")
         handle.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
         assert trial.domain.image(target) == base
 

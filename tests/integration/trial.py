@@ -213,7 +213,8 @@ def fresh(hypervisor: Hypervisor, workspace: Path) -> t.Iterator[Trial]:
 @contextlib.contextmanager
 def begun(hypervisor: Hypervisor, workspace: Path) -> t.Iterator[Trial]:
     """A trial after its first backup and some writes."""
-    with fresh(hypervisor, workspace) as made:
+    with contextlib.ExitStack() as stack:
+        made = stack.enter_context(fresh(hypervisor, workspace))
         made.backup()
         made.write()
         yield made

@@ -118,6 +118,7 @@ def test_many_creators_at_once_end_with_the_same_repository(tmp_path: Path) -> N
         outcome: list[object] = []
         start = threading.Barrier(4)
 
+        # pylint: disable-next=dangerous-default-value
         def create(place: str = str(tmp_path / str(turn)), start: threading.Barrier = start, outcome: list[object] = outcome) -> None:
             start.wait()
             try:
