@@ -12,7 +12,6 @@ from lab.cache import alone, cache_folder, publish, scratch, unpack_packages
 from lab.errors import LabError
 from lab.process import run_tool
 
-_MIRROR = "http://deb.debian.org/debian"
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _PACKAGES = (
     "iproute2",
@@ -69,11 +68,17 @@ def _debian_tree(release: str) -> Path:
     return tree
 
 
+def _mirror() -> str:
+    """The archive that this machine's own packages come from."""
+    places = run_tool(["apt-get", "indextargets", "--format", "$(REPO_URI)"]).split()
+    return next(place for place in places if "security" not in place)
+
+
 def _make_tree(release: str, tree: Path) -> None:
     shutil.rmtree(tree, ignore_errors=True)
     with scratch(tree.parent) as folder:
         folder.chmod(0o755)  # apt works as its own user
         command = ["mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(_PACKAGES)}"]
         command += ['--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"']
-        run_tool([*command, f"--keyring={_KEYRING}", release, folder / "tree", _MIRROR])
+        run_tool([*command, f"--keyring={_KEYRING}", release, folder / "tree", _mirror()])
         publish(folder / "tree", tree)
