@@ -40,11 +40,9 @@ class Disk:
     source: t.Optional[str] = None
     readonly: bool = False
     transient: bool = False
-    data_store: bool = False
     node: t.Optional[str] = None
     identity: t.Optional[str] = None
     compat: t.Optional[str] = None
-    cluster_size: t.Optional[int] = None
     virtual_size: t.Optional[int] = None
     bitmaps: t.Tuple[Bitmap, ...] = ()
 
@@ -106,7 +104,6 @@ def parse_disks(domain_xml: str) -> t.Tuple[Disk, ...]:
                 source=_source(source, kind),
                 readonly=element.find("readonly") is not None,
                 transient=element.find("transient") is not None,
-                data_store=source is not None and source.find("dataStore") is not None,
                 node=f"libvirt-{index}" if index else None,
             )
         )
@@ -143,7 +140,6 @@ def with_block_nodes(disks: t.Iterable[Disk], reply: str) -> t.Tuple[Disk, ...]:
             dataclasses.replace(
                 disk,
                 compat=details.get("compat"),
-                cluster_size=image.get("cluster-size"),
                 virtual_size=image.get("virtual-size"),
                 bitmaps=tuple(_bitmap(raw) for raw in node.get("dirty-bitmaps", ()) if raw.get("name")),
             )
@@ -161,6 +157,4 @@ def with_image(disk: Disk, info: t.Mapping[str, t.Any]) -> Disk:
         Bitmap(raw["name"], raw["granularity"], None, inconsistent="in-use" in raw["flags"], recording="auto" in raw["flags"])
         for raw in details.get("bitmaps", ())
     )
-    return dataclasses.replace(
-        disk, compat=details.get("compat"), cluster_size=info.get("cluster-size"), virtual_size=info.get("virtual-size"), bitmaps=bitmaps
-    )
+    return dataclasses.replace(disk, compat=details.get("compat"), virtual_size=info.get("virtual-size"), bitmaps=bitmaps)
