@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from _cbt.errors import ObjectMissing, RepositoryError
+from _cbt.repository.stores import Entry
 
 
 class MemoryUpload:
@@ -33,6 +34,7 @@ class MemoryUpload:
         if not replace and self._name in self._store.objects:
             return False
         self._store.objects[self._name] = bytes(self._data)
+        self._store.times[self._name] = self._store.clock
         return True
 
     def abandon(self) -> None:
@@ -41,13 +43,16 @@ class MemoryUpload:
 
 
 class MemoryStore:
-    """Objects in a dictionary; ``uploads`` are those begun and neither committed nor abandoned."""
+    """Objects in a dictionary; ``uploads`` are those begun and neither committed nor abandoned, ``clock`` is set by the test."""
 
     location = "memory"
+    local_path = None
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.uploads: set[MemoryUpload] = set()
+        self.times: dict[str, float] = {}
+        self.clock = 1_000_000.0
         self.full = False
 
     def upload(self, name: str) -> MemoryUpload:
@@ -80,6 +85,15 @@ class MemoryStore:
     def list(self, prefix: str) -> Iterator[str]:
         """Names below a folder."""
         return (name for name in list(self.objects) if name.startswith(f"{prefix}/"))
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Objects below a folder."""
+        return (Entry(name, len(self.objects[name]), self.times.get(name, 0.0)) for name in self.list(prefix))
+
+    def modified(self, name: str) -> float:
+        """When an object appeared."""
+        self.get(name)
+        return self.times.get(name, 0.0)
 
     def delete(self, name: str) -> None:
         """Delete an object, or do nothing."""

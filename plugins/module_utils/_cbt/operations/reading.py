@@ -9,7 +9,6 @@ import bisect
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 import sys
 import typing as t
@@ -103,10 +102,11 @@ def _runs(states: t.Iterable[t.Tuple[int, str]]) -> t.Iterator[t.Tuple[int, int,
 
 
 def _examine(
-    data: bytearray, wanted: BlockRange, digests: t.Sequence[t.Optional[bytes]], encode: Encoder, fresh: t.List[Encoded]
+    data: bytearray, wanted: BlockRange, known: Known, encode: Encoder, fresh: t.List[Encoded]
 ) -> t.Iterator[t.Tuple[int, str]]:
     """State of each block of a range that was read; new ones are appended to ``fresh``."""
     view = memoryview(data)
+    digests = known.digests(wanted.first, wanted.count)
     for index in range(wanted.count):
         offset = index * BLOCK_SIZE
         block = view[offset : offset + BLOCK_SIZE]
@@ -114,7 +114,7 @@ def _examine(
         if data.startswith(ZERO_BLOCK if len(block) == BLOCK_SIZE else ZERO_BLOCK[: len(block)], offset):
             yield wanted.first + index, _ZERO
             continue
-        digest = hashlib.sha256(block).digest()
+        digest = known.block_id(block)
         if digest == digests[index]:
             yield wanted.first + index, _KEPT
             continue
@@ -141,7 +141,7 @@ def _read_portion(
         throttle.take(length)
         data = connection.read(offset, length)
         statistics.read_bytes += length
-        states = _examine(data, wanted, known.digests(wanted.first, wanted.count), encode, fresh)
+        states = _examine(data, wanted, known, encode, fresh)
         for first, count, state in _runs(states):
             amount = min(count * BLOCK_SIZE, size - first * BLOCK_SIZE)
             statistics.zero_bytes += amount if state == _ZERO else 0

@@ -9,7 +9,6 @@ overwritten with that of another disk of the domain brings that one's bitmap alo
 
 from __future__ import annotations
 
-import hashlib
 import typing as t
 
 from ..blocks.nbd import STATUS_STEP, Source
@@ -60,6 +59,6 @@ def contradiction(source: Source, base: ExtentMap, known: Known) -> t.Optional[i
             digest = known.digests(block, 1)[0]
             if digest is None and next(base.runs(block, block + 1), None) is not None:
                 continue  # what the repository holds of it cannot be read
-            if (hashlib.sha256(data).digest() != digest) if digest is not None else any(data):
+            if (known.block_id(data) != digest) if digest is not None else any(data):
                 return block
     return None

@@ -23,6 +23,7 @@ class Known:
     def __init__(self, parent: t.Optional[ExtentMap], reader: PackReader) -> None:
         self._parent = parent
         self._reader = reader
+        self.block_id = reader.keys.block_id
         self.unreadable: t.Set[bytes] = set()
 
     def digests(self, first: int, count: int) -> t.List[t.Optional[bytes]]:

@@ -12,6 +12,7 @@ import typing as t
 from ..errors import DamagedObject
 from ..files import Buffer
 from . import packs
+from .keys import Keys, PlainKeys
 from .packs import Directory, PackRef
 from .stores import Store
 
@@ -21,8 +22,9 @@ CACHED_BLOCKS = 1 << 18  # directory entries kept; about 16 MiB
 class PackReader:
     """Gives checked directories and blocks. May be used from several threads."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, keys: t.Optional[Keys] = None) -> None:
         self._store = store
+        self.keys: Keys = keys or PlainKeys()
         self._lock = threading.Lock()
         self._cache: collections.OrderedDict[bytes, Directory] = collections.OrderedDict()
         self._cached = 0
@@ -67,6 +69,6 @@ class PackReader:
             entry = directory.entry(ordinal)
             offset = entry.offset - start
             try:
-                yield packs.decode(entry, payloads[offset : offset + entry.stored])
+                yield packs.decode(entry, payloads[offset : offset + entry.stored], self.keys)
             except DamagedObject as error:
                 yield DamagedObject(f"block {ordinal} of pack {ref.id.hex()}: {error}")

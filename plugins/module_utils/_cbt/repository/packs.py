@@ -25,6 +25,7 @@ from ..errors import DamagedObject, RepositoryError
 from ..files import Buffer
 from ..grid import BLOCK_SIZE
 from . import codecs
+from .keys import Keys
 
 VERSION = 1
 MAGIC = b"KVMCBTPK"
@@ -154,8 +155,8 @@ def parse_directory(ref: PackRef, head: bytes, rest: bytes) -> Directory:
     return parsed
 
 
-def decode(block: BlockEntry, payload: Buffer) -> Buffer:
-    """The plain bytes of a block, proven by checksum and SHA-256.
+def decode(block: BlockEntry, payload: Buffer, keys: Keys) -> Buffer:
+    """The plain bytes of a block, proven by checksum and block id.
 
     Raises DamagedObject with the cause if they are not what was written.
     """
@@ -166,6 +167,6 @@ def decode(block: BlockEntry, payload: Buffer) -> Buffer:
     if block.crc != codecs.checksum(block.codec, payload):
         raise DamagedObject("its stored bytes have changed")
     data = codecs.decode(block.codec, payload, block.length)
-    if hashlib.sha256(data).digest() != block.digest:
+    if keys.block_id(data) != block.digest:
         raise DamagedObject("its content does not match its SHA-256")
     return data

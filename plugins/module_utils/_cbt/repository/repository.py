@@ -15,6 +15,7 @@ import typing as t
 from ..errors import DamagedObject, ObjectMissing, Refused, RepositoryError
 from ..grid import BLOCK_SIZE
 from . import maps, points, sealed
+from .keys import Keys, PlainKeys
 from .pack_reader import PackReader
 from .points import RestorePoint, StoredFile
 from .stores import TEMPORARY, DirectoryStore, Store
@@ -40,10 +41,19 @@ def _config(repository_id: str) -> bytes:
 class Repository:
     """A place holding packs and restore points of many domains. Make one with ``open_repository``."""
 
-    def __init__(self, store: Store, repository_id: str) -> None:
+    def __init__(self, store: Store, repository_id: str, keys: t.Optional[Keys] = None) -> None:
         self.store = store
         self.id = repository_id
-        self.reader = PackReader(store)
+        self.keys: Keys = keys or PlainKeys()
+        self.reader = PackReader(store, self.keys)
+
+    def put_object(self, name: str, data: bytes, replace: bool = True) -> bool:
+        """Store a small object, sealed. Everything but packs and the repository's configuration goes this way."""
+        return self.store.put(name, self.keys.seal(name, data), replace)
+
+    def get_object(self, name: str) -> bytes:
+        """A small object as it was given to ``put_object``. Raises ObjectMissing or DamagedObject."""
+        return self.keys.unseal(name, self.store.get(name))
 
     def points_of(self, uuid: t.Optional[str] = None) -> Listing:
         """The restore points of a domain, or of all. Raises RepositoryError if listing fails."""
@@ -52,7 +62,7 @@ class Repository:
             if not name.endswith("/manifest.json"):
                 continue
             try:
-                found.append(points.decode(self.store.get(name), name))
+                found.append(points.decode(self.get_object(name), name))
             except ObjectMissing:
                 continue  # removed since it was listed
             except DamagedObject as error:
@@ -62,14 +72,14 @@ class Repository:
     def put_files(self, folder: str, files: t.Mapping[str, bytes]) -> t.Dict[str, StoredFile]:
         """Store the objects of a restore point that is not published yet, side by side: each waits for the disk, not for the others."""
         with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
-            for done in [pool.submit(self.store.put, f"{folder}/{name}", data) for name, data in files.items()]:
+            for done in [pool.submit(self.put_object, f"{folder}/{name}", data) for name, data in files.items()]:
                 done.result()
         return {name: StoredFile(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()}
 
     def get_file(self, point: RestorePoint, file: StoredFile) -> bytes:
         """An object of a restore point, proven. Raises DamagedObject or ObjectMissing."""
         name = f"{point.folder}/{file.name}"
-        data = self.store.get(name)
+        data = self.get_object(name)
         if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
             raise DamagedObject(f"{name} is damaged: it is not what its restore point recorded")
         return data
@@ -90,7 +100,7 @@ class Repository:
 
     def publish(self, point: RestorePoint) -> None:
         """Make a restore point exist: from here on it is complete. All its packs and files must be stored."""
-        self.store.put(points.manifest_name(point.uuid, point.id), points.encode(point))
+        self.put_object(points.manifest_name(point.uuid, point.id), points.encode(point))
 
 
 def _opened(store: DirectoryStore) -> t.Optional[Repository]:

@@ -39,6 +39,14 @@ class Upload(t.Protocol):
         """Forget it. After ``commit`` this does nothing."""
 
 
+class Entry(t.NamedTuple):
+    """An object as a listing shows it: its bytes, and when it appeared, in seconds by the store's own clock."""
+
+    name: str
+    size: int
+    modified: float
+
+
 class Store(t.Protocol):
     """The operations a repository needs of a place to keep objects. All raise RepositoryError.
 
@@ -65,6 +73,12 @@ class Store(t.Protocol):
 
     def list(self, prefix: str) -> t.Iterator[str]:
         """Names of the objects below a folder, in no particular order."""
+
+    def entries(self, prefix: str) -> t.Iterator[Entry]:
+        """The objects below a folder with size and time, in no particular order."""
+
+    def modified(self, name: str) -> float:
+        """When an object appeared, in seconds by the store's own clock. Raises ObjectMissing."""
 
     def delete(self, name: str) -> None:
         """Delete an object; one that does not exist is no fault."""
@@ -233,6 +247,18 @@ class DirectoryStore:
             relative = os.path.relpath(folder, self.location)
             for file in files:
                 yield os.path.join(relative, file).replace(os.sep, "/")
+
+    def entries(self, prefix: str) -> t.Iterator[Entry]:
+        for name in self.list(prefix):
+            path = self._path(name)
+            with contextlib.suppress(ObjectMissing), _explained("list", path):  # gone since
+                found = os.stat(path)
+                yield Entry(name, found.st_size, found.st_mtime)
+
+    def modified(self, name: str) -> float:
+        path = self._path(name)
+        with _explained("read", path):
+            return os.stat(path).st_mtime
 
     def _listing_failed(self, error: OSError) -> None:
         # os.walk swallows errors unless told otherwise; a partial listing must never pass for a whole one.
