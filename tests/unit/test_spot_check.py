@@ -47,6 +47,9 @@ class Content:
     def __init__(self, content: t.Sequence[int]) -> None:
         self._disk = Disk(content)
 
+    def block_id(self, data: bytes) -> bytes:
+        return hashlib.sha256(data).digest()
+
     def digests(self, first: int, _count: int) -> t.List[t.Optional[bytes]]:
         length = min(BLOCK_SIZE, SIZE - first * BLOCK_SIZE)
         held = self._disk.content[first]
