@@ -85,7 +85,7 @@ class ExtentMap:
         index = max(0, bisect.bisect_right(self._firsts, first) - 1)
         while index < len(self) and self._firsts[index] < stop:
             run = self.run(index)
-            if run.stop > first:
+            if run.stop > first < stop:
                 yield run.part(max(run.first, first), min(run.stop, stop))
             index += 1
 
