@@ -13,9 +13,48 @@ class ModuleDocFragment:
 options:
   repository:
     description:
-      - Absolute path of the repository's directory, local or mounted (NFS, CephFS).
+      - Absolute path of the repository's directory, local or mounted (NFS, CephFS), or C(s3://bucket/prefix).
+      - The bucket must exist. Without a prefix the repository takes the whole bucket.
     type: path
     required: true
+  s3:
+    description:
+      - How to reach the object store of a repository C(s3://...).
+      - What is left out follows the environment and the files of the AWS SDK of the user the task runs as,
+        such as C(AWS_ACCESS_KEY_ID) or C(~/.aws/credentials).
+    type: dict
+    suboptions:
+      endpoint_url:
+        description:
+          - URL of the service, such as V(https://s3.example.com). C(AWS_ENDPOINT_URL_S3), C(AWS_ENDPOINT_URL) or that of AWS if left out.
+        type: str
+      region:
+        description:
+          - Region of the bucket.
+        type: str
+      profile:
+        description:
+          - A profile of the SDK's files.
+        type: str
+      access_key:
+        description:
+          - Id of the access key.
+        type: str
+      secret_key:
+        description:
+          - Secret of the access key.
+        type: str
+      validate_certs:
+        description:
+          - Whether the server's certificate has to be valid.
+        type: bool
+        default: true
+      ca_bundle:
+        description:
+          - Path of a file with the certificates of the authorities to trust, in place of the system's.
+        type: path
+requirements:
+  - boto3 >= 1.26 (C(python3-boto3) of the distribution), if the repository is on S3
 """
 
     WORKERS = r"""

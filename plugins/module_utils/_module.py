@@ -20,6 +20,7 @@ from ._cbt.hypervisor.connection import Session, connect
 from ._cbt.hypervisor.disks import Bitmap, Disk
 from ._cbt.interrupt import Interrupt
 from ._cbt.operations.backup_plan import Selection
+from ._cbt.repository.places import S3_SCHEME, Place, S3Options
 from ._cbt.repository.points import RestorePoint
 from ._cbt.repository.repository import Repository, open_or_create, open_repository
 
@@ -34,15 +35,31 @@ DISKS: t.Dict[str, t.Any] = {
     "include_disks": {"type": "list", "elements": "str"},
     "exclude_disks": {"type": "list", "elements": "str", "default": []},
 }
-REPOSITORY: t.Dict[str, t.Any] = {"repository": {"type": "path", "required": True}}
+_S3 = {
+    "endpoint_url": {"type": "str"},
+    "region": {"type": "str"},
+    "profile": {"type": "str"},
+    "access_key": {"type": "str", "no_log": False},
+    "secret_key": {"type": "str", "no_log": True},
+    "validate_certs": {"type": "bool", "default": True},
+    "ca_bundle": {"type": "path"},
+}
+# A path's expansion of ~ and variables leaves s3://bucket/prefix as it is.
+ANY_REPOSITORY: t.Dict[str, t.Any] = {
+    "repository": {"type": "path"},
+    "s3": {"type": "dict", "options": _S3, "required_together": [("access_key", "secret_key")]},
+}
+REPOSITORY: t.Dict[str, t.Any] = {**ANY_REPOSITORY, "repository": {"type": "path", "required": True}}
 CREATE_REPOSITORY: t.Dict[str, t.Any] = {"create_repository": {"type": "bool", "default": True}}
 WORKERS: t.Dict[str, t.Any] = {"workers": {"type": "int"}}
 DOMAIN: t.Dict[str, t.Any] = {"domain": {"type": "str", "required": True, "aliases": ["name", "guest"]}}
 ANY_DOMAIN: t.Dict[str, t.Any] = {"domain": {"type": "str", "aliases": ["name", "guest"]}}
 QUERY: t.Dict[str, t.Any] = {"query": {"type": "str"}}
 
-_PACKAGES = {"libvirt": "libvirt-python", "libvirt_qemu": "libvirt-python", "nbd": "libnbd", "lz4.block": "lz4", "jmespath": "jmespath"}
-_HINT = "Install it with the distribution's packages (python3-libvirt, python3-libnbd, python3-lz4, python3-jmespath); PyPI's nbd is something else."
+_PACKAGES = {"libvirt": "libvirt-python", "libvirt_qemu": "libvirt-python", "nbd": "libnbd", "lz4.block": "lz4", "jmespath": "jmespath", "boto3": "boto3"}
+_HINT = (
+    "Install it with the distribution's packages (python3-libvirt, python3-libnbd, python3-lz4, python3-jmespath, python3-boto3); PyPI's nbd is something else."
+)
 
 
 def require(module: AnsibleModule, *libraries: str) -> None:
@@ -87,22 +104,29 @@ def selection(module: AnsibleModule) -> Selection:
     return Selection(None if include is None else tuple(include), tuple(module.params["exclude_disks"]))
 
 
+def _place(module: AnsibleModule) -> Place:
+    """Where the module's options say its repository is."""
+    location: str = module.params["repository"]
+    if location.startswith(S3_SCHEME):
+        require(module, "boto3")
+    return Place(location, S3Options(**(module.params["s3"] or {})))
+
+
 def repository_or_none(module: AnsibleModule) -> t.Optional[Repository]:
     """The module's repository, created if it may be; None in check mode if it would be."""
-    location = module.params["repository"]
     if module.params["create_repository"]:
-        return open_or_create(location, check_only=module.check_mode)
-    return open_repository(location)
+        return open_or_create(_place(module), check_only=module.check_mode)
+    return existing_repository(module)
 
 
 def repository_if_any(module: AnsibleModule) -> t.Optional[Repository]:
     """The module's repository, None if there is none yet."""
-    return open_or_create(module.params["repository"], check_only=True)
+    return open_or_create(_place(module), check_only=True)
 
 
 def existing_repository(module: AnsibleModule) -> Repository:
     """The module's repository, which must exist."""
-    return open_repository(module.params["repository"])
+    return open_repository(_place(module))
 
 
 def session_if_installed(module: AnsibleModule) -> t.ContextManager[t.Optional[Session]]:

@@ -208,7 +208,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations import changes
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.information import describe_repository, list_points
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.selecting import by_id
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import Repository, open_repository
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import Repository
 
 _CHANGED_BLOCKS = {
     "from": {"type": "str", "required": True},
@@ -244,7 +244,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     with _module.reported(module):
-        repository = open_repository(module.params["repository"])
+        repository = _module.existing_repository(module)
         facts = describe_repository(repository)
         found, damaged = list_points(repository, module.params["domain"], module.params["restore_point"])
         result: dict[str, object] = {

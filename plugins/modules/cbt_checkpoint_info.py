@@ -20,6 +20,7 @@ extends_documentation_fragment:
   - kvm.cbt._attributes.info_module
   - kvm.cbt._attributes.actiongroup
   - kvm.cbt._libvirt
+  - kvm.cbt._repository
 options:
   domain:
     description:
@@ -30,6 +31,7 @@ options:
     description:
       - Repository whose checkpoints count as ours. Those of any repository of this collection if left out.
     type: path
+    required: false
   query:
     description:
       - A JMESPath expression that reduces the result on the host; needs the Python module C(jmespath) there.
@@ -156,7 +158,6 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.information import CheckpointFacts, describe_domains
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import open_repository
 
 
 def _checkpoint(facts: CheckpointFacts) -> dict[str, object]:
@@ -168,13 +169,12 @@ def _checkpoint(facts: CheckpointFacts) -> dict[str, object]:
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={**_module.ANY_DOMAIN, **_module.LIBVIRT, **_module.QUERY, "repository": {"type": "path"}},
+        argument_spec={**_module.ANY_DOMAIN, **_module.LIBVIRT, **_module.QUERY, **_module.ANY_REPOSITORY},
         supports_check_mode=True,
     )
     _module.require(module, "libvirt", "libvirt_qemu")
     with _module.reported(module), _module.session(module) as session:
-        location = module.params["repository"]
-        repository = open_repository(location) if location is not None else None
+        repository = _module.existing_repository(module) if module.params["repository"] is not None else None
         described = describe_domains(session, module.params["domain"], repository)
     domains = [
         {

@@ -152,7 +152,6 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.errors import HypervisorError
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore import RestoreRequest, restore
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import open_repository
 
 
 def _request(module: AnsibleModule) -> RestoreRequest:
@@ -198,7 +197,7 @@ def main() -> None:
             # A restore must work where no libvirt runs; QEMU's own image locks still guard disks in use.
             module.debug(str(error))
             session = None
-        result = restore(open_repository(module.params["repository"]), _request(module), session, interrupt, check_only=module.check_mode)
+        result = restore(_module.existing_repository(module), _request(module), session, interrupt, check_only=module.check_mode)
     disks = [
         {"target": disk.target, "path": disk.path, "format": disk.format, "virtual_size": disk.size, "written_bytes": disk.written_bytes}
         for disk in result.disks

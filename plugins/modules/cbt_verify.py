@@ -123,7 +123,6 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify import PointVerdict, verify
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import open_repository
 
 
 def _verdict(verdict: PointVerdict) -> dict[str, object]:
@@ -163,7 +162,7 @@ def main() -> None:
     interrupt = _module.interruptible()
     with _module.reported(module):
         verdicts, duration = verify(
-            open_repository(module.params["repository"]),
+            _module.existing_repository(module),
             module.params["domain"],
             wanted[0] if len(wanted) == 1 else wanted,
             module.params["level"],

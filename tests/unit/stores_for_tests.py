@@ -99,6 +99,10 @@ class MemoryStore:
         """Delete an object, or do nothing."""
         self.objects.pop(name, None)
 
+    def occupants(self) -> set[str]:
+        """First parts of the names there are."""
+        return {name.split("/")[0] for name in self.objects}
+
     def sweep(self) -> None:
         """Nothing is left of an upload that nobody holds."""
 

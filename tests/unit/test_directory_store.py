@@ -14,7 +14,7 @@ from samples import random_bytes
 from stores_for_tests import failing
 
 from _cbt.errors import ObjectMissing, RepositoryError
-from _cbt.repository.stores import DirectoryStore
+from _cbt.repository.directory_store import DirectoryStore
 
 
 @pytest.fixture

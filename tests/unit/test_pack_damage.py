@@ -14,10 +14,11 @@ from stores_for_tests import MemoryStore, with_bit_flipped
 from _cbt.errors import DamagedObject, ObjectMissing, RepositoryError
 from _cbt.grid import BLOCK_SIZE
 from _cbt.repository import codecs, packs
+from _cbt.repository.directory_store import DirectoryStore
 from _cbt.repository.pack_reader import PackReader
 from _cbt.repository.pack_writer import PackWriter
 from _cbt.repository.packs import PackRef
-from _cbt.repository.stores import DirectoryStore, Store
+from _cbt.repository.stores import Store
 
 # The second one compresses; its second match can be told by many offsets that all give the same bytes.
 BLOCKS = [random_bytes(40, 7), b"a" * 100 + b"b" + b"a" * 60, b"end"]

@@ -15,10 +15,10 @@ from stores_for_tests import MemoryStore, failing
 
 from _cbt.errors import DamagedObject, RepositoryError
 from _cbt.repository import pack_reader, packs
+from _cbt.repository.directory_store import DirectoryStore
 from _cbt.repository.pack_reader import PackReader
 from _cbt.repository.pack_writer import PackWriter, Placement
 from _cbt.repository.packs import PackRef
-from _cbt.repository.stores import DirectoryStore
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 

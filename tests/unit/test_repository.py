@@ -13,9 +13,9 @@ from stores_for_tests import with_bit_flipped
 from _cbt.errors import DamagedObject, ObjectMissing, Refused, RepositoryError
 from _cbt.grid import BLOCK_SIZE
 from _cbt.repository import sealed
+from _cbt.repository.directory_store import DirectoryStore
 from _cbt.repository.maps import MapBuilder
 from _cbt.repository.repository import Repository
-from _cbt.repository.stores import DirectoryStore
 
 
 def test_published_points_are_listed_oldest_first_and_by_domain(repository: Repository) -> None:

@@ -101,9 +101,7 @@ def _runs(states: t.Iterable[t.Tuple[int, str]]) -> t.Iterator[t.Tuple[int, int,
         yield first, count, last
 
 
-def _examine(
-    data: bytearray, wanted: BlockRange, known: Known, encode: Encoder, fresh: t.List[Encoded]
-) -> t.Iterator[t.Tuple[int, str]]:
+def _examine(data: bytearray, wanted: BlockRange, known: Known, encode: Encoder, fresh: t.List[Encoded]) -> t.Iterator[t.Tuple[int, str]]:
     """State of each block of a range that was read; new ones are appended to ``fresh``."""
     view = memoryview(data)
     digests = known.digests(wanted.first, wanted.count)

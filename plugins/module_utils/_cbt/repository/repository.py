@@ -8,7 +8,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import hashlib
-import os
 import secrets
 import typing as t
 
@@ -17,8 +16,9 @@ from ..grid import BLOCK_SIZE
 from . import maps, points, sealed
 from .keys import Keys, PlainKeys
 from .pack_reader import PackReader
+from .places import Place, store_at
 from .points import RestorePoint, StoredFile
-from .stores import TEMPORARY, DirectoryStore, Store
+from .stores import Store
 
 FORMAT = 1
 KIND = "repository"
@@ -103,11 +103,11 @@ class Repository:
         self.put_object(points.manifest_name(point.uuid, point.id), points.encode(point))
 
 
-def _opened(store: DirectoryStore) -> t.Optional[Repository]:
+def _opened(store: Store) -> t.Optional[Repository]:
     """The repository in a store, None if there is no configuration."""
     location = store.location
     try:
-        body = sealed.decode(KIND, FORMAT, store.get(CONFIG), os.path.join(location, CONFIG))
+        body = sealed.decode(KIND, FORMAT, store.get(CONFIG), f"{location}/{CONFIG}")
     except ObjectMissing:
         return None
     if body.get("block_size") != BLOCK_SIZE or body.get("hash") != "sha256" or body.get("features") != []:
@@ -115,50 +115,38 @@ def _opened(store: DirectoryStore) -> t.Optional[Repository]:
     return Repository(store, body["id"])
 
 
-def open_repository(location: str) -> Repository:
-    """Open the repository in a directory.
+def open_repository(place: t.Union[str, Place]) -> Repository:
+    """Open the repository at a place.
 
     Raises RepositoryError if there is none, or if it is damaged or of a newer format.
     """
-    repository = _opened(_store(location))
+    store = store_at(place)
+    repository = _opened(store)
     if repository is None:
-        _check_place(location)
-        raise RepositoryError(f"There is no repository in {location}. Check the path, or back up with create_repository: true.")
+        _check_place(store)
+        raise RepositoryError(f"There is no repository in {store.location}. Check the path, or back up with create_repository: true.")
     return repository
 
 
-def open_or_create(location: str, check_only: bool = False) -> t.Optional[Repository]:
-    """Open the repository in a directory, or create it where there is no directory or an empty one.
+def open_or_create(place: t.Union[str, Place], check_only: bool = False) -> t.Optional[Repository]:
+    """Open the repository at a place, or create it where there is nothing yet.
 
     With ``check_only`` None is returned in place of creating it. Raises as ``open_repository`` does, and if
-    files of something else are in the directory.
+    something else is there.
     """
-    store = _store(location)
+    store = store_at(place)
     repository = _opened(store)
     if repository is not None:
         return repository
-    _check_place(location)
+    _check_place(store)
     if check_only:
         return None
     store.put(CONFIG, _config(secrets.token_hex(16)), replace=False)  # where two create it at once, the first one's counts
-    return open_repository(location)
+    return open_repository(place)
 
 
-def _store(location: str) -> DirectoryStore:
-    if location.startswith("s3://"):
-        raise RepositoryError("Repositories on S3 are not supported by this version of kvm.cbt. Use a directory.")
-    if not os.path.isabs(location):
-        raise RepositoryError(f"The repository {location} is not an absolute path.")
-    return DirectoryStore(location)
-
-
-def _check_place(location: str) -> None:
+def _check_place(store: Store) -> None:
     """Raise RepositoryError if something else than a repository is there."""
-    if not os.path.lexists(location):
-        return
-    if not os.path.isdir(location):
-        raise RepositoryError(f"The repository {location} is not a directory.")
-    # What a creation that was cut short, or a fresh file system, leaves there. With a configuration, another host was faster.
-    names = set(os.listdir(location))
-    if CONFIG not in names and names - {TEMPORARY, "lost+found"}:
-        raise RepositoryError(f"{location} is not a repository: it has files but no {CONFIG}. Name an empty or a new directory.")
+    names = store.occupants()
+    if names and CONFIG not in names:  # with a configuration, another host was faster
+        raise RepositoryError(f"{store.location} is not a repository: it has files but no {CONFIG}. Name an empty or a new place.")

@@ -1,0 +1,48 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where a repository is, and the store for it. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import typing as t
+
+from ..errors import RepositoryError
+from .directory_store import DirectoryStore
+from .stores import Store
+
+S3_SCHEME = "s3://"
+
+
+@dataclasses.dataclass(frozen=True)
+class S3Options:
+    """How to reach S3. What is None follows the environment and the files of the AWS SDK."""
+
+    endpoint_url: t.Optional[str] = None
+    region: t.Optional[str] = None
+    profile: t.Optional[str] = None
+    access_key: t.Optional[str] = None
+    secret_key: t.Optional[str] = dataclasses.field(default=None, repr=False)
+    validate_certs: bool = True
+    ca_bundle: t.Optional[str] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a repository is: an absolute path, or ``s3://bucket/prefix``."""
+
+    location: str
+    s3: S3Options = S3Options()
+
+
+def store_at(place: t.Union[str, Place]) -> Store:
+    """The store at a place, which may be given as its location alone. Raises RepositoryError if there can be none."""
+    if isinstance(place, str):
+        place = Place(place)
+    if place.location.startswith(S3_SCHEME):
+        raise RepositoryError("Repositories on S3 are not supported by this version of kvm.cbt. Use a directory.")
+    if not os.path.isabs(place.location):
+        raise RepositoryError(f"The repository {place.location} is not an absolute path.")
+    return DirectoryStore(place.location)
