@@ -91,12 +91,15 @@ options:
   compression:
     description:
       - How blocks are compressed. A block that does not shrink is stored as it is.
+      - V(zlib) is slow, but needs nothing that is not part of Python, neither for the backup nor for a restore.
+      - It may differ from one backup to the next. Blocks that are stored already are not compressed again.
     type: str
-    choices: [lz4, none]
+    choices: [lz4, zstd, zlib, none]
     default: lz4
   compression_level:
     description:
-      - Effort for O(compression=lz4), from V(0) (fast) to V(12) (small).
+      - Effort for O(compression), more of which takes more time for less space.
+      - For V(lz4) from V(0) (the default) to V(12), for V(zstd) from V(1) to V(22) (V(3) by default), for V(zlib) from V(1) to V(9) (V(6) by default).
     type: int
   quiesce:
     description:
@@ -135,6 +138,7 @@ options:
 requirements:
   - libnbd for Python (C(python3-libnbd) of the distribution)
   - lz4 for Python, with O(compression=lz4)
+  - zstandard for Python, or Python 3.14, with O(compression=zstd)
   - qemu-img
   - libvirt 7.6 or later and QEMU 6.1 or later
 seealso:
@@ -342,7 +346,7 @@ def main() -> None:
             "offline": {"type": "str", "choices": ["read", "start_paused", "skip"], "default": "read"},
             "rate_limit": {"type": "bytes"},
             "abort_foreign_job": {"type": "bool", "default": False},
-            "compression": {"type": "str", "choices": ["lz4", "none"], "default": "lz4"},
+            "compression": {"type": "str", "choices": ["lz4", "zstd", "zlib", "none"], "default": "lz4"},
             "compression_level": {"type": "int"},
             "quiesce": {"type": "str", "choices": ["auto", "required", "never"], "default": "auto"},
             "freeze_mountpoints": {"type": "list", "elements": "str", "default": []},

@@ -73,7 +73,7 @@ options:
     type: bool
     default: false
 requirements:
-  - lz4 for Python, if blocks were compressed with it
+  - lz4 or zstandard for Python, if blocks were compressed with it
   - qemu-img
 seealso:
   - module: kvm.cbt.cbt_backup_info

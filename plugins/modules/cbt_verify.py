@@ -47,7 +47,7 @@ options:
     default: true
 requirements:
   - python >= 3.9
-  - lz4 for Python, with O(level=data), if blocks were compressed with it
+  - lz4 or zstandard for Python, with O(level=data), if blocks were compressed with it
 seealso:
   - module: kvm.cbt.cbt_backup
   - module: kvm.cbt.cbt_restore

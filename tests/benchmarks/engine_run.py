@@ -68,7 +68,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("verb", choices=sorted(VERBS))
     parser.add_argument("repository", help="an absolute path")
     parser.add_argument("domain")
-    parser.add_argument("--compression", default="lz4", choices=("none", "lz4"))
+    parser.add_argument("--compression", default="lz4", choices=("none", "lz4", "zstd", "zlib"))
     parser.add_argument("--mode", default="auto")
     parser.add_argument("--dest", help="the folder to restore to")
     parser.add_argument("--profile", action="store_true")

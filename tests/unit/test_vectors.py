@@ -64,6 +64,12 @@ def test_the_blocks_are_what_is_described(repository: Repository, ref: PackRef) 
     assert bytes(blocks[1]) == b"kvm.cbt " * 8192  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("vector", EXPECTED["payloads"], ids=lambda vector: vector["codec"])
+def test_every_codec_gives_the_block_that_is_described(vector: dict[str, Any]) -> None:
+    block = codecs.decode(vector["number"], bytes.fromhex(vector["payload"]), vector["length"])
+    assert hashlib.sha256(block).hexdigest() == vector["sha256"] == hashlib.sha256(b"kvm.cbt " * 8192).hexdigest()
+
+
 def test_the_restore_point_is_what_is_described(restore_point: RestorePoint) -> None:
     body = json.loads(json.dumps(dataclasses.asdict(restore_point)))
     assert body == EXPECTED["manifest"]["body"]

@@ -16,6 +16,7 @@ from ..hypervisor.connection import Domain, Session, explained, libvirt
 from ..hypervisor.domain import DomainFacts, read_domain
 from ..interrupt import Interrupt
 from ..progress import Observer, silent
+from ..repository.codecs import encoder
 from ..repository.points import RestorePoint
 from ..repository.repository import Repository
 from . import situation
@@ -128,6 +129,7 @@ def backup(
     domain = session.domain(request.domain)
     with job.domain_lock(domain.uuid, domain.name), _started(domain, request.start_paused and not check_only):
         _ready(domain, read_domain(domain), request.abort_foreign_job)
+        encoder(request.options.compression, request.options.compression_level)  # here as well, so that check mode tells of it
         cleared = [] if check_only else _clear(domain, request)
         found = situation.gather(domain, repository)
         plan = make_plan(found, request.wish)

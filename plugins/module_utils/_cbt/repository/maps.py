@@ -26,6 +26,7 @@ import zlib
 
 from ..errors import DamagedObject, RepositoryError
 from ..grid import BLOCK_SIZE, block_count
+from . import codecs
 from .packs import PackRef
 
 VERSION = 1
@@ -114,16 +115,6 @@ def _little(column: array.array[int]) -> array.array[int]:
     return swapped
 
 
-def _unpacked(data: bytes, size: int) -> bytes:
-    """At most ``size`` bytes of columns: what the header promises bounds what is allocated."""
-    engine = zlib.decompressobj()
-    columns = engine.decompress(data[HEADER.size + 32 :], size or 1)  # 0 would mean without limit
-    # Room is what remains unread: the stream must end just here, with nothing behind it.
-    if len(columns) != size or engine.decompress(engine.unconsumed_tail, 1) or not engine.eof or engine.unused_data:
-        raise DamagedObject("it does not have the length its header says")
-    return columns
-
-
 def decode(data: bytes) -> ExtentMap:
     """A map from an object's bytes.
 
@@ -134,14 +125,11 @@ def decode(data: bytes) -> ExtentMap:
     _magic, version, _zero, block_size, size, packs, _zero2, runs = HEADER.unpack_from(data)
     if version == VERSION and (block_size != BLOCK_SIZE or runs > block_count(size) or packs > runs):
         raise DamagedObject("its header is not what was written")
-    try:
-        # zlib cannot blow up its input more than about 1032 times, so a lying header costs no more than that.
-        expected = packs * PACK.size + runs * _RUN_BYTES
-        if expected > len(data) * 1100:
-            raise DamagedObject("its header is not what was written")
-        columns = _unpacked(data, expected)
-    except zlib.error as error:
-        raise DamagedObject("it does not decompress") from error
+    # zlib cannot blow up its input more than about 1032 times, so a lying header costs no more than that.
+    expected = packs * PACK.size + runs * _RUN_BYTES
+    if expected > len(data) * 1100:
+        raise DamagedObject("its header is not what was written")
+    columns = codecs.inflate(memoryview(data)[HEADER.size + 32 :], expected)
     if hashlib.sha256(data[: HEADER.size] + columns).digest() != data[HEADER.size : HEADER.size + 32]:
         raise DamagedObject("its checksum does not match")
     if version != VERSION:
