@@ -248,7 +248,7 @@ def main() -> None:
         facts = describe_repository(repository)
         found, damaged = list_points(repository, module.params["domain"], module.params["restore_point"])
         result: dict[str, object] = {
-            "repository": {**dataclasses.asdict(facts), "encrypted": False},
+            "repository": dataclasses.asdict(facts),
             "restore_points": [_module.point_details(point) for point in found],
             "damaged": dict(damaged),
         }

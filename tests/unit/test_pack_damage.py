@@ -15,6 +15,7 @@ from _cbt.errors import DamagedObject, ObjectMissing, RepositoryError
 from _cbt.grid import BLOCK_SIZE
 from _cbt.repository import codecs, packs
 from _cbt.repository.directory_store import DirectoryStore
+from _cbt.repository.keys import PlainKeys
 from _cbt.repository.pack_reader import PackReader
 from _cbt.repository.pack_writer import PackWriter
 from _cbt.repository.packs import PackRef
@@ -25,7 +26,7 @@ BLOCKS = [random_bytes(40, 7), b"a" * 100 + b"b" + b"a" * 60, b"end"]
 
 
 def written(store: Store, blocks: list[bytes]) -> PackRef:
-    writer = PackWriter(store)
+    writer = PackWriter(store, PlainKeys())
     pack = writer.append([encoded(block, "lz4") for block in blocks]).pack
     return writer.finish()[pack]
 
@@ -183,7 +184,7 @@ def test_a_pack_of_a_newer_format_is_refused_by_name(small: tuple[MemoryStore, P
 @pytest.mark.parametrize("length", [0, BLOCK_SIZE + 1, (1 << 24) - 1])
 def test_a_block_longer_than_a_block_is_refused_before_it_is_unpacked(length: int) -> None:
     store = MemoryStore()
-    writer = PackWriter(store)
+    writer = PackWriter(store, PlainKeys())
     codec, payload = codecs.encoder("lz4")(bytes(length or 1))
     pack = writer.append([packs.Encoded(bytes(32), codec, payload, length)]).pack
     (block,) = PackReader(store).blocks(writer.finish()[pack], 0, 1)

@@ -16,6 +16,7 @@ from stores_for_tests import MemoryStore, failing
 from _cbt.errors import DamagedObject, RepositoryError
 from _cbt.repository import pack_reader, packs
 from _cbt.repository.directory_store import DirectoryStore
+from _cbt.repository.keys import PlainKeys
 from _cbt.repository.pack_reader import PackReader
 from _cbt.repository.pack_writer import PackWriter, Placement
 from _cbt.repository.packs import PackRef
@@ -34,7 +35,7 @@ def content(reader: PackReader, ref: PackRef, first: int, count: int) -> list[by
 @pytest.mark.parametrize("compression", ["none", "lz4"])
 def test_blocks_come_back_alone_and_together(tmp_path: Path, compression: str) -> None:
     store = DirectoryStore(str(tmp_path))
-    writer = PackWriter(store)
+    writer = PackWriter(store, PlainKeys())
     placement = writer.append([encoded(block, compression) for block in BLOCKS])
     ref = writer.finish()[placement.pack]
     reader = PackReader(store)
@@ -46,7 +47,7 @@ def test_blocks_come_back_alone_and_together(tmp_path: Path, compression: str) -
 
 def test_a_pack_is_one_object_named_by_its_id_and_as_large_as_its_ref_says(tmp_path: Path) -> None:
     store = DirectoryStore(str(tmp_path))
-    writer = PackWriter(store)
+    writer = PackWriter(store, PlainKeys())
     pack = writer.append([encoded(b"one")]).pack
     ref = writer.finish()[pack]
     assert list(store.list("packs")) == [f"packs/{pack.hex()[:2]}/{pack.hex()}"]
@@ -57,7 +58,7 @@ def test_a_pack_is_one_object_named_by_its_id_and_as_large_as_its_ref_says(tmp_p
 def test_several_threads_append_side_by_side_and_nothing_is_mixed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "TARGET_SIZE", 300_000)  # so that packs fill up and close while others still write
     store = DirectoryStore(str(tmp_path))
-    writer = PackWriter(store)
+    writer = PackWriter(store, PlainKeys())
 
     def append(seed: int) -> list[tuple[Placement, list[bytes]]]:
         chance = random.Random(seed)
@@ -80,7 +81,7 @@ def test_several_threads_append_side_by_side_and_nothing_is_mixed_up(tmp_path: P
 
 def test_a_pack_closes_at_its_number_of_blocks_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "MAX_BLOCKS", 10)
-    writer = PackWriter(MemoryStore())
+    writer = PackWriter(MemoryStore(), PlainKeys())
     for _turn in range(25):
         writer.append([encoded(b"x")])
     assert sorted(ref.blocks for ref in writer.finish().values()) == [5, 10, 10]
@@ -88,7 +89,7 @@ def test_a_pack_closes_at_its_number_of_blocks_too(monkeypatch: pytest.MonkeyPat
 
 def test_one_append_never_spans_two_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "MAX_BLOCKS", 4)
-    writer = PackWriter(MemoryStore())
+    writer = PackWriter(MemoryStore(), PlainKeys())
     first = writer.append([encoded(b"a")] * 3)
     second = writer.append([encoded(b"b")] * 5)
     assert (first.pack, second) == (second.pack, Placement(first.pack, 3))
@@ -97,7 +98,7 @@ def test_one_append_never_spans_two_packs(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_no_pack_appears_before_it_is_complete() -> None:
     store = MemoryStore()
-    writer = PackWriter(store)
+    writer = PackWriter(store, PlainKeys())
     writer.append([encoded(b"x")])
     assert not store.objects
     writer.finish()
@@ -107,7 +108,7 @@ def test_no_pack_appears_before_it_is_complete() -> None:
 def test_discard_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "MAX_BLOCKS", 2)
     store = DirectoryStore(str(tmp_path))
-    writer = PackWriter(store)
+    writer = PackWriter(store, PlainKeys())
     for _turn in range(5):
         writer.append([encoded(b"x")])
     writer.discard()
@@ -116,7 +117,7 @@ def test_discard_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_discard_after_finish_deletes_what_was_sealed(tmp_path: Path) -> None:
     store = DirectoryStore(str(tmp_path))
-    writer = PackWriter(store)
+    writer = PackWriter(store, PlainKeys())
     writer.append([encoded(b"x")])
     writer.finish()
     writer.discard()
@@ -125,7 +126,7 @@ def test_discard_after_finish_deletes_what_was_sealed(tmp_path: Path) -> None:
 
 def test_a_store_that_is_full_is_reported_to_every_thread_that_appends() -> None:
     store = MemoryStore()
-    writer = PackWriter(store)
+    writer = PackWriter(store, PlainKeys())
     writer.append([encoded(b"fits")])
     store.full = True
     for _turn in range(2):
@@ -140,7 +141,7 @@ def test_a_store_that_is_full_is_reported_to_every_thread_that_appends() -> None
 def test_a_pack_that_cannot_be_sealed_is_an_error_at_the_latest_when_finishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int) -> None:
     """What append returned must never be taken for stored."""
     monkeypatch.setattr(packs, "MAX_BLOCKS", 2)
-    writer = PackWriter(DirectoryStore(str(tmp_path)))
+    writer = PackWriter(DirectoryStore(str(tmp_path)), PlainKeys())
     writer.append([encoded(b"x")])
     monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
     with pytest.raises(RepositoryError, match="No space left on device. Free space there"):
@@ -154,7 +155,7 @@ def test_a_pack_that_cannot_be_sealed_is_an_error_at_the_latest_when_finishing(t
 
 def test_nothing_appended_means_no_pack() -> None:
     store = MemoryStore()
-    assert PackWriter(store).finish() == {}
+    assert PackWriter(store, PlainKeys()).finish() == {}
     assert not store.objects
 
 
@@ -162,7 +163,7 @@ def test_directories_are_cached_within_bounds(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(pack_reader, "CACHED_BLOCKS", 25)
     monkeypatch.setattr(packs, "MAX_BLOCKS", 10)
     store = MemoryStore()
-    writer = PackWriter(store)
+    writer = PackWriter(store, PlainKeys())
     for _turn in range(10):
         writer.append([encoded(b"x")] * 10)
     written = list(writer.finish().values())
@@ -177,7 +178,7 @@ def test_one_reader_serves_several_threads(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(packs, "MAX_BLOCKS", 3)
     monkeypatch.setattr(pack_reader, "CACHED_BLOCKS", 9)
     store = MemoryStore()
-    writer = PackWriter(store)
+    writer = PackWriter(store, PlainKeys())
     placements = [writer.append([encoded(random_bytes(200, turn * 3 + index)) for index in range(3)]) for turn in range(20)]
     written, reader, start = writer.finish(), PackReader(store), threading.Barrier(4)
 

@@ -13,6 +13,7 @@ from _cbt.grid import BLOCK_SIZE
 from _cbt.repository import repository as module
 from _cbt.repository import sealed
 from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.stores import Store
 
 
 def test_created_once_and_opened_ever_after_with_the_same_id(place: Path, repository: Repository) -> None:
@@ -100,14 +101,14 @@ def test_every_flipped_bit_of_the_configuration_is_damage(place: Path, repositor
 
 def test_a_creator_overtaken_after_it_looked_takes_the_others_repository(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between finding no configuration and looking into the directory, another host creates the repository."""
-    real, first = module._check_place, []
+    real, first = module.check_vacant, []
 
-    def overtaken(location: str) -> None:
-        monkeypatch.setattr(module, "_check_place", real)
-        first.append(open_or_create(location))
-        real(location)
+    def overtaken(store: Store) -> None:
+        monkeypatch.setattr(module, "check_vacant", real)
+        first.append(open_or_create(store.location))
+        real(store)
 
-    monkeypatch.setattr(module, "_check_place", overtaken)
+    monkeypatch.setattr(module, "check_vacant", overtaken)
     second = open_or_create(str(place))
     assert second is not None
     assert [each.id for each in first] == [second.id]

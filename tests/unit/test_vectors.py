@@ -14,6 +14,7 @@ from stores_for_tests import MemoryStore
 from _cbt.errors import DamagedObject
 from _cbt.grid import BLOCK_SIZE
 from _cbt.repository import codecs, maps, packs, points, sealed
+from _cbt.repository.keys import PlainKeys
 from _cbt.repository.maps import MapBuilder
 from _cbt.repository.pack_writer import PackWriter
 from _cbt.repository.packs import Encoded, PackRef
@@ -102,7 +103,7 @@ def test_the_pack_is_written_the_same(repository: Repository, ref: PackRef, monk
     released = repository.store.get(PACK["name"])
     monkeypatch.setattr(packs, "new_id", lambda: ref.id)
     store = MemoryStore()
-    writer = PackWriter(store)
+    writer = PackWriter(store, PlainKeys())
     writer.append(
         [
             Encoded(bytes.fromhex(each["sha256"]), CODECS[each["codec"]], released[each["offset"] : each["offset"] + each["stored"]], each["length"])

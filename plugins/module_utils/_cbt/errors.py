@@ -29,6 +29,10 @@ class DamagedObject(RepositoryError):
     """An object of the repository is not what was written: bits changed, cut off or exchanged."""
 
 
+class PassphraseRefused(RepositoryError):
+    """The passphrase of a repository is missing, wrong, or given where none is needed."""
+
+
 class Refused(CbtError):
     """What was asked for cannot be done safely; nothing was changed."""
 

@@ -25,7 +25,6 @@ from ..progress import Observer, Progress
 from ..repository import maps, points
 from ..repository.codecs import encoder
 from ..repository.known import Known
-from ..repository.pack_writer import PackWriter
 from ..repository.points import DiskRecord, RestorePoint, StoredFile
 from ..repository.repository import Repository
 from . import spot_check, views
@@ -67,7 +66,7 @@ class Run:
         self._checkpoint = f"{checkpoints.prefix(repository.id)}{self._id}" if plan.tracked else None
         self._encode = encoder(options.compression, options.compression_level)
         self._throttle = Throttle(options.rate_limit, interrupt.check)
-        self._writer = PackWriter(repository.store)
+        self._writer = repository.writer()
         self._stored: t.List[str] = []
         # Read before the job begins: libvirt may take its time to ask QEMU, and the guest's writes go to scratch meanwhile.
         self._versions = {"kvm.cbt": TOOL_VERSION, **versions(domain.session)}

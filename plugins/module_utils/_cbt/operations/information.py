@@ -15,8 +15,9 @@ from ..hypervisor.checkpoints import Checkpoint, flaw
 from ..hypervisor.connection import Session
 from ..hypervisor.disks import Disk
 from ..hypervisor.domain import DomainFacts, read_domain
+from ..repository.configuration import FORMAT
 from ..repository.points import RestorePoint
-from ..repository.repository import FORMAT, Repository
+from ..repository.repository import Repository
 from .reconcile import ANY_REPOSITORY
 from .selecting import of_domain
 
@@ -68,6 +69,7 @@ class RepositoryFacts:
 
     id: str
     format: int
+    encrypted: bool
     bytes_stored: int
     packs: int
 
@@ -78,7 +80,7 @@ def describe_repository(repository: Repository) -> RepositoryFacts:
     for name in repository.store.list("packs"):
         with contextlib.suppress(ObjectMissing):  # deleted since it was listed
             sizes.append(repository.store.size(name))
-    return RepositoryFacts(repository.id, FORMAT, sum(sizes), len(sizes))
+    return RepositoryFacts(repository.id, FORMAT, bool(repository.slots), sum(sizes), len(sizes))
 
 
 def list_points(repository: Repository, domain: t.Optional[str] = None, wanted: t.Optional[str] = None) -> t.Tuple[t.List[RestorePoint], t.Mapping[str, str]]:

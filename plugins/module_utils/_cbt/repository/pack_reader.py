@@ -46,7 +46,7 @@ class PackReader:
             raise DamagedObject(f"Pack {ref.id.hex()} is damaged: it has {size} bytes instead of {ref.size}")
         head = self._store.get_range(ref.name, 0, packs.HEADER.size)
         rest = self._store.get_range(ref.name, ref.directory_offset, ref.size - ref.directory_offset)
-        directory = packs.parse_directory(ref, head, rest)
+        directory = packs.parse_directory(ref, head, rest, self.keys.pack(ref.id))
         with self._lock:
             if ref.id not in self._cache:
                 self._cache[ref.id] = directory
@@ -69,6 +69,6 @@ class PackReader:
             entry = directory.entry(ordinal)
             offset = entry.offset - start
             try:
-                yield packs.decode(entry, payloads[offset : offset + entry.stored], self.keys)
+                yield packs.decode(entry, ordinal, payloads[offset : offset + entry.stored], directory.keys, self.keys)
             except DamagedObject as error:
                 yield DamagedObject(f"block {ordinal} of pack {ref.id.hex()}: {error}")

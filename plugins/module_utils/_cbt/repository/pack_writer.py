@@ -10,6 +10,7 @@ import threading
 import typing as t
 
 from . import packs
+from .keys import Keys
 from .packs import Encoded, PackRef
 from .stores import Store, Upload
 
@@ -24,8 +25,9 @@ class Placement(t.NamedTuple):
 class _OpenPack:
     """A pack being filled. ``pending`` counts writes under way; the last one out of a closed pack seals it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, keys: Keys) -> None:
         self.id = packs.new_id()
+        self.keys = keys.pack(self.id)
         self.upload: Upload = store.upload(packs.object_name(self.id))
         self.directory = bytearray()
         self.end = packs.HEADER.size
@@ -41,7 +43,7 @@ class _OpenPack:
         return self.end >= packs.TARGET_SIZE or self.blocks >= packs.MAX_BLOCKS
 
     def seal(self) -> PackRef:
-        ending = packs.ending(self.id, bytes(self.directory), self.end)
+        ending = packs.ending(self.id, bytes(self.directory), self.end, self.keys)
         self.upload.write([packs.header(self.id)], 0)
         self.upload.write([ending], self.end)
         self.upload.commit()
@@ -49,14 +51,15 @@ class _OpenPack:
 
 
 class PackWriter:
-    """Appends blocks to packs. Threads reserve room under a lock and write side by side outside of it.
+    """Appends blocks to packs. Threads reserve room under a lock, and seal and write side by side outside of it.
 
     One writer serves all disks of a run, so a small incremental makes one small pack and not one per disk. Full packs
     are sealed, which waits for the disk, by a thread of their own.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, keys: Keys) -> None:
         self._store = store
+        self._keys = keys
         self._lock = threading.Lock()
         self._open: t.Optional[_OpenPack] = None
         self._unsealed: t.Set[_OpenPack] = set()
@@ -69,12 +72,12 @@ class PackWriter:
 
         Raises RepositoryError if the store fails.
         """
-        lines = b"".join(packs.entry(block) for block in blocks)
-        length = sum(len(block.payload) for block in blocks)
+        lines = b"".join(packs.entry(block, self._keys.overhead) for block in blocks)
+        length = sum(len(block.payload) + self._keys.overhead for block in blocks)
         with self._lock:
             pack = self._open
             if pack is None:
-                pack = self._open = _OpenPack(self._store)
+                pack = self._open = _OpenPack(self._store, self._keys)
                 self._unsealed.add(pack)
             placement, offset = Placement(pack.id, pack.blocks), pack.end
             pack.directory += lines
@@ -83,7 +86,7 @@ class PackWriter:
             if pack.full:
                 pack.closed, self._open = True, None
         try:
-            pack.upload.write([block.payload for block in blocks], offset)
+            pack.upload.write(pack.keys.seal_blocks(placement.ordinal, [block.payload for block in blocks]), offset)
         finally:
             with self._lock:
                 pack.pending -= 1

@@ -7,15 +7,16 @@ A pack can be understood with no other object. Layout, all integers little-endia
 
     header     magic (8), version (2), zero (6), pack id (16)
     payloads   one after another, in the order of the directory
-    directory  per block: SHA-256 (32), stored length (4), CRC-32 (4), plain length and codec (4)
-    footer     directory's offset (8), number of blocks (4), zero (4), SHA-256 of header, directory and these 16 bytes (32), magic (8)
+    directory  per block: block id (32), stored length (4), CRC-32 (4), plain length and codec (4)
+    footer     directory's offset (8), number of blocks (4), zero (4), proof of header, directory and these 16 bytes (32), magic (8)
+
+Without encryption the block id is the block's SHA-256 and the proof a SHA-256; with it payloads and directory are sealed.
 """
 
 from __future__ import annotations
 
 import array
 import dataclasses
-import hashlib
 import itertools
 import os
 import struct
@@ -25,7 +26,7 @@ from ..errors import DamagedObject, RepositoryError
 from ..files import Buffer
 from ..grid import BLOCK_SIZE
 from . import codecs
-from .keys import Keys
+from .keys import Keys, PackKeys
 
 VERSION = 1
 MAGIC = b"KVMCBTPK"
@@ -84,16 +85,17 @@ def header(pack_id: bytes) -> bytes:
     return HEADER.pack(MAGIC, VERSION, bytes(6), pack_id)
 
 
-def entry(block: Encoded) -> bytes:
-    """A block's line in the directory."""
+def entry(block: Encoded, overhead: int) -> bytes:
+    """A block's line in the directory; its payload takes ``overhead`` bytes more once it is sealed."""
     crc = codecs.checksum(block.codec, block.payload)
-    return ENTRY.pack(block.digest, len(block.payload), crc, block.length | block.codec << _CODEC_SHIFT)
+    return ENTRY.pack(block.digest, len(block.payload) + overhead, crc, block.length | block.codec << _CODEC_SHIFT)
 
 
-def ending(pack_id: bytes, directory: bytes, offset: int) -> bytes:
+def ending(pack_id: bytes, directory: bytes, offset: int, keys: PackKeys) -> bytes:
     """Directory and footer of a pack whose payloads end at ``offset``."""
     tail = TAIL.pack(offset, len(directory) // ENTRY.size, 0)
-    return directory + tail + hashlib.sha256(header(pack_id) + directory + tail).digest() + END_MAGIC
+    stored, proof = keys.seal_directory(header(pack_id), directory, tail)
+    return stored + tail + proof + END_MAGIC
 
 
 class BlockEntry(t.NamedTuple):
@@ -108,10 +110,11 @@ class BlockEntry(t.NamedTuple):
 
 
 class Directory:
-    """The directory of one pack, checked."""
+    """The directory of one pack, checked, and the ``keys`` to its blocks."""
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes, keys: PackKeys) -> None:
         self._raw = raw
+        self.keys = keys
         lengths = (fields[1] for fields in ENTRY.iter_unpack(raw))
         self._offsets: array.array[int] = array.array("Q", itertools.accumulate(lengths, initial=HEADER.size))
 
@@ -124,7 +127,7 @@ class Directory:
         return self._offsets[-1]
 
     def digest(self, ordinal: int) -> bytes:
-        """SHA-256 of the plain block."""
+        """The id of a block."""
         return self._raw[ordinal * ENTRY.size : ordinal * ENTRY.size + 32]
 
     def entry(self, ordinal: int) -> BlockEntry:
@@ -137,33 +140,38 @@ class Directory:
         return self._offsets[first], self._offsets[first + count] - self._offsets[first]
 
 
-def parse_directory(ref: PackRef, head: bytes, rest: bytes) -> Directory:
+def parse_directory(ref: PackRef, head: bytes, rest: bytes, keys: PackKeys) -> Directory:
     """A pack's directory from its first bytes and all bytes from ``ref.directory_offset`` on.
 
     Raises DamagedObject if anything in it is not as written, RepositoryError if its version is not known.
     """
-    if len(head) == HEADER.size and head[:8] == MAGIC:
-        version = HEADER.unpack(head)[1]
-        if version != VERSION and hashlib.sha256(head + rest[: -len(END_MAGIC) - 32]).digest() == rest[-len(END_MAGIC) - 32 : -len(END_MAGIC)]:
-            raise RepositoryError(f"Pack {ref.id.hex()} has format {version}; this version of kvm.cbt reads format {VERSION}. Update it.")
-    directory = rest[: ref.blocks * ENTRY.size]
-    if head != header(ref.id) or rest != ending(ref.id, directory, ref.directory_offset):
+    stored, footer = rest[:-FOOTER_SIZE], rest[-FOOTER_SIZE:]
+    tail, proof = footer[: TAIL.size], footer[TAIL.size : -len(END_MAGIC)]
+    try:
+        raw = keys.unseal_directory(head, stored, tail, proof)
+    except DamagedObject as error:
+        raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its header or directory is not what was written") from error
+    if len(head) == HEADER.size and head[:8] == MAGIC and HEADER.unpack(head)[1] != VERSION:
+        raise RepositoryError(f"Pack {ref.id.hex()} has format {HEADER.unpack(head)[1]}; this version of kvm.cbt reads format {VERSION}. Update it.")
+    expected = header(ref.id), ref.blocks * ENTRY.size, TAIL.pack(ref.directory_offset, ref.blocks, 0), END_MAGIC
+    if (head, len(raw), tail, footer[-len(END_MAGIC) :]) != expected:
         raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its header or directory is not what was written")
-    parsed = Directory(directory)
+    parsed = Directory(raw, keys)
     if parsed.end != ref.directory_offset:
         raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its directory does not fit its size")
     return parsed
 
 
-def decode(block: BlockEntry, payload: Buffer, keys: Keys) -> Buffer:
-    """The plain bytes of a block, proven by checksum and block id.
+def decode(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys: Keys) -> Buffer:
+    """The plain bytes of a block from what is stored of it, proven by seal, checksum and block id.
 
     Raises DamagedObject with the cause if they are not what was written.
     """
-    if len(payload) != block.stored:
+    if len(stored) != block.stored:
         raise DamagedObject("the pack is cut off")
     if not 0 < block.length <= BLOCK_SIZE:
         raise DamagedObject("its length is wrong")
+    payload = pack.unseal_block(ordinal, stored)
     if block.crc != codecs.checksum(block.codec, payload):
         raise DamagedObject("its stored bytes have changed")
     data = codecs.decode(block.codec, payload, block.length)

@@ -31,16 +31,21 @@ class S3Options:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a repository is: an absolute path, or ``s3://bucket/prefix``."""
+    """Where a repository is, an absolute path or ``s3://bucket/prefix``, and what opens it if it is encrypted."""
 
     location: str
     s3: S3Options = S3Options()
+    passphrase: t.Optional[str] = dataclasses.field(default=None, repr=False)
+
+
+def as_place(place: t.Union[str, Place]) -> Place:
+    """A place that may be given as its location alone."""
+    return Place(place) if isinstance(place, str) else place
 
 
 def store_at(place: t.Union[str, Place]) -> Store:
     """The store at a place, which may be given as its location alone. Raises RepositoryError if there can be none."""
-    if isinstance(place, str):
-        place = Place(place)
+    place = as_place(place)
     if place.location.startswith(S3_SCHEME):
         raise RepositoryError("Repositories on S3 are not supported by this version of kvm.cbt. Use a directory.")
     if not os.path.isabs(place.location):

@@ -8,21 +8,17 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import hashlib
-import secrets
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing, Refused, RepositoryError
-from ..grid import BLOCK_SIZE
-from . import maps, points, sealed
+from . import configuration, maps, points
+from .configuration import Configuration
 from .keys import Keys, PlainKeys
 from .pack_reader import PackReader
-from .places import Place, store_at
+from .pack_writer import PackWriter
+from .places import Place, as_place, store_at
 from .points import RestorePoint, StoredFile
 from .stores import Store
-
-FORMAT = 1
-KIND = "repository"
-CONFIG = "repository.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,19 +29,20 @@ class Listing:
     damaged: t.Mapping[str, str]
 
 
-def _config(repository_id: str) -> bytes:
-    body = {"id": repository_id, "block_size": BLOCK_SIZE, "hash": "sha256", "features": []}
-    return sealed.encode(KIND, FORMAT, body)
-
-
 class Repository:
     """A place holding packs and restore points of many domains. Make one with ``open_repository``."""
 
-    def __init__(self, store: Store, repository_id: str, keys: t.Optional[Keys] = None) -> None:
+    def __init__(self, store: Store, repository_id: str, keys: t.Optional[Keys] = None, slots: t.Tuple[str, ...] = ()) -> None:
+        """``slots`` are the names of the key slots, if it is encrypted."""
         self.store = store
         self.id = repository_id
+        self.slots = slots
         self.keys: Keys = keys or PlainKeys()
         self.reader = PackReader(store, self.keys)
+
+    def writer(self) -> PackWriter:
+        """Something to store blocks with."""
+        return PackWriter(self.store, self.keys)
 
     def put_object(self, name: str, data: bytes, replace: bool = True) -> bool:
         """Store a small object, sealed. Everything but packs and the repository's configuration goes this way."""
@@ -103,50 +100,57 @@ class Repository:
         self.put_object(points.manifest_name(point.uuid, point.id), points.encode(point))
 
 
-def _opened(store: Store) -> t.Optional[Repository]:
-    """The repository in a store, None if there is no configuration."""
-    location = store.location
+def configuration_in(store: Store) -> t.Optional[Configuration]:
+    """What the repository in a store is, None if there is none. Raises as ``open_repository`` does."""
     try:
-        body = sealed.decode(KIND, FORMAT, store.get(CONFIG), f"{location}/{CONFIG}")
+        return configuration.decode(store.get(configuration.NAME), store.location)
     except ObjectMissing:
+        check_vacant(store)
         return None
-    if body.get("block_size") != BLOCK_SIZE or body.get("hash") != "sha256" or body.get("features") != []:
-        raise RepositoryError(f"The repository {location} uses features this version of kvm.cbt does not know. Update the collection.")
-    return Repository(store, body["id"])
+
+
+def check_vacant(store: Store) -> None:
+    """Raise RepositoryError if something else than a repository is there."""
+    names = store.occupants()
+    if names and configuration.NAME not in names:  # with a configuration, another host was faster
+        raise RepositoryError(f"{store.location} is not a repository: it has files but no {configuration.NAME}. Name an empty or a new place.")
+
+
+def _opened(store: Store, passphrase: t.Optional[str]) -> t.Optional[Repository]:
+    """The repository in a store, None if there is none."""
+    found = configuration_in(store)
+    if found is None:
+        return None
+    return Repository(store, found.id, configuration.keys_of(found, passphrase, store.location), tuple(found.slots))
 
 
 def open_repository(place: t.Union[str, Place]) -> Repository:
     """Open the repository at a place.
 
-    Raises RepositoryError if there is none, or if it is damaged or of a newer format.
+    Raises RepositoryError if there is none, or if it is damaged or of a newer format, PassphraseRefused if its passphrase
+    is missing or wrong.
     """
+    place = as_place(place)
     store = store_at(place)
-    repository = _opened(store)
+    repository = _opened(store, place.passphrase)
     if repository is None:
-        _check_place(store)
         raise RepositoryError(f"There is no repository in {store.location}. Check the path, or back up with create_repository: true.")
     return repository
 
 
 def open_or_create(place: t.Union[str, Place], check_only: bool = False) -> t.Optional[Repository]:
-    """Open the repository at a place, or create it where there is nothing yet.
+    """Open the repository at a place, or create it where there is nothing yet, encrypted if the place has a passphrase.
 
     With ``check_only`` None is returned in place of creating it. Raises as ``open_repository`` does, and if
     something else is there.
     """
+    place = as_place(place)
     store = store_at(place)
-    repository = _opened(store)
+    repository = _opened(store, place.passphrase)
     if repository is not None:
         return repository
-    _check_place(store)
+    created = configuration.create(place.passphrase)
     if check_only:
         return None
-    store.put(CONFIG, _config(secrets.token_hex(16)), replace=False)  # where two create it at once, the first one's counts
+    store.put(configuration.NAME, created.encode(), replace=False)  # where two create it at once, the first one's counts
     return open_repository(place)
-
-
-def _check_place(store: Store) -> None:
-    """Raise RepositoryError if something else than a repository is there."""
-    names = store.occupants()
-    if names and CONFIG not in names:  # with a configuration, another host was faster
-        raise RepositoryError(f"{store.location} is not a repository: it has files but no {CONFIG}. Name an empty or a new place.")

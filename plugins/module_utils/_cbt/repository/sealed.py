@@ -23,10 +23,15 @@ def _digest(kind: str, version: int, body: bytes) -> str:
     return hashlib.sha256(f"{kind} {version} ".encode() + body).hexdigest()
 
 
+def text(body: t.Mapping[str, t.Any]) -> bytes:
+    """A body's bytes; equal bodies give equal bytes."""
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
 def encode(kind: str, version: int, body: t.Mapping[str, t.Any]) -> bytes:
     """An object of this kind around ``body``; equal bodies give equal bytes."""
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    return b'{"kvm.cbt":"%s","version":%d,"sha256":"%s","body":%s}\n' % (kind.encode(), version, _digest(kind, version, text).encode(), text)
+    data = text(body)
+    return b'{"kvm.cbt":"%s","version":%d,"sha256":"%s","body":%s}\n' % (kind.encode(), version, _digest(kind, version, data).encode(), data)
 
 
 def decode(kind: str, version: int, data: bytes, name: str) -> t.Dict[str, t.Any]:
