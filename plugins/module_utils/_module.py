@@ -35,7 +35,7 @@ DISKS: t.Dict[str, t.Any] = {
     "include_disks": {"type": "list", "elements": "str"},
     "exclude_disks": {"type": "list", "elements": "str", "default": []},
 }
-_S3 = {
+_S3: t.Dict[str, t.Any] = {
     "endpoint_url": {"type": "str"},
     "region": {"type": "str"},
     "profile": {"type": "str"},

@@ -1,12 +1,11 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A real Ceph cluster on this machine: one monitor and one OSD which keeps everything in memory."""
+"""A real Ceph cluster on this machine: one monitor, one OSD which keeps everything in memory, and an object gateway on demand."""
 
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -16,9 +15,11 @@ from pathlib import Path
 from types import TracebackType
 
 from lab.errors import LabError
+from lab.object_store import Account, free_port, listens
 from lab.process import end_process, run_tool, wait_until
 
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "rbd")
+GATEWAY_PROGRAMS = (*PROGRAMS, "radosgw", "radosgw-admin")
 _START_TIMEOUT = 60.0
 _POOL = "lab"
 
@@ -44,6 +45,18 @@ mon_allow_pool_size_one = true
 mon_warn_on_pool_no_redundancy = false
 mon_data_avail_crit = 0
 ms_bind_ipv6 = false
+osd_pool_default_pg_num = 1
+osd_pool_default_pg_autoscale_mode = off
+
+[client.rgw.a]
+rgw_frontends = beast endpoint=127.0.0.1:{gateway_port}
+rgw_data = {folder}/rgw
+rgw_run_sync_thread = false
+rgw_data_log_num_shards = 1
+rgw_md_log_max_shards = 1
+rgw_gc_max_objs = 1
+rgw_lc_max_objs = 1
+rgw_objexp_hints_num_shards = 1
 """
 
 
@@ -57,6 +70,7 @@ class Ceph:
         self.folder = Path(tempfile.mkdtemp(prefix="kvm-cbt-lab-ceph-", dir="/var/tmp"))
         self.folder.chmod(0o755)  # QEMU reads the configuration
         self.config = self.folder / "ceph.conf"
+        self._gateway_port = free_port()
         self._daemons: list[subprocess.Popen[bytes]] = []
         try:
             self._begin(memory)
@@ -71,6 +85,17 @@ class Ceph:
     def name(self, image: str) -> str:
         """Pool and image."""
         return f"{_POOL}/{image}"
+
+    def serve_s3(self) -> Account:
+        """Start an object gateway; who may use it."""
+        (self.folder / "rgw").mkdir()
+        # Of its own accord it talks to the monitor only by encryption, for which there are no keys here.
+        self._serve(["radosgw", "-n", "client.rgw.a", "--ms-mon-client-mode", "crc"])
+        wait_until(lambda: listens(self._gateway_port), _START_TIMEOUT, "start of the object gateway")
+        account = Account(f"http://127.0.0.1:{self._gateway_port}", "LABACCESSKEY", uuid.uuid4().hex)
+        names = ["--uid", "lab", "--display-name", "lab"]
+        self._run(["radosgw-admin", "user", "create", *names, "--access-key", account.access_key, "--secret-key", account.secret_key])
+        return account
 
     def close(self) -> None:
         """End the daemons and forget everything. May be called twice."""
@@ -89,8 +114,8 @@ class Ceph:
         self.close()
 
     def _begin(self, memory: int) -> None:
-        fsid, address = str(uuid.uuid4()), f"v2:127.0.0.1:{_free_port()}"
-        self.config.write_text(_CONFIG.format(fsid=fsid, address=address, folder=self.folder, memory=memory))
+        fsid, address = str(uuid.uuid4()), f"v2:127.0.0.1:{free_port()}"
+        self.config.write_text(_CONFIG.format(fsid=fsid, address=address, folder=self.folder, memory=memory, gateway_port=self._gateway_port))
         for name in ("mon", "osd"):
             (self.folder / name).mkdir()
         map_of_monitors = str(self.folder / "monmap")
@@ -117,9 +142,3 @@ class Ceph:
                 start_new_session=True,
             )
         self._daemons.append(daemon)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

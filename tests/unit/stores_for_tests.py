@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from _cbt.errors import ObjectMissing, RepositoryError
+from _cbt.errors import ObjectLocked, ObjectMissing, RepositoryError
 from _cbt.repository.stores import Entry
 
 
@@ -47,11 +47,13 @@ class MemoryStore:
 
     location = "memory"
     local_path = None
+    open_uploads = None
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.uploads: set[MemoryUpload] = set()
         self.times: dict[str, float] = {}
+        self.locks: dict[str, float] = {}
         self.clock = 1_000_000.0
         self.full = False
 
@@ -97,7 +99,20 @@ class MemoryStore:
 
     def delete(self, name: str) -> None:
         """Delete an object, or do nothing."""
+        if self.locked_until(name) is not None:
+            raise ObjectLocked(f"Cannot delete {name}: the object lock keeps it.")
         self.objects.pop(name, None)
+
+    def locked_until(self, name: str) -> float | None:
+        """Until when it is locked."""
+        until = self.locks.get(name, 0.0)
+        return until if until > self.clock else None
+
+    def protect(self, names: Iterable[str], like: str) -> None:
+        """Lock as long as another one is."""
+        until = self.locked_until(like)
+        for name in names if until is not None else ():
+            self.locks[name] = max(until, self.locks.get(name, 0.0))
 
     def occupants(self) -> set[str]:
         """First parts of the names there are."""

@@ -26,16 +26,6 @@ def files(store: DirectoryStore) -> list[str]:
     return sorted(str(path.relative_to(store.location)) for path in Path(store.location).rglob("*") if path.is_file())
 
 
-def test_an_object_comes_back_whole_and_in_ranges(store: DirectoryStore) -> None:
-    data = random_bytes(10_000, 1)
-    assert store.put("a/b/c", data)
-    assert store.get("a/b/c") == data
-    assert store.size("a/b/c") == 10_000
-    assert store.get_range("a/b/c", 100, 50) == data[100:150]
-    assert store.get_range("a/b/c", 9_990, 50) == data[9_990:]
-    assert store.get_range("a/b/c", 20_000, 50) == b""
-
-
 def test_put_replaces_and_without_replace_keeps_what_is_there(store: DirectoryStore) -> None:
     assert store.put("x", b"one")
     assert not store.put("x", b"two", replace=False)
@@ -101,17 +91,6 @@ def test_many_small_buffers_are_written_all(store: DirectoryStore) -> None:
     upload.write(buffers, 0)
     upload.commit()
     assert store.get("x") == b"".join(buffers)
-
-
-def test_listing_is_by_folder_and_skips_objects_in_the_making(store: DirectoryStore) -> None:
-    for name in ("points/u/1/manifest.json", "points/u/1/vda.map", "points/v/2/manifest.json", "pointsX", "packs/aa/aabb"):
-        store.put(name, b"x")
-    upload = store.upload("points/u/3/manifest.json")
-    assert sorted(store.list("points")) == ["points/u/1/manifest.json", "points/u/1/vda.map", "points/v/2/manifest.json"]
-    assert list(store.list("points/v")) == ["points/v/2/manifest.json"]
-    assert list(store.list("packs")) == ["packs/aa/aabb"]
-    assert list(store.list("leases")) == []
-    upload.abandon()
 
 
 def test_a_listing_that_fails_halfway_is_an_error_and_never_a_short_list(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:

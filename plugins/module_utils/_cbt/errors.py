@@ -29,6 +29,10 @@ class DamagedObject(RepositoryError):
     """An object of the repository is not what was written: bits changed, cut off or exchanged."""
 
 
+class ObjectLocked(RepositoryError):
+    """The store keeps an object for a time of its own and does not delete it before."""
+
+
 class PassphraseRefused(RepositoryError):
     """The passphrase of a repository is missing, wrong, or given where none is needed."""
 

@@ -15,7 +15,7 @@ import typing as t
 from ..blocks.nbd import Source
 from ..blocks.pipeline import default_workers
 from ..blocks.throttle import Throttle
-from ..errors import CbtError, DamagedObject, ObjectMissing, ProgramError
+from ..errors import CbtError, DamagedObject, ObjectMissing, ProgramError, RepositoryError
 from ..hypervisor import agent, checkpoints, images, job, space
 from ..hypervisor.connection import Domain, libvirt
 from ..hypervisor.disks import Disk
@@ -142,11 +142,14 @@ class Run:
         """Store packs, then maps and files, then the manifest."""
         self._observer(Progress("publishing", self._facts.name))
         written = self._writer.finish()
-        maps_of = {f"{target}.map": disk.finish(written).encode() for target, disk in self.read.items()}
+        extents_of = {target: disk.finish(written) for target, disk in self.read.items()}
+        maps_of = {f"{target}.map": extents.encode() for target, extents in extents_of.items()}
         configuration = self._configuration()
         folder = points.folder(self._facts.uuid, self._id)
         self._stored = [f"{folder}/{name}" for name in (*maps_of, *configuration)]
         files = self._repository.put_files(folder, {**maps_of, **configuration})
+        for target, extents in extents_of.items():
+            self._repository.store.protect((pack.name for pack in extents.packs), like=f"{folder}/{target}.map")
         point = RestorePoint(
             id=self._id,
             domain=self._facts.name,
@@ -199,9 +202,10 @@ class Run:
 
     def _withdraw(self) -> None:
         """Delete what was stored, the manifest first: while it stands, nothing it names may go."""
-        for name in self._stored:
-            self._repository.store.delete(name)
-        self._writer.discard()
+        with contextlib.suppress(RepositoryError):  # nothing names what stays: it costs space until it is collected
+            for name in self._stored:
+                self._repository.store.delete(name)
+            self._writer.discard()
 
     def _forget_checkpoint(self) -> None:
         if self._checkpoint is not None:

@@ -116,7 +116,9 @@ class _FileUpload:
 
 
 class DirectoryStore:
-    """Objects as files below a directory: local, NFS or CephFS."""
+    """Objects as files below a directory: local, NFS or CephFS. Whoever may write there may delete: nothing is ever locked."""
+
+    open_uploads: t.Optional[int] = None
 
     def __init__(self, root: str) -> None:
         self.location = root
@@ -202,6 +204,12 @@ class DirectoryStore:
             os.unlink(path)
         with contextlib.suppress(OSError):
             os.rmdir(os.path.dirname(path))  # only an empty folder goes
+
+    def locked_until(self, name: str) -> t.Optional[float]:
+        return None
+
+    def protect(self, names: t.Iterable[str], like: str) -> None:
+        pass
 
     def occupants(self) -> t.Set[str]:
         if not os.path.lexists(self.location):

@@ -54,18 +54,19 @@ class PackWriter:
     """Appends blocks to packs. Threads reserve room under a lock, and seal and write side by side outside of it.
 
     One writer serves all disks of a run, so a small incremental makes one small pack and not one per disk. Full packs
-    are sealed, which waits for the disk, by a thread of their own.
+    are sealed, which waits for the store, by threads of their own. Where packs in the making take memory, a new one is
+    begun only when there is room. After an error every call raises it.
     """
 
     def __init__(self, store: Store, keys: Keys) -> None:
         self._store = store
         self._keys = keys
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._open: t.Optional[_OpenPack] = None
         self._unsealed: t.Set[_OpenPack] = set()
         self._sealed: t.Dict[bytes, PackRef] = {}
-        self._sealer = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-        self._sealing: t.List[concurrent.futures.Future[None]] = []
+        self._error: t.Optional[BaseException] = None
+        self._sealer = concurrent.futures.ThreadPoolExecutor(max_workers=(store.open_uploads or 2) - 1)
 
     def append(self, blocks: t.Sequence[Encoded]) -> Placement:
         """Store blocks one after another in one pack. May be called from any thread.
@@ -74,11 +75,8 @@ class PackWriter:
         """
         lines = b"".join(packs.entry(block, self._keys.overhead) for block in blocks)
         length = sum(len(block.payload) + self._keys.overhead for block in blocks)
-        with self._lock:
-            pack = self._open
-            if pack is None:
-                pack = self._open = _OpenPack(self._store, self._keys)
-                self._unsealed.add(pack)
+        with self._changed:
+            pack = self._pack_with_room()
             placement, offset = Placement(pack.id, pack.blocks), pack.end
             pack.directory += lines
             pack.end += length
@@ -87,40 +85,55 @@ class PackWriter:
                 pack.closed, self._open = True, None
         try:
             pack.upload.write(pack.keys.seal_blocks(placement.ordinal, [block.payload for block in blocks]), offset)
+        except BaseException as error:
+            self._fail(error)
+            raise
         finally:
-            with self._lock:
+            with self._changed:
                 pack.pending -= 1
                 last = pack.closed and pack.pending == 0
         if last:
-            self._seal_later(pack)
+            self._sealer.submit(self._seal, pack)
         return placement
 
-    def _seal_later(self, pack: _OpenPack) -> None:
-        with self._lock:
-            waiting = [each for each in self._sealing if not each.done()]
-            for each in self._sealing:
-                if each.done():
-                    each.result()  # raises here what went wrong there
-            self._sealing = [*waiting, self._sealer.submit(self._seal, pack)]
+    def _pack_with_room(self) -> _OpenPack:
+        while self._error is None and self._open is None and len(self._unsealed) == self._store.open_uploads:
+            self._changed.wait()
+        if self._error is not None:
+            raise self._error
+        if self._open is None:
+            self._open = _OpenPack(self._store, self._keys)
+            self._unsealed.add(self._open)
+        return self._open
 
     def _seal(self, pack: _OpenPack) -> None:
-        ref = pack.seal()
-        with self._lock:
+        try:
+            ref = pack.seal()
+        except BaseException as error:
+            self._fail(error)
+            return
+        with self._changed:
             self._sealed[ref.id] = ref
             self._unsealed.discard(pack)
+            self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
 
     def finish(self) -> t.Mapping[bytes, PackRef]:
         """Seal what is open and return all packs written, by id. No thread may append any more."""
         if self._open is not None:
-            pack, self._open = self._open, None
-            self._seal_later(pack)
-        for each in self._sealing:
-            each.result()
+            self._sealer.submit(self._seal, self._open)
+            self._open = None
         self._sealer.shutdown()
+        if self._error is not None:
+            raise self._error
         return dict(self._sealed)
 
     def discard(self) -> None:
-        """Delete everything this writer stored: nothing has named it yet."""
+        """Delete everything this writer stored: nothing has named it yet. Raises RepositoryError if the store fails."""
         self._sealer.shutdown(cancel_futures=True)
         for pack in list(self._unsealed):
             pack.upload.abandon()

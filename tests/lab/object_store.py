@@ -1,0 +1,120 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Object stores on this machine: accounts, buckets, and a server of one process (rclone) over a folder."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from lab.errors import LabError
+from lab.process import end_process, wait_until
+
+_START_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where an object store is and who may use it."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+    def client(self) -> Any:
+        """A client of the SDK, for what a test does by itself."""
+        import boto3
+
+        return boto3.client("s3", endpoint_url=self.endpoint, aws_access_key_id=self.access_key, aws_secret_access_key=self.secret_key, region_name="us-east-1")
+
+    def bucket(self, **options: Any) -> str:
+        """Make a bucket of a new name."""
+        name = f"lab-{uuid.uuid4().hex[:12]}"
+        self.client().create_bucket(Bucket=name, **options)
+        return name
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What the modules' option ``s3`` takes."""
+        return {"endpoint_url": self.endpoint, "access_key": self.access_key, "secret_key": self.secret_key}
+
+
+def rclone_program() -> str | None:
+    """rclone of PyPI beside this Python, or of the system."""
+    beside = Path(sys.executable).parent / "rclone"
+    return str(beside) if beside.exists() else shutil.which("rclone")
+
+
+class Rclone:
+    """``rclone serve s3``. Use as a context manager, or call ``close()``."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="kvm-cbt-lab-rclone-", dir="/var/tmp"))
+        self._port = free_port()
+        self.account = Account(f"http://127.0.0.1:{self._port}", "LABACCESSKEY", uuid.uuid4().hex)
+        self._server: subprocess.Popen[bytes] | None = None
+        try:
+            (self.folder / "data").mkdir()
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self) -> None:
+        """Serve what is in the folder."""
+        program = rclone_program()
+        if program is None:
+            raise LabError("rclone is not installed")
+        words = [program, "serve", "s3", "--config", "", "--addr", f"127.0.0.1:{self._port}", self.folder / "data"]
+        with (self.folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={"RCLONE_AUTH_KEY": f'"{self.account.access_key},{self.account.secret_key}"', "HOME": str(self.folder), "PATH": "/usr/bin:/bin"},
+                start_new_session=True,
+            )
+        wait_until(lambda: listens(self._port), _START_TIMEOUT, "start of rclone")
+
+    def kill(self) -> None:
+        """End the server as a crash would."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+            self._server = None
+
+    def close(self) -> None:
+        """End the server and forget everything. May be called twice."""
+        if self._server is not None:
+            end_process(self._server.pid, timeout=10)
+            self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Rclone:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    """Whether somebody serves a port of the loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
