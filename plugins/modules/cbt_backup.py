@@ -256,6 +256,13 @@ disks:
       returned: when not in check mode
       type: int
       sample: 31457280
+    healed_blocks:
+      description:
+        - Damaged blocks of earlier restore points whose content was found on the disk and stored again. All restore points that shared them are sound
+          in these blocks now.
+      returned: when not in check mode
+      type: int
+      sample: 0
     unmarked:
       description: Ranges that changed without being marked, found by O(audit=true).
       returned: when not in check mode
@@ -325,6 +332,7 @@ def _disks(result: BackupResult) -> list[dict[str, object]]:
         details: dict[str, object] = {key: getattr(disk, key) for key in ("target", "mode", "reason", "virtual_size", "dirty_bytes")}
         if disk.statistics is not None:
             details.update(vars(disk.statistics))
+            details["healed_blocks"] = disk.healed_blocks
             details["unmarked"] = [{"offset": offset, "length": length} for offset, length in disk.unmarked]
         disks.append(details)
     return disks

@@ -170,6 +170,16 @@ restore_points:
       description: Host name of the hypervisor it was taken on.
       type: str
       sample: kvm1
+    verified:
+      description:
+        - The last time M(kvm.cbt.cbt_verify) looked at it, with C(at), C(level), C(percent) of the blocks that were read, and the C(status) found then.
+          None if it never did.
+      type: dict
+      sample: {"at": "2026-11-23T02:00:11+00:00", "level": "data", "percent": 100, "status": "ok"}
+    damaged:
+      description: Whether something of it is known to be damaged or missing, and not healed.
+      type: bool
+      sample: false
 changed_blocks:
   description: Ranges of the disk that changed.
   returned: with O(changed_blocks)
@@ -206,7 +216,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations import changes
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.information import describe_repository, list_points
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.information import describe_repository, healths, list_points
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.selecting import by_id
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import Repository
 
@@ -249,7 +259,7 @@ def main() -> None:
         found, damaged = list_points(repository, module.params["domain"], module.params["restore_point"])
         result: dict[str, object] = {
             "repository": dataclasses.asdict(facts),
-            "restore_points": [_module.point_details(point) for point in found],
+            "restore_points": [{**_module.point_details(point), **health._asdict()} for point, health in zip(found, healths(repository, found))],
             "damaged": dict(damaged),
         }
         if module.params["changed_blocks"] is not None:

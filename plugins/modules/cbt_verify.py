@@ -13,6 +13,8 @@ version_added: 0.1.0
 description:
   - Reads restore points as a restore would, and names everything that is not as it was written by disk and offset.
   - Blocks that several restore points share are read once.
+  - Damage, found twice in a row, is recorded in the repository. The next backup stores damaged blocks again where the disk still holds
+    their content, and heals all restore points that share them. Damage that is found sound again is forgotten. In check mode nothing is recorded.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -40,6 +42,13 @@ options:
     type: str
     choices: [structure, data]
     default: data
+  sample:
+    description:
+      - How many percent of the blocks are read, with O(level=data). Each run reads others, so that as many runs as are needed cover all
+        of them. With V(15) that is seven.
+      - Blocks recorded as damaged are always read.
+    type: int
+    default: 100
   fail_on_damage:
     description:
       - Whether the task fails if something is damaged or missing.
@@ -66,6 +75,12 @@ EXAMPLES = r"""
     level: structure
     fail_on_damage: false
   register: verified
+
+- name: Read a seventh of everything each night
+  kvm.cbt.cbt_verify:
+    repository: /backup/kvm
+    restore_points: [all]
+    sample: 15
 """
 
 RETURN = r"""
@@ -122,7 +137,8 @@ duration:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify import PointVerdict, verify
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verdicts import PointVerdict
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify import verify
 
 
 def _verdict(verdict: PointVerdict) -> dict[str, object]:
@@ -141,7 +157,7 @@ def _complaint(verdicts: list[PointVerdict]) -> str:
     where = f" {first.damage[0].disk} at offset {first.damage[0].offset}:" if first.damage[0].disk else ""
     return (
         f"{len(verdicts)} restore points cannot be restored as they were. {first.name} is {first.status}:{where} {first.damage[0].cause}."
-        " See restore_points for all of it. Keep older points, and back up the domain again in full."
+        " See restore_points for all of it. The next backup heals what the disks still hold; keep other points until then."
     )
 
 
@@ -154,11 +170,15 @@ def main() -> None:
             **_module.WORKERS,
             "restore_points": {"type": "list", "elements": "str", "default": ["latest"]},
             "level": {"type": "str", "choices": ["structure", "data"], "default": "data"},
+            "sample": {"type": "int", "default": 100},
             "fail_on_damage": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )
     wanted = module.params["restore_points"]
+    sample = module.params["sample"]
+    if not 1 <= sample <= 100:
+        module.fail_json(msg=f"sample is {sample}; it must be between 1 and 100 percent.")
     interrupt = _module.interruptible()
     with _module.reported(module):
         verdicts, duration = verify(
@@ -168,6 +188,9 @@ def main() -> None:
             module.params["level"],
             _module.check_workers(module),
             interrupt,
+            sample=sample,
+            record=not module.check_mode,
+            warn=module.warn,
         )
     bad = [verdict for verdict in verdicts if verdict.damage]
     outcome = {"restore_points": [_verdict(verdict) for verdict in verdicts], "duration": duration}

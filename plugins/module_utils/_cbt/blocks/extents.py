@@ -143,6 +143,30 @@ def joined_ranges(ranges: t.Iterable[BlockRange]) -> t.Iterator[BlockRange]:
         yield last
 
 
+def united(ranges: t.Iterable[BlockRange], others: t.Iterable[BlockRange]) -> t.Iterator[BlockRange]:
+    """The ranges, and of the others what they do not cover, in order. Either must be ordered and not overlap."""
+    rest = iter(others)
+    other = next(rest, None)
+    for each in ranges:
+        while other is not None and other.first < each.first:
+            stop = min(other.first + other.count, each.first)
+            yield other._replace(count=stop - other.first)
+            other = _beyond(other, stop) or next(rest, None)
+        yield each
+        while other is not None and other.first < each.first + each.count:
+            other = _beyond(other, each.first + each.count) or next(rest, None)
+    if other is not None:
+        yield other
+        yield from rest
+
+
+def _beyond(each: BlockRange, block: int) -> t.Optional[BlockRange]:
+    """What of a range lies from a block on."""
+    first = max(each.first, block)
+    count = each.first + each.count - first
+    return each._replace(first=first, count=count) if count > 0 else None
+
+
 def pieces(ranges: t.Iterable[BlockRange], limit: int) -> t.Iterator[t.Tuple[BlockRange, ...]]:
     """Ranges dealt out in portions with at most ``limit`` blocks to read each; order is kept.
 

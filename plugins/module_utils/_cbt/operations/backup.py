@@ -40,7 +40,8 @@ class BackupRequest:
 class DiskResult:
     """What became of one disk; ``statistics`` is None where it was not read.
 
-    ``unmarked`` are (offset, length) in bytes that an audit found changed although tracking did not mark them.
+    ``unmarked`` are (offset, length) in bytes that an audit found changed although tracking did not mark them;
+    ``healed_blocks`` damaged blocks of earlier points of which sound copies are stored now.
     """
 
     target: str
@@ -50,6 +51,7 @@ class DiskResult:
     dirty_bytes: t.Optional[int]
     statistics: t.Optional[Statistics] = None
     unmarked: t.Tuple[t.Tuple[int, int], ...] = ()
+    healed_blocks: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,8 @@ def _result(found: Situation, plan: BackupPlan, run: t.Optional[Run], point: t.O
         if done is None:
             disks.append(DiskResult(each.target, each.mode, each.reason, size, each.dirty_bytes))
         else:
-            disks.append(DiskResult(each.target, each.mode, each.reason, done.size, done.statistics.dirty_bytes, done.statistics, done.unmarked_bytes))
+            counts, healed = done.statistics, run.healed.blocks.get(each.target, 0) if run is not None else 0
+            disks.append(DiskResult(each.target, each.mode, each.reason, done.size, counts.dirty_bytes, counts, done.unmarked_bytes, healed))
     return BackupResult(point, tuple(disks), tuple(warnings), plan.skipped)
 
 

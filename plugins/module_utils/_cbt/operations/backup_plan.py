@@ -12,6 +12,7 @@ from ..errors import Refused
 from ..hypervisor.checkpoints import flaw
 from ..hypervisor.disks import Disk
 from ..hypervisor.domain import DomainFacts
+from ..repository.damage import Damages
 from ..repository.points import RestorePoint
 
 AUTO = "auto"
@@ -50,8 +51,9 @@ class Situation:
     """The facts a decision rests on.
 
     ``points`` are the domain's restore points in this repository, oldest first; ``checkpoints`` the names libvirt knows;
-    ``ours`` how names of this repository's checkpoints begin; ``damaged`` why the stored content of a disk at a point
-    cannot be built on, by (point id, target).
+    ``ours`` how names of this repository's checkpoints begin; ``damaged`` why the map of a disk at a point cannot be built on,
+    by (point id, target); ``damages`` which blocks of the repository cannot be read, and ``lost`` how many bytes that is of a
+    disk at a point.
     """
 
     facts: DomainFacts
@@ -59,6 +61,8 @@ class Situation:
     checkpoints: t.Tuple[str, ...]
     ours: str
     damaged: t.Mapping[t.Tuple[str, str], str] = dataclasses.field(default_factory=dict)
+    damages: Damages = dataclasses.field(default_factory=dict)
+    lost: t.Mapping[t.Tuple[str, str], int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +148,17 @@ def _comparable(disk: Disk, situation: Situation) -> t.Optional[str]:
     return None
 
 
+def _since(disk: Disk, mode: str, point: RestorePoint, lost: int) -> DiskPlan:
+    """Read what changed since a point, and what the repository has ``lost`` of it, in bytes."""
+    bitmap = disk.bitmap(point.checkpoint or "")
+    dirty = bitmap.dirty_bytes if bitmap is not None else None
+    reason = f"Changes since restore point {point.id} are known from checkpoint {point.checkpoint}."
+    if lost:
+        reason += f" {size_text(lost)} of it are damaged in the repository and are read again."
+    how = DIFFERENTIAL if mode == DIFFERENTIAL else INCREMENTAL
+    return DiskPlan(disk.target, how, reason, point.checkpoint, point.id, dirty + lost if dirty is not None else None)
+
+
 def _tracked_plan(disk: Disk, mode: str, situation: Situation) -> DiskPlan:
     base = _comparable(disk, situation)
     candidates = [point for point in reversed(situation.points) if point.checkpoint is not None]
@@ -153,10 +168,7 @@ def _tracked_plan(disk: Disk, mode: str, situation: Situation) -> DiskPlan:
     for point in candidates:
         cause = why_unusable(disk, point, situation)
         if cause is None:
-            bitmap = disk.bitmap(point.checkpoint or "")
-            reason = f"Changes since restore point {point.id} are known from checkpoint {point.checkpoint}."
-            how = DIFFERENTIAL if mode == DIFFERENTIAL else INCREMENTAL
-            return DiskPlan(disk.target, how, reason, point.checkpoint, point.id, bitmap.dirty_bytes if bitmap else None)
+            return _since(disk, mode, point, situation.lost.get((point.id, disk.target), 0))
         causes.append(cause)
     return DiskPlan(disk.target, FULL, f"Read in full: {causes[0]}.", base=base)
 

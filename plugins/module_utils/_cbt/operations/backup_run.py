@@ -12,6 +12,7 @@ import json
 import socket
 import typing as t
 
+from ..blocks.extents import BlockRange
 from ..blocks.nbd import Source
 from ..blocks.pipeline import default_workers
 from ..blocks.throttle import Throttle
@@ -24,11 +25,13 @@ from ..interrupt import Interrupt
 from ..progress import Observer, Progress
 from ..repository import maps, points
 from ..repository.codecs import encoder
+from ..repository.damage import damaged_runs
 from ..repository.known import Known
 from ..repository.points import DiskRecord, RestorePoint, StoredFile
 from ..repository.repository import Repository
 from . import spot_check, views
 from .backup_plan import DIFFERENTIAL, INCREMENTAL, BackupPlan, DiskPlan, Situation
+from .healing import Healed, heal
 from .reading import ReadDisk, Reader
 
 TOOL_VERSION = "0.1.0"
@@ -56,10 +59,11 @@ class Run:
         self, domain: Domain, repository: Repository, options: BackupOptions, found: Situation, plan: BackupPlan, interrupt: Interrupt, observer: Observer
     ) -> None:
         self._domain, self._repository, self._options = domain, repository, options
-        self._facts, self._points, self._plan = found.facts, found.points, plan
+        self._facts, self._points, self._damages, self._plan = found.facts, found.points, found.damages, plan
         self._interrupt, self._observer = interrupt, observer
         self.read: t.Dict[str, ReadDisk] = {}
         self.warnings: t.List[str] = []
+        self.healed = Healed()
         now = datetime.datetime.now(datetime.timezone.utc)
         self._created = now.isoformat(timespec="microseconds")
         self._id = points.new_id(now)
@@ -87,6 +91,7 @@ class Run:
                 point = self._publish(view)
                 undo.pop_all()  # it is published: from here on nothing is taken back
         self._remove_superseded()
+        self._heal()
         self._observer(Progress("done", self._facts.name))
         return point
 
@@ -112,12 +117,13 @@ class Run:
     def _read(self, plan: DiskPlan, export: job.Export) -> ReadDisk:
         self._interrupt.check()
         base = self._base_map(plan)
-        known = Known(base, self._repository.reader)
+        known = Known(base, self._repository.reader, self._damages)
         workers = self._options.workers or default_workers()
         reader = Reader(self._writer, self._encode, workers, self._interrupt, self._observer, self._throttle)
         with Source(export.socket, export.name, export.dirty_context) as source:
             doubtful = base is not None and plan.since is not None and not plan.audit and spot_check.contradiction(source, base, known) is not None
-            read = reader.read(source, plan.target, base, known, plan.audit or doubtful)
+            again = _ranges(damaged_runs(base, self._damages)) if base is not None and plan.since is not None else ()
+            read = reader.read(source, plan.target, base, known, plan.audit or doubtful, again)
         if read.unmarked:
             amount = sum(length for _offset, length in read.unmarked_bytes)
             how = "Tracking was wrong, so all of it was read. Was it resized, or its image overwritten?" if doubtful else "Audit:"
@@ -218,6 +224,26 @@ class Run:
             except (CbtError, libvirt.libvirtError) as error:
                 # The restore point stands; the leftover costs a little memory and goes with the next backup.
                 self.warnings.append(f"The superseded checkpoint {name} of {self._facts.name} was not removed: {error}")
+
+    def _heal(self) -> None:
+        """Have older points name what was stored again in place of damaged blocks."""
+        try:
+            self.healed = heal(self._repository, self._facts.uuid, self._damages, self._interrupt)
+        except CbtError as error:
+            # The restore point stands, and the next backup goes on with it.
+            self.warnings.append(f"Damaged blocks of earlier restore points of {self._facts.name} were not healed: {error}")
+            return
+        if self.healed.points:
+            blocks = sum(self.healed.blocks.values())
+            self.warnings.append(f"{blocks} damaged blocks were stored again, and {self.healed.points} earlier restore points were healed by them.")
+        if self.healed.left:
+            self.warnings.append(
+                f"{self.healed.left} blocks of earlier restore points of {self._facts.name} stay damaged: their content is nowhere to be found any more."
+            )
+
+
+def _ranges(runs: t.Iterable[maps.Run]) -> t.Iterator[BlockRange]:
+    return (BlockRange(run.first, run.count, False) for run in runs)
 
 
 def _image_properties(disk: Disk) -> t.Dict[str, t.Any]:

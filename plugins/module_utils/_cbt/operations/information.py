@@ -9,13 +9,15 @@ import contextlib
 import dataclasses
 import typing as t
 
-from ..errors import HypervisorError, ObjectMissing
+from ..errors import DamagedObject, HypervisorError, ObjectMissing
 from ..hypervisor import checkpoints
 from ..hypervisor.checkpoints import Checkpoint, flaw
 from ..hypervisor.connection import Session
 from ..hypervisor.disks import Disk
 from ..hypervisor.domain import DomainFacts, read_domain
+from ..repository import damage, verified
 from ..repository.configuration import FORMAT
+from ..repository.damage import Damages
 from ..repository.points import RestorePoint
 from ..repository.repository import Repository
 from .reconcile import ANY_REPOSITORY
@@ -94,3 +96,33 @@ def list_points(repository: Repository, domain: t.Optional[str] = None, wanted: 
     elif wanted is not None:
         found = [point for point in found if point.id == wanted]
     return found, listing.damaged
+
+
+class Health(t.NamedTuple):
+    """How sound a restore point is, as far as is known: its last verification, and whether something of it is recorded as damaged."""
+
+    verified: t.Optional[t.Dict[str, t.Any]]
+    damaged: bool
+
+
+def healths(repository: Repository, points: t.Iterable[RestorePoint]) -> t.List[Health]:
+    """The health of each of the points. Maps are read only where the repository holds damage at all."""
+    damages = damage.read_all(repository)
+    found = []
+    for point in points:
+        last = verified.last(repository, point)
+        hurt = (last is not None and last.own_damage is not None) or (bool(damages) and _names_damage(repository, point, damages))
+        shown = {key: getattr(last, key) for key in ("at", "level", "percent", "status")} if last is not None else None
+        found.append(Health(shown, hurt))
+    return found
+
+
+def _names_damage(repository: Repository, point: RestorePoint, damages: Damages) -> bool:
+    for disk in point.disks:
+        try:
+            extents = repository.read_map(point, disk.target)
+        except (DamagedObject, ObjectMissing):
+            return True
+        if next(damage.damaged_runs(extents, damages), None) is not None:
+            return True
+    return False

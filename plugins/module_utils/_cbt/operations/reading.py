@@ -13,7 +13,7 @@ import itertools
 import sys
 import typing as t
 
-from ..blocks.extents import BlockRange, joined_ranges, pieces, to_blocks
+from ..blocks.extents import BlockRange, joined_ranges, pieces, to_blocks, united
 from ..blocks.nbd import MAX_REQUEST, Connection, Source
 from ..blocks.pipeline import in_parallel
 from ..blocks.throttle import Throttle
@@ -180,7 +180,7 @@ def _unmarked(found: Found, claims: t.Sequence[BlockRange], base: t.Optional[Ext
     if found.state == _ZERO:
         changed = [(run.first, run.stop) for run in base.runs(found.first, stop)]
     else:
-        unknown = {block for run in base.runs(found.first, stop) if run.pack.id in known.unreadable for block in range(run.first, run.stop)}
+        unknown = {block for run in base.runs(found.first, stop) for block in range(run.first, run.stop) if known.unreadable(run, block)}
         changed = [(block, block + 1) for block in range(found.first, stop) if block not in unknown]
     for first, end in changed:
         index = max(0, bisect.bisect_right(claims, (first, sys.maxsize, True)) - 1)
@@ -205,12 +205,13 @@ class Reader:
     observer: Observer
     throttle: Throttle
 
-    def read(self, source: Source, target: str, base: t.Optional[ExtentMap], known: Known, audit: bool = False) -> ReadDisk:
-        """Read what ``source`` says is to be looked at and compare it with what is ``known``; the rest stays as in ``base``.
+    def read(self, source: Source, target: str, base: t.Optional[ExtentMap], known: Known, audit: bool = False, again: t.Iterable[BlockRange] = ()) -> ReadDisk:
+        """Read what ``source`` says is to be looked at, and ``again``, and compare it with what is ``known``; the rest stays as in ``base``.
 
         With ``audit``, everything is read, and what changed without being marked is told.
         """
-        portions = pieces(to_blocks(source.allocation() if audit else source.extents(), source.size), PORTION)
+        wanted = to_blocks(source.allocation() if audit else source.extents(), source.size)
+        portions = pieces(united(wanted, again), PORTION)
         claims = tuple(to_blocks(source.extents(), source.size)) if audit else ()
         unmarked: t.List[BlockRange] = []
         builder = MapBuilder(source.size, base)

@@ -9,10 +9,12 @@ import dataclasses
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
+from ..grid import BLOCK_SIZE
 from ..hypervisor import checkpoints
 from ..hypervisor.connection import Domain
 from ..hypervisor.domain import read_domain
-from ..repository.known import unsound_packs
+from ..repository import damage
+from ..repository.damage import PackDamage
 from ..repository.repository import Repository
 from .backup_plan import Situation, our_checkpoints
 
@@ -29,20 +31,23 @@ def gather(domain: Domain, repository: t.Optional[Repository]) -> Situation:
         checkpoints=tuple(each.name for each in checkpoints.list_checkpoints(domain)),
         ours=checkpoints.prefix(repository.id),
     )
-    return dataclasses.replace(found, damaged=_damage(repository, found))
+    return _with_damage(repository, found)
 
 
-def _damage(repository: Repository, found: Situation) -> t.Dict[t.Tuple[str, str], str]:
-    """Why disks at the points that may serve as a base cannot: those with a checkpoint on the domain, and the newest."""
+def _with_damage(repository: Repository, found: Situation) -> Situation:
+    """The same, with what is damaged of the points that may serve as a base: those with a checkpoint on the domain, and the newest."""
     ours = set(our_checkpoints(found))
     candidates = [point for point in found.points if point.checkpoint in ours or point is found.points[-1]]
-    damaged = {}
+    damages: t.Dict[bytes, PackDamage] = damage.read_all(repository)
+    damaged: t.Dict[t.Tuple[str, str], str] = {}
+    lost: t.Dict[t.Tuple[str, str], int] = {}
     for point in candidates:
         for record in point.disks:
             try:
-                unsound = unsound_packs(repository.read_map(point, record.target), repository.store)
-                if unsound:
-                    damaged[point.id, record.target] = f"pack {unsound[0].id.hex()} is missing or damaged"
+                extents = repository.read_map(point, record.target)
             except (DamagedObject, ObjectMissing) as error:
                 damaged[point.id, record.target] = str(error)
-    return damaged
+                continue
+            damages.update(damage.unsound_packs(extents, repository.store))
+            lost[point.id, record.target] = sum(run.count for run in damage.damaged_runs(extents, damages)) * BLOCK_SIZE
+    return dataclasses.replace(found, damaged=damaged, damages=damages, lost={key: size for key, size in lost.items() if size})

@@ -16,49 +16,19 @@ from ..errors import DamagedObject, ObjectMissing, Refused
 from ..grid import BLOCK_SIZE
 from ..interrupt import Interrupt
 from ..progress import Observer, Progress, silent
+from ..repository import configuration, verified
 from ..repository.maps import ExtentMap, Run
 from ..repository.packs import ENTRY, FOOTER_SIZE, HEADER, PackRef
 from ..repository.points import RestorePoint
 from ..repository.repository import Listing, Repository
+from .findings import Findings, Recorder
 from .selecting import of_domain
-
-OK = "ok"
-DAMAGED = "damaged"
-INCOMPLETE = "incomplete"
+from .verdicts import Damage, PointVerdict, joined
 
 STRUCTURE = "structure"
 DATA = "data"
 
-
-@dataclasses.dataclass(frozen=True)
-class Damage:
-    """A range of a disk that cannot be restored, and why; the disk is empty and the range 0 where the whole point is concerned.
-
-    ``missing`` is True if an object is gone rather than changed.
-    """
-
-    disk: str
-    offset: int
-    length: int
-    cause: str
-    missing: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class PointVerdict:
-    """What was found of one restore point; ``point`` is None if its manifest cannot be read."""
-
-    name: str
-    point: t.Optional[RestorePoint]
-    damage: t.Tuple[Damage, ...]
-    checked_bytes: int
-
-    @property
-    def status(self) -> str:
-        """ok, damaged (something changed) or incomplete (something is gone)."""
-        if not self.damage:
-            return OK
-        return INCOMPLETE if all(each.missing for each in self.damage) else DAMAGED
+_PIECE = 16  # blocks of a pack read at once, and the unit of a sample
 
 
 def select(listing: Listing, domain: t.Optional[str], wanted: t.Union[str, t.Sequence[str]]) -> t.List[RestorePoint]:
@@ -77,128 +47,163 @@ def select(listing: Listing, domain: t.Optional[str], wanted: t.Union[str, t.Seq
     return chosen
 
 
-def _joined(damage: t.Iterable[Damage]) -> t.Tuple[Damage, ...]:
-    """Neighbouring ranges with the same cause made one."""
-    joined: t.List[Damage] = []
-    for each in damage:
-        last = joined[-1] if joined else None
-        if last is not None and last.disk == each.disk and last.offset + last.length == each.offset and last.cause == each.cause:
-            joined[-1] = dataclasses.replace(last, length=last.length + each.length)
-        else:
-            joined.append(each)
-    return tuple(joined)
-
-
-def _range(target: str, run: Run, size: int, error: Exception) -> Damage:
+def _range(target: str, run: Run, size: int, error: Exception, ordinal: t.Optional[int] = None) -> Damage:
     offset = run.first * BLOCK_SIZE
-    return Damage(target, offset, min(run.count * BLOCK_SIZE, size - offset), str(error), isinstance(error, ObjectMissing))
+    return Damage(target, offset, min(run.count * BLOCK_SIZE, size - offset), str(error), isinstance(error, ObjectMissing), ordinal=ordinal)
 
 
-class _Checked:
-    """What is known of packs and their blocks so far, so that points sharing them cost one reading. Only the main thread writes."""
-
-    def __init__(self) -> None:
-        self.sound: t.Dict[bytes, bytearray] = {}
-
-    def block_states(self, ref: PackRef) -> bytearray:
-        """One byte per block of a pack: 1 if it was read and is sound."""
-        return self.sound.setdefault(ref.id, bytearray(ref.blocks))
-
-
-def _tasks(extents: ExtentMap, checked: _Checked) -> t.Iterator[Run]:
-    """Pieces of a map's runs whose blocks were not read yet."""
+def _tasks(extents: ExtentMap, findings: Findings, due: t.Callable[[Run], bool]) -> t.Iterator[Run]:
+    """Pieces of a map's runs that are due and whose blocks are not known to be sound yet. They end where pieces of the pack do."""
     for run in extents.runs():
-        states = checked.block_states(run.pack)
+        sound = findings.sound_blocks(run.pack)
         ordinal, end = run.ordinal, run.ordinal + run.count
         while ordinal < end:
-            known = states.find(0, ordinal, end)
-            if known < 0:
+            unknown = sound.find(0, ordinal, end)
+            if unknown < 0:
                 break
-            stop = min(end, known + 16)
-            following = states.find(1, known, stop)
+            stop = min(end, (unknown // _PIECE + 1) * _PIECE)
+            following = sound.find(1, unknown, stop)
             stop = following if following >= 0 else stop
-            yield run.part(run.first + known - run.ordinal, run.first + stop - run.ordinal)
+            piece = run.part(run.first + unknown - run.ordinal, run.first + stop - run.ordinal)
+            if due(piece):
+                yield piece
             ordinal = stop
 
 
-def _check_run(repository: Repository, target: str, size: int, run: Run) -> t.Tuple[Run, t.List[Damage]]:
+def _look(repository: Repository, target: str, size: int, run: Run) -> t.List[Damage]:
     damage = []
     try:
         for index, block in enumerate(repository.reader.blocks(run.pack, run.ordinal, run.count)):
             one = run.part(run.first + index, run.first + index + 1)
             if isinstance(block, DamagedObject):
-                damage.append(_range(target, one, size, block))
+                damage.append(_range(target, one, size, block, one.ordinal))
             elif len(block) != min(BLOCK_SIZE, size - one.first * BLOCK_SIZE):
-                damage.append(_range(target, one, size, DamagedObject(f"block {one.ordinal} of pack {run.pack.id.hex()} is of another length")))
+                error = DamagedObject(f"block {one.ordinal} of pack {run.pack.id.hex()} is of another length")
+                damage.append(_range(target, one, size, error, one.ordinal))
     except (DamagedObject, ObjectMissing) as error:
         damage.append(_range(target, run, size, error))
-    return run, damage
+    return damage
+
+
+def _check_run(repository: Repository, target: str, size: int, run: Run) -> t.Tuple[Run, t.List[Damage]]:
+    """What is damaged of a run. A reading that fails once is no damage: only what a second one finds as well."""
+    first = _look(repository, target, size, run)
+    if not first:
+        return run, []
+    again = _look(repository, target, size, run)
+    return run, [each for each in again if each in first] or again
 
 
 @dataclasses.dataclass(frozen=True)
 class Verifier:
-    """Verifies points of one repository, remembering what it has read."""
+    """Verifies points of one repository, remembering what it has read.
+
+    Of ``slices`` slices of all blocks one is read; ``turn`` tells which, by the UUID of the domain.
+    """
 
     repository: Repository
+    findings: Findings
     level: str = DATA
+    slices: int = 1
+    turn: t.Callable[[str], int] = lambda _uuid: 0
     workers: int = dataclasses.field(default_factory=default_workers)
     interrupt: Interrupt = dataclasses.field(default_factory=Interrupt)
     observer: Observer = silent
-    _checked: _Checked = dataclasses.field(default_factory=_Checked)
 
-    def verify(self, point: RestorePoint) -> PointVerdict:
-        """Verify one restore point. Raises RepositoryError only if the repository cannot be read at all."""
+    def verify(self, point: RestorePoint) -> t.Optional[PointVerdict]:
+        """Verify one restore point; None if it was removed meanwhile. Raises RepositoryError only if the repository cannot be read at all."""
+        while True:
+            verdict = self._examine(point)
+            if not verdict.damage:
+                return verdict
+            self.repository.store.size(configuration.NAME)  # a repository that is gone altogether, unmounted perhaps, is no damage
+            try:
+                now = self.repository.point(point.uuid, point.id)
+            except ObjectMissing:
+                return None
+            except DamagedObject:
+                return verdict
+            if now == point:
+                return verdict
+            point = now  # its blocks were moved meanwhile, and what was looked at may rightly be gone
+
+    def _examine(self, point: RestorePoint) -> PointVerdict:
         damage: t.List[Damage] = []
         checked = 0
         for file in point.files.values():
             try:
                 self.repository.get_file(point, file)
             except (DamagedObject, ObjectMissing) as error:
-                damage.append(Damage("", 0, 0, str(error), isinstance(error, ObjectMissing)))
+                damage.append(Damage("", 0, 0, str(error), isinstance(error, ObjectMissing), own=True))
         for disk in point.disks:
             try:
                 extents = self.repository.read_map(point, disk.target)
             except (DamagedObject, ObjectMissing) as error:
-                damage.append(Damage(disk.target, 0, disk.size, str(error), isinstance(error, ObjectMissing)))
+                damage.append(Damage(disk.target, 0, disk.size, str(error), isinstance(error, ObjectMissing), own=True))
                 continue
             check = self._verify_data if self.level == DATA else self._verify_packs
-            amount, found = check(disk.target, extents)
+            amount, found = check(disk.target, extents, self.turn(point.uuid))
             checked += amount
             damage += found
-        return PointVerdict(point.id, point, _joined(damage), checked)
+        return PointVerdict(point.id, point, joined(damage), checked)
 
-    def _verify_packs(self, target: str, extents: ExtentMap) -> t.Tuple[int, t.List[Damage]]:
+    def _verify_packs(self, target: str, extents: ExtentMap, _turn: int) -> t.Tuple[int, t.List[Damage]]:
         """Every pack is there, of its size, and its directory as written."""
         faults: t.Dict[bytes, Exception] = {}
         checked = 0
         for ref in extents.packs:
             self.interrupt.check()
-            try:
-                self.repository.reader.directory(ref)
+            fault = self._fault(ref) and self._fault(ref)  # only what a second reading finds as well
+            if fault is None:
+                self.findings.note_readable(ref)
                 checked += HEADER.size + ref.blocks * ENTRY.size + FOOTER_SIZE
-            except (DamagedObject, ObjectMissing) as error:
-                faults[ref.id] = error
+            else:
+                faults[ref.id] = fault
+                self.findings.note_unreadable(ref, str(fault))
         if not faults:
             return checked, []
         return checked, [_range(target, run, extents.size, faults[run.pack.id]) for run in extents.runs() if run.pack.id in faults]
 
-    def _verify_data(self, target: str, extents: ExtentMap) -> t.Tuple[int, t.List[Damage]]:
-        """Every pack is as above, and every block unpacks to the bytes whose SHA-256 was recorded."""
+    def _fault(self, ref: PackRef) -> t.Optional[Exception]:
+        """What is wrong with a pack's directory."""
+        try:
+            self.repository.reader.directory(ref)
+        except (DamagedObject, ObjectMissing) as error:
+            return error
+        return None
+
+    def _verify_data(self, target: str, extents: ExtentMap, turn: int) -> t.Tuple[int, t.List[Damage]]:
+        """Every pack is as above, and every block that is due unpacks to the bytes whose id was recorded."""
         found: t.List[Damage] = []
-        checked, total = 0, extents.stored_blocks * BLOCK_SIZE
+        checked, total = 0, extents.stored_blocks * BLOCK_SIZE // self.slices
+
+        def due(piece: Run) -> bool:
+            place = int.from_bytes(piece.pack.id[:8], "big") + piece.ordinal // _PIECE
+            return place % self.slices == turn or self.findings.suspect(piece)
 
         @contextlib.contextmanager
         def worker() -> t.Iterator[t.Callable[[Run], t.Tuple[Run, t.List[Damage]]]]:
             yield functools.partial(_check_run, self.repository, target, extents.size)
 
-        with in_parallel(_tasks(extents, self._checked), worker, self.workers, self.interrupt) as results:
+        with in_parallel(_tasks(extents, self.findings, due), worker, self.workers, self.interrupt) as results:
             for run, damage in results:
-                if not damage:
-                    self._checked.block_states(run.pack)[run.ordinal : run.ordinal + run.count] = b"\1" * run.count
+                self._note(run, damage)
                 found += damage
                 checked += run.count * BLOCK_SIZE
                 self.observer(Progress("verifying", target, checked, total))
         return checked, found
+
+    def _note(self, run: Run, damage: t.Sequence[Damage]) -> None:
+        hurt = {each.ordinal: each.cause for each in damage if each.ordinal is not None}
+        if len(hurt) < len(damage):
+            self.findings.note_unreadable(run.pack, damage[0].cause)
+        else:
+            self.findings.note_blocks(run, hurt)
+
+
+def _slices(sample: int) -> int:
+    """In how many runs a sample of this many percent covers everything."""
+    return -(-100 // sample)
 
 
 def verify(
@@ -209,10 +214,15 @@ def verify(
     workers: t.Optional[int] = None,
     interrupt: t.Optional[Interrupt] = None,
     observer: Observer = silent,
+    sample: int = 100,
+    record: bool = True,
+    warn: t.Callable[[str], None] = lambda _text: None,
 ) -> t.Tuple[t.List[PointVerdict], float]:
     """Verify restore points; returns a verdict for each and the seconds it took.
 
-    Manifests that cannot be read are damage too, except where points are asked for by id.
+    Manifests that cannot be read are damage too, except where points are asked for by id. With ``sample``, at level data,
+    that many percent of the blocks are read: each time others, until all were. What is found is recorded for backups to heal, unless
+    ``record`` is false; if that fails, ``warn`` is told.
     """
     started = time.monotonic()
     listing = repository.points_of()
@@ -225,6 +235,15 @@ def verify(
         if not verdicts:
             raise
         chosen = []
-    verifier = Verifier(repository, level, workers or default_workers(), interrupt or Interrupt(), observer)
-    verdicts += [verifier.verify(point) for point in chosen]
+    findings, slices = Findings(repository), _slices(sample) if level == DATA else 1
+    selection = wanted if isinstance(wanted, str) and wanted in ("all", "latest") else "chosen"
+    turns = {uuid: verified.turn(repository, uuid, selection, slices) for uuid in {point.uuid for point in chosen}} if slices > 1 else {}
+    recorder = Recorder(repository, findings, level, sample if level == DATA else 100, warn, record)
+    verifier = Verifier(repository, findings, level, slices, lambda uuid: turns.get(uuid, 0), workers or default_workers(), interrupt or Interrupt(), observer)
+    for point in chosen:
+        verdict = verifier.verify(point)
+        if verdict is not None:
+            verdicts.append(verdict)
+            recorder.point(verdict)
+    recorder.end(listing, turns, selection)
     return verdicts, round(time.monotonic() - started, 3)

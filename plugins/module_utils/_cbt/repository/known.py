@@ -8,23 +8,23 @@ from __future__ import annotations
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
-from .maps import ExtentMap
+from .damage import Damages
+from .maps import ExtentMap, Run
 from .pack_reader import PackReader
-from .packs import PackRef
-from .stores import Store
 
 
 class Known:
     """SHA-256 of the blocks of one disk at its parent restore point. May be asked from several threads.
 
-    A block in a pack that is missing or damaged counts as unknown: it is stored again and so healed.
+    A block that is damaged, or in a pack that is missing or damaged, counts as unknown: it is stored again and so healed.
     """
 
-    def __init__(self, parent: t.Optional[ExtentMap], reader: PackReader) -> None:
+    def __init__(self, parent: t.Optional[ExtentMap], reader: PackReader, damages: t.Optional[Damages] = None) -> None:
         self._parent = parent
         self._reader = reader
+        self._damages = damages or {}
+        self._unreadable: t.Set[bytes] = set()
         self.block_id = reader.keys.block_id
-        self.unreadable: t.Set[bytes] = set()
 
     def digests(self, first: int, count: int) -> t.List[t.Optional[bytes]]:
         """The digest of each block from ``first``, None where the parent has zeroes or nothing readable."""
@@ -32,25 +32,20 @@ class Known:
         if self._parent is None:
             return found
         for run in self._parent.runs(first, first + count):
-            if run.pack.id in self.unreadable:
+            if run.pack.id in self._unreadable:
                 continue
             try:
                 directory = self._reader.directory(run.pack)
             except (DamagedObject, ObjectMissing):
-                self.unreadable.add(run.pack.id)
+                self._unreadable.add(run.pack.id)
                 continue
+            damage = self._damages.get(run.pack.id)
             for index in range(run.count):
-                found[run.first - first + index] = directory.digest(run.ordinal + index)
+                if damage is None or not damage.covers(run.ordinal + index):
+                    found[run.first - first + index] = directory.digest(run.ordinal + index)
         return found
 
-
-def unsound_packs(extents: ExtentMap, store: Store) -> t.List[PackRef]:
-    """The packs a map names that are missing or have another size than when they were written."""
-    unsound = []
-    for ref in extents.packs:
-        try:
-            if store.size(ref.name) != ref.size:
-                unsound.append(ref)
-        except ObjectMissing:
-            unsound.append(ref)
-    return unsound
+    def unreadable(self, run: Run, block: int) -> bool:
+        """True if what the parent holds of this block of a run cannot be read; known once ``digests`` was asked for it."""
+        damage = self._damages.get(run.pack.id)
+        return run.pack.id in self._unreadable or (damage is not None and damage.covers(run.ordinal + block - run.first))

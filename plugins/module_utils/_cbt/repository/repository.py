@@ -66,6 +66,11 @@ class Repository:
                 damaged[name] = str(error)
         return Listing(tuple(points.ordered(found)), damaged)
 
+    def point(self, uuid: str, point_id: str) -> RestorePoint:
+        """A restore point as it is now. Raises ObjectMissing if there is none, or DamagedObject."""
+        name = points.manifest_name(uuid, point_id)
+        return points.decode(self.get_object(name), name)
+
     def put_files(self, folder: str, files: t.Mapping[str, bytes]) -> t.Dict[str, StoredFile]:
         """Store the objects of a restore point that is not published yet, side by side: each waits for the disk, not for the others."""
         with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:

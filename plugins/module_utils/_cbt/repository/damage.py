@@ -1,0 +1,109 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is known to be damaged, so that nothing new is built on it and it can be healed. Private to the collection.
+
+``damaged/<pack id>`` is written by whoever read a pack twice and found it unsound both times. It may be lost: then the
+damage is found again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import typing as t
+
+from ..errors import DamagedObject, ObjectMissing
+from . import sealed
+from .maps import ExtentMap, Run
+from .repository import Repository
+from .stores import Store
+
+VERSION = 1
+KIND = "damage"
+FOLDER = "damaged"
+
+
+@dataclasses.dataclass(frozen=True)
+class PackDamage:
+    """Which blocks of a pack cannot be read, by ordinal; None for all of them. ``cause`` is what was found first."""
+
+    blocks: t.Optional[t.FrozenSet[int]]
+    cause: str
+
+    def covers(self, ordinal: int) -> bool:
+        """True if this block cannot be read."""
+        return self.blocks is None or ordinal in self.blocks
+
+
+Damages = t.Mapping[bytes, PackDamage]  # by pack id
+
+
+def object_name(pack_id: bytes) -> str:
+    """Name of the object that tells of a pack's damage."""
+    return f"{FOLDER}/{pack_id.hex()}"
+
+
+def encode(damage: PackDamage) -> bytes:
+    """The object of a damage."""
+    blocks = None if damage.blocks is None else sorted(damage.blocks)
+    return sealed.encode(KIND, VERSION, {"blocks": blocks, "cause": damage.cause})
+
+
+def decode(data: bytes, name: str) -> PackDamage:
+    """A damage from its object. Raises as ``sealed.decode`` does."""
+    body = sealed.decode(KIND, VERSION, data, name)
+    blocks = body.get("blocks")
+    return PackDamage(None if blocks is None else frozenset(blocks), str(body.get("cause")))
+
+
+def read_all(repository: Repository) -> t.Dict[bytes, PackDamage]:
+    """Everything recorded. A record that cannot be read itself counts for all of its pack. Raises RepositoryError if listing fails."""
+    found = {}
+    for name in repository.store.list(FOLDER):
+        try:
+            pack = bytes.fromhex(name.rsplit("/", 1)[1])
+        except ValueError:
+            continue  # not ours
+        try:
+            found[pack] = decode(repository.get_object(name), name)
+        except ObjectMissing:
+            continue  # found sound since it was listed
+        except DamagedObject as error:
+            found[pack] = PackDamage(None, str(error))
+    return found
+
+
+def unsound_packs(extents: ExtentMap, store: Store) -> t.Dict[bytes, PackDamage]:
+    """The packs a map names that are missing or have another size than when they were written: one look at each, none is read."""
+    unsound = {}
+    for ref in extents.packs:
+        try:
+            size = store.size(ref.name)
+        except ObjectMissing:
+            unsound[ref.id] = PackDamage(None, f"pack {ref.id.hex()} is missing")
+            continue
+        if size != ref.size:
+            unsound[ref.id] = PackDamage(None, f"pack {ref.id.hex()} has {size} bytes instead of {ref.size}")
+    return unsound
+
+
+def damaged_runs(extents: ExtentMap, damages: Damages) -> t.Iterator[Run]:
+    """The pieces of a map whose blocks are damaged, in order. Pure."""
+    concerned = {ref.id: damages[ref.id] for ref in extents.packs if ref.id in damages}
+    if not concerned:
+        return
+    for run in extents.runs():
+        damage = concerned.get(run.pack.id)
+        if damage is not None:
+            yield from _pieces(run, damage)
+
+
+def _pieces(run: Run, damage: PackDamage) -> t.Iterator[Run]:
+    if damage.blocks is None:
+        yield run
+        return
+    for covered, blocks in itertools.groupby(range(run.first, run.stop), lambda block: damage.covers(run.ordinal + block - run.first)):
+        if covered:
+            found = list(blocks)
+            yield run.part(found[0], found[-1] + 1)

@@ -1,0 +1,165 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Telling restore points that blocks lie elsewhere now. Private to the collection.
+
+Who moves a block has proven first that the same bytes, by their block id, lie at the new place. A restore point is
+changed by storing new maps under new names and then replacing its manifest, so at every moment it is whole. What it
+named before stays until the collector finds that nothing names it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import secrets
+import typing as t
+
+from ..errors import DamagedObject, ObjectMissing
+from .maps import ExtentMap, MapBuilder, Run
+from .packs import PackRef
+from .points import RestorePoint, manifest_name
+from .repository import Repository
+
+
+class Move(t.NamedTuple):
+    """``count`` blocks of a pack from ``ordinal`` on lie in ``pack`` from ``place`` on now."""
+
+    ordinal: int
+    count: int  # type: ignore[assignment]  # hides tuple's method
+    pack: PackRef
+    place: int
+
+    @property
+    def stop(self) -> int:
+        """First ordinal after it."""
+        return self.ordinal + self.count
+
+
+Moves = t.Mapping[bytes, t.Sequence[Move]]  # by the id of the pack they lay in; in order, without overlap
+
+
+def joined(moves: t.Iterable[Move]) -> t.List[Move]:
+    """Moves out of one pack in order, neighbours that stay neighbours made one."""
+    found: t.List[Move] = []
+    for move in sorted(moves, key=lambda each: each.ordinal):
+        last = found[-1] if found else None
+        if last is not None and last.stop == move.ordinal and last.pack == move.pack and last.place + last.count == move.place:
+            found[-1] = last._replace(count=last.count + move.count)
+        else:
+            found.append(move)
+    return found
+
+
+class _Line:
+    """The moves out of one pack, found by ordinal."""
+
+    def __init__(self, moves: t.Sequence[Move]) -> None:
+        self._moves = moves
+        self._stops = [move.stop for move in moves]
+
+    def pieces(self, run: Run) -> t.Iterator[Run]:
+        """A run of this pack cut at the edges of the moves, each piece where it lies now."""
+        done, end = run.ordinal, run.ordinal + run.count
+        index = bisect.bisect_right(self._stops, done)
+        while index < len(self._moves) and self._moves[index].ordinal < end:
+            move = self._moves[index]
+            start, stop = max(done, move.ordinal), min(end, move.stop)
+            if done < start:
+                yield _stretch(run, done, start)
+            yield _stretch(run, start, stop)._replace(pack=move.pack, ordinal=move.place + start - move.ordinal)
+            done, index = stop, index + 1
+        if done < end:
+            yield _stretch(run, done, end)
+
+
+def _stretch(run: Run, start: int, stop: int) -> Run:
+    """The piece of a run between two ordinals."""
+    return run.part(run.first + start - run.ordinal, run.first + stop - run.ordinal)
+
+
+def relocated(extents: ExtentMap, moves: Moves) -> t.Optional[ExtentMap]:
+    """The map with every moved block at its new place; None if it names none of them. Pure."""
+    lines = {ref.id: _Line(moves[ref.id]) for ref in extents.packs if ref.id in moves}
+    if not lines:
+        return None
+    builder, touched = MapBuilder(extents.size), False
+    refs: t.Dict[bytes, PackRef] = {}
+    for run in extents.runs():
+        for piece in lines[run.pack.id].pieces(run) if run.pack.id in lines else (run,):
+            touched = touched or (piece.pack, piece.ordinal - piece.first) != (run.pack, run.ordinal - run.first)
+            refs[piece.pack.id] = piece.pack
+            builder.place(piece.first, piece.count, piece.pack.id, piece.ordinal)
+    return builder.finish(refs) if touched else None
+
+
+def _exists(repository: Repository, name: str) -> bool:
+    try:
+        repository.store.size(name)
+    except ObjectMissing:
+        return False
+    return True
+
+
+def _maps_of(repository: Repository, point: RestorePoint, moves: Moves) -> t.Dict[str, ExtentMap]:
+    """The new maps of the disks that name moved blocks. A disk whose map cannot be read stays as it is."""
+    found = {}
+    for disk in point.disks:
+        try:
+            moved = relocated(repository.read_map(point, disk.target), moves)
+        except (DamagedObject, ObjectMissing):
+            continue
+        if moved is not None:
+            found[disk.target] = moved
+    return found
+
+
+def _stored(repository: Repository, point: RestorePoint, maps: t.Mapping[str, ExtentMap]) -> RestorePoint:
+    """The restore point with these maps, which are stored."""
+    mark = secrets.token_hex(4)
+    names = {target: f"{target}-{mark}.map" for target in maps}
+    files = repository.put_files(point.folder, {names[target]: extents.encode() for target, extents in maps.items()})
+    disks = (dataclasses.replace(disk, map=files[names[disk.target]]) if disk.target in names else disk for disk in point.disks)
+    return dataclasses.replace(point, disks=tuple(disks))
+
+
+def _unsafe(repository: Repository, maps: t.Iterable[ExtentMap], moves: Moves) -> bool:
+    """True if a pack that blocks were moved to is gone, or on its way out."""
+    targets = {move.pack for line in moves.values() for move in line}
+    named = {ref for extents in maps for ref in extents.packs if ref in targets}
+    return any(_exists(repository, f"condemned/{ref.id.hex()}") or not _exists(repository, ref.name) for ref in named)
+
+
+def relocate(repository: Repository, point: RestorePoint, moves: Moves) -> bool:
+    """Have a restore point name moved blocks at their new place; True if it does now, False if it named none, or is gone.
+
+    Safe beside everything else: a point that is removed meanwhile stays removed, and one whose new packs were condemned
+    meanwhile gets back the manifest it had. Raises RepositoryError if the store fails; the point is whole all the same.
+    """
+    trash = f"trash/{point.uuid}/{point.id}"
+    while True:
+        try:
+            current = repository.point(point.uuid, point.id)
+        except (DamagedObject, ObjectMissing):
+            return False
+        maps = _maps_of(repository, current, moves)
+        if not maps or _exists(repository, trash):
+            return False
+        replaced = _stored(repository, current, maps)
+        try:
+            if repository.point(point.uuid, point.id) == current:  # nobody changed it meanwhile
+                break
+        except ObjectMissing:
+            return False
+    repository.publish(replaced)
+    if _exists(repository, trash):
+        # Its removal began meanwhile, and may have deleted the manifest before it was replaced: that has the last word.
+        repository.store.delete(manifest_name(point.uuid, point.id))
+        if _exists(repository, trash):
+            return False
+        repository.publish(replaced)  # brought back from the trash just now
+    # After the manifest stands, for the collector looks at things in the opposite order: one of the two sees the other.
+    if _unsafe(repository, maps.values(), moves):
+        repository.publish(current)
+        return False
+    return True

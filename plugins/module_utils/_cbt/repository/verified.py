@@ -1,0 +1,78 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""When restore points were last verified, and whose turn it is where only a sample is. Private to the collection.
+
+``verified/<domain uuid>/<point id>`` and ``verified/<domain uuid>/turn-<selection>``. They may be lost: then less is told, and
+a rotation begins anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ..errors import DamagedObject, ObjectMissing
+from . import sealed
+from .points import RestorePoint
+from .repository import Repository
+
+VERSION = 1
+KIND = "verified"
+TURN_KIND = "turn"
+FOLDER = "verified"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verified:
+    """The last verification of a restore point: when (UTC, ISO 8601), at which level, how many percent of the blocks, and what was found.
+
+    ``own_damage`` is what of the point's own objects is damaged; that of packs is recorded with these.
+    """
+
+    at: str
+    level: str
+    percent: int
+    status: str
+    own_damage: t.Optional[str] = None
+
+
+def _name(uuid: str, what: str) -> str:
+    return f"{FOLDER}/{uuid}/{what}"
+
+
+def _body(repository: Repository, kind: str, name: str) -> t.Optional[t.Dict[str, t.Any]]:
+    try:
+        return sealed.decode(kind, VERSION, repository.get_object(name), name)
+    except (DamagedObject, ObjectMissing):
+        return None  # as if it had never been written
+
+
+def record(repository: Repository, point: RestorePoint, verified: Verified) -> None:
+    """Remember a verification."""
+    repository.put_object(_name(point.uuid, point.id), sealed.encode(KIND, VERSION, dataclasses.asdict(verified)))
+
+
+def last(repository: Repository, point: RestorePoint) -> t.Optional[Verified]:
+    """The last verification of a restore point; None if there was none."""
+    body = _body(repository, KIND, _name(point.uuid, point.id))
+    return Verified(**body) if body is not None else None
+
+
+def forget_gone(repository: Repository, names: t.Collection[str]) -> None:
+    """Delete what is remembered of restore points that are no more; ``names`` are the manifests that there are."""
+    for name in repository.store.list(FOLDER):
+        _folder, uuid, what = name.split("/", 2)
+        if not what.startswith("turn-") and f"points/{uuid}/{what}/manifest.json" not in names:
+            repository.store.delete(name)
+
+
+def turn(repository: Repository, uuid: str, selection: str, slices: int) -> int:
+    """Which of ``slices`` slices is to be read now, from 0 on."""
+    body = _body(repository, TURN_KIND, _name(uuid, f"turn-{selection}"))
+    return int(body.get("next", 0)) % slices if body is not None else 0
+
+
+def turn_done(repository: Repository, uuid: str, selection: str, done: int) -> None:
+    """Remember that this slice was read, so that the next one is read next time."""
+    repository.put_object(_name(uuid, f"turn-{selection}"), sealed.encode(TURN_KIND, VERSION, {"next": done + 1}))

@@ -1,0 +1,151 @@
+"""A repository in memory with restore points of disks that a test writes to, made by the engine but for libvirt and QEMU."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+from samples import UUID, point, point_id, random_bytes, record
+from stores_for_tests import MemoryStore
+
+from _cbt.blocks.extents import BlockRange, Extent
+from _cbt.blocks.throttle import Throttle
+from _cbt.errors import DamagedObject, ObjectMissing
+from _cbt.grid import BLOCK_SIZE
+from _cbt.interrupt import Interrupt
+from _cbt.operations.healing import Healed, heal
+from _cbt.operations.reading import Reader
+from _cbt.progress import silent
+from _cbt.repository import configuration, damage, points
+from _cbt.repository.codecs import encoder
+from _cbt.repository.known import Known
+from _cbt.repository.points import RestorePoint
+from _cbt.repository.repository import Repository
+
+BLOCKS = 48
+
+
+@functools.lru_cache(maxsize=1024)
+def block_of(number: int) -> bytes:
+    """The content a number stands for."""
+    return random_bytes(BLOCK_SIZE, number) if number else bytes(BLOCK_SIZE)
+
+
+class Disk:
+    """A disk of a few blocks, each told by a number, 0 for zeroes; it is its own export and knows what changed since the last point."""
+
+    size = BLOCKS * BLOCK_SIZE - 512
+
+    def __init__(self) -> None:
+        self.content = [0] * BLOCKS
+        self.dirty: set[int] = set()
+
+    def write(self, block: int, number: int) -> None:
+        """Change a block."""
+        self.content[block] = number
+        self.dirty.add(block)
+
+    def bytes(self) -> bytes:
+        """All it holds."""
+        return b"".join(map(block_of, self.content))[: self.size]
+
+    def extents(self) -> Iterator[Extent]:
+        """What changed."""
+        return (Extent(block * BLOCK_SIZE, min(BLOCK_SIZE, self.size - block * BLOCK_SIZE), False) for block in sorted(self.dirty))
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[Disk]:
+        """It is its own connection."""
+        yield self
+
+    def read(self, offset: int, length: int) -> bytearray:
+        """A part of it."""
+        return bytearray(self.bytes()[offset : offset + length])
+
+
+class History:
+    """A repository with points of one disk; ``truth`` holds what each point must restore to."""
+
+    def __init__(self, store: MemoryStore | None = None) -> None:
+        self.store = store or MemoryStore()
+        self.repository = Repository(self.store, "00" * 16)
+        self.store.objects.setdefault(configuration.NAME, b"")
+        self.disk = Disk()
+        self.truth: dict[str, bytes] = {}
+        self.healed = Healed()
+        self._last: RestorePoint | None = None
+
+    def fresh(self) -> Repository:
+        """The repository as another process opens it: without anything remembered."""
+        self.repository = Repository(self.store, "00" * 16)
+        return self.repository
+
+    def backup(self, uuid: str = UUID) -> RestorePoint:
+        """A backup as the engine makes it: what is damaged of the base is read again, and healed."""
+        repository = self.fresh()
+        base = repository.read_map(self._last, "vda") if self._last is not None else None
+        damages = damage.read_all(repository)
+        if base is not None:
+            damages.update(damage.unsound_packs(base, self.store))
+        again = [BlockRange(run.first, run.count, False) for run in damage.damaged_runs(base, damages)] if base is not None else []
+        writer = repository.writer()
+        reader = Reader(writer, encoder("none"), 1, Interrupt(), silent, Throttle(None, lambda: None))
+        if base is None:
+            self.disk.dirty = set(range(BLOCKS))
+        read = reader.read(self.disk, "vda", base, Known(base, repository.reader, damages), again=again)  # type: ignore[arg-type]
+        name = point_id(len(self.truth) + 1)
+        files = repository.put_files(points.folder(uuid, name), {"vda.map": read.finish(writer.finish()).encode()})
+        made = point(len(self.truth) + 1, (record(size=self.disk.size, map=files["vda.map"]),), uuid=uuid)
+        repository.publish(made)
+        self.truth[name], self._last = self.disk.bytes(), made
+        self.disk.dirty.clear()
+        self.healed = heal(repository, uuid, damages)
+        return made
+
+    def read(self, name: str, uuid: str = UUID) -> bytes:
+        """All of the disk at a point. Raises DamagedObject or ObjectMissing."""
+        repository = self.fresh()
+        extents = repository.read_map(repository.point(uuid, name), "vda")
+        data = bytearray(extents.size)
+        for run in extents.runs():
+            for index, block in enumerate(repository.reader.blocks(run.pack, run.ordinal, run.count)):
+                if isinstance(block, DamagedObject):
+                    raise block
+                data[(run.first + index) * BLOCK_SIZE : (run.first + index) * BLOCK_SIZE + len(block)] = block
+        return bytes(data)
+
+    def block_place(self, name: str, block: int) -> tuple[str, int, int]:
+        """The pack's object, and offset and length in it, that hold a block at a point."""
+        repository = self.fresh()
+        run = next(repository.read_map(repository.point(UUID, name), "vda").runs(block, block + 1))
+        start, length = repository.reader.directory(run.pack).span(run.ordinal, 1)
+        return run.pack.name, start, length
+
+    def flip(self, name: str, block: int) -> bytes:
+        """Change a bit in a stored block of a point; returns the pack as it was."""
+        pack, start, length = self.block_place(name, block)
+        whole = self.store.objects[pack]
+        changed = bytearray(whole)
+        changed[start + length // 2] ^= 1
+        self.store.objects[pack] = bytes(changed)
+        return whole
+
+    def untrue(self) -> list[str]:
+        """Points that restore to something else than they should; one that cannot be restored is not among them."""
+        found = []
+        for each in self.fresh().points_of().points:
+            with contextlib.suppress(DamagedObject, ObjectMissing):
+                if self.read(each.id, each.uuid) != self.truth[each.id]:
+                    found.append(each.id)
+        return found
+
+    def damaged(self) -> list[str]:
+        """Points that cannot be restored."""
+        found = []
+        for each in self.fresh().points_of().points:
+            try:
+                self.read(each.id, each.uuid)
+            except (DamagedObject, ObjectMissing):
+                found.append(each.id)
+        return found

@@ -1,0 +1,227 @@
+"""Verification records damage for healing, only what is damaged for certain, and forgets what is sound again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from histories import BLOCKS, History
+from samples import OTHER_UUID, UUID, point_id
+from stores_for_tests import MemoryStore
+
+from _cbt.errors import RepositoryError
+from _cbt.grid import BLOCK_SIZE
+from _cbt.operations.information import healths
+from _cbt.operations.verdicts import PointVerdict
+from _cbt.operations.verify import verify
+from _cbt.repository import damage, verified
+from _cbt.repository.damage import PackDamage
+from _cbt.repository.points import manifest_name
+
+
+def found(history: History, **asked: Any) -> list[PointVerdict]:
+    return verify(history.fresh(), wanted=asked.pop("wanted", "all"), workers=1, **asked)[0]
+
+
+def recorded(history: History) -> dict[bytes, PackDamage]:
+    return damage.read_all(history.fresh())
+
+
+def told(history: History) -> list[tuple[str | None, bool]]:
+    repository = history.fresh()
+    return [(each.verified and each.verified["status"], each.damaged) for each in healths(repository, repository.points_of().points)]
+
+
+@pytest.fixture
+def history() -> History:
+    """Two points; block 5 is in both."""
+    made = History()
+    for block in range(BLOCKS):
+        made.disk.write(block, block + 1)
+    made.backup()
+    made.disk.write(7, 1007)
+    made.backup()
+    return made
+
+
+def test_a_flipped_bit_is_recorded_and_shown_for_every_point_that_shares_it(history: History) -> None:
+    assert told(history) == [(None, False), (None, False)]
+    pack, _start, _length = history.block_place(point_id(1), 5)
+    history.flip(point_id(1), 5)
+    assert [verdict.status for verdict in found(history, wanted="latest")] == ["damaged"]
+    (entry,) = recorded(history).items()
+    assert entry[0].hex() in pack
+    assert entry[1].blocks == {5}
+    assert "stored" in entry[1].cause or "SHA-256" in entry[1].cause
+    assert told(history) == [(None, True), ("damaged", True)]
+
+
+def test_damage_found_sound_again_is_forgotten(history: History) -> None:
+    whole = history.flip(point_id(1), 5)
+    found(history)
+    history.store.objects[history.block_place(point_id(1), 5)[0]] = whole
+    found(history)
+    assert recorded(history) == {}
+    assert told(history) == [("ok", False), ("ok", False)]
+
+
+@pytest.mark.parametrize("level", ["structure", "data"])
+def test_a_missing_pack_is_recorded_whole_and_forgotten_once_it_is_back(level: str, history: History) -> None:
+    pack = history.block_place(point_id(1), 5)[0]
+    whole = history.store.objects.pop(pack)
+    assert [verdict.status for verdict in found(history, level=level)] == ["incomplete", "incomplete"]
+    assert [each.blocks for each in recorded(history).values()] == [None]
+    history.store.objects[pack] = whole
+    assert [verdict.status for verdict in found(history, level=level)] == ["ok", "ok"]
+    assert recorded(history) == {}
+
+
+def test_a_damaged_directory_is_recorded_whole(history: History) -> None:
+    pack = history.block_place(point_id(1), 5)[0]
+    history.store.objects[pack] = history.store.objects[pack][:-70] + b"?" + history.store.objects[pack][-69:]
+    found(history)
+    assert [each.blocks for each in recorded(history).values()] == [None]
+
+
+def test_what_was_recorded_of_blocks_not_read_stays(history: History) -> None:
+    history.flip(point_id(1), 7)  # of the first point alone
+    history.flip(point_id(1), 5)
+    found(history)
+    assert [each.blocks for each in recorded(history).values()] == [{5, 7}]
+    found(history, wanted="latest")
+    assert [each.blocks for each in recorded(history).values()] == [{5, 7}]
+
+
+def test_in_check_mode_nothing_is_recorded(history: History) -> None:
+    history.flip(point_id(1), 5)
+    before = dict(history.store.objects)
+    assert [verdict.status for verdict in found(history, record=False)] == ["damaged", "damaged"]
+    assert history.store.objects == before
+
+
+def test_a_repository_that_cannot_be_written_is_verified_all_the_same(history: History) -> None:
+    history.flip(point_id(1), 5)
+    history.store.full = True
+    warnings: list[str] = []
+    assert [verdict.status for verdict in found(history, warn=warnings.append)] == ["damaged", "damaged"]
+    assert len(warnings) == 1 and "No space left" in warnings[0]
+
+
+class Flaky(MemoryStore):
+    """Gives other bytes, or an error, at the n-th reading of a part of a pack, and only then."""
+
+    def __init__(self, like: MemoryStore, at: int, fault: Callable[[bytes], bytes]) -> None:
+        super().__init__()
+        self.objects, self.readings, self.at, self.fault = like.objects, 0, at, fault
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        self.readings += 1
+        data = super().get_range(name, offset, length)
+        return self.fault(data) if self.readings == self.at else data
+
+
+def flipped(data: bytes) -> bytes:
+    return bytes([data[0] ^ 1]) + data[1:]
+
+
+def readings(history: History, level: str) -> int:
+    history.store = counting = Flaky(history.store, -1, flipped)
+    found(history, level=level)
+    return counting.readings
+
+
+@pytest.mark.parametrize("fault", [flipped, lambda data: data[: len(data) // 2], lambda _data: b""], ids=["flipped", "short", "empty"])
+@pytest.mark.parametrize("level", ["structure", "data"])
+def test_a_reading_that_fails_once_is_no_damage(level: str, fault: Callable[[bytes], bytes], history: History) -> None:
+    for at in range(1, readings(history, level) + 1):
+        history.store = Flaky(history.store, at, fault)
+        assert [verdict.status for verdict in found(history, level=level)] == ["ok", "ok"], at
+        assert recorded(history) == {}
+
+
+@pytest.mark.parametrize("level", ["structure", "data"])
+def test_an_error_of_the_store_is_no_damage(level: str, history: History) -> None:
+    def fail(_data: bytes) -> bytes:
+        raise RepositoryError("Cannot read: Connection timed out.")
+
+    for at in range(1, readings(history, level) + 1):
+        history.store = Flaky(history.store, at, fail)
+        with pytest.raises(RepositoryError, match="timed out"):
+            found(history, level=level)
+        assert recorded(history) == {}
+
+
+def test_a_repository_that_vanishes_is_no_damage(history: History) -> None:
+    def vanish(data: bytes) -> bytes:
+        history.store.objects.clear()
+        return data
+
+    history.store = Flaky(history.store, 3, vanish)
+    with pytest.raises(RepositoryError, match="does not exist"):
+        found(history)
+    assert history.store.objects == {}
+
+
+def test_a_point_removed_while_it_is_verified_is_left_out(history: History) -> None:
+    def remove(data: bytes) -> bytes:
+        for name in list(history.store.objects):
+            if name == manifest_name(UUID, point_id(1)) or name.startswith("packs/"):
+                del history.store.objects[name]
+        return data
+
+    history.store = Flaky(history.store, 3, remove)
+    assert [verdict.name for verdict in found(history)] == [point_id(2)]
+
+
+def test_every_block_is_read_once_in_as_many_runs_as_a_sample_needs(history: History) -> None:
+    for sample, runs in ((50, 2), (34, 3), (15, 7), (1, 100)):
+        total, parts = 0, []
+        for _run in range(runs):
+            parts.append(sum(verdict.checked_bytes for verdict in found(history, sample=sample)))
+            total += parts[-1]
+        assert total == (BLOCKS + 1) * BLOCK_SIZE, sample  # both points together name one block more than a disk has
+        assert max(parts) < total
+
+
+@pytest.mark.parametrize("block", [0, 7, 20, BLOCKS - 1])
+def test_a_sample_finds_every_damage_within_its_runs_and_reads_it_ever_after(block: int, history: History) -> None:
+    history.flip(point_id(2), block)
+    seen = ["damaged" in [verdict.status for verdict in found(history, sample=30)] for _run in range(8)]
+    first = seen.index(True)
+    assert first < 4
+    assert all(seen[first:])
+
+
+def test_domains_and_selections_have_their_own_turns(history: History) -> None:
+    def turns() -> list[int]:
+        return [verified.turn(history.fresh(), uuid, selection, 4) for uuid in (UUID, OTHER_UUID) for selection in ("all", "latest")]
+
+    found(history, sample=25)
+    assert turns() == [1, 0, 0, 0]
+    found(history, sample=25, wanted="latest")
+    assert turns() == [1, 1, 0, 0]
+
+
+def test_a_lost_turn_begins_anew_and_a_damaged_record_is_as_none(history: History) -> None:
+    found(history, sample=50)
+    for name in list(history.store.objects):
+        if name.startswith("verified/"):
+            history.store.objects[name] = b"?"
+    assert told(history) == [(None, False), (None, False)]
+    assert verified.turn(history.fresh(), UUID, "all", 2) == 0
+
+
+def test_what_was_verified_of_points_that_are_gone_is_forgotten(history: History) -> None:
+    found(history)
+    del history.store.objects[manifest_name(UUID, point_id(1))]
+    found(history)
+    assert sorted(name for name in history.store.objects if name.startswith("verified/")) == [f"verified/{UUID}/{point_id(2)}"]
+
+
+def test_a_record_of_damage_that_is_damaged_itself_counts_for_the_whole_pack(history: History) -> None:
+    name = f"damaged/{history.block_place(point_id(1), 5)[0].rsplit('/', 1)[1]}"
+    history.store.objects[name] = b"?"
+    assert [each.blocks for each in recorded(history).values()] == [None]
+    found(history)
+    assert recorded(history) == {}
