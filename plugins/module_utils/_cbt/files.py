@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 import typing as t
 
 Buffer = t.Union[bytes, bytearray, memoryview]
 
-_LIBC = ctypes.CDLL(None)
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin to write, wait for nothing; a hint, so that its failure does not matter
+_WRITE_AND_WAIT = 7  # wait for what is being written, write the rest, wait for that
+_BEHIND = 32 << 20  # bytes after which what was written leaves the page cache
 _VECTORS = 512  # buffers handed to the kernel at once; its limit is 1024
 _FLUSH_FROM = 1 << 16  # bytes; for less it is not worth a call
 
@@ -29,14 +32,30 @@ class ParallelFile:
         """``handle`` is an open file's; it is not closed here."""
         self._handle = handle
         self._turn = threading.Lock()
+        self._written = 0  # bytes since the cache was left last, and where they lie
+        self._lowest, self._highest = sys.maxsize, 0
 
     def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
         """Write buffers one after another at ``offset``. Raises OSError."""
         with self._turn:
             written = _write_all(self._handle, buffers, offset)
+            self._written += written
+            self._lowest, self._highest = min(self._lowest, offset), max(self._highest, offset + written)
+            behind = (self._lowest, self._highest) if self._written >= _BEHIND else None
+            if behind is not None:
+                self._written, self._lowest, self._highest = 0, sys.maxsize, 0
         if written >= _FLUSH_FROM:
             # Has the kernel begin to write to the disk at once, so that an fsync at the end has little left to wait for.
-            _LIBC.sync_file_range(self._handle, ctypes.c_int64(offset), ctypes.c_int64(written), _WRITE)
+            self._sync(offset, offset + written, _WRITE)
+        if behind is not None:
+            # A hypervisor's page cache is for its guests: what is on the disk makes room for what comes next.
+            if self._sync(*behind, _WRITE_AND_WAIT):
+                number = ctypes.get_errno()  # the kernel tells it once: an fsync after it would know of nothing
+                raise OSError(number, os.strerror(number))
+            os.posix_fadvise(self._handle, behind[0], behind[1] - behind[0], os.POSIX_FADV_DONTNEED)
+
+    def _sync(self, start: int, end: int, flags: int) -> int:
+        return t.cast(int, _LIBC.sync_file_range(self._handle, ctypes.c_int64(start), ctypes.c_int64(end - start), flags))
 
 
 def _write_all(handle: int, buffers: t.Sequence[Buffer], offset: int) -> int:
