@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from samples import random_bytes
 
 from _cbt import files
 from _cbt.files import ParallelFile
-from samples import random_bytes
 
 MIB = 1 << 20
 
