@@ -53,7 +53,14 @@ options:
         description:
           - Path of a file with the certificates of the authorities to trust, in place of the system's.
         type: path
+  passphrase:
+    description:
+      - Passphrase of an encrypted repository. A repository is encrypted if it is created with one.
+      - It is never logged or returned. Keep it in a vault, and a copy of it elsewhere: without it nothing can be read, by nobody.
+      - Changing it is what M(kvm.cbt.cbt_repository) is for.
+    type: str
 requirements:
+  - cryptography (C(python3-cryptography) of the distribution), if the repository is encrypted
   - boto3 >= 1.26 (C(python3-boto3) of the distribution), if the repository is on S3
 """
 

@@ -48,6 +48,7 @@ _S3: t.Dict[str, t.Any] = {
 ANY_REPOSITORY: t.Dict[str, t.Any] = {
     "repository": {"type": "path"},
     "s3": {"type": "dict", "options": _S3, "required_together": [("access_key", "secret_key")]},
+    "passphrase": {"type": "str", "no_log": True},
 }
 REPOSITORY: t.Dict[str, t.Any] = {**ANY_REPOSITORY, "repository": {"type": "path", "required": True}}
 CREATE_REPOSITORY: t.Dict[str, t.Any] = {"create_repository": {"type": "bool", "default": True}}
@@ -104,29 +105,29 @@ def selection(module: AnsibleModule) -> Selection:
     return Selection(None if include is None else tuple(include), tuple(module.params["exclude_disks"]))
 
 
-def _place(module: AnsibleModule) -> Place:
+def place(module: AnsibleModule) -> Place:
     """Where the module's options say its repository is."""
     location: str = module.params["repository"]
     if location.startswith(S3_SCHEME):
         require(module, "boto3")
-    return Place(location, S3Options(**(module.params["s3"] or {})))
+    return Place(location, S3Options(**(module.params["s3"] or {})), module.params["passphrase"])
 
 
 def repository_or_none(module: AnsibleModule) -> t.Optional[Repository]:
     """The module's repository, created if it may be; None in check mode if it would be."""
     if module.params["create_repository"]:
-        return open_or_create(_place(module), check_only=module.check_mode)
+        return open_or_create(place(module), check_only=module.check_mode)
     return existing_repository(module)
 
 
 def repository_if_any(module: AnsibleModule) -> t.Optional[Repository]:
     """The module's repository, None if there is none yet."""
-    return open_or_create(_place(module), check_only=True)
+    return open_or_create(place(module), check_only=True)
 
 
 def existing_repository(module: AnsibleModule) -> Repository:
     """The module's repository, which must exist."""
-    return open_repository(_place(module))
+    return open_repository(place(module))
 
 
 def session_if_installed(module: AnsibleModule) -> t.ContextManager[t.Optional[Session]]:

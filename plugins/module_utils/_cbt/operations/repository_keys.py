@@ -1,0 +1,104 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Creating a repository, and changing who can open it. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing as t
+
+from ..errors import PassphraseRefused, Refused, RepositoryError
+from ..repository import configuration, key_slots
+from ..repository.configuration import Configuration
+from ..repository.places import Place, store_at
+from ..repository.repository import configuration_in
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyRequest:
+    """What a repository's key slots are to be: ``new_passphrase`` is to open ``slot``, those to ``remove`` are to be gone."""
+
+    new_passphrase: t.Optional[str] = dataclasses.field(default=None, repr=False)
+    slot: str = configuration.FIRST_SLOT
+    remove: t.Tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyChange:
+    """What was, or would be, done; ``before`` is None if there was no repository."""
+
+    before: t.Optional[Configuration]
+    after: Configuration
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was to be done."""
+        return self.before != self.after
+
+
+def _master(found: Configuration, passphrases: t.Iterable[t.Optional[str]], location: str) -> bytes:
+    """The master key by the first passphrase that opens a slot."""
+    for passphrase in passphrases:
+        opened = found.opened(passphrase) if passphrase is not None else None
+        if opened is not None:
+            return opened[1]
+    raise PassphraseRefused(f"No passphrase given opens a key slot of the repository {location}: they are wrong, or the slot was changed.")
+
+
+def _changed(found: Configuration, passphrase: t.Optional[str], request: KeyRequest, location: str) -> Configuration:
+    """What an encrypted repository is to become. Raises a CbtError if that cannot be."""
+    master = _master(found, (passphrase, request.new_passphrase), location)
+    slots = {name: slot for name, slot in found.slots.items() if name not in request.remove}
+    if request.new_passphrase is not None:
+        present = slots.get(request.slot)
+        if present is None or key_slots.unwrap(present, request.new_passphrase, found.id, request.slot) is None:
+            slots[request.slot] = key_slots.wrap(master, request.new_passphrase, found.id, request.slot)
+    after = dataclasses.replace(found, slots=slots) if slots == found.slots else dataclasses.replace(found, slots=slots).proven_by(master)
+    given = [each for each in (request.new_passphrase, passphrase) if each is not None]
+    if not any(after.opened(each) for each in given):
+        raise Refused(f"Cannot remove the last key slot of the repository {location} that a passphrase given opens: nothing could be read any more.")
+    if len(slots) > key_slots.MAX_SLOTS:
+        raise Refused(f"Cannot add a key slot to the repository {location}: it has {key_slots.MAX_SLOTS}, as many as there can be. Remove one.")
+    return after
+
+
+def _decide(found: t.Optional[Configuration], passphrase: t.Optional[str], request: KeyRequest, location: str) -> Configuration:
+    given = [configuration.checked(each) for each in (request.new_passphrase, passphrase) if each is not None]
+    if not _NAME.fullmatch(request.slot):
+        raise Refused(f"A key slot cannot be named {request.slot}: use up to 64 letters, digits, dots, hyphens and underscores.")
+    if request.new_passphrase is not None and request.slot in request.remove:
+        raise Refused(f"The key slot {request.slot} of the repository {location} cannot be set and removed at once.")
+    if found is None:
+        return configuration.create(given[0] if given else None, request.slot)
+    if found.encrypted:
+        if not given:
+            raise PassphraseRefused(f"The repository {location} is encrypted. Give its passphrase.")
+        return _changed(found, passphrase, request, location)
+    if given:
+        raise PassphraseRefused(
+            f"The repository {location} is not encrypted, and cannot become so: that is decided when it is created."
+            " Create another one with a passphrase, and copy the restore points."
+        )
+    return found
+
+
+def arrange(place: Place, request: KeyRequest, check_only: bool = False) -> KeyChange:
+    """Have a repository at a place with the key slots asked for, or with ``check_only`` tell what would be done.
+
+    Where there is none, it is created, encrypted if there is a passphrase. A change writes the configuration and no
+    other object. Raises a CbtError if it cannot be; then nothing was changed.
+    """
+    store = store_at(place)
+    found = configuration_in(store)
+    change = KeyChange(found, _decide(found, place.passphrase, request, store.location))
+    if check_only or not change.changed:
+        return change
+    if found is not None and configuration_in(store) != found:
+        raise RepositoryError(f"The key slots of the repository {store.location} are being changed by somebody else. Try again.")
+    if not store.put(configuration.NAME, change.after.encode(), replace=found is not None):
+        return arrange(place, request)  # somebody created it meanwhile
+    return change

@@ -1,0 +1,196 @@
+"""Key slots: who can open a repository is changed by one object, never by mistake, and never so that nobody can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from _cbt.errors import CbtError, PassphraseRefused, Refused, RepositoryError
+from _cbt.operations import repository_keys
+from _cbt.operations.repository_keys import KeyChange, KeyRequest, arrange
+from _cbt.repository import configuration, key_slots
+from _cbt.repository.configuration import Configuration
+from _cbt.repository.places import Place
+from _cbt.repository.repository import Repository, open_repository
+from _cbt.repository.stores import Store
+
+
+@pytest.fixture(autouse=True)
+def cheap_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trying one takes no noticeable time."""
+    monkeypatch.setattr(key_slots, "COST", 16)
+
+
+def asked(
+    place: Path, passphrase: str | None = None, new: str | None = None, slot: str = "default", remove: tuple[str, ...] = (), check: bool = False
+) -> KeyChange:
+    return arrange(Place(str(place), passphrase=passphrase), KeyRequest(new, slot, remove), check)
+
+
+def opens(place: Path, passphrase: str) -> bool:
+    try:
+        return bool(open_repository(Place(str(place), passphrase=passphrase)).slots)
+    except PassphraseRefused:
+        return False
+
+
+def everything(place: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def protected(place: Path) -> Repository:
+    asked(place, "old")
+    made = open_repository(Place(str(place), passphrase="old"))
+    made.put_object("points/a/b/vda.map", b"a map")
+    return made
+
+
+@pytest.mark.parametrize("passphrase", [None, "old"])
+def test_created_once_encrypted_if_there_is_a_passphrase(place: Path, passphrase: str | None) -> None:
+    predicted = asked(place, passphrase, check=True)
+    assert predicted.changed and predicted.before is None
+    assert not place.exists()
+    made = asked(place, passphrase)
+    assert made.changed
+    assert (
+        (made.after.encrypted, tuple(made.after.slots))
+        == (predicted.after.encrypted, tuple(predicted.after.slots))
+        == ((True, ("default",)) if passphrase else (False, ()))
+    )
+    assert open_repository(Place(str(place), passphrase=passphrase)).id == made.after.id
+    again = asked(place, passphrase)
+    assert not again.changed and again.after == made.after
+
+
+def test_a_new_passphrase_replaces_the_old_one_and_no_other_object_changes(place: Path, protected: Repository) -> None:
+    before = everything(place)
+    assert asked(place, "old", "new", check=True).changed
+    assert everything(place) == before
+    assert asked(place, "old", "new").changed
+    after = everything(place)
+    assert {name for name in {**before, **after} if before.get(name) != after.get(name)} == {"repository.json"}
+    assert (opens(place, "old"), opens(place, "new")) == (False, True)
+    assert open_repository(Place(str(place), passphrase="new")).get_object("points/a/b/vda.map") == b"a map"
+
+
+def test_the_second_run_changes_nothing_whatever_passphrase_is_given_with_it(place: Path, protected: Repository) -> None:
+    asked(place, "old", "new")
+    before = everything(place)
+    for passphrase in ("old", "new", "forgotten", None):
+        assert not asked(place, passphrase, "new").changed
+    assert everything(place) == before
+
+
+def test_slots_are_added_changed_and_removed_by_name(place: Path, protected: Repository) -> None:
+    assert asked(place, "old", "spare", "emergency").changed
+    assert not asked(place, "old", "spare", "emergency").changed
+    assert opens(place, "old") and opens(place, "spare")
+    assert asked(place, "old", "spare 2", "emergency").changed
+    assert [opens(place, each) for each in ("old", "spare", "spare 2")] == [True, False, True]
+    removed = asked(place, "spare 2", remove=("default", "never there"))
+    assert removed.changed and tuple(removed.after.slots) == ("emergency",)
+    assert [opens(place, each) for each in ("old", "spare 2")] == [False, True]
+    assert not asked(place, "spare 2", remove=("default", "never there")).changed
+
+
+def test_one_passphrase_may_open_two_slots(place: Path, protected: Repository) -> None:
+    assert asked(place, "old", "old", "second").changed
+    assert asked(place, "old", remove=("default",)).changed
+    assert opens(place, "old")
+
+
+@pytest.mark.parametrize("new", [None, "spare"])
+def test_the_last_slot_that_opens_is_never_removed(place: Path, protected: Repository, new: str | None) -> None:
+    """Not even where others remain, of which nobody present has the passphrase."""
+    asked(place, "old", "spare", "emergency")
+    asked(place, "spare", "theirs", "default")
+    before = everything(place)
+    for check in (True, False):
+        with pytest.raises(Refused, match="Cannot remove the last key slot"):
+            asked(place, "spare", remove=("emergency",), check=check)
+    assert everything(place) == before
+    with pytest.raises(Refused):
+        asked(place, "spare", new, "default" if new is None else "emergency", ("emergency",))
+    assert everything(place) == before
+
+
+REFUSED: list[tuple[dict[str, object], type[CbtError], str]] = [
+    ({"passphrase": "wrong", "new": "also wrong"}, PassphraseRefused, "No passphrase given opens a key slot"),
+    ({"passphrase": "wrong"}, PassphraseRefused, "No passphrase given opens a key slot"),
+    ({}, PassphraseRefused, "is encrypted. Give its passphrase"),
+    ({"remove": ("default",)}, PassphraseRefused, "is encrypted. Give its passphrase"),
+    ({"passphrase": "old", "new": ""}, PassphraseRefused, "is empty"),
+    ({"passphrase": "old", "new": "x", "slot": "a b"}, Refused, "cannot be named a b"),
+    ({"passphrase": "old", "new": "x", "slot": "s", "remove": ("s",)}, Refused, "set and removed at once"),
+]
+
+
+@pytest.mark.parametrize(("request_", "error", "message"), REFUSED)
+def test_what_cannot_be_is_refused_in_check_mode_too_and_changes_nothing(
+    place: Path, protected: Repository, request_: dict[str, object], error: type[CbtError], message: str
+) -> None:
+    before = everything(place)
+    for check in (True, False):
+        with pytest.raises(error, match=message):
+            asked(place, check=check, **request_)  # type: ignore[arg-type]
+    assert everything(place) == before
+
+
+def test_there_is_an_end_to_slots(place: Path, protected: Repository) -> None:
+    for number in range(key_slots.MAX_SLOTS - 1):
+        asked(place, "old", f"passphrase {number}", f"slot{number}")
+    with pytest.raises(Refused, match="it has 8, as many as there can be"):
+        asked(place, "old", "one more", "more")
+    assert asked(place, "old", "one more", "more", ("slot0",)).changed
+    assert opens(place, "one more") and opens(place, "passphrase 6")
+
+
+@pytest.mark.parametrize("given", [{"passphrase": "x"}, {"new": "x"}])
+def test_a_plain_repository_cannot_become_an_encrypted_one(place: Path, repository: Repository, given: dict[str, str]) -> None:
+    with pytest.raises(PassphraseRefused, match="is not encrypted, and cannot become so"):
+        asked(place, **given)  # type: ignore[arg-type]
+    assert not asked(place, remove=("default",)).changed
+
+
+def test_who_cannot_open_it_cannot_slip_in_a_slot(place: Path, protected: Repository) -> None:
+    """A slot of somebody's own master key, put there without the true one, is found out before anything is sealed for it."""
+    theirs = configuration.create("theirs", "mine")
+    mine = configuration.decode((place / "repository.json").read_bytes(), str(place))
+    forged = Configuration(mine.id, {**theirs.slots, **mine.slots}, mine.code)
+    (place / "repository.json").write_bytes(forged.encode())
+    with pytest.raises(RepositoryError, match="changed by somebody who does not have the master key"):
+        asked(place, "old", "new")
+
+
+def test_a_change_by_somebody_else_meanwhile_is_not_undone(place: Path, protected: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = repository_keys._decide
+
+    def overtaken(found: Configuration | None, passphrase: str | None, request: KeyRequest, location: str) -> Configuration:
+        monkeypatch.setattr(repository_keys, "_decide", real)
+        asked(place, "old", "theirs", "theirs")
+        return real(found, passphrase, request, location)
+
+    monkeypatch.setattr(repository_keys, "_decide", overtaken)
+    with pytest.raises(RepositoryError, match="are being changed by somebody else. Try again"):
+        asked(place, "old", "new")
+    assert opens(place, "theirs") and opens(place, "old") and not opens(place, "new")
+
+
+def test_two_creators_end_with_the_first_ones_repository(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, first = repository_keys.configuration_in, []
+
+    def overtaken(store: Store) -> Configuration | None:
+        monkeypatch.setattr(repository_keys, "configuration_in", real)
+        found = real(store)
+        first.append(asked(place, "old").after.id)
+        return found
+
+    monkeypatch.setattr(repository_keys, "configuration_in", overtaken)
+    second = asked(place, "old")
+    assert (second.after.id, second.changed) == (first[0], False)
+
+
+def test_a_request_does_not_show_its_passphrase() -> None:
+    assert "secret" not in repr(KeyRequest("secret"))
