@@ -190,7 +190,7 @@ def disk_details(disk: Disk) -> t.Dict[str, t.Any]:
         "format": disk.format,
         "compat": disk.compat,
         "virtual_size": disk.virtual_size,
-        "tracked": bool(disk.untrackable is None and disk.bitmaps),
+        "tracked": disk.untrackable is None and any(bitmap.recording for bitmap in disk.bitmaps),
         "reason": disk.untrackable,
         "bitmaps": [bitmap_details(bitmap) for bitmap in disk.bitmaps],
     }

@@ -31,7 +31,7 @@ def _traces(domain: BlockDomain, repository: Repository, scratch: Path) -> t.Dic
     return {
         "job": domain.job_running(),
         "checkpoints": domain.checkpoints(),
-        "bitmaps": [bitmap["name"] for bitmap in domain.bitmaps("vda")],
+        "bitmaps": [bitmap["name"] for bitmap in domain.bitmaps("vda", marks=True)],
         "scratch": sorted(path.name for path in scratch.iterdir()),
         "points": [point.id for point in repository.points_of().points],
         "objects": sorted(repository.store.list("packs")) + sorted(repository.store.list("points")) + sorted(repository.store.list("tmp")),

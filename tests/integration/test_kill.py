@@ -139,7 +139,9 @@ class _History:
         self.points()
         assert not self.domain.job_running()
         assert self.domain.checkpoints() == [result.point.checkpoint]
-        assert [[bitmap["name"] for bitmap in self.domain.bitmaps(target)] for target in SIZES] == [[result.point.checkpoint]] * len(SIZES)
+        for target in SIZES:
+            bitmaps = {bitmap["name"] for bitmap in self.domain.bitmaps(target, marks=True)}
+            assert bitmaps == {result.point.checkpoint, f"{result.point.checkpoint}@{target}"}
         assert list(self.scratch.iterdir()) == []
         assert list(self.repository.store.list("tmp")) == []
         return result

@@ -27,7 +27,7 @@ from module_process import ModuleProcess, run_module
 from witness import Witnessed, ask, differences, disk_result, session_of, witnessed_backup
 
 from _cbt.errors import CbtError, HypervisorError
-from _cbt.hypervisor import offline
+from _cbt.hypervisor import checkpoints, offline
 from _cbt.operations.backup import BackupResult, backup
 from _cbt.operations.restore import RestoreRequest, restore
 from _cbt.operations.verify import verify
@@ -62,9 +62,13 @@ def qemu_io(domain: Domain, target: str, *commands: str) -> None:
 
 
 def image_bitmaps(domain: Domain, target: str) -> t.Dict[str, t.List[str]]:
-    """Flags of the bitmaps in the image of a shut-off domain, by name."""
+    """Flags of the bitmaps in the image of a shut-off domain, by name. Each is to have its mark, which is not among them."""
     info = json.loads(run_tool(["qemu-img", "info", "--output=json", domain.image(target)]))
-    return {bitmap["name"]: bitmap["flags"] for bitmap in info["format-specific"]["data"].get("bitmaps", [])}
+    found = {bitmap["name"]: bitmap["flags"] for bitmap in info["format-specific"]["data"].get("bitmaps", [])}
+    marks = {name for name in found if "@" in name}
+    names = found.keys() - marks
+    assert marks == {f"{name}@{target}" for name in names if name.startswith("cbt-")}
+    return {name: found[name] for name in names}
 
 
 def offline_backup(domain: Domain, repository: Repository, folder: Path, observer: Observer = silent, **wanted: t.Any) -> Witnessed:
@@ -365,7 +369,8 @@ def test_a_domain_that_starts_after_the_decision_ends_the_backup_in_order(
     fmt: str, step: str, hypervisor: Hypervisor, workspace: Path, scratch: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No moment of a real run is long enough to strike in time: the domain is started as the step begins.
-    real = getattr(offline, step)
+    place = checkpoints if step == "add_bitmaps" else offline
+    real = getattr(place, step)
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB, format=fmt)], start=False) as domain:
 
         def started_meanwhile(*arguments: t.Any) -> t.Any:
@@ -377,7 +382,7 @@ def test_a_domain_that_starts_after_the_decision_ends_the_backup_in_order(
         taken = [offline_backup(domain, repository, step_folder(workspace, "off"))]
         before = traces(domain, repository, scratch)
         with monkeypatch.context() as patch, pytest.raises(HypervisorError, match="in use"):
-            patch.setattr(offline, step, started_meanwhile)
+            patch.setattr(place, step, started_meanwhile)
             backup(session_of(domain), repository, ask(domain.name, scratch_dir=str(scratch)))
         assert domain.running
         if fmt == "qcow2":

@@ -38,8 +38,10 @@ class Reconciling:
         return str(result["restore_point"]["checkpoint"])
 
     def dangling(self) -> str:
-        """Bitmaps of ours that nothing knows of, as a run leaves them that is killed at the wrong moment."""
+        """Bitmaps and marks of ours that nothing knows of, as a run leaves them that is killed at the wrong moment."""
         name = f"{self.serving[:-8]}00000000"
+        for target in ("vda", "vdb"):
+            self.domain.qmp("block-dirty-bitmap-add", node=self.node(target), name=f"{name}@{target}", persistent=True, disabled=True)
         self.domain.handle.checkpointCreateXML(f"<domaincheckpoint><name>{name}</name></domaincheckpoint>", 0)
         self.forget(name)
         return name
@@ -49,22 +51,31 @@ class Reconciling:
         name = f"{self.serving[:-8]}11111111"
         self.domain.handle.checkpointCreateXML(f"<domaincheckpoint><name>{name}</name></domaincheckpoint>", 0)
         for target in ("vda", "vdb"):
-            source = self.domain.xml().split(f"file='{self.domain.image(target)}' index='")[1]
-            self.domain.qmp("block-dirty-bitmap-remove", node=f"libvirt-{source.split(chr(39))[0]}-format", name=name)
+            self.domain.qmp("block-dirty-bitmap-remove", node=self.node(target), name=name)
         return name
+
+    def node(self, target: str) -> str:
+        """QEMU's name of a running disk."""
+        source = self.domain.xml().split(f"file='{self.domain.image(target)}' index='")[1]
+        return f"libvirt-{source.split(chr(39))[0]}-format"
 
     def forget(self, checkpoint: str) -> None:
         """Have libvirt forget a checkpoint whose bitmaps stay."""
         self.domain.handle.checkpointLookupByName(checkpoint).delete(METADATA_ONLY)
 
     def state(self) -> t.Tuple[t.List[str], t.List[t.List[str]]]:
-        """The checkpoints libvirt knows, and the bitmaps of each disk."""
+        """The checkpoints libvirt knows, and the bitmaps of each disk without the marks."""
+        return sorted(self.domain.checkpoints()), [[name for name in names if "@" not in name] for names in self._bitmaps()]
+
+    def marks(self) -> t.List[t.List[str]]:
+        """The marks in each disk."""
+        return [[name for name in names if "@" in name] for names in self._bitmaps()]
+
+    def _bitmaps(self) -> t.List[t.List[str]]:
         if self.domain.running:
-            bitmaps = [[bitmap["name"] for bitmap in self.domain.bitmaps(target)] for target in ("vda", "vdb")]
-        else:
-            bitmaps = [run_tool(["qemu-img", "info", self.domain.image(target)]).split() for target in ("vda", "vdb")]
-            bitmaps = [[word for word, before in zip(words[1:], words) if before == "name:"] for words in bitmaps]
-        return sorted(self.domain.checkpoints()), [sorted(names) for names in bitmaps]
+            return [sorted(bitmap["name"] for bitmap in self.domain.bitmaps(target, marks=True)) for target in ("vda", "vdb")]
+        printed = [run_tool(["qemu-img", "info", self.domain.image(target)]).split() for target in ("vda", "vdb")]
+        return [sorted(word for word, before in zip(words[1:], words) if before == "name:") for words in printed]
 
     def reconcile(self, check: bool = False, **options: t.Any) -> t.Dict[str, t.Any]:
         """The module's answer."""
@@ -98,6 +109,8 @@ def _in_order(it: Reconciling, *others: str) -> None:
     """Assert that the serving checkpoint, and ``others``, are all there is, and that the next backup is incremental."""
     names = sorted([it.serving, *others])
     assert it.state() == (names, [names, names])
+    marked = [name for name in names if name != "theirs"]
+    assert it.marks() == [[f"{name}@{target}" for name in marked] for target in ("vda", "vdb")]
     if not it.domain.running:
         it.domain.start()
     it.domain.write("vda", MIB, MIB, 3)

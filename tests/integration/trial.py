@@ -116,7 +116,8 @@ class Trial:
         assert [name for name in self.domain.checkpoints() if name.startswith(ours)] == [checkpoint]
         if self.domain.running:
             for target in self.targets:
-                assert [each["name"] for each in self.domain.bitmaps(target) if each["name"].startswith(ours)] == [checkpoint]
+                bitmaps = {each["name"] for each in self.domain.bitmaps(target, marks=True) if each["name"].startswith(ours)}
+                assert bitmaps == {checkpoint, f"{checkpoint}@{target}"}
         found = self.untrue()
         assert found == [], found
 

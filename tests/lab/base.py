@@ -145,7 +145,7 @@ class Domain:
         source = self._disk(target).find("source")
         if source is None:
             raise LabError(f"{self.name}: {target} has no medium")
-        return Path(source.attrib["file"])
+        return Path(source.get("file") or source.attrib["dev"])
 
     def qmp(self, command: str, **arguments: Any) -> Any:
         """Run a monitor command and return its value; LabError with QEMU's text."""
@@ -160,15 +160,15 @@ class Domain:
         flags = libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL
         return [checkpoint.getName() for checkpoint in self.handle.listAllCheckpoints(flags)]
 
-    def bitmaps(self, target: str) -> list[dict[str, Any]]:
-        """Dirty bitmaps of the disk's top image as running QEMU knows them."""
+    def bitmaps(self, target: str, marks: bool = False) -> list[dict[str, Any]]:
+        """Dirty bitmaps of the disk's top image as running QEMU knows them; ``marks`` takes those along that only mark which disk it is."""
         source = self._disk(target).find("source")
         if source is None:
             raise LabError(f"{self.name}: {target} has no medium")
         wanted = f"libvirt-{source.attrib['index']}-format"
         for node in self.qmp("query-named-block-nodes", flat=True):
             if node["node-name"] == wanted:
-                return list(node.get("dirty-bitmaps", []))
+                return [bitmap for bitmap in node.get("dirty-bitmaps", []) if "@" not in bitmap["name"] or marks]
         raise LabError(f"{self.name}: QEMU knows no node {wanted}")
 
     def backup_xml(self) -> str | None:

@@ -39,7 +39,15 @@ def only(plan: BackupPlan) -> DiskPlan:
 ONE, TWO, THREE = point_id(1), point_id(2), point_id(3)
 SINCE1, SINCE2 = checkpoint(1), checkpoint(2)
 BROKEN = Bitmap(SINCE1, 65536, 0, inconsistent=True)
+SOUND = Bitmap(SINCE1, 65536, 131072)
 STOPPED = Bitmap(SINCE1, 65536, 0, recording=False)
+
+
+def marking(target: str, number_id: str = ONE) -> Bitmap:
+    """The mark of a disk at a restore point."""
+    return Bitmap(f"{OURS}{number_id}@{target}", 1 << 31, 0, recording=False)
+
+
 CONVERT = "Convert it with the kvm.cbt.qcow2_v3 role, or let it be backed up by full scan (scan_untracked: true)."
 
 
@@ -60,12 +68,15 @@ GAPS: dict[str, tuple[Disk, tuple[RestorePoint, ...], dict[str, Any], str]] = {
     "bitmap missing": (disk(), (tracked_point(1),), {}, f"the bitmap {SINCE1} is missing from vda"),
     "bitmap inconsistent": (disk(bitmaps=(BROKEN,)), (tracked_point(1),), {}, f"the bitmap {SINCE1} of vda was not closed in order"),
     "bitmap not recording": (disk(bitmaps=(STOPPED,)), (tracked_point(1),), {}, f"the bitmap {SINCE1} of vda is not recording"),
-    "another file": (
-        disk(bitmaps=(SINCE1,), identity="inode 2"),
-        (point(1, (record(identity="inode 1"),), checkpoint=SINCE1),),
+    "another disk's image": (
+        disk(bitmaps=(SOUND, marking("vdb"))),
+        (tracked_point(1),),
         {},
-        f"the image /images/vda.qcow2 of vda is another file than at restore point {ONE}",
+        f"the bitmap {SINCE1} in the image of vda is that of vdb: another disk's image was put in its place",
     ),
+    "mark missing": (disk(bitmaps=(SOUND,)), (tracked_point(1),), {}, f"the bitmap {SINCE1} of vda lacks the mark that tells whose it is"),
+    "marked twice": (disk(bitmaps=(SOUND, marking("vda"), marking("vdb"))), (tracked_point(1),), {}, f"the bitmap {SINCE1} in the image of vda is that of"),
+    "marked at another point": (disk(bitmaps=(SOUND, marking("vda", TWO))), (tracked_point(1),), {}, f"the bitmap {SINCE1} of vda lacks the mark"),
     "disk new": (disk(bitmaps=(SINCE1,)), (tracked_point(1, "vdb"),), {}, f"vda was not part of restore point {ONE}"),
     "disk grown": (disk(bitmaps=(SINCE1,), virtual_size=2 * GIB), (tracked_point(1),), {}, f"vda had 1 GiB at restore point {ONE} and has 2 GiB now"),
     "disk shrunk": (

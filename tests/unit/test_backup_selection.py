@@ -6,7 +6,7 @@ import pytest
 from samples import GIB, disk, facts, plan_of, point, record
 
 from _cbt.errors import Refused
-from _cbt.hypervisor.disks import Disk
+from _cbt.hypervisor.disks import Bitmap, Disk
 from _cbt.operations.backup_plan import Selection, Situation, our_checkpoints, size_text
 
 OURS = "cbt-12345678-"
@@ -97,10 +97,11 @@ def with_checkpoints(*disks: Disk, known: tuple[str, ...] = ()) -> Situation:
 
 
 def test_all_of_ours_are_superseded_those_known_and_those_left_as_bitmaps() -> None:
-    """A run that was killed leaves a bitmap whose checkpoint libvirt may have lost."""
-    situation = with_checkpoints(disk("vda", (f"{OURS}a", f"{OURS}b")), disk("vdb", (f"{OURS}c",)), known=(f"{OURS}d", f"{OURS}a"))
-    assert plan_of(situation).superseded == (f"{OURS}a", f"{OURS}b", f"{OURS}c", f"{OURS}d")
-    assert our_checkpoints(situation) == [f"{OURS}a", f"{OURS}b", f"{OURS}c", f"{OURS}d"]
+    """A run that was killed leaves a bitmap, or no more than a mark, whose checkpoint libvirt may have lost."""
+    mark = Bitmap(f"{OURS}e@vda", 1 << 31, 0, recording=False)
+    situation = with_checkpoints(disk("vda", (f"{OURS}a", f"{OURS}b", mark)), disk("vdb", (f"{OURS}c",)), known=(f"{OURS}d", f"{OURS}a"))
+    assert plan_of(situation).superseded == tuple(f"{OURS}{letter}" for letter in "abcde")
+    assert our_checkpoints(situation) == [f"{OURS}{letter}" for letter in "abcde"]
 
 
 @pytest.mark.parametrize("mode", ["auto", "full", "copy"])

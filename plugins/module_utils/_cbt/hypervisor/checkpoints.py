@@ -4,7 +4,8 @@
 """Checkpoints of a domain: made, read, judged and removed. Private to the collection.
 
 A checkpoint is metadata in libvirt plus one bitmap of the same name in each tracked disk.
-Ours are called ``cbt-<first 8 digits of the repository's id>-<restore point id>``.
+Ours are called ``cbt-<first 8 digits of the repository's id>-<restore point id>``. Those that a restore point is made with
+have an empty bitmap more in each disk, the mark of that disk: see ``disks.mark``.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from xml.etree import ElementTree
 from ..errors import HypervisorError, ProgramError
 from . import images
 from .connection import Domain, explained, libvirt
-from .disks import Disk
-from .domain import DomainFacts, read_domain
+from .disks import Disk, mark
+from .domain import DomainFacts, monitor, read_domain
+
+_GRANULARITY = 65536  # of a bitmap, in bytes: what libvirt takes
+_MARK_GRANULARITY = 1 << 31  # the largest: a mark is to cost nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +89,45 @@ def flaw(disk: Disk, name: str) -> t.Optional[str]:
     return None
 
 
+def named(prefix: str, known: t.Iterable[str], disks: t.Iterable[Disk]) -> t.List[str]:
+    """Names of checkpoints that begin so, ``known`` to libvirt or left as bitmaps in the disks; ours are oldest first then."""
+    return sorted(name for name in {*known, *(name for disk in disks for name in disk.checkpoints)} if name.startswith(prefix))
+
+
+def misplaced(disk: Disk, name: str) -> t.Optional[str]:
+    """Why the bitmap ``name`` in a disk's image cannot be told to be that of this disk; None if it can."""
+    marks = disk.marks(name)
+    if marks == (disk.target,):
+        return None
+    if marks:
+        return f"the bitmap {name} in the image of {disk.target} is that of {' and '.join(marks)}: another disk's image was put in its place"
+    return f"the bitmap {name} of {disk.target} lacks the mark that tells whose it is (QEMU drops it in a snapshot, a mirror or a commit of an image)"
+
+
+def add_marks(domain: Domain, facts: DomainFacts, name: str, targets: t.Collection[str]) -> None:
+    """Mark in the images of a running domain which disks they are, before a checkpoint is taken."""
+    nodes = {disk.target: f"{disk.node}-format" for disk in facts.disks if disk.target in targets}
+    added = [
+        {"node": node, "name": mark(name, target), "persistent": True, "disabled": True, "granularity": _MARK_GRANULARITY} for target, node in nodes.items()
+    ]
+    monitor(domain, "transaction", actions=[{"type": "block-dirty-bitmap-add", "data": each} for each in added])
+
+
+def add_bitmaps(facts: DomainFacts, name: str, targets: t.Collection[str]) -> None:
+    """Begin to track the changes of a shut-off domain's disks.
+
+    Before they are read and not after: what a domain that is started in between writes is then recorded, though perhaps
+    read already, which costs a second reading and never a change.
+    """
+    for disk in facts.disks:
+        if disk.target in targets and disk.source is not None:
+            try:
+                images.add_bitmap(disk.source, mark(name, disk.target), _MARK_GRANULARITY, recording=False)
+                images.add_bitmap(disk.source, name, _GRANULARITY, recording=True)
+            except ProgramError as error:
+                raise HypervisorError(f"Cannot track {disk.target} of {facts.name}: {error}. If an image is in use, wait until it is free.") from error
+
+
 def create(domain: Domain, facts: DomainFacts, name: str, tracked: t.Collection[str]) -> None:
     """Create a checkpoint on the ``tracked`` disks of a running domain."""
     with explained(f"create checkpoint {name} on {facts.name}"):
@@ -112,14 +155,21 @@ def remove(domain: Domain, name: str) -> None:
     facts = read_domain(domain)
     with explained(f"remove checkpoint {name} of {facts.name}"):
         known = any(each.getName() == name for each in domain.api.listAllCheckpoints())
-        holders = [disk for disk in facts.disks if disk.bitmap(name) is not None]
         if facts.active:
-            _remove_running(domain, facts, name, holders, known)
+            _remove_running(domain, facts, name, known)
         else:
-            _remove_shut_off(domain, name, holders, known)
+            _remove_shut_off(domain, facts, name, known)
 
 
-def _remove_running(domain: Domain, facts: DomainFacts, name: str, holders: t.Sequence[Disk], known: bool) -> None:
+def _remove_running(domain: Domain, facts: DomainFacts, name: str, known: bool) -> None:
+    holders = [disk for disk in facts.disks if disk.bitmap(name) is not None]
+    _delete(domain, facts, name, holders, known)
+    marks = [{"node": f"{disk.node}-format", "name": mark(name, target)} for disk in facts.disks for target in disk.marks(name)]
+    if marks:
+        monitor(domain, "transaction", actions=[{"type": "block-dirty-bitmap-remove", "data": each} for each in marks])
+
+
+def _delete(domain: Domain, facts: DomainFacts, name: str, holders: t.Sequence[Disk], known: bool) -> None:
     if known:
         recorded = set(parse_checkpoint(read_xml(domain, name)).disks)
         if recorded == {disk.target for disk in holders}:
@@ -138,11 +188,13 @@ def _redefinition(name: str, holders: t.Sequence[Disk], disks: t.Iterable[Disk])
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _remove_shut_off(domain: Domain, name: str, holders: t.Sequence[Disk], known: bool) -> None:
-    for disk in holders:
-        try:
-            images.remove_bitmap(disk.source or "", name)
-        except ProgramError as error:
-            raise HypervisorError(f"Cannot remove bitmap {name} from {disk.target} of {domain.name}: {error}") from error
+def _remove_shut_off(domain: Domain, facts: DomainFacts, name: str, known: bool) -> None:
+    for disk in facts.disks:
+        held = [name] if disk.bitmap(name) is not None else []
+        for bitmap in (*held, *(mark(name, target) for target in disk.marks(name))):
+            try:
+                images.remove_bitmap(disk.source or "", bitmap)
+            except ProgramError as error:
+                raise HypervisorError(f"Cannot remove bitmap {bitmap} from {disk.target} of {domain.name}: {error}") from error
     if known:
         domain.api.checkpointLookupByName(name).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import re
 import typing as t
 from xml.etree import ElementTree
+
+_MARK = re.compile(r"(cbt-[0-9a-f]{8}-[^@]+)@(.+)")
 
 CONVERT = "Convert it with the kvm.cbt.qcow2_v3 role, or let it be backed up by full scan (scan_untracked: true)."
 
@@ -29,8 +31,7 @@ class Bitmap:
 class Disk:
     """One disk of a domain, from its XML; ``compat``, ``virtual_size`` and ``bitmaps`` from QEMU or the image.
 
-    ``virtual_size`` is in bytes, None where it is not known. ``node`` is QEMU's name of the running disk. ``identity`` tells one
-    image from another that was put in its place under the same path: both may hold bitmaps of the same name.
+    ``virtual_size`` is in bytes, None where it is not known. ``node`` is QEMU's name of the running disk.
     """
 
     target: str
@@ -41,7 +42,6 @@ class Disk:
     readonly: bool = False
     transient: bool = False
     node: t.Optional[str] = None
-    identity: t.Optional[str] = None
     compat: t.Optional[str] = None
     virtual_size: t.Optional[int] = None
     bitmaps: t.Tuple[Bitmap, ...] = ()
@@ -49,6 +49,17 @@ class Disk:
     def bitmap(self, name: str) -> t.Optional[Bitmap]:
         """The bitmap of this name, or None."""
         return next((bitmap for bitmap in self.bitmaps if bitmap.name == name), None)
+
+    def marks(self, checkpoint: str) -> t.Tuple[str, ...]:
+        """The disks that the image says it was when this checkpoint was taken, by target; at most one unless somebody merged images."""
+        found = (_MARK.fullmatch(bitmap.name) for bitmap in self.bitmaps)
+        return tuple(match.group(2) for match in found if match is not None and match.group(1) == checkpoint)
+
+    @property
+    def checkpoints(self) -> t.Set[str]:
+        """Names of the checkpoints its bitmaps and marks belong to."""
+        found = ((_MARK.fullmatch(bitmap.name), bitmap.name) for bitmap in self.bitmaps)
+        return {match.group(1) if match is not None else name for match, name in found}
 
     @property
     def unreadable(self) -> t.Optional[str]:
@@ -121,13 +132,22 @@ def _bitmap(raw: t.Mapping[str, t.Any]) -> Bitmap:
     )
 
 
-def with_block_nodes(disks: t.Iterable[Disk], reply: str) -> t.Tuple[Disk, ...]:
+def mark(checkpoint: str, target: str) -> str:
+    """Name of the empty bitmap that marks which disk an image was when a checkpoint was taken.
+
+    A checkpoint's bitmap has the same name in all disks of a domain: libvirt has it so. Without the mark nothing tells
+    whose changes it holds, once the image of one disk was copied onto that of another.
+    """
+    return f"{checkpoint}@{target}"
+
+
+def with_block_nodes(disks: t.Iterable[Disk], reply: t.Iterable[t.Mapping[str, t.Any]]) -> t.Tuple[Disk, ...]:
     """The disks of a running domain completed from QMP's ``query-named-block-nodes``.
 
     Bitmaps reach the image only when QEMU closes it, so a running domain's are known to QEMU alone.
     libvirt names the node of a disk ``libvirt-<index>-format``, or ``-storage`` where no format layer is needed.
     """
-    nodes = {node["node-name"]: node for node in json.loads(reply)["return"]}
+    nodes = {node["node-name"]: node for node in reply}
     completed = []
     for disk in disks:
         node = nodes.get(f"{disk.node}-format") or nodes.get(f"{disk.node}-storage")

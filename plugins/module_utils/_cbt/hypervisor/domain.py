@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import stat
 import time
 import typing as t
 from xml.etree import ElementTree
@@ -53,10 +52,13 @@ def _states() -> t.Dict[int, str]:
     return {getattr(libvirt, f"VIR_DOMAIN_{name.upper()}"): name for name in names}
 
 
-def monitor(domain: Domain, command: str) -> str:
-    """QEMU's own answer to a monitor command without arguments, as JSON text."""
+def monitor(domain: Domain, command: str, **arguments: t.Any) -> t.Any:
+    """What QEMU itself returns to a monitor command. Raises HypervisorError with QEMU's words if it refuses."""
     with explained(f"ask QEMU of {domain.name} for {command}"):
-        return t.cast(str, libvirt_qemu.qemuMonitorCommand(domain.api, json.dumps({"execute": command}), 0))
+        answer = json.loads(libvirt_qemu.qemuMonitorCommand(domain.api, json.dumps({"execute": command, "arguments": arguments}), 0))
+    if "error" in answer:
+        raise HypervisorError(f"Cannot ask QEMU of {domain.name} for {command}: {answer['error'].get('desc')}")
+    return answer["return"]
 
 
 def _qemu_owner(xml: str) -> t.Optional[t.Tuple[int, int]]:
@@ -92,24 +94,6 @@ def _running_job(domain: Domain) -> t.Optional[str]:
     return "other"
 
 
-def _identity(disk: Disk) -> t.Optional[str]:
-    """What stays with an image when it is renamed or reached from another node, and differs for a copy: its inode number.
-
-    For a device it is device mapper's id of it, which stays with a logical volume when that is renamed.
-    """
-    if disk.source is None or disk.type not in ("file", "block"):
-        return None
-    try:
-        status = os.stat(disk.source)
-        if not stat.S_ISBLK(status.st_mode):
-            return f"inode {status.st_ino}"
-        device = f"/sys/dev/block/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}/dm/uuid"
-        with open(device, encoding="utf-8") as file:
-            return f"dm {file.read().strip()}"
-    except OSError:
-        return None
-
-
 def _from_image(disk: Disk) -> Disk:
     if disk.unreadable is not None or disk.source is None or not os.path.exists(disk.source):
         return disk
@@ -129,7 +113,7 @@ def read_domain(domain: Domain) -> DomainFacts:
         inactive = domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
         autostart = bool(domain.api.isPersistent()) and bool(domain.api.autostart())
         job = _running_job(domain) if active else None
-    disks = tuple(dataclasses.replace(disk, identity=_identity(disk)) for disk in parse_disks(xml))
+    disks = parse_disks(xml)
     if active:
         disks = with_block_nodes(disks, monitor(domain, "query-named-block-nodes"))
     else:

@@ -31,6 +31,6 @@ def remove_bitmap(path: str, name: str) -> None:
     programs.run(["qemu-img", "bitmap", "--remove", "--", path, name])
 
 
-def add_bitmap(path: str, name: str) -> None:
-    """Add a recording bitmap to the image of a shut-off domain, with the granularity libvirt uses."""
-    programs.run(["qemu-img", "bitmap", "--add", "-g", "65536", "--", path, name])
+def add_bitmap(path: str, name: str, granularity: int, recording: bool) -> None:
+    """Add a bitmap to the image of a shut-off domain; ``granularity`` in bytes."""
+    programs.run(["qemu-img", "bitmap", "--add", *([] if recording else ["--disable"]), "-g", str(granularity), "--", path, name])

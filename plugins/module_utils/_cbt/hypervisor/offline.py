@@ -13,7 +13,6 @@ import typing as t
 
 from .. import programs
 from ..errors import HypervisorError, ProgramError, Refused
-from . import images
 from .disks import Disk
 from .domain import DomainFacts
 from .job import Export, JobDisk
@@ -81,17 +80,3 @@ def _wait_for(ready: str, server: programs.Service, name: str) -> None:
         if reason is not None or time.monotonic() > deadline:
             raise HypervisorError(f"Cannot read the disks of {name}: {reason or 'qemu-storage-daemon did not open the images in time'}.")
         time.sleep(0.01)
-
-
-def add_bitmaps(facts: DomainFacts, targets: t.Collection[str], name: str) -> None:
-    """Begin to track the changes of a shut-off domain's disks.
-
-    Before they are read and not after: what a domain that is started in between writes is then recorded, though perhaps
-    read already, which costs a second reading and never a change.
-    """
-    for disk in facts.disks:
-        if disk.target in targets and disk.source is not None:
-            try:
-                images.add_bitmap(disk.source, name)
-            except ProgramError as error:
-                raise HypervisorError(f"Cannot track {disk.target} of {facts.name}: {error}. If an image is in use, wait until it is free.") from error

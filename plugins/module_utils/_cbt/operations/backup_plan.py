@@ -9,7 +9,7 @@ import dataclasses
 import typing as t
 
 from ..errors import Refused
-from ..hypervisor.checkpoints import flaw
+from ..hypervisor.checkpoints import flaw, misplaced, named
 from ..hypervisor.disks import Disk
 from ..hypervisor.domain import DomainFacts
 from ..repository.damage import Damages
@@ -123,10 +123,11 @@ def why_unusable(disk: Disk, point: RestorePoint, situation: Situation) -> t.Opt
         return broken
     if disk.virtual_size != record.size:
         return f"{disk.target} had {size_text(record.size)} at restore point {point.id} and has {size_text(disk.virtual_size or 0)} now"
-    if disk.source != record.source:
+    if disk.source != record.source:  # where it is, a relative backing file may be another
         return f"{disk.target} was {record.source} at restore point {point.id} and is {disk.source} now"
-    if disk.identity != record.identity:
-        return f"the image {disk.source} of {disk.target} is another file than at restore point {point.id}"
+    strange = misplaced(disk, point.checkpoint or "")
+    if strange is not None:
+        return strange
     damage = situation.damaged.get((point.id, disk.target))
     if damage is not None:
         return f"restore point {point.id} cannot be built on: {damage}"
@@ -204,10 +205,7 @@ def _refuse_gaps(plans: t.Sequence[DiskPlan], name: str) -> None:
 
 def our_checkpoints(situation: Situation) -> t.List[str]:
     """Names of this repository's checkpoints, known to libvirt or left as bitmaps in the disks."""
-    names = {name for name in situation.checkpoints if name.startswith(situation.ours)}
-    for disk in situation.facts.disks:
-        names.update(bitmap.name for bitmap in disk.bitmaps if bitmap.name.startswith(situation.ours))
-    return sorted(names)
+    return named(situation.ours, situation.checkpoints, situation.facts.disks)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -193,7 +193,6 @@ class Run:
             reason=plan.reason,
             map=stored_map,
             source=disk.source,
-            identity=disk.identity,
             image=_image_properties(disk),
             statistics=dataclasses.asdict(read.statistics),
         )

@@ -11,7 +11,7 @@ import typing as t
 
 from ..errors import Refused
 from ..hypervisor import checkpoints, job, leftovers
-from ..hypervisor.checkpoints import flaw
+from ..hypervisor.checkpoints import flaw, named
 from ..hypervisor.connection import Session
 from ..hypervisor.disks import Disk
 from ..repository.points import RestorePoint
@@ -88,9 +88,8 @@ def plan_agreement(found: Situation, remove_foreign: bool) -> Agreement:
         steps.append(Step(REDEFINE, serving, f"its bitmaps are in {', '.join(disks)}, but libvirt does not know it", disks))
     by_checkpoint: t.Dict[t.Optional[str], RestorePoint] = {point.checkpoint: point for point in found.points}
     steps += [Step(REMOVE, name, _why_gone(name, found, by_checkpoint)) for name in ours if name != serving]
-    bitmaps = {bitmap.name for disk in found.facts.disks for bitmap in disk.bitmaps}
-    others = sorted(({*found.checkpoints} | bitmaps) - set(ours))
-    foreign = tuple(name for name in others if ANY_REPOSITORY.fullmatch(name) is None)
+    others = named("", found.checkpoints, found.facts.disks)
+    foreign = tuple(name for name in others if name not in ours and ANY_REPOSITORY.fullmatch(name) is None)
     if remove_foreign:
         steps += [Step(REMOVE, name, "it is not of this collection, and foreign is set to remove") for name in foreign]
     return Agreement(serving, tuple(steps), foreign)

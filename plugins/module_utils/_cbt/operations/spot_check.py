@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A few blocks of which tracking says that they did not change, held against the restore point. Private to the collection.
 
-QEMU marks nothing when a disk is shrunk and enlarged to the size it had, though its end is lost. And an image that was
-overwritten with that of another disk of the domain brings that one's bitmap along, under the name that is looked for.
+QEMU marks nothing when a disk is shrunk and enlarged to the size it had, though its end is lost. And it knows nothing of
+what others write into an image.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _samples(base: ExtentMap) -> t.Iterator[int]:
 def contradiction(source: Source, base: ExtentMap, known: Known) -> t.Optional[int]:
     """A block that is not marked as changed and yet is not as in ``base``; None if none was found.
 
-    A disk that lost its end is found out for certain, the image of another disk unless the two are much alike.
+    A disk that lost its end is found out for certain, other faults by chance.
     """
     candidates = sorted({*_samples(base), *_last_unmarked(source, base)})
     with source.connect() as connection:

@@ -11,9 +11,8 @@ import typing as t
 
 from ..errors import Refused
 from ..hypervisor import checkpoints, job
-from ..hypervisor.checkpoints import Checkpoint, flaw
+from ..hypervisor.checkpoints import Checkpoint, flaw, named
 from ..hypervisor.connection import Domain, Session
-from ..hypervisor.disks import Disk
 from ..hypervisor.domain import DomainFacts, read_domain
 from ..repository import points
 from ..repository.repository import Repository
@@ -56,13 +55,6 @@ class TrackingResult:
     after: t.Tuple[str, ...]
 
 
-def ours_among(known: t.Sequence[Checkpoint], disks: t.Iterable[Disk], prefix: str) -> t.List[str]:
-    """Names of checkpoints with this prefix, known to libvirt or left as bitmaps, oldest first as their names tell."""
-    names = {each.name for each in known if each.name.startswith(prefix)}
-    names.update(bitmap.name for disk in disks for bitmap in disk.bitmaps if bitmap.name.startswith(prefix))
-    return sorted(names)
-
-
 def wanted_disks(facts: DomainFacts, selection: Selection) -> t.Tuple[DiskTracking, ...]:
     """Which disks of a domain are to be tracked. Raises Refused if the selection names an unknown disk."""
     selection.check([disk.target for disk in facts.disks], facts.name)
@@ -78,7 +70,7 @@ def plan_present(
     ``name`` asks for one of that name; otherwise the newest of ours that covers all ``tracked`` disks with sound bitmaps serves.
     """
     listed = {each.name for each in known}
-    candidates = [name] if name is not None else list(reversed(ours_among(known, (), prefix)))
+    candidates = [name] if name is not None else list(reversed(named(prefix, listed, ())))
     targets = [disk for disk in facts.disks if disk.target in tracked]
     for candidate in candidates:
         if candidate in listed and all(flaw(disk, candidate) is None for disk in targets):
@@ -91,7 +83,7 @@ def plan_present(
 
 def plan_absent(facts: DomainFacts, known: t.Sequence[Checkpoint], prefix: str, name: t.Optional[str]) -> t.Tuple[Action, ...]:
     """The steps that remove ours, or the one named. Pure."""
-    present = ours_among(known, facts.disks, "" if name is not None else prefix)
+    present = named("" if name is not None else prefix, (each.name for each in known), facts.disks)
     return tuple(Action(REMOVE, each) for each in present if name is None or each == name)
 
 
@@ -143,6 +135,6 @@ def set_tracking(
             raise Refused(f"Cannot change the checkpoints of {facts.name}: a {facts.job} job is running on it. Wait for it to end.")
         if not check_only:
             _apply(domain, facts, tracked, actions)
-    before = ours_among(known, facts.disks, prefix)
+    before = named(prefix, (each.name for each in known), facts.disks)
     after = [each for each in before if Action(REMOVE, each) not in actions] + [each.checkpoint for each in actions if each.verb == CREATE]
     return TrackingResult(serving, disks, actions, tuple(before), tuple(after))

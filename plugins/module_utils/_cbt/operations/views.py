@@ -53,6 +53,8 @@ def running(
     ``ready`` is called when the guest is frozen, and may raise to end it there.
     """
     xml = checkpoints.checkpoint_xml(checkpoint, tracked, facts.disks) if checkpoint else None
+    if checkpoint is not None:
+        checkpoints.add_marks(domain, facts, checkpoint, tracked)
     with job.backup_job(domain, facts, wanted, folder, xml) as begin:
         with agent.quiesced(domain, facts, quiescing.policy, quiescing.mountpoints) as quiesce:
             ready()
@@ -67,7 +69,7 @@ def shut_off(
 ) -> t.Iterator[View]:
     """Serve the images, the next bitmap added to the ``tracked`` ones; libvirt is told of the checkpoint when the block ends well."""
     if checkpoint is not None:
-        offline.add_bitmaps(facts, tracked, checkpoint)
+        checkpoints.add_bitmaps(facts, checkpoint, tracked)
     xml = checkpoints.checkpoint_xml(checkpoint, tracked, facts.disks) if checkpoint else None
     consistency = agent.FILESYSTEM if facts.shut_down else agent.CRASH
     note = None if facts.shut_down else "libvirt does not know that the guest ended in order before it was shut off"

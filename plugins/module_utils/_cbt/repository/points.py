@@ -42,8 +42,8 @@ class StoredFile:
 class DiskRecord:
     """One disk of a restore point. All sizes in bytes.
 
-    ``mode`` tells how it was read (full, incremental, differential, copy, scan) and ``reason`` why; ``source`` and ``identity``
-    which image it was. ``image`` keeps the original image's properties, ``statistics`` the counts of the run.
+    ``mode`` tells how it was read (full, incremental, differential, copy, scan) and ``reason`` why; ``source`` is
+    where its image was. ``image`` keeps the original image's properties, ``statistics`` the counts of the run.
     """
 
     target: str
@@ -52,7 +52,6 @@ class DiskRecord:
     reason: str
     map: StoredFile
     source: t.Optional[str]
-    identity: t.Optional[str]
     image: t.Mapping[str, t.Any]
     statistics: t.Mapping[str, int]
 
