@@ -75,6 +75,7 @@ options:
       - What to do with a domain that is shut off.
       - V(read) reads its images and continues the same history. It cannot be started meanwhile.
       - V(start_paused) starts it with its processors halted for the time of the backup, which also reads disks that are no files.
+        In check mode it is not started, and how much has changed is not known.
       - V(skip) makes no backup.
     type: str
     choices: [read, start_paused, skip]

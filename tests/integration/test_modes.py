@@ -218,6 +218,10 @@ def test_changed_blocks_between_points_and_until_now(hypervisor: Hypervisor, wor
         assert changes.between(repository, first, first, "vda") == []
         assert changes.between(repository, second, first, "vda") == [(offset, length, False) for offset, length, _zero in one_to_two]
         tracking = domain.checkpoints(), domain.bitmaps("vda")
+        left = Path(f"/var/tmp/kvm-cbt-{domain.uuid[:8]}-left")  # as by a run that was killed
+        left.mkdir()
+        left.chmod(0o777)
+        domain.handle.backupBegin(pull_job_xml(domain, left), None, 0)
         assert now() == two_to_now
         assert (domain.checkpoints(), domain.bitmaps("vda"), domain.job_running()) == (*tracking, False)
         assert list(Path("/var/tmp").glob(f"kvm-cbt-{domain.uuid[:8]}-*")) == []

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import itertools
 import random
+import re
 
 import pytest
 from hypothesis import given
@@ -33,17 +34,9 @@ def test_an_id_is_utc_to_the_second_with_a_random_suffix_and_sorts_by_time() -> 
     zone = datetime.timezone(datetime.timedelta(hours=5, minutes=30))
     moment = datetime.datetime(2026, 11, 23, 2, 0, 5, tzinfo=zone)
     made = points.new_id(moment)
-    assert made.startswith("20261122T203005Z-")
-    assert points.is_id(made)
+    assert re.fullmatch("20261122T203005Z-[0-9a-f]{8}", made)
     assert points.new_id(moment) != made
     assert points.new_id(moment + datetime.timedelta(seconds=1)) > made
-
-
-@pytest.mark.parametrize(
-    "text", ["", "latest", "20261122T203005Z", "20261122T203005Z-1a2b3c4", "20261122T203005Z-1a2b3c4d\n", "20261122T203005Z-1A2B3C4D", "../x"]
-)
-def test_other_texts_are_no_ids(text: str) -> None:
-    assert not points.is_id(text)
 
 
 @given(TEXT, TEXT, st.lists(TEXT, max_size=3), st.dictionaries(TEXT, FILES, max_size=3), st.dictionaries(TEXT, TEXT, max_size=3), st.booleans())

@@ -26,11 +26,6 @@ class Interrupt:
         """Note that the operation should end. ``reason`` goes into the message, such as ``SIGTERM``."""
         self._reason = self._reason or reason
 
-    @property
-    def requested(self) -> bool:
-        """True once somebody asked to stop."""
-        return self._reason is not None
-
     def fail(self, cause: CbtError) -> None:
         """Note that the operation has to end, and why."""
         self._cause = self._cause or cause

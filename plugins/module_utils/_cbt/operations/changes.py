@@ -12,7 +12,7 @@ from ..blocks.extents import BlockRange, joined_ranges, to_blocks
 from ..blocks.nbd import Source
 from ..errors import Refused
 from ..grid import BLOCK_SIZE, block_count
-from ..hypervisor import job, offline
+from ..hypervisor import job, leftovers, offline
 from ..hypervisor.connection import Session
 from ..hypervisor.domain import DomainFacts
 from ..repository.known import Known
@@ -105,6 +105,7 @@ def until_now(session: Session, repository: Repository, point: RestorePoint, tar
     """
     domain = session.domain(point.uuid)
     with job.domain_lock(domain.uuid, domain.name):
+        leftovers.clear(domain, scratch_dir)
         found = situation.gather(domain, repository)
         disk = next((each for each in found.facts.disks if each.target == target), None)
         if disk is None:

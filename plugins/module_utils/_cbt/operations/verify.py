@@ -25,7 +25,6 @@ from .findings import Findings, Recorder
 from .selecting import of_domain
 from .verdicts import Damage, PointVerdict, joined
 
-STRUCTURE = "structure"
 DATA = "data"
 
 _PIECE = 16  # blocks of a pack read at once, and the unit of a sample

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import re
 import secrets
 import typing as t
 
@@ -16,17 +15,11 @@ from . import sealed
 
 VERSION = 1
 KIND = "manifest"
-_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 
 
 def new_id(now: datetime.datetime) -> str:
     """A restore point id: UTC time to the second and a random suffix, sortable by name."""
     return f"{now.astimezone(datetime.timezone.utc):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-
-
-def is_id(text: str) -> bool:
-    """True if the text has the form of a restore point id."""
-    return _ID.fullmatch(text) is not None
 
 
 @dataclasses.dataclass(frozen=True)
