@@ -72,14 +72,15 @@ def _add_system(root: ElementTree.Element, boot: DirectBoot | None) -> None:
 
 
 def _add_disk(devices: ElementTree.Element, spec: DiskSpec, image: Path | None) -> None:
-    disk = _add(devices, "disk", type="file", device=spec.device)
+    device = image is not None and image.is_block_device()
+    disk = _add(devices, "disk", type="block" if device else "file", device=spec.device)
     driver = _add(disk, "driver", name="qemu", type=spec.format)
     if spec.device == "disk":
         # Discards and zero writes must reach the image as they are.
         driver.set("discard", "unmap")
         driver.set("detect_zeroes", "off")
     if image is not None:
-        _add(disk, "source", file=str(image))
+        _add(disk, "source", **{"dev" if device else "file": str(image)})
     _add(disk, "target", dev=spec.target, bus=spec.bus)
     sectors = {name: str(value) for name in ("logical_block_size", "physical_block_size") if (value := getattr(spec, name)) is not None}
     if sectors:
