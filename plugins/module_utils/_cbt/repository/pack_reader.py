@@ -12,9 +12,11 @@ import typing as t
 from ..errors import DamagedObject
 from ..files import Buffer
 from . import packs
-from .keys import Keys, PlainKeys
-from .packs import Directory, PackRef
+from .keys import Keys, PackKeys, PlainKeys
+from .packs import BlockEntry, Directory, Encoded, PackRef
 from .stores import Store
+
+Block = t.TypeVar("Block")
 
 CACHED_BLOCKS = 1 << 18  # directory entries kept; about 16 MiB
 
@@ -60,6 +62,15 @@ class PackReader:
 
         Raises as ``directory`` does, and RepositoryError if the store cannot be read.
         """
+        return self._each(ref, first, count, packs.decode)
+
+    def encoded(self, ref: PackRef, first: int, count: int) -> t.Iterator[t.Union[Encoded, DamagedObject]]:
+        """The same, proven as well, but ready to be stored elsewhere."""
+        return self._each(ref, first, count, packs.encoded)
+
+    def _each(
+        self, ref: PackRef, first: int, count: int, make: t.Callable[[BlockEntry, int, Buffer, PackKeys, Keys], Block]
+    ) -> t.Iterator[t.Union[Block, DamagedObject]]:
         directory = self.directory(ref)
         if first + count > len(directory):
             raise DamagedObject(f"Pack {ref.id.hex()} holds {len(directory)} blocks, not the {first + count} its map asks for")
@@ -69,6 +80,6 @@ class PackReader:
             entry = directory.entry(ordinal)
             offset = entry.offset - start
             try:
-                yield packs.decode(entry, ordinal, payloads[offset : offset + entry.stored], directory.keys, self.keys)
+                yield make(entry, ordinal, payloads[offset : offset + entry.stored], directory.keys, self.keys)
             except DamagedObject as error:
                 yield DamagedObject(f"block {ordinal} of pack {ref.id.hex()}: {error}")

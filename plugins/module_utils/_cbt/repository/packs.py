@@ -167,6 +167,16 @@ def decode(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys
 
     Raises DamagedObject with the cause if they are not what was written.
     """
+    return _proven(block, ordinal, stored, pack, keys)[1]
+
+
+def encoded(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys: Keys) -> Encoded:
+    """A block, as proven as by ``decode``, ready to be stored elsewhere with the payload it has. Raises as ``decode`` does."""
+    return Encoded(block.digest, block.codec, _proven(block, ordinal, stored, pack, keys)[0], block.length)
+
+
+def _proven(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys: Keys) -> t.Tuple[Buffer, Buffer]:
+    """The payload and the plain bytes of a block."""
     if len(stored) != block.stored:
         raise DamagedObject("the pack is cut off")
     if not 0 < block.length <= BLOCK_SIZE:
@@ -177,4 +187,4 @@ def decode(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys
     data = codecs.decode(block.codec, payload, block.length)
     if keys.block_id(data) != block.digest:
         raise DamagedObject("its content does not match its SHA-256")
-    return data
+    return payload, data

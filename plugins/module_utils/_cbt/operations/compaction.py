@@ -1,0 +1,187 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Compaction: what lives in packs that are mostly dead is copied into new ones. Private to the collection.
+
+Every block is proven before it is copied, and by its block id stays what it was. Restore points are told of the new
+places one by one; the old packs are left to the collector. A block that is damaged is not moved, nor is its pack emptied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import typing as t
+
+from ..blocks.pipeline import default_workers, in_parallel
+from ..errors import DamagedObject, ObjectMissing
+from ..interrupt import Interrupt
+from ..repository.maps import ExtentMap
+from ..repository.pack_writer import PackWriter
+from ..repository.packs import Encoded, PackRef
+from ..repository.points import RestorePoint
+from ..repository.relocation import Move, joined, relocate
+from ..repository.repository import Repository
+
+PACKS_AT_ONCE = 1 << 17  # packs whose living blocks are kept in mind, by a bit each: about 50 MiB
+EMPTIED_AT_ONCE = 256  # packs copied before restore points are told, so that a run that is killed loses no more work
+_CHUNK = 16  # blocks copied at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Compacted:
+    """What came of it: ``packs`` that nothing names any more, ``points`` that were changed, and the blocks' bytes ``copied``, as stored."""
+
+    packs: int = 0
+    points: int = 0
+    copied_bytes: int = 0
+
+
+Living = t.Dict[PackRef, int]  # per pack a bit for each block that is named
+
+
+def living_blocks(maps: t.Iterable[ExtentMap], chosen: t.Callable[[PackRef], bool]) -> Living:
+    """Which blocks of the chosen packs any of the maps names. Pure."""
+    living: Living = {}
+    for extents in maps:
+        wanted = {ref for ref in extents.packs if chosen(ref)}
+        if not wanted:
+            continue
+        for run in extents.runs():
+            if run.pack in wanted:
+                living[run.pack] = living.get(run.pack, 0) | ((1 << run.count) - 1) << run.ordinal
+    return living
+
+
+def mostly_dead(living: Living, below: int) -> t.List[PackRef]:
+    """The packs of whose blocks fewer than ``below`` percent live. Pure."""
+    return [ref for ref, bits in living.items() if bin(bits).count("1") * 100 < below * ref.blocks]
+
+
+def stretches(bits: int) -> t.Iterator[t.Tuple[int, int]]:
+    """(first, count) of each row of set bits. Pure."""
+    first = 0
+    while bits:
+        skipped = (bits & -bits).bit_length() - 1
+        first, bits = first + skipped, bits >> skipped
+        count = (~bits & bits + 1).bit_length() - 1
+        yield first, count
+        first, bits = first + count, bits >> count
+
+
+class _Chunk(t.NamedTuple):
+    """Consecutive living blocks of a pack."""
+
+    pack: PackRef
+    ordinal: int
+    count: int  # type: ignore[assignment]  # hides tuple's method
+
+
+class _Copy(t.NamedTuple):
+    """``count`` blocks that were in ``pack`` from ``ordinal`` on were stored in the pack with the id ``to`` from ``place`` on, in ``size`` bytes."""
+
+    pack: PackRef
+    ordinal: int
+    count: int  # type: ignore[assignment]  # hides tuple's method
+    to: bytes
+    place: int
+    size: int
+
+
+def _chunks(packs: t.Iterable[PackRef], living: Living) -> t.Iterator[_Chunk]:
+    for ref in packs:
+        for first, count in stretches(living[ref]):
+            for start in range(first, first + count, _CHUNK):
+                yield _Chunk(ref, start, min(_CHUNK, first + count - start))
+
+
+def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> t.List[_Copy]:
+    """Store the sound blocks of a chunk anew. What cannot be read is left where it is."""
+    try:
+        blocks = list(repository.reader.encoded(chunk.pack, chunk.ordinal, chunk.count))
+    except (DamagedObject, ObjectMissing):
+        return []
+    copies = []
+    for damaged, group in itertools.groupby(zip(itertools.count(chunk.ordinal), blocks), key=lambda each: isinstance(each[1], DamagedObject)):
+        if damaged:
+            continue
+        sound = list(group)
+        row = t.cast("t.List[Encoded]", [block for _ordinal, block in sound])
+        to, place = writer.append(row)
+        copies.append(_Copy(chunk.pack, sound[0][0], len(row), to, place, sum(len(block.payload) for block in row)))
+    return copies
+
+
+@dataclasses.dataclass(frozen=True)
+class _Compaction:
+    """One run."""
+
+    repository: Repository
+    workers: int
+    interrupt: Interrupt
+
+    def maps(self, points: t.Iterable[RestorePoint]) -> t.Iterator[ExtentMap]:
+        """The maps of restore points; what one that cannot be read names counts as dead, which costs a copy and no block."""
+        for point in points:
+            for disk in point.disks:
+                self.interrupt.check()
+                with contextlib.suppress(DamagedObject, ObjectMissing):
+                    yield self.repository.read_map(point, disk.target)
+
+    def empty(self, packs: t.Sequence[PackRef], living: Living) -> Compacted:
+        """Copy what lives in packs, and have all restore points name the copies."""
+        writer = self.repository.writer()
+        try:
+            copies = self._copied(packs, living, writer)
+            written = writer.finish()
+        except BaseException:
+            writer.discard()
+            raise
+        moves: t.Dict[bytes, t.List[Move]] = {}
+        for pack, group in itertools.groupby(copies, key=lambda copy: copy.pack):
+            moves[pack.id] = joined(Move(copy.ordinal, copy.count, written[copy.to], copy.place) for copy in group)
+        # From here on the copies may be named: whatever happens, they stay, and the collector takes those that are not.
+        changed = 0
+        for point in self.repository.points_of().points if moves else ():
+            self.interrupt.check()
+            changed += relocate(self.repository, point, moves)
+        emptied = sum(sum(move.count for move in moves.get(ref.id, ())) == bin(living[ref]).count("1") for ref in packs)
+        return Compacted(emptied, changed, sum(copy.size for copy in copies))
+
+    def _copied(self, packs: t.Sequence[PackRef], living: Living, writer: PackWriter) -> t.List[_Copy]:
+        @contextlib.contextmanager
+        def worker() -> t.Iterator[t.Callable[[_Chunk], t.List[_Copy]]]:
+            yield functools.partial(_copy, self.repository, writer)
+
+        with in_parallel(_chunks(packs, living), worker, self.workers, self.interrupt) as results:
+            return [copy for copies in results for copy in copies]
+
+
+def _choices(packs: int) -> t.Iterator[t.Callable[[PackRef], bool]]:
+    """Tests that divide so many packs, by their ids, into parts of which one at a time is looked at."""
+    parts = packs // PACKS_AT_ONCE + 1
+    for part in range(parts):
+        yield lambda ref, part=part: int.from_bytes(ref.id[:4], "big") % parts == part  # type: ignore[misc]
+
+
+def compact(
+    repository: Repository, below: int, workers: t.Optional[int] = None, interrupt: t.Optional[Interrupt] = None, check_only: bool = False
+) -> Compacted:
+    """Empty the packs of which less than ``below`` percent of the blocks live; with ``check_only`` tell how many these are, and what they hold.
+
+    Raises RepositoryError if the store fails; every restore point is whole all the same.
+    """
+    run = _Compaction(repository, workers or default_workers(), interrupt or Interrupt())
+    total = Compacted()
+    for chosen in _choices(sum(1 for _name in repository.store.list("packs"))):
+        living = living_blocks(run.maps(repository.points_of().points), chosen)
+        dead = mostly_dead(living, below)
+        if check_only:
+            total = dataclasses.replace(total, packs=total.packs + len(dead))
+            continue
+        for start in range(0, len(dead), EMPTIED_AT_ONCE):
+            done = run.empty(dead[start : start + EMPTIED_AT_ONCE], living)
+            total = Compacted(total.packs + done.packs, total.points + done.points, total.copied_bytes + done.copied_bytes)
+    return total
