@@ -19,11 +19,14 @@ from _cbt.operations.reading import Reader
 from _cbt.progress import silent
 from _cbt.repository import configuration, damage, points
 from _cbt.repository.codecs import encoder
+from _cbt.repository.encryption import EncryptedKeys
+from _cbt.repository.keys import Keys, PlainKeys
 from _cbt.repository.known import Known
 from _cbt.repository.points import RestorePoint
 from _cbt.repository.repository import Repository
 
 BLOCKS = 48
+KEYS: dict[str, Keys] = {"plain": PlainKeys(), "encrypted": EncryptedKeys(bytes(32))}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -67,9 +70,9 @@ class Disk:
 class History:
     """A repository with points of one disk; ``truth`` holds what each point must restore to."""
 
-    def __init__(self, store: MemoryStore | None = None) -> None:
-        self.store = store or MemoryStore()
-        self.repository = Repository(self.store, "00" * 16)
+    def __init__(self, keys: Keys | None = None) -> None:
+        self.store, self._keys = MemoryStore(), keys
+        self.repository = self.fresh()
         self.store.objects.setdefault(configuration.NAME, b"")
         self.disk = Disk()
         self.truth: dict[str, bytes] = {}
@@ -78,7 +81,7 @@ class History:
 
     def fresh(self) -> Repository:
         """The repository as another process opens it: without anything remembered."""
-        self.repository = Repository(self.store, "00" * 16)
+        self.repository = Repository(self.store, "00" * 16, self._keys)
         return self.repository
 
     def backup(self, uuid: str = UUID) -> RestorePoint:

@@ -7,7 +7,7 @@ import dataclasses
 import random
 
 import pytest
-from histories import BLOCKS, History
+from histories import BLOCKS, KEYS, History
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import UUID, pack_ref, point_id
@@ -65,9 +65,9 @@ def stored(history: History) -> int:
     return sum(len(data) for name, data in history.store.objects.items() if name.startswith("packs/"))
 
 
-def made_history() -> History:
+def made_history(keys: str = "plain") -> History:
     """Three points of which the first is removed; of its pack a few blocks live."""
-    made = History()
+    made = History(KEYS[keys])
     for block in range(BLOCKS):
         made.disk.write(block, block + 1)
     made.backup()
@@ -81,10 +81,10 @@ def made_history() -> History:
     return made
 
 
-@pytest.fixture
-def history() -> History:
+@pytest.fixture(params=KEYS, ids=KEYS.keys())
+def history(request: pytest.FixtureRequest) -> History:
     """A fresh one."""
-    return made_history()
+    return made_history(request.param)
 
 
 def test_a_mostly_dead_pack_is_emptied_and_can_go(history: History) -> None:

@@ -32,7 +32,7 @@ _CHUNK = 16  # blocks copied at once
 
 @dataclasses.dataclass(frozen=True)
 class Compacted:
-    """What came of it: ``packs`` that nothing names any more, ``points`` that were changed, and the blocks' bytes ``copied``, as stored."""
+    """What came of it: ``packs`` that nothing names any more, ``points`` that were changed, and the bytes of the payloads that were copied."""
 
     packs: int = 0
     points: int = 0
