@@ -102,6 +102,17 @@ options:
       - Effort for O(compression), more of which takes more time for less space.
       - For V(lz4) from V(0) (the default) to V(12), for V(zstd) from V(1) to V(22) (V(3) by default), for V(zlib) from V(1) to V(9) (V(6) by default).
     type: int
+  dedup:
+    description:
+      - Where a block that is not as in the last restore point is looked for before it is stored.
+      - V(repository) looks among all packs of the repository, so that domains made from one image share what they have in common.
+      - V(domain) looks among those written for this domain, so that damage of a pack stays with one domain.
+      - V(none) stores it. Blocks that did not change are not stored again in any case.
+      - What to look for is kept in C(/var/cache/kvm.cbt) on the hypervisor, or in E(XDG_CACHE_HOME) where that is set.
+        It is a few megabytes for each terabyte stored and may be deleted at any time.
+    type: str
+    choices: [repository, domain, none]
+    default: repository
   quiesce:
     description:
       - Whether the guest's file systems are frozen through its agent for the instant in which the backup begins.
@@ -247,6 +258,11 @@ disks:
       returned: when not in check mode
       type: int
       sample: 524288
+    deduplicated_bytes:
+      description: Bytes that were stored already, elsewhere on the disk, by another domain or at another time, and were not stored again.
+      returned: when not in check mode
+      type: int
+      sample: 262144
     new_bytes:
       description: Bytes stored, before compression.
       returned: when not in check mode
@@ -321,6 +337,7 @@ def _request(module: AnsibleModule) -> BackupRequest:
         scratch_dir=params["scratch_dir"],
         workers=_module.check_workers(module),
         rate_limit=params["rate_limit"],
+        dedup=params["dedup"],
         tags={str(key): str(value) for key, value in params["tags"].items()},
         pin=params["pin"],
     )
@@ -357,6 +374,7 @@ def main() -> None:
             "abort_foreign_job": {"type": "bool", "default": False},
             "compression": {"type": "str", "choices": ["lz4", "zstd", "zlib", "none"], "default": "lz4"},
             "compression_level": {"type": "int"},
+            "dedup": {"type": "str", "choices": ["repository", "domain", "none"], "default": "repository"},
             "quiesce": {"type": "str", "choices": ["auto", "required", "never"], "default": "auto"},
             "freeze_mountpoints": {"type": "list", "elements": "str", "default": []},
             "scan_untracked": {"type": "bool", "default": True},

@@ -1,6 +1,6 @@
 """One run of the engine in a process of its own, so that its time and memory are all there is.
 
-    engine_run.py backup|restore|verify REPOSITORY DOMAIN [--compression C] [--mode M] [--dest FOLDER] [--profile]
+    engine_run.py backup|restore|verify REPOSITORY DOMAIN [--compression C] [--dedup D] [--mode M] [--dest FOLDER] [--profile]
 
 What was done is printed as JSON; `--profile` prints where the threads
 spent their time before it.
@@ -32,7 +32,7 @@ from _cbt.repository.repository import open_or_create, open_repository  # noqa: 
 def run_backup(options: argparse.Namespace) -> dict[str, Any]:
     """Back up the domain; the mode of each disk and what was counted."""
     repository = open_or_create(options.repository)
-    request = BackupRequest(options.domain, Wish(options.mode), BackupOptions(compression=options.compression))
+    request = BackupRequest(options.domain, Wish(options.mode), BackupOptions(compression=options.compression, dedup=options.dedup))
     with connect() as connection:
         result = backup(connection, repository, request)
     disks = {disk.target: {"mode": disk.mode, **(vars(disk.statistics) if disk.statistics else {})} for disk in result.disks}
@@ -69,6 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("repository", help="an absolute path")
     parser.add_argument("domain")
     parser.add_argument("--compression", default="lz4", choices=("none", "lz4", "zstd", "zlib"))
+    parser.add_argument("--dedup", default="repository", choices=("repository", "domain", "none"))
     parser.add_argument("--mode", default="auto")
     parser.add_argument("--dest", help="the folder to restore to")
     parser.add_argument("--profile", action="store_true")

@@ -16,6 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lab.hypervisor import Hypervisor  # noqa: E402
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What may be lost is kept apart from this machine's, also by the processes that are started."""
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def hypervisor() -> Iterator[Hypervisor]:
     """The hypervisor of this machine, shared by all tests of a run."""

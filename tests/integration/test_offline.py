@@ -24,7 +24,7 @@ from lab.hypervisor import Hypervisor
 from lab.process import run_tool, wait_until
 from lab.reference import same_bytes
 from module_process import ModuleProcess, run_module
-from witness import Witnessed, ask, differences, disk_result, session_of, witnessed_backup
+from witness import Witnessed, ask, differences, differing, disk_result, session_of, witnessed_backup
 
 from _cbt.errors import CbtError, HypervisorError
 from _cbt.hypervisor import checkpoints, offline
@@ -265,7 +265,7 @@ def test_disks_that_cannot_be_tracked_are_scanned(hypervisor: Hypervisor, worksp
             qemu_io(domain, spec.target, "write -P 0x55 1M 64k", "write -z 2M 64k")
         taken.append(offline_backup(domain, repository, step_folder(workspace, "two")))
         assert [modes(each.result) for each in taken] == [["scan", "scan", "full"], ["scan", "scan", "incremental"]]
-        assert [disk.statistics.new_bytes for disk in taken[1].result.disks if disk.statistics] == [64 * KIB] * 3
+        assert [differing(disk) for disk in taken[1].result.disks] == [64 * KIB] * 3
         check_all(domain.name, repository, taken, workspace)
 
 

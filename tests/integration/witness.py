@@ -80,6 +80,11 @@ def disk_result(result: BackupResult, target: str) -> t.Any:
     return next(disk for disk in result.disks if disk.target == target)
 
 
+def differing(disk: t.Any) -> int:
+    """Bytes of a disk that were not as before: stored now, or known from elsewhere."""
+    return int(disk.statistics.new_bytes + disk.statistics.deduplicated_bytes)
+
+
 def session_of(domain: Domain) -> Session:
     """The engine's session with the libvirt a domain of the lab lives on."""
     uri = domain.hypervisor.uri

@@ -19,6 +19,14 @@ settings.register_profile("unit", deadline=None, max_examples=150, suppress_heal
 settings.load_profile("unit")
 
 
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where what may be lost is kept, each test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "kvm.cbt"
+
+
 @pytest.fixture
 def no_thread_left() -> Iterator[None]:
     """Fails a test that leaves a thread behind."""

@@ -13,7 +13,8 @@ from stores_for_tests import MemoryStore
 
 from _cbt.errors import DamagedObject
 from _cbt.grid import BLOCK_SIZE
-from _cbt.repository import codecs, maps, packs, points, sealed
+from _cbt.repository import codecs, hooks, maps, packs, points, sealed
+from _cbt.repository.hooks import PackHooks
 from _cbt.repository.keys import PlainKeys
 from _cbt.repository.maps import MapBuilder
 from _cbt.repository.pack_writer import PackWriter
@@ -127,3 +128,21 @@ def test_the_manifest_and_the_configuration_are_written_the_same(repository: Rep
     assert points.encode(restore_point) == repository.store.get(EXPECTED["manifest"]["name"])
     data = repository.store.get("repository.json")
     assert sealed.encode("repository", 1, sealed.decode("repository", 1, data, "repository.json")) == data
+
+
+def test_the_hooks_are_what_is_described_and_written_the_same(repository: Repository) -> None:
+    """Chosen and laid out anew by what the format says."""
+    described = EXPECTED["hooks"]
+    gone = described["packs"][1]
+    ids = [hashlib.sha256(b"hook" + number.to_bytes(4, "little")).digest() for number in range(gone["blocks"])]
+    zero_bits = [256 - int.from_bytes(each, "big").bit_length() for each in ids]
+    assert sum(bits >= gone["leading_zero_bits"] for bits in zero_bits) <= 32 < sum(bits >= gone["leading_zero_bits"] - 1 for bits in zero_bits)
+    assert gone["hooks"] == sorted(each.hex()[:16] for each, bits in zip(ids, zero_bits) if bits >= gone["leading_zero_bits"])
+
+    refs = [PackRef(bytes.fromhex(each["id"]), each["size"], each["blocks"]) for each in described["packs"]]
+    found = [PackHooks(refs[0], ()), PackHooks(refs[1], hooks.choose(ids))]
+    data = repository.store.get(described["name"])
+    assert [(each.ref, [f"{key:016x}" for key in each.keys]) for each in hooks.decode(data, "it")] == [
+        (ref, each["hooks"]) for ref, each in zip(refs, described["packs"])
+    ]
+    assert hooks.encode(found) == data

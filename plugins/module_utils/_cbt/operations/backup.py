@@ -22,7 +22,8 @@ from ..repository.repository import Repository
 from . import situation
 from .backup_plan import BackupPlan, Situation, Wish, make_plan
 from .backup_run import BackupOptions, Run
-from .reading import ReadDisk, Statistics
+from .portion import Statistics
+from .reading import ReadDisk
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ..hypervisor.disks import Disk
 from ..hypervisor.domain import versions
 from ..interrupt import Interrupt
 from ..progress import Observer, Progress
-from ..repository import maps, points
+from ..repository import dedup, maps, points
 from ..repository.codecs import encoder
 from ..repository.damage import damaged_runs
 from ..repository.known import Known
@@ -48,6 +48,7 @@ class BackupOptions:
     scratch_dir: str = "/var/tmp"
     workers: t.Optional[int] = None
     rate_limit: t.Optional[int] = None
+    dedup: str = dedup.REPOSITORY
     tags: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     pin: bool = False
 
@@ -71,6 +72,7 @@ class Run:
         self._encode = encoder(options.compression, options.compression_level)
         self._throttle = Throttle(options.rate_limit, interrupt.check)
         self._writer = repository.writer()
+        self._dedup = dedup.deduplicator(repository, options.dedup, self._facts.uuid, self._damages)
         self._stored: t.List[str] = []
         # Read before the job begins: libvirt may take its time to ask QEMU, and the guest's writes go to scratch meanwhile.
         self._versions = {"kvm.cbt": TOOL_VERSION, **versions(domain.session)}
@@ -92,6 +94,7 @@ class Run:
                 undo.pop_all()  # it is published: from here on nothing is taken back
         self._remove_superseded()
         self._heal()
+        self._record_hooks()
         self._observer(Progress("done", self._facts.name))
         return point
 
@@ -119,7 +122,7 @@ class Run:
         base = self._base_map(plan)
         known = Known(base, self._repository.reader, self._damages)
         workers = self._options.workers or default_workers()
-        reader = Reader(self._writer, self._encode, workers, self._interrupt, self._observer, self._throttle)
+        reader = Reader(self._writer, self._encode, workers, self._interrupt, self._observer, self._throttle, self._dedup)
         with Source(export.socket, export.name, export.dirty_context) as source:
             doubtful = base is not None and plan.since is not None and not plan.audit and spot_check.contradiction(source, base, known) is not None
             again = _ranges(damaged_runs(base, self._damages)) if base is not None and plan.since is not None else ()
@@ -147,7 +150,7 @@ class Run:
     def _publish(self, view: views.View) -> RestorePoint:
         """Store packs, then maps and files, then the manifest."""
         self._observer(Progress("publishing", self._facts.name))
-        written = self._writer.finish()
+        written = {**(self._dedup.packs if self._dedup is not None else {}), **self._writer.finish()}
         extents_of = {target: disk.finish(written) for target, disk in self.read.items()}
         maps_of = {f"{target}.map": extents.encode() for target, extents in extents_of.items()}
         configuration = self._configuration()
@@ -239,6 +242,17 @@ class Run:
             self.warnings.append(
                 f"{self.healed.left} blocks of earlier restore points of {self._facts.name} stay damaged: their content is nowhere to be found any more."
             )
+
+    def _record_hooks(self) -> None:
+        """Let later backups find what this one stored. Nothing but space depends on it."""
+        if self._dedup is None:
+            return
+        try:
+            dedup.record(self._repository, self._facts.uuid, self._id, self._writer.hooks())
+        except RepositoryError as error:
+            self.warnings.append(f"Later backups will not find the blocks of restore point {self._id} when they look for known ones: {error}")
+        if self._dedup.failure is not None:
+            self.warnings.append(f"Known blocks were not looked for in all of the repository, which costs space: {self._dedup.failure}.")
 
 
 def _ranges(runs: t.Iterable[maps.Run]) -> t.Iterator[BlockRange]:

@@ -9,7 +9,8 @@ import concurrent.futures
 import threading
 import typing as t
 
-from . import packs
+from . import hooks, packs
+from .hooks import PackHooks
 from .keys import Keys
 from .packs import Encoded, PackRef
 from .stores import Store, Upload
@@ -42,6 +43,10 @@ class _OpenPack:
     def full(self) -> bool:
         return self.end >= packs.TARGET_SIZE or self.blocks >= packs.MAX_BLOCKS
 
+    @property
+    def block_ids(self) -> t.Iterator[bytes]:
+        return (bytes(self.directory[start : start + 32]) for start in range(0, len(self.directory), packs.ENTRY.size))
+
     def seal(self) -> PackRef:
         ending = packs.ending(self.id, bytes(self.directory), self.end, self.keys)
         self.upload.write([packs.header(self.id)], 0)
@@ -65,6 +70,8 @@ class PackWriter:
         self._open: t.Optional[_OpenPack] = None
         self._unsealed: t.Set[_OpenPack] = set()
         self._sealed: t.Dict[bytes, PackRef] = {}
+        self._begun: t.List[bytes] = []
+        self._hooks: t.Dict[bytes, PackHooks] = {}
         self._error: t.Optional[BaseException] = None
         self._sealer = concurrent.futures.ThreadPoolExecutor(max_workers=(store.open_uploads or 2) - 1)
 
@@ -104,16 +111,19 @@ class PackWriter:
         if self._open is None:
             self._open = _OpenPack(self._store, self._keys)
             self._unsealed.add(self._open)
+            self._begun.append(self._open.id)
         return self._open
 
     def _seal(self, pack: _OpenPack) -> None:
         try:
             ref = pack.seal()
+            found = PackHooks(ref, hooks.choose(pack.block_ids))
         except BaseException as error:
             self._fail(error)
             return
         with self._changed:
             self._sealed[ref.id] = ref
+            self._hooks[ref.id] = found
             self._unsealed.discard(pack)
             self._changed.notify_all()
 
@@ -131,6 +141,10 @@ class PackWriter:
         if self._error is not None:
             raise self._error
         return dict(self._sealed)
+
+    def hooks(self) -> t.List[PackHooks]:
+        """The hooks of all packs written, in the order in which these were begun. To be asked once it is finished."""
+        return [self._hooks[pack] for pack in self._begun]
 
     def discard(self) -> None:
         """Delete everything this writer stored: nothing has named it yet. Raises RepositoryError if the store fails."""

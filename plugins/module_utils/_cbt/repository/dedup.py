@@ -1,0 +1,155 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where blocks are stored already: in this run, or in packs of earlier ones. Private to the collection.
+
+Memory is bounded whatever the repository's size: hooks, which are looked up on the disk, tell which packs' directories are
+worth loading, and only the blocks seen last are remembered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import typing as t
+
+from ..errors import DamagedObject, ObjectMissing
+from . import hooks
+from .damage import Damages
+from .hooks import PackHooks
+from .index import HookIndex
+from .pack_writer import Placement
+from .packs import PackRef
+from .repository import Repository
+
+REPOSITORY = "repository"
+DOMAIN = "domain"
+NONE = "none"
+
+REMEMBERED = 1 << 18  # blocks; about 40 MiB
+_ORDINAL_BITS = 32
+_NO_BLOCK = b""  # the id of none
+_PACK_NAME = re.compile(r"/([0-9a-f]{32})$")
+
+Find = t.Callable[[t.Collection[bytes]], t.Dict[bytes, Placement]]
+
+
+class _Places:
+    """The places of the blocks noted last, at least half of ``limit`` of them. Notes come one at a time, questions any time."""
+
+    def __init__(self, limit: int) -> None:
+        self._half = limit // 2
+        self._young: t.Dict[bytes, int] = {}
+        self._old: t.Dict[bytes, int] = {}
+        self._packs: t.List[bytes] = []
+        self._numbers: t.Dict[bytes, int] = {}
+        self._loaded: t.Set[bytes] = set()
+        self._loaded_before: t.Set[bytes] = set()
+
+    def note(self, pack: bytes, first: int, block_ids: t.Sequence[bytes]) -> None:
+        if len(self._young) >= self._half:
+            self._old, self._young = self._young, {}
+            self._loaded, self._loaded_before = set(), self._loaded
+        number = self._numbers.setdefault(pack, len(self._packs))
+        if number == len(self._packs):
+            self._packs.append(pack)
+        start = (number << _ORDINAL_BITS) + first
+        self._young.update(zip(block_ids, range(start, start + len(block_ids))))
+
+    def begin_loading(self, pack: bytes) -> bool:
+        """True if the blocks of this pack are to be noted, which is asked once for as long as they are remembered."""
+        if pack in self._loaded or pack in self._loaded_before:
+            return False
+        self._loaded.add(pack)
+        return True
+
+    def get(self, block_id: bytes) -> t.Optional[Placement]:
+        place = self._young.get(block_id)
+        if place is None:
+            place = self._old.get(block_id)
+            if place is None:
+                return None
+        return Placement(self._packs[place >> _ORDINAL_BITS], place & (1 << _ORDINAL_BITS) - 1)
+
+
+class Deduplicator:
+    """Tells for blocks about to be stored where they are already. May be asked from several threads.
+
+    ``packs`` are those of earlier runs that were told of; no map may name another that this run did not write. Packs on
+    their way out are never among them, and of those in which damage was found no damaged block is told of.
+    """
+
+    def __init__(self, repository: Repository, index: HookIndex, damages: Damages, remembered: int = REMEMBERED) -> None:
+        self._repository = repository
+        self._index = index
+        self._damages = damages
+        self._avoided = _condemned(repository)
+        self._lock = threading.Lock()
+        self._places = _Places(remembered)
+        self.packs: t.Dict[bytes, PackRef] = {}
+
+    @property
+    def failure(self) -> t.Optional[str]:
+        """Why the local index could not be used, if so."""
+        return self._index.failure
+
+    def stored(self, placement: Placement, block_ids: t.Sequence[bytes]) -> None:
+        """Remember what this run stored."""
+        with self._lock:
+            self._places.note(placement.pack, placement.ordinal, block_ids)
+
+    @contextlib.contextmanager
+    def finder(self) -> t.Iterator[Find]:
+        """A function for one thread that gives the places of those blocks that are known.
+
+        It raises RepositoryError if the store fails.
+        """
+        with self._index.lookup() as lookup:
+
+            def find(block_ids: t.Collection[bytes]) -> t.Dict[bytes, Placement]:
+                for ref in lookup(filter(hooks.may_be_hook, block_ids)):
+                    self._load(ref)
+                get = self._places.get
+                return {block_id: place for block_id, place in ((each, get(each)) for each in block_ids) if place is not None}
+
+            yield find
+
+    def _load(self, ref: PackRef) -> None:
+        with self._lock:
+            if ref.id in self._avoided or not self._places.begin_loading(ref.id):
+                return
+        try:
+            directory = self._repository.reader.directory(ref)
+        except (DamagedObject, ObjectMissing):
+            self._avoided.add(ref.id)
+            return
+        block_ids = [directory.digest(ordinal) for ordinal in range(len(directory))]
+        damage = self._damages.get(ref.id)
+        if damage is not None:
+            block_ids = [_NO_BLOCK if damage.covers(ordinal) else block_id for ordinal, block_id in enumerate(block_ids)]
+        with self._lock:
+            self.packs[ref.id] = ref
+            self._places.note(ref.id, 0, block_ids)
+
+
+def _condemned(repository: Repository) -> t.Set[bytes]:
+    """The packs that are on their way out."""
+    names = (_PACK_NAME.search(name) for name in repository.store.list("condemned"))
+    return {bytes.fromhex(name.group(1)) for name in names if name is not None}
+
+
+def deduplicator(repository: Repository, scope: str, domain: str, damages: Damages) -> t.Optional[Deduplicator]:
+    """What a backup of the domain with this UUID asks; ``scope`` is repository, domain or none. Raises RepositoryError."""
+    if scope == NONE:
+        return None
+    index = HookIndex(repository, domain if scope == DOMAIN else None)
+    index.refresh()
+    return Deduplicator(repository, index, damages)
+
+
+def record(repository: Repository, domain: str, session: str, written: t.Sequence[PackHooks]) -> None:
+    """Store the hooks of packs that were written for a domain, in the order they were begun. Raises RepositoryError."""
+    for start in range(0, len(written), hooks.PACKS_PER_OBJECT):
+        name = f"{hooks.FOLDER}/{domain}/{session}-{start // hooks.PACKS_PER_OBJECT}"
+        repository.put_object(name, hooks.encode(written[start : start + hooks.PACKS_PER_OBJECT]))

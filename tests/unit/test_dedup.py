@@ -1,0 +1,373 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Blocks that are stored already are not stored again, and whatever becomes of the index, what is restored is the same."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from disks_for_tests import MemoryDisk, back_up, block, restored
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import pack_ref
+from stores_for_tests import MemoryStore, with_bit_flipped
+
+from _cbt.errors import RepositoryError
+from _cbt.grid import BLOCK_SIZE
+from _cbt.repository import damage, dedup, hooks
+from _cbt.repository.damage import PackDamage
+from _cbt.repository.dedup import Deduplicator
+from _cbt.repository.hooks import PackHooks
+from _cbt.repository.index import HookIndex
+from _cbt.repository.maps import ExtentMap
+from _cbt.repository.pack_writer import Placement
+from _cbt.repository.packs import PackRef
+from _cbt.repository.repository import Repository
+
+KINDS = list(range(1, 301))
+
+
+@pytest.fixture
+def memory() -> Repository:
+    return Repository(MemoryStore(), "r" * 32)
+
+
+def the_index(cache_folder: Path) -> Path:
+    (found,) = cache_folder.glob("*.sqlite")
+    return found
+
+
+def spoiled(path: Path) -> None:
+    """All but the first page made something else."""
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + random.Random(0).randbytes(len(data) - 4096))
+
+
+# What is found.
+
+
+def test_the_same_content_on_another_disk_in_any_order_of_regions_is_stored_once(memory: Repository) -> None:
+    back_up(memory, MemoryDisk(KINDS), "one")
+    moved = MemoryDisk([*KINDS[150:], *KINDS[:150]])
+    extents, counted = back_up(memory, moved, "two", domain="other")
+    assert restored(memory, extents) == moved.content(0, 300)
+    assert counted.new_bytes <= 16 * BLOCK_SIZE, "what comes before the first hook may be missed"
+    assert counted.deduplicated_bytes + counted.new_bytes == 300 * BLOCK_SIZE
+    assert len(extents.packs) <= 2
+
+
+def test_content_repeated_in_one_run_is_stored_once(memory: Repository) -> None:
+    disk = MemoryDisk(KINDS[:40] * 3 + [7] * 5)
+    extents, counted = back_up(memory, disk, "one")
+    assert restored(memory, extents) == disk.content(0, 125)
+    assert counted.new_bytes == counted.stored_bytes
+    # Two workers may store the same block at the same time.
+    assert 40 * BLOCK_SIZE <= counted.new_bytes <= 80 * BLOCK_SIZE
+    assert counted.new_bytes + counted.deduplicated_bytes == counted.read_bytes == disk.size
+
+
+def test_a_short_last_block_is_not_taken_for_a_whole_one(memory: Repository) -> None:
+    whole, short = MemoryDisk(KINDS), MemoryDisk(KINDS, short=512)
+    back_up(memory, whole, "one")
+    extents, counted = back_up(memory, short, "two")
+    assert restored(memory, extents) == short.content(0, 300)
+    assert counted.new_bytes % BLOCK_SIZE == BLOCK_SIZE - 512
+
+
+def test_the_parents_blocks_stay_where_they_are(memory: Repository) -> None:
+    """What equals the parent at its place is kept before anything is looked for."""
+    base, _counted = back_up(memory, MemoryDisk(KINDS), "one")
+    extents, counted = back_up(memory, MemoryDisk(KINDS), "two", base)
+    assert list(extents.runs()) == list(base.runs())
+    assert (counted.unchanged_bytes, counted.deduplicated_bytes, counted.new_bytes) == (300 * BLOCK_SIZE, 0, 0)
+
+
+def test_the_scope_of_a_domain_finds_its_own_packs_and_none_finds_nothing(memory: Repository) -> None:
+    back_up(memory, MemoryDisk(KINDS), "one", domain="a")
+    disk = MemoryDisk(KINDS)
+    assert back_up(memory, disk, "two", scope=dedup.DOMAIN, domain="b")[1].deduplicated_bytes == 0
+    assert back_up(memory, disk, "three", scope=dedup.DOMAIN, domain="a")[1].deduplicated_bytes > 250 * BLOCK_SIZE
+    assert back_up(memory, disk, "four", scope=dedup.NONE, domain="a")[1].deduplicated_bytes == 0
+    assert {name.split("/")[1] for name in memory.store.list("hooks")} == {"a", "b"}
+
+
+def test_packs_on_their_way_out_are_not_used(memory: Repository) -> None:
+    base, _counted = back_up(memory, MemoryDisk(KINDS), "one")
+    for ref in base.packs:
+        memory.store.put(f"condemned/{ref.id.hex()}", b"")
+    memory.store.put("condemned/something-else", b"")
+    extents, counted = back_up(memory, MemoryDisk(KINDS), "two")
+    assert counted.new_bytes == 300 * BLOCK_SIZE
+    assert not set(extents.packs) & set(base.packs)
+
+
+def test_damaged_blocks_are_stored_again_and_their_neighbours_are_not(memory: Repository) -> None:
+    base, _counted = back_up(memory, MemoryDisk(KINDS), "one")
+    (ref,) = base.packs
+    bad = frozenset([5, 6, 299])
+    memory.put_object(damage.object_name(ref.id), damage.encode(PackDamage(bad, "")))
+    extents, counted = back_up(memory, MemoryDisk(KINDS), "two")
+    assert 3 * BLOCK_SIZE <= counted.new_bytes <= 32 * BLOCK_SIZE
+    assert not bad & {run.ordinal + index for run in extents.runs() if run.pack == ref for index in range(run.count)}
+    memory.put_object(damage.object_name(ref.id), damage.encode(PackDamage(None, "")))
+    extents, counted = back_up(memory, MemoryDisk(KINDS), "three")
+    assert ref not in extents.packs
+
+
+def test_a_hit_brings_the_pack_that_was_written_next_along(memory: Repository) -> None:
+    """So a disk that is read in order misses the beginning of its first pack only."""
+    ids = [bytes([number]) * 32 for number in range(20)]
+    found = [PackHooks(pack_ref(number), (hooks.key_of(ids[number]),)) for number in range(4)]
+    dedup.record(memory, "a", "one", found[:3])
+    dedup.record(memory, "a", "two", found[3:])
+    index = HookIndex(memory)
+    index.refresh()
+    with index.lookup() as lookup:
+        assert list(lookup([ids[0]])) == [pack_ref(0), pack_ref(1)]
+        assert list(lookup([ids[2]])) == [pack_ref(2)]
+        assert list(lookup(ids[4:])) == []
+        assert list(lookup([ids[3], ids[1]])) == [pack_ref(3), pack_ref(1), pack_ref(2)]
+
+
+def test_hooks_of_very_many_packs_are_stored_in_several_objects(memory: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "PACKS_PER_OBJECT", 3)
+    dedup.record(memory, "a", "one", [PackHooks(pack_ref(number), (number,)) for number in range(8)])
+    assert sorted(memory.store.list("hooks")) == ["hooks/a/one-0", "hooks/a/one-1", "hooks/a/one-2"]
+    dedup.record(memory, "a", "two", [])
+    assert len(list(memory.store.list("hooks"))) == 3, "a run that stored nothing leaves no object"
+
+
+# What may happen to the index.
+
+
+def test_a_lost_index_is_made_again_from_the_repository(memory: Repository, cache_folder: Path) -> None:
+    back_up(memory, MemoryDisk(KINDS), "one")
+    back_up(memory, MemoryDisk(KINDS), "two")
+    shutil.rmtree(cache_folder)
+    assert back_up(memory, MemoryDisk(KINDS), "three")[1].deduplicated_bytes > 250 * BLOCK_SIZE
+
+
+def test_lost_hooks_cost_space_only(memory: Repository) -> None:
+    back_up(memory, MemoryDisk(KINDS), "one")
+    back_up(memory, MemoryDisk(KINDS), "two")  # fills the index
+    for name in list(memory.store.list("hooks")):
+        memory.store.delete(name)
+    extents, counted = back_up(memory, MemoryDisk(KINDS), "three")
+    assert counted.new_bytes == 300 * BLOCK_SIZE, "the index forgets what the repository lost"
+    assert restored(memory, extents) == MemoryDisk(KINDS).content(0, 300)
+
+
+def test_damaged_hooks_are_passed_over(memory: Repository) -> None:
+    back_up(memory, MemoryDisk(KINDS), "one")
+    (name,) = memory.store.list("hooks")
+    memory.store.put(name, with_bit_flipped(memory.store.get(name), 1000))
+    assert back_up(memory, MemoryDisk(KINDS), "two")[1].new_bytes == 300 * BLOCK_SIZE
+
+
+@pytest.mark.parametrize("fault", ["deleted", "directory damaged", "cut", "another pack's bytes"])
+def test_a_pack_that_is_gone_or_damaged_behind_the_index_is_not_used(fault: str, memory: Repository) -> None:
+    base, _counted = back_up(memory, MemoryDisk(KINDS), "one")
+    other, _counted = back_up(memory, MemoryDisk(KINDS), "other", scope=dedup.NONE)
+    (name,), data = [ref.name for ref in base.packs], memory.store.get(base.packs[0].name)
+    changes = {
+        "directory damaged": with_bit_flipped(data, (len(data) - 1000) * 8),
+        "cut": data[:-1],
+        "another pack's bytes": memory.store.get(other.packs[0].name),
+    }
+    memory.store.put(name, changes.get(fault, b""))
+    if fault == "deleted":
+        memory.store.delete(name)
+    again = Repository(memory.store, memory.id)  # remembers no directory
+    extents, counted = back_up(again, MemoryDisk(KINDS), "two")
+    assert counted.new_bytes == 300 * BLOCK_SIZE
+    assert restored(again, extents) == MemoryDisk(KINDS).content(0, 300)
+
+
+@pytest.mark.parametrize("content", ["text", "empty", "spoiled", "cut", "another schema", "no tables", "rows of another kind", "a folder"])
+def test_whatever_the_index_holds_the_backup_is_true_and_the_next_one_finds_again(content: str, memory: Repository, cache_folder: Path) -> None:
+    disk = MemoryDisk(KINDS)
+    back_up(memory, disk, "one")
+    back_up(memory, disk, "two")
+    path = the_index(cache_folder)
+    with sqlite3.connect(path) as connection:
+        if content == "another schema":
+            connection.execute("PRAGMA user_version = 99")
+        elif content == "no tables":
+            connection.execute("DROP TABLE pack")
+        elif content == "rows of another kind":
+            connection.execute("UPDATE pack SET ref = 'text'")
+        connection.execute("PRAGMA journal_mode = DELETE")
+    connection.close()
+    if content in ("text", "empty"):
+        path.write_bytes(b"" if content == "empty" else b"text " * 10000)
+    elif content == "spoiled":
+        spoiled(path)
+    elif content == "cut":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif content == "a folder":
+        path.unlink()
+        path.mkdir()
+    extents, _counted = back_up(memory, disk, "three")
+    assert restored(memory, extents) == disk.content(0, 300)
+    if content == "a folder":
+        path.rmdir()
+    counted = back_up(memory, disk, "four")[1]
+    counted = back_up(memory, disk, "five")[1] if content == "rows of another kind" and not counted.deduplicated_bytes else counted
+    assert counted.deduplicated_bytes > 250 * BLOCK_SIZE
+
+
+def test_wrong_places_in_the_index_cannot_mislead(memory: Repository, cache_folder: Path) -> None:
+    """The directory of a pack is read and proven, whatever the index said of it."""
+    base, _counted = back_up(memory, MemoryDisk(KINDS), "one")
+    back_up(memory, MemoryDisk(KINDS), "two")
+    (ref,) = base.packs
+    wrong = [PackRef(ref.id, ref.size - 44, ref.blocks), PackRef(ref.id, ref.size, ref.blocks - 1), PackRef(ref.id, ref.size, 1 << 31), pack_ref(9)]
+    for number, each in enumerate(wrong):
+        with sqlite3.connect(the_index(cache_folder)) as connection:
+            connection.execute("UPDATE pack SET ref = ?", (each.id + each.size.to_bytes(8, "little") + each.blocks.to_bytes(4, "little"),))
+        connection.close()
+        disk = MemoryDisk([*KINDS, 1000 + number])
+        extents, _counted = back_up(memory, disk, f"wrong-{number}", scope=dedup.REPOSITORY)
+        assert restored(memory, extents) == disk.content(0, 301)
+
+
+def test_an_index_that_cannot_be_written_is_told_and_costs_space_only(memory: Repository, cache_folder: Path) -> None:
+    cache_folder.parent.mkdir(parents=True)
+    cache_folder.write_bytes(b"a file where the folder should be")
+    finding = dedup.deduplicator(memory, dedup.REPOSITORY, "a", {})
+    assert finding is not None
+    assert str(cache_folder) in str(finding.failure)
+    disk = MemoryDisk(KINDS[:50] * 2)
+    extents, counted = back_up(memory, disk, "one")
+    assert restored(memory, extents) == disk.content(0, 100)
+    assert counted.deduplicated_bytes > 0, "what the run itself stored is known all the same"
+
+
+def test_an_index_that_another_process_is_filling_is_used_as_it_is(memory: Repository, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    back_up(memory, MemoryDisk(KINDS), "one")
+    back_up(memory, MemoryDisk(KINDS), "two")
+    monkeypatch.setattr("_cbt.repository.index._WAIT", 0.05)
+    other = sqlite3.connect(the_index(cache_folder), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        finding = dedup.deduplicator(memory, dedup.REPOSITORY, "a", {})
+        assert finding is not None and finding.failure is None
+        assert back_up(memory, MemoryDisk(KINDS), "three")[1].deduplicated_bytes > 250 * BLOCK_SIZE
+    finally:
+        other.close()
+
+
+FILLER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from _cbt.repository import dedup
+from _cbt.repository.repository import open_repository
+for _again in range(5):
+    found = dedup.deduplicator(open_repository(sys.argv[2]), "repository", "a", {})
+    if found.failure:
+        sys.exit(found.failure)
+"""
+
+
+def test_processes_that_fill_one_index_at_the_same_time_do_not_fail(repository: Repository, place: Path, cache_folder: Path) -> None:
+    for number in range(300):
+        dedup.record(repository, "a", str(number), [PackHooks(pack_ref(number), (number,))])
+    engine = str(Path(__file__).resolve().parents[2] / "plugins" / "module_utils")
+    command = [sys.executable, "-c", FILLER, engine, str(place)]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, env=dict(os.environ)) for _process in range(4)]
+    printed = [process.communicate()[1] for process in running]
+    assert [(process.returncode, said) for process, said in zip(running, printed)] == [(0, b"")] * 4
+    with sqlite3.connect(the_index(cache_folder)) as connection:
+        assert connection.execute("SELECT count(*), count(DISTINCT name) FROM source").fetchone() == (300, 300)
+        assert connection.execute("SELECT count(*), count(DISTINCT ref) FROM pack").fetchone() == (300, 300)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+
+
+def test_a_store_that_fails_is_an_error_and_no_lost_index(memory: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    back_up(memory, MemoryDisk(KINDS), "one")
+    finding = dedup.deduplicator(memory, dedup.REPOSITORY, "a", {})
+    assert finding is not None
+
+    def fails(*_arguments: object) -> bytes:
+        raise RepositoryError("Cannot read: time-out.")
+
+    monkeypatch.setattr(MemoryStore, "get_range", fails)
+    monkeypatch.setattr(memory, "reader", type(memory.reader)(memory.store))
+    with finding.finder() as find, pytest.raises(RepositoryError, match="time-out"):
+        find({memory.keys.block_id(block(kind)): None for kind in KINDS})
+
+
+# Memory.
+
+
+def test_the_blocks_remembered_are_bounded_and_the_latest_are_among_them(memory: Repository) -> None:
+    finding = Deduplicator(memory, HookIndex(memory), {}, remembered=1000)
+    ids = [number.to_bytes(32, "big") for number in range(10_000)]
+    for start in range(0, 10_000, 20):
+        finding.stored(Placement(bytes(16), start), ids[start : start + 20])
+    with finding.finder() as find:
+        known = find(ids)
+    assert 500 <= len(known) <= 1040
+    assert all(known[each] == Placement(bytes(16), number) for number, each in enumerate(ids) if number >= 9500)
+
+
+# Nothing of it ever shows in what is restored.
+
+Step = tuple[str, str, str, list[tuple[int, int]], int]
+ACTIONS = ["back up", "back up from base", "lose index", "spoil index", "lose hooks", "spoil hooks", "lose unnamed packs"]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from([*ACTIONS, "back up", "back up"]),
+        st.sampled_from([dedup.REPOSITORY, dedup.DOMAIN, dedup.NONE]),
+        st.sampled_from(["a", "b"]),
+        st.lists(st.tuples(st.integers(0, 120), st.integers(0, 40)), min_size=1, max_size=4),
+        st.sampled_from([0, 512]),
+    ),
+    min_size=2,
+    max_size=8,
+)
+
+
+@settings(max_examples=80)
+@given(STEPS)
+def test_whatever_happens_every_point_restores_to_its_bytes(tmp_path_factory: pytest.TempPathFactory, steps: list[Step]) -> None:
+    folder = tmp_path_factory.mktemp("case")
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv("XDG_CACHE_HOME", str(folder))
+        _play(steps, folder / "kvm.cbt")
+    shutil.rmtree(folder)
+
+
+def _play(steps: list[Step], cache: Path) -> None:
+    store = MemoryStore()
+    taken: list[tuple[ExtentMap, MemoryDisk]] = []
+    for number, (action, scope, domain, ranges, short) in enumerate(steps):
+        repository = Repository(store, "r" * 32)
+        if action.startswith("back up"):
+            disk = MemoryDisk([kind for first, count in ranges for kind in range(first, first + count)] or [1], short)
+            base = taken[-1][0] if taken and action.endswith("base") else None
+            taken.append((back_up(repository, disk, str(number), base, scope, domain)[0], disk))
+        elif action == "lose index":
+            shutil.rmtree(cache, ignore_errors=True)
+        elif action == "spoil index":
+            for path in cache.glob("*.sqlite"):
+                spoiled(path)
+        elif action in ("lose hooks", "spoil hooks"):
+            for name in list(store.list("hooks"))[::2]:
+                store.delete(name) if action == "lose hooks" else store.put(name, with_bit_flipped(store.get(name), 300))
+        else:
+            taken = taken[1:]
+            named = {ref.name for extents, _disk in taken for ref in extents.packs}
+            for name in set(store.list("packs")) - named:
+                store.delete(name)
+    for extents, disk in taken:
+        assert restored(Repository(store, "r" * 32), extents) == disk.content(0, len(disk.kinds))
