@@ -118,6 +118,15 @@ class Engine(Contender):
         return measure(self.command("verify"))[0]
 
 
+class EncryptedEngine(Engine):
+    """The same with an encrypted repository."""
+
+    name = "encrypted"
+
+    def command(self, verb: str, *options: str | Path) -> list[str | Path]:
+        return [*super().command(verb, *options), "--encrypted"]
+
+
 class Peer(Contender):
     """Debian's virtnbdbackup. It makes nothing durable; see `Measurement.settle_seconds`."""
 

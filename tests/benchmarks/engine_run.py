@@ -1,6 +1,6 @@
 """One run of the engine in a process of its own, so that its time and memory are all there is.
 
-    engine_run.py backup|restore|verify REPOSITORY DOMAIN [--compression C] [--dedup D] [--mode M] [--dest FOLDER] [--profile]
+    engine_run.py backup|restore|verify REPOSITORY DOMAIN [--compression C] [--dedup D] [--mode M] [--dest FOLDER] [--encrypted] [--profile]
 
 What was done is printed as JSON; `--profile` prints where the threads
 spent their time before it.
@@ -26,12 +26,18 @@ from _cbt.operations.backup_plan import Wish  # noqa: E402
 from _cbt.operations.backup_run import BackupOptions  # noqa: E402
 from _cbt.operations.restore import RestoreRequest, restore  # noqa: E402
 from _cbt.operations.verify import verify  # noqa: E402
+from _cbt.repository.places import Place  # noqa: E402
 from _cbt.repository.repository import open_or_create, open_repository  # noqa: E402
+
+
+def place(options: argparse.Namespace) -> Place:
+    """Where the repository is."""
+    return Place(options.repository, passphrase="of a benchmark" if options.encrypted else None)
 
 
 def run_backup(options: argparse.Namespace) -> dict[str, Any]:
     """Back up the domain; the mode of each disk and what was counted."""
-    repository = open_or_create(options.repository)
+    repository = open_or_create(place(options))
     request = BackupRequest(options.domain, Wish(options.mode), BackupOptions(compression=options.compression, dedup=options.dedup))
     with connect() as connection:
         result = backup(connection, repository, request)
@@ -43,7 +49,7 @@ def run_restore(options: argparse.Namespace) -> dict[str, Any]:
     """Restore the latest point to qcow2; the image of each disk."""
     request = RestoreRequest(options.domain, dest=options.dest)
     with connect() as connection:
-        result = restore(open_repository(options.repository), request, connection)
+        result = restore(open_repository(place(options)), request, connection)
     return {
         "duration": result.duration,
         "images": {disk.target: disk.path for disk in result.disks},
@@ -52,7 +58,7 @@ def run_restore(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_verify(options: argparse.Namespace) -> dict[str, Any]:
     """Verify the data of the latest point."""
-    verdicts, duration = verify(open_repository(options.repository), options.domain)
+    verdicts, duration = verify(open_repository(place(options)), options.domain)
     damaged = [verdict.name for verdict in verdicts if verdict.damage]
     if damaged or not verdicts:
         raise CbtError(f"Restore points found damaged: {', '.join(damaged) or 'there are none'}.")
@@ -72,6 +78,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dedup", default="repository", choices=("repository", "domain", "none"))
     parser.add_argument("--mode", default="auto")
     parser.add_argument("--dest", help="the folder to restore to")
+    parser.add_argument("--encrypted", action="store_true")
     parser.add_argument("--profile", action="store_true")
     return parser.parse_args()
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from contenders import Contender, Engine, Peer, RawCopy
+from contenders import Contender, EncryptedEngine, Engine, Peer, RawCopy
 from disk_image import MIB
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
@@ -102,6 +102,11 @@ def scattered_writes(domains: Sequence[BlockDomain], size: int, seed: int) -> No
 
 def rows_of_disk(rounds: Rounds, engine: Engine, peer: Peer, data_bytes: int, disk_size: int) -> Iterator[Row]:
     """Full backups, restore, verify and incremental backups of one disk, held by both domains."""
+    encrypted = EncryptedEngine(engine.domain)
+    both = rounds("full lz4, encrypted and not", _fulls("lz4", engine, encrypted))
+    yield Row(7, "full, lz4, encrypted", "not encrypted", both[encrypted.name], both[engine.name], data_bytes, 1.25)
+    encrypted.forget_backups()
+
     lz4 = rounds("full lz4", _fulls("lz4", engine, peer))
     yield _row(2, "full, lz4", lz4, peer.name, data_bytes, 1 / 3)
 

@@ -156,7 +156,7 @@ def test_a_plain_repository_cannot_become_an_encrypted_one(place: Path, reposito
 
 def test_who_cannot_open_it_cannot_slip_in_a_slot(place: Path, protected: Repository) -> None:
     """A slot of somebody's own master key, put there without the true one, is found out before anything is sealed for it."""
-    theirs = configuration.create("theirs", "mine")
+    theirs, _keys = configuration.create("theirs", "mine")
     mine = configuration.decode((place / "repository.json").read_bytes(), str(place))
     forged = Configuration(mine.id, {**theirs.slots, **mine.slots}, mine.code)
     (place / "repository.json").write_bytes(forged.encode())

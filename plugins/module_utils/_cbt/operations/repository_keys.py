@@ -73,7 +73,7 @@ def _decide(found: t.Optional[Configuration], passphrase: t.Optional[str], reque
     if request.new_passphrase is not None and request.slot in request.remove:
         raise Refused(f"The key slot {request.slot} of the repository {location} cannot be set and removed at once.")
     if found is None:
-        return configuration.create(given[0] if given else None, request.slot)
+        return configuration.create(given[0] if given else None, request.slot)[0]
     if found.encrypted:
         if not given:
             raise PassphraseRefused(f"The repository {location} is encrypted. Give its passphrase.")

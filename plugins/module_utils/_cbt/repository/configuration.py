@@ -73,14 +73,14 @@ class Configuration:
         return None
 
 
-def create(passphrase: t.Optional[str] = None, slot: str = FIRST_SLOT) -> Configuration:
-    """Of a new repository, encrypted if there is a passphrase."""
+def create(passphrase: t.Optional[str] = None, slot: str = FIRST_SLOT) -> t.Tuple[Configuration, Keys]:
+    """Of a new repository, encrypted if there is a passphrase; and what it is read and written with."""
     made = Configuration(secrets.token_hex(16))
     if passphrase is None:
-        return made
+        return made, PlainKeys()
     master = os.urandom(KEY_SIZE)
     slots = {slot: key_slots.wrap(master, checked(passphrase), made.id, slot)}
-    return dataclasses.replace(made, slots=slots).proven_by(master)
+    return dataclasses.replace(made, slots=slots).proven_by(master), EncryptedKeys(master)
 
 
 def checked(passphrase: str) -> str:

@@ -154,8 +154,9 @@ def open_or_create(place: t.Union[str, Place], check_only: bool = False) -> t.Op
     repository = _opened(store, place.passphrase)
     if repository is not None:
         return repository
-    created = configuration.create(place.passphrase)
+    created, keys = configuration.create(place.passphrase)
     if check_only:
         return None
-    store.put(configuration.NAME, created.encode(), replace=False)  # where two create it at once, the first one's counts
-    return open_repository(place)
+    if not store.put(configuration.NAME, created.encode(), replace=False):
+        return open_repository(place)  # where two create it at once, the first one's counts
+    return Repository(store, created.id, keys, tuple(created.slots))
