@@ -13,7 +13,8 @@ from store_contract import StoreContract
 
 from _cbt.errors import ObjectLocked, ObjectMissing, RepositoryError
 from _cbt.repository.places import Place, S3Options, store_at
-from _cbt.repository.s3_store import PART, S3Store
+from _cbt.repository.s3_store import S3Store
+from _cbt.repository.s3_upload import PART
 
 MISSING = [program for program in GATEWAY_PROGRAMS if shutil.which(program) is None]
 
@@ -55,7 +56,7 @@ class TestGateway(StoreContract):
         return store_in(gateway, gateway.bucket())
 
     def test_listings_of_many_pages_are_whole(self, store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        real = store._client.list_objects_v2
+        real = store.client.list_objects_v2
         pages: t.List[int] = []
 
         def short(**which: t.Any) -> t.Any:
@@ -63,7 +64,7 @@ class TestGateway(StoreContract):
             pages.append(page["KeyCount"])
             return page
 
-        monkeypatch.setattr(store._client, "list_objects_v2", short)
+        monkeypatch.setattr(store.client, "list_objects_v2", short)
         names = [f"a/{number}" for number in range(7)]
         for name in names:
             store.put(name, b"x")
@@ -110,7 +111,9 @@ class TestObjectLock:
 
     @pytest.mark.parametrize("size", [10, 2 * PART], ids=["small", "in parts"])
     def test_what_is_locked_is_never_reported_as_deleted_and_stays(self, store: S3Store, size: int) -> None:
-        store.put("packs/x", b"x" * size)
+        upload = store.upload("packs/x")
+        upload.write([b"x" * size], 0)
+        upload.commit()
         until = store.locked_until("packs/x")
         assert until is not None
         ends = datetime.datetime.fromtimestamp(until, datetime.UTC) - datetime.datetime.now(datetime.UTC)

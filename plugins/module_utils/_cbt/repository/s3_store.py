@@ -5,25 +5,21 @@
 
 from __future__ import annotations
 
-import base64
 import concurrent.futures
 import contextlib
 import datetime
 import random
-import threading
 import time
 import typing as t
-import zlib
 
 from ..errors import ObjectLocked, ObjectMissing, RepositoryError
 from ..files import Buffer
 from . import s3_client
 from .places import S3_SCHEME, S3Options
 from .s3_client import code_of, exceptions, explained
+from .s3_upload import SpooledUpload, body
 from .stores import Entry, Upload
 
-PART = 16 << 20  # bytes; what is larger goes in parts side by side
-_PART_THREADS = 4
 _ASKING_THREADS = 16
 _FORSAKEN = 7 * 86400  # seconds after which an upload in parts that did not end is of a killed process
 _OPEN_UPLOADS = 4
@@ -44,61 +40,36 @@ class S3Store:
         self.location = S3_SCHEME + "/".join([bucket, *folders])
         self._bucket = bucket
         self._prefix = "".join(f"{folder}/" for folder in folders)
-        self._client = s3_client.connect(options)
+        self.client = s3_client.connect(options)
 
     # Writing.
 
     def upload(self, name: str) -> Upload:
-        return _Spooled(self, name)
+        return SpooledUpload(self, name)
 
     def put(self, name: str, data: Buffer, replace: bool = True) -> bool:
-        if replace and len(data) > PART:
-            self._put_in_parts(name, data)
-            return True
         if replace:
-            with self._explained("write", name):
-                self._client.put_object(**self._object(name), **_body(data))
+            with self.explained("write", name):
+                self.client.put_object(**self.object_at(name), **body(data))
             return True
         # Not every server knows or heeds the condition below.
-        return not self._exists(name) and self._put_new(name, data)
+        return not self.exists(name) and self._put_new(name, data)
 
     def _put_new(self, name: str, data: Buffer) -> bool:
-        with self._explained("write", name):
+        with self.explained("write", name):
             try:
-                self._client.put_object(**self._object(name), **_body(data), IfNoneMatch="*")
+                self.client.put_object(**self.object_at(name), **body(data), IfNoneMatch="*")
             except exceptions.ClientError as error:
                 code = code_of(error)
                 if code in ("PreconditionFailed", "412"):
                     # If the answer to a first attempt was lost, it is this very object that stands in the way.
                     return bool(error.response["ResponseMetadata"].get("RetryAttempts")) and self.get(name) == bytes(data)
                 if code in ("ConditionalRequestConflict", "409"):
-                    return not self._exists(name) and self._put_new(name, data)
+                    return not self.exists(name) and self._put_new(name, data)
                 if code not in ("NotImplemented", "501"):
                     raise
-                self._client.put_object(**self._object(name), **_body(data))
+                self.client.put_object(**self.object_at(name), **body(data))
         return True
-
-    def _put_in_parts(self, name: str, data: Buffer) -> None:
-        where = self._object(name)
-        with self._explained("write", name), memoryview(data) as view:
-            upload = self._client.create_multipart_upload(**where, ChecksumAlgorithm="CRC32")["UploadId"]
-
-            def put(number: int) -> Answer:
-                content = _body(bytes(view[(number - 1) * PART : number * PART]))
-                answer = self._client.upload_part(**where, **content, UploadId=upload, PartNumber=number)
-                return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": content["ChecksumCRC32"]}
-
-            try:
-                with concurrent.futures.ThreadPoolExecutor(_PART_THREADS) as pool:
-                    parts = list(pool.map(put, range(1, -(-len(data) // PART) + 1)))
-                self._client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
-            except BaseException as error:
-                # If the answer to a first attempt at completion was lost, the object stands.
-                if isinstance(error, exceptions.ClientError) and code_of(error) == "NoSuchUpload" and self._exists(name):
-                    return
-                with contextlib.suppress(RepositoryError), self._explained("write", name):
-                    self._client.abort_multipart_upload(**where, UploadId=upload)
-                raise
 
     # Reading.
 
@@ -122,10 +93,10 @@ class S3Store:
 
     def _read(self, name: str, **which: str) -> t.Tuple[Answer, bytes]:
         """Answer and body. The SDK repeats requests but not the reading of a body that breaks off."""
-        with self._explained("read", name):
+        with self.explained("read", name):
             for attempt in range(s3_client.ATTEMPTS):
                 try:
-                    answer = self._client.get_object(**self._object(name), **which)
+                    answer = self.client.get_object(**self.object_at(name), **which)
                 except exceptions.ClientError as error:
                     if code_of(error) in ("InvalidRange", "416"):
                         raise _BeyondEnd() from error
@@ -146,7 +117,8 @@ class S3Store:
     def modified(self, name: str) -> float:
         return float(self._head(name)["LastModified"].timestamp())
 
-    def _exists(self, name: str) -> bool:
+    def exists(self, name: str) -> bool:
+        """Whether there is such an object."""
         try:
             self._head(name)
         except ObjectMissing:
@@ -154,9 +126,9 @@ class S3Store:
         return True
 
     def _head(self, name: str, **which: str) -> Answer:
-        with self._explained("read", name):
+        with self.explained("read", name):
             try:
-                return t.cast(Answer, self._client.head_object(**self._object(name), **which))
+                return t.cast(Answer, self.client.head_object(**self.object_at(name), **which))
             except exceptions.ClientError as error:
                 if code_of(error) != "404":
                     raise
@@ -187,7 +159,7 @@ class S3Store:
         more: t.Dict[str, str] = {}
         while True:
             with explained("list", self.location):
-                page = self._client.list_objects_v2(Bucket=self._bucket, **which, **more)
+                page = self.client.list_objects_v2(Bucket=self._bucket, **which, **more)
             yield page
             if not page.get("IsTruncated"):
                 return
@@ -203,8 +175,8 @@ class S3Store:
         except ObjectMissing:
             return
         if head.get("VersionId") is None:
-            with self._explained("delete", name):
-                self._client.delete_object(**self._object(name))
+            with self.explained("delete", name):
+                self.client.delete_object(**self.object_at(name))
         else:
             self._delete_versions(name)
 
@@ -212,8 +184,8 @@ class S3Store:
         """Delete from the oldest version to the newest: wherever it ends, no older one comes to light."""
         for version in reversed(self._versions(name)):
             try:
-                with self._explained("delete", name):
-                    self._client.delete_object(**self._object(name), VersionId=version)
+                with self.explained("delete", name):
+                    self.client.delete_object(**self.object_at(name), VersionId=version)
             except RepositoryError as error:
                 until = self._locked_until(name, VersionId=version)
                 if until is None:
@@ -225,8 +197,8 @@ class S3Store:
         """The ids of an object's versions and delete markers, newest first."""
         key = self._prefix + name
         found: t.List[Answer] = []
-        with self._explained("list the versions of", name):
-            for page in self._client.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=key):
+        with self.explained("list the versions of", name):
+            for page in self.client.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=key):
                 found += [each for kind in ("Versions", "DeleteMarkers") for each in page.get(kind, []) if each["Key"] == key]
         found.sort(key=lambda each: (each["IsLatest"], each["LastModified"]), reverse=True)
         return [each["VersionId"] for each in found]
@@ -234,9 +206,9 @@ class S3Store:
     def sweep(self) -> None:
         before = time.time() - _FORSAKEN
         with contextlib.suppress(RepositoryError), explained("list", self.location):
-            for each in self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=f"{self._prefix}packs/").get("Uploads", []):
+            for each in self.client.list_multipart_uploads(Bucket=self._bucket, Prefix=f"{self._prefix}packs/").get("Uploads", []):
                 if each["Initiated"].timestamp() < before:
-                    self._client.abort_multipart_upload(Bucket=self._bucket, Key=each["Key"], UploadId=each["UploadId"])
+                    self.client.abort_multipart_upload(Bucket=self._bucket, Key=each["Key"], UploadId=each["UploadId"])
 
     # Object lock.
 
@@ -259,8 +231,8 @@ class S3Store:
         def lock(name: str) -> None:
             known = self._head(name).get("ObjectLockRetainUntilDate")
             if known is None or known < until:
-                with self._explained("lock", name):
-                    self._client.put_object_retention(**self._object(name), Retention={"Mode": mode, "RetainUntilDate": until})
+                with self.explained("lock", name):
+                    self.client.put_object_retention(**self.object_at(name), Retention={"Mode": mode, "RetainUntilDate": until})
 
         with concurrent.futures.ThreadPoolExecutor(_ASKING_THREADS) as pool:
             for _done in pool.map(lock, names):
@@ -268,13 +240,15 @@ class S3Store:
 
     # Within.
 
-    def _object(self, name: str) -> t.Dict[str, str]:
+    def object_at(self, name: str) -> t.Dict[str, str]:
+        """How requests name an object."""
         return {"Bucket": self._bucket, "Key": self._prefix + name}
 
     def _path(self, name: str) -> str:
         return f"{self.location}/{name}"
 
-    def _explained(self, what: str, name: str) -> t.ContextManager[None]:
+    def explained(self, what: str, name: str) -> t.ContextManager[None]:
+        """Errors inside the block as errors of the repository, about this object."""
         return explained(what, self._path(name))
 
 
@@ -283,34 +257,3 @@ _FOREVER = float("inf")
 
 class _BeyondEnd(Exception):
     """A range begins behind the end of its object."""
-
-
-class _Spooled:
-    """An object in the making, kept in memory until it is whole."""
-
-    def __init__(self, store: S3Store, name: str) -> None:
-        self._store, self._name = store, name
-        self._turn = threading.Lock()
-        self._data = bytearray()
-
-    def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
-        with self._turn:
-            for buffer in buffers:
-                end = offset + len(buffer)
-                if end > len(self._data):
-                    self._data.extend(bytes(end - len(self._data)))
-                self._data[offset:end] = buffer
-                offset = end
-
-    def commit(self, replace: bool = True) -> bool:
-        appeared = self._store.put(self._name, self._data, replace)
-        self.abandon()
-        return appeared
-
-    def abandon(self) -> None:
-        self._data = bytearray()
-
-
-def _body(data: Buffer) -> Answer:
-    """A request's content with a checksum which the server compares, where it knows it; a bucket with object lock asks for one."""
-    return {"Body": data, "ChecksumCRC32": base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()}
