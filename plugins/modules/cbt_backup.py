@@ -181,6 +181,15 @@ EXAMPLES = r"""
     repository: /backup/kvm
   check_mode: true
   register: estimate
+
+- name: Back up web1 into a bucket
+  kvm.cbt.cbt_backup:
+    repository: s3://backups/kvm
+    domain: web1
+    s3:
+      endpoint_url: https://s3.example.com
+      access_key: "{{ vault_s3_access_key }}"
+      secret_key: "{{ vault_s3_secret_key }}"
 """
 
 RETURN = r"""

