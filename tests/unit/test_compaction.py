@@ -18,6 +18,7 @@ from _cbt.interrupt import Interrupt
 from _cbt.operations import compaction
 from _cbt.operations.compaction import Compacted, compact, living_blocks, mostly_dead, stretches
 from _cbt.operations.verify import verify
+from _cbt.repository import hooks
 from _cbt.repository.maps import MapBuilder
 from _cbt.repository.points import manifest_name
 
@@ -97,6 +98,18 @@ def test_a_mostly_dead_pack_is_emptied_and_can_go(history: History) -> None:
     assert (history.untrue(), history.damaged()) == ([], [])
     assert stored(history) < before - 35 * 65536
     assert compact(history.fresh(), 50) == Compacted()
+
+
+def test_the_new_packs_have_hooks_so_that_backups_find_what_is_in_them(history: History) -> None:
+    compact(history.fresh(), 50)
+    repository = history.fresh()
+    collect(history)
+    (name,) = repository.store.list("hooks/compaction")
+    (found,) = hooks.decode(repository.get_object(name), name)
+    packs = {ref for each in repository.points_of().points for ref in repository.read_map(each, "vda").packs}
+    directory = repository.reader.directory(found.ref)
+    assert found.ref in packs
+    assert found.keys == hooks.choose(directory.digest(ordinal) for ordinal in range(len(directory)))
 
 
 def test_in_parts_it_does_the_same(history: History, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,13 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import secrets
 import typing as t
 
 from ..blocks.pipeline import default_workers, in_parallel
 from ..errors import DamagedObject, ObjectMissing
 from ..interrupt import Interrupt
+from ..repository import dedup
 from ..repository.maps import ExtentMap
 from ..repository.pack_writer import PackWriter
 from ..repository.packs import Encoded, PackRef
@@ -28,6 +30,7 @@ from ..repository.repository import Repository
 PACKS_AT_ONCE = 1 << 17  # packs whose living blocks are kept in mind, by a bit each: about 50 MiB
 EMPTIED_AT_ONCE = 256  # packs copied before restore points are told, so that a run that is killed loses no more work
 _CHUNK = 16  # blocks copied at once
+_HOOKS = "compaction"  # where hooks of new packs go, which may hold blocks of many domains
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +146,7 @@ class _Compaction:
         for pack, group in itertools.groupby(copies, key=lambda copy: copy.pack):
             moves[pack.id] = joined(Move(copy.ordinal, copy.count, written[copy.to], copy.place) for copy in group)
         # From here on the copies may be named: whatever happens, they stay, and the collector takes those that are not.
+        dedup.record(self.repository, _HOOKS, secrets.token_hex(8), writer.hooks())
         changed = 0
         for point in self.repository.points_of().points if moves else ():
             self.interrupt.check()
