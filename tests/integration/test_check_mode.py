@@ -107,5 +107,7 @@ def test_absent_leaves_the_checkpoints_of_others_and_works_on_a_shut_off_domain(
         assert run_module(workspace, "cbt_checkpoint", state="absent", **one)["changed"]
         assert sorted(domain.checkpoints()) == sorted(["theirs", kept])
         domain.start()
-        assert sorted(bitmap["name"] for bitmap in domain.bitmaps("vda")) == sorted(["theirs", kept])
+        assert {bitmap["name"] for bitmap in domain.bitmaps("vda", marks=True)} == {"theirs", kept, f"{kept}@vda"}
         assert run_module(workspace, "cbt_backup", mode="incremental", **two)["changed"]
+        assert run_module(workspace, "cbt_checkpoint", state="absent", **two)["changed"]
+        assert [bitmap["name"] for bitmap in domain.bitmaps("vda", marks=True)] == domain.checkpoints() == ["theirs"]
