@@ -180,6 +180,28 @@ restore_points:
       description: Whether something of it is known to be damaged or missing, and not healed.
       type: bool
       sample: false
+sessions:
+  description: Who is at work on the repository, the longest first, or was when it was killed.
+  returned: without O(query)
+  type: list
+  elements: dict
+  contains:
+    host:
+      description: Host name of the machine it runs on.
+      type: str
+      sample: kvm1
+    operation:
+      description: What it does, such as V(backup) or V(retention).
+      type: str
+      sample: backup
+    since:
+      description: UTC time at which it began, by the store's clock.
+      type: str
+      sample: "2026-11-22T11:30:05+00:00"
+    lapsed:
+      description: Whether nothing was heard of it for half an hour. It then counts as dead, and goes with a later M(kvm.cbt.cbt_retention).
+      type: bool
+      sample: false
 changed_blocks:
   description: Ranges of the disk that changed.
   returned: with O(changed_blocks)
@@ -211,6 +233,8 @@ result:
 """
 
 import dataclasses
+import datetime
+import time
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -218,6 +242,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations import changes
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.information import describe_repository, healths, list_points
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.selecting import by_id
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository import leases
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import Repository
 
 _CHANGED_BLOCKS = {
@@ -238,6 +263,12 @@ def _changes(module: AnsibleModule, repository: Repository) -> list[dict[str, ob
         with _module.session(module) as session:
             found = changes.until_now(session, repository, old, asked["disk"])
     return [each._asdict() for each in found]
+
+
+def _session(session: leases.Session) -> dict[str, object]:
+    since = datetime.datetime.fromtimestamp(int(session.since), datetime.timezone.utc).isoformat()
+    # The store's own clock cannot be asked without writing; this one is near enough to tell a person.
+    return {"host": session.host, "operation": session.operation, "since": since, "lapsed": session.lapsed(time.time())}
 
 
 def main() -> None:
@@ -261,6 +292,7 @@ def main() -> None:
             "repository": dataclasses.asdict(facts),
             "restore_points": [{**_module.point_details(point), **health._asdict()} for point, health in zip(found, healths(repository, found))],
             "damaged": dict(damaged),
+            "sessions": [_session(each) for each in leases.sessions(repository)],
         }
         if module.params["changed_blocks"] is not None:
             result["changed_blocks"] = _changes(module, repository)

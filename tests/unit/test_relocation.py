@@ -169,7 +169,7 @@ def test_killed_at_any_operation_all_points_are_true_and_the_next_run_goes_on(at
 def test_a_point_removed_at_any_operation_stays_removed_and_can_be_brought_back(at: int) -> None:
     made, moves = history()
     store = made.store = Interfering(made.store)
-    name, trash = manifest_name(UUID, point_id(2)), f"trash/{UUID}/{point_id(2)}"
+    name, trash = manifest_name(UUID, point_id(2)), f"trash/{UUID}/{point_id(2)}/00"
 
     def remove() -> None:
         store.objects[trash] = store.objects.pop(name)

@@ -16,6 +16,7 @@ from ..hypervisor.connection import Domain, Session, explained, libvirt
 from ..hypervisor.domain import DomainFacts, read_domain
 from ..interrupt import Interrupt
 from ..progress import Observer, silent
+from ..repository import leases
 from ..repository.codecs import encoder
 from ..repository.points import RestorePoint
 from ..repository.repository import Repository
@@ -144,7 +145,8 @@ def backup(
         repository.store.sweep()
         for name, targets in plan.redefined.items():
             checkpoints.redefine(domain, found.facts, name, targets)
-        run = Run(domain, repository, request.options, found, plan, interrupt or Interrupt(), observer)
-        point = run.carry_out()
+        with leases.held(repository, "backup") as lease:
+            run = Run(domain, lease, request.options, found, plan, interrupt or Interrupt(), observer)
+            point = run.carry_out()
         result = _result(found, plan, run, point, [*cleared, *plan.warnings, *run.warnings])
     return dataclasses.replace(result, duration=round(time.monotonic() - started, 3))

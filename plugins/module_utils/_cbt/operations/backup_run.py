@@ -23,12 +23,12 @@ from ..hypervisor.disks import Disk
 from ..hypervisor.domain import versions
 from ..interrupt import Interrupt
 from ..progress import Observer, Progress
-from ..repository import dedup, maps, points
+from ..repository import dedup, maps, points, publishing
 from ..repository.codecs import encoder
 from ..repository.damage import damaged_runs
 from ..repository.known import Known
+from ..repository.leases import Lease
 from ..repository.points import DiskRecord, RestorePoint, StoredFile
-from ..repository.repository import Repository
 from . import spot_check, views
 from .backup_plan import DIFFERENTIAL, INCREMENTAL, BackupPlan, DiskPlan, Situation
 from .healing import Healed, heal
@@ -57,9 +57,9 @@ class Run:
     """Carries out the plan for one domain. ``read`` and ``warnings`` tell what came of it."""
 
     def __init__(
-        self, domain: Domain, repository: Repository, options: BackupOptions, found: Situation, plan: BackupPlan, interrupt: Interrupt, observer: Observer
+        self, domain: Domain, lease: Lease, options: BackupOptions, found: Situation, plan: BackupPlan, interrupt: Interrupt, observer: Observer
     ) -> None:
-        self._domain, self._repository, self._options = domain, repository, options
+        self._domain, self._lease, self._repository, self._options = domain, lease, lease.repository, options
         self._facts, self._points, self._damages, self._plan = found.facts, found.points, found.damages, plan
         self._interrupt, self._observer = interrupt, observer
         self.read: t.Dict[str, ReadDisk] = {}
@@ -68,12 +68,13 @@ class Run:
         now = datetime.datetime.now(datetime.timezone.utc)
         self._created = now.isoformat(timespec="microseconds")
         self._id = points.new_id(now)
-        self._checkpoint = f"{checkpoints.prefix(repository.id)}{self._id}" if plan.tracked else None
+        self._checkpoint = f"{checkpoints.prefix(self._repository.id)}{self._id}" if plan.tracked else None
         self._encode = encoder(options.compression, options.compression_level)
         self._throttle = Throttle(options.rate_limit, interrupt.check)
-        self._writer = repository.writer()
-        self._dedup = dedup.deduplicator(repository, options.dedup, self._facts.uuid, self._damages)
+        self._writers = [self._repository.writer()]
+        self._dedup = dedup.deduplicator(self._repository, options.dedup, self._facts.uuid, self._damages)
         self._stored: t.List[str] = []
+        self._maps: t.Dict[str, maps.ExtentMap] = {}
         # Read before the job begins: libvirt may take its time to ask QEMU, and the guest's writes go to scratch meanwhile.
         self._versions = {"kvm.cbt": TOOL_VERSION, **versions(domain.session)}
 
@@ -121,8 +122,7 @@ class Run:
         self._interrupt.check()
         base = self._base_map(plan)
         known = Known(base, self._repository.reader, self._damages)
-        workers = self._options.workers or default_workers()
-        reader = Reader(self._writer, self._encode, workers, self._interrupt, self._observer, self._throttle, self._dedup)
+        reader = self._reader(self._dedup)
         with Source(export.socket, export.name, export.dirty_context) as source:
             doubtful = base is not None and plan.since is not None and not plan.audit and spot_check.contradiction(source, base, known) is not None
             again = _ranges(damaged_runs(base, self._damages)) if base is not None and plan.since is not None else ()
@@ -135,6 +135,10 @@ class Run:
                 f" {read.unmarked_bytes[0][0]}. They are stored now; earlier restore points since {plan.base} may lack them."
             )
         return read
+
+    def _reader(self, deduplicator: t.Optional[dedup.Deduplicator]) -> Reader:
+        workers = self._options.workers or default_workers()
+        return Reader(self._writers[-1], self._encode, workers, self._interrupt, self._observer, self._throttle, deduplicator)
 
     def _base_map(self, plan: DiskPlan) -> t.Optional[maps.ExtentMap]:
         if plan.base is None:
@@ -150,16 +154,43 @@ class Run:
     def _publish(self, view: views.View) -> RestorePoint:
         """Store packs, then maps and files, then the manifest."""
         self._observer(Progress("publishing", self._facts.name))
-        written = {**(self._dedup.packs if self._dedup is not None else {}), **self._writer.finish()}
-        extents_of = {target: disk.finish(written) for target, disk in self.read.items()}
-        maps_of = {f"{target}.map": extents.encode() for target, extents in extents_of.items()}
+        written = {**(self._dedup.packs if self._dedup is not None else {}), **self._writers[-1].finish()}
+        self._maps = {target: disk.finish(written) for target, disk in self.read.items()}
         configuration = self._configuration()
+        point = self._point(view, configuration)
+        self._interrupt.check()
+        self._stored.insert(0, points.manifest_name(point.uuid, point.id))
+        return publishing.publish(self._repository, self._lease, point, lambda lost: self._again(view, configuration, lost))
+
+    def _again(self, view: views.View, configuration: t.Mapping[str, bytes], lost: t.Set[str]) -> RestorePoint:
+        """Read what lies in packs on their way out once more, and store it and all files anew."""
+        self._interrupt.check()
+        self._writers.append(self._repository.writer())
+        again = {}
+        for plan, export in zip([each for each in self._plan.disks if each.read], view.exports):
+            extents = self._maps[plan.target]
+            ranges = [BlockRange(run.first, run.count, False) for run in extents.runs() if run.pack.name in lost]
+            if ranges:
+                with Source(export.socket, export.name, export.dirty_context) as source:
+                    again[plan.target] = self._reader(None).read_again(source, plan.target, extents, Known(None, self._repository.reader), ranges)
+        written = self._writers[-1].finish()
+        for target, disk in again.items():
+            self._maps[target] = disk.finish(written)
+            self.read[target].statistics.stored_bytes += disk.statistics.stored_bytes
+        return self._point(view, configuration)
+
+    def _point(self, view: views.View, configuration: t.Mapping[str, bytes]) -> RestorePoint:
+        """Store maps and files under names of this round, and return the restore point that names them."""
+        suffix = f"-{len(self._writers)}" if len(self._writers) > 1 else ""
+        contents = {f"{target}{suffix}.map": extents.encode() for target, extents in self._maps.items()}
+        contents.update({f"{name}{suffix}": data for name, data in configuration.items()})
         folder = points.folder(self._facts.uuid, self._id)
-        self._stored = [f"{folder}/{name}" for name in (*maps_of, *configuration)]
-        files = self._repository.put_files(folder, {**maps_of, **configuration})
-        for target, extents in extents_of.items():
-            self._repository.store.protect((pack.name for pack in extents.packs), like=f"{folder}/{target}.map")
-        point = RestorePoint(
+        self._stored += [f"{folder}/{name}" for name in contents]
+        files = self._repository.put_files(folder, contents)
+        for target, extents in self._maps.items():
+            with contextlib.suppress(ObjectMissing):  # what is gone is found and stored again before the point is published
+                self._repository.store.protect((pack.name for pack in extents.packs), like=f"{folder}/{target}{suffix}.map")
+        return RestorePoint(
             id=self._id,
             domain=self._facts.name,
             uuid=self._facts.uuid,
@@ -169,18 +200,14 @@ class Run:
             checkpoint_xml=view.checkpoint_xml,
             incremental_set=self._set(),
             consistency=view.consistency,
-            disks=tuple(self._record(plan, files[f"{plan.target}.map"]) for plan in self._plan.disks if plan.target in self.read),
-            files={name: files[name] for name in configuration},
+            disks=tuple(self._record(plan, files[f"{plan.target}{suffix}.map"]) for plan in self._plan.disks if plan.target in self.read),
+            files={name: files[f"{name}{suffix}"] for name in configuration},
             autostart=self._facts.autostart,
             tags=dict(self._options.tags),
             pinned=self._options.pin,
             host=socket.gethostname(),
             versions=self._versions,
         )
-        self._interrupt.check()
-        self._stored.insert(0, points.manifest_name(point.uuid, point.id))
-        self._repository.publish(point)
-        return point
 
     def _set(self) -> str:
         since = next((plan.base for plan in self._plan.disks if plan.mode in (INCREMENTAL, DIFFERENTIAL) or plan.audit), None)
@@ -213,7 +240,8 @@ class Run:
         with contextlib.suppress(RepositoryError):  # nothing names what stays: it costs space until it is collected
             for name in self._stored:
                 self._repository.store.delete(name)
-            self._writer.discard()
+            for writer in self._writers:
+                writer.discard()
 
     def _forget_checkpoint(self) -> None:
         if self._checkpoint is not None:

@@ -102,8 +102,23 @@ class Reader:
         With ``audit``, everything is read, and what changed without being marked is told.
         """
         wanted = to_blocks(source.allocation() if audit else source.extents(), source.size)
-        portions = pieces(united(wanted, again), PORTION)
-        claims = tuple(to_blocks(source.extents(), source.size)) if audit else ()
+        claims = tuple(to_blocks(source.extents(), source.size)) if audit else None
+        return self._carry_out(source, target, base, known, united(wanted, again), claims)
+
+    def read_again(self, source: Source, target: str, base: ExtentMap, known: Known, ranges: t.Sequence[BlockRange]) -> ReadDisk:
+        """Read these ranges alone; the rest stays as in ``base``."""
+        return self._carry_out(source, target, base, known, ranges, None)
+
+    def _carry_out(
+        self,
+        source: Source,
+        target: str,
+        base: t.Optional[ExtentMap],
+        known: Known,
+        wanted: t.Iterable[BlockRange],
+        claims: t.Optional[t.Sequence[BlockRange]],
+    ) -> ReadDisk:
+        portions = pieces(wanted, PORTION)
         unmarked: t.List[BlockRange] = []
         builder = MapBuilder(source.size, base)
         statistics = Statistics()
@@ -119,7 +134,7 @@ class Reader:
             for found, counted in results:
                 for each in found:
                     _note(builder, each)
-                    if audit:
+                    if claims is not None:
                         unmarked += _unmarked(each, claims, base, known)
                 statistics.add(counted)
                 done = (found[-1].first + found[-1].count) * BLOCK_SIZE if found else 0

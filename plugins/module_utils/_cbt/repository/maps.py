@@ -120,6 +120,17 @@ def decode(data: bytes) -> ExtentMap:
 
     Raises DamagedObject if anything in it is not as written, RepositoryError if its version is not known.
     """
+    return _from_columns(*_checked(data))
+
+
+def decode_packs(data: bytes) -> t.Tuple[PackRef, ...]:
+    """Only the packs a map names; raises as ``decode`` does."""
+    _size, packs, _runs, columns = _checked(data)
+    return _refs(packs, columns)
+
+
+def _checked(data: bytes) -> t.Tuple[int, int, int, bytes]:
+    """Disk size, number of packs and of runs, and the columns as they were written."""
     if len(data) < HEADER.size + 32 or data[:8] != MAGIC:
         raise DamagedObject("it is not an extent map")
     _magic, version, _zero, block_size, size, packs, _zero2, runs = HEADER.unpack_from(data)
@@ -134,11 +145,15 @@ def decode(data: bytes) -> ExtentMap:
         raise DamagedObject("its checksum does not match")
     if version != VERSION:
         raise RepositoryError(f"An extent map has format {version}; this version of kvm.cbt reads format {VERSION}. Update it.")
-    return _from_columns(size, packs, runs, columns)
+    return size, packs, runs, columns
+
+
+def _refs(packs: int, columns: bytes) -> t.Tuple[PackRef, ...]:
+    return tuple(PackRef(*PACK.unpack_from(columns, index * PACK.size)) for index in range(packs))
 
 
 def _from_columns(size: int, packs: int, runs: int, columns: bytes) -> ExtentMap:
-    refs = tuple(PackRef(*PACK.unpack_from(columns, index * PACK.size)) for index in range(packs))
+    refs = _refs(packs, columns)
     offset = packs * PACK.size
     taken = []
     for code, width in (("Q", 8), ("I", 4), ("I", 4), ("I", 4)):

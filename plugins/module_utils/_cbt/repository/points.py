@@ -80,6 +80,11 @@ class RestorePoint:
         """Where its objects live."""
         return folder(self.uuid, self.id)
 
+    @property
+    def stored_files(self) -> t.Tuple[StoredFile, ...]:
+        """All its objects but the manifest: maps and configuration."""
+        return (*(disk.map for disk in self.disks), *self.files.values())
+
     def disk(self, target: str) -> t.Optional[DiskRecord]:
         """The disk of this target, or None."""
         return next((disk for disk in self.disks if disk.target == target), None)

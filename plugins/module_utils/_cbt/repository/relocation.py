@@ -16,6 +16,7 @@ import secrets
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
+from . import condemned, trash
 from .maps import ExtentMap, MapBuilder, Run
 from .packs import PackRef
 from .points import RestorePoint, manifest_name
@@ -127,7 +128,8 @@ def _unsafe(repository: Repository, maps: t.Iterable[ExtentMap], moves: Moves) -
     """True if a pack that blocks were moved to is gone, or on its way out."""
     targets = {move.pack for line in moves.values() for move in line}
     named = {ref for extents in maps for ref in extents.packs if ref in targets}
-    return any(_exists(repository, f"condemned/{ref.id.hex()}") or not _exists(repository, ref.name) for ref in named)
+    leaving = condemned.on_their_way_out(repository)
+    return any(ref.name in leaving or not _exists(repository, ref.name) for ref in named)
 
 
 def relocate(repository: Repository, point: RestorePoint, moves: Moves) -> bool:
@@ -136,14 +138,13 @@ def relocate(repository: Repository, point: RestorePoint, moves: Moves) -> bool:
     Safe beside everything else: a point that is removed meanwhile stays removed, and one whose new packs were condemned
     meanwhile gets back the manifest it had. Raises RepositoryError if the store fails; the point is whole all the same.
     """
-    trash = f"trash/{point.uuid}/{point.id}"
     while True:
         try:
             current = repository.point(point.uuid, point.id)
         except (DamagedObject, ObjectMissing):
             return False
         maps = _maps_of(repository, current, moves)
-        if not maps or _exists(repository, trash):
+        if not maps or trash.holds(repository, point):
             return False
         replaced = _stored(repository, current, maps)
         try:
@@ -152,10 +153,10 @@ def relocate(repository: Repository, point: RestorePoint, moves: Moves) -> bool:
         except ObjectMissing:
             return False
     repository.publish(replaced)
-    if _exists(repository, trash):
+    if trash.holds(repository, point):
         # Its removal began meanwhile, and may have deleted the manifest before it was replaced: that has the last word.
         repository.store.delete(manifest_name(point.uuid, point.id))
-        if _exists(repository, trash):
+        if trash.holds(repository, point):
             return False
         repository.publish(replaced)  # brought back from the trash just now
     # After the manifest stands, for the collector looks at things in the opposite order: one of the two sees the other.

@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing, Refused, RepositoryError
+from ..side_by_side import side_by_side
 from . import configuration, maps, points
 from .configuration import Configuration
 from .keys import Keys, PlainKeys
 from .pack_reader import PackReader
 from .pack_writer import PackWriter
+from .packs import PackRef
 from .places import Place, as_place, store_at
-from .points import RestorePoint, StoredFile
+from .points import DiskRecord, RestorePoint, StoredFile
 from .stores import Store
 
 
@@ -73,9 +74,8 @@ class Repository:
 
     def put_files(self, folder: str, files: t.Mapping[str, bytes]) -> t.Dict[str, StoredFile]:
         """Store the objects of a restore point that is not published yet, side by side: each waits for the disk, not for the others."""
-        with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
-            for done in [pool.submit(self.put_object, f"{folder}/{name}", data) for name, data in files.items()]:
-                done.result()
+        for _done in side_by_side(lambda name: self.put_object(f"{folder}/{name}", files[name]), files):
+            pass
         return {name: StoredFile(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()}
 
     def get_file(self, point: RestorePoint, file: StoredFile) -> bytes:
@@ -100,8 +100,16 @@ class Repository:
             raise DamagedObject(f"{point.folder}/{disk.map.name} is damaged: it is of a disk of another size")
         return extents
 
+    def read_packs(self, point: RestorePoint, disk: DiskRecord) -> t.Tuple[PackRef, ...]:
+        """The packs that hold a disk at a restore point. Raises DamagedObject or ObjectMissing."""
+        data = self.get_file(point, disk.map)
+        try:
+            return maps.decode_packs(data)
+        except DamagedObject as error:
+            raise DamagedObject(f"{point.folder}/{disk.map.name} is damaged: {error}") from error
+
     def publish(self, point: RestorePoint) -> None:
-        """Make a restore point exist: from here on it is complete. All its packs and files must be stored."""
+        """Make a restore point exist; use ``publishing.publish``, which proves first that nothing it names is on its way out."""
         self.put_object(points.manifest_name(point.uuid, point.id), points.encode(point))
 
 

@@ -1,0 +1,174 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Removing restore points by rules, bringing removed ones back, and reclaiming space. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+import time
+import typing as t
+
+from ..errors import ObjectMissing, Refused
+from ..repository import leases, points, publishing, trash
+from ..repository.collector import Collected, Collector
+from ..repository.leases import Lease
+from ..repository.points import RestorePoint
+from ..repository.repository import Repository
+from ..repository.retention_rules import Rules, Verdict, decide
+from ..repository.trash import Removed
+from .selecting import of_domain
+
+GRACE = 86400.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RetentionRequest:
+    """What is asked; see the module's documentation. ``rules`` None removes nothing; ``grace`` is in seconds."""
+
+    rules: t.Optional[Rules] = None
+    domain: t.Optional[str] = None
+    undelete: t.Tuple[str, ...] = ()
+    grace: float = GRACE
+    allow_empty: bool = False
+    collect: bool = True
+    confirm_shrink: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class RetentionResult:
+    """The outcome; ``trash`` is what can be brought back afterwards, ``damaged`` the manifests that cannot be read, with the cause."""
+
+    verdicts: t.Tuple[Verdict, ...]
+    undeleted: t.Tuple[RestorePoint, ...]
+    collected: t.Optional[Collected]
+    trash: t.Tuple[Removed, ...]
+    damaged: t.Mapping[str, str]
+
+    @property
+    def kept(self) -> t.List[Verdict]:
+        """The points that stay, with the rules that keep them."""
+        return [verdict for verdict in self.verdicts if verdict.kept]
+
+    @property
+    def removed(self) -> t.List[RestorePoint]:
+        """The points that go."""
+        return [verdict.point for verdict in self.verdicts if not verdict.kept]
+
+    @property
+    def changed(self) -> bool:
+        """Whether restore points came or went, or space was reclaimed."""
+        collected = self.collected is not None and (self.collected.condemned or self.collected.deleted)
+        return bool(self.removed or self.undeleted or collected)
+
+
+def decide_all(found: t.Sequence[RestorePoint], request: RetentionRequest, now: datetime.datetime, back: t.Collection[str] = ()) -> t.List[Verdict]:
+    """What becomes of restore points, oldest first, by domain. Pure. ``back`` are ids of points just brought back, which stay.
+
+    Raises Refused if nothing of a domain would be left, unless that is allowed.
+    """
+    if request.rules is None:
+        return []
+    verdicts: t.List[Verdict] = []
+    for _uuid, group in itertools.groupby(sorted(found, key=lambda point: point.uuid), key=lambda point: point.uuid):
+        decided = [Verdict(each.point, ("undelete",)) if each.point.id in back else each for each in decide(list(group), request.rules, now)]
+        if not request.allow_empty and not any(verdict.kept for verdict in decided):
+            name = decided[-1].point.domain
+            raise Refused(f"The rules would keep no restore point of {name}. Add a rule, keep_last: 1 for one, or set allow_empty: true.")
+        verdicts += decided
+    return verdicts
+
+
+def _wanted_back(removed: t.Sequence[Removed], existing: t.Collection[str], wanted: t.Sequence[str]) -> t.List[Removed]:
+    """The newest entry of each point to be brought back; one that exists needs none. Raises Refused if there is none."""
+    latest = {each.point.id: each for each in removed}
+    missing = [each for each in wanted if each not in latest and each not in existing]
+    if missing:
+        raise Refused(
+            f"Restore point {missing[0]} cannot be brought back: it is not in the trash. Its grace period is over, or it never was;"
+            f" the trash holds {', '.join(sorted(latest)) or 'nothing'}."
+        )
+    return [latest[each] for each in dict.fromkeys(wanted) if each not in existing]
+
+
+def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_removed: t.Sequence[Removed]) -> RestorePoint:
+    point = removed.point
+
+    def too_late(_lost: t.Set[str]) -> RestorePoint:
+        raise Refused(f"Restore point {point.id} of {point.domain} cannot be brought back: its grace period is over and its space is being reclaimed.")
+
+    publishing.publish(repository, lease, point, too_late)
+    for each in all_removed:
+        if each.point.id == point.id and each.point.uuid == point.uuid:
+            repository.store.delete(each.entry)
+    return point
+
+
+class _Retention:
+    """One run, as far as it is the same in check mode and without."""
+
+    def __init__(self, repository: Repository, request: RetentionRequest) -> None:
+        self._repository, self._request = repository, request
+        self._listing = repository.points_of()
+        self._removed = trash.removed(repository) if request.undelete else []
+        existing = {point.id for point in self._listing.points}
+        self._back = _wanted_back(self._removed, existing, request.undelete)
+
+    def decide(self, now: float) -> t.List[Verdict]:
+        """What becomes of each point, those brought back included."""
+        found = points.ordered([*self._listing.points, *(each.point for each in self._back)])
+        if self._request.domain is not None:
+            found = of_domain(found, self._request.domain)
+        moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
+        decided = decide_all(found, self._request, moment, self._request.undelete)
+        return [verdict if verdict.kept or not self._locked(verdict.point, now) else Verdict(verdict.point, ("locked",)) for verdict in decided]
+
+    def _locked(self, point: RestorePoint, now: float) -> bool:
+        """True if the store still keeps a point from being removed by anyone."""
+        try:
+            until = self._repository.store.locked_until(points.manifest_name(point.uuid, point.id))
+        except ObjectMissing:
+            return False  # it is to be brought back, or somebody else has just removed it
+        return until is not None and until > now
+
+    def predict(self) -> RetentionResult:
+        """What ``carry_out`` would do."""
+        now = time.time()  # the store's own clock cannot be asked without writing
+        verdicts = self.decide(now)
+        gone = [verdict.point for verdict in verdicts if not verdict.kept]
+        collector = Collector(self._repository, now, self._request.grace, {point.id for point in gone})
+        collected = collector.predict() if self._request.collect and not self._listing.damaged else None
+        left = [each for each in trash.removed(self._repository) if each.point.id not in self._request.undelete]
+        after = [*left, *(Removed(point, "", now) for point in gone)]
+        return self._result(verdicts, collected, [each for each in after if collected is None or now - each.at < self._request.grace])
+
+    def carry_out(self, lease: Lease) -> RetentionResult:
+        """Bring back, remove, reclaim, in this order."""
+        now = lease.now()
+        verdicts = self.decide(now)
+        for each in self._back:
+            _bring_back(self._repository, lease, each, self._removed)
+        for verdict in verdicts:
+            if not verdict.kept:
+                trash.remove(self._repository, verdict.point)
+        collected = None
+        if self._request.collect and not self._listing.damaged:
+            collected = Collector(self._repository, lease.now(), self._request.grace).collect(lease, self._request.confirm_shrink)
+        return self._result(verdicts, collected, trash.removed(self._repository))
+
+    def _result(self, verdicts: t.Sequence[Verdict], collected: t.Optional[Collected], left: t.Sequence[Removed]) -> RetentionResult:
+        return RetentionResult(tuple(verdicts), tuple(each.point for each in self._back), collected, tuple(left), self._listing.damaged)
+
+
+def retention(repository: Repository, request: RetentionRequest, check_only: bool = False) -> RetentionResult:
+    """Bring restore points back, remove others by rules, and reclaim space; with ``check_only`` tell what would be done.
+
+    Damaged manifests are never removed, and while there is one no space is reclaimed. Raises Refused if nothing of a domain would
+    be left, or if a point cannot be brought back; RepositoryError if the repository cannot be read or written.
+    """
+    if check_only:
+        return _Retention(repository, request).predict()
+    with leases.held(repository, "retention") as lease:
+        return _Retention(repository, request).carry_out(lease)

@@ -1,0 +1,150 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reclaiming the space of what no restore point needs, beside running writers and other collectors. Private to the collection.
+
+Safe by the order of visible requests (docs/repository-format.md, Sharing a repository); the grace period and the lapse of
+leases are margins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import typing as t
+
+from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused
+from ..side_by_side import side_by_side
+from . import condemned, leases, publishing, sealed, trash
+from .leases import LAPSE, Lease
+from .repository import Repository
+from .stores import Entry
+from .survey import Survey, expired, survey
+
+KIND = "collected"
+VERSION = 1
+RECORD = "collected.json"
+_FRESH = LAPSE / 2  # seconds for which a list of what is doomed surely counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """What a collection did, or would do: objects newly announced, objects and bytes deleted."""
+
+    condemned: int
+    deleted: int
+    reclaimed_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sorted:
+    """Objects that nothing needs: newly found, and those whose grace period is over; entries that announce nothing any more."""
+
+    fresh: t.Tuple[str, ...]
+    due: t.Mapping[str, int]
+    idle: t.Tuple[str, ...]
+
+
+def _sort(objects: t.Iterable[Entry], needed: Survey, announced: t.Mapping[str, float], spared_from: float, now: float, grace: float) -> _Sorted:
+    """Pure. ``spared_from`` is when the longest-running session began: what appeared since may be its own, still unnamed."""
+    fresh: t.List[str] = []
+    due: t.Dict[str, int] = {}
+    rightly = set()
+    for each in objects:
+        if not condemned.may_go(each.name) or needed.needs(each.name):
+            continue
+        since = announced.get(each.name)
+        if since is not None:
+            rightly.add(each.name)
+        elif each.modified < spared_from:
+            fresh.append(each.name)
+            since = now
+        if since is not None and now - since >= grace:
+            due[each.name] = each.size
+    return _Sorted(tuple(fresh), due, tuple(name for name in announced if name not in rightly))
+
+
+class Collector:
+    """One run, at a time by the store's clock, with a grace period in seconds. ``without`` are ids of points regarded as just removed."""
+
+    def __init__(self, repository: Repository, now: float, grace: float, without: t.Collection[str] = ()) -> None:
+        self._repository, self._store = repository, repository.store
+        self._now, self._grace, self._without = now, grace, without
+
+    def predict(self) -> Collected:
+        """What ``collect`` would do now. Changes nothing."""
+        found = self._sorted(self._survey())
+        return Collected(len(found.fresh), len(found.due), sum(found.due.values()))
+
+    def collect(self, lease: Lease, confirm_shrink: bool = False) -> Collected:
+        """Announce what nothing needs, delete what was announced long enough ago and is still not needed.
+
+        Raises Refused if far fewer restore points are found than the last time, unless ``confirm_shrink``; RepositoryError if
+        anything cannot be listed or read. Then nothing needed was deleted, and the next run goes on.
+        """
+        first = self._survey()
+        self._refuse_shrunk(first, confirm_shrink)
+        found = self._sorted(first)
+        for _done in side_by_side(lambda name: condemned.announce(self._repository, name), found.fresh):
+            pass
+        deleted = self._delete(found, lease) if found.fresh or found.due else {}
+        for _done in side_by_side(lambda name: condemned.pardon(self._repository, name), found.idle):
+            pass
+        self._record(first)
+        self._tidy()
+        return Collected(len(found.fresh), len(deleted), sum(deleted.values()))
+
+    def _survey(self) -> Survey:
+        return survey(self._repository, self._now, self._grace, self._without)
+
+    def _sorted(self, needed: Survey) -> _Sorted:
+        alive = [session.since for session in leases.sessions(self._repository) if not session.lapsed(self._now)]
+        objects = (entry for folder in ("packs", "points") for entry in self._store.entries(folder))
+        announced = condemned.announced(self._repository)
+        return _sort(objects, needed, announced, min([*alive, self._now]), self._now, self._grace)
+
+    def _delete(self, found: _Sorted, lease: Lease) -> t.Dict[str, int]:
+        """Delete what is due, after a second look that sees whoever did not see the list; pardon what is named meanwhile."""
+        began = lease.clock()
+        lists = condemned.doom(self._repository, lease.id, list(found.due))
+        again = self._survey()
+
+        def delete(name: str) -> bool:
+            if again.needs(name) or lease.clock() - began >= _FRESH:
+                return False
+            try:
+                self._store.delete(name)
+            except ObjectLocked:
+                return False  # once the lock ends
+            condemned.pardon(self._repository, name)
+            return True
+
+        gone = {name: found.due[name] for name, done in zip(found.due, side_by_side(delete, found.due)) if done}
+        named = [name for name in {*found.fresh, *found.due} if again.needs(name)]
+        for _done in side_by_side(lambda name: condemned.pardon(self._repository, name), named):
+            pass
+        for each in lists:
+            self._store.delete(each)
+        return gone
+
+    def _refuse_shrunk(self, found: Survey, confirmed: bool) -> None:
+        before = 0
+        with contextlib.suppress(ObjectMissing, DamagedObject):  # nothing to compare with
+            before = int(sealed.decode(KIND, VERSION, self._repository.get_object(RECORD), RECORD)["points"])
+        if found.points * 2 < before and not confirmed:
+            raise Refused(
+                f"Space was not reclaimed: {found.points} restore points are listed where there were {before} the last time, those removed"
+                " but still recoverable included. Check that the whole repository is there; if it is, set confirm_shrink: true."
+            )
+
+    def _record(self, found: Survey) -> None:
+        self._repository.put_object(RECORD, sealed.encode(KIND, VERSION, {"points": found.points - found.expired}))
+
+    def _tidy(self) -> None:
+        """Remove what has had its time: entries of the trash, drafts and lists of dead sessions, and leases long lapsed."""
+        old = [entry.name for entry in self._store.entries(trash.FOLDER) if expired(entry, self._now, self._grace)]
+        for folder in (publishing.FOLDER, condemned.DOOMED):
+            old += [entry.name for entry in self._store.entries(folder) if self._now - entry.modified > LAPSE]
+        old += [entry.name for entry in self._store.entries(leases.FOLDER) if self._now - entry.modified > LAPSE + self._grace]
+        for _done in side_by_side(self._store.delete, old):
+            pass

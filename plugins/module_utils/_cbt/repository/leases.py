@@ -1,0 +1,120 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Leases: who is at work on a repository. Private to the collection.
+
+A lease spares objects that appeared since it began from condemnation, and makes stuck sessions visible. One that lapsed
+while its session still works costs that session work, never data. All times are by the store's own clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import secrets
+import socket
+import threading
+import time
+import typing as t
+
+from ..errors import DamagedObject, ObjectMissing, RepositoryError
+from . import sealed
+from .repository import Repository
+
+KIND = "lease"
+VERSION = 1
+FOLDER = "leases"
+LAPSE = 1800.0  # seconds without a sign of life after which a session counts as dead
+RENEWAL = 120.0  # seconds between two signs of life
+
+
+def boot_clock() -> float:
+    """Seconds of this machine's life, those in which it was suspended among them."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """Somebody at work: since when, and the last sign of life, in seconds by the store's clock."""
+
+    id: str
+    host: str
+    operation: str
+    since: float
+    renewed: float
+
+    def lapsed(self, now: float) -> bool:
+        """True if nothing was heard of it for too long."""
+        return now - self.renewed > LAPSE
+
+
+class Lease:
+    """The lease of this session. ``since`` is when it began, by the store's clock; ``clock`` measures spans on this machine."""
+
+    def __init__(self, repository: Repository, operation: str, clock: t.Callable[[], float] = boot_clock) -> None:
+        self.repository = repository
+        self.id = secrets.token_hex(8)
+        self.clock = clock
+        self.since: t.Optional[float] = None
+        self._operation = operation
+        self.renew()
+        self.since = self.now()
+
+    @property
+    def _name(self) -> str:
+        return f"{FOLDER}/{self.id}"
+
+    def renew(self) -> None:
+        """Give a sign of life."""
+        body = {"host": socket.gethostname(), "operation": self._operation, "since": self.since}
+        self.repository.put_object(self._name, sealed.encode(KIND, VERSION, body))
+
+    def now(self) -> float:
+        """The time by the store's clock, told by a freshly written object."""
+        for _attempt in range(3):
+            self.renew()
+            with contextlib.suppress(ObjectMissing):  # a collector that took it for dead was faster
+                return self.repository.store.modified(self._name)
+        raise RepositoryError(f"Cannot tell the time of {self.repository.store.location}: an object just written is not there. Check the storage.")
+
+    def release(self) -> None:
+        """The work is done."""
+        self.repository.store.delete(self._name)
+
+
+@contextlib.contextmanager
+def held(repository: Repository, operation: str) -> t.Iterator[Lease]:
+    """Hold a lease during the block, with a sign of life every now and then."""
+    lease = Lease(repository, operation)
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(RENEWAL):
+            with contextlib.suppress(RepositoryError):  # tried again in time; should it lapse, that costs work only
+                lease.renew()
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield lease
+    finally:
+        over.set()
+        thread.join()
+        with contextlib.suppress(RepositoryError):  # it lapses
+            lease.release()
+
+
+def sessions(repository: Repository) -> t.List[Session]:
+    """Who is at work, the longest first. Of a lease that cannot be read only the last sign of life is known."""
+    found = []
+    for entry in repository.store.entries(FOLDER):
+        session_id = entry.name.rpartition("/")[2]
+        try:
+            body = sealed.decode(KIND, VERSION, repository.get_object(entry.name), entry.name)
+            since = entry.modified if body.get("since") is None else float(body["since"])
+            found.append(Session(session_id, str(body.get("host")), str(body.get("operation")), since, entry.modified))
+        except ObjectMissing:
+            continue  # ended since it was listed
+        except DamagedObject:
+            found.append(Session(session_id, "", "unknown", 0.0, entry.modified))
+    return sorted(found, key=lambda session: (session.since, session.id))

@@ -1,0 +1,107 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What restore points need: those that exist, those about to, and those that can be brought back. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ..errors import DamagedObject, ObjectMissing, RepositoryError
+from . import points, publishing, trash
+from .leases import LAPSE
+from .points import RestorePoint
+from .repository import Repository
+from .stores import Entry
+
+_PACKS = "packs/"
+
+
+@dataclasses.dataclass
+class Survey:
+    """Ids of the packs and names of the files that are needed.
+
+    ``points`` is the number of restore points met, those in the trash included; ``expired`` of them are there for too long.
+    """
+
+    packs: t.Set[bytes] = dataclasses.field(default_factory=set)
+    files: t.Set[str] = dataclasses.field(default_factory=set)
+    points: int = 0
+    expired: int = 0
+    _maps: t.Set[str] = dataclasses.field(default_factory=set)
+
+    def needs(self, name: str) -> bool:
+        """True if an object below packs or points must stay."""
+        if name.startswith(_PACKS):
+            return bytes.fromhex(name.rpartition("/")[2]) in self.packs
+        return name in self.files
+
+    def take(self, repository: Repository, point: RestorePoint) -> None:
+        """Note what a restore point needs. Raises DamagedObject or ObjectMissing."""
+        self.files.update(f"{point.folder}/{file.name}" for file in point.stored_files)
+        for disk in point.disks:
+            if disk.map.sha256 not in self._maps:
+                self.packs.update(ref.id for ref in repository.read_packs(point, disk))
+                self._maps.add(disk.map.sha256)
+
+
+def _stuck(error: RepositoryError, name: str) -> RepositoryError:
+    return RepositoryError(
+        f"Space cannot be reclaimed, for what {name} needs is not known: {error}. Verify the repository; if the restore point cannot be mended, remove it."
+    )
+
+
+def survey(repository: Repository, now: float, grace: float, without: t.Collection[str] = ()) -> Survey:
+    """What is needed now, by the store's clock. ``without`` are ids of points to be regarded as just removed.
+
+    Drafts come first, then manifests, then the trash: a point on its way from one to the next is met at least once.
+    Raises RepositoryError if anything cannot be listed or read: what is not known for certain must not pass for not needed.
+    """
+    found = Survey()
+    for entry in repository.store.entries(publishing.FOLDER):
+        if now - entry.modified <= LAPSE:
+            _note(found, repository, entry.name, entry.name.split("/")[2:], draft=True)
+    for name in repository.store.list("points"):
+        place = name.split("/")
+        if place[-1] != "manifest.json":
+            continue
+        found.points += 1
+        if grace > 0 or place[-2] not in without:
+            _note(found, repository, name, place[1:-1])
+    for entry in repository.store.entries(trash.FOLDER):
+        found.points += 1
+        if expired(entry, now, grace):
+            found.expired += 1
+        else:
+            _note(found, repository, entry.name, entry.name.split("/")[1:-1])
+    return found
+
+
+def expired(entry: Entry, now: float, grace: float) -> bool:
+    """True if an entry of the trash keeps its point no longer."""
+    return now - entry.modified >= grace
+
+
+def _note(found: Survey, repository: Repository, name: str, place: t.Sequence[str], draft: bool = False) -> None:
+    """Note what a manifest names. One that is replaced while it is read is read again; one that is gone has been met, or will be.
+
+    A draft whose map is gone cannot be published as it is, so it keeps nothing.
+    """
+    before: t.Optional[RestorePoint] = None
+    while True:
+        try:
+            point = points.decode(repository.get_object(name), f"points/{'/'.join(place)}/manifest.json")
+        except ObjectMissing:
+            return
+        except DamagedObject as error:
+            raise _stuck(error, name) from error
+        try:
+            found.take(repository, point)
+            return
+        except (DamagedObject, ObjectMissing) as error:
+            if draft and isinstance(error, ObjectMissing):
+                return
+            if point == before:
+                raise _stuck(error, name) from error
+            before = point

@@ -1,0 +1,61 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Removed restore points, which can be brought back until their grace period ends. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import secrets
+import typing as t
+
+from ..errors import ObjectMissing
+from . import points
+from .points import RestorePoint
+from .repository import Repository
+from .stores import Entry
+
+FOLDER = "trash"
+
+
+@dataclasses.dataclass(frozen=True)
+class Removed:
+    """A removed restore point: its entry's name, and when it was removed, in seconds by the store's clock."""
+
+    point: RestorePoint
+    entry: str
+    at: float
+
+
+def remove(repository: Repository, point: RestorePoint) -> None:
+    """Remove a restore point. Its entry in the trash comes first, so that what it needs is named at every moment.
+
+    Each removal has an entry of its own: bringing a point back takes away the entries it saw, and no later one.
+    """
+    name = points.manifest_name(point.uuid, point.id)
+    with contextlib.suppress(ObjectMissing):  # somebody else removed it
+        manifest = repository.get_object(name)
+        repository.put_object(f"{FOLDER}/{point.uuid}/{point.id}/{secrets.token_hex(8)}", manifest)
+        repository.store.delete(name)
+
+
+def holds(repository: Repository, point: RestorePoint) -> bool:
+    """True if a removal of the point is under way or done."""
+    return any(True for _name in repository.store.list(f"{FOLDER}/{point.uuid}/{point.id}"))
+
+
+def read(repository: Repository, entry: Entry) -> Removed:
+    """What an entry keeps. Raises ObjectMissing or DamagedObject."""
+    _folder, uuid, point_id, _removal = entry.name.split("/")
+    point = points.decode(repository.get_object(entry.name), points.manifest_name(uuid, point_id))
+    return Removed(point, entry.name, entry.modified)
+
+
+def removed(repository: Repository) -> t.List[Removed]:
+    """All that is in the trash, in the order of removal. Raises DamagedObject if an entry cannot be read."""
+    found = []
+    for entry in repository.store.entries(FOLDER):
+        with contextlib.suppress(ObjectMissing):  # brought back, or over, since it was listed
+            found.append(read(repository, entry))
+    return sorted(found, key=lambda each: (each.at, each.entry))

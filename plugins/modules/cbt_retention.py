@@ -1,0 +1,348 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: cbt_retention
+short_description: Remove restore points by rules and reclaim their space
+version_added: 0.1.0
+description:
+  - Keeps the restore points of each domain that a rule takes, removes the others, and reclaims the space of what nothing needs any more.
+  - The rules follow restic. Points are taken newest first, every rule has a counter of its own, a point is kept if any rule takes it,
+    and the oldest point is kept by every rule that has counts left. Pinned points are kept and count for no rule, and so are points
+    dated in the future.
+  - A removed point stays recoverable with O(undelete) until O(grace) ends. What it alone needs is announced as condemned after that,
+    and deleted by a run at least O(grace) later.
+  - Backups, restores and other runs of this module may go on at the same time, on any host.
+  - Any point may be removed, for each is a full image. Where the point goes that the next incremental backup would have built on,
+    that backup reads in full.
+author:
+  - The kvm.cbt authors (@kvm-cbt)
+extends_documentation_fragment:
+  - kvm.cbt._attributes
+  - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._repository
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    details:
+      - Lists the restore points before and after.
+  idempotent:
+    support: partial
+    details:
+      - A second run removes nothing more, but reports a change once it deletes what an earlier one condemned.
+options:
+  domain:
+    description:
+      - Name or UUID of the domain whose points the rules are for. All domains, each by itself, if left out.
+    type: str
+    aliases: [name, guest]
+  keep_last:
+    description:
+      - Keep this many of the newest points; V(-1) for all, as with the other counts.
+    type: int
+    default: 0
+  keep_hourly:
+    description:
+      - Keep the newest point of each of this many hours that have one.
+    type: int
+    default: 0
+  keep_daily:
+    description:
+      - Keep the newest point of each of this many days that have one.
+    type: int
+    default: 0
+  keep_weekly:
+    description:
+      - Keep the newest point of each of this many weeks (ISO 8601) that have one.
+    type: int
+    default: 0
+  keep_monthly:
+    description:
+      - Keep the newest point of each of this many months that have one.
+    type: int
+    default: 0
+  keep_yearly:
+    description:
+      - Keep the newest point of each of this many years that have one.
+    type: int
+    default: 0
+  keep_within:
+    description:
+      - Keep all points not older than this, counted back from the newest one, such as V(30d) or V(1y6m) - years (y), months (m),
+        days (d) and hours (h), in this order.
+    type: str
+  keep_tags:
+    description:
+      - Keep all points with one of these tags, given as C(name) or C(name=value).
+    type: list
+    elements: str
+    default: []
+  timezone:
+    description:
+      - Time zone in which hours, days, weeks, months and years begin, such as V(Europe/Berlin).
+    type: str
+    default: UTC
+  allow_empty:
+    description:
+      - Whether the rules may remove all points of a domain.
+    type: bool
+    default: false
+  undelete:
+    description:
+      - Ids of removed points to bring back. A point that exists is left as it is.
+      - In the same run, no rule removes them; later ones do unless a rule takes them. Without any rule, nothing is removed.
+    type: list
+    elements: str
+    default: []
+  grace:
+    description:
+      - Seconds for which a removed point can be brought back, and again seconds between condemning and deleting.
+    type: int
+    default: 86400
+  collect:
+    description:
+      - Whether space is reclaimed. V(false) only removes points, which is quick.
+    type: bool
+    default: true
+  confirm_shrink:
+    description:
+      - Whether space is reclaimed even if far fewer points are listed than the last time, removed ones that are still recoverable
+        included. Such a listing may be that of storage which is mounted or replicated in part.
+    type: bool
+    default: false
+requirements:
+  - python >= 3.9
+  - time zone data (tzdata), with O(timezone) other than V(UTC)
+seealso:
+  - module: kvm.cbt.cbt_backup
+  - module: kvm.cbt.cbt_backup_info
+"""
+
+EXAMPLES = r"""
+- name: Keep a week of days, a month of weeks and a year of months
+  kvm.cbt.cbt_retention:
+    repository: /backup/kvm
+    keep_daily: 7
+    keep_weekly: 5
+    keep_monthly: 12
+    timezone: Europe/Berlin
+
+- name: Bring back a point that was removed by mistake
+  kvm.cbt.cbt_retention:
+    repository: /backup/kvm
+    undelete: [20261122T113005Z-1a2b3c4d]
+
+- name: Reclaim space without removing any point
+  kvm.cbt.cbt_retention:
+    repository: /backup/kvm
+    keep_last: -1
+"""
+
+RETURN = r"""
+kept:
+  description: Restore points that stay, oldest first within each domain.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    id:
+      description: Its id.
+      type: str
+      sample: 20261122T113005Z-1a2b3c4d
+    domain:
+      description: Name the domain had.
+      type: str
+      sample: web1
+    uuid:
+      description: UUID of the domain.
+      type: str
+      sample: 2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e
+    created:
+      description: UTC time at which it was taken.
+      type: str
+      sample: "2026-11-22T11:30:05.123456+00:00"
+    rules:
+      description: The rules that keep it - V(last), V(hourly), V(daily), V(weekly), V(monthly), V(yearly), V(within), V(tags),
+        V(pinned), V(future), V(undelete), or V(locked) where the object store lets nobody remove it yet.
+      type: list
+      elements: str
+      sample: [daily, weekly]
+removed:
+  description: Restore points that were, or would be, removed, as RV(kept), with no rules.
+  returned: always
+  type: list
+  elements: dict
+undeleted:
+  description: Ids of the restore points brought back.
+  returned: always
+  type: list
+  elements: str
+  sample: []
+condemned:
+  description: Number of objects newly announced for deletion.
+  returned: with O(collect)
+  type: int
+  sample: 3
+reclaimed_bytes:
+  description: Bytes of the objects deleted.
+  returned: with O(collect)
+  type: int
+  sample: 201326592
+trash:
+  description: Removed restore points that can still be brought back, in the order of removal.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    id:
+      description: Its id.
+      type: str
+      sample: 20261120T113005Z-99aabbcc
+    domain:
+      description: Name the domain had.
+      type: str
+      sample: web1
+    uuid:
+      description: UUID of the domain.
+      type: str
+      sample: 2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e
+    removed:
+      description: UTC time at which it was removed, by the store's clock.
+      type: str
+      sample: "2026-11-22T23:00:01+00:00"
+    recoverable_until:
+      description: UTC time until which it can surely be brought back.
+      type: str
+      sample: "2026-11-23T23:00:01+00:00"
+damaged:
+  description: Manifests that cannot be read, each with the cause. They are never removed, and while there is one no space is reclaimed.
+  returned: always
+  type: dict
+  sample: {}
+"""
+
+import datetime
+import zoneinfo
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.retention import RetentionRequest, RetentionResult, retention
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.points import RestorePoint
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.retention_rules import Rules, parse_duration
+
+_COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+
+
+def _rules(module: AnsibleModule) -> Rules | None:
+    params = module.params
+    counts = {name: params[f"keep_{name}"] for name in _COUNTS}
+    for name, count in counts.items():
+        if count < -1:
+            module.fail_json(msg=f"keep_{name} is {count}; it must be a count, 0 for no such rule or -1 for all.")
+    within = parse_duration(params["keep_within"]) if params["keep_within"] is not None else None
+    if params["undelete"] and not any(counts.values()) and within is None and not params["keep_tags"]:
+        return None
+    return Rules(**counts, within=within, tags=tuple(params["keep_tags"]), zone=_zone(module))
+
+
+def _zone(module: AnsibleModule) -> datetime.tzinfo:
+    name = module.params["timezone"]
+    if name == "UTC":
+        return datetime.timezone.utc
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        module.fail_json(msg=f"The time zone {name} is not known here. Write it like Europe/Berlin, or install tzdata.")
+        raise
+
+
+def _request(module: AnsibleModule) -> RetentionRequest:
+    params = module.params
+    if params["grace"] < 0:
+        module.fail_json(msg=f"grace is {params['grace']}; it must be a number of seconds, or 0 for none.")
+    return RetentionRequest(
+        rules=_rules(module),
+        domain=params["domain"],
+        undelete=tuple(params["undelete"]),
+        grace=params["grace"],
+        allow_empty=params["allow_empty"],
+        collect=params["collect"],
+        confirm_shrink=params["confirm_shrink"],
+    )
+
+
+def _point(point: RestorePoint) -> dict[str, object]:
+    return {key: getattr(point, key) for key in ("id", "domain", "uuid", "created")}
+
+
+def _time(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(int(seconds), datetime.timezone.utc).isoformat()
+
+
+def _outcome(result: RetentionResult, grace: int) -> dict[str, object]:
+    outcome: dict[str, object] = {
+        "changed": result.changed,
+        "kept": [{**_point(verdict.point), "rules": list(verdict.rules)} for verdict in result.kept],
+        "removed": [{**_point(point), "rules": []} for point in result.removed],
+        "undeleted": [point.id for point in result.undeleted],
+        "trash": [
+            {
+                **{key: getattr(each.point, key) for key in ("id", "domain", "uuid")},
+                "removed": _time(each.at),
+                "recoverable_until": _time(each.at + grace),
+            }
+            for each in result.trash
+        ],
+        "damaged": dict(result.damaged),
+    }
+    if result.collected is not None:
+        outcome.update(condemned=result.collected.condemned, reclaimed_bytes=result.collected.reclaimed_bytes)
+    return outcome
+
+
+def _diff(result: RetentionResult) -> dict[str, str]:
+    def line(point: RestorePoint) -> str:
+        return f"{point.domain} {point.id}\n"
+
+    back = {point.id for point in result.undeleted}
+    after = sorted({line(verdict.point) for verdict in result.kept} | {line(point) for point in result.undeleted})
+    before = sorted({line(verdict.point) for verdict in result.verdicts if verdict.point.id not in back})
+    return {"before": "".join(before), "after": "".join(after)}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **_module.REPOSITORY,
+            **_module.ANY_DOMAIN,
+            **{f"keep_{name}": {"type": "int", "default": 0} for name in _COUNTS},
+            "keep_within": {"type": "str"},
+            "keep_tags": {"type": "list", "elements": "str", "default": []},
+            "timezone": {"type": "str", "default": "UTC"},
+            "allow_empty": {"type": "bool", "default": False},
+            "undelete": {"type": "list", "elements": "str", "default": []},
+            "grace": {"type": "int", "default": 86400},
+            "collect": {"type": "bool", "default": True},
+            "confirm_shrink": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    with _module.reported(module):
+        request = _request(module)
+        result = retention(_module.existing_repository(module), request, module.check_mode)
+    for name, cause in sorted(result.damaged.items()):
+        module.warn(f"No space is reclaimed while the manifest {name} cannot be read: {cause}")
+    module.exit_json(**_outcome(result, module.params["grace"]), diff=_diff(result))
+
+
+if __name__ == "__main__":
+    main()
