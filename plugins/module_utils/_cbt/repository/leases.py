@@ -49,16 +49,19 @@ class Session:
 
 
 class Lease:
-    """The lease of this session. ``since`` is when it began, by the store's clock; ``clock`` measures spans on this machine."""
+    """The lease of this session. ``since`` is when it began, by the store's clock."""
 
-    def __init__(self, repository: Repository, operation: str, clock: t.Callable[[], float] = boot_clock) -> None:
+    def __init__(self, repository: Repository, operation: str) -> None:
         self.repository = repository
         self.id = secrets.token_hex(8)
-        self.clock = clock
         self.since: t.Optional[float] = None
         self._operation = operation
         self.renew()
         self.since = self.now()
+
+    def clock(self) -> float:
+        """Measures spans on this machine, in seconds."""
+        return boot_clock()
 
     @property
     def _name(self) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import typing as t
 
 from ..errors import ObjectMissing, RepositoryError
@@ -19,11 +20,6 @@ FOLDER = "drafts"
 _FRESH = LAPSE / 2  # seconds for which a draft surely counts, with as much again for the one request after the last look
 
 Again = t.Callable[[t.Set[str]], RestorePoint]
-
-
-def draft_name(session: str, point: RestorePoint) -> str:
-    """Name of the object that names what a point needs while it does not exist yet."""
-    return f"{FOLDER}/{session}/{point.uuid}/{point.id}"
 
 
 def needed(repository: Repository, point: RestorePoint) -> t.Set[str]:
@@ -61,12 +57,14 @@ def publish(repository: Repository, lease: Lease, point: RestorePoint, again: Ag
     two acted first, one of them sees the other. What is lost is given to ``again``, which stores it anew under other names
     and returns the point that names them. So a point that exists is complete at every moment.
     """
-    name = draft_name(lease.id, point)
+    drafts: t.List[str] = []
     try:
         while True:
             lease.renew()
             began = lease.clock()
-            repository.put_object(name, points.encode(point))
+            # A name of its own each time: a collector that is just about to remove an outdated draft must not hit this one.
+            drafts.append(f"{FOLDER}/{lease.id}/{point.uuid}/{point.id}/{secrets.token_hex(8)}")
+            repository.put_object(drafts[-1], points.encode(point))
             missed = lost(repository, point)
             if missed:
                 point = again(missed)
@@ -74,5 +72,6 @@ def publish(repository: Repository, lease: Lease, point: RestorePoint, again: Ag
                 repository.publish(point)
                 return point
     finally:
-        with contextlib.suppress(RepositoryError):  # it counts for nothing once it is old
-            repository.store.delete(name)
+        with contextlib.suppress(RepositoryError):  # they count for nothing once they are old
+            for name in drafts:
+                repository.store.delete(name)

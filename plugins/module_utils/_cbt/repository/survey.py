@@ -61,7 +61,7 @@ def survey(repository: Repository, now: float, grace: float, without: t.Collecti
     found = Survey()
     for entry in repository.store.entries(publishing.FOLDER):
         if now - entry.modified <= LAPSE:
-            _note(found, repository, entry.name, entry.name.split("/")[2:], draft=True)
+            _note(found, repository, entry.name, entry.name.split("/")[2:-1], draft=True)
     for name in repository.store.list("points"):
         place = name.split("/")
         if place[-1] != "manifest.json":

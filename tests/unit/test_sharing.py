@@ -1,0 +1,281 @@
+"""Writers, retention, undelete and collectors on one repository, in any order of single requests, ended at any of them.
+
+After each request every published point is true and no removed point is lost before its time; once all is quiet, nothing is left
+that no point needs. The one assumption about time: a request of a live process does not take longer than half a lease's lapse.
+
+KVM_CBT_SHARING is the number of histories tried.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import datetime
+import hashlib
+import os
+import secrets
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from samples import OTHER_UUID, UUID, encoded, point, record
+from stepping import Actor, OneAfterAnother, SteppedStore
+from stores_for_tests import MemoryStore
+
+from _cbt.errors import CbtError, ObjectMissing
+from _cbt.grid import BLOCK_SIZE
+from _cbt.operations.retention import RetentionRequest, retention
+from _cbt.repository import leases, points, publishing, trash
+from _cbt.repository.leases import LAPSE, Lease
+from _cbt.repository.maps import MapBuilder
+from _cbt.repository.points import RestorePoint
+from _cbt.repository.repository import Repository
+from _cbt.repository.retention_rules import Rules
+
+HISTORIES = int(os.environ.get("KVM_CBT_SHARING", "600"))
+BLOCKS = 3
+CONTENTS = [bytes([value]) * BLOCK_SIZE for value in range(6)]
+DIGESTS = [hashlib.sha256(content).digest() for content in CONTENTS]
+ACTORS = 4
+
+Disk = tuple[int, ...]  # the content of each block, by number; 0 is zeroes
+
+
+class World:
+    """The store, and what each restore point must hold."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.grace = 0.0
+        self.truth: dict[str, Disk] = {}
+        self.numbers = 0
+        self._proven: dict[bytes, dict[str, bytes]] = {}
+
+    def untrue(self, manifest: bytes, name: str) -> str | None:
+        """What a point lacks to be restored to its bytes. What was proven is looked at again only where its objects have changed."""
+        objects = self._proven.get(manifest)
+        if objects is None:
+            objects = self._prove(points.decode(manifest, name))
+            if isinstance(objects, str):
+                return objects
+            self._proven[manifest] = objects
+        gone = [each for each, data in objects.items() if self.store.objects.get(each) is not data]
+        return f"{gone} of {name}" if gone else None
+
+    def _prove(self, found: RestorePoint) -> Any:
+        repository = Repository(self.store, "0" * 32)
+        objects = {}
+        blocks: dict[int, bytes] = {}
+        try:
+            for file in found.stored_files:
+                repository.get_file(found, file)
+                objects[f"{found.folder}/{file.name}"] = self.store.objects[f"{found.folder}/{file.name}"]
+            for run in repository.read_map(found, "vda").runs():
+                blocks.update(enumerate(repository.reader.blocks(run.pack, run.ordinal, run.count), run.first))
+                objects[run.pack.name] = self.store.objects[run.pack.name]
+        except CbtError as error:
+            return f"{found.id}: {error}"
+        holds = tuple(DIGESTS.index(hashlib.sha256(blocks[index]).digest()) if index in blocks else 0 for index in range(BLOCKS))
+        return objects if holds == self.truth[found.id] else f"{found.id} holds {holds} and not {self.truth[found.id]}"
+
+    def published(self) -> dict[str, bytes]:
+        """Manifests by name."""
+        return {name: data for name, data in self.store.objects.items() if name.endswith("/manifest.json")}
+
+    def removed(self) -> dict[str, tuple[str, bytes]]:
+        """Trash entries by name, with the name their manifest had."""
+        found = {name: data for name, data in self.store.objects.items() if name.startswith("trash/")}
+        return {name: (points.manifest_name(*name.split("/")[1:3]), data) for name, data in found.items()}
+
+    def now(self) -> str:
+        """The time for a manifest."""
+        return datetime.datetime.fromtimestamp(self.store.clock, datetime.UTC).isoformat(timespec="microseconds")
+
+
+def back_up(repository: Repository, world: World, uuid: str, changes: dict[int, int]) -> None:
+    """A backup as the engine makes it, but for the hypervisor: built on the latest point, published beside collectors."""
+    lease = Lease(repository, "backup")
+    before = repository.points_of(uuid).points
+    base = repository.read_map(before[-1], "vda") if before else None
+    disk = list(world.truth[before[-1].id]) if before else [0] * BLOCKS
+    builder, writer = MapBuilder(BLOCKS * BLOCK_SIZE, base), repository.writer()
+    for block, value in sorted(changes.items()):
+        disk[block] = value
+        if value:
+            builder.place(block, 1, *writer.append([encoded(CONTENTS[value], "lz4")]))
+        else:
+            builder.zero(block, 1)
+    extents = builder.finish(writer.finish())
+    world.numbers += 1
+    made = point(1, id=f"20260101T000000Z-{world.numbers:08x}", uuid=uuid, created=world.now(), parent=before[-1].id if before else None)
+    world.truth[made.id] = tuple(disk)
+
+    def stored() -> RestorePoint:
+        suffix = secrets.token_hex(4)
+        files = repository.put_files(made.folder, {f"vda-{suffix}.map": extents.encode(), f"domain-{suffix}.xml": b"<domain/>"})
+        return dataclasses.replace(
+            made, disks=(record(size=BLOCKS * BLOCK_SIZE, map=files[f"vda-{suffix}.map"]),), files={"domain.xml": files[f"domain-{suffix}.xml"]}
+        )
+
+    def again(lost: set[str]) -> RestorePoint:
+        nonlocal extents
+        builder, writer = MapBuilder(BLOCKS * BLOCK_SIZE, extents), repository.writer()
+        for run in extents.runs():
+            if run.pack.name in lost:
+                for block in range(run.first, run.stop):
+                    builder.place(block, 1, *writer.append([encoded(CONTENTS[disk[block]], "lz4")]))
+        extents = builder.finish(writer.finish())
+        return stored()
+
+    publishing.publish(repository, lease, stored(), again)
+    lease.release()
+
+
+class Sharing(RuleBasedStateMachine):
+    """Any history."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.actors: list[Actor] = []
+        self.published: dict[str, bytes] = {}
+
+    @initialize(grace=st.sampled_from([0, 0, 100, 86400]), values=st.lists(st.integers(1, 5), min_size=BLOCKS, max_size=BLOCKS))
+    def first_point(self, grace: int, values: list[int]) -> None:
+        self.world.grace = grace
+        self._begin("backup", lambda repository: back_up(repository, self.world, UUID, dict(enumerate(values))))
+        self.run_to_its_end(0)
+
+    # What may happen.
+
+    def room(self) -> bool:
+        return len(self.actors) < ACTORS
+
+    @precondition(room)
+    @rule(uuid=st.sampled_from([UUID, UUID, OTHER_UUID]), changes=st.dictionaries(st.integers(0, BLOCKS - 1), st.integers(0, 5), max_size=2))
+    def backup_begins(self, uuid: str, changes: dict[int, int]) -> None:
+        self._begin("backup", lambda repository: back_up(repository, self.world, uuid, changes))
+
+    @precondition(room)
+    @rule(last=st.sampled_from([0, 1, 1, 2, -1]))
+    def retention_begins(self, last: int) -> None:
+        self._begin("retention", lambda repository: retention(repository, self._request(rules=Rules(last=last))))
+
+    @precondition(lambda self: self.room() and self.world.removed())
+    @rule(number=st.integers(0, 9))
+    def undelete_begins(self, number: int) -> None:
+        wanted = sorted({name.split("/")[2] for name in self.world.removed()})
+        each = wanted[number % len(wanted)]
+        self._begin("undelete", lambda repository: retention(repository, self._request(undelete=(each,), collect=False)))
+
+    @precondition(lambda self: self.actors)
+    @rule(number=st.integers(0, ACTORS - 1), requests=st.integers(1, 25))
+    def goes_on(self, number: int, requests: int) -> None:
+        for _request in range(requests):
+            if number < len(self.actors) and not self._step(self.actors[number]):
+                return
+
+    @precondition(lambda self: self.actors)
+    @rule(number=st.integers(0, ACTORS - 1), kind=st.sampled_from(["put", "delete", "list", "size", "get"]))
+    def goes_on_until(self, number: int, kind: str) -> None:
+        """To just before its next request of a kind, which is where it matters that others do something."""
+        if number < len(self.actors):
+            actor = self.actors[number]
+            while self._step(actor) and not actor.pending.startswith(kind):
+                pass
+
+    @precondition(lambda self: self.actors)
+    @rule(number=st.integers(0, ACTORS - 1))
+    def run_to_its_end(self, number: int) -> None:
+        if number < len(self.actors):
+            while self._step(self.actors[number]):
+                pass
+
+    @precondition(lambda self: self.actors)
+    @rule(number=st.integers(0, ACTORS - 1))
+    def killed(self, number: int) -> None:
+        if number < len(self.actors):
+            actor = self.actors.pop(number)
+            actor.crash()
+
+    @rule(seconds=st.sampled_from([1, 101, LAPSE / 3, LAPSE + 1, 86401, 86401]))
+    def time_passes(self, seconds: float) -> None:
+        """Sessions may sleep as long as they like, but a request that is under way ends in time."""
+        for actor in list(self.actors):
+            while self._must_end(actor, seconds) and self._step(actor):
+                pass
+        self.world.store.clock += seconds
+
+    def _must_end(self, actor: Actor, seconds: float) -> bool:
+        kind, _, name = actor.pending.partition(" ")
+        final = (kind == "put" and name.endswith("/manifest.json")) or (kind == "delete" and name.startswith(("packs/", "points/")))
+        return final and self.world.store.clock + seconds - actor.halted_at >= LAPSE / 2
+
+    # What must hold.
+
+    @invariant()
+    def all_is_true(self) -> None:
+        self._check()
+
+    def _check(self) -> None:
+        published, removed = self.world.published(), self.world.removed()
+        for name, data in published.items():
+            assert (wrong := self.world.untrue(data, name)) is None, wrong
+        for entry, (name, data) in removed.items():
+            if self.world.store.clock - self.world.store.times[entry] < self.world.grace:
+                assert (wrong := self.world.untrue(data, name)) is None, f"in the trash: {wrong}"
+        recoverable = {name for name, _data in removed.values()}
+        assert {*self.published} - {*published} <= recoverable, "a point went without an entry in the trash"
+        self.published = published
+
+    def teardown(self) -> None:
+        try:
+            while self.actors:
+                self.run_to_its_end(0)
+            for _run in range(3):
+                self.world.store.clock += max(self.world.grace, LAPSE) + LAPSE + 1
+                self._begin("retention", lambda repository: retention(repository, self._request(rules=Rules(last=-1))))
+                self.run_to_its_end(0)
+            self._check()
+            repository = Repository(self.world.store, "0" * 32)
+            needed = {name for each in repository.points_of().points for name in publishing.needed(repository, each)}
+            assert {*self.world.store.objects} - needed - {*self.world.published()} == {"collected.json"}
+        finally:
+            for actor in self.actors:
+                actor.crash()
+
+    # How it is done.
+
+    def _request(self, **fields: Any) -> RetentionRequest:
+        return RetentionRequest(grace=self.world.grace, allow_empty=True, confirm_shrink=True, **fields)
+
+    def _begin(self, name: str, work: Any) -> None:
+        self.actors.append(Actor(name, lambda actor: work(Repository(SteppedStore(self.world.store, actor), "0" * 32))))  # type: ignore[arg-type]
+
+    def _step(self, actor: Actor) -> bool:
+        """One request; False once the actor is done."""
+        changes = actor.pending.startswith(("put", "delete"))
+        actor.step()
+        if changes:
+            self._check()
+        if actor.over:
+            self.actors.remove(actor)
+            # A backup may find that its base was removed and collected; whoever reads all manifests, that one was replaced again and again.
+            assert actor.error is None or actor.name in ("undelete", "backup") or isinstance(actor.error, ObjectMissing), actor.error
+        return not actor.over
+
+
+def test_points_stay_true_whatever_happens_in_whatever_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    worlds: list[Sharing] = []
+
+    class Here(Sharing):
+        def __init__(self) -> None:
+            super().__init__()
+            worlds[:] = [self]
+
+    monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", OneAfterAnother)
+    monkeypatch.setattr(leases, "boot_clock", lambda: worlds[0].world.store.clock)
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+    run_state_machine_as_test(Here, settings=settings(max_examples=HISTORIES, stateful_step_count=60, deadline=None, suppress_health_check=checks))
