@@ -59,7 +59,9 @@ class Actor:
             raise Crash
 
     def step(self) -> None:
-        """Let the request go that it waits with, and run on to the next one."""
+        """Let the request go that it waits with, and run on to the next one. Raises what is a fault of the code, not an error it tells."""
+        if self.over:
+            return
         self._go.release()
         self._back.acquire()
         if self.over:
@@ -161,10 +163,10 @@ class _Later(concurrent.futures.Future[Any]):
 
 
 class OneAfterAnother:
-    """In place of a pool of threads: all work is done by the thread that asks for the results."""
+    """In place of a pool of threads: all work is done by the thread that asks for the results, or waits for the pool's end."""
 
     def __init__(self, max_workers: int = 1) -> None:
-        pass
+        self._submitted: list[_Later] = []
 
     def __enter__(self) -> OneAfterAnother:
         return self
@@ -173,10 +175,12 @@ class OneAfterAnother:
         pass
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> _Later:
-        return _Later(lambda: work(*arguments))
+        self._submitted.append(_Later(lambda: work(*arguments)))
+        return self._submitted[-1]
 
     def map(self, work: Callable[..., Any], items: Any) -> Iterator[Any]:
         return (work(item) for item in items)
 
     def shutdown(self, wait: bool = True, cancel_futures: bool = False) -> None:
-        pass
+        for each in [] if cancel_futures else self._submitted:
+            each.result()

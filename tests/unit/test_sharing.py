@@ -27,7 +27,7 @@ from stores_for_tests import MemoryStore
 from _cbt.errors import CbtError, ObjectMissing
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.retention import RetentionRequest, retention
-from _cbt.repository import leases, points, publishing, trash
+from _cbt.repository import leases, points, publishing
 from _cbt.repository.leases import LAPSE, Lease
 from _cbt.repository.maps import MapBuilder
 from _cbt.repository.points import RestorePoint
@@ -245,6 +245,7 @@ class Sharing(RuleBasedStateMachine):
         finally:
             for actor in self.actors:
                 actor.crash()
+            self.actors.clear()
 
     # How it is done.
 
@@ -257,7 +258,11 @@ class Sharing(RuleBasedStateMachine):
     def _step(self, actor: Actor) -> bool:
         """One request; False once the actor is done."""
         changes = actor.pending.startswith(("put", "delete"))
-        actor.step()
+        try:
+            actor.step()
+        except BaseException:
+            self.actors.remove(actor)
+            raise
         if changes:
             self._check()
         if actor.over:
