@@ -276,7 +276,7 @@ class Run:
         if self._dedup is None:
             return
         try:
-            dedup.record(self._repository, self._facts.uuid, self._id, self._writer.hooks())
+            dedup.record(self._repository, self._facts.uuid, self._id, [each for writer in self._writers for each in writer.hooks()])
         except RepositoryError as error:
             self.warnings.append(f"Later backups will not find the blocks of restore point {self._id} when they look for known ones: {error}")
         if self._dedup.failure is not None:
