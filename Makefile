@@ -22,6 +22,7 @@ test: setup ## Run every test
 
 bench: setup ## Measure against other tools, side by side
 	@tests/tools/install.sh virtnbdbackup
+	@tests/tools/environment.sh
 	@/usr/bin/python3 tests/benchmarks/bench.py
 
 lint: setup ## Run all static checks

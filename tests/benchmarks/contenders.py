@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from lab.domain import BlockDomain
+from lab.object_store import Rclone
 from lab.process import run_tool, wait_until
 from lab.reference import pull_job_xml
 from timed import BenchmarkError, Measurement, measure, measure_json, warm
@@ -125,6 +126,39 @@ class EncryptedEngine(Engine):
 
     def command(self, verb: str, *options: str | Path) -> list[str | Path]:
         return [*super().command(verb, *options), "--encrypted"]
+
+
+class S3Engine(Engine):
+    """The same with a repository in a bucket, served from this machine's disk by one process, which shares the processors."""
+
+    name = "S3"
+
+    def __init__(self, domain: BlockDomain) -> None:
+        super().__init__(domain)
+        self._server = Rclone()
+        self._bucket = ""
+        account = self._server.account
+        self._credentials = self.folder / "credentials"  # a file, for arguments can be seen
+        self._credentials.write_text(f"[default]\naws_access_key_id = {account.access_key}\naws_secret_access_key = {account.secret_key}\n")
+
+    def command(self, verb: str, *options: str | Path) -> list[str | Path]:
+        environment = {"AWS_ENDPOINT_URL": self._server.account.endpoint, "AWS_SHARED_CREDENTIALS_FILE": self._credentials}
+        words = [f"s3://{self._bucket}" if word == self.backup_folder else word for word in super().command(verb, *options)]
+        return ["env", *(f"{name}={value}" for name, value in environment.items()), *words]
+
+    def forget_backups(self) -> None:
+        super().forget_backups()
+        if self._bucket:
+            shutil.rmtree(self._server.data / self._bucket)
+        self._bucket = self._server.account.bucket()
+
+    def close(self) -> None:
+        """End the server; the domain is another contender's too."""
+        self._server.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _backup(self, expected: str, *options: str) -> Measurement:
+        return measure(self.command("backup", *options), self._server.data)[0]
 
 
 class Peer(Contender):

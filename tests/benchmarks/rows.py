@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from contenders import Contender, EncryptedEngine, Engine, Peer, RawCopy
+from contenders import Contender, EncryptedEngine, Engine, Peer, RawCopy, S3Engine
 from disk_image import MIB
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
@@ -106,6 +106,13 @@ def rows_of_disk(rounds: Rounds, engine: Engine, peer: Peer, data_bytes: int, di
     both = rounds("full lz4, encrypted and not", _fulls("lz4", engine, encrypted))
     yield Row(7, "full, lz4, encrypted", "not encrypted", both[encrypted.name], both[engine.name], data_bytes, 1.25)
     encrypted.forget_backups()
+
+    bucket = S3Engine(engine.domain)
+    try:
+        both = rounds("full lz4, to S3 and to a directory", _fulls("lz4", engine, bucket))
+    finally:
+        bucket.close()
+    yield Row(9, "full, lz4, to S3", "a directory", both[bucket.name], both[engine.name], data_bytes, 1.5)
 
     lz4 = rounds("full lz4", _fulls("lz4", engine, peer))
     yield _row(2, "full, lz4", lz4, peer.name, data_bytes, 1 / 3)

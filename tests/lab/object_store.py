@@ -49,9 +49,9 @@ class Account:
 
 
 def rclone_program() -> str | None:
-    """rclone of PyPI beside this Python, or of the system."""
-    beside = Path(sys.executable).parent / "rclone"
-    return str(beside) if beside.exists() else shutil.which("rclone")
+    """rclone of PyPI beside this Python or in the checkout's environment, or of the system."""
+    folders = (Path(sys.executable).parent, Path(__file__).parents[2] / ".venv" / "bin")
+    return next((str(folder / "rclone") for folder in folders if (folder / "rclone").exists()), shutil.which("rclone"))
 
 
 class Rclone:
@@ -61,9 +61,10 @@ class Rclone:
         self.folder = Path(tempfile.mkdtemp(prefix="kvm-cbt-lab-rclone-", dir="/var/tmp"))
         self._port = free_port()
         self.account = Account(f"http://127.0.0.1:{self._port}", "LABACCESSKEY", uuid.uuid4().hex)
+        self.data = self.folder / "data"  # buckets are folders of it
         self._server: subprocess.Popen[bytes] | None = None
         try:
-            (self.folder / "data").mkdir()
+            self.data.mkdir()
             self.start()
         except BaseException:
             self.close()
@@ -74,7 +75,7 @@ class Rclone:
         program = rclone_program()
         if program is None:
             raise LabError("rclone is not installed")
-        words = [program, "serve", "s3", "--config", "", "--addr", f"127.0.0.1:{self._port}", self.folder / "data"]
+        words = [program, "serve", "s3", "--config", "", "--addr", f"127.0.0.1:{self._port}", self.data]
         with (self.folder / "log").open("ab") as log:
             self._server = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *words],

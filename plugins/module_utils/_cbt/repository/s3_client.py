@@ -99,15 +99,17 @@ def explained(what: str, where: str) -> t.Iterator[None]:
         code = code_of(error)
         if code == "NoSuchKey":
             raise ObjectMissing(f"Cannot {what} {where}: it does not exist.") from error
-        message = error.response["Error"].get("Message") or "the server refused"
+        message = error.response.get("Error", {}).get("Message") or "the server refused"
         raise RepositoryError(f"Cannot {what} {where}: {message.rstrip('.')} ({code}). {_ADVICE.get(code, 'Check the server.')}") from error
+    except RecursionError as error:  # so older SDKs follow a server that does this
+        raise RepositoryError(f"Cannot {what} {where}: the server redirects again and again. {_REGIONS}") from error
     except (exceptions.BotoCoreError, ResponseParserError, OSError, ValueError) as error:
         raise RepositoryError(f"Cannot {what} {where}: {str(error).rstrip('.')}. {_advice(error)}") from error
 
 
 def code_of(error: t.Any) -> str:
-    """The code by which the server tells why it refused."""
-    return str(error.response.get("Error", {}).get("Code", ""))
+    """The code by which the server tells why it refused, or that of HTTP if what it says is no answer of S3."""
+    return str(error.response.get("Error", {}).get("Code") or error.response["ResponseMetadata"]["HTTPStatusCode"])
 
 
 def _advice(error: Exception) -> str:

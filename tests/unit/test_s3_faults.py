@@ -1,0 +1,206 @@
+"""What an S3 store makes of a server that misbehaves: a server of the test answers as told."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("boto3")
+
+from _cbt.errors import ObjectMissing, RepositoryError
+from _cbt.repository.places import Place, S3Options, store_at
+from _cbt.repository.s3_client import ATTEMPTS
+from _cbt.repository.s3_store import S3Store
+
+DATA = bytes(range(256)) * 40
+
+
+def refusal(code: str, message: str = "Because") -> bytes:
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+
+
+class Script:
+    """Requests that came, and the answers still to be given: status, headers, body, and how much of the body is sent."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.answers: list[tuple[int, dict[str, str], bytes, int | None]] = []
+        self.last: tuple[int, dict[str, str], bytes, int | None] = (200, {}, b"", None)
+
+    def answer(self, status: int, body: bytes = b"", sent: int | None = None, **headers: str) -> Script:
+        self.answers.append((status, {name.replace("_", "-"): value for name, value in headers.items()}, body, sent))
+        return self
+
+    def next(self) -> tuple[int, dict[str, str], bytes, int | None]:
+        if self.answers:
+            self.last = self.answers.pop(0)
+        return self.last  # the last one for ever
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    for name in ("AWS_PROFILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)  # the pauses between attempts
+    return Script()
+
+
+@pytest.fixture
+def server(script: Script) -> Iterator[ThreadingHTTPServer]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def serve(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            script.requests.append((self.command, self.path, dict(self.headers), body))
+            status, headers, answer, sent = script.next()
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(answer[:sent])
+            self.close_connection = sent is not None
+
+        do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = serve  # noqa: N815
+
+        def log_message(self, *_words: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def store(server: ThreadingHTTPServer) -> S3Store:
+    return store_on(f"http://127.0.0.1:{server.server_address[1]}")
+
+
+def store_on(endpoint: str, **options: Any) -> S3Store:
+    store = store_at(Place("s3://bucket/p", S3Options(endpoint_url=endpoint, access_key="KEY", secret_key="SECRET", **options)))
+    assert isinstance(store, S3Store)
+    return store
+
+
+def failure(call: Callable[[], object]) -> str:
+    with pytest.raises(RepositoryError) as caught:
+        call()
+    assert not isinstance(caught.value, ObjectMissing)
+    assert "SECRET" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_body_that_breaks_off_is_read_again(store: S3Store, script: Script) -> None:
+    script.answer(200, DATA, sent=100).answer(200, DATA, sent=0).answer(200, DATA)
+    assert store.get("x") == DATA
+    assert len(script.requests) == 3
+
+
+def test_a_body_that_always_breaks_off_is_an_error(store: S3Store, script: Script) -> None:
+    script.answer(200, DATA, sent=100)
+    assert "Cannot read s3://bucket/p/x: " in failure(lambda: store.get("x"))
+    assert len(script.requests) == ATTEMPTS
+
+
+def test_a_busy_server_is_asked_again(store: S3Store, script: Script) -> None:
+    script.answer(503, refusal("SlowDown")).answer(500, refusal("InternalError")).answer(200, DATA)
+    assert store.get("x") == DATA
+
+
+def test_a_server_that_stays_busy_is_an_error_that_says_so(store: S3Store, script: Script) -> None:
+    script.answer(503, refusal("SlowDown", "Reduce your request rate."))
+    assert failure(lambda: store.get("x")) == "Cannot read s3://bucket/p/x: Reduce your request rate (SlowDown). Try again later, or with fewer workers."
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (404, refusal("NoSuchBucket"), "Create the bucket"),
+        (404, b"<html>not found</html>", "Check endpoint_url"),
+        (403, refusal("AccessDenied"), "Check what the policies"),
+        (403, refusal("RequestTimeTooSkewed"), "Set the clock"),
+        (301, refusal("PermanentRedirect"), "Check region"),
+        (400, refusal("AuthorizationHeaderMalformed"), "Check region"),
+        (200, b"<html><p>a web site</html>", "Check endpoint_url"),
+        (507, refusal("QuotaExceeded"), "Free space"),
+    ],
+)
+def test_a_refused_listing_says_what_to_do(store: S3Store, script: Script, status: int, body: bytes, told: str) -> None:
+    script.answer(status, body)
+    assert told in failure(lambda: list(store.list("points")))
+
+
+@pytest.mark.parametrize("code", ["NoSuchBucket", "AccessDenied", "MethodNotAllowed", "404"])
+def test_only_the_servers_word_makes_an_object_missing(store: S3Store, script: Script, code: str) -> None:
+    script.answer(404, refusal(code))
+    for call in (store.get, store.size, store.modified, store.locked_until, store.delete):
+        failure(lambda call=call: call("x"))  # type: ignore[misc]
+    script.answer(404, refusal("NoSuchKey"))
+    with pytest.raises(ObjectMissing):
+        store.size("x")
+
+
+def test_a_listing_that_does_not_tell_how_it_goes_on_is_an_error(store: S3Store, script: Script) -> None:
+    page = b"<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>p/a/1</Key><Size>1</Size>"
+    script.answer(200, page + b"<LastModified>2026-01-01T00:00:00Z</LastModified></Contents></ListBucketResult>")
+    assert "does not tell how the listing goes on" in failure(lambda: list(store.list("a")))
+
+
+def test_other_bytes_than_asked_for_are_an_error_and_all_bytes_are_cut(store: S3Store, script: Script) -> None:
+    script.answer(206, DATA[:10], Content_Range=f"bytes 0-9/{len(DATA)}")
+    assert "other bytes than asked for" in failure(lambda: store.get_range("x", 10, 10))
+    script.answer(206, DATA[10:15], Content_Range=f"bytes 10-14/{len(DATA)}")
+    assert "other bytes than asked for" in failure(lambda: store.get_range("x", 10, 10))
+    script.answer(200, DATA)
+    assert store.get_range("x", 10, 10) == DATA[10:20]
+
+
+def test_an_own_object_that_stands_after_a_lost_answer_is_taken_for_put(store: S3Store, script: Script) -> None:
+    for content, won in ((DATA, True), (b"of another one", False)):
+        script.answer(404).answer(404, refusal("NoSuchKey"))  # it is not there
+        script.answer(500, refusal("InternalError")).answer(412, refusal("PreconditionFailed")).answer(200, content)
+        assert store.put("x", DATA, replace=False) is won
+    condition = [headers.get("If-None-Match") for method, _path, headers, _body in script.requests if method == "PUT"]
+    assert condition == ["*"] * 4
+
+
+def test_a_server_that_knows_no_conditions_gets_the_object_without(store: S3Store, script: Script) -> None:
+    script.answer(404).answer(404, refusal("NoSuchKey")).answer(501, refusal("NotImplemented")).answer(200)
+    assert store.put("x", DATA, replace=False)
+    puts = [(headers.get("If-None-Match"), body) for method, _path, headers, body in script.requests if method == "PUT"]
+    assert puts[-1] == (None, DATA)
+
+
+def test_a_certificate_nobody_vouches_for_is_refused_unless_told_otherwise(server: ThreadingHTTPServer, script: Script, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    endpoint = f"https://127.0.0.1:{server.server_address[1]}"
+    script.answer(200, DATA)
+    told = failure(lambda: store_on(endpoint).get("x"))
+    assert "certificate" in told and "Check the server's certificate and ca_bundle" in told
+    assert store_on(endpoint, ca_bundle=str(certificate)).get("x") == DATA
+    with pytest.warns(Warning, match="Unverified HTTPS"):
+        assert store_on(endpoint, validate_certs=False).get("x") == DATA
+
+
+@pytest.mark.parametrize("location", ["s3://", "s3:///"])
+def test_a_location_without_bucket_is_refused(location: str) -> None:
+    with pytest.raises(RepositoryError, match="names no bucket"):
+        store_at(location)
