@@ -24,6 +24,7 @@ bench: setup ## Measure against other tools, side by side
 	@tests/tools/install.sh virtnbdbackup
 	@tests/tools/environment.sh
 	@/usr/bin/python3 tests/benchmarks/bench.py
+	@/usr/bin/python3 tests/benchmarks/churn.py
 
 lint: setup ## Run all static checks
 	@tests/tools/install.sh shellcheck

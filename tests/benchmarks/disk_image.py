@@ -33,7 +33,7 @@ def build(folder: Path, name: str, data_bytes: int) -> tuple[Path, dict[str, int
 
 def _write_raw(path: Path, data_bytes: int) -> dict[str, int]:
     content = {"program_bytes": 0, "random_bytes": 0}
-    with path.open("wb", buffering=0) as disk, _ProgramFiles() as programs:
+    with path.open("wb", buffering=0) as disk, ProgramFiles() as programs:
         left = data_bytes
         while left:
             length = min(_UNIT, left)
@@ -70,10 +70,10 @@ def _random(disk: BinaryIO, length: int) -> None:
         length -= piece
 
 
-class _ProgramFiles:
+class ProgramFiles:
     """A tar of this machine's programs as a stream, ended when enough was read."""
 
-    def __enter__(self) -> _ProgramFiles:
+    def __enter__(self) -> ProgramFiles:
         self._tar = subprocess.Popen(
             ["tar", "--create", "--one-file-system", "--directory=/", "usr"],
             stdin=subprocess.DEVNULL,

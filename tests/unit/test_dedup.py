@@ -17,7 +17,7 @@ import pytest
 from disks_for_tests import MemoryDisk, back_up, block, restored
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import pack_ref
+from samples import pack_ref, point, record
 from stores_for_tests import MemoryStore, with_bit_flipped
 
 from _cbt.errors import RepositoryError
@@ -30,6 +30,7 @@ from _cbt.repository.index import HookIndex
 from _cbt.repository.maps import ExtentMap
 from _cbt.repository.pack_writer import Placement
 from _cbt.repository.packs import PackRef
+from _cbt.repository.points import RestorePoint
 from _cbt.repository.repository import Repository
 
 KINDS = list(range(1, 301))
@@ -304,6 +305,51 @@ def test_a_store_that_fails_is_an_error_and_no_lost_index(memory: Repository, mo
     monkeypatch.setattr(memory, "reader", type(memory.reader)(memory.store))
     with finding.finder() as find, pytest.raises(RepositoryError, match="time-out"):
         find({memory.keys.block_id(block(kind)): None for kind in KINDS})
+
+
+# Upkeep.
+
+
+def published(repository: Repository, extents: ExtentMap, number: int = 1) -> RestorePoint:
+    """A restore point with this one disk."""
+    files = repository.put_files(point(number).folder, {"vda.map": extents.encode()})
+    made = point(number, (record("vda", extents.size, map=files["vda.map"]),))
+    repository.publish(made)
+    return made
+
+
+def test_hooks_that_were_all_lost_are_made_again_from_the_packs(memory: Repository) -> None:
+    extents, _counted = back_up(memory, MemoryDisk(KINDS), "one")
+    made = published(memory, extents)
+    (name,) = memory.store.list("hooks")
+    before = hooks.decode(memory.store.get(name), name)
+    memory.store.delete(name)
+    assert dedup.tidy(memory, [made]) == (1, 0)
+    (name,) = memory.store.list("hooks")
+    assert hooks.decode(memory.store.get(name), name) == before
+    assert dedup.tidy(memory, [made]) == (0, 0), "what is in order stays as it is"
+    assert back_up(memory, MemoryDisk(KINDS), "two")[1].deduplicated_bytes > 250 * BLOCK_SIZE
+
+
+def test_hooks_go_once_none_of_their_packs_exists(memory: Repository) -> None:
+    one, _counted = back_up(memory, MemoryDisk(KINDS[:100]), "one")
+    two, _counted = back_up(memory, MemoryDisk(KINDS[100:]), "two")
+    made = published(memory, two)
+    for ref in one.packs:
+        memory.store.delete(ref.name)
+    assert dedup.tidy(memory, [made]) == (0, 1)
+    assert list(memory.store.list("hooks")) == ["hooks/domain/two-0"]
+
+
+def test_upkeep_without_an_index_changes_nothing(memory: Repository, cache_folder: Path) -> None:
+    extents, _counted = back_up(memory, MemoryDisk(KINDS), "one")
+    made = published(memory, extents)
+    for ref in extents.packs:
+        memory.store.delete(ref.name)
+    shutil.rmtree(cache_folder)
+    cache_folder.write_bytes(b"")
+    assert dedup.tidy(memory, [made]) == (0, 0)
+    assert len(list(memory.store.list("hooks"))) == 1
 
 
 # Memory.

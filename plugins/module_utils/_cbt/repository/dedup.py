@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 import threading
 import typing as t
 
@@ -21,6 +22,7 @@ from .hooks import PackHooks
 from .index import HookIndex
 from .pack_writer import Placement
 from .packs import PackRef
+from .points import RestorePoint
 from .repository import Repository
 
 REPOSITORY = "repository"
@@ -153,3 +155,43 @@ def record(repository: Repository, domain: str, session: str, written: t.Sequenc
     for start in range(0, len(written), hooks.PACKS_PER_OBJECT):
         name = f"{hooks.FOLDER}/{domain}/{session}-{start // hooks.PACKS_PER_OBJECT}"
         repository.put_object(name, hooks.encode(written[start : start + hooks.PACKS_PER_OBJECT]))
+
+
+def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> t.Tuple[int, int]:
+    """Give hooks to the packs of restore points that have none, and delete the hooks of which no pack exists any more.
+
+    Returns the number of packs that have hooks now and had none, and of objects deleted. Nothing but space depends on it, and it
+    may run beside anything. Raises RepositoryError if the store fails.
+    """
+    index = HookIndex(repository)
+    index.refresh()
+    sources = index.sources()
+    if index.failure is not None:
+        return 0, 0
+    existing = {bytes.fromhex(found.group(1)) for found in map(_PACK_NAME.search, repository.store.list("packs")) if found is not None}
+    idle = [name for name, held in sources.items() if not held & existing]
+    for name in idle:
+        repository.store.delete(name)
+    hooked = set().union(*sources.values())
+    added = 0
+    for point in points:
+        found = list(_without_hooks(repository, point, hooked))
+        record(repository, point.uuid, f"{point.id}-{secrets.token_hex(4)}", found)
+        added += len(found)
+    return added, len(idle)
+
+
+def _without_hooks(repository: Repository, point: RestorePoint, hooked: t.Set[bytes]) -> t.Iterator[PackHooks]:
+    """The hooks of the packs that a point names and that are not among ``hooked``, where they are put."""
+    for disk in point.disks:
+        try:
+            refs = repository.read_map(point, disk.target).packs
+        except (DamagedObject, ObjectMissing):
+            continue
+        for ref in refs:
+            if ref.id in hooked:
+                continue
+            hooked.add(ref.id)
+            with contextlib.suppress(DamagedObject, ObjectMissing):
+                directory = repository.reader.directory(ref)
+                yield PackHooks(ref, hooks.choose(directory.digest(ordinal) for ordinal in range(len(directory))))

@@ -105,6 +105,17 @@ class HookIndex:
             with contextlib.suppress(OSError):
                 os.unlink(self._path + suffix)
 
+    def sources(self) -> t.Dict[str, t.Set[bytes]]:
+        """By name of the object they come from, the ids of the packs whose hooks it holds. Empty if there was a failure."""
+        found: t.Dict[str, t.Set[bytes]] = {}
+        try:
+            with self._connected() as connection:
+                for name, ref in connection.execute("SELECT name, ref FROM pack JOIN source ON source.number = pack.source"):
+                    found.setdefault(name, set()).add(_REF.unpack(ref)[0])
+        except _UNUSABLE as error:
+            self.failure = f"{self._path}: {error}"
+        return found
+
     @contextlib.contextmanager
     def _connected(self) -> t.Iterator[sqlite3.Connection]:
         connection = sqlite3.connect(self._path, timeout=_WAIT, isolation_level=None)
@@ -118,7 +129,7 @@ class HookIndex:
         with self._connected() as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = OFF")
-            connection.execute("PRAGMA cache_size = -65536")
+            connection.execute("PRAGMA cache_size = -32768")
             with _transaction(connection):
                 _prepare(connection)
                 known = dict(connection.execute("SELECT name, number FROM source"))
@@ -131,15 +142,15 @@ class HookIndex:
         with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
             fetched = list(zip(names, pool.map(self._fetch, names)))
         with _transaction(connection):
-            for name, found in fetched:
-                if found is not None:
-                    _insert(connection, name, found)
+            for name, data in fetched:
+                with contextlib.suppress(DamagedObject):
+                    _insert(connection, name, hooks.decode(data, name))
 
-    def _fetch(self, name: str) -> t.Optional[t.List[PackHooks]]:
+    def _fetch(self, name: str) -> bytes:
         try:
-            return hooks.decode(self._repository.get_object(name), name)
+            return self._repository.get_object(name)
         except (DamagedObject, ObjectMissing):
-            return None
+            return b""  # holds no hooks
 
 
 def _locked(error: BaseException) -> bool:
