@@ -190,6 +190,10 @@ sessions:
       description: Host name of the machine it runs on.
       type: str
       sample: kvm1
+    process:
+      description: Id of its process there.
+      type: int
+      sample: 4711
     operation:
       description: What it does, such as V(backup) or V(retention).
       type: str
@@ -268,7 +272,7 @@ def _changes(module: AnsibleModule, repository: Repository) -> list[dict[str, ob
 def _session(session: leases.Session) -> dict[str, object]:
     since = datetime.datetime.fromtimestamp(int(session.since), datetime.timezone.utc).isoformat()
     # The store's own clock cannot be asked without writing; this one is near enough to tell a person.
-    return {"host": session.host, "operation": session.operation, "since": since, "lapsed": session.lapsed(time.time())}
+    return {"host": session.host, "process": session.process, "operation": session.operation, "since": since, "lapsed": session.lapsed(time.time())}
 
 
 def main() -> None:

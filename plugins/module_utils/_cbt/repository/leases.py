@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import secrets
 import socket
 import threading
@@ -35,10 +36,11 @@ def boot_clock() -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """Somebody at work: since when, and the last sign of life, in seconds by the store's clock."""
+    """Somebody at work, ``process`` being the id of its process: since when, and the last sign of life, in seconds by the store's clock."""
 
     id: str
     host: str
+    process: int
     operation: str
     since: float
     renewed: float
@@ -69,7 +71,7 @@ class Lease:
 
     def renew(self) -> None:
         """Give a sign of life."""
-        body = {"host": socket.gethostname(), "operation": self._operation, "since": self.since}
+        body = {"host": socket.gethostname(), "process": os.getpid(), "operation": self._operation, "since": self.since}
         self.repository.put_object(self._name, sealed.encode(KIND, VERSION, body))
 
     def now(self) -> float:
@@ -115,9 +117,9 @@ def sessions(repository: Repository) -> t.List[Session]:
         try:
             body = sealed.decode(KIND, VERSION, repository.get_object(entry.name), entry.name)
             since = entry.modified if body.get("since") is None else float(body["since"])
-            found.append(Session(session_id, str(body.get("host")), str(body.get("operation")), since, entry.modified))
+            found.append(Session(session_id, str(body.get("host")), int(body.get("process", 0)), str(body.get("operation")), since, entry.modified))
         except ObjectMissing:
             continue  # ended since it was listed
         except DamagedObject:
-            found.append(Session(session_id, "", "unknown", 0.0, entry.modified))
+            found.append(Session(session_id, "", 0, "unknown", 0.0, entry.modified))
     return sorted(found, key=lambda session: (session.since, session.id))

@@ -1,0 +1,160 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Backups of three domains, retention with collection, and verification, each in processes of their own and killed at random.
+
+Every point that is published must be true, and what nothing needs must be gone in the end. KVM_CBT_CONCURRENCY is how long it goes
+on, in seconds.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import threading
+import time
+import typing as t
+from pathlib import Path
+
+from lab.domain import BlockDomain, DiskSpec
+from lab.hypervisor import Hypervisor
+from module_process import ModuleProcess
+
+from _cbt.operations.restore import RestoreRequest, restore
+from _cbt.repository import leases, publishing
+from _cbt.repository.collector import Collector
+from _cbt.repository.leases import LAPSE
+from _cbt.repository.repository import Repository, open_or_create, open_repository
+
+MIB = 1 << 20
+SIZE = 12 * MIB
+SECONDS = float(os.environ.get("KVM_CBT_CONCURRENCY", "60"))
+# Safety rests on the order of requests, not on this; but what is removed has to be deletable while backups that named it still run.
+GRACE = 2
+KEPT = 3
+
+
+class _Storm:
+    """What all of them share: the repository, until when, and what went wrong."""
+
+    def __init__(self, location: Path, workspace: Path) -> None:
+        made = open_or_create(str(location))
+        assert made is not None
+        self.repository: Repository = made
+        self.workspace = workspace
+        self.until = time.monotonic() + SECONDS
+        self.truth: t.Dict[str, str] = {}
+        self.outcomes: t.Counter[str] = collections.Counter()
+        self.faults: t.List[str] = []
+        self.reclaimed = 0
+
+    def run(self, chance: random.Random, module: str, kills: float, usual: float, **arguments: t.Any) -> t.Optional[t.Dict[str, t.Any]]:
+        """One run of a module, killed with this probability at some moment of its ``usual`` seconds; its answer, if it had one."""
+        process = ModuleProcess(self.workspace, module, {"repository": self.repository.store.location, **arguments})
+        if chance.random() < kills:
+            time.sleep(chance.uniform(0.3, usual * 0.8))
+            process.signal(signal.SIGKILL)
+        result = process.result_if_any()
+        self.outcomes[f"{module} {'killed' if result is None else 'failed' if result.get('failed') else 'done'}"] += 1
+        if result is None:
+            self._bury(process.process.pid)
+        return result
+
+    def _bury(self, process: int) -> None:
+        """As though the dead process's lease had lapsed: else it would spare all that is younger for half an hour."""
+        for session in leases.sessions(self.repository):
+            if session.process == process:
+                self.repository.store.delete(f"{leases.FOLDER}/{session.id}")
+
+
+def _back_up(storm: _Storm, domain: BlockDomain, scratch: Path, chance: random.Random) -> None:
+    disk = bytearray(SIZE)
+    known: t.Set[str] = set()
+    usual = 4.0
+    while time.monotonic() < storm.until:
+        for _number in range(chance.randrange(1, 4)):
+            first, length = chance.randrange(SIZE // 65536 - 24) * 65536, chance.choice([1, 5, 24]) * 65536
+            # Of few seeds: blocks come again, on other disks too, and are found where they lie, in packs that may be about to go.
+            disk[first : first + length] = domain.write_random("vda", first, length, chance.randrange(12))
+        start = time.monotonic()
+        result = storm.run(chance, "cbt_backup", 0.4, usual, domain=domain.name, scratch_dir=str(scratch), mode=chance.choice(["auto", "auto", "auto", "full"]))
+        if result is not None:
+            usual = time.monotonic() - start
+            if result.get("failed"):
+                storm.faults.append(f"{domain.name}: {result['msg']}")
+        for point in storm.repository.points_of(domain.uuid).points:
+            if point.id not in known:
+                known.add(point.id)
+                storm.truth[point.id] = hashlib.sha256(disk).hexdigest()
+
+
+def _retain(storm: _Storm, chance: random.Random) -> None:
+    while time.monotonic() < storm.until:
+        result = storm.run(chance, "cbt_retention", 0.4, 2.0, keep_last=KEPT, grace=GRACE, confirm_shrink=True)
+        if result is not None and result.get("failed"):
+            storm.faults.append(f"retention: {result['msg']}")
+        elif result is not None:
+            storm.reclaimed += result["reclaimed_bytes"]
+
+
+def _verify(storm: _Storm, chance: random.Random) -> None:
+    while time.monotonic() < storm.until:
+        result = storm.run(chance, "cbt_verify", 0.3, 2.0, restore_points=["all"], fail_on_damage=False)
+        if result is None or result.get("failed"):
+            continue  # killed, or there is nothing to verify yet
+        published = {point.id for point in storm.repository.points_of().points}
+        storm.faults += [f"verify: {each}" for each in result["restore_points"] if each["status"] != "ok" and each["id"] in published]
+
+
+def _settle(repository: Repository) -> None:
+    """Two collections long after everybody's death: the second one deletes what the first one condemned."""
+    for number in (1, 2):
+        with leases.held(repository, "retention") as lease:
+            Collector(repository, lease.now() + number * 3 * LAPSE, GRACE).collect(lease, confirm_shrink=True)
+
+
+def _untrue(storm: _Storm, names: t.Mapping[str, str]) -> t.List[str]:
+    found = []
+    for point in open_repository(storm.repository.store.location).points_of().points:
+        folder = storm.workspace / point.id
+        folder.mkdir()
+        result = restore(storm.repository, RestoreRequest(names[point.uuid], restore_point=point.id, dest=str(folder), format="raw"))
+        path = Path(result.disks[0].path)
+        if hashlib.sha256(path.read_bytes()).hexdigest() != storm.truth[point.id]:
+            found.append(point.id)
+        path.unlink()
+        folder.rmdir()
+    return found
+
+
+def test_backups_retention_and_verification_at_once_keep_every_point_true(hypervisor: Hypervisor, workspace: Path) -> None:
+    storm = _Storm(workspace / "repository", workspace)
+    with contextlib.ExitStack() as stack:
+        domains = [stack.enter_context(BlockDomain(hypervisor, [DiskSpec("vda", SIZE)])) for _number in range(3)]
+        threads = []
+        for number, domain in enumerate(domains):
+            scratch = workspace / f"scratch-{number}"
+            scratch.mkdir()
+            scratch.chmod(0o711)
+            threads.append(threading.Thread(target=_back_up, args=(storm, domain, scratch, random.Random(number))))
+        threads.append(threading.Thread(target=_retain, args=(storm, random.Random(10))))
+        threads.append(threading.Thread(target=_verify, args=(storm, random.Random(11))))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        names = {domain.uuid: domain.name for domain in domains}
+    assert storm.faults == []
+    assert _untrue(storm, names) == []
+    _settle(storm.repository)
+    assert _untrue(storm, names) == []
+    found = storm.repository.points_of().points
+    needed = {name for point in found for name in publishing.needed(storm.repository, point)}
+    stored = {*storm.repository.store.list("packs"), *storm.repository.store.list("points")}
+    print(f"\n{SECONDS:.0f} s: {dict(storm.outcomes)}; {len(storm.truth)} points seen, {len(found)} left, {storm.reclaimed >> 10} KiB reclaimed meanwhile")
+    assert stored - needed == {f"{point.folder}/manifest.json" for point in found}
+    assert storm.outcomes["cbt_backup killed"] and storm.outcomes["cbt_retention killed"] and storm.reclaimed
