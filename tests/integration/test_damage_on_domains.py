@@ -34,8 +34,8 @@ class Patient:
         self.domain, self.workspace, self.running = domain, workspace, running
         self.taken: t.List[Witnessed] = []
         open_or_create(str(workspace / "repository"))
-        for target in FORMATS:
-            domain.write_random(target, 0, 4 * MIB, 1)
+        for seed, target in enumerate(FORMATS):  # content of their own, or both would be stored as one
+            domain.write_random(target, 0, 4 * MIB, seed)
         self.backup()
         self.backup()
 
@@ -46,8 +46,8 @@ class Patient:
 
     def backup(self, **wanted: t.Any) -> Witnessed:
         """The guest writes, and a backup with a witness; it does what check mode told."""
-        for target in FORMATS:
-            self.domain.write_random(target, CHANGING * BLOCK_SIZE, BLOCK_SIZE, 100 + len(self.taken))
+        for number, target in enumerate(FORMATS):
+            self.domain.write_random(target, CHANGING * BLOCK_SIZE, BLOCK_SIZE, 100 + 2 * len(self.taken) + number)
         folder = self.workspace / f"taken-{len(self.taken)}"
         folder.mkdir()
         request = ask(self.domain.name, **wanted)

@@ -18,6 +18,7 @@ from _cbt.repository.maps import ExtentMap, MapBuilder
 from _cbt.repository.packs import Encoded
 from _cbt.repository.points import manifest_name
 from _cbt.repository.relocation import Move, Moves, joined, relocate, relocated
+from _cbt.repository.repository import Repository
 
 Places = dict[int, tuple[int, int]]  # block: number of pack, ordinal
 
@@ -58,6 +59,14 @@ def test_neighbours_that_stay_neighbours_become_one_run() -> None:
     found = relocated(made_map(held), moves)
     assert found is not None
     assert [(run.first, run.count) for run in found.runs()] == [(0, 10), (10, 20), (30, 10)]
+
+
+class MemoryView(MemoryStore):
+    """The same objects, looked at by somebody else."""
+
+    def __init__(self, like: MemoryStore) -> None:
+        super().__init__()
+        self.objects = like.objects
 
 
 class Interfering(MemoryStore):
@@ -193,6 +202,23 @@ def test_a_new_pack_deleted_at_any_operation_before_the_last_look_costs_no_point
         if not moved(made, moves):
             store.objects[f"condemned/{pack.id.hex()}"] = b""
             store.objects.pop(pack.name)
+
+    store.at, store.then = at, collect
+    relocate_all(made, moves)
+    assert (made.untrue(), made.damaged()) == ([], [])
+
+
+@pytest.mark.parametrize("at", range(1, OPERATIONS + 1))
+def test_a_new_map_deleted_at_any_operation_before_the_last_look_costs_no_point(at: int) -> None:
+    made, moves = history()
+    store = made.store = Interfering(made.store)
+
+    def collect() -> None:
+        """As a collector does, whose survey came before the point named the map."""
+        named = {f"{each.folder}/{disk.map.name}" for each in Repository(MemoryView(store), "00" * 16).points_of().points for disk in each.disks}
+        for name in [name for name in store.objects if name.endswith(".map") and name not in named]:
+            store.objects[f"condemned/{name.partition('/')[2]}"] = b""
+            del store.objects[name]
 
     store.at, store.then = at, collect
     relocate_all(made, moves)

@@ -124,12 +124,13 @@ def _stored(repository: Repository, point: RestorePoint, maps: t.Mapping[str, Ex
     return dataclasses.replace(point, disks=tuple(disks))
 
 
-def _unsafe(repository: Repository, maps: t.Iterable[ExtentMap], moves: Moves) -> bool:
-    """True if a pack that blocks were moved to is gone, or on its way out."""
+def _unsafe(repository: Repository, point: RestorePoint, maps: t.Mapping[str, ExtentMap], moves: Moves) -> bool:
+    """True if a new map of the point, or a pack that blocks were moved to, is gone, or on its way out."""
     targets = {move.pack for line in moves.values() for move in line}
-    named = {ref for extents in maps for ref in extents.packs if ref in targets}
+    named = {ref.name for extents in maps.values() for ref in extents.packs if ref in targets}
+    named.update(f"{point.folder}/{disk.map.name}" for disk in point.disks if disk.target in maps)
     leaving = condemned.on_their_way_out(repository)
-    return any(ref.name in leaving or not _exists(repository, ref.name) for ref in named)
+    return any(name in leaving or not _exists(repository, name) for name in named)
 
 
 def relocate(repository: Repository, point: RestorePoint, moves: Moves) -> bool:
@@ -160,7 +161,7 @@ def relocate(repository: Repository, point: RestorePoint, moves: Moves) -> bool:
             return False
         repository.publish(replaced)  # brought back from the trash just now
     # After the manifest stands, for the collector looks at things in the opposite order: one of the two sees the other.
-    if _unsafe(repository, maps.values(), moves):
+    if _unsafe(repository, replaced, maps, moves):
         repository.publish(current)
         return False
     return True
