@@ -72,3 +72,35 @@ options:
       - By default two more than there are processors, at most 16.
     type: int
 """
+
+    STORING = r"""
+options:
+  compression:
+    description:
+      - How blocks are compressed. A block that does not shrink is stored as it is.
+      - V(zlib) is slow, but needs nothing that is not part of Python, neither for the backup nor for a restore.
+      - It may differ from one backup to the next. Blocks that are stored already are not compressed again.
+    type: str
+    choices: [lz4, zstd, zlib, none]
+    default: lz4
+  compression_level:
+    description:
+      - Effort for O(compression), more of which takes more time for less space.
+      - For V(lz4) from V(0) (the default) to V(12), for V(zstd) from V(1) to V(22) (V(3) by default), for V(zlib) from V(1) to V(9) (V(6) by default).
+    type: int
+  dedup:
+    description:
+      - Where a block that is not as in the last restore point is looked for before it is stored.
+      - V(repository) looks among all packs of the repository, so that domains made from one image share what they have in common.
+      - V(domain) looks among those written for this domain, so that damage of a pack stays with one domain.
+      - V(none) stores it. Blocks that did not change are not stored again in any case.
+      - What to look for is kept in C(/var/cache/kvm.cbt) on the hypervisor, or in E(XDG_CACHE_HOME) where that is set.
+        It is a few megabytes for each terabyte stored and may be deleted at any time.
+    type: str
+    choices: [repository, domain, none]
+    default: repository
+  rate_limit:
+    description:
+      - Read at most this many bytes per second, such as V(100M), all workers together.
+    type: bytes
+"""

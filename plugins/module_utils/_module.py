@@ -50,9 +50,16 @@ ANY_REPOSITORY: t.Dict[str, t.Any] = {
     "s3": {"type": "dict", "options": _S3, "required_together": [("access_key", "secret_key")]},
     "passphrase": {"type": "str", "no_log": True},
 }
+DEST: t.Dict[str, t.Any] = {f"dest_{key}": option for key, option in ANY_REPOSITORY.items()}
 REPOSITORY: t.Dict[str, t.Any] = {**ANY_REPOSITORY, "repository": {"type": "path", "required": True}}
 CREATE_REPOSITORY: t.Dict[str, t.Any] = {"create_repository": {"type": "bool", "default": True}}
 WORKERS: t.Dict[str, t.Any] = {"workers": {"type": "int"}}
+STORING: t.Dict[str, t.Any] = {
+    "compression": {"type": "str", "choices": ["lz4", "zstd", "zlib", "none"], "default": "lz4"},
+    "compression_level": {"type": "int"},
+    "dedup": {"type": "str", "choices": ["repository", "domain", "none"], "default": "repository"},
+    "rate_limit": {"type": "bytes"},
+}
 DOMAIN: t.Dict[str, t.Any] = {"domain": {"type": "str", "required": True, "aliases": ["name", "guest"]}}
 ANY_DOMAIN: t.Dict[str, t.Any] = {"domain": {"type": "str", "aliases": ["name", "guest"]}}
 QUERY: t.Dict[str, t.Any] = {"query": {"type": "str"}}
@@ -105,12 +112,13 @@ def selection(module: AnsibleModule) -> Selection:
     return Selection(None if include is None else tuple(include), tuple(module.params["exclude_disks"]))
 
 
-def place(module: AnsibleModule) -> Place:
-    """Where the module's options say its repository is."""
-    location: str = module.params["repository"]
+def place(module: AnsibleModule, which: str = "") -> Place:
+    """Where the module's options say its repository is; with ``which`` the options whose names begin so."""
+    params = module.params
+    location: str = params[f"{which}repository"]
     if location.startswith(S3_SCHEME):
         require(module, "boto3")
-    return Place(location, S3Options(**(module.params["s3"] or {})), module.params["passphrase"])
+    return Place(location, S3Options(**(params[f"{which}s3"] or {})), params[f"{which}passphrase"])
 
 
 def repository_or_none(module: AnsibleModule) -> t.Optional[Repository]:

@@ -104,7 +104,7 @@ def _started(domain: Domain, wanted: bool) -> t.Iterator[None]:
 
 
 def _result(found: Situation, plan: BackupPlan, run: t.Optional[Run], point: t.Optional[RestorePoint], warnings: t.Iterable[str]) -> BackupResult:
-    read: t.Mapping[str, ReadDisk] = run.read if run is not None else {}
+    read: t.Mapping[str, ReadDisk] = run.disks if run is not None else {}
     disks = []
     for each in plan.disks:
         done = read.get(each.target)

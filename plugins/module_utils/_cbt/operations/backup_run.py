@@ -8,94 +8,87 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import socket
 import typing as t
 
 from ..blocks.extents import BlockRange
 from ..blocks.nbd import Source
-from ..blocks.pipeline import default_workers
-from ..blocks.throttle import Throttle
-from ..errors import CbtError, DamagedObject, ObjectMissing, ProgramError, RepositoryError
+from ..errors import CbtError, DamagedObject, ObjectMissing, ProgramError
 from ..hypervisor import agent, checkpoints, images, job, space
 from ..hypervisor.connection import Domain, libvirt
 from ..hypervisor.disks import Disk
 from ..hypervisor.domain import versions
 from ..interrupt import Interrupt
 from ..progress import Observer, Progress
-from ..repository import dedup, maps, points, publishing
-from ..repository.codecs import encoder
+from ..repository import maps, points
 from ..repository.damage import damaged_runs
-from ..repository.known import Known
 from ..repository.leases import Lease
 from ..repository.points import DiskRecord, RestorePoint, StoredFile
 from . import spot_check, views
 from .backup_plan import DIFFERENTIAL, INCREMENTAL, BackupPlan, DiskPlan, Situation
 from .healing import Healed, heal
-from .reading import ReadDisk, Reader
+from .new_point import Files, NewPoint, StoringOptions
+from .reading import ReadDisk
 
 TOOL_VERSION = "0.1.0"
 
 
 @dataclasses.dataclass(frozen=True)
-class BackupOptions:
-    """How a backup is carried out; ``rate_limit`` in bytes per second, None for none."""
+class BackupOptions(StoringOptions):
+    """How a backup is carried out."""
 
-    compression: str = "lz4"
-    compression_level: t.Optional[int] = None
     quiesce: str = "auto"
     freeze_mountpoints: t.Tuple[str, ...] = ()
     scratch_dir: str = "/var/tmp"
-    workers: t.Optional[int] = None
-    rate_limit: t.Optional[int] = None
-    dedup: str = dedup.REPOSITORY
     tags: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     pin: bool = False
 
 
 class Run:
-    """Carries out the plan for one domain. ``read`` and ``warnings`` tell what came of it."""
+    """Carries out the plan for one domain. ``disks`` and ``warnings`` tell what came of it."""
 
     def __init__(
         self, domain: Domain, lease: Lease, options: BackupOptions, found: Situation, plan: BackupPlan, interrupt: Interrupt, observer: Observer
     ) -> None:
-        self._domain, self._lease, self._repository, self._options = domain, lease, lease.repository, options
+        self._domain, self._repository, self._options = domain, lease.repository, options
         self._facts, self._points, self._damages, self._plan = found.facts, found.points, found.damages, plan
         self._interrupt, self._observer = interrupt, observer
-        self.read: t.Dict[str, ReadDisk] = {}
         self.warnings: t.List[str] = []
         self.healed = Healed()
         now = datetime.datetime.now(datetime.timezone.utc)
         self._created = now.isoformat(timespec="microseconds")
         self._id = points.new_id(now)
         self._checkpoint = f"{checkpoints.prefix(self._repository.id)}{self._id}" if plan.tracked else None
-        self._encode = encoder(options.compression, options.compression_level)
-        self._throttle = Throttle(options.rate_limit, interrupt.check)
-        self._writers = [self._repository.writer()]
-        self._dedup = dedup.deduplicator(self._repository, options.dedup, self._facts.uuid, self._damages)
-        self._stored: t.List[str] = []
-        self._maps: t.Dict[str, maps.ExtentMap] = {}
+        self._new = NewPoint(lease, self._facts.uuid, self._id, options, self._damages, interrupt, observer)
         # Read before the job begins: libvirt may take its time to ask QEMU, and the guest's writes go to scratch meanwhile.
         self._versions = {"kvm.cbt": TOOL_VERSION, **versions(domain.session)}
+
+    @property
+    def disks(self) -> t.Mapping[str, ReadDisk]:
+        """What was read, by target."""
+        return self._new.disks
 
     def carry_out(self) -> RestorePoint:
         """Take the backup and publish it."""
         taken = [each for each in self._plan.disks if each.read]
         wanted = [job.JobDisk(each.target, each.since) for each in taken]
         with contextlib.ExitStack() as undo, job.scratch_folder(self._facts, self._options.scratch_dir) as folder:
-            undo.callback(self._withdraw)
+            undo.callback(self._new.withdraw)
             undo.callback(self._forget_checkpoint)
             places = self._places(folder)
             with self._view(wanted, folder) as view, space.guarded(places, self._interrupt, lambda: job.end(self._domain)):
                 if view.note is not None:
                     self.warnings.append(f"The backup of {self._facts.name} is only crash-consistent: {view.note}.")
                 for plan, export in zip(taken, view.exports):
-                    self.read[plan.target] = self._read(plan, export)
+                    self._read(plan, export)
                 point = self._publish(view)
                 undo.pop_all()  # it is published: from here on nothing is taken back
         self._remove_superseded()
         self._heal()
-        self._record_hooks()
+        self._new.record_hooks()
+        self.warnings += self._new.warnings
         self._observer(Progress("done", self._facts.name))
         return point
 
@@ -118,15 +111,13 @@ class Run:
             place.refuse()
         return places
 
-    def _read(self, plan: DiskPlan, export: job.Export) -> ReadDisk:
-        self._interrupt.check()
+    def _read(self, plan: DiskPlan, export: job.Export) -> None:
         base = self._base_map(plan)
-        known = Known(base, self._repository.reader, self._damages)
-        reader = self._reader(self._dedup)
-        with Source(export.socket, export.name, export.dirty_context) as source:
-            doubtful = base is not None and plan.since is not None and not plan.audit and spot_check.contradiction(source, base, known) is not None
-            again = _ranges(damaged_runs(base, self._damages)) if base is not None and plan.since is not None else ()
-            read = reader.read(source, plan.target, base, known, plan.audit or doubtful, again)
+        with _source(export) as source:
+            tracked = base is not None and plan.since is not None
+            doubtful = tracked and not plan.audit and spot_check.contradiction(source, t.cast(maps.ExtentMap, base), self._new.known(base)) is not None
+            again = _ranges(damaged_runs(t.cast(maps.ExtentMap, base), self._damages)) if tracked else ()
+            read = self._new.read(source, plan.target, base, plan.audit or doubtful, again)
         if read.unmarked:
             amount = sum(length for _offset, length in read.unmarked_bytes)
             how = "Tracking was wrong, so all of it was read. Was it resized, or its image overwritten?" if doubtful else "Audit:"
@@ -134,11 +125,6 @@ class Run:
                 f"{plan.target} of {self._facts.name}: {how} {amount} bytes changed without being marked by tracking, the first at offset"
                 f" {read.unmarked_bytes[0][0]}. They are stored now; earlier restore points since {plan.base} may lack them."
             )
-        return read
-
-    def _reader(self, deduplicator: t.Optional[dedup.Deduplicator]) -> Reader:
-        workers = self._options.workers or default_workers()
-        return Reader(self._writers[-1], self._encode, workers, self._interrupt, self._observer, self._throttle, deduplicator)
 
     def _base_map(self, plan: DiskPlan) -> t.Optional[maps.ExtentMap]:
         if plan.base is None:
@@ -152,44 +138,12 @@ class Run:
             return None  # all of the disk is read: without something to compare with, all of it is stored
 
     def _publish(self, view: views.View) -> RestorePoint:
-        """Store packs, then maps and files, then the manifest."""
         self._observer(Progress("publishing", self._facts.name))
-        written = {**(self._dedup.packs if self._dedup is not None else {}), **self._writers[-1].finish()}
-        self._maps = {target: disk.finish(written) for target, disk in self.read.items()}
-        configuration = self._configuration()
-        point = self._point(view, configuration)
-        self._interrupt.check()
-        self._stored.insert(0, points.manifest_name(point.uuid, point.id))
-        return publishing.publish(self._repository, self._lease, point, lambda lost: self._again(view, configuration, lost))
+        exports = dict(zip((each.target for each in self._plan.disks if each.read), view.exports))
+        describe = functools.partial(self._point, view)
+        return self._new.publish(self._configuration(), describe, lambda target: _source(exports[target]))
 
-    def _again(self, view: views.View, configuration: t.Mapping[str, bytes], lost: t.Set[str]) -> RestorePoint:
-        """Read what lies in packs on their way out once more, and store it and all files anew."""
-        self._interrupt.check()
-        self._writers.append(self._repository.writer())
-        again = {}
-        for plan, export in zip([each for each in self._plan.disks if each.read], view.exports):
-            extents = self._maps[plan.target]
-            ranges = [BlockRange(run.first, run.count, False) for run in extents.runs() if run.pack.name in lost]
-            if ranges:
-                with Source(export.socket, export.name, export.dirty_context) as source:
-                    again[plan.target] = self._reader(None).read_again(source, plan.target, extents, Known(None, self._repository.reader), ranges)
-        written = self._writers[-1].finish()
-        for target, disk in again.items():
-            self._maps[target] = disk.finish(written)
-            self.read[target].statistics.stored_bytes += disk.statistics.stored_bytes
-        return self._point(view, configuration)
-
-    def _point(self, view: views.View, configuration: t.Mapping[str, bytes]) -> RestorePoint:
-        """Store maps and files under names of this round, and return the restore point that names them."""
-        suffix = f"-{len(self._writers)}" if len(self._writers) > 1 else ""
-        contents = {f"{target}{suffix}.map": extents.encode() for target, extents in self._maps.items()}
-        contents.update({f"{name}{suffix}": data for name, data in configuration.items()})
-        folder = points.folder(self._facts.uuid, self._id)
-        self._stored += [f"{folder}/{name}" for name in contents]
-        files = self._repository.put_files(folder, contents)
-        for target, extents in self._maps.items():
-            with contextlib.suppress(ObjectMissing):  # what is gone is found and stored again before the point is published
-                self._repository.store.protect((pack.name for pack in extents.packs), like=f"{folder}/{target}{suffix}.map")
+    def _point(self, view: views.View, stored_maps: Files, files: Files) -> RestorePoint:
         return RestorePoint(
             id=self._id,
             domain=self._facts.name,
@@ -200,8 +154,8 @@ class Run:
             checkpoint_xml=view.checkpoint_xml,
             incremental_set=self._set(),
             consistency=view.consistency,
-            disks=tuple(self._record(plan, files[f"{plan.target}{suffix}.map"]) for plan in self._plan.disks if plan.target in self.read),
-            files={name: files[f"{name}{suffix}"] for name in configuration},
+            disks=tuple(self._record(plan, stored_maps[plan.target]) for plan in self._plan.disks if plan.target in stored_maps),
+            files=files,
             autostart=self._facts.autostart,
             tags=dict(self._options.tags),
             pinned=self._options.pin,
@@ -215,7 +169,7 @@ class Run:
 
     def _record(self, plan: DiskPlan, stored_map: StoredFile) -> DiskRecord:
         disk = next(each for each in self._facts.disks if each.target == plan.target)
-        read = self.read[plan.target]
+        read = self.disks[plan.target]
         return DiskRecord(
             target=plan.target,
             size=read.size,
@@ -234,14 +188,6 @@ class Run:
         if guest:
             files["guest.json"] = json.dumps(guest, sort_keys=True).encode()
         return files
-
-    def _withdraw(self) -> None:
-        """Delete what was stored, the manifest first: while it stands, nothing it names may go."""
-        with contextlib.suppress(RepositoryError):  # nothing names what stays: it costs space until it is collected
-            for name in self._stored:
-                self._repository.store.delete(name)
-            for writer in self._writers:
-                writer.discard()
 
     def _forget_checkpoint(self) -> None:
         if self._checkpoint is not None:
@@ -271,16 +217,9 @@ class Run:
                 f"{self.healed.left} blocks of earlier restore points of {self._facts.name} stay damaged: their content is nowhere to be found any more."
             )
 
-    def _record_hooks(self) -> None:
-        """Let later backups find what this one stored. Nothing but space depends on it."""
-        if self._dedup is None:
-            return
-        try:
-            dedup.record(self._repository, self._facts.uuid, self._id, [each for writer in self._writers for each in writer.hooks()])
-        except RepositoryError as error:
-            self.warnings.append(f"Later backups will not find the blocks of restore point {self._id} when they look for known ones: {error}")
-        if self._dedup.failure is not None:
-            self.warnings.append(f"Known blocks were not looked for in all of the repository, which costs space: {self._dedup.failure}.")
+
+def _source(export: job.Export) -> Source:
+    return Source(export.socket, export.name, export.dirty_context)
 
 
 def _ranges(runs: t.Iterable[maps.Run]) -> t.Iterator[BlockRange]:

@@ -11,11 +11,12 @@ import typing as t
 from ..blocks.extents import BlockRange, joined_ranges, to_blocks
 from ..blocks.nbd import Source
 from ..errors import Refused
-from ..grid import BLOCK_SIZE, block_count
+from ..grid import BLOCK_SIZE
 from ..hypervisor import job, leftovers, offline
 from ..hypervisor.connection import Session
 from ..hypervisor.domain import DomainFacts
 from ..repository.known import Known
+from ..repository.map_changes import changes
 from ..repository.maps import ExtentMap, Run
 from ..repository.points import RestorePoint
 from ..repository.repository import Repository
@@ -38,34 +39,17 @@ def _in_bytes(ranges: t.Iterable[BlockRange], size: int) -> t.List[ChangedRange]
     return [ChangedRange(offset, min(length, size - offset), zero) for offset, length, zero in pairs]
 
 
-def _edges(old: ExtentMap, new: ExtentMap) -> t.List[int]:
-    """Blocks at which a run of either map begins or ends: between two of them both maps are uniform."""
-    edges = {0, block_count(max(old.size, new.size))}
-    for extents in (old, new):
-        for run in extents.runs():
-            edges.update((run.first, run.stop))
-    return sorted(edges)
-
-
-def _covering(extents: ExtentMap, first: int, stop: int) -> t.Optional[Run]:
-    return next(extents.runs(first, stop), None)
-
-
 def compare(repository: Repository, old: ExtentMap, new: ExtentMap) -> t.List[ChangedRange]:
     """Where two maps of a disk show different content. Only pack directories are read.
 
     Raises DamagedObject or ObjectMissing if a directory cannot be read.
     """
     changed: t.List[BlockRange] = []
-    edges = _edges(old, new)
-    for first, stop in zip(edges, edges[1:]):
-        before, after = _covering(old, first, stop), _covering(new, first, stop)
-        if before is None and after is None:
-            continue
-        if before is None or after is None:
-            changed.append(BlockRange(first, stop - first, after is None))
-        elif (before.pack, before.ordinal) != (after.pack, after.ordinal):
-            changed += _unequal(repository, before, after)
+    for each in changes(old, new):
+        if each.before is not None and each.after is not None:
+            changed += _unequal(repository, each.before, each.after)
+        else:
+            changed.append(BlockRange(each.first, each.stop - each.first, each.after is None))
     return _in_bytes(changed, new.size)
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import typing as t
 
 from ..blocks.extents import BlockRange
-from ..blocks.nbd import Connection
+from ..blocks.source import DiskConnection
 from ..blocks.throttle import Throttle
 from ..grid import BLOCK_SIZE, ZERO_BLOCK
 from ..repository.codecs import Encoder
@@ -75,7 +75,7 @@ class PortionReader:
     ``find`` tells where blocks are stored already, if that is asked at all; then ``dedup`` is told what was stored.
     """
 
-    connection: Connection
+    connection: DiskConnection
     size: int
     known: Known
     encode: Encoder

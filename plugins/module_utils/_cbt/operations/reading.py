@@ -13,8 +13,9 @@ import sys
 import typing as t
 
 from ..blocks.extents import BlockRange, joined_ranges, pieces, to_blocks, united
-from ..blocks.nbd import MAX_REQUEST, Source
+from ..blocks.nbd import MAX_REQUEST
 from ..blocks.pipeline import in_parallel
+from ..blocks.source import DiskSource
 from ..blocks.throttle import Throttle
 from ..grid import BLOCK_SIZE
 from ..interrupt import Interrupt
@@ -96,7 +97,9 @@ class Reader:
     throttle: Throttle
     dedup: t.Optional[Deduplicator] = None
 
-    def read(self, source: Source, target: str, base: t.Optional[ExtentMap], known: Known, audit: bool = False, again: t.Iterable[BlockRange] = ()) -> ReadDisk:
+    def read(
+        self, source: DiskSource, target: str, base: t.Optional[ExtentMap], known: Known, audit: bool = False, again: t.Iterable[BlockRange] = ()
+    ) -> ReadDisk:
         """Read what ``source`` says is to be looked at, and ``again``, and compare it with what is ``known``; the rest stays as in ``base``.
 
         With ``audit``, everything is read, and what changed without being marked is told.
@@ -105,13 +108,13 @@ class Reader:
         claims = tuple(to_blocks(source.extents(), source.size)) if audit else None
         return self._carry_out(source, target, base, known, united(wanted, again), claims)
 
-    def read_again(self, source: Source, target: str, base: ExtentMap, known: Known, ranges: t.Sequence[BlockRange]) -> ReadDisk:
+    def read_again(self, source: DiskSource, target: str, base: ExtentMap, known: Known, ranges: t.Sequence[BlockRange]) -> ReadDisk:
         """Read these ranges alone; the rest stays as in ``base``."""
         return self._carry_out(source, target, base, known, ranges, None)
 
     def _carry_out(
         self,
-        source: Source,
+        source: DiskSource,
         target: str,
         base: t.Optional[ExtentMap],
         known: Known,

@@ -57,6 +57,22 @@ def by_id(found: t.Sequence[RestorePoint], wanted: str) -> RestorePoint:
     raise Refused(f"The repository holds no restore point {wanted}.")
 
 
+def several(found: t.Sequence[RestorePoint], domain: t.Optional[str], wanted: t.Union[str, t.Sequence[str]]) -> t.List[RestorePoint]:
+    """Points of a domain, or of any: ``all``, ``latest`` of each domain, or those with the given ids. Raises Refused as ``choose`` does."""
+    mine = of_domain(found, domain) if domain is not None else list(found)
+    if wanted == "all":
+        return mine
+    if wanted == "latest":
+        return list({point.uuid: point for point in mine}.values())
+    chosen = []
+    for each in [wanted] if isinstance(wanted, str) else wanted:
+        matches = [point for point in mine if point.id == each]
+        if not matches:
+            raise Refused(f"The repository holds no restore point {each}{f' of {domain}' if domain else ''}.")
+        chosen += matches
+    return chosen
+
+
 def choose(found: t.Sequence[RestorePoint], domain: str, wanted: str = "latest", until: t.Optional[str] = None) -> RestorePoint:
     """The restore point of a domain that was asked for: by id, the latest, or the latest not after ``until``.
 

@@ -20,30 +20,14 @@ from ..repository import configuration, verified
 from ..repository.maps import ExtentMap, Run
 from ..repository.packs import ENTRY, FOOTER_SIZE, HEADER, PackRef
 from ..repository.points import RestorePoint
-from ..repository.repository import Listing, Repository
+from ..repository.repository import Repository
 from .findings import Findings, Recorder
-from .selecting import of_domain
+from .selecting import several
 from .verdicts import Damage, PointVerdict, joined
 
 DATA = "data"
 
 _PIECE = 16  # blocks of a pack read at once, and the unit of a sample
-
-
-def select(listing: Listing, domain: t.Optional[str], wanted: t.Union[str, t.Sequence[str]]) -> t.List[RestorePoint]:
-    """The points to verify: ``latest`` of each domain, ``all``, or those with the given ids. Raises Refused as ``choose`` does."""
-    found = of_domain(listing.points, domain) if domain is not None else list(listing.points)
-    if wanted == "all":
-        return found
-    if wanted == "latest":
-        return list({point.uuid: point for point in found}.values())
-    chosen = []
-    for each in [wanted] if isinstance(wanted, str) else wanted:
-        matches = [point for point in found if point.id == each]
-        if not matches:
-            raise Refused(f"The repository holds no restore point {each}{f' of {domain}' if domain else ''}.")
-        chosen += matches
-    return chosen
 
 
 def _range(target: str, run: Run, size: int, error: Exception, ordinal: t.Optional[int] = None) -> Damage:
@@ -229,7 +213,7 @@ def verify(
     if wanted in ("all", "latest"):
         verdicts = [PointVerdict(name, None, (Damage("", 0, 0, cause),), 0) for name, cause in sorted(listing.damaged.items())]
     try:
-        chosen = select(listing, domain, wanted)
+        chosen = several(listing.points, domain, wanted)
     except Refused:
         if not verdicts:
             raise

@@ -1,0 +1,170 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Copying restore points into another repository, only what is missing there. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import time
+import typing as t
+
+from ..blocks.extents import BlockRange
+from ..errors import DamagedObject, ObjectMissing, Refused
+from ..interrupt import Interrupt
+from ..progress import Observer, silent
+from ..repository import damage, leases
+from ..repository.damage import Damages
+from ..repository.leases import Lease
+from ..repository.maps import ExtentMap
+from ..repository.points import DiskRecord, RestorePoint
+from ..repository.repository import Repository
+from .new_point import Files, NewPoint, StoringOptions
+from .point_source import PointSource
+from .portion import Statistics
+from .selecting import several
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyRequest:
+    """Which restore points are asked for, of one domain or of all: ``all``, ``latest``, or those with the given ids."""
+
+    domain: t.Optional[str] = None
+    wanted: t.Union[str, t.Sequence[str]] = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class CopiedPoint:
+    """A restore point that was copied and what it took; ``statistics`` is None in a plan."""
+
+    point: RestorePoint
+    statistics: t.Optional[Statistics] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyResult:
+    """The outcome of a copy, or its plan: what was copied, what was there already, and by id why others could not be copied."""
+
+    copied: t.Tuple[CopiedPoint, ...]
+    present: t.Tuple[RestorePoint, ...]
+    failed: t.Mapping[str, str]
+    warnings: t.Tuple[str, ...] = ()
+    duration: float = 0.0
+
+
+Bases = t.Tuple[RestorePoint, RestorePoint]  # one restore point as the source has it, and as the destination has it
+
+
+def nearest(point: RestorePoint, disk: DiskRecord, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]) -> t.Optional[Bases]:
+    """The restore point next to ``point`` that both sides hold, with a disk of this target and size. Pure.
+
+    ``there`` are the source's points in order, ``here`` the destination's. An earlier point is preferred; None if there is none.
+    """
+    copies = {each.id: each for each in here if each.uuid == point.uuid and _fits(each, disk)}
+    line = [each for each in there if each.uuid == point.uuid]
+    place = next(index for index, each in enumerate(line) if each.id == point.id)
+    for each in (*reversed(line[:place]), *line[place + 1 :]):
+        if each.id in copies and _fits(each, disk):
+            return each, copies[each.id]
+    return None
+
+
+def _fits(point: RestorePoint, disk: DiskRecord) -> bool:
+    record = point.disk(disk.target)
+    return record is not None and record.size == disk.size
+
+
+@dataclasses.dataclass(frozen=True)
+class _Copier:
+    """Copies points from ``source`` to where ``lease`` is held."""
+
+    source: Repository
+    lease: Lease
+    options: StoringOptions
+    damages: Damages
+    interrupt: Interrupt
+    observer: Observer
+
+    def copy(self, point: RestorePoint, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]) -> t.Tuple[RestorePoint, NewPoint]:
+        """Copy one point. Raises a CbtError; then nothing of it is left."""
+        new = NewPoint(self.lease, point.uuid, point.id, self.options, self.damages, self.interrupt, self.observer)
+        with contextlib.ExitStack() as undo:
+            undo.callback(new.withdraw)
+            sources = {disk.target: self._read(new, point, disk, nearest(point, disk, there, here)) for disk in point.disks}
+            files = {name: self.source.get_file(point, file) for name, file in point.files.items()}
+            describe = functools.partial(_described, point)
+            published = new.publish(files, describe, lambda target: contextlib.nullcontext(sources[target]))
+            undo.pop_all()
+        new.record_hooks()
+        return published, new
+
+    def _read(self, new: NewPoint, point: RestorePoint, disk: DiskRecord, bases: t.Optional[Bases]) -> PointSource:
+        before, held = self._maps(disk, bases)
+        again = [BlockRange(run.first, run.count, False) for run in damage.damaged_runs(held, self.damages)] if held is not None else ()
+        source = PointSource(self.source, self.source.read_map(point, disk.target), before)
+        new.read(source, disk.target, held, again=again)
+        return source
+
+    def _maps(self, disk: DiskRecord, bases: t.Optional[Bases]) -> t.Tuple[t.Optional[ExtentMap], t.Optional[ExtentMap]]:
+        if bases is None:
+            return None, None
+        try:
+            return self.source.read_map(bases[0], disk.target), self.lease.repository.read_map(bases[1], disk.target)
+        except (DamagedObject, ObjectMissing):
+            return None, None  # then all of it is read, and what is there already is found by its block ids
+
+
+def _described(point: RestorePoint, maps: Files, files: Files) -> RestorePoint:
+    disks = tuple(dataclasses.replace(disk, map=maps[disk.target]) for disk in point.disks)
+    return dataclasses.replace(point, disks=disks, files=files)
+
+
+def _total(new: NewPoint) -> Statistics:
+    total = Statistics()
+    for disk in new.disks.values():
+        total.add(disk.statistics)
+    return total
+
+
+def copy(
+    source: Repository,
+    dest: t.Optional[Repository],
+    request: CopyRequest,
+    options: StoringOptions,
+    interrupt: t.Optional[Interrupt] = None,
+    observer: Observer = silent,
+    check_only: bool = False,
+) -> CopyResult:
+    """Copy restore points, oldest first, or with ``check_only`` tell which would be.
+
+    Each is there whole or not at all, so a copy that was ended goes on where it was. One that is damaged in ``source`` does
+    not hold the others up. ``dest`` may be None with ``check_only``, if it would have to be created. Raises a CbtError.
+    """
+    started = time.monotonic()
+    if dest is not None and dest.id == source.id:
+        raise Refused(f"Cannot copy from {source.store.location} to {dest.store.location}: they are the same repository. Name another destination.")
+    there = source.points_of().points
+    here = list(dest.points_of().points) if dest is not None else []
+    held = {(point.uuid, point.id) for point in here}
+    wanted = several(there, request.domain, request.wanted)
+    missing = [point for point in wanted if (point.uuid, point.id) not in held]
+    present = tuple(point for point in wanted if (point.uuid, point.id) in held)
+    if check_only or dest is None or not missing:
+        return CopyResult(tuple(CopiedPoint(point) for point in missing), present, {})
+    copied: t.List[CopiedPoint] = []
+    failed: t.Dict[str, str] = {}
+    warnings: t.List[str] = []
+    with leases.held(dest, "copy") as lease:
+        copier = _Copier(source, lease, options, damage.read_all(dest), interrupt or Interrupt(), observer)
+        for point in missing:
+            try:
+                made, new = copier.copy(point, there, here)
+            except (DamagedObject, ObjectMissing) as error:
+                failed[point.id] = str(error)
+                continue
+            here.append(made)
+            copied.append(CopiedPoint(made, _total(new)))
+            warnings += new.warnings
+    return CopyResult(tuple(copied), present, failed, tuple(dict.fromkeys(warnings)), round(time.monotonic() - started, 3))

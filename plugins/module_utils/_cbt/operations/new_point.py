@@ -1,0 +1,138 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A restore point in the making: its blocks, maps and files. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import typing as t
+
+from ..blocks.extents import BlockRange
+from ..blocks.pipeline import default_workers
+from ..blocks.source import DiskSource
+from ..blocks.throttle import Throttle
+from ..errors import ObjectMissing, RepositoryError
+from ..interrupt import Interrupt
+from ..progress import Observer
+from ..repository import dedup, points, publishing
+from ..repository.codecs import encoder
+from ..repository.damage import Damages
+from ..repository.known import Known
+from ..repository.leases import Lease
+from ..repository.maps import ExtentMap
+from ..repository.points import RestorePoint, StoredFile
+from .reading import ReadDisk, Reader
+
+Files = t.Mapping[str, StoredFile]
+Describe = t.Callable[[Files, Files], RestorePoint]  # from the stored maps by target, and the stored files by name
+
+
+@dataclasses.dataclass(frozen=True)
+class StoringOptions:
+    """How blocks are stored; ``rate_limit`` in bytes per second, None for none."""
+
+    compression: str = "lz4"
+    compression_level: t.Optional[int] = None
+    dedup: str = dedup.REPOSITORY
+    workers: t.Optional[int] = None
+    rate_limit: t.Optional[int] = None
+
+
+class NewPoint:
+    """The restore point ``point_id`` of the domain with this UUID, of which nothing exists until it is published.
+
+    ``disks`` are those read so far, ``warnings`` what a person should know of how it was stored.
+    """
+
+    def __init__(self, lease: Lease, uuid: str, point_id: str, options: StoringOptions, damages: Damages, interrupt: Interrupt, observer: Observer) -> None:
+        self._lease, self._repository = lease, lease.repository
+        self._uuid, self._id = uuid, point_id
+        self._workers = options.workers or default_workers()
+        self._encode = encoder(options.compression, options.compression_level)
+        self._throttle = Throttle(options.rate_limit, interrupt.check)
+        self._interrupt, self._observer = interrupt, observer
+        self._damages = damages
+        self._dedup = dedup.deduplicator(self._repository, options.dedup, uuid, damages)
+        self._writers = [self._repository.writer()]
+        self._maps: t.Dict[str, ExtentMap] = {}
+        self._stored: t.List[str] = []
+        self.disks: t.Dict[str, ReadDisk] = {}
+        self.warnings: t.List[str] = []
+
+    def known(self, base: t.Optional[ExtentMap]) -> Known:
+        """What the repository knows of a disk's content from a map of it."""
+        return Known(base, self._repository.reader, self._damages)
+
+    def _reader(self, deduplicator: t.Optional[dedup.Deduplicator]) -> Reader:
+        return Reader(self._writers[-1], self._encode, self._workers, self._interrupt, self._observer, self._throttle, deduplicator)
+
+    def read(self, source: DiskSource, target: str, base: t.Optional[ExtentMap], audit: bool = False, again: t.Iterable[BlockRange] = ()) -> ReadDisk:
+        """Read a disk as ``Reader.read`` does."""
+        self._interrupt.check()
+        self.disks[target] = self._reader(self._dedup).read(source, target, base, self.known(base), audit, again)
+        return self.disks[target]
+
+    def publish(self, files: t.Mapping[str, bytes], describe: Describe, source_of: t.Callable[[str], t.ContextManager[DiskSource]]) -> RestorePoint:
+        """Store packs, then maps and files, then the manifest.
+
+        ``source_of`` opens a disk once more, should packs that its map names be on their way out by now.
+        """
+        written = {**(self._dedup.packs if self._dedup is not None else {}), **self._writers[-1].finish()}
+        self._maps = {target: disk.finish(written) for target, disk in self.disks.items()}
+        point = self._described(files, describe)
+        self._interrupt.check()
+        self._stored.insert(0, points.manifest_name(self._uuid, self._id))
+        return publishing.publish(self._repository, self._lease, point, lambda lost: self._again(files, describe, source_of, lost))
+
+    def _again(
+        self, files: t.Mapping[str, bytes], describe: Describe, source_of: t.Callable[[str], t.ContextManager[DiskSource]], lost: t.Set[str]
+    ) -> RestorePoint:
+        """Read what lies in packs on their way out once more, and store it and all files anew."""
+        self._interrupt.check()
+        self._writers.append(self._repository.writer())
+        again = {}
+        for target, extents in self._maps.items():
+            ranges = [BlockRange(run.first, run.count, False) for run in extents.runs() if run.pack.name in lost]
+            if ranges:
+                with source_of(target) as source:
+                    again[target] = self._reader(None).read_again(source, target, extents, Known(None, self._repository.reader), ranges)
+        written = self._writers[-1].finish()
+        for target, disk in again.items():
+            self._maps[target] = disk.finish(written)
+            self.disks[target].statistics.stored_bytes += disk.statistics.stored_bytes
+        return self._described(files, describe)
+
+    def _described(self, files: t.Mapping[str, bytes], describe: Describe) -> RestorePoint:
+        """Store maps and files under names of this round, and return the restore point that names them."""
+        suffix = f"-{len(self._writers)}" if len(self._writers) > 1 else ""
+        maps = {target: f"{target}{suffix}.map" for target in self._maps}
+        names = {name: f"{name}{suffix}" for name in files}
+        folder = points.folder(self._uuid, self._id)
+        self._stored += [f"{folder}/{name}" for name in (*maps.values(), *names.values())]
+        contents = {maps[target]: extents.encode() for target, extents in self._maps.items()}
+        stored = self._repository.put_files(folder, {**contents, **{names[name]: data for name, data in files.items()}})
+        for target, extents in self._maps.items():
+            with contextlib.suppress(ObjectMissing):  # what is gone is found and stored again before the point is published
+                self._repository.store.protect((pack.name for pack in extents.packs), like=f"{folder}/{maps[target]}")
+        return describe({target: stored[name] for target, name in maps.items()}, {name: stored[own] for name, own in names.items()})
+
+    def withdraw(self) -> None:
+        """Delete what was stored, the manifest first: while it stands, nothing it names may go."""
+        with contextlib.suppress(RepositoryError):  # nothing names what stays: it costs space until it is collected
+            for name in self._stored:
+                self._repository.store.delete(name)
+            for writer in self._writers:
+                writer.discard()
+
+    def record_hooks(self) -> None:
+        """Let later runs find what this one stored. Nothing but space depends on it."""
+        if self._dedup is None:
+            return
+        try:
+            dedup.record(self._repository, self._uuid, self._id, [each for writer in self._writers for each in writer.hooks()])
+        except RepositoryError as error:
+            self.warnings.append(f"Later backups will not find the blocks of restore point {self._id} when they look for known ones: {error}")
+        if self._dedup.failure is not None:
+            self.warnings.append(f"Known blocks were not looked for in all of the repository, which costs space: {self._dedup.failure}.")

@@ -1,0 +1,226 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: cbt_copy
+short_description: Copy restore points to another repository
+version_added: 0.1.0
+description:
+  - Copies restore points from O(repository) to O(dest_repository), between directories and object stores, encrypted or not.
+  - Only points that are missing there are copied, and of these only blocks that are. Every block is proven before it is copied.
+  - Points keep their ids, times, tags and pins. Each is there whole or not at all, so a copy that was ended goes on where it was.
+  - A restore point that is damaged is not copied. The others are, and the task fails at its end.
+author:
+  - The kvm.cbt authors (@kvm-cbt)
+extends_documentation_fragment:
+  - kvm.cbt._attributes
+  - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._repository
+  - kvm.cbt._repository.workers
+  - kvm.cbt._repository.storing
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
+options:
+  domain:
+    description:
+      - Name or UUID of a domain. All domains if left out.
+    type: str
+    aliases: [name, guest]
+  restore_points:
+    description:
+      - Ids of restore points, or V(latest) for the latest of each domain, or V(all).
+    type: list
+    elements: str
+    default: [all]
+  dest_repository:
+    description:
+      - Where to copy to, an absolute path or C(s3://bucket/prefix).
+    type: path
+    required: true
+  dest_s3:
+    description:
+      - How to reach the object store of O(dest_repository), with the same options as O(s3).
+    type: dict
+    suboptions:
+      endpoint_url:
+        description:
+          - As in O(s3).
+        type: str
+      region:
+        description:
+          - As in O(s3).
+        type: str
+      profile:
+        description:
+          - As in O(s3).
+        type: str
+      access_key:
+        description:
+          - As in O(s3).
+        type: str
+      secret_key:
+        description:
+          - As in O(s3).
+        type: str
+      validate_certs:
+        description:
+          - As in O(s3).
+        type: bool
+        default: true
+      ca_bundle:
+        description:
+          - As in O(s3).
+        type: path
+  dest_passphrase:
+    description:
+      - Passphrase of O(dest_repository) if it is encrypted, or to be created so. It is never logged or returned.
+    type: str
+  create_repository:
+    description:
+      - Whether O(dest_repository) is created if there is none.
+    type: bool
+    default: true
+requirements:
+  - python >= 3.9
+  - lz4 or zstandard for Python, if blocks are compressed with it
+seealso:
+  - module: kvm.cbt.cbt_backup
+  - module: kvm.cbt.cbt_backup_info
+"""
+
+EXAMPLES = r"""
+- name: Copy every new restore point to another site, encrypted
+  kvm.cbt.cbt_copy:
+    repository: /backup/kvm
+    dest_repository: s3://offsite/kvm
+    dest_s3:
+      endpoint_url: https://s3.example.com
+      profile: backup
+    dest_passphrase: "{{ vault_offsite_passphrase }}"
+    rate_limit: 50M
+
+- name: Take the latest restore point of web1 along on a disk
+  kvm.cbt.cbt_copy:
+    domain: web1
+    restore_points: [latest]
+    repository: /backup/kvm
+    dest_repository: /media/disk/kvm
+"""
+
+RETURN = r"""
+copied:
+  description: The restore points that were copied, or would be in check mode, oldest first.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    id:
+      description: Its id.
+      type: str
+      sample: 20261122T113005Z-1a2b3c4d
+    domain:
+      description: Name of the domain.
+      type: str
+      sample: web1
+    read_bytes:
+      description: Bytes read from O(repository). Not in check mode.
+      type: int
+      sample: 67108864
+    deduplicated_bytes:
+      description: Bytes of which O(dest_repository) held the blocks already. Not in check mode.
+      type: int
+      sample: 1048576
+    new_bytes:
+      description: Bytes stored in O(dest_repository). Not in check mode.
+      type: int
+      sample: 66060288
+    stored_bytes:
+      description: Bytes these took in packs. Not in check mode.
+      type: int
+      sample: 31457280
+present:
+  description: Ids of the restore points asked for that were there already.
+  returned: always
+  type: list
+  elements: str
+  sample: [20261121T113004Z-5e6f7081]
+failed_points:
+  description: The restore points that could not be copied, by id, and why.
+  returned: always
+  type: dict
+  sample: {}
+duration:
+  description: Seconds it took, without Ansible's start-up.
+  returned: always
+  type: float
+  sample: 3.5
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.copying import CopiedPoint, CopyRequest, copy
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.new_point import StoringOptions
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import open_or_create, open_repository
+
+
+def _details(copied: CopiedPoint) -> dict[str, object]:
+    details: dict[str, object] = {"id": copied.point.id, "domain": copied.point.domain}
+    if copied.statistics is not None:
+        details.update({key: getattr(copied.statistics, key) for key in ("read_bytes", "deduplicated_bytes", "new_bytes", "stored_bytes")})
+    return details
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **_module.REPOSITORY,
+            **_module.DEST,
+            "dest_repository": {"type": "path", "required": True},
+            **_module.CREATE_REPOSITORY,
+            **_module.ANY_DOMAIN,
+            **_module.WORKERS,
+            **_module.STORING,
+            "restore_points": {"type": "list", "elements": "str", "default": ["all"]},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    wanted = params["restore_points"]
+    options = StoringOptions(params["compression"], params["compression_level"], params["dedup"], _module.check_workers(module), params["rate_limit"])
+    interrupt = _module.interruptible()
+    with _module.reported(module):
+        source = _module.existing_repository(module)
+        place = _module.place(module, "dest_")
+        dest = open_or_create(place, check_only=module.check_mode) if params["create_repository"] else open_repository(place)
+        request = CopyRequest(params["domain"], wanted[0] if len(wanted) == 1 else wanted)
+        result = copy(source, dest, request, options, interrupt, check_only=module.check_mode)
+    for warning in result.warnings:
+        module.warn(warning)
+    outcome = {
+        "changed": bool(result.copied),
+        "copied": [_details(each) for each in result.copied],
+        "present": [point.id for point in result.present],
+        "failed_points": dict(result.failed),
+        "duration": result.duration,
+    }
+    if result.failed:
+        name, cause = next(iter(result.failed.items()))
+        remedy = "See failed_points, and verify the repository: the next backup heals what it can."
+        module.fail_json(msg=f"{len(result.failed)} restore points were not copied. {name}: {cause} {remedy}", **outcome)
+    module.exit_json(**outcome)
+
+
+if __name__ == "__main__":
+    main()

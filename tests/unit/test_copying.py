@@ -1,0 +1,199 @@
+"""Restore points are copied whole, each once, and only what is missing of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+from histories import KEYS, History
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import UUID, point, record
+from stores_for_tests import MemoryStore
+
+from _cbt.errors import DamagedObject, Refused
+from _cbt.grid import BLOCK_SIZE
+from _cbt.operations.copying import CopyRequest, CopyResult, copy, nearest
+from _cbt.operations.new_point import StoringOptions
+from _cbt.repository.keys import Keys
+from _cbt.repository.repository import Repository
+
+OPTIONS = StoringOptions(compression="none", workers=1)
+
+
+class Destination:
+    """An empty repository to copy into; ``read`` is that of a history."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.history = History(keys)
+        self.history.repository = self.repository = Repository(self.history.store, "11" * 16, keys)
+        self.history.fresh = lambda: self.repository  # type: ignore[method-assign]
+
+    def take(self, source: History, **request: object) -> CopyResult:
+        """Copy from a history."""
+        return copy(source.fresh(), self.repository, CopyRequest(**request), OPTIONS)  # type: ignore[arg-type]
+
+    def stored(self) -> int:
+        """Bytes in packs."""
+        return sum(len(data) for name, data in self.history.store.objects.items() if name.startswith("packs/"))
+
+
+@pytest.fixture(params=[("plain", "plain"), ("plain", "encrypted"), ("encrypted", "plain")], ids="-to-".join)
+def sides(request: pytest.FixtureRequest) -> tuple[History, Destination]:
+    """A repository with three points, and one to copy them to."""
+    source = History(KEYS[request.param[0]])
+    source.disk.write(40, 999)
+    for turn in range(3):
+        for block in range(turn, 10 + turn):
+            source.disk.write(block, 20 * turn + block + 1)
+        source.disk.write(turn, 0)
+        source.backup()
+    return source, Destination(KEYS[request.param[1]])
+
+
+def test_every_point_arrives_and_restores_to_the_same_bytes(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    result = dest.take(source)
+    assert [each.point.id for each in result.copied] == sorted(source.truth)
+    assert {name: dest.history.read(name) for name in source.truth} == source.truth
+    there, here = source.fresh().points_of().points, dest.repository.points_of().points
+    plain = [dataclasses.replace(each, disks=()) for each in here]
+    assert plain == [dataclasses.replace(each, disks=()) for each in there]
+
+
+def test_copying_again_copies_nothing(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    dest.take(source)
+    before = dict(dest.history.store.objects)
+    result = dest.take(source)
+    assert (result.copied, len(result.present)) == ((), 3)
+    assert dest.history.store.objects == before
+
+
+def test_only_what_differs_from_the_point_before_is_read(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    first, second, _third = (each.statistics for each in dest.take(source).copied)
+    assert first is not None
+    assert second is not None
+    assert first.read_bytes == 10 * BLOCK_SIZE
+    assert second.read_bytes == 9 * BLOCK_SIZE  # ten were written, one of them with zeroes
+    source.disk.write(30, 77)
+    source.backup()
+    (fourth,) = dest.take(source).copied
+    assert fourth.statistics is not None
+    assert (fourth.statistics.read_bytes, fourth.statistics.new_bytes) == (BLOCK_SIZE, BLOCK_SIZE)
+
+
+def test_a_point_older_than_all_that_were_copied_shares_with_the_next_one(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    names = sorted(source.truth)
+    dest.take(source, wanted=names[1:])
+    (oldest,) = dest.take(source).copied
+    assert oldest.point.id == names[0]
+    assert dest.history.read(names[0]) == source.truth[names[0]]
+    assert oldest.statistics is not None
+    assert oldest.statistics.read_bytes == 9 * BLOCK_SIZE  # all but the block that never changed
+
+
+def test_check_mode_tells_what_would_be_copied_and_changes_nothing(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    before = dict(dest.history.store.objects)
+    plan = copy(source.fresh(), dest.repository, CopyRequest(wanted="latest"), OPTIONS, check_only=True)
+    assert [each.point.id for each in plan.copied] == [max(source.truth)]
+    assert dest.history.store.objects == before
+    assert [each.point.id for each in dest.take(source, wanted="latest").copied] == [max(source.truth)]
+
+
+def test_a_point_that_is_damaged_is_named_and_the_others_are_copied(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    names = sorted(source.truth)
+    source.flip(names[0], 0) if source.truth[names[0]][:1] != b"\0" else source.flip(names[0], 1)
+    result = dest.take(source)
+    assert list(result.failed) == [names[0]]
+    assert "pack" in result.failed[names[0]]
+    assert [each.point.id for each in result.copied] == [name for name in names if name not in result.failed]
+    for each in result.copied:
+        assert dest.history.read(each.point.id) == source.truth[each.point.id]
+
+
+def test_damage_of_the_destination_is_not_carried_on(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    dest.take(source, wanted=[sorted(source.truth)[0]])
+    packs = [name for name in dest.history.store.objects if name.startswith("packs/")]
+    for name in packs:
+        del dest.history.store.objects[name]
+    dest.history.repository = dest.repository = Repository(dest.history.store, "11" * 16, dest.repository.keys)
+    try:
+        dest.take(source)
+    except DamagedObject:
+        pytest.fail("a missing pack of the destination is no reason to give up")
+    newest = max(source.truth)
+    try:
+        assert dest.history.read(newest) == source.truth[newest]
+    except DamagedObject as error:
+        pytest.fail(str(error))
+
+
+def test_a_repository_is_not_copied_into_itself(sides: tuple[History, Destination]) -> None:
+    source, _dest = sides
+    with pytest.raises(Refused, match="same repository"):
+        copy(source.fresh(), source.fresh(), CopyRequest(), OPTIONS)
+
+
+class Failing(MemoryStore):
+    """Fails at the n-th change and from then on."""
+
+    left = -1
+
+    def put(self, name: str, data: bytes, replace: bool = True) -> bool:
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError("killed")
+        return super().put(name, data, replace)
+
+
+@pytest.mark.parametrize("at", range(1, 40, 3))
+def test_killed_at_any_time_it_leaves_whole_points_and_goes_on(at: int) -> None:
+    source, dest = History(), Destination(KEYS["plain"])
+    for turn in range(3):
+        source.disk.write(turn, turn + 1)
+        source.backup()
+    store = Failing()
+    store.objects, store.left = dest.history.store.objects, at
+    dest.repository.store = store
+    try:
+        dest.take(source)
+    except RuntimeError:
+        dest.repository.store = dest.history.store
+    for each in dest.repository.points_of().points:
+        assert dest.history.read(each.id) == source.truth[each.id]
+    dest.take(source)
+    assert {each.id for each in dest.repository.points_of().points} == set(source.truth)
+    assert {name: dest.history.read(name) for name in source.truth} == source.truth
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from(["write", "write", "backup", "copy", "latest"]), max_size=20), st.randoms(use_true_random=False))
+def test_whatever_was_written_and_copied_in_between_the_bytes_are_the_same(steps: list[str], chance: random.Random) -> None:
+    source, dest = History(), Destination(KEYS["plain"])
+    source.disk.write(0, 1)
+    source.backup()
+    for step in [*steps, "copy"]:
+        if step == "write":
+            source.disk.write(chance.randrange(12), chance.randrange(6))
+        elif step == "backup" and len(source.truth) < 28:
+            source.backup()
+        elif step in ("copy", "latest"):
+            dest.take(source, wanted="all" if step == "copy" else "latest")
+    assert {name: dest.history.read(name) for name in source.truth} == source.truth
+
+
+def test_the_nearest_point_both_hold_is_taken_as_base() -> None:
+    line = [point(number, (record(size=1 << 20 if number != 2 else 1 << 21),)) for number in range(1, 6)]
+    disk = line[3].disks[0]
+    assert nearest(line[3], disk, line, []) is None
+    assert nearest(line[3], disk, line, [line[0], line[1]]) == (line[0], line[0])
+    assert nearest(line[3], disk, line, [line[0], line[2], line[4]]) == (line[2], line[2])
+    assert nearest(line[3], disk, line, [line[4]]) == (line[4], line[4])
+    assert nearest(line[3], disk, line, [dataclasses.replace(line[2], uuid=UUID[::-1])]) is None
