@@ -8,13 +8,17 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cbt_restore
-short_description: Restore disks of a KVM domain from a restore point
+short_description: Restore disks of a KVM domain, or the whole machine, from a restore point
 version_added: 0.1.0
 description:
-  - Writes disks of a restore point to new images. Every block is proven by its SHA-256 before it is written.
+  - Writes disks of a restore point to new images or onto block devices. Every block is proven by its SHA-256 before it is written.
   - An image appears under its name only when all disks asked for are complete and on disk.
-    If a block is damaged, or the restore fails or is ended by a signal, none of them is left.
-  - Needs neither the domain nor the hypervisor the backup was taken on.
+    If a block is damaged, or the restore fails or is ended by a signal, none of them is left. A device that was written to then holds nothing.
+  - With O(define=true) the machine comes back. Its configuration is adapted, firmware variables, kernel, initrd and the state of an emulated TPM
+    are put in place, and the domain is defined as the last step, so that it never stands on something half restored.
+  - Needs neither the domain nor the hypervisor the backup was taken on. For another host, run the task there, on shared storage
+    or with a repository that host can reach. With a remote O(uri), images are written on the host the task runs on, which must be storage both see,
+    and the domain is defined on the other.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -28,7 +32,7 @@ attributes:
   check_mode:
     support: full
     details:
-      - Makes all checks and returns which images would be written.
+      - Makes all checks and returns which images would be written, and the configuration that would be defined.
   diff_mode:
     support: none
   idempotent:
@@ -54,24 +58,68 @@ options:
     type: str
   dest:
     description:
-      - Folder for the images, called C(DOMAIN-TARGET.FORMAT). It must exist.
+      - Folder for the images, called C(DOMAIN-TARGET.FORMAT), and with O(define=true) for the machine's other files, called C(DOMAIN-nvram) and the like.
+        It must exist.
     type: path
   disk_map:
     description:
-      - Absolute paths for images by disk target. Without O(dest), only these disks are restored.
+      - Absolute paths of images or block devices, such as logical volumes, by disk target. Without O(dest), only these disks are restored.
+      - A device must be large enough and free. What else it holds behind the restored disk stays.
     type: dict
     default: {}
   format:
     description:
-      - Format of the images. Both are sparse.
+      - Format of the images, also on devices.
+      - A V(qcow2) image has the cluster size, the compression type, extended L2 entries and lazy refcounts of the original if that was qcow2 too.
+        It is always qcow2 v3.
     type: str
     choices: [qcow2, raw]
     default: qcow2
+  preallocation:
+    description:
+      - What is allocated of what the images could hold, as C(qemu-img) understands it. V(none) makes them sparse.
+      - V(metadata) is for V(qcow2) only. Devices are as they are.
+    type: str
+    choices: ["none", metadata, falloc, full]
+    default: none
   force:
     description:
-      - Whether an existing file is replaced once the restored image is complete. The disk of a running domain never is.
+      - Whether existing files are replaced once the restored ones are complete, and block devices overwritten. What a running domain uses never is.
+      - With O(define=true) also whether a domain that has the same name and UUID and is shut off gets the restored configuration.
     type: bool
     default: false
+  define:
+    description:
+      - Whether the domain is defined. Its configuration is the persistent one it had, adapted to this host and to the options below.
+      - Disks that are not restored, and media and passed-through devices that are not on this host, are removed from it; RV(changes) lists them.
+    type: bool
+    default: false
+  start:
+    description:
+      - Whether the domain is started. If that fails it stays defined.
+    type: bool
+    default: false
+  autostart:
+    description:
+      - Whether the domain starts with the host. By default as the original if it keeps the UUID, else not.
+    type: bool
+  new_name:
+    description:
+      - Name of the restored machine, and of its images. By default the original's.
+    type: str
+  uuid:
+    description:
+      - Whether the machine keeps its UUID, or becomes another one that may run beside the original.
+      - The latter shares nothing with the original. Files of consoles, ports of displays, names of network devices are replaced,
+        passed-through devices, shared folders and the like removed.
+      - By default V(new) with O(new_name), else V(keep).
+    type: str
+    choices: [new, keep]
+  mac:
+    description:
+      - Whether network interfaces keep their MAC addresses. By default as O(uuid).
+    type: str
+    choices: [new, keep]
 requirements:
   - lz4 or zstandard for Python, if blocks were compressed with it
   - qemu-img
@@ -94,6 +142,33 @@ EXAMPLES = r"""
     until: "2026-11-20"
     disk_map:
       vdb: /var/lib/libvirt/images/db1-data-20261120.qcow2
+
+- name: Bring a lost machine back and start it
+  kvm.cbt.cbt_restore:
+    domain: web1
+    repository: /backup/kvm
+    dest: /var/lib/libvirt/images
+    define: true
+    start: true
+
+- name: Run a copy of last week's machine beside it
+  kvm.cbt.cbt_restore:
+    domain: web1
+    repository: /backup/kvm
+    until: "2026-11-15"
+    dest: /var/lib/libvirt/images
+    define: true
+    new_name: web1-last-week
+    start: true
+
+- name: Restore a disk onto a logical volume
+  kvm.cbt.cbt_restore:
+    domain: db1
+    repository: /backup/kvm
+    format: raw
+    disk_map:
+      vda: /dev/vg0/db1
+    force: true
 """
 
 RETURN = r"""
@@ -129,15 +204,32 @@ disks:
       type: int
       sample: 4294967296
 domain_xml:
-  description: The domain's configuration as it was, without secrets.
+  description: The domain's configuration as it was, with O(define=true) as it was defined; without secrets.
   returned: always
   type: str
   sample: <domain type='kvm'>...</domain>
 domain:
-  description: Name the domain had.
+  description: Name the domain had, or with O(define=true) has.
   returned: always
   type: str
   sample: web1
+uuid:
+  description: UUID of the domain. In check mode, one that would be new is another in the run itself.
+  returned: with O(define=true)
+  type: str
+  sample: 9d0a7f5b-8f0e-4c2c-8e51-4f2e3a1b6c7d
+files:
+  description: Other files of the machine that were restored, or would be, with C(kind) (V(nvram), V(loader), V(kernel), V(initrd), V(dtb), V(tpm)) and C(path).
+  returned: with O(define=true)
+  type: list
+  elements: dict
+  sample: [{"kind": "nvram", "path": "/var/lib/libvirt/images/web1-nvram"}]
+changes:
+  description: What of the configuration is not as it was, besides identity and paths.
+  returned: with O(define=true)
+  type: list
+  elements: str
+  sample: ["vdc is not part of this restore and was removed."]
 duration:
   description: Seconds the restore took, without Ansible's start-up.
   returned: when not in check mode
@@ -146,12 +238,31 @@ duration:
 """
 
 import contextlib
+import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.errors import HypervisorError
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore import RestoreRequest, restore
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore import MachineWish, RestoreRequest, RestoreResult, restore
+
+_DEFINED = ("start", "autostart", "uuid", "mac")  # options that mean something only for a domain
+
+
+def _machine(module: AnsibleModule) -> t.Optional[MachineWish]:
+    params = module.params
+    if not params["define"]:
+        given = [option for option in _DEFINED if params[option]]
+        if given:
+            module.fail_json(msg=f"{', '.join(given)} cannot be without define: true.")
+        return None
+    uuid = params["uuid"] or ("new" if params["new_name"] else "keep")
+    return MachineWish(
+        new_uuid=uuid == "new",
+        new_macs=(params["mac"] or uuid) == "new",
+        start=params["start"],
+        autostart=params["autostart"],
+    )
 
 
 def _request(module: AnsibleModule) -> RestoreRequest:
@@ -163,10 +274,27 @@ def _request(module: AnsibleModule) -> RestoreRequest:
         dest=params["dest"],
         disk_map={str(target): str(path) for target, path in params["disk_map"].items()},
         format=params["format"],
+        preallocation=params["preallocation"],
         selection=_module.selection(module),
         force=params["force"],
+        new_name=params["new_name"],
+        machine=_machine(module),
         workers=_module.check_workers(module),
     )
+
+
+def _outcome(result: RestoreResult) -> dict[str, object]:
+    disks = [
+        {"target": disk.target, "path": disk.path, "format": disk.format, "virtual_size": disk.size, "written_bytes": disk.written_bytes}
+        for disk in result.disks
+    ]
+    outcome: dict[str, object] = {"restore_point": _module.point_summary(result.point), "disks": disks, "domain": result.point.domain}
+    outcome["domain_xml"] = _module.without_secrets(result.domain_xml)
+    machine = result.machine
+    if machine is not None:
+        files = [{"kind": file.saved.kind, "path": file.path} for file in machine.files]
+        outcome.update(domain=machine.name, uuid=machine.uuid, files=files, changes=list(machine.changes))
+    return outcome
 
 
 def main() -> None:
@@ -183,7 +311,14 @@ def main() -> None:
             "dest": {"type": "path"},
             "disk_map": {"type": "dict", "default": {}},
             "format": {"type": "str", "choices": ["qcow2", "raw"], "default": "qcow2"},
+            "preallocation": {"type": "str", "choices": ["none", "metadata", "falloc", "full"], "default": "none"},
             "force": {"type": "bool", "default": False},
+            "define": {"type": "bool", "default": False},
+            "start": {"type": "bool", "default": False},
+            "autostart": {"type": "bool"},
+            "new_name": {"type": "str"},
+            "uuid": {"type": "str", "choices": ["new", "keep"]},
+            "mac": {"type": "str", "choices": ["new", "keep"]},
         },
         supports_check_mode=True,
     )
@@ -194,23 +329,14 @@ def main() -> None:
         try:
             session = stack.enter_context(_module.session_if_installed(module))
         except HypervisorError as error:
+            if module.params["define"]:
+                raise
             # A restore must work where no libvirt runs; QEMU's own image locks still guard disks in use.
             module.debug(str(error))
             session = None
         result = restore(_module.existing_repository(module), _request(module), session, interrupt, check_only=module.check_mode)
-    disks = [
-        {"target": disk.target, "path": disk.path, "format": disk.format, "virtual_size": disk.size, "written_bytes": disk.written_bytes}
-        for disk in result.disks
-    ]
-    outcome: dict[str, object] = {} if module.check_mode else {"duration": result.duration}
-    module.exit_json(
-        changed=True,
-        restore_point=_module.point_summary(result.point),
-        disks=disks,
-        domain_xml=_module.without_secrets(result.domain_xml),
-        domain=result.point.domain,
-        **outcome,
-    )
+    duration: dict[str, object] = {} if module.check_mode else {"duration": result.duration}
+    module.exit_json(changed=True, **_outcome(result), **duration)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 
 from _cbt.hypervisor import qcow2
 
-CLUSTER = qcow2.CLUSTER
+CLUSTER = 65536  # the unit blocks come in, whatever the clusters of the image are
 
 
-def _write(path: Path, size: int, ranges: t.Sequence[t.Tuple[int, int]], fill: t.Callable[[int], bytes]) -> qcow2.Layout:
-    layout = qcow2.plan(size, ranges)
+def _write(
+    path: Path, size: int, ranges: t.Sequence[t.Tuple[int, int]], fill: t.Callable[[int], bytes], features: qcow2.Features = qcow2.DEFAULT
+) -> qcow2.Layout:
+    layout = qcow2.plan(size, [(first * CLUSTER, min(count * CLUSTER, size - first * CLUSTER)) for first, count in ranges], features)
     with open(path, "wb") as file:
         file.truncate(layout.file_size)
         for offset, data in layout.metadata():
@@ -48,16 +50,25 @@ def _disks(draw: st.DrawFn) -> t.Tuple[int, t.List[t.Tuple[int, int]]]:
     return size, [(first, count) for first, count in ranges if count]
 
 
-@settings(max_examples=25, deadline=None)
-@given(_disks())
-def test_qemu_finds_the_image_sound_and_reads_back_every_cluster(disk: t.Tuple[int, t.List[t.Tuple[int, int]]]) -> None:
+_FEATURES = st.one_of(
+    st.builds(qcow2.Features, st.sampled_from([1 << bits for bits in range(9, 22)]), st.just(False), st.booleans(), st.booleans()),
+    st.builds(qcow2.Features, st.sampled_from([1 << bits for bits in range(14, 22)]), st.just(True), st.booleans(), st.booleans()),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(_disks(), _FEATURES)
+def test_qemu_finds_the_image_sound_and_reads_back_every_cluster(disk: t.Tuple[int, t.List[t.Tuple[int, int]]], features: qcow2.Features) -> None:
     size, ranges = disk
     with tempfile.TemporaryDirectory() as folder:
         image, plain = Path(folder, "a.qcow2"), Path(folder, "a.raw")
-        _write(image, size, ranges, lambda cluster: bytes([cluster % 255 + 1]) * CLUSTER)
+        _write(image, size, ranges, lambda cluster: bytes([cluster % 255 + 1]) * CLUSTER, features)
         report = json.loads(_qemu_img("check", "--output=json", str(image)))
         assert {key: report.get(key, 0) for key in ("leaks", "corruptions", "check-errors")} == {"leaks": 0, "corruptions": 0, "check-errors": 0}
-        assert json.loads(_qemu_img("info", "--output=json", str(image)))["virtual-size"] == size
+        info = json.loads(_qemu_img("info", "--output=json", str(image)))
+        details = info["format-specific"]["data"]
+        assert (info["virtual-size"], details["compat"], details["refcount-bits"], details["corrupt"]) == (size, "1.1", 16, False)
+        assert qcow2.features_like({**details, "cluster-size": info["cluster-size"]}) == features
         with open(plain, "wb") as file:
             file.truncate(size)
             for first, count in ranges:
@@ -84,6 +95,26 @@ def test_the_image_can_be_written_by_qemu_afterwards(tmp_path: Path) -> None:
     _qemu_img("bitmap", "--add", "-g", "65536", str(image), "b0")
 
 
+@pytest.mark.parametrize("features", [qcow2.Features(512), qcow2.Features(2 << 20, True, True, True)], ids=str)
+def test_an_image_with_all_of_its_clusters_reserved_is_sound_and_empty(tmp_path: Path, features: qcow2.Features) -> None:
+    image, size = tmp_path / "a.qcow2", (40 << 20) + 512
+    layout = qcow2.plan(size, [(0, size)], features)
+    with open(image, "wb") as file:
+        file.truncate(layout.file_size)
+        for offset, data in layout.metadata():
+            file.seek(offset)
+            file.write(data)
+    report = json.loads(_qemu_img("check", "--output=json", str(image)))
+    assert (report.get("corruptions", 0), report.get("leaks", 0)) == (0, 0)
+    assert report["allocated-clusters"] == report["total-clusters"]
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"read -P 0 0 {size}", str(image)], check=True, capture_output=True)
+
+
+def test_a_disk_too_large_for_its_clusters_is_refused() -> None:
+    with pytest.raises(ValueError, match="too small"):
+        qcow2.plan(64 << 40, [], qcow2.Features(512))
+
+
 def test_an_empty_disk_makes_an_empty_image(tmp_path: Path) -> None:
     _write(tmp_path / "a.qcow2", 512, [], lambda _cluster: b"")
     assert json.loads(_qemu_img("info", "--output=json", str(tmp_path / "a.qcow2")))["virtual-size"] == 512
@@ -91,7 +122,7 @@ def test_an_empty_disk_makes_an_empty_image(tmp_path: Path) -> None:
 
 
 def test_a_place_that_was_not_planned_is_an_error() -> None:
-    layout = qcow2.plan(10 * CLUSTER, [(2, 3)])
+    layout = qcow2.plan(10 * CLUSTER, [(2 * CLUSTER, 3 * CLUSTER)])
     for cluster in (0, 1, 5, 9):
         with pytest.raises(KeyError):
             layout.place(cluster * CLUSTER)

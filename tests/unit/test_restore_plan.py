@@ -40,6 +40,10 @@ PLACES = {
     ),
     "include": ({"dest": "/r", "selection": Selection(("vdb",))}, {"vdb": "/r/web1-vdb.qcow2"}),
     "exclude": ({"dest": "/r", "selection": Selection(exclude=("vda", "sdaa"))}, {"vdb": "/r/web1-vdb.qcow2"}),
+    "a new name": (
+        {"dest": "/r", "new_name": "web2", "disk_map": {"vdb": "/dev/vg/b"}},
+        {"vda": "/r/web2-vda.qcow2", "vdb": "/dev/vg/b", "sdaa": "/r/web2-sdaa.qcow2"},
+    ),
     "a path with spaces": ({"disk_map": {"vda": "/my images/a b.qcow2"}}, {"vda": "/my images/a b.qcow2"}),
 }
 
@@ -58,6 +62,10 @@ REFUSED = {
     "relative disk_map": (
         {"disk_map": {"vda": "a.img"}},
         "Cannot restore vda to a.img: the path is not absolute. Set dest, or give disk_map an absolute path.",
+    ),
+    "metadata of a raw image": (
+        {"dest": "/r", "format": "raw", "preallocation": "metadata"},
+        "A raw image has no metadata to preallocate. Set preallocation to none, falloc or full.",
     ),
     "nothing left": (
         {"dest": "/r", "selection": Selection(exclude=("vda", "vdb", "sdaa"))},

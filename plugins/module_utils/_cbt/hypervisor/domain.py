@@ -133,19 +133,24 @@ def read_domain(domain: Domain) -> DomainFacts:
     )
 
 
+def _uses(domain_xml: str, path: str) -> bool:
+    """True if a disk of the domain is the file or device ``path``, or has it below as a backing image."""
+    sources = ElementTree.fromstring(domain_xml).iterfind("./devices/disk//source")
+    return any(os.path.realpath(place) == path for source in sources for place in (source.get("file"), source.get("dev")) if place)
+
+
 def running_users_of(session: Session, path: str) -> t.List[str]:
-    """Names of running domains that have the file ``path`` as a disk."""
+    """Names of running domains that have the file or device ``path`` as a disk, or below one."""
     users = []
     wanted = os.path.realpath(path)
     for domain in session.domains(active_only=True):
         try:
-            disks = parse_disks(domain.api.XMLDesc(0))
+            if _uses(domain.api.XMLDesc(0), wanted):
+                users.append(domain.name)
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 continue  # it ended meanwhile
             raise HypervisorError(f"Cannot read domain {domain.name}: {error}") from error
-        if any(disk.source is not None and os.path.realpath(disk.source) == wanted for disk in disks):
-            users.append(domain.name)
     return users
 
 

@@ -18,13 +18,45 @@ import struct
 import sys
 import typing as t
 
-CLUSTER = 65536
-_CLUSTER_BITS = 16
-_TABLE_ENTRIES = CLUSTER // 8  # of an L1, L2 or refcount table, in one cluster
-_REFCOUNTS = CLUSTER // 2  # of 16 bits, in one cluster
 _COPIED = 1 << 63  # set in table entries whose cluster has a reference count of one
-_HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII")
-_HEADER_LENGTH = 104
+_ALLOCATED = 0xFFFFFFFF  # all subclusters of an extended L2 entry hold data
+_HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQIIB7x")
+_HEADER_LENGTH = 112
+_ZSTD, _EXTENDED_L2 = 1 << 3, 1 << 4  # incompatible features
+_LAZY_REFCOUNTS = 1  # a compatible feature
+_LARGEST_L1 = 32 << 20  # bytes, QEMU's limit
+
+
+class Features(t.NamedTuple):
+    """What an image may have otherwise than QEMU's default; ``cluster`` in bytes. It is always qcow2 v3 with refcounts of 16 bits."""
+
+    cluster: int = 65536
+    extended_l2: bool = False
+    lazy_refcounts: bool = False
+    zstd: bool = False
+
+    @property
+    def entry_words(self) -> int:
+        """64-bit words of an L2 entry."""
+        return 2 if self.extended_l2 else 1
+
+    @property
+    def l2_entries(self) -> int:
+        """Entries of an L2 table, which is one cluster."""
+        return self.cluster // (8 * self.entry_words)
+
+
+DEFAULT = Features()
+
+
+def features_like(image: t.Mapping[str, t.Any]) -> Features:
+    """The features of an image that ``qemu-img info`` described."""
+    return Features(
+        cluster=int(image.get("cluster-size", DEFAULT.cluster)),
+        extended_l2=bool(image.get("extended-l2", False)),
+        lazy_refcounts=bool(image.get("lazy-refcounts", False)),
+        zstd=image.get("compression-type") == "zstd",
+    )
 
 
 class Run(t.NamedTuple):
@@ -43,6 +75,7 @@ def _clusters(amount: int, unit: int) -> int:
 class Layout:
     """Where everything lies in the image, in clusters: header, refcount table, refcount blocks, L1 table, L2 tables, data."""
 
+    features: Features
     size: int
     runs: t.Tuple[Run, ...]
     l2_indexes: t.Tuple[int, ...]
@@ -54,11 +87,7 @@ class Layout:
     @property
     def file_size(self) -> int:
         """Bytes of the finished file."""
-        return self.total * CLUSTER
-
-    @property
-    def _l1_entries(self) -> int:
-        return max(1, _clusters(_clusters(self.size, CLUSTER), _TABLE_ENTRIES))
+        return self.total * self.features.cluster
 
     @property
     def _l1_first(self) -> int:
@@ -70,56 +99,66 @@ class Layout:
 
     def place(self, offset: int) -> int:
         """Where in the file the data at an offset of the disk lies. Raises KeyError if none was planned for it."""
-        cluster = offset // CLUSTER
+        cluster = offset // self.features.cluster
         index = bisect.bisect_right(self.runs, (cluster, sys.maxsize, 0)) - 1
         run = self.runs[index] if index >= 0 else Run(0, 0, 0)
         if not run.first <= cluster < run.first + run.count:
             raise KeyError(offset)
-        return (run.host + cluster - run.first) * CLUSTER + offset % CLUSTER
+        return (run.host + cluster - run.first) * self.features.cluster + offset % self.features.cluster
 
     def metadata(self) -> t.Iterator[t.Tuple[int, bytes]]:
-        """(offset in the file, bytes) of all that is not data."""
+        """(offset in the file, bytes) of all that is not data; the header comes first."""
+        size = self.features.cluster
         yield 0, self._header()
-        yield CLUSTER, _big_endian("Q", ((1 + self.table + index) * CLUSTER for index in range(self.blocks)))
+        yield size, _big_endian("Q", ((1 + self.table + index) * size for index in range(self.blocks)))
         for index in range(self.blocks):
-            counted = min(_REFCOUNTS, self.total - index * _REFCOUNTS)
-            yield (1 + self.table + index) * CLUSTER, b"\0\1" * counted
+            counted = min(size // 2, self.total - index * (size // 2))
+            yield (1 + self.table + index) * size, b"\0\1" * counted
         level1 = array.array("Q", bytes(8 * self._l1_entries))
         for position, index in enumerate(self.l2_indexes):
-            level1[index] = (self._l2_first + position) * CLUSTER | _COPIED
-        yield self._l1_first * CLUSTER, _big_endian("Q", level1)
+            level1[index] = (self._l2_first + position) * size | _COPIED
+        yield self._l1_first * size, _big_endian("Q", level1)
         yield from self._level2()
 
+    @property
+    def _l1_entries(self) -> int:
+        return _l1_entries(self.size, self.features)
+
     def _level2(self) -> t.Iterator[t.Tuple[int, bytes]]:
-        pieces = itertools.chain.from_iterable(_by_table(run) for run in self.runs)
-        for position, (_index, group) in enumerate(itertools.groupby(pieces, key=lambda run: run.first // _TABLE_ENTRIES)):
-            table = array.array("Q", bytes(CLUSTER))
+        size, words, entries = self.features.cluster, self.features.entry_words, self.features.l2_entries
+        pieces = itertools.chain.from_iterable(_by_table(run, entries) for run in self.runs)
+        for position, (_index, group) in enumerate(itertools.groupby(pieces, key=lambda run: run.first // entries)):
+            table = array.array("Q", bytes(size))
             for run in group:
-                start = run.first % _TABLE_ENTRIES
-                first = run.host * CLUSTER | _COPIED
-                table[start : start + run.count] = array.array("Q", range(first, first + run.count * CLUSTER, CLUSTER))
-            yield (self._l2_first + position) * CLUSTER, _big_endian("Q", table)
+                start, stop = run.first % entries * words, (run.first % entries + run.count) * words
+                first = run.host * size | _COPIED
+                table[start:stop:words] = array.array("Q", range(first, first + run.count * size, size))
+                if words == 2:
+                    table[start + 1 : stop : words] = array.array("Q", [_ALLOCATED]) * run.count
+            yield (self._l2_first + position) * size, _big_endian("Q", table)
 
     def _header(self) -> bytes:
+        features, size = self.features, self.features.cluster
         return _HEADER.pack(
             b"QFI\xfb",
             3,
             0,  # no backing file
             0,
-            _CLUSTER_BITS,
+            size.bit_length() - 1,
             self.size,
             0,  # not encrypted
             self._l1_entries,
-            self._l1_first * CLUSTER,
-            CLUSTER,
+            self._l1_first * size,
+            size,
             self.table,
             0,  # no snapshots
             0,
-            0,  # no incompatible, compatible or autoclear features
-            0,
-            0,
+            features.zstd * _ZSTD | features.extended_l2 * _EXTENDED_L2,
+            features.lazy_refcounts * _LAZY_REFCOUNTS,
+            0,  # no autoclear features
             4,  # reference counts of 16 bits
             _HEADER_LENGTH,
+            features.zstd,  # compression type
         ) + bytes(8)  # the end of header extensions
 
 
@@ -130,38 +169,50 @@ def _big_endian(code: str, values: t.Iterable[int]) -> bytes:
     return column.tobytes()
 
 
-def _by_table(run: Run) -> t.Iterator[Run]:
+def _l1_entries(size: int, features: Features) -> int:
+    return max(1, _clusters(_clusters(size, features.cluster), features.l2_entries))
+
+
+def _by_table(run: Run, entries: int) -> t.Iterator[Run]:
     """A run cut where another L2 table begins."""
     first, left, host = run
     while left:
-        count = min(left, _TABLE_ENTRIES - first % _TABLE_ENTRIES)
+        count = min(left, entries - first % entries)
         yield Run(first, count, host)
         first, host, left = first + count, host + count, left - count
 
 
-def _joined(ranges: t.Iterable[t.Tuple[int, int]]) -> t.Iterator[t.Tuple[int, int]]:
+def _in_clusters(ranges: t.Iterable[t.Tuple[int, int]], cluster: int) -> t.Iterator[t.Tuple[int, int]]:
+    """(first, count) clusters that ranges of (offset, length) in bytes touch, neighbours joined; the ranges are in order."""
     last: t.Optional[t.Tuple[int, int]] = None
-    for first, count in ranges:
-        if last is not None and last[0] + last[1] == first:
-            last = last[0], last[1] + count
+    for offset, length in ranges:
+        first, stop = offset // cluster, _clusters(offset + length, cluster)
+        if last is not None and first <= last[0] + last[1]:
+            last = last[0], max(last[0] + last[1], stop) - last[0]
             continue
         if last is not None:
             yield last
-        last = first, count
+        last = first, stop - first
     if last is not None:
         yield last
 
 
-def plan(size: int, ranges: t.Iterable[t.Tuple[int, int]]) -> Layout:
-    """The layout of an image for a disk of ``size`` bytes with data in the given (first cluster, count) ranges, in order."""
-    data = list(_joined(ranges))
-    needed = {index for first, count in data for index in range(first // _TABLE_ENTRIES, (first + count - 1) // _TABLE_ENTRIES + 1)}
-    l1 = max(1, _clusters(_clusters(_clusters(size, CLUSTER), _TABLE_ENTRIES), _TABLE_ENTRIES))
+def plan(size: int, ranges: t.Iterable[t.Tuple[int, int]], features: Features = DEFAULT) -> Layout:
+    """The layout of an image for a disk of ``size`` bytes with data in the given ranges of (offset, length) in bytes, in order.
+
+    Raises ValueError if an image with these features cannot be as large.
+    """
+    data = list(_in_clusters(ranges, features.cluster))
+    entries, counts = features.l2_entries, features.cluster // 2
+    if 8 * _l1_entries(size, features) > _LARGEST_L1:
+        raise ValueError(f"clusters of {features.cluster} bytes are too small for it")
+    needed = {index for first, count in data for index in range(first // entries, (first + count - 1) // entries + 1)}
+    l1 = _clusters(8 * _l1_entries(size, features), features.cluster)
     fixed = 1 + l1 + len(needed) + sum(count for _first, count in data)
     table = blocks = 1
     while True:  # the refcounts count the clusters they themselves lie in
         total = fixed + table + blocks
-        wanted = _clusters(total, _REFCOUNTS), _clusters(_clusters(total, _REFCOUNTS), _TABLE_ENTRIES)
+        wanted = _clusters(total, counts), _clusters(8 * _clusters(total, counts), features.cluster)
         if wanted == (blocks, table):
             break
         blocks, table = wanted
@@ -169,4 +220,4 @@ def plan(size: int, ranges: t.Iterable[t.Tuple[int, int]]) -> Layout:
     for first, count in data:
         runs.append(Run(first, count, host))
         host += count
-    return Layout(size, tuple(runs), tuple(sorted(needed)), table, blocks, l1, total)
+    return Layout(features, size, tuple(runs), tuple(sorted(needed)), table, blocks, l1, total)

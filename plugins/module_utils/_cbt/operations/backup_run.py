@@ -20,6 +20,7 @@ from ..hypervisor import agent, checkpoints, images, job, space
 from ..hypervisor.connection import Domain, libvirt
 from ..hypervisor.disks import Disk
 from ..hypervisor.domain import versions
+from ..hypervisor.machine_files import machine_files
 from ..interrupt import Interrupt
 from ..progress import Observer, Progress
 from ..repository import maps, points
@@ -29,6 +30,7 @@ from ..repository.points import DiskRecord, RestorePoint, StoredFile
 from . import spot_check, views
 from .backup_plan import DIFFERENTIAL, INCREMENTAL, BackupPlan, DiskPlan, Situation
 from .healing import Healed, heal
+from .machine_files import Capture
 from .new_point import Files, NewPoint, StoringOptions
 from .reading import ReadDisk
 
@@ -81,9 +83,10 @@ class Run:
             with self._view(wanted, folder) as view, space.guarded(places, self._interrupt, lambda: job.end(self._domain)):
                 if view.note is not None:
                     self.warnings.append(f"The backup of {self._facts.name} is only crash-consistent: {view.note}.")
+                captured = self._capture(folder)
                 for plan, export in zip(taken, view.exports):
                     self._read(plan, export)
-                point = self._publish(view)
+                point = self._publish(view, captured)
                 undo.pop_all()  # it is published: from here on nothing is taken back
         self._remove_superseded()
         self._heal()
@@ -97,6 +100,13 @@ class Run:
             return views.shut_off(self._domain, self._facts, wanted, folder, self._checkpoint, self._plan.tracked)
         quiescing = views.Quiescing(self._options.quiesce, self._options.freeze_mountpoints)
         return views.running(self._domain, self._facts, wanted, folder, self._checkpoint, self._plan.tracked, quiescing, self._frozen)
+
+    def _capture(self, folder: str) -> Capture:
+        """Keep firmware variables and the like as they are now, near the moment of which the disks are."""
+        captured = Capture(folder)
+        captured.take(machine_files(self._facts.xml))
+        self.warnings += captured.warnings
+        return captured
 
     def _frozen(self) -> None:
         self._observer(Progress("freezing", self._facts.name))
@@ -137,11 +147,13 @@ class Run:
                 raise
             return None  # all of the disk is read: without something to compare with, all of it is stored
 
-    def _publish(self, view: views.View) -> RestorePoint:
+    def _publish(self, view: views.View, captured: Capture) -> RestorePoint:
         self._observer(Progress("publishing", self._facts.name))
         exports = dict(zip((each.target for each in self._plan.disks if each.read), view.exports))
         describe = functools.partial(self._point, view)
-        return self._new.publish(self._configuration(), describe, lambda target: _source(exports[target]))
+        for name, data in self._configuration().items():
+            captured.add(name, data)
+        return self._new.publish(captured, describe, lambda target: _source(exports[target]))
 
     def _point(self, view: views.View, stored_maps: Files, files: Files) -> RestorePoint:
         return RestorePoint(

@@ -76,6 +76,22 @@ def _fits(point: RestorePoint, disk: DiskRecord) -> bool:
     return record is not None and record.size == disk.size
 
 
+class _PointFiles(t.Mapping[str, bytes]):
+    """A restore point's files, each read when it is asked for: a machine's kernel need not be in memory as a whole."""
+
+    def __init__(self, repository: Repository, point: RestorePoint) -> None:
+        self._repository, self._point = repository, point
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._repository.get_file(self._point, self._point.files[name])
+
+    def __iter__(self) -> t.Iterator[str]:
+        return iter(self._point.files)
+
+    def __len__(self) -> int:
+        return len(self._point.files)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Copier:
     """Copies points from ``source`` to where ``lease`` is held."""
@@ -93,7 +109,7 @@ class _Copier:
         with contextlib.ExitStack() as undo:
             undo.callback(new.withdraw)
             sources = {disk.target: self._read(new, point, disk, nearest(point, disk, there, here)) for disk in point.disks}
-            files = {name: self.source.get_file(point, file) for name, file in point.files.items()}
+            files = _PointFiles(self.source, point)
             describe = functools.partial(_described, point)
             published = new.publish(files, describe, lambda target: contextlib.nullcontext(sources[target]))
             undo.pop_all()

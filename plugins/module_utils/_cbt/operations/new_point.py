@@ -25,6 +25,8 @@ from ..repository.maps import ExtentMap
 from ..repository.points import RestorePoint, StoredFile
 from .reading import ReadDisk, Reader
 
+_AT_ONCE = 4  # files in memory
+
 Files = t.Mapping[str, StoredFile]
 Describe = t.Callable[[Files, Files], RestorePoint]  # from the stored maps by target, and the stored files by name
 
@@ -112,7 +114,11 @@ class NewPoint:
         folder = points.folder(self._uuid, self._id)
         self._stored += [f"{folder}/{name}" for name in (*maps.values(), *names.values())]
         contents = {maps[target]: extents.encode() for target, extents in self._maps.items()}
-        stored = self._repository.put_files(folder, {**contents, **{names[name]: data for name, data in files.items()}})
+        stored = self._repository.put_files(folder, contents)
+        waiting = list(files)
+        while waiting:  # a few at a time: those of a machine may be large, and are read when they are asked for
+            some, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
+            stored.update(self._repository.put_files(folder, {names[name]: files[name] for name in some}))
         for target, extents in self._maps.items():
             with contextlib.suppress(ObjectMissing):  # what is gone is found and stored again before the point is published
                 self._repository.store.protect((pack.name for pack in extents.packs), like=f"{folder}/{maps[target]}")

@@ -1,0 +1,63 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files a machine needs beside its disks: firmware, its variables, a kernel of its own, the state of its TPM. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import typing as t
+from xml.etree import ElementTree
+
+NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
+TPM_FOLDER = "/var/lib/libvirt/swtpm"
+
+# Paths in a domain's XML by the name their content gets in a restore point.
+_PATHS = {"loader": "./os/loader", "nvram": "./os/nvram", "kernel": "./os/kernel", "initrd": "./os/initrd", "dtb": "./os/dtb"}
+
+
+@dataclasses.dataclass(frozen=True)
+class MachineFile:
+    """One file: what it is for (loader, nvram, kernel, initrd, dtb or tpm) and its path; ``certain`` if it must exist."""
+
+    kind: str
+    path: str
+    certain: bool = True
+
+
+def tpm_path(uuid: str, tpm: ElementTree.Element) -> t.Optional[str]:
+    """Where libvirt's emulator keeps the state of a domain's TPM; None if it is not emulated, or kept elsewhere."""
+    backend = tpm.find("backend")
+    if backend is None or backend.get("type") != "emulator" or backend.find("source") is not None:
+        return None
+    old = backend.get("version") == "1.2"
+    return os.path.join(TPM_FOLDER, uuid, "tpm1.2" if old else "tpm2", "tpm-00.permall" if old else "tpm2-00.permall")
+
+
+def path_in(element: t.Optional[ElementTree.Element]) -> t.Optional[str]:
+    """The path an element of ``os`` names, in its text or in a source within."""
+    if element is None:
+        return None
+    source = element.find("source")
+    if source is not None:
+        return source.get("file")
+    return (element.text or "").strip() or None
+
+
+def machine_files(domain_xml: str) -> t.List[MachineFile]:
+    """The files a domain's XML names or implies."""
+    root = ElementTree.fromstring(domain_xml)
+    found = []
+    for kind, place in _PATHS.items():
+        path = path_in(root.find(place))
+        if path is not None and os.path.isabs(path):  # a loader such as "bios.bin" belongs to QEMU
+            found.append(MachineFile(kind, path))
+        elif kind == "nvram" and root.find("./os[@firmware='efi']") is not None:
+            # libvirt names it in the XML of a running domain only.
+            found.append(MachineFile(kind, f"{NVRAM_FOLDER}/{root.findtext('name')}_VARS.fd", certain=False))
+    tpm = root.find("./devices/tpm")
+    state = tpm_path(root.findtext("uuid") or "", tpm) if tpm is not None else None
+    if state is not None:
+        found.append(MachineFile("tpm", state, certain=False))  # it exists from the first start on
+    return found

@@ -1,0 +1,162 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A restored machine: its configuration planned, its files put in place, the domain defined. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pwd
+import socket
+import typing as t
+import urllib.parse
+import uuid
+from xml.etree import ElementTree
+
+from ..errors import Refused
+from ..hypervisor.adapting import Adapted, DiskPlace, Wanted, adapt
+from ..hypervisor.connection import Domain, Session, explained, libvirt
+from ..hypervisor.machine_files import path_in, tpm_path
+from ..repository.points import RestorePoint
+from ..repository.repository import Repository
+from .machine_files import SavedFile, saved_files
+from .restore_plan import DiskRestore, MachineWish, RestoreRequest
+from .writing import is_device
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePlace:
+    """A saved file and where it is to be."""
+
+    saved: SavedFile
+    path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class MachinePlan:
+    """The domain to be defined: ``changes`` tell in words how its configuration differs from the original's."""
+
+    name: str
+    uuid: str
+    xml: str
+    changes: t.Tuple[str, ...]
+    files: t.Tuple[FilePlace, ...]
+    autostart: bool
+    start: bool
+
+
+def plan_machine(
+    session: Session, repository: Repository, point: RestorePoint, request: RestoreRequest, disks: t.Sequence[DiskRestore], wish: MachineWish
+) -> MachinePlan:
+    """Decide what is defined, from the configuration of a restore point. Raises Refused if it may not be, DamagedObject, HypervisorError."""
+    name = request.new_name or point.domain
+    its_uuid = str(uuid.uuid4()) if wish.new_uuid else point.uuid
+    xml = repository.get_file(point, point.files["inactive.xml"]).decode()
+    check_domain(session, name, its_uuid, request.force)
+    files = tuple(_places(xml, saved_files(repository, point), name, its_uuid, request.dest))
+    for each in files:
+        _check_file(each, session, request.force)
+    wanted = Wanted(
+        name=name,
+        uuid=its_uuid,
+        disks={disk.target: DiskPlace(disk.path, disk.format, is_device(disk.path)) for disk in disks},
+        files={each.saved.kind: each.path for each in files},
+        new_macs=wish.new_macs,
+        keep_host_devices=point.host == socket.gethostname() and _remote(session) is None,
+    )
+    adapted: Adapted = adapt(xml, wanted, os.path.exists)
+    autostart = wish.autostart if wish.autostart is not None else point.autostart and not wish.new_uuid
+    return MachinePlan(name, its_uuid, adapted.xml, adapted.changes, files, autostart, wish.start)
+
+
+def check_domain(session: Session, name: str, its_uuid: str, force: bool) -> None:
+    """Raise Refused unless a domain of this name and UUID may be defined."""
+    for domain in session.domains():
+        if domain.name == name and domain.uuid != its_uuid:
+            raise Refused(f"Cannot define {name}: there is another domain of that name with UUID {domain.uuid}. Choose another one with new_name.")
+        if domain.uuid == its_uuid and domain.name != name:
+            raise Refused(f"Cannot define {name}: the domain {domain.name} has its UUID {its_uuid}. Set uuid: new, or undefine that one.")
+        if domain.uuid == its_uuid:
+            _check_replaceable(domain, force)
+
+
+def _check_replaceable(domain: Domain, force: bool) -> None:
+    what = f"Cannot define {domain.name}: it exists already"
+    with explained(f"look at the domain {domain.name}"):
+        if domain.api.isActive():
+            raise Refused(f"{what} and is running. Shut it down first, or restore a copy with new_name.")
+        if not force:
+            raise Refused(f"{what}. Restore a copy with new_name, or replace it with force: true.")
+        if domain.api.hasManagedSaveImage():
+            raise Refused(f"{what} and has a saved state, which does not go with restored disks. Remove it with virsh managedsave-remove {domain.name}.")
+        if domain.api.snapshotNum():
+            raise Refused(f"{what} and has snapshots, which do not go with restored disks. Delete them first.")
+
+
+def _places(xml: str, saved: t.Iterable[SavedFile], name: str, its_uuid: str, dest: t.Optional[str]) -> t.Iterator[FilePlace]:
+    """Where saved files go: beside the disks under the machine's name, the TPM's state where libvirt looks for it."""
+    root = ElementTree.fromstring(xml)
+    tpm = root.find("./devices/tpm")
+    for file in saved:
+        if file.kind == "tpm":
+            path = tpm_path(its_uuid, tpm) if tpm is not None else None
+            if path is not None:
+                yield FilePlace(file, path)
+            continue
+        if file.kind == "loader" and (root.find("./os/loader") is None or os.path.exists(path_in(root.find("./os/loader")) or "")):
+            continue  # libvirt chooses the firmware, or this host has it
+        if dest is None:
+            raise Refused(f"Nothing says where {file.kind} of the machine is to be restored to. Set dest to a folder.")
+        yield FilePlace(file, os.path.join(dest, f"{name}-{file.kind}"))
+
+
+def _check_file(file: FilePlace, session: Session, force: bool) -> None:
+    kind, path, host = file.saved.kind, file.path, _remote(session)
+    if kind == "tpm" and host is not None:
+        raise Refused(f"Cannot restore the state of the TPM: libvirt on {host} looks for it in {os.path.dirname(path)} there. Restore on that host.")
+    if kind != "tpm" and not os.path.isdir(os.path.dirname(path)):
+        raise Refused(f"Cannot restore {kind} to {path}: the folder does not exist. Create it first.")
+    if os.path.lexists(path) and not force:
+        raise Refused(f"Cannot restore {kind} to {path}: it exists already. Choose another folder, remove it, or set force: true.")
+
+
+def _remote(session: Session) -> t.Optional[str]:
+    """The host libvirt runs on, None if it is this one."""
+    host = urllib.parse.urlsplit(session.api.getURI()).hostname
+    return None if host == "localhost" else host
+
+
+def make_folders(file: FilePlace) -> t.List[str]:
+    """Make the folders for the state of a TPM as libvirt does; returns those that were made, the outermost first. Raises Refused."""
+    made: t.List[str] = []
+    folder = os.path.dirname(file.path)
+    try:
+        for path in (os.path.dirname(os.path.dirname(folder)), os.path.dirname(folder), folder):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700 if path == folder else 0o711)
+                made.append(path)
+        with contextlib.suppress(KeyError):
+            owner = pwd.getpwnam(file.saved.owner)
+            os.chown(folder, owner.pw_uid, owner.pw_gid)
+    except OSError as error:
+        raise Refused(f"Cannot restore the state of the TPM to {file.path}: {error.strerror}.") from error
+    return made
+
+
+def define(session: Session, plan: MachinePlan) -> str:
+    """Define the domain; returns its configuration as libvirt keeps it. Raises HypervisorError."""
+    with explained(f"define {plan.name}", "Nothing was restored."):
+        domain = session.api.defineXML(plan.xml)
+        return t.cast(str, domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+
+def begin(session: Session, plan: MachinePlan) -> None:
+    """Set autostart as planned, and start the domain if that was asked for. Raises HypervisorError."""
+    domain = session.domain(plan.uuid)
+    with explained(f"set autostart of {plan.name}", "It was restored and defined."):
+        domain.api.setAutostart(int(plan.autostart))
+    if plan.start:
+        with explained(f"start {plan.name}", "It was restored and defined; its configuration may name what this host does not have."):
+            domain.api.create()

@@ -1,0 +1,143 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which disks of a restore point go where, and whether they may. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import typing as t
+
+from ..errors import Refused
+from ..grid import BLOCK_SIZE
+from ..hypervisor import images, qcow2
+from ..hypervisor.connection import Session
+from ..hypervisor.domain import running_users_of
+from ..repository.maps import ExtentMap
+from ..repository.points import RestorePoint
+from .backup_plan import Selection, size_text
+from .writing import is_device
+
+
+@dataclasses.dataclass(frozen=True)
+class MachineWish:
+    """How a restored machine is defined. ``new_uuid`` and ``new_macs`` make it another machine than the original."""
+
+    new_uuid: bool = False
+    new_macs: bool = False
+    start: bool = False
+    autostart: t.Optional[bool] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoreRequest:
+    """What is asked of one restore; see the module's documentation for the meaning of each. ``machine`` if it is to be defined."""
+
+    domain: str
+    restore_point: str = "latest"
+    until: t.Optional[str] = None
+    dest: t.Optional[str] = None
+    disk_map: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    format: str = "qcow2"
+    preallocation: str = "none"
+    selection: Selection = Selection()
+    force: bool = False
+    new_name: t.Optional[str] = None
+    machine: t.Optional[MachineWish] = None
+    workers: t.Optional[int] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DiskRestore:
+    """One disk to be written, and afterwards what was; ``written_bytes`` is None in a plan."""
+
+    target: str
+    path: str
+    format: str
+    size: int
+    written_bytes: t.Optional[int] = None
+
+
+def make_plan(point: RestorePoint, request: RestoreRequest) -> t.Tuple[DiskRestore, ...]:
+    """Which disks go where. Pure. Raises Refused if the request does not fit the restore point."""
+    if request.format == "raw" and request.preallocation == "metadata":
+        raise Refused("A raw image has no metadata to preallocate. Set preallocation to none, falloc or full.")
+    known = {disk.target: disk for disk in point.disks}
+    whose = f"Restore point {point.id} of {point.domain}"
+    request.selection.check(list(known), whose)
+    Selection(tuple(request.disk_map)).check(list(known), whose)
+    plans = []
+    for target, disk in known.items():
+        if request.selection.left_out(target) is not None or (request.disk_map and target not in request.disk_map and request.dest is None):
+            continue
+        path = request.disk_map.get(target)
+        if path is None:
+            path = os.path.join(request.dest or "", f"{request.new_name or point.domain}-{target}.{request.format}")
+        if not os.path.isabs(path):
+            raise Refused(f"Cannot restore {target} to {path}: the path is not absolute. Set dest, or give disk_map an absolute path.")
+        plans.append(DiskRestore(target, path, request.format, disk.size))
+    if not plans:
+        raise Refused(f"{whose} has no disk left to restore. Check include_disks, exclude_disks and disk_map.")
+    paths = [os.path.normpath(f"/{plan.path.lstrip('/')}") for plan in plans]
+    twice = {path for path in paths if paths.count(path) > 1}
+    if twice:
+        raise Refused(f"Two disks cannot be restored to the same path {', '.join(sorted(twice))}.")
+    return tuple(plans)
+
+
+def check_target(plan: DiskRestore, session: t.Optional[Session], force: bool) -> None:
+    """Raise Refused unless the disk may appear under the plan's path."""
+    folder = os.path.dirname(plan.path)
+    if not os.path.isdir(folder):
+        raise Refused(f"Cannot restore {plan.target} to {plan.path}: the folder {folder} does not exist. Create it first.")
+    if not os.path.lexists(plan.path):
+        return
+    device = is_device(plan.path)
+    if not os.path.isfile(plan.path) and not device:
+        raise Refused(f"Cannot restore {plan.target} to {plan.path}: it is neither a file nor a block device.")
+    users = running_users_of(session, plan.path) if session is not None else []
+    if users or images.in_use(plan.path):
+        by = f"the running domain {', '.join(users)}" if users else "a running process"
+        raise Refused(f"Cannot restore {plan.target} to {plan.path}: it is in use by {by}. Shut it down, or restore to another path.")
+    if not force and device:
+        raise Refused(f"Cannot restore {plan.target} to {plan.path}: what the device holds would be lost. Check it, and set force: true.")
+    if not force:
+        raise Refused(f"Cannot restore {plan.target} to {plan.path}: it exists already. Choose another path, remove it, or set force: true.")
+
+
+def check_device(plan: DiskRestore, layout: t.Optional[qcow2.Layout], preallocation: str) -> None:
+    """Raise Refused unless the device is free and large enough."""
+    if preallocation != "none":
+        raise Refused(f"Cannot restore {plan.target} to {plan.path} with preallocation: a device has its size. Set preallocation: none.")
+    try:
+        handle = os.open(plan.path, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
+    except OSError as error:
+        why = f"{error.strerror}. Is it mounted, or part of a volume group or RAID?"
+        raise Refused(f"Cannot restore {plan.target} to {plan.path}: {why}") from error
+    try:
+        size = os.lseek(handle, 0, os.SEEK_END)
+    finally:
+        os.close(handle)
+    needed = layout.file_size if layout is not None else plan.size
+    if size < needed:
+        raise Refused(f"Cannot restore {plan.target} to {plan.path}: {size_text(needed)} are needed and it has {size_text(size)}. Choose a larger one.")
+
+
+def check_space(plans: t.Sequence[DiskRestore], maps: t.Mapping[str, ExtentMap], layouts: t.Mapping[str, t.Optional[qcow2.Layout]], preallocation: str) -> None:
+    """Raise Refused if what is to be written cannot fit; what else is written meanwhile shows itself when writing."""
+    needed: t.Dict[int, t.Tuple[str, int]] = {}
+    for plan in plans:
+        if is_device(plan.path):
+            continue
+        folder, layout = os.path.dirname(plan.path), layouts[plan.target]
+        device = os.stat(folder).st_dev
+        _folder, so_far = needed.get(device, (folder, 0))
+        whole = layout.file_size if layout is not None else plan.size
+        amount = whole if preallocation in ("falloc", "full") else maps[plan.target].stored_blocks * BLOCK_SIZE
+        needed[device] = folder, so_far + amount
+    for folder, size in needed.values():
+        usage = os.statvfs(folder)
+        free = usage.f_bavail * usage.f_frsize
+        if size > free:
+            raise Refused(f"Cannot restore to {folder}: {size_text(size)} are needed and {size_text(free)} are free. Free space, or choose another folder.")

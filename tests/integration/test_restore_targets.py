@@ -1,0 +1,242 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where restored disks go: onto devices and into images like the original ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import typing as t
+from pathlib import Path
+
+import libvirt
+import pytest
+from lab.disks import DiskSpec
+from lab.domain import BlockDomain
+from lab.errors import LabError
+from lab.hypervisor import Hypervisor
+from lab.process import run_tool
+from lab.reference import same_bytes
+from module_process import run_module
+from restored import new_name, removed
+from witness import ask, session_of
+
+from _cbt.errors import CbtError
+from _cbt.hypervisor.connection import Session
+from _cbt.operations.backup import backup
+from _cbt.operations.restore import MachineWish, RestoreRequest, restore
+from _cbt.progress import Progress
+from _cbt.repository.repository import Repository, open_or_create
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def repository(workspace: Path) -> Repository:
+    made = open_or_create(str(workspace / "repository"))
+    assert made is not None
+    return made
+
+
+@pytest.fixture
+def session(hypervisor: Hypervisor) -> Session:
+    return Session(lambda: libvirt.open(hypervisor.uri), hypervisor.uri)
+
+
+@pytest.fixture
+def original(hypervisor: Hypervisor, repository: Repository) -> t.Iterator[BlockDomain]:
+    """A shut-off domain with a disk of qcow2 and one of raw, which is backed up."""
+    with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 4 * MIB, format="raw")]) as domain:
+        domain.write_random("vda", MIB, 3 * MIB, 1)
+        domain.write_random("vdb", MIB, MIB, 2)
+        domain.destroy()
+        backup(session_of(domain), repository, ask(domain.name))
+        yield domain
+
+
+def _refused(repository: Repository, session: Session, request: RestoreRequest, match: str) -> None:
+    for check_only in (True, False):
+        with pytest.raises(CbtError, match=match):
+            restore(repository, request, session, check_only=check_only)
+
+
+def original_format(target: str) -> str:
+    return {"vda": "qcow2", "vdb": "raw"}[target]
+
+
+@pytest.fixture
+def device(workspace: Path) -> t.Iterator[Path]:
+    """A loop device of the host of 16 MiB, full of what was there before, and no file behind a file name."""
+    backing = workspace / "backing"
+    backing.write_bytes(b"\xa5" * (16 * MIB))
+    try:
+        made = Path(run_tool(["losetup", "--find", "--show", backing]).strip())
+    except LabError as error:
+        pytest.skip(f"this machine has no loop devices: {error}")
+    try:
+        yield made
+    finally:
+        run_tool(["losetup", "--detach", made])
+
+
+@pytest.mark.parametrize("fmt", ["raw", "qcow2"])
+def test_a_disk_goes_onto_a_device_and_the_machine_starts_from_it(
+    fmt: str, original: BlockDomain, session: Session, workspace: Path, repository: Repository, device: Path
+) -> None:
+    name = new_name()
+    request = RestoreRequest(
+        original.name,
+        dest=str(workspace),
+        disk_map={"vda": str(device)},
+        format=fmt,
+        force=True,
+        new_name=name,
+        machine=MachineWish(new_uuid=True, start=True),
+    )
+    with removed(session, name):
+        result = restore(repository, request, session)
+        assert [disk.path for disk in result.disks] == [str(device), str(workspace / f"{name}-vdb.{fmt}")]
+        copy = session.api.lookupByName(name)
+        _refused(repository, session, request, "running")
+        copy.destroy()
+        assert _unlike(device, fmt, original) is None
+        assert device.open("rb").read()[-MIB:] == b"\xa5" * MIB  # behind the disk nothing changed
+        again = backup(session, repository, ask(name))
+        assert again.point is not None
+
+
+def _unlike(device: Path, fmt: str, original: BlockDomain) -> t.Optional[str]:
+    """What of the device's first bytes is not as in the original's vda."""
+    plain, expected = original.folder / "found", original.folder / "expected"
+    run_tool(["qemu-img", "convert", "-f", fmt, "-O", "raw", device, plain])
+    run_tool(["qemu-img", "convert", "-O", "raw", original.image("vda"), expected])
+    os.truncate(plain, 8 * MIB)
+    return same_bytes(plain, expected, "raw", "raw")
+
+
+def test_a_device_must_be_free_and_large_enough(original: BlockDomain, hypervisor: Hypervisor, session: Session, repository: Repository, device: Path) -> None:
+    target = {"vda": str(device)}
+    _refused(repository, session, RestoreRequest(original.name, disk_map=target, format="raw"), "what the device holds would be lost")
+    _refused(repository, session, RestoreRequest(original.name, disk_map=target, preallocation="full", force=True), "a device has its size")
+    with BlockDomain(hypervisor, [DiskSpec("vda", format="raw", source=device)]):
+        _refused(repository, session, RestoreRequest(original.name, disk_map=target, format="raw", force=True), "in use by the running domain")
+    holder = os.open(device, os.O_RDONLY | os.O_EXCL)  # as a mounted file system or a volume group holds it
+    try:
+        _refused(repository, session, RestoreRequest(original.name, disk_map=target, format="raw", force=True), "Device or resource busy")
+    finally:
+        os.close(holder)
+    assert device.read_bytes() == b"\xa5" * (16 * MIB)
+
+
+def test_a_device_that_is_too_small_is_left_alone(hypervisor: Hypervisor, session: Session, repository: Repository, device: Path) -> None:
+    with BlockDomain(hypervisor, [DiskSpec("vda", 16 * MIB), DiskSpec("vdb", 16 * MIB + 512, format="raw")]) as domain:
+        domain.write_random("vda", 0, 16 * MIB, 1)
+        backup(session_of(domain), repository, ask(domain.name))
+        for disk, fmt in (("vda", "qcow2"), ("vdb", "raw")):
+            _refused(repository, session, RestoreRequest(domain.name, disk_map={disk: str(device)}, format=fmt, force=True), "Choose a larger one")
+        assert device.read_bytes() == b"\xa5" * (16 * MIB)
+        restore(repository, RestoreRequest(domain.name, disk_map={"vda": str(device)}, format="raw", force=True), session)
+        domain.destroy()
+        assert same_bytes(device, domain.image("vda"), "raw", "qcow2") is None
+
+
+@pytest.mark.parametrize("fmt", ["raw", "qcow2"])
+def test_a_device_whose_restore_is_killed_holds_nothing_one_could_take_for_a_disk(
+    fmt: str, original: BlockDomain, workspace: Path, repository: Repository, device: Path
+) -> None:
+    """Ended in the middle of the data: what a disk is known by, its first bytes, is written last."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(progress: Progress) -> None:
+        if progress.phase == "restoring":
+            raise Killed
+
+    with pytest.raises(Killed):
+        restore(repository, RestoreRequest(original.name, disk_map={"vda": str(device)}, format=fmt, force=True), observer=kill)
+    assert device.open("rb").read(MIB) == bytes(MIB)
+
+
+IMAGES = {
+    "small clusters": ("cluster_size=4k", "none"),
+    "large clusters, zstd": ("cluster_size=1M,compression_type=zstd", "none"),
+    "extended L2, lazy refcounts": ("cluster_size=128k,extended_l2=on,lazy_refcounts=on", "none"),
+    "preallocated metadata": ("cluster_size=64k", "metadata"),
+    "allocated": ("extended_l2=on", "falloc"),
+    "written": ("cluster_size=2M", "full"),
+}
+
+
+@pytest.mark.parametrize(("options", "preallocation"), IMAGES.values(), ids=IMAGES.keys())
+def test_an_image_is_made_like_the_original(
+    options: str, preallocation: str, hypervisor: Hypervisor, session: Session, workspace: Path, repository: Repository
+) -> None:
+    image = workspace / "original.qcow2"
+    run_tool(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, image, str(20 * MIB + 512)])
+    out = workspace / "out"
+    out.mkdir()
+    with BlockDomain(hypervisor, [DiskSpec("vda", source=image)]) as domain:
+        domain.write_random("vda", 3 * MIB, 2 * MIB, 1)
+        domain.write("vda", 20 * MIB, 512, 0x77)
+        backup(session_of(domain), repository, ask(domain.name))
+        domain.destroy()
+        restored = Path(restore(repository, RestoreRequest(domain.name, dest=str(out), preallocation=preallocation), session).disks[0].path)
+        assert same_bytes(restored, image, "qcow2", "qcow2") is None
+        assert _features(restored) == _features(image)
+        run_tool(["qemu-img", "check", "-q", restored])
+        allocated = restored.stat().st_blocks * 512
+        assert (allocated >= 20 * MIB) == (preallocation in ("falloc", "full"))
+
+
+def _features(image: Path) -> t.Dict[str, t.Any]:
+    info = json.loads(run_tool(["qemu-img", "info", "--output=json", image]))
+    details = {key: value for key, value in info["format-specific"]["data"].items() if key != "bitmaps"}
+    return {**details, "cluster-size": info["cluster-size"]}
+
+
+@pytest.mark.parametrize("preallocation", ["falloc", "full"])
+def test_a_raw_image_can_be_allocated_beforehand(preallocation: str, original: BlockDomain, session: Session, workspace: Path, repository: Repository) -> None:
+    out = workspace / "out"
+    out.mkdir()
+    result = restore(repository, RestoreRequest(original.name, dest=str(out), format="raw", preallocation=preallocation), session)
+    for disk in result.disks:
+        path = Path(disk.path)
+        assert same_bytes(path, original.image(disk.target), "raw", original_format(disk.target)) is None
+        assert path.stat().st_blocks * 512 >= disk.size
+
+
+def test_a_backing_image_of_a_running_domain_is_never_replaced(hypervisor: Hypervisor, session: Session, workspace: Path, repository: Repository) -> None:
+    base, top = workspace / "base.qcow2", workspace / "top.qcow2"
+    run_tool(["qemu-img", "create", "-q", "-f", "qcow2", base, "8M"])
+    run_tool(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top])
+    with BlockDomain(hypervisor, [DiskSpec("vda", source=top)]) as domain:
+        backup(session_of(domain), repository, ask(domain.name))
+        _refused(repository, session, RestoreRequest(domain.name, disk_map={"vda": str(base)}, force=True), f"running domain {domain.name}")
+
+
+def test_the_module_tells_beforehand_what_it_then_does(original: BlockDomain, session: Session, workspace: Path) -> None:
+    name = new_name()
+    out = workspace / "out"
+    out.mkdir()
+    arguments = {
+        "domain": original.name,
+        "repository": str(workspace / "repository"),
+        "dest": str(out),
+        "define": True,
+        "new_name": name,
+        "start": True,
+        "exclude_disks": ["vdb"],
+    }
+    with removed(session, name):
+        predicted = run_module(workspace, "cbt_restore", check=True, **arguments)
+        assert list(out.iterdir()) == []
+        done = run_module(workspace, "cbt_restore", **arguments)
+        same = ("changed", "restore_point", "domain", "files", "changes")
+        assert {key: done.get(key) for key in same} == {key: predicted.get(key) for key in same}
+        assert done["changes"] == ["vdb is not part of this restore and was removed."]
+        assert (done["domain"], done["uuid"]) == (name, session.api.lookupByName(name).UUIDString())
+        assert session.api.lookupByName(name).isActive()
+    wrong = run_module(workspace, "cbt_restore", **{**arguments, "define": False})
+    assert wrong["msg"] == "start cannot be without define: true."
