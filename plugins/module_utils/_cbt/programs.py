@@ -18,6 +18,7 @@ from .errors import ProgramError
 
 _LIBC = ctypes.CDLL(None)  # loaded here: nothing may be loaded between fork and exec
 _PR_SET_PDEATHSIG = 1
+_WATCH_EVERY = 0.2  # seconds
 
 
 def _environment() -> t.Dict[str, str]:
@@ -65,6 +66,18 @@ class Service:
             return None
         said = self._process.stderr.read().decode(errors="replace").strip() if self._process.stderr else ""
         return f"{self._name} ended early: {said or self._process.returncode}"
+
+    def complete(self, watch: t.Callable[[], None]) -> t.Tuple[int, str]:
+        """Wait until the program has ended by itself; its exit status and what it said.
+
+        ``watch`` is called every now and then; what it raises ends the program, too, at the end of the block.
+        """
+        while True:
+            try:
+                _out, said = self._process.communicate(timeout=_WATCH_EVERY)
+                return self._process.returncode, said.decode(errors="replace").strip()
+            except subprocess.TimeoutExpired:
+                watch()
 
     def stop(self, timeout: float = 600.0) -> None:
         """Ask the program to end in order and wait for it (it may have caches to write).

@@ -1,0 +1,120 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which image a domain's definition names for a disk, and having a domain off and on. Private to the collection."""
+
+from __future__ import annotations
+
+import time
+import typing as t
+from xml.etree import ElementTree
+
+from ..errors import HypervisorError
+from .connection import Domain, Session, explained, libvirt
+from .disks import Disk, parse_disks
+
+_SEEN_FOR = 2.0  # seconds that a domain has to stay up to count as running
+
+
+def _disk_element(xml: str, target: str) -> ElementTree.Element:
+    for disk in ElementTree.fromstring(xml).iterfind("./devices/disk"):
+        named = disk.find("target")
+        if named is not None and named.get("dev") == target:
+            return disk
+    raise HypervisorError(f"The domain has no disk {target} any more.")
+
+
+def disk_xml(domain: Domain, target: str) -> str:
+    """A disk as the domain's definition has it."""
+    with explained(f"read the definition of {domain.name}"):
+        xml = domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
+    return ElementTree.tostring(_disk_element(xml, target), encoding="unicode")
+
+
+def with_source(xml: str, path: str) -> str:
+    """A disk's XML that names a qcow2 image file; what else it says is kept. Pure."""
+    disk = ElementTree.fromstring(xml)
+    for chain in disk.findall("backingStore"):  # what libvirt remembers of the image before
+        disk.remove(chain)
+    driver, source = disk.find("driver"), disk.find("source")
+    if driver is None:
+        driver = ElementTree.SubElement(disk, "driver", name="qemu")
+    if source is None:
+        source = ElementTree.SubElement(disk, "source")
+    disk.set("type", "file")
+    driver.set("type", "qcow2")
+    source.attrib.clear()
+    source.set("file", path)
+    return ElementTree.tostring(disk, encoding="unicode")
+
+
+def define_disk(domain: Domain, xml: str) -> None:
+    """Have the domain's definition take this disk's XML in place of that of the same target."""
+    with explained(f"change a disk in the definition of {domain.name}"):
+        domain.api.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+
+def defined_sources(session: Session) -> t.List[t.Tuple[str, str]]:
+    """UUIDs of domains and the paths of their disks, those of a running domain and those it is defined with."""
+    found = []
+    for domain in session.domains():
+        try:
+            xmls = [domain.api.XMLDesc(flags) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE)]
+        except libvirt.libvirtError:
+            if not domain.exists:
+                continue  # undefined since it was listed
+            raise
+        disks = [disk for xml in xmls for disk in parse_disks(xml)]
+        found += [(domain.uuid, path) for path in (disk_path(session, disk) for disk in disks) if path is not None]
+    return found
+
+
+def disk_path(session: Session, disk: Disk) -> t.Optional[str]:
+    """Where the image of a disk lies; None if it is not a file or device of this host."""
+    if disk.source is None or disk.type in ("file", "block"):
+        return disk.source
+    if disk.type != "volume":
+        return None
+    pool, _separator, volume = disk.source.partition("/")
+    try:
+        found: str = session.api.storagePoolLookupByName(pool).storageVolLookupByName(volume).path()
+    except libvirt.libvirtError:
+        return None
+    return found if found.startswith("/") else None
+
+
+def obstacles(domain: Domain) -> t.List[str]:
+    """What ties a domain to the names of its images: a saved state, snapshots."""
+    with explained(f"read domain {domain.name}"):
+        found = ["a saved state"] if domain.api.hasManagedSaveImage() else []
+        return found + (["snapshots"] if domain.api.snapshotNum() else [])
+
+
+def shut_down(domain: Domain, within: float, watch: t.Callable[[], None]) -> None:
+    """Ask the guest to shut down and wait for it. Raises HypervisorError if it has not after ``within`` seconds; it then still runs."""
+    with explained(f"shut down {domain.name}"):
+        domain.api.shutdown()
+        deadline = time.monotonic() + within
+        while domain.api.isActive():
+            watch()
+            if time.monotonic() > deadline:
+                raise HypervisorError(f"{domain.name} did not shut down within {within:.0f} s, so nothing was changed. See to its guest, or allow more time.")
+            time.sleep(0.2)
+
+
+def start(domain: Domain) -> None:
+    """Start a domain and see it run for a moment. Raises HypervisorError if it does not."""
+    with explained(f"start {domain.name}"):
+        domain.api.create()
+        deadline = time.monotonic() + _SEEN_FOR
+        while time.monotonic() < deadline:
+            if domain.api.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
+                raise HypervisorError(f"{domain.name} was started and did not go on running. See libvirt's and QEMU's log of this domain.")
+            time.sleep(0.2)
+
+
+def stop(domain: Domain) -> None:
+    """Have a domain off, whatever it is doing."""
+    with explained(f"stop {domain.name}"):
+        if domain.api.isActive():
+            domain.api.destroy()
