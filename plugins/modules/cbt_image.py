@@ -78,6 +78,7 @@ options:
   window:
     description:
       - Whether to shut a running domain down, convert its images and start it again, in place of V(blockcopy).
+      - If the conversion fails, the domain is started on its originals. If the module is killed meanwhile, the domain stays off.
     type: bool
     default: false
   shutdown_timeout:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab.cache import alone, cache_folder, publish, scratch, unpack_packages
@@ -36,6 +37,16 @@ def trixie_tree() -> Path:
     return _debian_tree("trixie")
 
 
+def bare_tree() -> Path:
+    """A root file system of this machine's release with nothing but apt and Python: a host that was not prepared."""
+    cache = cache_folder()
+    tree = cache / "bare"
+    with alone(cache, "bare"):
+        if not tree.exists():
+            _make_tree(_release(), tree, ("ca-certificates", "python3-apt"))
+    return tree
+
+
 def sshd_files() -> Path:
     """A tree that holds nothing but sshd of this machine's release, to be copied over its root.
 
@@ -63,7 +74,7 @@ def _debian_tree(release: str) -> Path:
     recipe = cache / f"{release}.packages"
     with alone(cache, release):
         if not tree.exists() or not recipe.exists() or recipe.read_text().split() != list(_PACKAGES):
-            _make_tree(release, tree)
+            _make_tree(release, tree, _PACKAGES)
             recipe.write_text("".join(f"{name}\n" for name in _PACKAGES))
     return tree
 
@@ -74,11 +85,16 @@ def _mirror() -> str:
     return next(place for place in places if "security" not in place)
 
 
-def _make_tree(release: str, tree: Path) -> None:
+def _release() -> str:
+    lines = Path("/etc/os-release").read_text().splitlines()
+    return next(line.partition("=")[2] for line in lines if line.startswith("VERSION_CODENAME="))
+
+
+def _make_tree(release: str, tree: Path, packages: Sequence[str]) -> None:
     shutil.rmtree(tree, ignore_errors=True)
     with scratch(tree.parent) as folder:
         folder.chmod(0o755)  # apt works as its own user
-        command = ["mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(_PACKAGES)}"]
+        command = ["mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(packages)}"]
         command += ['--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"']
         run_tool([*command, f"--keyring={_KEYRING}", release, folder / "tree", _mirror()])
         publish(folder / "tree", tree)

@@ -1,0 +1,83 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: cbt_capability
+short_description: Switch incremental backup on for domains of an older libvirt
+version_added: 0.1.0
+description:
+  - libvirt before 7.6 can track changes but has it switched off. This module adds the capability C(incremental-backup) to the definition of domains.
+  - It takes effect when a domain is started the next time. A later libvirt needs no such thing, and the role P(kvm.cbt.prepare#role) knows.
+author:
+  - The kvm.cbt authors (@kvm-cbt)
+extends_documentation_fragment:
+  - kvm.cbt._attributes
+  - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._libvirt
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  domains:
+    description:
+      - Names of domains. C(*) and C(?) stand for any characters.
+    type: list
+    elements: str
+    default: ["*"]
+  state:
+    description:
+      - V(present) switches it on, V(absent) takes that back.
+    type: str
+    choices: [present, absent]
+    default: present
+seealso:
+  - module: kvm.cbt.cbt_checkpoint
+"""
+
+EXAMPLES = r"""
+- name: Switch incremental backup on in all domains
+  kvm.cbt.cbt_capability:
+"""
+
+RETURN = r"""
+domains:
+  description: Domains that were, or would be, changed.
+  returned: always
+  type: list
+  elements: str
+  sample: [web1]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.capability import set_capability
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **_module.LIBVIRT,
+            "domains": {"type": "list", "elements": "str", "default": ["*"]},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        },
+        supports_check_mode=True,
+    )
+    _module.require(module, "libvirt")
+    with _module.reported(module), _module.session(module) as session:
+        changed = set_capability(session, module.params["domains"], module.params["state"] == "present", module.check_mode)
+    module.exit_json(changed=bool(changed), domains=changed, diff={"before": {"to change": changed}, "after": {"to change": []}})
+
+
+if __name__ == "__main__":
+    main()

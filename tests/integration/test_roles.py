@@ -1,0 +1,217 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Roles and playbooks as people run them: check mode first, then the run, then a second one that changes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab.disks import DiskSpec
+from lab.domain import BlockDomain
+from lab.hypervisor import Hypervisor
+from lab.process import run_tool
+from lab.tree import bare_tree
+from test_targets import _COMPLAINT, _environment
+
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="session")
+def collections() -> Path:
+    """A copy of this collection under the name by which Ansible finds it."""
+    made = subprocess.run([TOOLS / "collection_tree.sh"], check=True, capture_output=True, text=True)
+    return Path(made.stdout.strip())
+
+
+class Play:
+    """Runs playbooks of the collection, or one role, on one host."""
+
+    def __init__(self, collection: Path, folder: Path, host: str = "testhost ansible_connection=local ansible_python_interpreter=/usr/bin/python3") -> None:
+        self._collection = collection
+        self._folder = folder
+        self._inventory = folder / "inventory"
+        self._inventory.write_text(f"{host}\n")
+
+    def run(self, what: str, variables: dict[str, Any], *options: str, fails: str | None = None) -> str:
+        """Run a playbook by its full name, or a role by `role:`; what Ansible printed. `fails` is what it is to fail with."""
+        playbook = what
+        if what.startswith("role:"):
+            path = self._folder / "role.yml"
+            path.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "roles": [what.removeprefix("role:")]}]))
+            playbook = str(path)
+        command = [Path(sys.executable).with_name("ansible-playbook"), "-i", self._inventory, "-e", json.dumps(variables), *options, playbook]
+        done = subprocess.run(
+            command,
+            cwd=self._folder,
+            env=_environment(self._collection, self._folder),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        if (done.returncode == 0) != (fails is None) or _COMPLAINT.findall(done.stdout):
+            pytest.fail(done.stdout, pytrace=False)
+        assert fails is None or fails in re.sub(r"\s+", " ", done.stdout), done.stdout
+        return done.stdout
+
+    def changed(self, *arguments: Any) -> int:
+        """Run as above and return how many tasks changed something."""
+        return int(re.findall(r"changed=(\d+)", self.run(*arguments))[-1])
+
+
+@pytest.fixture
+def play(collections: Path, tmp_path: Path) -> Play:
+    return Play(collections, tmp_path)
+
+
+def test_disks_are_reported_and_converted_by_the_playbook(play: Play, hypervisor: Hypervisor) -> None:
+    with (
+        BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB, compat="0.10"), DiskSpec("sda", device="cdrom")]) as one,
+        BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB, format="raw")], start=False) as two,
+        BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB, format="raw")]) as other,
+    ):
+        one.write_random("vda", 0, MIB, 1)
+        images = [domain.image("vda") for domain in (one, two, other)]
+        playbook = "kvm.cbt.remediate_disk_formats"
+        variables = {"cbt_domains": [one.name, f"{two.name[:-2]}*"]}
+        report = play.run(playbook, {**variables, "qcow2_v3_report_only": True})
+        assert report.count("which holds no bitmaps") == 1 and report.count("a RAW image") == 1 and "cdrom" not in report
+        assert play.changed(playbook, variables, "--check") == 1
+        assert [domain.image("vda") for domain in (one, two, other)] == images
+        assert play.changed(playbook, variables) == 1
+        assert play.changed(playbook, variables) == 0
+        assert play.changed(playbook, variables, "--check") == 0
+        assert [domain.image("vda").name for domain in (one, two, other)] == ["vda-v3.qcow2", "vda.qcow2", "vda.raw"]
+        assert [image.exists() for image in images] == [False, True, True]
+
+
+def test_a_domain_that_fails_does_not_stop_the_others_and_fails_the_play(play: Play, hypervisor: Hypervisor) -> None:
+    with (
+        BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB, format="raw")]) as one,
+        BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB, format="raw")]) as two,
+    ):
+        first, second = sorted((one, two), key=lambda domain: domain.name)
+        taken = first.image("vda").with_suffix(".qcow2")
+        taken.write_text("somebody else's")
+        play.run("kvm.cbt.remediate_disk_formats", {"cbt_domains": [one.name, two.name]}, fails="exists already")
+        assert (first.image("vda").suffix, second.image("vda").suffix) == (".raw", ".qcow2")
+
+
+def test_a_window_converts_the_disks_of_a_domain_that_shuts_down(play: Play, hypervisor: Hypervisor) -> None:
+    with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB, compat="0.10")]) as domain:
+        variables = {"cbt_domains": domain.name, "qcow2_v3_window": True, "qcow2_v3_shutdown_timeout": 1}
+        play.run("role:kvm.cbt.qcow2_v3", variables, fails="did not shut down within 1 s")  # it has no system that would
+        assert domain.running and domain.image("vda").name == "vda.qcow2"
+
+
+def test_a_prepared_host_gets_its_folders_once(play: Play, workspace: Path) -> None:
+    variables = {"cbt_repository": str(workspace / "repository"), "prepare_scratch_dir": str(workspace / "scratch"), "prepare_features": ["s3", "zstd"]}
+    assert play.changed("kvm.cbt.prepare", variables, "--check") == 2
+    assert not (workspace / "repository").exists()
+    assert play.changed("kvm.cbt.prepare", variables) == 2
+    modes = {name: oct((workspace / name).stat().st_mode & 0o7777) for name in ("repository", "scratch")}
+    assert modes == {"repository": "0o700", "scratch": "0o711"}
+    assert play.changed("kvm.cbt.prepare", variables) == 0
+    assert play.changed("kvm.cbt.prepare", variables, "--check") == 0
+
+
+def test_what_is_too_old_or_missing_is_refused_before_anything_is_made(play: Play, workspace: Path) -> None:
+    variables: dict[str, Any] = {"cbt_repository": str(workspace / "repository")}
+    newest = {"libvirt": "7.0.0", "qemu": "99.1.0", "python": "3.9.0"}
+    for options in ((), ("--check",)):
+        play.run("role:kvm.cbt.prepare", {**variables, "__prepare_minimum": newest}, *options, fails="is too old: 99.1.0 or later is needed")
+    assert not (workspace / "repository").exists()
+
+
+def test_an_older_libvirt_has_incremental_backup_switched_on_once(play: Play, hypervisor: Hypervisor) -> None:
+    with BlockDomain(hypervisor, [DiskSpec("vda", MIB)], start=False) as domain:
+        variables = {"cbt_domains": [domain.name], "__prepare_switched_on": "99.0.0"}
+        assert play.changed("role:kvm.cbt.prepare", variables, "--check") == 1
+        assert play.changed("role:kvm.cbt.prepare", variables) == 1
+        assert "incremental-backup" in domain.xml(inactive=True)
+        assert play.changed("role:kvm.cbt.prepare", variables) == 0
+
+
+@contextmanager
+def _chroot(folder: Path) -> Iterator[Path]:
+    root = folder / "root"
+    run_tool(["cp", "-a", bare_tree(), root])
+    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+    mounted = []
+    try:
+        for kind, name in (("proc", "proc"), ("devtmpfs", "dev")):
+            run_tool(["mount", "-t", kind, kind, root / name])
+            mounted.append(root / name)
+        yield root
+    finally:
+        for path in mounted:
+            run_tool(["umount", path])
+        shutil.rmtree(root)
+
+
+def test_a_fresh_host_is_prepared_and_check_mode_works_before(collections: Path, tmp_path: Path, workspace: Path) -> None:
+    with _chroot(workspace) as root:
+        play = Play(collections, tmp_path, f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3")
+        variables = {"cbt_repository": "/backup", "prepare_features": ["encryption"]}
+        assert play.changed("kvm.cbt.prepare", variables, "--check") == 2
+        assert not (root / "backup").exists() and not (root / "usr/bin/qemu-img").exists()
+        assert play.changed("kvm.cbt.prepare", variables) == 2
+        assert (root / "usr/bin/qemu-storage-daemon").exists() and (root / "backup").is_dir()
+        run_tool(["chroot", root, "/usr/bin/python3", "-c", "import libvirt, libvirt_qemu, nbd, lz4.block, cryptography"])
+        assert play.changed("kvm.cbt.prepare", variables) == 0
+        assert play.changed("kvm.cbt.prepare", variables, "--check") == 0
+
+
+@pytest.fixture
+def profiles(tmp_path: Path) -> Path:
+    """AppArmor's profiles of this machine, to write to."""
+    return Path(shutil.copytree("/etc/apparmor.d", tmp_path / "apparmor.d"))
+
+
+def _variables(profiles: Path, **fields: Any) -> dict[str, Any]:
+    return {"apparmor_force": True, "apparmor_folder": str(profiles), "apparmor_scratch_dirs": ["/var/tmp", "/srv/scratch files"], **fields}
+
+
+def test_rules_are_added_beside_those_of_others_and_removed_again(play: Play, profiles: Path) -> None:
+    local = profiles / "local/abstractions/libvirt-qemu"
+    local.parent.mkdir(parents=True, exist_ok=True)
+    local.write_text("  /srv/images/** rwk,\n")
+    before = local.read_bytes()
+    assert play.changed("role:kvm.cbt.apparmor", _variables(profiles), "--check") == 1
+    assert local.read_bytes() == before
+    assert play.changed("role:kvm.cbt.apparmor", _variables(profiles)) == 1
+    assert play.changed("role:kvm.cbt.apparmor", _variables(profiles)) == 0
+    assert '"/srv/scratch files/kvm-cbt-*/**" rwk,' in local.read_text() and "/srv/images/** rwk," in local.read_text()
+    domain = "#include <tunables/global>\nprofile libvirt-test {\n#include <abstractions/libvirt-qemu>\n}\n"
+    subprocess.run(["apparmor_parser", "-Q", "-K", "--base", profiles], input=domain, text=True, check=True)
+    for options in (("--check",), ()):
+        assert play.changed("role:kvm.cbt.apparmor", _variables(profiles, apparmor_state="absent"), *options) == 1
+    assert local.read_bytes() == before
+    assert play.changed("role:kvm.cbt.apparmor", _variables(profiles, apparmor_state="absent")) == 0
+
+
+def test_rules_that_do_not_parse_are_not_installed(play: Play, profiles: Path) -> None:
+    wrong = _variables(profiles, apparmor_scratch_dirs=['/with"quote'])
+    play.run("role:kvm.cbt.apparmor", wrong, fails="AppArmor parser error")
+    assert not (profiles / "local/abstractions/libvirt-qemu").exists() or "kvm.cbt" not in (profiles / "local/abstractions/libvirt-qemu").read_text()
+
+
+def test_nothing_is_done_where_apparmor_is_not_active(play: Play, profiles: Path) -> None:
+    active = Path("/sys/module/apparmor/parameters/enabled")
+    if active.exists() and active.read_text().strip() == "Y":
+        pytest.skip("AppArmor is active on this machine")
+    assert play.changed("role:kvm.cbt.apparmor", _variables(profiles, apparmor_force=False)) == 0
+    assert play.changed("role:kvm.cbt.apparmor", {"apparmor_force": True, "apparmor_folder": str(profiles / "none")}) == 0
