@@ -7,10 +7,8 @@
 set -euo pipefail
 
 packages=(
-    busybox-static ceph-common ceph-mon ceph-osd cpio e2fsprogs git iproute2 libnbd-bin libsasl2-modules libvirt-clients
-    libvirt-daemon-system make mmdebstrap openssh-client ovmf python3-boto3 python3-cryptography python3-jmespath python3-libnbd
     apparmor busybox-static ceph-common ceph-mon ceph-osd cpio e2fsprogs git iproute2 libnbd-bin libsasl2-modules libvirt-clients
-    libvirt-daemon-system make mmdebstrap openssh-client python3-boto3 python3-cryptography python3-jmespath python3-libnbd
+    libvirt-daemon-system make mmdebstrap openssh-client ovmf python3-boto3 python3-cryptography python3-jmespath python3-libnbd
     python3-libvirt python3-lz4 python3-venv python3-zstandard qemu-block-extra qemu-guest-agent qemu-system-x86 qemu-utils
     radosgw sasl2-bin swtpm swtpm-tools "$@"
 )
