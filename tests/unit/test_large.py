@@ -14,10 +14,17 @@ from typing import Any
 MIB = 1 << 20
 ENGINE = str(Path(__file__).resolve().parents[2] / "plugins" / "module_utils")
 
+# The peak of the process itself. That of getrusage begins with what the process had that started it.
+MEMORY = """
+def memory():
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) * 1024
+"""
+
 # Two generations, so that a map is built from its parent's, and both are in memory as in a backup. Workers take 16 blocks at
 # a time and append them as they come, up to eight out of order.
 SCATTERED = """
-import json, random, resource, sys
+import json, random, sys
 sys.path.insert(0, sys.argv[1])
 from _cbt.repository import maps
 from _cbt.repository.packs import PackRef
@@ -39,12 +46,12 @@ for generation in range(2):
     if list(maps.decode(data).runs(0, 1 << 16)) != list(extents.runs(0, 1 << 16)):
         sys.exit("it came back as something else")
     extents = maps.decode(data)
-print(json.dumps({"runs": len(extents), "map": len(data), "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+print(json.dumps({"runs": len(extents), "map": len(data), "memory": memory()}))
 """
 
 # A repository that holds hooks only, made when they are asked for.
 HOOKS = """
-import json, os, random, resource, sys, time
+import json, os, random, sys, time
 sys.path.insert(0, sys.argv[1])
 from _cbt.repository import hooks
 from _cbt.repository.hooks import PackHooks
@@ -72,14 +79,13 @@ with index.lookup() as lookup:
 if index.failure or found[:1] != [ref]:
     sys.exit(index.failure or "it was not found")
 size = sum(os.stat(os.path.join(sys.argv[3], each)).st_size for each in os.listdir(sys.argv[3]))
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({"filled": round(filled - started, 1), "again": round(again - filled, 3), "file": size, "memory": memory}))
+print(json.dumps({"filled": round(filled - started, 1), "again": round(again - filled, 3), "file": size, "memory": memory()}))
 """
 
 
 def measured(program: str, *arguments: str) -> dict[str, Any]:
     """What a program printed, which is a JSON object."""
-    printed = subprocess.run([sys.executable, "-c", program, ENGINE, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
+    printed = subprocess.run([sys.executable, "-c", MEMORY + program, ENGINE, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
     figures: dict[str, Any] = json.loads(printed)
     print(figures)
     return figures
