@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cbt_repository
-short_description: Create a repository for restore points and change its passphrases
+short_description: Create a repository for restore points, change its passphrases, make its lost configuration again
 version_added: 0.1.0
 description:
   - Creates a repository, encrypted if O(passphrase) is given. Whether it is encrypted cannot be changed later.
@@ -55,6 +55,14 @@ options:
     type: list
     elements: str
     default: []
+  rebuild:
+    description:
+      - If C(repository.json) is missing or damaged, make it again from the restore points' manifests, which name the repository they belong to.
+        While it is sound, nothing is done. Other objects that were lost need nothing of the kind.
+      - That of an encrypted repository cannot be made again, for it holds the only copies of the key, so keep a copy of it elsewhere.
+        Without a passphrase it is of no use to anybody.
+    type: bool
+    default: false
 seealso:
   - module: kvm.cbt.cbt_backup
   - module: kvm.cbt.cbt_backup_info
@@ -79,6 +87,11 @@ EXAMPLES = r"""
     new_passphrase: "{{ cbt_emergency_passphrase }}"
     slot: emergency
     remove_slots: [alice]
+
+- name: Make the lost configuration of a repository again that is not encrypted
+  kvm.cbt.cbt_repository:
+    repository: /backup/kvm
+    rebuild: true
 """
 
 RETURN = r"""
@@ -124,7 +137,7 @@ def _shown(configuration: Configuration | None, before: Configuration | None = N
 
 def _outcome(change: KeyChange, check_mode: bool) -> dict[str, object]:
     after = change.after
-    known = change.before is not None or not check_mode
+    known = change.before is not None or change.rebuilt or not check_mode
     facts = {"id": after.id if known else None, "format": FORMAT, "encrypted": after.encrypted, "slots": sorted(after.slots)}
     return {"changed": change.changed, "repository": facts, "diff": {"before": _shown(change.before), "after": _shown(after, change.before)}}
 
@@ -138,11 +151,12 @@ def main() -> None:
             "new_passphrase": {"type": "str", "no_log": True},
             "slot": {"type": "str", "default": "default"},
             "remove_slots": {"type": "list", "elements": "str", "default": []},
+            "rebuild": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     params = module.params
-    request = KeyRequest(params["new_passphrase"], params["slot"], tuple(params["remove_slots"]))
+    request = KeyRequest(params["new_passphrase"], params["slot"], tuple(params["remove_slots"]), params["rebuild"])
     with _module.reported(module):
         change = arrange(_module.place(module), request, check_only=module.check_mode)
     module.exit_json(**_outcome(change, module.check_mode))

@@ -56,6 +56,7 @@ def point(number: int, disks: tuple[DiskRecord, ...] = (), **fields: Any) -> Res
     """The restore point of the ``number``-th day."""
     made = RestorePoint(
         id=point_id(number),
+        repository="00" * 16,
         domain="web1",
         uuid=UUID,
         created=created(number),

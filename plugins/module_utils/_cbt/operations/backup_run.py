@@ -158,6 +158,7 @@ class Run:
     def _point(self, view: views.View, stored_maps: Files, files: Files) -> RestorePoint:
         return RestorePoint(
             id=self._id,
+            repository=self._repository.id,
             domain=self._facts.name,
             uuid=self._facts.uuid,
             created=self._created,

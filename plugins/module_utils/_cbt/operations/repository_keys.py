@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Creating a repository, and changing who can open it. Private to the collection."""
+"""Creating a repository, changing who can open it, and making its lost configuration again. Private to the collection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 import typing as t
 
 from ..errors import PassphraseRefused, Refused, RepositoryError
-from ..repository import configuration, key_slots
+from ..repository import configuration, key_slots, rebuilding
 from ..repository.configuration import Configuration
 from ..repository.places import Place, store_at
 from ..repository.repository import configuration_in
@@ -20,19 +20,24 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclasses.dataclass(frozen=True)
 class KeyRequest:
-    """What a repository's key slots are to be: ``new_passphrase`` is to open ``slot``, those to ``remove`` are to be gone."""
+    """What a repository's key slots are to be: ``new_passphrase`` is to open ``slot``, those to ``remove`` are to be gone.
+
+    With ``rebuild``, a configuration that is missing or damaged is made again.
+    """
 
     new_passphrase: t.Optional[str] = dataclasses.field(default=None, repr=False)
     slot: str = configuration.FIRST_SLOT
     remove: t.Tuple[str, ...] = ()
+    rebuild: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class KeyChange:
-    """What was, or would be, done; ``before`` is None if there was no repository."""
+    """What was, or would be, done; ``before`` is None if there was no repository, or if its configuration was ``rebuilt``."""
 
     before: t.Optional[Configuration]
     after: Configuration
+    rebuilt: bool = False
 
     @property
     def changed(self) -> bool:
@@ -93,6 +98,12 @@ def arrange(place: Place, request: KeyRequest, check_only: bool = False) -> KeyC
     other object. Raises a CbtError if it cannot be; then nothing was changed.
     """
     store = store_at(place)
+    if request.rebuild and rebuilding.lost(store):
+        made = rebuilding.rebuilt(store)
+        change = KeyChange(None, _decide(made, place.passphrase, request, store.location), rebuilt=True)
+        if not check_only:
+            store.put(configuration.NAME, made.encode())
+        return change
     found = configuration_in(store)
     change = KeyChange(found, _decide(found, place.passphrase, request, store.location))
     if check_only or not change.changed:

@@ -54,11 +54,13 @@ class RestorePoint:
     """One consistent image of all protected disks of a domain, plus its configuration.
 
     ``parent`` is the point it was compared with, ``checkpoint`` the libvirt checkpoint taken in the same instant (None
-    for a copy or where nothing can be tracked), ``incremental_set`` the id of the point that began its history.
+    for a copy or where nothing can be tracked), ``incremental_set`` the id of the point that began its history, ``repository``
+    the id of the repository it is in.
     ``created`` is UTC in ISO 8601. ``files`` are the configuration files by name.
     """
 
     id: str
+    repository: str
     domain: str
     uuid: str
     created: str

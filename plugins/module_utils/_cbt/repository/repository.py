@@ -126,7 +126,10 @@ def check_vacant(store: Store) -> None:
     """Raise RepositoryError if something else than a repository is there."""
     names = store.occupants()
     if names and configuration.NAME not in names:  # with a configuration, another host was faster
-        raise RepositoryError(f"{store.location} is not a repository: it has files but no {configuration.NAME}. Name an empty or a new place.")
+        raise RepositoryError(
+            f"{store.location} is not a repository: it has files but no {configuration.NAME}. Name an empty or a new place; if that file was lost,"
+            " put a copy of it back, or have cbt_repository make it again with rebuild: true."
+        )
 
 
 def _opened(store: Store, passphrase: t.Optional[str]) -> t.Optional[Repository]:
