@@ -25,6 +25,7 @@ bench: setup ## Measure against other tools, side by side
 	@tests/tools/environment.sh
 	@/usr/bin/python3 tests/benchmarks/bench.py
 	@/usr/bin/python3 tests/benchmarks/churn.py
+	@/usr/bin/python3 tests/benchmarks/many_packs.py
 
 lint: setup ## Run all static checks
 	@tests/tools/install.sh shellcheck

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import typing as t
 
@@ -78,11 +77,11 @@ class RepositoryFacts:
 
 def describe_repository(repository: Repository) -> RepositoryFacts:
     """Size and identity of a repository. Raises RepositoryError if it cannot be listed."""
-    sizes = []
-    for name in repository.store.list("packs"):
-        with contextlib.suppress(ObjectMissing):  # deleted since it was listed
-            sizes.append(repository.store.size(name))
-    return RepositoryFacts(repository.id, FORMAT, bool(repository.slots), sum(sizes), len(sizes))
+    stored = packs = 0
+    for entry in repository.store.entries("packs"):
+        stored += entry.size
+        packs += 1
+    return RepositoryFacts(repository.id, FORMAT, bool(repository.slots), stored, packs)
 
 
 def list_points(repository: Repository, domain: t.Optional[str] = None, wanted: t.Optional[str] = None) -> t.Tuple[t.List[RestorePoint], t.Mapping[str, str]]:

@@ -14,8 +14,10 @@ import itertools
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
+from ..side_by_side import side_by_side
 from . import sealed
 from .maps import ExtentMap, Run
+from .packs import PackRef
 from .repository import Repository
 from .stores import Store
 
@@ -76,16 +78,16 @@ def read_all(repository: Repository) -> t.Dict[bytes, PackDamage]:
 
 def unsound_packs(extents: ExtentMap, store: Store) -> t.Dict[bytes, PackDamage]:
     """The packs a map names that are missing or have another size than when they were written: one look at each, none is read."""
-    unsound = {}
-    for ref in extents.packs:
+
+    def fault(ref: PackRef) -> t.Optional[str]:
         try:
             size = store.size(ref.name)
         except ObjectMissing:
-            unsound[ref.id] = PackDamage(None, f"pack {ref.id.hex()} is missing")
-            continue
-        if size != ref.size:
-            unsound[ref.id] = PackDamage(None, f"pack {ref.id.hex()} has {size} bytes instead of {ref.size}")
-    return unsound
+            return f"pack {ref.id.hex()} is missing"
+        return f"pack {ref.id.hex()} has {size} bytes instead of {ref.size}" if size != ref.size else None
+
+    faults = zip(extents.packs, side_by_side(fault, extents.packs))
+    return {ref.id: PackDamage(None, cause) for ref, cause in faults if cause is not None}
 
 
 def damaged_runs(extents: ExtentMap, damages: Damages) -> t.Iterator[Run]:
