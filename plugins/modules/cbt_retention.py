@@ -111,6 +111,13 @@ options:
       - Whether space is reclaimed. V(false) only removes points, which is quick.
     type: bool
     default: true
+  compact_below:
+    description:
+      - Packs of which less than this percentage of the blocks is needed are emptied - what is needed in them is copied into new packs, and
+        all restore points name it there. V(50) is a fair choice. The space of an emptied pack is reclaimed as that of any other.
+      - What a removed point needs that can still be brought back counts as needed, but is not copied, since that point keeps its packs.
+      - Nothing is copied if left out, if O(collect) is V(false), or while a manifest is damaged.
+    type: int
   confirm_shrink:
     description:
       - Whether space is reclaimed even if far fewer points are listed than the last time, removed ones that are still recoverable
@@ -139,10 +146,11 @@ EXAMPLES = r"""
     repository: /backup/kvm
     undelete: [20261122T113005Z-1a2b3c4d]
 
-- name: Reclaim space without removing any point
+- name: Reclaim space without removing any point, that of packs mostly dead as well
   kvm.cbt.cbt_retention:
     repository: /backup/kvm
     keep_last: -1
+    compact_below: 50
 """
 
 RETURN = r"""
@@ -195,6 +203,16 @@ reclaimed_bytes:
   returned: with O(collect)
   type: int
   sample: 201326592
+compacted_packs:
+  description: Number of packs that were emptied.
+  returned: with O(compact_below)
+  type: int
+  sample: 2
+rewritten_bytes:
+  description: Bytes copied into new packs; an estimate in check mode.
+  returned: with O(compact_below)
+  type: int
+  sample: 40215552
 trash:
   description: Removed restore points that can still be brought back, in the order of removal.
   returned: always
@@ -268,6 +286,8 @@ def _request(module: AnsibleModule) -> RetentionRequest:
     params = module.params
     if params["grace"] < 0:
         module.fail_json(msg=f"grace is {params['grace']}; it must be a number of seconds, or 0 for none.")
+    if params["compact_below"] is not None and not 1 <= params["compact_below"] <= 100:
+        module.fail_json(msg=f"compact_below is {params['compact_below']}; it must be a percentage from 1 to 100.")
     return RetentionRequest(
         rules=_rules(module),
         domain=params["domain"],
@@ -276,6 +296,7 @@ def _request(module: AnsibleModule) -> RetentionRequest:
         allow_empty=params["allow_empty"],
         collect=params["collect"],
         confirm_shrink=params["confirm_shrink"],
+        compact_below=params["compact_below"],
     )
 
 
@@ -303,6 +324,8 @@ def _outcome(result: RetentionResult, grace: int) -> dict[str, object]:
         ],
         "damaged": dict(result.damaged),
     }
+    if result.compacted is not None:
+        outcome.update(compacted_packs=result.compacted.packs, rewritten_bytes=result.compacted.copied_bytes)
     if result.collected is not None:
         outcome.update(condemned=result.collected.condemned, reclaimed_bytes=result.collected.reclaimed_bytes)
     return outcome
@@ -333,6 +356,7 @@ def main() -> None:
             "grace": {"type": "int", "default": 86400},
             "collect": {"type": "bool", "default": True},
             "confirm_shrink": {"type": "bool", "default": False},
+            "compact_below": {"type": "int"},
         },
         supports_check_mode=True,
     )

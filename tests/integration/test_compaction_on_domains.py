@@ -12,8 +12,9 @@ import pytest
 from lab.hypervisor import Hypervisor
 from trial import MIB, Trial, fresh
 
-from _cbt.operations.compaction import compact
+from _cbt.operations.compaction import Candidates, compact
 from _cbt.operations.verify import verify
+from _cbt.repository import leases
 from _cbt.repository.points import manifest_name
 
 
@@ -49,13 +50,15 @@ def test_points_stay_true_and_incrementals_go_on(trial: Trial) -> None:
     uuid = trial.domain.handle.UUIDString()
     repository.store.delete(manifest_name(uuid, first.id))
     before = _stored(trial)
-    done = compact(repository, 80)
+    with leases.held(repository, "compaction") as lease:
+        done = compact(lease, Candidates(80))
     assert (done.packs > 0, done.points) == (True, 2)
     _reclaim(trial)
     # Of the first pack there was no need for what had been overwritten.
     assert _stored(trial) <= before - 2 * (2 * MIB - 65536) * 3 // 4
     trial.write()
     after = trial.survives("incremental")
-    assert compact(repository, 10).packs == 0
+    with leases.held(repository, "compaction") as lease:
+        assert compact(lease, Candidates(10)).packs == 0
     assert {verdict.status for verdict in verify(repository, wanted="all")[0]} == {"ok"}
     assert after.result.point is not None

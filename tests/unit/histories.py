@@ -22,6 +22,7 @@ from _cbt.repository.codecs import encoder
 from _cbt.repository.encryption import EncryptedKeys
 from _cbt.repository.keys import Keys, PlainKeys
 from _cbt.repository.known import Known
+from _cbt.repository.leases import Lease
 from _cbt.repository.points import RestorePoint
 from _cbt.repository.repository import Repository
 
@@ -103,7 +104,9 @@ class History:
         repository.publish(made)
         self.truth[name], self._last = self.disk.bytes(), made
         self.disk.dirty.clear()
-        self.healed = heal(repository, uuid, damages)
+        lease = Lease(repository, "backup")
+        self.healed = heal(lease, uuid, damages)
+        lease.release()
         return made
 
     def read(self, name: str, uuid: str = UUID) -> bytes:

@@ -16,11 +16,13 @@ from stores_for_tests import MemoryStore, with_bit_flipped
 from _cbt.errors import DamagedObject, Interrupted, RepositoryError
 from _cbt.interrupt import Interrupt
 from _cbt.operations import compaction
-from _cbt.operations.compaction import Compacted, compact, living_blocks, mostly_dead, stretches
+from _cbt.operations.compaction import Candidates, Compacted, living_blocks, mostly_dead, predict, stretches
 from _cbt.operations.verify import verify
 from _cbt.repository import hooks
+from _cbt.repository.leases import Lease
 from _cbt.repository.maps import MapBuilder
 from _cbt.repository.points import manifest_name
+from _cbt.repository.repository import Repository
 
 
 @given(st.sets(st.integers(0, 300)))
@@ -43,6 +45,15 @@ def test_a_block_lives_if_any_map_names_it(disks: list[dict[int, tuple[int, int]
     assert {(pack, ordinal) for pack in (0, 2) for ordinal in range(10) if living.get(pack_ref(pack, 10), 0) >> ordinal & 1} == named
     share = {pack: 10 * len([place for place in named if place[0] == pack]) for pack in (0, 2)}
     assert {ref.id for ref in mostly_dead(living, below)} == {pack_ref(pack, 10).id for pack, percent in share.items() if 0 < percent < below}
+
+
+def compact(repository: Repository, below: int, workers: int | None = None, interrupt: Interrupt | None = None) -> Compacted:
+    """As retention does it."""
+    lease = Lease(repository, "compaction")
+    try:
+        return compaction.compact(lease, Candidates(below), workers, interrupt)
+    finally:
+        lease.release()
 
 
 def forget(history: History, name: str) -> None:
@@ -90,7 +101,7 @@ def history(request: pytest.FixtureRequest) -> History:
 
 def test_a_mostly_dead_pack_is_emptied_and_can_go(history: History) -> None:
     before = stored(history)
-    assert compact(history.fresh(), 50, check_only=True).packs == 1
+    assert predict(history.fresh(), Candidates(50)).packs == 1
     assert compact(history.fresh(), 10) == Compacted()
     done = compact(history.fresh(), 50)
     assert (done.packs, done.points, done.copied_bytes) == (1, 2, 10 * 65536)

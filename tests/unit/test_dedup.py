@@ -22,7 +22,7 @@ from stores_for_tests import MemoryStore, with_bit_flipped
 
 from _cbt.errors import RepositoryError
 from _cbt.grid import BLOCK_SIZE
-from _cbt.repository import damage, dedup, hooks
+from _cbt.repository import condemned, damage, dedup, hooks
 from _cbt.repository.damage import PackDamage
 from _cbt.repository.dedup import Deduplicator
 from _cbt.repository.hooks import PackHooks
@@ -100,11 +100,13 @@ def test_the_scope_of_a_domain_finds_its_own_packs_and_none_finds_nothing(memory
     assert {name.split("/")[1] for name in memory.store.list("hooks")} == {"a", "b"}
 
 
-def test_packs_on_their_way_out_are_not_used(memory: Repository) -> None:
+@pytest.mark.parametrize("listed", [False, True], ids=["condemned", "doomed"])
+def test_packs_on_their_way_out_are_not_used(listed: bool, memory: Repository) -> None:
     base, _counted = back_up(memory, MemoryDisk(KINDS), "one")
-    for ref in base.packs:
-        memory.store.put(f"condemned/{ref.id.hex()}", b"")
-    memory.store.put("condemned/something-else", b"")
+    if listed:
+        condemned.doom(memory, "session", [ref.name for ref in base.packs])
+    for ref in base.packs if not listed else ():
+        condemned.announce(memory, ref.name)
     extents, counted = back_up(memory, MemoryDisk(KINDS), "two")
     assert counted.new_bytes == 300 * BLOCK_SIZE
     assert not set(extents.packs) & set(base.packs)

@@ -1,4 +1,4 @@
-"""Writers, retention, undelete and collectors on one repository, in any order of single requests, ended at any of them.
+"""Writers, retention, undelete, compaction, healing and collectors on one repository, in any order of single requests, ended at any of them.
 
 After each request every published point is true and no removed point is lost before its time; once all is quiet, nothing is left
 that no point needs. The one assumption about time: a request of a live process takes less than the grace period, and than half a lease's lapse.
@@ -9,12 +9,13 @@ KVM_CBT_SHARING is the number of histories tried.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import datetime
 import hashlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -27,8 +28,11 @@ from stores_for_tests import MemoryStore
 
 from _cbt.errors import CbtError, ObjectMissing
 from _cbt.grid import BLOCK_SIZE
+from _cbt.operations import compaction
+from _cbt.operations.healing import heal
 from _cbt.operations.retention import RetentionRequest, retention
-from _cbt.repository import condemned, leases, points, publishing
+from _cbt.repository import condemned, dedup, leases, points, publishing
+from _cbt.repository.damage import PackDamage
 from _cbt.repository.leases import LAPSE, Lease
 from _cbt.repository.maps import MapBuilder
 from _cbt.repository.pack_writer import Placement
@@ -119,8 +123,11 @@ class World:
         return datetime.datetime.fromtimestamp(self.store.clock, datetime.UTC).isoformat(timespec="microseconds")
 
 
-def back_up(repository: Repository, world: World, uuid: str, changes: dict[int, int]) -> None:
-    """A backup as the engine makes it, but for the hypervisor: built on the latest point, content that is stored anywhere not stored again."""
+def back_up(repository: Repository, world: World, uuid: str, changes: dict[int, int], anew: bool = False) -> None:
+    """A backup as the engine makes it, but for the hypervisor: built on the latest point, content that is stored anywhere not stored again.
+
+    With ``anew`` it is, and all of the disk with it, as that of damaged blocks is.
+    """
     lease = Lease(repository, "backup")
     leaving = condemned.on_their_way_out(repository)
     before = repository.points_of(uuid).points
@@ -129,9 +136,9 @@ def back_up(repository: Repository, world: World, uuid: str, changes: dict[int, 
     builder, writer = MapBuilder(BLOCKS * BLOCK_SIZE, base), repository.writer()
     stored: dict[int, Placement] = {}
     refs: dict[bytes, PackRef] = {}
-    for block, value in sorted(changes.items()):
+    for block, value in sorted({**dict(enumerate(disk if anew else ())), **changes}.items()):
         disk[block] = value
-        places = [(ref, ordinal) for ref, ordinal in world.index.get(value, []) if ref.name not in leaving]
+        places = [(ref, ordinal) for ref, ordinal in world.index.get(value, []) if ref.name not in leaving and not anew]
         if not value:
             builder.zero(block, 1)
         elif places:
@@ -170,6 +177,18 @@ def back_up(repository: Repository, world: World, uuid: str, changes: dict[int, 
     lease.release()
 
 
+def mend(repository: Repository) -> None:
+    """Healing as it is done after a backup, of all packs of which a block is doubted."""
+    lease = Lease(repository, "healing")
+    doubted = {}
+    for each in repository.points_of(UUID).points:
+        with contextlib.suppress(ObjectMissing):
+            doubted.update({ref.id: PackDamage(frozenset({0, 1}), "doubted") for ref in repository.read_map(each, "vda").packs})
+            break  # what later points store anew is not doubted
+    heal(lease, UUID, doubted)
+    lease.release()
+
+
 class Sharing(RuleBasedStateMachine):
     """Any history."""
 
@@ -191,14 +210,23 @@ class Sharing(RuleBasedStateMachine):
         return len(self.actors) < ACTORS
 
     @precondition(room)
-    @rule(uuid=st.sampled_from([UUID, UUID, OTHER_UUID]), changes=st.dictionaries(st.integers(0, BLOCKS - 1), st.integers(0, 5), max_size=2))
-    def backup_begins(self, uuid: str, changes: dict[int, int]) -> None:
-        self._begin("backup", lambda repository: back_up(repository, self.world, uuid, changes))
+    @rule(
+        uuid=st.sampled_from([UUID, UUID, OTHER_UUID]),
+        changes=st.dictionaries(st.integers(0, BLOCKS - 1), st.integers(0, 5), max_size=2),
+        anew=st.sampled_from([False, False, True]),
+    )
+    def backup_begins(self, uuid: str, changes: dict[int, int], anew: bool) -> None:
+        self._begin("backup", lambda repository: back_up(repository, self.world, uuid, changes, anew))
 
     @precondition(room)
-    @rule(last=st.sampled_from([0, 1, 1, 2, -1]))
-    def retention_begins(self, last: int) -> None:
-        self._begin("retention", lambda repository: retention(repository, self._request(rules=Rules(last=last))))
+    @rule()
+    def healing_begins(self) -> None:
+        self._begin("healing", mend)
+
+    @precondition(room)
+    @rule(last=st.sampled_from([0, 1, 1, 2, -1]), below=st.sampled_from([None, 100]))
+    def retention_begins(self, last: int, below: int | None) -> None:
+        self._begin("retention", lambda repository: retention(repository, self._request(rules=Rules(last=last), compact_below=below)))
 
     @precondition(lambda self: self.room() and self.world.removed())
     @rule(number=st.integers(0, 9))
@@ -277,6 +305,8 @@ class Sharing(RuleBasedStateMachine):
                 self.run_to_its_end(0)
             self._check()
             repository = Repository(self.world.store, "0" * 32)
+            for name in repository.store.list("hooks"):
+                repository.store.delete(name)
             needed = {name for each in repository.points_of().points for name in publishing.needed(repository, each)}
             assert {*self.world.store.objects} - needed - {*self.world.published()} == {"collected.json"}
         finally:
@@ -324,6 +354,13 @@ def test_a_writer_sees_what_a_collector_is_about_to_delete_even_where_the_announ
     assert publishing.lost(repository, made) == {pack}
 
 
+@contextlib.contextmanager
+def one_after_another(tasks: Iterator[Any], make_worker: Callable[[], Any], _workers: int, _interrupt: Any) -> Iterator[Iterator[Any]]:
+    """As ``in_parallel``, in the thread that asks."""
+    with make_worker() as work:
+        yield map(work, tasks)
+
+
 def test_points_stay_true_whatever_happens_in_whatever_order(monkeypatch: pytest.MonkeyPatch) -> None:
     worlds: list[Sharing] = []
 
@@ -333,6 +370,8 @@ def test_points_stay_true_whatever_happens_in_whatever_order(monkeypatch: pytest
             worlds[:] = [self]
 
     monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", OneAfterAnother)
+    monkeypatch.setattr(compaction, "in_parallel", one_after_another)
+    monkeypatch.setattr(dedup, "tidy", lambda _repository, _points: (0, 0))  # changes hooks only, which nothing here reads
     monkeypatch.setattr(leases, "boot_clock", lambda: worlds[0].world.store.clock)
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     run_state_machine_as_test(Here, settings=settings(max_examples=HISTORIES, stateful_step_count=60, deadline=None, suppress_health_check=checks))

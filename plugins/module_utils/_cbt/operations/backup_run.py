@@ -54,7 +54,7 @@ class Run:
     def __init__(
         self, domain: Domain, lease: Lease, options: BackupOptions, found: Situation, plan: BackupPlan, interrupt: Interrupt, observer: Observer
     ) -> None:
-        self._domain, self._repository, self._options = domain, lease.repository, options
+        self._domain, self._lease, self._repository, self._options = domain, lease, lease.repository, options
         self._facts, self._points, self._damages, self._plan = found.facts, found.points, found.damages, plan
         self._interrupt, self._observer = interrupt, observer
         self.warnings: t.List[str] = []
@@ -217,7 +217,7 @@ class Run:
     def _heal(self) -> None:
         """Have older points name what was stored again in place of damaged blocks."""
         try:
-            self.healed = heal(self._repository, self._facts.uuid, self._damages, self._interrupt)
+            self.healed = heal(self._lease, self._facts.uuid, self._damages, self._interrupt)
         except CbtError as error:
             # The restore point stands, and the next backup goes on with it.
             self.warnings.append(f"Damaged blocks of earlier restore points of {self._facts.name} were not healed: {error}")

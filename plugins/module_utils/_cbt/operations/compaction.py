@@ -20,6 +20,7 @@ from ..blocks.pipeline import default_workers, in_parallel
 from ..errors import DamagedObject, ObjectMissing
 from ..interrupt import Interrupt
 from ..repository import dedup
+from ..repository.leases import Lease
 from ..repository.maps import ExtentMap
 from ..repository.pack_writer import PackWriter
 from ..repository.packs import Encoded, PackRef
@@ -27,7 +28,7 @@ from ..repository.points import RestorePoint
 from ..repository.relocation import Move, joined, relocate
 from ..repository.repository import Repository
 
-PACKS_AT_ONCE = 1 << 17  # packs whose living blocks are kept in mind, by a bit each: about 50 MiB
+PACKS_AT_ONCE = 1 << 16  # packs whose living and recoverable blocks are kept in mind, by a bit each: about 50 MiB
 EMPTIED_AT_ONCE = 256  # packs copied before restore points are told, so that a run that is killed loses no more work
 _CHUNK = 16  # blocks copied at once
 _HOOKS = "compaction"  # where hooks of new packs go, which may hold blocks of many domains
@@ -58,9 +59,14 @@ def living_blocks(maps: t.Iterable[ExtentMap], chosen: t.Callable[[PackRef], boo
     return living
 
 
-def mostly_dead(living: Living, below: int) -> t.List[PackRef]:
-    """The packs of whose blocks fewer than ``below`` percent live. Pure."""
-    return [ref for ref, bits in living.items() if bin(bits).count("1") * 100 < below * ref.blocks]
+def mostly_dead(living: Living, below: int, recoverable: t.Optional[Living] = None) -> t.List[PackRef]:
+    """The packs of whose blocks fewer than ``below`` percent are in ``living`` or ``recoverable``, and some in ``living``. Pure."""
+    held = recoverable or {}
+    return [ref for ref, bits in living.items() if _count(bits | held.get(ref, 0)) * 100 < below * ref.blocks]
+
+
+def _count(bits: int) -> int:
+    return bin(bits).count("1")
 
 
 def stretches(bits: int) -> t.Iterator[t.Tuple[int, int]]:
@@ -117,21 +123,27 @@ def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> t.List[_
     return copies
 
 
+def _maps(repository: Repository, points: t.Iterable[RestorePoint], interrupt: Interrupt) -> t.Iterator[ExtentMap]:
+    """The maps of restore points; what one that cannot be read names counts as dead, which costs a copy and no block."""
+    for point in points:
+        for disk in point.disks:
+            interrupt.check()
+            with contextlib.suppress(DamagedObject, ObjectMissing):
+                yield repository.read_map(point, disk.target)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Compaction:
     """One run."""
 
-    repository: Repository
+    lease: Lease
     workers: int
     interrupt: Interrupt
 
-    def maps(self, points: t.Iterable[RestorePoint]) -> t.Iterator[ExtentMap]:
-        """The maps of restore points; what one that cannot be read names counts as dead, which costs a copy and no block."""
-        for point in points:
-            for disk in point.disks:
-                self.interrupt.check()
-                with contextlib.suppress(DamagedObject, ObjectMissing):
-                    yield self.repository.read_map(point, disk.target)
+    @property
+    def repository(self) -> Repository:
+        """Where it runs."""
+        return self.lease.repository
 
     def empty(self, packs: t.Sequence[PackRef], living: Living) -> Compacted:
         """Copy what lives in packs, and have all restore points name the copies."""
@@ -150,8 +162,8 @@ class _Compaction:
         changed = 0
         for point in self.repository.points_of().points if moves else ():
             self.interrupt.check()
-            changed += relocate(self.repository, point, moves)
-        emptied = sum(sum(move.count for move in moves.get(ref.id, ())) == bin(living[ref]).count("1") for ref in packs)
+            changed += relocate(self.lease, point, moves)
+        emptied = sum(sum(move.count for move in moves.get(ref.id, ())) == _count(living[ref]) for ref in packs)
         return Compacted(emptied, changed, sum(copy.size for copy in copies))
 
     def _copied(self, packs: t.Sequence[PackRef], living: Living, writer: PackWriter) -> t.List[_Copy]:
@@ -170,21 +182,40 @@ def _choices(packs: int) -> t.Iterator[t.Callable[[PackRef], bool]]:
         yield lambda ref, part=part: int.from_bytes(ref.id[:4], "big") % parts == part  # type: ignore[misc]
 
 
-def compact(
-    repository: Repository, below: int, workers: t.Optional[int] = None, interrupt: t.Optional[Interrupt] = None, check_only: bool = False
-) -> Compacted:
-    """Empty the packs of which less than ``below`` percent of the blocks live; with ``check_only`` tell how many these are, and what they hold.
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Packs of which less than ``below`` percent of the blocks live. What ``trashed`` points name lives, but is not moved: they keep their packs.
+
+    ``without`` are ids of points regarded as just removed.
+    """
+
+    below: int
+    trashed: t.Sequence[RestorePoint] = ()
+    without: t.Collection[str] = ()
+
+    def find(self, repository: Repository, interrupt: Interrupt) -> t.Iterator[t.Tuple[t.List[PackRef], Living]]:
+        """Some of the packs at a time, and what is to be moved out of them. Raises RepositoryError."""
+        for chosen in _choices(sum(1 for _name in repository.store.list("packs"))):
+            points = (each for each in repository.points_of().points if each.id not in self.without)
+            living = living_blocks(_maps(repository, points, interrupt), chosen)
+            recoverable = living_blocks(_maps(repository, self.trashed, interrupt), living.__contains__)
+            yield mostly_dead(living, self.below, recoverable), living
+
+
+def predict(repository: Repository, candidates: Candidates) -> Compacted:
+    """About what ``compact`` would do: the packs, and by their average the bytes of what lives in them. Raises RepositoryError."""
+    packs = [(ref, living[ref]) for dead, living in candidates.find(repository, Interrupt()) for ref in dead]
+    return Compacted(len(packs), 0, sum(ref.size * _count(bits) // ref.blocks for ref, bits in packs))
+
+
+def compact(lease: Lease, candidates: Candidates, workers: t.Optional[int] = None, interrupt: t.Optional[Interrupt] = None) -> Compacted:
+    """Empty the packs that are mostly dead.
 
     Raises RepositoryError if the store fails; every restore point is whole all the same.
     """
-    run = _Compaction(repository, workers or default_workers(), interrupt or Interrupt())
+    run = _Compaction(lease, workers or default_workers(), interrupt or Interrupt())
     total = Compacted()
-    for chosen in _choices(sum(1 for _name in repository.store.list("packs"))):
-        living = living_blocks(run.maps(repository.points_of().points), chosen)
-        dead = mostly_dead(living, below)
-        if check_only:
-            total = dataclasses.replace(total, packs=total.packs + len(dead))
-            continue
+    for dead, living in candidates.find(lease.repository, run.interrupt):
         for start in range(0, len(dead), EMPTIED_AT_ONCE):
             done = run.empty(dead[start : start + EMPTIED_AT_ONCE], living)
             total = Compacted(total.packs + done.packs, total.points + done.points, total.copied_bytes + done.copied_bytes)

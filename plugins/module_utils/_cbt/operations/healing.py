@@ -20,6 +20,7 @@ from ..errors import DamagedObject, ObjectMissing
 from ..interrupt import Interrupt
 from ..repository import damage
 from ..repository.damage import Damages
+from ..repository.leases import Lease
 from ..repository.maps import ExtentMap, Run
 from ..repository.packs import PackRef
 from ..repository.points import RestorePoint
@@ -103,12 +104,12 @@ class _Search:
         return {pack: joined(moves) for pack, moves in by_pack.items()}
 
 
-def heal(repository: Repository, uuid: str, damages: Damages, interrupt: t.Optional[Interrupt] = None) -> Healed:
+def heal(lease: Lease, uuid: str, damages: Damages, interrupt: t.Optional[Interrupt] = None) -> Healed:
     """Look for sound copies of the damaged blocks that points of a domain name, and have all points of the repository name these.
 
     Raises RepositoryError if the store fails; every point is whole all the same, and the next run goes on.
     """
-    interrupt = interrupt or Interrupt()
+    repository, interrupt = lease.repository, interrupt or Interrupt()
     provable = {pack: each for pack, each in damages.items() if each.blocks is not None}  # of the others no block's id can be read
     if not provable:
         return Healed()
@@ -123,5 +124,5 @@ def heal(repository: Repository, uuid: str, damages: Damages, interrupt: t.Optio
     healed = 0
     for each in repository.points_of().points if moves else ():
         interrupt.check()
-        healed += relocate(repository, each, moves)
+        healed += relocate(lease, each, moves)
     return Healed(counts, healed, len(search.damaged) - len(search.found))

@@ -12,13 +12,15 @@ import time
 import typing as t
 
 from ..errors import ObjectMissing, Refused
-from ..repository import leases, points, publishing, trash
+from ..repository import dedup, leases, points, publishing, trash
 from ..repository.collector import Collected, Collector
 from ..repository.leases import Lease
 from ..repository.points import RestorePoint
 from ..repository.repository import Repository
 from ..repository.retention_rules import Rules, Verdict, decide
 from ..repository.trash import Removed
+from . import compaction
+from .compaction import Candidates, Compacted
 from .selecting import of_domain
 
 GRACE = 86400.0
@@ -26,7 +28,10 @@ GRACE = 86400.0
 
 @dataclasses.dataclass(frozen=True)
 class RetentionRequest:
-    """What is asked; see the module's documentation. ``rules`` None removes nothing; ``grace`` is in seconds."""
+    """What is asked; see the module's documentation. ``rules`` None removes nothing; ``grace`` is in seconds.
+
+    ``compact_below`` is in percent, None for no compaction.
+    """
 
     rules: t.Optional[Rules] = None
     domain: t.Optional[str] = None
@@ -35,6 +40,7 @@ class RetentionRequest:
     allow_empty: bool = False
     collect: bool = True
     confirm_shrink: bool = False
+    compact_below: t.Optional[int] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +49,7 @@ class RetentionResult:
 
     verdicts: t.Tuple[Verdict, ...]
     undeleted: t.Tuple[RestorePoint, ...]
+    compacted: t.Optional[Compacted]
     collected: t.Optional[Collected]
     trash: t.Tuple[Removed, ...]
     damaged: t.Mapping[str, str]
@@ -61,7 +68,8 @@ class RetentionResult:
     def changed(self) -> bool:
         """Whether restore points came or went, or space was reclaimed."""
         collected = self.collected is not None and (self.collected.condemned or self.collected.deleted)
-        return bool(self.removed or self.undeleted or collected)
+        compacted = self.compacted is not None and (self.compacted.packs or self.compacted.points)
+        return bool(self.removed or self.undeleted or compacted or collected)
 
 
 def decide_all(found: t.Sequence[RestorePoint], request: RetentionRequest, now: datetime.datetime, back: t.Collection[str] = ()) -> t.List[Verdict]:
@@ -139,10 +147,11 @@ class _Retention:
         verdicts = self.decide(now)
         gone = [verdict.point for verdict in verdicts if not verdict.kept]
         collector = Collector(self._repository, now, self._request.grace, {point.id for point in gone})
-        collected = collector.predict() if self._request.collect and not self._listing.damaged else None
+        collected = collector.predict() if self._collects else None
         left = [each for each in trash.removed(self._repository) if each.point.id not in self._request.undelete]
         after = [*left, *(Removed(point, "", now) for point in gone)]
-        return self._result(verdicts, collected, [each for each in after if collected is None or now - each.at < self._request.grace])
+        compacted = compaction.predict(self._repository, self._candidates(after, now, {point.id for point in gone})) if self._compacts else None
+        return self._result(verdicts, compacted, collected, [each for each in after if collected is None or now - each.at < self._request.grace])
 
     def carry_out(self, lease: Lease) -> RetentionResult:
         """Bring back, remove, reclaim, in this order."""
@@ -153,13 +162,32 @@ class _Retention:
         for verdict in verdicts:
             if not verdict.kept:
                 trash.remove(self._repository, verdict.point)
-        collected = None
-        if self._request.collect and not self._listing.damaged:
+        compacted = collected = None
+        if self._compacts:  # first, so that what it empties is condemned at once
+            compacted = compaction.compact(lease, self._candidates(trash.removed(self._repository), lease.now()))
+        if self._collects:
             collected = Collector(self._repository, lease.now(), self._request.grace).collect(lease, self._request.confirm_shrink)
-        return self._result(verdicts, collected, trash.removed(self._repository))
+            dedup.tidy(self._repository, self._repository.points_of().points)
+        return self._result(verdicts, compacted, collected, trash.removed(self._repository))
 
-    def _result(self, verdicts: t.Sequence[Verdict], collected: t.Optional[Collected], left: t.Sequence[Removed]) -> RetentionResult:
-        return RetentionResult(tuple(verdicts), tuple(each.point for each in self._back), collected, tuple(left), self._listing.damaged)
+    @property
+    def _collects(self) -> bool:
+        return self._request.collect and not self._listing.damaged
+
+    @property
+    def _compacts(self) -> bool:
+        return self._request.compact_below is not None and self._collects
+
+    def _candidates(self, removed: t.Iterable[Removed], now: float, without: t.Collection[str] = ()) -> Candidates:
+        """What is to be compacted, given all that is in the trash."""
+        recoverable = [each.point for each in removed if now - each.at < self._request.grace]
+        return Candidates(self._request.compact_below or 0, recoverable, without)
+
+    def _result(
+        self, verdicts: t.Sequence[Verdict], compacted: t.Optional[Compacted], collected: t.Optional[Collected], left: t.Sequence[Removed]
+    ) -> RetentionResult:
+        back = tuple(each.point for each in self._back)
+        return RetentionResult(tuple(verdicts), back, compacted, collected, tuple(left), self._listing.damaged)
 
 
 def retention(repository: Repository, request: RetentionRequest, check_only: bool = False) -> RetentionResult:

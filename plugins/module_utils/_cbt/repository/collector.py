@@ -15,7 +15,7 @@ import typing as t
 
 from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused
 from ..side_by_side import side_by_side
-from . import condemned, leases, publishing, sealed, trash
+from . import condemned, damage, leases, publishing, sealed, trash
 from .leases import LAPSE, Lease
 from .repository import Repository
 from .stores import Entry
@@ -91,7 +91,7 @@ class Collector:
         for _done in side_by_side(lambda name: condemned.pardon(self._repository, name), found.idle):
             pass
         self._record(first)
-        self._tidy()
+        self._tidy(first)
         return Collected(len(found.fresh), len(deleted), sum(deleted.values()))
 
     def _survey(self) -> Survey:
@@ -140,11 +140,22 @@ class Collector:
     def _record(self, found: Survey) -> None:
         self._repository.put_object(RECORD, sealed.encode(KIND, VERSION, {"points": found.points - found.expired}))
 
-    def _tidy(self) -> None:
-        """Remove what has had its time: entries of the trash, drafts and lists of dead sessions, and leases long lapsed."""
+    def _tidy(self, needed: Survey) -> None:
+        """Remove what has had its time: trash entries, drafts and lists of dead sessions, leases long lapsed, records of damage of packs that are gone."""
         old = [entry.name for entry in self._store.entries(trash.FOLDER) if expired(entry, self._now, self._grace)]
         for folder in (publishing.FOLDER, condemned.DOOMED):
             old += [entry.name for entry in self._store.entries(folder) if self._now - entry.modified > LAPSE]
         old += [entry.name for entry in self._store.entries(leases.FOLDER) if self._now - entry.modified > LAPSE + self._grace]
+        for name in self._store.list(damage.FOLDER):
+            pack = damage.pack_name(name)
+            if pack is not None and not needed.needs(pack) and not self._exists(pack):
+                old.append(name)
         for _done in side_by_side(self._store.delete, old):
             pass
+
+    def _exists(self, name: str) -> bool:
+        try:
+            self._store.size(name)
+        except ObjectMissing:
+            return False
+        return True

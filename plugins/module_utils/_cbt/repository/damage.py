@@ -15,7 +15,7 @@ import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
 from ..side_by_side import side_by_side
-from . import sealed
+from . import packs, sealed
 from .maps import ExtentMap, Run
 from .packs import PackRef
 from .repository import Repository
@@ -44,6 +44,14 @@ Damages = t.Mapping[bytes, PackDamage]  # by pack id
 def object_name(pack_id: bytes) -> str:
     """Name of the object that tells of a pack's damage."""
     return f"{FOLDER}/{pack_id.hex()}"
+
+
+def pack_name(name: str) -> t.Optional[str]:
+    """Name of the pack of whose damage an object tells; None if it is not ours."""
+    try:
+        return packs.object_name(bytes.fromhex(name.rsplit("/", 1)[1]))
+    except ValueError:
+        return None
 
 
 def encode(damage: PackDamage) -> bytes:

@@ -16,7 +16,7 @@ import threading
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
-from . import hooks
+from . import condemned, hooks
 from .damage import Damages
 from .hooks import PackHooks
 from .index import HookIndex
@@ -32,7 +32,7 @@ NONE = "none"
 REMEMBERED = 1 << 18  # blocks; about 40 MiB
 _ORDINAL_BITS = 32
 _NO_BLOCK = b""  # the id of none
-_PACK_NAME = re.compile(r"/([0-9a-f]{32})$")
+_PACK = re.compile(r"packs/[0-9a-f]{2}/([0-9a-f]{32})")
 
 Find = t.Callable[[t.Collection[bytes]], t.Dict[bytes, Placement]]
 
@@ -137,8 +137,12 @@ class Deduplicator:
 
 def _condemned(repository: Repository) -> t.Set[bytes]:
     """The packs that are on their way out."""
-    names = (_PACK_NAME.search(name) for name in repository.store.list("condemned"))
-    return {bytes.fromhex(name.group(1)) for name in names if name is not None}
+    return _pack_ids(condemned.on_their_way_out(repository))
+
+
+def _pack_ids(names: t.Iterable[str]) -> t.Set[bytes]:
+    """The ids of the packs among objects with these names."""
+    return {bytes.fromhex(found.group(1)) for found in map(_PACK.fullmatch, names) if found is not None}
 
 
 def deduplicator(repository: Repository, scope: str, domain: str, damages: Damages) -> t.Optional[Deduplicator]:
@@ -168,7 +172,7 @@ def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> t.Tuple[in
     sources = index.sources()
     if index.failure is not None:
         return 0, 0
-    existing = {bytes.fromhex(found.group(1)) for found in map(_PACK_NAME.search, repository.store.list("packs")) if found is not None}
+    existing = _pack_ids(repository.store.list("packs"))
     idle = [name for name, held in sources.items() if not held & existing]
     for name in idle:
         repository.store.delete(name)
@@ -185,7 +189,7 @@ def _without_hooks(repository: Repository, point: RestorePoint, hooked: t.Set[by
     """The hooks of the packs that a point names and that are not among ``hooked``, where they are put."""
     for disk in point.disks:
         try:
-            refs = repository.read_map(point, disk.target).packs
+            refs = repository.read_packs(point, disk)
         except (DamagedObject, ObjectMissing):
             continue
         for ref in refs:

@@ -9,7 +9,6 @@ repository and nothing else, since whoever is told of a pack reads and proves it
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import itertools
 import os
@@ -18,6 +17,7 @@ import struct
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
+from ..side_by_side import side_by_side
 from . import hooks
 from .hooks import PackHooks
 from .packs import PackRef
@@ -139,8 +139,7 @@ class HookIndex:
                 self._take_in(connection, names)
 
     def _take_in(self, connection: sqlite3.Connection, names: t.Sequence[str]) -> None:
-        with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
-            fetched = list(zip(names, pool.map(self._fetch, names)))
+        fetched = list(zip(names, side_by_side(self._fetch, names)))
         with _transaction(connection):
             for name, data in fetched:
                 with contextlib.suppress(DamagedObject):

@@ -9,7 +9,7 @@ import contextlib
 import secrets
 import typing as t
 
-from ..errors import ObjectMissing, RepositoryError
+from ..errors import DamagedObject, ObjectMissing, RepositoryError
 from ..side_by_side import side_by_side
 from . import condemned, points
 from .leases import LAPSE, Lease
@@ -38,40 +38,81 @@ def _missing(repository: Repository, name: str) -> bool:
     return False
 
 
-def lost(repository: Repository, point: RestorePoint) -> t.Set[str]:
-    """Names of the objects a restore point rests on which are gone or on their way out."""
+def lost(repository: Repository, point: RestorePoint, asked: t.Optional[t.Collection[str]] = None) -> t.Set[str]:
+    """Names of the objects a restore point rests on which are gone or on their way out; only for those ``asked`` for it is looked whether they are gone."""
     try:
         names = needed(repository, point)
     except ObjectMissing:
         return {f"{point.folder}/{file.name}" for file in point.stored_files}
     leaving = names & condemned.on_their_way_out(repository)
-    staying = sorted(names - leaving)
+    staying = sorted((names if asked is None else names.intersection(asked)) - leaving)
     gone = {name for name, missing in zip(staying, side_by_side(lambda name: _missing(repository, name), staying)) if missing}
     return leaving | gone
+
+
+@contextlib.contextmanager
+def _drafting(lease: Lease) -> t.Iterator[t.Callable[[RestorePoint], float]]:
+    """A function that puts a manifest as a draft, which collectors heed, and tells since when. The drafts go in the end."""
+    names: t.List[str] = []
+
+    def draft(point: RestorePoint) -> float:
+        lease.renew()
+        began = lease.clock()
+        # A name of its own each time: a collector that is just about to remove an outdated draft must not hit this one.
+        names.append(f"{FOLDER}/{lease.id}/{point.uuid}/{point.id}/{secrets.token_hex(8)}")
+        lease.repository.put_object(names[-1], points.encode(point))
+        return began
+
+    try:
+        yield draft
+    finally:
+        with contextlib.suppress(RepositoryError):  # they count for nothing once they are old
+            for name in names:
+                lease.repository.store.delete(name)
 
 
 def publish(repository: Repository, lease: Lease, point: RestorePoint, again: Again) -> RestorePoint:
     """Make a restore point exist, or replace its manifest; all it names must be stored.
 
-    Its manifest is put as a draft, which collectors heed, and only then is asked what is on its way out: whichever of the
-    two acted first, one of them sees the other. What is lost is given to ``again``, which stores it anew under other names
-    and returns the point that names them. So a point that exists is complete at every moment.
+    Its manifest is put as a draft, and only then is asked what is on its way out: whichever of writer and collector acted
+    first, one of them sees the other. What is lost is given to ``again``, which stores it anew under other names and
+    returns the point that names them. So a point that exists is complete at every moment.
     """
-    drafts: t.List[str] = []
-    try:
+    with _drafting(lease) as draft:
         while True:
-            lease.renew()
-            began = lease.clock()
-            # A name of its own each time: a collector that is just about to remove an outdated draft must not hit this one.
-            drafts.append(f"{FOLDER}/{lease.id}/{point.uuid}/{point.id}/{secrets.token_hex(8)}")
-            repository.put_object(drafts[-1], points.encode(point))
+            began = draft(point)
             missed = lost(repository, point)
             if missed:
                 point = again(missed)
             elif lease.clock() - began < _FRESH:
                 repository.publish(point)
                 return point
-    finally:
-        with contextlib.suppress(RepositoryError):  # they count for nothing once they are old
-            for name in drafts:
-                repository.store.delete(name)
+
+
+def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Collection[str]) -> bool:
+    """Replace the manifest of a restore point by one that names ``new`` objects besides some of those it named before.
+
+    Done as ``publish`` does it, but what the point named before is there for as long as the point is, so of that only is
+    asked whether it is on its way out: one request for all. False, and nothing is changed, if something is, if something
+    new is gone, or if the point is not what it was ``before`` any more.
+    """
+    repository = lease.repository
+    with _drafting(lease) as draft:
+        began = draft(after)
+        try:
+            missed = lost(repository, after, new)
+        except DamagedObject:
+            return False  # a map of another disk: what it names is not known
+        # In this order: a point that still stands once nothing was found to be on its way out did not lose anything before either.
+        if missed or not stands(repository, before) or lease.clock() - began >= _FRESH:
+            return False
+        repository.publish(after)
+        return True
+
+
+def stands(repository: Repository, point: RestorePoint) -> bool:
+    """True if a restore point exists, as it is."""
+    try:
+        return repository.point(point.uuid, point.id) == point
+    except (DamagedObject, ObjectMissing):
+        return False

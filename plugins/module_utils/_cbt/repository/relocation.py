@@ -16,10 +16,11 @@ import secrets
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
-from . import condemned, trash
+from . import publishing, trash
+from .leases import Lease
 from .maps import ExtentMap, MapBuilder, Run
 from .packs import PackRef
-from .points import RestorePoint, manifest_name
+from .points import RestorePoint
 from .repository import Repository
 
 
@@ -94,14 +95,6 @@ def relocated(extents: ExtentMap, moves: Moves) -> t.Optional[ExtentMap]:
     return builder.finish(refs) if touched else None
 
 
-def _exists(repository: Repository, name: str) -> bool:
-    try:
-        repository.store.size(name)
-    except ObjectMissing:
-        return False
-    return True
-
-
 def _maps_of(repository: Repository, point: RestorePoint, moves: Moves) -> t.Dict[str, ExtentMap]:
     """The new maps of the disks that name moved blocks. A disk whose map cannot be read stays as it is."""
     found = {}
@@ -124,21 +117,20 @@ def _stored(repository: Repository, point: RestorePoint, maps: t.Mapping[str, Ex
     return dataclasses.replace(point, disks=tuple(disks))
 
 
-def _unsafe(repository: Repository, point: RestorePoint, maps: t.Mapping[str, ExtentMap], moves: Moves) -> bool:
-    """True if a new map of the point, or a pack that blocks were moved to, is gone, or on its way out."""
+def _new_names(point: RestorePoint, maps: t.Mapping[str, ExtentMap], moves: Moves) -> t.Set[str]:
+    """The new maps of a point, and the packs that blocks were moved to among those they name."""
     targets = {move.pack for line in moves.values() for move in line}
     named = {ref.name for extents in maps.values() for ref in extents.packs if ref in targets}
-    named.update(f"{point.folder}/{disk.map.name}" for disk in point.disks if disk.target in maps)
-    leaving = condemned.on_their_way_out(repository)
-    return any(name in leaving or not _exists(repository, name) for name in named)
+    return named.union(f"{point.folder}/{disk.map.name}" for disk in point.disks if disk.target in maps)
 
 
-def relocate(repository: Repository, point: RestorePoint, moves: Moves) -> bool:
+def relocate(lease: Lease, point: RestorePoint, moves: Moves) -> bool:
     """Have a restore point name moved blocks at their new place; True if it does now, False if it named none, or is gone.
 
-    Safe beside everything else: a point that is removed meanwhile stays removed, and one whose new packs were condemned
-    meanwhile gets back the manifest it had. Raises RepositoryError if the store fails; the point is whole all the same.
+    Safe beside everything else: the manifest is replaced only once it is certain that all it names will stay, and a point that
+    is removed meanwhile stays removed. Raises RepositoryError if the store fails; the point is whole all the same.
     """
+    repository = lease.repository
     while True:
         try:
             current = repository.point(point.uuid, point.id)
@@ -148,20 +140,13 @@ def relocate(repository: Repository, point: RestorePoint, moves: Moves) -> bool:
         if not maps or trash.holds(repository, point):
             return False
         replaced = _stored(repository, current, maps)
-        try:
-            if repository.point(point.uuid, point.id) == current:  # nobody changed it meanwhile
-                break
-        except ObjectMissing:
-            return False
-    repository.publish(replaced)
+        if publishing.replace(lease, current, replaced, _new_names(replaced, maps, moves)):
+            break
+        if publishing.stands(repository, current):
+            return False  # what is new was lost: this costs work, and another run does it again
     if trash.holds(repository, point):
-        # Its removal began meanwhile, and may have deleted the manifest before it was replaced: that has the last word.
-        repository.store.delete(manifest_name(point.uuid, point.id))
-        if trash.holds(repository, point):
-            return False
-        repository.publish(replaced)  # brought back from the trash just now
-    # After the manifest stands, for the collector looks at things in the opposite order: one of the two sees the other.
-    if _unsafe(repository, replaced, maps, moves):
-        repository.publish(current)
+        # Its removal began meanwhile, and may have deleted the manifest before it was replaced: that has the last word. An entry
+        # of its own, for somebody who brings the point back at this moment takes away those he saw.
+        trash.remove(repository, replaced)
         return False
     return True
