@@ -56,7 +56,7 @@ class EngineHistory(History):
             made = new.publish(FILES, describe, lambda _target: contextlib.nullcontext(self.disk))  # type: ignore[arg-type,return-value]
             undo.pop_all()
             with contextlib.suppress(CbtError):
-                heal(repository, uuid, damages, Interrupt())
+                heal(lease, uuid, damages, Interrupt())
             new.record_hooks()
         self.at_mark = self.truth[name]
         self.disk.dirty.clear()

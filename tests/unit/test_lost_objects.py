@@ -33,10 +33,10 @@ def history(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     repository = made.fresh()
     first = repository.points_of().points[0]
     trash.remove(repository, first)
-    repository.put_object(damage.object_name(b"\1" * 16), damage.encode(PackDamage(frozenset({0}), "it was changed")))
     verify(repository, wanted="all", workers=1)
     made.collect()
     trash.remove(repository, repository.points_of().points[0])
+    repository.put_object(damage.object_name(b"\1" * 16), damage.encode(PackDamage(frozenset({0}), "it was changed")))
     lease = Lease(repository, "backup")
     packs = [name for name in made.store.objects if name.startswith("packs/")]
     condemned.announce(repository, packs[0])
