@@ -11,6 +11,7 @@ import time
 import typing as t
 from pathlib import Path
 
+import libvirt
 import pytest
 from lab.disks import DiskSpec
 from lab.domain import BlockDomain
@@ -97,12 +98,13 @@ def test_the_proof_finds_a_difference_and_keeps_the_original(hypervisor: Hypervi
 
 def test_a_copy_that_fails_leaves_the_guest_with_its_original(hypervisor: Hypervisor, workspace: Path) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 512 * MIB, compat="0.10")]) as domain:
-        domain.write_random("vda", 0, 128 * MIB, 1)
+        for part in range(4):
+            domain.write_random("vda", part * 112 * MIB, 112 * MIB, part)
         original = domain.image("vda")
-        domain.handle.setBlockIoTune("vda", {"read_bytes_sec": 8 * MIB})
         for number in (signal.SIGTERM, signal.SIGKILL):
             process = ModuleProcess(workspace, "cbt_image", {"domain": domain.name})
             wait_until(lambda: "<mirror" in domain.xml(), 30, "begin of the copy")
+            domain.handle.blockJobSetSpeed("vda", MIB, libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES)
             process.signal(number)
             result = process.result_if_any()
             if number == signal.SIGTERM:
@@ -111,7 +113,7 @@ def test_a_copy_that_fails_leaves_the_guest_with_its_original(hypervisor: Hyperv
                 assert sorted(path.name for path in original.parent.iterdir() if "v3" in path.name) == []
             assert (domain.image("vda"), _defined(domain)) == (original, str(original))
         assert "<mirror" in domain.xml()  # the killed run's copy goes on, and the next run goes on with it
-        domain.handle.setBlockIoTune("vda", {"read_bytes_sec": 0})
+        domain.handle.blockJobSetSpeed("vda", 0)
         done = run_module(workspace, "cbt_image", domain=domain.name)
         assert not done.get("failed"), done
         assert _compat(domain.image("vda")) == "1.1" and not original.exists()
