@@ -152,9 +152,12 @@ def _chroot(folder: Path) -> Iterator[Path]:
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
     mounted = []
     try:
-        for kind, name in (("proc", "proc"), ("devtmpfs", "dev")):
+        for kind, name in (("proc", "proc"), ("tmpfs", "dev")):
             run_tool(["mount", "-t", kind, kind, root / name])
             mounted.append(root / name)
+        # Devices of its own: should the folder be removed before it is unmounted, this machine's are not in it.
+        for name, number in {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}.items():
+            run_tool(["mknod", "-m", "666", root / "dev" / name, "c", "1", str(number)])
         yield root
     finally:
         for path in mounted:
