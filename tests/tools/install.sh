@@ -6,6 +6,13 @@
 
 set -euo pipefail
 
+# libvirt starts no domain on a machine whose /dev/null has become a plain file, as a killed clean-up can leave it.
+if [[ $EUID -eq 0 && ! -c /dev/null ]]; then
+    echo "/dev/null is no device; it is made anew" >&2
+    rm -f /dev/null
+    mknod -m 666 /dev/null c 1 3
+fi
+
 packages=(
     apparmor busybox-static ceph-common ceph-mon ceph-osd cpio e2fsprogs git iproute2 libnbd-bin libsasl2-modules libvirt-clients
     libvirt-daemon-system make mmdebstrap openssh-client ovmf python3-boto3 python3-cryptography python3-jmespath python3-libnbd
