@@ -218,3 +218,25 @@ def test_nothing_is_done_where_apparmor_is_not_active(play: Play, profiles: Path
         pytest.skip("AppArmor is active on this machine")
     assert play.changed("role:kvm.cbt.apparmor", _variables(profiles, apparmor_force=False)) == 0
     assert play.changed("role:kvm.cbt.apparmor", {"apparmor_force": True, "apparmor_folder": str(profiles / "none")}) == 0
+
+
+def test_selinux_gives_scratch_folders_a_label_qemu_may_use(collections: Path, tmp_path: Path, workspace: Path) -> None:
+    with _chroot(workspace) as root:
+        play = Play(collections, tmp_path, f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3")
+        role = "role:kvm.cbt.apparmor"
+        variables = {"apparmor_force": True, "apparmor_scratch_dirs": ["/var/tmp", "/srv/scratch files"]}
+        assert play.changed(role, variables) == 0, "neither is installed"
+        run_tool(["chroot", root, "apt-get", "update", "--quiet"])
+        run_tool(["chroot", root, "apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "selinux-policy-default"])
+        assert play.changed(role, variables, "--check") == 1, "the tool itself is missing yet"
+        assert play.changed(role, variables) == 2
+        assert play.changed(role, variables) == play.changed(role, variables, "--check") == 0
+
+        def label(path: str) -> str:
+            return run_tool(["chroot", root, "matchpathcon", "-n", path]).strip()
+
+        for folder in variables["apparmor_scratch_dirs"]:
+            assert ":svirt_image_t:" in label(f"{folder}/kvm-cbt-0a1b2c3d-x/nbd.sock") and ":svirt_image_t:" in label(f"{folder}/kvm-cbt-0a1b2c3d-x")
+            assert ":svirt_image_t:" not in label(f"{folder}/other")
+        assert play.changed(role, {**variables, "apparmor_state": "absent"}) == 1
+        assert ":svirt_image_t:" not in label("/var/tmp/kvm-cbt-0a1b2c3d-x")

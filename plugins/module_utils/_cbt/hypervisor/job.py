@@ -15,12 +15,14 @@ import time
 import typing as t
 from xml.etree import ElementTree
 
+from .. import programs
 from ..errors import HypervisorError, Refused
 from .connection import Domain, explained, libvirt
 from .disks import Disk
 from .domain import DomainFacts
 
 SCRATCH_PREFIX = "kvm-cbt-"
+SELINUX = "/sys/fs/selinux/enforce"  # is there while SELinux is active
 END_WITHIN = 60  # seconds to wait for QEMU to take down the job
 
 
@@ -67,6 +69,12 @@ def backup_xml(wanted: t.Sequence[JobDisk], disks: t.Iterable[Disk], folder: str
     return ElementTree.tostring(root, encoding="unicode")
 
 
+def _label(folder: str) -> None:
+    # A folder gets the label of its parent; SELinux lets QEMU make a socket only in what the host's rules say is for it.
+    if os.path.exists(SELINUX) and shutil.which("restorecon"):
+        programs.run(["restorecon", folder])
+
+
 @contextlib.contextmanager
 def scratch_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
     """A folder of the job's own for its socket and scratch files, writable by QEMU and closed to others.
@@ -82,6 +90,7 @@ def scratch_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if facts.owner is not None and os.geteuid() == 0:
             os.chown(folder, *facts.owner)
+        _label(folder)
         if len(os.fsencode(os.path.join(folder, "nbd.sock"))) > 107:
             raise Refused(f"The scratch directory {parent} is too long a path for a Unix socket. Choose a shorter one with scratch_dir.")
         yield folder

@@ -1,0 +1,46 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The label of a job's folder. No kernel here has SELinux: its program that sets labels is stood in for."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from pathlib import Path
+
+import pytest
+
+job = pytest.importorskip("_cbt.hypervisor.job")
+
+
+class _Facts(t.NamedTuple):
+    uuid: str = "0a1b2c3d-0000-0000-0000-000000000000"
+    owner: None = None
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_the_folder_gets_the_label_of_the_hosts_rules_where_selinux_is_active(active: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled = tmp_path / "labelled"
+    program = tmp_path / "restorecon"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {labelled}\n')
+    program.chmod(0o755)
+    switch = tmp_path / "enforce"
+    if active:
+        switch.write_text("1")
+    monkeypatch.setattr(job, "SELINUX", str(switch))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with job.scratch_folder(_Facts(), str(tmp_path)) as folder:
+        assert labelled.exists() == active
+    assert not active or labelled.read_text() == f"{folder}\n"
+
+
+def test_a_label_that_cannot_be_set_is_told_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "restorecon"
+    program.write_text("#!/bin/sh\necho no such rule >&2; exit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(job, "SELINUX", str(program))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(Exception, match="restorecon failed: no such rule"), job.scratch_folder(_Facts(), str(tmp_path)):
+        pass
+    assert list(tmp_path.glob("kvm-cbt-*")) == []
