@@ -21,6 +21,15 @@ _VECTORS = 512  # buffers handed to the kernel at once; its limit is 1024
 _FLUSH_FROM = 1 << 16  # bytes; for less it is not worth a call
 
 
+def sync(path: str) -> None:
+    """Have what was written to a file, or the names in a folder, on the disk for certain. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 class ParallelFile:
     """A file written in pieces from several threads.
 

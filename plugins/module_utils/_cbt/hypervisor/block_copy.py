@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 
 from ..errors import HypervisorError
 from .connection import Domain, explained, libvirt
+from .disks import GRANULARITY, disk_element
 from .domain import monitor
 
 _STEP = 0.2  # seconds
-_GRANULARITY = 65536  # of the bitmap, in bytes
 
 
 class Mirror(t.NamedTuple):
@@ -28,18 +28,21 @@ class Mirror(t.NamedTuple):
 
 def mirror(xml: str, target: str) -> t.Optional[Mirror]:
     """The copy of a disk that runs, from the XML of the live domain; None if there is none. Pure."""
-    for disk in ElementTree.fromstring(xml).iterfind("./devices/disk"):
-        named, found = disk.find("target"), disk.find("mirror")
-        if named is not None and named.get("dev") == target and found is not None:
-            source = found.find("source")
-            if source is None or found.get("job") != "copy":
-                return Mirror(None, False, "")
-            return Mirror(source.get("file"), found.get("ready") == "yes", f"libvirt-{source.get('index')}-format")
-    return None
+    disk = disk_element(xml, target)
+    found = disk.find("mirror") if disk is not None else None
+    if found is None:
+        return None
+    source = found.find("source")
+    if source is None or found.get("job") != "copy":
+        return Mirror(None, False, "")
+    return Mirror(source.get("file"), found.get("ready") == "yes", f"libvirt-{source.get('index')}-format")
 
 
-def _of(domain: Domain, target: str) -> t.Optional[Mirror]:
-    return mirror(domain.api.XMLDesc(0), target)
+def _of(domain: Domain, target: str) -> Mirror:
+    found = mirror(domain.api.XMLDesc(0), target)
+    if found is None:
+        raise HypervisorError(f"Copying {target} of {domain.name} ended early; the guest goes on with the image it has. See QEMU's log of this domain.")
+    return found
 
 
 def begin(domain: Domain, target: str, path: str, shallow: bool) -> None:
@@ -57,10 +60,7 @@ def wait(domain: Domain, target: str, watch: t.Callable[[], None]) -> None:
     """Wait until the copy has caught up with the guest. Raises HypervisorError if it ends before, or what ``watch`` raises."""
     with explained(f"copy {target} of {domain.name}"):
         while True:
-            found = _of(domain, target)
-            if found is None:
-                raise HypervisorError(f"Copying {target} of {domain.name} ended early; the guest goes on with the image it has. See QEMU's log of this domain.")
-            if found.ready:
+            if _of(domain, target).ready:
                 return
             watch()
             time.sleep(_STEP)
@@ -69,12 +69,10 @@ def wait(domain: Domain, target: str, watch: t.Callable[[], None]) -> None:
 def record_writes(domain: Domain, target: str, name: str) -> None:
     """Have the new image record in a bitmap what is written to it from now on. Does nothing if it does already."""
     with explained(f"record the writes to {target} of {domain.name}"):
-        found = _of(domain, target)
-    if found is None:
-        raise HypervisorError(f"Copying {target} of {domain.name} ended early; the guest goes on with the image it has. See QEMU's log of this domain.")
+        node = _of(domain, target).node
     nodes = {node["node-name"]: node for node in monitor(domain, "query-named-block-nodes")}
-    if not any(bitmap.get("name") == name for bitmap in nodes.get(found.node, {}).get("dirty-bitmaps", ())):
-        monitor(domain, "block-dirty-bitmap-add", node=found.node, name=name, persistent=True, granularity=_GRANULARITY)
+    if not any(bitmap.get("name") == name for bitmap in nodes.get(node, {}).get("dirty-bitmaps", ())):
+        monitor(domain, "block-dirty-bitmap-add", node=node, name=name, persistent=True, granularity=GRANULARITY)
 
 
 def pivot(domain: Domain, target: str) -> None:
@@ -86,5 +84,5 @@ def pivot(domain: Domain, target: str) -> None:
 def abort(domain: Domain, target: str) -> None:
     """End the copy; the guest goes on with the image it has. No copy is no fault."""
     with contextlib.suppress(libvirt.libvirtError):
-        if _of(domain, target) is not None:
+        if mirror(domain.api.XMLDesc(0), target) is not None:
             domain.api.blockJobAbort(target, 0)

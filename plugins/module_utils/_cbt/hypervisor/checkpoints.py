@@ -18,10 +18,9 @@ from xml.etree import ElementTree
 from ..errors import HypervisorError, ProgramError
 from . import images
 from .connection import Domain, explained, libvirt
-from .disks import Disk, mark
+from .disks import GRANULARITY, Disk, mark
 from .domain import DomainFacts, monitor, read_domain
 
-_GRANULARITY = 65536  # of a bitmap, in bytes: what libvirt takes
 _MARK_GRANULARITY = 1 << 31  # the largest: a mark is to cost nothing
 
 
@@ -123,7 +122,7 @@ def add_bitmaps(facts: DomainFacts, name: str, targets: t.Collection[str]) -> No
         if disk.target in targets and disk.source is not None:
             try:
                 images.add_bitmap(disk.source, mark(name, disk.target), _MARK_GRANULARITY, recording=False)
-                images.add_bitmap(disk.source, name, _GRANULARITY, recording=True)
+                images.add_bitmap(disk.source, name, GRANULARITY, recording=True)
             except ProgramError as error:
                 raise HypervisorError(f"Cannot track {disk.target} of {facts.name}: {error}. If an image is in use, wait until it is free.") from error
 

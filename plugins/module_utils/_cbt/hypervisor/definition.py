@@ -11,17 +11,16 @@ from xml.etree import ElementTree
 
 from ..errors import HypervisorError
 from .connection import Domain, Session, explained, libvirt
-from .disks import Disk, parse_disks
+from .disks import Disk, disk_element, parse_disks
 
 _SEEN_FOR = 2.0  # seconds that a domain has to stay up to count as running
 
 
 def _disk_element(xml: str, target: str) -> ElementTree.Element:
-    for disk in ElementTree.fromstring(xml).iterfind("./devices/disk"):
-        named = disk.find("target")
-        if named is not None and named.get("dev") == target:
-            return disk
-    raise HypervisorError(f"The domain has no disk {target} any more.")
+    found = disk_element(xml, target)
+    if found is None:
+        raise HypervisorError(f"The domain has no disk {target} any more.")
+    return found
 
 
 def disk_xml(domain: Domain, target: str) -> str:

@@ -10,6 +10,8 @@ import re
 import typing as t
 from xml.etree import ElementTree
 
+GRANULARITY = 65536  # of a bitmap that records changes, in bytes: what libvirt takes
+
 _MARK = re.compile(r"(cbt-[0-9a-f]{8}-[^@]+)@(.+)")
 
 CONVERT = "Convert it with the kvm.cbt.qcow2_v3 role, or let it be backed up by full scan (scan_untracked: true)."
@@ -97,6 +99,15 @@ def _source(element: t.Optional[ElementTree.Element], kind: str) -> t.Optional[s
     if kind == "network" and element.get("name"):
         return f"{element.get('protocol')}:{element.get('name')}"
     return element.get("file") or element.get("dev") or element.get("dir") or element.get("path")
+
+
+def disk_element(domain_xml: str, target: str) -> t.Optional[ElementTree.Element]:
+    """The disk of this target in a domain's XML, None if there is none."""
+    for element in ElementTree.fromstring(domain_xml).iterfind("./devices/disk"):
+        named = element.find("target")
+        if named is not None and named.get("dev") == target:
+            return element
+    return None
 
 
 def parse_disks(domain_xml: str) -> t.Tuple[Disk, ...]:

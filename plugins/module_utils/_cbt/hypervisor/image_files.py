@@ -10,8 +10,9 @@ import os
 import struct
 import typing as t
 
-from .. import programs
+from .. import files, programs
 from ..errors import HypervisorError, ProgramError
+from . import images
 
 _HEADER = struct.Struct(">4sIQI")  # magic, version, place and length of the backing file's name
 _MAGIC = b"QFI\xfb"
@@ -46,7 +47,7 @@ def describe(path: str, fmt: t.Optional[str] = None) -> Image:
     Raises HypervisorError if it cannot be read.
     """
     try:
-        info = programs.run_json(["qemu-img", "info", "--output=json", "-U", *(["-f", fmt] if fmt else []), "--", path])
+        info = images.info(path, share=True, fmt=fmt)
     except ProgramError as error:
         raise HypervisorError(f"Cannot read the image {path}: {error}. Check the path.") from error
     details = info.get("format-specific", {}).get("data", {})
@@ -95,11 +96,7 @@ def convert(image: Image, dest: str, watch: t.Callable[[], None]) -> None:
     copying = ["qemu-img", "convert", "-q", "-f", image.format, "-O", "qcow2", *_options(image), *_backing(image, dest, "-B"), "--", image.path, dest]
     _complete(copying, watch, f"convert {image.path}")
     take_owner(image.path, dest)
-    handle = os.open(dest, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    files.sync(dest)
 
 
 def compare(image: Image, copy: str, watch: t.Callable[[], None]) -> None:

@@ -11,9 +11,9 @@ from .. import programs
 from ..errors import ProgramError
 
 
-def info(path: str, share: bool = False) -> t.Mapping[str, t.Any]:
-    """What ``qemu-img info`` says of an image. ``share`` reads it even while a domain has it open for writing."""
-    arguments = ["qemu-img", "info", "--output=json", *(["-U"] if share else []), "--", path]
+def info(path: str, share: bool = False, fmt: t.Optional[str] = None) -> t.Mapping[str, t.Any]:
+    """What ``qemu-img info`` says of an image. ``share`` reads it even while a domain has it open for writing; ``fmt`` None probes."""
+    arguments = ["qemu-img", "info", "--output=json", *(["-U"] if share else []), *(["-f", fmt] if fmt else []), "--", path]
     return t.cast("t.Mapping[str, t.Any]", programs.run_json(arguments))
 
 

@@ -13,7 +13,6 @@ import json
 import socket
 import typing as t
 
-from ..blocks.extents import BlockRange
 from ..blocks.nbd import Source
 from ..errors import CbtError, DamagedObject, ObjectMissing, ProgramError
 from ..hypervisor import agent, checkpoints, images, job, space
@@ -32,7 +31,7 @@ from .backup_plan import DIFFERENTIAL, INCREMENTAL, BackupPlan, DiskPlan, Situat
 from .healing import Healed, heal
 from .machine_files import Capture
 from .new_point import Files, NewPoint, StoringOptions
-from .reading import ReadDisk
+from .reading import ReadDisk, ranges_of
 
 TOOL_VERSION = "0.1.0"
 
@@ -126,7 +125,7 @@ class Run:
         with _source(export) as source:
             tracked = base is not None and plan.since is not None
             doubtful = tracked and not plan.audit and spot_check.contradiction(source, t.cast(maps.ExtentMap, base), self._new.known(base)) is not None
-            again = _ranges(damaged_runs(t.cast(maps.ExtentMap, base), self._damages)) if tracked else ()
+            again = ranges_of(damaged_runs(t.cast(maps.ExtentMap, base), self._damages)) if tracked else ()
             read = self._new.read(source, plan.target, base, plan.audit or doubtful, again)
         if read.unmarked:
             amount = sum(length for _offset, length in read.unmarked_bytes)
@@ -233,10 +232,6 @@ class Run:
 
 def _source(export: job.Export) -> Source:
     return Source(export.socket, export.name, export.dirty_context)
-
-
-def _ranges(runs: t.Iterable[maps.Run]) -> t.Iterator[BlockRange]:
-    return (BlockRange(run.first, run.count, False) for run in runs)
 
 
 def _image_properties(disk: Disk) -> t.Dict[str, t.Any]:

@@ -11,7 +11,6 @@ import functools
 import time
 import typing as t
 
-from ..blocks.extents import BlockRange
 from ..errors import DamagedObject, ObjectMissing, Refused
 from ..interrupt import Interrupt
 from ..progress import Observer, silent
@@ -24,6 +23,7 @@ from ..repository.repository import Repository
 from .new_point import Files, NewPoint, StoringOptions
 from .point_source import PointSource
 from .portion import Statistics
+from .reading import ranges_of
 from .selecting import several
 
 
@@ -118,7 +118,7 @@ class _Copier:
 
     def _read(self, new: NewPoint, point: RestorePoint, disk: DiskRecord, bases: t.Optional[Bases]) -> PointSource:
         before, held = self._maps(disk, bases)
-        again = [BlockRange(run.first, run.count, False) for run in damage.damaged_runs(held, self.damages)] if held is not None else ()
+        again = ranges_of(damage.damaged_runs(held, self.damages)) if held is not None else ()
         source = PointSource(self.source, self.source.read_map(point, disk.target), before)
         new.read(source, disk.target, held, again=again)
         return source

@@ -23,7 +23,7 @@ from ..repository.known import Known
 from ..repository.leases import Lease
 from ..repository.maps import ExtentMap
 from ..repository.points import RestorePoint, StoredFile
-from .reading import ReadDisk, Reader
+from .reading import ReadDisk, Reader, ranges_of
 
 _AT_ONCE = 4  # files in memory
 
@@ -96,7 +96,7 @@ class NewPoint:
         self._writers.append(self._repository.writer())
         again = {}
         for target, extents in self._maps.items():
-            ranges = [BlockRange(run.first, run.count, False) for run in extents.runs() if run.pack.name in lost]
+            ranges = ranges_of(run for run in extents.runs() if run.pack.name in lost)
             if ranges:
                 with source_of(target) as source:
                     again[target] = self._reader(None).read_again(source, target, extents, Known(None, self._repository.reader), ranges)

@@ -23,7 +23,7 @@ from ..progress import Observer, Progress
 from ..repository.codecs import Encoder
 from ..repository.dedup import Deduplicator
 from ..repository.known import Known
-from ..repository.maps import ExtentMap, MapBuilder
+from ..repository.maps import ExtentMap, MapBuilder, Run
 from ..repository.pack_writer import PackWriter
 from ..repository.packs import PackRef
 from .portion import KEPT, ZERO, Found, PortionReader, Statistics
@@ -52,6 +52,11 @@ class ReadDisk:
     def finish(self, written: t.Mapping[bytes, PackRef]) -> ExtentMap:
         """Its extent map."""
         return self.builder.finish(written)
+
+
+def ranges_of(runs: t.Iterable[Run]) -> t.Tuple[BlockRange, ...]:
+    """Pieces of a map as blocks that are to be read."""
+    return tuple(BlockRange(run.first, run.count, False) for run in runs)
 
 
 def _note(builder: MapBuilder, each: Found) -> None:

@@ -14,7 +14,7 @@ import tempfile
 import typing as t
 
 from ..errors import ObjectMissing, RepositoryError
-from ..files import Buffer, ParallelFile
+from ..files import Buffer, ParallelFile, sync
 from .stores import TEMPORARY, Entry, Upload
 
 
@@ -34,14 +34,6 @@ def _explained(what: str, path: str) -> t.Iterator[None]:
         raise ObjectMissing(f"Cannot {what} {path}: it does not exist.") from error
     except OSError as error:
         raise RepositoryError(f"Cannot {what} {path}: {error.strerror}. {_advice(error)}") from error
-
-
-def _sync_folder(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _temporary_prefix() -> str:
@@ -89,7 +81,7 @@ class _FileUpload:
                 appeared = self._appear(replace)
             if not appeared:
                 return False
-            _sync_folder(folder)
+            sync(folder)
         self._close()
         return True
 
@@ -142,7 +134,7 @@ class DirectoryStore:
             self.make_folder(os.path.dirname(path), anew)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
-            _sync_folder(os.path.dirname(path))
+            sync(os.path.dirname(path))
         self._made.add(path)
 
     def upload(self, name: str) -> Upload:
