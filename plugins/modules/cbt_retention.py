@@ -115,6 +115,7 @@ options:
     description:
       - Packs of which less than this percentage of the blocks is needed are emptied - what is needed in them is copied into new packs, and
         all restore points name it there. V(50) is a fair choice. The space of an emptied pack is reclaimed as that of any other.
+      - A block that lies in several packs, as those of backups that ran at the same time may, counts for one of them and is not copied.
       - What a removed point needs that can still be brought back counts as needed, but is not copied, since that point keeps its packs.
       - Nothing is copied if left out, if O(collect) is V(false), or while a manifest is damaged.
     type: int

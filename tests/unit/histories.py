@@ -88,7 +88,8 @@ class History:
     def backup(self, uuid: str = UUID) -> RestorePoint:
         """A backup as the engine makes it: what is damaged of the base is read again, and healed."""
         repository = self.fresh()
-        base = repository.read_map(self._last, "vda") if self._last is not None else None
+        last = repository.point(self._last.uuid, self._last.id) if self._last is not None else None  # its blocks may have been moved
+        base = repository.read_map(last, "vda") if last is not None else None
         damages = damage.read_all(repository)
         if base is not None:
             damages.update(damage.unsound_packs(base, self.store))

@@ -16,7 +16,8 @@ from stores_for_tests import MemoryStore, with_bit_flipped
 from _cbt.errors import DamagedObject, Interrupted, RepositoryError
 from _cbt.interrupt import Interrupt
 from _cbt.operations import compaction
-from _cbt.operations.compaction import Candidates, Compacted, living_blocks, mostly_dead, predict, stretches
+from _cbt.operations.compaction import Candidates, Compacted, predict
+from _cbt.operations.living import living_blocks, mostly_dead, stretches
 from _cbt.operations.verify import verify
 from _cbt.repository import hooks
 from _cbt.repository.leases import Lease

@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Compaction: what lives in packs that are mostly dead is copied into new ones. Private to the collection.
 
-Every block is proven before it is copied, and by its block id stays what it was. Restore points are told of the new
-places one by one; the old packs are left to the collector. A block that is damaged is not moved, nor is its pack emptied.
+What lies in another pack as well lives there alone: it is not copied. Every block is proven before it is copied or another one
+named in its place, and by its block id stays what it was. Restore points are told of the new places one by one; the old
+packs are left to the collector. A block that is damaged is not moved, nor is its pack emptied.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from ..repository.packs import Encoded, PackRef
 from ..repository.points import RestorePoint
 from ..repository.relocation import Move, joined, relocate
 from ..repository.repository import Repository
+from . import merging
+from .living import Living, count, living_blocks, mostly_dead, stretches, without
+from .merging import Merges
 
 PACKS_AT_ONCE = 1 << 16  # packs whose living and recoverable blocks are kept in mind, by a bit each: about 50 MiB
 EMPTIED_AT_ONCE = 256  # packs copied before restore points are told, so that a run that is killed loses no more work
@@ -41,43 +45,6 @@ class Compacted:
     packs: int = 0
     points: int = 0
     copied_bytes: int = 0
-
-
-Living = t.Dict[PackRef, int]  # per pack a bit for each block that is named
-
-
-def living_blocks(maps: t.Iterable[ExtentMap], chosen: t.Callable[[PackRef], bool]) -> Living:
-    """Which blocks of the chosen packs any of the maps names. Pure."""
-    living: Living = {}
-    for extents in maps:
-        wanted = {ref for ref in extents.packs if chosen(ref)}
-        if not wanted:
-            continue
-        for run in extents.runs():
-            if run.pack in wanted:
-                living[run.pack] = living.get(run.pack, 0) | ((1 << run.count) - 1) << run.ordinal
-    return living
-
-
-def mostly_dead(living: Living, below: int, recoverable: t.Optional[Living] = None) -> t.List[PackRef]:
-    """The packs of whose blocks fewer than ``below`` percent are in ``living`` or ``recoverable``, and some in ``living``. Pure."""
-    held = recoverable or {}
-    return [ref for ref, bits in living.items() if _count(bits | held.get(ref, 0)) * 100 < below * ref.blocks]
-
-
-def _count(bits: int) -> int:
-    return bin(bits).count("1")
-
-
-def stretches(bits: int) -> t.Iterator[t.Tuple[int, int]]:
-    """(first, count) of each row of set bits. Pure."""
-    first = 0
-    while bits:
-        skipped = (bits & -bits).bit_length() - 1
-        first, bits = first + skipped, bits >> skipped
-        count = (~bits & bits + 1).bit_length() - 1
-        yield first, count
-        first, bits = first + count, bits >> count
 
 
 class _Chunk(t.NamedTuple):
@@ -101,9 +68,9 @@ class _Copy(t.NamedTuple):
 
 def _chunks(packs: t.Iterable[PackRef], living: Living) -> t.Iterator[_Chunk]:
     for ref in packs:
-        for first, count in stretches(living[ref]):
-            for start in range(first, first + count, _CHUNK):
-                yield _Chunk(ref, start, min(_CHUNK, first + count - start))
+        for first, length in stretches(living[ref]):
+            for start in range(first, first + length, _CHUNK):
+                yield _Chunk(ref, start, min(_CHUNK, first + length - start))
 
 
 def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> t.List[_Copy]:
@@ -163,7 +130,7 @@ class _Compaction:
         for point in self.repository.points_of().points if moves else ():
             self.interrupt.check()
             changed += relocate(self.lease, point, moves)
-        emptied = sum(sum(move.count for move in moves.get(ref.id, ())) == _count(living[ref]) for ref in packs)
+        emptied = sum(sum(move.count for move in moves.get(ref.id, ())) == count(living[ref]) for ref in packs)
         return Compacted(emptied, changed, sum(copy.size for copy in copies))
 
     def _copied(self, packs: t.Sequence[PackRef], living: Living, writer: PackWriter) -> t.List[_Copy]:
@@ -176,15 +143,30 @@ class _Compaction:
 
 
 def _choices(packs: int) -> t.Iterator[t.Callable[[PackRef], bool]]:
-    """Tests that divide so many packs, by their ids, into parts of which one at a time is looked at."""
+    """Tests that divide so many packs, by their ids, into parts of which one at a time is looked at. Each run divides them in another way."""
     parts = packs // PACKS_AT_ONCE + 1
+    byte = secrets.randbelow(12)
     for part in range(parts):
-        yield lambda ref, part=part: int.from_bytes(ref.id[:4], "big") % parts == part  # type: ignore[misc]
+        yield lambda ref, part=part: int.from_bytes(ref.id[byte : byte + 4], "big") % parts == part  # type: ignore[misc]
+
+
+class Found(t.NamedTuple):
+    """``packs`` to be emptied, what lives in them, and what of that lies elsewhere as well."""
+
+    packs: t.Sequence[PackRef]
+    living: Living
+    merges: Merges
+
+
+def choose(living: Living, merges: Merges, below: int, recoverable: Living) -> Found:
+    """The packs of which little but ``recoverable`` needs to stay if ``merges`` are made; those out of other packs are left. Pure."""
+    packs = mostly_dead(without(living, merges), below, recoverable)
+    return Found(packs, {ref: living[ref] for ref in packs}, {ref: merges[ref] for ref in packs if ref in merges})
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """Packs of which less than ``below`` percent of the blocks live. What ``trashed`` points name lives, but is not moved: they keep their packs.
+    """Packs of which less than ``below`` percent of the blocks live there. What ``trashed`` points name lives, but is not moved: they keep their packs.
 
     ``without`` are ids of points regarded as just removed.
     """
@@ -193,19 +175,19 @@ class Candidates:
     trashed: t.Sequence[RestorePoint] = ()
     without: t.Collection[str] = ()
 
-    def find(self, repository: Repository, interrupt: Interrupt) -> t.Iterator[t.Tuple[t.List[PackRef], Living]]:
-        """Some of the packs at a time, and what is to be moved out of them. Raises RepositoryError."""
+    def find(self, repository: Repository, interrupt: Interrupt) -> t.Iterator[Found]:
+        """Some of the packs at a time. Raises RepositoryError."""
         for chosen in _choices(sum(1 for _name in repository.store.list("packs"))):
             points = (each for each in repository.points_of().points if each.id not in self.without)
             living = living_blocks(_maps(repository, points, interrupt), chosen)
             recoverable = living_blocks(_maps(repository, self.trashed, interrupt), living.__contains__)
-            yield mostly_dead(living, self.below, recoverable), living
+            yield choose(living, merging.find_equal(repository, living, interrupt), self.below, recoverable)
 
 
 def predict(repository: Repository, candidates: Candidates) -> Compacted:
-    """About what ``compact`` would do: the packs, and by their average the bytes of what lives in them. Raises RepositoryError."""
-    packs = [(ref, living[ref]) for dead, living in candidates.find(repository, Interrupt()) for ref in dead]
-    return Compacted(len(packs), 0, sum(ref.size * _count(bits) // ref.blocks for ref, bits in packs))
+    """About what ``compact`` would do: the packs, and by their average the bytes of what is to be copied of them. Raises RepositoryError."""
+    found = [(ref, bits) for each in candidates.find(repository, Interrupt()) for ref, bits in without(each.living, each.merges).items()]
+    return Compacted(len(found), 0, sum(ref.size * count(bits) // ref.blocks for ref, bits in found))
 
 
 def compact(lease: Lease, candidates: Candidates, workers: t.Optional[int] = None, interrupt: t.Optional[Interrupt] = None) -> Compacted:
@@ -215,8 +197,11 @@ def compact(lease: Lease, candidates: Candidates, workers: t.Optional[int] = Non
     """
     run = _Compaction(lease, workers or default_workers(), interrupt or Interrupt())
     total = Compacted()
-    for dead, living in candidates.find(lease.repository, run.interrupt):
-        for start in range(0, len(dead), EMPTIED_AT_ONCE):
-            done = run.empty(dead[start : start + EMPTIED_AT_ONCE], living)
+    for found in candidates.find(lease.repository, run.interrupt):
+        merged, changed = merging.merge(lease, found.merges, _HOOKS, run.workers, run.interrupt)
+        left = without(found.living, merged)
+        total = dataclasses.replace(total, points=total.points + changed)
+        for start in range(0, len(found.packs), EMPTIED_AT_ONCE):
+            done = run.empty(found.packs[start : start + EMPTIED_AT_ONCE], left)
             total = Compacted(total.packs + done.packs, total.points + done.points, total.copied_bytes + done.copied_bytes)
     return total
