@@ -39,8 +39,6 @@ def readme(role: Path) -> str:
         f"    - kvm.cbt.{role.name}",
         "```",
         "",
-        "A second run changes nothing, and check mode tells what a run would do.",
-        "",
         "<!-- Written by tests/tools/role_readmes.py from meta/argument_specs.yml. -->",
     ]
     return "\n".join(lines) + "\n"

@@ -52,6 +52,17 @@ def _states() -> t.Dict[int, str]:
     return {getattr(libvirt, f"VIR_DOMAIN_{name.upper()}"): name for name in names}
 
 
+def state_of(domain: Domain) -> t.Optional[str]:
+    """The state of a domain as libvirt calls it, None if it is undefined by now. Raises HypervisorError if libvirt refuses."""
+    try:
+        with explained(f"read the state of {domain.name}"):
+            return _states().get(domain.api.state()[0], "unknown")
+    except HypervisorError:
+        if domain.exists:
+            raise
+        return None
+
+
 def monitor(domain: Domain, command: str, **arguments: t.Any) -> t.Any:
     """What QEMU itself returns to a monitor command. Raises HypervisorError with QEMU's words if it refuses."""
     with explained(f"ask QEMU of {domain.name} for {command}"):

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import typing as t
 
 from ..errors import DamagedObject, HypervisorError, ObjectMissing
 from ..hypervisor import checkpoints
 from ..hypervisor.checkpoints import Checkpoint, flaw
-from ..hypervisor.connection import Session
+from ..hypervisor.connection import Domain, Session
 from ..hypervisor.disks import Disk
-from ..hypervisor.domain import DomainFacts, read_domain
+from ..hypervisor.domain import DomainFacts, read_domain, state_of
 from ..repository import damage, verified
 from ..repository.configuration import FORMAT
 from ..repository.damage import Damages
@@ -62,6 +63,30 @@ def describe_domains(
             raise
         described.append((facts, [_judge(each, facts.disks, prefix) for each in known]))
     return described
+
+
+@dataclasses.dataclass(frozen=True)
+class DomainListing:
+    """Domains by name, UUID and state, and the patterns without wildcards that name none."""
+
+    domains: t.Tuple[t.Mapping[str, str], ...]
+    missing: t.Tuple[str, ...]
+
+
+def list_domains(session: Session, patterns: t.Sequence[str], excluded: t.Sequence[str]) -> DomainListing:
+    """The domains whose name or UUID fits one of the patterns and none of the excluded ones. Their disks are not looked at."""
+    known = session.domains()
+    wanted = [domain for domain in known if _fits(domain, patterns) and not _fits(domain, excluded)]
+    found = [{"name": domain.name, "uuid": domain.uuid, "state": state} for domain in wanted for state in [state_of(domain)] if state is not None]
+    missing = [each for each in patterns if not _WILD & set(each) and not any(_fits(domain, [each]) for domain in known)]
+    return DomainListing(tuple(found), tuple(missing))
+
+
+_WILD = frozenset("*?[")
+
+
+def _fits(domain: Domain, patterns: t.Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in (domain.name, domain.uuid))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,127 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs a module of this collection several times on each host, some at once. See the module of the same name."""
+
+from __future__ import annotations
+
+import time
+import typing as t
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.kvm.cbt.plugins.plugin_utils._outcomes import described
+
+_SPEC: t.Dict[str, t.Any] = {
+    "module": {"type": "str", "required": True},
+    "options": {"type": "dict", "default": {}},
+    "each": {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": {"label": {"type": "str", "required": True}, "options": {"type": "dict", "default": {}}},
+    },
+    "parallel": {"type": "int", "default": 1},
+    "timeout": {"type": "int", "default": 86400},
+    "fail_on_error": {"type": "bool", "default": True},
+}
+_POLL = (0.5, 15.0)  # seconds between two looks at what runs, growing while nothing ends
+_GRACE = 60  # seconds in which what was killed for its time limit has to say so
+_ANSIBLE = frozenset({"ansible_job_id", "finished", "started", "invocation", "results_file", "stdout", "stdout_lines", "stderr", "stderr_lines"})
+
+Result = t.Dict[str, t.Any]
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """One run of a module for each item, so many at a time."""
+
+    _supports_check_mode = True
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: t.Optional[str] = None, task_vars: t.Optional[Result] = None) -> Result:
+        """Start the module for each item as places become free, and gather what it returned."""
+        result: Result = super().run(tmp, task_vars)
+        _validated, self._options = self.validate_argument_spec(_SPEC)
+        if self._options["parallel"] < 1:
+            return {**result, "failed": True, "msg": f"parallel is {self._options['parallel']}; it must be 1 or more."}
+        self._task_vars = task_vars or {}
+        self._outcomes: t.List[Result] = []
+        self._waiting = list(self._options["each"])
+        self._running: t.Dict[str, t.Tuple[Result, float]] = {}  # item and time limit by the id of the job
+        self._warnings: t.List[str] = []
+        try:
+            self._run_all()
+        except AnsibleConnectionFailure as error:
+            return {**result, **self._lost(error)}
+        return {**result, **self._result()}
+
+    def _run_all(self) -> None:
+        pause = _POLL[0]
+        while self._waiting or self._running:
+            while self._waiting and len(self._running) < self._options["parallel"]:
+                self._start(self._waiting[0])
+                del self._waiting[0]  # not before it runs, so that nothing is forgotten if the host is lost
+            if not self._running:
+                continue
+            time.sleep(pause)
+            ended = [self._look_at(job) for job in list(self._running)]
+            pause = _POLL[0] if any(ended) else min(pause * 2, _POLL[1])
+
+    def _start(self, item: Result) -> None:
+        options = {**self._options["options"], **item["options"]}
+        # ansible-core before 2.19 leaves what is to be omitted in place where it is not at the top.
+        arguments = {key: value for key, value in options.items() if value is not None and value != self._task_vars.get("omit")}
+        self._task.async_val = self._options["timeout"]  # async_wrapper takes its limit from there
+        try:
+            started = self._execute_module(self._options["module"], arguments, task_vars=self._task_vars, wrap_async=True)
+        finally:
+            self._task.async_val = 0
+        if "ansible_job_id" in started:
+            self._running[started["ansible_job_id"]] = (item, time.monotonic() + self._options["timeout"] + _GRACE)
+        else:
+            self._ended(item, started)
+
+    def _look_at(self, job: str) -> bool:
+        item, limit = self._running[job]
+        found = self._job(job, "status")
+        if not found.get("finished"):
+            if time.monotonic() < limit:
+                return False
+            found = {"failed": True, "msg": f"nothing was heard of it within {self._options['timeout']} s"}
+        self._ended(item, found)
+        del self._running[job]
+        self._job(job, "cleanup")
+        return True
+
+    def _job(self, job: str, mode: str) -> Result:
+        where = self.get_shell_option("async_dir", default="~/.ansible_async")
+        found: Result = self._execute_module("ansible.legacy.async_status", {"jid": job, "mode": mode, "_async_dir": where}, task_vars=self._task_vars)
+        return found
+
+    def _ended(self, item: Result, returned: Result) -> None:
+        result = {key: value for key, value in returned.items() if key not in _ANSIBLE and not key.startswith("_")}
+        self._warnings += result.pop("warnings", [])
+        self._note(item, bool(returned.get("failed")), described(self._options["module"].rpartition(".")[2], returned), result)
+
+    def _note(self, item: Result, failed: bool, text: str, result: Result) -> None:
+        changed = bool(result.get("changed"))
+        self._outcomes.append({"label": item["label"], "failed": failed, "changed": changed, "text": text, "result": result})
+        if not self._task.no_log:
+            self._display.display(f"[{self._task_vars.get('inventory_hostname')}] {item['label']}: {'FAILED: ' if failed else ''}{text}")
+
+    def _lost(self, error: AnsibleConnectionFailure) -> Result:
+        for item, _limit in self._running.values():
+            self._note(item, True, "not known, for the host was lost while it ran", {})
+        for item in self._waiting:
+            self._note(item, True, "not begun, for the host was lost", {})
+        return {**self._result(), "failed": False, "unreachable": True, "msg": f"The host was lost: {error}"}
+
+    def _result(self) -> Result:
+        bad = [f"{outcome['label']}: {outcome['text']}" for outcome in self._outcomes if outcome["failed"]]
+        result: Result = {"changed": any(outcome["changed"] for outcome in self._outcomes), "outcomes": self._outcomes}
+        if self._warnings:
+            result["warnings"] = self._warnings
+        if bad and self._options["fail_on_error"]:
+            result.update(failed=True, msg=f"{len(bad)} of {len(self._outcomes)} failed. {' '.join(bad)}")
+        return result

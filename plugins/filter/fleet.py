@@ -1,0 +1,158 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What concerns several hosts at once: where a domain belongs, which host works on a repository, and the summary. Each has a file of documentation."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import typing as t
+
+from ansible.errors import AnsibleFilterError
+
+Variables = t.Mapping[str, t.Any]
+Hosts = t.Sequence[str]
+
+_MOVED_OR_OFF = ("shutoff", "crashed", "nostate")
+
+
+def _registered(hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> t.Dict[str, t.Mapping[str, t.Any]]:
+    """What each host that has the variable has in it."""
+    known = {host: hostvars[host].get(name) for host in hosts if host in hostvars}
+    return {host: value for host, value in known.items() if isinstance(value, t.Mapping)}
+
+
+def _rank(host: str, domain: t.Mapping[str, str], hosts: Hosts) -> t.Tuple[int, int]:
+    order = 0 if domain["state"] == "running" else 2 if domain["state"] in _MOVED_OR_OFF else 1
+    return order, hosts.index(host)
+
+
+def _run(label: str, **options: t.Any) -> t.Dict[str, t.Any]:
+    return {"label": label, "options": options}
+
+
+def own_domains(host: str, hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> t.List[t.Mapping[str, t.Any]]:
+    """The domains of a host, without those that another host has with the same UUID and with a better claim to."""
+    best: t.Dict[str, t.Tuple[int, int]] = {}
+    found = _registered(hosts, hostvars, name)
+    for where, listed in found.items():
+        for domain in listed.get("domains", []):
+            best[domain["uuid"]] = min(_rank(where, domain, hosts), best.get(domain["uuid"], (9, 0)))
+    own = [domain for domain in found.get(host, {}).get("domains", []) if _rank(host, domain, hosts) == best[domain["uuid"]]]
+    return [_run(domain["name"], domain=domain["uuid"]) for domain in own]
+
+
+def stored_domains(found: t.Mapping[str, t.Any], wanted: t.Union[str, t.Sequence[str]], excluded: t.Union[str, t.Sequence[str]]) -> t.List[t.Dict[str, t.Any]]:
+    """The domains of a repository that fit patterns, all at once if all are wanted; a name that it does not have is left for the module to complain of."""
+    if wanted == "all" and not excluded:
+        return [_run("all domains")]
+    patterns = ["*"] if wanted == "all" else _names(wanted)
+    points = [point for point in found["restore_points"] if not _fits(point, _names(excluded))]
+    chosen = {point["uuid"]: point["domain"] for point in points if _fits(point, patterns)}
+    unknown = [name for name in patterns if not _WILD & set(name) and not _fits({"domain": name, "uuid": name}, _names(excluded))]
+    unknown = [name for name in unknown if not any(_fits(point, [name]) for point in points)]
+    return [_run(name, domain=uuid) for uuid, name in sorted(chosen.items(), key=lambda each: each[1])] + [_run(name, domain=name) for name in unknown]
+
+
+_WILD = frozenset("*?[")
+
+
+def _fits(point: t.Mapping[str, t.Any], patterns: t.Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(point[key], pattern) for pattern in patterns for key in ("domain", "uuid"))
+
+
+def _names(value: t.Union[str, t.Sequence[str]]) -> t.List[str]:
+    """A list that may be one string with commas, as a survey or the command line gives it."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else list(value)
+
+
+def machines_of(machines: t.Any, host: str, hosts: Hosts, known: t.Container[str]) -> t.List[t.Dict[str, t.Any]]:
+    """The machines to restore on a host of the play. Fails where one would be restored on several, or on a host that is not known."""
+    if isinstance(machines, str):
+        machines = json.loads(machines) if machines.lstrip().startswith("[") else _names(machines)
+    chosen = []
+    for machine in machines:
+        options = {"domain": machine} if isinstance(machine, str) else dict(machine)
+        where = options.pop("host", None) or (hosts[0] if len(hosts) == 1 else None)
+        if where not in known:
+            place = where or "every host of the play"
+            raise AnsibleFilterError(f"{options['domain']} is to be restored on {place}. Give it a host of the inventory, or limit the play to one.")
+        if where == host:
+            chosen.append(_run(options.get("new_name") or options["domain"], **options))
+    return chosen
+
+
+def first_of_repository(hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> t.List[str]:
+    """The first host of each repository that was found, told apart by their ids."""
+    first: t.Dict[str, str] = {}
+    for host, found in _registered(hosts, hostvars, name).items():
+        if "repository" in found:
+            first.setdefault(found["repository"]["id"], host)
+    return list(first.values())
+
+
+class _Step:
+    """One step of a play, as all hosts saw it."""
+
+    def __init__(self, name: str, hosts: Hosts, hostvars: t.Mapping[str, Variables]) -> None:
+        self.name, self.hosts = name, hosts
+        self.found = _registered(hosts, hostvars, f"{name}_found")
+        self.outcome = _registered(hosts, hostvars, f"{name}_outcome")
+        self.store = _registered(hosts, hostvars, f"{name}_store")
+
+    def missing(self) -> t.List[str]:
+        """Names that were asked for, and that no host that was asked has."""
+        asked = [found for found in self.found.values() if "missing" in found]
+        names = sorted({name for found in asked for name in found["missing"]})
+        here = {domain[key] for found in asked for domain in found["domains"] for key in ("name", "uuid")}
+        return [name for name in names if name not in here]
+
+    def lines(self, host: str) -> t.Tuple[t.List[str], bool]:
+        """What the step did on a host, and whether all went well."""
+        found, outcome = self.found.get(host), self.outcome.get(host)
+        if outcome is not None and "outcomes" in outcome:
+            lost = [f"LOST: {outcome['msg']}"] if outcome.get("unreachable") else []
+            each = [f"{'FAILED: ' if one['failed'] else ''}{one['label']}: {one['text']}" for one in outcome["outcomes"]]
+            return lost + each, not lost and not any(one["failed"] for one in outcome["outcomes"])
+        for tried in (outcome, self.store.get(host), found):
+            if tried is not None and tried.get("unreachable"):
+                return [f"UNREACHABLE: {tried.get('msg')}"], False
+            if tried is not None and tried.get("failed"):
+                return [f"FAILED: {tried.get('msg')}"], False
+        if found is None and outcome is None:
+            return ["FAILED: it did not get so far"], False
+        if found is not None and "msg" in found:
+            return [f"nothing can be told: {found['msg']}"], True
+        return [], True
+
+
+def summary(hosts: Hosts, hostvars: t.Mapping[str, Variables], steps: t.Sequence[str]) -> t.Dict[str, t.Any]:
+    """Lines that tell of all steps on all hosts, the hosts on which something failed, and the domains that none has."""
+    lines: t.List[str] = []
+    bad: t.List[str] = []
+    missing: t.Set[str] = set()
+    for step in (_Step(name, hosts, hostvars) for name in steps):
+        if not step.found and not step.outcome:
+            continue
+        for host in hosts:
+            told, well = step.lines(host)
+            lines += [f"{step.name} on {host}: {line}" for line in told]
+            bad += [] if well or host in bad else [host]
+        lines += [f"{step.name}: MISSING: {name} is on no host that was asked" for name in step.missing()]
+        missing.update(step.missing())
+    return {"lines": lines, "failed": bad, "missing": sorted(missing)}
+
+
+class FilterModule:
+    """Makes them known to Ansible."""
+
+    def filters(self) -> t.Dict[str, t.Callable[..., t.Any]]:
+        """By the names that templates use."""
+        return {
+            "first_of_repository": first_of_repository,
+            "machines_of": machines_of,
+            "own_domains": own_domains,
+            "stored_domains": stored_domains,
+            "summary": summary,
+        }

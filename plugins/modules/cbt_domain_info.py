@@ -1,0 +1,96 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: cbt_domain_info
+short_description: List the KVM domains of a host by name patterns
+version_added: 0.1.0
+description:
+  - Lists domains with their state. It asks libvirt only and looks at no disk, so that one domain in disorder does not keep the others from being listed.
+author:
+  - The kvm.cbt authors (@kvm-cbt)
+extends_documentation_fragment:
+  - kvm.cbt._attributes
+  - kvm.cbt._attributes.info_module
+  - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._libvirt
+options:
+  domains:
+    description:
+      - Names or UUIDs of domains. C(*) and C(?) stand for any characters.
+    type: list
+    elements: str
+    default: ["*"]
+  exclude_domains:
+    description:
+      - Names or UUIDs of domains to leave out, in the same way.
+    type: list
+    elements: str
+    default: []
+seealso:
+  - module: kvm.cbt.cbt_checkpoint_info
+"""
+
+EXAMPLES = r"""
+- name: List all domains but those for tests
+  kvm.cbt.cbt_domain_info:
+    exclude_domains: ["test-*"]
+  register: listed
+"""
+
+RETURN = r"""
+domains:
+  description: The domains, by name.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name.
+      type: str
+      sample: web1
+    uuid:
+      description: UUID.
+      type: str
+      sample: 2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e
+    state:
+      description: State as libvirt calls it.
+      type: str
+      sample: running
+missing:
+  description: Members of O(domains) without wildcards that no domain of this host is called.
+  returned: always
+  type: list
+  elements: str
+  sample: [db9]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.information import list_domains
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **_module.LIBVIRT,
+            "domains": {"type": "list", "elements": "str", "default": ["*"]},
+            "exclude_domains": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    _module.require(module, "libvirt")
+    with _module.reported(module), _module.session(module) as session:
+        listing = list_domains(session, module.params["domains"], module.params["exclude_domains"])
+    module.exit_json(changed=False, domains=list(listing.domains), missing=list(listing.missing))
+
+
+if __name__ == "__main__":
+    main()

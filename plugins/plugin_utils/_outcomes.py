@@ -1,0 +1,77 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What modules returned, in one line each, as people read it during a run and in the summary after it. Private to the collection."""
+
+from __future__ import annotations
+
+import typing as t
+
+Result = t.Mapping[str, t.Any]
+
+
+def described(module: str, result: Result) -> str:
+    """What a module did, or in check mode would do, in one line. Its name is without that of the collection."""
+    if result.get("failed"):
+        return str(result.get("msg") or "failed without a word")
+    return _DESCRIBE.get(module, _plainly)(result)
+
+
+def size(count: float) -> str:
+    """Bytes in the largest unit that leaves at least one."""
+    units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while count >= 1024 and len(units) > 1:
+        count /= 1024
+        del units[0]
+    return f"{count:.0f} bytes" if units[0] == "bytes" else f"{count:.1f} {units[0]}"
+
+
+def _plainly(result: Result) -> str:
+    return "changed" if result.get("changed") else "ok"
+
+
+def _backup(result: Result) -> str:
+    if "skipped" in result:
+        return f"skipped: {result['skipped']}"
+    disks = result["disks"]
+    modes = ", ".join(f"{disk['target']} {disk['mode']}" for disk in disks) or "no disks"
+    if "restore_point" not in result:
+        return f"would look at {size(_sum(disks, 'dirty_bytes'))}: {modes}"
+    counts = f"{size(_sum(disks, 'read_bytes'))} read, {size(_sum(disks, 'stored_bytes'))} stored"
+    return f"{result['restore_point']['id']}: {modes}; {counts} in {result['duration']:.0f} s"
+
+
+def _sum(items: t.Iterable[Result], key: str) -> int:
+    return sum(item.get(key) or 0 for item in items)
+
+
+def _checkpoint(result: Result) -> str:
+    foreign = [f"not ours: {', '.join(result['foreign'])}"] if result.get("foreign") else []
+    return "; ".join([*result["actions"], *foreign]) or "in order"
+
+
+def _restore(result: Result) -> str:
+    disks = ", ".join(f"{disk['target']} to {disk['path']}" for disk in result["disks"])
+    taken = f"{result['domain']} of {result['restore_point']['id']}: {disks}"
+    return f"{taken} in {result['duration']:.0f} s" if "duration" in result else f"would restore {taken}"
+
+
+def _verify(result: Result) -> str:
+    points = result["restore_points"]
+    bad = [point["id"] for point in points if point["status"] != "ok"]
+    proved = f"{len(points) - len(bad)} of {len(points)} restore points are sound, {size(_sum(points, 'checked_bytes'))} looked at"
+    return f"{proved}; damaged: {', '.join(bad)}" if bad else proved
+
+
+def _retention(result: Result) -> str:
+    counts = f"{len(result['kept'])} kept, {len(result['removed'])} removed"
+    return f"{counts}, {size(result['reclaimed_bytes'])} reclaimed" if "reclaimed_bytes" in result else counts
+
+
+_DESCRIBE: t.Mapping[str, t.Callable[[Result], str]] = {
+    "cbt_backup": _backup,
+    "cbt_checkpoint": _checkpoint,
+    "cbt_restore": _restore,
+    "cbt_verify": _verify,
+    "cbt_retention": _retention,
+}
