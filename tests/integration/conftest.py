@@ -10,13 +10,23 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import libvirt
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab.ceph import GATEWAY_PROGRAMS, Ceph  # noqa: E402
+from lab.disks import DiskSpec  # noqa: E402
+from lab.domain import BlockDomain  # noqa: E402
 from lab.hypervisor import Hypervisor  # noqa: E402
 from lab.object_store import Account, Rclone, rclone_program  # noqa: E402
+from witness import ask, session_of  # noqa: E402
+
+from _cbt.hypervisor.connection import Session  # noqa: E402
+from _cbt.operations.backup import backup  # noqa: E402
+from _cbt.repository.repository import Repository, open_or_create  # noqa: E402
+
+MIB = 1 << 20
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,6 +48,31 @@ def hypervisor() -> Iterator[Hypervisor]:
 def workspace(hypervisor: Hypervisor) -> Path:
     """A fresh folder which QEMU may write to."""
     return hypervisor.folder()
+
+
+@pytest.fixture
+def repository(workspace: Path) -> Repository:
+    """A new repository in a directory."""
+    made = open_or_create(str(workspace / "repository"))
+    assert made is not None
+    return made
+
+
+@pytest.fixture
+def session(hypervisor: Hypervisor) -> Session:
+    """A connection of the engine's own to the hypervisor."""
+    return Session(lambda: libvirt.open(hypervisor.uri), hypervisor.uri)
+
+
+@pytest.fixture
+def original(hypervisor: Hypervisor, repository: Repository) -> Iterator[BlockDomain]:
+    """A shut-off domain with a disk of qcow2 and one of raw, which is backed up."""
+    with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 4 * MIB, format="raw")]) as domain:
+        domain.write_random("vda", MIB, 3 * MIB, 1)
+        domain.write_random("vdb", MIB, MIB, 2)
+        domain.destroy()
+        backup(session_of(domain), repository, ask(domain.name))
+        yield domain
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,13 @@ import uuid
 from pathlib import Path
 
 import libvirt
+import pytest
 from lab.base import UNDEFINE_ALL
 
+from _cbt.errors import CbtError
 from _cbt.hypervisor.connection import Session
+from _cbt.operations.restore import RestoreRequest, restore
+from _cbt.repository.repository import Repository
 
 
 def new_name() -> str:
@@ -35,3 +39,10 @@ def removed(session: Session, *names: str) -> t.Iterator[None]:
                 handle.undefineFlags(UNDEFINE_ALL | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
             for log in Path("/var/log/libvirt/qemu").glob(f"{name}.log*"):
                 log.unlink()
+
+
+def refused(repository: Repository, session: Session, request: RestoreRequest, match: str) -> None:
+    """Prove that a restore is refused in these words, in check mode as well."""
+    for check_only in (True, False):
+        with pytest.raises(CbtError, match=match):
+            restore(repository, request, session, check_only=check_only)

@@ -25,13 +25,6 @@ BLOCK = 1 << 16
 SIZE = 16 * MIB
 
 
-@pytest.fixture
-def repository(workspace: Path) -> Repository:
-    made = open_or_create(str(workspace / "repository"))
-    assert made is not None
-    return made
-
-
 def _tamper(domain: BlockDomain, changes: t.Mapping[int, bytes]) -> None:
     """Change bytes of vda behind QEMU's back: in the data clusters of its image, the domain shut off meanwhile, so that no bitmap tells."""
     image = domain.image("vda")

@@ -30,19 +30,12 @@ from witness import Witnessed, differences, disk_result, witnessed_backup
 from _cbt.errors import HypervisorError
 from _cbt.hypervisor import connection
 from _cbt.operations.restore import RestoreRequest, restore
-from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.repository import Repository, open_repository
 
 MIB = 1 << 20
 GRANULE = 1 << 16
 PASSWORD = "p4ss-w0rd-of-the-lab"
 WRONG = "wr0ng-w0rd-of-the-lab"
-
-
-@pytest.fixture
-def repository(workspace: Path) -> Repository:
-    made = open_or_create(str(workspace / "repository"))
-    assert made is not None
-    return made
 
 
 class TransientDomain(BlockDomain):

@@ -17,20 +17,13 @@ from lab.hypervisor import Hypervisor
 from lab.process import run_tool
 from witness import Witnessed, ask, differences, disk_result, witnessed_backup
 
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.repository import Repository
 
 KIB, MIB = 1 << 10, 1 << 20
 UNIT = 64 * KIB
 DATA = 128 * MIB
 SIZE = 192 * MIB
 MISSED = 8 * MIB  # what is read before the first hook is found, whatever the size
-
-
-@pytest.fixture
-def repository(workspace: Path) -> Repository:
-    made = open_or_create(str(workspace / "repository"))
-    assert made is not None
-    return made
 
 
 @pytest.fixture

@@ -20,16 +20,9 @@ from _cbt.errors import CbtError
 from _cbt.operations.backup import backup
 from _cbt.operations.restore import RestoreRequest, restore
 from _cbt.progress import Progress
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def repository(workspace: Path) -> Repository:
-    made = open_or_create(str(workspace / "repository"))
-    assert made is not None
-    return made
 
 
 def _restore_raw(repository: Repository, guest: LinuxGuest, folder: Path, point: str = "latest") -> Path:

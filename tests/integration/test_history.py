@@ -16,17 +16,10 @@ from lab.hypervisor import Hypervisor
 from witness import Witnessed, ask, differences, differing, disk_result, witnessed_backup
 
 from _cbt.operations.verify import verify
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
 SIZES = {"vda": 24 * MIB, "vdb": 10 * MIB + 512 * 3}
-
-
-@pytest.fixture
-def repository(workspace: Path) -> Repository:
-    made = open_or_create(str(workspace / "repository"))
-    assert made is not None
-    return made
 
 
 def _touch(domain: BlockDomain, chance: random.Random) -> None:

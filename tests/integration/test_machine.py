@@ -28,22 +28,10 @@ from _cbt.hypervisor.connection import Session
 from _cbt.hypervisor.machine_files import TPM_FOLDER
 from _cbt.operations.backup import backup
 from _cbt.operations.restore import MachineWish, RestoreRequest, restore
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
 COPY = MachineWish(new_uuid=True, new_macs=True)
-
-
-@pytest.fixture
-def repository(workspace: Path) -> Repository:
-    made = open_or_create(str(workspace / "repository"))
-    assert made is not None
-    return made
-
-
-@pytest.fixture
-def session(hypervisor: Hypervisor) -> Session:
-    return Session(lambda: libvirt.open(hypervisor.uri), hypervisor.uri)
 
 
 def _agent(domain: libvirt.virDomain, command: str, **arguments: t.Any) -> t.Any:

@@ -26,18 +26,11 @@ from _cbt.operations.restore import RestoreRequest, restore
 from _cbt.operations.tracking import set_tracking
 from _cbt.progress import Progress
 from _cbt.repository.points import RestorePoint
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
 BLOCK = 1 << 16
 SIZE = 16 * MIB
-
-
-@pytest.fixture
-def repository(workspace: Path) -> Repository:
-    made = open_or_create(str(workspace / "repository"))
-    assert made is not None
-    return made
 
 
 def _point(taken: Witnessed) -> RestorePoint:

@@ -32,17 +32,10 @@ from _cbt.operations.backup import BackupResult, backup
 from _cbt.operations.restore import RestoreRequest, restore
 from _cbt.operations.verify import verify
 from _cbt.progress import Observer, Progress, silent
-from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.repository import Repository, open_repository
 
 KIB = 1 << 10
 MIB = 1 << 20
-
-
-@pytest.fixture
-def repository(workspace: Path) -> Repository:
-    made = open_or_create(str(workspace / "repository"))
-    assert made is not None
-    return made
 
 
 @pytest.fixture

@@ -8,57 +8,22 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-import typing as t
 from pathlib import Path
 
-import libvirt
 import pytest
-from lab.disks import DiskSpec
 from lab.domain import BlockDomain
-from lab.hypervisor import Hypervisor
 from lab.reference import same_bytes
 from module_process import ModuleProcess, run_module
-from restored import new_name, removed
-from witness import ask, session_of
+from restored import new_name, refused, removed
 
 from _cbt.errors import CbtError
 from _cbt.hypervisor.connection import Session
 from _cbt.hypervisor.disks import parse_disks
-from _cbt.operations.backup import backup
 from _cbt.operations.restore import MachineWish, RestoreRequest, restore
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
 COPY = MachineWish(new_uuid=True, new_macs=True)
-
-
-@pytest.fixture
-def repository(workspace: Path) -> Repository:
-    made = open_or_create(str(workspace / "repository"))
-    assert made is not None
-    return made
-
-
-@pytest.fixture
-def session(hypervisor: Hypervisor) -> Session:
-    return Session(lambda: libvirt.open(hypervisor.uri), hypervisor.uri)
-
-
-@pytest.fixture
-def original(hypervisor: Hypervisor, repository: Repository) -> t.Iterator[BlockDomain]:
-    """A shut-off domain with a disk of qcow2 and one of raw, which is backed up."""
-    with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 4 * MIB, format="raw")]) as domain:
-        domain.write_random("vda", MIB, 3 * MIB, 1)
-        domain.write_random("vdb", MIB, MIB, 2)
-        domain.destroy()
-        backup(session_of(domain), repository, ask(domain.name))
-        yield domain
-
-
-def _refused(repository: Repository, session: Session, request: RestoreRequest, match: str) -> None:
-    for check_only in (True, False):
-        with pytest.raises(CbtError, match=match):
-            restore(repository, request, session, check_only=check_only)
 
 
 def test_a_domain_that_is_there_is_not_replaced_unasked_nor_while_it_runs(
@@ -69,13 +34,13 @@ def test_a_domain_that_is_there_is_not_replaced_unasked_nor_while_it_runs(
     out.mkdir()
     same = RestoreRequest(name, dest=str(out), machine=MachineWish())
     by_force = RestoreRequest(name, dest=str(out), machine=MachineWish(), force=True)
-    _refused(repository, session, same, "it exists already. Restore a copy")
-    _refused(repository, session, RestoreRequest(name, dest=str(out), machine=COPY), f"another domain of that name with UUID {original.uuid}")
-    _refused(repository, session, RestoreRequest(name, dest=str(out), new_name=other, machine=MachineWish()), f"{name} has its UUID")
+    refused(repository, session, same, "it exists already. Restore a copy")
+    refused(repository, session, RestoreRequest(name, dest=str(out), machine=COPY), f"another domain of that name with UUID {original.uuid}")
+    refused(repository, session, RestoreRequest(name, dest=str(out), new_name=other, machine=MachineWish()), f"{name} has its UUID")
     original.start()
-    _refused(repository, session, by_force, "it exists already and is running")
+    refused(repository, session, by_force, "it exists already and is running")
     original.handle.managedSave()
-    _refused(repository, session, by_force, "has a saved state")
+    refused(repository, session, by_force, "has a saved state")
     original.handle.managedSaveRemove()
     assert list(out.iterdir()) == []
 

@@ -10,7 +10,6 @@ import os
 import typing as t
 from pathlib import Path
 
-import libvirt
 import pytest
 from lab.disks import DiskSpec
 from lab.domain import BlockDomain
@@ -19,46 +18,16 @@ from lab.hypervisor import Hypervisor
 from lab.process import run_tool
 from lab.reference import same_bytes
 from module_process import run_module
-from restored import new_name, removed
+from restored import new_name, refused, removed
 from witness import ask, session_of
 
-from _cbt.errors import CbtError
 from _cbt.hypervisor.connection import Session
 from _cbt.operations.backup import backup
 from _cbt.operations.restore import MachineWish, RestoreRequest, restore
 from _cbt.progress import Progress
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def repository(workspace: Path) -> Repository:
-    made = open_or_create(str(workspace / "repository"))
-    assert made is not None
-    return made
-
-
-@pytest.fixture
-def session(hypervisor: Hypervisor) -> Session:
-    return Session(lambda: libvirt.open(hypervisor.uri), hypervisor.uri)
-
-
-@pytest.fixture
-def original(hypervisor: Hypervisor, repository: Repository) -> t.Iterator[BlockDomain]:
-    """A shut-off domain with a disk of qcow2 and one of raw, which is backed up."""
-    with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 4 * MIB, format="raw")]) as domain:
-        domain.write_random("vda", MIB, 3 * MIB, 1)
-        domain.write_random("vdb", MIB, MIB, 2)
-        domain.destroy()
-        backup(session_of(domain), repository, ask(domain.name))
-        yield domain
-
-
-def _refused(repository: Repository, session: Session, request: RestoreRequest, match: str) -> None:
-    for check_only in (True, False):
-        with pytest.raises(CbtError, match=match):
-            restore(repository, request, session, check_only=check_only)
 
 
 def original_format(target: str) -> str:
@@ -98,7 +67,7 @@ def test_a_disk_goes_onto_a_device_and_the_machine_starts_from_it(
         result = restore(repository, request, session)
         assert [disk.path for disk in result.disks] == [str(device), str(workspace / f"{name}-vdb.{fmt}")]
         copy = session.api.lookupByName(name)
-        _refused(repository, session, request, "running")
+        refused(repository, session, request, "running")
         copy.destroy()
         assert _unlike(device, fmt, original) is None
         assert device.open("rb").read()[-MIB:] == b"\xa5" * MIB  # behind the disk nothing changed
@@ -117,13 +86,13 @@ def _unlike(device: Path, fmt: str, original: BlockDomain) -> t.Optional[str]:
 
 def test_a_device_must_be_free_and_large_enough(original: BlockDomain, hypervisor: Hypervisor, session: Session, repository: Repository, device: Path) -> None:
     target = {"vda": str(device)}
-    _refused(repository, session, RestoreRequest(original.name, disk_map=target, format="raw"), "what the device holds would be lost")
-    _refused(repository, session, RestoreRequest(original.name, disk_map=target, preallocation="full", force=True), "a device has its size")
+    refused(repository, session, RestoreRequest(original.name, disk_map=target, format="raw"), "what the device holds would be lost")
+    refused(repository, session, RestoreRequest(original.name, disk_map=target, preallocation="full", force=True), "a device has its size")
     with BlockDomain(hypervisor, [DiskSpec("vda", format="raw", source=device)]):
-        _refused(repository, session, RestoreRequest(original.name, disk_map=target, format="raw", force=True), "in use by the running domain")
+        refused(repository, session, RestoreRequest(original.name, disk_map=target, format="raw", force=True), "in use by the running domain")
     holder = os.open(device, os.O_RDONLY | os.O_EXCL)  # as a mounted file system or a volume group holds it
     try:
-        _refused(repository, session, RestoreRequest(original.name, disk_map=target, format="raw", force=True), "Device or resource busy")
+        refused(repository, session, RestoreRequest(original.name, disk_map=target, format="raw", force=True), "Device or resource busy")
     finally:
         os.close(holder)
     assert device.read_bytes() == b"\xa5" * (16 * MIB)
@@ -134,7 +103,7 @@ def test_a_device_that_is_too_small_is_left_alone(hypervisor: Hypervisor, sessio
         domain.write_random("vda", 0, 16 * MIB, 1)
         backup(session_of(domain), repository, ask(domain.name))
         for disk, fmt in (("vda", "qcow2"), ("vdb", "raw")):
-            _refused(repository, session, RestoreRequest(domain.name, disk_map={disk: str(device)}, format=fmt, force=True), "Choose a larger one")
+            refused(repository, session, RestoreRequest(domain.name, disk_map={disk: str(device)}, format=fmt, force=True), "Choose a larger one")
         assert device.read_bytes() == b"\xa5" * (16 * MIB)
         restore(repository, RestoreRequest(domain.name, disk_map={"vda": str(device)}, format="raw", force=True), session)
         domain.destroy()
@@ -213,7 +182,7 @@ def test_a_backing_image_of_a_running_domain_is_never_replaced(hypervisor: Hyper
     run_tool(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top])
     with BlockDomain(hypervisor, [DiskSpec("vda", source=top)]) as domain:
         backup(session_of(domain), repository, ask(domain.name))
-        _refused(repository, session, RestoreRequest(domain.name, disk_map={"vda": str(base)}, force=True), f"running domain {domain.name}")
+        refused(repository, session, RestoreRequest(domain.name, disk_map={"vda": str(base)}, force=True), f"running domain {domain.name}")
 
 
 def test_the_module_tells_beforehand_what_it_then_does(original: BlockDomain, session: Session, workspace: Path) -> None:

@@ -12,13 +12,13 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 from xml.etree import ElementTree
 
 import libvirt
 import libvirt_qemu
 
+from lab.closing import Closing
 from lab.disks import DiskSpec, create_image
 from lab.domain_xml import DirectBoot, domain_xml
 from lab.errors import LabError
@@ -29,10 +29,8 @@ _LOG_FOLDER = Path("/var/log/libvirt/qemu")
 _PID_FILES = Path("/run/libvirt/qemu")
 UNDEFINE_ALL = libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
 
-Self = TypeVar("Self", bound="Domain")
 
-
-class Domain:
+class Domain(Closing):
     """A persistent, emulated domain which is removed with its images at the end."""
 
     def __init__(
@@ -121,17 +119,6 @@ class Domain:
         self._remove()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.hypervisor.disown(self)
-
-    def __enter__(self: Self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # Questions.
 

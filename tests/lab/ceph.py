@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
+from lab.closing import Closing
 from lab.errors import LabError
 from lab.object_store import Account, free_port, listens
 from lab.process import end_process, run_tool, wait_until
@@ -60,7 +60,7 @@ rgw_objexp_hints_num_shards = 1
 """
 
 
-class Ceph:
+class Ceph(Closing):
     """A cluster with one pool for RBD images; `memory` is in bytes. Use as a context manager, or call `close()`."""
 
     def __init__(self, memory: int = 512 << 20) -> None:
@@ -106,12 +106,6 @@ class Ceph:
             daemon.kill()
             daemon.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Ceph:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
     def _begin(self, memory: int) -> None:
         fsid, address = str(uuid.uuid4()), f"v2:127.0.0.1:{free_port()}"

@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
+from lab.closing import Closing
 from lab.network import Network
 from lab.nodes import Node
 from lab.ssh import Ssh
@@ -20,7 +20,7 @@ from lab.ssh import Ssh
 _WORKSPACES = "/var/tmp"
 
 
-class Cluster:
+class Cluster(Closing):
     """`nodes` hypervisors named node1, node2 and so on. Everything is removed at the end."""
 
     def __init__(self, nodes: int = 2, shared: bool = True, trees: Sequence[Path | None] = (), ssh: bool = False) -> None:
@@ -75,14 +75,3 @@ class Cluster:
     def close(self) -> None:
         """Remove nodes, network and storage. May be called twice."""
         self._cleanup.close()
-
-    def __enter__(self) -> Cluster:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

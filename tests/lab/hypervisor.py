@@ -13,11 +13,12 @@ import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Protocol
 
 import libvirt
 
+from lab.closing import Closing
 from lab.daemons import Daemons
 from lab.process import wait_until
 
@@ -25,13 +26,6 @@ QEMU_USER = "libvirt-qemu"
 _WORKSPACES = "/var/tmp"
 _RECONNECT_TIMEOUT = 20.0
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-
-
-class Closeable(Protocol):
-    """What a hypervisor puts away before it lets go of libvirt."""
-
-    def close(self) -> None:
-        """Remove every trace; must be callable twice."""
 
 
 class Services(Protocol):
@@ -51,7 +45,7 @@ class Services(Protocol):
         """Stop and start libvirtd; running domains go on."""
 
 
-class Hypervisor:
+class Hypervisor(Closing):
     """`qemu:///system`, with libvirtd started when nothing answers, and a workspace.
 
     Use as a context manager, or call `close()`. Everything made in it is removed at the end,
@@ -63,7 +57,7 @@ class Hypervisor:
         self.workspace = Path(tempfile.mkdtemp(prefix="kvm-cbt-lab-", dir=workspaces))
         self.workspace.chmod(0o755)
         self._owner = os.getpid()
-        self._residents: list[Closeable] = []
+        self._residents: list[Closing] = []
         self._connection: libvirt.virConnect | None = None
         self._daemons = self._services()
         self._folders = 0
@@ -121,11 +115,11 @@ class Hypervisor:
         shutil.chown(path, QEMU_USER)
         return path
 
-    def adopt(self, resident: Closeable) -> None:
+    def adopt(self, resident: Closing) -> None:
         """Close `resident` before libvirt is let go, in case its owner does not."""
         self._residents.append(resident)
 
-    def disown(self, resident: Closeable) -> None:
+    def disown(self, resident: Closing) -> None:
         """Forget a resident which is closed."""
         if resident in self._residents:
             self._residents.remove(resident)
@@ -142,17 +136,6 @@ class Hypervisor:
             self._disconnect()
             self._daemons.release()
             shutil.rmtree(self.workspace, ignore_errors=True)
-
-    def __enter__(self) -> Hypervisor:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _answers(self) -> bool:
         try:

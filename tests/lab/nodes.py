@@ -15,9 +15,9 @@ import subprocess
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from lab.cache import cache_folder
+from lab.closing import Closing
 from lab.errors import LabError
 from lab.hypervisor import Hypervisor
 from lab.namespaces import Namespaces
@@ -32,7 +32,7 @@ _SOCKET = Path("/run/libvirt/libvirt-sock")
 _START_TIMEOUT = 60.0
 
 
-class Node:
+class Node(Closing):
     """One hypervisor of a cluster, with Python and the checkout (read-only) in the usual places."""
 
     def __init__(
@@ -138,17 +138,6 @@ class Node:
                 hypervisor.close()
         finally:
             self._namespaces.close()
-
-    def __enter__(self) -> Node:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def check_running(self) -> None:
         """LabError with what the node printed when its first process has ended."""

@@ -13,9 +13,9 @@ import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from lab.closing import Closing
 from lab.errors import LabError
 from lab.process import end_process, wait_until
 
@@ -54,7 +54,7 @@ def rclone_program() -> str | None:
     return next((str(folder / "rclone") for folder in folders if (folder / "rclone").exists()), shutil.which("rclone"))
 
 
-class Rclone:
+class Rclone(Closing):
     """``rclone serve s3``. Use as a context manager, or call ``close()``."""
 
     def __init__(self) -> None:
@@ -100,12 +100,6 @@ class Rclone:
             end_process(self._server.pid, timeout=10)
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Rclone:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
 
 def free_port() -> int:
