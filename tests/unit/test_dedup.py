@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -41,15 +41,17 @@ def memory() -> Repository:
     return Repository(MemoryStore(), "r" * 32)
 
 
-def the_index(cache_folder: Path) -> Path:
-    (found,) = cache_folder.glob("*.sqlite")
+def the_index(cache_folder: Path) -> list[Path]:
+    """The files of the index, the oldest first."""
+    found = sorted(cache_folder.glob("*/*.hooks"))
+    assert found
     return found
 
 
-def spoiled(path: Path) -> None:
-    """All but the first page made something else."""
+def spoiled(path: Path, begin: int = 4096) -> None:
+    """All but the beginning made something else."""
     data = path.read_bytes()
-    path.write_bytes(data[:4096] + random.Random(0).randbytes(len(data) - 4096))
+    path.write_bytes(data[:begin] + random.Random(0).randbytes(len(data) - begin))
 
 
 # What is found.
@@ -194,49 +196,47 @@ def test_a_pack_that_is_gone_or_damaged_behind_the_index_is_not_used(fault: str,
     assert restored(again, extents) == MemoryDisk(KINDS).content(0, 300)
 
 
-@pytest.mark.parametrize("content", ["text", "empty", "spoiled", "cut", "another schema", "no tables", "rows of another kind", "a folder"])
+@pytest.mark.parametrize("content", ["text", "empty", "spoiled", "spoiled head", "other entries", "cut", "another format", "a folder", "nothing readable"])
 def test_whatever_the_index_holds_the_backup_is_true_and_the_next_one_finds_again(content: str, memory: Repository, cache_folder: Path) -> None:
     disk = MemoryDisk(KINDS)
     back_up(memory, disk, "one")
     back_up(memory, disk, "two")
-    path = the_index(cache_folder)
-    with sqlite3.connect(path) as connection:
-        if content == "another schema":
-            connection.execute("PRAGMA user_version = 99")
-        elif content == "no tables":
-            connection.execute("DROP TABLE pack")
-        elif content == "rows of another kind":
-            connection.execute("UPDATE pack SET ref = 'text'")
-        connection.execute("PRAGMA journal_mode = DELETE")
-    connection.close()
-    if content in ("text", "empty"):
-        path.write_bytes(b"" if content == "empty" else b"text " * 10000)
-    elif content == "spoiled":
-        spoiled(path)
-    elif content == "cut":
-        path.write_bytes(path.read_bytes()[:5000])
-    elif content == "a folder":
-        path.unlink()
-        path.mkdir()
+    for path in the_index(cache_folder):
+        data = path.read_bytes()
+        if content in ("text", "empty"):
+            path.write_bytes(b"" if content == "empty" else b"text " * 10000)
+        elif content.startswith("spoiled"):
+            spoiled(path, 8 if content == "spoiled head" else 4096)
+        elif content == "other entries":
+            path.write_bytes(data[:4096] + random.Random(0).randbytes(4096) + data[8192:])
+        elif content == "cut":
+            path.write_bytes(data[:5000])
+        elif content == "another format":
+            path.write_bytes(b"KVMCBTX9" + data[8:])
+        elif content == "a folder":
+            path.unlink()
+            path.mkdir()
+        else:
+            path.unlink()
+            path.symlink_to(path)
     extents, _counted = back_up(memory, disk, "three")
     assert restored(memory, extents) == disk.content(0, 300)
-    if content == "a folder":
-        path.rmdir()
-    counted = back_up(memory, disk, "four")[1]
-    counted = back_up(memory, disk, "five")[1] if content == "rows of another kind" and not counted.deduplicated_bytes else counted
-    assert counted.deduplicated_bytes > 250 * BLOCK_SIZE
+    for path in cache_folder.glob("*/*.hooks"):
+        if content in ("a folder", "nothing readable"):
+            path.rmdir() if path.is_dir() else path.unlink()
+    assert back_up(memory, disk, "four")[1].deduplicated_bytes > 250 * BLOCK_SIZE
 
 
-def test_wrong_places_in_the_index_cannot_mislead(memory: Repository, cache_folder: Path) -> None:
+def test_wrong_places_in_the_index_cannot_mislead(memory: Repository) -> None:
     """The directory of a pack is read and proven, whatever the index said of it."""
     base, _counted = back_up(memory, MemoryDisk(KINDS), "one")
-    back_up(memory, MemoryDisk(KINDS), "two")
-    (ref,) = base.packs
-    wrong = [PackRef(ref.id, ref.size - 44, ref.blocks), PackRef(ref.id, ref.size, ref.blocks - 1), PackRef(ref.id, ref.size, 1 << 31), pack_ref(9)]
+    (ref,), (name,) = base.packs, memory.store.list("hooks")
+    (true,) = hooks.decode(memory.store.get(name), name)
+    wrong = [PackRef(ref.id, ref.size - 44, ref.blocks), PackRef(ref.id, ref.size, ref.blocks - 1), PackRef(ref.id, ref.size, (1 << 32) - 1), pack_ref(9)]
     for number, each in enumerate(wrong):
-        with sqlite3.connect(the_index(cache_folder)) as connection:
-            connection.execute("UPDATE pack SET ref = ?", (each.id + each.size.to_bytes(8, "little") + each.blocks.to_bytes(4, "little"),))
-        connection.close()
+        for hooked in list(memory.store.list("hooks")):
+            memory.store.delete(hooked)
+        dedup.record(memory, "domain", f"wrong-{number}", [PackHooks(each, true.keys)])
         disk = MemoryDisk([*KINDS, 1000 + number])
         extents, _counted = back_up(memory, disk, f"wrong-{number}", scope=dedup.REPOSITORY)
         assert restored(memory, extents) == disk.content(0, 301)
@@ -258,14 +258,13 @@ def test_an_index_that_another_process_is_filling_is_used_as_it_is(memory: Repos
     back_up(memory, MemoryDisk(KINDS), "one")
     back_up(memory, MemoryDisk(KINDS), "two")
     monkeypatch.setattr("_cbt.repository.index._WAIT", 0.05)
-    other = sqlite3.connect(the_index(cache_folder), isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    try:
-        finding = dedup.deduplicator(memory, dedup.REPOSITORY, "a", {})
-        assert finding is not None and finding.failure is None
+    with open(the_index(cache_folder)[0].with_name("lock"), "ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        dedup.record(memory, "a", "unknown", [PackHooks(pack_ref(1), (1,))])
+        index = HookIndex(memory)
+        index.refresh()
+        assert index.failure is None and "hooks/a/unknown-0" not in index.sources()
         assert back_up(memory, MemoryDisk(KINDS), "three")[1].deduplicated_bytes > 250 * BLOCK_SIZE
-    finally:
-        other.close()
 
 
 FILLER = """
@@ -288,11 +287,49 @@ def test_processes_that_fill_one_index_at_the_same_time_do_not_fail(repository: 
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, env=dict(os.environ)) for _process in range(4)]
     printed = [process.communicate()[1] for process in running]
     assert [(process.returncode, said) for process, said in zip(running, printed)] == [(0, b"")] * 4
-    with sqlite3.connect(the_index(cache_folder)) as connection:
-        assert connection.execute("SELECT count(*), count(DISTINCT name) FROM source").fetchone() == (300, 300)
-        assert connection.execute("SELECT count(*), count(DISTINCT ref) FROM pack").fetchone() == (300, 300)
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    connection.close()
+    index = HookIndex(repository)
+    assert index.sources() == {f"hooks/a/{number}-0": {pack_ref(number).id} for number in range(300)}
+    assert len({path.stem for path in cache_folder.rglob("*") if path.is_file()}) < 10, "what was merged is gone"
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from _cbt.repository import dedup, index
+from _cbt.repository.repository import open_repository
+index._SOURCES, index._AT_ONCE = 10, 1
+left = int(sys.argv[3])
+def ending(call):
+    def counted(*arguments):
+        global left
+        left -= 1
+        if left < 0:
+            os._exit(9)
+        return call(*arguments)
+    return counted
+for name in ("rename", "unlink", "pwrite", "open", "flock"):
+    if hasattr(os, name):
+        setattr(os, name, ending(getattr(os, name)))
+index.hooks.decode = ending(index.hooks.decode)
+dedup.deduplicator(open_repository(sys.argv[2]), "repository", "a", {})
+"""
+
+
+def test_a_process_that_is_killed_while_it_fills_the_index_loses_little_and_leaves_nothing(repository: Repository, place: Path, cache_folder: Path) -> None:
+    for number in range(100):
+        dedup.record(repository, "a", str(number), [PackHooks(pack_ref(number), (number << 40,))])
+    engine = str(Path(__file__).resolve().parents[2] / "plugins" / "module_utils")
+    held = []
+    for turn in range(40):
+        ended = subprocess.run([sys.executable, "-c", KILLED, engine, str(place), str(17 + turn)], check=False).returncode
+        held.append(len(HookIndex(repository).sources()))
+        if not ended:
+            break
+    assert 0 < held[0] < held[-1] == 100, "each one goes on where the one before it ended"
+    index = HookIndex(repository)
+    index.refresh()
+    assert index.sources() == {f"hooks/a/{number}-0": {pack_ref(number).id} for number in range(100)}
+    assert [path.name for path in cache_folder.rglob("*.partial")] == []
 
 
 def test_a_store_that_fails_is_an_error_and_no_lost_index(memory: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,7 +444,7 @@ def _play(steps: list[Step], cache: Path) -> None:
         elif action == "lose index":
             shutil.rmtree(cache, ignore_errors=True)
         elif action == "spoil index":
-            for path in cache.glob("*.sqlite"):
+            for path in cache.glob("*/*.hooks"):
                 spoiled(path)
         elif action in ("lose hooks", "spoil hooks"):
             for name in list(store.list("hooks"))[::2]:

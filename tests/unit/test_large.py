@@ -78,7 +78,7 @@ with index.lookup() as lookup:
     found = list(lookup([chance.getrandbits(61).to_bytes(8, "big")]))
 if index.failure or found[:1] != [ref]:
     sys.exit(index.failure or "it was not found")
-size = sum(os.stat(os.path.join(sys.argv[3], each)).st_size for each in os.listdir(sys.argv[3]))
+size = sum(os.stat(os.path.join(folder, each)).st_size for folder, _folders, files in os.walk(sys.argv[3]) for each in files)
 print(json.dumps({"filled": round(filled - started, 1), "again": round(again - filled, 3), "file": size, "memory": memory()}))
 """
 

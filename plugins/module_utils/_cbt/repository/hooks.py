@@ -31,6 +31,7 @@ PACKS_PER_OBJECT = 4096
 
 _KEY = struct.Struct(">Q")
 _LEAST_BITS = 3
+_FIRST_BYTES = 1 << 8 - _LEAST_BITS  # the first byte of a hook is less
 
 
 class PackHooks(t.NamedTuple):
@@ -47,7 +48,7 @@ def key_of(block_id: bytes) -> int:
 
 def may_be_hook(block_id: bytes) -> bool:
     """True if a block could be a hook of some pack: one in eight can."""
-    return block_id[0] < 1 << 8 - _LEAST_BITS
+    return block_id[0] < _FIRST_BYTES
 
 
 def choose(block_ids: t.Iterable[bytes]) -> t.Tuple[int, ...]:
@@ -88,7 +89,7 @@ def decode(data: bytes, name: str) -> t.List[PackHooks]:
     table = list(PACK.iter_unpack(data[start:end])) if end <= len(data) else []
     if len(table) != packs or len(data) - end != sum(fields[3] for fields in table) * _KEY.size:
         raise DamagedObject(f"{name} is damaged: it does not have the length its header says")
-    if any(not may_be_hook(data[offset : offset + 1]) for offset in range(end, len(data), _KEY.size)):
+    if max(data[end :: _KEY.size], default=0) >= _FIRST_BYTES:
         raise DamagedObject(f"{name} is damaged: it holds what is no hook")
-    keys = (fields[0] for fields in _KEY.iter_unpack(data[end:]))
+    keys = iter(struct.unpack(f">{(len(data) - end) // _KEY.size}Q", data[end:]))
     return [PackHooks(PackRef(pack, size, blocks), tuple(itertools.islice(keys, count))) for pack, size, blocks, count in table]

@@ -1,19 +1,21 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A repository's hooks in a local file, by key. Private to the collection.
+"""A repository's hooks in local files, by key. Private to the collection.
 
-The file is a cache that processes of this host share. It may be lost, old, wrong or unusable: that costs space in the
-repository and nothing else, since whoever is told of a pack reads and proves its directory.
+The files are a cache that processes of this host share. They may be lost, old, wrong or unusable: that costs space in the
+repository and nothing else, since whoever is told of a pack reads and proves its directory. A file appears whole and is never
+changed; one process at a time adds some and merges them, and what it did stays when it is killed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
+import fcntl
 import os
-import sqlite3
-import struct
+import re
+import secrets
+import time
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
@@ -22,22 +24,17 @@ from . import hooks
 from .hooks import PackHooks
 from .packs import PackRef
 from .repository import Repository
+from .segments import MAX_PACKS, Gathered, Segment, Unusable, merge
 
-_SCHEMA = 1
-_TABLES = """
-    CREATE TABLE source (number INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL);
-    CREATE TABLE pack (number INTEGER PRIMARY KEY, source INTEGER NOT NULL, ref BLOB NOT NULL);
-    CREATE TABLE hook (key INTEGER PRIMARY KEY, pack INTEGER NOT NULL);
-"""
-# The pack of a hook and the one written after it, for a disk that is read in order goes on there.
-_NEAR = """
-    SELECT near.ref FROM hook JOIN pack AS hit ON hit.number = hook.pack
-    JOIN pack AS near ON near.number BETWEEN hit.number AND hit.number + 1 AND near.source = hit.source WHERE hook.key = ?
-"""
-_REF = struct.Struct("<16sQI")
-_WAIT = 20  # seconds until another process that fills the file is no longer waited for
-_AT_ONCE = 64  # objects fetched before they are stored
-_UNUSABLE = (sqlite3.Error, struct.error, TypeError, OSError)  # all that a file with any content can bring about
+_FILE = re.compile(r"(\d{12})-[0-9a-f]{8}\.hooks")
+_LOCK = "lock"
+_WAIT = 20  # seconds until another process that fills the index is no longer waited for
+_LOOK = 0.05  # seconds between looks whether it has ended
+_AT_ONCE = 16  # objects fetched before they are taken in
+_HOOKS = 1 << 19  # of one file, as long as none are merged: that many are sorted in memory
+_SOURCES = 1024  # of one file, likewise: what a killed process loses
+_FEW = 8  # files; each is looked into for every block that could be a hook
+_UNUSABLE = (Unusable, OSError, LookupError, ValueError)  # all that a file with any content can bring about
 
 
 def cache_folder() -> str:
@@ -57,93 +54,148 @@ class HookIndex:
     def __init__(self, repository: Repository, domain: t.Optional[str] = None, folder: t.Optional[str] = None) -> None:
         self._repository = repository
         self._prefix = f"{hooks.FOLDER}/{domain}" if domain else hooks.FOLDER
-        name = f"{repository.id}-{domain}.sqlite" if domain else f"{repository.id}.sqlite"
-        self._path = os.path.join(folder or cache_folder(), name)
+        self._folder = os.path.join(folder or cache_folder(), f"{repository.id}-{domain}" if domain else repository.id)
+        self._gone: t.Dict[str, t.Set[int]] = {}  # by file, the numbers of sources that the repository does not have any more
         self.failure: t.Optional[str] = None
 
     def refresh(self) -> None:
         """Take in the hooks that were added to the repository and forget those that are gone. Raises RepositoryError."""
-        listed = set(self._repository.store.list(self._prefix))
-        try:
-            try:
-                self._update(listed)
-            except _UNUSABLE as error:
-                if _locked(error):
-                    return  # another process fills it; what it has will do
-                self._remove()
-                self._update(listed)
-        except _UNUSABLE as error:
-            self.failure = f"{self._path}: {error}"
+        listed = {name for name in self._repository.store.list(self._prefix) if "\n" not in name}
+        with self._explained():
+            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            with self._turn() as mine:
+                if mine:
+                    self._update(listed)
+            with self._opened() as segments:
+                self._gone = {each.path: {number for number, name in enumerate(each.sources()) if name not in listed} for each in segments}
 
     @contextlib.contextmanager
     def lookup(self) -> t.Iterator[t.Callable[[t.Iterable[bytes]], t.Iterator[PackRef]]]:
         """A function for one thread that gives the packs which hold blocks like these nearby."""
         with contextlib.ExitStack() as stack:
-            connection: t.Optional[sqlite3.Connection] = None
-            try:
-                connection = stack.enter_context(self._connected())
-                connection.execute("BEGIN")  # one view for all questions spares locking the file for each
-            except _UNUSABLE as error:
-                self.failure = f"{self._path}: {error}"
+            segments: t.List[Segment] = []
+            with self._explained():
+                segments = stack.enter_context(self._opened())
 
             def find(block_ids: t.Iterable[bytes]) -> t.Iterator[PackRef]:
-                if connection is None or self.failure is not None:
-                    return
-                try:
-                    for block_id in block_ids:
-                        for (ref,) in connection.execute(_NEAR, (hooks.key_of(block_id),)):
-                            yield PackRef(*_REF.unpack(ref))
-                except _UNUSABLE as error:
-                    self.failure = f"{self._path}: {error}"
-                    if not _locked(error):
-                        self._remove()
+                for key in map(hooks.key_of, block_ids):
+                    yield from self._near(segments, key)
 
             yield find
 
-    def _remove(self) -> None:
-        for suffix in ("-wal", "-shm", ""):
-            with contextlib.suppress(OSError):
-                os.unlink(self._path + suffix)
+    def _near(self, segments: t.List[Segment], key: int) -> t.List[PackRef]:
+        """What the latest file that knows a hook tells."""
+        for segment in reversed(segments):
+            try:
+                found = segment.near(key, self._gone.get(segment.path, ()))
+            except _UNUSABLE as error:
+                self.failure = f"{segment.path}: {error}"
+                _remove(segment.path)
+                segments.remove(segment)
+                return []
+            if found:
+                return found
+        return []
 
     def sources(self) -> t.Dict[str, t.Set[bytes]]:
         """By name of the object they come from, the ids of the packs whose hooks it holds. Empty if there was a failure."""
         found: t.Dict[str, t.Set[bytes]] = {}
-        try:
-            with self._connected() as connection:
-                for name, ref in connection.execute("SELECT name, ref FROM pack JOIN source ON source.number = pack.source"):
-                    found.setdefault(name, set()).add(_REF.unpack(ref)[0])
-        except _UNUSABLE as error:
-            self.failure = f"{self._path}: {error}"
+        with self._explained(), self._opened() as segments:
+            for segment in segments:
+                names = segment.sources()
+                for ref, source in segment.refs():
+                    found.setdefault(names[source], set()).add(ref.id)
         return found
 
     @contextlib.contextmanager
-    def _connected(self) -> t.Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self._path, timeout=_WAIT, isolation_level=None)
+    def _explained(self) -> t.Iterator[None]:
         try:
-            yield connection
-        finally:
-            connection.close()
+            yield
+        except _UNUSABLE as error:
+            self.failure = f"{self._folder}: {error}"
+
+    # Files.
+
+    @contextlib.contextmanager
+    def _turn(self) -> t.Iterator[bool]:
+        """False inside the block if another process fills the index; what that has will do."""
+        with open(os.path.join(self._folder, _LOCK), "ab") as file:
+            end = time.monotonic() + _WAIT
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if time.monotonic() < end:
+                        time.sleep(_LOOK)
+                        continue
+                    yield False
+                    return
+                yield True  # the lock goes with the file, however this process ends
+                return
+
+    def _paths(self) -> t.List[str]:
+        """The files in the order in which they were made."""
+        return [os.path.join(self._folder, name) for name in sorted(filter(_FILE.fullmatch, os.listdir(self._folder)))]
+
+    @contextlib.contextmanager
+    def _opened(self) -> t.Iterator[t.List[Segment]]:
+        """All files, the latest last, without those that cannot be used; these are removed."""
+        with contextlib.ExitStack() as stack:
+            found: t.List[Segment] = []
+            for path in self._paths():
+                try:
+                    found.append(stack.enter_context(contextlib.closing(Segment(path))))
+                except FileNotFoundError:
+                    continue  # merged meanwhile: some hooks will not be found
+                except Unusable:
+                    _remove(path)
+            yield found
+
+    def _new(self, write: t.Callable[[str], None]) -> None:
+        """Let a file appear, written by ``write``."""
+        last = max((int(os.path.basename(path)[:12]) for path in self._paths()), default=0)
+        path = os.path.join(self._folder, f"{last + 1:012d}-{secrets.token_hex(4)}.hooks")
+        partial = f"{path}.partial"
+        try:
+            write(partial)
+            os.rename(partial, path)
+        except BaseException:
+            _remove(partial)
+            raise
+
+    # Filling.
 
     def _update(self, listed: t.Set[str]) -> None:
-        os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-        with self._connected() as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = OFF")
-            connection.execute("PRAGMA cache_size = -32768")
-            with _transaction(connection):
-                _prepare(connection)
-                known = dict(connection.execute("SELECT name, number FROM source"))
-                _forget(connection, [number for name, number in known.items() if name not in listed])
-            missing = iter(sorted(listed.difference(known)))
-            for names in iter(lambda: list(itertools.islice(missing, _AT_ONCE)), []):
-                self._take_in(connection, names)
+        for name in os.listdir(self._folder):
+            if name != _LOCK and not _FILE.fullmatch(name):
+                _remove(os.path.join(self._folder, name))  # of a process that was killed
+        missing = sorted(listed - self._known(listed))
+        gathered = Gathered()
+        for start in range(0, len(missing), _AT_ONCE):
+            names = missing[start : start + _AT_ONCE]
+            for name, data in zip(names, side_by_side(self._fetch, names)):
+                gathered.add(name, _decoded(name, data))
+                if len(gathered.entries) >= _HOOKS or len(gathered.sources) >= _SOURCES:
+                    self._new(gathered.write)
+                    gathered = Gathered()
+        if gathered.sources:
+            self._new(gathered.write)
+        self._merge(listed)
 
-    def _take_in(self, connection: sqlite3.Connection, names: t.Sequence[str]) -> None:
-        fetched = list(zip(names, side_by_side(self._fetch, names)))
-        with _transaction(connection):
-            for name, data in fetched:
-                with contextlib.suppress(DamagedObject):
-                    _insert(connection, name, hooks.decode(data, name))
+    def _known(self, listed: t.Set[str]) -> t.Set[str]:
+        """The sources that were taken in; files that hold nothing that is listed and not in later ones, or cannot be used, are removed."""
+        known: t.Set[str] = set()
+        with self._opened() as segments:
+            for segment in reversed(segments):
+                try:
+                    names = segment.sources()
+                except _UNUSABLE:
+                    _remove(segment.path)
+                    continue
+                if known.issuperset(listed.intersection(names)):
+                    _remove(segment.path)
+                known.update(names)
+        return known
 
     def _fetch(self, name: str) -> bytes:
         try:
@@ -151,47 +203,41 @@ class HookIndex:
         except (DamagedObject, ObjectMissing):
             return b""  # holds no hooks
 
+    def _merge(self, listed: t.Set[str]) -> None:
+        with self._opened() as segments:
+            chosen = to_merge([each.entries for each in segments], [each.packs for each in segments])
+            if not chosen:
+                return
+            parts = [segments[index] for index in chosen]
+            self._new(lambda path: merge(parts, listed.__contains__, path))
+            for segment in parts:
+                _remove(segment.path)
 
-def _locked(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+def to_merge(entries: t.Sequence[int], packs: t.Sequence[int]) -> t.List[int]:
+    """Which files, by their numbers of entries and packs, are made one: the smallest, once there are more than a few.
+
+    The next larger one is among them unless it is larger by far, so that an entry is written again only when it comes into
+    a file at least a third larger.
+    """
+    if len(entries) <= _FEW:
+        return []
+    chosen: t.List[int] = []
+    for index in sorted(range(len(entries)), key=entries.__getitem__):
+        larger = len(chosen) >= 2 and entries[index] > 2 * sum(entries[each] for each in chosen)
+        if larger or packs[index] + sum(packs[each] for each in chosen) > MAX_PACKS:
+            break
+        chosen.append(index)
+    return sorted(chosen) if len(chosen) >= 2 else []
 
 
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> t.Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
+def _decoded(name: str, data: bytes) -> t.Sequence[PackHooks]:
     try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
+        return hooks.decode(data, name)
+    except DamagedObject:
+        return ()
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == _SCHEMA:
-        return
-    for table in ("source", "pack", "hook"):
-        connection.execute(f"DROP TABLE IF EXISTS {table}")
-    for statement in _TABLES.split(";")[:-1]:
-        connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {_SCHEMA}")
-
-
-def _forget(connection: sqlite3.Connection, sources: t.Sequence[int]) -> None:
-    if sources:
-        connection.executemany("DELETE FROM source WHERE number = ?", ((number,) for number in sources))
-        connection.execute("DELETE FROM pack WHERE source NOT IN (SELECT number FROM source)")
-        connection.execute("DELETE FROM hook WHERE pack NOT IN (SELECT number FROM pack)")
-
-
-def _insert(connection: sqlite3.Connection, name: str, found: t.Sequence[PackHooks]) -> None:
-    source = connection.execute("INSERT OR IGNORE INTO source (name) VALUES (?)", (name,))
-    if not source.rowcount:
-        return  # another process was faster
-    (first,) = connection.execute("SELECT coalesce(max(number), 0) + 1 FROM pack").fetchone()
-    numbered = list(enumerate(found, first))
-    packs = ((number, source.lastrowid, _REF.pack(each.ref.id, each.ref.size, each.ref.blocks)) for number, each in numbered)
-    connection.executemany("INSERT INTO pack VALUES (?, ?, ?)", packs)
-    keys = sorted((key, number) for number, each in numbered for key in each.keys)
-    connection.executemany("INSERT OR REPLACE INTO hook VALUES (?, ?)", keys)
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
