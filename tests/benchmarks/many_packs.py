@@ -150,11 +150,11 @@ STEPS: dict[str, Callable[[Repository], str]] = {
 
 def _step(name: str, folder: str, packs: int, per_domain: int) -> None:
     repository = Repository(Store(folder, packs), "0" * 32)
-    started = time.monotonic()
+    started, computed = time.monotonic(), time.process_time()
     what = STEPS[name](repository) if name else build(repository, packs, per_domain)
-    seconds = time.monotonic() - started
+    seconds, processor = time.monotonic() - started, time.process_time() - computed
     memory = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
-    print(json.dumps({"step": name, "seconds": round(seconds, 2), "mib": memory >> 10, "what": what}))
+    print(json.dumps({"step": name, "seconds": round(seconds, 2), "processor": round(processor, 2), "mib": memory >> 10, "what": what}))
 
 
 def measure(packs: int, per_domain: int) -> list[dict[str, object]]:
@@ -183,9 +183,9 @@ def main() -> None:
     if options.json:
         print(json.dumps(figures))
         return
-    print(f"{options.packs} packs\n{'step':22s} {'seconds':>8s} {'MiB':>5s}  outcome")
+    print(f"{options.packs} packs\n{'step':22s} {'seconds':>8s} {'processor':>9s} {'MiB':>5s}  outcome")
     for each in figures:
-        print(f"{each['step']:22s} {each['seconds']:8} {each['mib']:5}  {each['what']}")
+        print(f"{each['step']:22s} {each['seconds']:8} {each['processor']:9} {each['mib']:5}  {each['what']}")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,12 @@ class MemoryStore:
         self.clock = 1_000_000.0
         self.full = False
 
+    def copy(self) -> MemoryStore:
+        """Another one with the same objects."""
+        made = MemoryStore()
+        made.objects, made.times, made.locks, made.clock = dict(self.objects), dict(self.times), dict(self.locks), self.clock
+        return made
+
     def upload(self, name: str) -> MemoryUpload:
         """Begin an object."""
         upload = MemoryUpload(self, name)

@@ -263,7 +263,7 @@ def test_an_index_that_another_process_is_filling_is_used_as_it_is(memory: Repos
         dedup.record(memory, "a", "unknown", [PackHooks(pack_ref(1), (1,))])
         index = HookIndex(memory)
         index.refresh()
-        assert index.failure is None and "hooks/a/unknown-0" not in index.sources()
+        assert index.failure is None and "hooks/a/unknown-0" not in dict(index.packs())
         assert back_up(memory, MemoryDisk(KINDS), "three")[1].deduplicated_bytes > 250 * BLOCK_SIZE
 
 
@@ -288,7 +288,7 @@ def test_processes_that_fill_one_index_at_the_same_time_do_not_fail(repository: 
     printed = [process.communicate()[1] for process in running]
     assert [(process.returncode, said) for process, said in zip(running, printed)] == [(0, b"")] * 4
     index = HookIndex(repository)
-    assert index.sources() == {f"hooks/a/{number}-0": {pack_ref(number).id} for number in range(300)}
+    assert sorted(index.packs()) == sorted((f"hooks/a/{number}-0", pack_ref(number).id) for number in range(300))
     assert len({path.stem for path in cache_folder.rglob("*") if path.is_file()}) < 10, "what was merged is gone"
 
 
@@ -322,13 +322,13 @@ def test_a_process_that_is_killed_while_it_fills_the_index_loses_little_and_leav
     held = []
     for turn in range(40):
         ended = subprocess.run([sys.executable, "-c", KILLED, engine, str(place), str(17 + turn)], check=False).returncode
-        held.append(len(HookIndex(repository).sources()))
+        held.append(len(dict(HookIndex(repository).packs())))
         if not ended:
             break
     assert 0 < held[0] < held[-1] == 100, "each one goes on where the one before it ended"
     index = HookIndex(repository)
     index.refresh()
-    assert index.sources() == {f"hooks/a/{number}-0": {pack_ref(number).id} for number in range(100)}
+    assert sorted(index.packs()) == sorted((f"hooks/a/{number}-0", pack_ref(number).id) for number in range(100))
     assert [path.name for path in cache_folder.rglob("*.partial")] == []
 
 
@@ -378,6 +378,16 @@ def test_hooks_go_once_none_of_their_packs_exists(memory: Repository) -> None:
         memory.store.delete(ref.name)
     assert dedup.tidy(memory, [made]) == (0, 1)
     assert list(memory.store.list("hooks")) == ["hooks/domain/two-0"]
+
+
+def test_of_two_objects_with_the_hooks_of_the_same_packs_one_goes(memory: Repository) -> None:
+    extents, _counted = back_up(memory, MemoryDisk(KINDS), "one")
+    made = published(memory, extents)
+    (name,) = memory.store.list("hooks")
+    memory.store.put("hooks/domain/two-0", memory.store.get(name))
+    assert dedup.tidy(memory, [made]) == (0, 1)
+    assert dedup.tidy(memory, [made]) == (0, 0)
+    assert back_up(memory, MemoryDisk(KINDS), "two")[1].deduplicated_bytes > 250 * BLOCK_SIZE
 
 
 def test_upkeep_without_an_index_changes_nothing(memory: Repository, cache_folder: Path) -> None:

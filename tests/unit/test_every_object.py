@@ -9,29 +9,41 @@ else than the engine's own errors, a missed damage and a large allocation fail.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import pkgutil
+import re
 import resource
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import engine_history
 import histories
 import pytest
-from histories import KEYS, History
-from samples import random_bytes
+from engine_history import EngineHistory
+from histories import KEYS
+from samples import UUID, random_bytes
 from stores_for_tests import MemoryStore
 
 from _cbt.errors import CbtError
 from _cbt.grid import BLOCK_SIZE
 from _cbt.interrupt import Interrupt
+from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.operations.verify import verify
-from _cbt.repository import codecs, configuration, damage, dedup
+from _cbt.repository import codecs, condemned, configuration, damage, dedup, leases, points, trash
 from _cbt.repository import repository as opening
 from _cbt.repository.damage import PackDamage
+from _cbt.repository.leases import Lease
 from _cbt.repository.packs import Encoded
 from _cbt.repository.places import Place
 from _cbt.repository.repository import Repository
 
-MAY_BE_LOST = ("hooks/", "damaged/", "verified/", "leases/", "condemned/")
+MAY_BE_LOST = ("hooks/", "damaged/", "verified/", "leases/", "condemned/", "doomed/", "drafts/", "trash/", "collected.json")
+UPKEEP = ("leases/", "condemned/", "doomed/", "drafts/", "trash/", "collected.json")  # what only publishing and retention look at
 PASSPHRASE = "correct horse"
+FORMAT = Path(__file__).resolve().parents[2] / "docs" / "repository-format.md"
+FILES = {"machine.json": b'{"files":[]}', "nvram.0": zlib.compress(b"variables"), "guest.json": b"{}"}
 
 
 def _compressible(number: int) -> bytes:
@@ -39,28 +51,33 @@ def _compressible(number: int) -> bytes:
 
 
 @pytest.fixture(params=KEYS)
-def history(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> History:
-    """Three points of a small disk, with everything else there can be beside them."""
+def history(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> EngineHistory:
+    """Three points of a small disk and a removed one, with everything else there can be beside them, a session at work among it."""
     monkeypatch.setattr(histories, "BLOCKS", 8)
     monkeypatch.setattr(histories.Disk, "size", 8 * BLOCK_SIZE - 512)
     monkeypatch.setattr(histories, "block_of", _compressible)
-    monkeypatch.setattr(histories, "encoder", lambda _none: codecs.encoder("lz4"))
-    made = History(KEYS[request.param])
-    for turn in range(3):
+    monkeypatch.setattr(engine_history, "FILES", {**engine_history.FILES, **FILES})
+    made = EngineHistory(KEYS[request.param])
+    for turn in range(4):
         for block in range(turn, 4 + turn):
             made.disk.write(block, 10 * turn + block + 1)
         made.backup()
     repository = made.fresh()
-    packs = [ref for each in repository.points_of().points for ref in repository.read_map(each, "vda").packs]
-    finding = dedup.deduplicator(repository, dedup.REPOSITORY, "domain", {})
-    assert finding is not None
     writer = repository.writer()
     writer.append([made_block(repository)])
     writer.finish()
-    dedup.record(repository, "domain", "session", writer.hooks())
-    verify(repository, wanted="all", workers=1)
+    dedup.record(repository, "compaction", "session", writer.hooks())
+    verify(repository, wanted="all", workers=1, sample=50)
+    made.store.clock += leases.LAPSE * 2
+    retention(repository, RetentionRequest())  # which condemns that pack
+    trash.remove(repository, repository.points_of().points[0])
     repository.put_object(damage.object_name(b"\1" * 16), damage.encode(PackDamage(frozenset({0}), "it was changed")))
-    assert len(packs) >= 3
+    lease, last = Lease(repository, "backup"), repository.points_of().points[-1]
+    condemned.announce(repository, f"{last.folder}/vda-01234567.map")
+    condemned.doom(repository, lease.id, [f"packs/00/{'0' * 32}"])
+    # One of a map that was made when blocks were moved.
+    repository.put_object(f"{last.folder}/vda-01234567.map", repository.get_object(f"{last.folder}/vda.map"))
+    repository.put_object(f"drafts/{lease.id}/{UUID}/{last.id}/{'0' * 16}", points.encode(last))
     return made
 
 
@@ -82,11 +99,13 @@ def little_memory() -> Iterator[None]:
 
 
 def looked_closer(name: str, what: str) -> bool:
-    """True for one change in sixteen of those that are many: a verification takes longer than everything else."""
-    return "byte" not in what or zlib.crc32(f"{name} {what}".encode()) % 16 == 0
+    """True for some of those changes that are many: a verification takes longer than everything else, and upkeep even more."""
+    upkeep = name.startswith(UPKEEP)
+    one_in = (256 if upkeep else 32) if "byte" in what else (16 if upkeep else 4) if "replaced" in what else 1
+    return zlib.crc32(f"{name} {what}".encode()) % one_in == 0
 
 
-def examine(history: History, name: str, what: str) -> None:
+def examine(history: EngineHistory, name: str, what: str) -> None:
     """Do what people do with a repository, and hold it against the truth."""
     try:
         listing = history.fresh().points_of()
@@ -98,10 +117,12 @@ def examine(history: History, name: str, what: str) -> None:
         try:
             if history.read(each.id, each.uuid) != history.truth[each.id]:
                 pytest.fail(f"{name} {what}: {each.id} restores to something else")
+            if {key: history.repository.get_file(each, file) for key, file in each.files.items()} != engine_history.FILES:
+                pytest.fail(f"{name} {what}: files of {each.id} are something else")
         except CbtError as error:
             assert str(error)
             hurt.add(each.id)
-    missing = {point for point in history.truth if point not in present and not any(point in each for each in listing.damaged)}
+    missing = {point for point in history.truth if point not in present and not any(point in each for each in [*listing.damaged, removed(history)])}
     if missing and not any(f"{point}/manifest.json" in name for point in missing):
         pytest.fail(f"{name} {what}: {missing} vanished")
     if not looked_closer(name, what):
@@ -113,7 +134,53 @@ def examine(history: History, name: str, what: str) -> None:
         pytest.fail(f"{name} {what}: {hurt} cannot be restored without it")
 
 
-def changed(history: History, name: str, data: bytes | None, what: str, check: Callable[[History, str, str], None] = examine) -> None:
+def removed(history: EngineHistory) -> str:
+    """The point that is in the trash, or was before the test took it away."""
+    return sorted(history.truth)[0]
+
+
+def maintain(history: EngineHistory, name: str, what: str) -> None:
+    """Have the repository looked after in all ways; whatever is refused, what exists then is true, and an error names the object."""
+    whole = history.store
+    steps: dict[str, Callable[[], object]] = {
+        "retention in check mode": lambda: retention(history.fresh(), RetentionRequest(), check_only=True),
+        "retention": lambda: retention(history.fresh(), RetentionRequest(compact_below=50)),
+        "undelete": lambda: retention(history.fresh(), RetentionRequest(undelete=(removed(history),))),
+        "collection": history.collect,
+        "compaction": lambda: after_all_that_lapses(history, RetentionRequest(grace=0.0, compact_below=99)),
+        "a backup": history.backup,
+    }
+    for step, act in steps.items():
+        history.store, numbers, truth, at_mark = whole.copy(), history.numbers, dict(history.truth), history.at_mark
+        try:
+            act()
+        except CbtError as error:
+            told = name if name in whole.objects else removed(history)
+            if step in ("collection", "compaction") or told not in str(error):
+                pytest.fail(f"{name} {what}: {step} does not tell what is wrong: {error}")
+        else:
+            if step == "undelete" and removed(history) not in {each.id for each in history.fresh().points_of().points}:
+                pytest.fail(f"{name} {what}: {step} did nothing")
+        if history.wrong() or not set(truth) - {removed(history)} <= {each.id for each in history.fresh().points_of().points}:
+            pytest.fail(f"{name} {what}: after {step} {history.wrong()} is wrong")
+        history.store, history.numbers, history.truth, history.at_mark = whole, numbers, truth, at_mark
+
+
+def after_all_that_lapses(history: EngineHistory, request: RetentionRequest) -> None:
+    """Retention when no session can be at work any more."""
+    history.store.clock += leases.LAPSE * 2
+    retention(history.fresh(), request)
+
+
+def look(history: EngineHistory) -> None:
+    """Read what only upkeep reads."""
+    repository = history.fresh()
+    for read in (leases.sessions, condemned.announced, condemned.on_their_way_out, trash.removed):
+        with contextlib.suppress(CbtError):
+            read(repository)
+
+
+def changed(history: EngineHistory, name: str, data: bytes | None, what: str, check: Callable[[EngineHistory, str, str], None] = examine) -> None:
     """Look at the repository while an object holds something else, or is gone."""
     before = history.store.objects[name]
     if data is None:
@@ -121,31 +188,67 @@ def changed(history: History, name: str, data: bytes | None, what: str, check: C
     else:
         history.store.objects[name] = data
     try:
-        check(history, name, what)
-        if name.startswith(MAY_BE_LOST):
-            dedup.deduplicator(history.fresh(), dedup.REPOSITORY, "domain", damage.read_all(history.fresh()))
+        if name.startswith(UPKEEP):
+            look(history)
+            if looked_closer(name, what):
+                maintain(history, name, what)
+                check(history, name, what)
+        else:
+            check(history, name, what)
+            if name.startswith(MAY_BE_LOST):
+                dedup.deduplicator(history.fresh(), dedup.REPOSITORY, "domain", damage.read_all(history.fresh()))
     except CbtError as error:
         assert str(error)
     finally:
         history.store.objects[name] = before
 
 
-def objects(history: History) -> list[str]:
+def objects(history: EngineHistory) -> list[str]:
     """All but the configuration, which is swept on its own."""
     return sorted(name for name in history.store.objects if name != configuration.NAME)
 
 
-def first_of_each_kind(history: History) -> set[str]:
+def first_of_each_kind(history: EngineHistory) -> set[str]:
     """One object of each kind: every byte of these is looked at, and every sixteenth of the others."""
     return set({(name.split("/")[0], name.rpartition(".")[2] if "." in name else ""): name for name in objects(history)}.values())
 
 
-def test_every_kind_of_object_is_among_those_that_are_changed(history: History) -> None:
-    kinds = {name.split("/")[0] for name in objects(history)}
-    assert kinds >= {"packs", "points", "hooks", "damaged", "verified"}
+def names_in_the_format() -> dict[str, re.Pattern[str]]:
+    """What the format document calls the names of objects, with what they look like."""
+    rows = re.search(r"## Names\n.*?\|---\|---\|\n(.*?)\n\n", FORMAT.read_text(encoding="utf-8"), re.DOTALL)
+    assert rows is not None
+    found = {}
+    for row in rows.group(1).splitlines():
+        folder = ""
+        for name in re.findall(r"`([^`]+)`", row.split("|")[1]):
+            whole = name if "/" in name else folder + name  # a second name is of the same folder
+            folder = whole.rpartition("/")[0] + "/" * ("/" in whole)
+            literal_and_not = re.split(r"<([^>]*)>", whole)
+            literal_and_not[1::2] = [f"[0-9a-f]{{{each[:-4]}}}" if each.endswith(" hex") else "[^/]+" for each in literal_and_not[1::2]]
+            literal_and_not[::2] = map(re.escape, literal_and_not[::2])
+            found[whole] = re.compile("".join(literal_and_not))
+    return found
 
 
-def test_a_flipped_bit_in_any_byte(history: History) -> None:
+def test_every_kind_of_object_is_among_those_that_are_changed(history: EngineHistory) -> None:
+    """A kind is added to the format and to the fixture above, or this fails."""
+    kinds = names_in_the_format()
+    for name in history.store.times:
+        assert any(kind.fullmatch(name) for kind in kinds.values()), f"{name} is not in docs/repository-format.md"
+    swept = set(objects(history))
+    missing = {kind for kind, pattern in kinds.items() if not any(map(pattern.fullmatch, swept))}
+    assert missing == {"repository.json", "tmp/"}, "the configuration is swept below, tmp is no part of the repository"
+
+
+def test_every_folder_that_the_engine_names_is_among_those_that_are_changed(history: EngineHistory) -> None:
+    package = importlib.import_module("_cbt.repository")
+    modules = [importlib.import_module(f"_cbt.repository.{each.name}") for each in pkgutil.iter_modules(package.__path__)]
+    named = {getattr(module, name) for module in modules for name in ("FOLDER", "CONDEMNED", "DOOMED", "RECORD") if hasattr(module, name)}
+    assert named >= {"hooks", "collected.json"}
+    assert named <= {name.split("/")[0] for name in objects(history)}
+
+
+def test_a_flipped_bit_in_any_byte(history: EngineHistory) -> None:
     for name in objects(history):
         whole = history.store.objects[name]
         for index in range(0, len(whole), 1 if name in first_of_each_kind(history) else 16):
@@ -154,21 +257,21 @@ def test_a_flipped_bit_in_any_byte(history: History) -> None:
             changed(history, name, bytes(data), f"with byte {index} changed")
 
 
-def test_cut_off_at_any_length(history: History) -> None:
+def test_cut_off_at_any_length(history: EngineHistory) -> None:
     for name in objects(history):
         whole = history.store.objects[name]
         for length in range(0, len(whole), 1 if name in first_of_each_kind(history) else 16):
             changed(history, name, whole[:length], f"cut to {length} bytes")
 
 
-def test_doubled_prolonged_emptied_and_deleted(history: History) -> None:
+def test_doubled_prolonged_emptied_and_deleted(history: EngineHistory) -> None:
     for name in objects(history):
         whole = history.store.objects[name]
         for what, data in (("doubled", whole * 2), ("prolonged", whole + b"\0"), ("emptied", b""), ("zeroed", bytes(len(whole))), ("deleted", None)):
             changed(history, name, data, what)
 
 
-def test_in_the_place_of_any_other(history: History) -> None:
+def test_in_the_place_of_any_other(history: EngineHistory) -> None:
     for name in objects(history):
         for other in objects(history):
             if other != name:

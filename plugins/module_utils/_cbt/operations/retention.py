@@ -148,7 +148,8 @@ class _Retention:
         gone = [verdict.point for verdict in verdicts if not verdict.kept]
         collector = Collector(self._repository, now, self._request.grace, {point.id for point in gone})
         collected = collector.predict() if self._collects else None
-        left = [each for each in trash.removed(self._repository) if each.point.id not in self._request.undelete]
+        since = now - self._request.grace if self._collects else 0.0
+        left = [each for each in trash.removed(self._repository, since) if each.point.id not in self._request.undelete]
         after = [*left, *(Removed(point, "", now) for point in gone)]
         compacted = compaction.predict(self._repository, self._candidates(after, now, {point.id for point in gone})) if self._compacts else None
         return self._result(verdicts, compacted, collected, [each for each in after if collected is None or now - each.at < self._request.grace])
@@ -164,7 +165,8 @@ class _Retention:
                 trash.remove(self._repository, verdict.point)
         compacted = collected = None
         if self._compacts:  # first, so that what it empties is condemned at once
-            compacted = compaction.compact(lease, self._candidates(trash.removed(self._repository), lease.now()))
+            now = lease.now()
+            compacted = compaction.compact(lease, self._candidates(trash.removed(self._repository, now - self._request.grace), now))
         if self._collects:
             collected = Collector(self._repository, lease.now(), self._request.grace).collect(lease, self._request.confirm_shrink)
             dedup.tidy(self._repository, self._repository.points_of().points)

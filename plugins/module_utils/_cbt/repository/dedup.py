@@ -169,33 +169,35 @@ def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> t.Tuple[in
     """
     index = HookIndex(repository)
     index.refresh()
-    sources = index.sources()
+    without = _pack_ids(repository.store.list("packs"))  # hooks
+    idle: t.Dict[str, bool] = {}
+    for name, pack in index.packs():
+        idle[name] = idle.get(name, True) and pack not in without
+        without.discard(pack)  # an object that holds nothing else than another one is idle too
     if index.failure is not None:
         return 0, 0
-    existing = _pack_ids(repository.store.list("packs"))
-    idle = [name for name, held in sources.items() if not held & existing]
-    for name in idle:
+    gone = [name for name, nothing in idle.items() if nothing]
+    for name in gone:
         repository.store.delete(name)
-    hooked = set().union(*sources.values())
     added = 0
     for point in points:
-        found = list(_without_hooks(repository, point, hooked))
+        found = list(_hooks_of(repository, point, without))
         record(repository, point.uuid, f"{point.id}-{secrets.token_hex(4)}", found)
         added += len(found)
-    return added, len(idle)
+    return added, len(gone)
 
 
-def _without_hooks(repository: Repository, point: RestorePoint, hooked: t.Set[bytes]) -> t.Iterator[PackHooks]:
-    """The hooks of the packs that a point names and that are not among ``hooked``, where they are put."""
+def _hooks_of(repository: Repository, point: RestorePoint, without: t.Set[bytes]) -> t.Iterator[PackHooks]:
+    """The hooks of the packs that a point names and that are among those ``without``, from which they are taken."""
     for disk in point.disks:
         try:
             refs = repository.read_packs(point, disk)
         except (DamagedObject, ObjectMissing):
             continue
         for ref in refs:
-            if ref.id in hooked:
+            if ref.id not in without:
                 continue
-            hooked.add(ref.id)
+            without.discard(ref.id)
             with contextlib.suppress(DamagedObject, ObjectMissing):
                 directory = repository.reader.directory(ref)
                 yield PackHooks(ref, hooks.choose(directory.digest(ordinal) for ordinal in range(len(directory))))

@@ -97,15 +97,12 @@ class HookIndex:
                 return found
         return []
 
-    def sources(self) -> t.Dict[str, t.Set[bytes]]:
-        """By name of the object they come from, the ids of the packs whose hooks it holds. Empty if there was a failure."""
-        found: t.Dict[str, t.Set[bytes]] = {}
+    def packs(self) -> t.Iterator[t.Tuple[str, bytes]]:
+        """The packs whose hooks it holds: names of the objects they come from, and ids. Ends early if there is a failure."""
         with self._explained(), self._opened() as segments:
             for segment in segments:
-                names = segment.sources()
-                for ref, source in segment.refs():
-                    found.setdefault(names[source], set()).add(ref.id)
-        return found
+                names, gone = segment.sources(), self._gone.get(segment.path, ())
+                yield from ((names[source], ref.id) for ref, source in segment.refs() if source not in gone)
 
     @contextlib.contextmanager
     def _explained(self) -> t.Iterator[None]:

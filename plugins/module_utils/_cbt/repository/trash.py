@@ -10,7 +10,7 @@ import dataclasses
 import secrets
 import typing as t
 
-from ..errors import ObjectMissing
+from ..errors import DamagedObject, ObjectMissing
 from . import points
 from .points import RestorePoint
 from .repository import Repository
@@ -48,14 +48,21 @@ def holds(repository: Repository, point: RestorePoint) -> bool:
 def read(repository: Repository, entry: Entry) -> Removed:
     """What an entry keeps. Raises ObjectMissing or DamagedObject."""
     _folder, uuid, point_id, _removal = entry.name.split("/")
-    point = points.decode(repository.get_object(entry.name), points.manifest_name(uuid, point_id))
+    try:
+        point = points.decode(repository.get_object(entry.name), points.manifest_name(uuid, point_id))
+    except DamagedObject as error:
+        raise DamagedObject(f"{entry.name} in the trash cannot be read ({error}). It goes once its grace period is over, or delete it.") from error
     return Removed(point, entry.name, entry.modified)
 
 
-def removed(repository: Repository) -> t.List[Removed]:
-    """All that is in the trash, in the order of removal. Raises DamagedObject if an entry cannot be read."""
+def removed(repository: Repository, since: float = 0.0) -> t.List[Removed]:
+    """All that came to the trash after ``since``, in seconds by the store's clock, in the order of removal.
+
+    Raises DamagedObject if one of these entries cannot be read.
+    """
     found = []
     for entry in repository.store.entries(FOLDER):
-        with contextlib.suppress(ObjectMissing):  # brought back, or over, since it was listed
-            found.append(read(repository, entry))
+        if entry.modified > since:
+            with contextlib.suppress(ObjectMissing):  # brought back, or over, since it was listed
+                found.append(read(repository, entry))
     return sorted(found, key=lambda each: (each.at, each.entry))
