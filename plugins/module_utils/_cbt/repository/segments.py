@@ -105,8 +105,14 @@ class Segment:
         if page < 0:
             return []
         entries = self.window(page, 1)
-        entry = entries[max(0, bisect.bisect_right(entries, last) - 1)]
-        return self._beside(entry & _NUMBER, gone) if entry | _NUMBER == last else []
+        for place in range(bisect.bisect_right(entries, last) - 1, -1, -1):
+            entry = entries[place]
+            if entry | _NUMBER != last:
+                break
+            found = self._beside(entry & _NUMBER, gone)
+            if found:
+                return found
+        return []
 
     def _beside(self, number: int, gone: Gone) -> t.List[PackRef]:
         if number >= self.packs:
