@@ -116,6 +116,7 @@ options:
       - Packs of which less than this percentage of the blocks is needed are emptied - what is needed in them is copied into new packs, and
         all restore points name it there. V(50) is a fair choice. The space of an emptied pack is reclaimed as that of any other.
       - A block that lies in several packs, as those of backups that ran at the same time may, counts for one of them and is not copied.
+        To find those, the directories of all packs are read, which are less than a thousandth of what is stored.
       - What a removed point needs that can still be brought back counts as needed, but is not copied, since that point keeps its packs.
       - Nothing is copied if left out, if O(collect) is V(false), or while a manifest is damaged.
     type: int
@@ -366,6 +367,8 @@ def main() -> None:
         result = retention(_module.existing_repository(module), request, module.check_mode)
     for name, cause in sorted(result.damaged.items()):
         module.warn(f"No space is reclaimed while the manifest {name} cannot be read: {cause}")
+    for name in result.collected.foreign if result.collected is not None else ():
+        module.warn(f"{name} does not belong in a repository and was passed over. Remove it.")
     module.exit_json(**_outcome(result, module.params["grace"]), diff=_diff(result))
 
 

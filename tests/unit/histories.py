@@ -92,7 +92,7 @@ class History:
         base = repository.read_map(last, "vda") if last is not None else None
         damages = damage.read_all(repository)
         if base is not None:
-            damages.update(damage.unsound_packs(base, self.store))
+            damages.update(damage.unsound_packs(base.packs, self.store))
         again = [BlockRange(run.first, run.count, False) for run in damage.damaged_runs(base, damages)] if base is not None else []
         writer = repository.writer()
         reader = Reader(writer, encoder("none"), 1, Interrupt(), silent, Throttle(None, lambda: None))

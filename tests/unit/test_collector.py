@@ -11,7 +11,7 @@ from stores_for_tests import with_bit_flipped
 
 from _cbt.errors import Refused
 from _cbt.operations.retention import RetentionRequest, RetentionResult, retention
-from _cbt.repository import condemned, damage, dedup
+from _cbt.repository import condemned, damage, dedup, publishing
 from _cbt.repository.damage import PackDamage
 from _cbt.repository.points import manifest_name
 from _cbt.repository.retention_rules import Rules
@@ -55,7 +55,7 @@ def test_what_is_locked_stays_announced_and_goes_once_the_lock_ends(history: His
     forget(history, 2)
     run(history)
     assert second in packs(history)
-    assert second in condemned.announced(history.fresh()), "nobody may build on it meanwhile"
+    assert second in condemned.announced(history.fresh()).objects, "nobody may build on it meanwhile"
     history.store.clock += 101
     run(history)
     assert second not in packs(history)
@@ -141,3 +141,21 @@ def test_lost_hooks_are_made_again_and_idle_ones_go(history: History) -> None:
     before = set(history.store.list("hooks"))
     run(history)
     assert set(history.store.list("hooks")) == before
+
+
+FOREIGN = ("README", "ABCDEF" + "0" * 26, "0" * 31, "one/two/three", f"{UUID}/notes", f"{UUID}/{point_id(1)}/manifest.json")
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_does_not_belong_among_announcements_stops_nobody_and_stays(name: str, history: History) -> None:
+    history.store.put(f"condemned/{name}", b"somebody's")
+    second = history.block_place(point_id(2), 5)[0]
+    forget(history, 2)
+    for collected in (run(history, check_only=True).collected, run(history).collected):
+        assert collected is not None
+        assert collected.deleted > 0
+        assert collected.foreign == (f"condemned/{name}",)
+    assert second not in packs(history)
+    assert history.store.objects[f"condemned/{name}"] == b"somebody's"
+    found = history.fresh().points_of().points[0]
+    assert publishing.lost(history.repository, found) == set(), "a backup can be published"

@@ -17,6 +17,7 @@ from _cbt.errors import DamagedObject, RepositoryError
 from _cbt.repository import pack_reader, packs
 from _cbt.repository.directory_store import DirectoryStore
 from _cbt.repository.keys import PlainKeys
+from _cbt.repository.maps import Run
 from _cbt.repository.pack_reader import PackReader
 from _cbt.repository.pack_writer import PackWriter, Placement
 from _cbt.repository.packs import PackRef
@@ -43,6 +44,18 @@ def test_blocks_come_back_alone_and_together(tmp_path: Path, compression: str) -
     assert content(reader, ref, 0, 4) == BLOCKS
     assert [content(reader, ref, ordinal, 1)[0] for ordinal in range(4)] == BLOCKS
     assert [reader.directory(ref).digest(ordinal) for ordinal in range(4)] == [encoded(block).digest for block in BLOCKS]
+
+
+def test_a_block_that_is_not_as_long_as_the_disks_is_damaged() -> None:
+    store = MemoryStore()
+    writer = PackWriter(store, PlainKeys())
+    placement = writer.append([encoded(block) for block in BLOCKS])
+    ref = writer.finish()[placement.pack]
+    short = len(BLOCKS[2])  # the third block, where the disk ends
+    for size, sound in ((2 * 65536 + short, True), (3 * 65536, False), (2 * 65536 + short - 1, False)):
+        found = list(PackReader(store).disk_blocks(Run(0, 3, ref, 0), size))
+        assert [not isinstance(block, DamagedObject) for block in found] == [True, True, sound]
+    assert "block 2 of pack" in str(found[2])
 
 
 def test_a_pack_is_one_object_named_by_its_id_and_as_large_as_its_ref_says(tmp_path: Path) -> None:

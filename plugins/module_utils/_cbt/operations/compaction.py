@@ -93,10 +93,8 @@ def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> t.List[_
 def _maps(repository: Repository, points: t.Iterable[RestorePoint], interrupt: Interrupt) -> t.Iterator[ExtentMap]:
     """The maps of restore points; what one that cannot be read names counts as dead, which costs a copy and no block."""
     for point in points:
-        for disk in point.disks:
-            interrupt.check()
-            with contextlib.suppress(DamagedObject, ObjectMissing):
-                yield repository.read_map(point, disk.target)
+        interrupt.check()
+        yield from (extents for _target, extents in repository.readable_maps(point))
 
 
 @dataclasses.dataclass(frozen=True)

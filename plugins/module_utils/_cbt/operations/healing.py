@@ -39,15 +39,11 @@ class Healed:
     left: int = 0
 
 
-def _maps(repository: Repository, points: t.Iterable[RestorePoint], interrupt: Interrupt) -> t.Iterator[t.Tuple[RestorePoint, str, ExtentMap]]:
-    """All maps that can be read, each with its point and target."""
+def _maps(repository: Repository, points: t.Iterable[RestorePoint], interrupt: Interrupt) -> t.Iterator[t.Tuple[str, ExtentMap]]:
+    """The maps of restore points, by target; nothing is known of what others name."""
     for point in points:
-        for record in point.disks:
-            interrupt.check()
-            try:
-                yield point, record.target, repository.read_map(point, record.target)
-            except (DamagedObject, ObjectMissing):
-                continue  # nothing is known of what it names
+        interrupt.check()
+        yield from repository.readable_maps(point)
 
 
 class _Search:
@@ -115,10 +111,10 @@ def heal(lease: Lease, uuid: str, damages: Damages, interrupt: t.Optional[Interr
         return Healed()
     points = repository.points_of(uuid).points
     search = _Search(repository, provable)
-    for _point, target, extents in _maps(repository, points, interrupt):
+    for target, extents in _maps(repository, points, interrupt):
         search.want(target, extents)
     counts: t.Dict[str, int] = collections.Counter()
-    for _point, target, extents in _maps(repository, reversed(points), interrupt):  # the newest is the likeliest to hold a copy
+    for target, extents in _maps(repository, reversed(points), interrupt):  # the newest is the likeliest to hold a copy
         counts[target] += search.look(target, extents)
     moves = search.moves()
     healed = 0

@@ -10,7 +10,7 @@ import typing as t
 
 from ..blocks.extents import Extent
 from ..errors import DamagedObject
-from ..grid import BLOCK_SIZE, block_count, block_length
+from ..grid import BLOCK_SIZE, block_count
 from ..repository.map_changes import changes
 from ..repository.maps import ExtentMap
 from ..repository.repository import Repository
@@ -27,11 +27,9 @@ class PointConnection:
         """``length`` bytes from ``offset``, which is the start of a block. Raises DamagedObject or ObjectMissing."""
         data = bytearray(length)
         for run in self._extents.runs(offset // BLOCK_SIZE, block_count(offset + length)):
-            for index, block in enumerate(self._reader.blocks(run.pack, run.ordinal, run.count)):
+            for index, block in enumerate(self._reader.disk_blocks(run, self._extents.size)):
                 if isinstance(block, DamagedObject):
                     raise block
-                if len(block) != block_length(run.first + index, self._extents.size):
-                    raise DamagedObject(f"block {run.ordinal + index} of pack {run.pack.id.hex()} is of another length than the disk's")
                 start = (run.first + index) * BLOCK_SIZE - offset
                 data[start : start + len(block)] = block
         return data

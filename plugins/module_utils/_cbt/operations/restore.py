@@ -15,7 +15,7 @@ import typing as t
 from ..blocks.pipeline import default_workers, in_parallel
 from ..errors import CbtError, DamagedObject, ObjectMissing, Refused
 from ..files import Buffer
-from ..grid import BLOCK_SIZE, block_length
+from ..grid import BLOCK_SIZE
 from ..hypervisor import qcow2
 from ..hypervisor.connection import Session
 from ..interrupt import Interrupt
@@ -49,11 +49,9 @@ def _copy_run(repository: Repository, image: DiskWriter, place: str, size: int, 
     proven: t.List[Buffer] = []
     offset = run.first * BLOCK_SIZE
     try:
-        for index, block in enumerate(repository.reader.blocks(run.pack, run.ordinal, run.count)):
+        for block in repository.reader.disk_blocks(run, size):
             if isinstance(block, DamagedObject):
                 raise block
-            if len(block) != block_length(run.first + index, size):
-                raise DamagedObject(f"block {run.ordinal + index} of pack {run.pack.id.hex()} is of another length than the disk's")
             proven.append(block)
     except (DamagedObject, ObjectMissing) as error:
         raise DamagedObject(

@@ -15,6 +15,7 @@ from ..hypervisor.connection import Domain
 from ..hypervisor.domain import read_domain
 from ..repository import damage
 from ..repository.damage import PackDamage
+from ..repository.packs import PackRef
 from ..repository.repository import Repository
 from .backup_plan import Situation, our_checkpoints
 
@@ -39,6 +40,7 @@ def _with_damage(repository: Repository, found: Situation) -> Situation:
     ours = set(our_checkpoints(found))
     candidates = [point for point in found.points if point.checkpoint in ours or point is found.points[-1]]
     damages: t.Dict[bytes, PackDamage] = damage.read_all(repository)
+    looked_at: t.Set[PackRef] = set()
     damaged: t.Dict[t.Tuple[str, str], str] = {}
     lost: t.Dict[t.Tuple[str, str], int] = {}
     for point in candidates:
@@ -48,6 +50,7 @@ def _with_damage(repository: Repository, found: Situation) -> Situation:
             except (DamagedObject, ObjectMissing) as error:
                 damaged[point.id, record.target] = str(error)
                 continue
-            damages.update(damage.unsound_packs(extents, repository.store))
+            damages.update(damage.unsound_packs(set(extents.packs) - looked_at, repository.store))
+            looked_at.update(extents.packs)
             lost[point.id, record.target] = sum(run.count for run in damage.damaged_runs(extents, damages)) * BLOCK_SIZE
     return dataclasses.replace(found, damaged=damaged, damages=damages, lost={key: size for key, size in lost.items() if size})

@@ -56,13 +56,10 @@ def _tasks(extents: ExtentMap, findings: Findings, due: t.Callable[[Run], bool])
 def _look(repository: Repository, target: str, size: int, run: Run) -> t.List[Damage]:
     damage = []
     try:
-        for index, block in enumerate(repository.reader.blocks(run.pack, run.ordinal, run.count)):
-            one = run.part(run.first + index, run.first + index + 1)
+        for index, block in enumerate(repository.reader.disk_blocks(run, size)):
             if isinstance(block, DamagedObject):
+                one = run.part(run.first + index, run.first + index + 1)
                 damage.append(_range(target, one, size, block, one.ordinal))
-            elif len(block) != min(BLOCK_SIZE, size - one.first * BLOCK_SIZE):
-                error = DamagedObject(f"block {one.ordinal} of pack {run.pack.id.hex()} is of another length")
-                damage.append(_range(target, one, size, error, one.ordinal))
     except (DamagedObject, ObjectMissing) as error:
         damage.append(_range(target, run, size, error))
     return damage

@@ -29,11 +29,12 @@ _FRESH = LAPSE / 2  # seconds for which a list of what is doomed surely counts
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """What a collection did, or would do: objects newly announced, objects and bytes deleted."""
+    """What a collection did, or would do: objects newly announced, objects and bytes deleted. ``foreign`` is what does not belong among announcements."""
 
     condemned: int
     deleted: int
     reclaimed_bytes: int
+    foreign: t.Tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ class _Sorted:
     fresh: t.Tuple[str, ...]
     due: t.Mapping[str, int]
     idle: t.Tuple[str, ...]
+    foreign: t.Tuple[str, ...] = ()
 
 
 def _sort(objects: t.Iterable[Entry], needed: Survey, announced: t.Mapping[str, float], spared_from: float, now: float, grace: float) -> _Sorted:
@@ -74,7 +76,7 @@ class Collector:
     def predict(self) -> Collected:
         """What ``collect`` would do now. Changes nothing."""
         found = self._sorted(self._survey())
-        return Collected(len(found.fresh), len(found.due), sum(found.due.values()))
+        return Collected(len(found.fresh), len(found.due), sum(found.due.values()), found.foreign)
 
     def collect(self, lease: Lease, confirm_shrink: bool = False) -> Collected:
         """Announce what nothing needs, delete what was announced long enough ago and is still not needed.
@@ -92,7 +94,7 @@ class Collector:
             pass
         self._record(first)
         self._tidy(first)
-        return Collected(len(found.fresh), len(deleted), sum(deleted.values()))
+        return Collected(len(found.fresh), len(deleted), sum(deleted.values()), found.foreign)
 
     def _survey(self) -> Survey:
         return survey(self._repository, self._now, self._grace, self._without)
@@ -101,7 +103,8 @@ class Collector:
         alive = [session.since for session in leases.sessions(self._repository) if not session.lapsed(self._now)]
         objects = (entry for folder in ("packs", "points") for entry in self._store.entries(folder))
         announced = condemned.announced(self._repository)
-        return _sort(objects, needed, announced, min([*alive, self._now]), self._now, self._grace)
+        found = _sort(objects, needed, announced.objects, min([*alive, self._now]), self._now, self._grace)
+        return dataclasses.replace(found, foreign=tuple(sorted(announced.foreign)))
 
     def _delete(self, found: _Sorted, lease: Lease) -> t.Dict[str, int]:
         """Delete what is due, after a second look that sees whoever did not see the list; pardon what is named meanwhile."""

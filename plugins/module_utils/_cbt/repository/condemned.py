@@ -15,15 +15,15 @@ import contextlib
 import re
 import typing as t
 
-from ..errors import DamagedObject, ObjectMissing
-from . import packs, sealed
+from ..errors import ObjectMissing
+from . import sealed
 from .repository import Repository
 
 KIND = "doomed"
 VERSION = 1
 CONDEMNED = "condemned"
 DOOMED = "doomed"
-_MAY_GO = re.compile(r"packs/[0-9a-f]{2}/[0-9a-f]{32}|points/[^/]+/[^/]+/(?!manifest\.json$).+")
+_MAY_GO = re.compile(r"packs/[0-9a-f]{2}/[0-9a-f]{32}|points/[0-9a-f-]{36}/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}/(?!manifest\.json$)[^/]+")
 _LISTED = 8192  # names in one list
 
 
@@ -39,15 +39,11 @@ def entry_name(name: str) -> str:
     return f"{CONDEMNED}/{name.partition('/')[2]}"
 
 
-def object_name(entry: str) -> str:
-    """Name of the object whose end an entry announces. Raises DamagedObject if it is not the name of an entry."""
+def object_name(entry: str) -> t.Optional[str]:
+    """Name of the object whose end an entry announces; None if it is not the name of an entry, but something foreign."""
     rest = entry.partition("/")[2]
-    if "/" in rest:
-        return f"points/{rest}"
-    try:
-        return packs.object_name(bytes.fromhex(rest))
-    except ValueError as error:
-        raise DamagedObject(f"{entry} does not belong in a repository. Remove it.") from error
+    name = f"points/{rest}" if "/" in rest else f"packs/{rest[:2]}/{rest}"
+    return name if may_go(name) else None
 
 
 def announce(repository: Repository, name: str) -> None:
@@ -60,9 +56,23 @@ def pardon(repository: Repository, name: str) -> None:
     repository.store.delete(entry_name(name))
 
 
-def announced(repository: Repository) -> t.Dict[str, float]:
-    """Names of the objects that are announced, and since when, in seconds by the store's clock."""
-    return {object_name(entry.name): entry.modified for entry in repository.store.entries(CONDEMNED)}
+class Announced(t.NamedTuple):
+    """Names of the objects that are announced, and since when, in seconds by the store's clock; and names of what does not belong among them."""
+
+    objects: t.Dict[str, float]
+    foreign: t.List[str]
+
+
+def announced(repository: Repository) -> Announced:
+    """What is announced. What is foreign announces nothing and is left alone."""
+    found = Announced({}, [])
+    for entry in repository.store.entries(CONDEMNED):
+        name = object_name(entry.name)
+        if name is None:
+            found.foreign.append(entry.name)
+        else:
+            found.objects[name] = entry.modified
+    return found
 
 
 def doom(repository: Repository, session: str, names: t.Sequence[str]) -> t.List[str]:
@@ -80,7 +90,7 @@ def on_their_way_out(repository: Repository) -> t.Set[str]:
 
     What has just been deleted is no longer among them, so ask for its existence afterwards.
     """
-    names = {object_name(name) for name in repository.store.list(CONDEMNED)}
+    names = set(filter(None, map(object_name, repository.store.list(CONDEMNED))))
     for name in list(repository.store.list(DOOMED)):
         with contextlib.suppress(ObjectMissing):  # all on it is deleted or spared since it was listed
             names.update(sealed.decode(KIND, VERSION, repository.get_object(name), name)["names"])

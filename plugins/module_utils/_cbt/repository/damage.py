@@ -84,8 +84,11 @@ def read_all(repository: Repository) -> t.Dict[bytes, PackDamage]:
     return found
 
 
-def unsound_packs(extents: ExtentMap, store: Store) -> t.Dict[bytes, PackDamage]:
-    """The packs a map names that are missing or have another size than when they were written: one look at each, none is read."""
+def unsound_packs(refs: t.Collection[PackRef], store: Store) -> t.Dict[bytes, PackDamage]:
+    """Those of the packs that are missing or have another size than when they were written: one look at each, side by side, none is read.
+
+    A listing would not do: it tells of all packs of the repository, one page after the other, and most maps name few of them.
+    """
 
     def fault(ref: PackRef) -> t.Optional[str]:
         try:
@@ -94,7 +97,7 @@ def unsound_packs(extents: ExtentMap, store: Store) -> t.Dict[bytes, PackDamage]
             return f"pack {ref.id.hex()} is missing"
         return f"pack {ref.id.hex()} has {size} bytes instead of {ref.size}" if size != ref.size else None
 
-    faults = zip(extents.packs, side_by_side(fault, extents.packs))
+    faults = zip(refs, side_by_side(fault, refs))
     return {ref.id: PackDamage(None, cause) for ref, cause in faults if cause is not None}
 
 

@@ -11,8 +11,10 @@ import typing as t
 
 from ..errors import DamagedObject
 from ..files import Buffer
+from ..grid import block_length
 from . import packs
 from .keys import Keys, PackKeys, PlainKeys
+from .maps import Run
 from .packs import BlockEntry, Directory, Encoded, PackRef
 from .stores import Store
 
@@ -64,8 +66,16 @@ class PackReader:
         """
         return self._each(ref, first, count, packs.decode)
 
+    def disk_blocks(self, run: Run, size: int) -> t.Iterator[t.Union[Buffer, DamagedObject]]:
+        """The same of a run of a disk with this size; a block that is not as long as the disk's is damaged."""
+        for index, block in enumerate(self.blocks(run.pack, run.ordinal, run.count)):
+            if isinstance(block, DamagedObject) or len(block) == block_length(run.first + index, size):
+                yield block
+            else:
+                yield DamagedObject(f"block {run.ordinal + index} of pack {run.pack.id.hex()} is of another length than the disk's")
+
     def encoded(self, ref: PackRef, first: int, count: int) -> t.Iterator[t.Union[Encoded, DamagedObject]]:
-        """The same, proven as well, but ready to be stored elsewhere."""
+        """The same as ``blocks``, proven as well, but ready to be stored elsewhere."""
         return self._each(ref, first, count, packs.encoded)
 
     def _each(

@@ -98,15 +98,8 @@ def relocated(extents: ExtentMap, moves: Moves) -> t.Optional[ExtentMap]:
 
 def _maps_of(repository: Repository, point: RestorePoint, moves: Moves) -> t.Dict[str, ExtentMap]:
     """The new maps of the disks that name moved blocks. A disk whose map cannot be read stays as it is."""
-    found = {}
-    for disk in point.disks:
-        try:
-            moved = relocated(repository.read_map(point, disk.target), moves)
-        except (DamagedObject, ObjectMissing):
-            continue
-        if moved is not None:
-            found[disk.target] = moved
-    return found
+    found = ((target, relocated(extents, moves)) for target, extents in repository.readable_maps(point))
+    return {target: extents for target, extents in found if extents is not None}
 
 
 def _stored(repository: Repository, point: RestorePoint, maps: t.Mapping[str, ExtentMap]) -> RestorePoint:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import typing as t
@@ -99,6 +100,12 @@ class Repository:
         if extents.size != disk.size:
             raise DamagedObject(f"{point.folder}/{disk.map.name} is damaged: it is of a disk of another size")
         return extents
+
+    def readable_maps(self, point: RestorePoint) -> t.Iterator[t.Tuple[str, maps.ExtentMap]]:
+        """The extent maps of a restore point's disks that can be read, by target."""
+        for disk in point.disks:
+            with contextlib.suppress(DamagedObject, ObjectMissing):
+                yield disk.target, self.read_map(point, disk.target)
 
     def read_packs(self, point: RestorePoint, disk: DiskRecord) -> t.Tuple[PackRef, ...]:
         """The packs that hold a disk at a restore point. Raises DamagedObject or ObjectMissing."""
