@@ -120,6 +120,13 @@ options:
       - Whether network interfaces keep their MAC addresses. By default as O(uuid).
     type: str
     choices: [new, keep]
+  networks:
+    description:
+      - Names of libvirt networks that network interfaces are connected to, by the name of the network, bridge or device they were on.
+        V(*) stands for every other, whatever its kind.
+      - An interface that is connected anew loses what belonged to the old network, such as VLAN tags. The networks are looked for when the domain is started.
+    type: dict
+    default: {}
 requirements:
   - lz4 or zstandard for Python, if blocks were compressed with it
   - qemu-img
@@ -159,6 +166,17 @@ EXAMPLES = r"""
     dest: /var/lib/libvirt/images
     define: true
     new_name: web1-last-week
+    start: true
+
+- name: Run a copy that reaches nothing but the isolated network rehearsal
+  kvm.cbt.cbt_restore:
+    domain: web1
+    repository: /backup/kvm
+    dest: /var/lib/libvirt/images
+    define: true
+    new_name: rehearsal-web1
+    networks:
+      "*": rehearsal
     start: true
 
 - name: Restore a disk onto a logical volume
@@ -246,7 +264,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.errors import HypervisorError
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore import MachineWish, RestoreRequest, RestoreResult, restore
 
-_DEFINED = ("start", "autostart", "uuid", "mac")  # options that mean something only for a domain
+_DEFINED = ("start", "autostart", "uuid", "mac", "networks")  # options that mean something only for a domain
 
 
 def _machine(module: AnsibleModule) -> t.Optional[MachineWish]:
@@ -260,6 +278,7 @@ def _machine(module: AnsibleModule) -> t.Optional[MachineWish]:
     return MachineWish(
         new_uuid=uuid == "new",
         new_macs=(params["mac"] or uuid) == "new",
+        networks={str(was): str(network) for was, network in params["networks"].items()},
         start=params["start"],
         autostart=params["autostart"],
     )
@@ -319,6 +338,7 @@ def main() -> None:
             "new_name": {"type": "str"},
             "uuid": {"type": "str", "choices": ["new", "keep"]},
             "mac": {"type": "str", "choices": ["new", "keep"]},
+            "networks": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )

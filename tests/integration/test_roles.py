@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,18 @@ def collections() -> Path:
 
 
 class Play:
-    """Runs playbooks of the collection, or one role, on one host."""
+    """Runs playbooks of the collection, or one role, on one host or more; `within` is a command that runs them elsewhere."""
 
-    def __init__(self, collection: Path, folder: Path, host: str = "testhost ansible_connection=local ansible_python_interpreter=/usr/bin/python3") -> None:
+    def __init__(
+        self,
+        collection: Path,
+        folder: Path,
+        host: str = "testhost ansible_connection=local ansible_python_interpreter=/usr/bin/python3",
+        within: Sequence[str] = (),
+    ) -> None:
         self._collection = collection
         self._folder = folder
+        self._within = within
         self._inventory = folder / "inventory"
         self._inventory.write_text(f"{host}\n")
 
@@ -50,7 +57,7 @@ class Play:
             path = self._folder / "role.yml"
             path.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "roles": [what.removeprefix("role:")]}]))
             playbook = str(path)
-        command = [Path(sys.executable).with_name("ansible-playbook"), "-i", self._inventory, "-e", json.dumps(variables), *options, playbook]
+        command = [*self._within, Path(sys.executable).with_name("ansible-playbook"), "-i", self._inventory, "-e", json.dumps(variables), *options, playbook]
         done = subprocess.run(
             command,
             cwd=self._folder,

@@ -44,6 +44,8 @@ random:1 8
 urandom:1 9
 tty:5 0
 END
+mkdir "$root/dev/net"
+mknod -m 0666 "$root/dev/net/tun" c 10 200  # for domains with network interfaces
 ln -s pts/ptmx "$root/dev/ptmx"
 ln -s /proc/self/fd "$root/dev/fd"
 ln -s fd/0 "$root/dev/stdin"

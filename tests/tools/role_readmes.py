@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ def readme(role: Path) -> str:
     lines = [f"# kvm.cbt.{role.name}", "", f"{spec['short_description']}.", ""]
     lines += [f"{_plain(text)}\n" for text in _texts(spec["description"])]
     lines += ["| variable | type | default | meaning |", "|---|---|---|---|"]
-    for name, option in spec["options"].items():
-        lines.append(f"| `{name}` | {_type(option)} | {_default(option)} | {_meaning(option)} |")
+    lines += list(_rows(spec["options"]))
     lines += [
         "",
         "```yaml",
@@ -42,6 +42,12 @@ def readme(role: Path) -> str:
         "<!-- Written by tests/tools/role_readmes.py from meta/argument_specs.yml. -->",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _rows(options: dict[str, Any], within: str = "") -> Iterator[str]:
+    for name, option in options.items():
+        yield f"| {within}`{name}` | {_type(option)} | {_default(option)} | {_meaning(option)} |"
+        yield from _rows(option.get("options", {}), f"{within}`{name}` → ")
 
 
 def _texts(value: str | list[str]) -> list[str]:

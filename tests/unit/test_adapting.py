@@ -220,6 +220,43 @@ def test_host_devices_stay_where_the_same_machine_comes_back_on_its_host() -> No
     assert "hostdev" not in adapted(xml, copy=True, keep_host_devices=True).xml
 
 
+# an interface, and where it is after two networks have been replaced
+MAC = "<mac address='52:54:00:00:00:01'/>"
+INTERFACES = {
+    "of a network": (f"<interface type='network'>{MAC}<source network='lan' portgroup='p'/><vlan><tag id='7'/></vlan></interface>", "lan2"),
+    "of a bridge": (f"<interface type='bridge'>{MAC}<source bridge='br0'/><virtualport type='openvswitch'/><target dev='t'/></interface>", "bridged"),
+    "of another network": (f"<interface type='network'>{MAC}<source network='other'/></interface>", None),
+    "of none": (f"<interface type='user'>{MAC}</interface>", None),
+}
+
+
+@pytest.mark.parametrize(("interface", "network"), INTERFACES.values(), ids=INTERFACES.keys())
+def test_interfaces_come_to_the_networks_told_and_others_stay_where_they_were(interface: str, network: t.Optional[str]) -> None:
+    found = adapted(xml_of(VDA + interface), networks={"lan": "lan2", "br0": "bridged"})
+    expected = interface if network is None else f"<interface type='network'><source network='{network}'/>{MAC}</interface>"
+    assert devices_of(found)[1:] == [canonical(expected)]
+    assert len(found.changes) == (network is not None)
+
+
+_ANY_INTERFACE = [
+    *(interface for interface, _network in INTERFACES.values()),
+    "<interface type='direct'><source dev='eth0' mode='vepa'/><virtualport type='802.1Qbg'/></interface>",
+    "<interface type='hostdev' managed='yes'><driver name='vfio'/><source><address type='pci'/></source><teaming type='transient' persistent='u'/></interface>",
+    "<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></interface>",
+    "<interface type='vhostuser'><source type='unix' path='/u'/></interface>",
+    "<interface type='ethernet'><script path='/up'/><target dev='t' managed='no'/></interface>",
+    "<interface type='user'><backend type='passt'/><portForward proto='tcp'/><ip address='10.0.2.9'/></interface>",
+    "<interface type='udp'><source address='10.0.0.1' port='9'/></interface>",
+]
+
+
+@given(st.lists(st.sampled_from(_ANY_INTERFACE), max_size=5), st.booleans())
+def test_no_interface_whatever_its_kind_is_left_on_a_network_of_the_original(interfaces: t.List[str], copy: bool) -> None:
+    found = adapted(xml_of(VDA + "".join(interfaces)), copy, networks={"*": "isolated"}, keep_host_devices=True)
+    alone, with_address = (canonical(f"<interface type='network'><source network='isolated'/>{mac}</interface>") for mac in ("", MAC))
+    assert devices_of(found)[1:] == [with_address if MAC in interface else alone for interface in interfaces]
+
+
 def test_the_identity_changes_everywhere_it_is_written() -> None:
     extra = f"<genid>{UUID}</genid><sysinfo type='smbios'><system><entry name='uuid'>{UUID}</entry><entry name='serial'>x</entry></system></sysinfo>"
     macs = "<interface type='network'><mac address='52:54:00:00:00:01'/></interface>"

@@ -15,7 +15,11 @@ ElementTree.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1
 
 # Devices of a copy that would be the original's as well, or of which there is one only.
 _EXCLUSIVE = ("filesystem", "shmem", "lease")
+_PASSED_THROUGH = ("hostdev", "vdpa")  # types of interfaces that are devices of the host
 _CHARACTER_DEVICES = ("serial", "parallel", "console")
+ANY_NETWORK = "*"
+# Of an interface, what belongs to the network it was on.
+_OF_THE_NETWORK = ("source", "virtualport", "vlan", "target", "teaming", "script", "downscript", "backend", "portForward", "ip", "route")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,8 @@ class DiskPlace:
 class Wanted:
     """What the machine is to be.
 
-    ``disks`` are the restored ones by target, ``files`` the restored files by kind. ``keep_host_devices`` if passed-through
+    ``disks`` are the restored ones by target, ``files`` the restored files by kind. ``networks`` are the libvirt networks interfaces
+    come to, by the network, bridge or device they were on, ``ANY_NETWORK`` for every other. ``keep_host_devices`` if passed-through
     devices of the host are to stay.
     """
 
@@ -40,6 +45,7 @@ class Wanted:
     disks: t.Mapping[str, DiskPlace]
     files: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     new_macs: bool = False
+    networks: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     keep_host_devices: bool = False
 
 
@@ -72,6 +78,8 @@ class _Adaptation:
         self._system()
         for disk in self._devices.findall("disk"):
             self._disk(disk)
+        for interface in self._devices.findall("interface"):
+            self._connect(interface)
         self._host_devices()
         emulator = self._devices.find("emulator")
         if emulator is not None and not self._exists(emulator.text or ""):
@@ -164,11 +172,27 @@ class _Adaptation:
         medium = path or source.get("volume") or source.get("name")
         self._changes.append(f"{target} is empty: {medium} {'stays with the original' if here else 'is not on this host'}.")
 
+    def _connect(self, interface: ElementTree.Element) -> None:
+        source = interface.find("source")
+        names = ("network", "bridge", "dev")
+        was = next((source.attrib[name] for name in names if name in source.attrib), "") if source is not None else ""
+        network = self._wanted.networks.get(was, self._wanted.networks.get(ANY_NETWORK))
+        if network is None:
+            return
+        for tag in _OF_THE_NETWORK:
+            _drop(interface, tag)
+        interface.attrib.pop("managed", None)
+        if interface.get("type") in _PASSED_THROUGH:
+            _drop(interface, "driver")
+        self._changes.append(f"An interface was connected to the network {network} in place of {was or interface.get('type')}.")
+        interface.set("type", "network")
+        interface.insert(0, ElementTree.Element("source", network=network))
+
     def _host_devices(self) -> None:
         if self._wanted.keep_host_devices and not self._copy:
             return
         passed = [(each, "hostdev") for each in self._devices.findall("hostdev")]
-        passed += [(each, "interface") for each in self._devices.findall("interface") if each.get("type") in ("hostdev", "vdpa")]
+        passed += [(each, "interface") for each in self._devices.findall("interface") if each.get("type") in _PASSED_THROUGH]
         passed += [(each, "tpm") for each in self._devices.findall("tpm") if _passed_through(each)]
         for device, tag in passed:
             self._remove(device, f"A device passed through from the host ({tag}) was removed.")

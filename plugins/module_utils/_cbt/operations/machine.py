@@ -64,6 +64,7 @@ def plan_machine(
         disks={disk.target: DiskPlace(disk.path, disk.format, is_device(disk.path)) for disk in disks},
         files={each.saved.kind: each.path for each in files},
         new_macs=wish.new_macs,
+        networks=wish.networks,
         keep_host_devices=point.host == socket.gethostname() and _remote(session) is None,
     )
     adapted: Adapted = adapt(xml, wanted, os.path.exists)

@@ -22,10 +22,11 @@ from .writing import is_device
 
 @dataclasses.dataclass(frozen=True)
 class MachineWish:
-    """How a restored machine is defined. ``new_uuid`` and ``new_macs`` make it another machine than the original."""
+    """How a restored machine is defined. ``new_uuid`` and ``new_macs`` make it another machine than the original; ``networks`` as in ``Wanted``."""
 
     new_uuid: bool = False
     new_macs: bool = False
+    networks: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     start: bool = False
     autostart: t.Optional[bool] = None
 
