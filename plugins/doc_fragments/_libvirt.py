@@ -14,7 +14,7 @@ options:
   uri:
     description:
       - Libvirt connection URI.
-      - The module runs where the domain's disks are served over a Unix socket, so the URI names the hypervisor the task runs on.
+      - It may name another host than the one the task runs on where no files of that host are needed. What needs them is refused.
     type: str
     default: qemu:///system
   username:

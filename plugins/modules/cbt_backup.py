@@ -108,8 +108,38 @@ options:
   scratch_dir:
     description:
       - Directory on the hypervisor for the backup's socket and scratch files, which hold what the guest overwrites during the backup.
+      - It is made there if O(uri) names another host, by libvirt's storage driver.
     type: path
     default: /var/tmp
+  transport:
+    description:
+      - How the disks of a running domain are read from QEMU.
+      - V(unix) needs the task to run on the hypervisor.
+      - V(tcp) reads from another host, such as the one that has the repository, with O(uri) naming the hypervisor.
+        A domain that is shut off can then be read with O(offline=start_paused) only.
+    type: str
+    choices: [unix, tcp]
+    default: unix
+  nbd_address:
+    description:
+      - Name or address of the hypervisor under which this host reaches it, with O(transport=tcp). QEMU listens there, and its certificate has to name it.
+        The host in O(uri) if left out.
+    type: str
+  nbd_port:
+    description:
+      - Port on which QEMU listens, with O(transport=tcp). If left out, the first from 10809 to 10872 that is free.
+    type: int
+  tls:
+    description:
+      - Whether what is read over TCP is encrypted and both sides show certificates of one CA, as the role C(nbd_tls) installs them.
+      - Without it, whoever reaches the port can read the disks while the backup runs.
+    type: bool
+    default: true
+  tls_certificates:
+    description:
+      - Folder on the host of the task with C(ca-cert.pem), C(client-cert.pem) and C(client-key.pem).
+    type: path
+    default: /etc/pki/libnbd
   tags:
     description:
       - Labels kept with the restore point.
@@ -154,6 +184,14 @@ EXAMPLES = r"""
     repository: /backup/kvm
   check_mode: true
   register: estimate
+
+- name: Back up web1 of kvm1 from the host that has the repository
+  kvm.cbt.cbt_backup:
+    domain: web1
+    repository: /backup/kvm
+    uri: qemu+ssh://kvm1/system
+    transport: tcp
+  delegate_to: backup1
 
 - name: Back up web1 into a bucket
   kvm.cbt.cbt_backup:
@@ -299,6 +337,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup import BackupRequest, BackupResult, backup
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup_plan import Wish
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup_run import BackupOptions
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.transport import Transport
 
 
 def _request(module: AnsibleModule) -> BackupRequest:
@@ -322,6 +361,7 @@ def _request(module: AnsibleModule) -> BackupRequest:
         dedup=params["dedup"],
         tags={str(key): str(value) for key, value in params["tags"].items()},
         pin=params["pin"],
+        transport=Transport(params["transport"], params["nbd_address"], params["nbd_port"], params["tls"], params["tls_certificates"]),
     )
     return BackupRequest(params["domain"], wish, options, params["offline"] == "start_paused", params["abort_foreign_job"])
 
@@ -358,6 +398,11 @@ def main() -> None:
             "freeze_mountpoints": {"type": "list", "elements": "str", "default": []},
             "scan_untracked": {"type": "bool", "default": True},
             "scratch_dir": {"type": "path", "default": "/var/tmp"},
+            "transport": {"type": "str", "choices": ["unix", "tcp"], "default": "unix"},
+            "nbd_address": {"type": "str"},
+            "nbd_port": {"type": "int"},
+            "tls": {"type": "bool", "default": True},
+            "tls_certificates": {"type": "path", "default": "/etc/pki/libnbd"},
             "tags": {"type": "dict", "default": {}},
             "pin": {"type": "bool", "default": False},
         },

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One backup by the engine alone, run as a program inside a node of the lab, whose Python has no Ansible.
 
-Reads a JSON object from standard input: ``repository`` and ``connection`` (arguments of ``connect``), the rest as ``witness.ask``
-takes it. Prints what became of it as one JSON object.
+Reads a JSON object from standard input: ``repository``, ``connection`` and ``transport`` (arguments of ``connect`` and ``Transport``),
+the rest as ``witness.ask`` takes it. Prints what became of it as one JSON object.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ def main() -> None:
     from _cbt.errors import CbtError
     from _cbt.hypervisor.connection import connect
     from _cbt.operations.backup import backup
+    from _cbt.operations.transport import Transport
     from _cbt.repository.repository import open_or_create
 
     arguments = json.load(sys.stdin)
+    if "transport" in arguments:
+        arguments["transport"] = Transport(**arguments["transport"])
     location, connection = arguments.pop("repository"), arguments.pop("connection", {})
     try:
         with connect(**connection) as session:

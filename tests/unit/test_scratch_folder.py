@@ -28,9 +28,9 @@ def test_the_folder_gets_the_label_of_the_hosts_rules_where_selinux_is_active(ac
     switch = tmp_path / "enforce"
     if active:
         switch.write_text("1")
-    monkeypatch.setattr(job, "SELINUX", str(switch))
+    monkeypatch.setattr(scratch, "SELINUX", str(switch))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    with job.scratch_folder(_Facts(), str(tmp_path)) as folder:
+    with scratch.scratch_folder(_Facts(), str(tmp_path)) as folder:
         assert labelled.exists() == active
     assert not active or labelled.read_text() == f"{folder}\n"
 
@@ -39,8 +39,8 @@ def test_a_label_that_cannot_be_set_is_told_and_nothing_is_left(tmp_path: Path, 
     program = tmp_path / "restorecon"
     program.write_text("#!/bin/sh\necho no such rule >&2; exit 1\n")
     program.chmod(0o755)
-    monkeypatch.setattr(job, "SELINUX", str(program))
+    monkeypatch.setattr(scratch, "SELINUX", str(program))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    with pytest.raises(Exception, match="restorecon failed: no such rule"), job.scratch_folder(_Facts(), str(tmp_path)):
+    with pytest.raises(Exception, match="restorecon failed: no such rule"), scratch.scratch_folder(_Facts(), str(tmp_path)):
         pass
     assert list(tmp_path.glob("kvm-cbt-*")) == []

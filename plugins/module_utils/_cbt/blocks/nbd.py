@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import socket
 import typing as t
 
-from ..errors import HypervisorError
+from ..errors import HypervisorError, Refused
+from ..serving import Server, TcpServer
 from .extents import Extent, clip, intersect, joined
 
 try:
@@ -21,6 +24,7 @@ ALLOCATION = "base:allocation"
 # A status request must stay under 4 GiB without extended headers; a reply may be shorter than asked.
 STATUS_STEP = 2 << 30
 MAX_REQUEST = 1 << 20  # bytes a single read asks for; the protocol's own limit is 32 MiB
+ANSWER_WITHIN = 30  # seconds; a firewall that drops what is sent would hold up a job for minutes
 
 _ZERO = 2  # bit 1 of base:allocation; a hole without it may hold a backing file's data and is read
 _DIRTY = 1
@@ -32,15 +36,33 @@ def _collect(into: t.List[int], _context: str, _offset: int, entries: t.List[int
     return 0
 
 
+def check_certificates(folder: str) -> None:
+    """Raise Refused unless the folder holds what TLS needs: libnbd would do without a certificate, and say nothing of one it cannot read."""
+    for name in ("ca-cert.pem", "client-cert.pem", "client-key.pem"):
+        path = os.path.join(folder, name)
+        if not os.access(path, os.R_OK):
+            raise Refused(f"Cannot read {path}, which TLS needs. The role kvm.cbt.nbd_tls installs it; tls_certificates names another folder.")
+
+
+def check_reachable(server: TcpServer) -> None:
+    """Raise HypervisorError if nothing listens at the server's port, or a firewall is in the way."""
+    try:
+        socket.create_connection((server.address, server.port), ANSWER_WITHIN).close()
+    except OSError as error:
+        why = f"{error.strerror or error}. Check firewalls, and the address with nbd_address and nbd_port."
+        raise HypervisorError(f"Cannot reach the NBD server at {server.address} port {server.port}: {why}") from error
+
+
 class Connection:
     """One NBD connection to one export. Not to be shared between threads."""
 
-    def __init__(self, socket: str, export: str, context: t.Optional[str] = None) -> None:
-        """Connect over a Unix socket; ``context`` is the one metadata context whose extents will be asked for.
+    def __init__(self, server: Server, export: str, context: t.Optional[str] = None) -> None:
+        """Connect; ``context`` is the one metadata context whose extents will be asked for.
 
         Raises HypervisorError if the server refuses or does not offer the context.
         """
-        self._name = export or socket
+        self._name = export or str(server)
+        self._advice = "See QEMU's log of this domain."
         self._handle: t.Any = nbd.NBD()
         self._handle.set_export_name(export)
         if hasattr(self._handle, "set_pread_initialize"):
@@ -48,17 +70,28 @@ class Connection:
         if context is not None:
             self._handle.add_meta_context(context)
         with self._explained("connect to"):
-            self._handle.connect_unix(socket)
+            self._connect(server)
             self.size: int = self._handle.get_size()
             if context is not None and not self._handle.can_meta_context(context):
                 raise HypervisorError(f"The NBD export {self._name} does not offer {context}, so its extents are unknown.")
+
+    def _connect(self, server: Server) -> None:
+        if isinstance(server, str):
+            self._handle.connect_unix(server)
+            return
+        if server.certificates is not None:
+            self._advice += f" The certificates in {server.certificates} and the server's must be of one CA, the server's must name {server.address}."
+            self._handle.set_tls(nbd.TLS_REQUIRE)
+            self._handle.set_tls_certificates(server.certificates)
+            self._handle.set_tls_verify_peer(True)
+        self._handle.connect_tcp(server.address, str(server.port))
 
     @contextlib.contextmanager
     def _explained(self, verb: str) -> t.Iterator[None]:
         try:
             yield
         except nbd.Error as error:
-            raise HypervisorError(f"Cannot {verb} the NBD export {self._name}: {error}. See QEMU's log of this domain.") from error
+            raise HypervisorError(f"Cannot {verb} the NBD export {self._name}: {error}. {self._advice}") from error
 
     def read(self, offset: int, length: int) -> bytearray:
         """``length`` bytes from ``offset``."""
@@ -93,21 +126,21 @@ class Connection:
 class Source:
     """A readable export: its size and the extents to look at."""
 
-    def __init__(self, socket: str, export: str, dirty_context: t.Optional[str] = None) -> None:
+    def __init__(self, server: Server, export: str, dirty_context: t.Optional[str] = None) -> None:
         """``dirty_context`` is the metadata context of the changes, None to look at the whole disk."""
-        self._socket = socket
+        self._server = server
         self._export = export
         with contextlib.ExitStack() as stack:
-            self._allocation = stack.enter_context(Connection(socket, export, ALLOCATION))
+            self._allocation = stack.enter_context(Connection(server, export, ALLOCATION))
             # A connection of its own: asked together, every question about changes would also make QEMU
             # walk the allocation of parts that did not change, at a cost that grows with the disk.
-            self._dirty = stack.enter_context(Connection(socket, export, dirty_context)) if dirty_context is not None else None
+            self._dirty = stack.enter_context(Connection(server, export, dirty_context)) if dirty_context is not None else None
             self._stack = stack.pop_all()
         self.size = self._allocation.size
 
     def connect(self) -> Connection:
         """A further connection for reading data."""
-        return Connection(self._socket, self._export)
+        return Connection(self._server, self._export)
 
     def allocation(self) -> t.Iterator[Extent]:
         """The whole disk in order, flagged by whether it reads as zero."""

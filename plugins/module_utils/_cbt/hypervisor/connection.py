@@ -76,6 +76,12 @@ class Session:
             raise HypervisorError(f"{what}: {error}. {advice}") from error
 
     @property
+    def remote_host(self) -> t.Optional[str]:
+        """The host libvirt runs on as the URI names it, None if it is this one."""
+        host = urllib.parse.urlsplit(self.api.getURI()).hostname
+        return None if host == "localhost" else host
+
+    @property
     def alive(self) -> bool:
         """Whether the connection was still open when it was last used."""
         return bool(self._connection.isAlive())

@@ -33,7 +33,8 @@ class Bitmap:
 class Disk:
     """One disk of a domain, from its XML; ``compat``, ``virtual_size`` and ``bitmaps`` from QEMU or the image.
 
-    ``virtual_size`` is in bytes, None where it is not known. ``node`` is QEMU's name of the running disk.
+    ``virtual_size`` is in bytes, None where it is not known. ``node`` is QEMU's name of the running disk, ``image`` what QEMU says
+    of its image (``ImageInfo``).
     """
 
     target: str
@@ -47,6 +48,7 @@ class Disk:
     compat: t.Optional[str] = None
     virtual_size: t.Optional[int] = None
     bitmaps: t.Tuple[Bitmap, ...] = ()
+    image: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def bitmap(self, name: str) -> t.Optional[Bitmap]:
         """The bitmap of this name, or None."""
@@ -173,6 +175,7 @@ def with_block_nodes(disks: t.Iterable[Disk], reply: t.Iterable[t.Mapping[str, t
                 compat=details.get("compat"),
                 virtual_size=image.get("virtual-size"),
                 bitmaps=tuple(_bitmap(raw) for raw in node.get("dirty-bitmaps", ()) if raw.get("name")),
+                image=image,
             )
         )
     return tuple(completed)
@@ -188,4 +191,4 @@ def with_image(disk: Disk, info: t.Mapping[str, t.Any]) -> Disk:
         Bitmap(raw["name"], raw["granularity"], None, inconsistent="in-use" in raw["flags"], recording="auto" in raw["flags"])
         for raw in details.get("bitmaps", ())
     )
-    return dataclasses.replace(disk, compat=details.get("compat"), virtual_size=info.get("virtual-size"), bitmaps=bitmaps)
+    return dataclasses.replace(disk, compat=details.get("compat"), virtual_size=info.get("virtual-size"), bitmaps=bitmaps, image=info)

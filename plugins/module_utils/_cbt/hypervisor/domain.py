@@ -12,7 +12,7 @@ import time
 import typing as t
 from xml.etree import ElementTree
 
-from ..errors import HypervisorError, ProgramError
+from ..errors import HypervisorError, ProgramError, Refused
 from . import images
 from .connection import Domain, Session, explained, libvirt
 from .disks import Disk, parse_disks, with_block_nodes, with_image
@@ -27,7 +27,11 @@ _SETTLES_WITHIN = 30  # seconds in which a job that begins or ends has done so
 
 @dataclasses.dataclass(frozen=True)
 class DomainFacts:
-    """What a domain is at the moment of reading. ``shut_down`` is True if it is off because its guest ended in order."""
+    """What a domain is at the moment of reading.
+
+    ``shut_down`` is True if it is off because its guest ended in order; ``host`` names where it is if that is not this host,
+    whose files are then not those its configuration names.
+    """
 
     name: str
     uuid: str
@@ -40,6 +44,7 @@ class DomainFacts:
     job: t.Optional[str] = None
     shut_down: bool = False
     owner: t.Optional[t.Tuple[int, int]] = None
+    host: t.Optional[str] = None
 
     @property
     def paused(self) -> bool:
@@ -124,10 +129,10 @@ def read_domain(domain: Domain) -> DomainFacts:
         inactive = domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
         autostart = bool(domain.api.isPersistent()) and bool(domain.api.autostart())
         job = _running_job(domain) if active else None
-    disks = parse_disks(xml)
+    disks, host = parse_disks(xml), domain.session.remote_host
     if active:
         disks = with_block_nodes(disks, monitor(domain, "query-named-block-nodes"))
-    else:
+    elif host is None:
         disks = tuple(_from_image(disk) for disk in disks)
     return DomainFacts(
         name=domain.name,
@@ -141,7 +146,14 @@ def read_domain(domain: Domain) -> DomainFacts:
         job=job,
         shut_down=state == "shutoff" and cause == libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN,
         owner=_qemu_owner(xml) if active else None,
+        host=host,
     )
+
+
+def require_files_here(facts: DomainFacts, what: str) -> None:
+    """Raise Refused if a domain is on another host, for ``what`` needs its files."""
+    if facts.host is not None:
+        raise Refused(f"Cannot {what}: {facts.name} is on {facts.host}, and its files are needed. Let the task run on that host.")
 
 
 def _uses(domain_xml: str, path: str) -> bool:

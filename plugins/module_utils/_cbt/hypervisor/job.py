@@ -9,32 +9,29 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-import shutil
 import tempfile
 import time
 import typing as t
 from xml.etree import ElementTree
 
-from .. import programs
 from ..errors import HypervisorError, Refused
+from ..serving import Server, TcpServer
 from .connection import Domain, explained, libvirt
 from .disks import Disk
 from .domain import DomainFacts
 
-SCRATCH_PREFIX = "kvm-cbt-"
-SELINUX = "/sys/fs/selinux/enforce"  # is there while SELinux is active
 END_WITHIN = 60  # seconds to wait for QEMU to take down the job
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """One disk of a running job: an NBD export on the job's socket.
+    """One disk of a running job: an NBD export of the job's server.
 
     ``dirty_context`` is the metadata context that tells the changes, None if the disk is read in full.
     """
 
     target: str
-    socket: str
+    server: Server
     name: str
     dirty_context: t.Optional[str]
 
@@ -47,11 +44,18 @@ class JobDisk:
     since: t.Optional[str] = None
 
 
-def backup_xml(wanted: t.Sequence[JobDisk], disks: t.Iterable[Disk], folder: str) -> str:
-    """XML for ``backupBegin`` in pull mode, with socket and scratch files in ``folder``."""
+def _server(server: Server) -> t.Dict[str, str]:
+    if isinstance(server, str):
+        return {"transport": "unix", "socket": server}
+    tls = {"tls": "yes"} if server.certificates is not None else {}
+    return {"transport": "tcp", "name": server.listen, "port": str(server.port), **tls}
+
+
+def backup_xml(wanted: t.Sequence[JobDisk], disks: t.Iterable[Disk], folder: str, server: Server) -> str:
+    """XML for ``backupBegin`` in pull mode, with scratch files in ``folder``."""
     chosen = {disk.target: disk for disk in wanted}
     root = ElementTree.Element("domainbackup", mode="pull")
-    ElementTree.SubElement(root, "server", transport="unix", socket=os.path.join(folder, "nbd.sock"))
+    ElementTree.SubElement(root, "server", _server(server))
     listed = ElementTree.SubElement(root, "disks")
     for disk in disks:
         item = chosen.get(disk.target)
@@ -67,36 +71,6 @@ def backup_xml(wanted: t.Sequence[JobDisk], disks: t.Iterable[Disk], folder: str
         ElementTree.SubElement(element, "driver", type="qcow2")
         ElementTree.SubElement(element, "scratch", file=os.path.join(folder, f"{disk.target}.scratch"))
     return ElementTree.tostring(root, encoding="unicode")
-
-
-def _label(folder: str) -> None:
-    # A folder gets the label of its parent; SELinux lets QEMU make a socket only in what the host's rules say is for it.
-    if os.path.exists(SELINUX) and shutil.which("restorecon"):
-        programs.run(["restorecon", folder])
-
-
-@contextlib.contextmanager
-def scratch_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
-    """A folder of the job's own for its socket and scratch files, writable by QEMU and closed to others.
-
-    Its name tells the domain, its lock (flock) that the run still lives.
-    """
-    try:
-        folder = tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{facts.uuid[:8]}-", dir=parent)
-    except OSError as error:
-        raise Refused(f"Cannot create a scratch folder in {parent}: {error.strerror}. Choose another with scratch_dir.") from error
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if facts.owner is not None and os.geteuid() == 0:
-            os.chown(folder, *facts.owner)
-        _label(folder)
-        if len(os.fsencode(os.path.join(folder, "nbd.sock"))) > 107:
-            raise Refused(f"The scratch directory {parent} is too long a path for a Unix socket. Choose a shorter one with scratch_dir.")
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(handle)
 
 
 def _gone(domain: Domain) -> bool:
@@ -132,25 +106,42 @@ def end(domain: Domain) -> None:
         time.sleep(0.02)
 
 
+def _begin(domain: Domain, servers: t.Sequence[Server], xml: t.Callable[[Server], str], new_checkpoint: t.Optional[str]) -> Server:
+    """Begin the job at the first of ``servers`` whose port is free, and return that one. Raises libvirtError."""
+    for server in servers[:-1]:
+        try:
+            domain.api.backupBegin(xml(server), new_checkpoint, 0)
+            return server
+        except libvirt.libvirtError as error:
+            if "Address already in use" not in str(error):  # QEMU's own words
+                raise
+    domain.api.backupBegin(xml(servers[-1]), new_checkpoint, 0)
+    return servers[-1]
+
+
 @contextlib.contextmanager
 def backup_job(
-    domain: Domain, facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str, new_checkpoint: t.Optional[str] = None
+    domain: Domain,
+    facts: DomainFacts,
+    wanted: t.Sequence[JobDisk],
+    folder: str,
+    new_checkpoint: t.Optional[str] = None,
+    servers: t.Sequence[TcpServer] = (),
 ) -> t.Iterator[t.Callable[[], t.Tuple[Export, ...]]]:
     """Yields a function that begins the job and returns its exports; whatever happens then, the job ends with the block.
 
     Begin and block are apart so that the guest is frozen only around the begin. ``new_checkpoint`` is the XML
-    of a checkpoint that libvirt creates in the same instant.
+    of a checkpoint that libvirt creates in the same instant. ``folder`` is the hypervisor's; the job is served over a socket in it,
+    or at the first of ``servers`` whose port is free.
     """
     begun = False
 
     def begin() -> t.Tuple[Export, ...]:
         nonlocal begun
-        xml = backup_xml(wanted, facts.disks, folder)
         with explained(f"begin the backup job of {facts.name}", "See libvirt's and QEMU's log of this domain."):
-            domain.api.backupBegin(xml, new_checkpoint, 0)
+            server = _begin(domain, servers or [os.path.join(folder, "nbd.sock")], lambda each: backup_xml(wanted, facts.disks, folder, each), new_checkpoint)
             begun = True
-        socket = os.path.join(folder, "nbd.sock")
-        return tuple(Export(each.target, socket, each.target, f"qemu:dirty-bitmap:backup-{each.target}" if each.since else None) for each in wanted)
+        return tuple(Export(each.target, server, each.target, f"qemu:dirty-bitmap:backup-{each.target}" if each.since else None) for each in wanted)
 
     try:
         yield begin
@@ -163,7 +154,7 @@ def backup_job(
 def domain_lock(uuid: str, name: str) -> t.Iterator[None]:
     """Hold the right to change a domain's checkpoints on this host. Raises Refused if another run holds it."""
     runtime = "/run/lock" if os.access("/run/lock", os.W_OK) else os.environ.get("XDG_RUNTIME_DIR", tempfile.gettempdir())
-    path = os.path.join(runtime, f"{SCRATCH_PREFIX}{uuid}.lock")
+    path = os.path.join(runtime, f"kvm-cbt-{uuid}.lock")
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:

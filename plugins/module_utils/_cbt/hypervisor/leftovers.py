@@ -8,10 +8,11 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import tempfile
 import typing as t
 from xml.etree import ElementTree
 
-from . import job
+from . import job, pools, scratch
 from .connection import Domain, libvirt
 
 
@@ -32,38 +33,53 @@ def _abandoned(folder: str) -> bool:
     return True
 
 
-def job_folder(domain: Domain) -> t.Optional[str]:
-    """The scratch folder of the domain's backup job if the job is one of ours, else None."""
+def _job_folder(domain: Domain) -> t.Optional[str]:
+    """The folder of the scratch files of the domain's backup job, None if it has none."""
     try:
-        server = ElementTree.fromstring(domain.api.backupGetXMLDesc()).find("server")
+        scratch_file = ElementTree.fromstring(domain.api.backupGetXMLDesc()).find("./disks/disk/scratch")
     except libvirt.libvirtError:
         return None
-    socket = server.get("socket") if server is not None else None
-    if socket is None:
-        return None
-    folder = os.path.dirname(socket)
-    return folder if os.path.basename(folder).startswith(job.SCRATCH_PREFIX) else None
+    path = scratch_file.get("file") if scratch_file is not None else None
+    return os.path.dirname(path) if path is not None else None
 
 
 def is_leftover(domain: Domain) -> bool:
-    """True if the domain's backup job was begun by a run of ours that no longer lives."""
-    folder = job_folder(domain)
-    return folder is not None and _abandoned(folder)
+    """True if the domain's backup job was begun by a run of this host that no longer lives. For the holder of the domain's lock."""
+    folder = _job_folder(domain)
+    if folder is None:
+        return False
+    if domain.session.remote_host is not None:  # the holder of the lock is the only run of this host
+        return os.path.basename(folder).startswith(scratch.remote_prefix(domain.uuid))
+    return os.path.basename(folder).startswith(scratch.local_prefix(domain.uuid)) and _abandoned(folder)
 
 
 def clear(domain: Domain, scratch_dir: str) -> t.List[str]:
     """End a leftover job and remove abandoned scratch folders of this domain; returns what was done, for a person."""
     done = []
-    folder = job_folder(domain)
-    if folder is not None and _abandoned(folder):
+    if is_leftover(domain):
+        folder = _job_folder(domain)
         job.end(domain)
-        shutil.rmtree(folder, ignore_errors=True)
+        if domain.session.remote_host is None:
+            shutil.rmtree(folder or "", ignore_errors=True)
         done.append(f"A backup job that a killed run had left on {domain.name} was ended.")
-    prefix = f"{job.SCRATCH_PREFIX}{domain.uuid[:8]}-"
+    if domain.session.remote_host is not None:
+        removed = _clear_pools(domain) + _clear_folders(domain, tempfile.gettempdir())
+    else:
+        removed = _clear_folders(domain, scratch_dir)
+    return done + [f"The scratch folder {path} that a killed run had left was removed." for path in removed]
+
+
+def _clear_pools(domain: Domain) -> t.List[str]:
+    found = scratch.remote_leftovers(domain)
+    for name in found:
+        pools.remove(domain.session, name)
+    return found
+
+
+def _clear_folders(domain: Domain, scratch_dir: str) -> t.List[str]:
     names = os.listdir(scratch_dir) if os.path.isdir(scratch_dir) else []
-    for name in names:
-        path = os.path.join(scratch_dir, name)
-        if name.startswith(prefix) and os.path.isdir(path) and _abandoned(path):
-            shutil.rmtree(path, ignore_errors=True)
-            done.append(f"The scratch folder {path} that a killed run had left was removed.")
-    return done
+    paths = [os.path.join(scratch_dir, name) for name in names if name.startswith(scratch.local_prefix(domain.uuid))]
+    found = [path for path in paths if os.path.isdir(path) and _abandoned(path)]
+    for path in found:
+        shutil.rmtree(path, ignore_errors=True)
+    return found

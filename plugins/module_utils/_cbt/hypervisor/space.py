@@ -42,16 +42,20 @@ def look(path: str) -> Space:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A directory that must not run out of space; looked at every so many seconds. ``what`` and ``option`` are for the message."""
+    """A directory that must not run out of space; looked at every so many seconds. ``what`` and ``option`` are for the message.
+
+    ``measure`` tells its space, for one that is on another host.
+    """
 
     path: str
     what: str
     option: str
     every: float
+    measure: t.Callable[[str], Space] = look
 
     def refuse(self) -> None:
         """Raise Refused if there is too little space to begin with."""
-        space = look(self.path)
+        space = self.measure(self.path)
         if space.short:
             raise Refused(f"The backup was not begun because {self._shortage(space)}")
 
@@ -61,8 +65,8 @@ class Place:
         It has to end where little is left, and where no more is left than was just used up.
         """
         try:
-            space = look(self.path)
-        except OSError:
+            space = self.measure(self.path)
+        except (OSError, HypervisorError):
             return None
         looks.append(space.free)
         if not space.short and space.free >= looks[0] - space.free:

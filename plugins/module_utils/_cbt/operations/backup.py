@@ -13,14 +13,14 @@ import typing as t
 from ..errors import Refused
 from ..hypervisor import agent, checkpoints, job, leftovers
 from ..hypervisor.connection import Domain, Session, explained, libvirt
-from ..hypervisor.domain import DomainFacts, read_domain
+from ..hypervisor.domain import DomainFacts, read_domain, require_files_here
 from ..interrupt import Interrupt
 from ..progress import Observer, silent
 from ..repository import leases
 from ..repository.codecs import encoder
 from ..repository.points import RestorePoint
 from ..repository.repository import Repository
-from . import situation
+from . import situation, transport
 from .backup_plan import BackupPlan, Situation, Wish, make_plan
 from .backup_run import BackupOptions, Run
 from .portion import Statistics
@@ -135,8 +135,11 @@ def backup(
     with job.domain_lock(domain.uuid, domain.name), _started(domain, request.start_paused and not check_only):
         _ready(domain, read_domain(domain), request.abort_foreign_job)
         encoder(request.options.compression, request.options.compression_level)  # here as well, so that check mode tells of it
+        transport.servers(session, request.options.transport)  # here as well, so that check mode tells of it
         cleared = [] if check_only else _clear(domain, request)
         found = situation.gather(domain, repository)
+        if not (found.facts.active or request.start_paused or request.wish.offline == "skip"):
+            require_files_here(found.facts, f"back up {domain.name} while it is shut off, unless offline is start_paused")
         plan = make_plan(found, request.wish)
         if request.options.quiesce == "required" and found.facts.active and plan.skipped is None:
             agent.require(found.facts)  # here as well, so that check mode tells of it

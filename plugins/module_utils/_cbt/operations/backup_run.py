@@ -13,9 +13,9 @@ import json
 import socket
 import typing as t
 
-from ..blocks.nbd import Source
-from ..errors import CbtError, DamagedObject, ObjectMissing, ProgramError
-from ..hypervisor import agent, checkpoints, images, job, space
+from ..blocks.nbd import Source, check_reachable
+from ..errors import CbtError, DamagedObject, ObjectMissing
+from ..hypervisor import agent, checkpoints, job, pools, scratch, space
 from ..hypervisor.connection import Domain, libvirt
 from ..hypervisor.disks import Disk
 from ..hypervisor.domain import versions
@@ -26,12 +26,14 @@ from ..repository import maps, points
 from ..repository.damage import damaged_runs
 from ..repository.leases import Lease
 from ..repository.points import DiskRecord, RestorePoint, StoredFile
+from ..serving import TcpServer
 from . import spot_check, views
 from .backup_plan import DIFFERENTIAL, INCREMENTAL, BackupPlan, DiskPlan, Situation
 from .healing import Healed, heal
 from .machine_files import Capture
 from .new_point import Files, NewPoint, StoringOptions
 from .reading import ReadDisk, ranges_of
+from .transport import Transport, servers
 
 TOOL_VERSION = "0.1.0"
 
@@ -45,6 +47,7 @@ class BackupOptions(StoringOptions):
     scratch_dir: str = "/var/tmp"
     tags: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     pin: bool = False
+    transport: Transport = Transport()
 
 
 class Run:
@@ -75,14 +78,15 @@ class Run:
         """Take the backup and publish it."""
         taken = [each for each in self._plan.disks if each.read]
         wanted = [job.JobDisk(each.target, each.since) for each in taken]
-        with contextlib.ExitStack() as undo, job.scratch_folder(self._facts, self._options.scratch_dir) as folder:
+        with contextlib.ExitStack() as undo, scratch.workspace(self._domain, self._facts, self._options.scratch_dir) as work:
             undo.callback(self._new.withdraw)
             undo.callback(self._forget_checkpoint)
-            places = self._places(folder)
-            with self._view(wanted, folder) as view, space.guarded(places, self._interrupt, lambda: job.end(self._domain)):
+            places = self._places(work)
+            with self._view(wanted, work) as view, space.guarded(places, self._interrupt, lambda: job.end(self._domain)):
                 if view.note is not None:
                     self.warnings.append(f"The backup of {self._facts.name} is only crash-consistent: {view.note}.")
-                captured = self._capture(folder)
+                captured = self._capture(work.folder)
+                self._check_reachable(view.exports[0])
                 for plan, export in zip(taken, view.exports):
                     self._read(plan, export)
                 point = self._publish(view, captured)
@@ -94,15 +98,17 @@ class Run:
         self._observer(Progress("done", self._facts.name))
         return point
 
-    def _view(self, wanted: t.Sequence[job.JobDisk], folder: str) -> t.ContextManager[views.View]:
+    def _view(self, wanted: t.Sequence[job.JobDisk], work: scratch.Workspace) -> t.ContextManager[views.View]:
         if not self._facts.active:
-            return views.shut_off(self._domain, self._facts, wanted, folder, self._checkpoint, self._plan.tracked)
+            return views.shut_off(self._domain, self._facts, wanted, work.folder, self._checkpoint, self._plan.tracked)
         quiescing = views.Quiescing(self._options.quiesce, self._options.freeze_mountpoints)
-        return views.running(self._domain, self._facts, wanted, folder, self._checkpoint, self._plan.tracked, quiescing, self._frozen)
+        tcp = servers(self._domain.session, self._options.transport)
+        return views.running(self._domain, self._facts, wanted, work.scratch, self._checkpoint, self._plan.tracked, quiescing, self._frozen, tcp)
 
     def _capture(self, folder: str) -> Capture:
         """Keep firmware variables and the like as they are now, near the moment of which the disks are."""
-        captured = Capture(folder)
+        session = self._domain.session
+        captured = Capture(folder) if self._facts.host is None else Capture(folder, functools.partial(pools.open_file, session))
         captured.take(machine_files(self._facts.xml))
         self.warnings += captured.warnings
         return captured
@@ -111,14 +117,19 @@ class Run:
         self._observer(Progress("freezing", self._facts.name))
         self._interrupt.check()
 
-    def _places(self, folder: str) -> t.List[space.Place]:
+    def _places(self, work: scratch.Workspace) -> t.List[space.Place]:
         """Where space is needed. Raises Refused if there is too little."""
-        places = [space.Place(folder, "the scratch directory", "scratch_dir", 0.02)]
+        places = list(work.places)
         if self._repository.store.local_path is not None:
             places.append(space.Place(self._repository.store.local_path, "the repository", "repository", 0.25))
         for place in places:
             place.refuse()
         return places
+
+    @staticmethod
+    def _check_reachable(export: job.Export) -> None:
+        if isinstance(export.server, TcpServer):
+            check_reachable(export.server)
 
     def _read(self, plan: DiskPlan, export: job.Export) -> None:
         base = self._base_map(plan)
@@ -171,7 +182,7 @@ class Run:
             autostart=self._facts.autostart,
             tags=dict(self._options.tags),
             pinned=self._options.pin,
-            host=socket.gethostname(),
+            host=socket.gethostname() if self._facts.host is None else self._domain.session.api.getHostname(),
             versions=self._versions,
         )
 
@@ -231,21 +242,17 @@ class Run:
 
 
 def _source(export: job.Export) -> Source:
-    return Source(export.socket, export.name, export.dirty_context)
+    return Source(export.server, export.name, export.dirty_context)
 
 
 def _image_properties(disk: Disk) -> t.Dict[str, t.Any]:
     """What a restore needs to make an image like the original one: format, cluster size, qcow2 features."""
     properties: t.Dict[str, t.Any] = {"format": disk.format, "type": disk.type}
-    if disk.source is None or disk.type not in ("file", "block"):
+    if disk.type not in ("file", "block"):
         return properties
-    try:
-        info = images.info(disk.source, share=True)
-    except ProgramError:
-        return properties  # of use for a restore, but no reason to go without a backup
-    details = info.get("format-specific", {}).get("data", {})
+    details = disk.image.get("format-specific", {}).get("data", {})
     kept = ("compat", "compression-type", "lazy-refcounts", "refcount-bits", "extended-l2")
     properties.update({key: details[key] for key in kept if key in details})
-    if "cluster-size" in info:
-        properties["cluster-size"] = info["cluster-size"]
+    if "cluster-size" in disk.image:
+        properties["cluster-size"] = disk.image["cluster-size"]
     return properties

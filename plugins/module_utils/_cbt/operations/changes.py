@@ -12,9 +12,9 @@ from ..blocks.extents import BlockRange, joined_ranges, to_blocks
 from ..blocks.nbd import Source
 from ..errors import Refused
 from ..grid import BLOCK_SIZE
-from ..hypervisor import job, leftovers, offline
+from ..hypervisor import job, leftovers, offline, scratch
 from ..hypervisor.connection import Session
-from ..hypervisor.domain import DomainFacts
+from ..hypervisor.domain import DomainFacts, require_files_here
 from ..repository.known import Known
 from ..repository.map_changes import changes
 from ..repository.maps import ExtentMap, Run
@@ -74,7 +74,7 @@ def between(repository: Repository, old: RestorePoint, new: RestorePoint, target
 def _dirty_export(session: Session, facts: DomainFacts, target: str, since: str, scratch_dir: str) -> t.Iterator[job.Export]:
     wanted = [job.JobDisk(target, since)]
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(job.scratch_folder(facts, scratch_dir))
+        folder = stack.enter_context(scratch.scratch_folder(facts, scratch_dir))
         if facts.active:
             begin = stack.enter_context(job.backup_job(session.domain(facts.uuid), facts, wanted, folder))
             yield begin()[0]
@@ -94,6 +94,7 @@ def until_now(session: Session, repository: Repository, point: RestorePoint, tar
         disk = next((each for each in found.facts.disks if each.target == target), None)
         if disk is None:
             raise Refused(f"{domain.name} has no disk {target}.")
+        require_files_here(found.facts, f"tell what changed on {domain.name} until now")
         cause = why_unusable(disk, point, found) if point.checkpoint is not None else "it was taken without a checkpoint"
         if cause is None and point.checkpoint not in found.checkpoints:
             cause = f"libvirt does not know checkpoint {point.checkpoint}; reconcile it first (cbt_checkpoint with state: reconciled)"
@@ -101,7 +102,7 @@ def until_now(session: Session, repository: Repository, point: RestorePoint, tar
             raise Refused(f"{UNRELATED}: the changes of {target} since {point.id} are not known, because {cause}.")
         with contextlib.ExitStack() as stack:
             export = stack.enter_context(_dirty_export(session, found.facts, target, point.checkpoint or "", scratch_dir))
-            source = stack.enter_context(Source(export.socket, export.name, export.dirty_context))
+            source = stack.enter_context(Source(export.server, export.name, export.dirty_context))
             base = repository.read_map(point, target)
             if spot_check.contradiction(source, base, Known(base, repository.reader)) is not None:
                 raise Refused(f"{UNRELATED}: what tracking tells of {target} since {point.id} is wrong. Back {domain.name} up; the disk is then read in full.")

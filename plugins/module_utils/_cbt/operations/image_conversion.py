@@ -19,7 +19,7 @@ from ..errors import CbtError, Refused
 from ..hypervisor import block_copy, definition, image_files, job
 from ..hypervisor.connection import Session
 from ..hypervisor.disks import Disk
-from ..hypervisor.domain import DomainFacts, read_domain
+from ..hypervisor.domain import DomainFacts, read_domain, require_files_here
 from ..hypervisor.image_files import Image
 from ..interrupt import Interrupt
 from .image_plan import AMEND, BLOCKCOPY, CONVERT, FINISH, MARKER_SUFFIX, Candidate, Conversion, Wish, plan
@@ -147,6 +147,7 @@ def convert_disks(
     run = ImageRun(session, domain, manner, wish, interrupt or Interrupt())
     with job.domain_lock(domain.uuid, domain.name):
         facts = read_domain(domain)
+        require_files_here(facts, "convert images")
         unknown = sorted(set(targets or ()) - {disk.target for disk in facts.disks})
         if unknown:
             raise Refused(f"{facts.name} has no disk {', '.join(unknown)}; it has {', '.join(disk.target for disk in facts.disks)}.")

@@ -17,7 +17,7 @@ import typing as t
 from ..blocks.extents import Extent, intersect
 from ..blocks.nbd import MAX_REQUEST, STATUS_STEP, Source
 from ..errors import HypervisorError
-from ..hypervisor import checkpoints, job, offline, space
+from ..hypervisor import checkpoints, job, offline, scratch, space
 from ..hypervisor.connection import Domain
 from ..hypervisor.domain import read_domain
 from ..hypervisor.image_files import Image
@@ -69,7 +69,7 @@ def prove(domain: Domain, target: str, original: Image, bitmap: str, scratch_dir
     checkpoints.redefine(domain, facts, bitmap, [target])
     was = dataclasses.replace(facts, disks=(dataclasses.replace(disk, type="file", source=original.path, format=original.format),))
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(job.scratch_folder(facts, scratch_dir))
+        folder = stack.enter_context(scratch.scratch_folder(facts, scratch_dir))
         aside = os.path.join(folder, "original")
         os.mkdir(aside, 0o700)
         (before,) = stack.enter_context(offline.image_exports(was, [job.JobDisk(target)], aside))
@@ -77,8 +77,8 @@ def prove(domain: Domain, target: str, original: Image, bitmap: str, scratch_dir
         place = space.Place(folder, "the scratch directory", "scratch_dir", _SPACE_EVERY)
         stack.enter_context(space.guarded([place], interrupt, lambda: job.end(domain)))
         (now,) = begin()
-        old = stack.enter_context(Source(before.socket, before.name))
-        new = stack.enter_context(Source(now.socket, now.name, now.dirty_context))
+        old = stack.enter_context(Source(before.server, before.name))
+        new = stack.enter_context(Source(now.server, now.name, now.dirty_context))
         different = first_difference(old, new, interrupt) if old.size == new.size else min(old.size, new.size)
     if different is not None:
         raise HypervisorError(

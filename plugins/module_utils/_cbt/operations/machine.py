@@ -11,7 +11,6 @@ import os
 import pwd
 import socket
 import typing as t
-import urllib.parse
 import uuid
 from xml.etree import ElementTree
 
@@ -65,7 +64,7 @@ def plan_machine(
         files={each.saved.kind: each.path for each in files},
         new_macs=wish.new_macs,
         networks=wish.networks,
-        keep_host_devices=point.host == socket.gethostname() and _remote(session) is None,
+        keep_host_devices=point.host == socket.gethostname() and session.remote_host is None,
     )
     adapted: Adapted = adapt(xml, wanted, os.path.exists)
     autostart = wish.autostart if wish.autostart is not None else point.autostart and not wish.new_uuid
@@ -114,19 +113,13 @@ def _places(xml: str, saved: t.Iterable[SavedFile], name: str, its_uuid: str, de
 
 
 def _check_file(file: FilePlace, session: Session, force: bool) -> None:
-    kind, path, host = file.saved.kind, file.path, _remote(session)
+    kind, path, host = file.saved.kind, file.path, session.remote_host
     if kind == "tpm" and host is not None:
         raise Refused(f"Cannot restore the state of the TPM: libvirt on {host} looks for it in {os.path.dirname(path)} there. Restore on that host.")
     if kind != "tpm" and not os.path.isdir(os.path.dirname(path)):
         raise Refused(f"Cannot restore {kind} to {path}: the folder does not exist. Create it first.")
     if os.path.lexists(path) and not force:
         raise Refused(f"Cannot restore {kind} to {path}: it exists already. Choose another folder, remove it, or set force: true.")
-
-
-def _remote(session: Session) -> t.Optional[str]:
-    """The host libvirt runs on, None if it is this one."""
-    host = urllib.parse.urlsplit(session.api.getURI()).hostname
-    return None if host == "localhost" else host
 
 
 def make_folders(file: FilePlace) -> t.List[str]:

@@ -47,14 +47,18 @@ class FileChanges(CbtError):
     """A file was written to whenever it was read."""
 
 
+def _open_here(path: str) -> t.BinaryIO:
+    return open(path, "rb")
+
+
 class Capture(t.Mapping[str, bytes]):
     """A machine's files as they were at one moment, as objects for a restore point by name. They wait on disk, in ``folder``.
 
-    ``warnings`` tell what is missing.
+    ``opened`` opens a file of the hypervisor by its path, as if it were of this host. ``warnings`` tell what is missing.
     """
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
+    def __init__(self, folder: str, opened: t.Callable[[str], t.BinaryIO] = _open_here) -> None:
+        self._folder, self._opened = folder, opened
         self._names: t.List[str] = []
         self.warnings: t.List[str] = []
 
@@ -62,11 +66,11 @@ class Capture(t.Mapping[str, bytes]):
         """Capture the files that can be read, and an index of them."""
         saved = []
         for file in found:
-            if not file.certain and not os.path.exists(file.path):
-                continue
             try:
                 saved.append(dataclasses.asdict(self._take(file)))
             except (OSError, FileChanges) as error:
+                if isinstance(error, FileNotFoundError) and not file.certain:
+                    continue
                 why = error.strerror if isinstance(error, OSError) else str(error)
                 self.warnings.append(f"{file.kind} of the machine was not saved: cannot read {file.path}: {why}.")
         if saved:
@@ -81,7 +85,7 @@ class Capture(t.Mapping[str, bytes]):
         """Capture a file of one moment: QEMU may write to it, so it is read until nothing changes under the reader."""
         for _attempt in range(_ATTEMPTS):
             pieces = []
-            with open(file.path, "rb") as source:
+            with self._opened(file.path) as source:
                 status = os.fstat(source.fileno())
                 if status.st_size > LARGEST:
                     raise FileChanges(f"it is larger than {LARGEST >> 20} MiB")
@@ -91,11 +95,18 @@ class Capture(t.Mapping[str, bytes]):
                     pieces.append(f"{file.kind}.{number}")
                     self._write(pieces[-1], zlib.compress(piece, 1))
                 size = source.tell()
-            if _digest(file.path) == digest.digest():
+            if self._digest(file.path) == digest.digest():
                 self._names += pieces
                 owner, group = _names(status)
                 return SavedFile(file.kind, file.path, size, digest.hexdigest(), tuple(pieces), owner, group, status.st_mode & 0o777)
         raise FileChanges("it changes all the time")
+
+    def _digest(self, path: str) -> bytes:
+        digest = hashlib.sha256()
+        with self._opened(path) as source:
+            for piece in iter(lambda: source.read(PIECE), b""):
+                digest.update(piece)
+        return digest.digest()
 
     def _path(self, name: str) -> str:
         return os.path.join(self._folder, f"captured-{name}")
@@ -116,14 +127,6 @@ class Capture(t.Mapping[str, bytes]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-def _digest(path: str) -> bytes:
-    digest = hashlib.sha256()
-    with open(path, "rb") as source:
-        for piece in iter(lambda: source.read(PIECE), b""):
-            digest.update(piece)
-    return digest.digest()
 
 
 def _names(status: os.stat_result) -> t.Tuple[str, str]:

@@ -14,6 +14,7 @@ from ..hypervisor import checkpoints, job, leftovers
 from ..hypervisor.checkpoints import flaw, named
 from ..hypervisor.connection import Session
 from ..hypervisor.disks import Disk
+from ..hypervisor.domain import require_files_here
 from ..repository.points import RestorePoint
 from ..repository.repository import Repository
 from . import situation
@@ -103,6 +104,8 @@ def reconcile(session: Session, repository: Repository, name: str, remove_foreig
     domain = session.domain(name)
     with job.domain_lock(domain.uuid, domain.name):
         found = situation.gather(domain, repository)
+        if not found.facts.active:
+            require_files_here(found.facts, f"reconcile {name} while it is shut off")
         plan = plan_agreement(found, remove_foreign)
         if plan.steps and found.facts.job is not None and not leftovers.is_leftover(domain):
             raise Refused(f"Cannot change the checkpoints of {domain.name}: a {found.facts.job} job is running on it. Wait for it to end.")

@@ -13,7 +13,7 @@ from ..errors import Refused
 from ..hypervisor import checkpoints, job
 from ..hypervisor.checkpoints import Checkpoint, flaw, named
 from ..hypervisor.connection import Domain, Session
-from ..hypervisor.domain import DomainFacts, read_domain
+from ..hypervisor.domain import DomainFacts, read_domain, require_files_here
 from ..repository import points
 from ..repository.repository import Repository
 from .backup_plan import Selection
@@ -119,6 +119,8 @@ def set_tracking(
     domain = session.domain(name)
     with job.domain_lock(domain.uuid, domain.name):
         facts = read_domain(domain)
+        if not facts.active:
+            require_files_here(facts, f"change the checkpoints of {name} while it is shut off")
         known = checkpoints.list_checkpoints(domain)
         prefix = checkpoints.prefix(repository.id if repository is not None else "(new)")
         disks = wanted_disks(facts, selection)

@@ -17,6 +17,7 @@ from ..hypervisor import agent, checkpoints, job, offline
 from ..hypervisor.connection import Domain
 from ..hypervisor.domain import DomainFacts
 from ..hypervisor.job import Export, JobDisk
+from ..serving import TcpServer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +48,16 @@ def running(
     tracked: t.Collection[str],
     quiescing: Quiescing,
     ready: t.Callable[[], None],
+    servers: t.Sequence[TcpServer] = (),
 ) -> t.Iterator[View]:
     """Begin a backup job, together with the ``checkpoint`` on the ``tracked`` disks, the guest frozen for that instant.
 
-    ``ready`` is called when the guest is frozen, and may raise to end it there.
+    ``folder`` is the hypervisor's, ``servers`` as in ``backup_job``. ``ready`` is called when the guest is frozen, and may raise to end it there.
     """
     xml = checkpoints.checkpoint_xml(checkpoint, tracked, facts.disks) if checkpoint else None
     if checkpoint is not None:
         checkpoints.add_marks(domain, facts, checkpoint, tracked)
-    with job.backup_job(domain, facts, wanted, folder, xml) as begin:
+    with job.backup_job(domain, facts, wanted, folder, xml, servers) as begin:
         with agent.quiesced(domain, facts, quiescing.policy, quiescing.mountpoints) as quiesce:
             ready()
             exports = begin()

@@ -1,0 +1,103 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Folders and files of another host, through libvirt's storage pools of type dir. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import tempfile
+import typing as t
+from xml.etree import ElementTree
+
+from ..errors import HypervisorError
+from . import space
+from .connection import Session, explained, libvirt
+
+
+def _xml(name: str, path: str, owner: t.Optional[t.Tuple[int, int]] = None) -> str:
+    root = ElementTree.Element("pool", type="dir")
+    ElementTree.SubElement(root, "name").text = name
+    target = ElementTree.SubElement(root, "target")
+    ElementTree.SubElement(target, "path").text = path
+    permissions = ElementTree.SubElement(target, "permissions")
+    ElementTree.SubElement(permissions, "mode").text = "0700"
+    for key, number in zip(("owner", "group"), owner or ()):
+        ElementTree.SubElement(permissions, key).text = str(number)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def make(session: Session, name: str, path: str, owner: t.Optional[t.Tuple[int, int]]) -> None:
+    """Make a folder, closed to all but its ``owner`` (user and group id), and a pool over it. Raises libvirtError."""
+    # Defined and not only created: libvirt removes the folder of such a pool only, and that of a killed run is found again.
+    pool = session.api.storagePoolDefineXML(_xml(name, path, owner))
+    pool.build(0)
+    pool.create(0)
+
+
+def measure(session: Session, name: str) -> space.Space:
+    """The space of the file system of a pool's folder. Raises HypervisorError."""
+    with explained(f"ask for the free space of pool {name}"):
+        pool = session.api.storagePoolLookupByName(name)
+        pool.refresh(0)
+        _state, total, _used, free = pool.info()
+    return space.Space(name, free, total)
+
+
+def names(session: Session) -> t.List[str]:
+    """Names of all pools. Raises HypervisorError."""
+    with explained("list the storage pools"):
+        return [pool.name() for pool in session.api.listAllStoragePools(0)]
+
+
+def remove(session: Session, name: str) -> None:
+    """Remove a pool with its folder and what is in it, as far as they exist."""
+    with contextlib.suppress(libvirt.libvirtError, HypervisorError):
+        pool = session.api.storagePoolLookupByName(name)
+        with contextlib.suppress(libvirt.libvirtError):
+            pool.refresh(0)
+            for volume in pool.listAllVolumes(0):
+                volume.delete(0)
+        for step in (pool.destroy, pool.delete, pool.undefine):
+            with contextlib.suppress(libvirt.libvirtError):
+                step()
+
+
+@contextlib.contextmanager
+def _over(session: Session, folder: str) -> t.Iterator[t.Any]:
+    """A pool over a folder that exists, brought up to date; a pool of somebody's if there is one. Raises libvirtError."""
+    try:
+        pool, ours = session.api.storagePoolLookupByTargetPath(folder), False
+    except libvirt.libvirtError:
+        pool, ours = session.api.storagePoolCreateXML(_xml(f"kvm-cbt-look-{secrets.token_hex(4)}", folder)), True
+    try:
+        pool.refresh(0)
+        yield pool
+    finally:
+        if ours:
+            pool.destroy()
+
+
+def has_file(session: Session, path: str) -> bool:
+    """Whether the file exists on libvirt's host. Raises HypervisorError if its folder does not, or if libvirt cannot tell."""
+    with explained(f"look into {os.path.dirname(path)} on libvirt's host"), _over(session, os.path.dirname(path)) as pool:
+        return os.path.basename(path) in pool.listVolumes()
+
+
+def open_file(session: Session, path: str) -> t.BinaryIO:
+    """A copy of a file of libvirt's host. Raises OSError if there is none, or if it cannot be read."""
+    copy = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
+    try:
+        with _over(session, os.path.dirname(path)) as pool:
+            stream = session.api.newStream(0)
+            pool.storageVolLookupByName(os.path.basename(path)).download(stream, 0, 0, 0)
+            stream.recvAll(lambda _stream, data, _opaque: copy.write(data), None)
+            stream.finish()
+    except libvirt.libvirtError as error:
+        copy.close()
+        missing = error.get_error_code() in (libvirt.VIR_ERR_NO_STORAGE_VOL, libvirt.VIR_ERR_NO_STORAGE_POOL)
+        raise (FileNotFoundError if missing else OSError)(0, str(error)) from error
+    copy.seek(0)
+    return t.cast(t.BinaryIO, copy)

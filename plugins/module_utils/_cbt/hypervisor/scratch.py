@@ -1,0 +1,123 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Folders for the scratch files of backup jobs, on this host and on others. Private to the collection.
+
+On another host the folder is a storage pool, for of pools libvirt tells the free space, and makes and removes their folders.
+The name of a folder tells the domain; that of a pool also tells which host reads, since no other can tell whether the run lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import typing as t
+
+from .. import programs
+from ..errors import Refused
+from . import pools, space
+from .connection import Domain, explained
+from .domain import DomainFacts, require_files_here
+
+SELINUX = "/sys/fs/selinux/enforce"  # is there while SELinux is active
+_PREFIX = "kvm-cbt-"
+_MACHINE_ID = "/etc/machine-id"
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+    """``folder`` is a folder of the run's own on this host, ``scratch`` where its scratch files are on the hypervisor, which may be the same.
+
+    ``places`` are what must not run out of space.
+    """
+
+    folder: str
+    scratch: str
+    places: t.Tuple[space.Place, ...]
+
+
+def local_prefix(uuid: str) -> str:
+    """How the names of a domain's scratch folders on this host begin, for runs of this host."""
+    return f"{_PREFIX}{uuid[:8]}-"
+
+
+def remote_prefix(uuid: str) -> str:
+    """How the names of a domain's scratch folders on another host begin, for runs of this host."""
+    try:
+        with open(_MACHINE_ID, encoding="ascii") as file:
+            machine = file.read().strip()
+    except OSError:
+        machine = ""
+    reader = hashlib.sha256(f"{machine}/{socket.gethostname()}".encode()).hexdigest()[:8]
+    return f"{_PREFIX}remote-{uuid[:8]}-{reader}-"
+
+
+@contextlib.contextmanager
+def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
+    """A folder of the run's own on this host. Its lock (flock) tells that the run still lives."""
+    try:
+        folder = tempfile.mkdtemp(prefix=local_prefix(facts.uuid), dir=parent)
+    except OSError as error:
+        raise Refused(f"Cannot create a scratch folder in {parent}: {error.strerror}. Choose another with scratch_dir.") from error
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _label(folder: str) -> None:
+    # A folder gets the label of its parent; SELinux lets QEMU make a socket only in what the host's rules say is for it.
+    if os.path.exists(SELINUX) and shutil.which("restorecon"):
+        programs.run(["restorecon", folder])
+
+
+@contextlib.contextmanager
+def scratch_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
+    """A folder of the job's own for its socket and scratch files, writable by QEMU and closed to others.
+
+    Raises Refused if it cannot be made, or if the domain is on another host.
+    """
+    require_files_here(facts, f"share files with QEMU in {parent}")
+    with _locked_folder(facts, parent) as folder:
+        if facts.owner is not None and os.geteuid() == 0:
+            os.chown(folder, *facts.owner)
+        _label(folder)
+        if len(os.fsencode(os.path.join(folder, "nbd.sock"))) > 107:
+            raise Refused(f"The scratch directory {parent} is too long a path for a Unix socket. Choose a shorter one with scratch_dir.")
+        yield folder
+
+
+@contextlib.contextmanager
+def workspace(domain: Domain, facts: DomainFacts, parent: str) -> t.Iterator[Workspace]:
+    """Folders for one run, wherever the domain is; ``parent`` is a directory of the hypervisor. Raises Refused, HypervisorError."""
+    what, option = "the scratch directory", "scratch_dir"
+    if facts.host is None:
+        with scratch_folder(facts, parent) as folder:
+            yield Workspace(folder, folder, (space.Place(folder, what, option, 0.02),))
+        return
+    session, name = domain.session, f"{remote_prefix(domain.uuid)}{secrets.token_hex(4)}"
+    with _locked_folder(facts, tempfile.gettempdir()) as folder:
+        try:
+            path = os.path.join(parent, name)
+            advice = "libvirt's storage driver must be there. Choose another folder with scratch_dir."
+            with explained(f"create the scratch folder {path} on {facts.host}", advice):
+                pools.make(session, name, path, facts.owner)
+            place = space.Place(path, f"the scratch directory on {facts.host},", option, 0.1, lambda _path: pools.measure(session, name))
+            yield Workspace(folder, path, (place,))
+        finally:
+            pools.remove(session, name)
+
+
+def remote_leftovers(domain: Domain) -> t.List[str]:
+    """Names of the pools that runs of this host made for a domain."""
+    return [name for name in pools.names(domain.session) if name.startswith(remote_prefix(domain.uuid))]

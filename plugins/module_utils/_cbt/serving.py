@@ -1,0 +1,25 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where an NBD server is reached: known to those who begin one and to those who read from it. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+
+@dataclasses.dataclass(frozen=True)
+class TcpServer:
+    """A server at a port of a host. ``address`` is what its certificate has to name, ``listen`` the numeric address of the same host.
+
+    ``certificates`` is the folder of this side's certificates, as libnbd wants it; None without TLS.
+    """
+
+    address: str
+    listen: str
+    port: int
+    certificates: t.Optional[str] = None
+
+
+Server = t.Union[str, TcpServer]  # the path of a Unix socket, or TCP
