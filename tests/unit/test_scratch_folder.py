@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-job = pytest.importorskip("_cbt.hypervisor.job")
+scratch = pytest.importorskip("_cbt.hypervisor.scratch")
 
 
 class _Facts(t.NamedTuple):
     uuid: str = "0a1b2c3d-0000-0000-0000-000000000000"
     owner: None = None
+    host: None = None
 
 
 @pytest.mark.parametrize("active", [True, False])
