@@ -149,7 +149,7 @@ class Running:
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self._process.stdin is not None and self._process.stderr is not None
         self._pid = reader.process(int(self._process.stderr.readline()))
-        self._process.stdin.write(json.dumps({**asked, "rate_limit": 256 << 10, **wanted}))
+        self._process.stdin.write(json.dumps({**asked, "rate_limit": 64 << 10, **wanted}))
         self._process.stdin.close()
         wait_until(lambda: domain.job_running(), 60, "begin of the backup")
 
