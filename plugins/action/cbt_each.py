@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import typing as t
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.kvm.cbt.plugins.plugin_utils._outcomes import described
@@ -27,6 +27,7 @@ _SPEC: t.Dict[str, t.Any] = {
     "fail_on_error": {"type": "bool", "default": True},
 }
 _POLL = (0.5, 15.0)  # seconds between two looks at what runs, growing while nothing ends
+_DISTURBED = (1, 5)  # seconds to wait before a host that does not answer is asked again
 _GRACE = 60  # seconds in which what was killed for its time limit has to say so
 _ANSIBLE = frozenset({"ansible_job_id", "finished", "started", "invocation", "results_file", "stdout", "stdout_lines", "stderr", "stderr_lines"})
 
@@ -75,6 +76,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self._task.async_val = self._options["timeout"]  # async_wrapper takes its limit from there
         try:
             started = self._execute_module(self._options["module"], arguments, task_vars=self._task_vars, wrap_async=True)
+        except AnsibleConnectionFailure:
+            raise
+        except AnsibleError as error:
+            started = {"failed": True, "msg": str(error)}
         finally:
             self._task.async_val = 0
         if "ansible_job_id" in started:
@@ -84,7 +89,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _look_at(self, job: str) -> bool:
         item, limit = self._running[job]
-        found = self._job(job, "status")
+        found = self._patiently(job)
         if not found.get("finished"):
             if time.monotonic() < limit:
                 return False
@@ -93,6 +98,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         del self._running[job]
         self._job(job, "cleanup")
         return True
+
+    def _patiently(self, job: str) -> Result:
+        """The state of a job, which a short disturbance of the network does not keep from being known."""
+        for pause in _DISTURBED:
+            try:
+                return self._job(job, "status")
+            except AnsibleConnectionFailure:
+                time.sleep(pause)
+        return self._job(job, "status")
 
     def _job(self, job: str, mode: str) -> Result:
         where = self.get_shell_option("async_dir", default="~/.ansible_async")

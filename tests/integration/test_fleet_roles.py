@@ -12,12 +12,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 from lab.disks import DiskSpec
 from lab.domain import BlockDomain
 from lab.hypervisor import Hypervisor
 from module_process import run_module
-from test_roles import Play, collections
+from restored import new_name, removed
+from test_roles import Play, _chroot, collections
+
+from _cbt.hypervisor.connection import connect
 
 __all__ = ["collections"]
 
@@ -58,7 +62,7 @@ def fleet(collections: Path, tmp_path: Path, workspace: Path, hypervisor: Hyperv
 
 def _summed_up(printed: str) -> list[str]:
     """The lines of the summary, of which there must be one."""
-    found: list[str] = re.findall(r'"__summary.lines": (\[.*?\n    \]|\[\])', printed, re.DOTALL)
+    found: list[str] = re.findall(r'"msg": (\[\n.*?\n    \]|\[\])', printed, re.DOTALL)
     assert len(found) == 1, printed
     lines: list[str] = json.loads(found[0])
     return lines
@@ -83,12 +87,87 @@ def test_a_night_over_hosts_of_which_one_is_dead_and_domains_of_which_one_fails(
 
     lost.rename(bad.image("vda"))
     variables["cbt_domains"].remove("no-such")
+    [serving] = good.checkpoints()
+    good.handle.checkpointLookupByName(serving).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
     night = {**variables, "retention_keep_last": 1, "verify_restore_points": ["all"]}
     lines = _summed_up(fleet.play().run("kvm.cbt.site", night))
-    assert [line for line in lines if line.startswith("reconcile")] == [
-        f"reconcile on kvm1: {name}: in order" for name in sorted([good.name, off.name, bad.name])
-    ]
+    reconciled = {line.split(": ")[1]: line.split(": ")[2] for line in lines if line.startswith("reconcile on kvm1: ")}
+    assert reconciled == {good.name: f"redefine checkpoint {serving}", off.name: "in order", bad.name: "in order"}
     assert not any("on kvm2" in line for line in lines)
     assert sorted(point["domain"] for point in fleet.points()) == sorted([good.name, off.name, bad.name])
     for step, told in (("verify", "restore points are sound"), ("retention", "1 kept")):
         assert sum(line.startswith(f"{step} on kvm1: ") and told in line for line in lines) == 3
+
+    limited = {**variables, "cbt_domains": [good.name, off.name, "on-kvm2-perhaps"]}
+    assert fleet.play().changed("kvm.cbt.reconcile", limited, "--limit", "kvm1") == 0
+
+
+FRAGILE = """
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.connection import local
+
+DOCUMENTATION = '''
+name: fragile
+short_description: A local connection that is lost for good when the first restore point is there
+description: As it says.
+extends_documentation_fragment: connection_pipelining
+'''
+
+
+class Connection(local.Connection):
+    transport = "fragile"
+
+    def exec_command(self, *args, **kwargs):
+        if any(__import__("pathlib").Path("REPOSITORY").glob("points/*/*/manifest.json")):
+            raise AnsibleConnectionFailure("gone")
+        return super().exec_command(*args, **kwargs)
+"""
+
+
+def test_a_host_lost_in_the_middle_does_not_stop_the_others_and_is_made_up_for(fleet: Fleet, tmp_path: Path) -> None:
+    first, second, third, other = sorted((fleet.domain() for _ in range(4)), key=lambda domain: domain.name)
+    (tmp_path / "fragile.py").write_text(FRAGILE.replace("REPOSITORY", str(fleet.repository)))
+    (tmp_path / "ansible.cfg").write_text(f"[defaults]\nconnection_plugins = {tmp_path}\n")
+    own = f"""cbt_domains='{json.dumps([first.name, second.name, third.name])}'"""
+    theirs = f"""cbt_domains='{json.dumps([other.name])}'"""
+    variables = {"cbt_repository": str(fleet.repository), "backup_parallel": 1}
+
+    hosts = f"kvm1 {LOCAL.replace('local', 'fragile')} {own}\nkvm2 {LOCAL} {theirs}"
+    lines = _summed_up(fleet.play(hosts).run("kvm.cbt.backup", variables, fails="Not all went well"))
+    assert any(line.startswith("backup on kvm1: LOST: ") and "gone" in line for line in lines)
+    assert any(line.startswith(f"backup on kvm1: FAILED: {first.name}: ") for line in lines)
+    assert f"backup on kvm1: FAILED: {third.name}: not begun, for the host was lost" in lines
+    assert any(line.startswith(f"backup on kvm2: {other.name}: ") and "vda full" in line for line in lines)
+
+    lines = _summed_up(fleet.play(f"kvm1 {LOCAL} {own}\nkvm2 {LOCAL} {theirs}").run("kvm.cbt.backup", variables))
+    assert len(lines) == 4
+    assert {point["domain"] for point in fleet.points()} == {domain.name for domain in (first, second, third, other)}
+
+
+def test_machines_come_back_on_the_hosts_they_are_given(fleet: Fleet) -> None:
+    domain, name = fleet.domain(), new_name()
+    domain.write("vda", 0, MIB, 1)
+    secret = {"passphrase": "a passphrase nobody sees"}
+    assert run_module(fleet.workspace, "cbt_backup", domain=domain.name, repository=str(fleet.repository), **secret)["changed"]
+    variables = {"cbt_repository": str(fleet.repository), "cbt_passphrase": secret["passphrase"], "restore_dest": str(fleet.workspace), "restore_start": "yes"}
+    fleet.play().run("kvm.cbt.restore", {**variables, "restore_machines": f"{domain.name},other"}, fails="limit the play to one")
+
+    copy = {"domain": domain.name, "new_name": name, "host": "kvm2"}
+    wanted = {**variables, "restore_machines": json.dumps([copy, {"domain": "no-such", "host": "kvm1"}])}
+    assert f"would restore {name} of" in fleet.play().run("kvm.cbt.restore", wanted, "--check", "--limit", "kvm2")
+    with connect() as session, removed(session, name):
+        printed = fleet.play().run("kvm.cbt.restore", wanted, "-vvv", fails="Not all went well")
+        assert secret["passphrase"] not in printed
+        assert session.api.lookupByName(name).isActive()
+        assert (fleet.workspace / f"{name}-vda.qcow2").exists()
+    assert re.search(r"restore on kvm1: FAILED: no-such: .* holds no restore point", printed)
+    assert f"restore on kvm2: {name}: {name} of " in printed
+
+
+def test_every_playbook_can_be_checked_on_a_host_where_nothing_is_installed(collections: Path, tmp_path: Path, workspace: Path) -> None:
+    with _chroot(workspace) as root:
+        play = Play(collections, tmp_path, f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3")
+        variables = {"cbt_repository": "/backup", "cbt_passphrase": "secret", "retention_keep_last": 1, "restore_machines": []}
+        printed = play.run("kvm.cbt.site", variables, "--check", "kvm.cbt.restore")
+        assert printed.count("required Python library") >= 2
+        assert not (root / "backup").exists()
