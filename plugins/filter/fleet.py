@@ -127,12 +127,12 @@ class _Step:
         return [], True
 
 
-def summary(hosts: Hosts, hostvars: t.Mapping[str, Variables], steps: t.Sequence[str]) -> t.Dict[str, t.Any]:
+def summary(hosts: Hosts, hostvars: t.Mapping[str, Variables], steps: t.Union[str, t.Sequence[str]]) -> t.Dict[str, t.Any]:
     """Lines that tell of all steps on all hosts, the hosts on which something failed, and the domains that none has."""
     lines: t.List[str] = []
     bad: t.List[str] = []
     missing: t.Set[str] = set()
-    for step in (_Step(name, hosts, hostvars) for name in steps):
+    for step in (_Step(name, hosts, hostvars) for name in _names(steps)):
         if not step.found and not step.outcome:
             continue
         for host in hosts:

@@ -125,6 +125,6 @@ def test_a_name_is_missing_only_if_no_host_has_it() -> None:
         "kvm2": {"backup_found": {"domains": [], "missing": ["web1", "db1", "gone"]}},
         "kvm3": {"backup_found": {"domains": [{"name": "db1", "uuid": "v", "state": "shutoff"}], "missing": ["web1", "gone"]}},
     }
-    told = fleet.summary(HOSTS, hostvars, ["backup"])
+    told = fleet.summary(HOSTS, hostvars, "backup,verify")
     assert (told["missing"], told["failed"]) == (["gone"], [])
     assert told["lines"] == ["backup: MISSING: gone is on no host that was asked"]
