@@ -14,13 +14,14 @@ from samples import encoded, random_bytes
 from stores_for_tests import MemoryStore, failing
 
 from _cbt.errors import DamagedObject, RepositoryError
-from _cbt.repository import pack_reader, packs
+from _cbt.repository import codecs, pack_reader, packs
 from _cbt.repository.directory_store import DirectoryStore
+from _cbt.repository.encryption import EncryptedKeys
 from _cbt.repository.keys import PlainKeys
 from _cbt.repository.maps import Run
 from _cbt.repository.pack_reader import PackReader
 from _cbt.repository.pack_writer import PackWriter, Placement
-from _cbt.repository.packs import PackRef
+from _cbt.repository.packs import Encoded, PackRef
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
@@ -44,6 +45,19 @@ def test_blocks_come_back_alone_and_together(tmp_path: Path, compression: str) -
     assert content(reader, ref, 0, 4) == BLOCKS
     assert [content(reader, ref, ordinal, 1)[0] for ordinal in range(4)] == BLOCKS
     assert [reader.directory(ref).digest(ordinal) for ordinal in range(4)] == [encoded(block).digest for block in BLOCKS]
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_many_blocks_of_one_append_are_sealed_each_at_its_place(tmp_path: Path, compression: str) -> None:
+    store, keys = DirectoryStore(str(tmp_path)), EncryptedKeys(bytes(32))
+    writer = PackWriter(store, keys)
+    plain = [random_bytes(500 + number, number) + bytes(number * 100) for number in range(45)]
+    for first, blocks in ((0, plain[:3]), (3, plain[3:])):
+        sealed = [Encoded(keys.block_id(block), *codecs.encoder(compression)(block), len(block)) for block in blocks]
+        assert writer.append(sealed).ordinal == first
+    (ref,) = writer.finish().values()
+    assert content(PackReader(store, keys), ref, 0, 45) == plain
+    assert {PackReader(store, keys).directory(ref).entry(ordinal).crc for ordinal in range(45)} == {0}, "the seal says it all"
 
 
 def test_a_block_that_is_not_as_long_as_the_disks_is_damaged() -> None:

@@ -87,8 +87,13 @@ def header(pack_id: bytes) -> bytes:
 
 def entry(block: Encoded, overhead: int) -> bytes:
     """A block's line in the directory; its payload takes ``overhead`` bytes more once it is sealed."""
-    crc = codecs.checksum(block.codec, block.payload)
+    crc = _checksum(block.codec, block.payload, overhead)
     return ENTRY.pack(block.digest, len(block.payload) + overhead, crc, block.length | block.codec << _CODEC_SHIFT)
+
+
+def _checksum(codec: int, payload: Buffer, overhead: int) -> int:
+    """The checksum of a payload; 0 where a seal, which takes ``overhead`` bytes, says all that it could."""
+    return 0 if overhead else codecs.checksum(codec, payload)
 
 
 def ending(pack_id: bytes, directory: bytes, offset: int, keys: PackKeys) -> bytes:
@@ -182,7 +187,7 @@ def _proven(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, key
     if not 0 < block.length <= BLOCK_SIZE:
         raise DamagedObject("its length is wrong")
     payload = pack.unseal_block(ordinal, stored)
-    if block.crc != codecs.checksum(block.codec, payload):
+    if block.crc != _checksum(block.codec, payload, keys.overhead):
         raise DamagedObject("its stored bytes have changed")
     data = codecs.decode(block.codec, payload, block.length)
     if keys.block_id(data) != block.digest:
