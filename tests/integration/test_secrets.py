@@ -1,0 +1,204 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""No secret that any module takes is in arguments, environments, logs, results or objects: the modules and their secrets are found, not listed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import typing as t
+from pathlib import Path
+
+import pytest
+from lab.disks import DiskSpec
+from lab.domain import BlockDomain
+from lab.hypervisor import Hypervisor
+from lab.object_store import Rclone
+from module_process import ModuleProcess, collection_path
+
+from _cbt.repository.places import Place, S3Options
+from _cbt.repository.repository import open_repository
+
+MIB = 1 << 20
+MARK = b"what nobody may read in the repository. "
+MODULES = Path(__file__).resolve().parents[2] / "plugins" / "modules"
+
+# Has a module's process write down what it logs, as Ansible calls it.
+_LOGGED = """
+import sys, syslog
+sys.modules["systemd"] = None
+syslog.syslog = lambda *words: print(words, file=open({path!r}, "a"))
+"""
+
+# Prints, by module, the options that are not to be logged.
+_SPECS = """
+import importlib, json, sys
+from ansible.module_utils import basic
+
+def secrets(spec, place=()):
+    for name, option in spec.items():
+        if option.get("no_log"):
+            yield ".".join((*place, name))
+        yield from secrets(option.get("options") or {}, (*place, name))
+
+class Told(Exception):
+    pass
+
+def tell(argument_spec, **_rest):
+    raise Told(argument_spec)
+
+basic.AnsibleModule = tell
+found = {}
+for name in sys.argv[1:]:
+    try:
+        getattr(importlib.import_module("ansible_collections.kvm.cbt.plugins.modules." + name), "main", lambda: None)()
+    except Told as told:
+        found[name] = list(secrets(told.args[0]))
+print(json.dumps({name: options for name, options in found.items() if options}))
+"""
+
+
+def secret_options(folder: Path) -> t.Dict[str, t.Set[str]]:
+    """By module, the options that are secrets, those within others as ``s3.secret_key``."""
+    names = [path.stem for path in MODULES.glob("*.py")]
+    environment = {**os.environ, "PYTHONPATH": str(collection_path(folder))}
+    printed = subprocess.run([sys.executable, "-c", _SPECS, *names], check=True, stdout=subprocess.PIPE, env=environment).stdout
+    return {name: set(options) for name, options in json.loads(printed).items()}
+
+
+class _Watch:
+    """Looks for secrets in the command line and the environment of every process that is started, over and over."""
+
+    def __init__(self, secret: t.Sequence[bytes]) -> None:
+        self._secret = secret
+        self._done = threading.Event()
+        self._before = {path.name for path in Path("/proc").glob("[0-9]*")}  # the object store was told its secret so
+        self.found: t.Set[str] = set()
+        self.programs: t.Set[str] = set()
+
+    def __enter__(self) -> _Watch:
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._done.wait(0.02):
+            for folder in Path("/proc").glob("[0-9]*"):
+                if folder.name in self._before:
+                    continue
+                with contextlib.suppress(OSError):  # ended meanwhile
+                    words = (folder / "cmdline").read_bytes()
+                    self.programs.add(Path(words.split(b"\0")[0].decode()).name)
+                    text = words + (folder / "environ").read_bytes()
+                    self.found.update(words.decode() for each in self._secret if each in text)
+
+
+class _Runs:
+    """Runs modules with all the secrets they take, and keeps what was told."""
+
+    def __init__(self, folder: Path, specs: t.Mapping[str, t.Set[str]], values: t.Mapping[str, t.Any]) -> None:
+        self._folder, self._specs, self._values = folder, specs, values
+        self.told: t.List[bytes] = []
+        self.given: t.Dict[str, t.Set[str]] = {}
+
+    def __call__(self, module: str, failed: bool = False, check: bool = False, **arguments: t.Any) -> t.Dict[str, t.Any]:
+        taken = {option.partition(".")[0] for option in self._specs[module]}
+        given = {**{name: value for name, value in self._values.items() if name in taken}, **arguments}
+        if "password" in given:
+            given["username"] = "operator"
+        process = ModuleProcess(self._folder, module, given, check)
+        out, err = process.process.communicate(timeout=300)
+        self.told += [out, err]
+        result: t.Dict[str, t.Any] = json.loads(out)
+        assert bool(result.get("failed")) == failed, result
+        assert "exception" not in result
+        self.given.setdefault(module, set()).update(option for option in self._specs[module] if option.partition(".")[0] in given)
+        return result
+
+
+@pytest.fixture
+def server() -> t.Iterator[Rclone]:
+    with Rclone() as server:
+        yield server
+
+
+def test_no_secret_of_any_module_is_in_arguments_logs_results_processes_and_objects(hypervisor: Hypervisor, workspace: Path, server: Rclone) -> None:
+    log = workspace / "log"
+    (collection_path(workspace) / "sitecustomize.py").write_text(_LOGGED.format(path=str(log)))
+    specs = secret_options(workspace)
+    passphrase, new, dest, wrong, password = (secrets.token_hex(16) for _each in range(5))
+    s3 = server.account.options
+    here, there = ({"repository": f"s3://{server.account.bucket()}/kvm"} for _each in range(2))
+    values = {"passphrase": passphrase, "s3": s3, "dest_passphrase": dest, "dest_s3": s3, "password": password}
+    run = _Runs(workspace, specs, values)
+    image = workspace / "any.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(image), "1M"], check=True)
+    (workspace / "restored").mkdir()
+    with BlockDomain(hypervisor, [DiskSpec("vda", 16 * MIB)]) as domain:
+        domain.write_bytes("vda", 0, MARK * 5000)
+        named = {"domain": domain.name}
+        # What each module needs besides its secrets. Each is run with them, and with a wrong passphrase if it takes one.
+        arguments: t.Dict[str, t.Dict[str, t.Any]] = {
+            "cbt_repository": here,
+            "cbt_backup": {**here, **named},
+            "cbt_backup_info": here,
+            "cbt_checkpoint": {**here, **named},
+            "cbt_checkpoint_info": {**here, **named},
+            "cbt_verify": {**here, "restore_points": ["all"]},
+            "cbt_copy": {**here, "dest_repository": there["repository"]},
+            "cbt_restore": {**here, **named, "dest": str(workspace / "restored")},
+            "cbt_retention": {**here, "keep_last": 1, "grace": 0, "compact_below": 50},
+            "cbt_image": {"path": str(image)},
+            "cbt_capability": {"domains": [domain.name]},
+            "cbt_domain_info": {},
+        }
+        assert set(arguments) == set(specs), "a module that takes a secret is run here, and no other"
+        secret = [passphrase, new, dest, wrong, password, s3["secret_key"]]
+        with _Watch([each.encode() for each in secret]) as watch:
+            for module, each in arguments.items():
+                run(module, check=module == "cbt_backup", **each)
+                if module == "cbt_backup":
+                    first = run(module, **each)["restore_point"]["id"]
+                    domain.write_bytes("vda", 4 * MIB, MARK * 5000)
+                    second = run(module, **each)["restore_point"]["id"]
+                    shown = run("cbt_backup_info", **here, changed_blocks={"from": first, "to": second, "disk": "vda"})["changed_blocks"]
+                    assert shown == [{"offset": 4 * MIB, "length": 262144, "zero": False}]
+            domain.destroy()
+            run("cbt_backup", **arguments["cbt_backup"])
+            for module in (each for each, options in specs.items() if "passphrase" in options):
+                refused = run(module, failed=True, **{**arguments[module], "passphrase": wrong})
+                assert "key slot of the repository" in refused["msg"]
+            for module in ("cbt_backup_info", "cbt_copy"):
+                refused = run(module, failed=True, **{**arguments[module], "s3": {**s3, "secret_key": wrong}})
+                assert "Check access_key and secret_key" in refused["msg"] or "Check what the policies" in refused["msg"], refused
+            run("cbt_repository", **here, new_passphrase=new)
+            run("cbt_repository", failed=True, **here, new_passphrase=wrong)
+        masters = _masters(server, (here, new), (there, dest))
+    assert run.given == specs, "every secret of every module was given"
+    assert watch.found == set()
+    assert "qemu-storage-daemon" in watch.programs, "the watch has seen what the modules start"
+    unseen = [*(each.encode() for each in secret), *(master.hex().encode() for master in masters), *masters]
+    logged = log.read_bytes()
+    assert logged.count(b"Invoked with") == len(run.told) // 2, "every module has logged"
+    assert logged.count(b"NOT_LOGGING_PARAMETER") >= len(run.told) // 2
+    assert [each for each in unseen if each in logged] == []
+    assert [(text, each) for text in run.told for each in unseen if each in text] == []
+    objects = [path for path in server.data.rglob("*") if path.is_file()]
+    assert len(objects) > 10
+    assert [(path, each) for path in objects for each in [*unseen, MARK, domain.name.encode(), b"<domain"] if each in path.read_bytes()] == []
+
+
+def _masters(server: Rclone, *opened: t.Tuple[t.Dict[str, str], str]) -> t.List[bytes]:
+    """The master keys of repositories with these passphrases."""
+    places = [Place(where["repository"], S3Options(**server.account.options), passphrase) for where, passphrase in opened]
+    return [open_repository(place).keys._master for place in places]  # type: ignore[attr-defined]
