@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import typing as t
@@ -14,6 +15,7 @@ import pytest
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from lab.object_store import Account, Rclone
+from lab.process import wait_until
 from module_process import ModuleProcess, run_module
 from witness import ask, differences, session_of, witnessed_backup
 
@@ -102,6 +104,56 @@ def test_points_in_a_locked_bucket_are_kept_and_so_is_all_they_rely_on(hyperviso
     assert kept is not None and kept > first + 28 * 86400
     assert store.locked_until(pack) == kept
     assert all(store.locked_until(name) is not None for name in [*store.list("packs"), *store.list("points")])
+
+
+def test_retention_keeps_what_is_locked_until_its_date_and_removes_it_then(hypervisor: Hypervisor, workspace: Path, gateway: Account) -> None:
+    """The bucket's rule locks for days; a privileged key then sets the date of what there is to some seconds from now."""
+    bucket, client = gateway.bucket(ObjectLockEnabledForBucket=True), gateway.client()
+    rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 3}}
+    client.put_object_lock_configuration(Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule})
+    repository = repository_in(gateway, f"s3://{bucket}/kvm")
+    place = {"repository": repository.store.location, "s3": gateway.options}
+
+    def retention(check: bool = False) -> t.Dict[str, t.Any]:
+        told = run_module(workspace, "cbt_retention", check, **place, keep_last=1, grace=0, compact_below=50)
+        assert not told.get("failed"), told
+        return told
+
+    with BlockDomain(hypervisor, [DiskSpec("vda", 32 * MIB)]) as domain:
+        domain.write_random("vda", 0, 4 * MIB, 1)
+        first = witnessed_backup(domain, repository, workspace, ask(domain.name, compression="none"))
+        packs = set(repository.store.list("packs"))
+        domain.write_random("vda", 0, 4 * MIB, 2)
+        second = run_module(workspace, "cbt_backup", domain=domain.name, **place)["restore_point"]["id"]
+        assert [disk["mode"] for disk in run_module(workspace, "cbt_backup_info", **place)["restore_points"][0]["disks"]]
+        restored = workspace / "restored"
+        restored.mkdir()
+
+        for check in (True, False, False):
+            told = retention(check)
+            kept = {each["id"]: each["rules"] for each in told["kept"]}
+            assert told["removed"] == [] and kept == {first.id: ["locked"], second: ["last"]}
+        assert differences(domain.name, repository, first, restored) == []
+        assert packs <= set(repository.store.list("packs"))
+
+        ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=12)
+        versions = [each for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket) for each in page.get("Versions", [])]
+        for each in versions:
+            client.put_object_retention(
+                Bucket=bucket, Key=each["Key"], VersionId=each["VersionId"], BypassGovernanceRetention=True,
+                Retention={"Mode": "GOVERNANCE", "RetainUntilDate": ends},
+            )  # fmt: skip
+        assert [each["id"] for each in retention(check=True)["removed"]] == [], "not before its date"
+        wait_until(lambda: datetime.datetime.now(datetime.UTC) > ends, 60, "the end of the lock")
+        for left in [*repository.store.list("leases"), *repository.store.list("drafts")]:  # half an hour later
+            client.delete_object(Bucket=bucket, Key=f"kvm/{left}")
+        assert [each["id"] for each in retention()["removed"]] == [first.id]
+        assert [point.id for point in repository.points_of().points] == [second]
+        assert retention()["removed"] == []  # the store tells times by the second, so what was removed in this one was not over yet
+        assert not packs & set(repository.store.list("packs"))
+        there = [each for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket) for each in page.get("Versions", [])]
+        assert not [each["Key"] for each in there if first.id in each["Key"] and "/points/" in each["Key"]]
+        assert run_module(workspace, "cbt_verify", **place, restore_points=["all"])["restore_points"][0]["status"] == "ok"
 
 
 def test_a_server_that_dies_during_a_backup_publishes_nothing_and_the_next_run_is_incremental(

@@ -38,6 +38,8 @@ class MemoryUpload:
             return False
         self._store.objects[self._name] = bytes(self._data)
         self._store.times[self._name] = self._store.clock
+        if self._store.lock_for:
+            self._store.locks[self._name] = self._store.clock + self._store.lock_for
         return True
 
     def abandon(self) -> None:
@@ -46,7 +48,10 @@ class MemoryUpload:
 
 
 class MemoryStore:
-    """Objects in a dictionary; ``uploads`` are those begun and neither committed nor abandoned, ``clock`` is set by the test."""
+    """Objects in a dictionary; ``uploads`` are those begun and neither committed nor abandoned, ``clock`` is set by the test.
+
+    With ``lock_for`` every object is locked for that many seconds once it appears, as by a bucket's rule.
+    """
 
     location = "memory"
     local_path = None
@@ -58,6 +63,7 @@ class MemoryStore:
         self.times: dict[str, float] = {}
         self.locks: dict[str, float] = {}
         self.clock = 1_000_000.0
+        self.lock_for = 0.0
         self.full = False
 
     def copy(self) -> MemoryStore:

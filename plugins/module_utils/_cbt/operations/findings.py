@@ -79,7 +79,7 @@ class Findings:
             if state == before:
                 continue
             if state is None:
-                self._repository.store.delete(damage.object_name(pack))
+                self._repository.discard(damage.object_name(pack))
                 del self.recorded[pack]
             else:
                 self._repository.put_object(damage.object_name(pack), damage.encode(state))

@@ -110,7 +110,7 @@ def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_remo
     publishing.publish(repository, lease, point, too_late)
     for each in all_removed:
         if each.point.id == point.id and each.point.uuid == point.uuid:
-            repository.store.delete(each.entry)
+            repository.discard(each.entry)
     return point
 
 
@@ -170,7 +170,8 @@ class _Retention:
         if self._collects:
             collected = Collector(self._repository, lease.now(), self._request.grace).collect(lease, self._request.confirm_shrink)
             dedup.tidy(self._repository, self._repository.points_of().points)
-        return self._result(verdicts, compacted, collected, trash.removed(self._repository))
+        since = lease.now() - self._request.grace if collected is not None else 0.0  # one whose time is over may be locked for longer
+        return self._result(verdicts, compacted, collected, trash.removed(self._repository, since))
 
     @property
     def _collects(self) -> bool:

@@ -127,7 +127,7 @@ class Collector:
         for _done in side_by_side(lambda name: condemned.pardon(self._repository, name), named):
             pass
         for each in lists:
-            self._store.delete(each)
+            self._repository.discard(each)
         return gone
 
     def _refuse_shrunk(self, found: Survey, confirmed: bool) -> None:
@@ -153,7 +153,7 @@ class Collector:
             pack = damage.pack_name(name)
             if pack is not None and not needed.needs(pack) and not self._exists(pack):
                 old.append(name)
-        for _done in side_by_side(self._store.delete, old):
+        for _done in side_by_side(self._repository.discard, old):
             pass
 
     def _exists(self, name: str) -> bool:

@@ -53,7 +53,7 @@ def announce(repository: Repository, name: str) -> None:
 
 def pardon(repository: Repository, name: str) -> None:
     """Take an announcement back."""
-    repository.store.delete(entry_name(name))
+    repository.discard(entry_name(name))
 
 
 class Announced(t.NamedTuple):

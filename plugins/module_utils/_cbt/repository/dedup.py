@@ -178,7 +178,7 @@ def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> t.Tuple[in
         return 0, 0
     gone = [name for name, nothing in idle.items() if nothing]
     for name in gone:
-        repository.store.delete(name)
+        repository.discard(name)
     added = 0
     for point in points:
         found = list(_hooks_of(repository, point, without))

@@ -84,7 +84,7 @@ class Lease:
 
     def release(self) -> None:
         """The work is done."""
-        self.repository.store.delete(self._name)
+        self.repository.discard(self._name)
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ def _drafting(lease: Lease) -> t.Iterator[t.Callable[[RestorePoint], float]]:
     finally:
         with contextlib.suppress(RepositoryError):  # they count for nothing once they are old
             for name in names:
-                lease.repository.store.delete(name)
+                lease.repository.discard(name)
 
 
 def publish(repository: Repository, lease: Lease, point: RestorePoint, again: Again) -> RestorePoint:

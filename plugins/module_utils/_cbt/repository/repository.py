@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import typing as t
 
-from ..errors import DamagedObject, ObjectMissing, Refused, RepositoryError
+from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused, RepositoryError
 from ..side_by_side import side_by_side
 from . import configuration, maps, points
 from .configuration import Configuration
@@ -53,6 +53,11 @@ class Repository:
     def get_object(self, name: str) -> bytes:
         """A small object as it was given to ``put_object``. Raises ObjectMissing or DamagedObject."""
         return self.keys.unseal(name, self.store.get(name))
+
+    def discard(self, name: str) -> None:
+        """Delete a small object that has had its time. One that the store locks stays until a later run, and does no harm."""
+        with contextlib.suppress(ObjectLocked):
+            self.store.delete(name)
 
     def points_of(self, uuid: t.Optional[str] = None) -> Listing:
         """The restore points of a domain, or of all. Raises RepositoryError if listing fails."""

@@ -64,7 +64,7 @@ def forget_gone(repository: Repository, names: t.Collection[str]) -> None:
     for name in repository.store.list(FOLDER):
         _folder, uuid, what = name.split("/", 2)
         if not what.startswith("turn-") and f"points/{uuid}/{what}/manifest.json" not in names:
-            repository.store.delete(name)
+            repository.discard(name)
 
 
 def turn(repository: Repository, uuid: str, selection: str, slices: int) -> int:
