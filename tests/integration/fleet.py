@@ -14,8 +14,8 @@ from lab.cluster import Cluster
 from lab.nodes import Node
 from test_roles import Play
 
-# Nothing is left running when a playbook has ended, and a lost node is noticed in seconds.
-_SSH = "-o ControlMaster=no -o ControlPath=none -o ConnectTimeout=5 -o ServerAliveInterval=2 -o ServerAliveCountMax=3"
+# Connections end soon after a playbook has, and a lost node is noticed in seconds.
+_SSH = "-o ControlMaster=auto -o ControlPersist=5 -o ConnectTimeout=5 -o ServerAliveInterval=2 -o ServerAliveCountMax=3"
 _RECAP = re.compile(r"^(\S+) +: ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.MULTILINE)
 
 
@@ -29,7 +29,7 @@ class Fleet:
     def run(self, playbook: str, variables: dict[str, Any], *options: str, nodes: Iterable[Node] = (), fails: str | None = None) -> str:
         """Run a playbook on nodes, or on all; see `Play.run`."""
         names = [node.name for node in nodes or self.cluster.nodes]
-        settings = f"ansible_python_interpreter=/usr/bin/python3 ansible_ssh_common_args='-F {self.cluster.ssh_config}' ansible_ssh_args='{_SSH}'"
+        settings = f"ansible_python_interpreter=/usr/bin/python3 ansible_ssh_common_args='-F {self.cluster.ssh_config}' ansible_ssh_args='{_SSH} -o ControlPath={self._folder}/%h'"
         play = Play(self._collection, self._folder, "\n".join(f"{name} {settings}" for name in names), self.cluster.command([]))
         return play.run(playbook, variables, "--forks", "3", *options, fails=fails)
 

@@ -60,7 +60,7 @@ def fleet(collections: Path, tmp_path: Path, workspace: Path, hypervisor: Hyperv
         yield Fleet(collections, tmp_path, workspace, hypervisor, stack)
 
 
-def _summed_up(printed: str) -> list[str]:
+def summed_up(printed: str) -> list[str]:
     """The lines of the summary, of which there must be one."""
     found: list[str] = re.findall(r'"msg": (\[\n.*?\n    \]|\[\])', printed, re.DOTALL)
     assert len(found) == 1, printed
@@ -74,11 +74,11 @@ def test_a_night_over_hosts_of_which_one_is_dead_and_domains_of_which_one_fails(
     pattern = f"{good.name[:-1]}?"
     variables = fleet.variables(pattern, off.name, bad.name, excluded.name, "no-such", cbt_exclude_domains=[f"{excluded.name[:-2]}*"])
 
-    check = _summed_up(fleet.play().run("kvm.cbt.backup", variables, "--check", fails="Not all went well"))
+    check = summed_up(fleet.play().run("kvm.cbt.backup", variables, "--check", fails="Not all went well"))
     assert f"backup on kvm1: {good.name}: would look at 4.0 MiB: vda full" in check
     assert not fleet.repository.exists() and good.checkpoints() == []
 
-    lines = _summed_up(fleet.play(f"{TWO}\n{DEAD}").run("kvm.cbt.backup", variables, fails="Not all went well"))
+    lines = summed_up(fleet.play(f"{TWO}\n{DEAD}").run("kvm.cbt.backup", variables, fails="Not all went well"))
     assert sum("vda full" in line for line in lines) == 2 and not any(excluded.name in line or other.name in line for line in lines)
     assert any(line.startswith(f"backup on kvm1: FAILED: {bad.name}: ") for line in lines)
     assert any(line.startswith("backup on dead: UNREACHABLE: ") for line in lines)
@@ -90,7 +90,7 @@ def test_a_night_over_hosts_of_which_one_is_dead_and_domains_of_which_one_fails(
     [serving] = good.checkpoints()
     good.handle.checkpointLookupByName(serving).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
     night = {**variables, "retention_keep_last": 1, "verify_restore_points": ["all"]}
-    lines = _summed_up(fleet.play().run("kvm.cbt.site", night))
+    lines = summed_up(fleet.play().run("kvm.cbt.site", night))
     reconciled = {line.split(": ")[1]: line.split(": ")[2] for line in lines if line.startswith("reconcile on kvm1: ")}
     assert reconciled == {good.name: f"redefine checkpoint {serving}", off.name: "in order", bad.name: "in order"}
     assert not any("on kvm2" in line for line in lines)
@@ -133,13 +133,13 @@ def test_a_host_lost_in_the_middle_does_not_stop_the_others_and_is_made_up_for(f
     variables = {"cbt_repository": str(fleet.repository), "backup_parallel": 1}
 
     hosts = f"kvm1 {LOCAL.replace('local', 'fragile')} {own}\nkvm2 {LOCAL} {theirs}"
-    lines = _summed_up(fleet.play(hosts).run("kvm.cbt.backup", variables, fails="Not all went well"))
+    lines = summed_up(fleet.play(hosts).run("kvm.cbt.backup", variables, fails="Not all went well"))
     assert any(line.startswith("backup on kvm1: LOST: ") and "gone" in line for line in lines)
     assert any(line.startswith(f"backup on kvm1: FAILED: {first.name}: ") for line in lines)
     assert f"backup on kvm1: FAILED: {third.name}: not begun, for the host was lost" in lines
     assert any(line.startswith(f"backup on kvm2: {other.name}: ") and "vda full" in line for line in lines)
 
-    lines = _summed_up(fleet.play(f"kvm1 {LOCAL} {own}\nkvm2 {LOCAL} {theirs}").run("kvm.cbt.backup", variables))
+    lines = summed_up(fleet.play(f"kvm1 {LOCAL} {own}\nkvm2 {LOCAL} {theirs}").run("kvm.cbt.backup", variables))
     assert len(lines) == 4
     assert {point["domain"] for point in fleet.points()} == {domain.name for domain in (first, second, third, other)}
 
