@@ -29,7 +29,8 @@ class Fleet:
     def run(self, playbook: str, variables: dict[str, Any], *options: str, nodes: Iterable[Node] = (), fails: str | None = None) -> str:
         """Run a playbook on nodes, or on all; see `Play.run`."""
         names = [node.name for node in nodes or self.cluster.nodes]
-        settings = f"ansible_python_interpreter=/usr/bin/python3 ansible_ssh_common_args='-F {self.cluster.ssh_config}' ansible_ssh_args='{_SSH} -o ControlPath={self._folder}/%h'"
+        ssh = f"ansible_ssh_common_args='-F {self.cluster.ssh_config}' ansible_ssh_args='{_SSH} -o ControlPath={self._folder}/%h'"
+        settings = f"ansible_python_interpreter=/usr/bin/python3 {ssh}"
         play = Play(self._collection, self._folder, "\n".join(f"{name} {settings}" for name in names), self.cluster.command([]))
         return play.run(playbook, variables, "--forks", "3", *options, fails=fails)
 

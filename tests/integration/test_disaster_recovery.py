@@ -94,7 +94,7 @@ def networks_of(xml: str) -> list[tuple[str, str]]:
 
 def test_a_rehearsal_runs_isolated_beside_the_originals(site: Site) -> None:
     database, application, _front = NAMES
-    variables = site.variables({"name": database}, {"name": application, "after": [database], "start": False}, disaster_recovery_rehearsal=True)
+    variables = site.variables({"name": database}, {"name": application, "after": [database], "start": False}, disaster_recovery_rehearsal="true")
     nodes = [site.old]
     connection = site.old.hypervisor.connection
     printed = site.fleet.run(PLAYBOOK, variables, "--check", nodes=nodes)

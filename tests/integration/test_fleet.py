@@ -31,7 +31,7 @@ from _cbt.repository.repository import Repository, open_or_create
 __all__ = ["collections"]
 
 MIB = 1 << 20
-# The one playbook that is not here prepares, and is told of beside.
+# All that there are but kvm.cbt.prepare, which comes after them.
 PLAYBOOKS = [f"kvm.cbt.{name}" for name in ("backup", "verify", "retention", "reconcile", "restore", "remediate_disk_formats", "disaster_recovery", "site")]
 
 
@@ -111,10 +111,12 @@ def test_two_nights(night: Night, tmp_path: Path) -> None:
 
 
 def machines(night: Night) -> dict[str, Any]:
-    (one, two) = names(night.all())[:2]
+    one, two = names(night.domains[night.nodes[0]])[:2]
     shared = str(night.fleet.cluster.shared)
     wanted = {"restore_machines": [{"domain": one, "new_name": "copy"}], "restore_dest": shared}
-    return night.variables(**wanted, disaster_recovery_machines=[{"name": two}], disaster_recovery_dest=shared, disaster_recovery_rehearsal=True)
+    return night.variables(
+        **wanted, cbt_domains=[one, two], disaster_recovery_machines=[{"name": two}], disaster_recovery_dest=shared, disaster_recovery_rehearsal=True
+    )
 
 
 def test_check_mode_of_every_playbook_on_a_node_that_is_prepared(night: Night) -> None:
