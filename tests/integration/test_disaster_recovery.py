@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import libvirt
 import pytest
-from fleet import Fleet
+from fleet_plays import Fleet
 from lab.base import UNDEFINE_ALL
 from lab.cluster import Cluster
 from lab.disks import DiskSpec

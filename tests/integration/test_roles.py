@@ -153,7 +153,7 @@ def test_an_older_libvirt_has_incremental_backup_switched_on_once(play: Play, hy
 
 
 @contextmanager
-def chroot(folder: Path) -> Iterator[Path]:
+def _chroot(folder: Path) -> Iterator[Path]:
     root = folder / "root"
     run_tool(["cp", "-a", bare_tree(), root])
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
@@ -173,7 +173,7 @@ def chroot(folder: Path) -> Iterator[Path]:
 
 
 def test_a_fresh_host_is_prepared_and_check_mode_works_before(collections: Path, tmp_path: Path, workspace: Path) -> None:
-    with chroot(workspace) as root:
+    with _chroot(workspace) as root:
         play = Play(collections, tmp_path, f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3")
         variables = {"cbt_repository": "/backup", "prepare_features": ["encryption"]}
         assert play.changed("kvm.cbt.prepare", variables, "--check") == 2
@@ -228,7 +228,7 @@ def test_nothing_is_done_where_apparmor_is_not_active(play: Play, profiles: Path
 
 
 def test_selinux_gives_scratch_folders_a_label_qemu_may_use(collections: Path, tmp_path: Path, workspace: Path) -> None:
-    with chroot(workspace) as root:
+    with _chroot(workspace) as root:
         play = Play(collections, tmp_path, f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3")
         role = "role:kvm.cbt.apparmor"
         variables = {"apparmor_force": True, "apparmor_scratch_dirs": ["/var/tmp", "/srv/scratch files"]}
