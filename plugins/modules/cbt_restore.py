@@ -18,7 +18,7 @@ description:
     are put in place, and the domain is defined as the last step, so that it never stands on something half restored.
   - Needs neither the domain nor the hypervisor the backup was taken on. For another host, run the task there, on shared storage
     or with a repository that host can reach. With a remote O(uri), images are written on the host the task runs on, which must be storage both see,
-    and the domain is defined on the other.
+    and the domain is defined on the other. It is refused if the other host does not see them.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:

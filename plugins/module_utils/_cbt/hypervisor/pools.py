@@ -86,6 +86,15 @@ def has_file(session: Session, path: str) -> bool:
         return os.path.basename(path) in pool.listVolumes()
 
 
+def exists(session: Session, path: str) -> bool:
+    """Whether something is at a path of libvirt's host; of a device of another host that cannot be told, and it is taken for missing."""
+    if session.remote_host is None:
+        return os.path.exists(path)
+    with contextlib.suppress(HypervisorError):
+        return os.path.isabs(path) and not path.startswith("/dev/") and has_file(session, path)
+    return False
+
+
 def open_file(session: Session, path: str) -> t.BinaryIO:
     """A copy of a file of libvirt's host. Raises OSError if there is none, or if it cannot be read."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it

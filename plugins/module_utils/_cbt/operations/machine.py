@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pwd
 import socket
+import tempfile
+import time
 import typing as t
 import uuid
 from xml.etree import ElementTree
 
-from ..errors import Refused
+from ..errors import HypervisorError, Refused
+from ..hypervisor import pools
 from ..hypervisor.adapting import Adapted, DiskPlace, Wanted, adapt
 from ..hypervisor.connection import Domain, Session, explained, libvirt
 from ..hypervisor.machine_files import path_in, tpm_path
@@ -23,6 +27,8 @@ from ..repository.repository import Repository
 from .machine_files import SavedFile, saved_files
 from .restore_plan import DiskRestore, MachineWish, RestoreRequest
 from .writing import is_device
+
+SEEN_WITHIN = 30  # seconds in which a new file shows on another host; NFS keeps what it knows of folders for as long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +60,9 @@ def plan_machine(
     its_uuid = str(uuid.uuid4()) if wish.new_uuid else point.uuid
     xml = repository.get_file(point, point.files["inactive.xml"]).decode()
     check_domain(session, name, its_uuid, request.force)
-    files = tuple(_places(xml, saved_files(repository, point), name, its_uuid, request.dest))
+    exists = functools.partial(pools.exists, session)
+    files = tuple(_places(xml, saved_files(repository, point), name, its_uuid, request.dest, exists))
+    _check_seen(session, disks, files)
     for each in files:
         _check_file(each, session, request.force)
     wanted = Wanted(
@@ -66,7 +74,7 @@ def plan_machine(
         networks=wish.networks,
         keep_host_devices=point.host == socket.gethostname() and session.remote_host is None,
     )
-    adapted: Adapted = adapt(xml, wanted, os.path.exists)
+    adapted: Adapted = adapt(xml, wanted, exists)
     autostart = wish.autostart if wish.autostart is not None else point.autostart and not wish.new_uuid
     return MachinePlan(name, its_uuid, adapted.xml, adapted.changes, files, autostart, wish.start)
 
@@ -95,7 +103,7 @@ def _check_replaceable(domain: Domain, force: bool) -> None:
             raise Refused(f"{what} and has snapshots, which do not go with restored disks. Delete them first.")
 
 
-def _places(xml: str, saved: t.Iterable[SavedFile], name: str, its_uuid: str, dest: t.Optional[str]) -> t.Iterator[FilePlace]:
+def _places(xml: str, saved: t.Iterable[SavedFile], name: str, its_uuid: str, dest: t.Optional[str], exists: t.Callable[[str], bool]) -> t.Iterator[FilePlace]:
     """Where saved files go: beside the disks under the machine's name, the TPM's state where libvirt looks for it."""
     root = ElementTree.fromstring(xml)
     tpm = root.find("./devices/tpm")
@@ -105,11 +113,40 @@ def _places(xml: str, saved: t.Iterable[SavedFile], name: str, its_uuid: str, de
             if path is not None:
                 yield FilePlace(file, path)
             continue
-        if file.kind == "loader" and (root.find("./os/loader") is None or os.path.exists(path_in(root.find("./os/loader")) or "")):
+        if file.kind == "loader" and (root.find("./os/loader") is None or exists(path_in(root.find("./os/loader")) or "")):
             continue  # libvirt chooses the firmware, or this host has it
         if dest is None:
             raise Refused(f"Nothing says where {file.kind} of the machine is to be restored to. Set dest to a folder.")
         yield FilePlace(file, os.path.join(dest, f"{name}-{file.kind}"))
+
+
+def _check_seen(session: Session, disks: t.Iterable[DiskRestore], files: t.Iterable[FilePlace]) -> None:
+    """Raise Refused unless libvirt's host sees what is written here: a path is another file there where the storage is not shared."""
+    host = session.remote_host
+    if host is None:
+        return
+    for disk in disks:
+        if is_device(disk.path):
+            raise Refused(f"Cannot define a machine on {host} with {disk.path}, a device of this host. Restore on that host, or to an image on shared storage.")
+    for folder in sorted({os.path.dirname(path) for path in (*(disk.path for disk in disks), *(file.path for file in files))}):
+        if not _seen(session, folder):
+            raise Refused(f"Cannot define a machine on {host} with what is in {folder}: {host} does not see the files of this host there. Use shared storage.")
+
+
+def _seen(session: Session, folder: str) -> bool:
+    """Whether libvirt's host sees a file that is made here for this."""
+    try:
+        with tempfile.NamedTemporaryFile(prefix="kvm-cbt-look-", dir=folder) as file:
+            deadline = time.monotonic() + SEEN_WITHIN
+            while not pools.has_file(session, file.name):
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.5)
+    except OSError as error:
+        raise Refused(f"Cannot write in {folder}: {error.strerror}.") from error
+    except HypervisorError:
+        return False  # there is no such folder, or libvirt cannot tell
+    return True
 
 
 def _check_file(file: FilePlace, session: Session, force: bool) -> None:
