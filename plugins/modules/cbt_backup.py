@@ -131,7 +131,7 @@ options:
     type: int
   tls:
     description:
-      - Whether what is read over TCP is encrypted and both sides show certificates of one CA, as the role C(nbd_tls) installs them.
+      - Whether what is read over TCP is encrypted and both sides show certificates of one CA, as the role P(kvm.cbt.nbd_tls#role) installs them.
       - Without it, whoever reaches the port can read the disks while the backup runs.
     type: bool
     default: true
