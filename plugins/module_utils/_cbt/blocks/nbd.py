@@ -91,7 +91,8 @@ class Connection:
         try:
             yield
         except nbd.Error as error:
-            raise HypervisorError(f"Cannot {verb} the NBD export {self._name}: {error}. {self._advice}") from error
+            said = str(error).rstrip(".")
+            raise HypervisorError(f"Cannot {verb} the NBD export {self._name}: {said}. {self._advice}") from error
 
     def read(self, offset: int, length: int) -> bytearray:
         """``length`` bytes from ``offset``."""
