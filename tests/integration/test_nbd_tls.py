@@ -63,7 +63,10 @@ class Fleet:
         if (done.returncode == 0) != (fails is None) or "[WARNING]" in done.stdout or "[DEPRECATION" in done.stdout:
             pytest.fail(done.stdout, pytrace=False)
         assert fails is None or fails in re.sub(r"\s+", " ", done.stdout), done.stdout
-        return [int(re.findall(rf"^{host}\s+: .*changed=(\d+)", done.stdout, re.MULTILINE)[-1]) for host in ("kvm1", "backup1")]
+        return [
+            int(re.findall(rf"^{host}\s+: .*changed=(\d+)", done.stdout, re.MULTILINE)[-1] if f"\n{host} " in done.stdout else 0)
+            for host in ("kvm1", "backup1")
+        ]
 
 
 @pytest.fixture
