@@ -62,8 +62,8 @@ class EqualBlocks:
         self._ranks.add(rank)
         for ordinal, block_id in blocks:
             place = (rank << _ORDINAL_BITS) + ordinal
-            known = self._young.get(block_id, self._old.get(block_id, place))
-            self._young[block_id] = self._join(known, place)
+            known = self._young.get(block_id, self._old.get(block_id))
+            self._young[block_id] = place if known is None else self._join(known, place)
 
     def _join(self, one: int, other: int) -> int:
         kept, spare = sorted((self._first(one), self._first(other)))
