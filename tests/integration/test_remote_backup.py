@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 import typing as t
 from pathlib import Path
 from xml.etree import ElementTree
@@ -258,18 +259,19 @@ def test_scratch_space_of_the_hypervisor_is_watched_from_afar(
     nodes: t.Tuple[Node, Node], domain: BlockDomain, repository: Repository, take: t.Callable[..., t.Any]
 ) -> None:
     hypervisor, reader = nodes
-    assert hypervisor.run(["sh", "-c", "mkdir /mnt/scratch && mount -t tmpfs -o size=6M scratch /mnt/scratch"]).returncode == 0
+    assert hypervisor.run(["sh", "-c", "mkdir /mnt/scratch && mount -t tmpfs -o size=4M scratch /mnt/scratch"]).returncode == 0
     try:
         running = Running(reader, domain, repository, scratch_dir="/mnt/scratch")
-        for start in range(0, 4 * MIB, MIB // 4):
-            domain.write("vda", start, MIB // 4, 0xDD)
+        for start in range(0, 4 * MIB, GRANULE):  # more than there is space for, unless it is ended
+            domain.write("vda", start, GRANULE, 0xDD)
             if not domain.job_running():
                 break
+            time.sleep(0.05)
         told = running.end()
         assert "The backup was ended because the scratch directory on node1," in told["failed"], told
         assert "guest was not affected" in told["failed"] and "error" not in domain.qmp("query-block")[0].get("io-status", "ok")
         assert list(hypervisor.path(Path("/mnt/scratch")).iterdir()) == []
-        (hypervisor.path(Path("/mnt/scratch")) / "file").write_bytes(bytes(6 * MIB - 65536))
+        (hypervisor.path(Path("/mnt/scratch")) / "file").write_bytes(bytes(4 * MIB - 65536))
         assert "The backup was not begun because the scratch directory on node1," in take(scratch_dir="/mnt/scratch")["failed"]
     finally:
         hypervisor.run(["umount", "-l", "/mnt/scratch"])
