@@ -14,7 +14,7 @@ import typing as t
 from ..errors import ObjectMissing, Refused
 from ..repository import dedup, leases, points, publishing, trash
 from ..repository.collector import Collected, Collector
-from ..repository.leases import Lease
+from ..repository.leases import LAPSE, Lease
 from ..repository.points import RestorePoint
 from ..repository.repository import Repository
 from ..repository.retention_rules import Rules, Verdict, decide
@@ -101,6 +101,11 @@ def _wanted_back(removed: t.Sequence[Removed], existing: t.Collection[str], want
     return [latest[each] for each in dict.fromkeys(wanted) if each not in existing]
 
 
+def _gone(removed: t.Iterable[Removed], existing: t.Iterable[RestorePoint]) -> t.List[Removed]:
+    there = {(point.uuid, point.id) for point in existing}
+    return [each for each in removed if (each.point.uuid, each.point.id) not in there]
+
+
 def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_removed: t.Sequence[Removed]) -> RestorePoint:
     point = removed.point
 
@@ -108,8 +113,10 @@ def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_remo
         raise Refused(f"Restore point {point.id} of {point.domain} cannot be brought back: its grace period is over and its space is being reclaimed.")
 
     publishing.publish(repository, lease, point, too_late)
+    now = lease.now()
     for each in all_removed:
-        if each.point.id == point.id and each.point.uuid == point.uuid:
+        # The removal of a young entry may have yet to delete the manifest: then nothing else would tell of the point.
+        if each.point.id == point.id and each.point.uuid == point.uuid and now - each.at > LAPSE:
             repository.discard(each.entry)
     return point
 
@@ -149,7 +156,7 @@ class _Retention:
         collector = Collector(self._repository, now, self._request.grace, {point.id for point in gone})
         collected = collector.predict() if self._collects else None
         since = now - self._request.grace if self._collects else 0.0
-        left = [each for each in trash.removed(self._repository, since) if each.point.id not in self._request.undelete]
+        left = _gone(trash.removed(self._repository, since), [*self._listing.points, *(each.point for each in self._back)])
         after = [*left, *(Removed(point, "", now) for point in gone)]
         compacted = compaction.predict(self._repository, self._candidates(after, now, {point.id for point in gone})) if self._compacts else None
         return self._result(verdicts, compacted, collected, [each for each in after if collected is None or now - each.at < self._request.grace])
@@ -171,7 +178,8 @@ class _Retention:
             collected = Collector(self._repository, lease.now(), self._request.grace).collect(lease, self._request.confirm_shrink)
             dedup.tidy(self._repository, self._repository.points_of().points)
         since = lease.now() - self._request.grace if collected is not None else 0.0  # one whose time is over may be locked for longer
-        return self._result(verdicts, compacted, collected, trash.removed(self._repository, since))
+        left = _gone(trash.removed(self._repository, since), self._repository.points_of().points)
+        return self._result(verdicts, compacted, collected, left)
 
     @property
     def _collects(self) -> bool:

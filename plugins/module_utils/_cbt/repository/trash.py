@@ -31,7 +31,7 @@ class Removed:
 def remove(repository: Repository, point: RestorePoint) -> None:
     """Remove a restore point. Its entry in the trash comes first, so that what it needs is named at every moment.
 
-    Each removal has an entry of its own: bringing a point back takes away the entries it saw, and no later one.
+    Each removal has an entry of its own: bringing a point back takes away old entries it saw, and no later one.
     """
     name = points.manifest_name(point.uuid, point.id)
     with contextlib.suppress(ObjectMissing):  # somebody else removed it

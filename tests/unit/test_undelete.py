@@ -1,0 +1,58 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A restore point that is brought back while somebody else still removes it is published or can be brought back again."""
+
+from __future__ import annotations
+
+import pytest
+from engine_history import EngineHistory
+from histories import KEYS
+from samples import UUID
+from stepping import Actor, SteppedStore
+
+from _cbt.operations.retention import RetentionRequest, retention
+from _cbt.repository import trash
+from _cbt.repository.leases import LAPSE
+from _cbt.repository.repository import Repository
+
+
+@pytest.fixture(params=KEYS)
+def history(request: pytest.FixtureRequest) -> EngineHistory:
+    made = EngineHistory(KEYS[request.param])
+    made.backup()
+    made.store.clock += 10
+    return made
+
+
+def _stepped(history: EngineHistory, actor: Actor) -> Repository:
+    return Repository(SteppedStore(history.store, actor), "00" * 16, history.repository.keys)  # type: ignore[arg-type]
+
+
+def _brought_back(history: EngineHistory, point_id: str) -> list[str]:
+    result = retention(history.fresh(), RetentionRequest(undelete=(point_id,), collect=False))
+    assert point_id not in {each.point.id for each in result.trash}, "what exists is not told of as removed"
+    return [each.id for each in history.fresh().points_of(UUID).points]
+
+
+@pytest.mark.parametrize("requests", range(4))
+def test_a_point_is_never_lost_between_two_removals_and_one_who_brings_it_back(history: EngineHistory, requests: int) -> None:
+    (made,) = history.fresh().points_of(UUID).points
+    slow = Actor("", lambda actor: trash.remove(_stepped(history, actor), made))
+    for _request in range(requests):
+        slow.step()
+    trash.remove(history.fresh(), made)
+    assert _brought_back(history, made.id) == [made.id]
+    while not slow.over:
+        slow.step()
+    assert slow.error is None
+    assert _brought_back(history, made.id) == [made.id]
+    assert not history.wrong()
+
+
+def test_old_entries_go_when_a_point_is_brought_back(history: EngineHistory) -> None:
+    (made,) = history.fresh().points_of(UUID).points
+    trash.remove(history.fresh(), made)
+    history.store.clock += LAPSE + 1
+    assert _brought_back(history, made.id) == [made.id]
+    assert list(history.store.list("trash")) == []
