@@ -63,8 +63,11 @@ options:
     type: path
   disk_map:
     description:
-      - Absolute paths of images or block devices, such as logical volumes, by disk target. Without O(dest), only these disks are restored.
+      - Absolute paths of images or block devices, such as logical volumes, or URIs of NBD exports, by disk target. Without O(dest), only these
+        disks are restored.
       - A device must be large enough and free. What else it holds behind the restored disk stays.
+      - An NBD export, such as C(nbds://host/name) or C(nbd+unix:///name?socket=/path), must be writable, large enough and used by nobody else, which
+        cannot be seen from here. It is given the disk's bytes whatever O(format) is. It needs C(python3-libnbd), and O(define) does not go with it.
     type: dict
     default: {}
   format:

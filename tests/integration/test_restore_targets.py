@@ -1,12 +1,14 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where restored disks go: onto devices and into images like the original ones."""
+"""Where restored disks go: onto devices, to NBD exports and into images like the original ones."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import subprocess
 import typing as t
 from pathlib import Path
 
@@ -15,12 +17,13 @@ from lab.disks import DiskSpec
 from lab.domain import BlockDomain
 from lab.errors import LabError
 from lab.hypervisor import Hypervisor
-from lab.process import run_tool
+from lab.process import run_tool, wait_until
 from lab.reference import same_bytes
 from module_process import run_module
 from restored import new_name, refused, removed
 from witness import ask, session_of
 
+from _cbt.errors import CbtError
 from _cbt.hypervisor.connection import Session
 from _cbt.operations.backup import backup
 from _cbt.operations.restore import MachineWish, RestoreRequest, restore
@@ -87,7 +90,7 @@ def _unlike(device: Path, fmt: str, original: BlockDomain) -> t.Optional[str]:
 def test_a_device_must_be_free_and_large_enough(original: BlockDomain, hypervisor: Hypervisor, session: Session, repository: Repository, device: Path) -> None:
     target = {"vda": str(device)}
     refused(repository, session, RestoreRequest(original.name, disk_map=target, format="raw"), "what the device holds would be lost")
-    refused(repository, session, RestoreRequest(original.name, disk_map=target, preallocation="full", force=True), "a device has its size")
+    refused(repository, session, RestoreRequest(original.name, disk_map=target, preallocation="full", force=True), "it has its size")
     with BlockDomain(hypervisor, [DiskSpec("vda", format="raw", source=device)]):
         refused(repository, session, RestoreRequest(original.name, disk_map=target, format="raw", force=True), "in use by the running domain")
     holder = os.open(device, os.O_RDONLY | os.O_EXCL)  # as a mounted file system or a volume group holds it
@@ -209,3 +212,65 @@ def test_the_module_tells_beforehand_what_it_then_does(original: BlockDomain, se
         assert session.api.lookupByName(name).isActive()
     wrong = run_module(workspace, "cbt_restore", **{**arguments, "define": False})
     assert wrong["msg"] == "start cannot be without define: true."
+
+
+@contextlib.contextmanager
+def _served(image: Path, socket: Path, *options: str) -> t.Iterator[str]:
+    """An image as an NBD export named disk; its URI."""
+    server = subprocess.Popen(["qemu-nbd", "--persistent", "--shared=4", "--format=raw", "--export-name=disk", f"--socket={socket}", *options, image])
+    try:
+        wait_until(socket.exists, 20, "qemu-nbd listens")
+        yield f"nbd+unix:///disk?socket={socket}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_a_disk_goes_to_an_nbd_export(original: BlockDomain, session: Session, workspace: Path, repository: Repository) -> None:
+    image = workspace / "served.raw"
+    image.write_bytes(b"\xa5" * (10 * MIB))
+    with _served(image, workspace / "nbd.sock") as uri:
+        result = run_module(workspace, "cbt_restore", repository=str(workspace / "repository"), domain=original.name, disk_map={"vda": uri}, force=True)
+        assert [(disk["path"], disk["format"]) for disk in result["disks"]] == [(uri, "raw")]
+    # What it held is gone where the disk is zero, and stays behind the disk.
+    assert image.read_bytes()[8 * MIB :] == b"\xa5" * (2 * MIB)
+    assert _unlike(image, "raw", original) is None
+
+
+def test_an_nbd_export_must_be_large_enough_writable_and_given_up(original: BlockDomain, session: Session, workspace: Path, repository: Repository) -> None:
+    image = workspace / "served.raw"
+    image.write_bytes(b"\xa5" * (8 * MIB - 512))
+
+    def wanted(uri: str, **fields: t.Any) -> RestoreRequest:
+        return RestoreRequest(original.name, disk_map={"vda": uri}, **{"force": True, **fields})
+
+    with _served(image, workspace / "nbd.sock") as uri:
+        refused(repository, session, wanted(uri, force=False), "what the export holds would be lost")
+        refused(repository, session, wanted(uri), "Choose a larger one")
+        refused(repository, session, wanted(uri, preallocation="full"), "it has its size")
+    with _served(image, workspace / "nbd.sock", "--read-only") as uri:
+        refused(repository, session, wanted(uri), "for reading only")
+    refused(repository, session, wanted(f"nbd+unix:///disk?socket={workspace}/none"), "Check that the server runs")
+    assert image.read_bytes() == b"\xa5" * (8 * MIB - 512)
+    image.write_bytes(b"\xa5" * (8 * MIB))
+    with _served(image, workspace / "nbd.sock") as uri:
+        machine = RestoreRequest(original.name, disk_map={"vda": uri}, dest=str(workspace), new_name=new_name(), force=True, machine=MachineWish(new_uuid=True))
+        refused(repository, session, machine, "must be files or devices")
+    assert image.read_bytes() == b"\xa5" * (8 * MIB)
+
+
+def test_a_restore_that_is_ended_leaves_nothing_on_an_nbd_export_that_looks_like_a_disk(
+    original: BlockDomain, session: Session, workspace: Path, repository: Repository
+) -> None:
+    image = workspace / "served.raw"
+    image.write_bytes(b"\xa5" * (8 * MIB))
+
+    def end(_progress: Progress) -> None:
+        raise CbtError("ended")
+
+    with _served(image, workspace / "nbd.sock") as uri:
+        with pytest.raises(CbtError, match="ended"):
+            restore(repository, RestoreRequest(original.name, disk_map={"vda": uri}, force=True), session, observer=end)
+        assert image.read_bytes()[:MIB] == bytes(MIB)
+        restore(repository, RestoreRequest(original.name, disk_map={"vda": uri}, force=True), session)
+    assert _unlike(image, "raw", original) is None

@@ -17,6 +17,7 @@ import typing as t
 import uuid
 from xml.etree import ElementTree
 
+from ..blocks.nbd_target import is_nbd
 from ..errors import HypervisorError, Refused
 from ..hypervisor import pools
 from ..hypervisor.adapting import Adapted, DiskPlace, Wanted, adapt
@@ -25,8 +26,8 @@ from ..hypervisor.machine_files import path_in, tpm_path
 from ..repository.points import RestorePoint
 from ..repository.repository import Repository
 from .machine_files import SavedFile, saved_files
+from .media import is_device
 from .restore_plan import DiskRestore, MachineWish, RestoreRequest
-from .writing import is_device
 
 SEEN_WITHIN = 30  # seconds in which a new file shows on another host; NFS keeps what it knows of folders for as long
 
@@ -57,6 +58,9 @@ def plan_machine(
 ) -> MachinePlan:
     """Decide what is defined, from the configuration of a restore point. Raises Refused if it may not be, DamagedObject, HypervisorError."""
     name = request.new_name or point.domain
+    for disk in disks:
+        if is_nbd(disk.path):
+            raise Refused(f"Cannot define {name} with {disk.target} at {disk.path}: a machine's disks must be files or devices. Restore without define.")
     its_uuid = str(uuid.uuid4()) if wish.new_uuid else point.uuid
     xml = repository.get_file(point, point.files["inactive.xml"]).decode()
     check_domain(session, name, its_uuid, request.force)

@@ -12,6 +12,7 @@ import os
 import time
 import typing as t
 
+from ..blocks.nbd_target import is_nbd
 from ..blocks.pipeline import default_workers, in_parallel
 from ..errors import CbtError, DamagedObject, ObjectMissing, Refused
 from ..files import Buffer
@@ -26,9 +27,10 @@ from ..repository.repository import Repository
 from . import machine
 from .blockrun import portions
 from .machine_files import write_file
-from .restore_plan import DiskRestore, MachineWish, RestoreRequest, check_device, check_space, check_target, make_plan
+from .media import in_place, is_device
+from .restore_plan import DiskRestore, MachineWish, RestoreRequest, check_device, check_export, check_space, check_target, make_plan
 from .selecting import choose
-from .writing import DiskWriter, is_device, layout_of, partial_name, sweep
+from .writing import DiskWriter, layout_of, partial_name, sweep
 
 __all__ = ["DiskRestore", "MachineWish", "RestoreRequest", "RestoreResult", "make_plan", "restore"]
 
@@ -96,7 +98,9 @@ class _Restore:
         self._maps = {plan.target: repository.read_map(self.point, plan.target) for plan in self.disks}
         self._layouts = {plan.target: self._layout(plan) for plan in self.disks}
         for plan in self.disks:
-            if is_device(plan.path):
+            if is_nbd(plan.path):
+                check_export(plan, request.preallocation)
+            elif is_device(plan.path):
                 check_device(plan, self._layouts[plan.target], request.preallocation)
         check_space(self.disks, self._maps, self._layouts, request.preallocation)
         self.machine: t.Optional[machine.MachinePlan] = None
@@ -116,10 +120,10 @@ class _Restore:
         done: t.Dict[str, DiskRestore] = {}
         with contextlib.ExitStack() as cleanup:
             appearing: t.Dict[str, str] = {}  # final names by partial ones
-            # A device has no other name to be written under: it comes last, so that little can fail once it has lost what it held.
-            for plan in sorted(self.disks, key=lambda disk: is_device(disk.path)):
+            # What is written in place comes last, so that little can fail once it has lost what it held.
+            for plan in sorted(self.disks, key=lambda disk: in_place(disk.path)):
                 path = plan.path
-                if not is_device(path):
+                if not in_place(path):
                     sweep(plan.path)
                     path = partial_name(plan.path)
                     appearing[path] = plan.path
@@ -143,7 +147,7 @@ class _Restore:
     def _check_again(self) -> None:
         """What was free when it began may be in use by now: writing takes its time."""
         for plan in self.disks:
-            if not is_device(plan.path):
+            if not in_place(plan.path):
                 check_target(plan, self._session, self._request.force)
         if self.machine is not None and self._session is not None:
             machine.check_domain(self._session, self.machine.name, self.machine.uuid, self._request.force)
@@ -189,7 +193,7 @@ def restore(
 
     ``session`` with libvirt, where there is one, is asked whether a path is a running domain's disk. Files appear under
     their names only when all of them are complete and on disk; the domain is defined last. Raises a CbtError; then none of
-    them is left, except on devices, which then hold nothing.
+    them is left, except on devices and NBD exports, which then hold nothing.
     """
     started = time.monotonic()
     planned = _Restore(repository, request, session)

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import typing as t
 
+from ..blocks.nbd_target import NbdTarget, is_nbd
 from ..errors import Refused
 from ..grid import BLOCK_SIZE
 from ..hypervisor import images, qcow2
@@ -17,7 +19,7 @@ from ..hypervisor.domain import running_users_of
 from ..repository.maps import ExtentMap
 from ..repository.points import RestorePoint
 from .backup_plan import Selection, size_text
-from .writing import is_device
+from .media import in_place, is_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +77,10 @@ def make_plan(point: RestorePoint, request: RestoreRequest) -> t.Tuple[DiskResto
         path = request.disk_map.get(target)
         if path is None:
             path = os.path.join(request.dest or "", f"{request.new_name or point.domain}-{target}.{request.format}")
-        if not os.path.isabs(path):
+        if not os.path.isabs(path) and not is_nbd(path):
             raise Refused(f"Cannot restore {target} to {path}: the path is not absolute. Set dest, or give disk_map an absolute path.")
-        plans.append(DiskRestore(target, path, request.format, disk.size))
+        # In which format it is kept there is the NBD server's affair: it is given the disk's own bytes.
+        plans.append(DiskRestore(target, path, "raw" if is_nbd(path) else request.format, disk.size))
     if not plans:
         raise Refused(f"{whose} has no disk left to restore. Check include_disks, exclude_disks and disk_map.")
     paths = [os.path.normpath(f"/{plan.path.lstrip('/')}") for plan in plans]
@@ -89,6 +92,10 @@ def make_plan(point: RestorePoint, request: RestoreRequest) -> t.Tuple[DiskResto
 
 def check_target(plan: DiskRestore, session: t.Optional[Session], force: bool) -> None:
     """Raise Refused unless the disk may appear under the plan's path."""
+    if is_nbd(plan.path):
+        if not force:
+            raise Refused(f"Cannot restore {plan.target} to {plan.path}: what the export holds would be lost. Check it, and set force: true.")
+        return
     folder = os.path.dirname(plan.path)
     if not os.path.isdir(folder):
         raise Refused(f"Cannot restore {plan.target} to {plan.path}: the folder {folder} does not exist. Create it first.")
@@ -107,10 +114,16 @@ def check_target(plan: DiskRestore, session: t.Optional[Session], force: bool) -
         raise Refused(f"Cannot restore {plan.target} to {plan.path}: it exists already. Choose another path, remove it, or set force: true.")
 
 
+def check_export(plan: DiskRestore, preallocation: str) -> None:
+    """Raise Refused unless the NBD export can be written and is large enough, CbtError if its server does not answer."""
+    _no_preallocation(plan, preallocation)
+    with contextlib.closing(NbdTarget(plan.path)) as export:
+        _large_enough(plan, plan.size, export.size)
+
+
 def check_device(plan: DiskRestore, layout: t.Optional[qcow2.Layout], preallocation: str) -> None:
     """Raise Refused unless the device is free and large enough."""
-    if preallocation != "none":
-        raise Refused(f"Cannot restore {plan.target} to {plan.path} with preallocation: a device has its size. Set preallocation: none.")
+    _no_preallocation(plan, preallocation)
     try:
         handle = os.open(plan.path, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
@@ -120,7 +133,15 @@ def check_device(plan: DiskRestore, layout: t.Optional[qcow2.Layout], preallocat
         size = os.lseek(handle, 0, os.SEEK_END)
     finally:
         os.close(handle)
-    needed = layout.file_size if layout is not None else plan.size
+    _large_enough(plan, layout.file_size if layout is not None else plan.size, size)
+
+
+def _no_preallocation(plan: DiskRestore, preallocation: str) -> None:
+    if preallocation != "none":
+        raise Refused(f"Cannot restore {plan.target} to {plan.path} with preallocation: it has its size. Set preallocation: none.")
+
+
+def _large_enough(plan: DiskRestore, needed: int, size: int) -> None:
     if size < needed:
         raise Refused(f"Cannot restore {plan.target} to {plan.path}: {size_text(needed)} are needed and it has {size_text(size)}. Choose a larger one.")
 
@@ -129,7 +150,7 @@ def check_space(plans: t.Sequence[DiskRestore], maps: t.Mapping[str, ExtentMap],
     """Raise Refused if what is to be written cannot fit; what else is written meanwhile shows itself when writing."""
     needed: t.Dict[int, t.Tuple[str, int]] = {}
     for plan in plans:
-        if is_device(plan.path):
+        if in_place(plan.path):
             continue
         folder, layout = os.path.dirname(plan.path), layouts[plan.target]
         device = os.stat(folder).st_dev

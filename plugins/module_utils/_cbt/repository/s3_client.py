@@ -18,7 +18,7 @@ try:
     from botocore.config import Config
     from botocore.parsers import ResponseParserError
 except ImportError:  # needed only for repositories on S3
-    boto3 = None
+    boto3 = exceptions = None
 
 ATTEMPTS = 6  # of a request, and of reading an answer's body; with the pauses between them about half a minute
 _CONNECTIONS = 64
