@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,13 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as changed:
         changed.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def collections() -> Path:
+    """A copy of this collection under the name by which Ansible finds it."""
+    tool = Path(__file__).resolve().parents[1] / "tools/collection_tree.sh"
+    return Path(subprocess.run([tool], check=True, capture_output=True, text=True).stdout.strip())
 
 
 @pytest.fixture(scope="session")

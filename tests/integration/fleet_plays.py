@@ -12,7 +12,7 @@ from typing import Any
 
 from lab.cluster import Cluster
 from lab.nodes import Node
-from test_roles import Play
+from plays import Play
 
 # Connections end soon after a playbook has, and a lost node is noticed in seconds.
 _SSH = "-o ControlMaster=auto -o ControlPersist=5 -o ConnectTimeout=5 -o ServerAliveInterval=2 -o ServerAliveCountMax=3"

@@ -23,7 +23,6 @@ from lab.nodes import Node
 from lab.process import run_tool
 from lab.tree import trixie_tree
 from node_backup import back_up_in
-from test_roles import collections  # noqa: F401  a fixture
 
 MIB = 1 << 20
 PLAYBOOK = "kvm.cbt.disaster_recovery"
@@ -82,7 +81,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(collections: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:  # noqa: F811
+def site(collections: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with Cluster(2, trees=[None, trixie_tree()], ssh=True) as cluster:
         yield Site(Fleet(cluster, collections, tmp_path_factory.mktemp("plays")))
 

@@ -22,13 +22,11 @@ from lab.nodes import Node
 from lab.process import end_process, wait_until
 from lab.reference import same_bytes, snapshot_reference
 from lab.tree import trixie_tree
+from plays import Play, chroot
 from test_fleet_roles import summed_up
-from test_roles import Play, _chroot, collections
 
 from _cbt.operations.restore import RestoreRequest, restore
 from _cbt.repository.repository import Repository, open_or_create
-
-__all__ = ["collections"]
 
 MIB = 1 << 20
 # All that there are but kvm.cbt.prepare, which comes after them.
@@ -127,7 +125,7 @@ def test_check_mode_of_every_playbook_on_a_node_that_is_prepared(night: Night) -
 
 
 def test_check_mode_of_every_playbook_on_a_fresh_node(night: Night, collections: Path, tmp_path: Path, workspace: Path) -> None:
-    with _chroot(workspace) as root:
+    with chroot(workspace) as root:
         play = Play(collections, tmp_path, f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3")
         play.run("kvm.cbt.prepare", {**machines(night), "prepare_install": True}, "--check", *PLAYBOOKS)
         assert not (root / "usr/bin/qemu-img").exists()

@@ -18,12 +18,10 @@ from lab.disks import DiskSpec
 from lab.domain import BlockDomain
 from lab.hypervisor import Hypervisor
 from module_process import run_module
+from plays import Play, chroot
 from restored import new_name, removed
-from test_roles import Play, _chroot, collections
 
 from _cbt.hypervisor.connection import connect
-
-__all__ = ["collections"]
 
 MIB = 1 << 20
 LOCAL = "ansible_connection=local ansible_python_interpreter=/usr/bin/python3"
@@ -125,7 +123,7 @@ class Connection(local.Connection):
 
 
 def test_a_host_lost_in_the_middle_does_not_stop_the_others_and_is_made_up_for(fleet: Fleet, tmp_path: Path) -> None:
-    first, second, third, other = sorted((fleet.domain() for _ in range(4)), key=lambda domain: domain.name)
+    first, second, third, other = sorted((fleet.domain() for _number in range(4)), key=lambda domain: domain.name)
     (tmp_path / "fragile.py").write_text(FRAGILE.replace("REPOSITORY", str(fleet.repository)))
     (tmp_path / "ansible.cfg").write_text(f"[defaults]\nconnection_plugins = {tmp_path}\n")
     own = f"""cbt_domains='{json.dumps([first.name, second.name, third.name])}'"""
@@ -165,7 +163,7 @@ def test_machines_come_back_on_the_hosts_they_are_given(fleet: Fleet) -> None:
 
 
 def test_every_playbook_can_be_checked_on_a_host_where_nothing_is_installed(collections: Path, tmp_path: Path, workspace: Path) -> None:
-    with _chroot(workspace) as root:
+    with chroot(workspace) as root:
         play = Play(collections, tmp_path, f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3")
         variables = {"cbt_repository": "/backup", "cbt_passphrase": "secret", "retention_keep_last": 1, "restore_machines": []}
         printed = play.run("kvm.cbt.site", variables, "--check", "kvm.cbt.restore")

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from lab.certificates import Authority
 from lab.process import wait_until
-from test_targets import TESTS, _environment
+from plays import environment
 
 from _cbt.blocks.nbd import Connection, check_reachable
 from _cbt.errors import HypervisorError
@@ -52,7 +52,7 @@ class Fleet:
         done = subprocess.run(
             [ansible, "-i", self.folder / "inventory", "-e", json.dumps(given), *options, self.folder / "playbook.yml"],
             cwd=self.folder,
-            env=_environment(self._collection, self.folder),
+            env=environment(self._collection, self.folder),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -70,9 +70,8 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
-    made = subprocess.run([TESTS / "tools/collection_tree.sh"], check=True, capture_output=True, text=True)
-    return Fleet(Path(made.stdout.strip()), tmp_path)
+def fleet(collections: Path, tmp_path: Path) -> Fleet:
+    return Fleet(collections, tmp_path)
 
 
 @contextlib.contextmanager

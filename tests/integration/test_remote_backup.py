@@ -152,7 +152,7 @@ class Running:
         self._pid = reader.process(int(self._process.stderr.readline()))
         self._process.stdin.write(json.dumps({**asked, "rate_limit": 64 << 10, **wanted}))
         self._process.stdin.close()
-        wait_until(lambda: domain.job_running(), 60, "begin of the backup")
+        wait_until(domain.job_running, 60, "begin of the backup")
 
     def kill(self) -> None:
         os.kill(self._pid, 9)

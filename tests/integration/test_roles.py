@@ -5,13 +5,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,63 +15,9 @@ from lab.disks import DiskSpec
 from lab.domain import BlockDomain
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool
-from lab.tree import bare_tree
-from test_targets import _COMPLAINT, _environment
+from plays import Play, chroot
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="session")
-def collections() -> Path:
-    """A copy of this collection under the name by which Ansible finds it."""
-    made = subprocess.run([TOOLS / "collection_tree.sh"], check=True, capture_output=True, text=True)
-    return Path(made.stdout.strip())
-
-
-class Play:
-    """Runs playbooks of the collection, or one role, on one host or more; `within` is a command that runs them elsewhere."""
-
-    def __init__(
-        self,
-        collection: Path,
-        folder: Path,
-        host: str = "testhost ansible_connection=local ansible_python_interpreter=/usr/bin/python3",
-        within: Sequence[str] = (),
-    ) -> None:
-        self._collection = collection
-        self._folder = folder
-        self._within = within
-        self._inventory = folder / "inventory"
-        self._inventory.write_text(f"{host}\n")
-
-    def run(self, what: str, variables: dict[str, Any], *options: str, fails: str | None = None) -> str:
-        """Run a playbook by its full name, or a role by `role:`; what Ansible printed. `fails` is what it is to fail with."""
-        playbook = what
-        if what.startswith("role:"):
-            path = self._folder / "role.yml"
-            path.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "roles": [what.removeprefix("role:")]}]))
-            playbook = str(path)
-        command = [*self._within, Path(sys.executable).with_name("ansible-playbook"), "-i", self._inventory, "-e", json.dumps(variables), *options, playbook]
-        done = subprocess.run(
-            command,
-            cwd=self._folder,
-            env=_environment(self._collection, self._folder),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-        if (done.returncode == 0) != (fails is None) or _COMPLAINT.findall(done.stdout):
-            pytest.fail(done.stdout, pytrace=False)
-        assert fails is None or fails in re.sub(r"\s+", " ", done.stdout), done.stdout
-        return done.stdout
-
-    def changed(self, *arguments: Any) -> int:
-        """Run as above and return how many tasks changed something."""
-        return int(re.findall(r"changed=(\d+)", self.run(*arguments))[-1])
 
 
 @pytest.fixture
@@ -152,28 +93,8 @@ def test_an_older_libvirt_has_incremental_backup_switched_on_once(play: Play, hy
         assert play.changed("role:kvm.cbt.prepare", variables) == 0
 
 
-@contextmanager
-def _chroot(folder: Path) -> Iterator[Path]:
-    root = folder / "root"
-    run_tool(["cp", "-a", bare_tree(), root])
-    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
-    mounted = []
-    try:
-        for kind, name in (("proc", "proc"), ("tmpfs", "dev")):
-            run_tool(["mount", "-t", kind, kind, root / name])
-            mounted.append(root / name)
-        # Devices of its own: should the folder be removed before it is unmounted, this machine's are not in it.
-        for name, number in {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}.items():
-            run_tool(["mknod", "-m", "666", root / "dev" / name, "c", "1", str(number)])
-        yield root
-    finally:
-        for path in mounted:
-            run_tool(["umount", path])
-        shutil.rmtree(root)
-
-
 def test_a_fresh_host_is_prepared_and_check_mode_works_before(collections: Path, tmp_path: Path, workspace: Path) -> None:
-    with _chroot(workspace) as root:
+    with chroot(workspace) as root:
         play = Play(collections, tmp_path, f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3")
         variables = {"cbt_repository": "/backup", "prepare_features": ["encryption"]}
         assert play.changed("kvm.cbt.prepare", variables, "--check") == 2
@@ -228,7 +149,7 @@ def test_nothing_is_done_where_apparmor_is_not_active(play: Play, profiles: Path
 
 
 def test_selinux_gives_scratch_folders_a_label_qemu_may_use(collections: Path, tmp_path: Path, workspace: Path) -> None:
-    with _chroot(workspace) as root:
+    with chroot(workspace) as root:
         play = Play(collections, tmp_path, f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3")
         role = "role:kvm.cbt.apparmor"
         variables = {"apparmor_force": True, "apparmor_scratch_dirs": ["/var/tmp", "/srv/scratch files"]}

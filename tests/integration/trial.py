@@ -205,10 +205,12 @@ def fresh(hypervisor: Hypervisor, workspace: Path) -> t.Iterator[Trial]:
     """A trial before its first backup, with data on all disks."""
     made = Trial(hypervisor, workspace)
     made.fill()
-    yield made
-    # libvirt takes its time to destroy a domain, so QEMU is ended here and the hypervisor of the lab removes the rest at its end.
-    if made.domain.running:
-        end_process(made.domain.qemu_pid, signal.SIGKILL)
+    try:
+        yield made
+    finally:
+        # libvirt takes its time to destroy a domain, so QEMU is ended here and the hypervisor of the lab removes the rest at its end.
+        if made.domain.running:
+            end_process(made.domain.qemu_pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -27,4 +27,4 @@ def test_variables_begin_with_the_name_of_their_role(role: Path) -> None:
 
 @EVERY
 def test_the_readme_is_made_of_the_specification(role: Path) -> None:
-    assert (role / "README.md").read_text() == readme(role), "run tests/tools/role_readmes.py"
+    assert (role / "README.md").read_text() == readme(role), "run .venv/bin/python tests/tools/role_readmes.py"

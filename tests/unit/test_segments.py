@@ -85,7 +85,7 @@ def test_files_larger_than_any_window_are_merged_whole(tmp_path: Path) -> None:
         changed.setattr(files, "_WINDOW", 2)
         merge(segments, lambda name: name != "1", str(tmp_path / "merged"))
     with opened(tmp_path / "merged") as (merged,):
-        assert [(ref, source) for ref, source in merged.refs()] == [(pack_ref(n), 0) for n in range(400)] + [(pack_ref(n), 1) for n in range(800, 1200)]
+        assert list(merged.refs()) == [(pack_ref(n), 0) for n in range(400)] + [(pack_ref(n), 1) for n in range(800, 1200)]
         for index, packs in enumerate(keys):
             for number, each in enumerate(packs, index * 400):
                 assert {tuple(merged.near(key, ())[:1]) for key in each} == ({(pack_ref(number),)} if index != 1 else {()})

@@ -276,7 +276,7 @@ class Sharing(RuleBasedStateMachine):
         self.world.store.clock += seconds
 
     def _must_end(self, actor: Actor, seconds: float) -> bool:
-        kind, _, name = actor.pending.partition(" ")
+        kind, _space, name = actor.pending.partition(" ")
         final = (kind == "put" and name.endswith("/manifest.json")) or (kind == "delete" and name.startswith(("packs/", "points/")))
         return final and self.world.store.clock + seconds - actor.halted_at >= min(LAPSE / 2, self.world.grace or LAPSE)
 

@@ -84,7 +84,7 @@ def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> t.List[_
         if damaged:
             continue
         sound = list(group)
-        row = t.cast("t.List[Encoded]", [block for _ordinal, block in sound])
+        row = t.cast(t.List[Encoded], [block for _ordinal, block in sound])
         to, place = writer.append(row)
         copies.append(_Copy(chunk.pack, sound[0][0], len(row), to, place, sum(len(block.payload) for block in row)))
     return copies
