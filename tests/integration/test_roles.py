@@ -34,8 +34,9 @@ def test_disks_are_reported_and_converted_by_the_playbook(play: Play, hypervisor
         one.write_random("vda", 0, MIB, 1)
         images = [domain.image("vda") for domain in (one, two, other)]
         playbook = "kvm.cbt.remediate_disk_formats"
-        variables = {"cbt_domains": [one.name, f"{two.name[:-2]}*"]}
-        report = play.run(playbook, {**variables, "qcow2_v3_report_only": True})
+        # Words for booleans, as -e and surveys give them.
+        variables = {"cbt_domains": [one.name, f"{two.name[:-2]}*"], "qcow2_v3_report_only": "false"}
+        report = play.run(playbook, {**variables, "qcow2_v3_report_only": "true"})
         assert report.count("which holds no bitmaps") == 1 and report.count("a RAW image") == 1 and "cdrom" not in report
         assert play.changed(playbook, variables, "--check") == 1
         assert [domain.image("vda") for domain in (one, two, other)] == images
@@ -113,7 +114,7 @@ def profiles(tmp_path: Path) -> Path:
 
 
 def _variables(profiles: Path, **fields: Any) -> dict[str, Any]:
-    return {"apparmor_force": True, "apparmor_folder": str(profiles), "apparmor_scratch_dirs": ["/var/tmp", "/srv/scratch files"], **fields}
+    return {"apparmor_force": "true", "apparmor_folder": str(profiles), "apparmor_scratch_dirs": ["/var/tmp", "/srv/scratch files"], **fields}
 
 
 def test_rules_are_added_beside_those_of_others_and_removed_again(play: Play, profiles: Path) -> None:
@@ -144,7 +145,7 @@ def test_nothing_is_done_where_apparmor_is_not_active(play: Play, profiles: Path
     active = Path("/sys/module/apparmor/parameters/enabled")
     if active.exists() and active.read_text().strip() == "Y":
         pytest.skip("AppArmor is active on this machine")
-    assert play.changed("role:kvm.cbt.apparmor", _variables(profiles, apparmor_force=False)) == 0
+    assert play.changed("role:kvm.cbt.apparmor", _variables(profiles, apparmor_force="false")) == 0
     assert play.changed("role:kvm.cbt.apparmor", {"apparmor_force": True, "apparmor_folder": str(profiles / "none")}) == 0
 
 
