@@ -22,16 +22,18 @@ _RECAP = re.compile(r"^(\S+) +: ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed
 class Fleet:
     """The nodes of a cluster as an inventory."""
 
-    def __init__(self, cluster: Cluster, collection: Path, folder: Path) -> None:
+    def __init__(self, cluster: Cluster, collection: Path, folder: Path, *others: str) -> None:
+        """``others`` are further lines of the inventory."""
         self.cluster = cluster
-        self._collection, self._folder = collection, folder
+        self._collection, self._folder, self._others = collection, folder, others
 
     def run(self, playbook: str, variables: dict[str, Any], *options: str, nodes: Iterable[Node] = (), fails: str | None = None) -> str:
         """Run a playbook on nodes, or on all; see `Play.run`."""
         names = [node.name for node in nodes or self.cluster.nodes]
         ssh = f"ansible_ssh_common_args='-F {self.cluster.ssh_config}' ansible_ssh_args='{_SSH} -o ControlPath={self._folder}/%h'"
         settings = f"ansible_python_interpreter=/usr/bin/python3 {ssh}"
-        play = Play(self._collection, self._folder, "\n".join(f"{name} {settings}" for name in names), self.cluster.command([]))
+        hosts = "\n".join([*(f"{name} {settings}" for name in names), *self._others])
+        play = Play(self._collection, self._folder, hosts, self.cluster.command([]))
         return play.run(playbook, variables, "--forks", "3", *options, fails=fails)
 
     def changed(self, *arguments: Any, **options: Any) -> dict[str, int]:
