@@ -63,11 +63,12 @@ def test_a_signal_at_any_moment_leaves_nothing_and_the_next_run_is_incremental(
     with BlockDomain(hypervisor, [DiskSpec("vda", 64 * MIB)]) as domain:
         repository = _prepared(domain, workspace)
         arguments = {"domain": domain.name, "repository": repository.store.location, "scratch_dir": str(scratch), "workers": 2}
+        arguments["rate_limit"] = "8M"  # so that reading takes as long as the start of the module does
         before = _traces(domain, repository, scratch)
         outcomes = set()
         for _attempt in range(12):
             run = ModuleProcess(workspace, "cbt_backup", arguments)
-            time.sleep(chance.uniform(0.2, 1.6))
+            time.sleep(chance.uniform(0.2, 2.2))
             run.signal(number)
             result = run.result_if_any()
             if result is None:  # struck before the module had taken over the signal
