@@ -27,14 +27,14 @@ class Fleet:
         self.cluster = cluster
         self._collection, self._folder, self._others = collection, folder, others
 
-    def run(self, playbook: str, variables: dict[str, Any], *options: str, nodes: Iterable[Node] = (), fails: str | None = None) -> str:
+    def run(self, playbook: str, variables: dict[str, Any], *options: str, nodes: Iterable[Node] = (), fails: str | None = None, warns: str = "") -> str:
         """Run a playbook on nodes, or on all; see `Play.run`."""
         names = [node.name for node in nodes or self.cluster.nodes]
         ssh = f"ansible_ssh_common_args='-F {self.cluster.ssh_config}' ansible_ssh_args='{_SSH} -o ControlPath={self._folder}/%h'"
         settings = f"ansible_python_interpreter=/usr/bin/python3 {ssh}"
         hosts = "\n".join([*(f"{name} {settings}" for name in names), *self._others])
         play = Play(self._collection, self._folder, hosts, self.cluster.command([]))
-        return play.run(playbook, variables, "--forks", "3", *options, fails=fails)
+        return play.run(playbook, variables, "--forks", "3", *options, fails=fails, warns=warns)
 
     def changed(self, *arguments: Any, **options: Any) -> dict[str, int]:
         """Run as above; the hosts on which tasks changed something, and how many."""
