@@ -54,7 +54,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         try:
             self._run_all()
         except AnsibleConnectionFailure as error:
-            return {**result, **self._lost(error)}
+            self._give_up("the host was lost")
+            return {**result, **self._result(), "failed": False, "unreachable": True, "msg": f"The host was lost: {error}"}
+        except AnsibleError as error:  # a host that is going down may fail in other ways: what was done before is told all the same
+            self._give_up(f"the host failed: {error}")
         return {**result, **self._result()}
 
     def _run_all(self) -> None:
@@ -124,12 +127,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not self._task.no_log:
             self._display.display(f"[{self._task_vars.get('inventory_hostname')}] {item['label']}: {'FAILED: ' if failed else ''}{text}")
 
-    def _lost(self, error: AnsibleConnectionFailure) -> Result:
+    def _give_up(self, why: str) -> None:
         for item, _limit in self._running.values():
-            self._note(item, True, "not known, for the host was lost while it ran", {})
+            self._note(item, True, f"not known, for {why} while it ran", {})
         for item in self._waiting:
-            self._note(item, True, "not begun, for the host was lost", {})
-        return {**self._result(), "failed": False, "unreachable": True, "msg": f"The host was lost: {error}"}
+            self._note(item, True, f"not begun, for {why}", {})
 
     def _result(self) -> Result:
         bad = [f"{outcome['label']}: {outcome['text']}" for outcome in self._outcomes if outcome["failed"]]

@@ -153,7 +153,7 @@ def test_a_node_is_lost_while_backups_run(night: Night, tmp_path: Path) -> None:
         lose(second, lost, first.hypervisor)
         lines = summed_up(running.result())
     of_lost = [line for line in lines if " on node2: " in line]
-    assert [name for name in names(lost) if not any(name in line and "FAILED" in line for line in of_lost)] == [], lines
+    assert [name for name in names(lost) if not any(name in line and "FAILED" in line for line in of_lost)] == [], "\n".join(of_lost)
     assert sum(f": {domain.name}: " in line and "vda" in line for domain in stay for line in lines) == len(stay), lines
     for domain in lost:
         domain.start()
