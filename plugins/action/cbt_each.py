@@ -56,7 +56,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except AnsibleConnectionFailure as error:
             self._give_up("the host was lost")
             return {**result, **self._result(), "failed": False, "unreachable": True, "msg": f"The host was lost: {error}"}
-        except AnsibleError as error:  # a host that is going down may fail in other ways: what was done before is told all the same
+        except (AnsibleError, OSError) as error:  # a host that is going down may fail in other ways: what was done before is told all the same
             self._give_up(f"the host failed: {error}")
         return {**result, **self._result()}
 
