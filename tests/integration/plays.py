@@ -43,6 +43,23 @@ def environment(collections: Path, folder: Path) -> dict[str, str]:
     }
 
 
+def run_playbook(
+    words: Sequence[str | Path], collections: Path, folder: Path, timeout: float = 900, within: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run ansible-playbook in a folder to its end, whatever it ends with; `within` is a command that runs it elsewhere."""
+    return subprocess.run(
+        [*within, Path(sys.executable).with_name("ansible-playbook"), *words],
+        cwd=folder,
+        env=environment(collections, folder),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
 class Play:
     """Runs playbooks of the collection, or one role, on one host or more; `within` is a command that runs them elsewhere."""
 
@@ -66,18 +83,8 @@ class Play:
             path = self._folder / "role.yml"
             path.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "roles": [what.removeprefix("role:")]}]))
             playbook = str(path)
-        command = [*self._within, Path(sys.executable).with_name("ansible-playbook"), "-i", self._inventory, "-e", json.dumps(variables), *options, playbook]
-        done = subprocess.run(
-            command,
-            cwd=self._folder,
-            env=environment(self._collection, self._folder),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=900,
-            check=False,
-        )
+        words = ["-i", self._inventory, "-e", json.dumps(variables), *options, playbook]
+        done = run_playbook(words, self._collection, self._folder, within=self._within)
         complaints = [each for each in COMPLAINT.findall(done.stdout) if not warns or warns not in each]
         if (done.returncode == 0) != (fails is None) or complaints:
             pytest.fail(done.stdout, pytrace=False)

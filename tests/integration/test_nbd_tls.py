@@ -11,14 +11,13 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import typing as t
 from pathlib import Path
 
 import pytest
 from lab.certificates import Authority
 from lab.process import wait_until
-from plays import environment
+from plays import run_playbook
 
 from _cbt.blocks.nbd import Connection, check_reachable
 from _cbt.errors import HypervisorError
@@ -48,18 +47,8 @@ class Fleet:
         own = f"{self.folder}/{{{{ inventory_hostname }}}}"
         given = {"nbd_tls_server_folder": f"{own}/pki/qemu", "nbd_tls_client_folder": f"{own}/pki/libnbd", "nbd_tls_qemu_conf": f"{own}/qemu.conf"}
         given.update(nbd_tls_ca_folder=str(self.authority), nbd_tls_group="root", nbd_tls_restart=False, **variables)
-        ansible = Path(sys.executable).with_name("ansible-playbook")
-        done = subprocess.run(
-            [ansible, "-i", self.folder / "inventory", "-e", json.dumps(given), *options, self.folder / "playbook.yml"],
-            cwd=self.folder,
-            env=environment(self._collection, self.folder),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+        words = ["-i", self.folder / "inventory", "-e", json.dumps(given), *options, self.folder / "playbook.yml"]
+        done = run_playbook(words, self._collection, self.folder, timeout=600)
         if (done.returncode == 0) != (fails is None) or "[WARNING]" in done.stdout or "[DEPRECATION" in done.stdout:
             pytest.fail(done.stdout, pytrace=False)
         assert fails is None or fails in re.sub(r"\s+", " ", done.stdout), done.stdout

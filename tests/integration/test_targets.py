@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from lab.hypervisor import Hypervisor
-from plays import COMPLAINT, environment
+from plays import COMPLAINT, run_playbook
 
 TESTS = Path(__file__).resolve().parents[1]
 TARGETS = TESTS / "integration/targets"
@@ -26,17 +24,7 @@ def test_target(target: str, options: tuple[str, ...], collections: Path, hyperv
     playbook = tmp_path / "playbook.yml"
     play = {"hosts": "testhost", "gather_facts": False, "roles": [target]}
     playbook.write_text(json.dumps([play]))
-    done = subprocess.run(
-        [Path(sys.executable).with_name("ansible-playbook"), "-i", _inventory(tmp_path), *options, playbook],
-        cwd=tmp_path,
-        env=environment(collections, tmp_path),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=TIME_LIMIT,
-        check=False,
-    )
+    done = run_playbook(["-i", _inventory(tmp_path), *options, playbook], collections, tmp_path, TIME_LIMIT)
     if done.returncode != 0:
         pytest.fail(done.stdout, pytrace=False)
     complaints = COMPLAINT.findall(done.stdout)

@@ -54,10 +54,10 @@ class NbdTarget:
 
     def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
         """Write buffers one after another at ``offset``."""
-        data = memoryview(b"".join(buffers))
+        data = b"".join(buffers)
         with self._explained():
             for start in range(0, len(data), _LONGEST):
-                self._handle.pwrite(bytes(data[start : start + _LONGEST]), offset + start)
+                self._handle.pwrite(data[start : start + _LONGEST], offset + start)
 
     def zero(self, start: int, stop: int) -> None:
         """Have it read as zeroes between two offsets."""

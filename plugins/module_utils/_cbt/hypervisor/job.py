@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 from ..errors import HypervisorError, Refused
 from ..serving import Server, TcpServer
+from . import scratch
 from .connection import Domain, explained, libvirt
 from .disks import Disk
 from .domain import DomainFacts
@@ -139,7 +140,7 @@ def backup_job(
     def begin() -> t.Tuple[Export, ...]:
         nonlocal begun
         with explained(f"begin the backup job of {facts.name}", "See libvirt's and QEMU's log of this domain."):
-            server = _begin(domain, servers or [os.path.join(folder, "nbd.sock")], lambda each: backup_xml(wanted, facts.disks, folder, each), new_checkpoint)
+            server = _begin(domain, servers or [scratch.socket_in(folder)], lambda each: backup_xml(wanted, facts.disks, folder, each), new_checkpoint)
             begun = True
         return tuple(Export(each.target, server, each.target, f"qemu:dirty-bitmap:backup-{each.target}" if each.since else None) for each in wanted)
 

@@ -43,24 +43,31 @@ def _job_folder(domain: Domain) -> t.Optional[str]:
     return os.path.dirname(path) if path is not None else None
 
 
-def is_leftover(domain: Domain) -> bool:
-    """True if the domain's backup job was begun by a run of this host that no longer lives. For the holder of the domain's lock."""
+def _left_folder(domain: Domain) -> t.Optional[str]:
+    """The folder of the domain's backup job if that is a leftover, else None."""
     folder = _job_folder(domain)
     if folder is None:
-        return False
+        return None
     if domain.session.remote_host is not None:  # the holder of the lock is the only run of this host
-        return os.path.basename(folder).startswith(scratch.remote_prefix(domain.uuid))
-    return os.path.basename(folder).startswith(scratch.local_prefix(domain.uuid)) and _abandoned(folder)
+        left = os.path.basename(folder).startswith(scratch.remote_prefix(domain.uuid))
+    else:
+        left = os.path.basename(folder).startswith(scratch.local_prefix(domain.uuid)) and _abandoned(folder)
+    return folder if left else None
+
+
+def is_leftover(domain: Domain) -> bool:
+    """True if the domain's backup job was begun by a run of this host that no longer lives. For the holder of the domain's lock."""
+    return _left_folder(domain) is not None
 
 
 def clear(domain: Domain, scratch_dir: str) -> t.List[str]:
     """End a leftover job and remove abandoned scratch folders of this domain; returns what was done, for a person."""
     done = []
-    if is_leftover(domain):
-        folder = _job_folder(domain)
+    folder = _left_folder(domain)
+    if folder is not None:
         job.end(domain)
         if domain.session.remote_host is None:
-            shutil.rmtree(folder or "", ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
         done.append(f"A backup job that a killed run had left on {domain.name} was ended.")
     if domain.session.remote_host is not None:
         removed = _clear_pools(domain) + _clear_folders(domain, tempfile.gettempdir())

@@ -13,6 +13,7 @@ import typing as t
 
 from .. import programs
 from ..errors import HypervisorError, ProgramError, Refused
+from . import scratch
 from .disks import Disk
 from .domain import DomainFacts
 from .job import Export, JobDisk
@@ -62,7 +63,7 @@ def image_exports(facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str) 
         reason = not_offline(disk)
         if reason is not None:
             raise Refused(f"Cannot back up {facts.name} while it is shut off: {reason}")
-    socket = os.path.join(folder, "nbd.sock")
+    socket = scratch.socket_in(folder)
     ready = os.path.join(folder, "nbd.pid")  # written once all images are open, which is after the socket is there
     with programs.service(_arguments(disks, by_target, socket, ready)) as server:
         _wait_for(ready, server, facts.name)

@@ -75,6 +75,11 @@ def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
         os.close(handle)
 
 
+def socket_in(folder: str) -> str:
+    """Where the NBD server of a run listens."""
+    return os.path.join(folder, "nbd.sock")
+
+
 def _label(folder: str) -> None:
     # A folder gets the label of its parent; SELinux lets QEMU make a socket only in what the host's rules say is for it.
     if os.path.exists(SELINUX) and shutil.which("restorecon"):
@@ -92,7 +97,7 @@ def scratch_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
         if facts.owner is not None and os.geteuid() == 0:
             os.chown(folder, *facts.owner)
         _label(folder)
-        if len(os.fsencode(os.path.join(folder, "nbd.sock"))) > 107:
+        if len(os.fsencode(socket_in(folder))) > 107:
             raise Refused(f"The scratch directory {parent} is too long a path for a Unix socket. Choose a shorter one with scratch_dir.")
         yield folder
 
