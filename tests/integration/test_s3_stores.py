@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import random
 import typing as t
 
 import pytest
@@ -21,7 +22,22 @@ def store_in(account: Account, bucket: str, **changed: t.Any) -> S3Store:
     return store
 
 
-class TestRclone(StoreContract):
+class S3Contract(StoreContract):
+    """What a store on S3 has to do besides."""
+
+    @pytest.mark.parametrize("far", [False, True], ids=["near by", "far away"])
+    def test_a_large_object_arrives_whole(self, store: S3Store, far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(store, "is_far", lambda: far)
+        data = random.Random(1).randbytes(2 * PART + 4711)
+        upload = store.upload("packs/x")
+        for start in (PART - 10, 0, 2 * PART - 5):
+            stop = {PART - 10: 2 * PART - 5, 0: PART - 10}.get(start, len(data))
+            upload.write([data[start : start + 3], data[start + 3 : stop]], start)
+        assert upload.commit()
+        assert store.get("packs/x") == data
+
+
+class TestRclone(S3Contract):
     @pytest.fixture
     def store(self, rclone: Account) -> S3Store:
         return store_in(rclone, rclone.bucket())
@@ -30,7 +46,7 @@ class TestRclone(StoreContract):
         pytest.skip("rclone heeds no conditions")
 
 
-class TestGateway(StoreContract):
+class TestGateway(S3Contract):
     @pytest.fixture
     def store(self, gateway: Account) -> S3Store:
         return store_in(gateway, gateway.bucket())
@@ -89,8 +105,9 @@ class TestObjectLock:
         rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": days}}
         gateway.client().put_object_lock_configuration(Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule})
 
-    @pytest.mark.parametrize("size", [10, 2 * PART], ids=["small", "in parts"])
-    def test_what_is_locked_is_never_reported_as_deleted_and_stays(self, store: S3Store, size: int) -> None:
+    @pytest.mark.parametrize(("size", "far"), [(10, False), (2 * PART, False), (2 * PART, True)], ids=["small", "large", "in parts"])
+    def test_what_is_locked_is_never_reported_as_deleted_and_stays(self, store: S3Store, size: int, far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(store, "is_far", lambda: far)
         upload = store.upload("packs/x")
         upload.write([b"x" * size], 0)
         upload.commit()

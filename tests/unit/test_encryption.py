@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -108,11 +109,21 @@ def test_equal_blocks_have_equal_ids_in_one_repository_only(tmp_path: Path) -> N
     assert one.keys.block_id(BLOCKS[0]) != PlainKeys().block_id(BLOCKS[0])
 
 
+def sealed_apart(keys: Keys, pack_id: bytes, first: int, payloads: list[bytes]) -> list[bytes]:
+    """Blocks sealed together, each by itself."""
+    sealed = b"".join(keys.pack(pack_id).seal_blocks(first, [memoryview(payload) for payload in payloads]))
+    lengths = [len(payload) + keys.overhead for payload in payloads]
+    ends = list(itertools.accumulate(lengths))
+    assert len(sealed) == ends[-1]
+    return [sealed[end - length : end] for end, length in zip(ends, lengths)]
+
+
 def test_the_same_content_is_never_the_same_bytes_twice(filled: tuple[Repository, RestorePoint, PackRef]) -> None:
     repository, _made, _ref = filled
     assert repository.keys.seal("leases/a", b"x") != repository.keys.seal("leases/a", b"x")
-    assert repository.keys.pack(bytes(16)).seal_blocks(0, [b"x"]) != repository.keys.pack(bytes(15) + b"\1").seal_blocks(0, [b"x"])
-    first, second = repository.keys.pack(bytes(16)).seal_blocks(0, [b"x", b"x"])
+    keys = repository.keys
+    assert sealed_apart(keys, bytes(16), 0, [b"x"]) != sealed_apart(keys, bytes(15) + b"\1", 0, [b"x"])
+    first, second = sealed_apart(keys, bytes(16), 0, [b"x", b"x"])
     assert first != second
 
 
@@ -411,8 +422,7 @@ def test_a_pack_of_a_plain_repository_is_damage_in_an_encrypted_one(filled: tupl
 @given(st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=9), st.integers(0, 20000), st.binary(min_size=16, max_size=16))
 def test_blocks_sealed_together_are_unsealed_one_by_one_and_only_in_their_place(payloads: list[bytes], first: int, pack_id: bytes) -> None:
     keys = EncryptedKeys(bytes(32))
-    sealed_blocks = keys.pack(pack_id).seal_blocks(first, [memoryview(payload) for payload in payloads])
-    assert [len(each) for each in sealed_blocks] == [len(payload) + keys.overhead for payload in payloads]
+    sealed_blocks = sealed_apart(keys, pack_id, first, payloads)
     for ordinal, (stored, payload) in enumerate(zip(sealed_blocks, payloads), first):
         assert keys.pack(pack_id).unseal_block(ordinal, memoryview(stored)) == payload
         for elsewhere in (ordinal + 1, ordinal + (1 << 32)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import subprocess
 import threading
@@ -9,18 +10,21 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 pytest.importorskip("boto3")
 
 from _cbt.errors import ObjectMissing, RepositoryError
+from _cbt.repository import s3_client
 from _cbt.repository.places import Place, S3Options, store_at
 from _cbt.repository.s3_client import ATTEMPTS
 from _cbt.repository.s3_store import S3Store
+from _cbt.repository.s3_upload import PART, SpooledUpload
 
 DATA = bytes(range(256)) * 40
+_PAUSES = threading.Event()  # never set: time.sleep is not to be had here
 
 
 def refusal(code: str, message: str = "Because") -> bytes:
@@ -34,10 +38,22 @@ class Script:
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.answers: list[tuple[int, dict[str, str], bytes, int | None]] = []
         self.last: tuple[int, dict[str, str], bytes, int | None] = (200, {}, b"", None)
+        self.pause = 0.0  # seconds between one piece of a large request and the next
+        self.delay = 0.0  # seconds until an answer
 
     def answer(self, status: int, body: bytes = b"", sent: int | None = None, **headers: str) -> Script:
         self.answers.append((status, {name.replace("_", "-"): value for name, value in headers.items()}, body, sent))
         return self
+
+    def receive(self, stream: BinaryIO, length: int) -> bytes:
+        """What a request carries, as slowly as told."""
+        pieces = []
+        while length:
+            pieces.append(stream.read(min(length, 1 << 20)))
+            length -= len(pieces[-1])
+            _PAUSES.wait(self.pause)
+        _PAUSES.wait(self.delay)
+        return b"".join(pieces)
 
     def next(self) -> tuple[int, dict[str, str], bytes, int | None]:
         if self.answers:
@@ -59,7 +75,7 @@ def server(script: Script) -> Iterator[ThreadingHTTPServer]:
         protocol_version = "HTTP/1.1"
 
         def serve(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = script.receive(self.rfile, int(self.headers.get("Content-Length", 0)))
             script.requests.append((self.command, self.path, dict(self.headers), body))
             status, headers, answer, sent = script.next()
             self.send_response(status)
@@ -204,3 +220,44 @@ def test_a_certificate_nobody_vouches_for_is_refused_unless_told_otherwise(serve
 def test_a_location_without_bucket_is_refused(location: str) -> None:
     with pytest.raises(RepositoryError, match="names no bucket"):
         store_at(location)
+
+
+def filled_upload(store: S3Store, size: int) -> SpooledUpload:
+    upload = store.upload("packs/00/x")
+    for start in reversed(range(0, size, 1 << 20)):  # in any order
+        upload.write([DATA[:1] * min(1 << 20, size - start)], start)
+    return upload
+
+
+def test_a_line_so_slow_that_an_object_takes_longer_than_any_time_limit_is_no_fault(
+    server: ThreadingHTTPServer, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_client, "_CONNECT_TIMEOUT", 1)
+    monkeypatch.setattr(s3_client, "_READ_TIMEOUT", 1)
+    store = store_on(f"http://127.0.0.1:{server.server_address[1]}")
+    store._answered_within = 0
+    script.pause = 0.15
+    assert filled_upload(store, PART).commit()
+    ((_method, _path, _headers, body),) = script.requests
+    assert len(body) == PART
+
+
+@pytest.mark.parametrize("size", [1, PART, PART + 1, 3 * PART], ids=["a byte", "a part", "more", "three parts"])
+def test_near_by_an_object_goes_by_one_request(store: S3Store, script: Script, size: int) -> None:
+    store.exists("packs/00/y")
+    store._answered_within = min(store._answered_within, 0.009)  # whatever else this machine does
+    assert filled_upload(store, size).commit()
+    puts = [(path, len(body)) for method, path, _headers, body in script.requests if method != "HEAD"]
+    assert puts == [("/bucket/p/packs/00/x", size)]
+
+
+def test_far_away_an_object_goes_in_parts(store: S3Store, script: Script) -> None:
+    script.delay = 0.02
+    store.exists("packs/00/y")
+    script.requests.clear()
+    script.answer(200, b"<R><UploadId>u1</UploadId></R>")
+    script.last = (200, {"ETag": "e"}, b"<R><ETag>e</ETag></R>", None)
+    script.answer(200, b"<R><ETag>e</ETag></R>", ETag="e")
+    assert filled_upload(store, 2 * PART + 5).commit()
+    parts = {re.sub(r".*partNumber=(\d+).*", r"\1", path): len(body) for method, path, _headers, body in script.requests if method == "PUT"}
+    assert parts == {"1": PART, "2": PART, "3": 5}

@@ -150,7 +150,9 @@ def back_up(repository: Repository, world: World, uuid: str, changes: dict[int, 
         else:
             stored[value] = writer.append([encoded(CONTENTS[value], "lz4")])
             builder.place(block, 1, *stored[value])
-    refs.update(writer.finish())
+    written = writer.finish()
+    own = {ref.name for ref in written.values()}
+    refs.update(written)
     for value, placement in stored.items():
         world.note(value, placement, refs)
     extents = builder.finish(refs)
@@ -172,10 +174,12 @@ def back_up(repository: Repository, world: World, uuid: str, changes: dict[int, 
             if run.pack.name in lost:
                 for block in range(run.first, run.stop):
                     builder.place(block, 1, *writer.append([encoded(CONTENTS[disk[block]], "lz4")]))
-        extents = builder.finish(writer.finish())
+        written = writer.finish()
+        own.update(ref.name for ref in written.values())
+        extents = builder.finish(written)
         return with_files()
 
-    publishing.publish(repository, lease, with_files(), again)
+    publishing.publish(repository, lease, with_files(), again, own)
     lease.release()
 
 

@@ -22,6 +22,7 @@ from ..repository.damage import Damages
 from ..repository.known import Known
 from ..repository.leases import Lease
 from ..repository.maps import ExtentMap
+from ..repository.packs import PackRef
 from ..repository.points import RestorePoint, StoredFile
 from .reading import ReadDisk, Reader, ranges_of
 
@@ -60,6 +61,7 @@ class NewPoint:
         self._writers = [self._repository.writer()]
         self._maps: t.Dict[str, ExtentMap] = {}
         self._stored: t.List[str] = []
+        self._packs: t.Set[str] = set()
         self.disks: t.Dict[str, ReadDisk] = {}
         self.warnings: t.List[str] = []
 
@@ -81,12 +83,18 @@ class NewPoint:
 
         ``source_of`` opens a disk once more, should packs that its map names be on their way out by now.
         """
-        written = {**(self._dedup.packs if self._dedup is not None else {}), **self._writers[-1].finish()}
+        written = {**(self._dedup.packs if self._dedup is not None else {}), **self._finished()}
         self._maps = {target: disk.finish(written) for target, disk in self.disks.items()}
         point = self._described(files, describe)
         self._interrupt.check()
         self._stored.insert(0, points.manifest_name(self._uuid, self._id))
-        return publishing.publish(self._repository, self._lease, point, lambda lost: self._again(files, describe, source_of, lost))
+        return publishing.publish(self._repository, self._lease, point, lambda lost: self._again(files, describe, source_of, lost), self._packs)
+
+    def _finished(self) -> t.Mapping[bytes, PackRef]:
+        """The packs of this round, by id."""
+        written = self._writers[-1].finish()
+        self._packs.update(ref.name for ref in written.values())
+        return written
 
     def _again(
         self, files: t.Mapping[str, bytes], describe: Describe, source_of: t.Callable[[str], t.ContextManager[DiskSource]], lost: t.Set[str]
@@ -100,7 +108,7 @@ class NewPoint:
             if ranges:
                 with source_of(target) as source:
                     again[target] = self._reader(None).read_again(source, target, extents, Known(None, self._repository.reader), ranges)
-        written = self._writers[-1].finish()
+        written = self._finished()
         for target, disk in again.items():
             self._maps[target] = disk.finish(written)
             self.disks[target].statistics.stored_bytes += disk.statistics.stored_bytes

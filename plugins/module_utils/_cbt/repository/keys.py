@@ -16,9 +16,9 @@ class PackKeys(t.Protocol):
     """How the blocks and the directory of one pack are sealed. May be used from several threads."""
 
     def seal_blocks(self, first: int, payloads: t.Sequence[Buffer]) -> t.Sequence[Buffer]:
-        """The payloads of consecutive blocks as they are to be stored, ``first`` being the ordinal of the first one.
+        """The payloads of consecutive blocks as they are to be stored one after another, ``first`` being the ordinal of the first one.
 
-        What stands at an ordinal of a pack is sealed once: never call it again with something else.
+        They last until the same thread seals others. What stands at an ordinal of a pack is sealed once: never call it again with something else.
         """
 
     def unseal_block(self, ordinal: int, stored: Buffer) -> Buffer:

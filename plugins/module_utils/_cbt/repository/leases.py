@@ -51,13 +51,19 @@ class Session:
 
 
 class Lease:
-    """The lease of this session. ``since`` is when it began, by the store's clock."""
+    """The lease of this session. ``since`` is when it began, by the store's clock.
+
+    ``steady`` is True as long as no two signs of life were so far apart that it may have lapsed: nothing that this session
+    stored can have been collected.
+    """
 
     def __init__(self, repository: Repository, operation: str) -> None:
         self.repository = repository
         self.id = secrets.token_hex(8)
         self.since: t.Optional[float] = None
+        self.steady = True
         self._operation = operation
+        self._renewed = self.clock()
         self.renew()
         self.since = self.now()
 
@@ -72,7 +78,10 @@ class Lease:
     def renew(self) -> None:
         """Give a sign of life."""
         body = {"host": socket.gethostname(), "process": os.getpid(), "operation": self._operation, "since": self.since}
+        began = self.clock()
         self.repository.put_object(self._name, sealed.encode(KIND, VERSION, body))
+        self.steady = self.steady and self.clock() - self._renewed < LAPSE / 2
+        self._renewed = began
 
     def now(self) -> float:
         """The time by the store's clock, told by a freshly written object."""

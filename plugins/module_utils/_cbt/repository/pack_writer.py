@@ -9,14 +9,11 @@ import concurrent.futures
 import threading
 import typing as t
 
-from ..files import Buffer
 from . import hooks, packs
 from .hooks import PackHooks
 from .keys import Keys
 from .packs import Encoded, PackRef
 from .stores import Store, Upload
-
-_SEALED_AT_ONCE = 8  # blocks
 
 
 class Placement(t.NamedTuple):
@@ -94,7 +91,7 @@ class PackWriter:
             if pack.full:
                 pack.closed, self._open = True, None
         try:
-            self._write(pack, placement.ordinal, [block.payload for block in blocks], offset)
+            pack.upload.write(pack.keys.seal_blocks(placement.ordinal, [block.payload for block in blocks]), offset)
         except BaseException as error:
             self._fail(error)
             raise
@@ -105,14 +102,6 @@ class PackWriter:
         if last:
             self._sealer.submit(self._seal, pack)
         return placement
-
-    def _write(self, pack: _OpenPack, first: int, payloads: t.Sequence[Buffer], offset: int) -> None:
-        """Seal and write. A few at a time, so that what is sealed goes where the last ones were: fresh memory costs more than sealing."""
-        at_once = _SEALED_AT_ONCE if self._keys.overhead else len(payloads)
-        for start in range(0, len(payloads), at_once):
-            sealed = pack.keys.seal_blocks(first + start, payloads[start : start + at_once])
-            pack.upload.write(sealed, offset)
-            offset += sum(map(len, sealed))
 
     def _pack_with_room(self) -> _OpenPack:
         while self._error is None and self._open is None and len(self._unsealed) == self._store.open_uploads:

@@ -38,14 +38,18 @@ def _missing(repository: Repository, name: str) -> bool:
     return False
 
 
-def lost(repository: Repository, point: RestorePoint, asked: t.Optional[t.Collection[str]] = None) -> t.Set[str]:
-    """Names of the objects a restore point rests on which are gone or on their way out; only for those ``asked`` for it is looked whether they are gone."""
+def _unsure(_name: str) -> bool:
+    return False
+
+
+def lost(repository: Repository, point: RestorePoint, there: t.Callable[[str], bool] = _unsure) -> t.Set[str]:
+    """Names of the objects a restore point rests on which are gone or on their way out; what is surely ``there`` is not asked for."""
     try:
         names = needed(repository, point)
     except ObjectMissing:
         return {f"{point.folder}/{file.name}" for file in point.stored_files}
     leaving = names & condemned.on_their_way_out(repository)
-    staying = sorted((names if asked is None else names.intersection(asked)) - leaving)
+    staying = sorted(name for name in names - leaving if not there(name))
     gone = {name for name, missing in zip(staying, side_by_side(lambda name: _missing(repository, name), staying)) if missing}
     return leaving | gone
 
@@ -71,8 +75,10 @@ def _drafting(lease: Lease) -> t.Iterator[t.Callable[[RestorePoint], float]]:
                 lease.repository.discard(name)
 
 
-def publish(repository: Repository, lease: Lease, point: RestorePoint, again: Again) -> RestorePoint:
+def publish(repository: Repository, lease: Lease, point: RestorePoint, again: Again, own: t.Collection[str] = ()) -> RestorePoint:
     """Make a restore point exist, or replace its manifest; all it names must be stored.
+
+    ``own`` are names of what this session stored: of that nothing can have gone while its lease was kept. It may grow with ``again``.
 
     Its manifest is put as a draft, and only then is asked what is on its way out: whichever of writer and collector acted
     first, one of them sees the other. What is lost is given to ``again``, which stores it anew under other names and
@@ -81,7 +87,7 @@ def publish(repository: Repository, lease: Lease, point: RestorePoint, again: Ag
     with _drafting(lease) as draft:
         while True:
             began = draft(point)
-            missed = lost(repository, point)
+            missed = lost(repository, point, lambda name: lease.steady and name in own)
             if missed:
                 point = again(missed)
             elif lease.clock() - began < _FRESH:
@@ -100,7 +106,7 @@ def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Coll
     with _drafting(lease) as draft:
         began = draft(after)
         try:
-            missed = lost(repository, after, new)
+            missed = lost(repository, after, lambda name: name not in new)
         except DamagedObject:
             return False  # a map of another disk: what it names is not known
         # In this order: a point that still stands once nothing was found to be on its way out did not lose anything before either.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import datetime
+import math
 import random
 import time
 import typing as t
@@ -17,12 +18,13 @@ from ..files import Buffer
 from . import s3_client
 from .places import S3_SCHEME, S3Options
 from .s3_client import code_of, exceptions, explained
-from .s3_upload import SpooledUpload, body
+from .s3_upload import Content, SpooledUpload, body
 from .stores import Entry, Upload
 
 _ASKING_THREADS = 16
 _FORSAKEN = 7 * 86400  # seconds after which an upload in parts that did not end is of a killed process
 _OPEN_UPLOADS = 4
+_FAR = 0.01  # seconds to the answer of a request without content
 
 Answer = t.Dict[str, t.Any]
 
@@ -40,6 +42,7 @@ class S3Store:
         self.location = S3_SCHEME + "/".join([bucket, *folders])
         self._bucket = bucket
         self._prefix = "".join(f"{folder}/" for folder in folders)
+        self._answered_within = math.inf  # seconds in which the fastest answer came
         self.client = s3_client.connect(options)
 
     # Writing.
@@ -48,28 +51,36 @@ class S3Store:
         return SpooledUpload(self, name)
 
     def put(self, name: str, data: Buffer, replace: bool = True) -> bool:
+        return self.put_content(name, Content(data), replace)
+
+    def put_content(self, name: str, content: Content, replace: bool) -> bool:
+        """Store an object by one request, as ``put`` does."""
         if replace:
             with self.explained("write", name):
-                self.client.put_object(**self.object_at(name), **body(data))
+                self.client.put_object(**self.object_at(name), **body(content))
             return True
         # Not every server knows or heeds the condition below.
-        return not self.exists(name) and self._put_new(name, data)
+        return not self.exists(name) and self._put_new(name, content)
 
-    def _put_new(self, name: str, data: Buffer) -> bool:
+    def _put_new(self, name: str, content: Content) -> bool:
         with self.explained("write", name):
             try:
-                self.client.put_object(**self.object_at(name), **body(data), IfNoneMatch="*")
+                self.client.put_object(**self.object_at(name), **body(content), IfNoneMatch="*")
             except exceptions.ClientError as error:
                 code = code_of(error)
                 if code in ("PreconditionFailed", "412"):
                     # If the answer to a first attempt was lost, it is this very object that stands in the way.
-                    return bool(error.response["ResponseMetadata"].get("RetryAttempts")) and self.get(name) == bytes(data)
+                    return bool(error.response["ResponseMetadata"].get("RetryAttempts")) and self.get(name) == content.getvalue()
                 if code in ("ConditionalRequestConflict", "409"):
-                    return not self.exists(name) and self._put_new(name, data)
+                    return not self.exists(name) and self._put_new(name, content)
                 if code not in ("NotImplemented", "501"):
                     raise
-                self.client.put_object(**self.object_at(name), **body(data))
+                self.client.put_object(**self.object_at(name), **body(content))
         return True
+
+    def is_far(self) -> bool:
+        """Whether its answers take so long that one connection would not fill the line."""
+        return self._answered_within > _FAR
 
     # Reading.
 
@@ -126,12 +137,15 @@ class S3Store:
         return True
 
     def _head(self, name: str, **which: str) -> Answer:
+        began = time.monotonic()
         with self.explained("read", name):
             try:
                 return t.cast(Answer, self.client.head_object(**self.object_at(name), **which))
             except exceptions.ClientError as error:
                 if code_of(error) != "404":
                     raise
+            finally:
+                self._answered_within = min(self._answered_within, time.monotonic() - began)
         # The answer has no body that would tell what is missing: object, bucket or server.
         with contextlib.suppress(_BeyondEnd):
             self._read(name, Range="bytes=0-0", **which)
@@ -252,7 +266,7 @@ class S3Store:
         return explained(what, self._path(name))
 
 
-_FOREVER = float("inf")
+_FOREVER = math.inf
 
 
 class _BeyondEnd(Exception):
