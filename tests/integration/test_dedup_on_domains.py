@@ -143,5 +143,7 @@ def test_blocks_of_another_domain_are_not_used_unless_asked_for(
     copy.chmod(0o644)
     with BlockDomain(hypervisor, [DiskSpec("vda", source=image)]) as domain, BlockDomain(hypervisor, [DiskSpec("vda", source=copy)]) as clone:
         _taken(domain, repository, workspace)
-        statistics = disk_result(_taken(clone, repository, workspace, dedup=scope).result, "vda").statistics
+        taken = _taken(clone, repository, workspace, dedup=scope)
+        statistics = disk_result(taken.result, "vda").statistics
+        assert taken.result.point is not None and taken.result.point.dedup == scope
         assert (statistics.deduplicated_bytes, statistics.new_bytes) == (0, DATA)

@@ -63,6 +63,13 @@ def test_every_point_arrives_and_restores_to_the_same_bytes(sides: tuple[History
     assert plain == [dataclasses.replace(each, disks=(), repository="") for each in there]
 
 
+def test_a_copy_tells_how_it_was_stored_itself(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    copy(source.fresh(), dest.repository, CopyRequest(), dataclasses.replace(OPTIONS, dedup="domain"))
+    assert {each.dedup for each in source.fresh().points_of().points} == {"repository"}
+    assert {each.dedup for each in dest.repository.points_of().points} == {"domain"}
+
+
 def test_copying_again_copies_nothing(sides: tuple[History, Destination]) -> None:
     source, dest = sides
     dest.take(source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from histories import BLOCKS, KEYS, History
 from hypothesis import given
@@ -112,6 +114,22 @@ def test_a_pack_that_has_much_of_its_own_keeps_what_others_hold_as_well(history:
     collect(history)
     assert (history.untrue(), history.damaged()) == ([], [])
     assert len(stored_blocks(history)) == 2 * (BLOCKS - 1) - 1
+
+
+@pytest.mark.parametrize("scope", ["none", "domain"])
+def test_what_was_to_be_stored_apart_is_neither_given_up_for_a_copy_nor_one(history: History, scope: str) -> None:
+    repository = history.fresh()
+    apart = repository.points_of().points[0]
+    repository.publish(dataclasses.replace(apart, dedup=scope))
+    packs = repository.read_map(apart, "vda").packs
+    assert (compact(history.fresh(), 60).packs, predict(history.fresh(), Candidates(60)).packs) == (1, 0)
+    collect(history)
+    assert (history.untrue(), history.damaged()) == ([], [])
+    assert repository.read_map(history.fresh().point(apart.uuid, apart.id), "vda").packs == packs
+    assert sum(packs == history.repository.read_map(each, "vda").packs for each in history.repository.points_of().points) == 1
+    found = stored_blocks(history)
+    assert len(found) == 2 * (BLOCKS - 1) + OWN
+    assert len(set(found)) == BLOCKS - 1 + OWN
 
 
 def test_no_point_is_told_of_a_copy_that_is_damaged(history: History) -> None:

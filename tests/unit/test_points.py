@@ -71,7 +71,7 @@ def test_a_manifest_in_anothers_place_is_damage(other: str) -> None:
         points.decode(points.encode(made), elsewhere)
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(RestorePoint)])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(RestorePoint) if field.default is dataclasses.MISSING])
 def test_a_manifest_that_lacks_a_field_is_damage(field: str) -> None:
     made = point(1)
     body = dataclasses.asdict(made)
@@ -136,3 +136,10 @@ def test_a_disk_is_found_by_its_exact_target() -> None:
     made = point(1, (record("sdaa"), record("sda")))
     assert made.disk("sda") == made.disks[1]
     assert made.disk("sd") is None
+
+
+def test_a_manifest_that_does_not_tell_how_far_equal_blocks_were_looked_for_is_of_the_whole_repository() -> None:
+    made = point(1)
+    body = dataclasses.asdict(made)
+    del body["dedup"]
+    assert points.decode(sealed.encode(points.KIND, points.VERSION, body), points.manifest_name(made.uuid, made.id)) == made

@@ -184,6 +184,7 @@ class Run:
             pinned=self._options.pin,
             host=socket.gethostname() if self._facts.host is None else self._domain.session.api.getHostname(),
             versions=self._versions,
+            dedup=self._options.dedup,
         )
 
     def _set(self) -> str:

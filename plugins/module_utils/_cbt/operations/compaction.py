@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Compaction: what lives in packs that are mostly dead is copied into new ones. Private to the collection.
 
-What lies in another pack as well lives there alone: it is not copied. Every block is proven before it is copied or another one
-named in its place, and by its block id stays what it was. Restore points are told of the new places one by one; the old
-packs are left to the collector. A block that is damaged is not moved, nor is its pack emptied.
+What lies in another pack as well lives there alone: it is not copied, unless it was to be stored apart. Every block is proven before
+it is copied or another one named in its place, and by its block id stays what it was. Restore points are told of the new places one by
+one; the old packs are left to the collector. A block that is damaged is not moved, nor is its pack emptied.
 """
 
 from __future__ import annotations
@@ -176,10 +176,12 @@ class Candidates:
     def find(self, repository: Repository, interrupt: Interrupt) -> t.Iterator[Found]:
         """Some of the packs at a time. Raises RepositoryError."""
         for chosen in _choices(sum(1 for _name in repository.store.list("packs"))):
-            points = (each for each in repository.points_of().points if each.id not in self.without)
+            points = [each for each in repository.points_of().points if each.id not in self.without]
             living = living_blocks(_maps(repository, points, interrupt), chosen)
             recoverable = living_blocks(_maps(repository, self.trashed, interrupt), living.__contains__)
-            yield choose(living, merging.find_equal(repository, living, interrupt), self.below, recoverable)
+            apart = {ref for extents in _maps(repository, (each for each in points if each.dedup != dedup.REPOSITORY), interrupt) for ref in extents.packs}
+            equal = merging.find_equal(repository, {ref: bits for ref, bits in living.items() if ref not in apart}, interrupt)
+            yield choose(living, equal, self.below, recoverable)
 
 
 def predict(repository: Repository, candidates: Candidates) -> Compacted:

@@ -110,7 +110,7 @@ class _Copier:
             undo.callback(new.withdraw)
             sources = {disk.target: self._read(new, point, disk, nearest(point, disk, there, here)) for disk in point.disks}
             files = _PointFiles(self.source, point)
-            describe = functools.partial(_described, point, self.lease.repository.id)
+            describe = functools.partial(_described, point, self.lease.repository.id, self.options.dedup)
             published = new.publish(files, describe, lambda target: contextlib.nullcontext(sources[target]))
             undo.pop_all()
         new.record_hooks()
@@ -132,9 +132,9 @@ class _Copier:
             return None, None  # then all of it is read, and what is there already is found by its block ids
 
 
-def _described(point: RestorePoint, repository: str, maps: Files, files: Files) -> RestorePoint:
+def _described(point: RestorePoint, repository: str, scope: str, maps: Files, files: Files) -> RestorePoint:
     disks = tuple(dataclasses.replace(disk, map=maps[disk.target]) for disk in point.disks)
-    return dataclasses.replace(point, repository=repository, disks=disks, files=files)
+    return dataclasses.replace(point, repository=repository, disks=disks, files=files, dedup=scope)
 
 
 def _total(new: NewPoint) -> Statistics:

@@ -56,7 +56,8 @@ class RestorePoint:
     ``parent`` is the point it was compared with, ``checkpoint`` the libvirt checkpoint taken in the same instant (None
     for a copy or where nothing can be tracked), ``incremental_set`` the id of the point that began its history, ``repository``
     the id of the repository it is in.
-    ``created`` is UTC in ISO 8601. ``files`` are the configuration files by name.
+    ``created`` is UTC in ISO 8601. ``files`` are the configuration files by name. ``dedup`` is where equal blocks were looked for
+    (repository, domain, none).
     """
 
     id: str
@@ -76,6 +77,7 @@ class RestorePoint:
     pinned: bool
     host: str
     versions: t.Mapping[str, str]
+    dedup: str = "repository"
 
     @property
     def folder(self) -> str:
