@@ -18,7 +18,7 @@ from ..files import Buffer
 from . import s3_client
 from .places import S3_SCHEME, S3Options
 from .s3_client import code_of, exceptions, explained
-from .s3_upload import Content, SpooledUpload, body
+from .s3_upload import SpooledUpload, body
 from .stores import Entry, Upload
 
 _ASKING_THREADS = 16
@@ -51,31 +51,27 @@ class S3Store:
         return SpooledUpload(self, name)
 
     def put(self, name: str, data: Buffer, replace: bool = True) -> bool:
-        return self.put_content(name, Content(data), replace)
-
-    def put_content(self, name: str, content: Content, replace: bool) -> bool:
-        """Store an object by one request, as ``put`` does."""
         if replace:
             with self.explained("write", name):
-                self.client.put_object(**self.object_at(name), **body(content))
+                self.client.put_object(**self.object_at(name), **body(data))
             return True
         # Not every server knows or heeds the condition below.
-        return not self.exists(name) and self._put_new(name, content)
+        return not self.exists(name) and self._put_new(name, data)
 
-    def _put_new(self, name: str, content: Content) -> bool:
+    def _put_new(self, name: str, data: Buffer) -> bool:
         with self.explained("write", name):
             try:
-                self.client.put_object(**self.object_at(name), **body(content), IfNoneMatch="*")
+                self.client.put_object(**self.object_at(name), **body(data), IfNoneMatch="*")
             except exceptions.ClientError as error:
                 code = code_of(error)
                 if code in ("PreconditionFailed", "412"):
                     # If the answer to a first attempt was lost, it is this very object that stands in the way.
-                    return bool(error.response["ResponseMetadata"].get("RetryAttempts")) and self.get(name) == content.getvalue()
+                    return bool(error.response["ResponseMetadata"].get("RetryAttempts")) and self.get(name) == bytes(data)
                 if code in ("ConditionalRequestConflict", "409"):
-                    return not self.exists(name) and self._put_new(name, content)
+                    return not self.exists(name) and self._put_new(name, data)
                 if code not in ("NotImplemented", "501"):
                     raise
-                self.client.put_object(**self.object_at(name), **body(content))
+                self.client.put_object(**self.object_at(name), **body(data))
         return True
 
     def is_far(self) -> bool:

@@ -24,23 +24,38 @@ _THREADS = 4
 Answer = t.Dict[str, t.Any]
 
 
-class Content(io.BytesIO):
-    """What a request carries, sent in pieces: each has the time limit of a connection to itself, and costs a turn of the interpreter.
+class Content:
+    """What a request carries, as a file for the SDK: read in pieces, each of which has the time limit of a connection to itself.
 
-    The SDK asks for 8 KiB at a time, which is too many turns; of what it is given at once, all has to be sent within the one time limit.
+    The SDK asks for 8 KiB at a time, and each time the interpreter changes hands; of bytes all have to be sent within one time limit.
     """
 
-    def read(self, size: t.Optional[int] = -1) -> bytes:
+    def __init__(self, data: Buffer) -> None:
+        self.data = memoryview(data)
+        self._place = 0
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def read(self, size: t.Optional[int] = -1) -> memoryview:
         """What is left if ``size`` is None or negative, else a piece of at least that many bytes."""
-        return super().read(size if size is None or size < 0 else max(size, _PIECE))
+        start = self._place
+        self._place = len(self.data) if size is None or size < 0 else min(start + max(size, _PIECE), len(self.data))
+        return self.data[start : self._place]
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As of any file."""
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: len(self.data)}[whence]
+        return self._place
+
+    def tell(self) -> int:
+        """As of any file."""
+        return self._place
 
 
-def body(content: Content) -> Answer:
+def body(data: Buffer) -> Answer:
     """A request's content with a checksum which the server compares, where it knows it; a bucket with object lock asks for one."""
-    with content.getbuffer() as data:
-        checksum = zlib.crc32(data)
-    content.seek(0)
-    return {"Body": content, "ChecksumCRC32": base64.b64encode(checksum.to_bytes(4, "big")).decode()}
+    return {"Body": Content(data), "ChecksumCRC32": base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()}
 
 
 class Bucket(t.Protocol):
@@ -48,7 +63,7 @@ class Bucket(t.Protocol):
 
     client: t.Any
 
-    def put_content(self, name: str, content: Content, replace: bool) -> bool:
+    def put(self, name: str, data: Buffer, replace: bool = True) -> bool:
         """Store an object by one request."""
 
     def is_far(self) -> bool:
@@ -70,7 +85,7 @@ class SpooledUpload:
     def __init__(self, bucket: Bucket, name: str) -> None:
         self._bucket, self._name = bucket, name
         self._turn = threading.Lock()
-        self._content = Content()
+        self._content = io.BytesIO()
 
     def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
         with self._turn:
@@ -79,23 +94,23 @@ class SpooledUpload:
                 self._content.write(buffer)
 
     def commit(self, replace: bool = True) -> bool:
-        size = self._content.seek(0, io.SEEK_END)
-        if not replace or size <= PART or not self._bucket.is_far():
-            return self._bucket.put_content(self._name, self._content, replace)
+        data = self._content.getbuffer()
+        if not replace or len(data) <= PART or not self._bucket.is_far():
+            return self._bucket.put(self._name, data, replace)
         with self._bucket.explained("write", self._name):
-            self._put_in_parts(size)
+            self._put_in_parts([data[start : start + PART] for start in range(0, len(data), PART)])
         return True
 
     def abandon(self) -> None:
-        self._content = Content()
+        self._content = io.BytesIO()
 
-    def _put_in_parts(self, size: int) -> None:
+    def _put_in_parts(self, parts: t.Sequence[memoryview]) -> None:
         client, where = self._bucket.client, self._bucket.object_at(self._name)
         upload = {**where, "UploadId": client.create_multipart_upload(**where, ChecksumAlgorithm="CRC32")["UploadId"]}
         try:
             with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-                parts = list(pool.map(lambda start: self._put_part(upload, start), range(0, size, PART)))
-            client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+                done = list(pool.map(lambda each: self._put_part(upload, *each), enumerate(parts, 1)))
+            client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done})
         except BaseException as error:
             # If the answer to a first attempt at completion was lost, the object stands.
             if isinstance(error, exceptions.ClientError) and code_of(error) == "NoSuchUpload" and self._bucket.exists(self._name):
@@ -104,9 +119,7 @@ class SpooledUpload:
                 client.abort_multipart_upload(**upload)
             raise
 
-    def _put_part(self, upload: t.Dict[str, str], start: int) -> Answer:
-        with self._content.getbuffer() as data:
-            content = body(Content(data[start : start + PART]))
-        number = start // PART + 1
+    def _put_part(self, upload: t.Dict[str, str], number: int, part: memoryview) -> Answer:
+        content = body(part)
         answer = self._bucket.client.upload_part(**upload, **content, PartNumber=number)
         return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": content["ChecksumCRC32"]}
