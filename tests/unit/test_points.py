@@ -138,8 +138,9 @@ def test_a_disk_is_found_by_its_exact_target() -> None:
     assert made.disk("sd") is None
 
 
-def test_a_manifest_that_does_not_tell_how_far_equal_blocks_were_looked_for_is_of_the_whole_repository() -> None:
-    made = point(1)
-    body = dataclasses.asdict(made)
-    del body["dedup"]
-    assert points.decode(sealed.encode(points.KIND, points.VERSION, body), points.manifest_name(made.uuid, made.id)) == made
+@pytest.mark.parametrize("scope", ["repository", "domain", "none"])
+def test_how_far_equal_blocks_were_looked_for_is_told_where_it_was_not_the_whole_repository(scope: str) -> None:
+    made = dataclasses.replace(point(1), dedup=scope)
+    data = points.encode(made)
+    assert (b"dedup" in data) == (scope != "repository")
+    assert points.decode(data, points.manifest_name(made.uuid, made.id)) == made

@@ -125,7 +125,10 @@ def manifest_name(uuid: str, point_id: str) -> str:
 
 def encode(point: RestorePoint) -> bytes:
     """The manifest of a restore point."""
-    return sealed.encode(KIND, VERSION, dataclasses.asdict(point))
+    body = dataclasses.asdict(point)
+    if point.dedup == RestorePoint.dedup:  # manifests did not always have it, and this is what those are taken for
+        del body["dedup"]
+    return sealed.encode(KIND, VERSION, body)
 
 
 def decode(data: bytes, name: str) -> RestorePoint:
