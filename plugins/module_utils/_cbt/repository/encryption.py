@@ -8,6 +8,7 @@ The layout of what is sealed is written down in docs/repository-format.md.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import os
 import struct
@@ -16,25 +17,22 @@ import typing as t
 
 from ..errors import DamagedObject, RepositoryError
 from ..files import Buffer
+from . import gcm
+from .gcm import TAG_SIZE
 from .keys import PackKeys
 
 try:
     from cryptography.exceptions import InvalidTag
-    from cryptography.hazmat.primitives.ciphers import Cipher as Operation
-    from cryptography.hazmat.primitives.ciphers import algorithms, modes
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 except ImportError:  # needed only for encrypted repositories
     AESGCM = None  # type: ignore[assignment,misc,unused-ignore]
 
 KEY_SIZE = 32
-TAG_SIZE = 16
 NONCE_SIZE = 12
 MAGIC = b"KVMCBTSO"
 VERSION = 1
 _HEADER = struct.Struct("<8sHH12s")  # magic, version, zero, nonce
 _MEMORY = threading.local()
-# Each call of the library gives the interpreter away and back; threads that all do so spend more time waiting for it than encrypting.
-_TURNS = threading.BoundedSemaphore(max(1, len(os.sched_getaffinity(0)) // 4))
 _DIRECTORY_NONCE = b"\xff" * NONCE_SIZE  # no ordinal is as large
 
 
@@ -50,25 +48,23 @@ class Cipher:
         if AESGCM is None:
             raise RepositoryError("Encrypted repositories need the Python module cryptography. Install python3-cryptography.")
         self._aead = AESGCM(key)
-        self._aes = algorithms.AES(key)
 
     def encrypt(self, nonce: bytes, data: Buffer, around: bytes) -> bytes:
         """The encrypted data and the tag that proves it and what stands ``around`` it. No nonce may be used for two things."""
         return self._aead.encrypt(nonce, bytes(data), around)
 
-    def encrypt_into(self, room: memoryview, nonce: bytes, data: Buffer) -> None:
-        """As ``encrypt``, into ``room``, which is TAG_SIZE longer than the data: fresh memory would cost more than the encryption."""
-        operation = Operation(self._aes, modes.GCM(nonce)).encryptor()
-        operation.update_into(data, room)
-        operation.finalize()
-        room[-TAG_SIZE:] = operation.tag
-
     def decrypt(self, nonce: bytes, stored: Buffer, around: bytes) -> bytes:
         """The data again. Raises DamagedObject if anything is not what was given to ``encrypt``."""
-        try:
+        with _proving():
             return self._aead.decrypt(nonce, bytes(stored), around)
-        except (InvalidTag, ValueError) as error:
-            raise DamagedObject("its seal is broken: it was changed, or is not the one that belongs here") from error
+
+
+@contextlib.contextmanager
+def _proving() -> t.Iterator[None]:
+    try:
+        yield
+    except (InvalidTag, ValueError) as error:
+        raise DamagedObject("its seal is broken: it was changed, or is not the one that belongs here") from error
 
 
 class EncryptedPack:
@@ -76,19 +72,16 @@ class EncryptedPack:
 
     def __init__(self, key: bytes) -> None:
         self._cipher = Cipher(key)
+        self._blocks = gcm.Fastest(key)
 
     def seal_blocks(self, first: int, payloads: t.Sequence[Buffer]) -> t.Sequence[Buffer]:
         room = _room(sum(map(len, payloads)) + len(payloads) * TAG_SIZE)
-        start = 0
-        with _TURNS:
-            for ordinal, payload in enumerate(payloads, first):
-                stop = start + len(payload) + TAG_SIZE
-                self._cipher.encrypt_into(room[start:stop], _nonce(ordinal), payload)
-                start = stop
+        self._blocks.seal_into(room, ((_nonce(ordinal), payload) for ordinal, payload in enumerate(payloads, first)))
         return [room]
 
     def unseal_block(self, ordinal: int, stored: Buffer) -> Buffer:
-        return self._cipher.decrypt(_nonce(ordinal), stored, b"")
+        with _proving():
+            return self._blocks.unseal(_nonce(ordinal), stored)
 
     def seal_directory(self, header: bytes, directory: bytes, tail: bytes) -> t.Tuple[bytes, bytes]:
         sealed = self._cipher.encrypt(_DIRECTORY_NONCE, directory, header + tail)
