@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import ssl
 import subprocess
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +20,7 @@ import pytest
 pytest.importorskip("boto3")
 
 from _cbt.errors import ObjectMissing, RepositoryError
-from _cbt.repository import s3_client
+from _cbt.repository import s3_client, s3_upload
 from _cbt.repository.places import Place, S3Options, store_at
 from _cbt.repository.s3_client import ATTEMPTS
 from _cbt.repository.s3_store import S3Store
@@ -200,20 +203,39 @@ def test_a_server_that_knows_no_conditions_gets_the_object_without(store: S3Stor
     assert puts[-1] == (None, DATA)
 
 
-def test_a_certificate_nobody_vouches_for_is_refused_unless_told_otherwise(server: ThreadingHTTPServer, script: Script, tmp_path: Path) -> None:
+@pytest.fixture
+def secured(server: ThreadingHTTPServer, tmp_path: Path) -> tuple[str, Path]:
+    """The server speaks TLS: its endpoint and its certificate."""
     key, certificate = tmp_path / "key", tmp_path / "certificate"
     words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run([*words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    endpoint = f"https://127.0.0.1:{server.server_address[1]}"
+    return f"https://127.0.0.1:{server.server_address[1]}", certificate
+
+
+def test_a_certificate_nobody_vouches_for_is_refused_unless_told_otherwise(secured: tuple[str, Path], script: Script) -> None:
+    endpoint, certificate = secured
     script.answer(200, DATA)
     told = failure(lambda: store_on(endpoint).get("x"))
     assert "certificate" in told and "Check the server's certificate and ca_bundle" in told
     assert store_on(endpoint, ca_bundle=str(certificate)).get("x") == DATA
     with pytest.warns(Warning, match="Unverified HTTPS"):
         assert store_on(endpoint, validate_certs=False).get("x") == DATA
+
+
+def test_what_is_sent_is_hashed_for_the_signature_only_where_tls_does_not_prove_it(
+    store: S3Store, script: Script, server: ThreadingHTTPServer, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    store.put("x", DATA)
+    endpoint, certificate = request.getfixturevalue("secured")
+    store_on(endpoint, ca_bundle=str(certificate)).put("x", DATA)
+    assert [body for _method, _path, _headers, body in script.requests] == [DATA, DATA]
+    signed, unsigned = [headers["X-Amz-Content-SHA256"] for _method, _path, headers, _body in script.requests]
+    assert (signed, unsigned) == (hashlib.sha256(DATA).hexdigest(), "UNSIGNED-PAYLOAD")
+    checksum = base64.b64encode(zlib.crc32(DATA).to_bytes(4, "big")).decode()
+    assert [headers["x-amz-checksum-crc32"] for _method, _path, headers, _body in script.requests] == [checksum, checksum]
 
 
 @pytest.mark.parametrize("location", ["s3://", "s3:///"])
@@ -227,6 +249,20 @@ def filled_upload(store: S3Store, size: int) -> SpooledUpload:
     for start in reversed(range(0, size, 1 << 20)):  # in any order
         upload.write([DATA[:1] * min(1 << 20, size - start)], start)
     return upload
+
+
+def test_nothing_of_an_earlier_upload_shows_through_in_a_later_one(store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_upload, "_SPOOL", 1000)
+    writes = [[(0, b"a" * 2500)], [(7, b"x"), (3, b"yz")], [(0, b"b" * 900)], [(2000, b"c"), (4900, b"d"), (10, b"e")], [(5, b"f")]]
+    for each in writes:
+        upload, expected = store.upload("packs/00/x"), bytearray()
+        for offset, data in each:
+            upload.write([data[:1], data[1:]], offset)
+            expected = expected.ljust(offset + len(data), b"\0")
+            expected[offset : offset + len(data)] = data
+        store._answered_within = 0
+        assert upload.commit()
+        assert script.requests[-1][3] == expected
 
 
 def test_a_line_so_slow_that_an_object_takes_longer_than_any_time_limit_is_no_fault(

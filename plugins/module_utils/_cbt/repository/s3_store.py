@@ -18,7 +18,7 @@ from ..files import Buffer
 from . import s3_client
 from .places import S3_SCHEME, S3Options
 from .s3_client import code_of, exceptions, explained
-from .s3_upload import SpooledUpload, body
+from .s3_upload import SpooledUpload, Spools, body
 from .stores import Entry, Upload
 
 _ASKING_THREADS = 16
@@ -44,6 +44,7 @@ class S3Store:
         self._prefix = "".join(f"{folder}/" for folder in folders)
         self._answered_within = math.inf  # seconds in which the fastest answer came
         self.client = s3_client.connect(options)
+        self.spools = Spools()
 
     # Writing.
 

@@ -9,6 +9,7 @@ import base64
 import concurrent.futures
 import contextlib
 import io
+import mmap
 import threading
 import typing as t
 import zlib
@@ -20,6 +21,7 @@ from .s3_client import code_of, exceptions
 PART = 16 << 20  # bytes; where parts help, a larger object goes in such parts side by side
 _PIECE = 1 << 18  # bytes handed to the network at once
 _THREADS = 4
+_SPOOL = 72 << 20  # bytes; what a pack takes at most, and a little more
 
 Answer = t.Dict[str, t.Any]
 
@@ -62,6 +64,7 @@ class Bucket(t.Protocol):
     """What an upload needs of the store it goes to."""
 
     client: t.Any
+    spools: Spools
 
     def put(self, name: str, data: Buffer, replace: bool = True) -> bool:
         """Store an object by one request."""
@@ -79,30 +82,60 @@ class Bucket(t.Protocol):
         """Errors inside the block as errors of the repository, about this object."""
 
 
+class Spools:
+    """Memory in which uploads gather what they carry, used again by later ones: fresh memory costs as much as hashing what is put there."""
+
+    def __init__(self) -> None:
+        self._free: t.List[mmap.mmap] = []
+
+    def take(self, size: int) -> mmap.mmap:
+        """Memory of at least ``size`` bytes, with whatever stands in it. What is not written to costs nothing."""
+        with contextlib.suppress(IndexError):
+            found = self._free.pop()
+            if len(found) >= size:
+                return found
+        return mmap.mmap(-1, max(size, _SPOOL), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+    def give(self, memory: mmap.mmap) -> None:
+        """Memory that nobody uses any more."""
+        self._free.append(memory)
+
+
 class SpooledUpload:
     """An object in the making, kept in memory until it is whole."""
 
     def __init__(self, bucket: Bucket, name: str) -> None:
         self._bucket, self._name = bucket, name
         self._turn = threading.Lock()
-        self._content = io.BytesIO()
+        self._memory = bucket.spools.take(0)
+        self._length = 0
 
     def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
         with self._turn:
-            self._content.seek(offset)
+            end = offset + sum(map(len, buffers))
+            if end > len(self._memory):
+                small, self._memory = self._memory, self._bucket.spools.take(2 * end)
+                self._memory[: self._length] = small[: self._length]
+            if offset > self._length:
+                self._memory[self._length : offset] = bytes(offset - self._length)
+            self._length = max(self._length, end)
             for buffer in buffers:
-                self._content.write(buffer)
+                self._memory[offset : offset + len(buffer)] = buffer
+                offset += len(buffer)
 
     def commit(self, replace: bool = True) -> bool:
-        data = self._content.getbuffer()
+        data = memoryview(self._memory)[: self._length]
         if not replace or len(data) <= PART or not self._bucket.is_far():
-            return self._bucket.put(self._name, data, replace)
-        with self._bucket.explained("write", self._name):
-            self._put_in_parts([data[start : start + PART] for start in range(0, len(data), PART)])
-        return True
+            stored = self._bucket.put(self._name, data, replace)
+        else:
+            with self._bucket.explained("write", self._name):
+                self._put_in_parts([data[start : start + PART] for start in range(0, len(data), PART)])
+            stored = True
+        self._bucket.spools.give(self._memory)
+        return stored
 
     def abandon(self) -> None:
-        self._content = io.BytesIO()
+        self._length = 0  # nothing was sent; the memory goes with this object, for a request that failed may still hold it
 
     def _put_in_parts(self, parts: t.Sequence[memoryview]) -> None:
         client, where = self._bucket.client, self._bucket.object_at(self._name)
