@@ -55,6 +55,11 @@ class Row:
         return median_durable(self.ours) / median_durable(self.other)
 
     @property
+    def processor_ratio(self) -> float:
+        """The same with the processors' seconds of the process itself."""
+        return median_processor(self.ours) / median_processor(self.other)
+
+    @property
     def met(self) -> bool | None:
         """Whether the bound holds; None where there is none."""
         return None if self.bound is None else self.ratio <= self.bound
@@ -63,6 +68,11 @@ class Row:
 def median_wall(runs: Sequence[Measurement]) -> float:
     """Median of the seconds."""
     return statistics.median(run.wall_seconds for run in runs)
+
+
+def median_processor(runs: Sequence[Measurement]) -> float:
+    """Median of the processors' seconds."""
+    return statistics.median(run.cpu_seconds for run in runs)
 
 
 def median_durable(runs: Sequence[Measurement]) -> float:
