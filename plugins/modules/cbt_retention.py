@@ -337,9 +337,9 @@ def _diff(result: RetentionResult) -> dict[str, str]:
     def line(point: RestorePoint) -> str:
         return f"{point.domain} {point.id}\n"
 
-    back = {point.id for point in result.undeleted}
+    back = {point.key for point in result.undeleted}
     after = sorted({line(verdict.point) for verdict in result.kept} | {line(point) for point in result.undeleted})
-    before = sorted({line(verdict.point) for verdict in result.verdicts if verdict.point.id not in back})
+    before = sorted({line(verdict.point) for verdict in result.verdicts if verdict.point.key not in back})
     return {"before": "".join(before), "after": "".join(after)}
 
 

@@ -5,16 +5,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from engine_history import EngineHistory
 from histories import KEYS
-from samples import UUID
+from samples import OTHER_UUID, UUID, point
 from stepping import Actor, SteppedStore
 
+from _cbt.errors import Refused
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.repository import trash
+from _cbt.repository.collector import Collected
 from _cbt.repository.leases import LAPSE
 from _cbt.repository.repository import Repository
+from _cbt.repository.retention_rules import Rules
 
 
 @pytest.fixture(params=KEYS)
@@ -56,3 +61,26 @@ def test_old_entries_go_when_a_point_is_brought_back(history: EngineHistory) -> 
     history.store.clock += LAPSE + 1
     assert _brought_back(history, made.id) == [made.id]
     assert list(history.store.list("trash")) == []
+
+
+def test_a_point_of_another_machine_with_the_same_id_is_another_point(history: EngineHistory) -> None:
+    repository = history.fresh()
+    (made,) = repository.points_of(UUID).points
+    namesake = dataclasses.replace(point(1), id=made.id, uuid=OTHER_UUID, domain="other", disks=(), files={})
+    later = dataclasses.replace(namesake, id=point(31).id, created="2026-02-01T00:00:00+00:00", parent=made.id)
+    repository.publish(namesake)
+    repository.publish(later)
+    rules = RetentionRequest(rules=Rules(last=1), grace=0)
+    predicted = retention(history.fresh(), rules, check_only=True)
+    assert ([each.key for each in predicted.removed], predicted.collected) == ([namesake.key], Collected(0, 0, 0))
+    trash.remove(repository, made)
+    assert _brought_back(history, made.id) == [made.id]
+    assert {each.key for each in history.fresh().points_of().points} == {made.key, namesake.key, later.key}
+
+
+def test_what_is_nowhere_cannot_be_brought_back_and_nothing_else_is(history: EngineHistory) -> None:
+    (made,) = history.fresh().points_of(UUID).points
+    trash.remove(history.fresh(), made)
+    with pytest.raises(Refused, match=f"{point(2).id} cannot be brought back: it is not in the trash.*the trash holds {made.id}"):
+        retention(history.fresh(), RetentionRequest(undelete=(made.id, point(2).id), collect=False))
+    assert history.fresh().points_of(UUID).points == ()

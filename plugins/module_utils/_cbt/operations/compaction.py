@@ -25,7 +25,7 @@ from ..repository.leases import Lease
 from ..repository.maps import ExtentMap
 from ..repository.pack_writer import PackWriter
 from ..repository.packs import Encoded, PackRef
-from ..repository.points import RestorePoint
+from ..repository.points import Key, RestorePoint
 from ..repository.relocation import Move, joined, relocate
 from ..repository.repository import Repository
 from . import merging
@@ -166,17 +166,17 @@ def choose(living: Living, merges: Merges, below: int, recoverable: Living) -> F
 class Candidates:
     """Packs of which less than ``below`` percent of the blocks live there. What ``trashed`` points name lives, but is not moved: they keep their packs.
 
-    ``without`` are ids of points regarded as just removed.
+    ``without`` are points regarded as just removed.
     """
 
     below: int
     trashed: t.Sequence[RestorePoint] = ()
-    without: t.Collection[str] = ()
+    without: t.Collection[Key] = ()
 
     def find(self, repository: Repository, interrupt: Interrupt) -> t.Iterator[Found]:
         """Some of the packs at a time. Raises RepositoryError."""
         for chosen in _choices(sum(1 for _name in repository.store.list("packs"))):
-            points = [each for each in repository.points_of().points if each.id not in self.without]
+            points = [each for each in repository.points_of().points if each.key not in self.without]
             living = living_blocks(_maps(repository, points, interrupt), chosen)
             recoverable = living_blocks(_maps(repository, self.trashed, interrupt), living.__contains__)
             apart = {ref for extents in _maps(repository, (each for each in points if each.dedup != dedup.REPOSITORY), interrupt) for ref in extents.packs}

@@ -163,10 +163,10 @@ def copy(
         raise Refused(f"Cannot copy from {source.store.location} to {dest.store.location}: they are the same repository. Name another destination.")
     there = source.points_of().points
     here = list(dest.points_of().points) if dest is not None else []
-    held = {(point.uuid, point.id) for point in here}
+    held = {point.key for point in here}
     wanted = several(there, request.domain, request.wanted)
-    missing = [point for point in wanted if (point.uuid, point.id) not in held]
-    present = tuple(point for point in wanted if (point.uuid, point.id) in held)
+    missing = [point for point in wanted if point.key not in held]
+    present = tuple(point for point in wanted if point.key in held)
     if check_only or dest is None or not missing:
         return CopyResult(tuple(CopiedPoint(point) for point in missing), present, {})
     copied: t.List[CopiedPoint] = []

@@ -15,7 +15,7 @@ from ..errors import ObjectMissing, Refused
 from ..repository import dedup, leases, points, publishing, trash
 from ..repository.collector import Collected, Collector
 from ..repository.leases import LAPSE, Lease
-from ..repository.points import RestorePoint
+from ..repository.points import Key, RestorePoint
 from ..repository.repository import Repository
 from ..repository.retention_rules import Rules, Verdict, decide
 from ..repository.trash import Removed
@@ -72,8 +72,8 @@ class RetentionResult:
         return bool(self.removed or self.undeleted or compacted or collected)
 
 
-def decide_all(found: t.Sequence[RestorePoint], request: RetentionRequest, now: datetime.datetime, back: t.Collection[str] = ()) -> t.List[Verdict]:
-    """What becomes of restore points, oldest first, by domain. Pure. ``back`` are ids of points just brought back, which stay.
+def decide_all(found: t.Sequence[RestorePoint], request: RetentionRequest, now: datetime.datetime, back: t.Collection[Key] = ()) -> t.List[Verdict]:
+    """What becomes of restore points, oldest first, by domain. Pure. ``back`` are points just brought back, which stay.
 
     Raises Refused if nothing of a domain would be left, unless that is allowed.
     """
@@ -81,7 +81,7 @@ def decide_all(found: t.Sequence[RestorePoint], request: RetentionRequest, now: 
         return []
     verdicts: t.List[Verdict] = []
     for _uuid, group in itertools.groupby(sorted(found, key=lambda point: point.uuid), key=lambda point: point.uuid):
-        decided = [Verdict(each.point, ("undelete",)) if each.point.id in back else each for each in decide(list(group), request.rules, now)]
+        decided = [Verdict(each.point, ("undelete",)) if each.point.key in back else each for each in decide(list(group), request.rules, now)]
         if not request.allow_empty and not any(verdict.kept for verdict in decided):
             name = decided[-1].point.domain
             raise Refused(f"The rules would keep no restore point of {name}. Add a rule, keep_last: 1 for one, or set allow_empty: true.")
@@ -89,21 +89,22 @@ def decide_all(found: t.Sequence[RestorePoint], request: RetentionRequest, now: 
     return verdicts
 
 
-def _wanted_back(removed: t.Sequence[Removed], existing: t.Collection[str], wanted: t.Sequence[str]) -> t.List[Removed]:
+def _wanted_back(removed: t.Sequence[Removed], existing: t.Collection[Key], wanted: t.Sequence[str]) -> t.List[Removed]:
     """The newest entry of each point to be brought back; one that exists needs none. Raises Refused if there is none."""
-    latest = {each.point.id: each for each in removed}
-    missing = [each for each in wanted if each not in latest and each not in existing]
+    latest = {each.point.key: each for each in removed}
+    known = {point_id for _uuid, point_id in (*latest, *existing)}
+    missing = [each for each in wanted if each not in known]
     if missing:
         raise Refused(
             f"Restore point {missing[0]} cannot be brought back: it is not in the trash. Its grace period is over, or it never was;"
-            f" the trash holds {', '.join(sorted(latest)) or 'nothing'}."
+            f" the trash holds {', '.join(sorted(each for _uuid, each in latest)) or 'nothing'}."
         )
-    return [latest[each] for each in dict.fromkeys(wanted) if each not in existing]
+    return [each for key, each in latest.items() if each.point.id in wanted and key not in existing]
 
 
 def _gone(removed: t.Iterable[Removed], existing: t.Iterable[RestorePoint]) -> t.List[Removed]:
-    there = {(point.uuid, point.id) for point in existing}
-    return [each for each in removed if (each.point.uuid, each.point.id) not in there]
+    there = {point.key for point in existing}
+    return [each for each in removed if each.point.key not in there]
 
 
 def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_removed: t.Sequence[Removed]) -> RestorePoint:
@@ -116,7 +117,7 @@ def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_remo
     now = lease.now()
     for each in all_removed:
         # The removal of a young entry may have yet to delete the manifest: then nothing else would tell of the point.
-        if each.point.id == point.id and each.point.uuid == point.uuid and now - each.at > LAPSE:
+        if each.point.key == point.key and now - each.at > LAPSE:
             repository.discard(each.entry)
     return point
 
@@ -128,8 +129,7 @@ class _Retention:
         self._repository, self._request = repository, request
         self._listing = repository.points_of()
         self._removed = trash.removed(repository) if request.undelete else []
-        existing = {point.id for point in self._listing.points}
-        self._back = _wanted_back(self._removed, existing, request.undelete)
+        self._back = _wanted_back(self._removed, {point.key for point in self._listing.points}, request.undelete)
 
     def decide(self, now: float) -> t.List[Verdict]:
         """What becomes of each point, those brought back included."""
@@ -137,7 +137,7 @@ class _Retention:
         if self._request.domain is not None:
             found = of_domain(found, self._request.domain)
         moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
-        decided = decide_all(found, self._request, moment, self._request.undelete)
+        decided = decide_all(found, self._request, moment, [point.key for point in found if point.id in self._request.undelete])
         return [verdict if verdict.kept or not self._locked(verdict.point, now) else Verdict(verdict.point, ("locked",)) for verdict in decided]
 
     def _locked(self, point: RestorePoint, now: float) -> bool:
@@ -153,12 +153,12 @@ class _Retention:
         now = time.time()  # the store's own clock cannot be asked without writing
         verdicts = self.decide(now)
         gone = [verdict.point for verdict in verdicts if not verdict.kept]
-        collector = Collector(self._repository, now, self._request.grace, {point.id for point in gone})
+        collector = Collector(self._repository, now, self._request.grace, {point.key for point in gone})
         collected = collector.predict() if self._collects else None
         since = now - self._request.grace if self._collects else 0.0
         left = _gone(trash.removed(self._repository, since), [*self._listing.points, *(each.point for each in self._back)])
         after = [*left, *(Removed(point, "", now) for point in gone)]
-        compacted = compaction.predict(self._repository, self._candidates(after, now, {point.id for point in gone})) if self._compacts else None
+        compacted = compaction.predict(self._repository, self._candidates(after, now, {point.key for point in gone})) if self._compacts else None
         return self._result(verdicts, compacted, collected, [each for each in after if collected is None or now - each.at < self._request.grace])
 
     def carry_out(self, lease: Lease) -> RetentionResult:
@@ -189,7 +189,7 @@ class _Retention:
     def _compacts(self) -> bool:
         return self._request.compact_below is not None and self._collects
 
-    def _candidates(self, removed: t.Iterable[Removed], now: float, without: t.Collection[str] = ()) -> Candidates:
+    def _candidates(self, removed: t.Iterable[Removed], now: float, without: t.Collection[Key] = ()) -> Candidates:
         """What is to be compacted, given all that is in the trash."""
         recoverable = [each.point for each in removed if now - each.at < self._request.grace]
         return Candidates(self._request.compact_below or 0, recoverable, without)

@@ -17,6 +17,7 @@ from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused
 from ..side_by_side import side_by_side
 from . import condemned, damage, leases, publishing, sealed, trash
 from .leases import LAPSE, Lease
+from .points import Key
 from .repository import Repository
 from .stores import Entry
 from .survey import Survey, expired, survey
@@ -67,9 +68,9 @@ def _sort(objects: t.Iterable[Entry], needed: Survey, announced: t.Mapping[str, 
 
 
 class Collector:
-    """One run, at a time by the store's clock, with a grace period in seconds. ``without`` are ids of points regarded as just removed."""
+    """One run, at a time by the store's clock, with a grace period in seconds. ``without`` are points regarded as just removed."""
 
-    def __init__(self, repository: Repository, now: float, grace: float, without: t.Collection[str] = ()) -> None:
+    def __init__(self, repository: Repository, now: float, grace: float, without: t.Collection[Key] = ()) -> None:
         self._repository, self._store = repository, repository.store
         self._now, self._grace, self._without = now, grace, without
 

@@ -16,6 +16,8 @@ from . import sealed
 VERSION = 1
 KIND = "manifest"
 
+Key = t.Tuple[str, str]  # domain UUID and id of a restore point
+
 
 def new_id(now: datetime.datetime) -> str:
     """A restore point id: UTC time to the second and a random suffix, sortable by name."""
@@ -80,6 +82,11 @@ class RestorePoint:
     dedup: str = "repository"
 
     @property
+    def key(self) -> Key:
+        """What tells it from all others of its repository."""
+        return self.uuid, self.id
+
+    @property
     def folder(self) -> str:
         """Where its objects live."""
         return folder(self.uuid, self.id)
@@ -99,10 +106,10 @@ def ordered(found: t.Iterable[RestorePoint]) -> t.List[RestorePoint]:
 
     So a clock that was set back does not make an older point the latest.
     """
-    known = {(point.uuid, point.id): point for point in found}
-    keys: t.Dict[t.Tuple[str, str], t.Tuple[str, int]] = {}
+    known = {point.key: point for point in found}
+    keys: t.Dict[Key, t.Tuple[str, int]] = {}
     for start in known:
-        line: t.Dict[t.Tuple[str, str], RestorePoint] = {}  # from this point to the oldest whose place is not known yet
+        line: t.Dict[Key, RestorePoint] = {}  # from this point to the oldest whose place is not known yet
         place = start
         while place in known and place not in keys and place not in line:
             line[place] = known[place]
@@ -110,7 +117,7 @@ def ordered(found: t.Iterable[RestorePoint]) -> t.List[RestorePoint]:
         for place, each in reversed(list(line.items())):
             before = keys.get((each.uuid, each.parent or ""), ("", 0))
             keys[place] = (each.created, 0) if each.created > before[0] else (before[0], before[1] + 1)
-    return sorted(known.values(), key=lambda point: (keys[point.uuid, point.id], point.id, point.uuid))
+    return sorted(known.values(), key=lambda point: (keys[point.key], point.id, point.uuid))
 
 
 def folder(uuid: str, point_id: str) -> str:

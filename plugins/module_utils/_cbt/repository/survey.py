@@ -11,7 +11,7 @@ import typing as t
 from ..errors import DamagedObject, ObjectMissing, RepositoryError
 from . import points, publishing, trash
 from .leases import LAPSE
-from .points import RestorePoint
+from .points import Key, RestorePoint
 from .repository import Repository
 from .stores import Entry
 
@@ -47,13 +47,14 @@ class Survey:
 
 
 def _stuck(error: RepositoryError, name: str) -> RepositoryError:
+    why = str(error).rstrip(".")
     return RepositoryError(
-        f"Space cannot be reclaimed, for what {name} needs is not known: {error}. Verify the repository; if the restore point cannot be mended, remove it."
+        f"Space cannot be reclaimed, for what {name} needs is not known: {why}. Verify the repository; if the restore point cannot be mended, remove it."
     )
 
 
-def survey(repository: Repository, now: float, grace: float, without: t.Collection[str] = ()) -> Survey:
-    """What is needed now, by the store's clock. ``without`` are ids of points to be regarded as just removed.
+def survey(repository: Repository, now: float, grace: float, without: t.Collection[Key] = ()) -> Survey:
+    """What is needed now, by the store's clock. ``without`` are points to be regarded as just removed.
 
     Drafts come first, then manifests, then the trash: a point on its way from one to the next is met at least once.
     Raises RepositoryError if anything cannot be listed or read: what is not known for certain must not pass for not needed.
@@ -67,7 +68,7 @@ def survey(repository: Repository, now: float, grace: float, without: t.Collecti
         if place[-1] != "manifest.json":
             continue
         found.points += 1
-        if grace > 0 or place[-2] not in without:
+        if grace > 0 or (place[1], place[2]) not in without:
             _note(found, repository, name, place[1:-1])
     for entry in repository.store.entries(trash.FOLDER):
         found.points += 1
