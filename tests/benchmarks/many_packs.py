@@ -1,6 +1,6 @@
 """What a repository of very many packs costs: to tell of it, to begin a backup, to apply retention, to reclaim space.
 
-    /usr/bin/python3 tests/benchmarks/many_packs.py [--packs 200000] [--points 10] [--json]
+    /usr/bin/python3 tests/benchmarks/many_packs.py [--packs 1000000] [--points 10] [--json]
 
 There is no data: packs exist by name only, made up whenever they are asked for, while manifests, maps and hooks are real and in
 memory (/dev/shm). One pack in a hundred is named by nothing. Each step is a process of its own, whose peak is its own.
@@ -171,7 +171,7 @@ def measure(packs: int, per_domain: int) -> list[dict[str, object]]:
 def main() -> None:
     """Run it and print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--packs", type=int, default=200_000)
+    parser.add_argument("--packs", type=int, default=1_000_000, help="in the repository (1000000)")
     parser.add_argument("--points", type=int, default=10, help="of each domain, which has 10000 packs (10)")
     parser.add_argument("--json", action="store_true", help="print figures for programs")
     parser.add_argument("--step", help=argparse.SUPPRESS)

@@ -238,6 +238,19 @@ def test_what_is_sent_is_hashed_for_the_signature_only_where_tls_does_not_prove_
     assert [headers["x-amz-checksum-crc32"] for _method, _path, headers, _body in script.requests] == [checksum, checksum]
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_profile_may_say_whether_what_is_sent_is_hashed_for_the_signature(
+    server: ThreadingHTTPServer, script: Script, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    (tmp_path / "config").write_text(f"[default]\ns3 =\n    payload_signing_enabled = {str(wanted).lower()}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    store_on(f"http://127.0.0.1:{server.server_address[1]}").put("x", DATA)
+    endpoint, certificate = request.getfixturevalue("secured")
+    store_on(endpoint, ca_bundle=str(certificate)).put("x", DATA)
+    expected = hashlib.sha256(DATA).hexdigest() if wanted else "UNSIGNED-PAYLOAD"
+    assert [headers["X-Amz-Content-SHA256"] for _method, _path, headers, _body in script.requests] == [expected, expected]
+
+
 @pytest.mark.parametrize("location", ["s3://", "s3:///"])
 def test_a_location_without_bucket_is_refused(location: str) -> None:
     with pytest.raises(RepositoryError, match="names no bucket"):
@@ -268,12 +281,15 @@ def test_nothing_of_an_earlier_upload_shows_through_in_a_later_one(store: S3Stor
 def test_a_line_so_slow_that_an_object_takes_longer_than_any_time_limit_is_no_fault(
     server: ThreadingHTTPServer, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_client, "_CONNECT_TIMEOUT", 1)
-    monkeypatch.setattr(s3_client, "_READ_TIMEOUT", 1)
+    limit = 3  # seconds; what the buffers of the two ends hold when all is sent is taken in well within that
+    monkeypatch.setattr(s3_client, "_CONNECT_TIMEOUT", limit)
+    monkeypatch.setattr(s3_client, "_READ_TIMEOUT", limit)
     store = store_on(f"http://127.0.0.1:{server.server_address[1]}")
     store._answered_within = 0
-    script.pause = 0.15
+    script.pause = 0.3
+    began = time.monotonic()
     assert filled_upload(store, PART).commit()
+    assert time.monotonic() - began > limit, "the line was not slow"
     ((_method, _path, _headers, body),) = script.requests
     assert len(body) == PART
 
