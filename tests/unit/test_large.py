@@ -21,32 +21,67 @@ def memory():
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) * 1024
 """
 
-# Two generations, so that a map is built from its parent's, and both are in memory as in a backup. Workers take 16 blocks at
-# a time and append them as they come, up to eight out of order.
+# A point with scattered blocks, and a backup on it as a run makes it, of other scattered blocks. What is read differs from block to block
+# in its beginning only, which is all that is hashed here, and payloads are left out: packs are holes but for their directories.
 SCATTERED = """
-import json, random, sys
-sys.path.insert(0, sys.argv[1])
-from _cbt.repository import maps
+import contextlib, hashlib, json, os, random, sys
+sys.path[:0] = sys.argv[1:3]
+from samples import UUID, point, record
+from _cbt.blocks.extents import Extent
+from _cbt.grid import BLOCK_SIZE
+from _cbt.interrupt import Interrupt
+from _cbt.operations.new_point import NewPoint, StoringOptions
+from _cbt.progress import silent
+from _cbt.repository import leases
+from _cbt.repository.directory_store import DirectoryStore
+from _cbt.repository.keys import PlainKeys
+from _cbt.repository.maps import MapBuilder
 from _cbt.repository.packs import PackRef
+from _cbt.repository.repository import Repository
 size, dirty = 20 << 40, 2_000_000
 gap = (size >> 16) // dirty
-extents = None
-for generation in range(2):
-    builder = maps.MapBuilder(size, extents)
-    chance = random.Random(generation)
-    packs = [PackRef(chance.randbytes(16), 64 << 20, 1024) for _number in range(dirty // 1024 + 1)]
-    order = list(range(8))
-    for number in range(dirty):
-        if number % 128 == 0:
-            chance.shuffle(order)
-        place = number - number % 128 + order[number % 128 // 16] * 16 + number % 16
-        builder.place(number * gap + chance.randrange(gap), 1, packs[place // 1024].id, place % 1024)
-    extents = builder.finish({ref.id: ref for ref in packs})
-    data = extents.encode()
-    if list(maps.decode(data).runs(0, 1 << 16)) != list(extents.runs(0, 1 << 16)):
-        sys.exit("it came back as something else")
-    extents = maps.decode(data)
-print(json.dumps({"runs": len(extents), "map": len(data), "memory": memory()}))
+def scattered(seed):
+    chance = random.Random(seed)
+    return (number * gap + chance.randrange(gap) for number in range(dirty))
+class Keys(PlainKeys):
+    def block_id(self, data):
+        return hashlib.sha256(data[:8]).digest()
+class Store(DirectoryStore):
+    def upload(self, name):
+        upload = super().upload(name)
+        if name.startswith("packs/"):
+            write = upload.write
+            upload.write = lambda buffers, offset: None if isinstance(buffers[0], memoryview) else write(buffers, offset)
+        return upload
+class Disk:
+    size = size
+    def extents(self):
+        return (Extent(block * BLOCK_SIZE, BLOCK_SIZE, False) for block in scattered(2))
+    @contextlib.contextmanager
+    def connect(self):
+        yield self
+    def read(self, offset, length):
+        places = range(offset, offset + length, BLOCK_SIZE)
+        return bytearray(b"".join((place + 1).to_bytes(8, "big") + bytes(BLOCK_SIZE - 8) for place in places))
+repository = Repository(Store(sys.argv[3]), "r" * 32, Keys())
+def stored_as(number, stored):
+    return point(number, (record("vda", size, map=stored),))
+def first():
+    builder, packs = MapBuilder(size), [PackRef(os.urandom(16), 64 << 20, 1024) for _number in range(dirty // 1024 + 1)]
+    for number, block in enumerate(scattered(1)):
+        builder.place(block, 1, packs[number // 1024].id, number % 1024)
+    for ref in packs:
+        repository.store.put(ref.name, b"")
+    files = repository.put_files(point(1).folder, {"vda.map": builder.finish({ref.id: ref for ref in packs}).encode()})
+    repository.publish(stored_as(1, files["vda.map"]))
+first()
+with leases.held(repository, "backup") as lease:
+    new = NewPoint(lease, UUID, point(2).id, StoringOptions(compression="none"), {}, Interrupt(), silent)
+    read = new.read(Disk(), "vda", repository.read_map(repository.points_of().points[0], "vda"))
+    made = new.publish({}, lambda maps, _files: stored_as(2, maps["vda"]), lambda _target: None)
+    new.record_hooks()
+runs = len(repository.read_map(made, "vda"))
+print(json.dumps({"new": read.statistics.new_bytes, "runs": runs, "map": made.disks[0].map.size, "memory": memory()}))
 """
 
 # A repository that holds hooks only, made when they are asked for.
@@ -91,11 +126,12 @@ def measured(program: str, *arguments: str) -> dict[str, Any]:
     return figures
 
 
-def test_twenty_tebibytes_with_two_million_scattered_dirty_blocks_twice() -> None:
-    figures = measured(SCATTERED)
+def test_a_backup_of_two_million_scattered_blocks_of_twenty_tebibytes(tmp_path: Path) -> None:
+    figures = measured(SCATTERED, str(Path(__file__).parent), str(tmp_path / "repository"))
+    assert figures["new"] == 2_000_000 * 65536
     assert figures["runs"] > 3_900_000
     assert figures["map"] < 64 * MIB
-    assert figures["memory"] < 512 * MIB
+    assert figures["memory"] < (512 - 64) * MIB, "what libvirt, NBD and Ansible take comes on top"
 
 
 def test_an_index_is_filled_in_bounded_memory_whatever_the_number_of_packs(tmp_path: Path) -> None:

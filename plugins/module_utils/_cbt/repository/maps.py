@@ -25,6 +25,7 @@ import typing as t
 import zlib
 
 from ..errors import DamagedObject, RepositoryError
+from ..files import Buffer
 from ..grid import BLOCK_SIZE, block_count
 from . import codecs
 from .packs import PackRef
@@ -102,9 +103,14 @@ class ExtentMap:
             gaps.append(first - end)
             end = first + count
         table = b"".join(PACK.pack(ref.id, ref.size, ref.blocks) for ref in self.packs)
-        columns = table + b"".join(_little(column).tobytes() for column in (gaps, self._counts, self._packs, self._ordinals))
         head = HEADER.pack(MAGIC, VERSION, 0, BLOCK_SIZE, self.size, len(self.packs), 0, len(self))
-        return head + hashlib.sha256(head + columns).digest() + zlib.compress(columns, 6)
+        columns: t.List[Buffer] = [table, *(memoryview(_little(each)) for each in (gaps, self._counts, self._packs, self._ordinals))]
+        # One after another, and none is copied: those of millions of runs take as much memory as all the rest of a backup.
+        proof, engine, stored = hashlib.sha256(head), zlib.compressobj(6), []
+        for column in columns:
+            proof.update(column)
+            stored.append(engine.compress(column))
+        return b"".join((head, proof.digest(), *stored, engine.flush()))
 
 
 def _little(column: array.array[int]) -> array.array[int]:
@@ -141,7 +147,9 @@ def _checked(data: bytes) -> t.Tuple[int, int, int, bytes]:
     if expected > len(data) * 1100:
         raise DamagedObject("its header is not what was written")
     columns = codecs.inflate(memoryview(data)[HEADER.size + 32 :], expected)
-    if hashlib.sha256(data[: HEADER.size] + columns).digest() != data[HEADER.size : HEADER.size + 32]:
+    proof = hashlib.sha256(data[: HEADER.size])
+    proof.update(columns)  # not joined with what is before it, which would copy it
+    if proof.digest() != data[HEADER.size : HEADER.size + 32]:
         raise DamagedObject("its checksum does not match")
     if version != VERSION:
         raise RepositoryError(f"An extent map has format {version}; this version of kvm.cbt reads format {VERSION}. Update it.")
@@ -158,7 +166,7 @@ def _from_columns(size: int, packs: int, runs: int, columns: bytes) -> ExtentMap
     taken = []
     for code, width in (("Q", 8), ("I", 4), ("I", 4), ("I", 4)):
         column = _column(code, width)
-        column.frombytes(columns[offset : offset + runs * width])
+        column.frombytes(memoryview(columns)[offset : offset + runs * width])
         if sys.byteorder != "little":
             column.byteswap()
         offset += runs * width
@@ -203,8 +211,9 @@ class MapBuilder:
         self._append(first, count, pack, ordinal)
 
     def finish(self, written: t.Mapping[bytes, PackRef]) -> ExtentMap:
-        """The map; ``written`` tells of the packs that were given by id."""
+        """The map; ``written`` tells of the packs that were given by id. Nothing can be added any more."""
         self._inherit(block_count(self._size))
+        self._parent = None  # as large as the map itself
         refs = tuple(self._refs.get(pack) or written[pack] for pack in self._packs)
         return ExtentMap(self._size, refs, self._firsts, self._counts, self._indexes, self._ordinals)
 
