@@ -117,6 +117,34 @@ size = sum(os.stat(os.path.join(folder, each)).st_size for folder, _folders, fil
 print(json.dumps({"filled": round(filled - started, 1), "again": round(again - filled, 3), "file": size, "memory": memory()}))
 """
 
+# What a run keeps of the packs it wrote, each with as many hooks as a whole one.
+WRITTEN = """
+import json, random, sys
+sys.path.insert(0, sys.argv[1])
+from _cbt.repository import packs
+from _cbt.repository.keys import PlainKeys
+from _cbt.repository.pack_writer import PackWriter
+from _cbt.repository.packs import Encoded
+class Nothing:
+    open_uploads = 4
+    def upload(self, _name):
+        return self
+    def write(self, _buffers, _offset):
+        pass
+    def commit(self):
+        pass
+packs.MAX_BLOCKS, chance, before = 256, random.Random(0), 0
+writer = PackWriter(Nothing(), PlainKeys())
+for number in range(11_000):
+    if number == 1000:
+        before = memory()
+    writer.append([Encoded(chance.randbytes(32), 0, b"x", 65536) for _block in range(256)])
+writer.finish()
+kept = memory() - before
+keys = sum(len(each.keys) for each in writer.hooks())
+print(json.dumps({"keys": keys // 11_000, "kept": kept // 10_000, "memory": memory()}))
+"""
+
 
 def measured(program: str, *arguments: str) -> dict[str, Any]:
     """What a program printed, which is a JSON object."""
@@ -138,3 +166,9 @@ def test_an_index_is_filled_in_bounded_memory_whatever_the_number_of_packs(tmp_p
     few, many = (measured(HOOKS, str(packs), str(tmp_path / str(packs))) for packs in (2 * 4096, 20 * 4096))
     assert many["file"] > 9 * few["file"]
     assert many["memory"] < 256 * MIB
+
+
+def test_what_is_kept_of_packs_written_leaves_room_for_a_full_backup_of_twenty_tebibytes() -> None:
+    figures = measured(WRITTEN)
+    assert figures["keys"] > 16
+    assert figures["kept"] * (20 << 40) // (64 << 20) < 256 * MIB

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import typing as t
 
 from ..blocks.extents import BlockRange
@@ -145,7 +146,7 @@ class NewPoint:
         if self._dedup is None:
             return
         try:
-            dedup.record(self._repository, self._uuid, self._id, [each for writer in self._writers for each in writer.hooks()])
+            dedup.record(self._repository, self._uuid, self._id, itertools.chain.from_iterable(writer.hooks() for writer in self._writers))
         except RepositoryError as error:
             self.warnings.append(f"Later backups will not find the blocks of restore point {self._id} when they look for known ones: {error}")
         if self._dedup.failure is not None:

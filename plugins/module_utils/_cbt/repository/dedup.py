@@ -10,6 +10,7 @@ worth loading, and only the blocks seen last are remembered.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import secrets
 import threading
@@ -154,11 +155,16 @@ def deduplicator(repository: Repository, scope: str, domain: str, damages: Damag
     return Deduplicator(repository, index, damages)
 
 
-def record(repository: Repository, domain: str, session: str, written: t.Sequence[PackHooks]) -> None:
-    """Store the hooks of packs that were written for a domain, in the order they were begun. Raises RepositoryError."""
-    for start in range(0, len(written), hooks.PACKS_PER_OBJECT):
-        name = f"{hooks.FOLDER}/{domain}/{session}-{start // hooks.PACKS_PER_OBJECT}"
-        repository.put_object(name, hooks.encode(written[start : start + hooks.PACKS_PER_OBJECT]))
+def record(repository: Repository, domain: str, session: str, written: t.Iterable[PackHooks]) -> int:
+    """Store the hooks of packs that were written for a domain, in the order they were begun; returns how many packs. Raises RepositoryError."""
+    left, count = iter(written), 0
+    for number in itertools.count():
+        some = list(itertools.islice(left, hooks.PACKS_PER_OBJECT))
+        if not some:
+            break
+        repository.put_object(f"{hooks.FOLDER}/{domain}/{session}-{number}", hooks.encode(some))
+        count += len(some)
+    return count
 
 
 def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> t.Tuple[int, int]:
@@ -179,11 +185,7 @@ def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> t.Tuple[in
     gone = [name for name, nothing in idle.items() if nothing]
     for name in gone:
         repository.discard(name)
-    added = 0
-    for point in points:
-        found = list(_hooks_of(repository, point, without))
-        record(repository, point.uuid, f"{point.id}-{secrets.token_hex(4)}", found)
-        added += len(found)
+    added = sum(record(repository, point.uuid, f"{point.id}-{secrets.token_hex(4)}", _hooks_of(repository, point, without)) for point in points)
     return added, len(gone)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import array
 import concurrent.futures
 import threading
 import typing as t
@@ -71,7 +72,7 @@ class PackWriter:
         self._unsealed: t.Set[_OpenPack] = set()
         self._sealed: t.Dict[bytes, PackRef] = {}
         self._begun: t.List[bytes] = []
-        self._hooks: t.Dict[bytes, PackHooks] = {}
+        self._hooks: t.Dict[bytes, array.array[int]] = {}  # as tuples, those of a disk of 20 TiB took 400 MiB
         self._error: t.Optional[BaseException] = None
         self._sealer = concurrent.futures.ThreadPoolExecutor(max_workers=(store.open_uploads or 2) - 1)
 
@@ -117,13 +118,13 @@ class PackWriter:
     def _seal(self, pack: _OpenPack) -> None:
         try:
             ref = pack.seal()
-            found = PackHooks(ref, hooks.choose(pack.block_ids))
+            keys = array.array("Q", hooks.choose(pack.block_ids))
         except BaseException as error:
             self._fail(error)
             return
         with self._changed:
             self._sealed[ref.id] = ref
-            self._hooks[ref.id] = found
+            self._hooks[ref.id] = keys
             self._unsealed.discard(pack)
             self._changed.notify_all()
 
@@ -142,9 +143,9 @@ class PackWriter:
             raise self._error
         return dict(self._sealed)
 
-    def hooks(self) -> t.List[PackHooks]:
+    def hooks(self) -> t.Iterator[PackHooks]:
         """The hooks of all packs written, in the order in which these were begun. To be asked once it is finished."""
-        return [self._hooks[pack] for pack in self._begun]
+        return (PackHooks(self._sealed[pack], tuple(self._hooks[pack])) for pack in self._begun)
 
     def discard(self) -> None:
         """Delete everything this writer stored: nothing has named it yet. Raises RepositoryError if the store fails."""
