@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from samples import UUID, point, record
 from stores_for_tests import MemoryStore
 
-from _cbt.errors import DamagedObject, Refused
+from _cbt.errors import CbtError, DamagedObject, Refused
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.copying import CopyRequest, CopyResult, copy, nearest
 from _cbt.operations.new_point import StoringOptions
@@ -68,6 +68,20 @@ def test_a_copy_tells_how_it_was_stored_itself(sides: tuple[History, Destination
     copy(source.fresh(), dest.repository, CopyRequest(), dataclasses.replace(OPTIONS, dedup="domain"))
     assert {each.dedup for each in source.fresh().points_of().points} == {"repository"}
     assert {each.dedup for each in dest.repository.points_of().points} == {"domain"}
+
+
+@pytest.mark.parametrize("check_only", [False, True])
+@pytest.mark.parametrize(
+    ("options", "said"), [({"compression_level": 99}, "none has no level 99"), ({"rate_limit": 0}, "Leave it out to read without a limit")]
+)
+def test_what_cannot_be_stored_so_is_refused_before_anything_is_done(
+    sides: tuple[History, Destination], options: dict[str, int], said: str, check_only: bool
+) -> None:
+    source, dest = sides
+    before = dict(dest.history.store.objects)
+    with pytest.raises(CbtError, match=said):
+        copy(source.fresh(), dest.repository, CopyRequest(), dataclasses.replace(OPTIONS, **options), check_only=check_only)  # type: ignore[arg-type]
+    assert dest.history.store.objects == before
 
 
 def test_copying_again_copies_nothing(sides: tuple[History, Destination]) -> None:

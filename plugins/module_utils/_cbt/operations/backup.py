@@ -17,10 +17,9 @@ from ..hypervisor.domain import DomainFacts, read_domain, require_files_here
 from ..interrupt import Interrupt
 from ..progress import Observer, silent
 from ..repository import leases
-from ..repository.codecs import encoder
 from ..repository.points import RestorePoint
 from ..repository.repository import Repository
-from . import situation, transport
+from . import new_point, situation, transport
 from .backup_plan import BackupPlan, Situation, Wish, make_plan
 from .backup_run import BackupOptions, Run
 from .portion import Statistics
@@ -134,7 +133,7 @@ def backup(
     domain = session.domain(request.domain)
     with job.domain_lock(domain.uuid, domain.name), _started(domain, request.start_paused and not check_only):
         _ready(domain, read_domain(domain), request.abort_foreign_job)
-        encoder(request.options.compression, request.options.compression_level)  # here as well, so that check mode tells of it
+        new_point.check(request.options)
         transport.servers(session, request.options.transport)  # here as well, so that check mode tells of it
         cleared = [] if check_only else _clear(domain, request)
         found = situation.gather(domain, repository)

@@ -20,7 +20,7 @@ from ..repository.leases import Lease
 from ..repository.maps import ExtentMap
 from ..repository.points import DiskRecord, RestorePoint
 from ..repository.repository import Repository
-from .new_point import Files, NewPoint, StoringOptions
+from .new_point import Files, NewPoint, StoringOptions, check
 from .point_source import PointSource
 from .portion import Statistics
 from .reading import ranges_of
@@ -159,6 +159,7 @@ def copy(
     not hold the others up. ``dest`` may be None with ``check_only``, if it would have to be created. Raises a CbtError.
     """
     started = time.monotonic()
+    check(options)
     if dest is not None and dest.id == source.id:
         raise Refused(f"Cannot copy from {source.store.location} to {dest.store.location}: they are the same repository. Name another destination.")
     there = source.points_of().points

@@ -14,7 +14,7 @@ from ..blocks.extents import BlockRange
 from ..blocks.pipeline import default_workers
 from ..blocks.source import DiskSource
 from ..blocks.throttle import Throttle
-from ..errors import ObjectMissing, RepositoryError
+from ..errors import ObjectMissing, Refused, RepositoryError
 from ..interrupt import Interrupt
 from ..progress import Observer
 from ..repository import dedup, points, publishing
@@ -42,6 +42,13 @@ class StoringOptions:
     dedup: str = dedup.REPOSITORY
     workers: t.Optional[int] = None
     rate_limit: t.Optional[int] = None
+
+
+def check(options: StoringOptions) -> None:
+    """Raise Refused or RepositoryError if nothing can be stored so. Asked before anything is done, in check mode as well."""
+    encoder(options.compression, options.compression_level)
+    if options.rate_limit is not None and options.rate_limit < 1:
+        raise Refused(f"rate_limit is {options.rate_limit} bytes per second, by which nothing would ever be read. Leave it out to read without a limit.")
 
 
 class NewPoint:
