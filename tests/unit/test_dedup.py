@@ -22,7 +22,7 @@ from stores_for_tests import MemoryStore, with_bit_flipped
 
 from _cbt.errors import RepositoryError
 from _cbt.grid import BLOCK_SIZE
-from _cbt.repository import condemned, damage, dedup, hooks
+from _cbt.repository import condemned, damage, dedup, hooks, index
 from _cbt.repository.damage import PackDamage
 from _cbt.repository.dedup import Deduplicator
 from _cbt.repository.hooks import PackHooks
@@ -252,6 +252,15 @@ def test_an_index_that_cannot_be_written_is_told_and_costs_space_only(memory: Re
     extents, counted = back_up(memory, disk, "one")
     assert restored(memory, extents) == disk.content(0, 100)
     assert counted.deduplicated_bytes > 0, "what the run itself stored is known all the same"
+
+
+@pytest.mark.parametrize("value", [None, "", "relative"])
+def test_the_index_is_never_kept_relative_to_where_somebody_stands(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME") if value is None else monkeypatch.setenv("XDG_CACHE_HOME", value)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert index.cache_folder() == "/var/cache/kvm.cbt"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert index.cache_folder() == os.path.expanduser("~/.cache/kvm.cbt")
 
 
 def test_an_index_that_another_process_is_filling_is_used_as_it_is(memory: Repository, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

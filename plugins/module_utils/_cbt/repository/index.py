@@ -39,8 +39,8 @@ _UNUSABLE = (Unusable, OSError, LookupError, ValueError)  # all that a file with
 
 def cache_folder() -> str:
     """Where programs of this user keep what may be lost."""
-    chosen = os.environ.get("XDG_CACHE_HOME")
-    if chosen is None:
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(chosen):  # counts as unset, by the XDG Base Directory Specification
         chosen = "/var/cache" if os.geteuid() == 0 else os.path.expanduser("~/.cache")
     return os.path.join(chosen, "kvm.cbt")
 
