@@ -7,7 +7,7 @@ import random
 import typing as t
 
 import pytest
-from lab.object_store import Account
+from lab.object_store import Account, Rclone
 from store_contract import StoreContract
 
 from _cbt.errors import ObjectLocked, ObjectMissing, RepositoryError
@@ -44,6 +44,15 @@ class TestRclone(S3Contract):
 
     def test_of_several_that_put_without_replace_exactly_one_wins(self, store: S3Store) -> None:
         pytest.skip("rclone heeds no conditions")
+
+
+class TestRcloneOverTls(TestRclone):
+    """What is sent is not part of the signature."""
+
+    @pytest.fixture(scope="class")
+    def rclone(self) -> t.Iterator[Account]:
+        with Rclone(tls=True) as server:
+            yield server.account
 
 
 class TestGateway(S3Contract):

@@ -17,7 +17,7 @@ from typing import Any
 
 from lab.closing import Closing
 from lab.errors import LabError
-from lab.process import end_process, wait_until
+from lab.process import end_process, run_tool, wait_until
 
 _START_TIMEOUT = 30.0
 
@@ -29,12 +29,14 @@ class Account:
     endpoint: str
     access_key: str
     secret_key: str
+    ca_bundle: str | None = None
 
     def client(self) -> Any:
         """A client of the SDK, for what a test does by itself."""
         import boto3
 
-        return boto3.client("s3", endpoint_url=self.endpoint, aws_access_key_id=self.access_key, aws_secret_access_key=self.secret_key, region_name="us-east-1")
+        key = {"aws_access_key_id": self.access_key, "aws_secret_access_key": self.secret_key}
+        return boto3.client("s3", endpoint_url=self.endpoint, verify=self.ca_bundle, region_name="us-east-1", **key)
 
     def bucket(self, **options: Any) -> str:
         """Make a bucket of a new name."""
@@ -45,7 +47,8 @@ class Account:
     @property
     def options(self) -> dict[str, str]:
         """What the modules' option ``s3`` takes."""
-        return {"endpoint_url": self.endpoint, "access_key": self.access_key, "secret_key": self.secret_key}
+        trust = {"ca_bundle": self.ca_bundle} if self.ca_bundle is not None else {}
+        return {"endpoint_url": self.endpoint, "access_key": self.access_key, "secret_key": self.secret_key, **trust}
 
 
 def rclone_program() -> str | None:
@@ -55,16 +58,21 @@ def rclone_program() -> str | None:
 
 
 class Rclone(Closing):
-    """``rclone serve s3``. Use as a context manager, or call ``close()``."""
+    """``rclone serve s3``, over TLS if asked for. Use as a context manager, or call ``close()``."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kvm-cbt-lab-rclone-", dir="/var/tmp"))
         self._port = free_port()
-        self.account = Account(f"http://127.0.0.1:{self._port}", "LABACCESSKEY", uuid.uuid4().hex)
+        self._certificate = self.folder / "certificate" if tls else None
+        trusted = str(self._certificate) if tls else None
+        self.account = Account(f"http{'s' * tls}://127.0.0.1:{self._port}", "LABACCESSKEY", uuid.uuid4().hex, trusted)
         self.data = self.folder / "data"  # buckets are folders of it
         self._server: subprocess.Popen[bytes] | None = None
         try:
             self.data.mkdir()
+            if self._certificate is not None:
+                words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1"]
+                run_tool(["openssl", "req", *words, "-keyout", self.folder / "key", "-out", self._certificate])
             self.start()
         except BaseException:
             self.close()
@@ -77,6 +85,8 @@ class Rclone(Closing):
             raise LabError("rclone is not installed")
         # Unless told otherwise it reads each stored object once more to compare its MD5, and takes twice as long.
         words = [program, "serve", "s3", "--config", "", "--addr", f"127.0.0.1:{self._port}", "--ignore-checksum", self.data]
+        if self._certificate is not None:
+            words += ["--cert", self._certificate, "--key", self.folder / "key"]
         with (self.folder / "log").open("ab") as log:
             self._server = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *words],

@@ -69,6 +69,7 @@ class DirectGcm:
 
     def _context(self, direction: int) -> t.Any:
         context = self._ffi.gc(self._lib.EVP_CIPHER_CTX_new(), self._lib.EVP_CIPHER_CTX_free)
+        _done(int(context != self._ffi.NULL))
         _done(self._lib.EVP_CipherInit_ex(context, self._algorithm, self._ffi.NULL, self._key, self._ffi.NULL, direction))
         return context
 
