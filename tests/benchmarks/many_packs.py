@@ -3,7 +3,8 @@
     /usr/bin/python3 tests/benchmarks/many_packs.py [--packs 1000000] [--points 10] [--json]
 
 There is no data: packs exist by name only, made up whenever they are asked for, while manifests, maps and hooks are real and in
-memory (/dev/shm). One pack in a hundred is named by nothing. Each step is a process of its own, whose peak is its own.
+memory (/dev/shm). One pack in a hundred is named by nothing. Each step is a process of its own, whose peak is its own. Ends with 1
+if one needs more memory than the bound.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins" / "module_utils"))
 
@@ -38,6 +40,7 @@ PER_DOMAIN = 10_000  # packs of one domain: a disk of 625 GiB
 BLOCKS = 1024
 SIZE = 64 << 20
 UNNAMED = 100  # one pack in so many
+BOUND = 512  # MiB
 
 
 def pack(number: int) -> PackRef:
@@ -186,6 +189,8 @@ def main() -> None:
     print(f"{options.packs} packs\n{'step':22s} {'seconds':>8s} {'processor':>9s} {'MiB':>5s}  outcome")
     for each in figures:
         print(f"{each['step']:22s} {each['seconds']:8} {each['processor']:9} {each['mib']:5}  {each['what']}")
+    if max(cast(int, each["mib"]) for each in figures) > BOUND:
+        sys.exit(f"many_packs: the bound of {BOUND} MiB is not met")
 
 
 if __name__ == "__main__":
