@@ -142,6 +142,25 @@ def test_discard_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_a_store_that_is_slow_to_seal_holds_up_the_writing_before_open_files_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, begun, sealing = DirectoryStore(str(tmp_path)), threading.Semaphore(0), threading.Event()
+    upload, fsync = store.upload, os.fsync
+    store.put("there", b"")
+    monkeypatch.setattr(packs, "TARGET_SIZE", 1)
+    monkeypatch.setattr(store, "upload", lambda name: (begun.release(), upload(name))[1])
+    monkeypatch.setattr(os, "fsync", lambda handle: (sealing.wait(30), fsync(handle))[1])
+    writer = PackWriter(store, PlainKeys())
+    appending = threading.Thread(target=lambda: [writer.append([encoded(b"%d" % number)]) for number in range(200)])
+    appending.start()
+    before = 0
+    while begun.acquire(timeout=1):
+        before += 1
+    sealing.set()
+    appending.join()
+    assert len(writer.finish()) == 200
+    assert before == 64
+
+
 def test_discard_after_finish_deletes_what_was_sealed(tmp_path: Path) -> None:
     store = DirectoryStore(str(tmp_path))
     writer = PackWriter(store, PlainKeys())

@@ -16,6 +16,8 @@ from .keys import Keys
 from .packs import Encoded, PackRef
 from .stores import Store, Upload
 
+_UNSEALED = 64  # packs, where the store has no limit of its own: each is an open file, of which a process often has 1024
+
 
 class Placement(t.NamedTuple):
     """Where consecutive blocks went: ``ordinal`` of the first in the pack with this id."""
@@ -60,8 +62,8 @@ class PackWriter:
     """Appends blocks to packs. Threads reserve room under a lock, and seal and write side by side outside of it.
 
     One writer serves all disks of a run, so a small incremental makes one small pack and not one per disk. Full packs
-    are sealed, which waits for the store, by threads of their own. Where packs in the making take memory, a new one is
-    begun only when there is room. After an error every call raises it.
+    are sealed, which waits for the store, by threads of their own. A new one is begun only when not too many wait for that:
+    they are open files, or take memory. After an error every call raises it.
     """
 
     def __init__(self, store: Store, keys: Keys) -> None:
@@ -74,6 +76,7 @@ class PackWriter:
         self._begun: t.List[bytes] = []
         self._hooks: t.Dict[bytes, array.array[int]] = {}  # as tuples, those of a disk of 20 TiB took 400 MiB
         self._error: t.Optional[BaseException] = None
+        self._most = store.open_uploads or _UNSEALED
         self._sealer = concurrent.futures.ThreadPoolExecutor(max_workers=(store.open_uploads or 2) - 1)
 
     def append(self, blocks: t.Sequence[Encoded]) -> Placement:
@@ -105,7 +108,7 @@ class PackWriter:
         return placement
 
     def _pack_with_room(self) -> _OpenPack:
-        while self._error is None and self._open is None and len(self._unsealed) == self._store.open_uploads:
+        while self._error is None and self._open is None and len(self._unsealed) >= self._most:
             self._changed.wait()
         if self._error is not None:
             raise self._error
