@@ -15,6 +15,8 @@ description:
   - The rules follow restic. Points are taken newest first, every rule has a counter of its own, a point is kept if any rule takes it,
     and the oldest point is kept by every rule that has counts left. Pinned points are kept and count for no rule, and so are points
     dated in the future.
+  - A point that was taken while its host's clock was set back or ran ahead, as the times of the others tell, counts as made when the
+    one before it was.
   - A removed point stays recoverable with O(undelete) until O(grace) ends. What it alone needs is announced as condemned after that,
     and deleted by a run at least O(grace) later.
   - Backups, restores and other runs of this module may go on at the same time, on any host.

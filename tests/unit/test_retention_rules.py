@@ -89,6 +89,15 @@ def test_a_point_taken_while_the_clock_was_set_back_counts_as_the_newest_it_is()
     assert kept(found, Rules(daily=1)) == {2: ("daily",)}
 
 
+def test_points_taken_after_one_of_a_clock_that_ran_ahead_count_by_their_own_time() -> None:
+    """Once that time has come, too: they are none of that day, and not to be taken for one."""
+    moments = ["2026-04-01T00:00:00", "2026-06-20T00:00:00", *[f"2026-{month:02d}-10T00:00:00" for month in (4, 5, 6)], "2026-06-29T00:00:00"]
+    found = points.ordered([taken(number, moment, parent=f"{number - 1:04d}") for number, moment in enumerate(moments)])
+    assert [int(each.id) for each in found] == list(range(6)), "each was made from the one before"
+    assert kept(found, Rules(monthly=12)) == {0: ("monthly",), 2: ("monthly",), 3: ("monthly",), 5: ("monthly",)}
+    assert kept(found, Rules(daily=4)) == {number: ("daily",) for number in (2, 3, 4, 5)}
+
+
 def test_a_day_begins_where_the_time_zone_says() -> None:
     found = series("2026-01-01T22:30:00", "2026-01-01T23:30:00")  # the second is of the next day in Berlin
     assert kept(found, Rules(daily=2)) == {0: ("daily",), 1: ("daily",)}  # the older one as the oldest

@@ -9,6 +9,7 @@ takes it, and the oldest point is kept by every rule that has counts left.
 
 from __future__ import annotations
 
+import bisect
 import calendar
 import dataclasses
 import datetime
@@ -94,22 +95,40 @@ class Verdict:
         return bool(self.rules)
 
 
+def _believed(moments: t.Sequence[datetime.datetime]) -> t.Set[int]:
+    """Which of these moments tell the time: the most of them that follow one another, and of as many those that end first."""
+    ends: t.List[datetime.datetime] = []  # by how many precede it, the first moment that such a row ends with
+    last: t.List[int] = []
+    before: t.List[int] = []
+    for index, moment in enumerate(moments):
+        length = bisect.bisect_right(ends, moment)
+        before.append(last[length - 1] if length else -1)
+        ends[length : length + 1], last[length : length + 1] = [moment], [index]
+    found = set()
+    index = last[-1] if last else -1
+    while index >= 0:
+        found.add(index)
+        index = before[index]
+    return found
+
+
 def _dated(points: t.Sequence[RestorePoint], now: datetime.datetime) -> t.Tuple[t.List[t.Tuple[RestorePoint, datetime.datetime]], t.List[RestorePoint]]:
     """The points that rules count, newest first, and those dated in the future.
 
-    A point taken while the clock was set back counts as made when the one before it was.
+    A point taken while the clock was set back, or ran ahead, counts as made when the one before it was: else it would stand for
+    a time of its own, or those after it for none.
     """
-    past, future = [], []
-    latest = datetime.datetime.min.replace(tzinfo=datetime.timezone.utc)
-    for point in points:
-        created = datetime.datetime.fromisoformat(point.created)
-        if created > now:
-            future.append(point)
-            continue
-        latest = max(latest, created)
+    moments = [datetime.datetime.fromisoformat(point.created) for point in points]
+    future = [point for point, created in zip(points, moments) if created > now]
+    past = [(point, created) for point, created in zip(points, moments) if created <= now]
+    believed = _believed([created for _point, created in past])
+    at = past[min(believed)][1] if past else now
+    dated = []
+    for number, (point, created) in enumerate(past):
+        at = created if number in believed else at
         if not point.pinned:
-            past.append((point, latest))
-    return past[::-1], future
+            dated.append((point, at))
+    return dated[::-1], future
 
 
 def _taken(name: str, count: int, dated: t.Sequence[t.Tuple[RestorePoint, datetime.datetime]], zone: datetime.tzinfo) -> t.Iterator[RestorePoint]:
