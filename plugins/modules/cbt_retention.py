@@ -93,7 +93,8 @@ options:
     default: UTC
   allow_empty:
     description:
-      - Whether the rules may remove all points of a domain.
+      - Whether the rules may remove all points of a domain. Without it, a run that would remove points but has no rule at all, or
+        whose rules take none, is refused, even where a point dated in the future stays.
     type: bool
     default: false
   undelete:

@@ -75,14 +75,16 @@ class RetentionResult:
 def decide_all(found: t.Sequence[RestorePoint], request: RetentionRequest, now: datetime.datetime, back: t.Collection[Key] = ()) -> t.List[Verdict]:
     """What becomes of restore points, oldest first, by domain. Pure. ``back`` are points just brought back, which stay.
 
-    Raises Refused if nothing of a domain would be left, unless that is allowed.
+    Raises Refused if the rules would leave nothing of a domain, unless that is allowed: what stays without any rule does not count.
     """
     if request.rules is None:
         return []
     verdicts: t.List[Verdict] = []
     for _uuid, group in itertools.groupby(sorted(found, key=lambda point: point.uuid), key=lambda point: point.uuid):
         decided = [Verdict(each.point, ("undelete",)) if each.point.key in back else each for each in decide(list(group), request.rules, now)]
-        if not request.allow_empty and not any(verdict.kept for verdict in decided):
+        goes = not all(verdict.kept for verdict in decided)
+        stays = request.rules.given and any(verdict.kept and verdict.rules != ("future",) for verdict in decided)
+        if goes and not stays and not request.allow_empty:
             name = decided[-1].point.domain
             raise Refused(f"The rules would keep no restore point of {name}. Add a rule, keep_last: 1 for one, or set allow_empty: true.")
         verdicts += decided
@@ -204,8 +206,8 @@ class _Retention:
 def retention(repository: Repository, request: RetentionRequest, check_only: bool = False) -> RetentionResult:
     """Bring restore points back, remove others by rules, and reclaim space; with ``check_only`` tell what would be done.
 
-    Damaged manifests are never removed, and while there is one no space is reclaimed. Raises Refused if nothing of a domain would
-    be left, or if a point cannot be brought back; RepositoryError if the repository cannot be read or written.
+    Damaged manifests are never removed, and while there is one no space is reclaimed. Raises Refused if the rules would
+    leave nothing of a domain, or if a point cannot be brought back; RepositoryError if the repository cannot be read or written.
     """
     if check_only:
         return _Retention(repository, request).predict()

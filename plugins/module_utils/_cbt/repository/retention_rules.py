@@ -81,6 +81,11 @@ class Rules:
     tags: t.Tuple[str, ...] = ()
     zone: datetime.tzinfo = datetime.timezone.utc
 
+    @property
+    def given(self) -> bool:
+        """True if there is any."""
+        return self != Rules(zone=self.zone)
+
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
