@@ -9,7 +9,7 @@ from histories import BLOCKS, History
 from samples import UUID, point_id
 from stores_for_tests import with_bit_flipped
 
-from _cbt.errors import Refused
+from _cbt.errors import Refused, RepositoryError
 from _cbt.operations.retention import RetentionRequest, RetentionResult, retention
 from _cbt.repository import condemned, damage, dedup, publishing
 from _cbt.repository.damage import PackDamage
@@ -141,6 +141,16 @@ def test_lost_hooks_are_made_again_and_idle_ones_go(history: History) -> None:
     before = set(history.store.list("hooks"))
     run(history)
     assert set(history.store.list("hooks")) == before
+
+
+@pytest.mark.parametrize("name", ["README", "", f"{UUID}/notes", f"{UUID}/{point_id(1)}/0/1"])
+def test_what_does_not_belong_in_the_trash_is_told_of_by_name(name: str, history: History) -> None:
+    history.store.put(f"trash/{name}", b"somebody's")
+    for check_only in (True, False):
+        for fields in ({}, {"collect": False, "undelete": (point_id(1),)}):
+            with pytest.raises(RepositoryError, match=f"trash/{name} .*delete it"):
+                run(history, check_only, grace=1000, **fields)
+    assert whole(history)
 
 
 FOREIGN = ("README", "ABCDEF" + "0" * 26, "0" * 31, "one/two/three", f"{UUID}/notes", f"{UUID}/{point_id(1)}/manifest.json")

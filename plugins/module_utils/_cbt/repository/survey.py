@@ -48,9 +48,10 @@ class Survey:
 
 def _stuck(error: RepositoryError, name: str) -> RepositoryError:
     why = str(error).rstrip(".")
-    return RepositoryError(
-        f"Space cannot be reclaimed, for what {name} needs is not known: {why}. Verify the repository; if the restore point cannot be mended, remove it."
-    )
+    what = "Verify the repository; if the restore point cannot be mended, remove it."
+    if name.startswith(f"{trash.FOLDER}/"):
+        what = "It goes once its grace period is over, or delete it."
+    return RepositoryError(f"Space cannot be reclaimed, for what {name} needs is not known: {why}. {what}")
 
 
 def survey(repository: Repository, now: float, grace: float, without: t.Collection[Key] = ()) -> Survey:

@@ -47,9 +47,9 @@ def holds(repository: Repository, point: RestorePoint) -> bool:
 
 def read(repository: Repository, entry: Entry) -> Removed:
     """What an entry keeps. Raises ObjectMissing or DamagedObject."""
-    _folder, uuid, point_id, _removal = entry.name.split("/")
+    place = entry.name.partition("/")[2].rpartition("/")[0]  # whatever it is called
     try:
-        point = points.decode(repository.get_object(entry.name), points.manifest_name(uuid, point_id))
+        point = points.decode(repository.get_object(entry.name), f"points/{place}/manifest.json")
     except DamagedObject as error:
         raise DamagedObject(f"{entry.name} in the trash cannot be read ({error}). It goes once its grace period is over, or delete it.") from error
     return Removed(point, entry.name, entry.modified)
