@@ -125,8 +125,8 @@ options:
     type: int
   confirm_shrink:
     description:
-      - Whether space is reclaimed even if far fewer points are listed than the last time, removed ones that are still recoverable
-        included. Such a listing may be that of storage which is mounted or replicated in part.
+      - Whether space is reclaimed even if no more than half as many points are listed as the last time, removed ones that are still
+        recoverable included. Such a listing may be that of storage which is mounted or replicated in part.
     type: bool
     default: false
 requirements:

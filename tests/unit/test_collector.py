@@ -83,6 +83,14 @@ def test_far_fewer_points_than_the_last_time_ask_for_confirmation(history: Histo
     assert whole(history)
 
 
+def test_half_of_the_points_asks_for_confirmation(history: History) -> None:
+    history.backup()
+    run(history)
+    forget(history, 1, 2)
+    with pytest.raises(Refused, match="2 restore points are listed where there were 4 the last time"):
+        run(history)
+
+
 def test_while_a_manifest_is_damaged_nothing_is_reclaimed(history: History) -> None:
     name = manifest_name(UUID, point_id(2))
     sound = history.store.objects[name]

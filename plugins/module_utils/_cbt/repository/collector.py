@@ -135,7 +135,7 @@ class Collector:
         before = 0
         with contextlib.suppress(ObjectMissing, DamagedObject):  # nothing to compare with
             before = int(sealed.decode(KIND, VERSION, self._repository.get_object(RECORD), RECORD)["points"])
-        if found.points * 2 < before and not confirmed:
+        if 0 < before >= found.points * 2 and not confirmed:
             raise Refused(
                 f"Space was not reclaimed: {found.points} restore points are listed where there were {before} the last time, those removed"
                 " but still recoverable included. Check that the whole repository is there; if it is, set confirm_shrink: true."
