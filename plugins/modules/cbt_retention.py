@@ -99,7 +99,7 @@ options:
     default: false
   undelete:
     description:
-      - Ids of removed points to bring back. A point that exists is left as it is.
+      - Ids of removed points to bring back, those of O(domain) only if that is given. A point that exists is left as it is.
       - In the same run, no rule removes them; later ones do unless a rule takes them. Without any rule, nothing is removed.
     type: list
     elements: str

@@ -78,6 +78,23 @@ def test_a_point_of_another_machine_with_the_same_id_is_another_point(history: E
     assert {each.key for each in history.fresh().points_of().points} == {made.key, namesake.key, later.key}
 
 
+def test_with_a_domain_only_points_of_that_domain_are_brought_back(history: EngineHistory) -> None:
+    repository = history.fresh()
+    (made,) = repository.points_of(UUID).points
+    namesake = dataclasses.replace(point(1), id=made.id, uuid=OTHER_UUID, domain="other", disks=(), files={})
+    repository.publish(namesake)
+    trash.remove(repository, namesake)
+    with pytest.raises(Refused, match=f"{point(2).id} cannot be brought back.* the trash holds {made.id}"):
+        retention(history.fresh(), RetentionRequest(domain="other", undelete=(point(2).id,), collect=False))
+    with pytest.raises(Refused, match=f"{point(2).id} cannot be brought back.* the trash holds nothing"):
+        retention(history.fresh(), RetentionRequest(domain=made.domain, undelete=(point(2).id,), collect=False))
+    assert retention(history.fresh(), RetentionRequest(domain=made.domain, undelete=(made.id,), collect=False)).undeleted == ()
+    trash.remove(repository, made)
+    result = retention(history.fresh(), RetentionRequest(domain=UUID, undelete=(made.id,), collect=False))
+    assert [each.key for each in result.undeleted] == [made.key]
+    assert [each.key for each in history.fresh().points_of().points] == [made.key]
+
+
 def test_what_is_nowhere_cannot_be_brought_back_and_nothing_else_is(history: EngineHistory) -> None:
     (made,) = history.fresh().points_of(UUID).points
     trash.remove(history.fresh(), made)

@@ -130,8 +130,11 @@ class _Retention:
     def __init__(self, repository: Repository, request: RetentionRequest) -> None:
         self._repository, self._request = repository, request
         self._listing = repository.points_of()
-        self._removed = trash.removed(repository) if request.undelete else []
-        self._back = _wanted_back(self._removed, {point.key for point in self._listing.points}, request.undelete)
+        self._removed = [each for each in trash.removed(repository) if self._meant(each.point)] if request.undelete else []
+        self._back = _wanted_back(self._removed, {point.key for point in self._listing.points if self._meant(point)}, request.undelete)
+
+    def _meant(self, point: RestorePoint) -> bool:
+        return self._request.domain in (None, point.uuid, point.domain)
 
     def decide(self, now: float) -> t.List[Verdict]:
         """What becomes of each point, those brought back included."""
