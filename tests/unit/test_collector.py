@@ -53,7 +53,8 @@ def test_what_is_locked_stays_announced_and_goes_once_the_lock_ends(history: His
     second = history.block_place(point_id(2), 5)[0]
     history.store.locks[second] = history.store.clock + 100
     forget(history, 2)
-    run(history)
+    told = run(history, check_only=True)
+    assert run(history).collected == told.collected
     assert second in packs(history)
     assert second in condemned.announced(history.fresh()).objects, "nobody may build on it meanwhile"
     history.store.clock += 101
@@ -74,9 +75,11 @@ def test_far_fewer_points_than_the_last_time_ask_for_confirmation(history: Histo
     run(history)
     forget(history, 1, 2)  # as on storage of which a part is missing
     before = packs(history)
-    with pytest.raises(Refused, match="1 restore points are listed where there were 3 the last time.*confirm_shrink"):
-        run(history)
+    for check_only in (True, False):
+        with pytest.raises(Refused, match="1 restore points are listed where there were 3 the last time.*confirm_shrink"):
+            run(history, check_only)
     assert packs(history) == before
+    assert run(history, check_only=True, confirm_shrink=True).collected
     run(history, confirm_shrink=True)
     assert packs(history) < before
     run(history)  # it was confirmed once and for all

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 from engine_history import EngineHistory
@@ -15,7 +16,7 @@ from stepping import Actor, SteppedStore
 
 from _cbt.errors import Refused
 from _cbt.operations.retention import RetentionRequest, retention
-from _cbt.repository import trash
+from _cbt.repository import condemned, trash
 from _cbt.repository.collector import Collected
 from _cbt.repository.leases import LAPSE
 from _cbt.repository.repository import Repository
@@ -93,6 +94,26 @@ def test_with_a_domain_only_points_of_that_domain_are_brought_back(history: Engi
     result = retention(history.fresh(), RetentionRequest(domain=UUID, undelete=(made.id,), collect=False))
     assert [each.key for each in result.undeleted] == [made.key]
     assert [each.key for each in history.fresh().points_of().points] == [made.key]
+
+
+def test_check_mode_tells_what_is_too_late_and_what_just_is_not(history: EngineHistory) -> None:
+    for number in (7, 8):
+        history.disk.write(3, number)
+        history.backup()
+    for each in history.fresh().points_of(UUID).points[:2]:
+        trash.remove(history.fresh(), each)
+    history.store.clock += 2 * LAPSE  # the grace period is over, but nobody reclaimed anything
+    history.store.clock = max(history.store.clock, time.time())
+    first, second = (each.point for each in trash.removed(history.fresh()))
+    condemned.announce(history.fresh(), f"{second.folder}/{second.disks[0].map.name}")
+    for check_only in (True, False):
+        with pytest.raises(Refused, match=f"{second.id} of web1 cannot be brought back: its grace period is over"):
+            retention(history.fresh(), RetentionRequest(undelete=(second.id,), grace=LAPSE), check_only)
+    request = RetentionRequest(undelete=(first.id,), grace=LAPSE)
+    told = retention(history.fresh(), request, check_only=True)
+    result = retention(history.fresh(), request)
+    assert (told.undeleted, told.collected, told.trash) == (result.undeleted, result.collected, result.trash)
+    assert result.undeleted == (first,) and not history.wrong()
 
 
 def test_what_is_nowhere_cannot_be_brought_back_and_nothing_else_is(history: EngineHistory) -> None:

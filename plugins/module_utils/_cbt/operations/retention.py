@@ -109,13 +109,17 @@ def _gone(removed: t.Iterable[Removed], existing: t.Iterable[RestorePoint]) -> t
     return [each for each in removed if each.point.key not in there]
 
 
+def _too_late(point: RestorePoint) -> Refused:
+    return Refused(f"Restore point {point.id} of {point.domain} cannot be brought back: its grace period is over and its space is being reclaimed.")
+
+
 def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_removed: t.Sequence[Removed]) -> RestorePoint:
     point = removed.point
 
-    def too_late(_lost: t.Set[str]) -> RestorePoint:
-        raise Refused(f"Restore point {point.id} of {point.domain} cannot be brought back: its grace period is over and its space is being reclaimed.")
+    def lost(_names: t.Set[str]) -> RestorePoint:
+        raise _too_late(point)
 
-    publishing.publish(repository, lease, point, too_late)
+    publishing.publish(repository, lease, point, lost)
     now = lease.now()
     for each in all_removed:
         # The removal of a young entry may have yet to delete the manifest: then nothing else would tell of the point.
@@ -154,14 +158,18 @@ class _Retention:
         return until is not None and until > now
 
     def predict(self) -> RetentionResult:
-        """What ``carry_out`` would do."""
+        """What ``carry_out`` would do. Raises as it does."""
         now = time.time()  # the store's own clock cannot be asked without writing
         verdicts = self.decide(now)
         gone = [verdict.point for verdict in verdicts if not verdict.kept]
-        collector = Collector(self._repository, now, self._request.grace, {point.key for point in gone})
-        collected = collector.predict() if self._collects else None
+        back = [each.point for each in self._back]
+        for point in back:
+            if publishing.lost(self._repository, point):
+                raise _too_late(point)
+        collector = Collector(self._repository, now, self._request.grace)
+        collected = collector.predict(self._request.confirm_shrink, {point.key for point in gone}, back) if self._collects else None
         since = now - self._request.grace if self._collects else 0.0
-        left = _gone(trash.removed(self._repository, since), [*self._listing.points, *(each.point for each in self._back)])
+        left = _gone(trash.removed(self._repository, since), [*self._listing.points, *back])
         after = [*left, *(Removed(point, "", now) for point in gone)]
         compacted = compaction.predict(self._repository, self._candidates(after, now, {point.key for point in gone})) if self._compacts else None
         return self._result(verdicts, compacted, collected, [each for each in after if collected is None or now - each.at < self._request.grace])

@@ -17,7 +17,7 @@ from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused
 from ..side_by_side import side_by_side
 from . import condemned, damage, leases, publishing, sealed, trash
 from .leases import LAPSE, Lease
-from .points import Key
+from .points import Key, RestorePoint
 from .repository import Repository
 from .stores import Entry
 from .survey import Survey, expired, survey
@@ -68,16 +68,23 @@ def _sort(objects: t.Iterable[Entry], needed: Survey, announced: t.Mapping[str, 
 
 
 class Collector:
-    """One run, at a time by the store's clock, with a grace period in seconds. ``without`` are points regarded as just removed."""
+    """One run, at a time by the store's clock, with a grace period in seconds."""
 
-    def __init__(self, repository: Repository, now: float, grace: float, without: t.Collection[Key] = ()) -> None:
+    def __init__(self, repository: Repository, now: float, grace: float) -> None:
         self._repository, self._store = repository, repository.store
-        self._now, self._grace, self._without = now, grace, without
+        self._now, self._grace = now, grace
 
-    def predict(self) -> Collected:
-        """What ``collect`` would do now. Changes nothing."""
-        found = self._sorted(self._survey())
-        return Collected(len(found.fresh), len(found.due), sum(found.due.values()), found.foreign)
+    def predict(self, confirm_shrink: bool = False, without: t.Collection[Key] = (), back: t.Collection[RestorePoint] = ()) -> Collected:
+        """What ``collect`` would do now. Changes nothing.
+
+        ``without`` are points regarded as just removed, ``back`` as just brought back. Raises as ``collect`` does.
+        """
+        needed = survey(self._repository, self._now, self._grace, without, back)
+        self._refuse_shrunk(needed, confirm_shrink)
+        found = self._sorted(needed)
+        locked = side_by_side(self._locked, found.due)
+        due = [size for size, stays in zip(found.due.values(), locked) if not stays]
+        return Collected(len(found.fresh), len(due), sum(due), found.foreign)
 
     def collect(self, lease: Lease, confirm_shrink: bool = False) -> Collected:
         """Announce what nothing needs, delete what was announced long enough ago and is still not needed.
@@ -98,7 +105,7 @@ class Collector:
         return Collected(len(found.fresh), len(deleted), sum(deleted.values()), found.foreign)
 
     def _survey(self) -> Survey:
-        return survey(self._repository, self._now, self._grace, self._without)
+        return survey(self._repository, self._now, self._grace)
 
     def _sorted(self, needed: Survey) -> _Sorted:
         alive = [session.since for session in leases.sessions(self._repository) if not session.lapsed(self._now)]
@@ -156,6 +163,12 @@ class Collector:
                 old.append(name)
         for _done in side_by_side(self._repository.discard, old):
             pass
+
+    def _locked(self, name: str) -> bool:
+        with contextlib.suppress(ObjectMissing):
+            until = self._store.locked_until(name)
+            return until is not None and until > self._now
+        return False
 
     def _exists(self, name: str) -> bool:
         try:

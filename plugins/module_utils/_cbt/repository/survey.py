@@ -54,8 +54,8 @@ def _stuck(error: RepositoryError, name: str) -> RepositoryError:
     return RepositoryError(f"Space cannot be reclaimed, for what {name} needs is not known: {why}. {what}")
 
 
-def survey(repository: Repository, now: float, grace: float, without: t.Collection[Key] = ()) -> Survey:
-    """What is needed now, by the store's clock. ``without`` are points to be regarded as just removed.
+def survey(repository: Repository, now: float, grace: float, without: t.Collection[Key] = (), back: t.Iterable[RestorePoint] = ()) -> Survey:
+    """What is needed now, by the store's clock. ``without`` are points to be regarded as just removed, ``back`` as just brought back.
 
     Drafts come first, then manifests, then the trash: a point on its way from one to the next is met at least once.
     Raises RepositoryError if anything cannot be listed or read: what is not known for certain must not pass for not needed.
@@ -77,6 +77,8 @@ def survey(repository: Repository, now: float, grace: float, without: t.Collecti
             found.expired += 1
         else:
             _note(found, repository, entry.name, entry.name.split("/")[1:-1])
+    for point in back:
+        found.take(repository, point)
     return found
 
 
