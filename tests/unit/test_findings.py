@@ -93,6 +93,40 @@ def test_what_was_recorded_of_blocks_not_read_stays(history: History) -> None:
     assert [each.blocks for each in recorded(history).values()] == [{5, 7}]
 
 
+class Beside(MemoryStore):
+    """Does something else once, right before the first reading of a part of a pack."""
+
+    def __init__(self, like: MemoryStore, act: Callable[[], object]) -> None:
+        super().__init__()
+        self.objects, self.act = like.objects, [act]
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        if self.act:
+            self.act.pop()()
+        return super().get_range(name, offset, length)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_what_another_verification_recorded_meanwhile_stays(seen: bool, history: History) -> None:
+    whole = history.flip(point_id(1), 5)
+    pack = history.block_place(point_id(1), 5)[0]
+    plain = history.store
+    if seen:
+        found(history)
+
+    def other() -> None:
+        history.flip(point_id(1), 7)  # of the first point alone
+        history.store = plain
+        found(history)
+        if seen:  # and this one sees that the other block is sound again
+            history.store.objects[pack] = whole
+            history.flip(point_id(1), 7)
+
+    history.store = Beside(plain, other)
+    found(history, wanted="latest")
+    assert [each.blocks for each in recorded(history).values()] == [{7} if seen else {5, 7}]
+
+
 def test_in_check_mode_nothing_is_recorded(history: History) -> None:
     history.flip(point_id(1), 5)
     before = dict(history.store.objects)

@@ -75,8 +75,11 @@ class Findings:
     def record(self) -> None:
         """Record what was found damaged, and forget what was found sound again. Raises RepositoryError if that cannot be stored."""
         for pack in {*self._unreadable, *self._hurt, *(self._readable & self.recorded.keys())}:
-            state, before = self._state(pack), self.recorded.get(pack)
-            if state == before:
+            if self._state(pack) == self.recorded.get(pack):
+                continue
+            self._look_again(pack)
+            state = self._state(pack)
+            if state == self.recorded.get(pack):
                 continue
             if state is None:
                 self._repository.discard(damage.object_name(pack))
@@ -84,6 +87,14 @@ class Findings:
             else:
                 self._repository.put_object(damage.object_name(pack), damage.encode(state))
                 self.recorded[pack] = state
+
+    def _look_again(self, pack: bytes) -> None:
+        """What is recorded of a pack by now: another verification may have found other blocks of it since this one began."""
+        recorded = damage.read(self._repository, pack)
+        if recorded is None:
+            self.recorded.pop(pack, None)
+        else:
+            self.recorded[pack] = recorded
 
 
 @dataclasses.dataclass

@@ -67,20 +67,28 @@ def decode(data: bytes, name: str) -> PackDamage:
     return PackDamage(None if blocks is None else frozenset(blocks), str(body.get("cause")))
 
 
+def read(repository: Repository, pack_id: bytes) -> t.Optional[PackDamage]:
+    """What is recorded of a pack, None for nothing. A record that cannot be read itself counts for all of its pack."""
+    name = object_name(pack_id)
+    try:
+        return decode(repository.get_object(name), name)
+    except ObjectMissing:
+        return None
+    except DamagedObject as error:
+        return PackDamage(None, str(error))
+
+
 def read_all(repository: Repository) -> t.Dict[bytes, PackDamage]:
-    """Everything recorded. A record that cannot be read itself counts for all of its pack. Raises RepositoryError if listing fails."""
+    """Everything recorded. Raises RepositoryError if listing fails."""
     found = {}
     for name in repository.store.list(FOLDER):
         try:
             pack = bytes.fromhex(name.rsplit("/", 1)[1])
         except ValueError:
             continue  # not ours
-        try:
-            found[pack] = decode(repository.get_object(name), name)
-        except ObjectMissing:
-            continue  # found sound since it was listed
-        except DamagedObject as error:
-            found[pack] = PackDamage(None, str(error))
+        recorded = read(repository, pack)
+        if recorded is not None:
+            found[pack] = recorded
     return found
 
 
