@@ -10,7 +10,7 @@ from histories import BLOCKS, History
 from samples import OTHER_UUID, UUID, point_id
 from stores_for_tests import MemoryStore
 
-from _cbt.errors import RepositoryError
+from _cbt.errors import ObjectMissing, RepositoryError
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.information import healths
 from _cbt.operations.verdicts import PointVerdict
@@ -172,6 +172,44 @@ def test_a_reading_that_fails_once_is_no_damage(level: str, fault: Callable[[byt
         history.store = Flaky(history.store, at, fault)
         assert [verdict.status for verdict in found(history, level=level)] == ["ok", "ok"], at
         assert recorded(history) == {}
+
+
+class Unsteady(MemoryStore):
+    """Gives bytes of which others are wrong at each of two readings that follow one another: a whole block, or all after the first."""
+
+    def __init__(self, like: MemoryStore, wrong: dict[int, Callable[[bytes], bytes]]) -> None:
+        super().__init__()
+        self.objects, self.readings, self.wrong = like.objects, 0, wrong
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        data = super().get_range(name, offset, length)
+        if length != 16 * BLOCK_SIZE:
+            return data
+        self.readings += 1
+        return self.wrong.get(self.readings, bytes)(data)
+
+
+def last_flipped(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def test_readings_that_fail_at_different_places_are_no_damage(history: History) -> None:
+    history.store = Unsteady(history.store, {1: flipped, 2: last_flipped})
+    assert [verdict.status for verdict in found(history)] == ["ok", "ok"]
+    assert recorded(history) == {}
+
+
+def absent(_data: bytes) -> bytes:
+    raise ObjectMissing("Cannot read: it does not exist.")
+
+
+@pytest.mark.parametrize("fault", [lambda data: flipped(last_flipped(data)), absent], ids=["flipped", "missing"])
+@pytest.mark.parametrize("at", [1, 2])
+def test_beside_a_reading_that_fails_at_more_places_only_what_both_found_is_damage(at: int, fault: Callable[[bytes], bytes], history: History) -> None:
+    history.flip(point_id(1), 5)
+    history.store = Unsteady(history.store, {at: fault})
+    assert [verdict.status for verdict in found(history)] == ["damaged", "damaged"]
+    assert [each.blocks for each in recorded(history).values()] == [{5}]
 
 
 @pytest.mark.parametrize("level", ["structure", "data"])

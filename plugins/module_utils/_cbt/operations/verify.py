@@ -71,7 +71,12 @@ def _check_run(repository: Repository, target: str, size: int, run: Run) -> t.Tu
     if not first:
         return run, []
     again = _look(repository, target, size, run)
-    return run, [each for each in again if each in first] or again
+    return run, _within(again, first) or _within(first, again)
+
+
+def _within(some: t.Iterable[Damage], others: t.Sequence[Damage]) -> t.List[Damage]:
+    """Those that others cover. A pack that cannot be read at all covers each of its blocks."""
+    return [each for each in some if any(other.offset <= each.offset and each.offset + each.length <= other.offset + other.length for other in others)]
 
 
 @dataclasses.dataclass(frozen=True)
