@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from engine_history import EngineHistory
 from histories import BLOCKS, History
 from samples import OTHER_UUID, UUID, point_id
 from stores_for_tests import MemoryStore
@@ -159,6 +160,37 @@ def flipped(data: bytes) -> bytes:
     return bytes([data[0] ^ 1]) + data[1:]
 
 
+def absent(_data: bytes) -> bytes:
+    raise ObjectMissing("Cannot read: it does not exist.")
+
+
+class FlakyObjects(Flaky):
+    """The same at the n-th reading of an object of a restore point, its manifest included."""
+
+    def get(self, name: str) -> bytes:
+        if not name.startswith("points/"):
+            return super().get(name)
+        self.readings += 1
+        return self.fault(super().get(name)) if self.readings == self.at else super().get(name)
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        return self.objects[name][offset : offset + length]
+
+
+@pytest.mark.parametrize("fault", [flipped, absent], ids=["flipped", "missing"])
+def test_a_manifest_map_or_file_that_cannot_be_read_once_is_no_damage(fault: Callable[[bytes], bytes]) -> None:
+    history = EngineHistory()
+    history.disk.write(5, 6)
+    history.backup()
+    history.store = counting = FlakyObjects(history.store, -1, fault)
+    found(history)
+    assert counting.readings == 4, "its manifest, two files and a map"
+    for at in range(2 if fault is absent else 1, 5):  # a manifest that is missing is a point that was removed
+        history.store = FlakyObjects(counting, at, fault)
+        assert [verdict.status for verdict in found(history)] == ["ok"], at
+        assert told(history) == [("ok", False)]
+
+
 def readings(history: History, level: str) -> int:
     history.store = counting = Flaky(history.store, -1, flipped)
     found(history, level=level)
@@ -197,10 +229,6 @@ def test_readings_that_fail_at_different_places_are_no_damage(history: History) 
     history.store = Unsteady(history.store, {1: flipped, 2: last_flipped})
     assert [verdict.status for verdict in found(history)] == ["ok", "ok"]
     assert recorded(history) == {}
-
-
-def absent(_data: bytes) -> bytes:
-    raise ObjectMissing("Cannot read: it does not exist.")
 
 
 @pytest.mark.parametrize("fault", [lambda data: flipped(last_flipped(data)), absent], ids=["flipped", "missing"])
