@@ -16,7 +16,7 @@ from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.information import healths
 from _cbt.operations.verdicts import PointVerdict
 from _cbt.operations.verify import verify
-from _cbt.repository import damage, verified
+from _cbt.repository import damage, sealed, verified
 from _cbt.repository.damage import PackDamage
 from _cbt.repository.points import manifest_name
 
@@ -325,3 +325,32 @@ def test_a_record_of_damage_that_is_damaged_itself_counts_for_the_whole_pack(his
     assert [each.blocks for each in recorded(history).values()] == [None]
     found(history)
     assert recorded(history) == {}
+
+
+@pytest.mark.parametrize("blocks", [5, True, "5", {}, ["a"], [[5]], [None, 5], [1.5]])
+def test_a_record_of_damage_that_nobody_wrote_so_counts_for_the_whole_pack(blocks: Any, history: History) -> None:
+    name = f"damaged/{history.block_place(point_id(1), 5)[0].rsplit('/', 1)[1]}"
+    history.store.objects[name] = sealed.encode("damage", 1, {"blocks": blocks, "cause": "?"})
+    assert told(history) == [(None, True), (None, True)]
+    history.backup()
+    assert (history.untrue(), history.damaged()) == ([], [])
+    found(history)
+    assert recorded(history) == {}
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 70])
+def test_a_record_of_damage_of_blocks_there_are_not_hinders_nothing(number: int, history: History) -> None:
+    name = f"damaged/{history.block_place(point_id(1), 5)[0].rsplit('/', 1)[1]}"
+    history.store.objects[name] = sealed.encode("damage", 1, {"blocks": [5, number], "cause": "?"})
+    history.backup()
+    found(history)
+    assert (history.untrue(), history.damaged()) == ([], [])
+
+
+@pytest.mark.parametrize("body", [{}, {"next": None}, {"next": "1"}, {"next": [1]}, {"next": float("inf")}, {"at": "now"}, {"next": 1, "later": True}])
+def test_what_was_verified_counts_for_nothing_where_nobody_wrote_it_so(body: dict[str, Any], history: History) -> None:
+    for what in (point_id(1), "turn-all"):
+        kind = "turn" if what == "turn-all" else "verified"
+        history.store.objects[f"verified/{UUID}/{what}"] = sealed.encode(kind, 1, body)
+    assert told(history)[0] == (None, False)
+    assert [verdict.status for verdict in found(history, sample=50)] == ["ok", "ok"]

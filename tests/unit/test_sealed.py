@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 
 import pytest
@@ -75,6 +76,20 @@ def test_a_version_changed_by_hand_is_damage() -> None:
     data = sealed.encode("manifest", 1, {}).replace(b'"version":1', b'"version":2')
     with pytest.raises(DamagedObject, match="checksum"):
         sealed.decode("manifest", 1, data, "name")
+
+
+@pytest.mark.parametrize("body", [b"{?}", b"{\xff}", b'{"a":' + b"[" * 100_000 + b"}"], ids=["no JSON", "no UTF-8", "too deep"])
+def test_a_body_that_is_no_json_is_damage_though_its_checksum_is_right(body: bytes) -> None:
+    whole = sealed.encode("manifest", 1, {})
+    right = hashlib.sha256(b"manifest 1 " + body).hexdigest().encode()
+    data = whole.replace(b"{}", body).replace(hashlib.sha256(b"manifest 1 {}").hexdigest().encode(), right)
+    with pytest.raises(DamagedObject, match="no JSON"):
+        sealed.decode("manifest", 1, data, "name")
+
+
+def test_a_version_of_endless_digits_is_damage() -> None:
+    with pytest.raises(DamagedObject):
+        sealed.decode("manifest", 1, sealed.encode("manifest", 1, {}).replace(b'"version":1', b'"version":' + b"1" * 5000), "name")
 
 
 @given(st.binary(max_size=200))

@@ -64,6 +64,8 @@ def decode(data: bytes, name: str) -> PackDamage:
     """A damage from its object. Raises as ``sealed.decode`` does."""
     body = sealed.decode(KIND, VERSION, data, name)
     blocks = body.get("blocks")
+    if not (blocks is None or (isinstance(blocks, list) and all(type(each) is int for each in blocks))):
+        raise DamagedObject(f"{name} is damaged: its blocks are no ordinals")
     return PackDamage(None if blocks is None else frozenset(blocks), str(body.get("cause")))
 
 

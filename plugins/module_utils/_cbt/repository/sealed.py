@@ -16,7 +16,7 @@ import typing as t
 
 from ..errors import DamagedObject, RepositoryError
 
-_LINE = re.compile(rb'\{"kvm\.cbt":"([a-z]+)","version":([0-9]+),"sha256":"([0-9a-f]{64})","body":(\{.*\})\}\n', re.DOTALL)
+_LINE = re.compile(rb'\{"kvm\.cbt":"([a-z]+)","version":([0-9]{1,9}),"sha256":"([0-9a-f]{64})","body":(\{.*\})\}\n', re.DOTALL)
 
 
 def _digest(kind: str, version: int, body: bytes) -> str:
@@ -47,4 +47,7 @@ def decode(kind: str, version: int, data: bytes, name: str) -> t.Dict[str, t.Any
         raise DamagedObject(f"{name} is damaged: its checksum does not match")
     if found > version:
         raise RepositoryError(f"{name} has format {found}; this version of kvm.cbt reads up to format {version}. Update the collection.")
-    return t.cast("t.Dict[str, t.Any]", json.loads(match.group(4)))
+    try:
+        return t.cast("t.Dict[str, t.Any]", json.loads(match.group(4)))
+    except (ValueError, RecursionError) as error:
+        raise DamagedObject(f"{name} is damaged: it holds no JSON") from error

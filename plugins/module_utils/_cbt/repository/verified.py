@@ -56,7 +56,10 @@ def record(repository: Repository, point: RestorePoint, verified: Verified) -> N
 def last(repository: Repository, point: RestorePoint) -> t.Optional[Verified]:
     """The last verification of a restore point; None if there was none."""
     body = _body(repository, KIND, _name(point.uuid, point.id))
-    return Verified(**body) if body is not None else None
+    try:
+        return Verified(**body) if body is not None else None
+    except TypeError:
+        return None  # not what is written here
 
 
 def forget_gone(repository: Repository, names: t.Collection[str]) -> None:
@@ -69,8 +72,8 @@ def forget_gone(repository: Repository, names: t.Collection[str]) -> None:
 
 def turn(repository: Repository, uuid: str, selection: str, slices: int) -> int:
     """Which of ``slices`` slices is to be read now, from 0 on."""
-    body = _body(repository, TURN_KIND, _name(uuid, f"turn-{selection}"))
-    return int(body.get("next", 0)) % slices if body is not None else 0
+    found = (_body(repository, TURN_KIND, _name(uuid, f"turn-{selection}")) or {}).get("next")
+    return found % slices if isinstance(found, int) else 0
 
 
 def turn_done(repository: Repository, uuid: str, selection: str, done: int) -> None:
