@@ -16,6 +16,7 @@ from _cbt.errors import CbtError, DamagedObject, Refused
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.copying import CopyRequest, CopyResult, copy, nearest
 from _cbt.operations.new_point import StoringOptions
+from _cbt.operations.verify import verify
 from _cbt.repository.keys import Keys
 from _cbt.repository.repository import Repository
 
@@ -139,12 +140,17 @@ def test_a_point_that_is_damaged_is_named_and_the_others_are_copied(sides: tuple
         assert dest.history.read(each.point.id) == source.truth[each.point.id]
 
 
-def test_damage_of_the_destination_is_not_carried_on(sides: tuple[History, Destination]) -> None:
+@pytest.mark.parametrize("harm", ["missing", "truncated", "recorded"])
+def test_damage_of_the_destination_is_not_carried_on(harm: str, sides: tuple[History, Destination]) -> None:
     source, dest = sides
     dest.take(source, wanted=[sorted(source.truth)[0]])
     packs = [name for name in dest.history.store.objects if name.startswith("packs/")]
     for name in packs:
-        del dest.history.store.objects[name]
+        whole = dest.history.store.objects.pop(name)
+        if harm != "missing":
+            dest.history.store.objects[name] = whole[:-1] if harm == "truncated" else whole[:50] + bytes(len(whole) - 50)
+    if harm == "recorded":
+        verify(dest.repository, wanted="all", workers=1)
     dest.history.repository = dest.repository = Repository(dest.history.store, "11" * 16, dest.repository.keys)
     try:
         dest.take(source)

@@ -22,20 +22,23 @@ _FRESH = LAPSE / 2  # seconds for which a draft surely counts, with as much agai
 Again = t.Callable[[t.Set[str]], RestorePoint]
 
 
-def needed(repository: Repository, point: RestorePoint) -> t.Set[str]:
-    """Names of all objects a restore point rests on. Raises DamagedObject or ObjectMissing if one of its maps cannot be read."""
-    names = {f"{point.folder}/{file.name}" for file in point.stored_files}
+def needed(repository: Repository, point: RestorePoint) -> t.Dict[str, t.Optional[int]]:
+    """Names of all objects a restore point rests on, with the bytes packs must have.
+
+    Raises DamagedObject or ObjectMissing if one of its maps cannot be read.
+    """
+    names: t.Dict[str, t.Optional[int]] = {f"{point.folder}/{file.name}": None for file in point.stored_files}
     for disk in point.disks:
-        names.update(ref.name for ref in repository.read_packs(point, disk))
+        names.update((ref.name, ref.size) for ref in repository.read_packs(point, disk))
     return names
 
 
-def _missing(repository: Repository, name: str) -> bool:
+def _unsound(repository: Repository, name: str, size: t.Optional[int]) -> bool:
+    """True if an object is missing, or has another size than it must have: a pack that was cut off is as good as none."""
     try:
-        repository.store.size(name)
+        return repository.store.size(name) != size and size is not None
     except ObjectMissing:
         return True
-    return False
 
 
 def _unsure(_name: str) -> bool:
@@ -43,14 +46,14 @@ def _unsure(_name: str) -> bool:
 
 
 def lost(repository: Repository, point: RestorePoint, there: t.Callable[[str], bool] = _unsure) -> t.Set[str]:
-    """Names of the objects a restore point rests on which are gone or on their way out; what is surely ``there`` is not asked for."""
+    """Names of the objects a restore point rests on which are gone, cut off or on their way out; what is surely ``there`` is not asked for."""
     try:
         names = needed(repository, point)
     except ObjectMissing:
         return {f"{point.folder}/{file.name}" for file in point.stored_files}
-    leaving = names & condemned.on_their_way_out(repository)
-    staying = sorted(name for name in names - leaving if not there(name))
-    gone = {name for name, missing in zip(staying, side_by_side(lambda name: _missing(repository, name), staying)) if missing}
+    leaving = names.keys() & condemned.on_their_way_out(repository)
+    staying = sorted(name for name in names.keys() - leaving if not there(name))
+    gone = {name for name, unsound in zip(staying, side_by_side(lambda name: _unsound(repository, name, names[name]), staying)) if unsound}
     return leaving | gone
 
 
