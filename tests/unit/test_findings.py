@@ -274,6 +274,19 @@ def test_a_point_removed_while_it_is_verified_is_left_out(history: History) -> N
     assert [verdict.name for verdict in found(history)] == [point_id(2)]
 
 
+class Noting(MemoryStore):
+    """Notes which blocks are asked for."""
+
+    def __init__(self, like: MemoryStore) -> None:
+        super().__init__()
+        self.objects, self.read = like.objects, set[str]()
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        if length >= BLOCK_SIZE:
+            self.read.add(f"{name} from {offset}")
+        return super().get_range(name, offset, length)
+
+
 def test_every_block_is_read_once_in_as_many_runs_as_a_sample_needs(history: History) -> None:
     for sample, runs in ((50, 2), (34, 3), (15, 7), (1, 100)):
         total, parts = 0, []
@@ -282,6 +295,25 @@ def test_every_block_is_read_once_in_as_many_runs_as_a_sample_needs(history: His
             total += parts[-1]
         assert total == (BLOCKS + 1) * BLOCK_SIZE, sample  # both points together name one block more than a disk has
         assert max(parts) < total
+
+
+def test_samples_of_different_sizes_in_turn_each_cover_everything(history: History) -> None:
+    blocks = {50: set[str](), 20: set[str]()}
+    for run in range(10):
+        sample = (50, 20)[run % 2]
+        history.store = noting = Noting(history.store)
+        found(history, sample=sample)
+        blocks[sample] |= noting.read
+    assert blocks[50] == blocks[20]
+    assert len(blocks[50]) == 4, "the pieces of 16 blocks that a full reading asks for"
+
+
+@pytest.mark.parametrize(("sample", "percent"), [(100, 100), (99, 50), (50, 50), (34, 33), (15, 14), (1, 1)])
+def test_what_is_remembered_is_how_much_was_read(sample: int, percent: int, history: History) -> None:
+    found(history, sample=sample)
+    last = verified.last(history.fresh(), history.fresh().point(UUID, point_id(1)))
+    assert last is not None
+    assert last.percent == percent
 
 
 @pytest.mark.parametrize("block", [0, 7, 20, BLOCKS - 1])
@@ -349,8 +381,8 @@ def test_a_record_of_damage_of_blocks_there_are_not_hinders_nothing(number: int,
 
 @pytest.mark.parametrize("body", [{}, {"next": None}, {"next": "1"}, {"next": [1]}, {"next": float("inf")}, {"at": "now"}, {"next": 1, "later": True}])
 def test_what_was_verified_counts_for_nothing_where_nobody_wrote_it_so(body: dict[str, Any], history: History) -> None:
-    for what in (point_id(1), "turn-all"):
-        kind = "turn" if what == "turn-all" else "verified"
+    for what in (point_id(1), "turn-all-2"):
+        kind = "turn" if what == "turn-all-2" else "verified"
         history.store.objects[f"verified/{UUID}/{what}"] = sealed.encode(kind, 1, body)
     assert told(history)[0] == (None, False)
     assert [verdict.status for verdict in found(history, sample=50)] == ["ok", "ok"]

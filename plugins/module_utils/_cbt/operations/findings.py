@@ -128,9 +128,9 @@ class Recorder:
         self._stored(self.findings.record)
         self._stored(lambda: verified.record(self.repository, point, found))
 
-    def end(self, listing: Listing, turns: t.Mapping[str, int], selection: str) -> None:
+    def end(self, listing: Listing, turns: t.Mapping[str, int], selection: str, slices: int) -> None:
         """Record whose turn it is next, and forget points that are gone."""
         for uuid, done in turns.items():
-            self._stored(functools.partial(verified.turn_done, self.repository, uuid, selection, done))
+            self._stored(functools.partial(verified.turn_done, self.repository, uuid, selection, slices, done))
         names = {*listing.damaged, *(manifest_name(point.uuid, point.id) for point in listing.points)}
         self._stored(lambda: verified.forget_gone(self.repository, names))

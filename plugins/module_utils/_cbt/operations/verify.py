@@ -214,8 +214,8 @@ def verify(
     """Verify restore points; returns a verdict for each and the seconds it took.
 
     Manifests that cannot be read are damage too, except where points are asked for by id. With ``sample``, at level data,
-    that many percent of the blocks are read: each time others, until all were. What is found is recorded for backups to heal, unless
-    ``record`` is false; if that fails, ``warn`` is told.
+    at most that many percent of the blocks are read, a half, a third and so on: each time others, until all were. What is found is
+    recorded for backups to heal, unless ``record`` is false; if that fails, ``warn`` is told.
     """
     started = time.monotonic()
     listing = repository.points_of()
@@ -233,12 +233,12 @@ def verify(
     findings, slices = Findings(repository), _slices(sample) if level == DATA else 1
     selection = wanted if isinstance(wanted, str) and wanted in ("all", "latest") else "chosen"
     turns = {uuid: verified.turn(repository, uuid, selection, slices) for uuid in {point.uuid for point in chosen}} if slices > 1 else {}
-    recorder = Recorder(repository, findings, level, sample if level == DATA else 100, warn, record)
+    recorder = Recorder(repository, findings, level, 100 // slices, warn, record)
     verifier = Verifier(repository, findings, level, slices, lambda uuid: turns.get(uuid, 0), workers or default_workers(), interrupt or Interrupt(), observer)
     for point in chosen:
         verdict = verifier.verify(point)
         if verdict is not None:
             verdicts.append(verdict)
             recorder.point(verdict)
-    recorder.end(listing, turns, selection)
+    recorder.end(listing, turns, selection, slices)
     return verdicts, round(time.monotonic() - started, 3)

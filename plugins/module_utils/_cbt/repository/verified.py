@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """When restore points were last verified, and whose turn it is where only a sample is. Private to the collection.
 
-``verified/<domain uuid>/<point id>`` and ``verified/<domain uuid>/turn-<selection>``. They may be lost: then less is told, and
+``verified/<domain uuid>/<point id>`` and ``verified/<domain uuid>/turn-<selection>-<slices>``: rotations of samples of different
+sizes do not know of each other, or one might meet the same slice for ever. All of it may be lost: then less is told, and
 a rotation begins anew.
 """
 
@@ -41,6 +42,10 @@ def _name(uuid: str, what: str) -> str:
     return f"{FOLDER}/{uuid}/{what}"
 
 
+def _turn_name(uuid: str, selection: str, slices: int) -> str:
+    return _name(uuid, f"turn-{selection}-{slices}")
+
+
 def _body(repository: Repository, kind: str, name: str) -> t.Optional[t.Dict[str, t.Any]]:
     try:
         return sealed.decode(kind, VERSION, repository.get_object(name), name)
@@ -72,10 +77,10 @@ def forget_gone(repository: Repository, names: t.Collection[str]) -> None:
 
 def turn(repository: Repository, uuid: str, selection: str, slices: int) -> int:
     """Which of ``slices`` slices is to be read now, from 0 on."""
-    found = (_body(repository, TURN_KIND, _name(uuid, f"turn-{selection}")) or {}).get("next")
+    found = (_body(repository, TURN_KIND, _turn_name(uuid, selection, slices)) or {}).get("next")
     return found % slices if isinstance(found, int) else 0
 
 
-def turn_done(repository: Repository, uuid: str, selection: str, done: int) -> None:
-    """Remember that this slice was read, so that the next one is read next time."""
-    repository.put_object(_name(uuid, f"turn-{selection}"), sealed.encode(TURN_KIND, VERSION, {"next": done + 1}))
+def turn_done(repository: Repository, uuid: str, selection: str, slices: int, done: int) -> None:
+    """Remember that this of ``slices`` slices was read, so that the next one is read next time."""
+    repository.put_object(_turn_name(uuid, selection, slices), sealed.encode(TURN_KIND, VERSION, {"next": done + 1}))
