@@ -46,7 +46,8 @@ options:
     description:
       - How many percent of the blocks are read at most, with O(level=data); what is read is the half of them, a third, a fourth and so on.
         Each run reads another part, so that as many runs as are needed cover all of them. With V(15) that is seven.
-      - Packs of which no block is due are not looked at. Runs with another O(sample), or with other O(restore_points), have a turn of their own.
+      - Packs of which no block is due are not looked at. Runs with another O(sample) have a turn of their own, and so have V(all), V(latest) and
+        ids in O(restore_points).
       - Blocks recorded as damaged are always read.
     type: int
     default: 100

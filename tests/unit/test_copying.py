@@ -163,6 +163,20 @@ def test_damage_of_the_destination_is_not_carried_on(harm: str, sides: tuple[His
         pytest.fail(str(error))
 
 
+def test_what_is_damaged_in_the_destination_heals_with_the_next_point(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    names = sorted(source.truth)
+    dest.take(source, wanted=names[:2])
+    dest.history.truth = source.truth
+    dest.history.flip(names[0], 40)
+    verify(dest.repository, wanted="all", workers=1)
+    dest.history.repository = dest.repository = Repository(dest.history.store, "11" * 16, dest.repository.keys)
+    assert dest.history.damaged() == names[:2]
+    result = dest.take(source)
+    assert result.warnings == ("1 damaged blocks were stored again, and 2 earlier restore points were healed by them.",)
+    assert (dest.history.untrue(), dest.history.damaged()) == ([], [])
+
+
 def test_a_repository_is_not_copied_into_itself(sides: tuple[History, Destination]) -> None:
     source, _dest = sides
     with pytest.raises(Refused, match="same repository"):

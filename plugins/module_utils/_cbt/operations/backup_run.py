@@ -233,13 +233,7 @@ class Run:
             # The restore point stands, and the next backup goes on with it.
             self.warnings.append(f"Damaged blocks of earlier restore points of {self._facts.name} were not healed: {error}")
             return
-        if self.healed.points:
-            blocks = sum(self.healed.blocks.values())
-            self.warnings.append(f"{blocks} damaged blocks were stored again, and {self.healed.points} earlier restore points were healed by them.")
-        if self.healed.left:
-            self.warnings.append(
-                f"{self.healed.left} blocks of earlier restore points of {self._facts.name} stay damaged: their content is nowhere to be found any more."
-            )
+        self.warnings += self.healed.words(self._facts.name)
 
 
 def _source(export: job.Export) -> Source:

@@ -11,7 +11,7 @@ import functools
 import time
 import typing as t
 
-from ..errors import DamagedObject, ObjectMissing, Refused
+from ..errors import DamagedObject, ObjectMissing, Refused, RepositoryError
 from ..interrupt import Interrupt
 from ..progress import Observer, silent
 from ..repository import damage, leases
@@ -20,6 +20,7 @@ from ..repository.leases import Lease
 from ..repository.maps import ExtentMap
 from ..repository.points import DiskRecord, RestorePoint
 from ..repository.repository import Repository
+from .healing import heal
 from .new_point import Files, NewPoint, StoringOptions, check
 from .point_source import PointSource
 from .portion import Statistics
@@ -144,6 +145,14 @@ def _total(new: NewPoint) -> Statistics:
     return total
 
 
+def _healed(lease: Lease, point: RestorePoint, damages: Damages, interrupt: Interrupt) -> t.List[str]:
+    """Have other points of the destination name what was copied again in place of damaged blocks; what came of it in words."""
+    try:
+        return heal(lease, point.uuid, damages, interrupt).words(point.domain)
+    except RepositoryError as error:
+        return [f"Damaged blocks of earlier restore points of {point.domain} were not healed: {error}"]
+
+
 def copy(
     source: Repository,
     dest: t.Optional[Repository],
@@ -184,4 +193,6 @@ def copy(
             here.append(made)
             copied.append(CopiedPoint(made, _total(new)))
             warnings += new.warnings
+        for each in {each.point.uuid: each.point for each in copied}.values():
+            warnings += _healed(lease, each, copier.damages, copier.interrupt)
     return CopyResult(tuple(copied), present, failed, tuple(dict.fromkeys(warnings)), round(time.monotonic() - started, 3))

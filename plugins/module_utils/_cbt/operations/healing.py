@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Healing restore points whose stored blocks are damaged. Private to the collection.
 
-A backup reads the damaged blocks of its base again, so the new point is true. Where it found the content that was
+A backup reads the damaged blocks of its base again, and so does a copy, so the new point is true. Where it found the content that was
 there, a sound copy lies at the same place of the same disk, in the new point's map: by its block id, which the damaged
 pack's directory still tells, it is proven to be the same, and all points that name the damaged block name the copy from
 then on. Nothing else is needed to go on where a run was killed, and nothing is healed that cannot be proven: a block
@@ -37,6 +37,16 @@ class Healed:
     blocks: t.Mapping[str, int] = dataclasses.field(default_factory=dict)
     points: int = 0
     left: int = 0
+
+    def words(self, domain: str) -> t.List[str]:
+        """What a person should know of it."""
+        told = []
+        if self.points:
+            blocks = sum(self.blocks.values())
+            told.append(f"{blocks} damaged blocks were stored again, and {self.points} earlier restore points were healed by them.")
+        if self.left:
+            told.append(f"{self.left} blocks of earlier restore points of {domain} stay damaged: their content is nowhere to be found any more.")
+        return told
 
 
 def _maps(repository: Repository, points: t.Iterable[RestorePoint], interrupt: Interrupt) -> t.Iterator[t.Tuple[str, ExtentMap]]:
