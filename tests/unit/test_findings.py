@@ -11,11 +11,13 @@ from histories import BLOCKS, History
 from samples import OTHER_UUID, UUID, point_id
 from stores_for_tests import MemoryStore
 
-from _cbt.errors import ObjectMissing, RepositoryError
+from _cbt.errors import Interrupted, ObjectMissing, RepositoryError
 from _cbt.grid import BLOCK_SIZE
+from _cbt.interrupt import Interrupt
 from _cbt.operations.information import healths
 from _cbt.operations.verdicts import PointVerdict
 from _cbt.operations.verify import verify
+from _cbt.progress import Progress
 from _cbt.repository import damage, sealed, verified
 from _cbt.repository.damage import PackDamage
 from _cbt.repository.points import manifest_name
@@ -126,6 +128,22 @@ def test_what_another_verification_recorded_meanwhile_stays(seen: bool, history:
     history.store = Beside(plain, other)
     found(history, wanted="latest")
     assert [each.blocks for each in recorded(history).values()] == [{7} if seen else {5, 7}]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_verification_that_is_ended_keeps_what_it_found(gone: bool, history: History) -> None:
+    history.flip(point_id(1), 5)
+    interrupt = Interrupt()
+
+    def end(_progress: Progress) -> None:
+        interrupt.request("SIGTERM")
+        if gone:
+            history.store.objects.clear()
+
+    with pytest.raises(Interrupted):
+        found(history, interrupt=interrupt, observer=end)
+    assert [each.blocks for each in recorded(history).values()] == ([] if gone else [{5}])
+    assert not [name for name in history.store.objects if name.startswith("verified/")]
 
 
 def test_in_check_mode_nothing_is_recorded(history: History) -> None:

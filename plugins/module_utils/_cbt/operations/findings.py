@@ -12,7 +12,7 @@ import functools
 import typing as t
 
 from ..errors import RepositoryError
-from ..repository import damage, verified
+from ..repository import configuration, damage, verified
 from ..repository.damage import PackDamage
 from ..repository.maps import Run
 from ..repository.packs import PackRef
@@ -116,6 +116,15 @@ class Recorder:
         except RepositoryError as error:
             self.wanted = False
             self.warn(f"What was found is not recorded in the repository: {error}")
+
+    def ended(self) -> None:
+        """Record what was found of a point before its end, if the repository is still there."""
+
+        def store() -> None:
+            self.repository.store.size(configuration.NAME)
+            self.findings.record()
+
+        self._stored(store)
 
     def point(self, verdict: PointVerdict) -> None:
         """Record what was found of a point."""

@@ -12,7 +12,7 @@ import time
 import typing as t
 
 from ..blocks.pipeline import default_workers, in_parallel
-from ..errors import DamagedObject, ObjectMissing, Refused
+from ..errors import DamagedObject, Interrupted, ObjectMissing, Refused
 from ..grid import BLOCK_SIZE
 from ..interrupt import Interrupt
 from ..progress import Observer, Progress, silent
@@ -236,7 +236,11 @@ def verify(
     recorder = Recorder(repository, findings, level, 100 // slices, warn, record)
     verifier = Verifier(repository, findings, level, slices, lambda uuid: turns.get(uuid, 0), workers or default_workers(), interrupt or Interrupt(), observer)
     for point in chosen:
-        verdict = verifier.verify(point)
+        try:
+            verdict = verifier.verify(point)
+        except Interrupted:
+            recorder.ended()
+            raise
         if verdict is not None:
             verdicts.append(verdict)
             recorder.point(verdict)
