@@ -15,6 +15,8 @@ description:
   - Blocks that several restore points share are read once.
   - Damage, found twice in a row, is recorded in the repository. The next backup stores damaged blocks again where the disk still holds
     their content, and heals all restore points that share them. Damage that is found sound again is forgotten. In check mode nothing is recorded.
+  - An error of the storage, such as a bad sector or a time-out, is no damage. The restore points that can be read are verified all the same, and
+    the task fails at its end.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -268,6 +269,36 @@ def test_an_error_of_the_store_is_no_damage(level: str, history: History) -> Non
         with pytest.raises(RepositoryError, match="timed out"):
             found(history, level=level)
         assert recorded(history) == {}
+
+
+class BadSector(MemoryStore):
+    """Cannot read one block, ever."""
+
+    def __init__(self, like: MemoryStore, place: tuple[str, int, int]) -> None:
+        super().__init__()
+        self.objects, self.place = like.objects, place
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        if name == self.place[0] and offset <= self.place[1] < offset + length:
+            raise RepositoryError(f"Cannot read {name}: Input/output error.")
+        return super().get_range(name, offset, length)
+
+
+def test_beside_a_place_that_cannot_be_read_the_others_are_verified_and_the_turn_comes_again(history: History) -> None:
+    bad = history.block_place(point_id(1), 7)  # of the first point alone
+    history.flip(point_id(2), 7)
+    history.flip(point_id(2), 5)
+    history.store = BadSector(history.store, bad)
+    turns = []
+    for _run in range(4):
+        with contextlib.suppress(RepositoryError):
+            found(history, sample=50)
+        turns.append(verified.turn(history.fresh(), UUID, "all", 2))
+    assert len(set(turns)) == 1, "whether the first run meets it or the second, it is met until it can be read"
+    with pytest.raises(RepositoryError, match="Input/output"):
+        found(history)
+    assert sorted(block for each in recorded(history).values() for block in each.blocks or ()) == [0, 5]
+    assert [damaged for _status, damaged in told(history)] == [True, True]
 
 
 def test_a_repository_that_vanishes_is_no_damage(history: History) -> None:

@@ -12,7 +12,7 @@ import time
 import typing as t
 
 from ..blocks.pipeline import default_workers, in_parallel
-from ..errors import DamagedObject, Interrupted, ObjectMissing, Refused
+from ..errors import DamagedObject, Interrupted, ObjectMissing, Refused, RepositoryError
 from ..grid import BLOCK_SIZE
 from ..interrupt import Interrupt
 from ..progress import Observer, Progress, silent
@@ -216,6 +216,8 @@ def verify(
     Manifests that cannot be read are damage too, except where points are asked for by id. With ``sample``, at level data,
     at most that many percent of the blocks are read, a half, a third and so on: each time others, until all were. What is found is
     recorded for backups to heal, unless ``record`` is false; if that fails, ``warn`` is told.
+
+    Raises RepositoryError if something cannot be read, once all points that can be are verified.
     """
     started = time.monotonic()
     listing = repository.points_of()
@@ -235,14 +237,22 @@ def verify(
     turns = {uuid: verified.turn(repository, uuid, selection, slices) for uuid in {point.uuid for point in chosen}} if slices > 1 else {}
     recorder = Recorder(repository, findings, level, 100 // slices, warn, record)
     verifier = Verifier(repository, findings, level, slices, lambda uuid: turns.get(uuid, 0), workers or default_workers(), interrupt or Interrupt(), observer)
+    unread: t.Dict[str, RepositoryError] = {}
     for point in chosen:
         try:
             verdict = verifier.verify(point)
         except Interrupted:
             recorder.ended()
             raise
+        except RepositoryError as error:
+            repository.store.size(configuration.NAME)  # raises where not only some place cannot be read, such as a bad sector
+            recorder.ended()
+            unread.setdefault(point.uuid, error)
+            continue
         if verdict is not None:
             verdicts.append(verdict)
             recorder.point(verdict)
-    recorder.end(listing, turns, selection, slices)
+    recorder.end(listing, {uuid: turn for uuid, turn in turns.items() if uuid not in unread}, selection, slices)
+    for failure in unread.values():
+        raise failure
     return verdicts, round(time.monotonic() - started, 3)
