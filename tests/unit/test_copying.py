@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable
 
 import pytest
 from histories import KEYS, History
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 from samples import UUID, point, record
 from stores_for_tests import MemoryStore
 
-from _cbt.errors import CbtError, DamagedObject, Refused
+from _cbt.errors import CbtError, DamagedObject, ObjectMissing, Refused
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.copying import CopyRequest, CopyResult, copy, nearest
 from _cbt.operations.new_point import StoringOptions
 from _cbt.operations.verify import verify
 from _cbt.repository.keys import Keys
+from _cbt.repository.points import manifest_name
 from _cbt.repository.repository import Repository
 
 OPTIONS = StoringOptions(compression="none", workers=1)
@@ -138,6 +140,52 @@ def test_a_point_that_is_damaged_is_named_and_the_others_are_copied(sides: tuple
     assert [each.point.id for each in result.copied] == [name for name in names if name not in result.failed]
     for each in result.copied:
         assert dest.history.read(each.point.id) == source.truth[each.point.id]
+
+
+def _beside(source: History, act: Callable[[], object]) -> None:
+    """Have something else done once, right before the first part of a pack is read."""
+    acts, plain = [act], source.store.get_range
+
+    def get_range(name: str, offset: int, length: int) -> bytes:
+        if acts:
+            acts.pop()()
+        return plain(name, offset, length)
+
+    source.store.get_range = get_range  # type: ignore[method-assign]
+
+
+def test_points_healed_meanwhile_are_copied_as_they_are_by_then(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    names = sorted(source.truth)
+    source.flip(names[0], 40)
+    verify(source.fresh(), wanted="all", workers=1)
+    _beside(source, source.backup)
+    result = dest.take(source)
+    assert result.failed == {}
+    assert {name: dest.history.read(name) for name in names} == {name: source.truth[name] for name in names}
+
+
+def test_a_point_removed_meanwhile_is_neither_copied_nor_a_failure(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    first, *others = sorted(source.truth)
+
+    def remove() -> None:
+        pack = source.block_place(first, 0 if source.truth[first][:1] != b"\0" else 1)[0]
+        del source.store.objects[manifest_name(UUID, first)], source.store.objects[pack]
+        source.truth.pop(first)
+
+    _beside(source, remove)
+    result = dest.take(source)
+    assert first not in result.failed
+    assert first not in [each.point.id for each in result.copied]
+    assert {*result.failed, *(each.point.id for each in result.copied)} == set(others)
+
+
+def test_a_source_that_vanishes_is_no_source_without_points(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    _beside(source, source.store.objects.clear)
+    with pytest.raises(ObjectMissing):
+        dest.take(source)
 
 
 @pytest.mark.parametrize("harm", ["missing", "truncated", "recorded"])

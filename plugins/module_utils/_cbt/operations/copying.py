@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -14,7 +15,7 @@ import typing as t
 from ..errors import DamagedObject, ObjectMissing, Refused, RepositoryError
 from ..interrupt import Interrupt
 from ..progress import Observer, silent
-from ..repository import damage, leases
+from ..repository import configuration, damage, leases
 from ..repository.damage import Damages
 from ..repository.leases import Lease
 from ..repository.maps import ExtentMap
@@ -145,6 +146,17 @@ def _total(new: NewPoint) -> Statistics:
     return total
 
 
+def _now(source: Repository, point: RestorePoint) -> t.Optional[RestorePoint]:
+    """A restore point as it is by now; None if it was removed meanwhile. Raises RepositoryError if the repository is gone altogether."""
+    source.store.size(configuration.NAME)
+    try:
+        return source.point(point.uuid, point.id)
+    except ObjectMissing:
+        return None
+    except DamagedObject:
+        return point
+
+
 def _healed(lease: Lease, point: RestorePoint, damages: Damages, interrupt: Interrupt) -> t.List[str]:
     """Have other points of the destination name what was copied again in place of damaged blocks; what came of it in words."""
     try:
@@ -184,11 +196,17 @@ def copy(
     warnings: t.List[str] = []
     with leases.held(dest, "copy") as lease:
         copier = _Copier(source, lease, options, damage.read_all(dest), interrupt or Interrupt(), observer)
-        for point in missing:
+        waiting = collections.deque(missing)
+        while waiting:
+            point = waiting.popleft()
             try:
                 made, new = copier.copy(point, there, here)
             except (DamagedObject, ObjectMissing) as error:
-                failed[point.id] = str(error)
+                now = _now(source, point)
+                if now == point:
+                    failed[point.id] = str(error)
+                elif now is not None:
+                    waiting.appendleft(now)  # its blocks were moved or healed meanwhile
                 continue
             here.append(made)
             copied.append(CopiedPoint(made, _total(new)))
