@@ -178,6 +178,31 @@ def test_a_listing_that_does_not_tell_how_it_goes_on_is_an_error(store: S3Store,
     assert "does not tell how the listing goes on" in failure(lambda: list(store.list("a")))
 
 
+PAGE = (
+    b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>p/a/1</Key><Size>1</Size>"
+    b"<LastModified>2026-01-01T00:00:00Z</LastModified></Contents></ListBucketResult>"
+)
+
+
+@pytest.mark.parametrize("sent", [0, 1, len(PAGE) // 2, len(PAGE) - 1])
+def test_a_listing_that_breaks_off_is_read_again_and_never_a_short_list(store: S3Store, script: Script, sent: int) -> None:
+    script.answer(200, PAGE, sent=sent).answer(200, PAGE, sent=sent).answer(200, PAGE)
+    assert list(store.list("a")) == ["a/1"]
+    script.answer(200, PAGE, sent=sent)
+    assert "Cannot list s3://bucket/p: " in failure(lambda: list(store.list("a")))
+    assert len(script.requests) == 3 + ATTEMPTS
+
+
+@pytest.mark.parametrize("body", [b"", b"<html><body>Back in a minute</body></html>"], ids=["nothing", "page"])
+def test_an_answer_that_is_no_listing_never_passes_for_an_empty_one(store: S3Store, script: Script, body: bytes) -> None:
+    script.answer(200, body)
+    for call in (lambda: list(store.list("trash")), lambda: list(store.entries("drafts")), store.occupants):
+        assert "what the server answers is no listing. Check endpoint_url" in failure(call)
+    script.answer(200, x_amz_version_id="v1").answer(200, body)
+    assert "what the server answers is no listing" in failure(lambda: store.delete("x"))
+    assert "DELETE" not in [method for method, _path, _headers, _body in script.requests]
+
+
 def test_other_bytes_than_asked_for_are_an_error_and_all_bytes_are_cut(store: S3Store, script: Script) -> None:
     script.answer(206, DATA[:10], Content_Range=f"bytes 0-9/{len(DATA)}")
     assert "other bytes than asked for" in failure(lambda: store.get_range("x", 10, 10))

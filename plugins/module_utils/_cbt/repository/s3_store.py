@@ -116,7 +116,7 @@ class S3Store:
                 except (exceptions.BotoCoreError, OSError):
                     if attempt + 1 == s3_client.ATTEMPTS:
                         raise
-                time.sleep(random.uniform(0, 2**attempt / 4))
+                _pause(attempt)
         raise RepositoryError(f"Cannot read {self._path(name)}: the server sent less than it announced, again and again. Check the server.")
 
     def size(self, name: str) -> int:
@@ -169,14 +169,28 @@ class S3Store:
         """All pages of a listing. Raises RepositoryError rather than ending early."""
         more: t.Dict[str, str] = {}
         while True:
-            with explained("list", self.location):
-                page = self.client.list_objects_v2(Bucket=self._bucket, **which, **more)
+            page = self._page(**which, **more)
             yield page
-            if not page.get("IsTruncated"):
+            if not page["IsTruncated"]:
                 return
             if not page.get("NextContinuationToken"):
                 raise RepositoryError(f"Cannot list {self.location}: the server does not tell how the listing goes on. Check the server.")
             more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _page(self, **which: str) -> Answer:
+        """One page. The SDK does not repeat a request whose answer breaks off."""
+        for attempt in range(s3_client.ATTEMPTS):
+            with explained("list", self.location):
+                try:
+                    page: Answer = self.client.list_objects_v2(Bucket=self._bucket, **which)
+                    if "IsTruncated" in page:
+                        break
+                except s3_client.ResponseParserError:
+                    if attempt + 1 == s3_client.ATTEMPTS:
+                        raise
+            _pause(attempt)
+        _check_listing(page, self.location)
+        return page
 
     # Deleting.
 
@@ -210,6 +224,7 @@ class S3Store:
         found: t.List[Answer] = []
         with self.explained("list the versions of", name):
             for page in self.client.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=key):
+                _check_listing(page, self.location)
                 found += [each for kind in ("Versions", "DeleteMarkers") for each in page.get(kind, []) if each["Key"] == key]
         found.sort(key=lambda each: (each["IsLatest"], each["LastModified"]), reverse=True)
         return [each["VersionId"] for each in found]
@@ -264,6 +279,17 @@ class S3Store:
 
 
 _FOREVER = math.inf
+
+
+def _check_listing(page: Answer, location: str) -> None:
+    """Raise RepositoryError unless a page was made by S3: the SDK takes any XML for one, and an answer without a byte for one without objects."""
+    if "IsTruncated" not in page:
+        raise RepositoryError(f"Cannot list {location}: what the server answers is no listing. Check endpoint_url, and what is between here and the server.")
+
+
+def _pause(attempt: int) -> None:
+    """Wait after an attempt, counted from 0, longer each time."""
+    time.sleep(random.uniform(0, 2**attempt / 4))
 
 
 class _BeyondEnd(Exception):
