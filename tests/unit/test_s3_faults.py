@@ -155,6 +155,8 @@ def test_a_server_that_stays_busy_is_an_error_that_says_so(store: S3Store, scrip
         (400, refusal("AuthorizationHeaderMalformed"), "Check region"),
         (200, b"<html><p>a web site</html>", "Check endpoint_url"),
         (507, refusal("QuotaExceeded"), "Free space"),
+        (403, refusal("InvalidObjectState"), "Bring it back from the archive"),
+        (403, refusal("RequestExpired"), "Set the clock"),
     ],
 )
 def test_a_refused_listing_says_what_to_do(store: S3Store, script: Script, status: int, body: bytes, told: str) -> None:
@@ -170,6 +172,48 @@ def test_only_the_servers_word_makes_an_object_missing(store: S3Store, script: S
     script.answer(404, refusal("NoSuchKey"))
     with pytest.raises(ObjectMissing):
         store.size("x")
+
+
+@pytest.mark.parametrize(("status", "code", "told"), [(400, "ExpiredToken", "Check access_key"), (403, "AccessDenied", "Check what the policies")])
+def test_why_a_question_without_answer_was_refused_is_asked_for(store: S3Store, script: Script, status: int, code: str, told: str) -> None:
+    script.answer(status, refusal(code, "It is over."))
+    for call in (store.size, store.modified, store.delete):
+        assert failure(lambda call=call: call("x")).startswith(f"Cannot read s3://bucket/p/x: It is over ({code}). {told}")  # type: ignore[misc]
+    script.requests.clear()
+    script.answer(status).answer(200, DATA)
+    assert f"({status})" in failure(lambda: store.size("x"))
+    assert [method for method, _path, _headers, _body in script.requests].count("GET") == 1
+
+
+def test_an_answer_that_lacks_what_s3_tells_is_an_error(store: S3Store, script: Script) -> None:
+    script.answer(200)
+    assert "the answer lacks 'LastModified', so it is none of S3. Check endpoint_url" in failure(lambda: store.modified("x"))
+    store._answered_within = 1
+    assert "the answer lacks 'UploadId'" in failure(lambda: filled_upload(store, PART + 1).commit())
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("""echo '{"Version": 1, "AccessKeyId": "A", "SecretAccessKey": "SECRET", "Expiration": "2020-01-01T00:00:00Z"}'""", "are still expired"),
+        ("echo No ticket >&2; exit 1", "No ticket"),
+    ],
+    ids=["expired", "none"],
+)
+def test_credentials_that_the_sdk_cannot_renew_are_an_error_that_says_so(
+    script: Script, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, told: str
+) -> None:
+    script.answer(200, DATA)
+    (tmp_path / "program").write_text(f"#!/bin/sh\n{program}\n")
+    (tmp_path / "program").chmod(0o755)
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {tmp_path}/program\n")
+    for name, value in (("AWS_CONFIG_FILE", tmp_path / "config"), ("AWS_SHARED_CREDENTIALS_FILE", tmp_path / "none")):
+        monkeypatch.setenv(name, str(value))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    place = Place("s3://bucket/p", S3Options(endpoint_url=f"http://127.0.0.1:{server.server_address[1]}"))
+    message = failure(lambda: store_at(place).get("x"))
+    assert told in message and "Check access_key and secret_key" in message
 
 
 def test_a_listing_that_does_not_tell_how_it_goes_on_is_an_error(store: S3Store, script: Script) -> None:

@@ -27,9 +27,11 @@ _READ_TIMEOUT = 60  # seconds without a byte
 _REGION = "us-east-1"  # what AWS takes for a bucket of any region, and other servers for the only one
 
 _KEYS = "Check access_key and secret_key, or where the environment and the SDK's files take them from."
+_CLOCK = "Set the clock of this host, or of the server."
 _ALLOWED = "Check what the policies of the key and of the bucket allow; docs/s3.md names what is needed."
 _WHERE = "Check endpoint_url, the network and whether the server runs."
 _REGIONS = "Check region and endpoint_url."
+_SPACE = "Free space there, or raise the quota."
 _ADVICE = {
     "NoSuchBucket": "Create the bucket, or check its name and endpoint_url.",
     "InvalidBucketName": "Check the bucket's name.",
@@ -39,12 +41,18 @@ _ADVICE = {
     "SignatureDoesNotMatch": _KEYS,
     "InvalidToken": _KEYS,
     "ExpiredToken": _KEYS,
-    "RequestTimeTooSkewed": "Set the clock of this host, or of the server.",
+    "TokenRefreshRequired": _KEYS,
+    "RequestTimeTooSkewed": _CLOCK,
+    "RequestExpired": _CLOCK,
+    "InvalidObjectState": "Bring it back from the archive, and let no lifecycle rule move objects of a repository there.",
     "AuthorizationHeaderMalformed": _REGIONS,
     "PermanentRedirect": _REGIONS,
     "301": _REGIONS,
     "404": _WHERE,
-    "QuotaExceeded": "Free space there, or raise the quota.",
+    "500": _WHERE,  # of S3 it would be InternalError; and what newer SDKs make of an answer that is none
+    "QuotaExceeded": _SPACE,
+    "XMinioStorageFull": _SPACE,
+    "507": _SPACE,
     "SlowDown": "Try again later, or with fewer workers.",
 }
 
@@ -105,6 +113,10 @@ def explained(what: str, where: str) -> t.Iterator[None]:
         raise RepositoryError(f"Cannot {what} {where}: {message.rstrip('.')} ({code}). {_ADVICE.get(code, 'Check the server.')}") from error
     except RecursionError as error:  # so older SDKs follow a server that does this
         raise RepositoryError(f"Cannot {what} {where}: the server redirects again and again. {_REGIONS}") from error
+    except RuntimeError as error:  # so the SDK tells of credentials that it renewed in vain
+        raise RepositoryError(f"Cannot {what} {where}: {str(error).rstrip('.')}. {_KEYS}") from error
+    except KeyError as error:
+        raise RepositoryError(f"Cannot {what} {where}: the answer lacks {error}, so it is none of S3. {_WHERE}") from error
     except (exceptions.BotoCoreError, ResponseParserError, OSError, ValueError) as error:
         raise RepositoryError(f"Cannot {what} {where}: {str(error).rstrip('.')}. {_advice(error)}") from error
 
@@ -117,6 +129,7 @@ def code_of(error: t.Any) -> str:
 def _advice(error: Exception) -> str:
     if isinstance(error, exceptions.SSLError):
         return "Check the server's certificate and ca_bundle."
-    if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound)):
+    credentials = (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError, exceptions.SSOError)
+    if isinstance(error, (*credentials, exceptions.ProfileNotFound, exceptions.ConfigParseError)):
         return _KEYS
     return _WHERE

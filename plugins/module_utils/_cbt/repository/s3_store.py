@@ -120,10 +120,12 @@ class S3Store:
         raise RepositoryError(f"Cannot read {self._path(name)}: the server sent less than it announced, again and again. Check the server.")
 
     def size(self, name: str) -> int:
-        return int(self._head(name)["ContentLength"])
+        with self.explained("read", name):
+            return int(self._head(name)["ContentLength"])
 
     def modified(self, name: str) -> float:
-        return float(self._head(name)["LastModified"].timestamp())
+        with self.explained("read", name):
+            return float(self._head(name)["LastModified"].timestamp())
 
     def exists(self, name: str) -> bool:
         """Whether there is such an object."""
@@ -139,13 +141,16 @@ class S3Store:
             try:
                 return t.cast(Answer, self.client.head_object(**self.object_at(name), **which))
             except exceptions.ClientError as error:
-                if code_of(error) != "404":
+                if code_of(error) not in ("400", "403", "404"):
                     raise
+                refusal = error
             finally:
                 self._answered_within = min(self._answered_within, time.monotonic() - began)
-        # The answer has no body that would tell what is missing: object, bucket or server.
-        with contextlib.suppress(_BeyondEnd):
-            self._read(name, Range="bytes=0-0", **which)
+            # The answer has no body that would tell why, or what is missing: object, bucket or server.
+            with contextlib.suppress(_BeyondEnd):
+                self._read(name, Range="bytes=0-0", **which)
+            if code_of(refusal) != "404":
+                raise refusal
         return self._head(name, **which)  # it has come meanwhile
 
     # Listing.
