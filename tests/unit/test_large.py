@@ -168,7 +168,7 @@ def test_an_index_is_filled_in_bounded_memory_whatever_the_number_of_packs(tmp_p
     assert many["memory"] < 256 * MIB
 
 
-def test_what_is_kept_of_packs_written_leaves_room_for_a_full_backup_of_twenty_tebibytes() -> None:
+def test_what_is_kept_of_packs_written_until_their_hooks_are_stored_is_little() -> None:
     figures = measured(WRITTEN)
     assert figures["keys"] > 16
     assert figures["kept"] * (20 << 40) // (64 << 20) < 256 * MIB

@@ -44,7 +44,8 @@ class Store(t.Protocol):
     """The operations a repository needs of a place to keep objects. All raise RepositoryError.
 
     ``local_path`` is a directory whose file system holds the objects, None if they are elsewhere. ``open_uploads`` is how
-    many uploads there may be at once without taking too much memory, None if an upload takes none.
+    many uploads there may be at once without taking too much memory, None if an upload takes none
+    (but an open file, perhaps).
     """
 
     location: str
