@@ -7,10 +7,13 @@ import pytest
 from engine_history import EngineHistory
 from faulty_store import FAULTS, FaultyStore, Killed
 from histories import KEYS
+from samples import OTHER_UUID, UUID
 
-from _cbt.errors import CbtError
+from _cbt.errors import CbtError, RepositoryError
 from _cbt.grid import BLOCK_SIZE
-from _cbt.repository import condemned, configuration
+from _cbt.operations.retention import RetentionRequest, retention
+from _cbt.repository import condemned, configuration, trash
+from _cbt.repository.retention_rules import Rules
 
 
 def run(history: EngineHistory, store: FaultyStore) -> str:
@@ -86,3 +89,35 @@ def repaired(history: EngineHistory, where: str) -> None:
     assert not history.wrong(), where
     left = {name for name in history.store.objects if name.startswith(("packs/", "points/", "drafts/", "doomed/", "condemned/"))}
     assert left == history.needed(), where
+
+
+def test_what_others_came_to_need_of_a_point_that_seemed_not_to_appear_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the moment it did and the one it is taken back, compaction may have others name its blocks."""
+    monkeypatch.setattr(histories, "BLOCKS", 8)
+    monkeypatch.setattr(histories.Disk, "size", 8 * BLOCK_SIZE)
+    history = EngineHistory()
+    for block in range(8):
+        history.disk.write(block, block + 1)
+    history.backup()
+    history.disk.write(0, 20)
+    history.backup()
+    trash.remove(history.fresh(), history.fresh().points_of().points[0])
+    history.collect()
+    for name in list(history.store.list("hooks")):
+        history.store.delete(name)
+    put, moved = history.store.put, []
+
+    def answer_lost(name: str, data: bytes, replace: bool = True) -> bool:
+        put(name, data, replace)
+        if name.startswith(f"points/{OTHER_UUID}/") and name.endswith("manifest.json"):
+            monkeypatch.setattr(history.store, "put", put)
+            moved.append(retention(history.fresh(), RetentionRequest(Rules(last=-1), grace=0, compact_below=100)).compacted)
+            raise RepositoryError("Cannot write it: the server does not answer.")
+        return True
+
+    monkeypatch.setattr(history.store, "put", answer_lost)
+    with pytest.raises(RepositoryError, match="does not answer"):
+        history.backup(OTHER_UUID)
+    assert moved and moved[0].points == 1
+    assert {each.uuid for each in history.fresh().points_of().points} == {UUID}
+    assert not history.wrong()

@@ -68,7 +68,9 @@ class NewPoint:
         self._dedup = dedup.deduplicator(self._repository, options.dedup, uuid, damages)
         self._writers = [self._repository.writer()]
         self._maps: t.Dict[str, ExtentMap] = {}
-        self._stored: t.List[str] = []
+        self._unnamed = list(self._writers)  # whose packs nobody can have named yet
+        self._stored: t.List[str] = []  # the same of maps and files
+        self._may_exist = False
         self._packs: t.Set[str] = set()
         self.disks: t.Dict[str, ReadDisk] = {}
         self.warnings: t.List[str] = []
@@ -95,8 +97,13 @@ class NewPoint:
         self._maps = {target: disk.finish(written) for target, disk in self.disks.items()}
         point = self._described(files, describe)
         self._interrupt.check()
-        self._stored.insert(0, points.manifest_name(self._uuid, self._id))
-        return publishing.publish(self._repository, self._lease, point, lambda lost: self._again(files, describe, source_of, lost), self._packs)
+        return publishing.publish(self._repository, self._lease, point, lambda lost: self._again(files, describe, source_of, lost), self._packs, self._appears)
+
+    def _appears(self) -> None:
+        """From here on others may see the point and name its blocks, even if the store seems to refuse it, or carries that out late."""
+        self._may_exist = True
+        self._stored.clear()
+        self._unnamed.clear()
 
     def _finished(self) -> t.Mapping[bytes, PackRef]:
         """The packs of this round, by id."""
@@ -110,6 +117,7 @@ class NewPoint:
         """Read what lies in packs on their way out once more, and store it and all files anew."""
         self._interrupt.check()
         self._writers.append(self._repository.writer())
+        self._unnamed.append(self._writers[-1])
         again = {}
         for target, extents in self._maps.items():
             ranges = ranges_of(run for run in extents.runs() if run.pack.name in lost)
@@ -141,11 +149,13 @@ class NewPoint:
         return describe({target: stored[name] for target, name in maps.items()}, {name: stored[own] for name, own in names.items()})
 
     def withdraw(self) -> None:
-        """Delete what was stored, the manifest first: while it stands, nothing it names may go."""
+        """Delete what was stored, or only the manifest once there may be one: the rest is left to the collector, which sees who else needs it."""
         with contextlib.suppress(RepositoryError):  # nothing names what stays: it costs space until it is collected
+            if self._may_exist:
+                self._repository.store.delete(points.manifest_name(self._uuid, self._id))
             for name in self._stored:
                 self._repository.store.delete(name)
-            for writer in self._writers:
+            for writer in self._unnamed:
                 writer.discard()
 
     def record_hooks(self) -> None:

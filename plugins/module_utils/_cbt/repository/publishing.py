@@ -78,10 +78,17 @@ def _drafting(lease: Lease) -> t.Iterator[t.Callable[[RestorePoint], float]]:
                 lease.repository.discard(name)
 
 
-def publish(repository: Repository, lease: Lease, point: RestorePoint, again: Again, own: t.Collection[str] = ()) -> RestorePoint:
+def _nothing() -> None:
+    pass
+
+
+def publish(
+    repository: Repository, lease: Lease, point: RestorePoint, again: Again, own: t.Collection[str] = (), appears: t.Callable[[], None] = _nothing
+) -> RestorePoint:
     """Make a restore point exist, or replace its manifest; all it names must be stored.
 
     ``own`` are names of what this session stored: of that nothing can have gone while its lease was kept. It may grow with ``again``.
+    ``appears`` is called just before others may see the point.
 
     Its manifest is put as a draft, and only then is asked what is on its way out: whichever of writer and collector acted
     first, one of them sees the other. What is lost is given to ``again``, which stores it anew under other names and
@@ -94,6 +101,7 @@ def publish(repository: Repository, lease: Lease, point: RestorePoint, again: Ag
             if missed:
                 point = again(missed)
             elif lease.clock() - began < _FRESH:
+                appears()
                 repository.publish(point)
                 return point
 
