@@ -115,11 +115,14 @@ def _too_late(point: RestorePoint) -> Refused:
 
 def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_removed: t.Sequence[Removed]) -> RestorePoint:
     point = removed.point
+    appeared: t.List[str] = []
 
     def lost(_names: t.Set[str]) -> RestorePoint:
+        for name in appeared:
+            repository.store.delete(name)
         raise _too_late(point)
 
-    publishing.publish(repository, lease, point, lost)
+    publishing.publish(repository, lease, point, lost, appears=lambda: appeared.append(points.manifest_name(point.uuid, point.id)))
     now = lease.now()
     for each in all_removed:
         # The removal of a young entry may have yet to delete the manifest: then nothing else would tell of the point.
