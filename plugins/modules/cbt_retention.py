@@ -106,7 +106,10 @@ options:
     default: []
   grace:
     description:
-      - Seconds for which a removed point can be brought back, and again seconds between condemning and deleting.
+      - Seconds for which a removed point can be brought back, and again seconds between condemning and deleting, by the clock of the storage.
+      - Of runs with different values on one repository, each goes by its own. The shortest ends what others left recoverable.
+      - Hosts that mount a repository over NFS see each other's files with a delay of up to a minute. Give at least V(300) there, as safety
+        beside running backups rests on what others see, unless nothing else is at work.
     type: int
     default: 86400
   collect:
@@ -199,12 +202,12 @@ undeleted:
   elements: str
   sample: []
 condemned:
-  description: Number of objects newly announced for deletion.
+  description: Number of objects newly announced for deletion. In check mode without those that O(compact_below) would bring about.
   returned: with O(collect)
   type: int
   sample: 3
 reclaimed_bytes:
-  description: Bytes of the objects deleted.
+  description: Bytes of the objects deleted. With O(grace) of V(0), in check mode without those that O(compact_below) would bring about.
   returned: with O(collect)
   type: int
   sample: 201326592
