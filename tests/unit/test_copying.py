@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from samples import UUID, point, record
 from stores_for_tests import MemoryStore
 
-from _cbt.errors import CbtError, DamagedObject, ObjectMissing, Refused
+from _cbt.errors import CbtError, DamagedObject, Interrupted, ObjectMissing, Refused
 from _cbt.grid import BLOCK_SIZE
+from _cbt.interrupt import Interrupt
 from _cbt.operations.copying import CopyRequest, CopyResult, copy, nearest
 from _cbt.operations.new_point import StoringOptions
 from _cbt.operations.verify import verify
+from _cbt.progress import Progress
 from _cbt.repository.keys import Keys
 from _cbt.repository.points import manifest_name
 from _cbt.repository.repository import Repository
@@ -261,6 +263,23 @@ def test_killed_at_any_time_it_leaves_whole_points_and_goes_on(at: int) -> None:
     dest.take(source)
     assert {each.id for each in dest.repository.points_of().points} == set(source.truth)
     assert {name: dest.history.read(name) for name in source.truth} == source.truth
+
+
+def test_a_copy_that_is_ended_undoes_the_point_at_which_it_was_and_says_so(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    interrupt = Interrupt()
+
+    def end(_progress: Progress) -> None:
+        if dest.repository.points_of().points:
+            interrupt.request("SIGTERM")
+
+    with pytest.raises(Interrupted, match="what was not finished was undone, and nothing of it was published"):
+        copy(source.fresh(), dest.repository, CopyRequest(), OPTIONS, interrupt, end)
+    packs = {name for name in dest.history.store.objects if name.startswith("packs/")}
+    (done,) = dest.repository.points_of().points
+    assert dest.history.read(done.id) == source.truth[done.id]
+    assert packs == {ref.name for ref in dest.repository.read_map(done, "vda").packs}
+    assert len(dest.take(source).copied) == 2
 
 
 @settings(max_examples=40)

@@ -46,4 +46,4 @@ class ProgramError(CbtError):
 
 
 class Interrupted(CbtError):
-    """A signal asked the operation to end; everything it began was undone."""
+    """A signal asked the operation to end; what it had not finished was undone."""

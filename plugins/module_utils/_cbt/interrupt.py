@@ -33,6 +33,6 @@ class Interrupt:
     def check(self) -> None:
         """Raise Interrupted if somebody asked to stop, or the cause why it has to end."""
         if self._reason is not None:
-            raise Interrupted(f"Ended by {self._reason}: everything begun was undone, nothing was published. Run it again.")
+            raise Interrupted(f"Ended by {self._reason}: what was not finished was undone, and nothing of it was published. Run it again.")
         if self._cause is not None:
             raise self._cause
