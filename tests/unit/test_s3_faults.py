@@ -247,6 +247,12 @@ def test_an_answer_that_is_no_listing_never_passes_for_an_empty_one(store: S3Sto
     assert "DELETE" not in [method for method, _path, _headers, _body in script.requests]
 
 
+def test_what_consoles_make_for_a_folder_is_no_object(store: S3Store, script: Script) -> None:
+    folder = b"<Contents><Key>p/a/</Key><Size>0</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+    script.answer(200, PAGE.replace(b"<Contents>", folder + b"<Contents>"))
+    assert list(store.list("a")) == ["a/1"]
+
+
 def test_other_bytes_than_asked_for_are_an_error_and_all_bytes_are_cut(store: S3Store, script: Script) -> None:
     script.answer(206, DATA[:10], Content_Range=f"bytes 0-9/{len(DATA)}")
     assert "other bytes than asked for" in failure(lambda: store.get_range("x", 10, 10))

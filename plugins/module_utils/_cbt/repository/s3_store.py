@@ -161,6 +161,8 @@ class S3Store:
     def entries(self, prefix: str) -> t.Iterator[Entry]:
         for page in self._pages(Prefix=f"{self._prefix}{prefix}/"):
             for each in page.get("Contents", []):
+                if each["Key"].endswith("/"):
+                    continue  # consoles and file system bridges make an empty object for a folder
                 yield Entry(each["Key"][len(self._prefix) :], each["Size"], each["LastModified"].timestamp())
 
     def occupants(self) -> t.Set[str]:
