@@ -110,8 +110,8 @@ class TestObjectLock:
         self.lock_from_now_on(gateway, bucket, 1)
         return store_in(gateway, bucket)
 
-    def lock_from_now_on(self, gateway: Account, bucket: str, days: int) -> None:
-        rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": days}}
+    def lock_from_now_on(self, gateway: Account, bucket: str, days: int, mode: str = "COMPLIANCE") -> None:
+        rule = {"DefaultRetention": {"Mode": mode, "Days": days}}
         gateway.client().put_object_lock_configuration(Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule})
 
     @pytest.mark.parametrize(("size", "far"), [(10, False), (2 * PART, False), (2 * PART, True)], ids=["small", "large", "in parts"])
@@ -148,6 +148,15 @@ class TestObjectLock:
         assert before is not None
         assert store.locked_until("packs/old") == store.locked_until("points/new.map") > before
         assert store.locked_until("packs/longest") == longest
+
+    def test_older_objects_are_kept_longer_in_the_mode_they_have_whatever_the_rule_is_now(self, store: S3Store, gateway: Account) -> None:
+        modes = ("GOVERNANCE", "COMPLIANCE", "GOVERNANCE")
+        for days, mode in enumerate(modes, 1):
+            self.lock_from_now_on(gateway, store._bucket, days, mode)
+            store.put(f"packs/{days}", b"x")
+            store.protect([f"packs/{older}" for older in range(1, days)], like=f"packs/{days}")
+        assert len({store.locked_until(f"packs/{days}") for days in (1, 2, 3)}) == 1
+        assert tuple(store._head(f"packs/{days}")["ObjectLockMode"] for days in (1, 2, 3)) == modes
 
     def test_a_legal_hold_is_a_lock_without_end(self, gateway: Account) -> None:
         bucket = gateway.bucket(ObjectLockEnabledForBucket=True)

@@ -14,7 +14,7 @@ from samples import UUID
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.operations.verify import verify
-from _cbt.repository import leases
+from _cbt.repository import leases, publishing
 from _cbt.repository.retention_rules import Rules
 
 DAY = 86400.0
@@ -37,9 +37,21 @@ def day(history: EngineHistory, number: int, request: RetentionRequest) -> dict[
     history.store.clock += leases.LAPSE * 2
     result = retention(history.fresh(), request)
     assert not history.wrong()
+    assert not shorter(history)
     assert [verdict.damage for verdict in verify(history.fresh(), wanted="all", workers=1)[0] if verdict.damage] == []
     history.store.clock += DAY
     return {verdict.point.id: verdict.rules for verdict in result.kept}
+
+
+def shorter(history: EngineHistory) -> set[str]:
+    """What restore points rest on that is not locked as long as they are."""
+    store, repository = history.store, history.fresh()
+    return {
+        name
+        for point in repository.points_of().points
+        for name in publishing.needed(repository, point)
+        if store.locks.get(name, 0.0) < store.locks.get(f"{point.folder}/manifest.json", 0.0)
+    }
 
 
 @pytest.mark.parametrize("grace", [0.0, DAY])
@@ -65,7 +77,19 @@ def test_a_point_whose_entry_in_the_trash_is_locked_is_brought_back_and_stays(hi
     history.store.lock_for = 3 * DAY
     assert [point.id for point in retention(history.fresh(), RetentionRequest(Rules(last=1))).removed] == [made.id]
     assert [point.id for point in retention(history.fresh(), RetentionRequest(undelete=(made.id,))).undeleted] == [made.id]
+    assert not shorter(history)
     for number in range(8):
         day(history, number, RetentionRequest(Rules(last=20), compact_below=90))
     assert made.id in {point.id for point in history.fresh().points_of(UUID).points}
     assert not [name for name in history.store.objects if name.startswith("trash/")]
+
+
+def test_a_point_that_is_healed_is_locked_as_a_whole(history: EngineHistory) -> None:
+    history.disk.write(1, 5)
+    made = history.backup()
+    history.store.clock += DAY
+    history.flip(made.id, 1)
+    verify(history.fresh(), wanted="all", workers=1)
+    history.backup()
+    assert not history.damaged(), "it was healed"
+    assert not shorter(history)

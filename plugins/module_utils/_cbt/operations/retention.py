@@ -123,6 +123,8 @@ def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_remo
         raise _too_late(point)
 
     publishing.publish(repository, lease, point, lost, appears=lambda: appeared.append(points.manifest_name(point.uuid, point.id)))
+    # Its manifest is new, and may be locked for longer than the rest.
+    repository.store.protect(publishing.resting_on(repository, point), like=points.manifest_name(point.uuid, point.id))
     now = lease.now()
     for each in all_removed:
         # The removal of a young entry may have yet to delete the manifest: then nothing else would tell of the point.

@@ -33,6 +33,11 @@ def needed(repository: Repository, point: RestorePoint) -> t.Dict[str, t.Optiona
     return names
 
 
+def resting_on(repository: Repository, point: RestorePoint) -> t.Iterator[str]:
+    """As ``needed``, but nothing is read before the first name is asked for: most stores lock nothing."""
+    yield from needed(repository, point)
+
+
 def _unsound(repository: Repository, name: str, size: t.Optional[int]) -> bool:
     """True if an object is missing, or has another size than it must have: a pack that was cut off is as good as none."""
     try:

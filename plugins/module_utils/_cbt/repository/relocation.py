@@ -103,15 +103,15 @@ def _maps_of(repository: Repository, point: RestorePoint, moves: Moves) -> t.Dic
 
 
 def _stored(repository: Repository, point: RestorePoint, maps: t.Mapping[str, ExtentMap]) -> RestorePoint:
-    """The restore point with these maps, which are stored; what they name is locked as they are, if the store does that."""
+    """The restore point with these maps, which are stored; all it rests on is locked as they are, if the store does that."""
     mark = secrets.token_hex(4)
     names = {target: f"{target}-{mark}.map" for target in maps}
     files = repository.put_files(point.folder, {names[target]: extents.encode() for target, extents in maps.items()})
-    for target, extents in maps.items():
-        with contextlib.suppress(ObjectMissing):  # what is gone is found before the manifest is replaced
-            repository.store.protect((pack.name for pack in extents.packs), like=f"{point.folder}/{names[target]}")
     disks = (dataclasses.replace(disk, map=files[names[disk.target]]) if disk.target in names else disk for disk in point.disks)
-    return dataclasses.replace(point, disks=tuple(disks))
+    made = dataclasses.replace(point, disks=tuple(disks))
+    with contextlib.suppress(DamagedObject, ObjectMissing):  # what is gone or damaged is found before the manifest is replaced
+        repository.store.protect(publishing.resting_on(repository, made), like=f"{point.folder}/{next(iter(names.values()))}")
+    return made
 
 
 def _new_names(point: RestorePoint, maps: t.Mapping[str, ExtentMap], moves: Moves) -> t.Set[str]:

@@ -262,10 +262,13 @@ class S3Store:
             return
 
         def lock(name: str) -> None:
-            known = self._head(name).get("ObjectLockRetainUntilDate")
+            present = self._head(name)
+            known = present.get("ObjectLockRetainUntilDate")
             if known is None or known < until:
+                # A lock can be extended, but not by everybody be made one of the other mode, as the bucket's rule may be by now.
+                retention = {"Mode": present.get("ObjectLockMode", mode), "RetainUntilDate": until}
                 with self.explained("lock", name):
-                    self.client.put_object_retention(**self.object_at(name), Retention={"Mode": mode, "RetainUntilDate": until})
+                    self.client.put_object_retention(**self.object_at(name), Retention=retention)
 
         with concurrent.futures.ThreadPoolExecutor(_ASKING_THREADS) as pool:
             for _done in pool.map(lock, names):
