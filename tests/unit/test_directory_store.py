@@ -149,6 +149,28 @@ def test_a_write_that_fails_says_why_and_what_to_do_and_leaves_no_object(
     assert files(store) == ["a/first"]
 
 
+def test_a_failure_that_closing_tells_once_more_does_not_take_the_place_of_its_error(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NFS and FUSE do: what could not be written is told when the file is closed, too."""
+    closed: list[int] = []
+
+    def close(handle: int, real: Any = os.close) -> None:
+        closed.append(handle)
+        real(handle)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    upload = store.upload("a/x")
+    upload.write([b"data"], 0)
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "close", close)
+        changed.setattr(os, "fsync", failing(errno.ENOSPC))
+        with pytest.raises(RepositoryError, match="Cannot write .*/a/x: No space left on device"):
+            upload.commit()
+        upload.abandon()
+        upload.abandon()
+    assert len(closed) == 1
+    assert files(store) == []
+
+
 def test_a_read_that_fails_says_why(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put("x", b"data")
     monkeypatch.setattr(os, "pread", failing(errno.EIO))

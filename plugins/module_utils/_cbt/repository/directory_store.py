@@ -103,8 +103,9 @@ class _FileUpload:
             self._close()
 
     def _close(self) -> None:
-        os.close(self._handle)
-        self._handle = -1
+        handle, self._handle = self._handle, -1  # it is closed even where that fails, and the number may be another file's by then
+        with contextlib.suppress(OSError):  # NFS tells what was not written once more; what counts was synced
+            os.close(handle)
 
 
 class DirectoryStore:
