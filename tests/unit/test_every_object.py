@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import pkgutil
 import re
 import resource
@@ -29,17 +30,20 @@ from stores_for_tests import MemoryStore
 from _cbt.errors import CbtError
 from _cbt.grid import BLOCK_SIZE
 from _cbt.interrupt import Interrupt
+from _cbt.operations import information
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.operations.verify import verify
-from _cbt.repository import codecs, condemned, configuration, damage, dedup, leases, points, trash
+from _cbt.repository import codecs, condemned, configuration, damage, dedup, leases, points, sealed, trash
 from _cbt.repository import repository as opening
 from _cbt.repository.damage import PackDamage
 from _cbt.repository.leases import Lease
 from _cbt.repository.packs import Encoded
 from _cbt.repository.places import Place
 from _cbt.repository.repository import Repository
+from _cbt.repository.retention_rules import Rules
 
 MAY_BE_LOST = ("hooks/", "damaged/", "verified/", "leases/", "condemned/", "doomed/", "drafts/", "trash/", "collected.json")
+NOT_SEALED = ("packs/", "condemned/")
 UPKEEP = ("leases/", "condemned/", "doomed/", "drafts/", "trash/", "collected.json")  # what only publishing and retention look at
 PASSPHRASE = "correct horse"
 FORMAT = Path(__file__).resolve().parents[2] / "docs" / "repository-format.md"
@@ -276,6 +280,49 @@ def test_in_the_place_of_any_other(history: EngineHistory) -> None:
         for other in objects(history):
             if other != name:
                 changed(history, name, history.store.objects[other], f"replaced by {other}")
+
+
+ODD = [None, 1, -1, 10**400, 1e400, True, "", "x", os.fsdecode(b"\xff"), [], [1], {}, {"a": 1}]
+
+
+def oddities(body: object) -> Iterator[object]:
+    """A body with each of its fields missing, and made each of the odd values, at any depth."""
+    if isinstance(body, dict):
+        yield {**body, "more": 1}
+        for key, value in body.items():
+            yield {each: kept for each, kept in body.items() if each != key}
+            yield from ({**body, key: odd} for odd in [*ODD, *oddities(value)])
+    elif isinstance(body, list):
+        for index, value in enumerate(body):
+            yield from ([*body[:index], odd, *body[index + 1 :]] for odd in [*ODD, *oddities(value)])
+
+
+def bear(history: EngineHistory, *_what: str) -> None:
+    """Do what people do with a repository; only errors of the engine may come of it."""
+    look(history)
+    request = RetentionRequest(Rules(last=1, daily=1), undelete=(removed(history),), compact_below=50)
+    for act in (
+        lambda: information.healths(history.fresh(), information.list_points(history.fresh())[0]),
+        lambda: retention(history.fresh(), request, check_only=True),
+        lambda: verify(history.fresh(), wanted="all", workers=1, sample=50, record=False),
+    ):
+        with contextlib.suppress(CbtError):
+            act()
+
+
+def test_any_field_made_anything(history: EngineHistory) -> None:
+    """By somebody who can make the checksum, or by another version: an error of ours, or nothing."""
+    keys = history.fresh().keys
+    for name in sorted(first_of_each_kind(history)):
+        found = re.match(rb'\{"kvm\.cbt":"([a-z]+)",', keys.unseal(name, history.store.objects[name])) if not name.startswith(NOT_SEALED) else None
+        if found is not None:
+            kind = found.group(1).decode()
+            for body in oddities(sealed.decode(kind, 1, keys.unseal(name, history.store.objects[name]), name)):
+                data = sealed.encode(kind, 1, body)  # type: ignore[arg-type]
+                before = history.store.objects[name]
+                history.store.objects[name] = keys.seal(name, data)
+                bear(history)
+                history.store.objects[name] = before
 
 
 @pytest.mark.parametrize("passphrase", [None, PASSPHRASE])

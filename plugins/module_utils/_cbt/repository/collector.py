@@ -25,6 +25,7 @@ from .survey import Survey, expired, survey
 KIND = "collected"
 VERSION = 1
 RECORD = "collected.json"
+_SHAPE = {"points": int}
 _FRESH = LAPSE / 2  # seconds for which a list of what is doomed surely counts
 
 
@@ -141,7 +142,7 @@ class Collector:
     def _refuse_shrunk(self, found: Survey, confirmed: bool) -> None:
         before = 0
         with contextlib.suppress(ObjectMissing, DamagedObject):  # nothing to compare with
-            before = int(sealed.decode(KIND, VERSION, self._repository.get_object(RECORD), RECORD)["points"])
+            before = sealed.decode(KIND, VERSION, self._repository.get_object(RECORD), RECORD, _SHAPE)["points"]
         if 0 < before >= found.points * 2 and not confirmed:
             raise Refused(
                 f"Space was not reclaimed: {found.points} restore points are listed where there were {before} the last time, those removed"

@@ -24,6 +24,7 @@ VERSION = 1
 CONDEMNED = "condemned"
 DOOMED = "doomed"
 _MAY_GO = re.compile(r"packs/[0-9a-f]{2}/[0-9a-f]{32}|points/[0-9a-f-]{36}/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}/(?!manifest\.json$)[^/]+")
+_SHAPE = {"names": t.List[str]}
 _LISTED = 8192  # names in one list
 
 
@@ -93,5 +94,5 @@ def on_their_way_out(repository: Repository) -> t.Set[str]:
     names = set(filter(None, map(object_name, repository.store.list(CONDEMNED))))
     for name in list(repository.store.list(DOOMED)):
         with contextlib.suppress(ObjectMissing):  # all on it is deleted or spared since it was listed
-            names.update(sealed.decode(KIND, VERSION, repository.get_object(name), name)["names"])
+            names.update(sealed.decode(KIND, VERSION, repository.get_object(name), name, _SHAPE)["names"])
     return names

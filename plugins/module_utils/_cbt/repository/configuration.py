@@ -95,7 +95,7 @@ def decode(data: bytes, location: str) -> Configuration:
 
     Raises DamagedObject if it is not what was written, RepositoryError if it needs a newer version of the collection.
     """
-    body = sealed.decode(KIND, FORMAT, data, f"{location}/{NAME}")
+    body = sealed.decode(KIND, FORMAT, data, f"{location}/{NAME}", {"features": t.List[str]})
     known = (body.get("hash"), body.get("features")) in (("sha256", []), ("hmac-sha256", [ENCRYPTION]))
     if body.get("block_size") != BLOCK_SIZE or not known:
         raise RepositoryError(f"The repository {location} uses features this version of kvm.cbt does not know. Update the collection.")

@@ -24,6 +24,7 @@ from .stores import Store
 VERSION = 1
 KIND = "damage"
 FOLDER = "damaged"
+_SHAPE = {"blocks": t.Optional[t.List[int]], "cause": str}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +63,9 @@ def encode(damage: PackDamage) -> bytes:
 
 def decode(data: bytes, name: str) -> PackDamage:
     """A damage from its object. Raises as ``sealed.decode`` does."""
-    body = sealed.decode(KIND, VERSION, data, name)
+    body = sealed.decode(KIND, VERSION, data, name, _SHAPE)
     blocks = body.get("blocks")
-    if not (blocks is None or (isinstance(blocks, list) and all(type(each) is int for each in blocks))):
-        raise DamagedObject(f"{name} is damaged: its blocks are no ordinals")
-    return PackDamage(None if blocks is None else frozenset(blocks), str(body.get("cause")))
+    return PackDamage(None if blocks is None else frozenset(blocks), body["cause"])
 
 
 def read(repository: Repository, pack_id: bytes) -> t.Optional[PackDamage]:

@@ -25,6 +25,7 @@ from .repository import Repository
 KIND = "lease"
 VERSION = 1
 FOLDER = "leases"
+_SHAPE = {"host": str, "process": int, "operation": str, "since": t.Union[None, int, float]}
 LAPSE = 1800.0  # seconds without a sign of life after which a session counts as dead
 RENEWAL = 120.0  # seconds between two signs of life
 
@@ -124,9 +125,9 @@ def sessions(repository: Repository) -> t.List[Session]:
     for entry in repository.store.entries(FOLDER):
         session_id = entry.name.rpartition("/")[2]
         try:
-            body = sealed.decode(KIND, VERSION, repository.get_object(entry.name), entry.name)
-            since = entry.modified if body.get("since") is None else float(body["since"])
-            found.append(Session(session_id, str(body.get("host")), int(body.get("process", 0)), str(body.get("operation")), since, entry.modified))
+            body = sealed.decode(KIND, VERSION, repository.get_object(entry.name), entry.name, _SHAPE)
+            since = entry.modified if body.get("since") is None else body["since"]
+            found.append(Session(session_id, body["host"], body["process"], body["operation"], since, entry.modified))
         except ObjectMissing:
             continue  # ended since it was listed
         except DamagedObject:

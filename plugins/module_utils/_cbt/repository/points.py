@@ -140,12 +140,15 @@ def encode(point: RestorePoint) -> bytes:
 
 def decode(data: bytes, name: str) -> RestorePoint:
     """A restore point from its manifest. Raises as ``sealed.decode`` does."""
-    body = sealed.decode(KIND, VERSION, data, name)
+    shape = {**sealed.shape_of(RestorePoint), "dedup": t.Optional[str]}  # manifests did not always have it
+    body = sealed.decode(KIND, VERSION, data, name, shape)
     try:
         disks = tuple(DiskRecord(**{**disk, "map": StoredFile(**disk["map"])}) for disk in body["disks"])
         files = {key: StoredFile(**file) for key, file in body["files"].items()}
         point = RestorePoint(**{**body, "disks": disks, "files": files})
-    except (KeyError, TypeError, AttributeError) as error:
+        if datetime.datetime.fromisoformat(point.created).tzinfo is None:
+            raise ValueError("its time is in no zone")
+    except (TypeError, ValueError) as error:
         raise DamagedObject(f"{name} is damaged: it lacks what a manifest must have ({error})") from error
     if name != manifest_name(point.uuid, point.id):
         raise DamagedObject(f"{name} is damaged: it is the manifest of {point.id} of {point.uuid}")

@@ -9,6 +9,9 @@ covers the kind, the version and the body's very bytes, so a changed bit anywher
 
 from __future__ import annotations
 
+import collections.abc
+import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -18,14 +21,16 @@ from ..errors import DamagedObject, RepositoryError
 
 _LINE = re.compile(rb'\{"kvm\.cbt":"([a-z]+)","version":([0-9]{1,9}),"sha256":"([0-9a-f]{64})","body":(\{.*\})\}\n', re.DOTALL)
 
+_ANY_SHAPE: t.Mapping[str, t.Any] = {}
+
 
 def _digest(kind: str, version: int, body: bytes) -> str:
     return hashlib.sha256(f"{kind} {version} ".encode() + body).hexdigest()
 
 
 def text(body: t.Mapping[str, t.Any]) -> bytes:
-    """A body's bytes; equal bodies give equal bytes."""
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    """A body's bytes; equal bodies give equal bytes. Names of files that are not UTF-8 come back as they were."""
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
 
 
 def encode(kind: str, version: int, body: t.Mapping[str, t.Any]) -> bytes:
@@ -34,8 +39,30 @@ def encode(kind: str, version: int, body: t.Mapping[str, t.Any]) -> bytes:
     return b'{"kvm.cbt":"%s","version":%d,"sha256":"%s","body":%s}\n' % (kind.encode(), version, _digest(kind, version, data).encode(), data)
 
 
-def decode(kind: str, version: int, data: bytes, name: str) -> t.Dict[str, t.Any]:
-    """The body of an object.
+@functools.cache
+def shape_of(record: t.Any) -> t.Mapping[str, t.Any]:
+    """The types of a dataclass's fields, by name."""
+    return t.get_type_hints(record)
+
+
+def _fits(value: t.Any, wanted: t.Any) -> bool:
+    """True if a value from JSON is of a type, such as ``t.Optional[str]``, a list's, a mapping's or a dataclass's."""
+    if wanted is t.Any or type(value) is wanted:  # True is no number here
+        return True
+    if isinstance(wanted, type) and dataclasses.is_dataclass(wanted):
+        return isinstance(value, dict) and all(_fits(value.get(field), each) for field, each in shape_of(wanted).items())
+    origin, arguments = t.get_origin(wanted), t.get_args(wanted)
+    if origin is t.Union:
+        return any(_fits(value, each) for each in arguments)
+    if origin is collections.abc.Mapping:
+        return isinstance(value, dict) and all(_fits(each, arguments[1]) for each in value.values())
+    if origin in (list, tuple):
+        return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value)
+    return False
+
+
+def decode(kind: str, version: int, data: bytes, name: str, shape: t.Mapping[str, t.Any] = _ANY_SHAPE) -> t.Dict[str, t.Any]:
+    """The body of an object, whose fields are of the types that ``shape`` has for them; others may be beside them.
 
     Raises DamagedObject if it is not what was written, RepositoryError if it is of a newer version than ``version``.
     """
@@ -48,6 +75,10 @@ def decode(kind: str, version: int, data: bytes, name: str) -> t.Dict[str, t.Any
     if found > version:
         raise RepositoryError(f"{name} has format {found}; this version of kvm.cbt reads up to format {version}. Update the collection.")
     try:
-        return t.cast("t.Dict[str, t.Any]", json.loads(match.group(4)))
-    except (ValueError, RecursionError) as error:
-        raise DamagedObject(f"{name} is damaged: it holds no JSON") from error
+        body: t.Dict[str, t.Any] = json.loads(match.group(4))
+    except (ValueError, RecursionError) as error:  # whoever made it could make a checksum, but no JSON
+        raise DamagedObject(f"{name} is damaged: it cannot be read ({error})") from error
+    wrong = [field for field, wanted in shape.items() if not _fits(body.get(field), wanted)]
+    if wrong:
+        raise DamagedObject(f"{name} is damaged: it lacks what a {kind} must have ({', '.join(wrong)})")
+    return body

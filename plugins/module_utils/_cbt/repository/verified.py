@@ -22,6 +22,7 @@ VERSION = 1
 KIND = "verified"
 TURN_KIND = "turn"
 FOLDER = "verified"
+_TURN = {"next": int}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +47,9 @@ def _turn_name(uuid: str, selection: str, slices: int) -> str:
     return _name(uuid, f"turn-{selection}-{slices}")
 
 
-def _body(repository: Repository, kind: str, name: str) -> t.Optional[t.Dict[str, t.Any]]:
+def _body(repository: Repository, kind: str, name: str, shape: t.Mapping[str, t.Any]) -> t.Optional[t.Dict[str, t.Any]]:
     try:
-        return sealed.decode(kind, VERSION, repository.get_object(name), name)
+        return sealed.decode(kind, VERSION, repository.get_object(name), name, shape)
     except (DamagedObject, ObjectMissing):
         return None  # as if it had never been written
 
@@ -60,11 +61,9 @@ def record(repository: Repository, point: RestorePoint, verified: Verified) -> N
 
 def last(repository: Repository, point: RestorePoint) -> t.Optional[Verified]:
     """The last verification of a restore point; None if there was none."""
-    body = _body(repository, KIND, _name(point.uuid, point.id))
-    try:
-        return Verified(**body) if body is not None else None
-    except TypeError:
-        return None  # not what is written here
+    shape = sealed.shape_of(Verified)
+    body = _body(repository, KIND, _name(point.uuid, point.id), shape)
+    return Verified(**{field: body[field] for field in shape if field in body}) if body is not None else None
 
 
 def forget_gone(repository: Repository, names: t.Collection[str]) -> None:
@@ -77,8 +76,8 @@ def forget_gone(repository: Repository, names: t.Collection[str]) -> None:
 
 def turn(repository: Repository, uuid: str, selection: str, slices: int) -> int:
     """Which of ``slices`` slices is to be read now, from 0 on."""
-    found = (_body(repository, TURN_KIND, _turn_name(uuid, selection, slices)) or {}).get("next")
-    return found % slices if isinstance(found, int) else 0
+    body = _body(repository, TURN_KIND, _turn_name(uuid, selection, slices), _TURN)
+    return t.cast(int, body["next"]) % slices if body is not None else 0
 
 
 def turn_done(repository: Repository, uuid: str, selection: str, slices: int, done: int) -> None:
