@@ -56,6 +56,7 @@ options:
   passphrase:
     description:
       - Passphrase of an encrypted repository. A repository is encrypted if it is created with one.
+      - Any text in UTF-8, taken as it is given. White space and newlines at its end belong to it.
       - It is never logged or returned. Keep it in a vault, and a copy of it elsewhere. Without it nothing can be read, by nobody.
       - Changing it is what M(kvm.cbt.cbt_repository) is for.
     type: str

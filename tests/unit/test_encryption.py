@@ -168,6 +168,27 @@ def test_any_text_may_be_a_passphrase(place: Path, passphrase: str) -> None:
     assert encrypted(place, passphrase).id == open_repository(Place(str(place), passphrase=passphrase)).id
 
 
+def test_a_passphrase_that_is_no_text_is_refused(place: Path, filled: object) -> None:
+    """As that of a file of random bytes."""
+    for opening in (open_repository, open_or_create):
+        with pytest.raises(PassphraseRefused, match="The passphrase is not text in UTF-8. Give it as text") as caught:
+            opening(Place(str(place), passphrase="horse\udcff"))
+        assert "horse" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [ValueError("unsupported"), MemoryError()])
+def test_a_host_that_cannot_try_a_passphrase_is_told_why(place: Path, filled: object, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Its crypto policy may forbid scrypt, as that of FIPS does, or it may lack the memory."""
+
+    def refuse(*_arguments: object, **_options: object) -> bytes:
+        raise error
+
+    monkeypatch.setattr(hashlib, "scrypt", refuse)
+    with pytest.raises(RepositoryError, match="A passphrase cannot be tried on this host.* Check the memory and the crypto policy") as caught:
+        open_repository(Place(str(place), passphrase=PASSPHRASE))
+    assert not isinstance(caught.value, DamagedObject)
+
+
 def test_a_place_does_not_show_its_passphrase() -> None:
     assert PASSPHRASE not in repr(Place("/backup", passphrase=PASSPHRASE))
 
@@ -228,6 +249,7 @@ def test_a_slot_that_was_added_renamed_or_removed_is_noticed(place: Path, filled
         (lambda body: body["slots"].update(theirs=theirs), DamagedObject),  # type: ignore[attr-defined]
         (lambda body: body.update(slots={"renamed": body["slots"]["default"]}), PassphraseRefused),  # type: ignore[index]
         (lambda body: body.update(slots={}), DamagedObject),
+        (lambda body: body.update(slots={"\udcff": theirs}), DamagedObject),
         (lambda body: body.update(code="0" * 64), DamagedObject),
     ]
     for change, error in changes:
@@ -243,7 +265,23 @@ def test_features_that_are_not_known_are_refused_by_name(place: Path, filled: ob
         open_repository(Place(str(place), passphrase=PASSPHRASE))
 
 
-@pytest.mark.parametrize("change", [{"n": 1 << 40}, {"n": 3}, {"n": 0}, {"r": 1 << 20}, {"p": 0}, {"p": 1 << 30}, {"n": -16}, {"salt": 3}, {"key": "zz"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": 1 << 40},
+        {"n": 3},
+        {"n": 0},
+        {"r": 1 << 20},
+        {"p": 0},
+        {"p": 1 << 30},
+        {"n": -16},
+        {"n": 1e400},
+        {"n": 1 << 22, "r": 1},
+        {"r": -1},
+        {"salt": 3},
+        {"key": "zz"},
+    ],
+)
 def test_a_slot_that_would_take_all_memory_or_for_ever_is_refused_before_it_is_tried(place: Path, filled: object, change: dict[str, object]) -> None:
     rewrite(place, lambda body: body["slots"]["default"].update(change))  # type: ignore[index]
     with pytest.raises(DamagedObject, match="key slot"):

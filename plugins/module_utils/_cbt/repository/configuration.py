@@ -29,6 +29,7 @@ NAME = "repository.json"
 ENCRYPTION = "encryption"
 FIRST_SLOT = "default"
 _ID = re.compile(r"[0-9a-f]{32}")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # what bytes that are no text come as
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,8 @@ def checked(passphrase: str) -> str:
     """The passphrase, unless it cannot be meant as one. Raises PassphraseRefused."""
     if not passphrase:
         raise PassphraseRefused("The passphrase is empty. Give one, or leave the option out for a repository that is not encrypted.")
+    if not passphrase.isascii() and _SURROGATE.search(passphrase):
+        raise PassphraseRefused("The passphrase is not text in UTF-8. Give it as text, such as the Base64 of random bytes.")
     return passphrase
 
 
@@ -101,7 +104,7 @@ def decode(data: bytes, location: str) -> Configuration:
         raise RepositoryError(f"The repository {location} uses features this version of kvm.cbt does not know. Update the collection.")
     slots, code = (body.get("slots"), body.get("code")) if body["features"] else ({}, "")
     try:
-        if not isinstance(slots, dict) or len(slots) > key_slots.MAX_SLOTS or bool(slots) != bool(body["features"]):
+        if not isinstance(slots, dict) or len(slots) > key_slots.MAX_SLOTS or bool(slots) != bool(body["features"]) or _SURROGATE.search("".join(slots)):
             raise DamagedObject("its key slots are not what was written")
         if not isinstance(code, str) or not code.isascii() or not isinstance(body.get("id"), str) or not _ID.fullmatch(body["id"]):
             raise DamagedObject("it lacks what it must have")

@@ -44,18 +44,24 @@ def decode(body: t.Mapping[str, t.Any]) -> Slot:
     try:
         slot = Slot(int(body["n"]), int(body["r"]), int(body["p"]), bytes.fromhex(body["salt"]), bytes.fromhex(body["key"]))
         kdf = body["kdf"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DamagedObject(f"a key slot lacks what it must have ({error})") from error
     if kdf != "scrypt":
         raise RepositoryError("a key slot is of a kind that this version of kvm.cbt does not know. Update the collection.")
-    power = slot.n > 1 and not slot.n & (slot.n - 1)
+    power = slot.n > 1 and not slot.n & (slot.n - 1) and not slot.n >> 16 * max(slot.r, 0)  # RFC 7914, section 2
     if not power or not 0 < slot.r <= 64 or not 0 < slot.p <= 16 or 128 * slot.n * slot.r > _MAX_MEMORY or len(slot.wrapped) != KEY_SIZE + TAG_SIZE:
         raise DamagedObject("a key slot asks for what none does")
     return slot
 
 
 def _cipher(slot: Slot, passphrase: str) -> Cipher:
-    key = hashlib.scrypt(passphrase.encode(), salt=slot.salt, n=slot.n, r=slot.r, p=slot.p, maxmem=_MAX_MEMORY * 2, dklen=KEY_SIZE)
+    try:
+        key = hashlib.scrypt(passphrase.encode(), salt=slot.salt, n=slot.n, r=slot.r, p=slot.p, maxmem=_MAX_MEMORY * 2, dklen=KEY_SIZE)
+    except (ValueError, MemoryError) as error:
+        raise RepositoryError(
+            f"A passphrase cannot be tried on this host, which takes {128 * slot.n * slot.r >> 20} MiB of memory and scrypt of OpenSSL"
+            f" ({error or 'out of memory'}). Check the memory and the crypto policy of this host."
+        ) from error
     return Cipher(key)
 
 
