@@ -11,6 +11,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ from _cbt.repository.hooks import PackHooks
 from _cbt.repository.index import HookIndex
 from _cbt.repository.maps import ExtentMap
 from _cbt.repository.pack_writer import Placement
-from _cbt.repository.packs import PackRef
+from _cbt.repository.packs import Directory, PackRef
 from _cbt.repository.points import RestorePoint
 from _cbt.repository.repository import Repository
 
@@ -65,6 +66,37 @@ def test_the_same_content_on_another_disk_in_any_order_of_regions_is_stored_once
     assert counted.new_bytes <= 16 * BLOCK_SIZE, "what comes before the first hook may be missed"
     assert counted.deduplicated_bytes + counted.new_bytes == 300 * BLOCK_SIZE
     assert len(extents.packs) <= 2
+
+
+def test_a_worker_waits_for_what_another_one_is_just_loading(memory: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    back_up(memory, MemoryDisk(KINDS), "one")
+    asking, go_on = threading.Semaphore(0), threading.Event()
+    directory = memory.reader.directory
+
+    def slow(ref: PackRef) -> Directory:
+        asking.release()
+        assert go_on.wait(20)
+        return directory(ref)
+
+    monkeypatch.setattr(memory.reader, "directory", slow)
+    asked = dedup.deduplicator(memory, dedup.REPOSITORY, "other", {})
+    assert asked is not None
+    ids = [memory.keys.block_id(block(kind)) for kind in KINDS]
+    found: list[int] = []
+
+    def ask() -> None:
+        with asked.finder() as find:
+            found.append(len(find(ids)))
+
+    threads = [threading.Thread(target=ask) for _number in range(3)]
+    for thread in threads:
+        thread.start()
+    assert asking.acquire(timeout=20)
+    threads[0].join(0.3)
+    go_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert found == [300, 300, 300]
 
 
 def test_content_repeated_in_one_run_is_stored_once(memory: Repository) -> None:

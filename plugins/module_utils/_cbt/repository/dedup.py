@@ -33,6 +33,8 @@ NONE = "none"
 REMEMBERED = 1 << 18  # blocks; about 40 MiB
 _ORDINAL_BITS = 32
 _NO_BLOCK = b""  # the id of none
+_DONE = threading.Event()
+_DONE.set()
 _PACK = re.compile(r"packs/[0-9a-f]{2}/([0-9a-f]{32})")
 
 Find = t.Callable[[t.Collection[bytes]], t.Dict[bytes, Placement]]
@@ -89,6 +91,7 @@ class Deduplicator:
         self._damages = damages
         self._avoided = _condemned(repository)
         self._lock = threading.Lock()
+        self._loading: t.Dict[bytes, threading.Event] = {}
         self._places = _Places(remembered)
         self.packs: t.Dict[bytes, PackRef] = {}
 
@@ -119,9 +122,24 @@ class Deduplicator:
             yield find
 
     def _load(self, ref: PackRef) -> None:
+        """Note the blocks of a pack, once; a thread that needs what another one is just loading waits for it."""
         with self._lock:
-            if ref.id in self._avoided or not self._places.begin_loading(ref.id):
+            if ref.id in self._avoided:
                 return
+            by_other = None if self._places.begin_loading(ref.id) else self._loading.get(ref.id, _DONE)
+            if by_other is None:
+                loaded = self._loading[ref.id] = threading.Event()
+        if by_other is not None:
+            by_other.wait()
+            return
+        try:
+            self._note(ref)
+        finally:
+            loaded.set()
+            with self._lock:
+                self._loading.pop(ref.id, None)
+
+    def _note(self, ref: PackRef) -> None:
         try:
             directory = self._repository.reader.directory(ref)
         except (DamagedObject, ObjectMissing):
