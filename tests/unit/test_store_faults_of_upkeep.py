@@ -282,3 +282,27 @@ def test_whatever_call_fails_a_repository_opens_with_the_old_or_the_new_passphra
             arrange(Place("memory", passphrase=opened[0]), change)
             assert configuration.decode(store.objects[configuration.NAME], "memory").opened("new")
         assert at > 2
+
+
+def test_whatever_call_fails_a_lost_configuration_is_made_again_as_it_was_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = scene("plain")
+    store = made.store
+    monkeypatch.setattr(repository_keys, "store_at", lambda _place: store)
+    del store.objects[configuration.NAME]
+    objects = dict(store.objects)
+    for fault in FAULTS:
+        at = 0
+        while True:
+            at += 1
+            store.objects = dict(objects)
+            store.arm(fault, at)
+            outcome = outcome_of(lambda: arrange(Place("memory"), KeyRequest(rebuild=True)) and None)
+            met = store.met
+            store.arm("", -1)
+            there = store.objects.pop(configuration.NAME, None)
+            assert store.objects == objects, f"{fault} at call {at} ({met}): {outcome}"
+            assert there is not None if outcome == "done" else there is None or fault == "answer lost", f"{fault} at call {at} ({met}): {outcome}"
+            assert there is None or configuration.decode(there, "memory").id == made.repository.id
+            if not met:
+                break
+        assert at > 3
