@@ -282,7 +282,8 @@ def test_in_the_place_of_any_other(history: EngineHistory) -> None:
                 changed(history, name, history.store.objects[other], f"replaced by {other}")
 
 
-ODD = [None, 1, -1, 10**400, 1e400, True, "", "x", os.fsdecode(b"\xff"), [], [1], {}, {"a": 1}]
+ODD_NAME = os.fsdecode(b"\xff")
+ODD = [None, 1, -1, 10**400, 1e400, True, "", "x", ODD_NAME, [], [1], {}, {"a": 1}]
 
 
 def oddities(body: object) -> Iterator[object]:
@@ -323,6 +324,25 @@ def test_any_field_made_anything(history: EngineHistory) -> None:
                 history.store.objects[name] = keys.seal(name, data)
                 bear(history)
                 history.store.objects[name] = before
+
+
+def test_a_copy_under_a_name_that_is_none(history: EngineHistory) -> None:
+    """As a person, an editor or a file system may put it there: every point stays and stays true, and only errors of the engine come of it."""
+    for name in sorted(first_of_each_kind(history)):
+        kind, (folder, _slash, last) = name.partition("/")[0], name.rpartition("/")
+        names = {f"{name}~", f"{name}/deeper", f"{kind}/README", f"{kind}/{'f' * 32}", f"{kind}/ff/{last}", f"{folder}/" + ODD_NAME}
+        for other in sorted(names - set(objects(history))):
+            whole, numbers, truth, at_mark = history.store, history.numbers, dict(history.truth), history.at_mark
+            history.store = whole.copy()
+            history.store.objects[other], history.store.times[other] = whole.objects[name], whole.times[name]
+            bear(history)
+            for act in (lambda: verify(history.fresh(), wanted="all", workers=1), history.collect, history.backup):
+                with contextlib.suppress(CbtError):
+                    act()
+            found = {each.id for each in history.fresh().points_of().points}
+            if history.untrue() or history.damaged() or not set(truth) - {removed(history)} <= found:
+                pytest.fail(f"{name} as {other}: {history.wrong()} is wrong, {set(truth) - found} vanished")
+            history.store, history.numbers, history.truth, history.at_mark = whole, numbers, truth, at_mark
 
 
 @pytest.mark.parametrize("passphrase", [None, PASSPHRASE])

@@ -104,6 +104,11 @@ def _nonce(ordinal: int) -> bytes:
     return ordinal.to_bytes(NONCE_SIZE, "little")
 
 
+def _bytes_of(name: str) -> bytes:
+    """The name of an object; a file's that somebody put there need not be UTF-8."""
+    return name.encode(errors="surrogateescape")
+
+
 class EncryptedKeys:
     """Of an encrypted repository with this master key of 32 bytes."""
 
@@ -124,14 +129,14 @@ class EncryptedKeys:
 
     def seal(self, name: str, data: bytes) -> bytes:
         header = _HEADER.pack(MAGIC, VERSION, 0, os.urandom(NONCE_SIZE))
-        return header + self._objects.encrypt(header[-NONCE_SIZE:], data, header + name.encode())
+        return header + self._objects.encrypt(header[-NONCE_SIZE:], data, header + _bytes_of(name))
 
     def unseal(self, name: str, stored: bytes) -> bytes:
         header = stored[: _HEADER.size]
         if len(header) < _HEADER.size or header[:8] != MAGIC:
             raise DamagedObject(f"{name} is damaged: it is not a sealed object of this encrypted repository")
         try:
-            data = self._objects.decrypt(header[-NONCE_SIZE:], memoryview(stored)[_HEADER.size :], header + name.encode())
+            data = self._objects.decrypt(header[-NONCE_SIZE:], memoryview(stored)[_HEADER.size :], header + _bytes_of(name))
         except DamagedObject as error:
             raise DamagedObject(f"{name} is damaged: {error}") from error
         if header[:-NONCE_SIZE] != _HEADER.pack(MAGIC, VERSION, 0, b"")[:-NONCE_SIZE]:

@@ -69,8 +69,8 @@ def last(repository: Repository, point: RestorePoint) -> t.Optional[Verified]:
 def forget_gone(repository: Repository, names: t.Collection[str]) -> None:
     """Delete what is remembered of restore points that are no more; ``names`` are the manifests that there are."""
     for name in repository.store.list(FOLDER):
-        _folder, uuid, what = name.split("/", 2)
-        if not what.startswith("turn-") and f"points/{uuid}/{what}/manifest.json" not in names:
+        _folder, _slash, place = name.partition("/")
+        if not place.rpartition("/")[2].startswith("turn-") and f"points/{place}/manifest.json" not in names:
             repository.discard(name)
 
 
