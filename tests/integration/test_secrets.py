@@ -198,6 +198,22 @@ def test_no_secret_of_any_module_is_in_arguments_logs_results_processes_and_obje
     assert [(path, each) for path in objects for each in [*unseen, MARK, domain.name.encode(), b"<domain"] if each in path.read_bytes()] == []
 
 
+# What libvirt shows of a machine only to who may see its secrets.
+_MACHINE = """<domain><devices>
+<disk type='network' device='cdrom'><source protocol='https' name='a'><host name='mirror'/><cookies><cookie name='a'>secret</cookie></cookies></source></disk>
+<disk type='file'><backingStore><source protocol='https'><cookies><cookie name='a'>secret</cookie></cookies></source></backingStore></disk>
+<graphics type='vnc' port='5999' passwd='secret'/><graphics type='spice' passwd='secret'/>
+</devices></domain>"""
+_SHOWN = "import sys; from ansible_collections.kvm.cbt.plugins.module_utils._module import without_secrets; print(without_secrets(sys.stdin.read()))"
+
+
+def test_a_machine_is_shown_without_its_passwords_and_cookies(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(collection_path(tmp_path))}
+    shown = subprocess.run([sys.executable, "-c", _SHOWN], input=_MACHINE, text=True, check=True, stdout=subprocess.PIPE, env=environment).stdout
+    assert "secret" not in shown
+    assert "mirror" in shown and "5999" in shown and "spice" in shown
+
+
 def _masters(server: Rclone, *opened: t.Tuple[t.Dict[str, str], str]) -> t.List[bytes]:
     """The master keys of repositories with these passphrases."""
     places = [Place(where["repository"], S3Options(**server.account.options), passphrase) for where, passphrase in opened]
