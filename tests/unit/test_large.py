@@ -72,6 +72,7 @@ def first():
         builder.place(block, 1, packs[number // 1024].id, number % 1024)
     for ref in packs:
         repository.store.put(ref.name, b"")
+        os.truncate(os.path.join(sys.argv[3], ref.name), ref.size)
     files = repository.put_files(point(1).folder, {"vda.map": builder.finish({ref.id: ref for ref in packs}).encode()})
     repository.publish(stored_as(1, files["vda.map"]))
 first()
@@ -80,8 +81,9 @@ with leases.held(repository, "backup") as lease:
     read = new.read(Disk(), "vda", repository.read_map(repository.points_of().points[0], "vda"))
     made = new.publish({}, lambda maps, _files: stored_as(2, maps["vda"]), lambda _target: None)
     new.record_hooks()
+taken = memory()
 runs = len(repository.read_map(made, "vda"))
-print(json.dumps({"new": read.statistics.new_bytes, "runs": runs, "map": made.disks[0].map.size, "memory": memory()}))
+print(json.dumps({"new": read.statistics.new_bytes, "runs": runs, "map": made.disks[0].map.size, "memory": taken}))
 """
 
 # A repository that holds hooks only, made when they are asked for.

@@ -28,6 +28,7 @@ Encoder = t.Callable[[Buffer], t.Tuple[int, Buffer]]
 _ZSTD: t.Optional[zstd.Zstd] = zstd.installed()
 _ZSTD_LEVEL = 3
 _ZLIB_LEVEL = 6
+_PIECE = 4 << 20  # bytes
 # By name: the levels that can be chosen.
 _LEVELS = {"lz4": range(13), "zstd": range(1, 23), "zlib": range(1, 10), "none": range(0)}
 
@@ -89,21 +90,30 @@ def checksum(codec: int, payload: Buffer) -> int:
     return 0 if codec == STORED else zlib.crc32(payload)
 
 
-def inflate(payload: Buffer, length: int) -> bytes:
-    """What zlib made of ``length`` bytes. Nothing more is allocated, whatever it unpacks to.
+def inflated(payload: Buffer, length: int) -> t.Iterator[bytes]:
+    """What zlib made of ``length`` bytes, in pieces of bounded size. Nothing more is allocated, whatever it unpacks to.
 
-    Raises DamagedObject if the payload is anything else.
+    Raises DamagedObject if the payload is anything else, which may only be known after the last piece.
     """
-    engine = zlib.decompressobj()
+    engine, rest, left = zlib.decompressobj(), payload, length
     try:
-        data = engine.decompress(payload, length or 1)  # 0 would mean without limit
-        # Room is what remains unread: the stream must end just here, with nothing behind it.
-        whole = len(data) == length and not engine.decompress(engine.unconsumed_tail, 1) and engine.eof and not engine.unused_data
+        while left:
+            piece = engine.decompress(rest, min(left, _PIECE))
+            if not piece:
+                break
+            rest, left = engine.unconsumed_tail, left - len(piece)
+            yield piece
+        # The stream must end just here, with nothing behind it. Asked for one byte, as 0 would mean without limit.
+        whole = not left and not engine.decompress(rest, 1) and engine.eof and not engine.unused_data
     except zlib.error as error:
         raise DamagedObject("it does not decompress") from error
     if not whole:
         raise DamagedObject("it does not have the length it should")
-    return data
+
+
+def inflate(payload: Buffer, length: int) -> bytes:
+    """All that ``inflated`` yields."""
+    return b"".join(inflated(payload, length))
 
 
 def _from_lz4(payload: Buffer, length: int) -> bytes:

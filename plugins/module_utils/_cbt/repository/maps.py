@@ -131,12 +131,12 @@ def decode(data: bytes) -> ExtentMap:
 
 def decode_packs(data: bytes) -> t.Tuple[PackRef, ...]:
     """Only the packs a map names; raises as ``decode`` does."""
-    _size, packs, _runs, columns = _checked(data)
+    _size, packs, _runs, columns = _checked(data, only_packs=True)
     return _refs(packs, columns)
 
 
-def _checked(data: bytes) -> t.Tuple[int, int, int, bytes]:
-    """Disk size, number of packs and of runs, and the columns as they were written."""
+def _checked(data: bytes, only_packs: bool = False) -> t.Tuple[int, int, int, bytearray]:
+    """Disk size, number of packs and of runs, and the columns as they were written, or only that of the packs."""
     if len(data) < HEADER.size + 32 or data[:8] != MAGIC:
         raise DamagedObject("it is not an extent map")
     _magic, version, _zero, block_size, size, packs, _zero2, runs = HEADER.unpack_from(data)
@@ -146,9 +146,11 @@ def _checked(data: bytes) -> t.Tuple[int, int, int, bytes]:
     expected = packs * PACK.size + runs * _RUN_BYTES
     if expected > len(data) * 1100:
         raise DamagedObject("its header is not what was written")
-    columns = codecs.inflate(memoryview(data)[HEADER.size + 32 :], expected)
-    proof = hashlib.sha256(data[: HEADER.size])
-    proof.update(columns)  # not joined with what is before it, which would copy it
+    kept = packs * PACK.size if only_packs else expected
+    columns, proof = bytearray(), hashlib.sha256(data[: HEADER.size])
+    for piece in codecs.inflated(memoryview(data)[HEADER.size + 32 :], expected):
+        proof.update(piece)
+        columns += piece[: max(0, kept - len(columns))]
     if proof.digest() != data[HEADER.size : HEADER.size + 32]:
         raise DamagedObject("its checksum does not match")
     if version != VERSION:
@@ -156,11 +158,11 @@ def _checked(data: bytes) -> t.Tuple[int, int, int, bytes]:
     return size, packs, runs, columns
 
 
-def _refs(packs: int, columns: bytes) -> t.Tuple[PackRef, ...]:
+def _refs(packs: int, columns: bytearray) -> t.Tuple[PackRef, ...]:
     return tuple(PackRef(*PACK.unpack_from(columns, index * PACK.size)) for index in range(packs))
 
 
-def _from_columns(size: int, packs: int, runs: int, columns: bytes) -> ExtentMap:
+def _from_columns(size: int, packs: int, runs: int, columns: bytearray) -> ExtentMap:
     refs = _refs(packs, columns)
     offset = packs * PACK.size
     taken = []
