@@ -13,8 +13,9 @@ version_added: 0.1.0
 description:
   - Copies restore points from O(repository) to O(dest_repository), between directories and object stores, encrypted or not.
   - Only points that are missing there are copied, and of these only blocks that are. Every block is proven before it is copied.
-  - Points keep their ids, times, tags and pins. Each is there whole or not at all, and a copy that was ended goes on with the
-    first that is missing, which is read from its beginning.
+  - Points keep their ids, times, tags and pins. Each is there whole or not at all, and a copy that was ended by a signal or an error
+    goes on with the first that is missing. That is read from its beginning, but what was stored of it already is found and
+    not stored again, unless O(dedup=none), or retention ran in the destination meanwhile and announced it for deletion.
   - Blocks that are recorded as damaged in O(dest_repository) are copied again with the next restore point, and heal all points there that share them.
   - A restore point that is damaged is not copied. The others are, and the task fails at its end.
 author:

@@ -20,7 +20,9 @@ from _cbt.operations.copying import CopyRequest, CopyResult, copy, nearest
 from _cbt.operations.new_point import StoringOptions
 from _cbt.operations.verify import verify
 from _cbt.progress import Progress
+from _cbt.repository.collector import Collector
 from _cbt.repository.keys import Keys
+from _cbt.repository.leases import Lease
 from _cbt.repository.points import manifest_name
 from _cbt.repository.repository import Repository
 
@@ -265,8 +267,8 @@ def test_killed_at_any_time_it_leaves_whole_points_and_goes_on(at: int) -> None:
     assert {name: dest.history.read(name) for name in source.truth} == source.truth
 
 
-def test_a_copy_that_is_ended_undoes_the_point_at_which_it_was_and_says_so(sides: tuple[History, Destination]) -> None:
-    source, dest = sides
+def ended(source: History, dest: Destination, options: StoringOptions = OPTIONS) -> None:
+    """A copy that is ended when the second of its points was read."""
     interrupt = Interrupt()
 
     def end(_progress: Progress) -> None:
@@ -274,12 +276,56 @@ def test_a_copy_that_is_ended_undoes_the_point_at_which_it_was_and_says_so(sides
             interrupt.request("SIGTERM")
 
     with pytest.raises(Interrupted, match="what was not finished was undone, and nothing of it was published"):
-        copy(source.fresh(), dest.repository, CopyRequest(), OPTIONS, interrupt, end)
+        copy(source.fresh(), dest.repository, CopyRequest(), options, interrupt, end)
+
+
+def test_a_copy_that_is_ended_says_so_and_finds_again_what_it_had_stored(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    for block in range(48):
+        source.disk.write(block, 2000 + block)
+    fourth = source.backup()
+    first, *_between = (point.id for point in source.fresh().points_of().points)
+    copy(source.fresh(), dest.repository, CopyRequest(wanted=[first]), OPTIONS)
+    before = dest.stored()
+    interrupt = Interrupt()
+    with pytest.raises(Interrupted):
+        copy(source.fresh(), dest.repository, CopyRequest(wanted=[fourth.id]), OPTIONS, interrupt, lambda _progress: interrupt.request("SIGTERM"))
+    assert [point.id for point in dest.repository.points_of().points] == [first]
+    folder = f"points/{UUID}/{fourth.id}"
+    assert not [name for name in dest.history.store.objects if name.startswith(folder)]
+    stored = dest.stored()
+    assert stored - before > 48 * BLOCK_SIZE - 512
+    (copied,) = dest.take(source, wanted=[fourth.id]).copied
+    assert dest.stored() == stored
+    assert copied.statistics is not None
+    assert copied.statistics.stored_bytes == 0
+    assert dest.history.read(fourth.id) == source.truth[fourth.id]
+
+
+def test_a_copy_that_is_ended_leaves_nothing_that_no_other_would_find(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    ended(source, dest, dataclasses.replace(OPTIONS, dedup="none"))
     packs = {name for name in dest.history.store.objects if name.startswith("packs/")}
     (done,) = dest.repository.points_of().points
     assert dest.history.read(done.id) == source.truth[done.id]
     assert packs == {ref.name for ref in dest.repository.read_map(done, "vda").packs}
     assert len(dest.take(source).copied) == 2
+
+
+def test_what_an_ended_copy_left_goes_with_the_collector(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    ended(source, dest)
+    (done,) = dest.repository.points_of().points
+    needed = {ref.name for ref in dest.repository.read_map(done, "vda").packs}
+    assert len({name for name in dest.history.store.objects if name.startswith("packs/")}) > len(needed)
+    for _run in range(2):  # the first one announces
+        dest.history.store.clock += 86400
+        lease = Lease(dest.repository, "retention")
+        Collector(dest.repository, dest.history.store.clock, 3600).collect(lease)
+        lease.release()
+    assert {name for name in dest.history.store.objects if name.startswith("packs/")} == needed
+    assert len(dest.take(source).copied) == 2
+    assert {name: dest.history.read(name) for name in source.truth} == source.truth
 
 
 @settings(max_examples=40)

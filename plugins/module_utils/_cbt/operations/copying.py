@@ -106,15 +106,19 @@ class _Copier:
     observer: Observer
 
     def copy(self, point: RestorePoint, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]) -> t.Tuple[RestorePoint, NewPoint]:
-        """Copy one point. Raises a CbtError; then nothing of it is left."""
+        """Copy one point. Raises a CbtError; then nothing of it is left but packs that the next attempt finds, if the source is whole."""
         new = NewPoint(self.lease, point.uuid, point.id, self.options, self.damages, self.interrupt, self.observer)
-        with contextlib.ExitStack() as undo:
-            undo.callback(new.withdraw)
+        try:
             sources = {disk.target: self._read(new, point, disk, nearest(point, disk, there, here)) for disk in point.disks}
             files = _PointFiles(self.source, point)
             describe = functools.partial(_described, point, self.lease.repository.id, self.options.dedup)
             published = new.publish(files, describe, lambda target: contextlib.nullcontext(sources[target]))
-            undo.pop_all()
+        except (DamagedObject, ObjectMissing):
+            new.withdraw()
+            raise
+        except BaseException:
+            new.leave()
+            raise
         new.record_hooks()
         return published, new
 

@@ -158,12 +158,27 @@ class NewPoint:
             for writer in self._unnamed:
                 writer.discard()
 
+    def leave(self) -> None:
+        """Leave the packs to another attempt, which finds them by their hooks, or to the collector. As ``withdraw`` if none could find them."""
+        try:
+            if self._dedup is not None:
+                with contextlib.suppress(RepositoryError):
+                    for writer in self._writers:
+                        writer.finish()
+                    self._record()
+                    self._unnamed.clear()
+        finally:
+            self.withdraw()
+
+    def _record(self) -> None:
+        dedup.record(self._repository, self._uuid, self._id, itertools.chain.from_iterable(writer.hooks() for writer in self._writers))
+
     def record_hooks(self) -> None:
         """Let later runs find what this one stored. Nothing but space depends on it."""
         if self._dedup is None:
             return
         try:
-            dedup.record(self._repository, self._uuid, self._id, itertools.chain.from_iterable(writer.hooks() for writer in self._writers))
+            self._record()
         except RepositoryError as error:
             self.warnings.append(f"Later backups will not find the blocks of restore point {self._id} when they look for known ones: {error}")
         if self._dedup.failure is not None:
