@@ -1,0 +1,142 @@
+"""A server of S3 over a store in memory, which misbehaves at one request, or from one on, as it is told."""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from xml.sax.saxutils import escape
+
+from stores_for_tests import MemoryStore
+
+PREFIX = "/bucket/p/"
+# Busy, the SDK asks again; refused, it does not. Lost is a request or its answer, once; gone is the server, for good.
+FAULTS = ("busy", "request lost", "answer lost", "half an answer", "refused", "gone")
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+def _refusal(status: int, code: str) -> Answer:
+    return status, {}, f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Because</Message></Error>".encode()
+
+
+class S3Server(ThreadingHTTPServer):
+    """Serves ``store`` as s3://bucket/p."""
+
+    daemon_threads = True
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.store = store
+        self.turn = threading.Lock()
+        self.arm("", -1)
+
+    @property
+    def endpoint(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def arm(self, fault: str, at: int) -> None:
+        """Count anew, and misbehave at the request with this number."""
+        self.fault, self.at, self.requests, self.met = fault, at, 0, ""
+
+    def fault_of(self, request: str) -> str:
+        """What is to go wrong with a request."""
+        with self.turn:
+            self.requests += 1
+            if self.requests == self.at:
+                self.met = request
+                return self.fault
+            return self.fault if self.met and self.fault == "gone" else ""
+
+    def carry_out(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        """Do what is asked for."""
+        place, _mark, query = path.partition("?")
+        asked = dict(urllib.parse.parse_qsl(query))
+        with self.turn:
+            if "list-type" in asked:
+                return self._list(asked["prefix"])
+            name = urllib.parse.unquote(place)[len(PREFIX) :]
+            if method == "PUT":
+                there = name in self.store.objects
+                if headers.get("if-none-match") == "*" and there:
+                    return _refusal(412, "PreconditionFailed")
+                self.store.put(name, body)
+                return 200, {"ETag": f'"{hashlib.md5(body).hexdigest()}"'}, b""
+            if method == "DELETE":
+                self.store.delete(name)
+                return 204, {}, b""
+            if name not in self.store.objects:
+                return _refusal(404, "NoSuchKey")
+            return self._get(name, headers.get("range"))
+
+    def _get(self, name: str, wanted: str | None) -> Answer:
+        data = self.store.objects[name]
+        head = {"Last-Modified": email.utils.formatdate(self.store.times.get(name, 0.0), usegmt=True)}
+        if wanted is None:
+            return 200, head, data
+        first, _dash, last = wanted.partition("=")[2].partition("-")
+        if int(first) >= len(data):
+            return _refusal(416, "InvalidRange")
+        part = data[int(first) : int(last) + 1]
+        return 206, {**head, "Content-Range": f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}"}, part
+
+    def _list(self, prefix: str) -> Answer:
+        found = "".join(
+            f"<Contents><Key>p/{escape(name)}</Key><Size>{len(self.store.objects[name])}</Size>"
+            f"<LastModified>{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(self.store.times.get(name, 0.0)))}</LastModified></Contents>"
+            for name in sorted(self.store.objects)
+            if f"p/{name}".startswith(prefix)
+        )
+        return 200, {}, f"<?xml version='1.0'?><ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits for the acknowledgement of its head
+    server: S3Server
+
+    def serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.server.fault_of(f"{self.command} {self.path}")
+        if fault in ("request lost", "gone"):
+            self.close_connection = True
+            return
+        if fault in ("busy", "refused"):
+            status, headers, answer = _refusal(503, "SlowDown") if fault == "busy" else _refusal(403, "AccessDenied")
+        else:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            status, headers, answer = self.server.carry_out(self.command, self.path, headers, body)
+        if fault == "answer lost":
+            self.close_connection = True
+            return
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if status != 204:
+            self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer[: len(answer) // 2] if fault == "half an answer" else answer)
+        self.close_connection = fault == "half an answer"
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = serve  # noqa: N815
+
+    def log_message(self, *_words: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(store: MemoryStore) -> Iterator[S3Server]:
+    """The server, while the block lasts."""
+    with S3Server(store) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
