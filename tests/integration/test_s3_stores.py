@@ -50,7 +50,8 @@ class TestRcloneOverTls(TestRclone):
     """What is sent is not part of the signature."""
 
     @pytest.fixture(scope="class")
-    def rclone(self) -> t.Iterator[Account]:
+    @classmethod
+    def rclone(cls) -> t.Iterator[Account]:
         with Rclone(tls=True) as server:
             yield server.account
 
