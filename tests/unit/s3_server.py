@@ -137,6 +137,8 @@ def serving(store: MemoryStore) -> Iterator[S3Server]:
     with S3Server(store) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

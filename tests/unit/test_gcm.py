@@ -48,7 +48,9 @@ def expected(key: bytes, messages: Sequence[tuple[bytes, bytes]]) -> list[bytes]
 
 def changed(stored: bytes) -> list[bytes]:
     """What is not a sealed message any more."""
-    flipped = [stored[:place] + bytes([stored[place] ^ 1]) + stored[place + 1 :] for place in {0, len(stored) // 2, len(stored) - TAG_SIZE, len(stored) - 1}]
+    flipped = [
+        stored[:place] + bytes([stored[place] ^ 1]) + stored[place + 1 :] for place in sorted({0, len(stored) // 2, len(stored) - TAG_SIZE, len(stored) - 1})
+    ]
     return [*flipped, stored[1:], stored[:-1], stored + b"\0", stored[:TAG_SIZE], stored[: TAG_SIZE - 1], b""]
 
 

@@ -21,8 +21,6 @@ from ..errors import DamagedObject, RepositoryError
 
 _LINE = re.compile(rb'\{"kvm\.cbt":"([a-z]+)","version":([0-9]{1,9}),"sha256":"([0-9a-f]{64})","body":(\{.*\})\}\n', re.DOTALL)
 
-_ANY_SHAPE: t.Mapping[str, t.Any] = {}
-
 
 def _digest(kind: str, version: int, body: bytes) -> str:
     return hashlib.sha256(f"{kind} {version} ".encode() + body).hexdigest()
@@ -47,9 +45,11 @@ def shape_of(record: t.Any) -> t.Mapping[str, t.Any]:
 
 def _fits(value: t.Any, wanted: t.Any) -> bool:
     """True if a value from JSON is of a type, such as ``t.Optional[str]``, a list's, a mapping's or a dataclass's."""
-    if wanted is t.Any or type(value) is wanted:  # True is no number here
+    if wanted is t.Any:
         return True
-    if isinstance(wanted, type) and dataclasses.is_dataclass(wanted):
+    if isinstance(wanted, type) and not dataclasses.is_dataclass(wanted):
+        return isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)  # True is no number here
+    if isinstance(wanted, type):
         return isinstance(value, dict) and all(_fits(value.get(field), each) for field, each in shape_of(wanted).items())
     origin, arguments = t.get_origin(wanted), t.get_args(wanted)
     if origin is t.Union:
@@ -61,7 +61,7 @@ def _fits(value: t.Any, wanted: t.Any) -> bool:
     return False
 
 
-def decode(kind: str, version: int, data: bytes, name: str, shape: t.Mapping[str, t.Any] = _ANY_SHAPE) -> t.Dict[str, t.Any]:
+def decode(kind: str, version: int, data: bytes, name: str, shape: t.Optional[t.Mapping[str, t.Any]] = None) -> t.Dict[str, t.Any]:
     """The body of an object, whose fields are of the types that ``shape`` has for them; others may be beside them.
 
     Raises DamagedObject if it is not what was written, RepositoryError if it is of a newer version than ``version``.
@@ -78,7 +78,7 @@ def decode(kind: str, version: int, data: bytes, name: str, shape: t.Mapping[str
         body: t.Dict[str, t.Any] = json.loads(match.group(4))
     except (ValueError, RecursionError) as error:  # whoever made it could make a checksum, but no JSON
         raise DamagedObject(f"{name} is damaged: it cannot be read ({error})") from error
-    wrong = [field for field, wanted in shape.items() if not _fits(body.get(field), wanted)]
+    wrong = [field for field, wanted in (shape or {}).items() if not _fits(body.get(field), wanted)]
     if wrong:
         raise DamagedObject(f"{name} is damaged: it lacks what a {kind} must have ({', '.join(wrong)})")
     return body
