@@ -7,6 +7,8 @@ import dataclasses
 import hashlib
 import itertools
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from samples import UUID, point, random_bytes, record
 from stores_for_tests import with_bit_flipped
 
 from _cbt.errors import CbtError, DamagedObject, PassphraseRefused, RepositoryError
-from _cbt.repository import codecs, configuration, encryption, key_slots, packs, points, sealed
+from _cbt.repository import codecs, configuration, encryption, gcm, key_slots, packs, points, sealed
 from _cbt.repository.encryption import EncryptedKeys
 from _cbt.repository.keys import Keys, PlainKeys
 from _cbt.repository.maps import MapBuilder
@@ -194,9 +196,20 @@ def test_a_place_does_not_show_its_passphrase() -> None:
 
 
 def test_without_the_library_the_message_says_what_to_install(place: Path, filled: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encryption, "AESGCM", None)
+    monkeypatch.setattr(gcm, "AESGCM", None)
     with pytest.raises(RepositoryError, match="python3-cryptography"):
         open_repository(Place(str(place), passphrase=PASSPHRASE))
+
+
+def test_a_repository_that_is_not_encrypted_does_not_wait_for_the_library(place: Path) -> None:
+    program = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from _cbt.repository.repository import open_or_create
+open_or_create(sys.argv[2])
+sys.exit("cryptography" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program, str(Path(__file__).parents[2] / "plugins/module_utils"), str(place)], check=True)
 
 
 # The configuration

@@ -17,15 +17,12 @@ import typing as t
 
 from ..errors import DamagedObject, RepositoryError
 from ..files import Buffer
-from . import gcm
-from .gcm import TAG_SIZE
-from .keys import PackKeys
+from .keys import TAG_SIZE, PackKeys
 
-try:
-    from cryptography.exceptions import InvalidTag
+if t.TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-except ImportError:  # needed only for encrypted repositories
-    AESGCM = None  # type: ignore[assignment,misc,unused-ignore]
+
+    from .gcm import Gcm
 
 KEY_SIZE = 32
 NONCE_SIZE = 12
@@ -41,13 +38,17 @@ def derived(master: bytes, purpose: str, context: bytes = b"") -> bytes:
     return hmac.digest(master, f"kvm.cbt {purpose}".encode() + b"\0" + context, "sha256")
 
 
+def _gcm() -> t.Any:
+    from . import gcm  # only then: the library takes its time to be imported
+
+    return gcm
+
+
 class Cipher:
     """AES-256-GCM under one key."""
 
     def __init__(self, key: bytes) -> None:
-        if AESGCM is None:
-            raise RepositoryError("Encrypted repositories need the Python module cryptography. Install python3-cryptography.")
-        self._aead = AESGCM(key)
+        self._aead: AESGCM = _gcm().one_shot(key)
 
     def encrypt(self, nonce: bytes, data: Buffer, around: bytes) -> bytes:
         """The encrypted data and the tag that proves it and what stands ``around`` it. No nonce may be used for two things."""
@@ -63,7 +64,7 @@ class Cipher:
 def _proving() -> t.Iterator[None]:
     try:
         yield
-    except (InvalidTag, ValueError) as error:
+    except (_gcm().InvalidTag, ValueError) as error:
         raise DamagedObject("its seal is broken: it was changed, or is not the one that belongs here") from error
 
 
@@ -72,7 +73,7 @@ class EncryptedPack:
 
     def __init__(self, key: bytes) -> None:
         self._cipher = Cipher(key)
-        self._blocks = gcm.Fastest(key)
+        self._blocks: Gcm = _gcm().Fastest(key)
 
     def seal_blocks(self, first: int, payloads: t.Sequence[Buffer]) -> t.Sequence[Buffer]:
         room = _room(sum(map(len, payloads)) + len(payloads) * TAG_SIZE)

@@ -14,6 +14,7 @@ import typing as t
 
 from ..errors import RepositoryError
 from ..files import Buffer
+from .keys import TAG_SIZE
 
 try:
     from cryptography.exceptions import InvalidTag
@@ -23,10 +24,16 @@ try:
 except ImportError:  # needed only for encrypted repositories
     AESGCM = None  # type: ignore[assignment,misc,unused-ignore]
 
-TAG_SIZE = 16
 _ENCRYPT, _DECRYPT = 1, 0
 
 Message = t.Tuple[bytes, Buffer]  # nonce of 12 bytes, content
+
+
+def one_shot(key: bytes) -> AESGCM:
+    """The cipher for whole messages, with what stands around them. Raises RepositoryError if the library is missing."""
+    if AESGCM is None:
+        raise RepositoryError("Encrypted repositories need the Python module cryptography. Install python3-cryptography.")
+    return AESGCM(key)
 
 
 class Gcm(t.Protocol):

@@ -12,7 +12,7 @@ import typing as t
 
 from ..errors import DamagedObject, RepositoryError
 from .encryption import KEY_SIZE, NONCE_SIZE, Cipher
-from .gcm import TAG_SIZE
+from .keys import TAG_SIZE
 
 COST = 1 << 17  # scrypt's n: with r = 8 it takes 128 MiB and some tenths of a second to try one passphrase
 MAX_SLOTS = 8  # each is tried in turn

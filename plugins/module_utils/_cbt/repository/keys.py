@@ -11,6 +11,8 @@ import typing as t
 from ..errors import DamagedObject
 from ..files import Buffer
 
+TAG_SIZE = 16  # bytes; what proves a sealed message
+
 
 class PackKeys(t.Protocol):
     """How the blocks and the directory of one pack are sealed. May be used from several threads."""
