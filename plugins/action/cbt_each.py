@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import typing as t
 
@@ -59,6 +60,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except (AnsibleError, OSError) as error:  # a host that is going down may fail in other ways: what was done before is told all the same
             self._give_up(f"the host failed: {error}")
         return {**result, **self._result()}
+
+    def cleanup(self, force: bool = False) -> None:
+        """Remove temporary files. That a host lost meanwhile cannot do that must not take the place of the outcomes."""
+        with contextlib.suppress(AnsibleConnectionFailure):
+            super().cleanup(force)
 
     def _run_all(self) -> None:
         pause = _POLL[0]
