@@ -150,7 +150,7 @@ def _checked(data: bytes, only_packs: bool = False) -> t.Tuple[int, int, int, by
     columns, proof = bytearray(), hashlib.sha256(data[: HEADER.size])
     for piece in codecs.inflated(memoryview(data)[HEADER.size + 32 :], expected):
         proof.update(piece)
-        columns += piece[: max(0, kept - len(columns))]
+        columns += piece[: kept - len(columns)]
     if proof.digest() != data[HEADER.size : HEADER.size + 32]:
         raise DamagedObject("its checksum does not match")
     if version != VERSION:

@@ -47,10 +47,10 @@ def _fits(value: t.Any, wanted: t.Any) -> bool:
     """True if a value from JSON is of a type, such as ``t.Optional[str]``, a list's, a mapping's or a dataclass's."""
     if wanted is t.Any:
         return True
-    if isinstance(wanted, type) and not dataclasses.is_dataclass(wanted):
-        return isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)  # True is no number here
     if isinstance(wanted, type):
-        return isinstance(value, dict) and all(_fits(value.get(field), each) for field, each in shape_of(wanted).items())
+        if dataclasses.is_dataclass(wanted):
+            return isinstance(value, dict) and all(_fits(value.get(field), each) for field, each in shape_of(wanted).items())
+        return isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)  # True is no number here
     origin, arguments = t.get_origin(wanted), t.get_args(wanted)
     if origin is t.Union:
         return any(_fits(value, each) for each in arguments)
