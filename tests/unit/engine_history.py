@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+from collections.abc import Callable
 
 from histories import History
 from samples import UUID, point, record
@@ -62,6 +63,16 @@ class EngineHistory(History):
         self.disk.dirty.clear()
         return made
 
+    def kept(self) -> Callable[[], None]:
+        """A function that brings everything back to what it is now, but for the time."""
+        objects, times, truth, dirty, mark = dict(self.store.objects), dict(self.store.times), dict(self.truth), set(self.disk.dirty), self.at_mark
+
+        def restore() -> None:
+            self.store.objects, self.store.times = dict(objects), dict(times)
+            self.truth, self.disk.dirty, self.at_mark = dict(truth), set(dirty), mark
+
+        return restore
+
     def collect(self) -> RetentionResult:
         """Reclaim at once what nothing needs, long after every session."""
         self.store.clock += leases.LAPSE * 2
@@ -84,3 +95,12 @@ class EngineHistory(History):
             names |= {f"{each.folder}/manifest.json", *(f"{each.folder}/{file.name}" for file in each.stored_files)}
             names |= {ref.name for disk in each.disks for ref in repository.read_packs(each, disk)}
         return names
+
+
+def repaired(history: EngineHistory, where: str) -> None:
+    """The next backup goes on, and once all is quiet, there is nothing that no point needs."""
+    history.backup()
+    history.collect()
+    assert not history.wrong(), where
+    left = {name for name in history.store.objects if name.startswith(("packs/", "points/", "drafts/", "doomed/", "condemned/"))}
+    assert left == history.needed(), where

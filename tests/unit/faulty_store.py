@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from stores_for_tests import MemoryStore, MemoryUpload
 
-from _cbt.errors import RepositoryError
+from _cbt.errors import CbtError, RepositoryError
 from _cbt.repository.stores import Entry
 
 WRITING = ("upload", "write", "commit", "put")
@@ -17,6 +17,49 @@ FAULTS = ("error", "error for good", "answer lost", "half", "full", "kill")
 
 class Killed(BaseException):
     """The process is no more: nothing reaches the store from now on."""
+
+
+class Armed(Protocol):
+    """What fails at a call as it is told; ``met`` is the call at which it did."""
+
+    met: str
+
+    def arm(self, fault: str, at: int) -> None:
+        """Count anew, and fail there."""
+
+
+class Tried(NamedTuple):
+    """What came of it when call number ``at`` failed, which was ``met``, or nothing if there are fewer calls; ``where`` tells all of it."""
+
+    at: int
+    met: str
+    outcome: str
+    where: str
+
+
+def outcome_of(act: Callable[[], object]) -> str:
+    """How something ended: killed, done, or with which error."""
+    try:
+        act()
+    except Killed:
+        return "killed"
+    except CbtError as error:
+        assert str(error).endswith("."), "it is no sentence"
+        return str(error)
+    return "done"
+
+
+def each_call(failing: Armed, fault: str, restore: Callable[[], None], act: Callable[[], object]) -> Iterator[Tried]:
+    """Act again and again from the same beginning, while one call after another fails; the last time none does."""
+    at, met = 0, "none yet"
+    while met:
+        at += 1
+        restore()
+        failing.arm(fault, at)
+        outcome = outcome_of(act)
+        met = failing.met
+        failing.arm("", -1)
+        yield Tried(at, met, outcome, f"{fault} at call {at} ({met}): {outcome}")
 
 
 class FaultyUpload:

@@ -1,4 +1,4 @@
-"""A server of S3 over a store in memory, which misbehaves at one request, or from one on, as it is told."""
+"""Servers of S3 that misbehave, and what tests of them share. The one here is over a store in memory, and misbehaves as it is told."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from xml.sax.saxutils import escape
 
+import pytest
 from stores_for_tests import MemoryStore
+
+from _cbt.repository.places import Place, S3Options, store_at
+from _cbt.repository.stores import Store
 
 PREFIX = "/bucket/p/"
 # Busy, the SDK asks again; refused, it does not. Lost is a request or its answer, once; gone is the server, for good.
@@ -21,8 +26,34 @@ FAULTS = ("busy", "request lost", "answer lost", "half an answer", "refused", "g
 Answer = tuple[int, dict[str, str], bytes]
 
 
-def _refusal(status: int, code: str) -> Answer:
-    return status, {}, f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Because</Message></Error>".encode()
+def refusal(code: str, message: str = "Because") -> bytes:
+    """How a server says that it refuses."""
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+
+
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No settings of this machine reach the SDK, which makes no pauses between attempts."""
+    for name in ("AWS_PROFILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+
+
+def store_on(endpoint: str, **options: Any) -> Store:
+    """s3://bucket/p on a server."""
+    return store_at(Place("s3://bucket/p", S3Options(endpoint_url=endpoint, access_key="KEY", secret_key="SECRET", **options)))
+
+
+@contextmanager
+def serving(server: ThreadingHTTPServer) -> Iterator[str]:
+    """The endpoint of a server, which serves while the block lasts."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class S3Server(ThreadingHTTPServer):
@@ -35,11 +66,6 @@ class S3Server(ThreadingHTTPServer):
         self.store = store
         self.turn = threading.Lock()
         self.arm("", -1)
-
-    @property
-    def endpoint(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def arm(self, fault: str, at: int) -> None:
         """Count anew, and misbehave at the request with this number."""
@@ -65,14 +91,14 @@ class S3Server(ThreadingHTTPServer):
             if method == "PUT":
                 there = name in self.store.objects
                 if headers.get("if-none-match") == "*" and there:
-                    return _refusal(412, "PreconditionFailed")
+                    return 412, {}, refusal("PreconditionFailed")
                 self.store.put(name, body)
                 return 200, {"ETag": f'"{hashlib.md5(body).hexdigest()}"'}, b""
             if method == "DELETE":
                 self.store.delete(name)
                 return 204, {}, b""
             if name not in self.store.objects:
-                return _refusal(404, "NoSuchKey")
+                return 404, {}, refusal("NoSuchKey")
             return self._get(name, headers.get("range"))
 
     def _get(self, name: str, wanted: str | None) -> Answer:
@@ -82,7 +108,7 @@ class S3Server(ThreadingHTTPServer):
             return 200, head, data
         first, _dash, last = wanted.partition("=")[2].partition("-")
         if int(first) >= len(data):
-            return _refusal(416, "InvalidRange")
+            return 416, {}, refusal("InvalidRange")
         part = data[int(first) : int(last) + 1]
         return 206, {**head, "Content-Range": f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}"}, part
 
@@ -108,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if fault in ("busy", "refused"):
-            status, headers, answer = _refusal(503, "SlowDown") if fault == "busy" else _refusal(403, "AccessDenied")
+            status, headers, answer = (503, {}, refusal("SlowDown")) if fault == "busy" else (403, {}, refusal("AccessDenied"))
         else:
             headers = {name.lower(): value for name, value in self.headers.items()}
             status, headers, answer = self.server.carry_out(self.command, self.path, headers, body)
@@ -129,16 +155,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_words: object) -> None:
         pass
-
-
-@contextmanager
-def serving(store: MemoryStore) -> Iterator[S3Server]:
-    """The server, while the block lasts."""
-    with S3Server(store) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()

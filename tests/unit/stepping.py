@@ -75,6 +75,18 @@ class Actor:
         self.step()
 
 
+def halted(actor: Actor, requests: int, meanwhile: Callable[[], None], check: Callable[[], None]) -> bool:
+    """It does so many requests, then others do all of their work, then it the rest, checked after each. False if there was no rest."""
+    for _request in range(requests):
+        actor.step()
+    rest = not actor.over
+    meanwhile()
+    while not actor.over:
+        actor.step()
+        check()
+    return rest
+
+
 class _SteppedUpload:
     def __init__(self, store: SteppedStore, upload: MemoryUpload, name: str) -> None:
         self._store, self._upload, self._name = store, upload, name

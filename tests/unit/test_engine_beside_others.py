@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import pytest
+import stepping
 from engine_history import EngineHistory
 from histories import block_of
 from samples import UUID
@@ -39,6 +40,7 @@ class World:
         self.history.backup()
         self._write(OLD)
         self.history.store.clock += 10
+        self._checked: tuple[list[str], int] = ([], 0)
 
     def _write(self, numbers: Sequence[int]) -> None:
         for block, number in enumerate(numbers):
@@ -71,10 +73,13 @@ class World:
     def undelete(self, seen: EngineHistory) -> None:
         retention(seen.fresh(), RetentionRequest(grace=3600.0, undelete=(self.first,), confirm_shrink=True))
 
-    def changes(self) -> tuple[list[str], int]:
-        """What must be so for a point to become untrue: another manifest, or an object less."""
+    def check_changes(self) -> None:
+        """As ``check``, where a point may have become untrue since: by another manifest, or an object less."""
         objects = self.history.store.objects
-        return sorted(name for name in objects if name.endswith("manifest.json")), sum(1 for name in objects if name.startswith(("packs/", "points/")))
+        state = sorted(name for name in objects if name.endswith("manifest.json")), sum(1 for name in objects if name.startswith(("packs/", "points/")))
+        if state != self._checked:
+            self._checked = state
+            self.check()
 
     def check(self) -> None:
         """All that is published is there and what it was."""
@@ -95,20 +100,16 @@ def run(before: Sequence[str], halted: str, requests: int, meanwhile: Sequence[s
     for name in before:
         world.work(name)
     actor = world.begin(halted)
-    for _request in range(requests):
-        actor.step()
-    rest = not actor.over
-    for name in meanwhile:
-        try:
-            world.work(name)
-        except CbtError:
-            assert name == "undelete", "only what is on its way out cannot be brought back"
-        world.check()
-    while not actor.over:
-        seen = world.changes()
-        actor.step()
-        if world.changes() != seen:
+
+    def others() -> None:
+        for name in meanwhile:
+            try:
+                world.work(name)
+            except CbtError:
+                assert name == "undelete", "only what is on its way out cannot be brought back"
             world.check()
+
+    rest = stepping.halted(actor, requests, others, world.check_changes)
     if actor.error is not None:  # what cannot be brought back is refused, and is no point
         assert halted == "undelete", actor.error
         assert manifest_name(UUID, world.first) not in world.history.store.objects

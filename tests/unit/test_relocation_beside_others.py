@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import pytest
+import stepping
 from samples import OTHER_UUID, UUID, encoded, point, point_id, record
 from stepping import Actor, OneAfterAnother, SteppedStore
 from stores_for_tests import MemoryStore
@@ -102,15 +103,13 @@ def run(before: Sequence[str], halted: str, requests: int, meanwhile: Sequence[s
     for name in before:
         ACTIONS[name](world)(world.repository())
     actor = world.begin(ACTIONS[halted](world))
-    for _request in range(requests):
-        actor.step()
-    rest = not actor.over
-    for name in meanwhile:
-        ACTIONS[name](world)(world.repository())
-        world.check()
-    while not actor.over:
-        actor.step()
-        world.check()
+
+    def others() -> None:
+        for name in meanwhile:
+            ACTIONS[name](world)(world.repository())
+            world.check()
+
+    rest = stepping.halted(actor, requests, others, world.check)
     assert actor.error is None, actor.error
     world.collect(world.repository())
     world.check()

@@ -5,7 +5,6 @@ Published points stay true, nothing that is not published is ever named, and wha
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import histories
@@ -13,14 +12,13 @@ import pytest
 
 pytest.importorskip("boto3")
 
-from engine_history import EngineHistory
-from s3_server import FAULTS, S3Server, serving
+from engine_history import EngineHistory, repaired
+from faulty_store import each_call
+from s3_server import FAULTS, S3Server, alone, serving, store_on
 from samples import UUID
 
-from _cbt.errors import CbtError
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.retention import RetentionRequest, retention
-from _cbt.repository.places import Place, S3Options, store_at
 from _cbt.repository.repository import Repository
 from _cbt.repository.retention_rules import Rules
 from _cbt.repository.stores import Store
@@ -35,6 +33,14 @@ class RemoteHistory(EngineHistory):
         self.repository = Repository(self.remote or self.store, "00" * 16)  # type: ignore[arg-type]
         return self.repository
 
+    def through(self, store: Store, work: str) -> None:
+        """Do something by way of a store."""
+        self.remote = store
+        try:
+            getattr(self, work)()
+        finally:
+            self.remote = None
+
     def retire(self) -> None:
         """Remove all points but the latest, and reclaim what was theirs."""
         self.store.clock += 100_000
@@ -44,9 +50,7 @@ class RemoteHistory(EngineHistory):
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[RemoteHistory, S3Server, Store]]:
     """Two points, one removed before them whose blocks are on their way out, and a disk that has changed since, in every way."""
-    for name in ("AWS_PROFILE", "AWS_CA_BUNDLE", "http_proxy", "https_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(time, "sleep", lambda _seconds: None)  # the pauses between attempts
+    alone(monkeypatch)
     monkeypatch.setattr(histories, "BLOCKS", 8)
     monkeypatch.setattr(histories.Disk, "size", 8 * BLOCK_SIZE - 512)
     history = RemoteHistory()
@@ -61,22 +65,9 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[RemoteHistory, S3Se
     retention(history.fresh(), RetentionRequest(grace=3600.0, confirm_shrink=True))
     for block, number in ((0, 0), (1, 2), (2, 3), (5, 30), (6, 1), (7, 31)):
         history.disk.write(block, number)
-    with serving(history.store) as server:
-        yield history, server, store_at(Place("s3://bucket/p", S3Options(endpoint_url=server.endpoint, access_key="KEY", secret_key="SECRET")))
-
-
-def run(history: RemoteHistory, store: Store, work: str) -> str:
-    """How it ended."""
-    history.remote = store
-    try:
-        getattr(history, work)()
-    except CbtError as error:
-        assert "SECRET" not in str(error)
-        assert str(error).endswith("."), "it is no sentence"
-        return str(error)
-    finally:
-        history.remote = None
-    return "done"
+    server = S3Server(history.store)
+    with serving(server) as endpoint:
+        yield history, server, store_on(endpoint)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -84,21 +75,17 @@ def run(history: RemoteHistory, store: Store, work: str) -> str:
 def test_whatever_request_goes_wrong_in_whatever_way(work: str, fault: str, scene: tuple[RemoteHistory, S3Server, Store]) -> None:
     history, server, store = scene
     memory = history.store
-    objects, times, clock, truth = dict(memory.objects), dict(memory.times), memory.clock, dict(history.truth)
-    dirty, mark = set(history.disk.dirty), history.at_mark
-    at, methods = 0, set()
-    while True:
-        at += 1
-        memory.objects, memory.times, memory.clock = dict(objects), dict(times), clock
-        history.truth, history.disk.dirty, history.at_mark = dict(truth), set(dirty), mark
-        server.arm(fault, at)
-        outcome = run(history, store, work)
-        met = server.met
-        server.arm("", -1)
+    back, clock, truth, methods = history.kept(), memory.clock, dict(history.truth), set()
+
+    def restore() -> None:
+        back()
+        memory.clock = clock
+
+    for at, met, outcome, where in each_call(server, fault, restore, lambda: history.through(store, work)):
+        assert "SECRET" not in outcome
         if not met:
             break  # it has fewer requests
         methods.add(met.split()[0])
-        where = f"{fault} at request {at} ({met}): {outcome}"
         published = {each.id for each in history.fresh().points_of().points}
         if work == "backup":
             assert set(truth) <= published, where
@@ -110,10 +97,6 @@ def test_whatever_request_goes_wrong_in_whatever_way(work: str, fault: str, scen
         assert history.needed() <= set(memory.objects), where
         assert not history.wrong(), where
         if at % 5 == 0:
-            history.backup()
-            history.collect()
-            assert not history.wrong(), where
-            left = {name for name in memory.objects if name.startswith(("packs/", "points/", "drafts/", "doomed/", "condemned/"))}
-            assert left == history.needed(), where
+            repaired(history, where)
     assert at > 20
     assert methods == {"GET", "HEAD", "PUT", "DELETE"}

@@ -19,6 +19,9 @@ import pytest
 
 pytest.importorskip("boto3")
 
+import s3_server
+from s3_server import refusal
+
 from _cbt.errors import ObjectMissing, RepositoryError
 from _cbt.repository import s3_client, s3_upload
 from _cbt.repository.places import Place, S3Options, store_at
@@ -28,10 +31,6 @@ from _cbt.repository.s3_upload import PART, SpooledUpload
 
 DATA = bytes(range(256)) * 40
 _PAUSES = threading.Event()  # never set: time.sleep is not to be had here
-
-
-def refusal(code: str, message: str = "Because") -> bytes:
-    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
 
 
 class Script:
@@ -66,9 +65,7 @@ class Script:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    for name in ("AWS_PROFILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "http_proxy", "https_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(time, "sleep", lambda _seconds: None)  # the pauses between attempts
+    s3_server.alone(monkeypatch)
     return Script()
 
 
@@ -95,12 +92,9 @@ def server(script: Script) -> Iterator[ThreadingHTTPServer]:
         def log_message(self, *_words: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
-        thread = threading.Thread(target=made.serve_forever)
-        thread.start()
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with s3_server.serving(made):
         yield made
-        made.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -109,7 +103,7 @@ def store(server: ThreadingHTTPServer) -> S3Store:
 
 
 def store_on(endpoint: str, **options: Any) -> S3Store:
-    store = store_at(Place("s3://bucket/p", S3Options(endpoint_url=endpoint, access_key="KEY", secret_key="SECRET", **options)))
+    store = s3_server.store_on(endpoint, **options)
     assert isinstance(store, S3Store)
     return store
 

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import histories
 import pytest
-from engine_history import EngineHistory
-from faulty_store import FAULTS, FaultyStore, Killed
+from engine_history import EngineHistory, repaired
+from faulty_store import FAULTS, FaultyStore, each_call
 from histories import KEYS
 from samples import OTHER_UUID, UUID
 
-from _cbt.errors import CbtError, RepositoryError
+from _cbt.errors import RepositoryError
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.repository import condemned, configuration, trash
 from _cbt.repository.retention_rules import Rules
-
-
-def run(history: EngineHistory, store: FaultyStore) -> str:
-    """A backup; returns how it ended."""
-    try:
-        history.backup()
-    except Killed:
-        return "killed"
-    except CbtError as error:
-        assert str(error).endswith("."), "it is no sentence"
-        return str(error)
-    return "done"
 
 
 def begun(keys: str, condemn: bool) -> tuple[EngineHistory, FaultyStore]:
@@ -53,23 +41,14 @@ def test_whatever_call_fails_in_whatever_way(keys: str, condemn: bool, monkeypat
     monkeypatch.setattr(histories, "BLOCKS", 8)
     monkeypatch.setattr(histories.Disk, "size", 8 * BLOCK_SIZE - 512)
     history, store = begun(keys, condemn)
-    objects, times, dirty, truth, mark = dict(store.objects), dict(store.times), set(history.disk.dirty), dict(history.truth), history.at_mark
+    restore, truth = history.kept(), dict(history.truth)
     seen = set()
     for fault in FAULTS:
-        at = 0
-        while True:
-            at += 1
-            store.objects, store.times = dict(objects), dict(times)
-            history.truth, history.disk.dirty, history.at_mark = dict(truth), set(dirty), mark
-            store.arm(fault, at)
-            outcome = run(history, store)
-            met, newest = store.met, max(history.truth)
-            store.arm("", -1)
+        for at, met, outcome, where in each_call(store, fault, restore, history.backup):
             if not met:
                 break  # it has fewer calls
             seen.add(met.split()[0])
-            where = f"{fault} at call {at} ({met}): {outcome}"
-            published = {each.id for each in history.fresh().points_of().points}
+            newest, published = max(history.truth), {each.id for each in history.fresh().points_of().points}
             assert set(truth) <= published, where
             assert outcome != "done" or newest in published, where
             if fault in ("error", "answer lost", "half") and outcome != "done":
@@ -80,15 +59,6 @@ def test_whatever_call_fails_in_whatever_way(keys: str, condemn: bool, monkeypat
                 repaired(history, where)
         assert at > 20
     assert seen >= {"put", "get", "list", "upload", "write", "commit", "delete", "modified", "protect"}
-
-
-def repaired(history: EngineHistory, where: str) -> None:
-    """The next backup goes on, and once all is quiet, there is nothing that no point needs."""
-    history.backup()
-    history.collect()
-    assert not history.wrong(), where
-    left = {name for name in history.store.objects if name.startswith(("packs/", "points/", "drafts/", "doomed/", "condemned/"))}
-    assert left == history.needed(), where
 
 
 def test_what_others_came_to_need_of_a_point_that_seemed_not_to_appear_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import histories
 import pytest
 from engine_history import EngineHistory
-from faulty_store import FAULTS, FaultyStore, Killed
+from faulty_store import FAULTS, FaultyStore, each_call
 from histories import KEYS
 from samples import encoded, random_bytes
 
-from _cbt.errors import CbtError, ObjectMissing
+from _cbt.errors import ObjectMissing
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations import repository_keys
 from _cbt.operations.copying import CopyRequest, copy
@@ -137,17 +137,6 @@ VERBS: dict[str, tuple[Callable[[Scene], None], Callable[[Scene], None]]] = {
 }
 
 
-def outcome_of(act: Callable[[], None]) -> str:
-    try:
-        act()
-    except Killed:
-        return "killed"
-    except CbtError as error:
-        assert str(error).endswith("."), "it is no sentence"
-        return str(error)
-    return "done"
-
-
 @pytest.fixture(autouse=True)
 def small_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(histories, "BLOCKS", 8)
@@ -160,20 +149,16 @@ def test_whatever_call_fails_no_point_is_lost_and_the_next_run_goes_on(keys: str
     act, came_of_it = VERBS[verb]
     made = scene(keys)
     store, objects, times, clock = made.store, dict(made.store.objects), dict(made.store.times), made.store.clock
+
+    def restore() -> None:
+        store.objects, store.times, store.clock = dict(objects), dict(times), clock
+
     seen = set()
     for fault in FAULTS:
-        at = 0
-        while True:
-            at += 1
-            store.objects, store.times, store.clock = dict(objects), dict(times), clock
-            store.arm(fault, at)
-            outcome = outcome_of(lambda: act(made))
-            met = store.met
-            store.arm("", -1)
+        for at, met, outcome, where in each_call(store, fault, restore, lambda: act(made)):
             if not met:
                 break  # it has fewer calls
             seen.add(met.split()[0])
-            where = f"{fault} at call {at} ({met}): {outcome}"
             assert not made.history.wrong(), where
             there = made.published() | made.recoverable()
             assert made.points <= there, where
@@ -189,25 +174,16 @@ def test_whatever_call_fails_no_point_is_lost_and_the_next_run_goes_on(keys: str
 @pytest.mark.parametrize("keys", KEYS)
 def test_whatever_call_fails_healing_makes_nothing_worse_and_is_taken_up_again(keys: str) -> None:
     made = scene(keys)
-    history, store, truth, mark, dirty = made.history, made.store, dict(made.history.truth), made.history.at_mark, set(made.history.disk.dirty)
+    history, store = made.history, made.store
     history.flip(max(made.points), 5)
     verify(made.repository, wanted="all", workers=1)
     assert history.damaged(), "there is nothing to heal"
-    objects, times = dict(store.objects), dict(store.times)
+    restore = history.kept()
     for fault in FAULTS:
-        at = 0
-        while True:
-            at += 1
-            store.objects, store.times = dict(objects), dict(times)
-            history.truth, history.at_mark, history.disk.dirty = dict(truth), mark, set(dirty)
-            store.arm(fault, at)
-            outcome = outcome_of(lambda: history.backup() and None)
-            met = store.met
-            store.arm("", -1)
+        for at, met, outcome, where in each_call(store, fault, restore, history.backup):
             if not met:
                 assert outcome == "done" and not history.wrong()
                 break
-            where = f"{fault} at call {at} ({met}): {outcome}"
             assert not history.untrue(), where
             assert made.points <= made.published(), where
             assert set(history.damaged()) <= made.points, f"{where}: a new point is not whole"
@@ -228,18 +204,14 @@ def test_whatever_call_fails_a_copy_holds_true_points_only_and_is_taken_up_again
     store = made.store if failing == "source" else dest.store
     objects, times = dict(dest.store.objects), dict(dest.store.times)
     source = dict(made.store.objects)
+
+    def restore() -> None:
+        dest.store.objects, dest.store.times = dict(objects), dict(times)
+
     for fault in FAULTS:
-        at = 0
-        while True:
-            at += 1
-            dest.store.objects, dest.store.times = dict(objects), dict(times)
-            store.arm(fault, at)
-            outcome = outcome_of(lambda: taken(made, dest))
-            met = store.met
-            store.arm("", -1)
+        for at, met, _outcome, where in each_call(store, fault, restore, lambda: taken(made, dest)):
             if not met:
                 break
-            where = f"{fault} at call {at} ({met}): {outcome}"
             assert made.store.objects == source, f"{where}: the source was changed"
             assert not dest.wrong(), where
             assert dest.needed() <= set(dest.store.objects), where
@@ -265,23 +237,20 @@ def test_whatever_call_fails_a_repository_opens_with_the_old_or_the_new_passphra
     arrange(Place("memory", passphrase="old"), KeyRequest())
     objects = dict(store.objects)
     change = KeyRequest(new_passphrase="new", slot="second", remove=("default",))
+
+    def restore() -> None:
+        store.objects = dict(objects)
+
     for fault in FAULTS:
-        at = 0
-        while True:
-            at += 1
-            store.objects = dict(objects)
-            store.arm(fault, at)
-            outcome = outcome_of(lambda: arrange(Place("memory", passphrase="old"), change) and None)
-            met = store.met
-            store.arm("", -1)
-            if not met:
+        for tried in each_call(store, fault, restore, lambda: arrange(Place("memory", passphrase="old"), change)):
+            if not tried.met:
                 break
             found: Configuration = configuration.decode(store.objects[configuration.NAME], "memory")
             opened = [each for each in ("old", "new") if found.opened(each)]
-            assert opened == ["new"] if outcome == "done" else len(opened) == 1, f"{fault} at call {at} ({met}): {outcome}"
+            assert opened == ["new"] if tried.outcome == "done" else len(opened) == 1, tried.where
             arrange(Place("memory", passphrase=opened[0]), change)
             assert configuration.decode(store.objects[configuration.NAME], "memory").opened("new")
-        assert at > 2
+        assert tried.at > 2
 
 
 def test_whatever_call_fails_a_lost_configuration_is_made_again_as_it_was_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,19 +259,14 @@ def test_whatever_call_fails_a_lost_configuration_is_made_again_as_it_was_or_not
     monkeypatch.setattr(repository_keys, "store_at", lambda _place: store)
     del store.objects[configuration.NAME]
     objects = dict(store.objects)
+
+    def restore() -> None:
+        store.objects = dict(objects)
+
     for fault in FAULTS:
-        at = 0
-        while True:
-            at += 1
-            store.objects = dict(objects)
-            store.arm(fault, at)
-            outcome = outcome_of(lambda: arrange(Place("memory"), KeyRequest(rebuild=True)) and None)
-            met = store.met
-            store.arm("", -1)
+        for tried in each_call(store, fault, restore, lambda: arrange(Place("memory"), KeyRequest(rebuild=True))):
             there = store.objects.pop(configuration.NAME, None)
-            assert store.objects == objects, f"{fault} at call {at} ({met}): {outcome}"
-            assert there is not None if outcome == "done" else there is None or fault == "answer lost", f"{fault} at call {at} ({met}): {outcome}"
+            assert store.objects == objects, tried.where
+            assert there is not None if tried.outcome == "done" else there is None or fault == "answer lost", tried.where
             assert there is None or configuration.decode(there, "memory").id == made.repository.id
-            if not met:
-                break
-        assert at > 3
+        assert tried.at > 3
