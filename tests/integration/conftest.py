@@ -39,10 +39,10 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def collections() -> Path:
+def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this collection under the name by which Ansible finds it."""
     tool = Path(__file__).resolve().parents[1] / "tools/collection_tree.sh"
-    return Path(subprocess.run([tool], check=True, capture_output=True, text=True).stdout.strip())
+    return Path(subprocess.run([tool, tmp_path_factory.mktemp("collections")], check=True, capture_output=True, text=True).stdout.strip())
 
 
 @pytest.fixture(scope="session")

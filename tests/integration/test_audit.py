@@ -11,6 +11,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+import soaks
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool
@@ -102,7 +103,8 @@ def test_the_module_returns_what_an_audit_found(hypervisor: Hypervisor, workspac
         assert "warnings" not in run_module(workspace, "cbt_backup", domain=domain.name, **arguments)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.soak("histories")
+@pytest.mark.parametrize("seed", range(1, soaks.count("histories") + 1))
 def test_an_audit_of_a_random_history_finds_nothing(seed: int, hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
     chance = random.Random(seed)
     size = SIZE + 512 * 3

@@ -5,7 +5,6 @@
 
 Every point that is published must be true, and in the end no pack may hold a block that no point needs, or one that lies elsewhere as
 well, so that the repository is about as small as a fresh copy of what is left.
-KVM_CBT_CONCURRENCY is how long it goes on, in seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import hashlib
-import os
 import random
 import signal
 import threading
@@ -21,6 +19,8 @@ import time
 import typing as t
 from pathlib import Path
 
+import pytest
+import soaks
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from module_process import ModuleProcess, collection_path
@@ -37,7 +37,7 @@ from _cbt.repository.repository import Repository, open_or_create, open_reposito
 
 MIB = 1 << 20
 SIZE = 12 * MIB
-SECONDS = float(os.environ.get("KVM_CBT_CONCURRENCY", "45"))
+SECONDS = soaks.count("storm")
 # Safety rests on the order of requests, not on this; but what is removed has to be deletable while backups that named it still run.
 GRACE = 2
 KEPT = 3
@@ -158,6 +158,7 @@ def _untrue(storm: _Storm, names: t.Mapping[str, str]) -> t.List[str]:
     return found
 
 
+@pytest.mark.soak("storm")
 def test_backups_retention_and_verification_at_once_keep_every_point_true(hypervisor: Hypervisor, workspace: Path) -> None:
     storm = _Storm(workspace / "repository", workspace)
     collection_path(workspace)  # before all of them make it at once

@@ -11,6 +11,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+import soaks
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from witness import Witnessed, ask, differences, differing, disk_result, witnessed_backup
@@ -41,7 +42,8 @@ def _touch(domain: BlockDomain, chance: random.Random) -> None:
         domain.write_zeroes(target, first * 512, length, unmap=kind == "unmap")
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+@pytest.mark.soak("histories")
+@pytest.mark.parametrize("seed", range(1, soaks.count("histories") + 1))
 def test_every_point_of_a_random_history_restores_to_the_bytes_it_had(seed: int, hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
     chance = random.Random(seed)
     taken: t.List[Witnessed] = []

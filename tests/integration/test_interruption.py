@@ -12,6 +12,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+import soaks
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from module_process import ModuleProcess, run_module
@@ -55,6 +56,7 @@ def _prepared(domain: BlockDomain, workspace: Path) -> Repository:
     return open_repository(str(workspace / "repository"))
 
 
+@pytest.mark.soak("signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_at_any_moment_leaves_nothing_and_the_next_run_is_incremental(
     number: signal.Signals, hypervisor: Hypervisor, workspace: Path, scratch: Path
@@ -66,7 +68,7 @@ def test_a_signal_at_any_moment_leaves_nothing_and_the_next_run_is_incremental(
         arguments["rate_limit"] = "8M"  # so that reading takes as long as the start of the module does
         before = _traces(domain, repository, scratch)
         outcomes = set()
-        for _attempt in range(12):
+        for _attempt in range(soaks.count("signals")):
             run = ModuleProcess(workspace, "cbt_backup", arguments)
             time.sleep(chance.uniform(0.2, 2.2))
             run.signal(number)

@@ -1,17 +1,13 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Killed with SIGKILL at any moment: the next run works, and every published point is true to the byte.
-
-KVM_CBT_KILLS is the number of kills in the long history.
-"""
+"""Killed with SIGKILL at any moment: the next run works, and every published point is true to the byte."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
 import hashlib
-import os
 import random
 import signal
 import time
@@ -19,6 +15,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+import soaks
 from lab.domain import BlockDomain, DiskSpec
 from lab.errors import LabError
 from lab.hypervisor import Hypervisor
@@ -33,7 +30,7 @@ from _cbt.operations.verify import verify
 from _cbt.repository.repository import Repository, open_or_create
 
 MIB = 1 << 20
-KILLS = int(os.environ.get("KVM_CBT_KILLS", "40"))
+KILLS = soaks.count("kills")
 SIZES = {"vda": 16 * MIB, "vdb": 8 * MIB + 512 * 3}
 BEFORE, DURING, AFTER, COMPLETED = "before begin", "during", "after publish", "completed"
 
@@ -172,6 +169,7 @@ def _repository(workspace: Path) -> Repository:
     return made
 
 
+@pytest.mark.soak("kills")
 def test_killed_at_any_moment_of_a_long_history(hypervisor: Hypervisor, workspace: Path, scratch: Path) -> None:
     with BlockDomain(hypervisor, [DiskSpec(target, size) for target, size in SIZES.items()]) as domain:
         history = _History(domain, _repository(workspace), workspace, scratch, random.Random(KILLS))
@@ -198,6 +196,7 @@ def test_killed_at_any_moment_of_a_long_history(hypervisor: Hypervisor, workspac
         assert KILLS < 30 or all(history.outcomes[each] for each in (DURING, AFTER)), history.outcomes
 
 
+@pytest.mark.soak("kills")
 def test_a_killed_backup_of_a_shut_off_domain_lets_go_of_its_images(hypervisor: Hypervisor, workspace: Path, scratch: Path) -> None:
     chance = random.Random(7)
     with BlockDomain(hypervisor, [DiskSpec(target, size) for target, size in SIZES.items()]) as domain:

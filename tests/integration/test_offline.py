@@ -17,6 +17,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
+import soaks
 from lab.base import Domain
 from lab.domain import BlockDomain, DiskSpec
 from lab.guest import LinuxGuest
@@ -210,7 +211,8 @@ def test_the_history_goes_on_from_running_to_off_and_back(way: str, hypervisor: 
         check_all(domain.name, repository, taken, workspace)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.soak("histories")
+@pytest.mark.parametrize("seed", range(1, soaks.count("histories") + 1))
 def test_any_history_of_on_off_and_crash_restores_byte_for_byte(seed: int, hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
     chance = random.Random(seed)
     sizes = {"vda": 8 * MIB, "vdb": 4 * MIB + 512}

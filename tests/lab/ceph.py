@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from lab.closing import Closing
 from lab.errors import LabError
 from lab.object_store import Account, free_port, listens
 from lab.process import end_process, run_tool, wait_until
+from lab.workspace import make_workspace
 
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "rbd")
 GATEWAY_PROGRAMS = (*PROGRAMS, "radosgw", "radosgw-admin")
@@ -67,8 +66,7 @@ class Ceph(Closing):
         missing = [program for program in PROGRAMS if shutil.which(program) is None]
         if missing:
             raise LabError(f"not installed: {', '.join(missing)}")
-        self.folder = Path(tempfile.mkdtemp(prefix="kvm-cbt-lab-ceph-", dir="/var/tmp"))
-        self.folder.chmod(0o755)  # QEMU reads the configuration
+        self.folder = make_workspace("ceph-")  # QEMU reads the configuration
         self.config = self.folder / "ceph.conf"
         self._gateway_port = free_port()
         self._daemons: list[subprocess.Popen[bytes]] = []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,8 +15,7 @@ from lab.closing import Closing
 from lab.network import Network
 from lab.nodes import Node
 from lab.ssh import Ssh
-
-_WORKSPACES = "/var/tmp"
+from lab.workspace import make_workspace
 
 
 class Cluster(Closing):
@@ -33,9 +31,8 @@ class Cluster(Closing):
         self.nodes: list[Node] = []
         self._cleanup = ExitStack()
         try:
-            self._folder = Path(tempfile.mkdtemp(prefix="kvm-cbt-lab-", dir=_WORKSPACES))
+            self._folder = make_workspace()
             self._cleanup.callback(shutil.rmtree, self._folder, ignore_errors=True)
-            self._folder.chmod(0o755)
             self.network = Network(self._folder / "network.log")
             self._cleanup.callback(self.network.close)
             hosts = {f"node{number}": self.network.node_address(number) for number in range(1, nodes + 1)}

@@ -9,7 +9,6 @@ import atexit
 import os
 import shutil
 import signal
-import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -21,9 +20,9 @@ import libvirt
 from lab.closing import Closing
 from lab.daemons import Daemons
 from lab.process import wait_until
+from lab.workspace import WORKSPACES, make_workspace
 
 QEMU_USER = "libvirt-qemu"
-_WORKSPACES = "/var/tmp"
 _RECONNECT_TIMEOUT = 20.0
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
@@ -52,10 +51,9 @@ class Hypervisor(Closing):
     also when the process is ended by SIGINT, SIGTERM or SIGHUP.
     """
 
-    def __init__(self, uri: str = "qemu:///system", workspaces: str | Path = _WORKSPACES) -> None:
+    def __init__(self, uri: str = "qemu:///system", workspaces: Path = WORKSPACES) -> None:
         self.uri = uri
-        self.workspace = Path(tempfile.mkdtemp(prefix="kvm-cbt-lab-", dir=workspaces))
-        self.workspace.chmod(0o755)
+        self.workspace = make_workspace(parent=workspaces)
         self._owner = os.getpid()
         self._residents: list[Closing] = []
         self._connection: libvirt.virConnect | None = None

@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from lab.closing import Closing
 from lab.errors import LabError
 from lab.process import end_process, run_tool, wait_until
+from lab.workspace import make_workspace
 
 _START_TIMEOUT = 30.0
 
@@ -61,7 +61,7 @@ class Rclone(Closing):
     """``rclone serve s3``, over TLS if asked for. Use as a context manager, or call ``close()``."""
 
     def __init__(self, tls: bool = False) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="kvm-cbt-lab-rclone-", dir="/var/tmp"))
+        self.folder = make_workspace("rclone-")
         self._port = free_port()
         self._certificate = self.folder / "certificate" if tls else None
         trusted = str(self._certificate) if tls else None

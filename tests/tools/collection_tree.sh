@@ -2,16 +2,18 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# Copies the checkout to .cache/collections/ansible_collections/kvm/cbt and prints that path.
+# Copies the checkout to FOLDER/ansible_collections/kvm/cbt and prints that path: collection_tree.sh [FOLDER]
+# FOLDER is .cache/collections unless it is named.
 #
 # Ansible finds a collection, and ansible-test runs, only in a folder of that name, and ansible-test follows no link to it.
 
 set -euo pipefail
+folder="$(realpath --canonicalize-missing "${1:-$(dirname "$0")/../../.cache/collections}")"
 cd "$(dirname "$0")/../.."
 
-tree="$PWD/.cache/collections/ansible_collections/kvm/cbt"
+tree="$folder/ansible_collections/kvm/cbt"
 mkdir -p "$(dirname "$tree")"
-exec 9>.cache/collections/lock
+exec 9>"$folder/lock"
 flock 9
 
 rm -rf "$tree.new"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import soaks
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins" / "module_utils"))
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins" / "module
 from _cbt.repository.repository import Repository, open_or_create  # noqa: E402
 
 # No deadline: how long an example takes says nothing about whether it is right.
-settings.register_profile("unit", deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("unit", deadline=None, max_examples=soaks.examples(), suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unit")
 
 

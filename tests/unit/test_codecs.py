@@ -10,6 +10,7 @@ import tracemalloc
 import zlib
 
 import pytest
+import soaks
 import zstandard
 from backports import zstd as standard_library
 from hypothesis import HealthCheck, given, settings
@@ -39,7 +40,7 @@ def zstd_module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(("name", "level"), [(name, level) for name, levels in LEVELS.items() for level in (None, *levels)])
-@settings(max_examples=20)
+@settings(max_examples=soaks.examples(0.13))
 @given(block=BLOCKS)
 def test_every_compression_gives_back_what_it_was_given_at_every_level(name: str, level: int | None, block: bytes) -> None:
     codec, payload = codecs.encoder(name, level)(block)

@@ -7,6 +7,7 @@ import dataclasses
 import random
 
 import pytest
+import soaks
 from histories import BLOCKS, KEYS, History
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -236,7 +237,7 @@ def test_interrupted_while_it_copies_it_leaves_nothing_behind(history: History) 
 STEPS = st.sampled_from(["write", "write", "backup", "backup", "flip", "lose", "verify", "forget", "compact", "compact", "collect", "die"])
 
 
-@settings(max_examples=80)
+@settings(max_examples=soaks.examples(0.53))
 @given(st.lists(STEPS, min_size=4, max_size=30), st.randoms(use_true_random=False))
 def test_whatever_happens_no_point_restores_to_anything_but_its_bytes(steps: list[str], chance: random.Random) -> None:
     history = History()

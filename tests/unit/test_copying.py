@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 
 import pytest
+import soaks
 from histories import KEYS, History
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -328,7 +329,7 @@ def test_what_an_ended_copy_left_goes_with_the_collector(sides: tuple[History, D
     assert {name: dest.history.read(name) for name in source.truth} == source.truth
 
 
-@settings(max_examples=40)
+@settings(max_examples=soaks.examples(0.27))
 @given(st.lists(st.sampled_from(["write", "write", "backup", "copy", "latest"]), max_size=20), st.randoms(use_true_random=False))
 def test_whatever_was_written_and_copied_in_between_the_bytes_are_the_same(steps: list[str], chance: random.Random) -> None:
     source, dest = History(), Destination(KEYS["plain"])

@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import soaks
 from disks_for_tests import MemoryDisk, back_up, block, restored
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -473,7 +474,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=80)
+@settings(max_examples=soaks.examples(0.53))
 @given(STEPS)
 def test_whatever_happens_every_point_restores_to_its_bytes(tmp_path_factory: pytest.TempPathFactory, steps: list[Step]) -> None:
     folder = tmp_path_factory.mktemp("case")

@@ -6,6 +6,7 @@ import contextlib
 import random
 
 import pytest
+import soaks
 from histories import BLOCKS, KEYS, History
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -163,7 +164,7 @@ def test_damaged_runs_cover_damaged_blocks_and_no_others(held: dict[int, tuple[i
 STEPS = st.sampled_from(["write", "write", "backup", "backup", "flip", "flip", "lose", "verify", "verify sample"])
 
 
-@settings(max_examples=60)
+@settings(max_examples=soaks.examples(0.4))
 @given(st.lists(STEPS, min_size=3, max_size=25), st.randoms(use_true_random=False))
 def test_whatever_happens_no_point_restores_to_anything_but_its_bytes(steps: list[str], chance: random.Random) -> None:
     history = History()

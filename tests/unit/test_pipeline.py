@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import soaks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,7 +39,7 @@ def test_results_come_in_the_order_of_the_tasks_however_long_each_takes() -> Non
         assert list(results) == [number * 2 for number in range(300)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=soaks.examples(0.4))
 @given(st.integers(0, 120), st.integers(1, 9), st.randoms(use_true_random=False))
 def test_every_task_is_done_once_whatever_the_numbers(tasks: int, workers: int, chance: random.Random) -> None:
     slow = {number for number in range(tasks) if chance.random() < 0.05}

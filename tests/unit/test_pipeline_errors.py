@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import soaks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +33,7 @@ def same(number: int) -> int:
     return number
 
 
-@settings(max_examples=60)
+@settings(max_examples=soaks.examples(0.4))
 @given(st.integers(1, 60), st.integers(1, 6), st.data())
 def test_a_failing_task_is_raised_after_the_results_before_it(tasks: int, workers: int, data: st.DataObject) -> None:
     bad = data.draw(st.integers(0, tasks - 1))

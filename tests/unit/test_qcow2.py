@@ -13,6 +13,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+import soaks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,7 +57,7 @@ _FEATURES = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=soaks.examples(0.27))
 @given(_disks(), _FEATURES)
 def test_qemu_finds_the_image_sound_and_reads_back_every_cluster(disk: t.Tuple[int, t.List[t.Tuple[int, int]]], features: qcow2.Features) -> None:
     size, ranges = disk

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import soaks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import pack_ref
@@ -51,7 +52,7 @@ KEYS = st.lists(st.integers(0, 3000).map(spread), max_size=12, unique=True)
 SOURCES = st.lists(st.lists(KEYS, max_size=4), max_size=4)
 
 
-@settings(max_examples=60)
+@settings(max_examples=soaks.examples(0.4))
 @given(st.lists(SOURCES, min_size=1, max_size=5), st.data())
 def test_a_hook_leads_to_the_latest_pack_that_has_it_and_to_the_next_one_in_whatever_way_files_are_merged(
     tmp_path_factory: pytest.TempPathFactory, made: list[list[list[list[int]]]], data: st.DataObject

@@ -15,13 +15,13 @@ import dataclasses
 import datetime
 import functools
 import hashlib
-import os
 import random
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+import soaks
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
@@ -44,7 +44,6 @@ from _cbt.repository.points import RestorePoint
 from _cbt.repository.repository import Repository
 from _cbt.repository.retention_rules import Rules
 
-HISTORIES = int(os.environ.get("KVM_CBT_SHARING", "400"))
 BLOCKS = 3
 CONTENTS = [bytes([value]) * BLOCK_SIZE for value in range(6)]
 DIGESTS = [hashlib.sha256(content).digest() for content in CONTENTS]
@@ -388,6 +387,7 @@ class NoHooks:
         yield lambda _block_ids: []
 
 
+@pytest.mark.soak("sharing")
 def test_points_stay_true_whatever_happens_in_whatever_order(monkeypatch: pytest.MonkeyPatch) -> None:
     worlds: list[Sharing] = []
 
@@ -407,4 +407,4 @@ def test_points_stay_true_whatever_happens_in_whatever_order(monkeypatch: pytest
     monkeypatch.setattr(dedup, "tidy", lambda _repository, _points: (0, 0))  # changes hooks only, which nothing here reads
     monkeypatch.setattr(leases, "boot_clock", lambda: worlds[0].world.store.clock)
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    run_state_machine_as_test(Here, settings=settings(max_examples=HISTORIES, stateful_step_count=60, deadline=None, suppress_health_check=checks))
+    run_state_machine_as_test(Here, settings=settings(max_examples=soaks.count("sharing"), stateful_step_count=60, deadline=None, suppress_health_check=checks))
