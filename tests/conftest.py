@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import soaks
+from hypothesis import HealthCheck, settings
 
 _SLOWEST = 20
 _TESTS = Path(__file__).parent
@@ -34,17 +35,17 @@ def pytest_configure(config: pytest.Config) -> None:
         soaks.choose(word for words in config.getoption("soak") for word in words.split())
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
+    # No deadline: how long an example takes says nothing about whether it is right.
+    settings.register_profile("kvm.cbt", deadline=None, max_examples=soaks.examples(), suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("kvm.cbt")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what was not asked for; keep a file of integration tests together, for they share what is dear to start."""
+    """Leave out what was not asked for. Integration tests come first: units are short, and fill up the cores at the end."""
     chosen = {word.partition("=")[0] for words in config.getoption("soak") for word in words.split()}
     kept = [item for item in items if _wanted(item, chosen, config.getoption("quick"))]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-    items[:] = sorted(kept, key=_turn)
-    for item in items:
-        if _folder(item.path) == "integration" and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items[:] = sorted(kept, key=lambda item: item.path.relative_to(_TESTS).parts[0] != "integration")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -78,12 +79,3 @@ def _wanted(item: pytest.Item, chosen: set[str], quick: bool) -> bool:
 
 def _is_property(item: pytest.Item) -> bool:
     return getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
-
-
-def _turn(item: pytest.Item) -> int:
-    """Long groups first, so that no core waits for the other at the end: units fill up what is left."""
-    return _folder(item.path) != "integration"
-
-
-def _folder(path: Path) -> str:
-    return path.relative_to(_TESTS).parts[0]

@@ -24,11 +24,11 @@ class Soak:
 
 SOAKS: Mapping[str, Soak] = {
     "examples": Soak(150, 10, 2000, "examples of each property of the units"),
-    "sharing": Soak(150, 20, 5000, "histories of writers, collectors and crashes in one repository"),
-    "histories": Soak(2, 1, 40, "random histories of guest writes and backups"),
-    "kills": Soak(12, 4, 200, "kills over one history"),
-    "signals": Soak(4, 2, 60, "signals sent to a backup, of each kind"),
-    "storm": Soak(25, 10, 600, "seconds of backups, retention and verification at once"),
+    "sharing": Soak(400, 20, 5000, "histories of writers, collectors and crashes in one repository"),
+    "histories": Soak(4, 1, 40, "random histories of guest writes and backups"),
+    "kills": Soak(40, 4, 200, "kills over one history"),
+    "signals": Soak(12, 2, 60, "signals sent to a backup, of each kind"),
+    "storm": Soak(45, 10, 600, "seconds of backups, retention and verification at once"),
 }
 
 _counts = {name: soak.usual for name, soak in SOAKS.items()}

@@ -24,6 +24,8 @@ from _cbt.operations.restore import RestoreRequest, restore
 from _cbt.operations.verify import verify
 from _cbt.repository.repository import Repository, open_or_create
 
+pytestmark = pytest.mark.xdist_group("cluster")
+
 KIB = 1 << 10
 MIB = 1 << 20
 GRANULE = 64 * KIB

@@ -24,6 +24,8 @@ from lab.process import run_tool
 from lab.tree import trixie_tree
 from node_backup import back_up_in
 
+pytestmark = pytest.mark.xdist_group("disaster recovery")
+
 MIB = 1 << 20
 PLAYBOOK = "kvm.cbt.disaster_recovery"
 NAMES = ("lab-database", "lab-application", "lab-front")

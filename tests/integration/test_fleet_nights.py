@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +35,29 @@ MIB = 1 << 20
 PLAYBOOKS = [f"kvm.cbt.{name}" for name in ("backup", "verify", "retention", "reconcile", "restore", "remediate_disk_formats", "disaster_recovery", "site")]
 
 
+pytestmark = pytest.mark.xdist_group("fleet nights")
+
+
 class Night:
     """The fleet, its domains by node, and one repository."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, domains: int) -> None:
+        """Each node has that many domains."""
         self.fleet = fleet
         self.nodes = fleet.cluster.nodes
-        self.repository = fleet.cluster.shared / "repository"
-        self.domains = {node: [BlockDomain(node.hypervisor, [DiskSpec("vda", 4 * MIB)]) for _number in range(4)] for node in self.nodes}
+        self.domains = {node: [BlockDomain(node.hypervisor, [DiskSpec("vda", 4 * MIB)]) for _number in range(domains)] for node in self.nodes}
         self._writes = 0
+        self.begin_anew()
         for domain in self.all():
             self.write(domain, MIB)
+
+    def begin_anew(self) -> None:
+        """Take a repository that does not exist yet."""
+        self.repository = self.fleet.cluster.shared / f"repository-{uuid.uuid4().hex[:8]}"
+
+    def back_up(self, nodes: Sequence[Node] = ()) -> None:
+        """Have a first night behind."""
+        self.fleet.run("kvm.cbt.prepare", self.variables(), "kvm.cbt.backup", nodes=nodes)
 
     def all(self) -> list[BlockDomain]:
         return [domain for domains in self.domains.values() for domain in domains]
@@ -72,10 +86,24 @@ class Night:
         return made
 
 
-@pytest.fixture(scope="module")
-def night(collections: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+@contextmanager
+def fleet(domains: int, collections: Path, folder: Path) -> Iterator[Night]:
     with Cluster(3, trees=[None, None, trixie_tree()], ssh=True) as cluster:
-        yield Night(Fleet(cluster, collections, tmp_path_factory.mktemp("plays")))
+        yield Night(Fleet(cluster, collections, folder), domains)
+
+
+@pytest.fixture(scope="module")
+def twelve(collections: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+    """Four domains on each of three nodes, shared by tests."""
+    with fleet(4, collections, tmp_path_factory.mktemp("plays")) as night:
+        yield night
+
+
+@pytest.fixture
+def night(twelve: Night) -> Night:
+    """The twelve domains, and no repository yet."""
+    twelve.begin_anew()
+    return twelve
 
 
 def names(domains: list[BlockDomain]) -> list[str]:
@@ -118,6 +146,7 @@ def machines(night: Night) -> dict[str, Any]:
 
 
 def test_check_mode_of_every_playbook_on_a_node_that_is_prepared(night: Night) -> None:
+    night.back_up([night.nodes[0]])
     before = night.points()
     printed = night.fleet.run("kvm.cbt.prepare", machines(night), "--check", *PLAYBOOKS, nodes=[night.nodes[0]])
     assert "1 of 1 machines would be back." in printed
@@ -140,7 +169,15 @@ def lose(node: Node, domains: list[BlockDomain], heir: Hypervisor) -> None:
         heir.connection.defineXML(definition)
 
 
-def test_a_node_is_lost_while_backups_run(night: Night, tmp_path: Path) -> None:
+def test_a_node_is_lost_while_backups_run(collections: Path, tmp_path: Path) -> None:
+    plays = tmp_path / "plays"
+    plays.mkdir()
+    with fleet(2, collections, plays) as night:
+        night.back_up()
+        _lose_a_node(night, tmp_path)
+
+
+def _lose_a_node(night: Night, tmp_path: Path) -> None:
     first, second, third = night.nodes
     lost = night.domains.pop(second)
     stay = night.all()

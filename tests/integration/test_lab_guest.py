@@ -16,6 +16,8 @@ from lab.hypervisor import Hypervisor
 from lab.process import run_tool, wait_until
 from lab.reference import same_bytes, snapshot_reference
 
+pytestmark = pytest.mark.xdist_group("lab guest")
+
 MIB = 1024 * 1024
 DISKS = (DiskSpec("vda", 128 * MIB), DiskSpec("vdb", 64 * MIB + 512))
 

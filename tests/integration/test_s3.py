@@ -27,6 +27,8 @@ from _cbt.repository import s3_client
 from _cbt.repository.places import Place, S3Options
 from _cbt.repository.repository import Repository, open_or_create
 
+pytestmark = pytest.mark.xdist_group("ceph")
+
 MIB = 1 << 20
 VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
 

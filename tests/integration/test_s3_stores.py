@@ -15,6 +15,8 @@ from _cbt.repository.places import Place, S3Options, store_at
 from _cbt.repository.s3_store import S3Store
 from _cbt.repository.s3_upload import PART
 
+pytestmark = pytest.mark.xdist_group("ceph")
+
 
 def store_in(account: Account, bucket: str, **changed: t.Any) -> S3Store:
     store = store_at(Place(f"s3://{bucket}/some/prefix", S3Options(**{**account.options, **changed})))

@@ -1,4 +1,4 @@
-"""The engine on the path as plain Python, and how hypothesis runs here."""
+"""The engine on the path as plain Python."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import soaks
-from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins" / "module_utils"))
 
 from _cbt.repository.repository import Repository, open_or_create  # noqa: E402
-
-# No deadline: how long an example takes says nothing about whether it is right.
-settings.register_profile("unit", deadline=None, max_examples=soaks.examples(), suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unit")
 
 
 @pytest.fixture(autouse=True)

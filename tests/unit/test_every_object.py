@@ -42,6 +42,8 @@ from _cbt.repository.places import Place
 from _cbt.repository.repository import Repository
 from _cbt.repository.retention_rules import Rules
 
+pytestmark = pytest.mark.slow
+
 MAY_BE_LOST = ("hooks/", "damaged/", "verified/", "leases/", "condemned/", "doomed/", "drafts/", "trash/", "collected.json")
 NOT_SEALED = ("packs/", "condemned/")
 UPKEEP = ("leases/", "condemned/", "doomed/", "drafts/", "trash/", "collected.json")  # what only publishing and retention look at

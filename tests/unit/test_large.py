@@ -11,6 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 ENGINE = str(Path(__file__).resolve().parents[2] / "plugins" / "module_utils")
 

@@ -23,6 +23,8 @@ from _cbt.repository.repository import Repository
 from _cbt.repository.retention_rules import Rules
 from _cbt.repository.stores import Store
 
+pytestmark = pytest.mark.slow
+
 
 class RemoteHistory(EngineHistory):
     """Its sessions reach the store through a server; a test looks at the store itself."""

@@ -29,6 +29,8 @@ from _cbt.repository.s3_client import ATTEMPTS
 from _cbt.repository.s3_store import S3Store
 from _cbt.repository.s3_upload import PART, SpooledUpload
 
+pytestmark = pytest.mark.slow
+
 DATA = bytes(range(256)) * 40
 _PAUSES = threading.Event()  # never set: time.sleep is not to be had here
 

@@ -30,6 +30,8 @@ from _cbt.repository.places import Place
 from _cbt.repository.repository import Repository
 from _cbt.repository.retention_rules import Rules
 
+pytestmark = pytest.mark.slow
+
 ALL = CopyRequest()
 OPTIONS = StoringOptions(compression="lz4", workers=1)
 OTHER = "11" * 16
