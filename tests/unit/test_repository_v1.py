@@ -35,7 +35,7 @@ from _cbt.operations.restore import RestoreRequest, restore
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.operations.verify import verify
 from _cbt.progress import silent
-from _cbt.repository import condemned, damage, directory_store, leases
+from _cbt.repository import condemned, damage, directory_store, leases, points
 from _cbt.repository.keys import Keys
 from _cbt.repository.packs import FOOTER_SIZE, TAIL, PackRef
 from _cbt.repository.places import Place, store_at
@@ -53,6 +53,7 @@ EXPECTED: dict[str, Any] = json.loads((FIXTURE / "expected.json").read_text(enco
 PASSPHRASES = {"default": "fixture passphrase", "second": "zweite Passphrase für Prüfungen"}
 HOST = "hypervisor1"
 LATER = 2 * leases.LAPSE  # seconds after which every session that was at work counts as dead
+GRACE = 86400.0
 WEB = "web1"
 
 # Kinds of objects that came after the fixture, each with the reason why it lacks them and where they are covered.
@@ -378,6 +379,31 @@ def test_nothing_that_is_needed_is_collected_beside_the_sessions_at_work(unpacke
     verdicts, _seconds = verify(repository, wanted=[made.id], workers=1)
     assert [each.status for each in verdicts] == ["ok"]
     _check_sound_points(unpacked, repository, unpacked.ids("there"))
+
+
+def test_what_a_session_at_work_stored_is_spared_by_its_lease_alone(unpacked: Unpacked) -> None:
+    """Before its draft nothing names what it stored."""
+    (draft,) = (name for name in unpacked.names if name.startswith("drafts/"))
+    folder = f"points/{draft.split('/', 2)[2].rpartition('/')[0]}/"
+    made = points.decode((unpacked.keys.unseal(draft, (unpacked.folder / draft).read_bytes())), f"{folder}manifest.json")
+    stored = [name for name in unpacked.names if name.startswith(folder)]
+    stored += [ref.name for disk in made.disks for ref in unpacked.fresh().read_packs(made, disk)]
+    (unpacked.folder / draft).unlink()
+    retention(unpacked.fresh(), RetentionRequest(grace=0.0))
+    assert not [name for name in stored if not (unpacked.folder / name).exists()]
+    for lease in (unpacked.folder / "leases").iterdir():
+        lease.unlink()
+    retention(unpacked.fresh(), RetentionRequest(grace=0.0))
+    assert not list((unpacked.folder / folder).glob("*"))
+
+
+def test_of_what_is_condemned_only_what_was_so_for_the_grace_period_goes(later: Unpacked) -> None:
+    repository = later.fresh()
+    since = {name: (later.folder / condemned.entry_name(name)).stat().st_mtime for name in condemned.announced(repository).objects}
+    due = {name for name, moment in since.items() if time.time() - moment > GRACE}
+    assert due and len(due) < len(since)
+    retention(repository, RetentionRequest(grace=GRACE))
+    assert {name for name in since if not (later.folder / name).exists()} == due
 
 
 def test_all_that_nothing_needs_is_reclaimed_once_no_session_is_at_work(later: Unpacked, monkeypatch: pytest.MonkeyPatch) -> None:
