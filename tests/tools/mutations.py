@@ -1,0 +1,386 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Faults that the tests must notice, for ``mutants.py``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """A fault: in a file of the engine a text that is there exactly once is replaced. ``tests`` are those that must fail, below tests."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+
+# What a disk holds: the zero rule, the last block, what two contexts tell.
+
+CONTENT = (
+    Mutation(
+        "dirty zeroes are left out",
+        "blocks/extents.py",
+        "            yield Extent(offset, end - offset, state.flag)\n",
+        "            if not state.flag:\n                yield Extent(offset, end - offset, state.flag)\n",
+        ("unit/test_extents.py::test_a_dirty_extent_that_reads_as_zero_becomes_an_explicit_zero_range",),
+    ),
+    Mutation(
+        "a zero range inherits the parent's blocks",
+        "repository/maps.py",
+        '        """These blocks read as zero now."""\n        self._settle(first, count)\n',
+        '        """These blocks read as zero now."""\n        self._settle(first, 0)\n',
+        ("unit/test_map_builder.py::test_a_zero_range_cuts_the_parents_run_out",),
+    ),
+    Mutation(
+        "the longer of two extents counts",
+        "blocks/extents.py",
+        "            end = min(extent.end, state.end)\n",
+        "            end = extent.end\n",
+        ("unit/test_extents.py::test_a_hole_inside_a_dirty_extent_is_zero_and_its_neighbours_are_read",),
+    ),
+    Mutation(
+        "a hole counts as zero",
+        "blocks/nbd.py",
+        "_ZERO = 2 ",
+        "_ZERO = 3 ",
+        ("unit/test_nbd_extents.py::test_only_the_zero_bit_spares_a_read",),
+    ),
+    Mutation(
+        "a block that is partly zero counts as zero",
+        "blocks/extents.py",
+        "        inner_stop = stop if extent.end >= size else extent.end // BLOCK_SIZE\n",
+        "        inner_stop = stop\n",
+        ("unit/test_extents.py::test_a_short_last_block_is_read_if_zero_stops_before_the_end_of_the_disk",),
+    ),
+    Mutation(
+        "a block of another length is written to the disk",
+        "repository/pack_reader.py",
+        "            if isinstance(block, DamagedObject) or len(block) == block_length(run.first + index, size):\n",
+        "            if True:\n",
+        ("unit/test_packs.py::test_a_block_that_is_not_as_long_as_the_disks_is_damaged",),
+    ),
+    Mutation(
+        "a disk that was resized is built on",
+        "operations/backup_plan.py",
+        "    if disk.virtual_size != record.size:\n",
+        "    if False:\n",
+        ("unit/test_backup_plan.py::test_auto_reads_in_full_where_changes_are_not_known_and_says_why",),
+    ),
+)
+
+# What proves that an object is what was written.
+
+PROOFS = (
+    Mutation(
+        "the checksum of a block is not looked at",
+        "repository/packs.py",
+        "    if keys.block_id(data) != block.digest:\n",
+        "    if False:\n",
+        ("unit/test_pack_damage.py",),
+    ),
+    Mutation(
+        "the checksum of a map is not looked at",
+        "repository/maps.py",
+        "    if proof.digest() != data[HEADER.size : HEADER.size + 32]:\n",
+        "    if False:\n",
+        ("unit/test_maps.py::test_every_flipped_bit_is_noticed_by_the_map_or_by_the_manifest",),
+    ),
+    Mutation(
+        "the checksum of a file is not looked at",
+        "repository/repository.py",
+        "        if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:\n",
+        "        if len(data) != file.size:\n",
+        ("unit/test_repository.py::test_a_file_exchanged_cut_or_gone_is_noticed", "unit/test_repository_v1.py::test_the_configuration_of_every_point_is_read"),
+    ),
+    Mutation(
+        "the checksum of a manifest is not looked at",
+        "repository/sealed.py",
+        "    if _digest(kind, found, match.group(4)) != match.group(3).decode():\n",
+        "    if False:\n",
+        ("unit/test_points.py::test_every_flipped_bit_of_a_manifest_is_damage",),
+    ),
+    Mutation(
+        "a manifest counts in the place of another",
+        "repository/points.py",
+        "    if name != manifest_name(point.uuid, point.id):\n",
+        "    if False:\n",
+        ("unit/test_points.py::test_a_manifest_in_anothers_place_is_damage",),
+    ),
+    Mutation(
+        "a map of a disk of another size is read",
+        "repository/repository.py",
+        "        if extents.size != disk.size:\n",
+        "        if False:\n",
+        ("unit/test_repository.py::test_a_map_is_read_for_its_disk_alone",),
+    ),
+    Mutation(
+        "zlib unpacks whatever a payload promises",
+        "repository/codecs.py",
+        "            piece = engine.decompress(rest, min(left, _PIECE))\n",
+        "            piece = engine.decompress(rest)[: min(left, _PIECE)]\n",
+        ("unit/test_codecs.py::test_a_payload_that_unpacks_to_more_than_the_block_costs_no_more_memory_than_the_block",),
+    ),
+    Mutation(
+        "zstd unpacks whatever a frame promises",
+        "repository/zstd.py",
+        "        if self._module.frame_content_size(payload) not in (length, -1):\n",
+        "        if False:\n",
+        ("unit/test_codecs.py::test_a_payload_that_unpacks_to_more_than_the_block_costs_no_more_memory_than_the_block",),
+    ),
+    Mutation(
+        "a map takes the memory its header asks for",
+        "repository/maps.py",
+        "    if expected > len(data) * 1100:\n",
+        "    if bytearray(expected) is None:\n",
+        ("unit/test_maps.py::test_a_header_that_lies_is_damage_and_takes_no_memory",),
+    ),
+)
+
+# What is visible when: publishing, removing, collecting.
+
+ORDER = (
+    Mutation(
+        "a pack appears before it is complete",
+        "repository/pack_writer.py",
+        "        self.upload.write([ending], self.end)\n        self.upload.commit()\n",
+        "        self.upload.commit()\n        self.upload.write([ending], self.end)\n",
+        ("unit/test_packs.py",),
+    ),
+    Mutation(
+        "an object appears before it is on the disk",
+        "repository/directory_store.py",
+        "            os.fsync(self._handle)\n",
+        "",
+        ("unit/test_directory_store.py::test_what_is_committed_was_synced_first_and_its_folder_after",),
+    ),
+    Mutation(
+        "a manifest is put before what is lost is stored again",
+        "repository/publishing.py",
+        "            began = draft(point)\n",
+        "            began = draft(point)\n            repository.publish(point)\n",
+        ("unit/test_engine_beside_others.py",),
+    ),
+    Mutation(
+        "a writer looks before its draft is there",
+        "repository/publishing.py",
+        "            began = draft(point)\n            missed = lost(repository, point, lambda name: lease.steady and name in own)\n",
+        "            missed = lost(repository, point, lambda name: lease.steady and name in own)\n            began = draft(point)\n",
+        ("unit/test_engine_beside_others.py",),
+    ),
+    Mutation(
+        "a writer does not look what is condemned",
+        "repository/condemned.py",
+        "    names = set(filter(None, map(object_name, repository.store.list(CONDEMNED))))\n",
+        "    names: t.Set[str] = set()\n",
+        ("unit/test_sharing.py::test_a_writer_sees_what_a_collector_is_about_to_delete_even_where_the_announcement_was_taken_back",),
+    ),
+    Mutation(
+        "a writer does not look what is doomed",
+        "repository/condemned.py",
+        "    for name in list(repository.store.list(DOOMED)):\n",
+        "    for name in ():\n",
+        ("unit/test_sharing.py::test_a_writer_sees_what_a_collector_is_about_to_delete_even_where_the_announcement_was_taken_back",),
+    ),
+    Mutation(
+        "a writer does not look what is gone",
+        "repository/publishing.py",
+        "    except ObjectMissing:\n        return True\n",
+        "    except ObjectMissing:\n        return False\n",
+        ("unit/test_engine_beside_others.py",),
+    ),
+    Mutation(
+        "a writer looks what is gone before what is on its way out",
+        "repository/publishing.py",
+        "    leaving = names.keys() & condemned.on_their_way_out(repository)\n"
+        "    staying = sorted(name for name in names.keys() - leaving if not there(name))\n"
+        "    gone = {name for name, unsound in zip(staying, side_by_side(lambda name: _unsound(repository, name, names[name]), staying)) if unsound}\n",
+        "    staying = sorted(name for name in names.keys() if not there(name))\n"
+        "    gone = {name for name, unsound in zip(staying, side_by_side(lambda name: _unsound(repository, name, names[name]), staying)) if unsound}\n"
+        "    leaving = names.keys() & condemned.on_their_way_out(repository)\n",
+        ("unit/test_publishing.py::test_what_a_collector_deletes_between_any_two_requests_is_lost",),
+    ),
+    Mutation(
+        "a pack that was cut off counts as there",
+        "repository/publishing.py",
+        "        return repository.store.size(name) != size and size is not None\n",
+        "        repository.store.size(name)\n        return False\n",
+        ("unit/test_publishing.py::test_a_pack_of_another_size_is_lost",),
+    ),
+    Mutation(
+        "a lease counts as kept however long it was not renewed",
+        "repository/leases.py",
+        "        self.steady = self.steady and self.clock() - self._renewed < LAPSE / 2\n",
+        "        self.steady = True\n",
+        ("unit/test_requests.py::test_what_a_session_stored_itself_is_asked_for_only_if_its_lease_may_have_lapsed",),
+    ),
+    Mutation(
+        "a manifest that came too late counts",
+        "repository/publishing.py",
+        "                if lease.clock() - began < LAPSE:\n",
+        "                if True:\n",
+        ("unit/test_late_requests.py",),
+    ),
+    Mutation(
+        "a manifest is deleted before its entry is in the trash",
+        "repository/trash.py",
+        '        repository.put_object(f"{FOLDER}/{point.uuid}/{point.id}/{secrets.token_hex(8)}", manifest)\n        repository.store.delete(name)\n',
+        '        repository.store.delete(name)\n        repository.put_object(f"{FOLDER}/{point.uuid}/{point.id}/{secrets.token_hex(8)}", manifest)\n',
+        ("unit/test_store_faults_of_upkeep.py::test_whatever_call_fails_no_point_is_lost_and_the_next_run_goes_on",),
+    ),
+    Mutation(
+        "a collector does not look a second time",
+        "repository/collector.py",
+        "            if again.needs(name) or lease.clock() - began >= _FRESH:\n",
+        "            if lease.clock() - began >= _FRESH:\n",
+        ("unit/test_engine_beside_others.py",),
+    ),
+    Mutation(
+        "a collector has no grace",
+        "repository/collector.py",
+        "        if since is not None and now - since >= grace:\n",
+        "        if since is not None:\n",
+        ("unit/test_repository_v1.py::test_of_what_is_condemned_only_what_was_so_for_the_grace_period_goes",),
+    ),
+    Mutation(
+        "a lease spares nothing",
+        "repository/collector.py",
+        "min([*alive, self._now])",
+        "self._now",
+        ("unit/test_repository_v1.py::test_what_a_session_at_work_stored_is_spared_by_its_lease_alone",),
+    ),
+    Mutation(
+        "far fewer points than before are no reason to ask",
+        "repository/collector.py",
+        "        if 0 < before >= found.points * 2 and not confirmed:\n",
+        "        if False:\n",
+        ("unit/test_collector.py::test_far_fewer_points_than_the_last_time_ask_for_confirmation",),
+    ),
+    Mutation(
+        "a point that is removed while it is moved comes back",
+        "repository/relocation.py",
+        "        trash.remove(repository, replaced)\n        return False\n",
+        "        return False\n",
+        ("unit/test_relocation.py::test_a_point_removed_at_any_operation_stays_removed_and_can_be_brought_back",),
+    ),
+)
+
+# What is kept, and what ends a run.
+
+RULES = (
+    Mutation(
+        "rules may leave nothing",
+        "operations/retention.py",
+        "        if goes and not stays and not request.allow_empty:\n",
+        "        if False:\n",
+        ("unit/test_retention.py::test_rules_that_take_nothing_are_refused_whatever_stays_without_them",),
+    ),
+    Mutation(
+        "a pinned point is not kept",
+        "repository/retention_rules.py",
+        "        if point.pinned:\n",
+        "        if False:\n",
+        ("unit/test_retention_rules.py::test_pinned_points_stay_and_count_for_no_rule",),
+    ),
+    Mutation(
+        "space is reclaimed while a manifest is damaged",
+        "operations/retention.py",
+        "        return self._request.collect and not self._listing.damaged\n",
+        "        return self._request.collect\n",
+        ("unit/test_collector.py::test_while_a_manifest_is_damaged_nothing_is_reclaimed",),
+    ),
+    Mutation(
+        "a wish to stop is not heeded",
+        "interrupt.py",
+        "        if self._reason is not None:\n",
+        "        if False:\n",
+        ("unit/test_pipeline_errors.py::test_an_interrupt_before_the_start_ends_it_at_once",),
+    ),
+)
+
+# Guards on a hypervisor, which no unit test stands for.
+
+GUARDS = (
+    Mutation(
+        "a scratch directory may fill up",
+        "hypervisor/space.py",
+        "        if not space.short and space.free >= looks[0] - space.free:\n",
+        "        if True:\n",
+        ("integration/test_space.py::test_a_scratch_directory_that_fills_up_ends_the_backup_before_the_guest_sees_an_error[slow]",),
+    ),
+    Mutation(
+        "a backup begins where there is no room",
+        "operations/backup_run.py",
+        "            place.refuse()\n",
+        "            pass\n",
+        ("integration/test_space.py::test_where_there_is_no_room_the_backup_is_refused_before_it_begins[scratch_dir]",),
+    ),
+    Mutation(
+        "a bitmap that was not closed is believed",
+        "hypervisor/disks.py",
+        'inconsistent="in-use" in raw["flags"]',
+        "inconsistent=False",
+        ("integration/test_offline.py::test_a_bitmap_that_was_not_closed_is_not_believed",),
+    ),
+    Mutation(
+        "a bitmap of another disk is believed",
+        "hypervisor/checkpoints.py",
+        "    if marks == (disk.target,):\n",
+        "    if True:\n",
+        ("integration/test_disk_accidents.py::test_images_of_two_disks_swapped_by_copying[unlike-running]",),
+    ),
+    Mutation(
+        "a backing image of a running domain is written over",
+        "hypervisor/domain.py",
+        'iterfind("./devices/disk//source")',
+        'iterfind("./devices/disk/source")',
+        ("integration/test_restore_targets.py::test_a_backing_image_of_a_running_domain_is_never_replaced",),
+    ),
+    Mutation(
+        "a device in use is written over",
+        "operations/restore_plan.py",
+        "os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC",
+        "os.O_WRONLY | os.O_CLOEXEC",
+        ("integration/test_restore_targets.py::test_a_device_must_be_free_and_large_enough",),
+    ),
+    Mutation(
+        "an image that is there is written over unasked",
+        "operations/restore_plan.py",
+        '    if not force:\n        raise Refused(f"Cannot restore {plan.target} to {plan.path}: it exists already.',
+        '    if False:\n        raise Refused(f"Cannot restore {plan.target} to {plan.path}: it exists already.',
+        ("integration/test_bad_input.py::test_an_existing_image_and_a_running_domains_disk_are_not_overwritten",),
+    ),
+    Mutation(
+        "an image in use by another process is written over",
+        "hypervisor/images.py",
+        '        return "lock" in str(error)\n',
+        "        return False\n",
+        ("integration/test_bad_input.py::test_an_existing_image_and_a_running_domains_disk_are_not_overwritten",),
+    ),
+    Mutation(
+        "a running domain is replaced",
+        "operations/machine.py",
+        '        if domain.api.isActive():\n            raise Refused(f"{what} and is running.',
+        '        if False:\n            raise Refused(f"{what} and is running.',
+        ("integration/test_restore_accidents.py::test_a_domain_that_is_there_is_not_replaced_unasked_nor_while_it_runs",),
+    ),
+    Mutation(
+        "a job of another tool is not respected",
+        "operations/backup.py",
+        "        _ready(domain, read_domain(domain), request.abort_foreign_job)\n",
+        "",
+        ("integration/test_bad_input.py::test_a_foreign_job_is_reported_and_left_alone",),
+    ),
+    Mutation(
+        "a checkpoint stays after a backup that failed",
+        "operations/backup_run.py",
+        "            undo.callback(self._forget_checkpoint)\n",
+        "",
+        ("integration/test_interruption.py::test_an_error_in_any_phase_leaves_nothing_and_the_next_run_is_incremental[reading]",),
+    ),
+)
+
+MUTATIONS = (*CONTENT, *PROOFS, *ORDER, *RULES, *GUARDS)
