@@ -71,6 +71,19 @@ def test_a_point_that_is_locked_is_kept_and_says_so(history: History) -> None:
     assert whole(history)
 
 
+def test_an_announcement_of_what_is_needed_is_taken_back_and_another_keeps_its_time(history: History) -> None:
+    needed, idle = (history.block_place(point_id(number), 5)[0] for number in (3, 2))
+    for name in (needed, idle):
+        condemned.announce(history.fresh(), name)
+    announced_at = history.store.clock
+    forget(history, 2)
+    history.store.clock += 50
+    run(history, grace=100)
+    assert condemned.announced(history.fresh()).objects.get(idle) == announced_at
+    assert needed not in condemned.announced(history.fresh()).objects
+    assert whole(history)
+
+
 def test_far_fewer_points_than_the_last_time_ask_for_confirmation(history: History) -> None:
     run(history)
     forget(history, 1, 2)  # as on storage of which a part is missing
