@@ -70,6 +70,13 @@ CONTENT = (
         "    if False:\n",
         ("unit/test_backup_plan.py::test_auto_reads_in_full_where_changes_are_not_known_and_says_why",),
     ),
+    Mutation(
+        "a bitmap of another disk is believed",
+        "hypervisor/checkpoints.py",
+        "    if marks == (disk.target,):\n",
+        "    if True:\n",
+        ("unit/test_backup_plan.py::test_auto_reads_in_full_where_changes_are_not_known_and_says_why",),
+    ),
 )
 
 # What proves that an object is what was written.
@@ -253,6 +260,13 @@ ORDER = (
         ("unit/test_repository_v1.py::test_what_a_session_at_work_stored_is_spared_by_its_lease_alone",),
     ),
     Mutation(
+        "an announcement of what is needed stays",
+        "repository/collector.py",
+        "condemned.pardon(self._repository, name), found.idle)",
+        "condemned.pardon(self._repository, name), ())",
+        ("unit/test_collector.py::test_an_announcement_of_what_is_needed_is_taken_back_and_another_keeps_its_time",),
+    ),
+    Mutation(
         "far fewer points than before are no reason to ask",
         "repository/collector.py",
         "        if 0 < before >= found.points * 2 and not confirmed:\n",
@@ -293,6 +307,27 @@ RULES = (
         ("unit/test_collector.py::test_while_a_manifest_is_damaged_nothing_is_reclaimed",),
     ),
     Mutation(
+        "a pack that a removed point needs is emptied",
+        "operations/living.py",
+        "count(bits | held.get(ref, 0))",
+        "count(bits)",
+        ("unit/test_collector.py::test_what_a_removed_point_needs_is_not_worth_a_compaction_until_it_cannot_be_brought_back",),
+    ),
+    Mutation(
+        "a restored file has its name before it is complete",
+        "operations/writing.py",
+        '    return f"{path}.partial-{secrets.token_hex(4)}"\n',
+        "    return path\n",
+        ("unit/test_restore_files.py::test_a_file_has_its_name_only_once_it_is_complete",),
+    ),
+    Mutation(
+        "a file that appeared meanwhile is replaced unasked",
+        "operations/restore.py",
+        "            os.link(partial, final)\n            os.unlink(partial)\n",
+        "            os.replace(partial, final)\n",
+        ("unit/test_restore_files.py::test_a_file_of_another_that_appears_at_the_last_moment_stays_unless_by_force",),
+    ),
+    Mutation(
         "a wish to stop is not heeded",
         "interrupt.py",
         "        if self._reason is not None:\n",
@@ -301,7 +336,7 @@ RULES = (
     ),
 )
 
-# Guards on a hypervisor, which no unit test stands for.
+# Guards on a hypervisor: only tests on a real libvirt and QEMU notice that one is missing.
 
 GUARDS = (
     Mutation(
@@ -324,13 +359,6 @@ GUARDS = (
         'inconsistent="in-use" in raw["flags"]',
         "inconsistent=False",
         ("integration/test_offline.py::test_a_bitmap_that_was_not_closed_is_not_believed",),
-    ),
-    Mutation(
-        "a bitmap of another disk is believed",
-        "hypervisor/checkpoints.py",
-        "    if marks == (disk.target,):\n",
-        "    if True:\n",
-        ("integration/test_disk_accidents.py::test_images_of_two_disks_swapped_by_copying[unlike-running]",),
     ),
     Mutation(
         "a backing image of a running domain is written over",
