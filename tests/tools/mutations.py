@@ -18,7 +18,7 @@ class Mutation(NamedTuple):
     tests: tuple[str, ...]
 
 
-# What a disk holds: the zero rule, the last block, what two contexts tell.
+# What a disk holds: the zero rule, the last block, what two contexts report.
 
 CONTENT = (
     Mutation(
@@ -83,28 +83,28 @@ CONTENT = (
 
 PROOFS = (
     Mutation(
-        "the checksum of a block is not looked at",
+        "the checksum of a block is not checked",
         "repository/packs.py",
         "    if keys.block_id(data) != block.digest:\n",
         "    if False:\n",
         ("unit/test_pack_damage.py",),
     ),
     Mutation(
-        "the checksum of a map is not looked at",
+        "the checksum of a map is not checked",
         "repository/maps.py",
         "    if proof.digest() != data[HEADER.size : HEADER.size + 32]:\n",
         "    if False:\n",
         ("unit/test_maps.py::test_every_flipped_bit_is_noticed_by_the_map_or_by_the_manifest",),
     ),
     Mutation(
-        "the checksum of a file is not looked at",
+        "the checksum of a file is not checked",
         "repository/repository.py",
         "        if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:\n",
         "        if len(data) != file.size:\n",
         ("unit/test_repository.py::test_a_file_exchanged_cut_or_gone_is_noticed", "unit/test_repository_v1.py::test_the_configuration_of_every_point_is_read"),
     ),
     Mutation(
-        "the checksum of a manifest is not looked at",
+        "the checksum of a manifest is not checked",
         "repository/sealed.py",
         "    if _digest(kind, found, match.group(4)) != match.group(3).decode():\n",
         "    if False:\n",
@@ -172,35 +172,35 @@ ORDER = (
         ("unit/test_engine_beside_others.py",),
     ),
     Mutation(
-        "a writer looks before its draft is there",
+        "a writer checks before its draft is there",
         "repository/publishing.py",
         "            began = draft(point)\n            missed = lost(repository, point, lambda name: lease.steady and name in own)\n",
         "            missed = lost(repository, point, lambda name: lease.steady and name in own)\n            began = draft(point)\n",
         ("unit/test_engine_beside_others.py",),
     ),
     Mutation(
-        "a writer does not look what is condemned",
+        "a writer does not check what is condemned",
         "repository/condemned.py",
         "    names = set(filter(None, map(object_name, repository.store.list(CONDEMNED))))\n",
         "    names: t.Set[str] = set()\n",
         ("unit/test_sharing.py::test_a_writer_sees_what_a_collector_is_about_to_delete_even_where_the_announcement_was_taken_back",),
     ),
     Mutation(
-        "a writer does not look what is doomed",
+        "a writer does not check what is doomed",
         "repository/condemned.py",
         "    for name in list(repository.store.list(DOOMED)):\n",
         "    for name in ():\n",
         ("unit/test_sharing.py::test_a_writer_sees_what_a_collector_is_about_to_delete_even_where_the_announcement_was_taken_back",),
     ),
     Mutation(
-        "a writer does not look what is gone",
+        "a writer does not check what is gone",
         "repository/publishing.py",
         "    except ObjectMissing:\n        return True\n",
         "    except ObjectMissing:\n        return False\n",
         ("unit/test_engine_beside_others.py",),
     ),
     Mutation(
-        "a writer looks what is gone before what is on its way out",
+        "a writer checks for missing objects before condemned ones",
         "repository/publishing.py",
         "    leaving = names.keys() & condemned.on_their_way_out(repository)\n"
         "    staying = sorted(name for name in names.keys() - leaving if not there(name))\n"
@@ -239,7 +239,7 @@ ORDER = (
         ("unit/test_store_faults_of_upkeep.py::test_whatever_call_fails_no_point_is_lost_and_the_next_run_goes_on",),
     ),
     Mutation(
-        "a collector does not look a second time",
+        "a collector does not check a second time",
         "repository/collector.py",
         "            if again.needs(name) or lease.clock() - began >= _FRESH:\n",
         "            if lease.clock() - began >= _FRESH:\n",
@@ -267,7 +267,7 @@ ORDER = (
         ("unit/test_collector.py::test_an_announcement_of_what_is_needed_is_taken_back_and_another_keeps_its_time",),
     ),
     Mutation(
-        "far fewer points than before are no reason to ask",
+        "a repository that shrank is collected unasked",
         "repository/collector.py",
         "        if 0 < before >= found.points * 2 and not confirmed:\n",
         "        if False:\n",

@@ -1,14 +1,14 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Made the repositories in tests/fixtures/repository-v1 once; it is kept to tell how, and to make others with a later format.
+"""The generator of tests/fixtures/repository-v1. It ran once; it stays to document how, and to make fixtures of later formats.
 
     .venv/bin/python tests/tools/repository_v1.py FOLDER
 
 The engine itself writes every object, in process: a week of backups, verifications, healing, retention and compaction of three
 domains whose disks lie in memory. Only the hypervisor is missing. Two sessions are killed at the end, one with its draft put and one
-with its list of the doomed put, so that the objects of sessions at work are there as well. What is expected of the repositories is
-told by what was written to the disks, never by what the engine reads.
+with its list of the doomed put, so that the objects of sessions at work are there as well. What is expected of the repositories
+comes from what was written to the disks, never from what the engine reads.
 """
 
 from __future__ import annotations
@@ -383,7 +383,7 @@ class _Backup:
         return DiskRecord(disk.target, disk.size, mode, f"Read as {mode}.", maps[disk.target], disk.source, disk.image, statistics)
 
     def _expect(self, made: RestorePoint, captured: Capture) -> None:
-        """What the point is, told by what went into it."""
+        """Note what the point must be, from what went into it."""
         fields = ("domain", "uuid", "created", "parent", "checkpoint", "incremental_set", "consistency", "autostart", "tags", "pinned", "host", "dedup")
         disks = {
             disk.target: {

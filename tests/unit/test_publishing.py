@@ -24,7 +24,7 @@ COLLECTOR = "1" * 16
 
 
 class MeetingStore(MemoryStore):
-    """Before its request with a number, somebody else deletes objects."""
+    """Deletes objects before the request with a given number, as another session does."""
 
     def __init__(self) -> None:
         super().__init__()

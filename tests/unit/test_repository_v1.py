@@ -115,7 +115,7 @@ class Unpacked:
 
     def ids(self, *states: str) -> list[str]:
         """The points in these states, oldest first."""
-        return sorted((each for each, told in self.points.items() if told["state"] in states), key=lambda each: (self.points[each]["created"], each))
+        return sorted((each for each, described in self.points.items() if described["state"] in states), key=lambda each: (self.points[each]["created"], each))
 
     @property
     def names(self) -> list[str]:
@@ -140,7 +140,7 @@ def later(kind: str, tmp_path: Path) -> Unpacked:
 
 
 def _names_table() -> list[str]:
-    """The patterns of names that the format tells of. In a row, those without a folder are in that of the first one."""
+    """The patterns of names in the format's table. In a row, those without a folder belong to that of the first one."""
     rows = re.findall(r"^\| (`.*?) \|", FORMAT.partition("\n## Names\n")[2].partition("\n## ")[0], re.MULTILINE)
     patterns = []
     for first, *others in (re.findall(r"`([^`]+)`", row) for row in rows):
@@ -194,8 +194,8 @@ def test_there_is_no_other_file() -> None:
 
 
 def test_the_passphrases_are_in_the_readme() -> None:
-    told = (FIXTURE / "README.md").read_text(encoding="utf-8")
-    assert all(f"`{passphrase}` opens the key slot `{slot}`" in told for slot, passphrase in PASSPHRASES.items())
+    described = (FIXTURE / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{passphrase}` opens the key slot `{slot}`" in described for slot, passphrase in PASSPHRASES.items())
 
 
 def test_there_is_an_object_of_every_kind_and_none_of_another(unpacked: Unpacked) -> None:
@@ -207,8 +207,8 @@ def test_there_is_an_object_of_every_kind_and_none_of_another(unpacked: Unpacked
 
 
 def test_there_is_every_kind_of_json_object(unpacked: Unpacked) -> None:
-    told = set(re.findall(r"[Kk]ind `([a-z]+)`", FORMAT))
-    assert {"repository", "lease", "manifest", "damage", "turn"} <= told
+    described = set(re.findall(r"[Kk]ind `([a-z]+)`", FORMAT))
+    assert {"repository", "lease", "manifest", "damage", "turn"} <= described
     found = set()
     for name in unpacked.names:
         data = (unpacked.folder / name).read_bytes()
@@ -216,39 +216,39 @@ def test_there_is_every_kind_of_json_object(unpacked: Unpacked) -> None:
             plain = data if name == "repository.json" else unpacked.keys.unseal(name, data)
             match = re.match(rb'\{"kvm\.cbt":"([a-z]+)","version":1,', plain)
             found |= {match[1].decode()} if match else set()
-    assert found == told
+    assert found == described
 
 
 def test_there_is_every_kind_of_file_of_the_machine(unpacked: Unpacked) -> None:
     section = FORMAT.partition("\n## Files of the machine\n")[2].partition("A file is cut")[0]
     kinds = set(re.findall(r"`([a-z]+)`", section)) - {"kind"}
     assert len(kinds) >= 6
-    assert kinds == {kind for told in unpacked.points.values() for kind in told["machine"]}
+    assert kinds == {kind for described in unpacked.points.values() for kind in described["machine"]}
     assert any(name.endswith("/kernel.1") for name in unpacked.names), "one is of several pieces"
 
 
 def test_there_is_every_codec(unpacked: Unpacked) -> None:
-    told = {int(number) for number in re.findall(r"^\| ([0-9]) [a-z0-9]+ \|", FORMAT, re.MULTILINE)}
+    described = {int(number) for number in re.findall(r"^\| ([0-9]) [a-z0-9]+ \|", FORMAT, re.MULTILINE)}
     repository, found = unpacked.fresh(), set()
     for name in repository.store.list("packs"):
         data = repository.store.get(name)
         _offset, blocks, _zero = TAIL.unpack_from(data, len(data) - FOOTER_SIZE)
         directory = repository.reader.directory(PackRef(bytes.fromhex(name[-32:]), len(data), blocks))
         found |= {directory.entry(ordinal).codec for ordinal in range(blocks)}
-    assert len(told) >= 4
-    assert found == told
+    assert len(described) >= 4
+    assert found == described
 
 
 def test_there_is_every_kind_of_point(unpacked: Unpacked) -> None:
-    told = list(unpacked.points.values())
-    disks = [disk for each in told for disk in each["disks"].values()]
+    described = list(unpacked.points.values())
+    disks = [disk for each in described for disk in each["disks"].values()]
     assert {disk["mode"] for disk in disks} == {"full", "incremental", "differential", "copy", "scan"}
     assert {disk["format"] for disk in disks} == {"qcow2", "raw"}
     assert {disk["size"] % BLOCK_SIZE for disk in disks} >= {0, 512, 1536}
-    assert {each["dedup"] for each in told} == {"repository", "domain", "none"}
-    assert {each["state"] for each in told} == {"there", "removed", "expired"}
-    assert {each["consistency"] for each in told} == {"filesystem", "crash"}
-    assert {each["pinned"] for each in told} == {bool(each["tags"]) for each in told} == {each["autostart"] for each in told} == {False, True}
+    assert {each["dedup"] for each in described} == {"repository", "domain", "none"}
+    assert {each["state"] for each in described} == {"there", "removed", "expired"}
+    assert {each["consistency"] for each in described} == {"filesystem", "crash"}
+    assert {each["pinned"] for each in described} == {bool(each["tags"]) for each in described} == {each["autostart"] for each in described} == {False, True}
 
 
 @pytest.mark.parametrize("slot", PASSPHRASES)
@@ -268,13 +268,13 @@ def test_the_listing(unpacked: Unpacked) -> None:
     assert dict(listing.damaged) == {}
     assert [each.id for each in listing.points] == unpacked.ids("there")
     for each in listing.points:
-        told = unpacked.points[each.id]
+        described = unpacked.points[each.id]
         plain = {"domain", "uuid", "created", "parent", "checkpoint", "incremental_set", "consistency", "autostart", "tags", "pinned", "host", "dedup"}
-        assert {field: getattr(each, field) for field in plain} == {field: told[field] for field in plain}
+        assert {field: getattr(each, field) for field in plain} == {field: described[field] for field in plain}
         assert {disk.target: (disk.size, disk.mode, disk.image["format"], disk.source) for disk in each.disks} == {
-            target: (disk["size"], disk["mode"], disk["format"], disk["source"]) for target, disk in told["disks"].items()
+            target: (disk["size"], disk["mode"], disk["format"], disk["source"]) for target, disk in described["disks"].items()
         }
-        assert sorted(each.files) == told["objects"]
+        assert sorted(each.files) == described["objects"]
         assert each.repository == unpacked.fresh().id
 
 
@@ -297,9 +297,9 @@ def test_a_verification_finds_the_damage_there_is(unpacked: Unpacked, level: str
     verdicts, _seconds = verify(unpacked.fresh(), wanted="all", level=level, workers=2)
     wanted, states = {}, {}
     for each in unpacked.ids("there"):
-        told = [damage for damage in unpacked.points[each]["damage"] if level == "data" or damage["level"] == level]
-        wanted[each] = sorted((one["disk"], one["offset"], one["length"], one["missing"], one["own"]) for one in told)
-        states[each] = "ok" if not told else "incomplete" if all(one["missing"] for one in told) else "damaged"
+        described = [damage for damage in unpacked.points[each]["damage"] if level == "data" or damage["level"] == level]
+        wanted[each] = sorted((one["disk"], one["offset"], one["length"], one["missing"], one["own"]) for one in described)
+        states[each] = "ok" if not described else "incomplete" if all(one["missing"] for one in described) else "damaged"
     assert {each.name: sorted((one.disk, one.offset, one.length, one.missing, one.own) for one in each.damage) for each in verdicts} == wanted
     assert {each.name: each.status for each in verdicts} == states
     assert set(states.values()) == {"ok", "damaged", "incomplete"}
@@ -309,11 +309,11 @@ def test_a_verification_finds_the_damage_there_is(unpacked: Unpacked, level: str
 def test_every_disk_of_every_point_is_restored(unpacked: Unpacked, tmp_path: Path, image_format: str) -> None:
     repository = unpacked.fresh()
     for each in unpacked.ids("there"):
-        told = unpacked.points[each]
+        described = unpacked.points[each]
         dest = tmp_path / "restored" / each
         dest.mkdir(parents=True)
-        request = RestoreRequest(told["domain"], each, dest=str(dest), format=image_format, workers=1)
-        if any(one["disk"] for one in told["damage"]):
+        request = RestoreRequest(described["domain"], each, dest=str(dest), format=image_format, workers=1)
+        if any(one["disk"] for one in described["damage"]):
             with pytest.raises(DamagedObject, match="Nothing was restored"):
                 restore(repository, request)
             assert list(dest.iterdir()) == []
@@ -323,15 +323,15 @@ def test_every_disk_of_every_point_is_restored(unpacked: Unpacked, tmp_path: Pat
             if image_format == "qcow2":
                 path = dest / f"{disk.target}.plain"
                 subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", disk.path, str(path)], check=True, timeout=60)
-            assert _sha256(path.read_bytes()) == told["disks"][disk.target]["sha256"], (each, disk.target)
+            assert _sha256(path.read_bytes()) == described["disks"][disk.target]["sha256"], (each, disk.target)
 
 
 def test_the_configuration_of_every_point_is_read(unpacked: Unpacked) -> None:
     repository = unpacked.fresh()
     for each in repository.points_of().points:
-        told = unpacked.points[each.id]
-        for name, wanted in told["files"].items():
-            if any(one["own"] for one in told["damage"]) and name == "guest.json":
+        described = unpacked.points[each.id]
+        for name, wanted in described["files"].items():
+            if any(one["own"] for one in described["damage"]) and name == "guest.json":
                 with pytest.raises(DamagedObject, match="it is not what its restore point recorded"):
                     repository.get_file(each, each.files[name])
             else:
@@ -491,6 +491,6 @@ def test_its_points_are_copied_to_a_new_repository(unpacked: Unpacked, tmp_path:
     assert [each.id for each in copied.points_of().points] == sound
     _check_sound_points(unpacked, copied, sound)
     for each in copied.points_of().points:
-        told = unpacked.points[each.id]
-        assert {name: _sha256(copied.get_file(each, each.files[name])) for name in told["files"]} == told["files"]
-        assert (each.tags, each.pinned, each.parent, each.checkpoint) == (told["tags"], told["pinned"], told["parent"], told["checkpoint"])
+        described = unpacked.points[each.id]
+        assert {name: _sha256(copied.get_file(each, each.files[name])) for name in described["files"]} == described["files"]
+        assert (each.tags, each.pinned, each.parent, each.checkpoint) == (described["tags"], described["pinned"], described["parent"], described["checkpoint"])
