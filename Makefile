@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-.PHONY: help setup demo test test-quick soak bench lint clean
+.PHONY: help setup demo test test-quick soak mutants bench lint clean
 
 # Options for pytest, such as ARGS='-k restore'.
 ARGS ?=
@@ -32,6 +32,9 @@ test-quick: setup ## Run the units with few examples, and one real round trip, i
 
 soak: setup ## Repeat for long what a test run repeats a few times; choose with SOAK='kills=500 storm'
 	@tests/lab/isolated.sh .venv/bin/python -m pytest -s -v --soak '$(SOAK)' $(ARGS) tests/unit tests/integration
+
+mutants: setup ## Make faults in a copy of the checkout, and show which test notices each
+	@.venv/bin/python tests/tools/mutants.py $(ARGS)
 
 bench: setup ## Measure against other tools, side by side
 	@tests/tools/install.sh virtnbdbackup
