@@ -14,6 +14,7 @@ import pytest
 from lab.disks import DiskSpec
 from lab.guest import LinuxGuest
 from lab.hypervisor import Hypervisor
+from lab.process import wait_until
 from witness import ask, session_of
 
 from _cbt.errors import CbtError
@@ -87,8 +88,7 @@ def test_only_the_named_mount_points_are_frozen(hypervisor: Hypervisor, workspac
         request = ask(guest.name, quiesce="required", freeze_mountpoints=("/disks/vdb",))
         result = backup(session_of(guest), repository, request, observer=hold)
         assert result.point is not None and result.point.consistency == "filesystem"
-        time.sleep(1)
-        assert _longest_pause(guest, "/tmp/vdb.log") >= held  # its writer waited for the thaw
+        wait_until(lambda: _longest_pause(guest, "/tmp/vdb.log") >= held, 20, "a write that waited for the thaw")
         assert _longest_pause(guest, "/tmp/vda.log") < held
         with pytest.raises(CbtError, match="Cannot freeze the file systems"):
             backup(session_of(guest), repository, ask(guest.name, quiesce="required", freeze_mountpoints=("/no/such/mount",)))
