@@ -1,0 +1,392 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one grammar of names: of every object of a repository, and of every part of such a name. Pure. Private to the collection.
+
+Names are built here and parsed here, and nowhere else. A store reads, writes, lists and deletes only objects whose names are of
+this grammar. What else is found in a repository is foreign: it is left alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import typing as t
+
+from ...errors import DamagedObject
+
+CONFIGURATION = "repository.json"
+RECORD = "collected.json"
+MANIFEST = "manifest.json"
+TEMPORARY = "tmp"
+
+PACKS = "packs"
+POINTS = "points"
+LEASES = "leases"
+DRAFTS = "drafts"
+TRASH = "trash"
+CONDEMNED = "condemned"
+DOOMED = "doomed"
+DAMAGED = "damaged"
+VERIFIED = "verified"
+HOOKS = "hooks"
+COMPACTION = "compaction"  # below hooks: those of packs that hold blocks of many domains
+
+MACHINE_FILE_KINDS = ("loader", "nvram", "kernel", "initrd", "dtb", "tpm")
+_LONGEST_DOMAIN = 255  # bytes; libvirt keeps a definition in a file of this name
+_SHOWN = 60  # characters of a bad name in a message
+
+# Parts of names. None of them can be empty, "." or "..", or hold a slash or a control character.
+_PARTS: t.Mapping[str, str] = {
+    "uuid": r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+    "point": r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}",
+    "target": r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,31}",
+    "file": r"(?!manifest\.json(?:/|\Z))[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}",
+    "map": r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,123}\.map",
+    "pack": r"[0-9a-f]{32}",
+    "two": r"[0-9a-f]{2}",
+    "session": r"[0-9a-f]{16}",
+    "mark": r"[0-9a-f]{16}",
+    "number": r"[0-9]{1,9}",
+    "run": r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}(?:-[0-9a-f]{8})?",  # of a backup; or of what gave hooks to a point's packs later
+    "selection": r"latest|all|chosen",
+    "slices": r"[1-9][0-9]{0,2}",
+}
+_WHOLE = {part: re.compile(pattern) for part, pattern in _PARTS.items()}
+_OF_MAP = re.compile(r"(?:-(?:[0-9a-f]{8}|[0-9]{1,4}))?\.map")  # what follows the target in the name of a map
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")  # and what bytes that are no text are read as
+
+
+class Kind(t.NamedTuple):
+    """One kind of object: what it is called, its place with the parts of its name in braces, and its largest size in bytes."""
+
+    title: str
+    place: str
+    largest: int
+
+    def name(self, **parts: str) -> str:
+        """The name of an object of this kind. Raises DamagedObject if a part is not of the grammar."""
+        name = self.place.format(**parts)
+        if parsed(name) != (self, parts):
+            raise DamagedObject(f"No {self.title} can be called {shown(name)}")
+        return name
+
+
+class Name(t.NamedTuple):
+    """A name taken apart."""
+
+    kind: Kind
+    parts: t.Mapping[str, str]
+
+    @property
+    def point(self) -> t.Tuple[str, str]:
+        """UUID of the domain and id of the restore point that the object belongs to."""
+        return self.parts["uuid"], self.parts["point"]
+
+    @property
+    def pack(self) -> bytes:
+        """Id of the pack that the object is, or that it speaks of."""
+        return bytes.fromhex(self.parts["pack"])
+
+
+_KIB, _MIB = 1 << 10, 1 << 20
+
+REPOSITORY_KIND = Kind("configuration", CONFIGURATION, 256 * _KIB)
+RECORD_KIND = Kind("record of the last collection", RECORD, 64 * _KIB)
+PACK_KIND = Kind("pack", "packs/{two}/{pack}", 96 * _MIB)
+MANIFEST_KIND = Kind("manifest", "points/{uuid}/{point}/manifest.json", 4 * _MIB)
+MAP_KIND = Kind("extent map", "points/{uuid}/{point}/{map}", 64 * _MIB)
+FILE_KIND = Kind("file of a restore point", "points/{uuid}/{point}/{file}", 16 * _MIB)
+LEASE_KIND = Kind("lease", "leases/{session}", 64 * _KIB)
+DRAFT_KIND = Kind("draft", "drafts/{session}/{uuid}/{point}/{mark}", 4 * _MIB)
+TRASH_KIND = Kind("entry of the trash", "trash/{uuid}/{point}/{mark}", 4 * _MIB)
+CONDEMNED_PACK_KIND = Kind("announcement of a pack", "condemned/{pack}", 64 * _KIB)
+CONDEMNED_FILE_KIND = Kind("announcement of a file", "condemned/{uuid}/{point}/{file}", 64 * _KIB)
+DOOMED_KIND = Kind("list of the doomed", "doomed/{session}/{number}", 4 * _MIB)
+DAMAGED_KIND = Kind("record of damage", "damaged/{pack}", 1 * _MIB)
+VERIFIED_KIND = Kind("verification", "verified/{uuid}/{point}", 64 * _KIB)
+TURN_KIND = Kind("turn of a verification", "verified/{uuid}/turn-{selection}-{slices}", 64 * _KIB)
+HOOKS_KIND = Kind("hooks", "hooks/{uuid}/{run}-{number}", 2 * _MIB)
+COMPACTION_KIND = Kind("hooks of a compaction", "hooks/compaction/{session}-{number}", 2 * _MIB)
+
+KINDS: t.Tuple[Kind, ...] = (
+    REPOSITORY_KIND,
+    RECORD_KIND,
+    PACK_KIND,
+    MANIFEST_KIND,
+    MAP_KIND,
+    FILE_KIND,
+    LEASE_KIND,
+    DRAFT_KIND,
+    TRASH_KIND,
+    CONDEMNED_PACK_KIND,
+    CONDEMNED_FILE_KIND,
+    DOOMED_KIND,
+    DAMAGED_KIND,
+    VERIFIED_KIND,
+    TURN_KIND,
+    HOOKS_KIND,
+    COMPACTION_KIND,
+)
+FOLDERS = tuple(sorted({kind.place.partition("/")[0] for kind in KINDS if "/" in kind.place}))
+
+
+def _pattern(place: str) -> t.Pattern[str]:
+    pieces = re.split(r"\{(\w+)\}", place)
+    pieces[::2] = map(re.escape, pieces[::2])
+    pieces[1::2] = [f"(?P<{part}>{_PARTS[part]})" for part in pieces[1::2]]
+    return re.compile("".join(pieces))
+
+
+_BY_FOLDER: t.Dict[str, t.List[t.Tuple[Kind, t.Pattern[str]]]] = {}
+for _kind in KINDS:
+    _BY_FOLDER.setdefault(_kind.place.partition("/")[0], []).append((_kind, _pattern(_kind.place)))
+_FOLDER_PATTERNS = [_pattern("/".join(place[:depth])) for place in (kind.place.split("/") for kind in KINDS) for depth in range(1, len(place))]
+
+
+def parsed(name: str) -> t.Optional[Name]:
+    """A name taken apart; None if it is no name of an object."""
+    for kind, pattern in _BY_FOLDER.get(name.partition("/")[0], ()):
+        found = pattern.fullmatch(name)
+        if found is not None:
+            parts = found.groupdict()
+            return Name(kind, parts) if "two" not in parts or parts["pack"].startswith(parts["two"]) else None
+    return None
+
+
+def is_object(name: str) -> bool:
+    """Whether this is the name of an object."""
+    return parsed(name) is not None
+
+
+@functools.lru_cache(maxsize=4096)
+def is_folder(name: str) -> bool:
+    """Whether objects can have names that begin with this and a slash."""
+    return any(pattern.fullmatch(name) for pattern in _FOLDER_PATTERNS)
+
+
+def largest(name: str) -> int:
+    """Bytes that an object of this name has at most before it is sealed. Raises DamagedObject if it is no name of an object."""
+    found = parsed(name)
+    if found is None:
+        raise DamagedObject(f"No object can be called {shown(name)}")
+    return found.kind.largest
+
+
+# Parts of names that come from elsewhere: from a manifest, or from libvirt.
+
+
+def _fits(part: str, value: object) -> bool:
+    return isinstance(value, str) and _WHOLE[part].fullmatch(value) is not None
+
+
+def is_uuid(value: object) -> bool:
+    """Whether this is the UUID of a domain, as libvirt writes it."""
+    return _fits("uuid", value)
+
+
+def is_point_id(value: object) -> bool:
+    """Whether this is the id of a restore point."""
+    return _fits("point", value)
+
+
+def is_target(value: object) -> bool:
+    """Whether this is the target of a disk, such as ``vda``."""
+    return _fits("target", value)
+
+
+def is_file_name(value: object) -> bool:
+    """Whether a file of a restore point can have this name. Its manifest cannot."""
+    return _fits("file", value)
+
+
+def is_map_name(value: object, target: str) -> bool:
+    """Whether the map of the disk with this target can have this name."""
+    return isinstance(value, str) and is_file_name(value) and value.startswith(target) and _OF_MAP.fullmatch(value[len(target) :]) is not None
+
+
+def is_repository_id(value: object) -> bool:
+    """Whether this is the id of a repository."""
+    return _fits("pack", value)
+
+
+def is_domain_name(value: object) -> bool:
+    """Whether libvirt can have given this name to a domain: it holds no slash, and no control character. It is part of names of files, of no object's."""
+    if not isinstance(value, str) or value in ("", ".", "..") or "/" in value or _CONTROL.search(value):
+        return False
+    return len(value.encode()) <= _LONGEST_DOMAIN
+
+
+def is_machine_file_kind(value: object) -> bool:
+    """Whether a file of a machine beside its disks can be of this kind."""
+    return value in MACHINE_FILE_KINDS
+
+
+def shown(value: object) -> str:
+    """A name as a message shows it: in quotes, without control characters, and not longer than a line."""
+    text = value if isinstance(value, str) else type(value).__name__
+    return repr(text[:_SHOWN]) + "…" * (len(text) > _SHOWN)
+
+
+def _checked(value: object, fits: bool, what: str) -> str:
+    if not fits or not isinstance(value, str):
+        raise DamagedObject(f"{shown(value)} is not {what}")
+    return value
+
+
+def check_uuid(value: object) -> str:
+    """The UUID of a domain. Raises DamagedObject if it is none."""
+    return _checked(value, is_uuid(value), "the UUID of a domain")
+
+
+def check_point_id(value: object) -> str:
+    """The id of a restore point. Raises DamagedObject if it is none."""
+    return _checked(value, is_point_id(value), "the id of a restore point")
+
+
+def check_target(value: object) -> str:
+    """The target of a disk. Raises DamagedObject if it is none."""
+    return _checked(value, is_target(value), "the target of a disk")
+
+
+def check_file_name(value: object) -> str:
+    """The name of a file of a restore point. Raises DamagedObject if it is none."""
+    return _checked(value, is_file_name(value), "the name of a file of a restore point")
+
+
+def check_map_name(value: object, target: str) -> str:
+    """The name of the map of a disk. Raises DamagedObject if it is none."""
+    return _checked(value, is_map_name(value, target), f"the name of a map of {target}")
+
+
+def check_repository_id(value: object) -> str:
+    """The id of a repository. Raises DamagedObject if it is none."""
+    return _checked(value, is_repository_id(value), "the id of a repository")
+
+
+def check_domain_name(value: object) -> str:
+    """The name of a domain. Raises DamagedObject if it is none."""
+    return _checked(value, is_domain_name(value), "the name of a domain")
+
+
+def check_machine_file_kind(value: object) -> str:
+    """The kind of a machine's file. Raises DamagedObject if it is none."""
+    return _checked(value, is_machine_file_kind(value), "a kind of a machine's files")
+
+
+# Building names.
+
+
+def pack(pack_id: bytes) -> str:
+    """Name of the object that holds a pack."""
+    text = pack_id.hex()
+    return f"{PACKS}/{text[:2]}/{text}"  # there are many of them: what is made of 16 bytes needs no proof
+
+
+def point_folder(uuid: str, point_id: str) -> str:
+    """Where the objects of a restore point are."""
+    return f"{POINTS}/{check_uuid(uuid)}/{check_point_id(point_id)}"
+
+
+def manifest(uuid: str, point_id: str) -> str:
+    """Name of the object whose existence makes a restore point exist."""
+    return MANIFEST_KIND.name(uuid=uuid, point=point_id)
+
+
+def point_file(uuid: str, point_id: str, file: str) -> str:
+    """Name of another object of a restore point: a map, or a file."""
+    return f"{point_folder(uuid, point_id)}/{check_file_name(file)}"
+
+
+def map_file(target: str, mark: str = "") -> str:
+    """Name, in its restore point, of the map of a disk, ``mark`` being 8 random hex digits, or a number of the round that stored it."""
+    return check_map_name(f"{target}-{mark}.map" if mark else f"{target}.map", check_target(target))
+
+
+def lease(session: str) -> str:
+    """Name of the lease of a session."""
+    return LEASE_KIND.name(session=session)
+
+
+def draft(session: str, uuid: str, point_id: str, mark: str) -> str:
+    """Name of a draft of a manifest."""
+    return DRAFT_KIND.name(session=session, uuid=uuid, point=point_id, mark=mark)
+
+
+def trash_entry(uuid: str, point_id: str, mark: str) -> str:
+    """Name of an entry of the trash."""
+    return TRASH_KIND.name(uuid=uuid, point=point_id, mark=mark)
+
+
+def trash_folder(uuid: str, point_id: str) -> str:
+    """Where the entries of the trash of a restore point are."""
+    return f"{TRASH}/{check_uuid(uuid)}/{check_point_id(point_id)}"
+
+
+def announcement(name: str) -> str:
+    """Name of the object that announces the end of a pack, or of a file of a restore point."""
+    found = parsed(name)
+    if found is not None and found.kind is PACK_KIND:
+        return CONDEMNED_PACK_KIND.name(pack=found.parts["pack"])
+    if found is not None and found.kind in (MAP_KIND, FILE_KIND):
+        return CONDEMNED_FILE_KIND.name(uuid=found.parts["uuid"], point=found.parts["point"], file=name.rpartition("/")[2])
+    raise DamagedObject(f"The end of {shown(name)} cannot be announced: it is neither a pack nor a file of a restore point")
+
+
+def announced(name: str) -> t.Optional[str]:
+    """Name of the object whose end an announcement announces; None if it is no announcement."""
+    found = parsed(name)
+    if found is not None and found.kind is CONDEMNED_PACK_KIND:
+        return pack(found.pack)
+    if found is not None and found.kind is CONDEMNED_FILE_KIND:
+        return point_file(*found.point, found.parts["file"])
+    return None
+
+
+def may_go(name: str) -> bool:
+    """Whether collectors may delete an object of this name: a pack, or a file of a restore point other than its manifest."""
+    found = parsed(name)
+    return found is not None and found.kind in (PACK_KIND, MAP_KIND, FILE_KIND)
+
+
+def doomed(session: str, number: int) -> str:
+    """Name of a list of what a session is about to delete."""
+    return DOOMED_KIND.name(session=session, number=str(number))
+
+
+def damage_of(pack_id: bytes) -> str:
+    """Name of the object that tells of a pack's damage."""
+    return DAMAGED_KIND.name(pack=pack_id.hex())
+
+
+def verification(uuid: str, point_id: str) -> str:
+    """Name of the last verification of a restore point."""
+    return VERIFIED_KIND.name(uuid=uuid, point=point_id)
+
+
+def turn(uuid: str, selection: str, slices: int) -> str:
+    """Name of what tells whose turn it is in a rotation of samples."""
+    return TURN_KIND.name(uuid=uuid, selection=selection, slices=str(slices))
+
+
+def hooks_of_run(uuid: str, run: str, number: int) -> str:
+    """Name of hooks of packs that a run wrote: of a backup by the id of its restore point, with 8 more digits if they were made later."""
+    return HOOKS_KIND.name(uuid=uuid, run=run, number=str(number))
+
+
+def hooks_of_compaction(session: str, number: int) -> str:
+    """Name of hooks of packs that hold blocks of many domains."""
+    return COMPACTION_KIND.name(session=session, number=str(number))
+
+
+def hooks_folder(uuid: t.Optional[str]) -> str:
+    """Where hooks are: all of them, or those of a domain's packs."""
+    return HOOKS if uuid is None else f"{HOOKS}/{check_uuid(uuid)}"
+
+
+def of_kind(found: t.Iterable[str], kind: Kind) -> t.Iterator[t.Tuple[str, Name]]:
+    """Those names that are of one kind, each with what it is made of."""
+    for name in found:
+        taken = parsed(name)
+        if taken is not None and taken.kind is kind:
+            yield name, taken
