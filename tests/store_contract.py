@@ -4,12 +4,40 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from _cbt.errors import ObjectMissing
+from _cbt.errors import DamagedObject, ObjectMissing, RepositoryError
 from _cbt.repository.stores import Entry, Store
+
+PACK, OTHER_PACK = "packs/aa/aa" + "0" * 30, "packs/aa/aa" + "1" * 30
+LEASE, OTHER_LEASE, MISSING = "leases/" + "0" * 16, "leases/" + "1" * 16, "leases/" + "f" * 16
+POINT = "points/6f1d0a52-9a3c-4c0e-8a53-0d1b1f6f4a11/20260101T120000Z-00000001"
+BAD_NAMES = (
+    *(
+        "",
+        ".",
+        "..",
+        "/",
+        "/etc/passwd",
+        "../x",
+        "x",
+        "repository.json/x",
+        "repository.json\n",
+        "tmp/x",
+        "packs",
+        "packs/",
+        "packs//",
+        "packs/aa/..",
+        "packs/../x",
+    ),
+    *("packs/ab/aa" + "0" * 30, "packs/aa/aa" + "0" * 29, "packs/aa/AA" + "0" * 30, "packs/aa/aa" + "0" * 30 + "/x", "packs/aa/aa" + "0" * 29 + "\0"),
+    *("leases/..", "leases/" + "0" * 15 + "\n", "leases/" + "0" * 100_000, "leases/" + "\u0660" * 16, "leases//" + "0" * 16),
+    *(f"{POINT}/{file}" for file in ("", ".", "..", "../x", ".hidden", "a/b", "a b", "a\0", "a\x1b", "x" * 129, "\u00e4.map", "\udcff", "-x")),
+)
+OTHER_POINT = "points/b9a7f3d0-1111-4222-8333-444455556666/20260102T120000Z-00000002"
 
 
 def random_bytes(length: int, seed: int) -> bytes:
@@ -22,139 +50,180 @@ class StoreContract:
 
     def test_an_object_comes_back_whole_and_in_ranges(self, store: Store) -> None:
         data = random_bytes(10_000, 1)
-        assert store.put("a/b/c", data)
-        assert store.get("a/b/c") == data
-        assert store.size("a/b/c") == 10_000
-        assert store.get_range("a/b/c", 100, 50) == data[100:150]
-        assert store.get_range("a/b/c", 0, 10_000) == data
-        assert store.get_range("a/b/c", 9_990, 50) == data[9_990:]
-        assert store.get_range("a/b/c", 10_000, 50) == b""
-        assert store.get_range("a/b/c", 20_000, 50) == b""
-        assert store.get_range("a/b/c", 5, 0) == b""
+        assert store.put(LEASE, data)
+        assert store.get(LEASE) == data
+        assert store.size(LEASE) == 10_000
+        assert store.get_range(LEASE, 100, 50) == data[100:150]
+        assert store.get_range(LEASE, 0, 10_000) == data
+        assert store.get_range(LEASE, 9_990, 50) == data[9_990:]
+        assert store.get_range(LEASE, 10_000, 50) == b""
+        assert store.get_range(LEASE, 20_000, 50) == b""
+        assert store.get_range(LEASE, 5, 0) == b""
 
     def test_an_empty_object_is_an_object(self, store: Store) -> None:
-        assert store.put("a/empty", b"")
-        assert (store.get("a/empty"), store.size("a/empty"), store.get_range("a/empty", 0, 5)) == (b"", 0, b"")
-        assert list(store.list("a")) == ["a/empty"]
+        assert store.put(LEASE, b"")
+        assert (store.get(LEASE), store.size(LEASE), store.get_range(LEASE, 0, 5)) == (b"", 0, b"")
+        assert list(store.list("leases")) == [LEASE]
 
     def test_put_replaces_and_without_replace_keeps_what_is_there(self, store: Store) -> None:
-        assert store.put("x", b"one")
-        assert not store.put("x", b"two", replace=False)
-        assert store.get("x") == b"one"
-        assert store.put("x", b"three")
-        assert store.get("x") == b"three"
-        assert store.put("y", b"new", replace=False)
-        assert store.get("y") == b"new"
+        assert store.put("repository.json", b"one")
+        assert not store.put("repository.json", b"two", replace=False)
+        assert store.get("repository.json") == b"one"
+        assert store.put("repository.json", b"three")
+        assert store.get("repository.json") == b"three"
+        assert store.put("collected.json", b"new", replace=False)
+        assert store.get("collected.json") == b"new"
 
     def test_of_several_that_put_without_replace_exactly_one_wins(self, store: Store) -> None:
         with ThreadPoolExecutor(8) as pool:
-            won = list(pool.map(lambda number: store.put("x", str(number).encode(), replace=False), range(8)))
+            won = list(pool.map(lambda number: store.put("repository.json", str(number).encode(), replace=False), range(8)))
         (winner,) = [number for number, each in enumerate(won) if each]
-        assert store.get("x") == str(winner).encode()
+        assert store.get("repository.json") == str(winner).encode()
 
     def test_an_upload_takes_ranges_in_any_order_and_appears_only_when_committed(self, store: Store) -> None:
-        upload = store.upload("packs/aa/x")
+        upload = store.upload(PACK)
         upload.write([b"world", bytearray(b"!"), memoryview(b"!")], 6)
         upload.write([b"hello "], 0)
         assert not list(store.list("packs"))
         with pytest.raises(ObjectMissing):
-            store.get("packs/aa/x")
+            store.get(PACK)
         assert upload.commit()
-        assert store.get("packs/aa/x") == b"hello world!!"
+        assert store.get(PACK) == b"hello world!!"
         upload.abandon()
-        assert list(store.list("packs")) == ["packs/aa/x"]
+        assert list(store.list("packs")) == [PACK]
 
     def test_a_large_upload_written_by_several_threads_comes_back_as_it_was(self, store: Store) -> None:
         data = random_bytes((40 << 20) + 12_345, 2)
         piece = 1 << 20
         offsets = list(range(0, len(data), piece))
         random.Random(3).shuffle(offsets)
-        upload = store.upload("packs/aa/large")
+        upload = store.upload(PACK)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda offset: upload.write([data[offset : offset + 1000], data[offset + 1000 : offset + piece]], offset), offsets))
         assert upload.commit()
-        assert store.size("packs/aa/large") == len(data)
-        assert store.get("packs/aa/large") == data
-        assert store.get_range("packs/aa/large", 16 << 20, 3 << 20) == data[16 << 20 : 19 << 20]
+        assert store.size(PACK) == len(data)
+        assert store.get(PACK) == data
+        assert store.get_range(PACK, 16 << 20, 3 << 20) == data[16 << 20 : 19 << 20]
 
     def test_an_abandoned_upload_leaves_nothing(self, store: Store) -> None:
-        upload = store.upload("a/x")
+        upload = store.upload(LEASE)
         upload.write([b"data"], 0)
         upload.abandon()
         upload.abandon()
-        assert list(store.list("a")) == []
+        assert list(store.list("leases")) == []
 
     def test_an_upload_without_replace_does_not_take_the_place_of_another(self, store: Store) -> None:
-        store.put("a/x", b"first")
-        upload = store.upload("a/x")
+        store.put(LEASE, b"first")
+        upload = store.upload(LEASE)
         upload.write([b"second"], 0)
         assert not upload.commit(replace=False)
         upload.abandon()
-        assert store.get("a/x") == b"first"
+        assert store.get(LEASE) == b"first"
 
     def test_listing_is_by_folder_and_skips_objects_in_the_making(self, store: Store) -> None:
-        for name in ("points/u/1/manifest.json", "points/u/1/vda.map", "points/v/2/manifest.json", "pointsX", "packs/aa/aabb"):
+        for name in (f"{POINT}/manifest.json", f"{POINT}/vda.map", f"{OTHER_POINT}/manifest.json", "collected.json", PACK):
             store.put(name, b"x")
-        upload = store.upload("points/u/3/manifest.json")
-        assert sorted(store.list("points")) == ["points/u/1/manifest.json", "points/u/1/vda.map", "points/v/2/manifest.json"]
-        assert list(store.list("points/v")) == ["points/v/2/manifest.json"]
-        assert list(store.list("packs")) == ["packs/aa/aabb"]
+        upload = store.upload(f"{POINT[:-1]}3/manifest.json")
+        assert sorted(store.list("points")) == [f"{POINT}/manifest.json", f"{POINT}/vda.map", f"{OTHER_POINT}/manifest.json"]
+        assert list(store.list(OTHER_POINT.rpartition("/")[0])) == [f"{OTHER_POINT}/manifest.json"]
+        assert list(store.list("packs")) == [PACK]
         assert list(store.list("leases")) == []
-        assert store.occupants() == {"points", "pointsX", "packs"}
+        assert store.occupants() == {"points", "collected.json", "packs"}
         upload.abandon()
 
     def test_names_of_any_kind_are_listed_as_they_are(self, store: Store) -> None:
-        names = ["points/ä b/1+1.map", "points/ä b/100%.map", "points/ä b/x=y&z.map"]
+        names = [f"{POINT}/{name}" for name in ("1+1.map", "domain.xml-2", "Kernel_1.0", "vda-01234567.map")]
         for name in names:
             store.put(name, name.encode())
         assert sorted(store.list("points")) == sorted(names)
         assert [store.get(name) for name in names] == [name.encode() for name in names]
+        assert not store.foreign.words()
+
+    @pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
+    def test_what_is_no_name_of_an_object_is_refused_by_everything(self, store: Store, name: str) -> None:
+        acts: list[Callable[[], object]] = [
+            lambda: store.put(name, b"x"),
+            lambda: store.put(name, b"x", replace=False),
+            lambda: store.upload(name),
+            lambda: store.get(name),
+            lambda: store.get_range(name, 0, 1),
+            lambda: store.get_range(name, 0, 0),
+            lambda: store.size(name),
+            lambda: store.modified(name),
+            lambda: store.delete(name),
+        ]
+        for act in acts:
+            with pytest.raises(DamagedObject, match="No object of a repository can be called"):
+                act()
+
+    @pytest.mark.parametrize("prefix", ["", ".", "..", "/", "points/..", "points/", "../points", "points/x", "tmp", "packs/AA", "packs/aa/aa"])
+    def test_what_is_no_folder_of_objects_is_not_listed(self, store: Store, prefix: str) -> None:
+        for listing in (store.list, store.entries):
+            with pytest.raises(DamagedObject, match="No folder of a repository can be called"):
+                list(listing(prefix))
+
+    def test_an_object_larger_than_any_of_its_kind_or_than_asked_for_is_not_read(self, store: Store) -> None:
+        store.put(LEASE, bytes((64 << 10) + 40))
+        assert len(store.get(LEASE)) == (64 << 10) + 40
+        with pytest.raises(DamagedObject, match=r"leases/0{16} is damaged: it has 65576 bytes and cannot have more than 100"):
+            store.get(LEASE, 100)
+        store.put(LEASE, bytes((64 << 10) + 41))
+        with pytest.raises(DamagedObject, match=r"leases/0{16} is damaged: it has 65577 bytes and cannot have more than 65576"):
+            store.get(LEASE)
+
+    def test_more_objects_than_any_repository_holds_are_an_error(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        store.put(LEASE, b"")
+        store.put(OTHER_LEASE, b"")
+        monkeypatch.setattr("_cbt.repository.stores.MOST_LISTED", 1)
+        for listing in (store.list, store.entries):
+            with pytest.raises(RepositoryError, match="Cannot list leases in .*: more than 1 objects are there"):
+                list(listing("leases"))
 
     def test_entries_tell_size_and_time_by_one_clock(self, store: Store) -> None:
-        store.put("a/first", b"x" * 100)
-        store.put("a/second", b"")
-        entries = {entry.name: entry for entry in store.entries("a")}
-        assert {name: entry.size for name, entry in entries.items()} == {"a/first": 100, "a/second": 0}
+        store.put(LEASE, b"x" * 100)
+        store.put(OTHER_LEASE, b"")
+        entries = {entry.name: entry for entry in store.entries("leases")}
+        assert {name: entry.size for name, entry in entries.items()} == {LEASE: 100, OTHER_LEASE: 0}
         for entry in entries.values():
             assert isinstance(entry, Entry)
             assert abs(entry.modified - store.modified(entry.name)) <= 1  # some stores round to seconds in one of the two
-            assert entries["a/first"].modified <= entries["a/second"].modified
+            assert entries[LEASE].modified <= entries[OTHER_LEASE].modified
 
     def test_deleting_forgives_a_missing_object(self, store: Store) -> None:
-        store.put("points/u/1/a", b"x")
-        store.put("points/u/1/b", b"x")
-        store.delete("points/u/1/a")
-        assert list(store.list("points")) == ["points/u/1/b"]
-        store.delete("points/u/1/b")
-        store.delete("points/u/1/b")
-        store.delete("never/was")
+        store.put(f"{POINT}/a", b"x")
+        store.put(f"{POINT}/b", b"x")
+        store.delete(f"{POINT}/a")
+        assert list(store.list("points")) == [f"{POINT}/b"]
+        store.delete(f"{POINT}/b")
+        store.delete(f"{POINT}/b")
+        store.delete(MISSING)
         assert list(store.list("points")) == []
-        assert store.put("points/u/1/a", b"again", replace=False)
+        assert store.put(f"{POINT}/a", b"again", replace=False)
 
     @pytest.mark.parametrize("operation", ["get", "size", "modified"])
     def test_a_missing_object_is_missing(self, store: Store, operation: str) -> None:
-        with pytest.raises(ObjectMissing, match=r"no/such: it does not exist"):
-            getattr(store, operation)("no/such")
+        with pytest.raises(ObjectMissing, match=r"leases/f{16}: it does not exist"):
+            getattr(store, operation)(MISSING)
         for length in (0, 1):
             with pytest.raises(ObjectMissing):
-                store.get_range("no/such", 0, length)
+                store.get_range(MISSING, 0, length)
 
     def test_what_nobody_locked_may_go(self, store: Store) -> None:
-        store.put("a/x", b"x")
-        store.put("a/y", b"y")
-        store.protect(["a/x"], like="a/y")
-        assert store.locked_until("a/x") is None
-        store.delete("a/x")
-        assert list(store.list("a")) == ["a/y"]
+        store.put(LEASE, b"x")
+        store.put(OTHER_LEASE, b"y")
+        store.protect([LEASE], like=OTHER_LEASE)
+        assert store.locked_until(LEASE) is None
+        store.delete(LEASE)
+        assert list(store.list("leases")) == [OTHER_LEASE]
 
     def test_a_sweep_spares_what_is_stored_and_what_is_in_the_making(self, store: Store) -> None:
-        store.put("packs/aa/x", b"x")
-        upload = store.upload("packs/aa/y")
+        store.put(PACK, b"x")
+        upload = store.upload(OTHER_PACK)
         upload.write([b"y"], 0)
         store.sweep()
         assert upload.commit()
-        assert sorted(store.list("packs")) == ["packs/aa/x", "packs/aa/y"]
+        assert sorted(store.list("packs")) == [PACK, OTHER_PACK]
 
     def test_the_time_of_an_object_is_near_now(self, store: Store) -> None:
-        store.put("a/x", b"x")
-        assert abs(store.modified("a/x") - time.time()) < 3600 or store.location == "memory"
+        store.put(LEASE, b"x")
+        assert abs(store.modified(LEASE) - time.time()) < 3600 or store.location == "memory"

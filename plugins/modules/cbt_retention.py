@@ -373,8 +373,8 @@ def main() -> None:
         result = retention(_module.existing_repository(module), request, module.check_mode)
     for name, cause in sorted(result.damaged.items()):
         module.warn(f"No space is reclaimed while the manifest {name} cannot be read: {cause}")
-    for name in result.collected.foreign if result.collected is not None else ():
-        module.warn(f"{name} does not belong in a repository and was passed over. Remove it.")
+    for warning in result.collected.foreign if result.collected is not None else ():
+        module.warn(warning)
     module.exit_json(**_outcome(result, module.params["grace"]), diff=_diff(result))
 
 

@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins" / "module
 
 from _cbt.operations.information import describe_repository, list_points  # noqa: E402
 from _cbt.operations.retention import RetentionRequest, retention  # noqa: E402
-from _cbt.repository import damage, dedup, hooks, leases, points  # noqa: E402
+from _cbt.repository import damage, dedup, hooks, leases  # noqa: E402
 from _cbt.repository.directory_store import DirectoryStore  # noqa: E402
+from _cbt.repository.format import names
 from _cbt.repository.hooks import PackHooks  # noqa: E402
 from _cbt.repository.maps import ExtentMap, MapBuilder  # noqa: E402
 from _cbt.repository.packs import PackRef  # noqa: E402
@@ -91,7 +92,7 @@ def _point(repository: Repository, domain: int, day: int, whole: ExtentMap, chan
         builder.place(block, 1, chance.choice(whole.packs).id, chance.randrange(BLOCKS))
     at = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(days=day)
     uuid, name = f"{domain:08x}-0000-4000-8000-000000000000", f"{at:%Y%m%dT%H%M%SZ}-{day:08x}"
-    files = repository.put_files(points.folder(uuid, name), {"vda.map": builder.finish({ref.id: ref for ref in whole.packs}).encode()})
+    files = repository.put_files(names.point_folder(uuid, name), {"vda.map": builder.finish({ref.id: ref for ref in whole.packs}).encode()})
     disk = DiskRecord("vda", whole.size, "incremental", "", files["vda.map"], None, {}, {})
     made = RestorePoint(
         name, repository.id, f"machine{domain}", uuid, at.isoformat(), None, None, None, name, "crash", (disk,), {}, False, {}, False, "", {}
@@ -110,7 +111,7 @@ def build(repository: Repository, packs: int, per_domain: int) -> None:
             _point(repository, domain, day, whole, chance)
         for index in range(0, len(refs), hooks.PACKS_PER_OBJECT):
             found = [PackHooks(ref, tuple(sorted(chance.getrandbits(61) for _hook in range(24)))) for ref in refs[index : index + hooks.PACKS_PER_OBJECT]]
-            repository.put_object(f"{hooks.FOLDER}/{domain}/0-{index}", hooks.encode(found))
+            repository.put_object(names.hooks_of_run(f"{domain:08x}-0000-4000-8000-000000000000", f"20260101T000000Z-{index:08x}", 0), hooks.encode(found))
 
 
 def information(repository: Repository) -> str:

@@ -14,7 +14,7 @@ from lab.hypervisor import Hypervisor
 from lab.process import run_tool
 from trial import Trial, begun
 
-from _cbt.repository import points
+from _cbt.repository.format import names
 from _cbt.repository.repository import open_or_create
 
 THEIRS = "<domaincheckpoint><name>{}</name></domaincheckpoint>"
@@ -186,7 +186,7 @@ def test_the_parent_deleted_from_the_repository(older: bool, trial: Trial) -> No
     _repository, parent = trial.taken.pop()
     point = parent.result.point
     assert point is not None
-    trial.repository.store.delete(points.manifest_name(point.uuid, point.id))
-    for name in list(trial.repository.store.list(points.folder(point.uuid, point.id))):
+    trial.repository.store.delete(names.manifest(point.uuid, point.id))
+    for name in list(trial.repository.store.list(names.point_folder(point.uuid, point.id))):
         trial.repository.store.delete(name)
     trial.survives("full", "is missing from vd[ab]" if older else "has no restore point of")

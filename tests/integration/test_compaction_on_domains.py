@@ -15,7 +15,7 @@ from trial import MIB, Trial, fresh
 from _cbt.operations.compaction import Candidates, compact
 from _cbt.operations.verify import verify
 from _cbt.repository import leases
-from _cbt.repository.points import manifest_name
+from _cbt.repository.format import names
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def _stored(trial: Trial) -> int:
 def test_points_stay_true_and_incrementals_go_on(trial: Trial) -> None:
     repository, first = trial.taken.pop(0)
     uuid = trial.domain.handle.UUIDString()
-    repository.store.delete(manifest_name(uuid, first.id))
+    repository.store.delete(names.manifest(uuid, first.id))
     before = _stored(trial)
     with leases.held(repository, "compaction") as lease:
         done = compact(lease, Candidates(80))

@@ -73,7 +73,7 @@ class _Storm:
         """As though the dead process's lease had lapsed: else it would spare all that is younger for half an hour."""
         for session in leases.sessions(self.repository):
             if session.process == process:
-                self.repository.store.delete(f"{leases.FOLDER}/{session.id}")
+                self.repository.store.delete(f"leases/{session.id}")
 
 
 def _back_up(storm: _Storm, domain: BlockDomain, scratch: Path, chance: random.Random) -> None:

@@ -10,6 +10,8 @@ import functools
 import random
 from collections.abc import Iterator, Sequence
 
+from samples import run_of, uuid_of
+
 from _cbt.blocks.extents import Extent
 from _cbt.blocks.throttle import Throttle
 from _cbt.errors import DamagedObject
@@ -57,13 +59,13 @@ def back_up(
 ) -> tuple[ExtentMap, Statistics]:
     """Store a disk and leave hooks, as a run does."""
     damages = damage.read_all(repository)
-    finding = dedup.deduplicator(repository, scope, domain, damages)
+    finding = dedup.deduplicator(repository, scope, uuid_of(domain), damages)
     writer = repository.writer()
     reader = Reader(writer, codecs.encoder("none"), 2, Interrupt(), silent, Throttle(None, lambda: None), finding)
     read = reader.read(disk, "vda", base, Known(base, repository.reader, damages))  # type: ignore[arg-type]
     written = {**(finding.packs if finding else {}), **writer.finish()}
     if finding is not None:
-        dedup.record(repository, domain, session, writer.hooks())
+        dedup.record(repository, dedup.of_backup(uuid_of(domain), run_of(session)), writer.hooks())
     return read.finish(written), read.statistics
 
 

@@ -122,8 +122,8 @@ class FaultyStore(MemoryStore):
 
         return bool(self.call("put", name, stored))
 
-    def get(self, name: str) -> bytes:
-        return bytes(self.call("get", name, lambda: super(FaultyStore, self).get(name)))
+    def get(self, name: str, most: int | None = None) -> bytes:
+        return bytes(self.call("get", name, lambda: super(FaultyStore, self).get(name, most)))
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         return self.get(name)[offset : offset + length]
@@ -146,5 +146,5 @@ class FaultyStore(MemoryStore):
     def delete(self, name: str) -> None:
         self.call("delete", name, lambda: super(FaultyStore, self).delete(name))
 
-    def protect(self, names: Iterable[str], like: str) -> None:
-        self.call("protect", like, lambda: super(FaultyStore, self).protect(names, like))
+    def protect(self, objects: Iterable[str], like: str) -> None:
+        self.call("protect", like, lambda: super(FaultyStore, self).protect(objects, like))

@@ -17,9 +17,10 @@ from _cbt.interrupt import Interrupt
 from _cbt.operations.healing import Healed, heal
 from _cbt.operations.reading import Reader
 from _cbt.progress import silent
-from _cbt.repository import configuration, damage, points
+from _cbt.repository import configuration, damage
 from _cbt.repository.codecs import encoder
 from _cbt.repository.encryption import EncryptedKeys
+from _cbt.repository.format import names
 from _cbt.repository.keys import Keys, PlainKeys
 from _cbt.repository.known import Known
 from _cbt.repository.leases import Lease
@@ -100,7 +101,7 @@ class History:
             self.disk.dirty = set(range(BLOCKS))
         read = reader.read(self.disk, "vda", base, Known(base, repository.reader, damages), again=again)  # type: ignore[arg-type]
         name = point_id(len(self.truth) + 1)
-        files = repository.put_files(points.folder(uuid, name), {"vda.map": read.finish(writer.finish()).encode()})
+        files = repository.put_files(names.point_folder(uuid, name), {"vda.map": read.finish(writer.finish()).encode()})
         made = point(len(self.truth) + 1, (record(size=self.disk.size, map=files["vda.map"]),), uuid=uuid)
         repository.publish(made)
         self.truth[name], self._last = self.disk.bytes(), made

@@ -5,18 +5,36 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
+import uuid
+import zlib
 from typing import Any
 
 from _cbt.hypervisor.disks import Bitmap, Disk, mark
 from _cbt.hypervisor.domain import DomainFacts
 from _cbt.operations.backup_plan import BackupPlan, Situation, Wish, make_plan
 from _cbt.repository import codecs
+from _cbt.repository.format import names
 from _cbt.repository.packs import Encoded, PackRef
 from _cbt.repository.points import DiskRecord, RestorePoint, StoredFile
 
 UUID = "6f1d0a52-9a3c-4c0e-8a53-0d1b1f6f4a11"
 OTHER_UUID = "b9a7f3d0-1111-4222-8333-444455556666"
 GIB = 1 << 30
+
+
+def uuid_of(word: str) -> str:
+    """The UUID of the domain that a test calls so."""
+    return str(uuid.uuid5(uuid.NAMESPACE_DNS, word))
+
+
+def run_of(word: str) -> str:
+    """The id of the restore point that a test calls so."""
+    return f"20260101T120000Z-{zlib.crc32(word.encode()):08x}"
+
+
+def hooks_of(domain: str, word: str, number: int = 0) -> str:
+    """Name of the hooks of the packs that were written with this point."""
+    return names.hooks_of_run(uuid_of(domain), run_of(word), number)
 
 
 def random_bytes(length: int, seed: int) -> bytes:

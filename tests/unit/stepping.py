@@ -122,9 +122,9 @@ class SteppedStore:
         self.halt(f"put {name}")
         return self._store.put(name, data, replace)
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most: int | None = None) -> bytes:
         self.halt(f"get {name}")
-        return self._store.get(name)
+        return self._store.get(name, most)
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         self.halt(f"get {name}")

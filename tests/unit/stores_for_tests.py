@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from _cbt.errors import ObjectLocked, ObjectMissing, RepositoryError
-from _cbt.repository.stores import Entry
+from _cbt.repository.format import names
+from _cbt.repository.stores import Entry, Foreign, check_size, counted
 
 
 class MemoryUpload:
     """An object in the making."""
 
     def __init__(self, store: MemoryStore, name: str) -> None:
-        self._store, self._name = store, name
+        self._store, self._name = store, names.check_object(name)
         self._turn = threading.Lock()
         self._data = bytearray()
 
@@ -65,6 +66,7 @@ class MemoryStore:
         self.clock = 1_000_000.0
         self.lock_for = 0.0
         self.full = False
+        self.foreign = Foreign(self.location)
 
     def copy(self) -> MemoryStore:
         """Another one with the same objects."""
@@ -84,24 +86,36 @@ class MemoryStore:
         upload.write([data], 0)
         return upload.commit(replace)
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most: int | None = None) -> bytes:
         """An object's bytes."""
+        data = self._held(name)
+        check_size(name, name, len(data), most)
+        return data
+
+    def _held(self, name: str) -> bytes:
         try:
-            return self.objects[name]
+            return self.objects[names.check_object(name)]
         except KeyError as error:
             raise ObjectMissing(f"Cannot read {name}: it does not exist.") from error
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         """A part of an object."""
-        return self.get(name)[offset : offset + length]
+        return self._held(name)[offset : offset + length]
 
     def size(self, name: str) -> int:
         """Bytes of an object."""
-        return len(self.get(name))
+        return len(self._held(name))
 
     def list(self, prefix: str) -> Iterator[str]:
         """Names below a folder."""
-        return (name for name in list(self.objects) if name.startswith(f"{prefix}/"))
+        return counted(self._ours(names.check_folder(prefix)), prefix, self.location)
+
+    def _ours(self, prefix: str) -> Iterator[str]:
+        for name in [each for each in list(self.objects) if each.startswith(f"{prefix}/")]:
+            if names.is_object(name):
+                yield name
+            else:
+                self.foreign.note(name)
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         """Objects below a folder."""
@@ -109,11 +123,12 @@ class MemoryStore:
 
     def modified(self, name: str) -> float:
         """When an object appeared."""
-        self.get(name)
+        self._held(name)
         return self.times.get(name, 0.0)
 
     def delete(self, name: str) -> None:
         """Delete an object, or do nothing."""
+        names.check_object(name)
         if self.locked_until(name) is not None:
             raise ObjectLocked(f"Cannot delete {name}: the object lock keeps it.")
         self.objects.pop(name, None)
@@ -123,10 +138,10 @@ class MemoryStore:
         until = self.locks.get(name, 0.0)
         return until if until > self.clock else None
 
-    def protect(self, names: Iterable[str], like: str) -> None:
+    def protect(self, objects: Iterable[str], like: str) -> None:
         """Lock as long as another one is."""
         until = self.locked_until(like)
-        for name in names if until is not None else ():
+        for name in objects if until is not None else ():
             self.locks[name] = max(until, self.locks.get(name, 0.0))
 
     def occupants(self) -> set[str]:

@@ -21,9 +21,9 @@ from _cbt.operations.compaction import Candidates, Compacted, predict
 from _cbt.operations.living import living_blocks, mostly_dead, stretches
 from _cbt.operations.verify import verify
 from _cbt.repository import hooks
+from _cbt.repository.format import names
 from _cbt.repository.leases import Lease
 from _cbt.repository.maps import MapBuilder
-from _cbt.repository.points import manifest_name
 from _cbt.repository.repository import Repository
 
 
@@ -60,7 +60,7 @@ def compact(repository: Repository, below: int, workers: int | None = None, inte
 
 def forget(history: History, name: str) -> None:
     """Remove a point, as retention does."""
-    del history.store.objects[manifest_name(UUID, name)]
+    del history.store.objects[names.manifest(UUID, name)]
     del history.truth[name]
 
 
@@ -68,7 +68,7 @@ def collect(history: History) -> None:
     """Delete all packs and maps that no point needs."""
     repository = history.fresh()
     named = {f"{each.folder}/{each.disk('vda').map.name}" for each in repository.points_of().points}  # type: ignore[union-attr]
-    named |= {manifest_name(each.uuid, each.id) for each in repository.points_of().points}
+    named |= {names.manifest(each.uuid, each.id) for each in repository.points_of().points}
     named |= {ref.name for each in repository.points_of().points for ref in repository.read_map(each, "vda").packs}
     for name in list(history.store.objects):
         if name.startswith(("packs/", "points/")) and name not in named:

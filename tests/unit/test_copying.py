@@ -22,9 +22,9 @@ from _cbt.operations.new_point import StoringOptions
 from _cbt.operations.verify import verify
 from _cbt.progress import Progress
 from _cbt.repository.collector import Collector
+from _cbt.repository.format import names
 from _cbt.repository.keys import Keys
 from _cbt.repository.leases import Lease
-from _cbt.repository.points import manifest_name
 from _cbt.repository.repository import Repository
 
 OPTIONS = StoringOptions(compression="none", workers=1)
@@ -176,7 +176,7 @@ def test_a_point_removed_meanwhile_is_neither_copied_nor_a_failure(sides: tuple[
 
     def remove() -> None:
         pack = source.block_place(first, 0 if source.truth[first][:1] != b"\0" else 1)[0]
-        del source.store.objects[manifest_name(UUID, first)], source.store.objects[pack]
+        del source.store.objects[names.manifest(UUID, first)], source.store.objects[pack]
         source.truth.pop(first)
 
     _beside(source, remove)

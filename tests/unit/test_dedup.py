@@ -19,7 +19,7 @@ import soaks
 from disks_for_tests import MemoryDisk, back_up, block, restored
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import pack_ref, point, record
+from samples import UUID, hooks_of, pack_ref, point, record, run_of, uuid_of
 from stores_for_tests import MemoryStore, with_bit_flipped
 
 from _cbt.errors import RepositoryError
@@ -27,6 +27,7 @@ from _cbt.grid import BLOCK_SIZE
 from _cbt.repository import condemned, damage, dedup, hooks, index
 from _cbt.repository.damage import PackDamage
 from _cbt.repository.dedup import Deduplicator
+from _cbt.repository.format import names
 from _cbt.repository.hooks import PackHooks
 from _cbt.repository.index import HookIndex
 from _cbt.repository.maps import ExtentMap
@@ -132,14 +133,14 @@ def test_the_scope_of_a_domain_finds_its_own_packs_and_none_finds_nothing(memory
     assert back_up(memory, disk, "two", scope=dedup.DOMAIN, domain="b")[1].deduplicated_bytes == 0
     assert back_up(memory, disk, "three", scope=dedup.DOMAIN, domain="a")[1].deduplicated_bytes > 250 * BLOCK_SIZE
     assert back_up(memory, disk, "four", scope=dedup.NONE, domain="a")[1].deduplicated_bytes == 0
-    assert {name.split("/")[1] for name in memory.store.list("hooks")} == {"a", "b"}
+    assert {name.split("/")[1] for name in memory.store.list("hooks")} == {uuid_of("a"), uuid_of("b")}
 
 
 @pytest.mark.parametrize("listed", [False, True], ids=["condemned", "doomed"])
 def test_packs_on_their_way_out_are_not_used(listed: bool, memory: Repository) -> None:
     base, _counted = back_up(memory, MemoryDisk(KINDS), "one")
     if listed:
-        condemned.doom(memory, "session", [ref.name for ref in base.packs])
+        condemned.doom(memory, "0" * 16, [ref.name for ref in base.packs])
     for ref in base.packs if not listed else ():
         condemned.announce(memory, ref.name)
     extents, counted = back_up(memory, MemoryDisk(KINDS), "two")
@@ -151,11 +152,11 @@ def test_damaged_blocks_are_stored_again_and_their_neighbours_are_not(memory: Re
     base, _counted = back_up(memory, MemoryDisk(KINDS), "one")
     (ref,) = base.packs
     bad = frozenset([5, 6, 299])
-    memory.put_object(damage.object_name(ref.id), damage.encode(PackDamage(bad, "")))
+    memory.put_object(names.damage_of(ref.id), damage.encode(PackDamage(bad, "")))
     extents, counted = back_up(memory, MemoryDisk(KINDS), "two")
     assert 3 * BLOCK_SIZE <= counted.new_bytes <= 32 * BLOCK_SIZE
     assert not bad & {run.ordinal + index for run in extents.runs() if run.pack == ref for index in range(run.count)}
-    memory.put_object(damage.object_name(ref.id), damage.encode(PackDamage(None, "")))
+    memory.put_object(names.damage_of(ref.id), damage.encode(PackDamage(None, "")))
     extents, counted = back_up(memory, MemoryDisk(KINDS), "three")
     assert ref not in extents.packs
 
@@ -164,8 +165,8 @@ def test_a_hit_brings_the_pack_that_was_written_next_along(memory: Repository) -
     """So a disk that is read in order misses the beginning of its first pack only."""
     ids = [bytes([number]) * 32 for number in range(20)]
     found = [PackHooks(pack_ref(number), (hooks.key_of(ids[number]),)) for number in range(4)]
-    dedup.record(memory, "a", "one", found[:3])
-    dedup.record(memory, "a", "two", found[3:])
+    dedup.record(memory, dedup.of_backup(uuid_of("a"), run_of("one")), found[:3])
+    dedup.record(memory, dedup.of_backup(uuid_of("a"), run_of("two")), found[3:])
     index = HookIndex(memory)
     index.refresh()
     with index.lookup() as lookup:
@@ -177,9 +178,9 @@ def test_a_hit_brings_the_pack_that_was_written_next_along(memory: Repository) -
 
 def test_hooks_of_very_many_packs_are_stored_in_several_objects(memory: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooks, "PACKS_PER_OBJECT", 3)
-    dedup.record(memory, "a", "one", [PackHooks(pack_ref(number), (number,)) for number in range(8)])
-    assert sorted(memory.store.list("hooks")) == ["hooks/a/one-0", "hooks/a/one-1", "hooks/a/one-2"]
-    dedup.record(memory, "a", "two", [])
+    dedup.record(memory, dedup.of_backup(uuid_of("a"), run_of("one")), [PackHooks(pack_ref(number), (number,)) for number in range(8)])
+    assert sorted(memory.store.list("hooks")) == [hooks_of("a", "one", number) for number in range(3)]
+    dedup.record(memory, dedup.of_backup(uuid_of("a"), run_of("two")), [])
     assert len(list(memory.store.list("hooks"))) == 3, "a run that stored nothing leaves no object"
 
 
@@ -269,7 +270,7 @@ def test_wrong_places_in_the_index_cannot_mislead(memory: Repository) -> None:
     for number, each in enumerate(wrong):
         for hooked in list(memory.store.list("hooks")):
             memory.store.delete(hooked)
-        dedup.record(memory, "domain", f"wrong-{number}", [PackHooks(each, true.keys)])
+        dedup.record(memory, dedup.of_backup(uuid_of("domain"), run_of(f"wrong-{number}")), [PackHooks(each, true.keys)])
         disk = MemoryDisk([*KINDS, 1000 + number])
         extents, _counted = back_up(memory, disk, f"wrong-{number}", scope=dedup.REPOSITORY)
         assert restored(memory, extents) == disk.content(0, 301)
@@ -278,7 +279,7 @@ def test_wrong_places_in_the_index_cannot_mislead(memory: Repository) -> None:
 def test_an_index_that_cannot_be_written_is_told_and_costs_space_only(memory: Repository, cache_folder: Path) -> None:
     cache_folder.parent.mkdir(parents=True)
     cache_folder.write_bytes(b"a file where the folder should be")
-    finding = dedup.deduplicator(memory, dedup.REPOSITORY, "a", {})
+    finding = dedup.deduplicator(memory, dedup.REPOSITORY, UUID, {})
     assert finding is not None
     assert str(cache_folder) in str(finding.failure)
     disk = MemoryDisk(KINDS[:50] * 2)
@@ -302,10 +303,10 @@ def test_an_index_that_another_process_is_filling_is_used_as_it_is(memory: Repos
     monkeypatch.setattr("_cbt.repository.index._WAIT", 0.05)
     with open(the_index(cache_folder)[0].with_name("lock"), "ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        dedup.record(memory, "a", "unknown", [PackHooks(pack_ref(1), (1,))])
+        dedup.record(memory, dedup.of_backup(uuid_of("a"), run_of("unknown")), [PackHooks(pack_ref(1), (1,))])
         index = HookIndex(memory)
         index.refresh()
-        assert index.failure is None and "hooks/a/unknown-0" not in dict(index.packs())
+        assert index.failure is None and hooks_of("a", "unknown") not in dict(index.packs())
         assert back_up(memory, MemoryDisk(KINDS), "three")[1].deduplicated_bytes > 250 * BLOCK_SIZE
 
 
@@ -315,7 +316,7 @@ sys.path.insert(0, sys.argv[1])
 from _cbt.repository import dedup
 from _cbt.repository.repository import open_repository
 for _again in range(5):
-    found = dedup.deduplicator(open_repository(sys.argv[2]), "repository", "a", {})
+    found = dedup.deduplicator(open_repository(sys.argv[2]), "repository", "b9a7f3d0-1111-4222-8333-444455556666", {})
     if found.failure:
         sys.exit(found.failure)
 """
@@ -323,14 +324,14 @@ for _again in range(5):
 
 def test_processes_that_fill_one_index_at_the_same_time_do_not_fail(repository: Repository, place: Path, cache_folder: Path) -> None:
     for number in range(300):
-        dedup.record(repository, "a", str(number), [PackHooks(pack_ref(number), (number,))])
+        dedup.record(repository, dedup.of_backup(uuid_of("a"), run_of(str(number))), [PackHooks(pack_ref(number), (number,))])
     engine = str(Path(__file__).resolve().parents[2] / "plugins" / "module_utils")
     command = [sys.executable, "-c", FILLER, engine, str(place)]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, env=dict(os.environ)) for _process in range(4)]
     printed = [process.communicate()[1] for process in running]
     assert [(process.returncode, said) for process, said in zip(running, printed)] == [(0, b"")] * 4
     index = HookIndex(repository)
-    assert sorted(index.packs()) == sorted((f"hooks/a/{number}-0", pack_ref(number).id) for number in range(300))
+    assert sorted(index.packs()) == sorted((hooks_of("a", str(number)), pack_ref(number).id) for number in range(300))
     assert len({path.stem for path in cache_folder.rglob("*") if path.is_file()}) < 10, "what was merged is gone"
 
 
@@ -342,8 +343,10 @@ from _cbt.repository.repository import open_repository
 index._SOURCES, index._AT_ONCE = 10, 1
 left = int(sys.argv[3])
 def ending(call):
-    def counted(*arguments):
+    def counted(*arguments, **options):
         global left
+        if options.get("dir_fd") is not None or str(arguments[0]) == sys.argv[2]:
+            return call(*arguments, **options)  # of the repository's own files
         left -= 1
         if left < 0:
             os._exit(9)
@@ -353,13 +356,13 @@ for name in ("rename", "unlink", "pwrite", "open", "flock"):
     if hasattr(os, name):
         setattr(os, name, ending(getattr(os, name)))
 index.hooks.decode = ending(index.hooks.decode)
-dedup.deduplicator(open_repository(sys.argv[2]), "repository", "a", {})
+dedup.deduplicator(open_repository(sys.argv[2]), "repository", "b9a7f3d0-1111-4222-8333-444455556666", {})
 """
 
 
 def test_a_process_that_is_killed_while_it_fills_the_index_loses_little_and_leaves_nothing(repository: Repository, place: Path, cache_folder: Path) -> None:
     for number in range(100):
-        dedup.record(repository, "a", str(number), [PackHooks(pack_ref(number), (number << 40,))])
+        dedup.record(repository, dedup.of_backup(uuid_of("a"), run_of(str(number))), [PackHooks(pack_ref(number), (number << 40,))])
     engine = str(Path(__file__).resolve().parents[2] / "plugins" / "module_utils")
     held = []
     for turn in range(40):
@@ -370,13 +373,13 @@ def test_a_process_that_is_killed_while_it_fills_the_index_loses_little_and_leav
     assert 0 < held[0] < held[-1] == 100, "each one goes on where the one before it ended"
     index = HookIndex(repository)
     index.refresh()
-    assert sorted(index.packs()) == sorted((f"hooks/a/{number}-0", pack_ref(number).id) for number in range(100))
+    assert sorted(index.packs()) == sorted((hooks_of("a", str(number)), pack_ref(number).id) for number in range(100))
     assert [path.name for path in cache_folder.rglob("*.partial")] == []
 
 
 def test_a_store_that_fails_is_an_error_and_no_lost_index(memory: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     back_up(memory, MemoryDisk(KINDS), "one")
-    finding = dedup.deduplicator(memory, dedup.REPOSITORY, "a", {})
+    finding = dedup.deduplicator(memory, dedup.REPOSITORY, UUID, {})
     assert finding is not None
 
     def fails(*_arguments: object) -> bytes:
@@ -419,14 +422,14 @@ def test_hooks_go_once_none_of_their_packs_exists(memory: Repository) -> None:
     for ref in one.packs:
         memory.store.delete(ref.name)
     assert dedup.tidy(memory, [made]) == (0, 1)
-    assert list(memory.store.list("hooks")) == ["hooks/domain/two-0"]
+    assert list(memory.store.list("hooks")) == [hooks_of("domain", "two")]
 
 
 def test_of_two_objects_with_the_hooks_of_the_same_packs_one_goes(memory: Repository) -> None:
     extents, _counted = back_up(memory, MemoryDisk(KINDS), "one")
     made = published(memory, extents)
     (name,) = memory.store.list("hooks")
-    memory.store.put("hooks/domain/two-0", memory.store.get(name))
+    memory.store.put(hooks_of("domain", "two"), memory.store.get(name))
     assert dedup.tidy(memory, [made]) == (0, 1)
     assert dedup.tidy(memory, [made]) == (0, 0)
     assert back_up(memory, MemoryDisk(KINDS), "two")[1].deduplicated_bytes > 250 * BLOCK_SIZE

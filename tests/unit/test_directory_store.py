@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from samples import random_bytes
+from store_contract import LEASE, MISSING, OTHER_LEASE, OTHER_PACK, OTHER_POINT, PACK, POINT
 from stores_for_tests import failing
 
 from _cbt.errors import ObjectMissing, RepositoryError
@@ -27,13 +28,13 @@ def files(store: DirectoryStore) -> list[str]:
 
 
 def test_put_replaces_and_without_replace_keeps_what_is_there(store: DirectoryStore) -> None:
-    assert store.put("x", b"one")
-    assert not store.put("x", b"two", replace=False)
-    assert store.get("x") == b"one"
-    assert store.put("x", b"three")
-    assert store.get("x") == b"three"
-    assert store.put("y", b"new", replace=False)
-    assert files(store) == ["x", "y"]
+    assert store.put("repository.json", b"one")
+    assert not store.put("repository.json", b"two", replace=False)
+    assert store.get("repository.json") == b"one"
+    assert store.put("repository.json", b"three")
+    assert store.get("repository.json") == b"three"
+    assert store.put("collected.json", b"new", replace=False)
+    assert files(store) == ["collected.json", "repository.json"]
 
 
 def test_of_several_that_put_without_replace_exactly_one_wins(store: DirectoryStore) -> None:
@@ -42,7 +43,7 @@ def test_of_several_that_put_without_replace_exactly_one_wins(store: DirectorySt
 
     def put(number: int) -> None:
         start.wait()
-        outcome[number] = DirectoryStore(store.location).put("x", str(number).encode(), replace=False)
+        outcome[number] = DirectoryStore(store.location).put("repository.json", str(number).encode(), replace=False)
 
     threads = [threading.Thread(target=put, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -50,25 +51,25 @@ def test_of_several_that_put_without_replace_exactly_one_wins(store: DirectorySt
     for thread in threads:
         thread.join()
     (winner,) = [number for number, won in outcome.items() if won]
-    assert store.get("x") == str(winner).encode()
-    assert files(store) == ["x"]
+    assert store.get("repository.json") == str(winner).encode()
+    assert files(store) == ["repository.json"]
 
 
 def test_an_upload_takes_ranges_in_any_order_and_appears_only_when_committed(store: DirectoryStore) -> None:
-    upload = store.upload("packs/aa/x")
+    upload = store.upload(PACK)
     upload.write([b"world", bytearray(b"!"), memoryview(b"!")], 6)
     upload.write([b"hello "], 0)
     assert not list(store.list("packs"))
     with pytest.raises(ObjectMissing):
-        store.get("packs/aa/x")
+        store.get(PACK)
     assert upload.commit()
-    assert store.get("packs/aa/x") == b"hello world!!"
+    assert store.get(PACK) == b"hello world!!"
     upload.abandon()
-    assert files(store) == ["packs/aa/x"]
+    assert files(store) == [PACK]
 
 
 def test_an_abandoned_upload_leaves_nothing(store: DirectoryStore) -> None:
-    upload = store.upload("a/x")
+    upload = store.upload(LEASE)
     upload.write([b"data"], 0)
     upload.abandon()
     upload.abandon()
@@ -79,52 +80,52 @@ def test_writes_that_the_system_cuts_short_are_continued(store: DirectoryStore, 
     real = os.pwritev
     monkeypatch.setattr(os, "pwritev", lambda handle, buffers, offset: real(handle, [b"".join(buffers)[:7]], offset))
     buffers = [random_bytes(length, length) for length in (1, 20, 7, 3, 0, 100)] + [b""]
-    upload = store.upload("x")
+    upload = store.upload("repository.json")
     upload.write(buffers, 5)
     upload.commit()
-    assert store.get("x") == bytes(5) + b"".join(buffers)
+    assert store.get("repository.json") == bytes(5) + b"".join(buffers)
 
 
 def test_many_small_buffers_are_written_all(store: DirectoryStore) -> None:
     buffers = [bytes([number % 256]) * (number % 5) for number in range(3000)]
-    upload = store.upload("x")
+    upload = store.upload("repository.json")
     upload.write(buffers, 0)
     upload.commit()
-    assert store.get("x") == b"".join(buffers)
+    assert store.get("repository.json") == b"".join(buffers)
 
 
 def test_a_listing_that_fails_halfway_is_an_error_and_never_a_short_list(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.put("points/u/1/manifest.json", b"x")
-    store.put("points/v/2/manifest.json", b"x")
+    store.put(f"{POINT}/manifest.json", b"x")
+    store.put(f"{OTHER_POINT}/manifest.json", b"x")
     real = os.scandir
 
-    def scandir(path: str) -> Any:
-        if path.endswith("/v"):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return real(path)
+    def scandir(folder: int) -> Any:
+        if os.readlink(f"/proc/self/fd/{folder}").endswith(OTHER_POINT):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(folder)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(RepositoryError, match=r"Cannot list .*/points/v: Permission denied\. Check owner and mode"):
+    with pytest.raises(RepositoryError, match=rf"Cannot list .*/{OTHER_POINT}: Permission denied\. Check owner and mode"):
         list(store.list("points"))
 
 
 def test_deleting_takes_the_object_and_its_empty_folder_and_forgives_a_missing_one(store: DirectoryStore) -> None:
-    store.put("points/u/1/a", b"x")
-    store.put("points/u/1/b", b"x")
-    store.delete("points/u/1/a")
-    assert files(store) == ["points/u/1/b"]
-    store.delete("points/u/1/b")
-    assert not (Path(store.location) / "points/u/1").exists()
-    store.delete("points/u/1/b")
-    store.delete("never/was")
+    store.put(f"{POINT}/a", b"x")
+    store.put(f"{POINT}/b", b"x")
+    store.delete(f"{POINT}/a")
+    assert files(store) == [f"{POINT}/b"]
+    store.delete(f"{POINT}/b")
+    assert not (Path(store.location) / POINT).exists()
+    store.delete(f"{POINT}/b")
+    store.delete(MISSING)
 
 
 @pytest.mark.parametrize("operation", ["get", "size"])
 def test_a_missing_object_is_missing(store: DirectoryStore, operation: str) -> None:
-    with pytest.raises(ObjectMissing, match=r"Cannot read .*/no/such: it does not exist"):
-        getattr(store, operation)("no/such")
+    with pytest.raises(ObjectMissing, match=r"Cannot read .*/leases/f{16}: it does not exist"):
+        getattr(store, operation)(MISSING)
     with pytest.raises(ObjectMissing):
-        store.get_range("no/such", 0, 1)
+        store.get_range(MISSING, 0, 1)
 
 
 CAUSES = {
@@ -141,12 +142,12 @@ CAUSES = {
 def test_a_write_that_fails_says_why_and_what_to_do_and_leaves_no_object(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
-    store.put("a/first", b"x")
+    store.put(LEASE, b"x")
     monkeypatch.setattr(os, call, failing(number))
     with pytest.raises(RepositoryError) as caught:
-        store.put("a/second", b"data")
-    assert str(caught.value) == f"Cannot write {store.location}/a/second: {CAUSES[number]}"
-    assert files(store) == ["a/first"]
+        store.put(OTHER_LEASE, b"data")
+    assert str(caught.value) == f"Cannot write {store.location}/{OTHER_LEASE}: {CAUSES[number]}"
+    assert files(store) == [LEASE]
 
 
 def test_a_failure_that_closing_tells_once_more_does_not_take_the_place_of_its_error(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,16 +155,18 @@ def test_a_failure_that_closing_tells_once_more_does_not_take_the_place_of_its_e
     closed: list[int] = []
 
     def close(handle: int, real: Any = os.close) -> None:
-        closed.append(handle)
+        path = os.readlink(f"/proc/self/fd/{handle}")
         real(handle)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if "/tmp/" in path and "repository/tmp/" in path:
+            closed.append(handle)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    upload = store.upload("a/x")
+    upload = store.upload(LEASE)
     upload.write([b"data"], 0)
     with monkeypatch.context() as changed:
         changed.setattr(os, "close", close)
         changed.setattr(os, "fsync", failing(errno.ENOSPC))
-        with pytest.raises(RepositoryError, match="Cannot write .*/a/x: No space left on device"):
+        with pytest.raises(RepositoryError, match="Cannot write .*/leases/0+: No space left on device"):
             upload.commit()
         upload.abandon()
         upload.abandon()
@@ -172,50 +175,50 @@ def test_a_failure_that_closing_tells_once_more_does_not_take_the_place_of_its_e
 
 
 def test_a_read_that_fails_says_why(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.put("x", b"data")
+    store.put("repository.json", b"data")
     monkeypatch.setattr(os, "pread", failing(errno.EIO))
-    with pytest.raises(RepositoryError, match="Cannot read .*/x: Input/output error. Check the storage below it.") as caught:
-        store.get_range("x", 0, 4)
+    with pytest.raises(RepositoryError, match="Cannot read .*/repository.json: Input/output error. Check the storage below it.") as caught:
+        store.get_range("repository.json", 0, 4)
     assert not isinstance(caught.value, ObjectMissing)
 
 
 def test_what_is_committed_was_synced_first_and_its_folder_after(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.put("a/first", b"x")
+    store.put(LEASE, b"x")
     steps: list[str] = []
     for call in ("fsync", "rename"):
         real = getattr(os, call)
-        monkeypatch.setattr(os, call, lambda *arguments, call=call, real=real: (steps.append(call), real(*arguments))[1])
-    store.put("a/second", b"data")
+        monkeypatch.setattr(os, call, lambda *arguments, call=call, real=real, **options: (steps.append(call), real(*arguments, **options))[1])
+    store.put(OTHER_LEASE, b"data")
     assert steps == ["fsync", "rename", "fsync"]
 
 
 def test_a_folder_deleted_as_empty_by_another_process_comes_back_for_the_next_object(store: DirectoryStore) -> None:
-    store.put("packs/aa/old", b"x")
-    DirectoryStore(store.location).delete("packs/aa/old")
-    store.put("packs/aa/new", b"y")
-    assert store.get("packs/aa/new") == b"y"
+    store.put(PACK, b"x")
+    DirectoryStore(store.location).delete(PACK)
+    store.put(OTHER_PACK, b"y")
+    assert store.get(OTHER_PACK) == b"y"
 
 
 def test_a_folder_deleted_as_empty_while_an_object_is_in_the_making_comes_back_for_it(store: DirectoryStore) -> None:
-    store.put("packs/aa/old", b"x")
-    upload = store.upload("packs/aa/new")
+    store.put(PACK, b"x")
+    upload = store.upload(OTHER_PACK)
     upload.write([b"y"], 0)
-    DirectoryStore(store.location).delete("packs/aa/old")
+    DirectoryStore(store.location).delete(PACK)
     upload.commit()
-    assert store.get("packs/aa/new") == b"y"
+    assert store.get(OTHER_PACK) == b"y"
 
 
 def test_what_killed_processes_left_is_swept_and_what_is_in_use_stays(store: DirectoryStore) -> None:
-    upload = store.upload("a/kept")
+    upload = store.upload(LEASE)
     upload.write([b"data"], 0)
     used = files(store)
     folder = Path(store.location) / "tmp"
-    (folder / f"{socket.gethostname()}-left").write_bytes(b"half")
-    (folder / "elsewhere-left").write_bytes(b"of another host, whose locks may not be seen here")
+    (folder / f"{socket.gethostname()}-{'0' * 16}").write_bytes(b"half")
+    (folder / f"elsewhere-{'0' * 16}").write_bytes(b"of another host, whose locks may not be seen here")
     DirectoryStore(store.location).sweep()
-    assert files(store) == sorted([*used, "tmp/elsewhere-left"])
+    assert files(store) == sorted([*used, f"tmp/elsewhere-{'0' * 16}"])
     assert upload.commit()
-    assert store.get("a/kept") == b"data"
+    assert store.get(LEASE) == b"data"
 
 
 def test_a_sweep_where_nothing_was_ever_stored_is_no_fault(store: DirectoryStore) -> None:

@@ -21,6 +21,7 @@ from stores_for_tests import with_bit_flipped
 from _cbt.errors import CbtError, DamagedObject, PassphraseRefused, RepositoryError
 from _cbt.repository import codecs, configuration, encryption, gcm, key_slots, packs, points, sealed
 from _cbt.repository.encryption import EncryptedKeys
+from _cbt.repository.format import names
 from _cbt.repository.keys import Keys, PlainKeys
 from _cbt.repository.maps import MapBuilder
 from _cbt.repository.packs import Encoded, PackRef
@@ -205,6 +206,7 @@ def test_a_repository_that_is_not_encrypted_does_not_wait_for_the_library(place:
     program = """
 import sys
 sys.path.insert(0, sys.argv[1])
+from _cbt.repository.format import names
 from _cbt.repository.repository import open_or_create
 open_or_create(sys.argv[2])
 sys.exit("cryptography" in sys.modules)
@@ -340,7 +342,7 @@ def test_garbage_is_no_sealed_object(stored: bytes) -> None:
 
 def test_a_plain_object_in_an_encrypted_repository_is_damage(place: Path, filled: tuple[Repository, RestorePoint, PackRef]) -> None:
     repository, made, _ref = filled
-    name = points.manifest_name(made.uuid, made.id)
+    name = names.manifest(made.uuid, made.id)
     (place / name).write_bytes(points.encode(dataclasses.replace(made, domain="forged")))
     listing = repository.points_of()
     assert not listing.points
@@ -349,9 +351,9 @@ def test_a_plain_object_in_an_encrypted_repository_is_damage(place: Path, filled
 
 def test_a_manifest_or_map_under_another_name_is_damage(place: Path, filled: tuple[Repository, RestorePoint, PackRef]) -> None:
     repository, made, _ref = filled
-    copied = points.manifest_name(UUID, "20260102T120000Z-00000002")
+    copied = names.manifest(UUID, "20260102T120000Z-00000002")
     (place / copied).parent.mkdir(parents=True)
-    shutil.copy(place / points.manifest_name(made.uuid, made.id), place / copied)
+    shutil.copy(place / names.manifest(made.uuid, made.id), place / copied)
     listing = repository.points_of()
     assert listing.points == (made,)
     assert "its seal is broken" in listing.damaged[copied]
@@ -487,9 +489,7 @@ def test_blocks_sealed_together_are_unsealed_one_by_one_and_only_in_their_place(
 @pytest.mark.parametrize("strike", ["wrong", "missing", "manifest", "map", "pack", "configuration"])
 def test_no_error_tells_a_secret(place: Path, filled: tuple[Repository, RestorePoint, PackRef], strike: str) -> None:
     repository, made, ref = filled
-    name = {"manifest": points.manifest_name(made.uuid, made.id), "map": f"{made.folder}/vda.map", "pack": ref.name, "configuration": "repository.json"}.get(
-        strike
-    )
+    name = {"manifest": names.manifest(made.uuid, made.id), "map": f"{made.folder}/vda.map", "pack": ref.name, "configuration": "repository.json"}.get(strike)
     if name is not None:
         (place / name).write_bytes(with_bit_flipped((place / name).read_bytes(), 300))
     told: list[str] = []

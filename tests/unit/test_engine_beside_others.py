@@ -22,7 +22,7 @@ from stepping import Actor, OneAfterAnother, SteppedStore
 from _cbt.errors import CbtError
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.repository import hooks, index, leases, trash
-from _cbt.repository.points import manifest_name
+from _cbt.repository.format import names
 
 # Blocks that are found again, each by itself.
 _FOUND = (number for number in itertools.count(1) if hooks.may_be_hook(hashlib.sha256(block_of(number)).digest()))
@@ -112,7 +112,7 @@ def run(before: Sequence[str], halted: str, requests: int, meanwhile: Sequence[s
     rest = stepping.halted(actor, requests, others, world.check_changes)
     if actor.error is not None:  # what cannot be brought back is refused, and is no point
         assert halted == "undelete", actor.error
-        assert manifest_name(UUID, world.first) not in world.history.store.objects
+        assert names.manifest(UUID, world.first) not in world.history.store.objects
     world.check()
     for _run in range(2):
         world.history.collect()

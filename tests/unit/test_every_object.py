@@ -10,9 +10,7 @@ else than the engine's own errors, a missed damage and a large allocation fail.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
-import pkgutil
 import re
 import resource
 import zlib
@@ -36,6 +34,7 @@ from _cbt.operations.verify import verify
 from _cbt.repository import codecs, condemned, configuration, damage, dedup, leases, points, sealed, trash
 from _cbt.repository import repository as opening
 from _cbt.repository.damage import PackDamage
+from _cbt.repository.format import names
 from _cbt.repository.leases import Lease
 from _cbt.repository.packs import Encoded
 from _cbt.repository.places import Place
@@ -72,12 +71,12 @@ def history(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     writer = repository.writer()
     writer.append([made_block(repository)])
     writer.finish()
-    dedup.record(repository, "compaction", "session", writer.hooks())
+    dedup.record(repository, dedup.of_compaction(), writer.hooks())
     verify(repository, wanted="all", workers=1, sample=50)
     made.store.clock += leases.LAPSE * 2
     retention(repository, RetentionRequest())  # which condemns that pack
     trash.remove(repository, repository.points_of().points[0])
-    repository.put_object(damage.object_name(b"\1" * 16), damage.encode(PackDamage(frozenset({0}), "it was changed")))
+    repository.put_object(names.damage_of(b"\1" * 16), damage.encode(PackDamage(frozenset({0}), "it was changed")))
     lease, last = Lease(repository, "backup"), repository.points_of().points[-1]
     condemned.announce(repository, f"{last.folder}/vda-01234567.map")
     condemned.doom(repository, lease.id, [f"packs/00/{'0' * 32}"])
@@ -202,7 +201,7 @@ def changed(history: EngineHistory, name: str, data: bytes | None, what: str, ch
         else:
             check(history, name, what)
             if name.startswith(MAY_BE_LOST):
-                dedup.deduplicator(history.fresh(), dedup.REPOSITORY, "domain", damage.read_all(history.fresh()))
+                dedup.deduplicator(history.fresh(), dedup.REPOSITORY, UUID, damage.read_all(history.fresh()))
     except CbtError as error:
         assert str(error)
     finally:
@@ -247,11 +246,7 @@ def test_every_kind_of_object_is_among_those_that_are_changed(history: EngineHis
 
 
 def test_every_folder_that_the_engine_names_is_among_those_that_are_changed(history: EngineHistory) -> None:
-    package = importlib.import_module("_cbt.repository")
-    modules = [importlib.import_module(f"_cbt.repository.{each.name}") for each in pkgutil.iter_modules(package.__path__)]
-    named = {getattr(module, name) for module in modules for name in ("FOLDER", "CONDEMNED", "DOOMED", "RECORD") if hasattr(module, name)}
-    assert named >= {"hooks", "collected.json"}
-    assert named <= {name.split("/")[0] for name in objects(history)}
+    assert {*names.FOLDERS, names.RECORD} == {name.split("/")[0] for name in objects(history)}
 
 
 def test_a_flipped_bit_in_any_byte(history: EngineHistory) -> None:

@@ -21,7 +21,7 @@ from _cbt.operations.verify import verify
 from _cbt.progress import Progress
 from _cbt.repository import damage, sealed, verified
 from _cbt.repository.damage import PackDamage
-from _cbt.repository.points import manifest_name
+from _cbt.repository.format import names
 
 
 def found(history: History, **asked: Any) -> list[PointVerdict]:
@@ -186,9 +186,9 @@ def absent(_data: bytes) -> bytes:
 class FlakyObjects(Flaky):
     """The same at the n-th reading of an object of a restore point, its manifest included."""
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most: int | None = None) -> bytes:
         if not name.startswith("points/"):
-            return super().get(name)
+            return super().get(name, most)
         self.readings += 1
         return self.fault(super().get(name)) if self.readings == self.at else super().get(name)
 
@@ -315,7 +315,7 @@ def test_a_repository_that_vanishes_is_no_damage(history: History) -> None:
 def test_a_point_removed_while_it_is_verified_is_left_out(history: History) -> None:
     def remove(data: bytes) -> bytes:
         for name in list(history.store.objects):
-            if name == manifest_name(UUID, point_id(1)) or name.startswith("packs/"):
+            if name == names.manifest(UUID, point_id(1)) or name.startswith("packs/"):
                 del history.store.objects[name]
         return data
 
@@ -395,7 +395,7 @@ def test_a_lost_turn_begins_anew_and_a_damaged_record_is_as_none(history: Histor
 
 def test_what_was_verified_of_points_that_are_gone_is_forgotten(history: History) -> None:
     found(history)
-    del history.store.objects[manifest_name(UUID, point_id(1))]
+    del history.store.objects[names.manifest(UUID, point_id(1))]
     found(history)
     assert sorted(name for name in history.store.objects if name.startswith("verified/")) == [f"verified/{UUID}/{point_id(2)}"]
 

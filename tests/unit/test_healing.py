@@ -15,8 +15,8 @@ from samples import OTHER_UUID, UUID, pack_ref, point, point_id, record
 from _cbt.errors import DamagedObject, RepositoryError
 from _cbt.operations.verify import verify
 from _cbt.repository.damage import PackDamage, damaged_runs
+from _cbt.repository.format import names
 from _cbt.repository.maps import MapBuilder
-from _cbt.repository.points import manifest_name
 
 
 def verified(history: History) -> dict[str, str]:
@@ -113,14 +113,14 @@ def test_a_run_killed_while_it_healed_is_taken_up_by_the_next(history: History) 
     verified(history)
     history.backup()
     # The first point as if it had not been reached.
-    history.store.objects[manifest_name(UUID, point_id(1))] = before[manifest_name(UUID, point_id(1))]
+    history.store.objects[names.manifest(UUID, point_id(1))] = before[names.manifest(UUID, point_id(1))]
     assert history.damaged() == [point_id(1)]
     history.backup()
     assert (history.healed.points, history.untrue(), history.damaged()) == (1, [], [])
 
 
 def test_a_copy_that_is_damaged_too_is_not_taken(history: History) -> None:
-    name = manifest_name(UUID, point_id(1))
+    name = names.manifest(UUID, point_id(1))
     before = history.store.objects[name]
     history.flip(point_id(1), 5)
     verified(history)

@@ -102,7 +102,7 @@ from _cbt.repository.repository import Repository
 packs = int(sys.argv[2])
 class Store:
     def list(self, prefix):
-        return iter([f"hooks/domain/session-{number}" for number in range(packs // hooks.PACKS_PER_OBJECT)])
+        return iter([f"hooks/compaction/{number:016x}-0" for number in range(packs // hooks.PACKS_PER_OBJECT)])
     def get(self, name):
         chance = random.Random(name)
         keys = lambda: tuple(chance.getrandbits(61) for _hook in range(24))

@@ -145,7 +145,7 @@ def test_discard_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_store_that_is_slow_to_seal_holds_up_the_writing_before_open_files_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, begun, sealing = DirectoryStore(str(tmp_path)), threading.Semaphore(0), threading.Event()
     upload, fsync = store.upload, os.fsync
-    store.put("there", b"")
+    store.put("collected.json", b"")
     monkeypatch.setattr(packs, "TARGET_SIZE", 1)
     monkeypatch.setattr(store, "upload", lambda name: (begun.release(), upload(name))[1])
     monkeypatch.setattr(os, "fsync", lambda handle: (sealing.wait(30), fsync(handle))[1])

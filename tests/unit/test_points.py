@@ -16,14 +16,18 @@ from stores_for_tests import with_bit_flipped
 
 from _cbt.errors import DamagedObject, RepositoryError
 from _cbt.repository import points, sealed
+from _cbt.repository.format import names
 from _cbt.repository.points import RestorePoint, StoredFile
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-FILES = st.builds(StoredFile, TEXT, st.integers(0, 1 << 70), TEXT)
+SHA256 = "0" * 64
+TARGET = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,31}", fullmatch=True)
+FILE = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,60}", fullmatch=True).filter(names.is_file_name)
+DOMAIN = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1, max_size=20).filter(lambda name: name not in (".", ".."))
 
 
 def name_of(restore_point: RestorePoint) -> str:
-    return points.manifest_name(restore_point.uuid, restore_point.id)
+    return names.manifest(restore_point.uuid, restore_point.id)
 
 
 def ids(found: list[RestorePoint]) -> list[str]:
@@ -39,10 +43,11 @@ def test_an_id_is_utc_to_the_second_with_a_random_suffix_and_sorts_by_time() -> 
     assert points.new_id(moment + datetime.timedelta(seconds=1)) > made
 
 
-@given(TEXT, TEXT, st.lists(TEXT, max_size=3), st.dictionaries(TEXT, FILES, max_size=3), st.dictionaries(TEXT, TEXT, max_size=3), st.booleans())
+@given(DOMAIN, TEXT, st.lists(TARGET, max_size=3, unique=True), st.sets(FILE, max_size=3), st.dictionaries(TEXT, TEXT, max_size=3), st.booleans())
 def test_a_manifest_gives_back_the_point_whatever_the_names(
-    domain: str, source: str, targets: list[str], files: dict[str, StoredFile], tags: dict[str, str], flag: bool
+    domain: str, source: str, targets: list[str], given: set[str], tags: dict[str, str], flag: bool
 ) -> None:
+    files = {name: StoredFile(f"{name}-2", 1 << 20, SHA256) for name in given}
     disks = tuple(record(target, source=source, image={"format": "qcow2", "cluster-size": 65536}, statistics={"new_bytes": 1 << 60}) for target in targets)
     made = dataclasses.replace(point(1, domain=domain, files=files, tags=tags, pinned=flag, autostart=not flag, checkpoint=source), disks=disks)
     assert points.decode(points.encode(made), name_of(made)) == made
@@ -143,4 +148,4 @@ def test_how_far_equal_blocks_were_looked_for_is_told_where_it_was_not_the_whole
     made = dataclasses.replace(point(1), dedup=scope)
     data = points.encode(made)
     assert (b"dedup" in data) == (scope != "repository")
-    assert points.decode(data, points.manifest_name(made.uuid, made.id)) == made
+    assert points.decode(data, names.manifest(made.uuid, made.id)) == made

@@ -10,7 +10,8 @@ from samples import point
 
 from _cbt.errors import PassphraseRefused, Refused, RepositoryError
 from _cbt.operations.repository_keys import KeyChange, KeyRequest, arrange
-from _cbt.repository import configuration, key_slots, points, sealed
+from _cbt.repository import configuration, key_slots, sealed
+from _cbt.repository.format import names
 from _cbt.repository.places import Place
 from _cbt.repository.repository import Repository, open_or_create, open_repository
 
@@ -21,7 +22,7 @@ REBUILD = KeyRequest(rebuild=True)
 def lost(place: Path, repository: Repository) -> bytes:
     """What the configuration was; a restore point is left, and one with a damaged manifest."""
     repository.publish(point(1, repository=repository.id))
-    repository.store.put(points.manifest_name("other", "one"), b"damaged")
+    repository.store.put(names.manifest("other", "one"), b"damaged")
     path = place / configuration.NAME
     data = path.read_bytes()
     path.unlink()

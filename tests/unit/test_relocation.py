@@ -15,10 +15,10 @@ from stores_for_tests import MemoryStore
 
 from _cbt.errors import RepositoryError
 from _cbt.grid import BLOCK_SIZE
+from _cbt.repository.format import names
 from _cbt.repository.leases import Lease
 from _cbt.repository.maps import ExtentMap, MapBuilder
 from _cbt.repository.packs import Encoded
-from _cbt.repository.points import manifest_name
 from _cbt.repository.relocation import Move, Moves, joined, relocate, relocated
 from _cbt.repository.repository import Repository
 
@@ -84,9 +84,9 @@ class Interfering(MemoryStore):
         if self.operations == self.at:
             self.then()
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most: int | None = None) -> bytes:
         self._count()
-        return super().get(name)
+        return super().get(name, most)
 
     def put(self, name: str, data: bytes, replace: bool = True) -> bool:
         self._count()
@@ -186,7 +186,7 @@ def test_killed_at_any_operation_all_points_are_true_and_the_next_run_goes_on(at
 def test_a_point_removed_at_any_operation_stays_removed_and_can_be_brought_back(at: int) -> None:
     made, moves = history()
     store = made.store = Interfering(made.store)
-    name, trash = manifest_name(UUID, point_id(2)), f"trash/{UUID}/{point_id(2)}/00"
+    name, trash = names.manifest(UUID, point_id(2)), f"trash/{UUID}/{point_id(2)}/{'0' * 16}"
 
     def remove() -> None:
         store.objects[trash] = store.objects.pop(name)

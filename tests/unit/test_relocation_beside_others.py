@@ -17,8 +17,9 @@ from stepping import Actor, OneAfterAnother, SteppedStore
 from stores_for_tests import MemoryStore
 
 from _cbt.grid import BLOCK_SIZE
-from _cbt.repository import leases, points, trash
+from _cbt.repository import leases, trash
 from _cbt.repository.collector import Collector
+from _cbt.repository.format import names
 from _cbt.repository.leases import Lease
 from _cbt.repository.maps import MapBuilder
 from _cbt.repository.packs import PackRef
@@ -50,7 +51,7 @@ class World:
             builder.place(block, 1, *writer.append([encoded(content)]))
             written.update(writer.finish())
         self.packs[uuid] = list(written.values())
-        files = repository.put_files(points.folder(uuid, point_id(1)), {"vda.map": builder.finish(written).encode()})
+        files = repository.put_files(names.point_folder(uuid, point_id(1)), {"vda.map": builder.finish(written).encode()})
         disk = dataclasses.replace(record(size=2 * BLOCK_SIZE), map=files["vda.map"])
         repository.publish(point(1, (disk,), uuid=uuid, repository="0" * 32))
 

@@ -26,7 +26,7 @@ def test_published_points_are_listed_oldest_first_and_by_domain(repository: Repo
     assert repository.points_of(UUID).points == tuple(made)
     assert repository.points_of(OTHER_UUID).points == (other,)
     assert len(repository.points_of().points) == 4
-    assert repository.points_of("no-such").points == ()
+    assert repository.points_of("00000000-0000-0000-0000-000000000000").points == ()
 
 
 def test_a_point_without_manifest_or_with_one_in_the_making_does_not_exist(repository: Repository) -> None:

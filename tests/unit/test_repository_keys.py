@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from samples import point
 
 from _cbt.errors import CbtError, PassphraseRefused, Refused, RepositoryError
 from _cbt.operations import repository_keys
@@ -14,6 +15,8 @@ from _cbt.repository.configuration import Configuration
 from _cbt.repository.places import Place
 from _cbt.repository.repository import Repository, open_repository
 from _cbt.repository.stores import Store
+
+OBJECT = f"{point(1).folder}/vda.map"
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +46,7 @@ def everything(place: Path) -> dict[str, bytes]:
 def protected(place: Path) -> Repository:
     asked(place, "old")
     made = open_repository(Place(str(place), passphrase="old"))
-    made.put_object("points/a/b/vda.map", b"a map")
+    made.put_object(OBJECT, b"a map")
     return made
 
 
@@ -72,7 +75,7 @@ def test_a_new_passphrase_replaces_the_old_one_and_no_other_object_changes(place
     after = everything(place)
     assert {name for name in {**before, **after} if before.get(name) != after.get(name)} == {"repository.json"}
     assert (opens(place, "old"), opens(place, "new")) == (False, True)
-    assert open_repository(Place(str(place), passphrase="new")).get_object("points/a/b/vda.map") == b"a map"
+    assert open_repository(Place(str(place), passphrase="new")).get_object(OBJECT) == b"a map"
 
 
 def test_the_second_run_changes_nothing_whatever_passphrase_is_given_with_it(place: Path, protected: Repository) -> None:

@@ -10,7 +10,8 @@ from samples import UUID, pack_ref, point, record
 from stores_for_tests import MemoryStore
 
 from _cbt.grid import BLOCK_SIZE
-from _cbt.repository import damage, leases, points, publishing
+from _cbt.repository import damage, leases, publishing
+from _cbt.repository.format import names
 from _cbt.repository.leases import LAPSE, Lease
 from _cbt.repository.maps import MapBuilder
 from _cbt.repository.points import RestorePoint
@@ -35,9 +36,9 @@ class Counting(MemoryStore):
         self.meeting.wait()
         return len(self.objects[name])
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most: int | None = None) -> bytes:
         self.requests[f"get {name.split('/')[0]}"] += 1
-        return super().get(name)
+        return super().get(name, most)
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         raise AssertionError("no pack is read")
@@ -62,7 +63,7 @@ def made_point(repository: Repository) -> RestorePoint:
         builder = MapBuilder(len(PACKS) * BLOCK_SIZE)
         for block, ref in enumerate(PACKS):
             builder.place(block, 1, ref.id, 0)
-        files = repository.put_files(points.folder(UUID, point(1).id), {f"{target}.map": builder.finish({ref.id: ref for ref in PACKS}).encode()})
+        files = repository.put_files(names.point_folder(UUID, point(1).id), {f"{target}.map": builder.finish({ref.id: ref for ref in PACKS}).encode()})
         disks.append(record(target, len(PACKS) * BLOCK_SIZE, map=files[f"{target}.map"]))
     return point(1, tuple(disks))
 

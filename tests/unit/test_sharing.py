@@ -36,6 +36,7 @@ from _cbt.operations.healing import heal
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.repository import condemned, dedup, leases, packs, points, publishing
 from _cbt.repository.damage import PackDamage
+from _cbt.repository.format import names
 from _cbt.repository.leases import LAPSE, Lease
 from _cbt.repository.maps import MapBuilder
 from _cbt.repository.pack_writer import Placement
@@ -118,7 +119,7 @@ class World:
     def removed(self) -> dict[str, tuple[str, bytes]]:
         """Trash entries by name, with the name their manifest had."""
         found = {name: data for name, data in self.store.objects.items() if name.startswith("trash/")}
-        return {name: (points.manifest_name(*name.split("/")[1:3]), data) for name, data in found.items()}
+        return {name: (names.manifest(*name.split("/")[1:3]), data) for name, data in found.items()}
 
     def now(self) -> str:
         """The time for a manifest."""

@@ -24,7 +24,7 @@ from _cbt.operations.new_point import StoringOptions
 from _cbt.operations.repository_keys import KeyRequest, arrange
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.operations.verify import verify
-from _cbt.repository import condemned, configuration, damage, key_slots, leases, trash
+from _cbt.repository import condemned, configuration, key_slots, leases, trash
 from _cbt.repository.configuration import Configuration
 from _cbt.repository.places import Place
 from _cbt.repository.repository import Repository
@@ -165,7 +165,7 @@ def test_whatever_call_fails_no_point_is_lost_and_the_next_run_goes_on(keys: str
             there = made.published() | made.recoverable()
             assert made.points <= there, where
             assert made.removed in there or verb == "collection", where
-            assert not list(made.repository.store.list(damage.FOLDER)), f"{where}: a fault passed for damage"
+            assert not list(made.repository.store.list("damaged")), f"{where}: a fault passed for damage"
             if outcome != "done" and at % 8 == 0:
                 act(made)
                 came_of_it(made)

@@ -14,7 +14,7 @@ from histories import KEYS
 from samples import OTHER_UUID, UUID, point
 from stepping import Actor, SteppedStore
 
-from _cbt.errors import DamagedObject, Refused
+from _cbt.errors import Refused
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.repository import condemned, trash
 from _cbt.repository.collector import Collected
@@ -125,7 +125,9 @@ def test_what_is_nowhere_cannot_be_brought_back_and_nothing_else_is(history: Eng
 
 
 @pytest.mark.parametrize("name", ["trash/README", "trash/a/b/c/d"])
-def test_what_is_foreign_in_the_trash_is_told_of(history: EngineHistory, name: str) -> None:
-    history.store.put(name, b"")
-    with pytest.raises(DamagedObject, match=f"^{name} in the trash cannot be read .* or delete it\\.$"):
-        retention(history.fresh(), RetentionRequest(undelete=(point(2).id,)))
+def test_what_is_foreign_in_the_trash_holds_nothing_up_and_stays(history: EngineHistory, name: str) -> None:
+    (made,) = history.fresh().points_of(UUID).points
+    trash.remove(history.fresh(), made)
+    history.store.objects[name] = b"somebody's"
+    assert retention(history.fresh(), RetentionRequest(undelete=(made.id,))).undeleted == (made,)
+    assert history.store.objects[name] == b"somebody's"

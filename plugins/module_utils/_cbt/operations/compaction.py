@@ -21,6 +21,7 @@ from ..blocks.pipeline import default_workers, in_parallel
 from ..errors import DamagedObject, ObjectMissing
 from ..interrupt import Interrupt
 from ..repository import dedup
+from ..repository.format import names
 from ..repository.leases import Lease
 from ..repository.maps import ExtentMap
 from ..repository.pack_writer import PackWriter
@@ -35,7 +36,6 @@ from .merging import Merges
 PACKS_AT_ONCE = 1 << 16  # packs whose living and recoverable blocks are kept in mind, by a bit each: about 50 MiB
 EMPTIED_AT_ONCE = 256  # packs copied before restore points are told, so that a run that is killed loses no more work
 _CHUNK = 16  # blocks copied at once
-_HOOKS = "compaction"  # where hooks of new packs go, which may hold blocks of many domains
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +123,7 @@ class _Compaction:
         for pack, group in itertools.groupby(copies, key=lambda copy: copy.pack):
             moves[pack.id] = joined(Move(copy.ordinal, copy.count, written[copy.to], copy.place) for copy in group)
         # From here on the copies may be named: whatever happens, they stay, and the collector takes those that are not.
-        dedup.record(self.repository, _HOOKS, secrets.token_hex(8), writer.hooks())
+        dedup.record(self.repository, dedup.of_compaction(), writer.hooks())
         changed = 0
         for point in self.repository.points_of().points if moves else ():
             self.interrupt.check()
@@ -175,7 +175,7 @@ class Candidates:
 
     def find(self, repository: Repository, interrupt: Interrupt) -> t.Iterator[Found]:
         """Some of the packs at a time. Raises RepositoryError."""
-        for chosen in _choices(sum(1 for _name in repository.store.list("packs"))):
+        for chosen in _choices(sum(1 for _name in repository.store.list(names.PACKS))):
             points = [each for each in repository.points_of().points if each.key not in self.without]
             living = living_blocks(_maps(repository, points, interrupt), chosen)
             recoverable = living_blocks(_maps(repository, self.trashed, interrupt), living.__contains__)
@@ -198,7 +198,7 @@ def compact(lease: Lease, candidates: Candidates, workers: t.Optional[int] = Non
     run = _Compaction(lease, workers or default_workers(), interrupt or Interrupt())
     total = Compacted()
     for found in candidates.find(lease.repository, run.interrupt):
-        merged, changed = merging.merge(lease, found.merges, _HOOKS, run.workers, run.interrupt)
+        merged, changed = merging.merge(lease, found.merges, run.workers, run.interrupt)
         left = without(found.living, merged)
         total = dataclasses.replace(total, points=total.points + changed)
         for start in range(0, len(found.packs), EMPTIED_AT_ONCE):

@@ -14,9 +14,9 @@ import typing as t
 from ..errors import RepositoryError
 from ..repository import configuration, damage, verified
 from ..repository.damage import PackDamage
+from ..repository.format import names
 from ..repository.maps import Run
 from ..repository.packs import PackRef
-from ..repository.points import manifest_name
 from ..repository.repository import Listing, Repository
 from .verdicts import PointVerdict
 
@@ -82,10 +82,10 @@ class Findings:
             if state == self.recorded.get(pack):
                 continue
             if state is None:
-                self._repository.discard(damage.object_name(pack))
+                self._repository.discard(names.damage_of(pack))
                 del self.recorded[pack]
             else:
-                self._repository.put_object(damage.object_name(pack), damage.encode(state))
+                self._repository.put_object(names.damage_of(pack), damage.encode(state))
                 self.recorded[pack] = state
 
     def _look_again(self, pack: bytes) -> None:
@@ -141,5 +141,5 @@ class Recorder:
         """Record whose turn it is next, and forget points that are gone."""
         for uuid, done in turns.items():
             self._stored(functools.partial(verified.turn_done, self.repository, uuid, selection, slices, done))
-        names = {*listing.damaged, *(manifest_name(point.uuid, point.id) for point in listing.points)}
-        self._stored(lambda: verified.forget_gone(self.repository, names))
+        manifests = {*listing.damaged, *(names.manifest(point.uuid, point.id) for point in listing.points)}
+        self._stored(lambda: verified.forget_gone(self.repository, manifests))

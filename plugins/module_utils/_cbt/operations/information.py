@@ -18,6 +18,7 @@ from ..hypervisor.domain import DomainFacts, read_domain, state_of
 from ..repository import damage, verified
 from ..repository.configuration import FORMAT
 from ..repository.damage import Damages
+from ..repository.format import names
 from ..repository.points import RestorePoint
 from ..repository.repository import Repository
 from .reconcile import ANY_REPOSITORY
@@ -103,7 +104,7 @@ class RepositoryFacts:
 def describe_repository(repository: Repository) -> RepositoryFacts:
     """Size and identity of a repository. Raises RepositoryError if it cannot be listed."""
     stored = packs = 0
-    for entry in repository.store.entries("packs"):
+    for entry in repository.store.entries(names.PACKS):
         stored += entry.size
         packs += 1
     return RepositoryFacts(repository.id, FORMAT, bool(repository.slots), stored, packs)

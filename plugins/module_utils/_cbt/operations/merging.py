@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import secrets
 import typing as t
 
 from ..blocks.pipeline import in_parallel
@@ -123,17 +122,17 @@ def _directory(repository: Repository, ref: PackRef) -> t.Optional[Directory]:
         return None  # it stays as it is
 
 
-def merge(lease: Lease, merges: Merges, folder: str, workers: int, interrupt: Interrupt) -> t.Tuple[Merges, int]:
+def merge(lease: Lease, merges: Merges, workers: int, interrupt: Interrupt) -> t.Tuple[Merges, int]:
     """Have all restore points name one copy of what was found, if that is sound; returns what was merged, and how many points changed.
 
-    Later runs find the copies by hooks below ``folder``. Raises RepositoryError if the store fails; every point is whole all the same.
+    Later runs find the copies by hooks. Raises RepositoryError if the store fails; every point is whole all the same.
     """
     repository = lease.repository
     proven = _proven(repository, merges, workers, interrupt)
     kept = {move.pack for line in proven.values() for move in line}
     directories = ((ref, _directory(repository, ref)) for ref in sorted(kept, key=lambda ref: ref.id))
     named = [PackHooks(ref, hooks.choose(map(each.digest, range(len(each))))) for ref, each in directories if each is not None]
-    dedup.record(repository, folder, secrets.token_hex(8), named)
+    dedup.record(repository, dedup.of_compaction(), named)
     changed = 0
     moves = {ref.id: line for ref, line in proven.items()}
     for point in repository.points_of().points if moves else ():

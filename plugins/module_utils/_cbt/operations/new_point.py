@@ -17,9 +17,10 @@ from ..blocks.throttle import Throttle
 from ..errors import ObjectMissing, Refused, RepositoryError
 from ..interrupt import Interrupt
 from ..progress import Observer
-from ..repository import dedup, points, publishing
+from ..repository import dedup, publishing
 from ..repository.codecs import encoder
 from ..repository.damage import Damages
+from ..repository.format import names
 from ..repository.known import Known
 from ..repository.leases import Lease
 from ..repository.maps import ExtentMap
@@ -132,27 +133,27 @@ class NewPoint:
 
     def _described(self, files: t.Mapping[str, bytes], describe: Describe) -> RestorePoint:
         """Store maps and files under names of this round, and return the restore point that names them."""
-        suffix = f"-{len(self._writers)}" if len(self._writers) > 1 else ""
-        maps = {target: f"{target}{suffix}.map" for target in self._maps}
-        names = {name: f"{name}{suffix}" for name in files}
-        folder = points.folder(self._uuid, self._id)
-        self._stored += [f"{folder}/{name}" for name in (*maps.values(), *names.values())]
+        mark = str(len(self._writers)) if len(self._writers) > 1 else ""
+        maps = {target: names.map_file(target, mark) for target in self._maps}
+        own = {name: f"{name}-{mark}" if mark else name for name in files}
+        folder = names.point_folder(self._uuid, self._id)
+        self._stored += [names.point_file(self._uuid, self._id, name) for name in (*maps.values(), *own.values())]
         contents = {maps[target]: extents.encode() for target, extents in self._maps.items()}
         stored = self._repository.put_files(folder, contents)
         waiting = list(files)
         while waiting:  # a few at a time: those of a machine may be large, and are read when they are asked for
             some, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
-            stored.update(self._repository.put_files(folder, {names[name]: files[name] for name in some}))
+            stored.update(self._repository.put_files(folder, {own[name]: files[name] for name in some}))
         for target, extents in self._maps.items():
             with contextlib.suppress(ObjectMissing):  # what is gone is found and stored again before the point is published
                 self._repository.store.protect((pack.name for pack in extents.packs), like=f"{folder}/{maps[target]}")
-        return describe({target: stored[name] for target, name in maps.items()}, {name: stored[own] for name, own in names.items()})
+        return describe({target: stored[name] for target, name in maps.items()}, {name: stored[each] for name, each in own.items()})
 
     def withdraw(self) -> None:
         """Delete what was stored, or only the manifest once there may be one: the rest is left to the collector, which sees who else needs it."""
         with contextlib.suppress(RepositoryError):  # nothing names what stays: it costs space until it is collected
             if self._may_exist:
-                self._repository.store.delete(points.manifest_name(self._uuid, self._id))
+                self._repository.store.delete(names.manifest(self._uuid, self._id))
             for name in self._stored:
                 self._repository.store.delete(name)
             for writer in self._unnamed:
@@ -171,7 +172,7 @@ class NewPoint:
             self.withdraw()
 
     def _record(self) -> None:
-        dedup.record(self._repository, self._uuid, self._id, itertools.chain.from_iterable(writer.hooks() for writer in self._writers))
+        dedup.record(self._repository, dedup.of_backup(self._uuid, self._id), itertools.chain.from_iterable(writer.hooks() for writer in self._writers))
 
     def record_hooks(self) -> None:
         """Let later runs find what this one stored. Nothing but space depends on it."""

@@ -14,6 +14,7 @@ import typing as t
 from ..errors import ObjectMissing, Refused
 from ..repository import dedup, leases, points, publishing, trash
 from ..repository.collector import Collected, Collector
+from ..repository.format import names
 from ..repository.leases import LAPSE, Lease
 from ..repository.points import Key, RestorePoint
 from ..repository.repository import Repository
@@ -122,9 +123,9 @@ def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_remo
             repository.store.delete(name)
         raise _too_late(point)
 
-    publishing.publish(repository, lease, point, lost, appears=lambda: appeared.append(points.manifest_name(point.uuid, point.id)))
+    publishing.publish(repository, lease, point, lost, appears=lambda: appeared.append(names.manifest(point.uuid, point.id)))
     # Its manifest is new, and may be locked for longer than the rest.
-    repository.store.protect(publishing.resting_on(repository, point), like=points.manifest_name(point.uuid, point.id))
+    repository.store.protect(publishing.resting_on(repository, point), like=names.manifest(point.uuid, point.id))
     now = lease.now()
     for each in all_removed:
         # The removal of a young entry may have yet to delete the manifest: then nothing else would tell of the point.
@@ -157,7 +158,7 @@ class _Retention:
     def _locked(self, point: RestorePoint, now: float) -> bool:
         """True if the store still keeps a point from being removed by anyone."""
         try:
-            until = self._repository.store.locked_until(points.manifest_name(point.uuid, point.id))
+            until = self._repository.store.locked_until(names.manifest(point.uuid, point.id))
         except ObjectMissing:
             return False  # it is to be brought back, or somebody else has just removed it
         return until is not None and until > now

@@ -15,7 +15,8 @@ import typing as t
 
 from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused
 from ..side_by_side import side_by_side
-from . import condemned, damage, leases, publishing, sealed, trash
+from . import condemned, leases, sealed
+from .format import names
 from .leases import LAPSE, Lease
 from .points import Key, RestorePoint
 from .repository import Repository
@@ -24,14 +25,13 @@ from .survey import Survey, expired, survey
 
 KIND = "collected"
 VERSION = 1
-RECORD = "collected.json"
 _SHAPE = {"points": int}
 _FRESH = LAPSE / 2  # seconds for which a list of what is doomed surely counts
 
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """What a collection did, or would do: objects newly announced, objects and bytes deleted. ``foreign`` is what does not belong among announcements."""
+    """What a collection did, or would do: objects newly announced, objects and bytes deleted. ``foreign`` tells of what is no object of a repository."""
 
     condemned: int
     deleted: int
@@ -46,7 +46,6 @@ class _Sorted:
     fresh: t.Tuple[str, ...]
     due: t.Mapping[str, int]
     idle: t.Tuple[str, ...]
-    foreign: t.Tuple[str, ...] = ()
 
 
 def _sort(objects: t.Iterable[Entry], needed: Survey, announced: t.Mapping[str, float], spared_from: float, now: float, grace: float) -> _Sorted:
@@ -55,7 +54,7 @@ def _sort(objects: t.Iterable[Entry], needed: Survey, announced: t.Mapping[str, 
     due: t.Dict[str, int] = {}
     rightly = set()
     for each in objects:
-        if not condemned.may_go(each.name) or needed.needs(each.name):
+        if not names.may_go(each.name) or needed.needs(each.name):
             continue
         since = announced.get(each.name)
         if since is not None:
@@ -85,7 +84,7 @@ class Collector:
         found = self._sorted(needed)
         locked = side_by_side(self._locked, found.due)
         due = [size for size, stays in zip(found.due.values(), locked) if not stays]
-        return Collected(len(found.fresh), len(due), sum(due), found.foreign)
+        return Collected(len(found.fresh), len(due), sum(due), self._foreign)
 
     def collect(self, lease: Lease, confirm_shrink: bool = False) -> Collected:
         """Announce what nothing needs, delete what was announced long enough ago and is still not needed.
@@ -103,17 +102,20 @@ class Collector:
             pass
         self._record(first)
         self._tidy(first)
-        return Collected(len(found.fresh), len(deleted), sum(deleted.values()), found.foreign)
+        return Collected(len(found.fresh), len(deleted), sum(deleted.values()), self._foreign)
+
+    @property
+    def _foreign(self) -> t.Tuple[str, ...]:
+        return tuple(self._store.foreign.words())
 
     def _survey(self) -> Survey:
         return survey(self._repository, self._now, self._grace)
 
     def _sorted(self, needed: Survey) -> _Sorted:
         alive = [session.since for session in leases.sessions(self._repository) if not session.lapsed(self._now)]
-        objects = (entry for folder in ("packs", "points") for entry in self._store.entries(folder))
+        objects = (entry for folder in (names.PACKS, names.POINTS) for entry in self._store.entries(folder))
         announced = condemned.announced(self._repository)
-        found = _sort(objects, needed, announced.objects, min([*alive, self._now]), self._now, self._grace)
-        return dataclasses.replace(found, foreign=tuple(sorted(announced.foreign)))
+        return _sort(objects, needed, announced, min([*alive, self._now]), self._now, self._grace)
 
     def _delete(self, found: _Sorted, lease: Lease) -> t.Dict[str, int]:
         """Delete what is due, after a second look that sees whoever did not see the list; pardon what is named meanwhile."""
@@ -142,7 +144,7 @@ class Collector:
     def _refuse_shrunk(self, found: Survey, confirmed: bool) -> None:
         before = 0
         with contextlib.suppress(ObjectMissing, DamagedObject):  # nothing to compare with
-            before = sealed.decode(KIND, VERSION, self._repository.get_object(RECORD), RECORD, _SHAPE)["points"]
+            before = sealed.decode(KIND, VERSION, self._repository.get_object(names.RECORD), names.RECORD, _SHAPE)["points"]
         if 0 < before >= found.points * 2 and not confirmed:
             raise Refused(
                 f"Space was not reclaimed: {found.points} restore points are listed where there were {before} the last time, those removed"
@@ -150,17 +152,17 @@ class Collector:
             )
 
     def _record(self, found: Survey) -> None:
-        self._repository.put_object(RECORD, sealed.encode(KIND, VERSION, {"points": found.points - found.expired}))
+        self._repository.put_object(names.RECORD, sealed.encode(KIND, VERSION, {"points": found.points - found.expired}))
 
     def _tidy(self, needed: Survey) -> None:
         """Remove what has had its time: trash entries, drafts and lists of dead sessions, leases long lapsed, records of damage of packs that are gone."""
-        old = [entry.name for entry in self._store.entries(trash.FOLDER) if expired(entry, self._now, self._grace)]
-        for folder in (publishing.FOLDER, condemned.DOOMED):
+        old = [entry.name for entry in self._store.entries(names.TRASH) if expired(entry, self._now, self._grace)]
+        for folder in (names.DRAFTS, names.DOOMED):
             old += [entry.name for entry in self._store.entries(folder) if self._now - entry.modified > LAPSE]
-        old += [entry.name for entry in self._store.entries(leases.FOLDER) if self._now - entry.modified > LAPSE + self._grace]
-        for name in self._store.list(damage.FOLDER):
-            pack = damage.pack_name(name)
-            if pack is not None and not needed.needs(pack) and not self._exists(pack):
+        old += [entry.name for entry in self._store.entries(names.LEASES) if self._now - entry.modified > LAPSE + self._grace]
+        for name, taken in names.of_kind(self._store.list(names.DAMAGED), names.DAMAGED_KIND):
+            pack = names.pack(taken.pack)
+            if not needed.needs(pack) and not self._exists(pack):
                 old.append(name)
         for _done in side_by_side(self._repository.discard, old):
             pass

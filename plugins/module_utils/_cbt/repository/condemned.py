@@ -12,76 +12,41 @@ collector that wrote it, or once that is dead for certain.
 from __future__ import annotations
 
 import contextlib
-import re
 import typing as t
 
 from ..errors import ObjectMissing
 from . import sealed
+from .format import names
 from .repository import Repository
 
 KIND = "doomed"
 VERSION = 1
-CONDEMNED = "condemned"
-DOOMED = "doomed"
-_MAY_GO = re.compile(r"packs/[0-9a-f]{2}/[0-9a-f]{32}|points/[0-9a-f-]{36}/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}/(?!manifest\.json$)[^/]+")
 _SHAPE = {"names": t.List[str]}
 _LISTED = 8192  # names in one list
 
 
-def may_go(name: str) -> bool:
-    """True if it is the name of a pack or of a file of a restore point, its manifest excepted."""
-    return _MAY_GO.fullmatch(name) is not None
-
-
-def entry_name(name: str) -> str:
-    """Name of the entry that announces the end of an object below packs or points."""
-    if name.startswith("packs/"):
-        return f"{CONDEMNED}/{name.rpartition('/')[2]}"
-    return f"{CONDEMNED}/{name.partition('/')[2]}"
-
-
-def object_name(entry: str) -> t.Optional[str]:
-    """Name of the object whose end an entry announces; None if it is not the name of an entry, but something foreign."""
-    rest = entry.partition("/")[2]
-    name = f"points/{rest}" if "/" in rest else f"packs/{rest[:2]}/{rest}"
-    return name if may_go(name) else None
-
-
 def announce(repository: Repository, name: str) -> None:
     """Announce the end of an object; an announcement that stands keeps its time."""
-    repository.store.put(entry_name(name), b"", replace=False)
+    repository.store.put(names.announcement(name), b"", replace=False)
 
 
 def pardon(repository: Repository, name: str) -> None:
     """Take an announcement back."""
-    repository.discard(entry_name(name))
+    repository.discard(names.announcement(name))
 
 
-class Announced(t.NamedTuple):
-    """Names of the objects that are announced, and since when, in seconds by the store's clock; and names of what does not belong among them."""
-
-    objects: t.Dict[str, float]
-    foreign: t.List[str]
-
-
-def announced(repository: Repository) -> Announced:
-    """What is announced. What is foreign announces nothing and is left alone."""
-    found = Announced({}, [])
-    for entry in repository.store.entries(CONDEMNED):
-        name = object_name(entry.name)
-        if name is None:
-            found.foreign.append(entry.name)
-        else:
-            found.objects[name] = entry.modified
-    return found
+def announced(repository: Repository) -> t.Dict[str, float]:
+    """Names of the objects that are announced, and since when, in seconds by the store's clock."""
+    entries = ((names.announced(entry.name), entry.modified) for entry in repository.store.entries(names.CONDEMNED))
+    return {name: since for name, since in entries if name is not None}
 
 
-def doom(repository: Repository, session: str, names: t.Sequence[str]) -> t.List[str]:
+def doom(repository: Repository, session: str, objects: t.Sequence[str]) -> t.List[str]:
     """List objects as about to be deleted by a session; returns the names of the lists, which stand until the objects are gone."""
     lists = []
-    for start in range(0, len(names), _LISTED):
-        lists.append(f"{DOOMED}/{session}/{start // _LISTED}")
-        body = {"names": list(names[start : start + _LISTED])}
+    for start in range(0, len(objects), _LISTED):
+        lists.append(names.doomed(session, start // _LISTED))
+        body = {"names": list(objects[start : start + _LISTED])}
         repository.put_object(lists[-1], sealed.encode(KIND, VERSION, body))
     return lists
 
@@ -91,8 +56,9 @@ def on_their_way_out(repository: Repository) -> t.Set[str]:
 
     What has just been deleted is no longer among them, so ask for its existence afterwards.
     """
-    names = set(filter(None, map(object_name, repository.store.list(CONDEMNED))))
-    for name in list(repository.store.list(DOOMED)):
+    found = set(filter(None, map(names.announced, repository.store.list(names.CONDEMNED))))
+    for name in list(repository.store.list(names.DOOMED)):
         with contextlib.suppress(ObjectMissing):  # all on it is deleted or spared since it was listed
-            names.update(sealed.decode(KIND, VERSION, repository.get_object(name), name, _SHAPE)["names"])
-    return names
+            listed = sealed.decode(KIND, VERSION, repository.get_object(name), name, _SHAPE)["names"]
+            found.update(each for each in listed if names.may_go(each))
+    return found

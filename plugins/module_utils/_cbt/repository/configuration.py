@@ -20,12 +20,13 @@ from ..errors import DamagedObject, PassphraseRefused, RepositoryError
 from ..grid import BLOCK_SIZE
 from . import key_slots, sealed
 from .encryption import KEY_SIZE, EncryptedKeys, derived
+from .format import names
 from .key_slots import Slot
 from .keys import Keys, PlainKeys
 
 FORMAT = 1
 KIND = "repository"
-NAME = "repository.json"
+NAME = names.CONFIGURATION
 ENCRYPTION = "encryption"
 FIRST_SLOT = "default"
 _ID = re.compile(r"[0-9a-f]{32}")

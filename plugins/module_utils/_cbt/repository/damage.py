@@ -15,7 +15,8 @@ import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
 from ..side_by_side import side_by_side
-from . import packs, sealed
+from . import sealed
+from .format import names
 from .maps import ExtentMap, Run
 from .packs import PackRef
 from .repository import Repository
@@ -23,7 +24,6 @@ from .stores import Store
 
 VERSION = 1
 KIND = "damage"
-FOLDER = "damaged"
 _SHAPE = {"blocks": t.Optional[t.List[int]], "cause": str}
 
 
@@ -42,19 +42,6 @@ class PackDamage:
 Damages = t.Mapping[bytes, PackDamage]  # by pack id
 
 
-def object_name(pack_id: bytes) -> str:
-    """Name of the object that tells of a pack's damage."""
-    return f"{FOLDER}/{pack_id.hex()}"
-
-
-def pack_name(name: str) -> t.Optional[str]:
-    """Name of the pack of whose damage an object tells; None if it is not ours."""
-    try:
-        return packs.object_name(bytes.fromhex(name.rsplit("/", 1)[1]))
-    except ValueError:
-        return None
-
-
 def encode(damage: PackDamage) -> bytes:
     """The object of a damage."""
     blocks = None if damage.blocks is None else sorted(damage.blocks)
@@ -70,7 +57,7 @@ def decode(data: bytes, name: str) -> PackDamage:
 
 def read(repository: Repository, pack_id: bytes) -> t.Optional[PackDamage]:
     """What is recorded of a pack, None for nothing. A record that cannot be read itself counts for all of its pack."""
-    name = object_name(pack_id)
+    name = names.damage_of(pack_id)
     try:
         return decode(repository.get_object(name), name)
     except ObjectMissing:
@@ -82,14 +69,10 @@ def read(repository: Repository, pack_id: bytes) -> t.Optional[PackDamage]:
 def read_all(repository: Repository) -> t.Dict[bytes, PackDamage]:
     """Everything recorded. Raises RepositoryError if listing fails."""
     found = {}
-    for name in repository.store.list(FOLDER):
-        try:
-            pack = bytes.fromhex(name.rsplit("/", 1)[1])
-        except ValueError:
-            continue  # not ours
-        recorded = read(repository, pack)
+    for _name, taken in names.of_kind(repository.store.list(names.DAMAGED), names.DAMAGED_KIND):
+        recorded = read(repository, taken.pack)
         if recorded is not None:
-            found[pack] = recorded
+            found[taken.pack] = recorded
     return found
 
 
@@ -104,6 +87,8 @@ def unsound_packs(refs: t.Collection[PackRef], store: Store) -> t.Dict[bytes, Pa
             size = store.size(ref.name)
         except ObjectMissing:
             return f"pack {ref.id.hex()} is missing"
+        except DamagedObject as error:
+            return str(error)
         return f"pack {ref.id.hex()} has {size} bytes instead of {ref.size}" if size != ref.size else None
 
     faults = zip(refs, side_by_side(fault, refs))

@@ -10,8 +10,8 @@ worth loading, and only the blocks seen last are remembered.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
-import re
 import secrets
 import threading
 import typing as t
@@ -19,6 +19,7 @@ import typing as t
 from ..errors import DamagedObject, ObjectMissing
 from . import condemned, hooks
 from .damage import Damages
+from .format import names
 from .hooks import PackHooks
 from .index import HookIndex
 from .pack_writer import Placement
@@ -35,7 +36,6 @@ _ORDINAL_BITS = 32
 _NO_BLOCK = b""  # the id of none
 _DONE = threading.Event()
 _DONE.set()
-_PACK = re.compile(r"packs/[0-9a-f]{2}/([0-9a-f]{32})")
 
 Find = t.Callable[[t.Collection[bytes]], t.Dict[bytes, Placement]]
 
@@ -159,9 +159,9 @@ def _condemned(repository: Repository) -> t.Set[bytes]:
     return _pack_ids(condemned.on_their_way_out(repository))
 
 
-def _pack_ids(names: t.Iterable[str]) -> t.Set[bytes]:
+def _pack_ids(found: t.Iterable[str]) -> t.Set[bytes]:
     """The ids of the packs among objects with these names."""
-    return {bytes.fromhex(found.group(1)) for found in map(_PACK.fullmatch, names) if found is not None}
+    return {taken.pack for _name, taken in names.of_kind(found, names.PACK_KIND)}
 
 
 def deduplicator(repository: Repository, scope: str, domain: str, damages: Damages) -> t.Optional[Deduplicator]:
@@ -173,16 +173,29 @@ def deduplicator(repository: Repository, scope: str, domain: str, damages: Damag
     return Deduplicator(repository, index, damages)
 
 
-def record(repository: Repository, domain: str, session: str, written: t.Iterable[PackHooks]) -> int:
-    """Store the hooks of packs that were written for a domain, in the order they were begun; returns how many packs. Raises RepositoryError."""
+def record(repository: Repository, name: t.Callable[[int], str], written: t.Iterable[PackHooks]) -> int:
+    """Store the hooks of packs that were written, in the order they were begun; returns how many packs. Raises RepositoryError.
+
+    ``name`` gives the name of the object by its number: see ``of_backup`` and ``of_compaction``.
+    """
     left, count = iter(written), 0
     for number in itertools.count():
         some = list(itertools.islice(left, hooks.PACKS_PER_OBJECT))
         if not some:
             break
-        repository.put_object(f"{hooks.FOLDER}/{domain}/{session}-{number}", hooks.encode(some))
+        repository.put_object(name(number), hooks.encode(some))
         count += len(some)
     return count
+
+
+def of_backup(uuid: str, point_id: str) -> t.Callable[[int], str]:
+    """Names for the hooks of packs that were written with a restore point."""
+    return functools.partial(names.hooks_of_run, uuid, point_id)
+
+
+def of_compaction() -> t.Callable[[int], str]:
+    """New names for the hooks of packs that hold blocks of many domains."""
+    return functools.partial(names.hooks_of_compaction, secrets.token_hex(8))
 
 
 def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> t.Tuple[int, int]:
@@ -193,7 +206,7 @@ def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> t.Tuple[in
     """
     index = HookIndex(repository)
     index.refresh()
-    without = _pack_ids(repository.store.list("packs"))  # hooks
+    without = _pack_ids(repository.store.list(names.PACKS))  # hooks
     idle: t.Dict[str, bool] = {}
     for name, pack in index.packs():
         idle[name] = idle.get(name, True) and pack not in without
@@ -203,7 +216,7 @@ def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> t.Tuple[in
     gone = [name for name, nothing in idle.items() if nothing]
     for name in gone:
         repository.discard(name)
-    added = sum(record(repository, point.uuid, f"{point.id}-{secrets.token_hex(4)}", _hooks_of(repository, point, without)) for point in points)
+    added = sum(record(repository, of_backup(point.uuid, f"{point.id}-{secrets.token_hex(4)}"), _hooks_of(repository, point, without)) for point in points)
     return added, len(gone)
 
 

@@ -1,7 +1,11 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Objects as files below a directory: local, NFS or CephFS. Private to the collection."""
+"""Objects as files below a directory: local, NFS or CephFS. Private to the collection.
+
+Nothing below the directory is trusted: no link is followed, only regular files are read, and only what has the name of an object is
+read, written, listed or deleted.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,19 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import socket
-import tempfile
+import stat
 import typing as t
 
-from ..errors import ObjectMissing, RepositoryError
-from ..files import Buffer, ParallelFile, sync
-from .stores import TEMPORARY, Entry, Upload
+from ..errors import DamagedObject, ObjectMissing, RepositoryError
+from ..files import Buffer, ParallelFile
+from . import folders
+from .folders import Misplaced
+from .format import names
+from .stores import Entry, Foreign, Upload, check_size, counted
+
+_ATTEMPTS = 5  # at making a folder that others delete as empty
 
 
 def _advice(error: OSError) -> str:
@@ -32,36 +42,36 @@ def _explained(what: str, path: str) -> t.Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ObjectMissing(f"Cannot {what} {path}: it does not exist.") from error
+    except Misplaced as error:
+        kind = DamagedObject if what == "read" else RepositoryError
+        raise kind(f"Cannot {what} {path}: {error}. No link is followed below a repository. Move it away.") from error
     except OSError as error:
         raise RepositoryError(f"Cannot {what} {path}: {error.strerror}. {_advice(error)}") from error
 
 
-def _temporary_prefix() -> str:
-    """How names of this host's temporary files begin: only on one host do locks tell for certain, whatever the file system."""
-    return f"{socket.gethostname()}-"
-
-
-def _locked_temporary(folder: str) -> t.Tuple[int, str]:
+def _locked_temporary(folder: int) -> t.Tuple[int, str]:
     """A new temporary file, open, and locked (flock) for as long as it is: that tells it from one left by a killed process."""
     while True:
-        handle, path = tempfile.mkstemp(prefix=_temporary_prefix(), dir=folder)
+        name = names.temporary(socket.gethostname(), secrets.token_hex(8))
+        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        os.fchmod(handle, 0o600)  # a umask may have taken bits of it
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
-            return handle, path  # a file system without locks: then nobody can take it for left over either
+            return handle, name  # a file system without locks: then nobody can take it for left over either
         if os.fstat(handle).st_nlink:
-            return handle, path
+            return handle, name
         os.close(handle)  # swept between the two steps
 
 
 class _FileUpload:
     """A temporary file that becomes the object: written, synced, renamed, and its folder synced."""
 
-    def __init__(self, store: DirectoryStore, path: str) -> None:
-        self._store = store
-        self._path = path
-        with _explained("write", path):
-            self._handle, self._temporary = _locked_temporary(store.folder(TEMPORARY))
+    def __init__(self, store: DirectoryStore, name: str) -> None:
+        self._store, self._path = store, store.path(name)
+        self._folder, _slash, self._name = name.rpartition("/")
+        with _explained("write", self._path), store.folder(names.TEMPORARY, make=True) as temporary:
+            self._handle, self._temporary = _locked_temporary(temporary)
         self._file = ParallelFile(self._handle)
 
     def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
@@ -69,37 +79,38 @@ class _FileUpload:
             self._file.write(buffers, offset)
 
     def commit(self, replace: bool = True) -> bool:
-        folder = os.path.dirname(self._path)
         with _explained("write", self._path):
             os.fsync(self._handle)
-            self._store.make_folder(folder)
-            try:
-                appeared = self._appear(replace)
-            except FileNotFoundError:
-                # Whoever deleted the last object in the folder took it along.
-                self._store.make_folder(folder, anew=True)
-                appeared = self._appear(replace)
-            if not appeared:
-                return False
-            sync(folder)
-        self._close()
-        return True
+            with self._store.folder(names.TEMPORARY) as temporary:
+                for attempt in range(_ATTEMPTS):
+                    try:
+                        appeared = self._appear(temporary, replace)
+                        break
+                    except FileNotFoundError:
+                        # Whoever deleted the last object in the folder took it along.
+                        if attempt + 1 == _ATTEMPTS:
+                            raise
+        if appeared:
+            self._close()
+        return appeared
 
-    def _appear(self, replace: bool) -> bool:
-        if replace:
-            os.rename(self._temporary, self._path)
+    def _appear(self, temporary: int, replace: bool) -> bool:
+        with self._store.folder(self._folder, make=True) as folder:
+            if replace:
+                os.rename(self._temporary, self._name, src_dir_fd=temporary, dst_dir_fd=folder)
+            else:
+                try:
+                    os.link(self._temporary, self._name, src_dir_fd=temporary, dst_dir_fd=folder, follow_symlinks=False)
+                except FileExistsError:
+                    return False
+                os.unlink(self._temporary, dir_fd=temporary)
+            folders.sync_folder(folder)
             return True
-        try:
-            os.link(self._temporary, self._path)
-        except FileExistsError:
-            return False
-        os.unlink(self._temporary)
-        return True
 
     def abandon(self) -> None:
         if self._handle >= 0:
-            with contextlib.suppress(OSError):
-                os.unlink(self._temporary)
+            with contextlib.suppress(OSError, Misplaced), self._store.folder(names.TEMPORARY) as temporary:
+                os.unlink(self._temporary, dir_fd=temporary)
             self._close()
 
     def _close(self) -> None:
@@ -116,30 +127,18 @@ class DirectoryStore:
     def __init__(self, root: str) -> None:
         self.location = root
         self.local_path: t.Optional[str] = root
-        self._made: t.Set[str] = set()
+        self.foreign = Foreign(root)
 
-    def _path(self, name: str) -> str:
-        return os.path.join(self.location, *name.split("/"))
+    def path(self, name: str) -> str:
+        """Where an object is, for messages. Raises DamagedObject if it is no name of an object."""
+        return os.path.join(self.location, names.check_object(name))
 
-    def folder(self, name: str) -> str:
-        """Path of a folder of the store, made if need be."""
-        path = self._path(name)
-        self.make_folder(path)
-        return path
-
-    def make_folder(self, path: str, anew: bool = False) -> None:
-        """Have a folder, durably: a new one is once its parent is synced. Each is looked at once in a run unless ``anew``."""
-        if path in self._made and not anew:
-            return
-        if not os.path.isdir(path):
-            self.make_folder(os.path.dirname(path), anew)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
-            sync(os.path.dirname(path))
-        self._made.add(path)
+    def folder(self, name: str, make: bool = False) -> t.ContextManager[int]:
+        """A handle of a folder of the store, made if need be. Raises OSError or Misplaced."""
+        return folders.opened(self.location, name, make)
 
     def upload(self, name: str) -> Upload:
-        return _FileUpload(self, self._path(name))
+        return _FileUpload(self, name)
 
     def put(self, name: str, data: bytes, replace: bool = True) -> bool:
         upload = self.upload(name)
@@ -149,59 +148,95 @@ class DirectoryStore:
         finally:
             upload.abandon()
 
-    def get(self, name: str) -> bytes:
-        path = self._path(name)
-        with _explained("read", path), open(path, "rb") as file:
-            return file.read()
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> t.Iterator[t.Tuple[int, int]]:
+        """A handle of an object, and its size."""
+        path = self.path(name)
+        folder, _slash, last = name.rpartition("/")
+        with _explained("read", path), self.folder(folder) as inside, folders.reading(inside, last, path) as (handle, found):
+            yield handle, found.st_size
+
+    def get(self, name: str, most: t.Optional[int] = None) -> bytes:
+        with self._reading(name) as (handle, size):
+            check_size(self.path(name), name, size, most)
+            pieces: t.List[bytes] = []
+            done = 0
+            while done <= size:
+                piece = os.pread(handle, size + 1 - done, done)
+                if not piece:
+                    return b"".join(pieces)
+                pieces.append(piece)
+                done += len(piece)
+        raise DamagedObject(f"{self.path(name)} is damaged: it grows while it is read")
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
-        path = self._path(name)
-        with _explained("read", path):
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                return os.pread(handle, length, offset)
-            finally:
-                os.close(handle)
+        with self._reading(name) as (handle, size):
+            return os.pread(handle, min(length, max(0, size - offset)), offset)
+
+    def _status(self, name: str) -> os.stat_result:
+        path = self.path(name)
+        folder, _slash, last = name.rpartition("/")
+        with _explained("read", path), self.folder(folder) as inside:
+            return folders.status(inside, last, path)
 
     def size(self, name: str) -> int:
-        path = self._path(name)
-        with _explained("read", path):
-            return os.stat(path).st_size
-
-    def list(self, prefix: str) -> t.Iterator[str]:
-        for folder, _folders, files in os.walk(self._path(prefix), onerror=self._listing_failed):
-            relative = os.path.relpath(folder, self.location)
-            for file in files:
-                yield os.path.join(relative, file).replace(os.sep, "/")
-
-    def entries(self, prefix: str) -> t.Iterator[Entry]:
-        for name in self.list(prefix):
-            path = self._path(name)
-            with contextlib.suppress(ObjectMissing), _explained("list", path):  # gone since
-                found = os.stat(path)
-                yield Entry(name, found.st_size, found.st_mtime)
+        return self._status(name).st_size
 
     def modified(self, name: str) -> float:
-        path = self._path(name)
-        with _explained("read", path):
-            return os.stat(path).st_mtime
+        return self._status(name).st_mtime
 
-    def _listing_failed(self, error: OSError) -> None:
-        # os.walk swallows errors unless told otherwise; a partial listing must never pass for a whole one.
-        if not isinstance(error, FileNotFoundError):
-            raise RepositoryError(f"Cannot list {error.filename}: {error.strerror}. {_advice(error)}") from error
+    def list(self, prefix: str) -> t.Iterator[str]:
+        return counted((name for name, _status in self._walk(prefix, with_status=False)), prefix, self.location)
+
+    def entries(self, prefix: str) -> t.Iterator[Entry]:
+        found = self._walk(prefix, with_status=True)
+        return counted((Entry(name, known.st_size, known.st_mtime) for name, known in found if known is not None), prefix, self.location)
+
+    def _walk(self, prefix: str, with_status: bool) -> t.Iterator[t.Tuple[str, t.Optional[os.stat_result]]]:
+        waiting = [names.check_folder(prefix)]
+        while waiting:
+            here = waiting.pop()
+            inner, found = self._look(here, with_status)
+            waiting += inner
+            yield from found
+
+    def _look(self, here: str, with_status: bool) -> t.Tuple[t.List[str], t.List[t.Tuple[str, t.Optional[os.stat_result]]]]:
+        """The folders and the objects in a folder. What has no name of ours is foreign; what has one and is not what it must be is an error.
+
+        For a listing that leaves out what a point needs would be taken for a whole one.
+        """
+        inner: t.List[str] = []
+        found: t.List[t.Tuple[str, t.Optional[os.stat_result]]] = []
+        path = os.path.join(self.location, here)
+        with contextlib.suppress(ObjectMissing), _explained("list", path), self.folder(here) as folder:
+            for each in folders.contents(folder, with_status):
+                name = f"{here}/{each.name}"
+                if names.is_folder(name) and not names.is_object(name):
+                    if not each.folder:
+                        raise Misplaced(f"{os.path.join(self.location, name)} is {each.kind} and not a folder")
+                    inner.append(name)
+                elif names.is_object(name):
+                    if not each.file:
+                        raise Misplaced(f"{os.path.join(self.location, name)} is {each.kind} and not a file")
+                    found.append((name, each.status))
+                else:
+                    self.foreign.note(name)
+        return inner, found
 
     def delete(self, name: str) -> None:
-        path = self._path(name)
-        with contextlib.suppress(ObjectMissing), _explained("delete", path):
-            os.unlink(path)
-        with contextlib.suppress(OSError):
-            os.rmdir(os.path.dirname(path))  # only an empty folder goes
+        path = self.path(name)
+        folder, _slash, last = name.rpartition("/")
+        with contextlib.suppress(ObjectMissing), _explained("delete", path), self.folder(folder) as inside:
+            folders.status(inside, last, path)
+            os.unlink(last, dir_fd=inside)
+        above, _slash, inner = folder.rpartition("/")
+        with contextlib.suppress(OSError, Misplaced), self.folder(above) as outside:
+            os.rmdir(inner, dir_fd=outside)  # only an empty folder goes
 
     def locked_until(self, name: str) -> t.Optional[float]:
         return None
 
-    def protect(self, names: t.Iterable[str], like: str) -> None:
+    def protect(self, objects: t.Iterable[str], like: str) -> None:
         pass
 
     def occupants(self) -> t.Set[str]:
@@ -211,23 +246,22 @@ class DirectoryStore:
             raise RepositoryError(f"The repository {self.location} is not a directory.")
         with _explained("list", self.location):
             # What a creation that was cut short, or a fresh file system, leaves there.
-            return set(os.listdir(self.location)) - {TEMPORARY, "lost+found"}
+            return set(os.listdir(self.location)) - {names.TEMPORARY, "lost+found"}
 
     def sweep(self) -> None:
-        folder = self._path(TEMPORARY)
-        names: t.List[str] = []
-        with contextlib.suppress(OSError):
-            names = os.listdir(folder)
-        for name in names:
-            if name.startswith(_temporary_prefix()):
-                with contextlib.suppress(OSError):  # gone meanwhile, or locked: in use
-                    _remove_unlocked(os.path.join(folder, name))
+        host = socket.gethostname()
+        with contextlib.suppress(OSError, Misplaced), self.folder(names.TEMPORARY) as folder:
+            for each in list(folders.contents(folder)):
+                if each.file and names.is_temporary(each.name, host):
+                    with contextlib.suppress(OSError):  # gone meanwhile, or locked: in use
+                        _remove_unlocked(folder, each.name)
 
 
-def _remove_unlocked(path: str) -> None:
-    handle = os.open(path, os.O_RDWR)  # NFS locks only what is open for writing
+def _remove_unlocked(folder: int, name: str) -> None:
+    handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)  # NFS locks only what is open for writing
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(name, dir_fd=folder)
     finally:
         os.close(handle)

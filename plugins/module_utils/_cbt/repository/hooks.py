@@ -21,7 +21,6 @@ import typing as t
 from ..errors import DamagedObject, RepositoryError
 from .packs import PackRef
 
-FOLDER = "hooks"
 VERSION = 1
 MAGIC = b"KVMCBTHK"
 HEADER = struct.Struct("<8sHHI")

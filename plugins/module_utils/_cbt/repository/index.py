@@ -21,6 +21,7 @@ import typing as t
 from ..errors import DamagedObject, ObjectMissing
 from ..side_by_side import side_by_side
 from . import hooks
+from .format import names
 from .hooks import PackHooks
 from .packs import PackRef
 from .repository import Repository
@@ -53,14 +54,14 @@ class HookIndex:
 
     def __init__(self, repository: Repository, domain: t.Optional[str] = None, folder: t.Optional[str] = None) -> None:
         self._repository = repository
-        self._prefix = f"{hooks.FOLDER}/{domain}" if domain else hooks.FOLDER
+        self._prefix = names.hooks_folder(domain)
         self._folder = os.path.join(folder or cache_folder(), f"{repository.id}-{domain}" if domain else repository.id)
         self._gone: t.Dict[str, t.Set[int]] = {}  # by file, the numbers of sources that the repository does not have any more
         self.failure: t.Optional[str] = None
 
     def refresh(self) -> None:
         """Take in the hooks that were added to the repository and forget those that are gone. Raises RepositoryError."""
-        listed = {name for name in self._repository.store.list(self._prefix) if "\n" not in name}
+        listed = set(self._repository.store.list(self._prefix))
         with self._explained():
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
             with self._turn() as mine:
@@ -101,8 +102,8 @@ class HookIndex:
         """The packs whose hooks it holds: names of the objects they come from, and ids. Ends early if there is a failure."""
         with self._explained(), self._opened() as segments:
             for segment in segments:
-                names, gone = segment.sources(), self._gone.get(segment.path, ())
-                yield from ((names[source], ref.id) for ref, source in segment.refs() if source not in gone)
+                sources, gone = segment.sources(), self._gone.get(segment.path, ())
+                yield from ((sources[source], ref.id) for ref, source in segment.refs() if source not in gone)
 
     @contextlib.contextmanager
     def _explained(self) -> t.Iterator[None]:
@@ -169,8 +170,8 @@ class HookIndex:
         missing = sorted(listed - self._known(listed))
         gathered = Gathered()
         for start in range(0, len(missing), _AT_ONCE):
-            names = missing[start : start + _AT_ONCE]
-            for name, data in zip(names, side_by_side(self._fetch, names)):
+            some = missing[start : start + _AT_ONCE]
+            for name, data in zip(some, side_by_side(self._fetch, some)):
                 gathered.add(name, _decoded(name, data))
                 if len(gathered.entries) >= _HOOKS or len(gathered.sources) >= _SOURCES:
                     self._new(gathered.write)
@@ -185,13 +186,13 @@ class HookIndex:
         with self._opened() as segments:
             for segment in reversed(segments):
                 try:
-                    names = segment.sources()
+                    sources = segment.sources()
                 except _UNUSABLE:
                     _remove(segment.path)
                     continue
-                if known.issuperset(listed.intersection(names)):
+                if known.issuperset(listed.intersection(sources)):
                     _remove(segment.path)
-                known.update(names)
+                known.update(sources)
         return known
 
     def _fetch(self, name: str) -> bytes:

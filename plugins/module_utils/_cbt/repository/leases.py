@@ -20,11 +20,11 @@ import typing as t
 
 from ..errors import DamagedObject, ObjectMissing, RepositoryError
 from . import sealed
+from .format import names
 from .repository import Repository
 
 KIND = "lease"
 VERSION = 1
-FOLDER = "leases"
 _SHAPE = {"host": str, "process": int, "operation": str, "since": t.Union[None, int, float]}
 LAPSE = 1800.0  # seconds without a sign of life after which a session counts as dead
 RENEWAL = 120.0  # seconds between two signs of life
@@ -74,7 +74,7 @@ class Lease:
 
     @property
     def _name(self) -> str:
-        return f"{FOLDER}/{self.id}"
+        return names.lease(self.id)
 
     def renew(self) -> None:
         """Give a sign of life."""
@@ -122,8 +122,9 @@ def held(repository: Repository, operation: str) -> t.Iterator[Lease]:
 def sessions(repository: Repository) -> t.List[Session]:
     """Who is at work, the longest first. Of a lease that cannot be read only the last sign of life is known."""
     found = []
-    for entry in repository.store.entries(FOLDER):
-        session_id = entry.name.rpartition("/")[2]
+    for entry in repository.store.entries(names.LEASES):
+        taken = names.parsed(entry.name)
+        session_id = taken.parts["session"] if taken is not None else ""
         try:
             body = sealed.decode(KIND, VERSION, repository.get_object(entry.name), entry.name, _SHAPE)
             since = entry.modified if body.get("since") is None else body["since"]

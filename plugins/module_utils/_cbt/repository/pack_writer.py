@@ -11,6 +11,7 @@ import threading
 import typing as t
 
 from . import hooks, packs
+from .format import names
 from .hooks import PackHooks
 from .keys import Keys
 from .packs import Encoded, PackRef
@@ -32,7 +33,7 @@ class _OpenPack:
     def __init__(self, store: Store, keys: Keys) -> None:
         self.id = packs.new_id()
         self.keys = keys.pack(self.id)
-        self.upload: Upload = store.upload(packs.object_name(self.id))
+        self.upload: Upload = store.upload(names.pack(self.id))
         self.directory = bytearray()
         self.end = packs.HEADER.size
         self.pending = 0

@@ -26,6 +26,7 @@ from ..errors import DamagedObject, RepositoryError
 from ..files import Buffer
 from ..grid import BLOCK_SIZE
 from . import codecs
+from .format import names
 from .keys import Keys, PackKeys
 
 VERSION = 1
@@ -61,7 +62,7 @@ class PackRef:
     @property
     def name(self) -> str:
         """Its object's name."""
-        return object_name(self.id)
+        return names.pack(self.id)
 
     @property
     def directory_offset(self) -> int:
@@ -72,12 +73,6 @@ class PackRef:
 def new_id() -> bytes:
     """A fresh random pack id of 16 bytes."""
     return os.urandom(16)
-
-
-def object_name(pack_id: bytes) -> str:
-    """Name of the object holding a pack."""
-    text = pack_id.hex()
-    return f"packs/{text[:2]}/{text}"
 
 
 def header(pack_id: bytes) -> bytes:

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import re
 import secrets
 import typing as t
 
 from ..errors import DamagedObject
 from . import sealed
+from .format import names
 
 VERSION = 1
 KIND = "manifest"
+LARGEST_DISK = 1 << 50  # bytes
+MOST_DISKS = 4096
+MOST_FILES = 8192
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 Key = t.Tuple[str, str]  # domain UUID and id of a restore point
 
@@ -89,7 +95,11 @@ class RestorePoint:
     @property
     def folder(self) -> str:
         """Where its objects live."""
-        return folder(self.uuid, self.id)
+        return names.point_folder(self.uuid, self.id)
+
+    def object_name(self, file: StoredFile) -> str:
+        """Name of one of its objects."""
+        return names.point_file(self.uuid, self.id, file.name)
 
     @property
     def stored_files(self) -> t.Tuple[StoredFile, ...]:
@@ -120,16 +130,6 @@ def ordered(found: t.Iterable[RestorePoint]) -> t.List[RestorePoint]:
     return sorted(known.values(), key=lambda point: (keys[point.key], point.id, point.uuid))
 
 
-def folder(uuid: str, point_id: str) -> str:
-    """Where the objects of a restore point live."""
-    return f"points/{uuid}/{point_id}"
-
-
-def manifest_name(uuid: str, point_id: str) -> str:
-    """Name of the object whose existence makes the point exist."""
-    return f"{folder(uuid, point_id)}/manifest.json"
-
-
 def encode(point: RestorePoint) -> bytes:
     """The manifest of a restore point."""
     body = dataclasses.asdict(point)
@@ -150,6 +150,39 @@ def decode(data: bytes, name: str) -> RestorePoint:
             raise ValueError("its time is in no zone")
     except (TypeError, ValueError) as error:
         raise DamagedObject(f"{name} is damaged: it lacks what a manifest must have ({error})") from error
-    if name != manifest_name(point.uuid, point.id):
+    try:
+        check(point)
+    except DamagedObject as error:
+        raise DamagedObject(f"{name} is damaged: {error}") from error
+    if name != names.manifest(point.uuid, point.id):
         raise DamagedObject(f"{name} is damaged: it is the manifest of {point.id} of {point.uuid}")
     return point
+
+
+def check(point: RestorePoint) -> None:
+    """Raise DamagedObject if a restore point cannot be one: for a name that is not of the grammar, one that is there twice, or a size."""
+    names.check_uuid(point.uuid)
+    names.check_point_id(point.id)
+    names.check_point_id(point.incremental_set)
+    names.check_repository_id(point.repository)
+    names.check_domain_name(point.domain)
+    if point.parent is not None:
+        names.check_point_id(point.parent)
+    if len(point.disks) > MOST_DISKS or len(point.files) > MOST_FILES:
+        raise DamagedObject(f"it has {len(point.disks)} disks and {len(point.files)} files, and none has more than {MOST_DISKS} and {MOST_FILES}")
+    for disk in point.disks:
+        names.check_map_name(disk.map.name, names.check_target(disk.target))
+        if not 0 <= disk.size <= LARGEST_DISK:
+            raise DamagedObject(f"disk {disk.target} cannot have {disk.size} bytes")
+    for file in (*point.files, *(each.name for each in point.files.values())):
+        names.check_file_name(file)
+    for stored in point.stored_files:
+        if not 0 <= stored.size <= names.largest(point.object_name(stored)) or not _SHA256.fullmatch(stored.sha256):
+            raise DamagedObject(f"{stored.name} cannot have {stored.size} bytes and the SHA-256 {names.shown(stored.sha256)}")
+    _check_unique("disk", [disk.target for disk in point.disks])
+    _check_unique("object", [stored.name for stored in point.stored_files])
+
+
+def _check_unique(what: str, found: t.Sequence[str]) -> None:
+    if len(set(found)) < len(found):
+        raise DamagedObject(f"it names {what} {next(each for each in found if found.count(each) > 1)} twice")

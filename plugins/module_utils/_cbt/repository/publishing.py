@@ -12,11 +12,11 @@ import typing as t
 from ..errors import DamagedObject, ObjectMissing, RepositoryError
 from ..side_by_side import side_by_side
 from . import condemned, points
+from .format import names
 from .leases import LAPSE, Lease
 from .points import RestorePoint
 from .repository import Repository
 
-FOLDER = "drafts"
 _FRESH = LAPSE / 2  # seconds for which a draft surely counts, with as much again for the one request after the last look
 
 Again = t.Callable[[t.Set[str]], RestorePoint]
@@ -27,10 +27,10 @@ def needed(repository: Repository, point: RestorePoint) -> t.Dict[str, t.Optiona
 
     Raises DamagedObject or ObjectMissing if one of its maps cannot be read.
     """
-    names: t.Dict[str, t.Optional[int]] = {f"{point.folder}/{file.name}": None for file in point.stored_files}
+    found: t.Dict[str, t.Optional[int]] = dict.fromkeys(map(point.object_name, point.stored_files))
     for disk in point.disks:
-        names.update((ref.name, ref.size) for ref in repository.read_packs(point, disk))
-    return names
+        found.update((ref.name, ref.size) for ref in repository.read_packs(point, disk))
+    return found
 
 
 def resting_on(repository: Repository, point: RestorePoint) -> t.Iterator[str]:
@@ -39,10 +39,10 @@ def resting_on(repository: Repository, point: RestorePoint) -> t.Iterator[str]:
 
 
 def _unsound(repository: Repository, name: str, size: t.Optional[int]) -> bool:
-    """True if an object is missing, or has another size than it must have: a pack that was cut off is as good as none."""
+    """True if an object is missing, or no file, or has another size than it must have: a pack that was cut off is as good as none."""
     try:
         return repository.store.size(name) != size and size is not None
-    except ObjectMissing:
+    except (DamagedObject, ObjectMissing):
         return True
 
 
@@ -53,33 +53,33 @@ def _unsure(_name: str) -> bool:
 def lost(repository: Repository, point: RestorePoint, there: t.Callable[[str], bool] = _unsure) -> t.Set[str]:
     """Names of the objects a restore point rests on which are gone, cut off or on their way out; what is surely ``there`` is not asked for."""
     try:
-        names = needed(repository, point)
+        objects = needed(repository, point)
     except ObjectMissing:
-        return {f"{point.folder}/{file.name}" for file in point.stored_files}
-    leaving = names.keys() & condemned.on_their_way_out(repository)
-    staying = sorted(name for name in names.keys() - leaving if not there(name))
-    gone = {name for name, unsound in zip(staying, side_by_side(lambda name: _unsound(repository, name, names[name]), staying)) if unsound}
+        return set(map(point.object_name, point.stored_files))
+    leaving = objects.keys() & condemned.on_their_way_out(repository)
+    staying = sorted(name for name in objects.keys() - leaving if not there(name))
+    gone = {name for name, unsound in zip(staying, side_by_side(lambda name: _unsound(repository, name, objects[name]), staying)) if unsound}
     return leaving | gone
 
 
 @contextlib.contextmanager
 def _drafting(lease: Lease) -> t.Iterator[t.Callable[[RestorePoint], float]]:
     """A function that puts a manifest as a draft, which collectors heed, and tells since when. The drafts go in the end."""
-    names: t.List[str] = []
+    drafts: t.List[str] = []
 
     def draft(point: RestorePoint) -> float:
         lease.renew()
         began = lease.clock()
         # A name of its own each time: a collector that is just about to remove an outdated draft must not hit this one.
-        names.append(f"{FOLDER}/{lease.id}/{point.uuid}/{point.id}/{secrets.token_hex(8)}")
-        lease.repository.put_object(names[-1], points.encode(point))
+        drafts.append(names.draft(lease.id, point.uuid, point.id, secrets.token_hex(8)))
+        lease.repository.put_object(drafts[-1], points.encode(point))
         return began
 
     try:
         yield draft
     finally:
         with contextlib.suppress(RepositoryError):  # they count for nothing once they are old
-            for name in names:
+            for name in drafts:
                 lease.repository.discard(name)
 
 

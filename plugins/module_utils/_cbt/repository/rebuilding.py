@@ -11,6 +11,7 @@ import typing as t
 from ..errors import DamagedObject, ObjectMissing, Refused
 from . import configuration, encryption, points
 from .configuration import Configuration
+from .format import names
 from .stores import Store
 
 
@@ -26,9 +27,7 @@ def lost(store: Store) -> bool:
 def rebuilt(store: Store) -> Configuration:
     """The configuration that the manifests in a store belong to. Raises Refused if they do not tell."""
     ids: t.Set[str] = set()
-    for name in store.list("points"):
-        if not name.endswith("/manifest.json"):
-            continue
+    for name, _taken in names.of_kind(store.list(names.POINTS), names.MANIFEST_KIND):
         with contextlib.suppress(DamagedObject, ObjectMissing):  # any other tells the same
             data = store.get(name)
             if data.startswith(encryption.MAGIC):

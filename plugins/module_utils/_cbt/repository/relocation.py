@@ -18,6 +18,7 @@ import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
 from . import publishing, trash
+from .format import names
 from .leases import Lease
 from .maps import ExtentMap, MapBuilder, Run
 from .packs import PackRef
@@ -105,12 +106,12 @@ def _maps_of(repository: Repository, point: RestorePoint, moves: Moves) -> t.Dic
 def _stored(repository: Repository, point: RestorePoint, maps: t.Mapping[str, ExtentMap]) -> RestorePoint:
     """The restore point with these maps, which are stored; all it rests on is locked as they are, if the store does that."""
     mark = secrets.token_hex(4)
-    names = {target: f"{target}-{mark}.map" for target in maps}
-    files = repository.put_files(point.folder, {names[target]: extents.encode() for target, extents in maps.items()})
-    disks = (dataclasses.replace(disk, map=files[names[disk.target]]) if disk.target in names else disk for disk in point.disks)
+    own = {target: names.map_file(target, mark) for target in maps}
+    files = repository.put_files(point.folder, {own[target]: extents.encode() for target, extents in maps.items()})
+    disks = (dataclasses.replace(disk, map=files[own[disk.target]]) if disk.target in own else disk for disk in point.disks)
     made = dataclasses.replace(point, disks=tuple(disks))
     with contextlib.suppress(DamagedObject, ObjectMissing):  # what is gone or damaged is found before the manifest is replaced
-        repository.store.protect(publishing.resting_on(repository, made), like=f"{point.folder}/{next(iter(names.values()))}")
+        repository.store.protect(publishing.resting_on(repository, made), like=point.object_name(next(iter(files.values()))))
     return made
 
 
@@ -118,7 +119,7 @@ def _new_names(point: RestorePoint, maps: t.Mapping[str, ExtentMap], moves: Move
     """The new maps of a point, and the packs that blocks were moved to among those they name."""
     targets = {move.pack for line in moves.values() for move in line}
     named = {ref.name for extents in maps.values() for ref in extents.packs if ref in targets}
-    return named.union(f"{point.folder}/{disk.map.name}" for disk in point.disks if disk.target in maps)
+    return named.union(point.object_name(disk.map) for disk in point.disks if disk.target in maps)
 
 
 def relocate(lease: Lease, point: RestorePoint, moves: Moves) -> bool:

@@ -14,6 +14,7 @@ from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused, Reposi
 from ..side_by_side import side_by_side
 from . import configuration, maps, points
 from .configuration import Configuration
+from .format import names
 from .keys import Keys, PlainKeys
 from .pack_reader import PackReader
 from .pack_writer import PackWriter
@@ -62,9 +63,8 @@ class Repository:
     def points_of(self, uuid: t.Optional[str] = None) -> Listing:
         """The restore points of a domain, or of all. Raises RepositoryError if listing fails."""
         found, damaged = [], {}
-        for name in self.store.list(f"points/{uuid}" if uuid else "points"):
-            if not name.endswith("/manifest.json"):
-                continue
+        folder = f"{names.POINTS}/{uuid}" if uuid else names.POINTS
+        for name, _taken in names.of_kind(self.store.list(folder), names.MANIFEST_KIND):
             try:
                 found.append(points.decode(self.get_object(name), name))
             except ObjectMissing:
@@ -75,7 +75,7 @@ class Repository:
 
     def point(self, uuid: str, point_id: str) -> RestorePoint:
         """A restore point as it is now. Raises ObjectMissing if there is none, or DamagedObject."""
-        name = points.manifest_name(uuid, point_id)
+        name = names.manifest(uuid, point_id)
         return points.decode(self.get_object(name), name)
 
     def put_files(self, folder: str, files: t.Mapping[str, bytes]) -> t.Dict[str, StoredFile]:
@@ -86,7 +86,7 @@ class Repository:
 
     def get_file(self, point: RestorePoint, file: StoredFile) -> bytes:
         """An object of a restore point, proven. Raises DamagedObject or ObjectMissing."""
-        name = f"{point.folder}/{file.name}"
+        name = point.object_name(file)
         data = self.get_object(name)
         if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
             raise DamagedObject(f"{name} is damaged: it is not what its restore point recorded")
@@ -122,7 +122,7 @@ class Repository:
 
     def publish(self, point: RestorePoint) -> None:
         """Make a restore point exist; use ``publishing.publish``, which proves first that nothing it names is on its way out."""
-        self.put_object(points.manifest_name(point.uuid, point.id), points.encode(point))
+        self.put_object(names.manifest(point.uuid, point.id), points.encode(point))
 
 
 def configuration_in(store: Store) -> t.Optional[Configuration]:
@@ -136,8 +136,8 @@ def configuration_in(store: Store) -> t.Optional[Configuration]:
 
 def check_vacant(store: Store) -> None:
     """Raise RepositoryError if something else than a repository is there."""
-    names = store.occupants()
-    if names and configuration.NAME not in names:  # with a configuration, another host was faster
+    there = store.occupants()
+    if there and configuration.NAME not in there:  # with a configuration, another host was faster
         raise RepositoryError(
             f"{store.location} is not a repository: it has files but no {configuration.NAME}. Name an empty or a new place; if that file was lost,"
             " put a copy of it back, or have cbt_repository make it again with rebuild: true."

@@ -16,10 +16,11 @@ import typing as t
 from ..errors import ObjectLocked, ObjectMissing, RepositoryError
 from ..files import Buffer
 from . import s3_client
+from .format import names
 from .places import S3_SCHEME, S3Options
 from .s3_client import code_of, exceptions, explained
 from .s3_upload import SpooledUpload, Spools, body
-from .stores import Entry, Upload
+from .stores import Entry, Foreign, Upload, check_size, counted
 
 _ASKING_THREADS = 16
 _FORSAKEN = 7 * 86400  # seconds after which an upload in parts that did not end is of a killed process
@@ -43,13 +44,14 @@ class S3Store:
         self._bucket = bucket
         self._prefix = "".join(f"{folder}/" for folder in folders)
         self._answered_within = math.inf  # seconds in which the fastest answer came
+        self.foreign = Foreign(self.location)
         self.client = s3_client.connect(options)
         self.spools = Spools()
 
     # Writing.
 
     def upload(self, name: str) -> Upload:
-        return SpooledUpload(self, name)
+        return SpooledUpload(self, names.check_object(name))
 
     def put(self, name: str, data: Buffer, replace: bool = True) -> bool:
         if replace:
@@ -81,8 +83,8 @@ class S3Store:
 
     # Reading.
 
-    def get(self, name: str) -> bytes:
-        return self._read(name)[1]
+    def get(self, name: str, most: t.Optional[int] = None) -> bytes:
+        return self._read(name, most)[1]
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         if not length:
@@ -99,8 +101,8 @@ class S3Store:
             raise RepositoryError(f"Cannot read {self._path(name)}: the server sent other bytes than asked for ({answer['ContentRange']}).")
         return data
 
-    def _read(self, name: str, **which: str) -> t.Tuple[Answer, bytes]:
-        """Answer and body. The SDK repeats requests but not the reading of a body that breaks off."""
+    def _read(self, name: str, most: t.Optional[int] = None, **which: str) -> t.Tuple[Answer, bytes]:
+        """Answer and body, of at most so many bytes. The SDK repeats requests but not the reading of a body that breaks off."""
         with self.explained("read", name):
             for attempt in range(s3_client.ATTEMPTS):
                 try:
@@ -109,9 +111,11 @@ class S3Store:
                     if code_of(error) in ("InvalidRange", "416"):
                         raise _BeyondEnd() from error
                     raise
+                length = answer["ContentLength"]
                 try:
-                    data = answer["Body"].read()
-                    if len(data) == answer["ContentLength"]:
+                    limit = check_size(self._path(name), name, length, most)
+                    data = answer["Body"].read(limit + 1)
+                    if len(data) == length:
                         return answer, data
                 except (exceptions.BotoCoreError, OSError):
                     if attempt + 1 == s3_client.ATTEMPTS:
@@ -159,17 +163,24 @@ class S3Store:
         return (entry.name for entry in self.entries(prefix))
 
     def entries(self, prefix: str) -> t.Iterator[Entry]:
+        return counted(self._entries(names.check_folder(prefix)), prefix, self.location)
+
+    def _entries(self, prefix: str) -> t.Iterator[Entry]:
         for page in self._pages(Prefix=f"{self._prefix}{prefix}/"):
             for each in page.get("Contents", []):
                 if each["Key"].endswith("/"):
                     continue  # consoles and file system bridges make an empty object for a folder
-                yield Entry(each["Key"][len(self._prefix) :], each["Size"], each["LastModified"].timestamp())
+                name = each["Key"][len(self._prefix) :]
+                if names.is_object(name):
+                    yield Entry(name, each["Size"], each["LastModified"].timestamp())
+                else:
+                    self.foreign.note(name)
 
     def occupants(self) -> t.Set[str]:
         found: t.Set[str] = set()
         for page in self._pages(Prefix=self._prefix, Delimiter="/"):
-            names = [each["Key"] for each in page.get("Contents", [])] + [each["Prefix"] for each in page.get("CommonPrefixes", [])]
-            found.update(name[len(self._prefix) :].rstrip("/") for name in names)
+            keys = [each["Key"] for each in page.get("Contents", [])] + [each["Prefix"] for each in page.get("CommonPrefixes", [])]
+            found.update(name[len(self._prefix) :].rstrip("/") for name in keys)
         return found - {""}  # consoles make an empty object for a folder
 
     def _pages(self, **which: str) -> t.Iterator[Answer]:
@@ -239,7 +250,7 @@ class S3Store:
     def sweep(self) -> None:
         before = time.time() - _FORSAKEN
         with contextlib.suppress(RepositoryError), explained("list", self.location):
-            for each in self.client.list_multipart_uploads(Bucket=self._bucket, Prefix=f"{self._prefix}packs/").get("Uploads", []):
+            for each in self.client.list_multipart_uploads(Bucket=self._bucket, Prefix=f"{self._prefix}{names.PACKS}/").get("Uploads", []):
                 if each["Initiated"].timestamp() < before:
                     self.client.abort_multipart_upload(Bucket=self._bucket, Key=each["Key"], UploadId=each["UploadId"])
 
@@ -255,7 +266,7 @@ class S3Store:
         until = head.get("ObjectLockRetainUntilDate")
         return float(until.timestamp()) if until is not None and until.timestamp() > time.time() else None
 
-    def protect(self, names: t.Iterable[str], like: str) -> None:
+    def protect(self, objects: t.Iterable[str], like: str) -> None:
         head = self._head(like)
         mode, until = head.get("ObjectLockMode"), head.get("ObjectLockRetainUntilDate")
         if mode is None or until is None:
@@ -271,14 +282,14 @@ class S3Store:
                     self.client.put_object_retention(**self.object_at(name), Retention=retention)
 
         with concurrent.futures.ThreadPoolExecutor(_ASKING_THREADS) as pool:
-            for _done in pool.map(lock, names):
+            for _done in pool.map(lock, objects):
                 pass
 
     # Within.
 
     def object_at(self, name: str) -> t.Dict[str, str]:
-        """How requests name an object."""
-        return {"Bucket": self._bucket, "Key": self._prefix + name}
+        """How requests name an object. Raises DamagedObject if it is no name of an object."""
+        return {"Bucket": self._bucket, "Key": self._prefix + names.check_object(name)}
 
     def _path(self, name: str) -> str:
         return f"{self.location}/{name}"

@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import typing as t
 
+from ..errors import DamagedObject, RepositoryError
 from ..files import Buffer
+from .format import names
 
-TEMPORARY = "tmp"  # objects in the making; never listed
+MOST_LISTED = 1 << 21  # objects below one folder; that many packs hold 128 TiB
+_MOST_FOREIGN = 20  # names that are kept
+
+Listed = t.TypeVar("Listed")
 
 
 class Upload(t.Protocol):
@@ -40,8 +45,50 @@ class Entry(t.NamedTuple):
     modified: float
 
 
+class Foreign:
+    """What is met in a repository and is none of its objects. It is left alone; of the first few the names are kept."""
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+        self._names: t.Dict[str, None] = {}
+        self._more = False
+
+    def note(self, name: str) -> None:
+        """Something of this name was met. What an NFS client keeps of a file that is still open somewhere is nothing foreign."""
+        if name.rpartition("/")[2].startswith(".nfs") or name in self._names:
+            return
+        if len(self._names) < _MOST_FOREIGN:
+            self._names[name] = None
+        else:
+            self._more = True
+
+    def words(self) -> t.List[str]:
+        """What a person should know of it, a sentence for each."""
+        told = [f"{names.shown(name)} in {self._location} is no object of a repository and was passed over. Remove it." for name in sorted(self._names)]
+        return [*told, f"More in {self._location} is no object of a repository and was passed over."] if self._more else told
+
+
+def counted(found: t.Iterable[Listed], prefix: str, location: str) -> t.Iterator[Listed]:
+    """What a listing found, as long as it is not more than any repository holds. Raises RepositoryError."""
+    for number, each in enumerate(found):
+        if number >= MOST_LISTED:
+            raise RepositoryError(f"Cannot list {prefix} in {location}: more than {MOST_LISTED} objects are there. Use several repositories.")
+        yield each
+
+
+def check_size(where: str, name: str, size: int, most: t.Optional[int]) -> int:
+    """How many bytes an object may have: ``most``, or as many as any of its kind. Raises DamagedObject if it has more."""
+    limit = names.largest_stored(name) if most is None else most
+    if size > limit:
+        raise DamagedObject(f"{where} is damaged: it has {size} bytes and cannot have more than {limit}")
+    return limit
+
+
 class Store(t.Protocol):
     """The operations a repository needs of a place to keep objects. All raise RepositoryError.
+
+    A store takes only names of the grammar in format/names.py, and raises DamagedObject for any other. ``foreign`` is what else
+    listings met.
 
     ``local_path`` is a directory whose file system holds the objects, None if they are elsewhere. ``open_uploads`` is how
     many uploads there may be at once without taking too much memory, None if an upload takes none
@@ -51,6 +98,7 @@ class Store(t.Protocol):
     location: str
     local_path: t.Optional[str]
     open_uploads: t.Optional[int]
+    foreign: Foreign
 
     def upload(self, name: str) -> Upload:
         """Begin an object whose content comes in pieces."""
@@ -58,8 +106,8 @@ class Store(t.Protocol):
     def put(self, name: str, data: bytes, replace: bool = True) -> bool:
         """Store a small object durably, as ``Upload.commit`` does."""
 
-    def get(self, name: str) -> bytes:
-        """A small object. Raises ObjectMissing."""
+    def get(self, name: str, most: t.Optional[int] = None) -> bytes:
+        """A small object, of at most so many bytes, or as many as any of its kind. Raises ObjectMissing, or DamagedObject if it has more."""
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``, fewer at the end of the object. Raises ObjectMissing."""
@@ -68,7 +116,7 @@ class Store(t.Protocol):
         """Bytes of an object. Raises ObjectMissing."""
 
     def list(self, prefix: str) -> t.Iterator[str]:
-        """Names of the objects below a folder, in no particular order."""
+        """Names of the objects below a folder, in no particular order. Raises RepositoryError if anything but an object has the name of one."""
 
     def entries(self, prefix: str) -> t.Iterator[Entry]:
         """The objects below a folder with size and time, in no particular order."""
@@ -82,7 +130,7 @@ class Store(t.Protocol):
     def locked_until(self, name: str) -> t.Optional[float]:
         """Seconds since 1970 until which the store lets nobody delete an object, None if it may go. Raises ObjectMissing."""
 
-    def protect(self, names: t.Iterable[str], like: str) -> None:
+    def protect(self, objects: t.Iterable[str], like: str) -> None:
         """Have the store keep objects at least as long as it keeps the object ``like``. Raises ObjectMissing."""
 
     def occupants(self) -> t.Set[str]:

@@ -9,13 +9,12 @@ import dataclasses
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing, RepositoryError
-from . import points, publishing, trash
+from . import points
+from .format import names
 from .leases import LAPSE
 from .points import Key, RestorePoint
 from .repository import Repository
 from .stores import Entry
-
-_PACKS = "packs/"
 
 
 @dataclasses.dataclass
@@ -33,13 +32,14 @@ class Survey:
 
     def needs(self, name: str) -> bool:
         """True if an object below packs or points must stay."""
-        if name.startswith(_PACKS):
-            return bytes.fromhex(name.rpartition("/")[2]) in self.packs
+        taken = names.parsed(name)
+        if taken is not None and taken.kind is names.PACK_KIND:
+            return taken.pack in self.packs
         return name in self.files
 
     def take(self, repository: Repository, point: RestorePoint) -> None:
         """Note what a restore point needs. Raises DamagedObject or ObjectMissing."""
-        self.files.update(f"{point.folder}/{file.name}" for file in point.stored_files)
+        self.files.update(map(point.object_name, point.stored_files))
         for disk in point.disks:
             if disk.map.sha256 not in self._maps:
                 self.packs.update(ref.id for ref in repository.read_packs(point, disk))
@@ -49,7 +49,8 @@ class Survey:
 def _stuck(error: RepositoryError, name: str) -> RepositoryError:
     why = str(error).rstrip(".")
     what = "Verify the repository; if the restore point cannot be mended, remove it."
-    if name.startswith(f"{trash.FOLDER}/"):
+    taken = names.parsed(name)
+    if taken is not None and taken.kind is names.TRASH_KIND:
         what = "It goes once its grace period is over, or delete it."
     return RepositoryError(f"Space cannot be reclaimed, for what {name} needs is not known: {why}. {what}")
 
@@ -61,22 +62,19 @@ def survey(repository: Repository, now: float, grace: float, without: t.Collecti
     Raises RepositoryError if anything cannot be listed or read: what is not known for certain must not pass for not needed.
     """
     found = Survey()
-    for entry in repository.store.entries(publishing.FOLDER):
+    for entry in repository.store.entries(names.DRAFTS):
         if now - entry.modified <= LAPSE:
-            _note(found, repository, entry.name, entry.name.split("/")[2:-1], draft=True)
-    for name in repository.store.list("points"):
-        place = name.split("/")
-        if place[-1] != "manifest.json":
-            continue
+            _note(found, repository, entry.name, draft=True)
+    for name, taken in names.of_kind(repository.store.list(names.POINTS), names.MANIFEST_KIND):
         found.points += 1
-        if grace > 0 or (place[1], place[2]) not in without:
-            _note(found, repository, name, place[1:-1])
-    for entry in repository.store.entries(trash.FOLDER):
+        if grace > 0 or taken.point not in without:
+            _note(found, repository, name)
+    for entry in repository.store.entries(names.TRASH):
         found.points += 1
         if expired(entry, now, grace):
             found.expired += 1
         else:
-            _note(found, repository, entry.name, entry.name.split("/")[1:-1])
+            _note(found, repository, entry.name)
     for point in back:
         found.take(repository, point)
     return found
@@ -87,7 +85,7 @@ def expired(entry: Entry, now: float, grace: float) -> bool:
     return now - entry.modified >= grace
 
 
-def _note(found: Survey, repository: Repository, name: str, place: t.Sequence[str], draft: bool = False) -> None:
+def _note(found: Survey, repository: Repository, name: str, draft: bool = False) -> None:
     """Note what a manifest names. One that is replaced while it is read is read again; one that is gone has been met, or will be.
 
     A draft whose map is gone cannot be published as it is, so it keeps nothing.
@@ -95,7 +93,7 @@ def _note(found: Survey, repository: Repository, name: str, place: t.Sequence[st
     before: t.Optional[RestorePoint] = None
     while True:
         try:
-            point = points.decode(repository.get_object(name), f"points/{'/'.join(place)}/manifest.json")
+            point = points.decode(repository.get_object(name), names.manifest_kept_by(name))
         except ObjectMissing:
             return
         except DamagedObject as error:

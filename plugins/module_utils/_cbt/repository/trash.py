@@ -12,11 +12,10 @@ import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
 from . import points
+from .format import names
 from .points import RestorePoint
 from .repository import Repository
 from .stores import Entry
-
-FOLDER = "trash"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,23 +32,22 @@ def remove(repository: Repository, point: RestorePoint) -> None:
 
     Each removal has an entry of its own: bringing a point back takes away old entries it saw, and no later one.
     """
-    name = points.manifest_name(point.uuid, point.id)
+    name = names.manifest(point.uuid, point.id)
     with contextlib.suppress(ObjectMissing):  # somebody else removed it
         manifest = repository.get_object(name)
-        repository.put_object(f"{FOLDER}/{point.uuid}/{point.id}/{secrets.token_hex(8)}", manifest)
+        repository.put_object(names.trash_entry(point.uuid, point.id, secrets.token_hex(8)), manifest)
         repository.store.delete(name)
 
 
 def holds(repository: Repository, point: RestorePoint) -> bool:
     """True if a removal of the point is under way or done."""
-    return any(True for _name in repository.store.list(f"{FOLDER}/{point.uuid}/{point.id}"))
+    return any(True for _name in repository.store.list(names.trash_folder(point.uuid, point.id)))
 
 
 def read(repository: Repository, entry: Entry) -> Removed:
     """What an entry keeps. Raises ObjectMissing or DamagedObject."""
-    place = entry.name.partition("/")[2].rpartition("/")[0]  # whatever it is called
     try:
-        point = points.decode(repository.get_object(entry.name), f"points/{place}/manifest.json")
+        point = points.decode(repository.get_object(entry.name), names.manifest_kept_by(entry.name))
     except DamagedObject as error:
         raise DamagedObject(f"{entry.name} in the trash cannot be read ({error}). It goes once its grace period is over, or delete it.") from error
     return Removed(point, entry.name, entry.modified)
@@ -61,7 +59,7 @@ def removed(repository: Repository, since: float = 0.0) -> t.List[Removed]:
     Raises DamagedObject if one of these entries cannot be read.
     """
     found = []
-    for entry in repository.store.entries(FOLDER):
+    for entry in repository.store.entries(names.TRASH):
         if entry.modified > since:
             with contextlib.suppress(ObjectMissing):  # brought back, or over, since it was listed
                 found.append(read(repository, entry))

@@ -15,13 +15,13 @@ import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
 from . import sealed
+from .format import names
 from .points import RestorePoint
 from .repository import Repository
 
 VERSION = 1
 KIND = "verified"
 TURN_KIND = "turn"
-FOLDER = "verified"
 _TURN = {"next": int}
 
 
@@ -39,14 +39,6 @@ class Verified:
     own_damage: t.Optional[str] = None
 
 
-def _name(uuid: str, what: str) -> str:
-    return f"{FOLDER}/{uuid}/{what}"
-
-
-def _turn_name(uuid: str, selection: str, slices: int) -> str:
-    return _name(uuid, f"turn-{selection}-{slices}")
-
-
 def _body(repository: Repository, kind: str, name: str, shape: t.Mapping[str, t.Any]) -> t.Optional[t.Dict[str, t.Any]]:
     try:
         return sealed.decode(kind, VERSION, repository.get_object(name), name, shape)
@@ -56,30 +48,29 @@ def _body(repository: Repository, kind: str, name: str, shape: t.Mapping[str, t.
 
 def record(repository: Repository, point: RestorePoint, verified: Verified) -> None:
     """Remember a verification."""
-    repository.put_object(_name(point.uuid, point.id), sealed.encode(KIND, VERSION, dataclasses.asdict(verified)))
+    repository.put_object(names.verification(point.uuid, point.id), sealed.encode(KIND, VERSION, dataclasses.asdict(verified)))
 
 
 def last(repository: Repository, point: RestorePoint) -> t.Optional[Verified]:
     """The last verification of a restore point; None if there was none."""
     shape = sealed.shape_of(Verified)
-    body = _body(repository, KIND, _name(point.uuid, point.id), shape)
+    body = _body(repository, KIND, names.verification(point.uuid, point.id), shape)
     return Verified(**{field: body[field] for field in shape if field in body}) if body is not None else None
 
 
-def forget_gone(repository: Repository, names: t.Collection[str]) -> None:
-    """Delete what is remembered of restore points that are no more; ``names`` are the manifests that there are."""
-    for name in repository.store.list(FOLDER):
-        _folder, _slash, place = name.partition("/")
-        if not place.rpartition("/")[2].startswith("turn-") and f"points/{place}/manifest.json" not in names:
+def forget_gone(repository: Repository, manifests: t.Collection[str]) -> None:
+    """Delete what is remembered of restore points that are no more; ``manifests`` are the names of those that there are."""
+    for name, taken in names.of_kind(repository.store.list(names.VERIFIED), names.VERIFIED_KIND):
+        if names.manifest(*taken.point) not in manifests:
             repository.discard(name)
 
 
 def turn(repository: Repository, uuid: str, selection: str, slices: int) -> int:
     """Which of ``slices`` slices is to be read now, from 0 on."""
-    body = _body(repository, TURN_KIND, _turn_name(uuid, selection, slices), _TURN)
+    body = _body(repository, TURN_KIND, names.turn(uuid, selection, slices), _TURN)
     return t.cast(int, body["next"]) % slices if body is not None else 0
 
 
 def turn_done(repository: Repository, uuid: str, selection: str, slices: int, done: int) -> None:
     """Remember that this of ``slices`` slices was read, so that the next one is read next time."""
-    repository.put_object(_turn_name(uuid, selection, slices), sealed.encode(TURN_KIND, VERSION, {"next": done + 1}))
+    repository.put_object(names.turn(uuid, selection, slices), sealed.encode(TURN_KIND, VERSION, {"next": done + 1}))

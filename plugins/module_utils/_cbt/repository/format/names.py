@@ -33,8 +33,9 @@ HOOKS = "hooks"
 COMPACTION = "compaction"  # below hooks: those of packs that hold blocks of many domains
 
 MACHINE_FILE_KINDS = ("loader", "nvram", "kernel", "initrd", "dtb", "tpm")
+SEAL = 40  # bytes that sealing adds to an object
 _LONGEST_DOMAIN = 255  # bytes; libvirt keeps a definition in a file of this name
-_SHOWN = 60  # characters of a bad name in a message
+_SHOWN = 200  # characters of a bad name in a message
 
 # Parts of names. None of them can be empty, "." or "..", or hold a slash or a control character.
 _PARTS: t.Mapping[str, str] = {
@@ -54,6 +55,7 @@ _PARTS: t.Mapping[str, str] = {
 }
 _WHOLE = {part: re.compile(pattern) for part, pattern in _PARTS.items()}
 _OF_MAP = re.compile(r"(?:-(?:[0-9a-f]{8}|[0-9]{1,4}))?\.map")  # what follows the target in the name of a map
+_RANDOM = re.compile(r"[a-z0-9_]{8}|[0-9a-f]{16}")  # the former of earlier versions
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")  # and what bytes that are no text are read as
 
 
@@ -165,12 +167,29 @@ def is_folder(name: str) -> bool:
     return any(pattern.fullmatch(name) for pattern in _FOLDER_PATTERNS)
 
 
+def check_folder(name: str) -> str:
+    """What names of objects begin with. Raises DamagedObject if none do."""
+    if not is_folder(name):
+        raise DamagedObject(f"No folder of a repository can be called {shown(name)}")
+    return name
+
+
+def check_object(name: str) -> str:
+    """The name of an object. Raises DamagedObject if it is none."""
+    if parsed(name) is None:
+        raise DamagedObject(f"No object of a repository can be called {shown(name)}")
+    return name
+
+
 def largest(name: str) -> int:
     """Bytes that an object of this name has at most before it is sealed. Raises DamagedObject if it is no name of an object."""
-    found = parsed(name)
-    if found is None:
-        raise DamagedObject(f"No object can be called {shown(name)}")
-    return found.kind.largest
+    found = parsed(check_object(name))
+    return found.kind.largest if found is not None else 0
+
+
+def largest_stored(name: str) -> int:
+    """Bytes that an object of this name has at most in the store, sealed or not. Raises as ``largest`` does."""
+    return largest(name) + SEAL
 
 
 # Parts of names that come from elsewhere: from a manifest, or from libvirt.
@@ -318,6 +337,14 @@ def trash_entry(uuid: str, point_id: str, mark: str) -> str:
     return TRASH_KIND.name(uuid=uuid, point=point_id, mark=mark)
 
 
+def manifest_kept_by(name: str) -> str:
+    """Name of the manifest that a draft or an entry of the trash is a copy of, or that it is itself. Raises DamagedObject if it is none of them."""
+    found = parsed(name)
+    if found is None or found.kind not in (MANIFEST_KIND, DRAFT_KIND, TRASH_KIND):
+        raise DamagedObject(f"{shown(name)} keeps no manifest")
+    return manifest(*found.point)
+
+
 def trash_folder(uuid: str, point_id: str) -> str:
     """Where the entries of the trash of a restore point are."""
     return f"{TRASH}/{check_uuid(uuid)}/{check_point_id(point_id)}"
@@ -390,3 +417,22 @@ def of_kind(found: t.Iterable[str], kind: Kind) -> t.Iterator[t.Tuple[str, Name]
         taken = parsed(name)
         if taken is not None and taken.kind is kind:
             yield name, taken
+
+
+# Objects in the making, which are no objects yet.
+
+
+def _of_host(host: str) -> str:
+    """How names of a host's temporary files begin: only on one host do locks tell for certain, whatever the file system."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", host)[:64] + "-"
+
+
+def temporary(host: str, mark: str) -> str:
+    """Name of an object in the making, ``mark`` being 16 random hex digits."""
+    return f"{_of_host(host)}{mark}"
+
+
+def is_temporary(name: str, host: str) -> bool:
+    """Whether this host made a temporary file of this name."""
+    start = _of_host(host)
+    return name.startswith(start) and _RANDOM.fullmatch(name[len(start) :]) is not None
