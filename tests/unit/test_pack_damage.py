@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,21 +141,21 @@ def test_another_blocks_payload_in_its_place_is_noticed() -> None:
 def test_a_ref_with_a_wrong_number_of_blocks_is_refused(small: tuple[MemoryStore, PackRef], blocks: int) -> None:
     store, ref = small
     with pytest.raises(DamagedObject):
-        PackReader(store).directory(dataclasses.replace(ref, blocks=blocks))
+        PackReader(store).directory(ref._replace(blocks=blocks))
 
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 95, 96, 97, 200, 10_000, 2**63])
 def test_a_ref_with_a_wrong_size_is_refused(small: tuple[MemoryStore, PackRef], size: int) -> None:
     store, ref = small
     with pytest.raises(DamagedObject):
-        PackReader(store).directory(dataclasses.replace(ref, size=size))
+        PackReader(store).directory(ref._replace(size=size))
 
 
 def test_a_ref_whose_size_and_blocks_are_wrong_in_step_is_refused(small: tuple[MemoryStore, PackRef]) -> None:
     store, ref = small
     for more in (-1, 1):
         with pytest.raises(DamagedObject):
-            PackReader(store).directory(dataclasses.replace(ref, size=ref.size + more * packs.ENTRY.size, blocks=ref.blocks + more))
+            PackReader(store).directory(ref._replace(size=ref.size + more * packs.ENTRY.size, blocks=ref.blocks + more))
 
 
 def test_blocks_beyond_the_directory_are_refused(small: tuple[MemoryStore, PackRef]) -> None:

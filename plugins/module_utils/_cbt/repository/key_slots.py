@@ -18,7 +18,8 @@ COST = 1 << 17  # scrypt's n: with r = 8 it takes 128 MiB and some tenths of a s
 MAX_SLOTS = 8  # each is tried in turn
 _BLOCK = 8  # r
 _SALT_SIZE = 32
-_MAX_MEMORY = 1 << 29  # bytes; what a slot may ask for
+_MAX_MEMORY = 1 << 28  # bytes; what a slot may ask for
+_MAX_P = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ def decode(body: t.Mapping[str, t.Any]) -> Slot:
     if kdf != "scrypt":
         raise RepositoryError("a key slot is of a kind that this version of kvm.cbt does not know. Update the collection.")
     power = slot.n > 1 and not slot.n & (slot.n - 1) and not slot.n >> 16 * max(slot.r, 0)  # RFC 7914, section 2
-    if not power or not 0 < slot.r <= 64 or not 0 < slot.p <= 16 or 128 * slot.n * slot.r > _MAX_MEMORY or len(slot.wrapped) != KEY_SIZE + TAG_SIZE:
+    if not power or not 0 < slot.r <= 64 or not 0 < slot.p <= _MAX_P or 128 * slot.n * slot.r > _MAX_MEMORY or len(slot.wrapped) != KEY_SIZE + TAG_SIZE:
         raise DamagedObject("a key slot asks for what none does")
     return slot
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import array
 import bisect
+import contextlib
 import dataclasses
 import hashlib
 import struct
@@ -28,13 +29,17 @@ from ..errors import DamagedObject, RepositoryError
 from ..files import Buffer
 from ..grid import BLOCK_SIZE, block_count
 from . import codecs
-from .packs import PackRef
+from .packs import PackRef, check_ref
 
 VERSION = 1
 MAGIC = b"KVMCBTMP"
+MOST_RUNS = 1 << 23  # of one map, with which it takes 160 MiB; half a TiB in single blocks that are not neighbours
+MOST_PACKS = 1 << 20  # of one map: 64 TiB
 HEADER = struct.Struct("<8sHHIQIIQ")
 PACK = struct.Struct("<16sQI")
-_RUN_BYTES = 8 + 4 + 4 + 4
+_COLUMNS = (("Q", 8), ("I", 4), ("I", 4), ("I", 4))
+_RUN_BYTES = sum(width for _code, width in _COLUMNS)
+_PIECE = 4 << 20  # bytes
 _MAX_COUNT = (1 << 32) - 1
 
 
@@ -56,8 +61,8 @@ class Run(t.NamedTuple):
         return Run(first, stop - first, self.pack, self.ordinal + first - self.first)
 
 
-def _column(code: str, width: int) -> array.array[int]:
-    column = array.array(code)
+def _column(code: str, width: int, length: int = 0) -> array.array[int]:
+    column = array.array(code, [0]) * length
     if column.itemsize != width:  # C's int is 4 bytes wherever QEMU runs
         raise RepositoryError(f"This machine's integers have {column.itemsize} bytes, not {width}.")
     return column
@@ -98,6 +103,11 @@ class ExtentMap:
 
     def encode(self) -> bytes:
         """The map as an object's bytes."""
+        if len(self) > MOST_RUNS or len(self.packs) > MOST_PACKS:
+            raise RepositoryError(
+                f"A disk lies in {len(self)} pieces of {len(self.packs)} packs, and at most {MOST_RUNS} and {MOST_PACKS} can be read again."
+                " Defragment it, or split it into several disks."
+            )
         gaps, end = _column("Q", 8), 0
         for first, count in zip(self._firsts, self._counts):
             gaps.append(first - end)
@@ -121,66 +131,104 @@ def _little(column: array.array[int]) -> array.array[int]:
     return swapped
 
 
-def decode(data: bytes) -> ExtentMap:
-    """A map from an object's bytes.
+def decode(data: bytes, size: t.Optional[int] = None) -> ExtentMap:
+    """A map from an object's bytes, ``size`` being that of the disk it must be of.
 
     Raises DamagedObject if anything in it is not as written, RepositoryError if its version is not known.
     """
-    return _from_columns(*_checked(data))
+    head = _header(data, size)
+    columns = [_column(code, width, head.runs) for code, width in _COLUMNS]
+    table = bytearray(head.packs * PACK.size)
+    _fill(data, head, [memoryview(table), *(memoryview(column).cast("B") for column in columns if column)])
+    if sys.byteorder != "little":
+        for column in columns:
+            column.byteswap()
+    return _checked(head.size, _refs(table), columns)
 
 
-def decode_packs(data: bytes) -> t.Tuple[PackRef, ...]:
+def decode_packs(data: bytes, size: t.Optional[int] = None) -> t.Tuple[PackRef, ...]:
     """Only the packs a map names; raises as ``decode`` does."""
-    _size, packs, _runs, columns = _checked(data, only_packs=True)
-    return _refs(packs, columns)
+    head = _header(data, size)
+    table = bytearray(head.packs * PACK.size)
+    _fill(data, head, [memoryview(table)])
+    return _refs(table)
 
 
-def _checked(data: bytes, only_packs: bool = False) -> t.Tuple[int, int, int, bytearray]:
-    """Disk size, number of packs and of runs, and the columns as they were written, or only that of the packs."""
+class _Header(t.NamedTuple):
+    """What is to be expected of a map: the disk's size, how many packs and runs, and the bytes of the columns."""
+
+    size: int
+    packs: int
+    runs: int
+    columns: int
+
+
+def _header(data: bytes, wanted: t.Optional[int]) -> _Header:
+    """What a map begins with, held against what the disk's size allows before any of it is believed."""
     if len(data) < HEADER.size + 32 or data[:8] != MAGIC:
         raise DamagedObject("it is not an extent map")
     _magic, version, _zero, block_size, size, packs, _zero2, runs = HEADER.unpack_from(data)
-    if version == VERSION and (block_size != BLOCK_SIZE or runs > block_count(size) or packs > runs):
+    if version != VERSION:
+        raise _unknown(data, version)
+    if wanted is not None and size != wanted:
+        raise DamagedObject("it is of a disk of another size")
+    if block_size != BLOCK_SIZE or runs > min(block_count(size), MOST_RUNS) or packs > min(runs, MOST_PACKS):
         raise DamagedObject("its header is not what was written")
     # zlib cannot blow up its input more than about 1032 times, so a lying header costs no more than that.
     expected = packs * PACK.size + runs * _RUN_BYTES
     if expected > len(data) * 1100:
         raise DamagedObject("its header is not what was written")
-    kept = packs * PACK.size if only_packs else expected
-    columns, proof = bytearray(), hashlib.sha256(data[: HEADER.size])
-    for piece in codecs.inflated(memoryview(data)[HEADER.size + 32 :], expected):
+    return _Header(size, packs, runs, expected)
+
+
+def _unknown(data: bytes, version: int) -> RepositoryError:
+    """The error where a map is of another version, or its header was changed. Of what is behind that one nothing is known but its checksum."""
+    proof, engine, rest = hashlib.sha256(data[: HEADER.size]), zlib.decompressobj(), data[HEADER.size + 32 :]
+    with contextlib.suppress(zlib.error):
+        done = 0
+        while rest and done < MOST_RUNS * _RUN_BYTES:
+            piece = engine.decompress(rest, _PIECE)
+            rest, done = engine.unconsumed_tail, done + len(piece)
+            proof.update(piece)
+    if proof.digest() != data[HEADER.size : HEADER.size + 32]:
+        return DamagedObject("its checksum does not match")
+    return RepositoryError(f"An extent map has format {version}; this version of kvm.cbt reads format {VERSION}. Update it.")
+
+
+def _fill(data: bytes, head: _Header, sections: t.List[memoryview]) -> None:
+    """Unpack the columns one after another into memory that is there already; what is behind the last one is proven and dropped."""
+    proof = hashlib.sha256(data[: HEADER.size])
+    number = place = 0
+    for piece in codecs.inflated(memoryview(data)[HEADER.size + 32 :], head.columns):
         proof.update(piece)
-        columns += piece[: kept - len(columns)]
+        rest = memoryview(piece)
+        while rest and number < len(sections):
+            taken = min(len(rest), len(sections[number]) - place)
+            sections[number][place : place + taken] = rest[:taken]
+            rest, place = rest[taken:], place + taken
+            if place == len(sections[number]):
+                number, place = number + 1, 0
     if proof.digest() != data[HEADER.size : HEADER.size + 32]:
         raise DamagedObject("its checksum does not match")
-    if version != VERSION:
-        raise RepositoryError(f"An extent map has format {version}; this version of kvm.cbt reads format {VERSION}. Update it.")
-    return size, packs, runs, columns
 
 
-def _refs(packs: int, columns: bytearray) -> t.Tuple[PackRef, ...]:
-    return tuple(PackRef(*PACK.unpack_from(columns, index * PACK.size)) for index in range(packs))
+def _refs(table: bytearray) -> t.Tuple[PackRef, ...]:
+    refs = tuple(map(PackRef._make, PACK.iter_unpack(table)))
+    for ref in refs:
+        check_ref(ref)
+    return refs
 
 
-def _from_columns(size: int, packs: int, runs: int, columns: bytearray) -> ExtentMap:
-    refs = _refs(packs, columns)
-    offset = packs * PACK.size
-    taken = []
-    for code, width in (("Q", 8), ("I", 4), ("I", 4), ("I", 4)):
-        column = _column(code, width)
-        column.frombytes(memoryview(columns)[offset : offset + runs * width])
-        if sys.byteorder != "little":
-            column.byteswap()
-        offset += runs * width
-        taken.append(column)
-    firsts, end, limit = _column("Q", 8), 0, block_count(size)
-    for gap, count, pack, ordinal in zip(*taken):
+def _checked(size: int, refs: t.Tuple[PackRef, ...], columns: t.List[array.array[int]]) -> ExtentMap:
+    """A map of these columns, the first of which has the gaps and is given the first blocks in their place."""
+    firsts, end, limit = columns[0], 0, block_count(size)
+    for index, (gap, count, pack, ordinal) in enumerate(zip(*columns)):
         first = end + gap
         end = first + count
-        if not count or end > limit or pack >= packs or ordinal + count > refs[pack].blocks:
+        if not count or end > limit or pack >= len(refs) or ordinal + count > refs[pack].blocks:
             raise DamagedObject("its runs do not fit the disk or the packs")
-        firsts.append(first)
-    return ExtentMap(size, refs, firsts, taken[1], taken[2], taken[3])
+        firsts[index] = first
+    return ExtentMap(size, refs, firsts, columns[1], columns[2], columns[3])
 
 
 class MapBuilder:

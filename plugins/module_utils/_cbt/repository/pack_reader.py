@@ -43,8 +43,7 @@ class PackReader:
             if known is not None:
                 self._cache.move_to_end(ref.id)
                 return known
-        if ref.directory_offset < packs.HEADER.size:
-            raise DamagedObject(f"Pack {ref.id.hex()} cannot be as small as its map says")
+        packs.check_ref(ref)
         size = self._store.size(ref.name)
         if size != ref.size:
             raise DamagedObject(f"Pack {ref.id.hex()} is damaged: it has {size} bytes instead of {ref.size}")

@@ -16,7 +16,6 @@ Without encryption the block id is the block's SHA-256 and the proof a SHA-256; 
 from __future__ import annotations
 
 import array
-import dataclasses
 import itertools
 import os
 import struct
@@ -27,12 +26,13 @@ from ..files import Buffer
 from ..grid import BLOCK_SIZE
 from . import codecs
 from .format import names
-from .keys import Keys, PackKeys
+from .keys import TAG_SIZE, Keys, PackKeys
 
 VERSION = 1
 MAGIC = b"KVMCBTPK"
 END_MAGIC = b"PKKVMCBT"
 TARGET_SIZE = 64 << 20  # payload bytes after which a pack is closed
+MOST_BLOCKS = 1 << 15  # of a pack that is read; the last blocks that are appended may lead beyond the next line
 MAX_BLOCKS = 16384  # keeps the directory of a pack of highly compressible blocks under 1 MiB
 
 HEADER = struct.Struct("<8sH6s16s")
@@ -51,8 +51,7 @@ class Encoded(t.NamedTuple):
     length: int
 
 
-@dataclasses.dataclass(frozen=True)
-class PackRef:
+class PackRef(t.NamedTuple):
     """A pack as an extent map names it: enough to fetch its directory in one request."""
 
     id: bytes
@@ -68,6 +67,12 @@ class PackRef:
     def directory_offset(self) -> int:
         """Where its directory begins."""
         return self.size - FOOTER_SIZE - self.blocks * ENTRY.size
+
+
+def check_ref(ref: PackRef) -> None:
+    """Raise DamagedObject if there can be no such pack."""
+    if ref.blocks > MOST_BLOCKS or not HEADER.size <= ref.directory_offset <= names.PACK_KIND.largest:
+        raise DamagedObject(f"pack {ref.id.hex()} cannot have {ref.size} bytes and {ref.blocks} blocks")
 
 
 def new_id() -> bytes:
@@ -115,7 +120,9 @@ class Directory:
     def __init__(self, raw: bytes, keys: PackKeys) -> None:
         self._raw = raw
         self.keys = keys
-        lengths = (fields[1] for fields in ENTRY.iter_unpack(raw))
+        lengths = [fields[1] for fields in ENTRY.iter_unpack(raw)]
+        if max(lengths, default=0) > BLOCK_SIZE + TAG_SIZE:
+            raise DamagedObject("one of its blocks is larger than any")
         self._offsets: array.array[int] = array.array("Q", itertools.accumulate(lengths, initial=HEADER.size))
 
     def __len__(self) -> int:
@@ -156,7 +163,10 @@ def parse_directory(ref: PackRef, head: bytes, rest: bytes, keys: PackKeys) -> D
     expected = header(ref.id), ref.blocks * ENTRY.size, TAIL.pack(ref.directory_offset, ref.blocks, 0), END_MAGIC
     if (head, len(raw), tail, footer[-len(END_MAGIC) :]) != expected:
         raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its header or directory is not what was written")
-    parsed = Directory(raw, keys)
+    try:
+        parsed = Directory(raw, keys)
+    except DamagedObject as error:
+        raise DamagedObject(f"Pack {ref.id.hex()} is damaged: {error}") from error
     if parsed.end != ref.directory_offset:
         raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its directory does not fit its size")
     return parsed

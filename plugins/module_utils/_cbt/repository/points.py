@@ -146,8 +146,9 @@ def decode(data: bytes, name: str) -> RestorePoint:
         disks = tuple(DiskRecord(**{**disk, "map": StoredFile(**disk["map"])}) for disk in body["disks"])
         files = {key: StoredFile(**file) for key, file in body["files"].items()}
         point = RestorePoint(**{**body, "disks": disks, "files": files})
-        if datetime.datetime.fromisoformat(point.created).tzinfo is None:
-            raise ValueError("its time is in no zone")
+        created = datetime.datetime.fromisoformat(point.created)
+        if created.tzinfo is None or not 1970 <= created.year < 9999:  # a zone or a span leads to no year that there is not
+            raise ValueError("its time is in no zone, or none at which it can have been made")
     except (TypeError, ValueError) as error:
         raise DamagedObject(f"{name} is damaged: it lacks what a manifest must have ({error})") from error
     try:

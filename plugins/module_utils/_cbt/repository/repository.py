@@ -48,12 +48,17 @@ class Repository:
         return PackWriter(self.store, self.keys)
 
     def put_object(self, name: str, data: bytes, replace: bool = True) -> bool:
-        """Store a small object, sealed. Everything but packs and the repository's configuration goes this way."""
+        """Store a small object, sealed. Everything but packs and the repository's configuration goes this way.
+
+        What could not be read again for its size is not stored: that raises RepositoryError.
+        """
+        if len(data) > names.largest(name):
+            raise RepositoryError(f"Cannot store {name}: it has {len(data)} bytes, and at most {names.largest(name)} can be read again.")
         return self.store.put(name, self.keys.seal(name, data), replace)
 
-    def get_object(self, name: str) -> bytes:
-        """A small object as it was given to ``put_object``. Raises ObjectMissing or DamagedObject."""
-        return self.keys.unseal(name, self.store.get(name))
+    def get_object(self, name: str, most: t.Optional[int] = None) -> bytes:
+        """A small object as it was given to ``put_object``, of at most so many bytes. Raises ObjectMissing or DamagedObject."""
+        return self.keys.unseal(name, self.store.get(name, most + names.SEAL if most is not None else None))
 
     def discard(self, name: str) -> None:
         """Delete a small object that has had its time. One that the store locks stays until a later run, and does no harm."""
@@ -87,7 +92,7 @@ class Repository:
     def get_file(self, point: RestorePoint, file: StoredFile) -> bytes:
         """An object of a restore point, proven. Raises DamagedObject or ObjectMissing."""
         name = point.object_name(file)
-        data = self.get_object(name)
+        data = self.get_object(name, file.size)
         if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
             raise DamagedObject(f"{name} is damaged: it is not what its restore point recorded")
         return data
@@ -99,12 +104,9 @@ class Repository:
             raise Refused(f"Restore point {point.id} of {point.domain} holds no disk {target}.")
         data = self.get_file(point, disk.map)
         try:
-            extents = maps.decode(data)
+            return maps.decode(data, disk.size)
         except DamagedObject as error:
-            raise DamagedObject(f"{point.folder}/{disk.map.name} is damaged: {error}") from error
-        if extents.size != disk.size:
-            raise DamagedObject(f"{point.folder}/{disk.map.name} is damaged: it is of a disk of another size")
-        return extents
+            raise DamagedObject(f"{point.object_name(disk.map)} is damaged: {error}") from error
 
     def readable_maps(self, point: RestorePoint) -> t.Iterator[t.Tuple[str, maps.ExtentMap]]:
         """The extent maps of a restore point's disks that can be read, by target."""
@@ -116,9 +118,9 @@ class Repository:
         """The packs that hold a disk at a restore point. Raises DamagedObject or ObjectMissing."""
         data = self.get_file(point, disk.map)
         try:
-            return maps.decode_packs(data)
+            return maps.decode_packs(data, disk.size)
         except DamagedObject as error:
-            raise DamagedObject(f"{point.folder}/{disk.map.name} is damaged: {error}") from error
+            raise DamagedObject(f"{point.object_name(disk.map)} is damaged: {error}") from error
 
     def publish(self, point: RestorePoint) -> None:
         """Make a restore point exist; use ``publishing.publish``, which proves first that nothing it names is on its way out."""

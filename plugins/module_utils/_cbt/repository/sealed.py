@@ -19,6 +19,9 @@ import typing as t
 
 from ..errors import DamagedObject, RepositoryError
 
+MOST_VALUES = 1 << 18  # of one object, about; each takes a hundred bytes of memory
+DEEPEST = 32  # levels of lists and objects within each other
+_LONG_NUMBER = re.compile(rb"[0-9]{1000}")  # older Pythons take minutes for one of a few million digits
 _LINE = re.compile(rb'\{"kvm\.cbt":"([a-z]+)","version":([0-9]{1,9}),"sha256":"([0-9a-f]{64})","body":(\{.*\})\}\n', re.DOTALL)
 
 
@@ -61,6 +64,27 @@ def _fits(value: t.Any, wanted: t.Any) -> bool:
     return False
 
 
+def parsed(data: bytes) -> t.Dict[str, t.Any]:
+    """An object of JSON. Raises ValueError if it is none, or too much of one: no more is parsed than memory is there for."""
+    if values_in(data) > MOST_VALUES or _LONG_NUMBER.search(data):
+        raise ValueError("it has more values, or a longer number, than any object")
+    try:
+        body: t.Dict[str, t.Any] = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("its values are nested too deep") from error
+    level: t.List[t.Any] = [body]
+    for _depth in range(DEEPEST):
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each) if isinstance(inner, (dict, list))]
+        if not level:
+            return body
+    raise ValueError("its values are nested too deep")
+
+
+def values_in(data: bytes) -> int:
+    """Not fewer than the values there are in JSON."""
+    return sum(map(data.count, (b",", b":", b"[", b"{")))
+
+
 def decode(kind: str, version: int, data: bytes, name: str, shape: t.Optional[t.Mapping[str, t.Any]] = None) -> t.Dict[str, t.Any]:
     """The body of an object, whose fields are of the types that ``shape`` has for them; others may be beside them.
 
@@ -75,8 +99,8 @@ def decode(kind: str, version: int, data: bytes, name: str, shape: t.Optional[t.
     if found > version:
         raise RepositoryError(f"{name} has format {found}; this version of kvm.cbt reads up to format {version}. Update the collection.")
     try:
-        body: t.Dict[str, t.Any] = json.loads(match.group(4))
-    except (ValueError, RecursionError) as error:  # whoever made it could make a checksum, but no JSON
+        body = parsed(match.group(4))
+    except ValueError as error:  # whoever made it could make a checksum, but no JSON
         raise DamagedObject(f"{name} is damaged: it cannot be read ({error})") from error
     wrong = [field for field, wanted in (shape or {}).items() if not _fits(body.get(field), wanted)]
     if wrong:

@@ -35,6 +35,8 @@ _PAGE = 4096
 _PER_PAGE = _PAGE // 8
 _WINDOW = 16  # pages of each file that are looked at together when files are merged
 _PIECE = 1 << 20
+_MOST_PAGES = 1 << 20
+_MOST_SOURCES = 128 << 20  # bytes of their names
 
 Gone = t.Container[int]
 
@@ -53,7 +55,7 @@ class Segment:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             self._begin()
         except BaseException:
@@ -65,6 +67,8 @@ class Segment:
         if len(head) < _HEAD.size or not head.startswith(_MAGIC):
             raise Unusable(f"{self.path} holds no hooks")
         _magic, self.packs, self._pages, self._length, self._checksum = _HEAD.unpack(head)
+        if self.packs > MAX_PACKS or self._pages > _MOST_PAGES or self._length > _MOST_SOURCES:
+            raise Unusable(f"{self.path} is larger than any")
         self._index_at = (1 + self._pages) * _PAGE
         self._packs_at = self._index_at + self._pages * 12
         self._sources_at = self._packs_at + self.packs * _PACK.size
