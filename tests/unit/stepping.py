@@ -110,6 +110,7 @@ class SteppedStore:
 
     def __init__(self, store: MemoryStore, actor: Actor) -> None:
         self._store, self._actor = store, actor
+        self.foreign = store.foreign
 
     def halt(self, request: str) -> None:
         """Wait before a request."""

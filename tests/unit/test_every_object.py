@@ -12,33 +12,27 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import resource
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import engine_history
-import histories
 import pytest
 from engine_history import EngineHistory
+from every_object import full_history, memory_limited, removed
 from histories import KEYS
-from samples import UUID, random_bytes
+from samples import UUID
 from stores_for_tests import MemoryStore
 
 from _cbt.errors import CbtError
-from _cbt.grid import BLOCK_SIZE
 from _cbt.interrupt import Interrupt
 from _cbt.operations import information
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.operations.verify import verify
-from _cbt.repository import codecs, condemned, configuration, damage, dedup, leases, points, sealed, trash
+from _cbt.repository import condemned, configuration, damage, dedup, leases, sealed, trash
 from _cbt.repository import repository as opening
-from _cbt.repository.damage import PackDamage
 from _cbt.repository.format import names
-from _cbt.repository.leases import Lease
-from _cbt.repository.packs import Encoded
 from _cbt.repository.places import Place
-from _cbt.repository.repository import Repository
 from _cbt.repository.retention_rules import Rules
 
 pytestmark = pytest.mark.slow
@@ -48,59 +42,18 @@ NOT_SEALED = ("packs/", "condemned/")
 UPKEEP = ("leases/", "condemned/", "doomed/", "drafts/", "trash/", "collected.json")  # what only publishing and retention look at
 PASSPHRASE = "correct horse"
 FORMAT = Path(__file__).resolve().parents[2] / "docs" / "repository-format.md"
-FILES = {"machine.json": b'{"files":[]}', "nvram.0": zlib.compress(b"variables"), "guest.json": b"{}"}
-
-
-def _compressible(number: int) -> bytes:
-    return (random_bytes(40, number) * (BLOCK_SIZE // 40 + 1))[:BLOCK_SIZE] if number else bytes(BLOCK_SIZE)
 
 
 @pytest.fixture(params=KEYS)
 def history(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> EngineHistory:
-    """Three points of a small disk and a removed one, with everything else there can be beside them, a session at work among it."""
-    monkeypatch.setattr(histories, "BLOCKS", 8)
-    monkeypatch.setattr(histories.Disk, "size", 8 * BLOCK_SIZE - 512)
-    monkeypatch.setattr(histories, "block_of", _compressible)
-    monkeypatch.setattr(engine_history, "FILES", {**engine_history.FILES, **FILES})
-    made = EngineHistory(KEYS[request.param])
-    for turn in range(4):
-        for block in range(turn, 4 + turn):
-            made.disk.write(block, 10 * turn + block + 1)
-        made.backup()
-    repository = made.fresh()
-    writer = repository.writer()
-    writer.append([made_block(repository)])
-    writer.finish()
-    dedup.record(repository, dedup.of_compaction(), writer.hooks())
-    verify(repository, wanted="all", workers=1, sample=50)
-    made.store.clock += leases.LAPSE * 2
-    retention(repository, RetentionRequest())  # which condemns that pack
-    trash.remove(repository, repository.points_of().points[0])
-    repository.put_object(names.damage_of(b"\1" * 16), damage.encode(PackDamage(frozenset({0}), "it was changed")))
-    lease, last = Lease(repository, "backup"), repository.points_of().points[-1]
-    condemned.announce(repository, f"{last.folder}/vda-01234567.map")
-    condemned.doom(repository, lease.id, [f"packs/00/{'0' * 32}"])
-    # One of a map that was made when blocks were moved.
-    repository.put_object(f"{last.folder}/vda-01234567.map", repository.get_object(f"{last.folder}/vda.map"))
-    repository.put_object(f"drafts/{lease.id}/{UUID}/{last.id}/{'0' * 16}", points.encode(last))
-    return made
-
-
-def made_block(repository: Repository) -> Encoded:
-    """A block that no point names."""
-    data = _compressible(99)
-    return Encoded(repository.keys.block_id(data), *codecs.encoder("lz4")(data), len(data))
+    return full_history(request.param, monkeypatch)
 
 
 @pytest.fixture(autouse=True)
 def little_memory() -> Iterator[None]:
     """No more memory than there is now and 256 MiB."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm", encoding="ascii") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + (256 << 20), before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
+    with memory_limited():
+        yield
 
 
 def looked_closer(name: str, what: str) -> bool:
@@ -137,11 +90,6 @@ def examine(history: EngineHistory, name: str, what: str) -> None:
         pytest.fail(f"{name} {what}: verification found {[verdict.name for verdict in verdicts if verdict.damage]}, not {hurt}")
     if hurt and name.startswith(MAY_BE_LOST):
         pytest.fail(f"{name} {what}: {hurt} cannot be restored without it")
-
-
-def removed(history: EngineHistory) -> str:
-    """The point that is in the trash, or was before the test took it away."""
-    return sorted(history.truth)[0]
 
 
 def maintain(history: EngineHistory, name: str, what: str) -> None:

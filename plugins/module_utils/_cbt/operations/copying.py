@@ -217,4 +217,5 @@ def copy(
             warnings += new.warnings
         for each in {each.point.uuid: each.point for each in copied}.values():
             warnings += _healed(lease, each, copier.damages, copier.interrupt)
+    warnings += [*source.store.foreign.words(), *dest.store.foreign.words()]
     return CopyResult(tuple(copied), present, failed, tuple(dict.fromkeys(warnings)), round(time.monotonic() - started, 3))

@@ -20,6 +20,9 @@ from ..repository.packs import PackRef
 from ..repository.repository import Listing, Repository
 from .verdicts import PointVerdict
 
+_NOTED = 64 << 20  # blocks kept in mind
+_MOST_UNREADABLE = 1 << 18  # packs
+
 
 class Findings:
     """What is known of packs and their blocks so far, so that points sharing them cost one reading. Only the main thread writes."""
@@ -27,14 +30,24 @@ class Findings:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._sound: t.Dict[bytes, bytearray] = {}
+        self._noted = 0
         self._readable: t.Set[bytes] = set()
         self._unreadable: t.Dict[bytes, str] = {}
         self._hurt: t.Dict[bytes, t.Dict[int, str]] = collections.defaultdict(dict)
         self.recorded = damage.read_all(repository)
 
     def sound_blocks(self, ref: PackRef) -> bytearray:
-        """One byte per block of a pack: 1 if it was read and is sound."""
-        return self._sound.setdefault(ref.id, bytearray(ref.blocks))
+        """One byte per block of a pack: 1 if it was read and is sound. What was noted long ago may be forgotten, and is read again."""
+        known = self._sound.get(ref.id)
+        if known is None:
+            if self._noted > _NOTED:
+                self._sound.clear()
+                self._noted = 0
+            known = self._sound[ref.id] = bytearray()
+        if len(known) < ref.blocks:  # maps need not agree about a pack
+            self._noted += ref.blocks - len(known)
+            known.extend(bytes(ref.blocks - len(known)))
+        return known
 
     def note_readable(self, ref: PackRef) -> None:
         """The pack's directory is sound."""
@@ -42,7 +55,8 @@ class Findings:
 
     def note_unreadable(self, ref: PackRef, cause: str) -> None:
         """The pack is missing, or its directory damaged."""
-        self._unreadable[ref.id] = cause
+        if len(self._unreadable) < _MOST_UNREADABLE:  # what is beyond that is found again
+            self._unreadable[ref.id] = cause
 
     def note_blocks(self, run: Run, hurt: t.Mapping[int, str]) -> None:
         """The blocks of a run were read; ``hurt`` are the damaged ones by ordinal."""
@@ -143,3 +157,5 @@ class Recorder:
             self._stored(functools.partial(verified.turn_done, self.repository, uuid, selection, slices, done))
         manifests = {*listing.damaged, *(names.manifest(point.uuid, point.id) for point in listing.points)}
         self._stored(lambda: verified.forget_gone(self.repository, manifests))
+        for sentence in self.repository.store.foreign.words():
+            self.warn(sentence)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import typing as t
 
+from ..errors import RepositoryError
 from ..repository.maps import ExtentMap
 from ..repository.packs import PackRef
 from ..repository.relocation import Move
 
+MOST_PACKS = 1 << 18  # at one time; four times as many as are chosen, of which some may be gone
 Living = t.Dict[PackRef, int]  # per pack a bit for each block that is named
 
 
@@ -22,6 +24,8 @@ def living_blocks(maps: t.Iterable[ExtentMap], chosen: t.Callable[[PackRef], boo
         if not wanted:
             continue
         for run in extents.runs():
+            if len(living) > MOST_PACKS:
+                raise RepositoryError(f"Restore points name more than {MOST_PACKS} packs where fewer are listed. Verify the repository.")
             if run.pack in wanted:
                 living[run.pack] = living.get(run.pack, 0) | _row(run.ordinal, run.count)
     return living

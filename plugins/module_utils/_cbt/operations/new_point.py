@@ -60,7 +60,7 @@ class NewPoint:
 
     def __init__(self, lease: Lease, uuid: str, point_id: str, options: StoringOptions, damages: Damages, interrupt: Interrupt, observer: Observer) -> None:
         self._lease, self._repository = lease, lease.repository
-        self._uuid, self._id = uuid, point_id
+        self._uuid, self._id = names.check_uuid(uuid), names.check_point_id(point_id)
         self._workers = options.workers or default_workers()
         self._encode = encoder(options.compression, options.compression_level)
         self._throttle = Throttle(options.rate_limit, interrupt.check)
@@ -86,6 +86,7 @@ class NewPoint:
     def read(self, source: DiskSource, target: str, base: t.Optional[ExtentMap], audit: bool = False, again: t.Iterable[BlockRange] = ()) -> ReadDisk:
         """Read a disk as ``Reader.read`` does."""
         self._interrupt.check()
+        names.check_target(target)
         self.disks[target] = self._reader(self._dedup).read(source, target, base, self.known(base), audit, again)
         return self.disks[target]
 
@@ -176,6 +177,7 @@ class NewPoint:
 
     def record_hooks(self) -> None:
         """Let later runs find what this one stored. Nothing but space depends on it."""
+        self.warnings += self._repository.store.foreign.words()
         if self._dedup is None:
             return
         try:

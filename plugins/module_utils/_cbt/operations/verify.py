@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import time
 import typing as t
 
@@ -27,12 +28,20 @@ from .verdicts import Damage, PointVerdict, joined
 
 DATA = "data"
 
+MOST_RANGES = 1 << 16  # of a disk that are told one by one
 _PIECE = 16  # blocks of a pack read at once, and the unit of a sample
 
 
 def _range(target: str, run: Run, size: int, error: Exception, ordinal: t.Optional[int] = None) -> Damage:
     offset = run.first * BLOCK_SIZE
     return Damage(target, offset, min(run.count * BLOCK_SIZE, size - offset), str(error), isinstance(error, ObjectMissing), ordinal=ordinal)
+
+
+def _as_far_as_told(target: str, size: int, found: t.List[Damage]) -> t.List[Damage]:
+    """The damage of a disk; where that is in more pieces than are told, the whole disk with the first cause."""
+    if len(found) <= MOST_RANGES:
+        return found
+    return [Damage(target, 0, size, f"more than {MOST_RANGES} of its ranges are damaged, the first for this: {found[0].cause}", found[0].missing)]
 
 
 def _tasks(extents: ExtentMap, findings: Findings, due: t.Callable[[Run], bool]) -> t.Iterator[Run]:
@@ -155,7 +164,8 @@ class Verifier:
                 self.findings.note_unreadable(ref, str(fault))
         if not faults:
             return checked, []
-        return checked, [_range(target, run, extents.size, faults[run.pack.id]) for run in extents.runs() if run.pack.id in faults]
+        ranges = (_range(target, run, extents.size, faults[run.pack.id]) for run in extents.runs() if run.pack.id in faults)
+        return checked, _as_far_as_told(target, extents.size, list(itertools.islice(ranges, MOST_RANGES + 1)))
 
     def _fault(self, ref: PackRef) -> t.Optional[Exception]:
         """What is wrong with a pack's directory."""
@@ -181,10 +191,11 @@ class Verifier:
         with in_parallel(_tasks(extents, self.findings, due), worker, self.workers, self.interrupt) as results:
             for run, damage in results:
                 self._note(run, damage)
-                found += damage
+                if len(found) <= MOST_RANGES:
+                    found += damage
                 checked += run.count * BLOCK_SIZE
                 self.observer(Progress("verifying", target, checked, total))
-        return checked, found
+        return checked, _as_far_as_told(target, extents.size, found)
 
     def _note(self, run: Run, damage: t.Sequence[Damage]) -> None:
         hurt = {each.ordinal: each.cause for each in damage if each.ordinal is not None}

@@ -11,9 +11,9 @@ import typing as t
 
 from ..errors import DamagedObject
 from ..files import Buffer
-from ..grid import block_length
+from ..grid import BLOCK_SIZE, block_length
 from . import packs
-from .keys import Keys, PackKeys, PlainKeys
+from .keys import TAG_SIZE, Keys, PackKeys, PlainKeys
 from .maps import Run
 from .packs import BlockEntry, Directory, Encoded, PackRef
 from .stores import Store
@@ -77,6 +77,16 @@ class PackReader:
         """The same as ``blocks``, proven as well, but ready to be stored elsewhere."""
         return self._each(ref, first, count, packs.encoded)
 
+    def _one_by_one(
+        self, ref: PackRef, first: int, count: int, make: t.Callable[[BlockEntry, int, Buffer, PackKeys, Keys], Block]
+    ) -> t.Iterator[t.Union[Block, DamagedObject]]:
+        """The same where a directory has a length that no block has, of which no more is read."""
+        for ordinal in range(first, first + count):
+            if count == 1:
+                yield DamagedObject(f"block {ordinal} of pack {ref.id.hex()}: its stored length is more than any block takes")
+            else:
+                yield from self._each(ref, ordinal, 1, make)
+
     def _each(
         self, ref: PackRef, first: int, count: int, make: t.Callable[[BlockEntry, int, Buffer, PackKeys, Keys], Block]
     ) -> t.Iterator[t.Union[Block, DamagedObject]]:
@@ -84,6 +94,9 @@ class PackReader:
         if first + count > len(directory):
             raise DamagedObject(f"Pack {ref.id.hex()} holds {len(directory)} blocks, not the {first + count} its map asks for")
         start, length = directory.span(first, count)
+        if length > count * (BLOCK_SIZE + TAG_SIZE):
+            yield from self._one_by_one(ref, first, count, make)
+            return
         payloads = memoryview(self._store.get_range(ref.name, start, length))
         for ordinal in range(first, first + count):
             entry = directory.entry(ordinal)

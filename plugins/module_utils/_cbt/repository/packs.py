@@ -26,7 +26,7 @@ from ..files import Buffer
 from ..grid import BLOCK_SIZE
 from . import codecs
 from .format import names
-from .keys import TAG_SIZE, Keys, PackKeys
+from .keys import Keys, PackKeys
 
 VERSION = 1
 MAGIC = b"KVMCBTPK"
@@ -120,9 +120,7 @@ class Directory:
     def __init__(self, raw: bytes, keys: PackKeys) -> None:
         self._raw = raw
         self.keys = keys
-        lengths = [fields[1] for fields in ENTRY.iter_unpack(raw)]
-        if max(lengths, default=0) > BLOCK_SIZE + TAG_SIZE:
-            raise DamagedObject("one of its blocks is larger than any")
+        lengths = (fields[1] for fields in ENTRY.iter_unpack(raw))
         self._offsets: array.array[int] = array.array("Q", itertools.accumulate(lengths, initial=HEADER.size))
 
     def __len__(self) -> int:
@@ -163,10 +161,7 @@ def parse_directory(ref: PackRef, head: bytes, rest: bytes, keys: PackKeys) -> D
     expected = header(ref.id), ref.blocks * ENTRY.size, TAIL.pack(ref.directory_offset, ref.blocks, 0), END_MAGIC
     if (head, len(raw), tail, footer[-len(END_MAGIC) :]) != expected:
         raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its header or directory is not what was written")
-    try:
-        parsed = Directory(raw, keys)
-    except DamagedObject as error:
-        raise DamagedObject(f"Pack {ref.id.hex()} is damaged: {error}") from error
+    parsed = Directory(raw, keys)
     if parsed.end != ref.directory_offset:
         raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its directory does not fit its size")
     return parsed

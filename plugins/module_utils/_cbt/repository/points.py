@@ -11,7 +11,7 @@ import re
 import secrets
 import typing as t
 
-from ..errors import DamagedObject
+from ..errors import DamagedObject, RepositoryError
 from . import sealed
 from .format import names
 
@@ -20,9 +20,24 @@ KIND = "manifest"
 LARGEST_DISK = 1 << 50  # bytes
 MOST_DISKS = 4096
 MOST_FILES = 8192
+MOST_MANIFESTS = 320 << 20  # bytes of memory for all that are kept at one time: about thirty thousand of one disk each
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 Key = t.Tuple[str, str]  # domain UUID and id of a restore point
+
+
+class Budget:
+    """How much memory the manifests that are kept at one time take, about, and an end to it."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    def take(self, manifest: bytes) -> bytes:
+        """A manifest that is about to be kept, or nothing for one that is only named. Raises RepositoryError if there are too many of them."""
+        self._taken += 1024 + len(manifest) * (1 if manifest.isascii() else 4) + 64 * sealed.values_in(manifest)
+        if self._taken > MOST_MANIFESTS:
+            raise RepositoryError(f"The manifests of the restore points take more than {MOST_MANIFESTS >> 20} MiB of memory. Use several repositories.")
+        return manifest
 
 
 def new_id(now: datetime.datetime) -> str:

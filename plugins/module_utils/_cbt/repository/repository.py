@@ -67,14 +67,15 @@ class Repository:
 
     def points_of(self, uuid: t.Optional[str] = None) -> Listing:
         """The restore points of a domain, or of all. Raises RepositoryError if listing fails."""
-        found, damaged = [], {}
+        found, damaged, budget = [], {}, points.Budget()
         folder = f"{names.POINTS}/{uuid}" if uuid else names.POINTS
         for name, _taken in names.of_kind(self.store.list(folder), names.MANIFEST_KIND):
             try:
-                found.append(points.decode(self.get_object(name), name))
+                found.append(points.decode(budget.take(self.get_object(name)), name))
             except ObjectMissing:
                 continue  # removed since it was listed
             except DamagedObject as error:
+                budget.take(b"")
                 damaged[name] = str(error)
         return Listing(tuple(points.ordered(found)), damaged)
 

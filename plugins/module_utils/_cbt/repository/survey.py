@@ -14,7 +14,7 @@ from .format import names
 from .leases import LAPSE
 from .points import Key, RestorePoint
 from .repository import Repository
-from .stores import Entry
+from .stores import MOST_LISTED, Entry
 
 
 @dataclasses.dataclass
@@ -44,6 +44,8 @@ class Survey:
             if disk.map.sha256 not in self._maps:
                 self.packs.update(ref.id for ref in repository.read_packs(point, disk))
                 self._maps.add(disk.map.sha256)
+        if max(len(self.packs), len(self.files)) > MOST_LISTED:
+            raise RepositoryError(f"Restore points name more than {MOST_LISTED} packs or files, which is more than a repository holds. Verify it.")
 
 
 def _stuck(error: RepositoryError, name: str) -> RepositoryError:

@@ -44,10 +44,10 @@ def holds(repository: Repository, point: RestorePoint) -> bool:
     return any(True for _name in repository.store.list(names.trash_folder(point.uuid, point.id)))
 
 
-def read(repository: Repository, entry: Entry) -> Removed:
+def _read(repository: Repository, entry: Entry, budget: points.Budget) -> Removed:
     """What an entry keeps. Raises ObjectMissing or DamagedObject."""
     try:
-        point = points.decode(repository.get_object(entry.name), names.manifest_kept_by(entry.name))
+        point = points.decode(budget.take(repository.get_object(entry.name)), names.manifest_kept_by(entry.name))
     except DamagedObject as error:
         raise DamagedObject(f"{entry.name} in the trash cannot be read ({error}). It goes once its grace period is over, or delete it.") from error
     return Removed(point, entry.name, entry.modified)
@@ -59,8 +59,9 @@ def removed(repository: Repository, since: float = 0.0) -> t.List[Removed]:
     Raises DamagedObject if one of these entries cannot be read.
     """
     found = []
+    budget = points.Budget()
     for entry in repository.store.entries(names.TRASH):
         if entry.modified > since:
             with contextlib.suppress(ObjectMissing):  # brought back, or over, since it was listed
-                found.append(read(repository, entry))
+                found.append(_read(repository, entry, budget))
     return sorted(found, key=lambda each: (each.at, each.entry))

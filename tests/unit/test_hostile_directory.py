@@ -1,0 +1,287 @@
+"""A repository in a directory that others can write to: whatever stands in the place of a folder or an object, the host is not harmed.
+
+In turn, every folder and an object of every kind is replaced by what it must not be. All that is done with a repository then ends with
+an error of the engine or leaves it alone, in little memory, and nothing outside of the repository is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy as copying_python
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from engine_history import EngineHistory
+from every_object import full_history, memory_limited, removed
+from histories import KEYS
+from stores_for_tests import MemoryStore
+
+from _cbt.errors import CbtError
+from _cbt.operations import information
+from _cbt.operations.copying import CopyRequest, copy
+from _cbt.operations.new_point import StoringOptions
+from _cbt.operations.retention import RetentionRequest, retention
+from _cbt.operations.verify import verify
+from _cbt.repository import configuration, leases, rebuilding
+from _cbt.repository import repository as opening
+from _cbt.repository.directory_store import DirectoryStore
+from _cbt.repository.format import names
+from _cbt.repository.repository import Repository
+from _cbt.repository.retention_rules import Rules
+
+OLD = 1_000_000_000  # seconds since 1970; everything is as old, so that all that lapses has lapsed
+SPARSE = 1 << 40
+SECONDS = 60  # after which something hangs
+
+
+class Hangs(BaseException):
+    """Nothing came of it in a long time."""
+
+
+@pytest.fixture(autouse=True)
+def bounded() -> Iterator[None]:
+    """Little memory, and an end."""
+
+    def end(*_signal: object) -> None:
+        raise Hangs
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(SECONDS)
+    try:
+        with memory_limited():
+            yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def quick_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored here need not outlast a loss of power."""
+    monkeypatch.setattr(os, "fsync", lambda _handle: None)
+
+
+def written_out(store: MemoryStore, root: Path) -> None:
+    """The objects of a store as files."""
+    for name, data in store.objects.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        os.utime(path, (OLD, OLD))
+
+
+def tree(root: Path) -> dict[str, object]:
+    """All there is below a folder, to the times."""
+    found: dict[str, object] = {}
+    for path in [root, *root.rglob("*")]:
+        known = path.lstat()
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(known.st_mode) else ""
+        found[str(path.relative_to(root))] = (known.st_mode, known.st_mtime_ns, known.st_nlink, known.st_ino, content)
+    return found
+
+
+# What is done with a repository.
+
+
+def _listed(history: EngineHistory) -> None:
+    repository = history.fresh()
+    information.describe_repository(repository)
+    information.healths(repository, information.list_points(repository)[0])
+    leases.sessions(repository)
+
+
+def _read(history: EngineHistory) -> None:
+    for each in history.fresh().points_of().points:
+        with contextlib.suppress(CbtError):
+            history.read(each.id, each.uuid)
+        for file in each.files.values():
+            with contextlib.suppress(CbtError):
+                history.repository.get_file(each, file)
+
+
+def _copied_from(history: EngineHistory) -> None:
+    copy(history.fresh(), Repository(MemoryStore(), "11" * 16), CopyRequest(), StoringOptions(compression="none", workers=1))
+
+
+def _copied_to(history: EngineHistory) -> None:
+    source = Repository(history.source.copy(), "11" * 16, history.fresh().keys)  # type: ignore[attr-defined]
+    copy(source, history.fresh(), CopyRequest(), StoringOptions(compression="none", workers=1))
+
+
+def _swept(history: EngineHistory) -> None:
+    history.store.sweep()
+
+
+def _opened(history: EngineHistory) -> None:
+    with contextlib.suppress(CbtError):
+        opening.configuration_in(history.store)
+    with contextlib.suppress(CbtError):
+        rebuilding.lost(history.store)
+    rebuilding.rebuilt(history.store)
+
+
+VERBS: dict[str, Callable[[EngineHistory], object]] = {
+    "open and rebuild": _opened,
+    "list": _listed,
+    "verify without a record": lambda history: verify(history.fresh(), wanted="all", workers=1, record=False),
+    "read for a restore": _read,
+    "retention in check mode": lambda history: retention(history.fresh(), RetentionRequest(Rules(last=1), compact_below=99, grace=0.0), check_only=True),
+    "copy from it": _copied_from,
+    "sweep": _swept,
+    "verify": lambda history: verify(history.fresh(), wanted="all", workers=1, sample=50),
+    "a backup": lambda history: history.backup(),
+    "copy to it": _copied_to,
+    "undelete": lambda history: retention(history.fresh(), RetentionRequest(undelete=(removed(history),), collect=False)),
+    "retention": lambda history: retention(history.fresh(), RetentionRequest(Rules(last=1), compact_below=99, grace=0.0)),
+    "retention again": lambda history: retention(history.fresh(), RetentionRequest(compact_below=99, grace=0.0, confirm_shrink=True)),
+}
+
+
+# What is put in the place of something.
+
+
+def _clear(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _link(path: Path, outside: Path, _other: bytes) -> None:
+    """What was there, elsewhere on the host, with a link to it."""
+    path.rename(outside / "linked")
+    path.symlink_to(outside / "linked")
+
+
+def _link_to_the_host(path: Path, outside: Path, _other: bytes) -> None:
+    _clear(path)
+    path.symlink_to(outside)
+
+
+def _folder(path: Path, _outside: Path, _other: bytes) -> None:
+    _clear(path)
+    (path / "inner").mkdir(parents=True)
+
+
+def _pipe(path: Path, _outside: Path, _other: bytes) -> None:
+    _clear(path)
+    os.mkfifo(path)
+
+
+def _socket(path: Path, _outside: Path, _other: bytes) -> None:
+    _clear(path)
+    here = os.getcwd()
+    os.chdir(path.parent)  # its path may be longer than a socket's
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+def _device(path: Path, _outside: Path, _other: bytes) -> None:
+    _clear(path)
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero
+    except PermissionError:
+        pytest.skip("only root makes devices")
+
+
+def _sparse(path: Path, _outside: Path, _other: bytes) -> None:
+    _clear(path)
+    with open(path, "wb") as file:
+        file.truncate(SPARSE)
+    os.utime(path, (OLD, OLD))
+
+
+def _another(path: Path, _outside: Path, other: bytes) -> None:
+    _clear(path)
+    path.write_bytes(other)
+    os.utime(path, (OLD, OLD))
+
+
+REPLACEMENTS = {each.__name__[1:]: each for each in (_link, _link_to_the_host, _folder, _pipe, _socket, _device, _sparse, _another)}
+
+
+def places(objects: list[str]) -> dict[str, str]:
+    """An object of every kind and every folder above one, by what they are called in a test's name."""
+    found: dict[str, str] = {}
+    for kind in names.KINDS:
+        name = next(each for each in objects if (taken := names.parsed(each)) is not None and taken.kind is kind)
+        found[kind.place] = name
+        parts, template = name.split("/"), kind.place.split("/")
+        found.update({"/".join(template[:depth]) + "/": "/".join(parts[:depth]) for depth in range(1, len(parts))})
+    return {**found, "tmp/": names.TEMPORARY}
+
+
+PLACES = sorted(
+    {*(kind.place for kind in names.KINDS), "tmp/"}
+    | {f"{'/'.join(kind.place.split('/')[:depth])}/" for kind in names.KINDS for depth in range(1, kind.place.count("/") + 1)}
+)
+
+
+@pytest.fixture(scope="module", params=KEYS)
+def made(request: pytest.FixtureRequest) -> Iterator[EngineHistory]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        history = full_history(request.param, monkeypatch)
+        history.store.objects[configuration.NAME] = configuration.Configuration("00" * 16).encode()
+        yield history
+
+
+def in_directory(made: EngineHistory, root: Path) -> EngineHistory:
+    """The same history, its objects as files."""
+    written_out(made.store, root)
+    (root / names.TEMPORARY).mkdir()
+    (root / names.TEMPORARY / names.temporary(socket.gethostname(), "0" * 16)).write_bytes(b"left")
+    history = copying_python.copy(made)
+    history.store, history.source = DirectoryStore(str(root)), made.store  # type: ignore[assignment,attr-defined]
+    history.truth, history.disk = dict(made.truth), copying_python.deepcopy(made.disk)
+    return history
+
+
+def done_with(history: EngineHistory, where: str) -> dict[str, str]:
+    """All that is done with a repository, and what came of it."""
+    outcomes = {}
+    for verb, act in VERBS.items():
+        try:
+            act(history)
+            outcomes[verb] = ""
+        except CbtError as error:
+            assert str(error), f"{where}: {verb} says nothing"
+            outcomes[verb] = str(error)
+    return outcomes
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_whatever_stands_in_its_place_the_host_is_not_harmed(place: str, made: EngineHistory, tmp_path: Path) -> None:
+    """Whatever is met is an error of the engine, or is left alone."""
+    for what, replace in REPLACEMENTS.items():
+        base = tmp_path / what
+        root, outside = base / "repository", base / "outside"
+        outside.mkdir(parents=True)
+        history = in_directory(made, root)
+        # Files of the host that have the names of objects, so that whoever gets there finds what he looks for.
+        shutil.copytree(root, outside / "host")
+        for each in (outside / "host").iterdir():
+            each.rename(outside / each.name)
+        name = places(list(made.store.objects))[place]
+        other = made.store.objects[next(each for each in sorted(made.store.objects) if not each.startswith(name))]
+        replace(root / name, outside, other)
+        before = tree(outside)
+        outcomes = done_with(history, f"{what} as {name}")
+        assert tree(outside) == before, f"{what} as {name}: the host was changed by one of {outcomes}"
+        assert {each.name for each in base.iterdir()} == {"repository", "outside"}
+        if what == "link" and place not in MAY_BE_PASSED_OVER:
+            assert any(outcomes.values()), f"a link in the place of {name} was followed, or nothing is said of it"
+        shutil.rmtree(base)
+
+
+# What no verb needs to look at here, or makes anew without reading it.
+MAY_BE_PASSED_OVER = {"collected.json", "repository.json", "tmp/", "points/{uuid}/{point}/{map}", "points/{uuid}/{point}/{file}"}
