@@ -8,7 +8,7 @@ import typing as t
 
 import pytest
 from lab.object_store import Account, Rclone
-from store_contract import StoreContract
+from store_contract import LEASE, OTHER_LEASE, OTHER_PACK, PACK, POINT, StoreContract
 
 from _cbt.errors import ObjectLocked, ObjectMissing, RepositoryError
 from _cbt.repository.places import Place, S3Options, store_at
@@ -31,12 +31,12 @@ class S3Contract(StoreContract):
     def test_a_large_object_arrives_whole(self, store: S3Store, far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(store, "is_far", lambda: far)
         data = random.Random(1).randbytes(2 * PART + 4711)
-        upload = store.upload("packs/x")
+        upload = store.upload(PACK)
         for start in (PART - 10, 0, 2 * PART - 5):
             stop = {PART - 10: 2 * PART - 5, 0: PART - 10}.get(start, len(data))
             upload.write([data[start : start + 3], data[start + 3 : stop]], start)
         assert upload.commit()
-        assert store.get("packs/x") == data
+        assert store.get(PACK) == data
 
 
 class TestRclone(S3Contract):
@@ -73,10 +73,10 @@ class TestGateway(S3Contract):
             return page
 
         monkeypatch.setattr(store.client, "list_objects_v2", short)
-        names = [f"a/{number}" for number in range(7)]
+        names = [f"leases/{number:016x}" for number in range(7)]
         for name in names:
             store.put(name, b"x")
-        assert sorted(store.list("a")) == names
+        assert sorted(store.list("leases")) == names
         assert len(pages) == 4
 
 
@@ -94,13 +94,13 @@ class TestVersionedBucket(StoreContract):
 
     def test_a_replaced_object_is_deleted_with_all_that_it_replaced(self, store: S3Store, gateway: Account) -> None:
         for turn in range(3):
-            store.put("a/x", f"version {turn}".encode())
-        store.put("a/x2", b"another one")
-        store.delete("a/x")
+            store.put(LEASE, f"version {turn}".encode())
+        store.put(OTHER_LEASE, b"another one")
+        store.delete(LEASE)
         with pytest.raises(ObjectMissing):
-            store.get("a/x")
+            store.get(LEASE)
         left = gateway.client().list_object_versions(Bucket=store._bucket)
-        assert [each["Key"] for each in left["Versions"]] == ["some/prefix/a/x2"]
+        assert [each["Key"] for each in left["Versions"]] == [f"some/prefix/{OTHER_LEASE}"]
         assert "DeleteMarkers" not in left
 
 
@@ -120,17 +120,17 @@ class TestObjectLock:
     @pytest.mark.parametrize(("size", "far"), [(10, False), (2 * PART, False), (2 * PART, True)], ids=["small", "large", "in parts"])
     def test_what_is_locked_is_never_reported_as_deleted_and_stays(self, store: S3Store, size: int, far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(store, "is_far", lambda: far)
-        upload = store.upload("packs/x")
+        upload = store.upload(PACK)
         upload.write([b"x" * size], 0)
         upload.commit()
-        until = store.locked_until("packs/x")
+        until = store.locked_until(PACK)
         assert until is not None
         ends = datetime.datetime.fromtimestamp(until, datetime.UTC) - datetime.datetime.now(datetime.UTC)
         assert datetime.timedelta(hours=23) < ends < datetime.timedelta(hours=25)
         with pytest.raises(ObjectLocked, match=r"Cannot delete s3://.*/packs/x: the bucket's object lock keeps it until 20"):
-            store.delete("packs/x")
-        assert store.get("packs/x") == b"x" * size
-        assert list(store.list("packs")) == ["packs/x"]
+            store.delete(PACK)
+        assert store.get(PACK) == b"x" * size
+        assert list(store.list("packs")) == [PACK]
 
     def test_an_object_put_over_a_locked_one_is_read_and_neither_is_deleted(self, store: S3Store) -> None:
         store.put("a", b"one")
@@ -141,16 +141,16 @@ class TestObjectLock:
         assert store.get("a") == b"two"
 
     def test_older_objects_are_kept_as_long_as_the_new_one_that_relies_on_them(self, store: S3Store, gateway: Account) -> None:
-        store.put("packs/old", b"x")
-        before = store.locked_until("packs/old")
+        store.put(PACK, b"x")
+        before = store.locked_until(PACK)
         self.lock_from_now_on(gateway, store._bucket, 3)
-        store.put("points/new.map", b"x")
-        store.put("packs/longest", b"x")
-        longest = store.locked_until("packs/longest")
-        store.protect(["packs/old", "packs/longest"], like="points/new.map")
+        store.put(f"{POINT}/vda.map", b"x")
+        store.put(OTHER_PACK, b"x")
+        longest = store.locked_until(OTHER_PACK)
+        store.protect([PACK, OTHER_PACK], like=f"{POINT}/vda.map")
         assert before is not None
-        assert store.locked_until("packs/old") == store.locked_until("points/new.map") > before
-        assert store.locked_until("packs/longest") == longest
+        assert store.locked_until(PACK) == store.locked_until(f"{POINT}/vda.map") > before
+        assert store.locked_until(OTHER_PACK) == longest
 
     def test_older_objects_are_kept_longer_in_the_mode_they_have_whatever_the_rule_is_now(self, store: S3Store, gateway: Account) -> None:
         modes = ("GOVERNANCE", "COMPLIANCE", "GOVERNANCE")

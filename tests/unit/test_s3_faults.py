@@ -21,6 +21,7 @@ pytest.importorskip("boto3")
 
 import s3_server
 from s3_server import refusal
+from store_contract import LEASE, OTHER_PACK, PACK
 
 from _cbt.errors import ObjectMissing, RepositoryError
 from _cbt.repository import s3_client, s3_upload
@@ -120,24 +121,27 @@ def failure(call: Callable[[], object]) -> str:
 
 def test_a_body_that_breaks_off_is_read_again(store: S3Store, script: Script) -> None:
     script.answer(200, DATA, sent=100).answer(200, DATA, sent=0).answer(200, DATA)
-    assert store.get("x") == DATA
+    assert store.get("collected.json") == DATA
     assert len(script.requests) == 3
 
 
 def test_a_body_that_always_breaks_off_is_an_error(store: S3Store, script: Script) -> None:
     script.answer(200, DATA, sent=100)
-    assert "Cannot read s3://bucket/p/x: " in failure(lambda: store.get("x"))
+    assert "Cannot read s3://bucket/p/collected.json: " in failure(lambda: store.get("collected.json"))
     assert len(script.requests) == ATTEMPTS
 
 
 def test_a_busy_server_is_asked_again(store: S3Store, script: Script) -> None:
     script.answer(503, refusal("SlowDown")).answer(500, refusal("InternalError")).answer(200, DATA)
-    assert store.get("x") == DATA
+    assert store.get("collected.json") == DATA
 
 
 def test_a_server_that_stays_busy_is_an_error_that_says_so(store: S3Store, script: Script) -> None:
     script.answer(503, refusal("SlowDown", "Reduce your request rate."))
-    assert failure(lambda: store.get("x")) == "Cannot read s3://bucket/p/x: Reduce your request rate (SlowDown). Try again later, or with fewer workers."
+    assert (
+        failure(lambda: store.get("collected.json"))
+        == "Cannot read s3://bucket/p/collected.json: Reduce your request rate (SlowDown). Try again later, or with fewer workers."
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,26 +168,26 @@ def test_a_refused_listing_says_what_to_do(store: S3Store, script: Script, statu
 def test_only_the_servers_word_makes_an_object_missing(store: S3Store, script: Script, code: str) -> None:
     script.answer(404, refusal(code))
     for call in (store.get, store.size, store.modified, store.locked_until, store.delete):
-        failure(lambda call=call: call("x"))  # type: ignore[misc]
+        failure(lambda call=call: call("collected.json"))  # type: ignore[misc]
     script.answer(404, refusal("NoSuchKey"))
     with pytest.raises(ObjectMissing):
-        store.size("x")
+        store.size("collected.json")
 
 
 @pytest.mark.parametrize(("status", "code", "told"), [(400, "ExpiredToken", "Check access_key"), (403, "AccessDenied", "Check what the policies")])
 def test_why_a_question_without_answer_was_refused_is_asked_for(store: S3Store, script: Script, status: int, code: str, told: str) -> None:
     script.answer(status, refusal(code, "It is over."))
     for call in (store.size, store.modified, store.delete):
-        assert failure(lambda call=call: call("x")).startswith(f"Cannot read s3://bucket/p/x: It is over ({code}). {told}")  # type: ignore[misc]
+        assert failure(lambda call=call: call("collected.json")).startswith(f"Cannot read s3://bucket/p/collected.json: It is over ({code}). {told}")  # type: ignore[misc]
     script.requests.clear()
     script.answer(status).answer(200, DATA)
-    assert f"({status})" in failure(lambda: store.size("x"))
+    assert f"({status})" in failure(lambda: store.size("collected.json"))
     assert [method for method, _path, _headers, _body in script.requests].count("GET") == 1
 
 
 def test_an_answer_that_lacks_what_s3_tells_is_an_error(store: S3Store, script: Script) -> None:
     script.answer(200)
-    assert "the answer lacks 'LastModified', so it is none of S3. Check endpoint_url" in failure(lambda: store.modified("x"))
+    assert "the answer lacks 'LastModified', so it is none of S3. Check endpoint_url" in failure(lambda: store.modified("collected.json"))
     store._answered_within = 1
     assert "the answer lacks 'UploadId'" in failure(lambda: filled_upload(store, PART + 1).commit())
 
@@ -208,18 +212,18 @@ def test_credentials_that_the_sdk_cannot_renew_are_an_error_that_says_so(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
     place = Place("s3://bucket/p", S3Options(endpoint_url=f"http://127.0.0.1:{server.server_address[1]}"))
-    message = failure(lambda: store_at(place).get("x"))
+    message = failure(lambda: store_at(place).get("collected.json"))
     assert told in message and "Check access_key and secret_key" in message
 
 
 def test_a_listing_that_does_not_tell_how_it_goes_on_is_an_error(store: S3Store, script: Script) -> None:
-    page = b"<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>p/a/1</Key><Size>1</Size>"
+    page = b"<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>p/leases/0000000000000000</Key><Size>1</Size>"
     script.answer(200, page + b"<LastModified>2026-01-01T00:00:00Z</LastModified></Contents></ListBucketResult>")
-    assert "does not tell how the listing goes on" in failure(lambda: list(store.list("a")))
+    assert "does not tell how the listing goes on" in failure(lambda: list(store.list("leases")))
 
 
 PAGE = (
-    b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>p/a/1</Key><Size>1</Size>"
+    b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>p/leases/0000000000000000</Key><Size>1</Size>"
     b"<LastModified>2026-01-01T00:00:00Z</LastModified></Contents></ListBucketResult>"
 )
 
@@ -227,9 +231,9 @@ PAGE = (
 @pytest.mark.parametrize("sent", [0, 1, len(PAGE) // 2, len(PAGE) - 1])
 def test_a_listing_that_breaks_off_is_read_again_and_never_a_short_list(store: S3Store, script: Script, sent: int) -> None:
     script.answer(200, PAGE, sent=sent).answer(200, PAGE, sent=sent).answer(200, PAGE)
-    assert list(store.list("a")) == ["a/1"]
+    assert list(store.list("leases")) == [LEASE]
     script.answer(200, PAGE, sent=sent)
-    assert "Cannot list s3://bucket/p: " in failure(lambda: list(store.list("a")))
+    assert "Cannot list s3://bucket/p: " in failure(lambda: list(store.list("leases")))
     assert len(script.requests) == 3 + ATTEMPTS
 
 
@@ -239,37 +243,37 @@ def test_an_answer_that_is_no_listing_never_passes_for_an_empty_one(store: S3Sto
     for call in (lambda: list(store.list("trash")), lambda: list(store.entries("drafts")), store.occupants):
         assert "what the server answers is no listing. Check endpoint_url" in failure(call)
     script.answer(200, x_amz_version_id="v1").answer(200, body)
-    assert "what the server answers is no listing" in failure(lambda: store.delete("x"))
+    assert "what the server answers is no listing" in failure(lambda: store.delete("collected.json"))
     assert "DELETE" not in [method for method, _path, _headers, _body in script.requests]
 
 
 def test_what_consoles_make_for_a_folder_is_no_object(store: S3Store, script: Script) -> None:
-    folder = b"<Contents><Key>p/a/</Key><Size>0</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+    folder = b"<Contents><Key>p/leases/</Key><Size>0</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
     script.answer(200, PAGE.replace(b"<Contents>", folder + b"<Contents>"))
-    assert list(store.list("a")) == ["a/1"]
+    assert list(store.list("leases")) == [LEASE]
 
 
 def test_other_bytes_than_asked_for_are_an_error_and_all_bytes_are_cut(store: S3Store, script: Script) -> None:
     script.answer(206, DATA[:10], Content_Range=f"bytes 0-9/{len(DATA)}")
-    assert "other bytes than asked for" in failure(lambda: store.get_range("x", 10, 10))
+    assert "other bytes than asked for" in failure(lambda: store.get_range("collected.json", 10, 10))
     script.answer(206, DATA[10:15], Content_Range=f"bytes 10-14/{len(DATA)}")
-    assert "other bytes than asked for" in failure(lambda: store.get_range("x", 10, 10))
+    assert "other bytes than asked for" in failure(lambda: store.get_range("collected.json", 10, 10))
     script.answer(200, DATA)
-    assert store.get_range("x", 10, 10) == DATA[10:20]
+    assert store.get_range("collected.json", 10, 10) == DATA[10:20]
 
 
 def test_an_own_object_that_stands_after_a_lost_answer_is_taken_for_put(store: S3Store, script: Script) -> None:
     for content, won in ((DATA, True), (b"of another one", False)):
         script.answer(404).answer(404, refusal("NoSuchKey"))  # it is not there
         script.answer(500, refusal("InternalError")).answer(412, refusal("PreconditionFailed")).answer(200, content)
-        assert store.put("x", DATA, replace=False) is won
+        assert store.put("collected.json", DATA, replace=False) is won
     condition = [headers.get("If-None-Match") for method, _path, headers, _body in script.requests if method == "PUT"]
     assert condition == ["*"] * 4
 
 
 def test_a_server_that_knows_no_conditions_gets_the_object_without(store: S3Store, script: Script) -> None:
     script.answer(404).answer(404, refusal("NoSuchKey")).answer(501, refusal("NotImplemented")).answer(200)
-    assert store.put("x", DATA, replace=False)
+    assert store.put("collected.json", DATA, replace=False)
     puts = [(headers.get("If-None-Match"), body) for method, _path, headers, body in script.requests if method == "PUT"]
     assert puts[-1] == (None, DATA)
 
@@ -289,19 +293,19 @@ def secured(server: ThreadingHTTPServer, tmp_path: Path) -> tuple[str, Path]:
 def test_a_certificate_nobody_vouches_for_is_refused_unless_told_otherwise(secured: tuple[str, Path], script: Script) -> None:
     endpoint, certificate = secured
     script.answer(200, DATA)
-    told = failure(lambda: store_on(endpoint).get("x"))
+    told = failure(lambda: store_on(endpoint).get("collected.json"))
     assert "certificate" in told and "Check the server's certificate and ca_bundle" in told
-    assert store_on(endpoint, ca_bundle=str(certificate)).get("x") == DATA
+    assert store_on(endpoint, ca_bundle=str(certificate)).get("collected.json") == DATA
     with pytest.warns(Warning, match="Unverified HTTPS"):
-        assert store_on(endpoint, validate_certs=False).get("x") == DATA
+        assert store_on(endpoint, validate_certs=False).get("collected.json") == DATA
 
 
 def test_what_is_sent_is_hashed_for_the_signature_only_where_tls_does_not_prove_it(
     store: S3Store, script: Script, server: ThreadingHTTPServer, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    store.put("x", DATA)
+    store.put("collected.json", DATA)
     endpoint, certificate = request.getfixturevalue("secured")
-    store_on(endpoint, ca_bundle=str(certificate)).put("x", DATA)
+    store_on(endpoint, ca_bundle=str(certificate)).put("collected.json", DATA)
     assert [body for _method, _path, _headers, body in script.requests] == [DATA, DATA]
     signed, unsigned = [headers["X-Amz-Content-SHA256"] for _method, _path, headers, _body in script.requests]
     assert (signed, unsigned) == (hashlib.sha256(DATA).hexdigest(), "UNSIGNED-PAYLOAD")
@@ -315,9 +319,9 @@ def test_the_profile_may_say_whether_what_is_sent_is_hashed_for_the_signature(
 ) -> None:
     (tmp_path / "config").write_text(f"[default]\ns3 =\n    payload_signing_enabled = {str(wanted).lower()}\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    store_on(f"http://127.0.0.1:{server.server_address[1]}").put("x", DATA)
+    store_on(f"http://127.0.0.1:{server.server_address[1]}").put("collected.json", DATA)
     endpoint, certificate = request.getfixturevalue("secured")
-    store_on(endpoint, ca_bundle=str(certificate)).put("x", DATA)
+    store_on(endpoint, ca_bundle=str(certificate)).put("collected.json", DATA)
     expected = hashlib.sha256(DATA).hexdigest() if wanted else "UNSIGNED-PAYLOAD"
     assert [headers["X-Amz-Content-SHA256"] for _method, _path, headers, _body in script.requests] == [expected, expected]
 
@@ -329,7 +333,7 @@ def test_a_location_without_bucket_is_refused(location: str) -> None:
 
 
 def filled_upload(store: S3Store, size: int) -> SpooledUpload:
-    upload = store.upload("packs/00/x")
+    upload = store.upload(PACK)
     for start in reversed(range(0, size, 1 << 20)):  # in any order
         upload.write([DATA[:1] * min(1 << 20, size - start)], start)
     return upload
@@ -339,7 +343,7 @@ def test_nothing_of_an_earlier_upload_shows_through_in_a_later_one(store: S3Stor
     monkeypatch.setattr(s3_upload, "_SPOOL", 1000)
     writes = [[(0, b"a" * 2500)], [(7, b"x"), (3, b"yz")], [(0, b"b" * 900)], [(2000, b"c"), (4900, b"d"), (10, b"e")], [(5, b"f")]]
     for each in writes:
-        upload, expected = store.upload("packs/00/x"), bytearray()
+        upload, expected = store.upload(PACK), bytearray()
         for offset, data in each:
             upload.write([data[:1], data[1:]], offset)
             expected = expected.ljust(offset + len(data), b"\0")
@@ -367,16 +371,16 @@ def test_a_line_so_slow_that_an_object_takes_longer_than_any_time_limit_is_no_fa
 
 @pytest.mark.parametrize("size", [1, PART, PART + 1, 3 * PART], ids=["a byte", "a part", "more", "three parts"])
 def test_near_by_an_object_goes_by_one_request(store: S3Store, script: Script, size: int) -> None:
-    store.exists("packs/00/y")
+    store.exists(OTHER_PACK)
     store._answered_within = min(store._answered_within, 0.009)  # whatever else this machine does
     assert filled_upload(store, size).commit()
     puts = [(path, len(body)) for method, path, _headers, body in script.requests if method != "HEAD"]
-    assert puts == [("/bucket/p/packs/00/x", size)]
+    assert puts == [(f"/bucket/p/{PACK}", size)]
 
 
 def test_far_away_an_object_goes_in_parts(store: S3Store, script: Script) -> None:
     script.delay = 0.02
-    store.exists("packs/00/y")
+    store.exists(OTHER_PACK)
     script.requests.clear()
     script.answer(200, b"<R><UploadId>u1</UploadId></R>")
     script.last = (200, {"ETag": "e"}, b"<R><ETag>e</ETag></R>", None)
