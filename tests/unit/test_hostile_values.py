@@ -1,0 +1,356 @@
+"""Objects made by somebody who can make their checksums: any field may hold anything, and the host is not harmed.
+
+Whatever a manifest, a map or any other object says, no byte is written outside of the repository, little memory is taken, and only errors
+of the engine come of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from engine_history import EngineHistory
+from every_object import full_history, memory_limited, removed
+from histories import KEYS
+from samples import UUID, pack_ref, point, record
+from stores_for_tests import MemoryStore
+
+from _cbt.errors import CbtError, DamagedObject
+from _cbt.grid import BLOCK_SIZE
+from _cbt.operations import information
+from _cbt.operations.copying import CopyRequest, copy
+from _cbt.operations.new_point import StoringOptions
+from _cbt.operations.retention import RetentionRequest, retention
+from _cbt.operations.verify import verify
+from _cbt.repository import condemned, dedup, hooks, leases, maps, points, sealed, trash
+from _cbt.repository.directory_store import DirectoryStore
+from _cbt.repository.format import names
+from _cbt.repository.keys import PlainKeys
+from _cbt.repository.points import LARGEST_DISK, RestorePoint
+from _cbt.repository.repository import Repository
+from _cbt.repository.retention_rules import Rules
+
+SECONDS = 120
+
+
+class Hangs(BaseException):
+    """Nothing came of it in a long time."""
+
+
+@pytest.fixture(autouse=True)
+def bounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Little memory, and an end. What is stored need not outlast a loss of power."""
+
+    def end(*_signal: object) -> None:
+        raise Hangs
+
+    monkeypatch.setattr(os, "fsync", lambda _handle: None)
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(SECONDS)
+    try:
+        with memory_limited():
+            yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module", params=KEYS)
+def made(request: pytest.FixtureRequest) -> Iterator[EngineHistory]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield full_history(request.param, monkeypatch)
+
+
+DEEP = json.loads("[" * 300 + "]" * 300)  # as deep as Python can be asked to write it again
+STRINGS = ("../../../../outside/x", "/outside/x", "..", ".", "", "a\0b", "a\x1b[2Jb", "a\nb", "x" * 100_000, "vda/../../x", "manifest.json")
+NUMBERS = (-1, 1 << 63, 1 << 200, 0)
+
+
+def hostile(value: object) -> Iterator[object]:
+    """What may stand in the place of a value of this type, and then in the place of any value within it."""
+    if isinstance(value, bool):
+        yield 2
+    elif isinstance(value, str):
+        yield from STRINGS
+        yield DEEP
+    elif isinstance(value, int | float):
+        yield from NUMBERS
+    elif isinstance(value, list):
+        yield from ([], value * 2, value * 10_000, DEEP)
+        yield from ([*value[:index], odd, *value[index + 1 :]] for index, each in enumerate(value[:2]) for odd in hostile(each))
+    elif isinstance(value, dict):
+        yield from ({}, DEEP)
+        yield from ({**value, key: odd} for key, each in value.items() for odd in hostile(each))
+        for key in list(value)[:2]:
+            yield from ({**{other: each for other, each in value.items() if other != key}, odd: value[key]} for odd in STRINGS)
+        yield {**value, **dict.fromkeys(map(str, range(100_000)), 1)}
+
+
+def use(history: EngineHistory, root: Path) -> None:
+    """Do what people do with a repository; only errors of the engine may come of it."""
+    dest = Repository(DirectoryStore(str(root / "copy")), "22" * 16)
+    request = RetentionRequest(Rules(last=1, within=None), undelete=(removed(history),), compact_below=99, grace=0.0)
+    for act in (
+        lambda: information.healths(history.fresh(), information.list_points(history.fresh())[0]),
+        lambda: leases.sessions(history.fresh()),
+        lambda: condemned.on_their_way_out(history.fresh()),
+        lambda: trash.removed(history.fresh()),
+        lambda: retention(history.fresh(), request, check_only=True),
+        lambda: verify(history.fresh(), wanted="all", workers=1, sample=50, record=False),
+        lambda: copy(history.fresh(), dest, CopyRequest(), StoringOptions(compression="none", workers=1)),
+        lambda: retention(history.fresh(), RetentionRequest(compact_below=99, grace=0.0)),
+        history.backup,
+    ):
+        with contextlib.suppress(CbtError):
+            act()
+
+
+def sealed_objects(history: EngineHistory) -> dict[str, str]:
+    """An object of every kind that is JSON, by the name of the kind."""
+    found: dict[str, str] = {}
+    for name in sorted(history.store.objects):
+        taken = names.parsed(name)
+        if taken is None or taken.kind in (names.PACK_KIND, names.CONDEMNED_PACK_KIND, names.CONDEMNED_FILE_KIND, names.REPOSITORY_KIND):
+            continue
+        if history.fresh().keys.unseal(name, history.store.objects[name]).startswith(b'{"kvm.cbt"'):
+            found[taken.kind.title] = name
+    return found
+
+
+OF_JSON = ["manifest", "draft", "entry of the trash", "lease", "list of the doomed", "record of the last collection", "record of damage", "verification"]
+OF_JSON += ["turn of a verification"]
+
+
+def test_every_kind_of_object_that_is_json_is_made_hostile(made: EngineHistory) -> None:
+    assert set(sealed_objects(made)) == set(OF_JSON)
+
+
+@pytest.mark.parametrize("kind", OF_JSON)
+def test_whatever_an_object_says_the_host_is_not_harmed(kind: str, made: EngineHistory, tmp_path: Path) -> None:
+    whole, name = made.store, sealed_objects(made)[kind]
+    keys = made.fresh().keys
+    match = sealed._LINE.fullmatch(keys.unseal(name, whole.objects[name]))
+    assert match is not None
+    magic, body = match.group(1).decode(), json.loads(match.group(4))
+    truth, disk, numbers, mark = dict(made.truth), set(made.disk.dirty), made.numbers, made.at_mark
+    one_in = (1 if isinstance(keys, PlainKeys) else 8) * (6 if kind in ("draft", "entry of the trash") else 1)  # a manifest is looked at closest
+    for number, odd in enumerate(hostile(body)):
+        if not isinstance(odd, dict) or number % one_in:
+            continue
+        data = keys.seal(name, sealed.encode(magic, 1, odd))
+        made.store = whole.copy()
+        made.store.objects[name] = data
+        made.store.clock += leases.LAPSE * (number % 2)
+        if _is_refused(made, name, data) and number % 24:
+            with contextlib.suppress(CbtError):
+                made.fresh().points_of()
+        else:
+            use(made, tmp_path)
+        made.store, made.truth, made.numbers, made.at_mark = whole, dict(truth), numbers, mark
+        made.disk.dirty = set(disk)
+    assert {each.name for each in tmp_path.iterdir()} <= {"copy", "cache"}
+    for path in (tmp_path / "copy").rglob("*") if (tmp_path / "copy").exists() else ():
+        relative = str(path.relative_to(tmp_path / "copy"))
+        assert path.is_dir() or names.is_object(relative) or relative.startswith("tmp/"), f"{relative} is no object of a repository"
+
+
+def _is_refused(history: EngineHistory, name: str, data: bytes) -> bool:
+    """Whether a manifest is refused when it is decoded: then all that is done with it is done with others just as well."""
+    taken = names.parsed(name)
+    if taken is None or taken.kind not in (names.MANIFEST_KIND, names.TRASH_KIND, names.DRAFT_KIND):
+        return False
+    try:
+        points.decode(history.fresh().keys.unseal(name, data), names.manifest_kept_by(name))
+    except CbtError:
+        return True
+    return False
+
+
+BAD_FIELDS = {
+    "uuid": STRINGS,
+    "id": STRINGS,
+    "parent": [each for each in STRINGS],
+    "incremental_set": STRINGS,
+    "repository": STRINGS,
+    "domain": [each for each in STRINGS if each not in ("manifest.json",)],
+}
+
+
+@pytest.mark.parametrize("field", BAD_FIELDS)
+def test_a_manifest_with_a_name_that_is_none_is_damage(field: str) -> None:
+    for value in BAD_FIELDS[field]:
+        made = point(1, **{field: value})
+        with pytest.raises(DamagedObject, match="is damaged: "):
+            points.decode(points.encode(made), names.manifest(UUID, point(1).id))
+
+
+@pytest.mark.parametrize("name", ["web 1", "[web]", "wéb", "日本", "web;1", "$(web)", ".web", "-web", "w" * 255, "web\u2028"])
+def test_a_domain_may_have_any_name_that_libvirt_takes(name: str) -> None:
+    made = point(1, domain=name)
+    assert points.decode(points.encode(made), names.manifest(UUID, made.id)) == made
+
+
+def _point(**fields: object) -> RestorePoint:
+    return point(1, (record(**fields),))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("target", [*STRINGS, "x" * 33, "vd a"])
+def test_a_disk_with_a_target_that_is_none_is_damage(target: str) -> None:
+    if target == "manifest.json":
+        return
+    made = _point(target=target)
+    with pytest.raises(DamagedObject, match="is not the target of a disk"):
+        points.decode(points.encode(made), names.manifest(UUID, made.id))
+
+
+@pytest.mark.parametrize("size", [-1, LARGEST_DISK + 1, 1 << 63])
+def test_a_disk_of_a_size_that_none_has_is_damage(size: int) -> None:
+    made = _point(size=size)
+    with pytest.raises(DamagedObject, match=f"disk vda cannot have {size} bytes"):
+        points.decode(points.encode(made), names.manifest(UUID, made.id))
+
+
+@pytest.mark.parametrize("name", [*STRINGS, "vdb.map", "vda-x.map", "domain.xml"])
+def test_a_map_with_a_name_that_is_none_is_damage(name: str) -> None:
+    made = _point(map=points.StoredFile(name, 3, "0" * 64))
+    with pytest.raises(DamagedObject, match="is not the name of a map of vda"):
+        points.decode(points.encode(made), names.manifest(UUID, made.id))
+
+
+@pytest.mark.parametrize("name", STRINGS)
+@pytest.mark.parametrize("what", ["key", "object"])
+def test_a_file_with_a_name_that_is_none_is_damage(what: str, name: str) -> None:
+    file = points.StoredFile(name if what == "object" else "domain.xml", 3, "0" * 64)
+    made = point(1, files={name if what == "key" else "domain.xml": file})
+    with pytest.raises(DamagedObject, match="is not the name of a file of a restore point"):
+        points.decode(points.encode(made), names.manifest(UUID, made.id))
+
+
+def test_what_is_named_twice_is_damage() -> None:
+    file = points.StoredFile("domain.xml", 3, "0" * 64)
+    twice = point(1, files={"domain.xml": file, "inactive.xml": file})
+    also_map = point(1, files={"x": points.StoredFile("vda.map", 3, "0" * 64)})
+    same_disk = point(1, (record(), record(map=points.StoredFile("vda-2.map", 3, "0" * 64))))
+    for made, told in ((twice, "object domain.xml"), (also_map, "object vda.map"), (same_disk, "disk vda")):
+        with pytest.raises(DamagedObject, match=f"it names {told} twice"):
+            points.decode(points.encode(made), names.manifest(UUID, made.id))
+
+
+# JSON, as bytes.
+
+
+def _object(body: bytes) -> bytes:
+    digest = hashlib.sha256(b"lease 1 " + body).hexdigest().encode()
+    return b'{"kvm.cbt":"lease","version":1,"sha256":"%s","body":%s}\n' % (digest, body)
+
+
+@pytest.mark.parametrize("depth", [40, 10_000, 1_000_000])
+@pytest.mark.parametrize("pair", [(b"[", b"]"), (b'{"a":', b"}")])
+def test_what_is_nested_too_deep_is_damage(depth: int, pair: tuple[bytes, bytes]) -> None:
+    inner = pair[0] * depth + (b"" if pair[0] == b"[" else b"1") + pair[1] * depth
+    with pytest.raises(DamagedObject, match="nested too deep|more values"):
+        sealed.decode("lease", 1, _object(b'{"a":%s}' % inner), "leases/x")
+
+
+def test_more_values_than_any_object_has_and_a_number_without_end_are_damage() -> None:
+    for body in (b'{"a":[%s]}' % b",".join([b"0"] * (sealed.MOST_VALUES + 1)), b'{"a":%s}' % (b"9" * 1000)):
+        with pytest.raises(DamagedObject, match="more values, or a longer number, than any object"):
+            sealed.decode("lease", 1, _object(body), "leases/x")
+
+
+# Maps.
+
+
+def _map(head: tuple[int, int, int], columns: bytes, expected: int | None = None, version: int = 1) -> bytes:
+    """A map whose header says this of the disk's size, packs and runs, its checksum right; zeroes follow ``columns`` up to ``expected`` bytes."""
+    size, packs, runs = head
+    header = maps.HEADER.pack(maps.MAGIC, version, 0, BLOCK_SIZE, size, packs, 0, runs)
+    proof, engine, stored = hashlib.sha256(header), zlib.compressobj(1), []
+    left, zeroes = (expected if expected is not None else len(columns)) - len(columns), bytes(1 << 22)
+    for piece in [columns, *([zeroes] * (left >> 22)), zeroes[: left & (1 << 22) - 1]]:
+        proof.update(piece)
+        stored.append(engine.compress(piece))
+    return header + proof.digest() + b"".join(stored) + engine.flush()
+
+
+MAPS = {
+    "runs without end": lambda: _map((LARGEST_DISK, 1, 9_000_000), b"", maps.PACK.size + 20 * 9_000_000),
+    "packs without end": lambda: _map((LARGEST_DISK, 2_000_000, 2_000_000), b"", 48 * 2_000_000),
+    "more runs than blocks": lambda: _map((BLOCK_SIZE, 1, 2), b"", maps.PACK.size + 40),
+    "more packs than runs": lambda: _map((BLOCK_SIZE * 8, 2, 1), b"", 2 * maps.PACK.size + 20),
+    "a header that asks for all": lambda: _map(((1 << 64) - 1, (1 << 32) - 1, (1 << 64) - 1), b""),
+    "no packs but runs": lambda: _map((BLOCK_SIZE * 8, 0, 1), b"", 20),
+    "a pack without end": lambda: _map((BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, (1 << 64) - 1, 1) + struct.pack("<QIII", 0, 1, 0, 0)),
+    "blocks without end": lambda: _map((BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 1 << 20, (1 << 32) - 1) + struct.pack("<QIII", 0, 1, 0, 0)),
+    "a pack smaller than its directory": lambda: _map((BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 60, 1) + struct.pack("<QIII", 0, 1, 0, 0)),
+    "a gap without end": lambda: _map((BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 1 << 20, 1) + struct.pack("<QIII", (1 << 64) - 1, 1, 0, 0)),
+    "a run behind the disk": lambda: _map((BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 1 << 20, 2) + struct.pack("<QIII", 0, 2, 0, 0)),
+    "a pack that is none of its": lambda: _map((BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 1 << 20, 1) + struct.pack("<QIII", 0, 1, 1, 0)),
+    "an empty run": lambda: _map((BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 1 << 20, 1) + struct.pack("<QIII", 0, 0, 0, 0)),
+    "more than it says": lambda: _map((BLOCK_SIZE, 0, 0), b"", 1 << 28),
+    "nothing": lambda: b"",
+}
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_a_map_that_cannot_be_one_is_damage_whatever_it_says(kind: str) -> None:
+    data = MAPS[kind]()
+    with pytest.raises(DamagedObject):
+        maps.decode(data)
+    if kind not in ("a gap without end", "a run behind the disk", "a pack that is none of its", "an empty run", "no packs but runs"):
+        with pytest.raises(DamagedObject):
+            maps.decode_packs(data)
+
+
+def test_a_map_of_another_disk_is_refused_before_it_is_unpacked() -> None:
+    data = _map((LARGEST_DISK, 1, maps.MOST_RUNS), b"", maps.PACK.size + 20 * maps.MOST_RUNS)
+    for decode in (maps.decode, maps.decode_packs):
+        with pytest.raises(DamagedObject, match="it is of a disk of another size"):
+            decode(data, 8 * BLOCK_SIZE)
+
+
+def test_a_map_of_an_unknown_version_is_not_unpacked_without_end() -> None:
+    with pytest.raises(DamagedObject):
+        maps.decode(_map((0, 0, 0), b"", 1 << 28, version=2))
+
+
+def test_a_map_that_could_not_be_read_again_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = maps.MapBuilder(8 * BLOCK_SIZE)
+    builder.place(0, 1, b"\0" * 15 + b"\1", 0)
+    builder.place(4, 1, b"\0" * 15 + b"\1", 0)
+    extents = builder.finish({pack_ref(1).id: pack_ref(1)})
+    assert maps.decode(extents.encode()) == extents
+    monkeypatch.setattr(maps, "MOST_RUNS", 1)
+    with pytest.raises(CbtError, match="lies in 2 pieces of 1 packs, and at most 1 and"):
+        extents.encode()
+
+
+def test_an_object_that_could_not_be_read_again_is_not_stored() -> None:
+    repository = Repository(MemoryStore(), "00" * 16)
+    with pytest.raises(CbtError, match="Cannot store leases/0{16}: it has 65537 bytes, and at most 65536 can be read again"):
+        repository.put_object(names.lease("0" * 16), bytes(65537))
+    repository.put_object(names.lease("0" * 16), bytes(65536))
+    assert len(repository.get_object(names.lease("0" * 16))) == 65536
+
+
+def test_hooks_that_say_anything_mislead_nobody(made: EngineHistory) -> None:
+    name = names.hooks_of_run(UUID, f"20260101T120000Z-{9:08x}", 0)
+    whole, keys = made.store, made.fresh().keys
+    for packs, table in ((0, b""), ((1 << 32) - 1, b""), (1, hooks.PACK.pack(b"\1" * 16, 1 << 63, (1 << 32) - 1, 1) + bytes(8))):
+        head = hooks.HEADER.pack(hooks.MAGIC, 1, 0, packs)
+        made.store = whole.copy()
+        made.store.objects[name] = keys.seal(name, head + hashlib.sha256(head + table).digest() + table)
+        made.fresh()
+        finding = dedup.deduplicator(made.repository, dedup.REPOSITORY, UUID, {})
+        assert finding is not None
+        with finding.finder() as find, contextlib.suppress(CbtError):
+            find([bytes(32)])
+        made.store = whole
