@@ -152,7 +152,7 @@ class S3Store:
                 self._answered_within = min(self._answered_within, time.monotonic() - began)
             # The answer has no body that would tell why, or what is missing: object, bucket or server.
             with contextlib.suppress(_BeyondEnd):
-                self._read(name, Range="bytes=0-0", **which)
+                self._read(name, None, Range="bytes=0-0", **which)
             if code_of(refusal) != "404":
                 raise refusal
         return self._head(name, **which)  # it has come meanwhile
