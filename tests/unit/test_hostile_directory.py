@@ -31,7 +31,7 @@ from _cbt.operations.copying import CopyRequest, copy
 from _cbt.operations.new_point import StoringOptions
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.operations.verify import verify
-from _cbt.repository import configuration, leases, rebuilding
+from _cbt.repository import configuration, folders, leases, rebuilding
 from _cbt.repository import repository as opening
 from _cbt.repository.directory_store import DirectoryStore
 from _cbt.repository.encryption import EncryptedKeys
@@ -358,6 +358,25 @@ def test_what_is_no_file_is_neither_read_nor_listed_nor_deleted(call: str, what:
         {**READING, **CHANGING}[call](store)
     assert tree(outside) == before
     assert os.path.lexists(f"{store.location}/{LEASE}")
+
+
+@pytest.mark.parametrize("what", ["link", "pipe", "device"])
+@pytest.mark.parametrize("call", ["get", "get_range"])
+def test_what_is_no_file_any_more_when_it_is_opened_is_not_read(
+    call: str, what: str, store: DirectoryStore, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can write to the directory can exchange a file just after it was looked at."""
+    store.put(LEASE, b"x")
+    look = folders.status
+
+    def exchanged(*arguments: object) -> os.stat_result:
+        found = look(*arguments)  # type: ignore[arg-type]
+        REPLACEMENTS[what](Path(store.location) / LEASE, outside, b"")
+        return found
+
+    monkeypatch.setattr(folders, "status", exchanged)
+    with pytest.raises(RepositoryError, match=f"Cannot read .*{LEASE}"):
+        READING[call](store)
 
 
 def test_an_object_takes_the_place_of_a_link_and_nothing_is_written_behind_it(store: DirectoryStore, outside: Path) -> None:

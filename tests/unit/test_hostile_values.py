@@ -23,10 +23,12 @@ from histories import KEYS
 from samples import UUID, pack_ref, point, record
 from stores_for_tests import MemoryStore
 
-from _cbt.errors import CbtError, DamagedObject
+from _cbt.errors import CbtError, DamagedObject, RepositoryError
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations import information
 from _cbt.operations.copying import CopyRequest, copy
+from _cbt.operations.findings import Findings
+from _cbt.operations.living import living_blocks
 from _cbt.operations.new_point import StoringOptions
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.operations.verify import verify
@@ -303,10 +305,11 @@ MAPS = {
 @pytest.mark.parametrize("kind", MAPS)
 def test_a_map_that_cannot_be_one_is_damage_whatever_it_says(kind: str) -> None:
     data = MAPS[kind]()
-    with pytest.raises(DamagedObject):
+    told = "its header is not what was written" if kind in ("runs without end", "packs without end", "more runs than blocks", "more packs than runs") else "."
+    with pytest.raises(DamagedObject, match=told):
         maps.decode(data)
     if kind not in ("a gap without end", "a run behind the disk", "a pack that is none of its", "an empty run", "no packs but runs"):
-        with pytest.raises(DamagedObject):
+        with pytest.raises(DamagedObject, match=told):
             maps.decode_packs(data)
 
 
@@ -354,3 +357,59 @@ def test_hooks_that_say_anything_mislead_nobody(made: EngineHistory) -> None:
         with finding.finder() as find, contextlib.suppress(CbtError):
             find([bytes(32)])
         made.store = whole
+
+
+# What is kept in mind of many objects.
+
+
+def test_manifests_that_would_take_all_memory_are_an_error(made: EngineHistory, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(made.fresh().points_of().points) == 3
+    monkeypatch.setattr(points, "MOST_MANIFESTS", 20_000)
+    with pytest.raises(RepositoryError, match="The manifests of the restore points take more than 0 MiB of memory"):
+        made.fresh().points_of()
+    monkeypatch.setattr(points, "MOST_MANIFESTS", 2_000)
+    with pytest.raises(RepositoryError, match="The manifests of the restore points take more than"):
+        trash.removed(made.fresh())
+
+
+def test_more_packs_than_a_repository_holds_are_an_error(made: EngineHistory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("_cbt.repository.survey.MOST_LISTED", 2)
+    with pytest.raises(RepositoryError, match="name more than 2 packs or files"):
+        retention(made.fresh(), RetentionRequest(), check_only=True)
+    monkeypatch.undo()
+    monkeypatch.setattr("_cbt.operations.living.MOST_PACKS", 0)
+    extents = made.fresh().read_map(made.repository.points_of().points[-1], "vda")
+    with pytest.raises(RepositoryError, match="name more than 0 packs"):
+        living_blocks([extents, extents], lambda _ref: True)
+
+
+def test_damage_in_more_pieces_than_are_told_is_told_of_the_whole_disk(made: EngineHistory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("_cbt.operations.verify.MOST_RANGES", 0)
+    whole = made.store
+    made.store = whole.copy()
+    for name in [each for each in made.store.objects if each.startswith("packs/")]:
+        del made.store.objects[name]
+    made.store.objects.setdefault("repository.json", b"")
+    for level in ("data", "structure"):
+        verdicts, _seconds = verify(made.fresh(), wanted="latest", level=level, workers=1, record=False)
+        (found,) = verdicts[0].damage
+        assert (found.disk, found.offset, found.length, found.missing) == ("vda", 0, 8 * BLOCK_SIZE - 512, True)
+        assert found.cause.startswith("more than 0 of its ranges are damaged, the first for this: ")
+    made.store = whole
+
+
+def test_maps_that_do_not_agree_about_a_pack_and_packs_without_end_are_kept_in_mind_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = Findings(Repository(MemoryStore(), "00" * 16))
+    small, large = pack_ref(1, 3), pack_ref(1, 5)
+    findings.sound_blocks(small)[2] = 1
+    assert findings.sound_blocks(large) == b"\0\0\1\0\0"
+    assert len(findings.sound_blocks(small)) == 5
+    monkeypatch.setattr("_cbt.operations.findings._NOTED", 5)
+    findings.sound_blocks(pack_ref(2, 5))
+    findings.sound_blocks(pack_ref(3, 5))
+    assert findings.sound_blocks(large) == bytes(5), "what was noted before is read again"
+    monkeypatch.setattr("_cbt.operations.findings._MOST_UNREADABLE", 1)
+    for number in (1, 2):
+        findings.note_unreadable(pack_ref(number), "gone")
+    findings.record()
+    assert set(findings.recorded) == {pack_ref(1).id}

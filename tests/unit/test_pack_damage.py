@@ -191,6 +191,20 @@ def test_a_block_longer_than_a_block_is_refused_before_it_is_unpacked(length: in
     assert "length" in str(block)
 
 
+def test_of_a_block_that_is_stored_in_more_bytes_than_any_takes_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    writer = PackWriter(store, PlainKeys())
+    pack = writer.append([packs.Encoded(bytes(32), codecs.STORED, bytes(10_000_000), 65536), encoded(b"sound")]).pack
+    ref = writer.finish()[pack]
+    reader = PackReader(store)
+    reader.directory(ref)
+    read: list[int] = []
+    monkeypatch.setattr(store, "get_range", lambda name, offset, length: (read.append(length), MemoryStore.get_range(store, name, offset, length))[1])
+    damaged, sound = reader.blocks(ref, 0, 2)
+    assert isinstance(damaged, DamagedObject) and "more than any block takes" in str(damaged)
+    assert sound == b"sound" and read == [5]
+
+
 def test_a_bit_flipped_on_disk_is_noticed(tmp_path: Path) -> None:
     store = DirectoryStore(str(tmp_path))
     ref = written(store, BLOCKS)

@@ -131,6 +131,26 @@ def test_a_body_that_always_breaks_off_is_an_error(store: S3Store, script: Scrip
     assert len(script.requests) == ATTEMPTS
 
 
+def test_an_object_larger_than_it_may_be_is_not_read(store: S3Store, script: Script) -> None:
+    script.answer(200, DATA)
+    told = "s3://bucket/p/collected.json is damaged: it has 10240 bytes and cannot have more than 100"
+    assert failure(lambda: store.get("collected.json", 100)) == told
+    script.answer(200, bytes(70_000))
+    assert "it has 70000 bytes and cannot have more than 65576" in failure(lambda: store.get("collected.json"))
+    assert len(script.requests) == 2, "it is not asked for again"
+
+
+def test_what_has_no_name_of_an_object_is_not_listed_and_is_named(store: S3Store, script: Script) -> None:
+    page = b"".join(
+        b"<Contents><Key>p/%s</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>" % key.encode()
+        for key in [LEASE, "leases/../../etc/passwd", "leases/..", "leases/x"]
+    )
+    script.answer(200, b"<ListBucketResult><IsTruncated>false</IsTruncated>%s</ListBucketResult>" % page)
+    assert list(store.list("leases")) == [LEASE]
+    told = ["leases/..", "leases/../../etc/passwd", "leases/x"]
+    assert store.foreign.words() == [f"'{name}' in s3://bucket/p is no object of a repository and was passed over. Remove it." for name in told]
+
+
 def test_a_busy_server_is_asked_again(store: S3Store, script: Script) -> None:
     script.answer(503, refusal("SlowDown")).answer(500, refusal("InternalError")).answer(200, DATA)
     assert store.get("collected.json") == DATA
