@@ -15,6 +15,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from engine_history import EngineHistory
@@ -23,15 +24,17 @@ from histories import KEYS
 from samples import UUID, pack_ref, point, record
 from stores_for_tests import MemoryStore
 
-from _cbt.errors import CbtError, DamagedObject, RepositoryError
+from _cbt.errors import CbtError, DamagedObject, Refused, RepositoryError
 from _cbt.grid import BLOCK_SIZE
-from _cbt.operations import information
+from _cbt.interrupt import Interrupt
+from _cbt.operations import backup, information
 from _cbt.operations.copying import CopyRequest, copy
 from _cbt.operations.findings import Findings
 from _cbt.operations.living import living_blocks
-from _cbt.operations.new_point import StoringOptions
+from _cbt.operations.new_point import NewPoint, StoringOptions
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.operations.verify import verify
+from _cbt.progress import silent
 from _cbt.repository import condemned, dedup, hooks, leases, maps, points, sealed, trash
 from _cbt.repository.directory_store import DirectoryStore
 from _cbt.repository.format import names
@@ -413,3 +416,20 @@ def test_maps_that_do_not_agree_about_a_pack_and_packs_without_end_are_kept_in_m
         findings.note_unreadable(pack_ref(number), "gone")
     findings.record()
     assert set(findings.recorded) == {pack_ref(1).id}
+
+
+def test_what_could_not_be_read_again_for_its_name_is_refused_before_anything_is_stored(made: EngineHistory) -> None:
+    for name in ("web\t1", "web\x1b1", "web/1"):
+        with pytest.raises(Refused, match="its name holds control characters"):
+            backup._nameable(SimpleNamespace(name=name))  # type: ignore[arg-type]
+    backup._nameable(SimpleNamespace(name="web 1 [ä]"))  # type: ignore[arg-type]
+    repository = made.fresh()
+    before = dict(made.store.objects)
+    with leases.held(repository, "backup") as lease:
+        new = NewPoint(lease, UUID, point(9).id, StoringOptions(compression="none", workers=1), {}, Interrupt(), silent)
+        with pytest.raises(Refused, match="Cannot store the disk 'vd/a'"):
+            new.read(made.disk, "vd/a", None)  # type: ignore[arg-type]
+        for uuid, name in ((UUID, "../x"), ("..", point(9).id)):
+            with pytest.raises(DamagedObject):
+                NewPoint(lease, uuid, name, StoringOptions(), {}, Interrupt(), silent)
+    assert made.store.objects == before

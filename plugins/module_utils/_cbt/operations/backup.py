@@ -17,6 +17,7 @@ from ..hypervisor.domain import DomainFacts, read_domain, require_files_here
 from ..interrupt import Interrupt
 from ..progress import Observer, silent
 from ..repository import leases
+from ..repository.format import names
 from ..repository.points import RestorePoint
 from ..repository.repository import Repository
 from . import new_point, situation, transport
@@ -74,6 +75,12 @@ def _ready(domain: Domain, facts: DomainFacts, abort_foreign: bool) -> None:
         f"Cannot back up {facts.name}: a {facts.job} job is running on it that is not ours. Wait for it to end, or end it with"
         f" virsh domjobabort {facts.name} or, if it is a backup job, with abort_foreign_job: true."
     )
+
+
+def _nameable(domain: Domain) -> None:
+    """Raise Refused if a restore point of the domain could not be read again for its name."""
+    if not names.is_domain_name(domain.name):
+        raise Refused(f"Cannot back up the domain {names.shown(domain.name)}: its name holds control characters. Rename it with virsh domrename.")
 
 
 def _clear(domain: Domain, request: BackupRequest) -> t.List[str]:
@@ -134,6 +141,7 @@ def backup(
     with job.domain_lock(domain.uuid, domain.name), _started(domain, request.start_paused and not check_only):
         _ready(domain, read_domain(domain), request.abort_foreign_job)
         new_point.check(request.options)
+        _nameable(domain)
         transport.servers(session, request.options.transport)  # here as well, so that check mode tells of it
         cleared = [] if check_only else _clear(domain, request)
         found = situation.gather(domain, repository)

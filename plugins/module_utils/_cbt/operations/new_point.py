@@ -86,7 +86,8 @@ class NewPoint:
     def read(self, source: DiskSource, target: str, base: t.Optional[ExtentMap], audit: bool = False, again: t.Iterable[BlockRange] = ()) -> ReadDisk:
         """Read a disk as ``Reader.read`` does."""
         self._interrupt.check()
-        names.check_target(target)
+        if not names.is_target(target):
+            raise Refused(f"Cannot store the disk {names.shown(target)}: nothing in a repository can be called so. Give it another target, or exclude it.")
         self.disks[target] = self._reader(self._dedup).read(source, target, base, self.known(base), audit, again)
         return self.disks[target]
 
