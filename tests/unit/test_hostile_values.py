@@ -7,6 +7,7 @@ of the engine come of it.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import json
 import os
@@ -42,6 +43,7 @@ from _cbt.repository.keys import PlainKeys
 from _cbt.repository.points import LARGEST_DISK, RestorePoint
 from _cbt.repository.repository import Repository
 from _cbt.repository.retention_rules import Rules
+from _cbt.repository.stores import LATEST
 
 SECONDS = 120
 
@@ -433,3 +435,23 @@ def test_what_could_not_be_read_again_for_its_name_is_refused_before_anything_is
             with pytest.raises(DamagedObject):
                 NewPoint(lease, uuid, name, StoringOptions(), {}, Interrupt(), silent)
     assert made.store.objects == before
+
+
+@pytest.mark.parametrize("since", [-1, 1 << 200, 1e400, float("nan"), 253_402_300_800])
+def test_a_session_that_began_at_no_time_is_one_of_which_nothing_is_known(since: float, made: EngineHistory) -> None:
+    whole, name = made.store, names.lease("0" * 16)
+    made.store = whole.copy()
+    body = {"host": "h", "process": 1, "operation": "backup", "since": since}
+    made.fresh().put_object(name, sealed.encode("lease", 1, body))
+    (found,) = [each for each in leases.sessions(made.repository) if each.id == "0" * 16]
+    assert (found.operation, found.since) == ("unknown", 0.0)
+    made.store = whole
+
+
+@pytest.mark.parametrize(("told", "taken"), [(-1e12, 0.0), (1e300, LATEST), (1_700_000_000.5, 1_700_000_000.5)])
+def test_a_time_that_no_date_has_is_the_nearest_that_one_has(told: float, taken: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = DirectoryStore(str(tmp_path))
+    store.put(names.lease("0" * 16), b"")
+    monkeypatch.setattr("_cbt.repository.folders.status", lambda *_arguments: SimpleNamespace(st_size=0, st_mtime=told))
+    assert store.modified(names.lease("0" * 16)) == taken
+    assert datetime.datetime.fromtimestamp(taken, datetime.UTC).year < 10_000

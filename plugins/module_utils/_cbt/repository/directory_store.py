@@ -23,7 +23,7 @@ from ..files import Buffer, ParallelFile
 from . import folders
 from .folders import Misplaced
 from .format import names
-from .stores import Entry, Foreign, Upload, check_size, counted
+from .stores import Entry, Foreign, Upload, as_time, check_size, counted
 
 _ATTEMPTS = 5  # at making a folder that others delete as empty
 
@@ -183,14 +183,14 @@ class DirectoryStore:
         return self._status(name).st_size
 
     def modified(self, name: str) -> float:
-        return self._status(name).st_mtime
+        return as_time(self._status(name).st_mtime)
 
     def list(self, prefix: str) -> t.Iterator[str]:
         return counted((name for name, _status in self._walk(prefix, with_status=False)), prefix, self.location)
 
     def entries(self, prefix: str) -> t.Iterator[Entry]:
         found = self._walk(prefix, with_status=True)
-        return counted((Entry(name, known.st_size, known.st_mtime) for name, known in found if known is not None), prefix, self.location)
+        return counted((Entry(name, known.st_size, as_time(known.st_mtime)) for name, known in found if known is not None), prefix, self.location)
 
     def _walk(self, prefix: str, with_status: bool) -> t.Iterator[t.Tuple[str, t.Optional[os.stat_result]]]:
         waiting = [names.check_folder(prefix)]
@@ -212,9 +212,7 @@ class DirectoryStore:
             for each in folders.contents(folder, with_status):
                 name = f"{here}/{each.name}"
                 if names.is_folder(name) and not names.is_object(name):
-                    if not each.folder:
-                        raise Misplaced(f"{os.path.join(self.location, name)} is {each.kind} and not a folder")
-                    inner.append(name)
+                    inner.append(name)  # what is none is told of when it is opened
                 elif names.is_object(name):
                     if not each.file:
                         raise Misplaced(f"{os.path.join(self.location, name)} is {each.kind} and not a file")

@@ -22,6 +22,7 @@ from ..errors import DamagedObject, ObjectMissing, RepositoryError
 from . import sealed
 from .format import names
 from .repository import Repository
+from .stores import LATEST
 
 KIND = "lease"
 VERSION = 1
@@ -128,6 +129,8 @@ def sessions(repository: Repository) -> t.List[Session]:
         try:
             body = sealed.decode(KIND, VERSION, repository.get_object(entry.name), entry.name, _SHAPE)
             since = entry.modified if body.get("since") is None else body["since"]
+            if not 0 <= since <= LATEST:
+                raise DamagedObject(f"{entry.name} is damaged: it began at no time that there is")
             found.append(Session(session_id, body["host"], body["process"], body["operation"], since, entry.modified))
         except ObjectMissing:
             continue  # ended since it was listed

@@ -16,6 +16,7 @@ from ..files import Buffer
 from .format import names
 
 MOST_LISTED = 1 << 21  # objects below one folder; that many packs hold 128 TiB
+LATEST = 253_370_764_800.0  # seconds since 1970: the last year that a date can have
 _MOST_FOREIGN = 20  # names that are kept
 
 Listed = t.TypeVar("Listed")
@@ -82,6 +83,11 @@ def check_size(where: str, name: str, size: int, most: t.Optional[int]) -> int:
     if size > limit:
         raise DamagedObject(f"{where} is damaged: it has {size} bytes and cannot have more than {limit}")
     return limit
+
+
+def as_time(seconds: float) -> float:
+    """The time of an object as a date can have it, whatever a file system says."""
+    return min(max(0.0, seconds), LATEST)
 
 
 class Store(t.Protocol):
