@@ -16,6 +16,7 @@ from stores_for_tests import MemoryStore
 
 from _cbt.grid import BLOCK_SIZE
 from _cbt.repository import condemned, publishing
+from _cbt.repository.format import names
 from _cbt.repository.maps import MapBuilder
 from _cbt.repository.points import RestorePoint
 from _cbt.repository.repository import Repository
@@ -38,16 +39,17 @@ class MeetingStore(MemoryStore):
                 self.objects.pop(name, None)
         self.requests += 1
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most: int | None = None) -> bytes:
         self.meet()
-        return super().get(name)
+        return super().get(name, most)
 
     def list(self, prefix: str) -> Iterator[str]:
         self.meet()
         return super().list(prefix)
 
     def size(self, name: str) -> int:
-        return len(self.get(name))
+        self.meet()
+        return super().size(name)
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def test_what_a_collector_deletes_between_any_two_requests_is_lost(repository: R
     assert requests >= 4
     for moments in itertools.combinations_with_replacement(range(requests + 1), 3):
         store.objects, store.requests = dict(whole), 0
-        store.deleted_before = dict(zip((pack, condemned.entry_name(pack), doomed), moments))
+        store.deleted_before = dict(zip((pack, names.announcement(pack), doomed), moments))
         assert publishing.lost(repository, made) == {pack}, moments
 
 
