@@ -211,12 +211,12 @@ class DirectoryStore:
         with contextlib.suppress(ObjectMissing), _explained("list", path), self.folder(here) as folder:
             for each in folders.contents(folder, with_status):
                 name = f"{here}/{each.name}"
-                if names.is_folder(name) and not names.is_object(name):
-                    inner.append(name)  # what is none is told of when it is opened
-                elif names.is_object(name):
+                if names.is_object(name):
                     if not each.file:
                         raise Misplaced(f"{os.path.join(self.location, name)} is {each.kind} and not a file")
                     found.append((name, each.status))
+                elif names.is_folder(name):
+                    inner.append(name)  # what is none is told of when it is opened
                 else:
                     self.foreign.note(name)
         return inner, found
