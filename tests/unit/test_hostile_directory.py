@@ -271,21 +271,26 @@ def done_with(history: EngineHistory, where: str) -> dict[str, str]:
     return outcomes
 
 
+def _lure(path: Path, outside: Path) -> None:
+    """Files of the host that have the names of what is in a folder of the repository, so that whoever is led there finds what he looks for."""
+    if path.is_dir():
+        shutil.copytree(path, outside, dirs_exist_ok=True)
+    else:
+        shutil.copy2(path, outside)
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_whatever_stands_in_its_place_the_host_is_not_harmed(place: str, made: EngineHistory, tmp_path: Path) -> None:
     """Whatever is met is an error of the engine, or is left alone. Names are not sealed, so of an encrypted one some of it is enough."""
     for what, replace in REPLACEMENTS.items():
-        if isinstance(made.fresh().keys, EncryptedKeys) and what not in ("link", "sparse"):
+        if isinstance(made.fresh().keys, EncryptedKeys) and what != "link":
             continue
         base = tmp_path / what
         root, outside = base / "repository", base / "outside"
         outside.mkdir(parents=True)
         history = in_directory(made, root)
-        # Files of the host that have the names of objects, so that whoever gets there finds what he looks for.
-        shutil.copytree(root, outside / "host")
-        for each in (outside / "host").iterdir():
-            each.rename(outside / each.name)
         name = places(list(made.store.objects))[place]
+        _lure(root / name, outside)
         other = made.store.objects[next(each for each in sorted(made.store.objects) if not each.startswith(name))]
         replace(root / name, outside, other)
         before = tree(outside)

@@ -103,7 +103,7 @@ packs = int(sys.argv[2])
 class Store:
     def list(self, prefix):
         return iter([f"hooks/compaction/{number:016x}-0" for number in range(packs // hooks.PACKS_PER_OBJECT)])
-    def get(self, name):
+    def get(self, name, most=None):
         chance = random.Random(name)
         keys = lambda: tuple(chance.getrandbits(61) for _hook in range(24))
         return hooks.encode([PackHooks(PackRef(chance.randbytes(16), 64 << 20, 1024), keys()) for _pack in range(hooks.PACKS_PER_OBJECT)])
