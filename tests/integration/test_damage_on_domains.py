@@ -18,8 +18,10 @@ from witness import Witnessed, ask, differences, session_of, witnessed_backup
 
 from _cbt.errors import DamagedObject
 from _cbt.grid import BLOCK_SIZE
+from _cbt.interrupt import Interrupt
 from _cbt.operations.backup import backup
 from _cbt.operations.verify import verify
+from _cbt.repository.points import RestorePoint
 from _cbt.repository.repository import Repository, open_or_create, open_repository
 
 MIB = 1 << 20
@@ -130,6 +132,27 @@ def test_flipped_bits_are_healed_by_the_next_backup_in_all_points(patient: Patie
     assert patient.statuses() == ["ok", "ok", "ok"]
     assert patient.untrue() == []
     assert [disk.healed_blocks for disk in patient.backup().result.disks] == [0, 0]
+
+
+def test_a_signal_after_publication_says_that_the_point_is_published_and_what_was_left_undone(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient.flip(0, "vda", KEPT)
+    assert patient.statuses() == ["damaged", "damaged"]
+    interrupt, publish = Interrupt(), Repository.publish
+
+    def publish_and_signal(repository: Repository, point: RestorePoint) -> None:
+        publish(repository, point)
+        interrupt.request("SIGTERM")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Repository, "publish", publish_and_signal)
+        result = backup(session_of(patient.domain), patient.repository, ask(patient.domain.name), interrupt)
+    assert result.point is not None
+    (warning,) = [each for each in result.warnings if "SIGTERM" in each]
+    assert warning.startswith(f"Damaged blocks of earlier restore points of {patient.domain.name} were not healed: Ended by SIGTERM.")
+    assert f"Restore point {result.point.id} of {patient.domain.name} is published and complete." in warning
+    assert patient.statuses() == ["damaged", "damaged", "ok"]
+    patient.backup()
+    assert patient.statuses() == ["ok"] * 4
 
 
 def test_a_block_the_guest_has_overwritten_stays_damaged_where_it_was(patient: Patient) -> None:

@@ -276,7 +276,7 @@ def ended(source: History, dest: Destination, options: StoringOptions = OPTIONS)
         if dest.repository.points_of().points:
             interrupt.request("SIGTERM")
 
-    with pytest.raises(Interrupted, match="what was not finished was undone, and nothing of it was published"):
+    with pytest.raises(Interrupted, match=r"Ended by SIGTERM\. 1 of 3 restore points were copied, and these are complete\. Run it again for the others\."):
         copy(source.fresh(), dest.repository, CopyRequest(), options, interrupt, end)
 
 
@@ -300,6 +300,34 @@ def test_a_copy_that_is_ended_says_so_and_finds_again_what_it_had_stored(sides: 
     assert dest.stored() == stored
     assert copied.statistics is not None
     assert copied.statistics.stored_bytes == 0
+    assert dest.history.read(fourth.id) == source.truth[fourth.id]
+
+
+def test_a_copy_that_is_ended_while_it_heals_says_that_all_points_are_copied(sides: tuple[History, Destination]) -> None:
+    source, dest = sides
+    dest.take(source)
+    first, *_others = sorted(source.truth)
+    dest.history.flip(first, 40)
+    assert [verdict.status for verdict in verify(dest.repository, wanted=[first], workers=1)[0]] == ["damaged"]
+    source.disk.write(41, 4711)
+    fourth = source.backup()
+    interrupt = Interrupt()
+
+    class Ending(MemoryStore):
+        """A signal comes in the moment in which the manifest is published."""
+
+        def put(self, name: str, data: bytes, replace: bool = True) -> bool:
+            done = super().put(name, data, replace)
+            if name == manifest_name(UUID, fourth.id):
+                interrupt.request("SIGTERM")
+            return done
+
+    dest.repository.store = ending = Ending()
+    ending.objects = dest.history.store.objects
+    result = copy(source.fresh(), dest.repository, CopyRequest(), OPTIONS, interrupt)
+    assert [each.point.id for each in result.copied] == [fourth.id]
+    (warning,) = result.warnings
+    assert "were not healed: Ended by SIGTERM. 1 of 1 restore points were copied, and these are complete." in warning
     assert dest.history.read(fourth.id) == source.truth[fourth.id]
 
 

@@ -21,6 +21,7 @@ class Interrupt:
     def __init__(self) -> None:
         self._reason: t.Optional[str] = None
         self._cause: t.Optional[CbtError] = None
+        self._outcome = "What was not finished was undone. Run it again."
 
     def request(self, reason: str) -> None:
         """Note that the operation should end. ``reason`` goes into the message, such as ``SIGTERM``."""
@@ -30,9 +31,13 @@ class Interrupt:
         """Note that the operation has to end, and why."""
         self._cause = self._cause or cause
 
+    def reached(self, outcome: str) -> None:
+        """Note what an interruption leaves from here on, and what to do. A danger that was noted before is over."""
+        self._outcome, self._cause = outcome, None
+
     def check(self) -> None:
-        """Raise Interrupted if somebody asked to stop, or the cause why it has to end."""
+        """Raise Interrupted if a signal asked to stop, or the cause why the operation has to end."""
         if self._reason is not None:
-            raise Interrupted(f"Ended by {self._reason}: what was not finished was undone, and nothing of it was published. Run it again.")
+            raise Interrupted(f"Ended by {self._reason}. {self._outcome}")
         if self._cause is not None:
             raise self._cause

@@ -6,19 +6,18 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import typing as t
 
 from .errors import ProgramError
 
-_LIBC = ctypes.CDLL(None)  # loaded here: nothing may be loaded between fork and exec
-_PR_SET_PDEATHSIG = 1
 _WATCH_EVERY = 0.2  # seconds
+# The program's own parent is asked for once the signal is set: a parent that died before that sends none.
+_UNLESS_ORPHANED = 'test "$PPID" = "$0" && exec "$@"'
 
 
 def _environment() -> t.Dict[str, str]:
@@ -27,7 +26,8 @@ def _environment() -> t.Dict[str, str]:
 
 
 def _missing(program: str) -> ProgramError:
-    return ProgramError(f"Cannot run {program}: it is not installed. Install QEMU's tools (qemu-utils on Debian, qemu-img on RHEL).")
+    package = "util-linux" if program == "setpriv" else "QEMU's tools (qemu-utils on Debian, qemu-img on RHEL)"
+    return ProgramError(f"Cannot run {program}: it is not installed. Install {package}.")
 
 
 def run(arguments: t.Sequence[str]) -> str:
@@ -100,31 +100,25 @@ class Service:
         self._process.communicate()
 
 
-def _end_with(parent: int) -> None:
-    """In a child that is about to start its program: have it ended when its parent ends, however that comes about."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)
+def _ending_with_parent(arguments: t.Sequence[str]) -> t.List[str]:
+    """The arguments that start a program which the kernel ends (SIGTERM) when the thread that started it ends."""
+    return ["setpriv", "--pdeathsig", "TERM", "--", "sh", "-c", _UNLESS_ORPHANED, str(os.getpid()), *arguments]
 
 
 @contextlib.contextmanager
 def service(arguments: t.Sequence[str]) -> t.Iterator[Service]:
-    """Start a program that serves; on leaving the block it is gone, whatever happened, and if this process is killed too.
-
-    To be entered before there are threads: the kernel takes the end of the thread that starts the program for the parent's.
-    """
-    try:
-        process = subprocess.Popen(
-            list(arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=_environment(),
-            start_new_session=True,
-            preexec_fn=functools.partial(_end_with, os.getpid()),
-        )
-    except FileNotFoundError as error:
-        raise _missing(arguments[0]) from error
+    """Start a program that serves. It ends with the block, and with this process, however that ends."""
+    for program in (arguments[0], "setpriv"):
+        if shutil.which(program) is None:
+            raise _missing(program)
+    process = subprocess.Popen(
+        _ending_with_parent(arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+        start_new_session=True,
+    )
     running = Service(process, os.path.basename(arguments[0]))
     try:
         yield running

@@ -12,7 +12,7 @@ import functools
 import time
 import typing as t
 
-from ..errors import DamagedObject, ObjectMissing, Refused, RepositoryError
+from ..errors import CbtError, DamagedObject, ObjectMissing, Refused
 from ..interrupt import Interrupt
 from ..progress import Observer, silent
 from ..repository import configuration, damage, leases
@@ -161,11 +161,17 @@ def _now(source: Repository, point: RestorePoint) -> t.Optional[RestorePoint]:
         return point
 
 
+def _outcome(copied: int, missing: int) -> str:
+    """What an interruption leaves of a copy, and what to do."""
+    return f"{copied} of {missing} restore points were copied, and these are complete. Run it again for the others."
+
+
 def _healed(lease: Lease, point: RestorePoint, damages: Damages, interrupt: Interrupt) -> t.List[str]:
     """Have other points of the destination name what was copied again in place of damaged blocks; what came of it in words."""
     try:
         return heal(lease, point.uuid, damages, interrupt).words(point.domain)
-    except RepositoryError as error:
+    except CbtError as error:
+        # All points are published. What is not healed now is healed by the next backup or copy.
         return [f"Damaged blocks of earlier restore points of {point.domain} were not healed: {error}"]
 
 
@@ -200,6 +206,7 @@ def copy(
     warnings: t.List[str] = []
     with leases.held(dest, "copy") as lease:
         copier = _Copier(source, lease, options, damage.read_all(dest), interrupt or Interrupt(), observer)
+        copier.interrupt.reached(_outcome(0, len(missing)))
         waiting = collections.deque(missing)
         while waiting:
             point = waiting.popleft()
@@ -214,6 +221,7 @@ def copy(
                 continue
             here.append(made)
             copied.append(CopiedPoint(made, _total(new)))
+            copier.interrupt.reached(_outcome(len(copied), len(missing)))
             warnings += new.warnings
         for each in {each.point.uuid: each.point for each in copied}.values():
             warnings += _healed(lease, each, copier.damages, copier.interrupt)

@@ -123,7 +123,9 @@ class _Restore:
             # What is written in place comes last, so that little can fail once it has lost what it held.
             for plan in sorted(self.disks, key=lambda disk: in_place(disk.path)):
                 path = plan.path
-                if not in_place(path):
+                if in_place(path):
+                    interrupt.reached(f"{path} holds a part of {plan.target} only. Run it again.")
+                else:
                     sweep(plan.path)
                     path = partial_name(plan.path)
                     appearing[path] = plan.path

@@ -65,6 +65,7 @@ class Lease:
         self.since: t.Optional[float] = None
         self.steady = True
         self._operation = operation
+        self._lock = threading.Lock()  # of ``steady`` and ``_renewed``: the renewing thread and the caller renew at once
         self._renewed = self.clock()
         self.renew()
         self.since = self.now()
@@ -82,8 +83,9 @@ class Lease:
         body = {"host": socket.gethostname(), "process": os.getpid(), "operation": self._operation, "since": self.since}
         began = self.clock()
         self.repository.put_object(self._name, sealed.encode(KIND, VERSION, body))
-        self.steady = self.steady and self.clock() - self._renewed < LAPSE / 2
-        self._renewed = began
+        with self._lock:
+            self.steady = self.steady and self.clock() - self._renewed < LAPSE / 2
+            self._renewed = began
 
     def now(self) -> float:
         """The time by the store's clock, told by a freshly written object."""
