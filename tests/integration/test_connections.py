@@ -127,7 +127,8 @@ def test_a_domain_may_be_named_by_its_uuid_and_reached_as_roots_session(hypervis
 
 def test_a_lock_that_cannot_be_taken_is_named(hypervisor: Hypervisor, workspace: Path) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 4 * MIB)]) as domain:
-        lock = Path(f"/run/lock/kvm-cbt-{domain.uuid}.lock")
+        lock = Path(f"/run/kvm-cbt/{domain.uuid}.lock")
+        lock.parent.mkdir(mode=0o700, exist_ok=True)
         lock.symlink_to(workspace / "elsewhere")
         try:
             result = run_module(workspace, "cbt_backup", domain=domain.name, repository=str(workspace / "repository"))

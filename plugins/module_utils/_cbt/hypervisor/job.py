@@ -9,12 +9,12 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-import tempfile
 import time
 import typing as t
 from xml.etree import ElementTree
 
 from ..errors import HypervisorError, Refused
+from ..runtime import own_folder
 from ..serving import Server, TcpServer
 from . import scratch
 from .connection import Domain, explained, libvirt
@@ -153,20 +153,18 @@ def backup_job(
 
 @contextlib.contextmanager
 def domain_lock(uuid: str, name: str) -> t.Iterator[None]:
-    """Hold the right to change a domain's checkpoints on this host. Raises Refused if another run holds it."""
-    runtime = "/run/lock" if os.access("/run/lock", os.W_OK) else os.environ.get("XDG_RUNTIME_DIR", tempfile.gettempdir())
-    path = os.path.join(runtime, f"kvm-cbt-{uuid}.lock")
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise Refused(
-            f"Cannot lock {name} against other runs: {path}: {error.strerror}. If it belongs to another user and no run uses it, delete it."
-        ) from error
-    try:
+    """Hold the right to change a domain's checkpoints on this host. Raises Refused if another run of this user holds it."""
+    with contextlib.ExitStack() as stack:
+        folder, at = stack.enter_context(own_folder())
+        file = f"{uuid}.lock"
+        try:
+            handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=at)
+        except OSError as error:
+            why = f"{error.strerror}. If no run of kvm.cbt is at work, delete it."
+            raise Refused(f"Cannot lock {name} against other runs: {os.path.join(folder, file)}: {why}") from error
+        stack.callback(os.close, handle)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise Refused(f"Another run of kvm.cbt is working on {name}. Wait for it to end.") from error
         yield
-    finally:
-        os.close(handle)
