@@ -12,6 +12,7 @@ import typing as t
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.kvm.cbt.plugins.module_utils._options import Options
 from ansible_collections.kvm.cbt.plugins.plugin_utils._outcomes import described
 
 _SPEC: t.Dict[str, t.Any] = {
@@ -44,6 +45,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def run(self, tmp: t.Optional[str] = None, task_vars: t.Optional[Result] = None) -> Result:
         """Start the module for each item as places become free, and gather what it returned."""
         result: Result = super().run(tmp, task_vars)
+        options = Options(_SPEC, self._task.args)
+        if options.flaws:
+            return {**result, "failed": True, "msg": " ".join(options.flaws)}
+        self._task.args = options.given
         _validated, self._options = self.validate_argument_spec(_SPEC)
         if self._options["parallel"] < 1:
             return {**result, "failed": True, "msg": f"parallel is {self._options['parallel']}; it must be 1 or more."}

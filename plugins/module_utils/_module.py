@@ -23,6 +23,7 @@ from ._cbt.operations.backup_plan import Selection
 from ._cbt.repository.places import S3_SCHEME, Place, S3Options
 from ._cbt.repository.points import RestorePoint
 from ._cbt.repository.repository import Repository, open_or_create, open_repository
+from ._options import Options
 
 # Must be kept in sync with the doc fragments of the same names.
 LIBVIRT: t.Dict[str, t.Any] = {
@@ -68,6 +69,24 @@ _PACKAGES = {"libvirt": "libvirt-python", "libvirt_qemu": "libvirt-python", "nbd
 _HINT = (
     "Install it with the distribution's packages (python3-libvirt, python3-libnbd, python3-lz4, python3-jmespath, python3-boto3); PyPI's nbd is something else."
 )
+
+
+class Module(AnsibleModule):  # type: ignore[misc]
+    """A module that shows no secret, not even one in an option that is misspelled or has the wrong shape."""
+
+    params: t.Dict[str, t.Any]
+
+    def __init__(self, **specification: t.Any) -> None:
+        self._flaws: t.List[str] = []
+        super().__init__(**specification)
+        if self._flaws:
+            self.fail_json(msg=" ".join(self._flaws))
+
+    def _load_params(self) -> None:
+        super()._load_params()
+        options = Options(self.argument_spec, self.params)
+        self.params, self._flaws = options.given, options.flaws
+        self.no_log_values.update(options.secrets)
 
 
 def require(module: AnsibleModule, *libraries: str) -> None:

@@ -380,7 +380,7 @@ def _disks(result: BackupResult) -> list[dict[str, object]]:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = _module.Module(
         argument_spec={
             **_module.DOMAIN,
             **_module.LIBVIRT,

@@ -277,7 +277,7 @@ def _session(session: leases.Session) -> dict[str, object]:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = _module.Module(
         argument_spec={
             **_module.REPOSITORY,
             **_module.LIBVIRT,

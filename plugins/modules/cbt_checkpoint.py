@@ -165,7 +165,7 @@ def _reconciled(module: AnsibleModule, session: Session) -> dict[str, object]:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = _module.Module(
         argument_spec={
             **_module.DOMAIN,
             **_module.LIBVIRT,

@@ -154,8 +154,6 @@ result:
   type: raw
 """
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.information import CheckpointFacts, describe_domains
 
@@ -168,7 +166,7 @@ def _checkpoint(facts: CheckpointFacts) -> dict[str, object]:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = _module.Module(
         argument_spec={**_module.ANY_DOMAIN, **_module.LIBVIRT, **_module.QUERY, **_module.ANY_REPOSITORY},
         supports_check_mode=True,
     )

@@ -169,8 +169,6 @@ duration:
   sample: 3.5
 """
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.copying import CopiedPoint, CopyRequest, copy
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.new_point import StoringOptions
@@ -186,7 +184,7 @@ def _details(copied: CopiedPoint) -> dict[str, object]:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = _module.Module(
         argument_spec={
             **_module.REPOSITORY,
             **_module.DEST,

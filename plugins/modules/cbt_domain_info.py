@@ -70,15 +70,13 @@ missing:
   sample: [db9]
 """
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.information import list_domains
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = _module.Module(
         argument_spec={
             **_module.LIBVIRT,
             "domains": {"type": "list", "elements": "str", "default": ["*"]},

@@ -219,7 +219,7 @@ def _convert(module: AnsibleModule) -> ConversionResult:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = _module.Module(
         argument_spec={
             **_module.ANY_DOMAIN,
             **_module.LIBVIRT,

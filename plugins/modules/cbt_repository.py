@@ -119,8 +119,6 @@ repository:
       sample: [default, emergency]
 """
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.repository_keys import KeyChange, KeyRequest, arrange
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.configuration import FORMAT, Configuration
@@ -144,7 +142,7 @@ def _outcome(change: KeyChange, check_mode: bool) -> dict[str, object]:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = _module.Module(
         argument_spec={
             **_module.REPOSITORY,
             "state": {"type": "str", "choices": ["present"], "default": "present"},

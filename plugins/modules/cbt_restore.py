@@ -321,7 +321,7 @@ def _outcome(result: RestoreResult) -> dict[str, object]:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = _module.Module(
         argument_spec={
             **_module.DOMAIN,
             **_module.LIBVIRT,

@@ -351,7 +351,7 @@ def _diff(result: RetentionResult) -> dict[str, str]:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = _module.Module(
         argument_spec={
             **_module.REPOSITORY,
             **_module.ANY_DOMAIN,

@@ -138,8 +138,6 @@ duration:
   sample: 3.5
 """
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verdicts import PointVerdict
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify import verify
@@ -167,7 +165,7 @@ def _complaint(verdicts: list[PointVerdict]) -> str:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = _module.Module(
         argument_spec={
             **_module.REPOSITORY,
             **_module.ANY_DOMAIN,

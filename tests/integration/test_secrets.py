@@ -21,6 +21,7 @@ from lab.domain import BlockDomain
 from lab.hypervisor import Hypervisor
 from lab.object_store import Rclone
 from module_process import ModuleProcess, collection_path
+from plays import run_playbook
 
 from _cbt.repository.places import Place, S3Options
 from _cbt.repository.repository import open_repository
@@ -50,10 +51,10 @@ def secrets(spec, place=()):
 class Told(Exception):
     pass
 
-def tell(argument_spec, **_rest):
+def tell(_module, argument_spec, **_rest):
     raise Told(argument_spec)
 
-basic.AnsibleModule = tell
+basic.AnsibleModule.__init__ = tell
 found = {}
 for name in sys.argv[1:]:
     try:
@@ -62,6 +63,108 @@ for name in sys.argv[1:]:
         found[name] = list(secrets(told.args[0]))
 print(json.dumps({name: options for name, options in found.items() if options}))
 """
+
+
+# Runs modules with options that are wrong, one after another in one process, and prints what each printed and whether that was a failure.
+_WRONG = """
+import contextlib, importlib, io, json, sys
+from ansible.module_utils import basic
+from ansible.module_utils.common import warnings
+
+basic._ANSIBLE_PROFILE = "legacy"
+told = []
+for name, options in json.load(sys.stdin):
+    basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": options}).encode()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        importlib.import_module("ansible_collections.kvm.cbt.plugins.modules." + name).main()
+    told.append(printed.getvalue())
+print(json.dumps(told))
+"""
+_SECRET = "S3CRET-0f-any-kind"
+_NUMBER = 4815162342
+
+
+def misshapen() -> t.List[t.Any]:
+    """A secret in shapes that no text has."""
+    return [[_SECRET], [[_SECRET]], {"a": _SECRET}, {_SECRET: None}, [{"a": _SECRET}], [_NUMBER], {"a": {"b": [_SECRET]}}]
+
+
+def misspelled(option: str) -> t.List[str]:
+    """Names that somebody may take for an option's."""
+    return [option[:-1], option + "s", option.upper(), option.replace("_", "-") + "-", option.replace("s", "z", 1)]
+
+
+def wrong_containers(option: str) -> t.List[t.Any]:
+    """What somebody may write for a dictionary with a secret."""
+    texts = [
+        _SECRET,
+        f"{_SECRET}==",
+        f"{option} {_SECRET}",
+        f"{option}s={_SECRET}",
+        f"a=b {_SECRET}",
+        f'{{"{option}": "{_SECRET}"',
+        f'["{_SECRET}"]',
+        f"{option}: {_SECRET}",
+    ]
+    dictionaries = [{name: _SECRET} for name in misspelled(option)] + [{option: each} for each in misshapen()]
+    return [*texts, *dictionaries, *misshapen(), _NUMBER, [{option: _SECRET}, _SECRET]]
+
+
+def wrong_options(specs: t.Mapping[str, t.Set[str]]) -> t.Iterator[t.Tuple[str, t.Dict[str, t.Any]]]:
+    """Each module with each of its secrets given wrong in each way, all others given right."""
+    for module, options in specs.items():
+        right: t.Dict[str, t.Any] = {}
+        for each in options:
+            name, _dot, inner = each.partition(".")
+            right[name] = {inner: f"{_SECRET}-{each}", "access_key": "a"} if inner else f"{_SECRET}-{each}"
+        base = {"repository": "/nonexistent/repository", "_ansible_diff": True, "_ansible_verbosity": 4, **right}
+        for each in options:
+            name, _dot, inner = each.partition(".")
+            rest = {key: value for key, value in base.items() if key != name}
+            for wrong in wrong_containers(inner) if inner else misshapen():
+                yield module, {**rest, name: wrong}
+            for other in misspelled(name):
+                yield module, {**rest, other: base[name]}
+        for plain in ("repository", "domain", "workers"):
+            for wrong in misshapen():
+                yield module, {**base, plain: wrong}
+
+
+def test_no_secret_is_shown_where_an_option_is_misspelled_or_has_the_wrong_shape(tmp_path: Path) -> None:
+    cases = list(wrong_options(secret_options(tmp_path)))
+    environment = {**os.environ, "PYTHONPATH": str(collection_path(tmp_path))}
+    run = subprocess.run([sys.executable, "-c", _WRONG], input=json.dumps(cases), text=True, check=True, capture_output=True, env=environment)
+    told = json.loads(run.stdout)
+    assert len(told) == len(cases) > 500
+    assert [case for case, text in zip(cases, told) if not json.loads(text).get("failed")] == []
+    assert [(case, text) for case, text in zip(cases, told) if _SECRET in text or str(_NUMBER) in text] == []
+    assert all('"invocation"' in text for text in told), "what is hidden is looked for in what Ansible shows at -vvv"
+    assert _SECRET not in run.stderr and "Traceback" not in run.stderr
+
+
+def test_ansible_itself_shows_no_secret_of_wrong_options_at_its_most_verbose(collections: Path, tmp_path: Path) -> None:
+    # By variables: ansible-core quotes the lines of a play beside an error.
+    values = {"repository": "/nonexistent/repository", "passphrase": "{{ secret }}"}
+    run, item = {"module": "kvm.cbt.cbt_verify"}, [{"label": "one"}]
+    wrong: t.List[t.Tuple[str, t.Dict[str, t.Any]]] = [
+        ("cbt_verify", {**values, "s3": "{{ secret }}"}),
+        ("cbt_verify", {"repository": "/nonexistent/repository", "passphrase": ["{{ secret }}"]}),
+        ("cbt_verify", {"repository": "/nonexistent/repository", "passphrse": "{{ secret }}"}),
+        ("cbt_each", {**run, "options": values, "each": item, "passphrase": "{{ secret }}"}),
+        ("cbt_each", {**run, "options": values, "each": [["{{ secret }}"]]}),
+        ("cbt_each", {**run, "options": values, "each": ["{{ secret }}"]}),
+        ("cbt_each", {**run, "options": ["{{ secret }}"], "each": item}),
+        ("cbt_each", {**run, "options": {**values, "s3": "{{ secret }}"}, "each": item}),
+        ("cbt_each", {**run, "options": values, "each": [{"label": "one", "options": {"passphrase": {"a": "{{ secret }}"}}}]}),
+    ]
+    tasks = [{f"kvm.cbt.{module}": options, "ignore_errors": True} for module, options in wrong]
+    (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+    (tmp_path / "secret.json").write_text(json.dumps({"secret": _SECRET}))
+    words = ["-vvvvv", "--diff", "-i", "localhost,", "-c", "local", "-e", f"@{tmp_path}/secret.json", tmp_path / "play.yml"]
+    shown = run_playbook(words, collections, tmp_path).stdout
+    assert f"ignored={len(wrong)}" in shown, shown
+    assert [line for line in shown.splitlines() if _SECRET in line] == []
 
 
 def secret_options(folder: Path) -> t.Dict[str, t.Set[str]]:

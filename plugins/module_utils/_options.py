@@ -1,0 +1,80 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Options whose shape is wrong, and what of them may be shown.
+
+Ansible hides the value of an option that is marked as a secret only if the option is spelled right and all options are of
+the right shape. What does not fit the specification is therefore replaced, and secrets are found, before Ansible looks at them.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.module_utils.common.validation import check_type_dict
+
+HIDDEN = "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"
+
+Spec = t.Mapping[str, t.Mapping[str, t.Any]]
+_CONTAINERS = ("dict", "list", "raw", "json", "jsonarg")
+
+
+class Options:
+    """Options as Ansible may see them: ``given``, less what must not be shown. ``secrets`` are to be hidden wherever they appear.
+
+    ``flaws`` are what to say of options that Ansible would take in a wrong shape.
+    """
+
+    def __init__(self, spec: Spec, given: t.Mapping[str, t.Any]) -> None:
+        self.flaws: t.List[str] = []
+        self.secrets: t.Set[str] = set()
+        self.given = self._options(spec, given)
+
+    def _options(self, spec: Spec, given: t.Mapping[str, t.Any]) -> t.Dict[str, t.Any]:
+        known = {each: option for name, option in spec.items() for each in (name, *option.get("aliases", ()))}
+        shown = {}
+        for name, value in given.items():
+            if name in known:
+                shown[name] = self._value(name, known[name], value)
+            elif str(name).startswith("_ansible_"):
+                shown[name] = value
+            else:
+                shown[HIDDEN if value is None else name] = HIDDEN  # a name without a value may be the secret itself
+        return shown
+
+    def _value(self, name: str, option: t.Mapping[str, t.Any], value: t.Any) -> t.Any:
+        kind = option.get("type", "str")
+        if value is None:
+            return None
+        if kind == "list":
+            return self._list(name, option, value)
+        if "options" in option:
+            return self._suboptions(option["options"], value)
+        if kind == "dict":
+            return value if _mapping(value) is not None else HIDDEN
+        if isinstance(value, (t.Mapping, list)) and kind not in _CONTAINERS or isinstance(value, bool) and option.get("no_log"):
+            self.flaws.append(f"{name} is of type {type(value).__name__}, and must be of type {kind}. Write it in quotes.")
+            return HIDDEN
+        if option.get("no_log") and value != "":
+            self.secrets.add(str(value))
+        return value
+
+    def _list(self, name: str, option: t.Mapping[str, t.Any], value: t.Any) -> t.Any:
+        element = {**option, "type": option.get("elements", "raw")}
+        if isinstance(value, list):
+            return [self._value(name, element, each) for each in value]
+        return HIDDEN if "options" in option or isinstance(value, t.Mapping) else value
+
+    def _suboptions(self, spec: Spec, value: t.Any) -> t.Any:
+        mapping = _mapping(value)
+        if mapping is None or isinstance(value, str) and not set(mapping) <= set(spec):
+            return HIDDEN  # parts of a text may be taken for names, which errors show
+        return self._options(spec, mapping)
+
+
+def _mapping(value: t.Any) -> t.Optional[t.Mapping[str, t.Any]]:
+    """The value as Ansible reads it where it wants a mapping, None if it does not."""
+    try:
+        return t.cast("t.Mapping[str, t.Any]", check_type_dict(value))
+    except (TypeError, ValueError):
+        return None
