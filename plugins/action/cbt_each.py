@@ -12,6 +12,7 @@ import typing as t
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.printable import printable
 from ansible_collections.kvm.cbt.plugins.module_utils._options import Options
 from ansible_collections.kvm.cbt.plugins.plugin_utils._outcomes import described
 
@@ -129,14 +130,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _ended(self, item: Result, returned: Result) -> None:
         result = {key: value for key, value in returned.items() if key not in _ANSIBLE and not key.startswith("_")}
-        self._warnings += result.pop("warnings", [])
+        self._warnings += [printable(str(each)) for each in result.pop("warnings", [])]
         self._note(item, bool(returned.get("failed")), described(self._options["module"].rpartition(".")[2], returned), result)
 
     def _note(self, item: Result, failed: bool, text: str, result: Result) -> None:
         changed = bool(result.get("changed"))
-        self._outcomes.append({"label": item["label"], "failed": failed, "changed": changed, "text": text, "result": result})
+        label, text = printable(item["label"]), printable(text)
+        self._outcomes.append({"label": label, "failed": failed, "changed": changed, "text": text, "result": result})
         if not self._task.no_log:
-            self._display.display(f"[{self._task_vars.get('inventory_hostname')}] {item['label']}: {'FAILED: ' if failed else ''}{text}")
+            self._display.display(f"[{self._task_vars.get('inventory_hostname')}] {label}: {'FAILED: ' if failed else ''}{text}")
 
     def _give_up(self, why: str) -> None:
         for item, _limit in self._running.values():

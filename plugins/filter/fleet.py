@@ -11,6 +11,8 @@ import typing as t
 
 from ansible.errors import AnsibleFilterError
 
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.printable import printable
+
 Variables = t.Mapping[str, t.Any]
 Hosts = t.Sequence[str]
 
@@ -141,7 +143,7 @@ def summary(hosts: Hosts, hostvars: t.Mapping[str, Variables], steps: t.Union[st
             bad += [] if well or host in bad else [host]
         lines += [f"{step.name}: MISSING: {name} is on no host that was asked" for name in step.missing()]
         missing.update(step.missing())
-    return {"lines": lines, "failed": bad, "missing": sorted(missing)}
+    return {"lines": [printable(line) for line in lines], "failed": bad, "missing": sorted(missing)}
 
 
 class FilterModule:

@@ -20,6 +20,7 @@ from ._cbt.hypervisor.connection import Session, connect
 from ._cbt.hypervisor.disks import Bitmap, Disk
 from ._cbt.interrupt import Interrupt
 from ._cbt.operations.backup_plan import Selection
+from ._cbt.printable import printable
 from ._cbt.repository.places import S3_SCHEME, Place, S3Options
 from ._cbt.repository.points import RestorePoint
 from ._cbt.repository.repository import Repository, open_or_create, open_repository
@@ -81,6 +82,14 @@ class Module(AnsibleModule):  # type: ignore[misc]
         super().__init__(**specification)
         if self._flaws:
             self.fail_json(msg=" ".join(self._flaws))
+
+    def fail_json(self, msg: str, **result: t.Any) -> t.NoReturn:
+        """Fail with a message that a terminal may show."""
+        super().fail_json(msg=printable(msg), **result)
+
+    def warn(self, warning: str, **details: t.Any) -> None:
+        """Warn with a text that a terminal may show."""
+        super().warn(printable(warning), **details)
 
     def _load_params(self) -> None:
         super()._load_params()

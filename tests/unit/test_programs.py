@@ -31,7 +31,7 @@ def parent(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that starts a program and waits. The program is ``serve`` in the folder ``bin``, where programs are looked for first."""
     (tmp_path / "bin").mkdir()
     tool(tmp_path, "serve", "exec sleep 600")
-    environment = {**os.environ, "PYTHONPATH": str(_ENGINE), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "ROOM": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": str(_ENGINE), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "HOME": str(tmp_path)}
     process = subprocess.Popen([sys.executable, "-c", _PARENT, "serve"], stdout=subprocess.PIPE, text=True, env=environment)
     yield process
     process.kill()
@@ -66,8 +66,8 @@ def test_a_program_ends_when_its_parent_is_killed(number: int, parent: subproces
 def test_a_program_whose_parent_died_before_the_kernel_knew_is_never_begun(tmp_path: Path, parent: subprocess.Popen[str]) -> None:
     os.mkfifo(tmp_path / "go")
     # What comes before the kernel is asked takes as long as the test wants.
-    tool(tmp_path, "setpriv", f'read -r word <"$ROOM/go"; PATH={os.environ["PATH"]} exec setpriv "$@"')
-    tool(tmp_path, "serve", 'echo begun >"$ROOM/begun"; exec sleep 600')
+    tool(tmp_path, "setpriv", f'read -r word <"$HOME/go"; PATH={os.environ["PATH"]} exec setpriv "$@"')
+    tool(tmp_path, "serve", 'echo begun >"$HOME/begun"; exec sleep 600')
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     parent.kill()
@@ -111,3 +111,15 @@ def test_a_program_that_is_not_installed_is_named_with_its_package(gone: str, tm
     package = {"setpriv": "util-linux", "qemu-img": "QEMU's tools"}[gone]
     with pytest.raises(ProgramError, match=f"Cannot run {gone}: it is not installed. Install {package}"), programs.service(["qemu-img", "convert"]):
         raise AssertionError("it was started")
+
+
+def test_programs_get_no_secret_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "CBT_PASSPHRASE", "ANY_OTHER_TOKEN"):
+        monkeypatch.setenv(name, "a-secret")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    seen = programs.run(["env"])
+    with programs.service(["sh", "-c", f"env >{tmp_path}/seen; exec sleep 0"]) as running:
+        assert running.complete(lambda: None) == (0, "")
+    for each in (seen, (tmp_path / "seen").read_text()):
+        assert "a-secret" not in each
+        assert "LC_ALL=C\n" in each and f"PATH={os.environ['PATH']}\n" in each

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from pathlib import Path
 
 import pytest
 from samples import point
 
-from _cbt.errors import CbtError, PassphraseRefused, Refused, RepositoryError
+from _cbt.errors import CbtError, DamagedObject, PassphraseRefused, Refused, RepositoryError
 from _cbt.operations import repository_keys
 from _cbt.operations.repository_keys import KeyChange, KeyRequest, arrange
 from _cbt.repository import configuration, key_slots
 from _cbt.repository.configuration import Configuration
+from _cbt.repository.key_slots import Slot
 from _cbt.repository.places import Place
 from _cbt.repository.repository import Repository, open_repository
 from _cbt.repository.stores import Store
@@ -139,6 +142,31 @@ def test_what_cannot_be_is_refused_in_check_mode_too_and_changes_nothing(
         with pytest.raises(error, match=message):
             asked(place, check=check, **request_)  # type: ignore[arg-type]
     assert everything(place) == before
+
+
+@pytest.mark.parametrize(("slots", "n", "p"), [(1, 1 << 20, 4), (8, 1 << 18, 2), (8, 1 << 17, 3), (2, 1 << 19, 16)])
+def test_slots_that_ask_for_much_work_together_are_refused_before_any_is_tried(
+    slots: int, n: int, p: int, place: Path, protected: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def derive(*_arguments: object, **_options: object) -> bytes:
+        raise AssertionError("a key was derived")
+
+    monkeypatch.setattr(hashlib, "scrypt", derive)
+    asked = {f"slot {number}": Slot(n, 4, p, bytes(32), bytes(48)) for number in range(slots)}
+    greedy = {name: dataclasses.replace(slot, r=8) for name, slot in asked.items()}
+    (place / configuration.NAME).write_bytes(Configuration(protected.id, greedy, "00").encode())
+    with pytest.raises(DamagedObject, match=r"is damaged: (its key slots ask for \d+ times the work of one slot|a key slot asks for what none does)"):
+        open_repository(Place(str(place), passphrase="any"))
+
+
+def test_as_many_slots_as_there_may_be_of_our_own_cost_can_be_tried(place: Path, protected: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+    monkeypatch.setattr(hashlib, "scrypt", lambda *_arguments, **_options: tried.append(1) or bytes(32))
+    ours = {f"slot {number}": Slot(1 << 17, 8, 1, bytes(32), bytes(48)) for number in range(key_slots.MAX_SLOTS)}
+    (place / configuration.NAME).write_bytes(Configuration(protected.id, ours, "00").encode())
+    with pytest.raises(PassphraseRefused):
+        open_repository(Place(str(place), passphrase="any"))
+    assert len(tried) == key_slots.MAX_SLOTS
 
 
 def test_there_is_an_end_to_slots(place: Path, protected: Repository) -> None:

@@ -20,9 +20,13 @@ _WATCH_EVERY = 0.2  # seconds
 _UNLESS_ORPHANED = 'test "$PPID" = "$0" && exec "$@"'
 
 
+# What programs need of the environment. All else stays here, such as keys of object stores.
+_PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
+
+
 def _environment() -> t.Dict[str, str]:
     # Messages are matched and JSON numbers read: neither may depend on the caller's language.
-    return dict(os.environ, LC_ALL="C")
+    return {**{name: os.environ[name] for name in _PASSED_ON if name in os.environ}, "LC_ALL": "C"}
 
 
 def _missing(program: str) -> ProgramError:

@@ -109,7 +109,9 @@ def decode(data: bytes, location: str) -> Configuration:
             raise DamagedObject("its key slots are not what was written")
         if not isinstance(code, str) or not code.isascii() or not isinstance(body.get("id"), str) or not _ID.fullmatch(body["id"]):
             raise DamagedObject("it lacks what it must have")
-        return Configuration(body["id"], {name: key_slots.decode(slot) for name, slot in slots.items()}, code)
+        decoded = {name: key_slots.decode(slot) for name, slot in slots.items()}
+        key_slots.check_work(decoded.values())
+        return Configuration(body["id"], decoded, code)
     except DamagedObject as error:
         raise DamagedObject(f"{location}/{NAME} is damaged: {error}") from error
 

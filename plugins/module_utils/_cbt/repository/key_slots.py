@@ -20,6 +20,7 @@ _BLOCK = 8  # r
 _SALT_SIZE = 32
 _MAX_MEMORY = 1 << 28  # bytes; what a slot may ask for
 _MAX_P = 4
+_MAX_WORK = 1 << 24  # n * r * p of all slots: 16 times what one slot of ours takes, some seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,13 @@ def decode(body: t.Mapping[str, t.Any]) -> Slot:
     if not power or not 0 < slot.r <= 64 or not 0 < slot.p <= _MAX_P or 128 * slot.n * slot.r > _MAX_MEMORY or len(slot.wrapped) != KEY_SIZE + TAG_SIZE:
         raise DamagedObject("a key slot asks for what none does")
     return slot
+
+
+def check_work(slots: t.Iterable[Slot]) -> None:
+    """Raise DamagedObject if trying a passphrase on all slots would take more work than is reasonable."""
+    work = sum(slot.n * slot.r * slot.p for slot in slots)
+    if work > _MAX_WORK:
+        raise DamagedObject(f"its key slots ask for {work // (COST * _BLOCK)} times the work of one slot of kvm.cbt. No passphrase is tried on them")
 
 
 def _cipher(slot: Slot, passphrase: str) -> Cipher:
