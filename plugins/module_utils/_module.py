@@ -83,9 +83,9 @@ class Module(AnsibleModule):  # type: ignore[misc]
         if self._flaws:
             self.fail_json(msg=" ".join(self._flaws))
 
-    def fail_json(self, msg: str, **result: t.Any) -> t.NoReturn:
-        """Fail with a message that a terminal may show."""
-        super().fail_json(msg=printable(msg), **result)
+    def fail_json(self, msg: str, **result: t.Any) -> t.Any:
+        """Fail with a message that a terminal may show. Does not return."""
+        return super().fail_json(msg=printable(msg), **result)
 
     def warn(self, warning: str, **details: t.Any) -> None:
         """Warn with a text that a terminal may show."""

@@ -70,6 +70,20 @@ options:
         cannot be seen from here. It is given the disk's bytes whatever O(format) is. It needs C(python3-libnbd), and O(define) does not go with it.
     type: dict
     default: {}
+  tls:
+    description:
+      - Whether an NBD export of another host must be reached with TLS. C(nbd://) is then refused but for this host itself.
+      - With V(false) the disk can be read and changed on the way. Use it in a trusted network only. C(nbds://) is always verified.
+    type: bool
+    default: true
+  tls_certificates:
+    description:
+      - Folder on the host of the task with the CA of the servers in C(nbds://) URIs, C(ca-cert.pem),
+        and C(client-cert.pem) and C(client-key.pem) if they ask for a certificate.
+      - The certificate of a server must bear the hostname that is in the URI.
+      - By default the CAs of the system count. That needs libnbd 1.18.5, 1.20.2, or 1.22 and later. Earlier versions do not verify the server then,
+        and the restore is refused.
+    type: path
   format:
     description:
       - Format of the images, also on devices.
@@ -264,6 +278,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.blocks.nbd_target import NbdTls
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.errors import HypervisorError
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore import MachineWish, RestoreRequest, RestoreResult, restore
 
@@ -302,6 +317,7 @@ def _request(module: AnsibleModule) -> RestoreRequest:
         new_name=params["new_name"],
         machine=_machine(module),
         workers=_module.check_workers(module),
+        nbd_tls=NbdTls(params["tls"], params["tls_certificates"]),
     )
 
 
@@ -332,6 +348,8 @@ def main() -> None:
             "until": {"type": "str"},
             "dest": {"type": "path"},
             "disk_map": {"type": "dict", "default": {}},
+            "tls": {"type": "bool", "default": True},
+            "tls_certificates": {"type": "path"},
             "format": {"type": "str", "choices": ["qcow2", "raw"], "default": "qcow2"},
             "preallocation": {"type": "str", "choices": ["none", "metadata", "falloc", "full"], "default": "none"},
             "force": {"type": "bool", "default": False},

@@ -23,8 +23,9 @@ from module_process import run_module
 from restored import new_name, refused, removed
 from witness import ask, session_of
 
-from _cbt.errors import CbtError
+from _cbt.errors import Interrupted
 from _cbt.hypervisor.connection import Session
+from _cbt.interrupt import Interrupt
 from _cbt.operations.backup import backup
 from _cbt.operations.restore import MachineWish, RestoreRequest, restore
 from _cbt.progress import Progress
@@ -259,18 +260,30 @@ def test_an_nbd_export_must_be_large_enough_writable_and_given_up(original: Bloc
     assert image.read_bytes() == b"\xa5" * (8 * MIB)
 
 
+def test_an_nbd_server_of_another_host_is_verified_unless_tls_is_given_up(original: BlockDomain, workspace: Path, repository: Repository) -> None:
+    def said(uri: str, **options: t.Any) -> str:
+        where = {"domain": original.name, "repository": repository.store.location, "disk_map": {"vda": uri}, "force": True}
+        result = run_module(workspace, "cbt_restore", **where, **options)
+        assert result["failed"]
+        return t.cast(str, result["msg"])
+
+    assert "set tls: false if the network is trusted" in said("nbd://backup.example/x")
+    assert "set tls: false" not in said("nbd://backup.invalid/x", tls=False)
+    assert "/nonexistent/ca-cert.pem cannot be read" in said("nbds://localhost:1/x", tls_certificates="/nonexistent")
+
+
 def test_a_restore_that_is_ended_leaves_nothing_on_an_nbd_export_that_looks_like_a_disk(
     original: BlockDomain, session: Session, workspace: Path, repository: Repository
 ) -> None:
     image = workspace / "served.raw"
     image.write_bytes(b"\xa5" * (8 * MIB))
 
-    def end(_progress: Progress) -> None:
-        raise CbtError("ended")
+    interrupt = Interrupt()
 
     with _served(image, workspace / "nbd.sock") as uri:
-        with pytest.raises(CbtError, match="ended"):
-            restore(repository, RestoreRequest(original.name, disk_map={"vda": uri}, force=True), session, observer=end)
+        with pytest.raises(Interrupted, match=r"Ended by SIGTERM\. nbd\+unix:.* holds a part of vda only\. Run it again\."):
+            ending = RestoreRequest(original.name, disk_map={"vda": uri}, force=True, workers=1)
+            restore(repository, ending, session, interrupt, observer=lambda _progress: interrupt.request("SIGTERM"))
         assert image.read_bytes()[:MIB] == bytes(MIB)
         restore(repository, RestoreRequest(original.name, disk_map={"vda": uri}, force=True), session)
     assert _unlike(image, "raw", original) is None

@@ -23,9 +23,9 @@ class Authority:
         usage = "keyUsage=critical,keyCertSign,cRLSign"
         run_tool(["openssl", "req", "-x509", *_KEY, "-days", "2", "-subj", f"/CN={name}", "-addext", usage, "-keyout", self._key, "-out", self.certificate])
 
-    def issue(self, kind: str, host: str, address: str) -> Path:
-        """A folder with the certificates of a host, for a `kind` of server or client."""
-        folder = self._folder / f"{host}-{kind}"
+    def issue(self, kind: str, host: str, address: str, days: int = 2) -> Path:
+        """A folder with the certificates of a host, for a `kind` of server or client; with negative `days` they have expired."""
+        folder = self._folder / f"{host}-{kind}{days}"
         folder.mkdir()
         request, extensions = folder / "request", folder / "extensions"
         key, certificate = folder / f"{kind}-key.pem", folder / f"{kind}-cert.pem"
@@ -33,7 +33,7 @@ class Authority:
         extensions.write_text(
             f"basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage={kind}Auth\nsubjectAltName=DNS:{host},IP:{address}\n"
         )
-        signing = ["-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial", "-days", "2", "-extfile", extensions]
+        signing = ["-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial", "-days", str(days), "-extfile", extensions]
         run_tool(["openssl", "x509", "-req", "-in", request, *signing, "-out", certificate])
         request.unlink()
         extensions.unlink()

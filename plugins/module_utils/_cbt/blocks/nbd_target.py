@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import ipaddress
+import os
 import re
 import typing as t
+from urllib.parse import SplitResult, urlsplit
 
 from ..errors import CbtError, Refused
 from ..files import Buffer
@@ -22,6 +26,61 @@ _LONGEST = 16 << 20  # bytes a request carries; the protocol's own limit is 32 M
 _ZERO_STEP = 1 << 30  # bytes zeroed at once; a request must stay under 4 GiB
 
 
+@dataclasses.dataclass(frozen=True)
+class NbdTls:
+    """How servers on other hosts are reached: with ``required`` by TLS only. ``certificates`` is the folder with the CA, None for the system's CAs."""
+
+    required: bool = True
+    certificates: t.Optional[str] = None
+
+
+VERIFIED = NbdTls()
+
+
+def check_tls(uri: str, tls: NbdTls, library: t.Optional[str]) -> None:
+    """Raise Refused unless the server of a URI can be reached as safely as ``tls`` asks. ``library`` is the version of libnbd."""
+    address = urlsplit(uri)
+    if address.scheme.endswith("+unix"):
+        return
+    if address.scheme == "nbd":
+        if tls.required and not _loopback(address):
+            raise Refused(
+                f"Cannot write to {uri}: without TLS anyone on the way can read and change the disk."
+                " Use nbds:// and tls_certificates, or set tls: false if the network is trusted."
+            )
+    elif tls.certificates is not None:
+        _check_folder(uri, tls.certificates)
+    elif not verifies_by_itself(library):
+        raise Refused(
+            f"Cannot write to {uri}: libnbd {library} on this host does not verify a server against the CAs of the system (CVE-2024-7383)."
+            " Set tls_certificates to a folder with the server's CA in ca-cert.pem, or update libnbd to 1.20.2 or later."
+        )
+
+
+def _loopback(address: SplitResult) -> bool:
+    host = address.hostname or "localhost"
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_folder(uri: str, folder: str) -> None:
+    """libnbd says nothing of a file that it cannot read. A client's certificate and key are there together or not at all."""
+    client = [name for name in ("client-cert.pem", "client-key.pem") if os.path.lexists(os.path.join(folder, name))]
+    needed = ["ca-cert.pem", *(("client-cert.pem", "client-key.pem") if client else ())]
+    for name in needed:
+        if not os.access(os.path.join(folder, name), os.R_OK):
+            raise Refused(f"Cannot write to {uri}: {os.path.join(folder, name)} cannot be read. Check tls_certificates.")
+
+
+def verifies_by_itself(library: t.Optional[str]) -> bool:
+    """Whether this version of libnbd verifies a server where no CA is named. Distributions may have mended earlier ones, which cannot be seen."""
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", library or "")
+    major, minor, patch = map(int, found.groups()) if found else (0, 0, 0)
+    return (major, minor) >= (1, 22) or (major, minor) == (1, 20) and patch >= 2 or (major, minor) == (1, 18) and patch >= 5
+
+
 def is_nbd(path: str) -> bool:
     """True if this is the URI of an NBD export, not a path."""
     return _URI.match(path) is not None
@@ -32,12 +91,18 @@ class NbdTarget:
 
     fresh = False
 
-    def __init__(self, uri: str) -> None:
-        """Connect. Raises Refused if libnbd is missing or the export cannot be written, CbtError if the server refuses."""
+    def __init__(self, uri: str, tls: NbdTls = VERIFIED) -> None:
+        """Connect. Raises Refused if libnbd is missing, the server cannot be verified or the export cannot be written, CbtError if the server refuses."""
         if nbd is None:
             raise Refused(f"Cannot write to {uri}: libnbd is not installed here. Install python3-libnbd, or restore to a file.")
-        self._uri = uri
+        self._uri, self._advice = uri, "Check that the server runs and what it says."
         self._handle: t.Any = nbd.NBD()
+        check_tls(uri, tls, self._handle.get_version())
+        if tls.certificates is not None:
+            self._handle.set_tls_certificates(tls.certificates)
+        if urlsplit(uri).scheme.startswith("nbds"):
+            self._handle.set_tls_verify_peer(True)
+            self._advice = "The certificate of the server must be of a CA in tls_certificates or of the system, be valid, and bear the name in the URI."
         with self._explained():
             self._handle.connect_uri(uri)
             self.size: int = self._handle.get_size()
@@ -50,7 +115,7 @@ class NbdTarget:
         try:
             yield
         except nbd.Error as error:
-            raise CbtError(f"Cannot write to {self._uri}: {str(error).rstrip('.')}. Check that the server runs and what it says.") from error
+            raise CbtError(f"Cannot write to {self._uri}: {str(error).rstrip('.')}. {self._advice}") from error
 
     def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
         """Write buffers one after another at ``offset``."""

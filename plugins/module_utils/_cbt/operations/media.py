@@ -12,7 +12,7 @@ import stat
 import struct
 import typing as t
 
-from ..blocks.nbd_target import NbdTarget, is_nbd
+from ..blocks.nbd_target import VERIFIED, NbdTarget, NbdTls, is_nbd
 from ..files import Buffer, ParallelFile
 
 _ZERO_RANGE = 0x127F  # BLKZEROOUT, see linux/fs.h
@@ -47,10 +47,10 @@ def in_place(path: str) -> bool:
     return is_nbd(path) or is_device(path)
 
 
-def medium(path: str, size: int, preallocation: str) -> Medium:
+def medium(path: str, size: int, preallocation: str, tls: NbdTls = VERIFIED) -> Medium:
     """What lies at a path or URI, open. An image file of ``size`` bytes must not exist yet, anything else must."""
     if is_nbd(path):
-        return NbdTarget(path)
+        return NbdTarget(path, tls)
     return BlockDevice(path) if is_device(path) else ImageFile(path, size, preallocation)
 
 

@@ -99,7 +99,7 @@ class _Restore:
         self._layouts = {plan.target: self._layout(plan) for plan in self.disks}
         for plan in self.disks:
             if is_nbd(plan.path):
-                check_export(plan, request.preallocation)
+                check_export(plan, request.preallocation, request.nbd_tls)
             elif is_device(plan.path):
                 check_device(plan, self._layouts[plan.target], request.preallocation)
         check_space(self.disks, self._maps, self._layouts, request.preallocation)
@@ -158,7 +158,7 @@ class _Restore:
         extents = self._maps[plan.target]
         written, total = 0, extents.stored_blocks * BLOCK_SIZE
         place = f"{plan.target} of {self.point.domain} from restore point {self.point.id}"
-        with contextlib.closing(DiskWriter(path, extents, self._layouts[plan.target], self._request.preallocation)) as image:
+        with contextlib.closing(DiskWriter(path, extents, self._layouts[plan.target], self._request.preallocation, self._request.nbd_tls)) as image:
             work = functools.partial(_copy_run, self._repository, image, place, plan.size)
             workers = self._request.workers or default_workers()
             with in_parallel(portions(extents), lambda: contextlib.nullcontext(work), workers, interrupt) as results:

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import typing as t
 
-from ..blocks.nbd_target import NbdTarget, is_nbd
+from ..blocks.nbd_target import VERIFIED, NbdTarget, NbdTls, is_nbd
 from ..errors import Refused
 from ..grid import BLOCK_SIZE
 from ..hypervisor import images, qcow2
@@ -49,6 +49,7 @@ class RestoreRequest:
     new_name: t.Optional[str] = None
     machine: t.Optional[MachineWish] = None
     workers: t.Optional[int] = None
+    nbd_tls: NbdTls = VERIFIED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +115,10 @@ def check_target(plan: DiskRestore, session: t.Optional[Session], force: bool) -
         raise Refused(f"Cannot restore {plan.target} to {plan.path}: it exists already. Choose another path, remove it, or set force: true.")
 
 
-def check_export(plan: DiskRestore, preallocation: str) -> None:
+def check_export(plan: DiskRestore, preallocation: str, tls: NbdTls = VERIFIED) -> None:
     """Raise Refused unless the NBD export can be written and is large enough, CbtError if its server does not answer."""
     _no_preallocation(plan, preallocation)
-    with contextlib.closing(NbdTarget(plan.path)) as export:
+    with contextlib.closing(NbdTarget(plan.path, tls)) as export:
         _large_enough(plan, plan.size, export.size)
 
 

@@ -12,6 +12,7 @@ import os
 import secrets
 import typing as t
 
+from ..blocks.nbd_target import VERIFIED, NbdTls
 from ..errors import CbtError, Refused
 from ..files import Buffer
 from ..grid import BLOCK_SIZE
@@ -49,12 +50,12 @@ def layout_of(extents: ExtentMap, image: t.Mapping[str, t.Any], preallocation: s
 class DiskWriter:
     """An image, device or NBD export that blocks are written into, from several threads. What is not written reads as zeroes."""
 
-    def __init__(self, path: str, extents: ExtentMap, layout: t.Optional[qcow2.Layout], preallocation: str = "none") -> None:
+    def __init__(self, path: str, extents: ExtentMap, layout: t.Optional[qcow2.Layout], preallocation: str = "none", tls: NbdTls = VERIFIED) -> None:
         """Begin with all that belongs to the format: qcow2 with a layout, else raw."""
         self._path, self._extents, self._layout = path, extents, layout
         self._size = layout.file_size if layout is not None else extents.size
         with self._explained():
-            self._medium = medium(path, self._size, preallocation)
+            self._medium = medium(path, self._size, preallocation, tls)
             self._head = None if self._medium.fresh else bytearray(min(_HEAD, self._size))
             try:
                 self._begin()
