@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,6 +18,8 @@ from lab.domain import BlockDomain
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool
 from plays import Play, chroot
+
+from _cbt.hypervisor import scratch
 
 MIB = 1 << 20
 
@@ -126,13 +130,36 @@ def test_rules_are_added_beside_those_of_others_and_removed_again(play: Play, pr
     assert local.read_bytes() == before
     assert play.changed("role:kvm.cbt.apparmor", _variables(profiles)) == 1
     assert play.changed("role:kvm.cbt.apparmor", _variables(profiles)) == 0
-    assert '"/srv/scratch files/kvm-cbt-*/**" rwk,' in local.read_text() and "/srv/images/** rwk," in local.read_text()
-    domain = "#include <tunables/global>\nprofile libvirt-test {\n#include <abstractions/libvirt-qemu>\n}\n"
-    subprocess.run(["apparmor_parser", "-Q", "-K", "--base", profiles], input=domain, text=True, check=True)
+    assert '"/srv/scratch files/kvm-cbt-{,remote-}@{profile_name}-*/**" rwk,' in local.read_text() and "/srv/images/** rwk," in local.read_text()
     for options in (("--check",), ()):
         assert play.changed("role:kvm.cbt.apparmor", _variables(profiles, apparmor_state="absent"), *options) == 1
     assert local.read_bytes() == before
     assert play.changed("role:kvm.cbt.apparmor", _variables(profiles, apparmor_state="absent")) == 0
+
+
+def _opened(profiles: Path, uuid: str) -> list[re.Pattern[str]]:
+    """What AppArmor's parser makes of all paths in the profile of a domain."""
+    profile = f"#include <tunables/global>\nprofile libvirt-{uuid} flags=(attach_disconnected) {{\n#include <abstractions/libvirt-qemu>\n}}\n"
+    parser = ["apparmor_parser", "-Q", "-K", "-D", "rule-exprs", "--base", profiles]
+    dumped = subprocess.run(parser, input=profile, text=True, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+    return [re.compile(each) for each in re.findall(r"^aare: /.*?   ->   (.*)$", dumped, re.MULTILINE)]
+
+
+def test_the_rules_open_a_domains_folder_to_its_own_qemu_alone(play: Play, profiles: Path) -> None:
+    play.run("role:kvm.cbt.apparmor", _variables(profiles))
+    one, other = "0a1b2c3d-0000-4000-8000-000000000001", "0a1b2c3d-0000-4000-8000-000000000002"
+    rules = {uuid: _opened(profiles, uuid) for uuid in (one, other)}
+    for parent, prefix in itertools.product(("/var/tmp", "/srv/scratch files"), (scratch.local_prefix(one)[0], scratch.remote_prefix(one)[0])):
+        folder = f"{parent}/{prefix}a1b2c3d4/"
+        assert any(rule.fullmatch(folder) for rule in rules[one])
+        for path in (f"{folder}nbd.sock", f"{folder}vda.scratch"):
+            assert any(rule.fullmatch(path) for rule in rules[one]), path
+            assert [rule for rule in rules[other] if rule.fullmatch(path)] == []
+
+
+def test_a_scratch_folder_whose_backups_could_not_be_told_apart_is_refused(play: Play, profiles: Path) -> None:
+    play.run("role:kvm.cbt.apparmor", _variables(profiles, apparmor_scratch_dirs=["/srv/" + "x" * 32]), fails="must not have more than 36 characters")
+    assert play.changed("role:kvm.cbt.apparmor", _variables(profiles, apparmor_scratch_dirs=["/srv/" + "x" * 31])) == 1
 
 
 def test_rules_that_do_not_parse_are_not_installed(play: Play, profiles: Path) -> None:

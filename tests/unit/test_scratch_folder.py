@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import tempfile
 import typing as t
 from pathlib import Path
 
@@ -45,3 +47,22 @@ def test_a_label_that_cannot_be_set_is_told_and_nothing_is_left(tmp_path: Path, 
     with pytest.raises(Exception, match="restorecon failed: no such rule"), scratch.scratch_folder(_Facts(), str(tmp_path)):
         pass
     assert list(tmp_path.glob("kvm-cbt-*")) == []
+
+
+@pytest.mark.parametrize(("length", "named"), [(20, True), (36, True), (37, False), (72, False)])
+def test_a_folder_is_named_after_the_domains_profile_where_the_path_of_its_socket_allows_that(length: int, named: bool) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="x") as short:
+        parent = f"{short}/".ljust(length, "d")
+        os.makedirs(parent)
+        with scratch.scratch_folder(_Facts(), parent) as folder:
+            name = os.path.basename(folder)
+            assert name.startswith(f"kvm-cbt-libvirt-{_Facts().uuid}-" if named else "kvm-cbt-0a1b2c3d-")
+            assert name.startswith(scratch.local_prefix(_Facts().uuid)), "a later run knows it as its own"
+            with socket.socket(socket.AF_UNIX) as listening:
+                listening.bind(scratch.socket_in(folder))
+
+
+def test_names_of_local_folders_are_none_of_remote_ones() -> None:
+    uuid = _Facts().uuid
+    assert not any(each.startswith(scratch.local_prefix(uuid)) for each in scratch.remote_prefix(uuid))
+    assert not any(each.startswith(scratch.remote_prefix(uuid)) for each in scratch.local_prefix(uuid))

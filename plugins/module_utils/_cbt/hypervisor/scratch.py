@@ -29,6 +29,8 @@ from .domain import DomainFacts, require_files_here
 SELINUX = "/sys/fs/selinux/enforce"  # is there while SELinux is active
 _PREFIX = "kvm-cbt-"
 _MACHINE_ID = "/etc/machine-id"
+_LONGEST = 107  # bytes in the path of a Unix socket
+_RANDOM = 8  # characters that mkdtemp appends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,27 +45,37 @@ class Workspace:
     places: t.Tuple[space.Place, ...]
 
 
-def local_prefix(uuid: str) -> str:
-    """How the names of a domain's scratch folders on this host begin, for runs of this host."""
-    return f"{_PREFIX}{uuid[:8]}-"
+def local_prefix(uuid: str) -> t.Tuple[str, str]:
+    """How the names of a domain's scratch folders on this host begin, for runs of this host.
+
+    The first holds the name of the domain's AppArmor profile, so that a rule opens a folder to its own domain only.
+    The short one is for folders so deep that the path of a socket would be too long; earlier versions used it for all.
+    """
+    return f"{_PREFIX}libvirt-{uuid}-", f"{_PREFIX}{uuid[:8]}-"
 
 
-def remote_prefix(uuid: str) -> str:
-    """How the names of a domain's scratch folders on another host begin, for runs of this host."""
+def remote_prefix(uuid: str) -> t.Tuple[str, str]:
+    """How the names of a domain's scratch folders on another host begin, for runs of this host. Earlier versions used the second."""
     try:
         with open(_MACHINE_ID, encoding="ascii") as file:
             machine = file.read().strip()
     except OSError:
         machine = ""
     reader = hashlib.sha256(f"{machine}/{socket.gethostname()}".encode()).hexdigest()[:8]
-    return f"{_PREFIX}remote-{uuid[:8]}-{reader}-"
+    return f"{_PREFIX}remote-libvirt-{uuid}-{reader}-", f"{_PREFIX}remote-{uuid[:8]}-{reader}-"
+
+
+def _fitting_prefix(uuid: str, parent: str) -> str:
+    profile, short = local_prefix(uuid)
+    example = os.path.join(parent, f"{profile}{'x' * _RANDOM}")
+    return profile if _fits(example) else short
 
 
 @contextlib.contextmanager
 def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
     """A folder of the run's own on this host. Its lock (flock) tells that the run still lives."""
     try:
-        folder = tempfile.mkdtemp(prefix=local_prefix(facts.uuid), dir=parent)
+        folder = tempfile.mkdtemp(prefix=_fitting_prefix(facts.uuid, parent), dir=parent)
     except OSError as error:
         raise Refused(f"Cannot create a scratch folder in {parent}: {error.strerror}. Choose another with scratch_dir.") from error
     handle = os.open(folder, os.O_RDONLY)
@@ -78,6 +90,10 @@ def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
 def socket_in(folder: str) -> str:
     """Where the NBD server of a run listens."""
     return os.path.join(folder, "nbd.sock")
+
+
+def _fits(folder: str) -> bool:
+    return len(os.fsencode(socket_in(folder))) <= _LONGEST
 
 
 def _label(folder: str) -> None:
@@ -97,7 +113,7 @@ def scratch_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
         if facts.owner is not None and os.geteuid() == 0:
             os.chown(folder, *facts.owner)
         _label(folder)
-        if len(os.fsencode(socket_in(folder))) > 107:
+        if not _fits(folder):
             raise Refused(f"The scratch directory {parent} is too long a path for a Unix socket. Choose a shorter one with scratch_dir.")
         yield folder
 
@@ -110,7 +126,7 @@ def workspace(domain: Domain, facts: DomainFacts, parent: str) -> t.Iterator[Wor
         with scratch_folder(facts, parent) as folder:
             yield Workspace(folder, folder, (space.Place(folder, what, option, 0.02),))
         return
-    session, name = domain.session, f"{remote_prefix(domain.uuid)}{secrets.token_hex(4)}"
+    session, name = domain.session, f"{remote_prefix(domain.uuid)[0]}{secrets.token_hex(4)}"
     with _locked_folder(facts, tempfile.gettempdir()) as folder:
         try:
             path = os.path.join(parent, name)
