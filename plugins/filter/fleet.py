@@ -155,6 +155,7 @@ class FilterModule:
             "first_of_repository": first_of_repository,
             "machines_of": machines_of,
             "own_domains": own_domains,
+            "printable": printable,
             "stored_domains": stored_domains,
             "summary": summary,
         }

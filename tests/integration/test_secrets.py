@@ -69,7 +69,6 @@ print(json.dumps({name: options for name, options in found.items() if options}))
 _WRONG = """
 import contextlib, importlib, io, json, sys
 from ansible.module_utils import basic
-from ansible.module_utils.common import warnings
 
 basic._ANSIBLE_PROFILE = "legacy"
 told = []
