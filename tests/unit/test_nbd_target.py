@@ -138,6 +138,12 @@ def test_plain_tcp_to_another_host_has_to_be_written_out(uri: str) -> None:
     check_tls(uri, NbdTls(required=False), "1.22.0")
 
 
+@pytest.mark.parametrize("uri", ["nbds://[2001:db8::1/", "nbds://backup.example/?tls-verify-peer=false"])
+def test_a_uri_that_is_none_or_asks_for_no_verification_is_refused(uri: str) -> None:
+    with pytest.raises(Refused, match="it is not a URI|Remove tls-verify-peer from it"):
+        check_tls(uri, NbdTls(required=True), "1.22.0")
+
+
 @pytest.mark.parametrize("uri", ["nbd://localhost/", "nbd:///", "nbd://127.3.2.1:1/", "nbd://[::1]/", "nbd+unix:///?socket=/a", "nbds+unix:///?socket=/a"])
 def test_this_host_is_reached_without_tls(uri: str) -> None:
     check_tls(uri, NbdTls(), "1.14.2")

@@ -39,7 +39,9 @@ VERIFIED = NbdTls()
 
 def check_tls(uri: str, tls: NbdTls, library: t.Optional[str]) -> None:
     """Raise Refused unless the server of a URI can be reached as safely as ``tls`` asks. ``library`` is the version of libnbd."""
-    address = urlsplit(uri)
+    address = _address(uri)
+    if "tls-verify-peer" in address.query:
+        raise Refused(f"Cannot write to {uri}: it asks not to verify the server. Remove tls-verify-peer from it.")
     if address.scheme.endswith("+unix"):
         return
     if address.scheme == "nbd":
@@ -55,6 +57,13 @@ def check_tls(uri: str, tls: NbdTls, library: t.Optional[str]) -> None:
             f"Cannot write to {uri}: libnbd {library} on this host does not verify a server against the CAs of the system (CVE-2024-7383)."
             " Set tls_certificates to a folder with the server's CA in ca-cert.pem, or update libnbd to 1.20.2 or later."
         )
+
+
+def _address(uri: str) -> SplitResult:
+    try:
+        return urlsplit(uri)
+    except ValueError as error:
+        raise Refused(f"Cannot write to {uri}: it is not a URI ({error}). Check disk_map.") from error
 
 
 def _loopback(address: SplitResult) -> bool:
