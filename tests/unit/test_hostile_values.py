@@ -7,6 +7,7 @@ of the engine come of it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -455,3 +456,20 @@ def test_a_time_that_no_date_has_is_the_nearest_that_one_has(told: float, taken:
     monkeypatch.setattr("_cbt.repository.folders.status", lambda *_arguments: SimpleNamespace(st_size=0, st_mtime=told))
     assert store.modified(names.lease("0" * 16)) == taken
     assert datetime.datetime.fromtimestamp(taken, datetime.UTC).year < 10_000
+
+
+@pytest.mark.parametrize("check_only", [True, False])
+def test_a_damaged_point_is_named_by_a_copy_which_copies_the_others(check_only: bool, made: EngineHistory) -> None:
+    whole = made.store
+    made.store = whole.copy()
+    first, *others = made.fresh().points_of().points
+    name = names.manifest(first.uuid, first.id)
+    made.repository.put_object(name, points.encode(dataclasses.replace(first, domain="../x")))
+    dest = Repository(MemoryStore(), "11" * 16)
+    result = copy(made.fresh(), dest, CopyRequest(), StoringOptions(compression="none", workers=1), check_only=check_only)
+    assert [each.point.id for each in result.copied] == [each.id for each in others]
+    (warning,) = result.warnings
+    assert (
+        warning.startswith(f"The restore point of {name} is not copied, for its manifest cannot be read: ") and "'../x' is not the name of a domain" in warning
+    )
+    made.store = whole

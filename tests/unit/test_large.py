@@ -113,7 +113,7 @@ index.refresh()
 filled = time.monotonic()
 index.refresh()
 again = time.monotonic()
-chance = random.Random("hooks/domain/session-1")
+chance = random.Random(f"hooks/compaction/{1:016x}-0")
 ref = PackRef(chance.randbytes(16), 64 << 20, 1024)
 with index.lookup() as lookup:
     found = list(lookup([chance.getrandbits(61).to_bytes(8, "big")]))

@@ -193,17 +193,18 @@ def copy(
     check(options)
     if dest is not None and dest.id == source.id:
         raise Refused(f"Cannot copy from {source.store.location} to {dest.store.location}: they are the same repository. Name another destination.")
-    there = source.points_of().points
+    listing = source.points_of()
+    there = listing.points
+    warnings = [f"The restore point of {name} is not copied, for its manifest cannot be read: {cause}" for name, cause in sorted(listing.damaged.items())]
     here = list(dest.points_of().points) if dest is not None else []
     held = {point.key for point in here}
     wanted = several(there, request.domain, request.wanted)
     missing = [point for point in wanted if point.key not in held]
     present = tuple(point for point in wanted if point.key in held)
     if check_only or dest is None or not missing:
-        return CopyResult(tuple(CopiedPoint(point) for point in missing), present, {})
+        return CopyResult(tuple(CopiedPoint(point) for point in missing), present, {}, tuple(warnings))
     copied: t.List[CopiedPoint] = []
     failed: t.Dict[str, str] = {}
-    warnings: t.List[str] = []
     with leases.held(dest, "copy") as lease:
         copier = _Copier(source, lease, options, damage.read_all(dest), interrupt or Interrupt(), observer)
         copier.interrupt.reached(_outcome(0, len(missing)))
