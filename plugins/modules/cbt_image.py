@@ -16,7 +16,8 @@ description:
     The images of a domain that is shut off are changed in place (C(amend), for qcow2) or copied (C(convert), for RAW).
   - The original of a copied image is kept until the copy was compared with it and the domain was seen running on the copy. It is removed then,
     unless O(keep_original) is set, another image rests on it, or it is a device.
-    A link beside the new image, named like it with C(.cbt-original) at the end, tells of an original that waits for this.
+    A link beside the new image, named like it with C(.cbt-original-raw) or C(.cbt-original-qcow2) at the end, tells of an original that waits for this,
+    and of its format.
   - If something fails, what was begun is undone, and the domain goes on with the original. A run that was killed is taken up by the next one.
   - A backing file stays where it is, and stays the backing file of the new image. Nothing is ever written to it.
 author:
@@ -48,7 +49,16 @@ options:
   path:
     description:
       - Absolute path of an image that is no domain's disk. RAW is copied to a new image, and the original stays.
+      - Requires O(source_format). The image must not be open in any process of QEMU on this host. The locks by which this is seen do not exist for a
+        block device that another host uses.
     type: path
+  source_format:
+    description:
+      - Format of the image at O(path). A guest can make its RAW disk look like an image of another format that names any file of the host as its backing file,
+        so the format is never guessed.
+      - Required with O(path). The disks of O(domain) have the format that the definition of the domain names.
+    type: str
+    choices: [raw, qcow2]
   dest:
     description:
       - Path of the new image, where one is made. By default it lies beside the original and is named like it, ending in C(.qcow2) or,
@@ -99,6 +109,7 @@ options:
 notes:
   - An image with internal snapshots, an encrypted one and one with a data file of its own are converted by V(amend) only.
     So are the disks of a domain that has snapshots or a saved state.
+  - An image that does not name the format of its backing file is refused, as libvirt and QEMU would have to guess it.
 requirements:
   - qemu-img
 seealso:
@@ -127,6 +138,7 @@ EXAMPLES = r"""
 - name: Make a template's image one of version 3
   kvm.cbt.cbt_image:
     path: /var/lib/libvirt/images/template.qcow2
+    source_format: qcow2
 """
 
 RETURN = r"""
@@ -210,7 +222,7 @@ def _convert(module: AnsibleModule) -> ConversionResult:
     interrupt = _module.interruptible()
     if params["path"] is not None:
         with _module.session_if_installed(module) as any_session:
-            return convert_image(any_session, os.path.abspath(params["path"]), wish, interrupt, module.check_mode)
+            return convert_image(any_session, os.path.abspath(params["path"]), params["source_format"], wish, interrupt, module.check_mode)
     _module.require(module, "libvirt", "libvirt_qemu", "nbd")
     manner = Manner(params["scratch_dir"], params["shutdown_timeout"])
     with _module.session(module) as session:
@@ -225,6 +237,7 @@ def main() -> None:
             **_module.LIBVIRT,
             "disk": {"type": "list", "elements": "str", "aliases": ["disks"]},
             "path": {"type": "path"},
+            "source_format": {"type": "str", "choices": ["raw", "qcow2"]},
             "dest": {"type": "path"},
             "compat": {"type": "str", "choices": ["v3"], "default": "v3"},
             "format": {"type": "str", "choices": ["qcow2"], "default": "qcow2"},
@@ -235,7 +248,8 @@ def main() -> None:
             "scratch_dir": {"type": "path", "default": "/var/tmp"},
         },
         required_one_of=[("domain", "path")],
-        mutually_exclusive=[("domain", "path"), ("disk", "path")],
+        mutually_exclusive=[("domain", "path"), ("disk", "path"), ("domain", "source_format")],
+        required_by={"path": ("source_format",)},
         supports_check_mode=True,
     )
     with _module.reported(module):

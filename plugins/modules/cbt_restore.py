@@ -376,6 +376,8 @@ def main() -> None:
             module.debug(str(error))
             session = None
         result = restore(_module.existing_repository(module), _request(module), session, interrupt, check_only=module.check_mode)
+    for warning in result.warnings:
+        module.warn(warning)
     duration: dict[str, object] = {} if module.check_mode else {"duration": result.duration}
     module.exit_json(changed=True, **_outcome(result), **duration)
 

@@ -193,7 +193,7 @@ def test_backing_files_are_neither_changed_nor_left_without_their_images(hypervi
         domain.destroy()
         assert base.read_bytes() == held
         for name in ("one", "two"):
-            assert describe(str(workspace / f"{name}-v3.qcow2")).backing == "base.qcow2"
+            assert describe(str(workspace / f"{name}-v3.qcow2"), "qcow2").backing == "base.qcow2"
         run_tool(["qemu-io", "-f", "qcow2", "-r", "-c", "read -P 7 0 1M", "-c", "read -P 9 1M 1M", "-c", "read -P 7 2M 2M", workspace / "one-v3.qcow2"])
 
 
@@ -241,17 +241,17 @@ def test_an_image_by_itself_is_converted_and_the_original_stays(hypervisor: Hype
     run_tool(["qemu-img", "create", "-q", "-f", "raw", raw, "8M"])
     run_tool(["qemu-io", "-f", "raw", "-c", "write -P 5 1M 1M", raw])
     run_tool(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=0.10", old, "8M"])
-    for path, method in ((raw, "convert"), (old, "amend")):
-        assert run_module(workspace, "cbt_image", check=True, path=str(path))["changed"]
+    for path, method, fmt in ((raw, "convert", "raw"), (old, "amend", "qcow2")):
+        assert run_module(workspace, "cbt_image", check=True, path=str(path), source_format=fmt)["changed"]
         assert _compat(old) == "0.10" and not (workspace / "disk one.qcow2").exists() or path == old
-        done = run_module(workspace, "cbt_image", path=str(path))
+        done = run_module(workspace, "cbt_image", path=str(path), source_format=fmt)
         assert not done.get("failed") and done["images"][0]["method"] == method, done
-        assert not run_module(workspace, "cbt_image", path=str(path))["changed"]
+        assert not run_module(workspace, "cbt_image", path=str(path), source_format=fmt)["changed"]
     assert _compat(old) == "1.1" and _compat(workspace / "disk one.qcow2") == "1.1"
     run_tool(["qemu-img", "compare", "-f", "raw", "-F", "qcow2", raw, workspace / "disk one.qcow2"])
     with raw.open("r+b") as file:
         file.write(b"changed since")
-    different = run_module(workspace, "cbt_image", path=str(raw))
+    different = run_module(workspace, "cbt_image", path=str(raw), source_format="raw")
     assert different.get("failed") and "exists already" in different["msg"]
     assert sorted(path.name for path in workspace.iterdir() if "cbt" in path.name) == []
 

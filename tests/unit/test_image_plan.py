@@ -18,12 +18,14 @@ from _cbt.errors import Refused
 from _cbt.hypervisor.block_copy import mirror
 from _cbt.hypervisor.definition import with_source
 from _cbt.hypervisor.image_files import Image
+from _cbt.hypervisor.image_marker import Original
 from _cbt.operations.image_plan import Candidate, Wish, new_path, plan
 from _cbt.operations.image_proof import unmarked
 
 V2 = Image("/images/web1.qcow2", "qcow2", 1 << 30, "0.10")
 V3 = dataclasses.replace(V2, compat="1.1")
 RAW = Image("/images/web1.img", "raw", 1 << 30)
+ORIGINAL = Original(RAW.path, "raw")
 
 
 def candidate(image: Image = V2, **fields: Any) -> Candidate:
@@ -55,8 +57,8 @@ def test_nothing_is_done_to_an_image_that_can_be_tracked(running: bool) -> None:
 
 
 def test_an_original_that_waits_is_seen_to_once_the_domain_runs() -> None:
-    assert plan(candidate(V3, original="/images/web1.img"), Wish()) is None
-    made = plan(candidate(V3, original="/images/web1.img", running=True), Wish())
+    assert plan(candidate(V3, original=ORIGINAL), Wish()) is None
+    made = plan(candidate(V3, original=ORIGINAL, running=True), Wish())
     assert made is not None and made.method == "finish"
 
 

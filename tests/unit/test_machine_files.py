@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import typing as t
 import zlib
@@ -17,7 +18,8 @@ from stores_for_tests import MemoryStore, with_bit_flipped
 from _cbt.errors import DamagedObject, Refused
 from _cbt.hypervisor.machine_files import MachineFile, machine_files
 from _cbt.operations import machine_files as kept
-from _cbt.operations.machine_files import PIECE, Capture, SavedFile, saved_files, write_file
+from _cbt.operations.machine_files import PIECE, Capture, SavedFile
+from _cbt.operations.saved_machine import saved_files, write_file
 from _cbt.repository.points import RestorePoint
 from _cbt.repository.repository import Repository
 
@@ -64,10 +66,11 @@ def _saved(repository: Repository, folder: Path, *files: MachineFile) -> t.Tuple
     """A restore point that keeps the files, and the warnings."""
     scratch = folder / "scratch"
     scratch.mkdir()
-    captured = Capture(str(scratch))
-    captured.take(files)
-    assert len(captured) == len(list(captured))
-    return point(1, files=repository.put_files(point(1).folder, dict(captured))), captured.warnings
+    with contextlib.closing(Capture(str(scratch))) as captured:
+        captured.take(files)
+        assert len(captured) == len(list(captured))
+        assert list(scratch.iterdir()) == []  # what waits there has no name
+        return point(1, files=repository.put_files(point(1).folder, dict(captured))), captured.warnings
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE, PIECE + 1, 2 * PIECE + 7])
@@ -97,7 +100,7 @@ def test_what_cannot_be_read_is_told_and_what_need_not_exist_is_not(repository: 
 
 
 def test_a_file_too_large_for_a_restore_point_is_told(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "LARGEST", 1 << 20)
+    monkeypatch.setattr(kept, "LARGEST", {"initrd": 1 << 20})
     with open(tmp_path / "initrd", "wb") as file:
         file.truncate((1 << 20) + 1)
     _made, warnings = _saved(repository, tmp_path, MachineFile("initrd", str(tmp_path / "initrd")))

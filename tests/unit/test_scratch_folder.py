@@ -35,7 +35,7 @@ def test_the_folder_gets_the_label_of_the_hosts_rules_where_selinux_is_active(ac
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     with scratch.scratch_folder(_Facts(), str(tmp_path)) as folder:
         assert labelled.exists() == active
-    assert not active or labelled.read_text() == f"{folder}\n"
+    assert not active or labelled.read_text() == f"{folder} {folder}/qemu\n"
 
 
 def test_a_label_that_cannot_be_set_is_told_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ def _from_image(disk: Disk) -> Disk:
     if disk.unreadable is not None or disk.source is None or not os.path.exists(disk.source):
         return disk
     try:
-        return with_image(disk, images.info(disk.source, share=True))
+        return with_image(disk, images.info(disk.source, disk.format, share=True))
     except ProgramError:
         return disk  # its size and bitmaps stay unknown; whoever needs them says so
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 import struct
 import typing as t
 
 from .. import files, programs
 from ..errors import HypervisorError, ProgramError
-from . import images
+from . import images, locks
 
 _HEADER = struct.Struct(">4sIQI")  # magic, version, place and length of the backing file's name
 _MAGIC = b"QFI\xfb"
 _LONGEST_CHAIN = 256
+_LONGEST_NAME = 1023  # bytes, QEMU's limit of the name of a backing file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +43,15 @@ class Image:
         return self.format == "qcow2" and self.compat != "0.10"
 
 
-def describe(path: str, fmt: t.Optional[str] = None) -> Image:
-    """Read an image, even while a domain uses it. ``fmt`` is the format a domain takes it for, None to probe.
+def describe(path: str, fmt: str) -> Image:
+    """Read an image, even while a domain uses it. ``fmt`` is the format that the definition names.
 
     Raises HypervisorError if it cannot be read.
     """
     try:
-        info = images.info(path, share=True, fmt=fmt)
+        info = images.info(path, fmt, share=True)
     except ProgramError as error:
-        raise HypervisorError(f"Cannot read the image {path}: {error}. Check the path.") from error
+        raise HypervisorError(f"Cannot read the {fmt} image {path}: {error}. Check the path and the format.") from error
     details = info.get("format-specific", {}).get("data", {})
     return Image(
         path=path,
@@ -92,7 +94,8 @@ def create_like(image: Image, dest: str) -> None:
 
 
 def convert(image: Image, dest: str, watch: t.Callable[[], None]) -> None:
-    """Copy an image that nobody uses to a new qcow2 v3 image. Raises HypervisorError, or what ``watch`` raises."""
+    """Copy an image that nobody uses to a new qcow2 v3 image. Raises HypervisorError, Refused if it is in use, or what ``watch`` raises."""
+    locks.require_free(image.path, f"convert {image.path}")
     copying = ["qemu-img", "convert", "-q", "-f", image.format, "-O", "qcow2", *_options(image), *_backing(image, dest, "-B"), "--", image.path, dest]
     _complete(copying, watch, f"convert {image.path}")
     take_owner(image.path, dest)
@@ -136,27 +139,24 @@ def take_owner(path: str, other: str) -> None:
         os.chown(other, status.st_uid, status.st_gid)
 
 
-def written_format(path: str) -> str:
-    """``qcow2`` if the image has the header of one, else ``raw``: others are not converted."""
-    with open(path, "rb") as file:
-        return "qcow2" if file.read(len(_MAGIC)) == _MAGIC else "raw"
-
-
 def _named_backing(path: str) -> t.Optional[str]:
-    """The backing file that a qcow2 image names, from its header; None for anything else."""
+    """The backing file that a file names if it is taken for a qcow2 image, from its header, which a guest may have written; None if it names none."""
     try:
-        with open(path, "rb") as file:
+        # What a guest names is opened next. It may be a pipe, which opening would wait for, or a device that opening changes.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             header = file.read(_HEADER.size)
             if len(header) < _HEADER.size:
                 return None
             magic, _version, place, length = _HEADER.unpack(header)
-            if magic != _MAGIC or not place:
+            if magic != _MAGIC or not place or length > _LONGEST_NAME:
                 return None
             file.seek(place)
-            name = os.fsdecode(file.read(length))
-    except OSError:
+            name = file.read(length)
+    except (OSError, OverflowError, ValueError):  # a place beyond all files is a ValueError
         return None
-    return os.path.join(os.path.dirname(os.path.realpath(path)), name)
+    return None if b"\0" in name else os.path.join(os.path.dirname(os.path.realpath(path)), os.fsdecode(name))
 
 
 def _rests_on(path: str, base: str) -> bool:

@@ -1,36 +1,110 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Disk images outside of a running domain, by QEMU's own tools. Private to the collection."""
+"""Disk images outside of a running domain, by QEMU's own tools. Private to the collection.
+
+A guest writes every byte of a RAW disk, and can make it look like an image of any format that names any file of the host. So
+the format of an image is never guessed: it is that of the definition, or what the image above it in a chain names.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import stat
 import typing as t
 
 from .. import programs
-from ..errors import ProgramError
+from ..errors import Refused
+
+_MAGIC = b"QFI\xfb"
+_LONGEST_CHAIN = 200  # images; libvirt's limit
+
+Node = t.Dict[str, t.Any]
 
 
-def info(path: str, share: bool = False, fmt: t.Optional[str] = None) -> t.Mapping[str, t.Any]:
-    """What ``qemu-img info`` says of an image. ``share`` reads it even while a domain has it open for writing; ``fmt`` None probes."""
-    arguments = ["qemu-img", "info", "--output=json", *(["-U"] if share else []), *(["-f", fmt] if fmt else []), "--", path]
+class Link(t.NamedTuple):
+    """An image of a chain: its path and format; ``named`` is False where the image above does not name the format."""
+
+    path: str
+    format: str
+    named: bool = True
+
+
+def info(path: str, fmt: str, share: bool = False) -> t.Mapping[str, t.Any]:
+    """What ``qemu-img info`` says of an image of a format. ``share`` reads it even while a domain has it open for writing."""
+    arguments = ["qemu-img", "info", "--output=json", *(["-U"] if share else []), "-f", fmt, "--", path]
     return t.cast("t.Mapping[str, t.Any]", programs.run_json(arguments))
 
 
-def in_use(path: str) -> bool:
-    """True if some process, such as a running domain, holds the image open for writing."""
-    try:
-        info(path)
-    except ProgramError as error:
-        return "lock" in str(error)
-    return False
+def has_qcow2_header(path: str) -> bool:
+    """Whether a file begins like a qcow2 image, which a RAW disk may do as well. Raises OSError."""
+    with open(path, "rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
+def chain(path: str, fmt: str) -> t.List[Link]:
+    """An image and the files it rests on, the lowest last. Raises ProgramError, or Refused if that has no end.
+
+    A backing file whose format is not named is RAW to libvirt, which starts no domain with another one.
+    """
+    links = [Link(path, fmt)]
+    while links[-1].format == "qcow2":
+        found = info(links[-1].path, "qcow2", share=True)
+        below = found.get("full-backing-filename")
+        if below is None or not os.path.isabs(below):  # a URI and the like name their format themselves
+            break
+        named = found.get("backing-filename-format")
+        links.append(Link(below, named or "raw", named is not None))
+        if len(links) > _LONGEST_CHAIN:
+            raise Refused(f"Cannot read {path}: it rests on more than {_LONGEST_CHAIN} images. Shorten the chain with virsh blockcommit.")
+    return links
+
+
+def require_formats(path: str, fmt: str) -> None:
+    """Raise Refused if an image of a chain does not name the format of its backing file, which QEMU would guess."""
+    links = chain(path, fmt)
+    for above, link in zip(links, links[1:]):
+        if not link.named:
+            raise Refused(
+                f"Cannot use {above.path}: it does not name the format of its backing file {link.path}, and formats are not guessed."
+                f" Record the format with qemu-img rebase -u -f qcow2 -F raw -b {link.path} {above.path} (or -F qcow2)."
+            )
+
+
+def below(path: str, fmt: str) -> t.Optional[Node]:
+    """What an image rests on, for QEMU, each format written out; None if it rests on nothing, or if its headers name all formats.
+
+    Raises Refused if a format that is not named cannot be RAW.
+    """
+    links = chain(path, fmt)[1:]
+    if all(link.named for link in links):
+        return None
+    node: t.Optional[Node] = None
+    for link in reversed(links):
+        if not link.named and has_qcow2_header(link.path):
+            require_formats(path, fmt)
+        made: Node = {"driver": link.format, "file": file_node(link.path)}
+        node = made if node is None else {**made, "backing": node}
+    return node
+
+
+def file_node(path: str) -> Node:
+    """The bytes of a file or block device, for QEMU."""
+    return {"driver": "host_device" if stat.S_ISBLK(os.stat(path).st_mode) else "file", "filename": path}
+
+
+def _alone(path: str) -> str:
+    """A qcow2 image without what it rests on, which the command does not need."""
+    return "json:" + json.dumps({"driver": "qcow2", "backing": None, "file": {"filename": path}})
 
 
 def remove_bitmap(path: str, name: str) -> None:
-    """Remove a bitmap from the image of a shut-off domain."""
-    programs.run(["qemu-img", "bitmap", "--remove", "--", path, name])
+    """Remove a bitmap from the qcow2 image of a shut-off domain."""
+    programs.run(["qemu-img", "bitmap", "--remove", "-f", "qcow2", "--", _alone(path), name])
 
 
 def add_bitmap(path: str, name: str, granularity: int, recording: bool) -> None:
-    """Add a bitmap to the image of a shut-off domain; ``granularity`` in bytes."""
-    programs.run(["qemu-img", "bitmap", "--add", *([] if recording else ["--disable"]), "-g", str(granularity), "--", path, name])
+    """Add a bitmap to the qcow2 image of a shut-off domain; ``granularity`` in bytes."""
+    arguments = ["qemu-img", "bitmap", "--add", *([] if recording else ["--disable"]), "-g", str(granularity), "-f", "qcow2"]
+    programs.run([*arguments, "--", _alone(path), name])

@@ -132,15 +132,15 @@ def backup_job(
     """Yields a function that begins the job and returns its exports; whatever happens then, the job ends with the block.
 
     Begin and block are apart so that the guest is frozen only around the begin. ``new_checkpoint`` is the XML
-    of a checkpoint that libvirt creates in the same instant. ``folder`` is the hypervisor's; the job is served over a socket in it,
-    or at the first of ``servers`` whose port is free.
+    of a checkpoint that libvirt creates in the same instant. ``folder`` is the hypervisor's; the job is served over a socket of
+    QEMU's in it, or at the first of ``servers`` whose port is free.
     """
     begun = False
 
     def begin() -> t.Tuple[Export, ...]:
         nonlocal begun
         with explained(f"begin the backup job of {facts.name}", "See libvirt's and QEMU's log of this domain."):
-            server = _begin(domain, servers or [scratch.socket_in(folder)], lambda each: backup_xml(wanted, facts.disks, folder, each), new_checkpoint)
+            server = _begin(domain, servers or [scratch.socket_of_qemu(folder)], lambda each: backup_xml(wanted, facts.disks, folder, each), new_checkpoint)
             begun = True
         return tuple(Export(each.target, server, each.target, f"qemu:dirty-bitmap:backup-{each.target}" if each.since else None) for each in wanted)
 

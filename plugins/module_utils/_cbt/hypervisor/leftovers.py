@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import tempfile
 import typing as t
 from xml.etree import ElementTree
@@ -19,7 +18,7 @@ from .connection import Domain, libvirt
 def _abandoned(folder: str) -> bool:
     """True if no living run holds the lock of a scratch folder, or if the folder is gone."""
     try:
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(folder, scratch.FOLDER)
     except FileNotFoundError:
         return True
     except OSError:
@@ -67,7 +66,7 @@ def clear(domain: Domain, scratch_dir: str) -> t.List[str]:
     if folder is not None:
         job.end(domain)
         if domain.session.remote_host is None:
-            shutil.rmtree(folder, ignore_errors=True)
+            scratch.remove_folder(folder)
         done.append(f"A backup job that a killed run had left on {domain.name} was ended.")
     if domain.session.remote_host is not None:
         removed = _clear_pools(domain) + _clear_folders(domain, tempfile.gettempdir())
@@ -88,5 +87,5 @@ def _clear_folders(domain: Domain, scratch_dir: str) -> t.List[str]:
     paths = [os.path.join(scratch_dir, name) for name in names if name.startswith(scratch.local_prefix(domain.uuid))]
     found = [path for path in paths if os.path.isdir(path) and _abandoned(path)]
     for path in found:
-        shutil.rmtree(path, ignore_errors=True)
-    return found
+        scratch.remove_folder(path)
+    return [path for path in found if not os.path.lexists(path)]

@@ -13,7 +13,7 @@ import typing as t
 
 from .. import programs
 from ..errors import HypervisorError, ProgramError, Refused
-from . import scratch
+from . import images, scratch
 from .disks import Disk
 from .domain import DomainFacts
 from .job import Export, JobDisk
@@ -31,11 +31,14 @@ def not_offline(disk: Disk) -> t.Optional[str]:
 
 
 def _node(disk: Disk) -> t.Dict[str, t.Any]:
-    file: t.Dict[str, t.Any] = {"driver": "host_device" if disk.type == "block" else "file", "filename": disk.source}
+    path = disk.source or ""
+    file = images.file_node(path)
     if disk.format == "raw":
         # Other formats keep writers away from their own metadata; over a RAW image an export would let the domain start and write.
         file = {"driver": "blkdebug", "image": file, "unshare-child-perms": ["write", "resize"]}
-    return {"driver": disk.format, "node-name": disk.target, "read-only": True, "file": file}
+    below = images.below(path, disk.format)
+    node = {"driver": disk.format, "node-name": disk.target, "read-only": True, "file": file}
+    return node if below is None else {**node, "backing": below}
 
 
 def _arguments(disks: t.Sequence[Disk], wanted: t.Mapping[str, JobDisk], socket: str, ready: str) -> t.List[str]:
@@ -65,7 +68,11 @@ def image_exports(facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str) 
             raise Refused(f"Cannot back up {facts.name} while it is shut off: {reason}")
     socket = scratch.socket_in(folder)
     ready = os.path.join(folder, "nbd.pid")  # written once all images are open, which is after the socket is there
-    with programs.service(_arguments(disks, by_target, socket, ready)) as server:
+    try:
+        arguments = _arguments(disks, by_target, socket, ready)
+    except (OSError, ProgramError) as error:
+        raise HypervisorError(f"Cannot read the disks of {facts.name}: {error}. Check that its images are whole.") from error
+    with programs.service(arguments) as server:
         _wait_for(ready, server, facts.name)
         yield tuple(Export(each.target, socket, each.target, f"qemu:dirty-bitmap:{each.since}" if each.since else None) for each in wanted)
         with contextlib.suppress(ProgramError):  # it only read

@@ -17,22 +17,20 @@ from . import space
 from .connection import Session, explained, libvirt
 
 
-def _xml(name: str, path: str, owner: t.Optional[t.Tuple[int, int]] = None) -> str:
+def _xml(name: str, path: str) -> str:
     root = ElementTree.Element("pool", type="dir")
     ElementTree.SubElement(root, "name").text = name
     target = ElementTree.SubElement(root, "target")
     ElementTree.SubElement(target, "path").text = path
     permissions = ElementTree.SubElement(target, "permissions")
-    ElementTree.SubElement(permissions, "mode").text = "0700"
-    for key, number in zip(("owner", "group"), owner or ()):
-        ElementTree.SubElement(permissions, key).text = str(number)
+    ElementTree.SubElement(permissions, "mode").text = "0711"
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def make(session: Session, name: str, path: str, owner: t.Optional[t.Tuple[int, int]]) -> None:
-    """Make a folder, closed to all but its ``owner`` (user and group id), and a pool over it. Raises libvirtError."""
+def make(session: Session, name: str, path: str) -> None:
+    """Make a folder, in which others than libvirt's user can only open what they know the name of, and a pool over it. Raises libvirtError."""
     # Defined and not only created: libvirt removes the folder of such a pool only, and that of a killed run is found again.
-    pool = session.api.storagePoolDefineXML(_xml(name, path, owner))
+    pool = session.api.storagePoolDefineXML(_xml(name, path))
     pool.build(0)
     pool.create(0)
 

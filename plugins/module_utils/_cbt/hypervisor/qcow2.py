@@ -25,6 +25,8 @@ _HEADER_LENGTH = 112
 _ZSTD, _EXTENDED_L2 = 1 << 3, 1 << 4  # incompatible features
 _LAZY_REFCOUNTS = 1  # a compatible feature
 _LARGEST_L1 = 32 << 20  # bytes, QEMU's limit
+_CLUSTERS = tuple(1 << bits for bits in range(9, 22))  # bytes, what QEMU reads
+_SMALLEST_EXTENDED = 1 << 14  # bytes of a cluster with 32 subclusters
 
 
 class Features(t.NamedTuple):
@@ -50,13 +52,16 @@ DEFAULT = Features()
 
 
 def features_like(image: t.Mapping[str, t.Any]) -> Features:
-    """The features of an image that ``qemu-img info`` described."""
-    return Features(
-        cluster=int(image.get("cluster-size", DEFAULT.cluster)),
-        extended_l2=bool(image.get("extended-l2", False)),
-        lazy_refcounts=bool(image.get("lazy-refcounts", False)),
-        zstd=image.get("compression-type") == "zstd",
-    )
+    """The features of an image that ``qemu-img info`` described. Raises ValueError if qcow2 has no such features."""
+    cluster = image.get("cluster-size", DEFAULT.cluster)
+    if cluster not in _CLUSTERS or isinstance(cluster, bool):
+        raise ValueError("qcow2 has no clusters of that size")
+    flags = {key: image.get(key, False) for key in ("extended-l2", "lazy-refcounts")}
+    if not all(isinstance(flag, bool) for flag in flags.values()) or image.get("compression-type", "zlib") not in ("zlib", "zstd"):
+        raise ValueError("qcow2 has no such features")
+    if flags["extended-l2"] and cluster < _SMALLEST_EXTENDED:
+        raise ValueError("qcow2 has extended L2 entries for larger clusters only")
+    return Features(cluster, flags["extended-l2"], flags["lazy-refcounts"], image.get("compression-type") == "zstd")
 
 
 class Run(t.NamedTuple):
@@ -88,6 +93,11 @@ class Layout:
     def file_size(self) -> int:
         """Bytes of the finished file."""
         return self.total * self.features.cluster
+
+    @property
+    def metadata_size(self) -> int:
+        """Bytes of the file that are not data."""
+        return self.file_size - sum(run.count for run in self.runs) * self.features.cluster
 
     @property
     def _l1_first(self) -> int:

@@ -5,6 +5,9 @@
 
 On another host the folder is a storage pool, for of pools libvirt tells the free space, and makes and removes their folders.
 The name of a folder tells the domain; that of a pool also tells which host reads, since no other can tell whether the run lives.
+
+A folder belongs to the user that runs this, root as a rule, and QEMU's user cannot write to it: libvirt makes the scratch files in
+it, as root. QEMU makes its socket itself, in a folder of its own within. No file of root's is opened or made there.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ from .connection import Domain, explained
 from .domain import DomainFacts, require_files_here
 
 SELINUX = "/sys/fs/selinux/enforce"  # is there while SELinux is active
+FOR_QEMU = "qemu"  # within a run's folder: the folder for QEMU's socket, which belongs to QEMU's user
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # opens a folder, and no link to one
+_DEEPEST = 4  # folders within folders that are removed; a run makes fewer
 _PREFIX = "kvm-cbt-"
 _MACHINE_ID = "/etc/machine-id"
 _LONGEST = 107  # bytes in the path of a Unix socket
@@ -36,6 +42,7 @@ _RANDOM = 8  # characters that mkdtemp appends
 @dataclasses.dataclass(frozen=True)
 class Workspace:
     """``folder`` is a folder of the run's own on this host, ``scratch`` where its scratch files are on the hypervisor, which may be the same.
+    QEMU's user can write to neither.
 
     ``places`` are what must not run out of space.
     """
@@ -71,51 +78,101 @@ def _fitting_prefix(uuid: str, parent: str) -> str:
     return profile if _fits(example) else short
 
 
+class _Folder(t.NamedTuple):
+    path: str
+    handle: int
+
+
 @contextlib.contextmanager
-def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
+def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[_Folder]:
     """A folder of the run's own on this host. Its lock (flock) tells that the run still lives."""
     try:
-        folder = tempfile.mkdtemp(prefix=_fitting_prefix(facts.uuid, parent), dir=parent)
+        path = tempfile.mkdtemp(prefix=_fitting_prefix(facts.uuid, parent), dir=parent)
+        handle = os.open(path, FOLDER)
     except OSError as error:
         raise Refused(f"Cannot create a scratch folder in {parent}: {error.strerror}. Choose another with scratch_dir.") from error
-    handle = os.open(folder, os.O_RDONLY)
     try:
+        if os.fstat(handle).st_uid != os.geteuid():
+            raise Refused(f"Cannot use {path} for scratch files: another user put it in the place of the one just made. Choose another with scratch_dir.")
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield folder
+        yield _Folder(path, handle)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(path)
         os.close(handle)
 
 
+def remove_folder(path: str) -> None:
+    """Remove a folder and what is in it, as far as that can be done. No link is followed, and nothing is waited for, whatever others do there meanwhile."""
+    parent, name = os.path.split(path)
+    with contextlib.suppress(OSError):
+        handle = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _remove(handle, name, _DEEPEST)
+        finally:
+            os.close(handle)
+
+
+def _remove(folder: int, name: str, depth: int) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(name, dir_fd=folder)
+        return
+    if not depth:
+        return
+    with contextlib.suppress(OSError):
+        handle = os.open(name, FOLDER, dir_fd=folder)
+        try:
+            for each in os.listdir(handle):
+                _remove(handle, each, depth - 1)
+        finally:
+            os.close(handle)
+        os.rmdir(name, dir_fd=folder)
+
+
+def socket_of_qemu(folder: str) -> str:
+    """Where QEMU listens for the run with this folder."""
+    return os.path.join(folder, FOR_QEMU, "nbd.sock")
+
+
 def socket_in(folder: str) -> str:
-    """Where the NBD server of a run listens."""
+    """Where a server that the run starts itself listens."""
     return os.path.join(folder, "nbd.sock")
 
 
 def _fits(folder: str) -> bool:
-    return len(os.fsencode(socket_in(folder))) <= _LONGEST
+    return len(os.fsencode(socket_of_qemu(folder))) <= _LONGEST
 
 
-def _label(folder: str) -> None:
+def _label(*folders: str) -> None:
     # A folder gets the label of its parent; SELinux lets QEMU make a socket only in what the host's rules say is for it.
     if os.path.exists(SELINUX) and shutil.which("restorecon"):
-        programs.run(["restorecon", folder])
+        programs.run(["restorecon", *folders])
+
+
+def _let_qemu_in(folder: _Folder, owner: t.Optional[t.Tuple[int, int]]) -> None:
+    """Make the folder for QEMU's socket, and let QEMU reach it."""
+    os.mkdir(FOR_QEMU, 0o700, dir_fd=folder.handle)
+    if owner is not None and os.geteuid() == 0:
+        handle = os.open(FOR_QEMU, FOLDER, dir_fd=folder.handle)
+        try:
+            os.fchown(handle, *owner)
+        finally:
+            os.close(handle)
+        os.fchmod(folder.handle, 0o711)
 
 
 @contextlib.contextmanager
 def scratch_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
-    """A folder of the job's own for its socket and scratch files, writable by QEMU and closed to others.
+    """A folder of the job's own for its socket and scratch files, which others but QEMU cannot enter, and only this user can write to.
 
     Raises Refused if it cannot be made, or if the domain is on another host.
     """
     require_files_here(facts, f"share files with QEMU in {parent}")
     with _locked_folder(facts, parent) as folder:
-        if facts.owner is not None and os.geteuid() == 0:
-            os.chown(folder, *facts.owner)
-        _label(folder)
-        if not _fits(folder):
+        _let_qemu_in(folder, facts.owner)
+        _label(folder.path, os.path.join(folder.path, FOR_QEMU))
+        if not _fits(folder.path):
             raise Refused(f"The scratch directory {parent} is too long a path for a Unix socket. Choose a shorter one with scratch_dir.")
-        yield folder
+        yield folder.path
 
 
 @contextlib.contextmanager
@@ -132,9 +189,9 @@ def workspace(domain: Domain, facts: DomainFacts, parent: str) -> t.Iterator[Wor
             path = os.path.join(parent, name)
             advice = "libvirt's storage driver must be there. Choose another folder with scratch_dir."
             with explained(f"create the scratch folder {path} on {facts.host}", advice):
-                pools.make(session, name, path, facts.owner)
+                pools.make(session, name, path)
             place = space.Place(path, f"the scratch directory on {facts.host},", option, 0.1, lambda _path: pools.measure(session, name))
-            yield Workspace(folder, path, (place,))
+            yield Workspace(folder.path, path, (place,))
         finally:
             pools.remove(session, name)
 

@@ -78,14 +78,14 @@ class Run:
         """Take the backup and publish it."""
         taken = [each for each in self._plan.disks if each.read]
         wanted = [job.JobDisk(each.target, each.since) for each in taken]
-        with contextlib.ExitStack() as undo, scratch.workspace(self._domain, self._facts, self._options.scratch_dir) as work:
+        with contextlib.ExitStack() as undo, self._workspace() as work, contextlib.closing(self._nothing_captured(work.folder)) as captured:
             undo.callback(self._new.withdraw)
             undo.callback(self._forget_checkpoint)
             places = self._places(work)
             with self._view(wanted, work) as view, space.guarded(places, self._interrupt, lambda: job.end(self._domain)):
                 if view.note is not None:
                     self.warnings.append(f"The backup of {self._facts.name} is only crash-consistent: {view.note}.")
-                captured = self._capture(work.folder)
+                self._capture(captured)
                 self._check_reachable(view.exports[0])
                 for plan, export in zip(taken, view.exports):
                     self._read(plan, export)
@@ -106,13 +106,16 @@ class Run:
         tcp = servers(self._domain.session, self._options.transport)
         return views.running(self._domain, self._facts, wanted, work.scratch, self._checkpoint, self._plan.tracked, quiescing, self._frozen, tcp)
 
-    def _capture(self, folder: str) -> Capture:
+    def _workspace(self) -> t.ContextManager[scratch.Workspace]:
+        return scratch.workspace(self._domain, self._facts, self._options.scratch_dir)
+
+    def _nothing_captured(self, folder: str) -> Capture:
+        return Capture(folder) if self._facts.host is None else Capture(folder, functools.partial(pools.open_file, self._domain.session))
+
+    def _capture(self, captured: Capture) -> None:
         """Keep firmware variables and the like as they are now, near the moment of which the disks are."""
-        session = self._domain.session
-        captured = Capture(folder) if self._facts.host is None else Capture(folder, functools.partial(pools.open_file, session))
         captured.take(machine_files(self._facts.xml))
         self.warnings += captured.warnings
-        return captured
 
     def _frozen(self) -> None:
         self._observer(Progress("freezing", self._facts.name))

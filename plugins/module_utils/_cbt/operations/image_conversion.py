@@ -16,14 +16,15 @@ import os
 import typing as t
 
 from ..errors import CbtError, Refused
-from ..hypervisor import block_copy, definition, image_files, job
+from ..hypervisor import block_copy, definition, image_files, image_marker, job, locks
 from ..hypervisor.connection import Session
 from ..hypervisor.disks import Disk
 from ..hypervisor.domain import DomainFacts, read_domain, require_files_here
 from ..hypervisor.image_files import Image
+from ..hypervisor.image_marker import Original
 from ..interrupt import Interrupt
-from .image_plan import AMEND, BLOCKCOPY, CONVERT, FINISH, MARKER_SUFFIX, Candidate, Conversion, Wish, plan
-from .image_run import ImageRun, Manner, link_target, put_away
+from .image_plan import AMEND, BLOCKCOPY, CONVERT, FINISH, Candidate, Conversion, Wish, plan
+from .image_run import ImageRun, Manner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _candidate(facts: DomainFacts, disk: Disk, path: str, ties: t.Tuple[str, ...
         ties=ties,
         sharers=sharers,
         copying_to=None if copying is None else copying.path or "",
-        original=link_target(path + MARKER_SUFFIX),
+        original=image_marker.read(path),
     )
 
 
@@ -122,15 +123,22 @@ def _carry_out(run: ImageRun, facts: DomainFacts, conversions: t.Sequence[Conver
     for each in conversions:
         if each.method == BLOCKCOPY:
             run.live(each)
-        original: t.Optional[str] = each.candidate.original if each.method == FINISH else each.candidate.image.path
-        if each.method == AMEND:
-            original = None
-        elif facts.active:
-            original = run.finish(each.candidate.target, each.path, t.cast(str, original))
-        elif run.wish.keep_original:
-            put_away(each.path + MARKER_SUFFIX)
-        done.append(_converted(each, original))
+        done.append(_converted(each, _original_left(run, each, facts.active)))
     return done
+
+
+def _original_left(run: ImageRun, conversion: Conversion, active: bool) -> t.Optional[str]:
+    """Where the original of a conversion still lies, which is finished if the domain runs; None if it is gone or was changed in place."""
+    image = conversion.candidate.image
+    if conversion.method == AMEND:
+        return None
+    original = conversion.candidate.original if conversion.method == FINISH else None
+    original = original or Original(image.path, image.format)
+    if active:
+        return run.finish(conversion.candidate.target, conversion.path, original)
+    if run.wish.keep_original:
+        image_marker.remove(conversion.path)
+    return original.path
 
 
 def convert_disks(
@@ -177,33 +185,35 @@ def _refuse(facts: DomainFacts, conversions: t.Sequence[Conversion], wish: Wish)
 def convert_image(
     session: t.Optional[Session],
     path: str,
+    fmt: str,
     wish: Wish,
     interrupt: t.Optional[Interrupt] = None,
     check_only: bool = False,
 ) -> ConversionResult:
-    """Have an image that belongs to no domain be qcow2 v3; a new image is made beside it, and the original stays. Raises a CbtError."""
+    """Have an image of a format that belongs to no domain be qcow2 v3; a new image is made beside it, and the original stays. Raises a CbtError."""
     run = ImageRun(session, None, Manner(), wish, interrupt or Interrupt())
     with job.domain_lock(hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32], path):
-        image = image_files.describe(path)
+        image = image_files.describe(path, fmt)
         users = _users(session, path, definition.defined_sources(session)) if session is not None else ()
         conversion = plan(Candidate(image, device=not os.path.isfile(path), sharers=users), wish)
         if conversion is None:
             return ConversionResult(())
         if conversion.method == CONVERT and _is_there(image, conversion.path, run):
             return ConversionResult(())
+        locks.require_free(path, f"convert {path}")
         run.check_room([conversion])
         original = None if conversion.method == AMEND else path
         if not check_only:
             with contextlib.ExitStack() as undo:
                 run.at_rest(conversion, undo)
                 undo.pop_all()
-            put_away(conversion.path + MARKER_SUFFIX)
+            image_marker.remove(conversion.path)
     return ConversionResult((_converted(conversion, original),))
 
 
 def _is_there(image: Image, path: str, run: ImageRun) -> bool:
     """Whether a run before this one has made the new image."""
-    if not os.path.exists(path) or os.path.lexists(path + MARKER_SUFFIX):
+    if not os.path.exists(path) or image_marker.there(path):
         return False
     try:
         made = image_files.describe(path, "qcow2")

@@ -11,14 +11,12 @@ import typing as t
 
 from ..errors import Refused
 from ..hypervisor.image_files import Image
+from ..hypervisor.image_marker import Original
 
 AMEND = "amend"  # in place, while nobody uses the image
 CONVERT = "convert"  # to a new image, while nobody uses the old one
 BLOCKCOPY = "blockcopy"  # to a new image, while the guest writes
 FINISH = "finish"  # a conversion whose original is still there, because the domain was not seen running or the run was killed
-
-# A link beside the new image to the one it was made of: until it is gone the conversion is not over.
-MARKER_SUFFIX = ".cbt-original"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Candidate:
     ties: t.Tuple[str, ...] = ()
     sharers: t.Tuple[str, ...] = ()
     copying_to: t.Optional[str] = None
-    original: t.Optional[str] = None
+    original: t.Optional[Original] = None
 
     @property
     def name(self) -> str:
@@ -69,8 +67,9 @@ class Conversion:
         """What is to be done, for a person."""
         image = self.candidate.image
         kind = f"{image.format} v2" if image.format == "qcow2" else image.format
-        if self.method == FINISH:
-            return f"{self.candidate.name}: see to the original {self.candidate.original}, which the conversion left until the domain was seen running"
+        if self.method == FINISH and self.candidate.original is not None:
+            original = self.candidate.original.path
+            return f"{self.candidate.name}: see to the original {original}, which the conversion left until the domain was seen running"
         if self.method == AMEND:
             return f"{self.candidate.name}: {kind} to qcow2 v3 by amend, in place"
         return f"{self.candidate.name}: {kind} to qcow2 v3 by {self.method}, to {self.path}"

@@ -11,13 +11,14 @@ import os
 import typing as t
 
 from ..errors import HypervisorError, Refused
-from ..hypervisor import block_copy, checkpoints, definition, image_files, space
+from ..hypervisor import block_copy, checkpoints, definition, image_files, image_marker, images, locks, space
 from ..hypervisor.connection import Domain, Session
 from ..hypervisor.disks import parse_disks
 from ..hypervisor.domain import read_domain
+from ..hypervisor.image_marker import Original
 from ..interrupt import Interrupt
 from .backup_plan import size_text
-from .image_plan import AMEND, FINISH, MARKER_SUFFIX, Conversion, Wish
+from .image_plan import AMEND, FINISH, Conversion, Wish
 from .image_proof import prove
 
 _BITMAP = "cbt-conversion"
@@ -29,10 +30,6 @@ class Manner:
 
     scratch_dir: str = "/var/tmp"
     shutdown_timeout: float = 300.0
-
-
-def link_target(marker: str) -> t.Optional[str]:
-    return os.readlink(marker) if os.path.islink(marker) else None
 
 
 def put_away(path: str) -> None:
@@ -59,9 +56,11 @@ class ImageRun:
     # New images.
 
     def check_room(self, conversions: t.Sequence[Conversion]) -> None:
-        """Raise Refused if the new images will not fit, or if something of another origin lies in their place."""
+        """Raise Refused if a format would have to be guessed, if the new images will not fit, or if something else lies in their place."""
         wanted: t.Dict[int, t.Tuple[str, int]] = {}
         for each in conversions:
+            if each.method != FINISH and each.candidate.image.backing is not None:
+                images.require_formats(each.candidate.image.path, each.candidate.image.format)
             if each.method in (AMEND, FINISH) or each.candidate.copying_to is not None:
                 continue
             folder = os.path.dirname(each.path)
@@ -80,10 +79,10 @@ class ImageRun:
 
     def _begun_before(self, conversion: Conversion) -> bool:
         """Whether a run that was killed had begun the new image. Raises Refused if something of another origin lies in its place."""
-        marker = conversion.path + MARKER_SUFFIX
-        if link_target(marker) == conversion.candidate.image.path:
+        marked = image_marker.read(conversion.path)
+        if marked is not None and marked.path == conversion.candidate.image.path:
             return True
-        if os.path.lexists(conversion.path) or os.path.lexists(marker):
+        if os.path.lexists(conversion.path) or image_marker.there(conversion.path):
             raise Refused(f"Cannot convert {conversion.candidate.name} to {conversion.path}: it exists already. Remove it, or choose another place with dest.")
         return False
 
@@ -91,12 +90,13 @@ class ImageRun:
         """Set the marker of a new image, which is not there then."""
         if self._begun_before(conversion):
             put_away(conversion.path)
-        else:
-            os.symlink(conversion.candidate.image.path, conversion.path + MARKER_SUFFIX)
+            image_marker.remove(conversion.path)  # that of an older version does not tell the format
+        image = conversion.candidate.image
+        image_marker.make(conversion.path, Original(image.path, image.format))
 
     def _drop_image(self, conversion: Conversion) -> None:
         put_away(conversion.path)
-        put_away(conversion.path + MARKER_SUFFIX)
+        image_marker.remove(conversion.path)
 
     def _watch(self, path: str) -> t.Callable[[], None]:
         def watch() -> None:
@@ -113,6 +113,7 @@ class ImageRun:
         try:
             image_files.convert(conversion.candidate.image, conversion.path, watch)
             image_files.compare(conversion.candidate.image, conversion.path, watch)
+            locks.require_free(conversion.candidate.image.path, f"take {conversion.path} for a copy")  # it may have been written to meanwhile
         except BaseException:
             self._drop_image(conversion)
             raise
@@ -173,25 +174,36 @@ class ImageRun:
 
     # The end of it.
 
-    def finish(self, target: str, path: str, original: str) -> t.Optional[str]:
+    def finish(self, target: str, path: str, original: Original) -> t.Optional[str]:
         """Prove a disk that runs, remove the original unless it is to stay; returns where it still lies."""
-        if os.path.exists(original):
-            self._prove_live(target, original)
-        kept = original if os.path.exists(original) and self._stays(original) else None
+        proven = not os.path.exists(original.path) or self._prove_live(target, original)
+        kept = original.path if os.path.exists(original.path) and (not proven or self._stays(original.path)) else None
         if kept is None:
-            put_away(original)
-        put_away(path + MARKER_SUFFIX)
+            put_away(original.path)
+        image_marker.remove(path)
         return kept
 
-    def _prove_live(self, target: str, original: str) -> None:
-        """Only a conversion under a running guest left a bitmap; others were compared before the domain used them."""
+    def _prove_live(self, target: str, original: Original) -> bool:
+        """Prove what a conversion under a running guest made, which left a bitmap; others were compared before the domain used them.
+
+        Returns False where the original cannot be read because its format is not known. Raises HypervisorError if the proof fails.
+        """
         domain = self.of_domain
         disk = next(each for each in read_domain(domain).disks if each.target == target)
         if disk.bitmap(_BITMAP) is None:
-            return
-        was = image_files.describe(original, image_files.written_format(original))
-        prove(domain, target, was, _BITMAP, self.manner.scratch_dir, self.interrupt)
+            return True
+        fmt = original.format
+        if fmt is None and not images.has_qcow2_header(original.path):
+            fmt = "raw"  # what was converted is RAW or qcow2
+        if fmt is None:
+            self.notes.append(
+                f"The original {original.path} was kept without a comparison: an older version of kvm.cbt began the conversion and did not record"
+                " the format of the original. Remove it once the domain was seen to work."
+            )
+        else:
+            prove(domain, target, image_files.describe(original.path, fmt), _BITMAP, self.manner.scratch_dir, self.interrupt)
         checkpoints.remove(domain, _BITMAP)
+        return fmt is not None
 
     def _stays(self, original: str) -> bool:
         if self.wish.keep_original or not os.path.isfile(original):
@@ -199,6 +211,8 @@ class ImageRun:
         sources = definition.defined_sources(self.session) if self.session is not None else []
         users = [path for _uuid, path in sources if os.path.realpath(path) == os.path.realpath(original)]
         users += image_files.dependents([path for _uuid, path in sources], original)
+        if not users and locks.in_use(original):
+            users = ["a running process"]
         if users:
             self.notes.append(f"The original {original} was kept: {', '.join(sorted(set(users)))} rest on it.")
         return bool(users)

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import pwd
 import socket
 import tempfile
 import time
@@ -22,12 +21,14 @@ from ..errors import HypervisorError, Refused
 from ..hypervisor import pools
 from ..hypervisor.adapting import Adapted, DiskPlace, Wanted, adapt
 from ..hypervisor.connection import Domain, Session, explained, libvirt
-from ..hypervisor.machine_files import path_in, tpm_path
+from ..hypervisor.machine_files import path_in as path_of
+from ..hypervisor.machine_files import tpm_path
 from ..repository.points import RestorePoint
 from ..repository.repository import Repository
-from .machine_files import SavedFile, saved_files
+from .machine_files import SavedFile
 from .media import is_device
-from .restore_plan import DiskRestore, MachineWish, RestoreRequest
+from .restore_plan import DiskRestore, MachineWish, RestoreRequest, path_in
+from .saved_machine import account_of, configuration, group_of, saved_files
 
 SEEN_WITHIN = 30  # seconds in which a new file shows on another host; NFS keeps what it knows of folders for as long
 
@@ -62,7 +63,7 @@ def plan_machine(
         if is_nbd(disk.path):
             raise Refused(f"Cannot define {name} with {disk.target} at {disk.path}: a machine's disks must be files or devices. Restore without define.")
     its_uuid = str(uuid.uuid4()) if wish.new_uuid else point.uuid
-    xml = repository.get_file(point, point.files["inactive.xml"]).decode()
+    xml = configuration(repository, point, "inactive.xml")
     check_domain(session, name, its_uuid, request.force)
     exists = functools.partial(pools.exists, session)
     files = tuple(_places(xml, saved_files(repository, point), name, its_uuid, request.dest, exists))
@@ -117,11 +118,11 @@ def _places(xml: str, saved: t.Iterable[SavedFile], name: str, its_uuid: str, de
             if path is not None:
                 yield FilePlace(file, path)
             continue
-        if file.kind == "loader" and (root.find("./os/loader") is None or exists(path_in(root.find("./os/loader")) or "")):
+        if file.kind == "loader" and (root.find("./os/loader") is None or exists(path_of(root.find("./os/loader")) or "")):
             continue  # libvirt chooses the firmware, or this host has it
         if dest is None:
             raise Refused(f"Nothing says where {file.kind} of the machine is to be restored to. Set dest to a folder.")
-        yield FilePlace(file, os.path.join(dest, f"{name}-{file.kind}"))
+        yield FilePlace(file, path_in(dest, f"{name}-{file.kind}"))
 
 
 def _check_seen(session: Session, disks: t.Iterable[DiskRestore], files: t.Iterable[FilePlace]) -> None:
@@ -172,17 +173,17 @@ def make_folders(file: FilePlace) -> t.List[str]:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700 if path == folder else 0o711)
                 made.append(path)
-        with contextlib.suppress(KeyError):
-            owner = pwd.getpwnam(file.saved.owner)
-            os.chown(folder, owner.pw_uid, owner.pw_gid)
+        owner, group = account_of(file.saved.owner), group_of(file.saved.group)
+        if folder in made and owner is not None:
+            os.chown(folder, owner, -1 if group is None else group, follow_symlinks=False)
     except OSError as error:
         raise Refused(f"Cannot restore the state of the TPM to {file.path}: {error.strerror}.") from error
     return made
 
 
-def define(session: Session, plan: MachinePlan) -> str:
-    """Define the domain; returns its configuration as libvirt keeps it. Raises HypervisorError."""
-    with explained(f"define {plan.name}", "Nothing was restored."):
+def define(session: Session, plan: MachinePlan, otherwise: str) -> str:
+    """Define the domain; returns its configuration as libvirt keeps it. Raises HypervisorError, which says ``otherwise`` what became of the files."""
+    with explained(f"define {plan.name}", otherwise):
         domain = session.api.defineXML(plan.xml)
         return t.cast(str, domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE))
 

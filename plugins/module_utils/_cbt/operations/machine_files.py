@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A machine's files beside its disks, in a restore point and out of it again. Private to the collection.
+"""A machine's files beside its disks, on their way into a restore point. Private to the collection.
 
 A file is kept in pieces of at most PIECE bytes, each compressed, so that neither side needs it in memory as a whole.
 """
@@ -15,17 +15,25 @@ import hashlib
 import json
 import os
 import pwd
+import tempfile
 import typing as t
 import zlib
 
-from ..errors import CbtError, DamagedObject, Refused
+from ..errors import CbtError
 from ..hypervisor.machine_files import MachineFile
-from ..repository.points import RestorePoint
-from ..repository.repository import Repository
+from ..hypervisor.opening import open_file
 
 INDEX = "machine.json"
 PIECE = 8 << 20
-LARGEST = 512 << 20  # bytes
+_MIB = 1 << 20
+LARGEST: t.Mapping[str, int] = {  # bytes, by kind
+    "loader": 128 * _MIB,
+    "nvram": 128 * _MIB,
+    "kernel": 512 * _MIB,
+    "initrd": 512 * _MIB,
+    "dtb": 16 * _MIB,
+    "tpm": 64 * _MIB,
+}
 _ATTEMPTS = 5
 
 
@@ -44,23 +52,25 @@ class SavedFile:
 
 
 class FileChanges(CbtError):
-    """A file was written to whenever it was read."""
-
-
-def _open_here(path: str) -> t.BinaryIO:
-    return open(path, "rb")
+    """A file cannot be kept: it is too large, or was written to whenever it was read."""
 
 
 class Capture(t.Mapping[str, bytes]):
-    """A machine's files as they were at one moment, as objects for a restore point by name. They wait on disk, in ``folder``.
+    """A machine's files as they were at one moment, as objects for a restore point by name.
 
-    ``opened`` opens a file of the hypervisor by its path, as if it were of this host. ``warnings`` tell what is missing.
+    They wait on disk in a file without a name in ``folder``, which no other user can reach. ``opened`` opens a file of the
+    hypervisor by its path, as if it were of this host. ``warnings`` tell what is missing.
     """
 
-    def __init__(self, folder: str, opened: t.Callable[[str], t.BinaryIO] = _open_here) -> None:
-        self._folder, self._opened = folder, opened
-        self._names: t.List[str] = []
+    def __init__(self, folder: str, opened: t.Callable[[str], t.BinaryIO] = open_file) -> None:
+        self._opened = opened
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by ``close``
+        self._places: t.Dict[str, t.Tuple[int, int]] = {}  # offset and length
         self.warnings: t.List[str] = []
+
+    def close(self) -> None:
+        """Forget the files."""
+        self._file.close()
 
     def take(self, found: t.Iterable[MachineFile]) -> None:
         """Capture the files that can be read, and an index of them."""
@@ -78,55 +88,58 @@ class Capture(t.Mapping[str, bytes]):
 
     def add(self, name: str, data: bytes) -> None:
         """Add an object."""
-        self._write(name, data)
-        self._names.append(name)
+        self._places[name] = self._write(data)
 
     def _take(self, file: MachineFile) -> SavedFile:
         """Capture a file of one moment: QEMU may write to it, so it is read until nothing changes under the reader."""
+        start = self._file.seek(0, os.SEEK_END)
         for _attempt in range(_ATTEMPTS):
-            pieces = []
+            self._file.truncate(start)
+            pieces, size, digest = {}, 0, hashlib.sha256()
             with self._opened(file.path) as source:
                 status = os.fstat(source.fileno())
-                if status.st_size > LARGEST:
-                    raise FileChanges(f"it is larger than {LARGEST >> 20} MiB")
-                digest = hashlib.sha256()
-                for number, piece in enumerate(iter(lambda: source.read(PIECE), b"")):
+                for number, piece in enumerate(_pieces(source, file.kind)):
                     digest.update(piece)
-                    pieces.append(f"{file.kind}.{number}")
-                    self._write(pieces[-1], zlib.compress(piece, 1))
-                size = source.tell()
-            if self._digest(file.path) == digest.digest():
-                self._names += pieces
+                    size += len(piece)
+                    pieces[f"{file.kind}.{number}"] = self._write(zlib.compress(piece, 1))
+            if self._digest(file) == digest.digest():
+                self._places.update(pieces)
                 owner, group = _names(status)
                 return SavedFile(file.kind, file.path, size, digest.hexdigest(), tuple(pieces), owner, group, status.st_mode & 0o777)
         raise FileChanges("it changes all the time")
 
-    def _digest(self, path: str) -> bytes:
+    def _digest(self, file: MachineFile) -> bytes:
         digest = hashlib.sha256()
-        with self._opened(path) as source:
-            for piece in iter(lambda: source.read(PIECE), b""):
+        with self._opened(file.path) as source:
+            for piece in _pieces(source, file.kind):
                 digest.update(piece)
         return digest.digest()
 
-    def _path(self, name: str) -> str:
-        return os.path.join(self._folder, f"captured-{name}")
-
-    def _write(self, name: str, data: bytes) -> None:
-        handle = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(handle, "wb") as file:
-            file.write(data)
+    def _write(self, data: bytes) -> t.Tuple[int, int]:
+        offset = self._file.seek(0, os.SEEK_END)
+        self._file.write(data)
+        return offset, len(data)
 
     def __getitem__(self, name: str) -> bytes:
-        if name not in self._names:
-            raise KeyError(name)
-        with open(self._path(name), "rb") as file:
-            return file.read()
+        offset, length = self._places[name]
+        self._file.seek(offset)
+        return self._file.read(length)
 
     def __iter__(self) -> t.Iterator[str]:
-        return iter(self._names)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._places)
+
+
+def _pieces(source: t.BinaryIO, kind: str) -> t.Iterator[bytes]:
+    """A file piece by piece. Raises FileChanges once it turns out too large; it may grow while it is read."""
+    size = 0
+    for piece in iter(lambda: source.read(PIECE), b""):
+        size += len(piece)
+        if size > LARGEST[kind]:
+            raise FileChanges(f"it is larger than {LARGEST[kind] >> 20} MiB")
+        yield piece
 
 
 def _names(status: os.stat_result) -> t.Tuple[str, str]:
@@ -136,54 +149,3 @@ def _names(status: os.stat_result) -> t.Tuple[str, str]:
     with contextlib.suppress(KeyError):
         group = grp.getgrgid(status.st_gid).gr_name
     return owner, group
-
-
-def saved_files(repository: Repository, point: RestorePoint) -> t.List[SavedFile]:
-    """The machine's files a restore point holds. Raises DamagedObject or ObjectMissing."""
-    if INDEX not in point.files:
-        return []
-    body = json.loads(repository.get_file(point, point.files[INDEX]))
-    return [SavedFile(**{**each, "pieces": tuple(each["pieces"])}) for each in body["files"]]
-
-
-def write_file(repository: Repository, point: RestorePoint, saved: SavedFile, path: str) -> None:
-    """Write a saved file to ``path``, which must not exist, and prove it. It gets mode and owner it had, where the owner is known here.
-
-    Raises DamagedObject, ObjectMissing, or Refused if it cannot be written.
-    """
-    digest, size = hashlib.sha256(), 0
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(handle, "wb") as file:
-            for name in saved.pieces:
-                data = _inflated(repository.get_file(point, point.files[name]), f"{point.folder}/{name}")
-                digest.update(data)
-                size += len(data)
-                file.write(data)
-            if (size, digest.hexdigest()) != (saved.size, saved.sha256):
-                raise DamagedObject(f"{saved.kind} of restore point {point.id} is damaged: its pieces are not what was saved")
-            file.flush()
-            os.fsync(handle)
-            _own(handle, saved)
-    except OSError as error:
-        raise Refused(f"Cannot write {path}: {error.strerror}.") from error
-
-
-def _inflated(data: bytes, name: str) -> bytes:
-    engine = zlib.decompressobj()
-    try:
-        piece = engine.decompress(data, PIECE)
-        whole = not engine.decompress(engine.unconsumed_tail, 1) and engine.eof
-    except zlib.error as error:
-        raise DamagedObject(f"{name} is damaged: it does not decompress") from error
-    if not whole:
-        raise DamagedObject(f"{name} is damaged: it is not one piece")
-    return piece
-
-
-def _own(handle: int, saved: SavedFile) -> None:
-    os.fchmod(handle, saved.mode)
-    try:
-        os.fchown(handle, pwd.getpwnam(saved.owner).pw_uid, grp.getgrnam(saved.group).gr_gid)
-    except (KeyError, PermissionError):
-        return  # libvirt makes most of them QEMU's own when the domain starts

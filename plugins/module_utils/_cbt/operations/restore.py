@@ -26,9 +26,9 @@ from ..repository.points import RestorePoint
 from ..repository.repository import Repository
 from . import machine
 from .blockrun import portions
-from .machine_files import write_file
 from .media import in_place, is_device
-from .restore_plan import DiskRestore, MachineWish, RestoreRequest, check_device, check_export, check_space, check_target, make_plan
+from .restore_plan import DiskRestore, MachineWish, RestoreRequest, bytes_needed, check_device, check_export, check_space, check_target, make_plan
+from .saved_machine import check_point, configuration, write_file
 from .selecting import choose
 from .writing import DiskWriter, layout_of, partial_name, sweep
 
@@ -37,13 +37,17 @@ __all__ = ["DiskRestore", "MachineWish", "RestoreRequest", "RestoreResult", "mak
 
 @dataclasses.dataclass(frozen=True)
 class RestoreResult:
-    """The outcome of a restore, or of its plan; ``domain_xml`` is the original's, or that of the defined ``machine``."""
+    """The outcome of a restore, or of its plan; ``domain_xml`` is the original's, or that of the defined ``machine``.
+
+    ``warnings`` tell what could not be as it was.
+    """
 
     point: RestorePoint
     disks: t.Tuple[DiskRestore, ...]
     domain_xml: str
     machine: t.Optional[machine.MachinePlan] = None
     duration: float = 0.0
+    warnings: t.Tuple[str, ...] = ()
 
 
 def _copy_run(repository: Repository, image: DiskWriter, place: str, size: int, run: Run) -> int:
@@ -71,7 +75,7 @@ def _appear(partial: str, final: str, force: bool) -> None:
         if force:
             os.replace(partial, final)
         else:
-            os.link(partial, final)
+            os.link(partial, final, follow_symlinks=False)
             os.unlink(partial)
     except FileExistsError as error:
         raise Refused(f"Cannot restore to {final}: a file of that name appeared meanwhile. Choose another path.") from error
@@ -91,10 +95,12 @@ class _Restore:
         """Decides, with all checks."""
         self._repository, self._request, self._session = repository, request, session
         self.point = choose(repository.points_of().points, request.domain, request.restore_point, request.until)
+        check_point(self.point)
         self.disks = make_plan(self.point, request)
         for plan in self.disks:
             check_target(plan, session, request.force)
-        self.xml = repository.get_file(self.point, self.point.files["domain.xml"]).decode()
+        self.xml = configuration(repository, self.point, "domain.xml")
+        self.warnings: t.List[str] = []
         self._maps = {plan.target: repository.read_map(self.point, plan.target) for plan in self.disks}
         self._layouts = {plan.target: self._layout(plan) for plan in self.disks}
         for plan in self.disks:
@@ -102,12 +108,20 @@ class _Restore:
                 check_export(plan, request.preallocation, request.nbd_tls)
             elif is_device(plan.path):
                 check_device(plan, self._layouts[plan.target], request.preallocation)
-        check_space(self.disks, self._maps, self._layouts, request.preallocation)
         self.machine: t.Optional[machine.MachinePlan] = None
         if request.machine is not None:
             if session is None:
                 raise Refused(f"Cannot define {request.new_name or self.point.domain}: libvirt does not answer here. Restore the disks without define.")
             self.machine = machine.plan_machine(session, repository, self.point, request, self.disks, request.machine)
+        check_space(self._amounts())
+
+    def _amounts(self) -> t.Iterator[t.Tuple[str, int]]:
+        """Paths of the files to be written, and their bytes."""
+        for plan in self.disks:
+            if not in_place(plan.path):
+                yield plan.path, bytes_needed(plan, self._maps[plan.target], self._layouts[plan.target], self._request.preallocation)
+        for file in self.machine.files if self.machine is not None else ():
+            yield file.path, file.saved.size
 
     def _layout(self, plan: DiskRestore) -> t.Optional[qcow2.Layout]:
         record = self.point.disk(plan.target)
@@ -140,11 +154,18 @@ class _Restore:
                     if not self._request.force:
                         undo.callback(_forget, final)
                 if self.machine is not None and self._session is not None:
-                    self.xml = machine.define(self._session, self.machine)
+                    self.xml = machine.define(self._session, self.machine, self._remains(appearing.values()))
                 undo.pop_all()
         if self.machine is not None and self._session is not None:
             machine.begin(self._session, self.machine)
-        return RestoreResult(self.point, tuple(done[plan.target] for plan in self.disks), self.xml, self.machine)
+        return RestoreResult(self.point, tuple(done[plan.target] for plan in self.disks), self.xml, self.machine, warnings=tuple(self.warnings))
+
+    def _remains(self, files: t.Iterable[str]) -> str:
+        """What stays of a restore whose domain libvirt refuses to define, in words."""
+        written = [plan.path for plan in self.disks if in_place(plan.path)] + (list(files) if self._request.force else [])
+        if not written:
+            return "Nothing was restored."
+        return f"What was restored stays, in the place of what was there: {', '.join(sorted(written))}. Define a domain with it, or restore without define."
 
     def _check_again(self) -> None:
         """What was free when it began may be in use by now: writing takes its time."""
@@ -174,7 +195,7 @@ class _Restore:
                 undo.callback(_remove_folder, made)
             partial = partial_name(file.path)
             undo.callback(_forget, partial)
-            write_file(self._repository, self.point, file.saved, partial)
+            self.warnings += write_file(self._repository, self.point, file.saved, partial)
             appearing[partial] = file.path
 
 

@@ -13,13 +13,16 @@ import typing as t
 from ..blocks.nbd_target import VERIFIED, NbdTarget, NbdTls, is_nbd
 from ..errors import Refused
 from ..grid import BLOCK_SIZE
-from ..hypervisor import images, qcow2
+from ..hypervisor import locks, qcow2
 from ..hypervisor.connection import Session
 from ..hypervisor.domain import running_users_of
+from ..repository.format.names import shown
 from ..repository.maps import ExtentMap
 from ..repository.points import RestorePoint
 from .backup_plan import Selection, size_text
-from .media import in_place, is_device
+from .media import is_device
+
+LONGEST_NAME = 255 - len(".partial-01234567")  # bytes of the name of a file, which is written under a longer one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,17 @@ class DiskRestore:
     written_bytes: t.Optional[int] = None
 
 
+def path_in(folder: str, name: str) -> str:
+    """The path of a file of this name directly in a folder. Raises Refused if the name leads elsewhere, or is too long. Pure."""
+    path = os.path.join(folder, name)
+    parent, whole = os.path.split(os.path.normpath(path))
+    if whole != name or parent != os.path.normpath(folder) * bool(folder) or "\0" in name:
+        raise Refused(f"Cannot restore to {shown(name)} in {folder}: this is no name of a file there. Choose another name with new_name.")
+    if len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise Refused(f"Cannot restore to {shown(name)} in {folder}: the name is too long for a file. Choose a shorter one with new_name.")
+    return path
+
+
 def make_plan(point: RestorePoint, request: RestoreRequest) -> t.Tuple[DiskRestore, ...]:
     """Which disks go where. Pure. Raises Refused if the request does not fit the restore point."""
     if request.format == "raw" and request.preallocation == "metadata":
@@ -77,7 +91,7 @@ def make_plan(point: RestorePoint, request: RestoreRequest) -> t.Tuple[DiskResto
             continue
         path = request.disk_map.get(target)
         if path is None:
-            path = os.path.join(request.dest or "", f"{request.new_name or point.domain}-{target}.{request.format}")
+            path = path_in(request.dest or "", f"{request.new_name or point.domain}-{target}.{request.format}")
         if not os.path.isabs(path) and not is_nbd(path):
             raise Refused(f"Cannot restore {target} to {path}: the path is not absolute. Set dest, or give disk_map an absolute path.")
         # In which format it is kept there is the NBD server's affair: it is given the disk's own bytes.
@@ -106,7 +120,7 @@ def check_target(plan: DiskRestore, session: t.Optional[Session], force: bool) -
     if not os.path.isfile(plan.path) and not device:
         raise Refused(f"Cannot restore {plan.target} to {plan.path}: it is neither a file nor a block device.")
     users = running_users_of(session, plan.path) if session is not None else []
-    if users or images.in_use(plan.path):
+    if users or locks.in_use(plan.path):
         by = f"the running domain {', '.join(users)}" if users else "a running process"
         raise Refused(f"Cannot restore {plan.target} to {plan.path}: it is in use by {by}. Shut it down, or restore to another path.")
     if not force and device:
@@ -147,17 +161,22 @@ def _large_enough(plan: DiskRestore, needed: int, size: int) -> None:
         raise Refused(f"Cannot restore {plan.target} to {plan.path}: {size_text(needed)} are needed and it has {size_text(size)}. Choose a larger one.")
 
 
-def check_space(plans: t.Sequence[DiskRestore], maps: t.Mapping[str, ExtentMap], layouts: t.Mapping[str, t.Optional[qcow2.Layout]], preallocation: str) -> None:
-    """Raise Refused if what is to be written cannot fit; what else is written meanwhile shows itself when writing."""
+def bytes_needed(plan: DiskRestore, extents: ExtentMap, layout: t.Optional[qcow2.Layout], preallocation: str) -> int:
+    """Bytes that the image of a disk takes. Pure."""
+    if preallocation in ("falloc", "full"):
+        return layout.file_size if layout is not None else plan.size
+    return extents.stored_blocks * BLOCK_SIZE + (layout.metadata_size if layout is not None else 0)
+
+
+def check_space(amounts: t.Iterable[t.Tuple[str, int]]) -> None:
+    """Raise Refused if files of these paths and sizes in bytes cannot fit; what else is written meanwhile shows itself when writing."""
     needed: t.Dict[int, t.Tuple[str, int]] = {}
-    for plan in plans:
-        if in_place(plan.path):
-            continue
-        folder, layout = os.path.dirname(plan.path), layouts[plan.target]
+    for path, amount in amounts:
+        folder = os.path.dirname(path)
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
         device = os.stat(folder).st_dev
-        _folder, so_far = needed.get(device, (folder, 0))
-        whole = layout.file_size if layout is not None else plan.size
-        amount = whole if preallocation in ("falloc", "full") else maps[plan.target].stored_blocks * BLOCK_SIZE
+        folder, so_far = needed.get(device, (folder, 0))
         needed[device] = folder, so_far + amount
     for folder, size in needed.values():
         usage = os.statvfs(folder)

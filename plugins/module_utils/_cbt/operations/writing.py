@@ -32,7 +32,7 @@ def partial_name(path: str) -> str:
 def sweep(path: str) -> None:
     """Remove images that killed restores to ``path`` left under partial names; those that are being written are locked."""
     for left in glob.glob(f"{glob.escape(path)}.partial-????????"):
-        with contextlib.suppress(OSError), open(left, "rb") as file:
+        with contextlib.suppress(OSError), open(os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(left)
 

@@ -1,0 +1,45 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""QEMU's locks on disk images, which tell whether one is in use. Private to the collection.
+
+Each process that opens an image with QEMU's block layer locks single bytes of the file from 100 on: one for each permission it
+uses, and from 200 on one for each that it denies others (QEMU's block/file-posix.c). The format of the image does not matter.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+from ..errors import Refused
+
+_FIRST, _LENGTH = 100, 200  # bytes
+_LOCK = struct.Struct("hhqqi4x")  # struct flock
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # a file system or kernel without them, which QEMU does without, too
+
+
+def in_use(path: str) -> bool:
+    """Whether a process of QEMU, such as a running domain's, has the image open. Links are followed. Raises Refused if that cannot be seen.
+
+    Nothing is locked or changed, and no byte of the image is read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            answer = fcntl.fcntl(handle, fcntl.F_OFD_GETLK, _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _FIRST, _LENGTH, 0))
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
+        raise Refused(f"Cannot see whether {path} is in use: {error.strerror}. Run as a user who may read it.") from error
+    return bool(_LOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+def require_free(path: str, what: str) -> None:
+    """Raise Refused if a process has an image open; ``what`` cannot be done then."""
+    if in_use(path):
+        raise Refused(f"Cannot {what}: {path} is in use by a running process. Shut its domain down, or end the process.")

@@ -1,0 +1,63 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Opening a file of the host that lies where other users may write. Private to the collection.
+
+QEMU's user owns the folder of firmware variables, that of the emulated TPM the folder of its state. Who has taken over one of
+their processes can put a link there, to have root read any file of the host into a repository.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import typing as t
+
+_MOST_LINKS = 40  # the kernel's limit
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def open_file(path: str) -> t.BinaryIO:
+    """Open a regular file for reading, through links of root's and this user's own only. Raises OSError."""
+    handle = _found(path)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        return open(f"/proc/self/fd/{handle}", "rb")
+    finally:
+        os.close(handle)
+
+
+def _found(path: str) -> int:
+    """Where an absolute path leads to, step by step, as a handle that only tells of it."""
+    parts, links = path.split("/")[::-1], 0
+    here = os.open("/", _LOOK)
+    try:
+        while parts:
+            name = parts.pop()
+            if not name:
+                continue
+            there = os.open(name, _LOOK, dir_fd=here)
+            status = os.fstat(there)
+            if not stat.S_ISLNK(status.st_mode):
+                os.close(here)
+                here = there
+                continue
+            try:
+                links += 1
+                if links > _MOST_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+                if status.st_uid not in (0, os.geteuid()):
+                    raise OSError(errno.EPERM, "a link of another user is on the way to it", path)
+                target = os.readlink("", dir_fd=there)
+            finally:
+                os.close(there)
+            parts += target.split("/")[::-1]
+            if target.startswith("/"):
+                os.close(here)
+                here = os.open("/", _LOOK)
+    except BaseException:
+        os.close(here)
+        raise
+    return here
