@@ -22,7 +22,6 @@ from lab.daemons import Daemons
 from lab.process import wait_until
 from lab.workspace import WORKSPACES, make_workspace
 
-QEMU_USER = "libvirt-qemu"
 _RECONNECT_TIMEOUT = 20.0
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
@@ -105,12 +104,11 @@ class Hypervisor(Closing):
         self._daemons.restart_libvirtd()
 
     def folder(self, name: str | None = None) -> Path:
-        """Make a folder in the workspace in which QEMU may create sockets and scratch files."""
+        """Make a folder in the workspace in which QEMU may create sockets, as in /var/tmp."""
         self._folders += 1
         path = self.workspace / (name or f"folder-{self._folders}")
         path.mkdir()
-        path.chmod(0o755)
-        shutil.chown(path, QEMU_USER)
+        path.chmod(0o1777)
         return path
 
     def adopt(self, resident: Closing) -> None:

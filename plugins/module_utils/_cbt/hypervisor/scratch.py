@@ -17,9 +17,11 @@ import dataclasses
 import fcntl
 import hashlib
 import os
+import pwd
 import secrets
 import shutil
 import socket
+import stat
 import tempfile
 import typing as t
 
@@ -78,6 +80,32 @@ def _fitting_prefix(uuid: str, parent: str) -> str:
     return profile if _fits(example) else short
 
 
+def _groups(owner: t.Tuple[int, int]) -> t.Collection[int]:
+    """The groups of QEMU's user."""
+    try:
+        user = pwd.getpwuid(owner[0])
+        return {owner[1], user.pw_gid, *os.getgrouplist(user.pw_name, owner[1])}
+    except (KeyError, OSError):
+        return {owner[1]}
+
+
+def _require_own(parent: str, facts: DomainFacts) -> None:
+    """Raise Refused if another user could exchange a folder made in ``parent``: libvirt makes files in it by their names, as root."""
+    groups = _groups(facts.owner) if facts.owner is not None else ()
+    path = os.path.realpath(parent)
+    while True:
+        status = os.stat(path)
+        others = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid in groups)
+        if status.st_uid not in (0, os.geteuid()) or (others and not status.st_mode & stat.S_ISVTX):
+            raise Refused(
+                f"Cannot use {parent} for scratch files: another user could exchange what is in {path}."
+                " Choose another folder with scratch_dir, or let that one belong to root and be writable by root only."
+            )
+        if path == "/":
+            return
+        path = os.path.dirname(path)
+
+
 class _Folder(t.NamedTuple):
     path: str
     handle: int
@@ -87,6 +115,7 @@ class _Folder(t.NamedTuple):
 def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[_Folder]:
     """A folder of the run's own on this host. Its lock (flock) tells that the run still lives."""
     try:
+        _require_own(parent, facts)
         path = tempfile.mkdtemp(prefix=_fitting_prefix(facts.uuid, parent), dir=parent)
         handle = os.open(path, FOLDER)
     except OSError as error:
