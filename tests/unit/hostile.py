@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from samples import UUID, created, point_id
+from stores_for_tests import MemoryStore
 
 from _cbt.grid import BLOCK_SIZE
 from _cbt.repository import maps
@@ -88,7 +89,8 @@ class Enemy:
     """Makes one restore point after another in a repository, each on the same blocks."""
 
     def __init__(self, repository: Repository) -> None:
-        self._repository = repository
+        assert isinstance(repository.store, MemoryStore)
+        self._repository, self._store = repository, repository.store
         writer = repository.writer()
         blocks = [bytes([kind]) * BLOCK_SIZE for kind in (1, 2)]
         place = writer.append([Encoded(hashlib.sha256(block).digest(), 0, block, len(block)) for block in blocks])
@@ -133,7 +135,7 @@ class Enemy:
         return {"id": point_id(1), "uuid": UUID, "incremental_set": point_id(1), **text, **nothing, **more}
 
     def publish(self, body: Any, name: str = f"points/{UUID}/{point_id(1)}/manifest.json") -> None:
-        """Store a manifest, sealed as a true one is."""
+        """Store a manifest, sealed as a true one is, under any name: the store is the enemy's."""
         data = text_of(body)
         digest = hashlib.sha256(b"manifest 1 " + data).hexdigest()
-        self._repository.put_object(name, b'{"kvm.cbt":"manifest","version":1,"sha256":"%s","body":%s}\n' % (digest.encode(), data))
+        self._store.objects[name] = b'{"kvm.cbt":"manifest","version":1,"sha256":"%s","body":%s}\n' % (digest.encode(), data)
