@@ -109,6 +109,8 @@ options:
     description:
       - Directory on the hypervisor for the backup's socket and scratch files, which hold what the guest overwrites during the backup.
       - It is made there if O(uri) names another host, by libvirt's storage driver.
+      - On this host, neither it nor a folder above it may be one in which another user can rename what others made, such as a folder that belongs to
+        QEMU's user. Such a directory is refused, as libvirt makes files in it as root. V(/var/tmp) is sticky, which is safe.
     type: path
     default: /var/tmp
   transport:

@@ -103,7 +103,8 @@ options:
     default: false
   scratch_dir:
     description:
-      - Directory on the hypervisor for the scratch file of comparing the disk of a running domain with the original.
+      - Directory on the hypervisor for the scratch file of comparing the disk of a running domain with the original. Which ones are refused is said at
+        O(kvm.cbt.cbt_backup#module:scratch_dir).
     type: path
     default: /var/tmp
 notes:

@@ -59,7 +59,8 @@ options:
   dest:
     description:
       - Folder for the images, called C(DOMAIN-TARGET.FORMAT), and with O(define=true) for the machine's other files, called C(DOMAIN-nvram) and the like.
-        It must exist.
+        It must exist. Whatever a repository says, files appear directly in this folder, but for the state of an emulated TPM, which is where libvirt looks
+        for it.
     type: path
   disk_map:
     description:
@@ -101,7 +102,9 @@ options:
     default: none
   force:
     description:
-      - Whether existing files are replaced once the restored ones are complete, and block devices overwritten. What a running domain uses never is.
+      - Whether existing files are replaced once the restored ones are complete, and block devices overwritten. What a running domain uses never is,
+        nor an image file that another process of QEMU has open on this host.
+      - Files that were replaced stay replaced if libvirt then refuses to define the domain; the message names them.
       - With O(define=true) also whether a domain that has the same name and UUID and is shut off gets the restored configuration.
     type: bool
     default: false

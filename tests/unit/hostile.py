@@ -88,9 +88,9 @@ def text_of(body: Any) -> bytes:
 class Enemy:
     """Makes one restore point after another in a repository, each on the same blocks."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, xml: str = XML) -> None:
         assert isinstance(repository.store, MemoryStore)
-        self._repository, self._store = repository, repository.store
+        self._repository, self._store, self._xml = repository, repository.store, xml
         writer = repository.writer()
         blocks = [bytes([kind]) * BLOCK_SIZE for kind in (1, 2)]
         place = writer.append([Encoded(hashlib.sha256(block).digest(), 0, block, len(block)) for block in blocks])
@@ -112,27 +112,27 @@ class Enemy:
     def files(self, index: bytes | None = None) -> dict[str, bytes]:
         """The files of a restore point, honest but for machine.json if that is given."""
         return {
-            "domain.xml": XML.encode(),
-            "inactive.xml": XML.encode(),
+            "domain.xml": self._xml.encode(),
+            "inactive.xml": self._xml.encode(),
             "guest.json": b"{}",
             "machine.json": text_of(self.index()) if index is None else index,
             "kernel.0": zlib.compress(KERNEL),
             "dtb.0": zlib.compress(TREE),
         }
 
-    def manifest(self, files: Mapping[str, bytes] | None = None) -> dict[str, Any]:
-        """The body of an honest manifest of these files, which are stored."""
-        folder = f"points/{UUID}/{point_id(1)}"
+    def manifest(self, files: Mapping[str, bytes] | None = None, number: int = 1) -> dict[str, Any]:
+        """The body of an honest manifest of these files, which are stored, for the ``number``-th day."""
+        folder = f"points/{UUID}/{point_id(number)}"
         stored = {"vda.map": self._map, **(self.files() if files is None else files)}
         for name, data in stored.items():
             self._repository.put_object(f"{folder}/{name}", data)
         table = {name: {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in stored.items()}
         image = {"format": "qcow2", "cluster-size": 65536, "compression-type": "zlib", "lazy-refcounts": False, "extended-l2": False}
         disk = {"target": "vda", "size": SIZE, "mode": "full", "reason": "", "map": table.pop("vda.map"), "source": "/i", "image": image, "statistics": {}}
-        text = {"repository": self._repository.id, "domain": "web1", "consistency": "crash", "created": created(1), "host": "host1"}
+        text = {"repository": self._repository.id, "domain": "web1", "consistency": "crash", "created": created(number), "host": "host1"}
         nothing = dict.fromkeys(("parent", "checkpoint", "checkpoint_xml"))
         more = {"disks": [disk], "files": table, "autostart": False, "tags": {}, "pinned": False, "versions": {"qemu": "7"}}
-        return {"id": point_id(1), "uuid": UUID, "incremental_set": point_id(1), **text, **nothing, **more}
+        return {"id": point_id(number), "uuid": UUID, "incremental_set": point_id(number), **text, **nothing, **more}
 
     def publish(self, body: Any, name: str = f"points/{UUID}/{point_id(1)}/manifest.json") -> None:
         """Store a manifest, sealed as a true one is, under any name: the store is the enemy's."""

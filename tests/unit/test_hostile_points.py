@@ -31,7 +31,7 @@ from _cbt.operations.restore import MachineWish, RestoreRequest, RestoreResult, 
 from _cbt.operations.restore_plan import LONGEST_NAME, make_plan, path_in
 from _cbt.operations.writing import sweep
 from _cbt.repository.format import names
-from _cbt.repository.repository import Repository
+from _cbt.repository.repository import Listing, Repository
 
 connection = pytest.importorskip("_cbt.hypervisor.connection")
 
@@ -366,6 +366,14 @@ def test_a_restore_asks_for_each_name_itself(fields: dict[str, Any]) -> None:
     saved_machine.check_point(point(1))
     with pytest.raises(DamagedObject):
         saved_machine.check_point(dataclasses.replace(point(1), **fields))
+
+
+def test_a_restore_asks_before_it_decides_anything(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should a manifest be let through when it is read."""
+    evil = dataclasses.replace(point(1), domain=f"{trial.outside}/evil")
+    monkeypatch.setattr(Repository, "points_of", lambda *_arguments: Listing((evil,), {}))
+    said = trial.restore(None)
+    assert isinstance(said, str) and "is not the name of a domain" in said, said
 
 
 def test_kinds_have_a_largest_size_each() -> None:

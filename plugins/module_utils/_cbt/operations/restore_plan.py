@@ -69,8 +69,7 @@ class DiskRestore:
 def path_in(folder: str, name: str) -> str:
     """The path of a file of this name directly in a folder. Raises Refused if the name leads elsewhere, or is too long. Pure."""
     path = os.path.join(folder, name)
-    parent, whole = os.path.split(os.path.normpath(path))
-    if not name or whole != name or parent != (os.path.normpath(folder) if folder else "") or "\0" in name:
+    if not name or "\0" in name or os.path.basename(os.path.normpath(path)) != name:
         raise Refused(f"Cannot restore to {shown(name)} in {folder}: this is no name of a file there. Choose another name with new_name.")
     if len(name.encode(errors="replace")) > LONGEST_NAME:
         raise Refused(f"Cannot restore to {shown(name)} in {folder}: the name is too long for a file. Choose a shorter one with new_name.")
