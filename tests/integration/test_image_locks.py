@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 from lab.domain import BlockDomain, DiskSpec
+from lab.errors import LabError
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool, wait_until
 from module_process import run_module
 
 from _cbt import programs
-from _cbt.errors import Refused
+from _cbt.errors import HypervisorError, Refused
 from _cbt.hypervisor import image_files, locks
 from _cbt.operations.image_conversion import convert_image
 from _cbt.operations.image_plan import Wish
@@ -149,6 +150,45 @@ def test_an_image_that_is_opened_while_it_is_copied_is_not_taken_for_converted(w
         with pytest.raises(Refused, match="in use by a running process"):
             convert_image(None, str(image), "raw", Wish())
     assert sorted(path.name for path in workspace.iterdir() if "qcow2" in path.name or "cbt" in path.name) == []
+
+
+def test_a_block_device_that_a_process_of_this_host_has_open_is_in_use(workspace: Path) -> None:
+    image = _image(workspace, "raw")
+    try:
+        device = run_tool(["losetup", "--find", "--show", image]).strip()
+    except LabError as error:
+        pytest.skip(f"this machine has no loop devices: {error}")
+    try:
+        assert not locks.in_use(device)
+        link = workspace / "device"
+        link.symlink_to(device)
+        with _nbd(link, "raw"):
+            assert locks.in_use(device)
+        assert not locks.in_use(device)
+    finally:
+        run_tool(["losetup", "--detach", device])
+
+
+@pytest.mark.parametrize("what", ["link", "pipe", "another name", "another user's file"])
+def test_only_the_new_image_itself_gets_the_owner_of_the_old_one(what: str, workspace: Path) -> None:
+    image, new, secret = _image(workspace, "raw"), workspace / "new.qcow2", workspace / "secret"
+    secret.write_bytes(b"precious")
+    secret.chmod(0o600)
+    if what == "link":
+        new.symlink_to(secret)
+    elif what == "pipe":
+        os.mkfifo(new)
+    elif what == "another name":
+        os.link(secret, new)
+    else:
+        new.write_bytes(b"")
+        os.chown(new, 65534, 65534)
+    os.chown(image, 64055, 64055)
+    before = secret.stat()
+    with pytest.raises(HypervisorError, match="Cannot go on with the new image"):
+        image_files.take_owner(str(image), str(new))
+    after = secret.stat()
+    assert (after.st_uid, after.st_mode) == (before.st_uid, before.st_mode)
 
 
 def test_a_file_that_may_not_be_read_is_not_taken_for_free(workspace: Path) -> None:

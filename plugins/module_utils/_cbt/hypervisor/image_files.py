@@ -132,11 +132,24 @@ def check(path: str) -> None:
 
 
 def take_owner(path: str, other: str) -> None:
-    """Give ``other`` the owner and mode of ``path``, as far as this user may."""
+    """Give ``other``, which was just made, the owner and mode of ``path``, as far as this user may.
+
+    Raises HypervisorError if ``other`` is not the file that was made: the folder may belong to others.
+    """
     status = os.stat(path)
-    os.chmod(other, status.st_mode & 0o777)
-    if os.geteuid() == 0:
-        os.chown(other, status.st_uid, status.st_gid)
+    try:
+        handle = os.open(other, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise HypervisorError(f"Cannot go on with the new image {other}: {error.strerror}. Did another user exchange it?") from error
+    try:
+        made = os.fstat(handle)
+        if not stat.S_ISREG(made.st_mode) or made.st_nlink != 1 or made.st_uid != os.geteuid():
+            raise HypervisorError(f"Cannot go on with the new image {other}: another user exchanged it. Make its folder root's.")
+        os.fchmod(handle, status.st_mode & 0o777)
+        if os.geteuid() == 0:
+            os.fchown(handle, status.st_uid, status.st_gid)
+    finally:
+        os.close(handle)
 
 
 def _named_backing(path: str) -> t.Optional[str]:
