@@ -352,6 +352,7 @@ WRONG_POINTS = {
     "uuid": {"uuid": "../x"},
     "id": {"id": "x"},
     "target": {"disks": (record("../vda"),)},
+    "long target": {"disks": (record("v" * 40),)},
     "size": {"disks": (record("vda", 1 << 60),)},
     "negative size": {"disks": (record("vda", -1),)},
     "one disk twice": {"disks": (record("vda"), record("vda"))},

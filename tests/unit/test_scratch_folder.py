@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import tempfile
 import typing as t
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_a_label_that_cannot_be_set_is_told_and_nothing_is_left(tmp_path: Path, 
     assert list(tmp_path.glob("kvm-cbt-*")) == []
 
 
-@pytest.mark.parametrize(("length", "named"), [(20, True), (36, True), (37, False), (72, False)])
+@pytest.mark.parametrize(("length", "named"), [(20, True), (31, True), (32, False), (67, False)])
 def test_a_folder_is_named_after_the_domains_profile_where_the_path_of_its_socket_allows_that(length: int, named: bool) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="x") as short:
         parent = f"{short}/".ljust(length, "d")
@@ -59,10 +60,76 @@ def test_a_folder_is_named_after_the_domains_profile_where_the_path_of_its_socke
             assert name.startswith(f"kvm-cbt-libvirt-{_Facts().uuid}-" if named else "kvm-cbt-0a1b2c3d-")
             assert name.startswith(scratch.local_prefix(_Facts().uuid)), "a later run knows it as its own"
             with socket.socket(socket.AF_UNIX) as listening:
-                listening.bind(scratch.socket_in(folder))
+                listening.bind(scratch.socket_of_qemu(folder))
 
 
 def test_names_of_local_folders_are_none_of_remote_ones() -> None:
     uuid = _Facts().uuid
     assert not any(each.startswith(scratch.local_prefix(uuid)) for each in scratch.remote_prefix(uuid))
     assert not any(each.startswith(scratch.remote_prefix(uuid)) for each in scratch.local_prefix(uuid))
+
+
+def test_a_folder_that_is_exchanged_for_a_link_while_it_is_removed_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU's user does so just when it has turned out to be a folder."""
+    outside, folder = tmp_path / "outside", tmp_path / "run"
+    (outside / "below").mkdir(parents=True)
+    (outside / "precious").write_bytes(b"precious")
+    (folder / "qemu").mkdir(parents=True)
+    real = os.unlink
+
+    def exchange(name: str, **options: t.Any) -> None:
+        try:
+            real(name, **options)
+        except IsADirectoryError:
+            if name == "qemu":
+                (folder / "qemu").rmdir()
+                (folder / "qemu").symlink_to(outside)
+            raise
+
+    monkeypatch.setattr(os, "unlink", exchange)
+    scratch.remove_folder(str(folder))
+    assert sorted(path.name for path in outside.iterdir()) == ["below", "precious"] and (folder / "qemu").is_symlink()
+    monkeypatch.undo()
+    scratch.remove_folder(str(folder))
+    assert not folder.exists() and (outside / "precious").exists()
+
+
+def test_a_folder_that_is_exchanged_for_a_pipe_while_it_is_removed_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run/qemu").mkdir(parents=True)
+    real = os.unlink
+
+    def exchange(name: str, **options: t.Any) -> None:
+        try:
+            real(name, **options)
+        except IsADirectoryError:
+            if name == "qemu":
+                (tmp_path / "run/qemu").rmdir()
+                os.mkfifo(tmp_path / "run/qemu")
+            raise
+
+    monkeypatch.setattr(os, "unlink", exchange)
+    scratch.remove_folder(str(tmp_path / "run"))
+    assert stat.S_ISFIFO((tmp_path / "run/qemu").stat().st_mode)
+
+
+def test_what_is_not_a_folder_of_a_run_is_removed_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "outside")
+    for name in ("link", "none", "outside"):
+        scratch.remove_folder(str(tmp_path / name))
+    assert list(tmp_path.iterdir()) == [tmp_path / "cache"] or list(tmp_path.iterdir()) == []
+
+
+def test_another_users_folder_in_the_place_of_the_one_just_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give folders away")
+    real = scratch.tempfile.mkdtemp
+
+    def exchanged(**options: t.Any) -> str:
+        path = real(**options)
+        os.chown(path, 65534, 65534)
+        return str(path)
+
+    monkeypatch.setattr(scratch.tempfile, "mkdtemp", exchanged)
+    with pytest.raises(Exception, match="another user put it in the place"), scratch.scratch_folder(_Facts(), str(tmp_path)):
+        pass
