@@ -21,11 +21,10 @@ from xml.parsers import expat
 
 from ..errors import DamagedObject, Refused
 from ..repository.format import names
-from ..repository.points import RestorePoint
+from ..repository.points import LARGEST_DISK, RestorePoint
 from ..repository.repository import Repository
 from .machine_files import INDEX, LARGEST, PIECE, SavedFile
 
-LARGEST_DISK = 1 << 53  # bytes: 8 PiB; a file of most file systems is smaller
 _LARGEST_XML = 4 << 20  # bytes, what libvirt takes
 _LARGEST_INDEX = 1 << 18
 _LARGEST_PIECE = PIECE + (1 << 16)  # zlib adds a few bytes to what does not compress
