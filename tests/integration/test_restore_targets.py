@@ -287,3 +287,21 @@ def test_a_restore_that_is_ended_leaves_nothing_on_an_nbd_export_that_looks_like
         assert image.read_bytes()[:MIB] == bytes(MIB)
         restore(repository, RestoreRequest(original.name, disk_map={"vda": uri}, force=True), session)
     assert _unlike(image, "raw", original) is None
+
+
+def test_what_is_said_of_a_restore_that_meets_damage_is_true(original: BlockDomain, session: Session, workspace: Path, repository: Repository) -> None:
+    for pack in (workspace / "repository/packs").glob("*/*"):
+        data = bytearray(pack.read_bytes())
+        data[len(data) // 3] ^= 1
+        pack.write_bytes(data)
+    folder, image = workspace / "restored", workspace / "served.raw"
+    folder.mkdir()
+    image.write_bytes(b"\xa5" * (8 * MIB))
+    with pytest.raises(CbtError, match=r"Cannot restore vd. .* Nothing was restored\. Choose another restore point"):
+        restore(repository, RestoreRequest(original.name, dest=str(folder), format="raw"), session)
+    assert list(folder.iterdir()) == []
+    with _served(image, workspace / "nbd.sock") as uri:
+        with pytest.raises(CbtError) as caught:
+            restore(repository, RestoreRequest(original.name, disk_map={"vda": uri}, force=True), session)
+        assert f"What was on {uri} is lost. Choose another restore point" in str(caught.value) and "Nothing was restored" not in str(caught.value)
+    assert image.read_bytes()[:MIB] == bytes(MIB)

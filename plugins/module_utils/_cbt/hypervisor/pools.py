@@ -93,13 +93,13 @@ def exists(session: Session, path: str) -> bool:
     return False
 
 
-def open_file(session: Session, path: str) -> t.BinaryIO:
-    """A copy of a file of libvirt's host. Raises OSError if there is none, or if it cannot be read."""
+def open_file(session: Session, most: int, path: str) -> t.BinaryIO:
+    """A copy of a file of libvirt's host, or of its first bytes if it has more than ``most``. Raises OSError if there is none, or if it cannot be read."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
     try:
         with _over(session, os.path.dirname(path)) as pool:
             stream = session.api.newStream(0)
-            pool.storageVolLookupByName(os.path.basename(path)).download(stream, 0, 0, 0)
+            pool.storageVolLookupByName(os.path.basename(path)).download(stream, 0, most + 1, 0)
             stream.recvAll(lambda _stream, data, _opaque: copy.write(data), None)
             stream.finish()
     except libvirt.libvirtError as error:

@@ -30,7 +30,7 @@ from ..serving import TcpServer
 from . import spot_check, views
 from .backup_plan import DIFFERENTIAL, INCREMENTAL, BackupPlan, DiskPlan, Situation
 from .healing import Healed, heal
-from .machine_files import Capture
+from .machine_files import LARGEST, Capture
 from .new_point import Files, NewPoint, StoringOptions
 from .reading import ReadDisk, ranges_of
 from .transport import Transport, servers
@@ -110,7 +110,7 @@ class Run:
         return scratch.workspace(self._domain, self._facts, self._options.scratch_dir)
 
     def _nothing_captured(self, folder: str) -> Capture:
-        return Capture(folder) if self._facts.host is None else Capture(folder, functools.partial(pools.open_file, self._domain.session))
+        return Capture(folder) if self._facts.host is None else Capture(folder, functools.partial(pools.open_file, self._domain.session, max(LARGEST.values())))
 
     def _capture(self, captured: Capture) -> None:
         """Keep firmware variables and the like as they are now, near the moment of which the disks are."""

@@ -50,8 +50,8 @@ class RestoreResult:
     warnings: t.Tuple[str, ...] = ()
 
 
-def _copy_run(repository: Repository, image: DiskWriter, place: str, size: int, run: Run) -> int:
-    """Write one run's blocks, each proven; returns the bytes written. Runs in a worker's thread."""
+def _copy_run(repository: Repository, image: DiskWriter, place: str, size: int, lost: str, run: Run) -> int:
+    """Write one run's blocks, each proven; returns the bytes written. ``lost`` tells what a failure costs. Runs in a worker's thread."""
     proven: t.List[Buffer] = []
     offset = run.first * BLOCK_SIZE
     try:
@@ -62,7 +62,7 @@ def _copy_run(repository: Repository, image: DiskWriter, place: str, size: int, 
     except (DamagedObject, ObjectMissing) as error:
         raise DamagedObject(
             f"Cannot restore {place} at offset {offset + len(proven) * BLOCK_SIZE}: {str(error).rstrip('.')}."
-            " Nothing was restored. Choose another restore point; cbt_verify lists the damage."
+            f" {lost} Choose another restore point; cbt_verify lists the damage."
         ) from error
     written = sum(len(block) for block in proven)
     image.write(offset, proven)
@@ -101,6 +101,7 @@ class _Restore:
             check_target(plan, session, request.force)
         self.xml = configuration(repository, self.point, "domain.xml")
         self.warnings: t.List[str] = []
+        self._written_over: t.List[str] = []  # devices and exports that have lost what they held
         self._maps = {plan.target: repository.read_map(self.point, plan.target) for plan in self.disks}
         self._layouts = {plan.target: self._layout(plan) for plan in self.disks}
         for plan in self.disks:
@@ -139,6 +140,7 @@ class _Restore:
                 path = plan.path
                 if in_place(path):
                     interrupt.reached(f"{path} holds a part of {plan.target} only. Run it again.")
+                    self._written_over.append(path)
                 else:
                     sweep(plan.path)
                     path = partial_name(plan.path)
@@ -162,7 +164,7 @@ class _Restore:
 
     def _remains(self, files: t.Iterable[str]) -> str:
         """What stays of a restore whose domain libvirt refuses to define, in words."""
-        written = [plan.path for plan in self.disks if in_place(plan.path)] + (list(files) if self._request.force else [])
+        written = self._written_over + (list(files) if self._request.force else [])
         if not written:
             return "Nothing was restored."
         return f"What was restored stays, in the place of what was there: {', '.join(sorted(written))}. Define a domain with it, or restore without define."
@@ -180,7 +182,8 @@ class _Restore:
         written, total = 0, extents.stored_blocks * BLOCK_SIZE
         place = f"{plan.target} of {self.point.domain} from restore point {self.point.id}"
         with contextlib.closing(DiskWriter(path, extents, self._layouts[plan.target], self._request.preallocation, self._request.nbd_tls)) as image:
-            work = functools.partial(_copy_run, self._repository, image, place, plan.size)
+            lost = f"What was on {', '.join(self._written_over)} is lost." if self._written_over else "Nothing was restored."
+            work = functools.partial(_copy_run, self._repository, image, place, plan.size, lost)
             workers = self._request.workers or default_workers()
             with in_parallel(portions(extents), lambda: contextlib.nullcontext(work), workers, interrupt) as results:
                 for amount in results:
