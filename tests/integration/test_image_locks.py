@@ -43,8 +43,10 @@ def _running(ready: Path, *arguments: t.Union[str, Path]) -> t.Iterator[None]:
         wait_until(ready.exists, 20, f"{arguments[0]} is ready")
         yield
     finally:
-        process.terminate()
-        process.wait()
+        while process.poll() is None:  # qemu-nbd loses a signal that comes just when it begins to listen
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
 
 
 def _nbd(image: Path, fmt: str, *options: str) -> t.ContextManager[None]:

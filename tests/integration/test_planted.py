@@ -204,9 +204,10 @@ def _exchangeable(parent: Path, how: str) -> Path:
         os.chown(place, QEMU.pw_uid, QEMU.pw_gid)
         place = place / "below"
         place.mkdir()
-    elif how == "a link of QEMU's":
+    elif how == "a link into a folder of QEMU's":
         os.chown(place, QEMU.pw_uid, QEMU.pw_gid)
-        (parent / "link").symlink_to(place)
+        (place / "below").mkdir()
+        (parent / "link").symlink_to(place / "below")
         place = parent / "link"
     else:
         os.chown(place, 0, QEMU.pw_gid)
@@ -216,7 +217,7 @@ def _exchangeable(parent: Path, how: str) -> Path:
     return place
 
 
-@pytest.mark.parametrize("how", ["QEMU's own", "in a folder of QEMU's", "a link of QEMU's", "for all", "for QEMU's group", "QEMU's own, sticky"])
+@pytest.mark.parametrize("how", ["QEMU's own", "in a folder of QEMU's", "a link into a folder of QEMU's", "for all", "for QEMU's group", "QEMU's own, sticky"])
 def test_a_place_whose_folders_can_be_exchanged_is_refused(how: str, hypervisor: Hypervisor, parent: Path, repository: Repository) -> None:
     place = _exchangeable(parent, how)
     with BlockDomain(hypervisor, [DiskSpec("vda", MIB)]) as domain:

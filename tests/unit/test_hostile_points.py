@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import os
 import re
+import resource
 import signal
 import stat
 import zlib
@@ -239,6 +240,7 @@ INDEXES = {
     "another file's piece": (_entry(pieces=["dtb.0"]), "other names"),
     "a piece that the manifest lacks": (_entry(pieces=["kernel.0", "kernel.1"], size=2 * PIECE), "the manifest lacks a piece"),
     "a size beyond all": (_entry(size=LARGEST["kernel"] + 1), "cannot be"),
+    "a mode of true": (_entry(mode=True), "size or mode of its kernel cannot be"),
     "less than its pieces": (_entry(size=7), "its pieces are not what was saved"),
     "more than its pieces": (_entry(size=PIECE), "its pieces are not what was saved"),
     "another checksum": (_entry(sha256="00" * 32), "its pieces are not what was saved"),
@@ -259,6 +261,30 @@ def test_a_piece_that_inflates_beyond_what_a_piece_can_be_is_damaged(trial: Tria
     trial.enemy.publish(trial.enemy.manifest({**trial.enemy.files(text_of(index)), "kernel.0": bomb}))
     said = trial.restore(session)
     assert isinstance(said, str) and "is not one piece" in said, said
+
+
+def test_no_more_pieces_are_taken_than_a_file_of_its_size_can_have(trial: Trial, session: Any) -> None:
+    pieces = {f"kernel.{number}": zlib.compress(b"k") for number in range(40)}
+    saved = {"size": 40, "sha256": hashlib.sha256(b"k" * 40).hexdigest(), "pieces": list(pieces)}
+    trial.enemy.publish(trial.enemy.manifest({**trial.enemy.files(text_of(_entry(**saved)(trial.enemy))), **pieces}))
+    said = trial.restore(session)
+    assert isinstance(said, str) and "the pieces of its kernel are not those of 40 bytes" in said, said
+
+
+def test_no_byte_is_written_beyond_the_size_of_a_file(trial: Trial, tmp_path: Path) -> None:
+    """The piece is longer than what the file has left. A limit of the system would show that it was written."""
+    trial.enemy.publish(trial.enemy.manifest(trial.enemy.files(text_of(_entry(size=7)(trial.enemy)))))
+    repository = trial.repository()
+    (made,) = repository.points_of().points
+    (saved,) = saved_machine.saved_files(repository, made)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (7, before[1]))
+    try:
+        with pytest.raises(DamagedObject, match="its pieces are not what was saved"):
+            saved_machine.write_file(repository, made, saved, str(tmp_path / "kernel"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "kernel").stat().st_size == 0
 
 
 def test_a_piece_that_is_gone_is_named(trial: Trial, session: Any) -> None:

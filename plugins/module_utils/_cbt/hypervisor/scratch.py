@@ -89,10 +89,10 @@ def _groups(owner: t.Tuple[int, int]) -> t.Collection[int]:
         return {owner[1]}
 
 
-def _require_own(parent: str, facts: DomainFacts) -> None:
-    """Raise Refused if another user could exchange a folder made in ``parent``: libvirt makes files in it by their names, as root."""
+def _own(parent: str, facts: DomainFacts) -> str:
+    """Where ``parent`` leads to. Raises Refused if another user could exchange a folder made there: libvirt makes files in it by their names, as root."""
     groups = _groups(facts.owner) if facts.owner is not None else ()
-    path = os.path.realpath(parent)
+    path = real = os.path.realpath(parent)
     while True:
         status = os.stat(path)
         others = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid in groups)
@@ -102,7 +102,7 @@ def _require_own(parent: str, facts: DomainFacts) -> None:
                 " Choose another folder with scratch_dir, or let that one belong to root and be writable by root only."
             )
         if path == "/":
-            return
+            return real
         path = os.path.dirname(path)
 
 
@@ -115,8 +115,8 @@ class _Folder(t.NamedTuple):
 def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[_Folder]:
     """A folder of the run's own on this host. Its lock (flock) tells that the run still lives."""
     try:
-        _require_own(parent, facts)
-        path = tempfile.mkdtemp(prefix=_fitting_prefix(facts.uuid, parent), dir=parent)
+        own = _own(parent, facts)
+        path = tempfile.mkdtemp(prefix=_fitting_prefix(facts.uuid, own), dir=own)
         handle = os.open(path, FOLDER)
     except OSError as error:
         raise Refused(f"Cannot create a scratch folder in {parent}: {error.strerror}. Choose another with scratch_dir.") from error
