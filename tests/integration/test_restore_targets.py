@@ -23,7 +23,7 @@ from module_process import run_module
 from restored import new_name, refused, removed
 from witness import ask, session_of
 
-from _cbt.errors import Interrupted
+from _cbt.errors import CbtError, Interrupted
 from _cbt.hypervisor.connection import Session
 from _cbt.interrupt import Interrupt
 from _cbt.operations.backup import backup

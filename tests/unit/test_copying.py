@@ -318,7 +318,7 @@ def test_a_copy_that_is_ended_while_it_heals_says_that_all_points_are_copied(sid
 
         def put(self, name: str, data: bytes, replace: bool = True) -> bool:
             done = super().put(name, data, replace)
-            if name == manifest_name(UUID, fourth.id):
+            if name == names.manifest(UUID, fourth.id):
                 interrupt.request("SIGTERM")
             return done
 
