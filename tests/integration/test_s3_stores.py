@@ -8,7 +8,7 @@ import typing as t
 
 import pytest
 from lab.object_store import Account, Rclone
-from store_contract import LEASE, OTHER_LEASE, OTHER_PACK, PACK, POINT, StoreContract
+from store_contract import LEASE, MISSING, OTHER_LEASE, OTHER_PACK, PACK, POINT, StoreContract
 
 from _cbt.errors import ObjectLocked, ObjectMissing, RepositoryError
 from _cbt.repository.places import Place, S3Options, store_at
@@ -133,12 +133,12 @@ class TestObjectLock:
         assert list(store.list("packs")) == [PACK]
 
     def test_an_object_put_over_a_locked_one_is_read_and_neither_is_deleted(self, store: S3Store) -> None:
-        store.put("a", b"one")
-        store.put("a", b"two")
-        assert store.get("a") == b"two"
+        store.put(LEASE, b"one")
+        store.put(LEASE, b"two")
+        assert store.get(LEASE) == b"two"
         with pytest.raises(ObjectLocked):
-            store.delete("a")
-        assert store.get("a") == b"two"
+            store.delete(LEASE)
+        assert store.get(LEASE) == b"two"
 
     def test_older_objects_are_kept_as_long_as_the_new_one_that_relies_on_them(self, store: S3Store, gateway: Account) -> None:
         store.put(PACK, b"x")
@@ -156,27 +156,27 @@ class TestObjectLock:
         modes = ("GOVERNANCE", "COMPLIANCE", "GOVERNANCE")
         for days, mode in enumerate(modes, 1):
             self.lock_from_now_on(gateway, store._bucket, days, mode)
-            store.put(f"packs/{days}", b"x")
-            store.protect([f"packs/{older}" for older in range(1, days)], like=f"packs/{days}")
-        assert len({store.locked_until(f"packs/{days}") for days in (1, 2, 3)}) == 1
-        assert tuple(store._head(f"packs/{days}")["ObjectLockMode"] for days in (1, 2, 3)) == modes
+            store.put(f"packs/00/{days:032x}", b"x")
+            store.protect([f"packs/00/{older:032x}" for older in range(1, days)], like=f"packs/00/{days:032x}")
+        assert len({store.locked_until(f"packs/00/{days:032x}") for days in (1, 2, 3)}) == 1
+        assert tuple(store._head(f"packs/00/{days:032x}")["ObjectLockMode"] for days in (1, 2, 3)) == modes
 
     def test_a_legal_hold_is_a_lock_without_end(self, gateway: Account) -> None:
         bucket = gateway.bucket(ObjectLockEnabledForBucket=True)
         store = store_in(gateway, bucket)
-        store.put("a", b"x")
-        assert store.locked_until("a") is None
-        gateway.client().put_object_legal_hold(Bucket=bucket, Key="some/prefix/a", LegalHold={"Status": "ON"})
-        assert store.locked_until("a") == float("inf")
+        store.put(LEASE, b"x")
+        assert store.locked_until(LEASE) is None
+        gateway.client().put_object_legal_hold(Bucket=bucket, Key=f"some/prefix/{LEASE}", LegalHold={"Status": "ON"})
+        assert store.locked_until(LEASE) == float("inf")
         with pytest.raises(ObjectLocked, match="until its legal hold ends"):
-            store.delete("a")
-        gateway.client().put_object_legal_hold(Bucket=bucket, Key="some/prefix/a", LegalHold={"Status": "OFF"})
-        store.delete("a")
-        assert list(store.list("")) == []
+            store.delete(LEASE)
+        gateway.client().put_object_legal_hold(Bucket=bucket, Key=f"some/prefix/{LEASE}", LegalHold={"Status": "OFF"})
+        store.delete(LEASE)
+        assert list(store.list("leases")) == []
 
     def test_locked_until_of_a_missing_object_is_missing(self, store: S3Store) -> None:
         with pytest.raises(ObjectMissing):
-            store.locked_until("no/such")
+            store.locked_until(MISSING)
 
 
 def test_a_bucket_that_is_missing_is_no_missing_object(gateway: Account, rclone: Account) -> None:
