@@ -80,8 +80,8 @@ def test_an_announcement_of_what_is_needed_is_taken_back_and_another_keeps_its_t
     forget(history, 2)
     history.store.clock += 50
     run(history, grace=100)
-    assert condemned.announced(history.fresh()).objects.get(idle) == announced_at
-    assert needed not in condemned.announced(history.fresh()).objects
+    assert condemned.announced(history.fresh()).get(idle) == announced_at
+    assert needed not in condemned.announced(history.fresh())
     assert whole(history)
 
 

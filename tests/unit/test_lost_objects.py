@@ -43,7 +43,7 @@ def history(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     condemned.announce(repository, packs[0])
     condemned.doom(repository, lease.id, [f"packs/00/{'0' * 32}"])
     last = repository.points_of().points[-1]
-    repository.put_object(f"drafts/{lease.id}/{UUID}/{last.id}/0", points.encode(last))
+    repository.put_object(f"drafts/{lease.id}/{UUID}/{last.id}/{'0' * 16}", points.encode(last))
     assert all(any(f"{name}/".startswith(f"{folder}/") for name in made.store.objects) for folder in FOLDERS)
     return made
 

@@ -29,10 +29,10 @@ from _cbt.grid import BLOCK_SIZE, block_count, block_length
 from _cbt.interrupt import Interrupt
 from _cbt.operations import information
 from _cbt.operations.copying import CopyRequest, copy
-from _cbt.operations.machine_files import saved_files, write_file
 from _cbt.operations.new_point import Files, NewPoint, StoringOptions
 from _cbt.operations.restore import RestoreRequest, restore
 from _cbt.operations.retention import RetentionRequest, retention
+from _cbt.operations.saved_machine import saved_files, write_file
 from _cbt.operations.verify import verify
 from _cbt.progress import silent
 from _cbt.repository import condemned, damage, directory_store, leases, points
