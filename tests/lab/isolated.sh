@@ -18,7 +18,8 @@ mount --make-rshared /
 for folder in /run /etc/libvirt/qemu /var/lib/libvirt /var/log/libvirt; do
     mount -t tmpfs -o mode=0755 lab "$folder"
 done
-mkdir -p /run/lock /var/log/libvirt/qemu
+mkdir -p /var/log/libvirt/qemu
+install -d -m 1777 /run/lock
 
 # Waiting for the command, the shell also reaps every orphan. Were QEMU's remains not reaped, libvirt would take it for running.
 status=0

@@ -23,6 +23,13 @@ class _Facts(t.NamedTuple):
     host: None = None
 
 
+@pytest.fixture
+def tmp_path() -> t.Iterator[Path]:
+    """A folder with a short path: that of a socket has no room for the usual one."""
+    with tempfile.TemporaryDirectory(prefix="scratch-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("active", [True, False])
 def test_the_folder_gets_the_label_of_the_hosts_rules_where_selinux_is_active(active: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labelled = tmp_path / "labelled"
