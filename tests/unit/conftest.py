@@ -29,6 +29,14 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "kvm.cbt"
 
 
+@pytest.fixture(autouse=True)
+def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the known state of repositories is kept, each test's own."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    return folder / "kvm-cbt" / "repositories"
+
+
 @pytest.fixture
 def no_thread_left() -> Iterator[None]:
     """Fails a test that leaves a thread behind."""

@@ -37,9 +37,9 @@ from _cbt.repository.retention_rules import Rules
 
 pytestmark = pytest.mark.slow
 
-MAY_BE_LOST = ("hooks/", "damaged/", "verified/", "leases/", "condemned/", "doomed/", "drafts/", "trash/", "collected.json")
+MAY_BE_LOST = ("hooks/", "damaged/", "verified/", "leases/", "condemned/", "doomed/", "drafts/", "trash/", "removed/", "collected.json")
 NOT_SEALED = ("packs/", "condemned/")
-UPKEEP = ("leases/", "condemned/", "doomed/", "drafts/", "trash/", "collected.json")  # what only publishing and retention look at
+UPKEEP = ("leases/", "condemned/", "doomed/", "drafts/", "trash/", "removed/", "collected.json")  # what only publishing and retention look at
 PASSPHRASE = "correct horse"
 FORMAT = Path(__file__).resolve().parents[2] / "docs" / "repository-format.md"
 

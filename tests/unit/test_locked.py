@@ -66,7 +66,7 @@ def test_days_of_backups_and_retention_keep_what_is_locked_and_reclaim_it_afterw
     assert not history.wrong()
     assert {name for name in history.store.objects if name.startswith(("packs/", "points/"))} == history.needed()
     left = {name.split("/")[0] for name in history.store.objects} - {"packs", "points", "hooks", "verified", "repository.json"}
-    assert left <= {"leases", "collected.json", "condemned", "doomed"}
+    assert left <= {"leases", "collected.json", "condemned", "doomed", "removed"}
 
 
 def test_a_point_whose_entry_in_the_trash_is_locked_is_brought_back_and_stays(history: EngineHistory) -> None:

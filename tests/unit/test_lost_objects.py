@@ -13,12 +13,12 @@ from samples import UUID
 
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.verify import verify
-from _cbt.repository import condemned, damage, points, trash
+from _cbt.repository import condemned, damage, points, removals, trash
 from _cbt.repository.damage import PackDamage
 from _cbt.repository.format import names
 from _cbt.repository.leases import Lease
 
-FOLDERS = ("hooks", "leases", "condemned", "doomed", "drafts", "trash", "damaged", "verified", "collected.json")
+FOLDERS = ("hooks", "leases", "condemned", "doomed", "drafts", "trash", "removed", "damaged", "verified", "collected.json")
 
 
 @pytest.fixture(params=KEYS)
@@ -37,6 +37,7 @@ def history(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     verify(repository, wanted="all", workers=1)
     made.collect()
     trash.remove(repository, repository.points_of().points[0])
+    removals.record(repository, [first.key])
     repository.put_object(names.damage_of(b"\1" * 16), damage.encode(PackDamage(frozenset({0}), "it was changed")))
     lease = Lease(repository, "backup")
     packs = [name for name in made.store.objects if name.startswith("packs/")]

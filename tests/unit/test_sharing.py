@@ -15,6 +15,7 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import json
 import random
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -121,6 +122,11 @@ class World:
         found = {name: data for name, data in self.store.objects.items() if name.startswith("trash/")}
         return {name: (names.manifest(*name.split("/")[1:3]), data) for name, data in found.items()}
 
+    def recorded(self) -> set[str]:
+        """Names that the manifests of points recorded as removed had."""
+        found = [(name.split("/")[1], json.loads(data)["body"]["points"]) for name, data in self.store.objects.items() if name.startswith("removed/")]
+        return {points.manifest_name(uuid, each) for uuid, ids in found for each in ids}
+
     def now(self) -> str:
         """The time for a manifest."""
         return datetime.datetime.fromtimestamp(self.store.clock, datetime.UTC).isoformat(timespec="microseconds")
@@ -204,6 +210,7 @@ class Sharing(RuleBasedStateMachine):
         self.world = World()
         self.actors: list[Actor] = []
         self.published: dict[str, bytes] = {}
+        self.ever: set[str] = set()  # names of all manifests there were
 
     @initialize(grace=st.sampled_from([0, 0, 100, 86400]), values=st.lists(st.integers(1, 5), min_size=BLOCKS, max_size=BLOCKS))
     def first_point(self, grace: int, values: list[int]) -> None:
@@ -300,6 +307,8 @@ class Sharing(RuleBasedStateMachine):
                 assert (wrong := self.world.untrue(data, name)) is None, f"in the trash: {wrong}"
         recoverable = {name for name, _data in removed.values()}
         assert not self.world.grace or {*self.published} - {*published} <= recoverable, "a point went without an entry in the trash"
+        self.ever |= {*published}
+        assert self.ever - {*published} <= recoverable | self.world.recorded(), "a point vanished as if the repository had gone back"
         self.published = published
 
     def teardown(self) -> None:
@@ -320,7 +329,7 @@ class Sharing(RuleBasedStateMachine):
             packs = {ref for each in found for ref in repository.read_map(each, "vda").packs}
             stored = [directory.digest(ordinal) for directory in map(repository.reader.directory, packs) for ordinal in range(len(directory))]
             assert len(stored) == len(set(stored)), "a block is stored twice"
-            assert {*self.world.store.objects} - needed - {*self.world.published()} == {"collected.json"}
+            assert {*self.world.store.objects} - needed - {*self.world.published()} - {*self.world.store.list("removed")} == {"collected.json"}
         finally:
             for actor in self.actors:
                 actor.crash()

@@ -12,8 +12,11 @@ import typing as t
 from ..errors import PassphraseRefused, Refused, RepositoryError
 from ..repository import configuration, key_slots, rebuilding
 from ..repository.configuration import Configuration
+from ..repository.encryption import EncryptedKeys
+from ..repository.keys import Keys
 from ..repository.places import Place, store_at
-from ..repository.repository import configuration_in
+from ..repository.repository import Repository, Watch, Watching, check_creatable, configuration_in
+from ..repository.stores import Store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -91,25 +94,48 @@ def _decide(found: t.Optional[Configuration], passphrase: t.Optional[str], reque
     return found
 
 
-def arrange(place: Place, request: KeyRequest, check_only: bool = False) -> KeyChange:
+def arrange(place: Place, request: KeyRequest, check_only: bool = False, watching: t.Optional[Watching] = None) -> KeyChange:
     """Have a repository at a place with the key slots asked for, or with ``check_only`` tell what would be done.
 
     Where there is none, it is created, encrypted if there is a passphrase. A change writes the configuration and no
-    other object. Raises a CbtError if it cannot be; then nothing was changed.
+    other object. With ``watching``, it is compared with what is known of it. Raises a CbtError if it cannot be; then nothing was changed.
     """
     store = store_at(place)
+    watch = watching(store) if watching is not None else None
     if request.rebuild and rebuilding.lost(store):
-        made = rebuilding.rebuilt(store)
-        change = KeyChange(None, _decide(made, place.passphrase, request, store.location), rebuilt=True)
+        change = _rebuilt(store, place.passphrase, request, watch)
         if not check_only:
-            store.put(configuration.NAME, made.encode())
+            store.put(configuration.NAME, change.after.encode())
         return change
     found = configuration_in(store)
+    if watch is not None:
+        watch.check_identity(found)
+    if found is None:
+        check_creatable(store)
     change = KeyChange(found, _decide(found, place.passphrase, request, store.location))
+    if found is not None and watch is not None:
+        watch.check_last(_repository(store, found, place.passphrase, request))
     if check_only or not change.changed:
         return change
     if found is not None and configuration_in(store) != found:
         raise RepositoryError(f"The key slots of the repository {store.location} are being changed by somebody else. Try again.")
     if not store.put(configuration.NAME, change.after.encode(), replace=found is not None):
-        return arrange(place, request)  # somebody created it meanwhile
+        return arrange(place, request, check_only, watching)  # somebody created it meanwhile
+    if watch is not None:
+        watch.check_identity(change.after)
     return change
+
+
+def _rebuilt(store: Store, passphrase: t.Optional[str], request: KeyRequest, watch: t.Optional[Watch]) -> KeyChange:
+    made = rebuilding.rebuilt(store)
+    if watch is not None:
+        watch.check_identity(made)
+        watch.check_last(Repository(store, made.id))
+    return KeyChange(None, _decide(made, passphrase, request, store.location), rebuilt=True)
+
+
+def _repository(store: Store, found: Configuration, passphrase: t.Optional[str], request: KeyRequest) -> Repository:
+    """The repository as the passphrases given open it, which was proven."""
+    given = (passphrase, request.new_passphrase)
+    keys: t.Optional[Keys] = EncryptedKeys(_master(found, given, store.location)) if found.encrypted else None
+    return Repository(store, found.id, keys)

@@ -15,7 +15,7 @@ import typing as t
 
 from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused
 from ..side_by_side import side_by_side
-from . import condemned, leases, sealed
+from . import condemned, leases, removals, sealed
 from .format import names
 from .leases import LAPSE, Lease
 from .points import Key, RestorePoint
@@ -155,8 +155,11 @@ class Collector:
         self._repository.put_object(names.RECORD, sealed.encode(KIND, VERSION, {"points": found.points - found.expired}))
 
     def _tidy(self, needed: Survey) -> None:
-        """Remove what has had its time: trash entries, drafts and lists of dead sessions, leases long lapsed, records of damage of packs that are gone."""
-        old = [entry.name for entry in self._store.entries(names.TRASH) if expired(entry, self._now, self._grace)]
+        """Remove what has had its time: trash entries, drafts and lists of dead sessions, leases long lapsed, records of damage of packs that are gone.
+
+        A restore point that leaves the trash is recorded as removed first.
+        """
+        old = self._over(needed)
         for folder in (names.DRAFTS, names.DOOMED):
             old += [entry.name for entry in self._store.entries(folder) if self._now - entry.modified > LAPSE]
         old += [entry.name for entry in self._store.entries(names.LEASES) if self._now - entry.modified > LAPSE + self._grace]
@@ -172,6 +175,22 @@ class Collector:
             until = self._store.locked_until(name)
             return until is not None and until > self._now
         return False
+
+    def _over(self, needed: Survey) -> t.List[str]:
+        """Entries of the trash whose time is over. The points they kept are recorded as removed, but for those that were brought back."""
+        over: t.List[str] = []
+        gone: t.Set[Key] = set()
+        entries = [entry for entry in self._store.entries(trash.FOLDER) if expired(entry, self._now, self._grace)]
+        for entry, locked in zip(entries, side_by_side(lambda entry: self._locked(entry.name), entries)):
+            key = removals.key_of(entry.name)
+            exists = key is not None and points.manifest_name(*key) in needed.existing
+            if locked or (exists and self._now - entry.modified <= LAPSE):
+                continue  # a young entry may be that of a removal which has yet to delete the manifest
+            over.append(entry.name)
+            if key is not None and not exists:
+                gone.add(key)
+        removals.record(self._repository, gone)
+        return over
 
     def _exists(self, name: str) -> bool:
         try:

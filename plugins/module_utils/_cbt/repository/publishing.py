@@ -109,6 +109,8 @@ def publish(
                 appears()
                 repository.publish(point)
                 if lease.clock() - began < LAPSE:
+                    if repository.watch is not None:
+                        repository.watch.published(point)
                     return point
                 # It took longer than a request may, so that the draft may have counted for nothing before the point was there.
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import os
 import typing as t
 
 from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused, RepositoryError
 from ..side_by_side import side_by_side
-from . import configuration, maps, points
+from . import configuration, maps, mounts, points
 from .configuration import Configuration
 from .format import names
 from .keys import Keys, PlainKeys
@@ -32,12 +33,32 @@ class Listing:
     damaged: t.Mapping[str, str]
 
 
+class Watch(t.Protocol):
+    """What compares a repository with what is known of it. All raise Refused if it is another one, or went back."""
+
+    def check_identity(self, found: t.Optional[Configuration]) -> None:
+        """Look at the configuration found, None for none."""
+
+    def check_last(self, repository: Repository) -> None:
+        """Look for the restore point that was written or seen last."""
+
+    def listed(self, repository: Repository, found: t.Sequence[RestorePoint], uuid: t.Optional[str]) -> None:
+        """Look at a list of all restore points, or of those of one domain."""
+
+    def published(self, point: RestorePoint) -> None:
+        """Note a restore point that this run made exist."""
+
+
+Watching = t.Callable[[Store], Watch]
+
+
 class Repository:
     """A place holding packs and restore points of many domains. Make one with ``open_repository``."""
 
-    def __init__(self, store: Store, repository_id: str, keys: t.Optional[Keys] = None, slots: t.Tuple[str, ...] = ()) -> None:
-        """``slots`` are the names of the key slots, if it is encrypted."""
+    def __init__(self, store: Store, repository_id: str, keys: t.Optional[Keys] = None, slots: t.Tuple[str, ...] = (), watch: t.Optional[Watch] = None) -> None:
+        """``slots`` are the names of the key slots, if it is encrypted; ``watch`` compares what it holds with what is known of it."""
         self.store = store
+        self.watch = watch
         self.id = repository_id
         self.slots = slots
         self.keys: Keys = keys or PlainKeys()
@@ -66,7 +87,7 @@ class Repository:
             self.store.delete(name)
 
     def points_of(self, uuid: t.Optional[str] = None) -> Listing:
-        """The restore points of a domain, or of all. Raises RepositoryError if listing fails."""
+        """The restore points of a domain, or of all. Raises RepositoryError if listing fails, Refused if a point that is known vanished."""
         found, damaged, budget = [], {}, points.Budget()
         folder = f"{names.POINTS}/{uuid}" if uuid else names.POINTS
         for name, _taken in names.of_kind(self.store.list(folder), names.MANIFEST_KIND):
@@ -77,7 +98,10 @@ class Repository:
             except DamagedObject as error:
                 budget.take(b"")
                 damaged[name] = str(error)
-        return Listing(tuple(points.ordered(found)), damaged)
+        listing = Listing(tuple(points.ordered(found)), damaged)
+        if self.watch is not None:
+            self.watch.listed(self, listing.points, uuid)
+        return listing
 
     def point(self, uuid: str, point_id: str) -> RestorePoint:
         """A restore point as it is now. Raises ObjectMissing if there is none, or DamagedObject."""
@@ -129,7 +153,7 @@ class Repository:
 
 
 def configuration_in(store: Store) -> t.Optional[Configuration]:
-    """What the repository in a store is, None if there is none. Raises as ``open_repository`` does."""
+    """The configuration of the repository in a store, None if there is none. Raises as ``open_repository`` does."""
     try:
         return configuration.decode(store.get(configuration.NAME), store.location)
     except ObjectMissing:
@@ -142,47 +166,88 @@ def check_vacant(store: Store) -> None:
     there = store.occupants()
     if there and configuration.NAME not in there:  # with a configuration, another host was faster
         raise RepositoryError(
-            f"{store.location} is not a repository: it has files but no {configuration.NAME}. Name an empty or a new place; if that file was lost,"
-            " put a copy of it back, or have cbt_repository make it again with rebuild: true."
+            f"{store.location} is not a repository: it has files but no {configuration.NAME}. {mounts.advice(store.local_path)} Otherwise name"
+            " an empty or a new place; if that file was lost, put a copy of it back, or have cbt_repository make it again with rebuild: true."
         )
 
 
-def _opened(store: Store, passphrase: t.Optional[str]) -> t.Optional[Repository]:
+def check_creatable(store: Store) -> None:
+    """Raise Refused if a repository would be created on this host's own disk where a share is to be mounted."""
+    point = mounts.missing_mount(store.local_path)
+    if point is not None:
+        raise Refused(f"Cannot create a repository in {store.location}: {point} is in /etc/fstab but not mounted. Mount it, or use another path.")
+
+
+def _opened(store: Store, passphrase: t.Optional[str], watch: t.Optional[Watch]) -> t.Optional[Repository]:
     """The repository in a store, None if there is none."""
     found = configuration_in(store)
+    if watch is not None:
+        watch.check_identity(found)
     if found is None:
         return None
-    return Repository(store, found.id, configuration.keys_of(found, passphrase, store.location), tuple(found.slots))
-
-
-def open_repository(place: t.Union[str, Place]) -> Repository:
-    """Open the repository at a place.
-
-    Raises RepositoryError if there is none, or if it is damaged or of a newer format, PassphraseRefused if its passphrase
-    is missing or wrong.
-    """
-    place = as_place(place)
-    store = store_at(place)
-    repository = _opened(store, place.passphrase)
-    if repository is None:
-        raise RepositoryError(f"There is no repository in {store.location}. Check the path, or back up with create_repository: true.")
+    keys = configuration.keys_of(found, passphrase, store.location)
+    repository = Repository(store, found.id, keys, tuple(found.slots), watch)
+    if watch is not None:
+        watch.check_last(repository)
     return repository
 
 
-def open_or_create(place: t.Union[str, Place], check_only: bool = False) -> t.Optional[Repository]:
-    """Open the repository at a place, or create it where there is nothing yet, encrypted if the place has a passphrase.
+def _missing(store: Store) -> RepositoryError:
+    return RepositoryError(
+        f"There is no repository in {store.location}{_emptiness(store.local_path)}. {mounts.advice(store.local_path)}"
+        " To create a repository there, run cbt_repository (the role prepare does), or set create_repository: true."
+    )
 
-    With ``check_only`` None is returned in place of creating it. Raises as ``open_repository`` does, and if
-    something else is there.
+
+def _emptiness(path: t.Optional[str]) -> str:
+    """How a directory has no repository."""
+    if path is None:
+        return ""
+    return ": the directory is empty" if os.path.isdir(path) else ": the directory does not exist"
+
+
+def open_repository(place: t.Union[str, Place], watching: t.Optional[Watching] = None) -> Repository:
+    """Open the repository at a place. With ``watching``, it is compared with what is known of it.
+
+    Raises RepositoryError if there is none, or if it is damaged or of a newer format, PassphraseRefused if its passphrase
+    is missing or wrong, Refused if it is not the repository known there, or if that went back.
     """
     place = as_place(place)
     store = store_at(place)
-    repository = _opened(store, place.passphrase)
+    repository = _opened(store, place.passphrase, _watch(store, watching))
+    if repository is None:
+        raise _missing(store)
+    return repository
+
+
+def open_or_create(place: t.Union[str, Place], check_only: bool = False, watching: t.Optional[Watching] = None) -> t.Optional[Repository]:
+    """Open the repository at a place, or create it where there is nothing yet, encrypted if the place has a passphrase.
+
+    With ``check_only`` None is returned in place of creating it. Raises as ``open_repository`` does, and if
+    something else is there, or a share that is to be mounted is not.
+    """
+    place = as_place(place)
+    store = store_at(place)
+    watch = _watch(store, watching)
+    repository = _opened(store, place.passphrase, watch)
     if repository is not None:
         return repository
+    check_creatable(store)
     created, keys = configuration.create(place.passphrase)
     if check_only:
         return None
     if not store.put(configuration.NAME, created.encode(), replace=False):
-        return open_repository(place)  # where two create it at once, the first one's counts
-    return Repository(store, created.id, keys, tuple(created.slots))
+        return open_repository(place, watching)  # where two create it at once, the first one's counts
+    if watch is not None:
+        watch.check_identity(created)
+    return Repository(store, created.id, keys, tuple(created.slots), watch)
+
+
+def find_repository(place: Place, watching: t.Optional[Watching] = None) -> t.Optional[Repository]:
+    """Open the repository at a place, None if there is none. Raises as ``open_repository`` does otherwise."""
+    store = store_at(place)
+    return _opened(store, place.passphrase, _watch(store, watching))
+
+
+def _watch(store: Store, watching: t.Optional[Watching]) -> t.Optional[Watch]:
+    return watching(store) if watching is not None else None

@@ -12,6 +12,7 @@ import math
 import random
 import time
 import typing as t
+import urllib.parse
 
 from ..errors import ObjectLocked, ObjectMissing, RepositoryError
 from ..files import Buffer
@@ -47,6 +48,14 @@ class S3Store:
         self.foreign = Foreign(self.location)
         self.client = s3_client.connect(options)
         self.spools = Spools()
+
+    @property
+    def endpoint(self) -> str:
+        """The server, as far as buckets of one name differ from server to server: all regions of AWS share them."""
+        url = urllib.parse.urlsplit(self.client.meta.endpoint_url)
+        if f".{url.hostname}".endswith(".amazonaws.com"):
+            return "AWS"
+        return f"{url.hostname}:{url.port or (80 if url.scheme == 'http' else 443)}{url.path.rstrip('/')}"
 
     # Writing.
 

@@ -22,12 +22,14 @@ class Survey:
     """Ids of the packs and names of the files that are needed.
 
     ``points`` is the number of restore points met, those in the trash included; ``expired`` of them are there for too long.
+    ``existing`` are the names of the manifests among them.
     """
 
     packs: t.Set[bytes] = dataclasses.field(default_factory=set)
     files: t.Set[str] = dataclasses.field(default_factory=set)
     points: int = 0
     expired: int = 0
+    existing: t.Set[str] = dataclasses.field(default_factory=set)
     _maps: t.Set[str] = dataclasses.field(default_factory=set)
 
     def needs(self, name: str) -> bool:
@@ -69,6 +71,7 @@ def survey(repository: Repository, now: float, grace: float, without: t.Collecti
             _note(found, repository, entry.name, draft=True)
     for name, taken in names.of_kind(repository.store.list(names.POINTS), names.MANIFEST_KIND):
         found.points += 1
+        found.existing.add(name)
         if grace > 0 or taken.point not in without:
             _note(found, repository, name)
     for entry in repository.store.entries(names.TRASH):

@@ -1,0 +1,107 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The record of removed restore points that the trash does not hold any more. Private to the collection.
+
+By it a host that returns after a long time can distinguish a restore point that was removed from one that a rollback lost. The
+collector writes the record before it deletes entries of the trash, so that a removed point is found in one of the two at any time.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import re
+import secrets
+import typing as t
+
+from ..errors import DamagedObject, ObjectMissing
+from ..side_by_side import side_by_side
+from . import points, sealed, trash
+from .points import Key
+from .repository import Repository
+
+FOLDER = "removed"
+KIND = "removed"
+VERSION = 1
+MOST = 4096  # ids in one object
+_SHAPE = {"points": t.List[str]}
+_SMALL = 1 << 15  # bytes; a larger object is left as it is
+_MANY = 16  # small objects of a domain, from which on they are merged
+_ENTRY = re.compile(r"trash/([0-9a-f-]{36})/([0-9]{8}T[0-9]{6}Z-[0-9a-f]{8})/[0-9a-f]{16}")
+
+
+def key_of(entry: str) -> t.Optional[Key]:
+    """The restore point that an entry of the trash keeps, by the entry's name; None if it is not the name of an entry."""
+    match = _ENTRY.fullmatch(entry)
+    return (match.group(1), match.group(2)) if match is not None else None
+
+
+def record(repository: Repository, keys: t.Iterable[Key]) -> None:
+    """Record restore points as removed."""
+    by_domain: t.Dict[str, t.Set[str]] = collections.defaultdict(set)
+    for uuid, point_id in keys:
+        by_domain[uuid].add(point_id)
+    small: t.Dict[str, t.List[str]] = collections.defaultdict(list)
+    for entry in repository.store.entries(FOLDER) if by_domain else ():
+        if entry.size < _SMALL:
+            small[entry.name.split("/")[1]].append(entry.name)
+    for _done in side_by_side(lambda uuid: _record(repository, uuid, by_domain[uuid], small[uuid]), by_domain):
+        pass
+
+
+def _record(repository: Repository, uuid: str, ids: t.Set[str], small: t.Sequence[str]) -> None:
+    """Record removed points of a domain, together with those in its ``small`` objects if these are many."""
+    taken = {}
+    for name in small if len(small) >= _MANY else ():
+        with contextlib.suppress(DamagedObject, ObjectMissing):
+            taken[name] = _ids(repository, name)
+    left = iter(sorted(ids.union(*taken.values())))
+    for chunk in iter(lambda: list(itertools.islice(left, MOST)), []):
+        body = {"points": chunk}
+        repository.put_object(f"{FOLDER}/{uuid}/{secrets.token_hex(8)}", sealed.encode(KIND, VERSION, body))
+    for name in taken:  # what they held is in the new ones
+        repository.discard(name)
+
+
+def _ids(repository: Repository, name: str) -> t.Set[str]:
+    return set(sealed.decode(KIND, VERSION, repository.get_object(name), name, _SHAPE)["points"])
+
+
+def vanished(repository: Repository, key: Key) -> bool:
+    """True if a restore point that once existed is neither there, nor in the trash, nor recorded as removed.
+
+    In the order in which a removed point moves; the first place once more, for a point that is just brought back moves the other way.
+    """
+    return not (_exists(repository, key) or _in_trash(repository, key) or _recorded(repository, key) or _exists(repository, key))
+
+
+def _exists(repository: Repository, key: Key) -> bool:
+    try:
+        repository.store.size(points.manifest_name(*key))
+    except ObjectMissing:
+        return False
+    return True
+
+
+def _in_trash(repository: Repository, key: Key) -> bool:
+    """True if an entry of the trash proves that the point was removed: one that cannot be read proves nothing."""
+    for entry in repository.store.entries(f"{trash.FOLDER}/{'/'.join(key)}"):
+        with contextlib.suppress(DamagedObject, ObjectMissing):
+            return trash.read(repository, entry).point.key == key
+    return False
+
+
+def _recorded(repository: Repository, key: Key) -> bool:
+    """True if the point is recorded as removed. An object that a collector merged meanwhile is looked for again."""
+    seen: t.Set[str] = set()
+    while True:
+        names = set(repository.store.list(f"{FOLDER}/{key[0]}")) - seen
+        for name in names:
+            with contextlib.suppress(DamagedObject, ObjectMissing):
+                if key[1] in _ids(repository, name):
+                    return True
+        if not names:
+            return False
+        seen |= names

@@ -1,0 +1,489 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A repository that is another one than a host knows, or that went back, is refused; what retention does never is."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import datetime
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from engine_history import EngineHistory
+from samples import OTHER_UUID, UUID
+from stores_for_tests import MemoryStore
+
+from _cbt.errors import Refused, RepositoryError
+from _cbt.operations.copying import CopyRequest, copy
+from _cbt.operations.new_point import StoringOptions
+from _cbt.operations.retention import GRACE, RetentionRequest, retention
+from _cbt.repository import configuration, removals, trash
+from _cbt.repository import repository as opening
+from _cbt.repository.leases import LAPSE
+from _cbt.repository.memory import Memory, Terms
+from _cbt.repository.places import Place
+from _cbt.repository.points import RestorePoint, manifest_name
+from _cbt.repository.repository import Repository
+
+THIRD_UUID = "11111111-2222-4333-8444-555566667777"
+BACK = "went back: restore point"
+
+
+class Share:
+    """A location with a repository in it, which hosts use, and to which things happen."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, passphrase: str | None) -> None:
+        self.folder, self._patch, self.passphrase = folder, monkeypatch, passphrase
+        created, keys = configuration.create(passphrase)
+        self.history = EngineHistory(keys)
+        self.history.numbers = 1000  # hours after the begin of the year
+        self.store.objects[configuration.NAME] = created.encode()
+        self.warnings: list[str] = []
+        monkeypatch.setattr(opening, "store_at", lambda _place: self.store)
+
+    @property
+    def store(self) -> MemoryStore:
+        """What is in the location now."""
+        return self.history.store
+
+    def open(self, host: str = "a", accept: bool = False, keep: bool = True, passphrase: str | None = "") -> Repository:
+        """Open it as a run of a host does."""
+        self._patch.setenv("XDG_STATE_HOME", str(self.folder / host))
+        terms = Terms(accept, keep, warn=self.warnings.append)
+        given = self.passphrase if passphrase == "" else passphrase
+        return opening.open_repository(Place("/share", passphrase=given), functools.partial(Memory, terms=terms))
+
+    def look(self, host: str = "a", **terms: bool) -> list[str]:
+        """Open it and list all points, as a run does that reads; returns their ids."""
+        return [each.id for each in self.open(host, **terms).points_of().points]
+
+    def look_at(self, uuid: str, host: str = "a") -> None:
+        """Open it and list the points of a domain, as a run does that backs it up."""
+        self.open(host).points_of(uuid)
+
+    def backup(self, host: str = "a", uuid: str = UUID) -> RestorePoint:
+        """A backup by a host."""
+        self.store.clock += 60
+        repository = self.open(host)
+        self.history.fresh = lambda: repository  # type: ignore[method-assign]
+        return self.history.backup(uuid)
+
+    def remove(self, *gone: RestorePoint, host: str = "a", **request: object) -> None:
+        """Remove points and collect with a grace period, by a host."""
+        repository = self.open(host)
+        for each in gone:
+            trash.remove(repository, each)
+        retention(repository, RetentionRequest(**request))  # type: ignore[arg-type]
+
+    def collect(self, host: str = "a", **request: object) -> None:
+        """Collect so much later that what is in the trash goes."""
+        self.store.clock += GRACE + LAPSE * 2
+        self.remove(host=host, **request)
+
+    def delete(self, *prefixes: str) -> None:
+        """Delete objects from outside."""
+        for name in [name for name in self.store.objects if name.startswith(prefixes)]:
+            del self.store.objects[name]
+
+
+@pytest.fixture(params=[None, "correct horse"], ids=["plain", "encrypted"])
+def share(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Share:
+    """A repository with points of two domains, which the hosts a and b know."""
+    monkeypatch.setattr("_cbt.repository.key_slots.COST", 1 << 4)
+    made = Share(tmp_path, monkeypatch, request.param)
+    made.backup("a")
+    made.backup("a", OTHER_UUID)
+    made.backup("a")
+    made.look("b")
+    return made
+
+
+def latest(share: Share, uuid: str = UUID) -> RestorePoint:
+    """The newest point of a domain."""
+    return share.open("nobody").points_of(uuid).points[-1]
+
+
+# What goes on in a repository that is used, by other hosts as well.
+
+
+def added_elsewhere(share: Share) -> None:
+    share.backup("b")
+    share.backup("b", THIRD_UUID)
+
+
+def removed_by_retention(share: Share) -> None:
+    share.remove(latest(share))
+
+
+def removed_by_another_host(share: Share) -> None:
+    share.remove(latest(share), latest(share, OTHER_UUID), host="b")
+
+
+def removed_and_collected(share: Share) -> None:
+    share.remove(latest(share), host="b")
+    share.collect("b")
+    assert not [name for name in share.store.objects if name.startswith("trash/")]
+
+
+def removed_without_grace(share: Share) -> None:
+    share.remove(latest(share), host="b", grace=0.0)
+
+
+def all_removed_and_collected(share: Share) -> None:
+    share.remove(*share.open("b").points_of().points, host="b")
+    share.collect("b", confirm_shrink=True)
+
+
+def removed_long_ago(share: Share) -> None:
+    """So that its record was merged with others, several times."""
+    share.remove(latest(share), host="b")
+    for _day in range(40):
+        share.collect("b")
+        share.remove(share.backup("b"), host="b")
+    share.collect("b")
+    assert len([name for name in share.store.objects if name.startswith("removed/")]) < 20
+
+
+def removed_and_brought_back(share: Share) -> None:
+    gone = latest(share)
+    share.remove(gone)
+    share.remove(undelete=(gone.id,))
+    share.collect()
+
+
+def compacted(share: Share) -> None:
+    share.history.disk.write(3, 200)
+    share.backup("b")
+    share.remove(*share.open("b").points_of(UUID).points[:2], host="b", grace=0.0, compact_below=100)
+    share.collect("b", compact_below=100)
+
+
+def newest_manifest_damaged(share: Share) -> None:
+    name = manifest_name(*latest(share).key)
+    share.store.objects[name] = share.store.objects[name][:-2]
+
+
+def a_point_that_no_host_can_have_made(share: Share) -> None:
+    """By somebody who can write there: it is not what is known, and keeps nothing else from being known."""
+    share.open("b").publish(dataclasses.replace(latest(share), id="../../..", uuid=".."))
+
+
+def removal_recorded_beside_a_damaged_record(share: Share) -> None:
+    removed_and_collected(share)
+    share.store.put(f"removed/{UUID}/{'0' * 16}", b"x")
+
+
+NORMAL = [
+    added_elsewhere,
+    removed_by_retention,
+    removed_by_another_host,
+    removed_and_collected,
+    removed_without_grace,
+    all_removed_and_collected,
+    removed_long_ago,
+    removed_and_brought_back,
+    compacted,
+    newest_manifest_damaged,
+    removal_recorded_beside_a_damaged_record,
+]
+
+
+@pytest.mark.parametrize("happens", NORMAL, ids=lambda row: row.__name__)
+def test_what_goes_on_in_a_repository_is_no_cause_for_alarm(share: Share, happens: Callable[[Share], None]) -> None:
+    happens(share)
+    share.look_at(UUID)
+    share.look("a", keep=False)
+    for host in ("a", "b", "new"):
+        for _run in range(2):
+            share.look(host)
+    share.backup("a")
+    share.look("b")
+    assert share.warnings == []
+
+
+# What must be noticed.
+
+
+def rolled_back(share: Share) -> None:
+    before = share.store.copy()
+    share.backup()
+    share.history.store = before
+
+
+def rolled_back_and_used_by_another_host(share: Share) -> None:
+    rolled_back(share)
+    share.backup("b")
+    share.remove(share.backup("b"), host="b")
+    share.collect("b")
+
+
+def rolled_back_to_a_state_before_a_removal(share: Share) -> None:
+    before = share.store.copy()
+    share.remove(share.backup("a"), latest(share))
+    share.backup("a")
+    share.history.store = before
+
+
+def newest_point_deleted(share: Share) -> None:
+    share.delete(f"points/{'/'.join(latest(share).key)}")
+
+
+def points_of_a_domain_deleted(share: Share) -> None:
+    share.delete(f"points/{OTHER_UUID}")
+
+
+def emptied(share: Share) -> None:
+    share.delete("points/", "packs/", "trash/")
+
+
+def brought_back_and_lost(share: Share) -> None:
+    removed_and_brought_back(share)
+    newest_point_deleted(share)
+
+
+def newest_lost_that_a_clock_set_back_made_older(share: Share) -> None:
+    """It is made from the newest one, so that it comes after it."""
+    before = share.store.copy()
+    share.history.numbers = 500
+    share.backup()
+    share.look()
+    share.history.store = before
+
+
+def newest_lost_beside_one_from_the_future(share: Share) -> None:
+    future = dataclasses.replace(latest(share), uuid=THIRD_UUID, created="2099-01-01T00:00:00+00:00", id="20990101T000000Z-00000000")
+    repository = share.open("b")
+    repository.publish(future)
+    share.look()
+    before = share.store.copy()
+    share.backup()
+    share.history.store = before
+
+
+def a_copy_of_an_old_point_lost(share: Share) -> None:
+    """Its id and its time are older than all there is."""
+    other = EngineHistory()
+    old = other.backup(THIRD_UUID)
+    before = share.store.copy()
+    copy(other.fresh(), share.open(), CopyRequest(), StoringOptions(compression="none", workers=1))
+    assert share.open("nobody").points_of().points[0].id == old.id
+    share.history.store = before
+
+
+def a_trash_entry_that_cannot_be_read(share: Share) -> None:
+    gone = latest(share)
+    share.delete(f"points/{'/'.join(gone.key)}")
+    share.store.put(f"trash/{'/'.join(gone.key)}/{'0' * 16}", b"x")
+
+
+def a_record_that_cannot_be_read(share: Share) -> None:
+    share.delete(f"points/{'/'.join(latest(share).key)}")
+    share.store.put(f"removed/{UUID}/{'0' * 16}", b"x")
+
+
+WENT_BACK = [
+    rolled_back,
+    rolled_back_and_used_by_another_host,
+    rolled_back_to_a_state_before_a_removal,
+    newest_point_deleted,
+    points_of_a_domain_deleted,
+    emptied,
+    brought_back_and_lost,
+    newest_lost_that_a_clock_set_back_made_older,
+    newest_lost_beside_one_from_the_future,
+    a_copy_of_an_old_point_lost,
+    a_trash_entry_that_cannot_be_read,
+    a_record_that_cannot_be_read,
+]
+
+
+@pytest.mark.parametrize("happens", WENT_BACK, ids=lambda row: row.__name__)
+def test_a_repository_that_went_back_is_refused_until_it_is_accepted_once(share: Share, happens: Callable[[Share], None]) -> None:
+    happens(share)
+    for _run in range(2):
+        with pytest.raises(Refused, match=rf"{BACK} \S+ of domain \S+, .*accept_repository: true"):
+            share.look("a")
+    share.look("new")  # a host that restores for the first time knows nothing
+    there = share.look("a", accept=True, keep=False)
+    with pytest.raises(Refused, match=BACK):  # check mode took nothing
+        share.look("a")
+    assert share.look("a", accept=True) == there
+    assert share.look("a") == share.look("a", accept=True) == there
+    share.backup("a")
+    share.look("a")
+
+
+@pytest.mark.parametrize("happens", [rolled_back, emptied, a_copy_of_an_old_point_lost], ids=lambda row: row.__name__)
+def test_a_run_for_a_domain_that_is_new_notices_by_the_last_point(share: Share, happens: Callable[[Share], None]) -> None:
+    happens(share)
+    with pytest.raises(Refused, match=BACK):
+        share.open("a")
+
+
+def test_a_run_for_a_domain_notices_what_that_domain_lost(share: Share) -> None:
+    points_of_a_domain_deleted(share)
+    share.look_at(UUID)
+    with pytest.raises(Refused, match=BACK):
+        share.look_at(OTHER_UUID)
+
+
+def test_accepting_takes_the_whole_state_and_not_that_of_one_domain_alone(share: Share) -> None:
+    emptied(share)
+    share.open("a", accept=True)
+    share.look_at(UUID)
+    assert share.look("a") == []
+
+
+def test_accepting_what_is_as_it_was_forgets_nothing(share: Share) -> None:
+    share.look("a", accept=True)
+    rolled_back_before = latest(share)
+    share.delete(f"points/{'/'.join(rolled_back_before.key)}")
+    with pytest.raises(Refused, match=BACK):
+        share.look("a")
+
+
+def test_a_point_that_appears_while_it_is_looked_for_is_there(share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is brought back between the looks at its manifest and at the trash."""
+    gone = latest(share)
+    repository = share.open()
+    manifest = share.store.objects.pop(manifest_name(*gone.key))
+    whole = MemoryStore.entries
+
+    def bring_back(store: MemoryStore, prefix: str) -> object:
+        store.objects[manifest_name(*gone.key)] = manifest
+        return whole(store, prefix)
+
+    monkeypatch.setattr(MemoryStore, "entries", bring_back)
+    assert not removals.vanished(repository, gone.key)
+
+
+def test_a_record_that_is_merged_while_it_is_read_is_found(share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed_and_collected(share)
+    (name,) = [name for name in share.store.objects if name.startswith("removed/")]
+    (gone,) = removals._ids(share.open("nobody"), name)
+    repository = share.open("nobody")
+    whole = Repository.get_object
+
+    def merge(opened: Repository, asked: str) -> bytes:
+        if asked == name:
+            monkeypatch.setattr(Repository, "get_object", whole)
+            opened.put_object(f"removed/{UUID}/{'0' * 16}", whole(opened, name))
+            opened.store.delete(name)
+        return whole(opened, asked)
+
+    monkeypatch.setattr(Repository, "get_object", merge)
+    assert removals._recorded(repository, (UUID, gone))
+
+
+def test_no_object_of_the_record_grows_without_bounds_and_none_is_forgotten(share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removals, "MOST", 50)
+    monkeypatch.setattr(removals, "_SMALL", 1400)
+    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    ids = [f"{start + datetime.timedelta(hours=hour):%Y%m%dT%H%M%SZ}-{hour:08x}" for hour in range(700)]
+    repository = share.open()
+    for place in range(0, len(ids), 7):
+        removals.record(repository, [(UUID, each) for each in ids[place : place + 7]])
+    names = list(share.store.list("removed"))
+    kept = [removals._ids(repository, name) for name in names]
+    assert set().union(*kept) == set(ids)
+    assert max(map(len, kept)) == 50
+    assert len(names) < 14 + 16
+
+
+# Another repository.
+
+
+def replaced(share: Share, passphrase: str | None) -> None:
+    share.history.store = MemoryStore()
+    share.store.objects[configuration.NAME] = configuration.create(passphrase)[0].encode()
+
+
+def gone(share: Share) -> None:
+    share.history.store = MemoryStore()
+
+
+def made_plain(share: Share) -> None:
+    known = configuration.decode(share.store.objects[configuration.NAME], "share")
+    share.store.objects[configuration.NAME] = configuration.Configuration(known.id).encode()
+
+
+@pytest.mark.parametrize("passphrase", [None, "theirs"])
+def test_another_repository_is_refused_until_it_is_accepted_once(share: Share, passphrase: str | None) -> None:
+    before = share.store
+    replaced(share, passphrase)
+    for given in (None, "theirs", share.passphrase):  # whatever it takes to open it
+        with pytest.raises(Refused, match="is not the one that this host knows there: it is [0-9a-f]{32} in place of .*accept_repository: true"):
+            share.open("a", passphrase=given)
+    share.open("a", accept=True, keep=False, passphrase=passphrase)
+    with pytest.raises(Refused):  # check mode took nothing
+        share.open("a", passphrase=passphrase)
+    for accept in (True, False, True):
+        share.open("a", accept=accept, passphrase=passphrase)
+    share.history.store = before
+    with pytest.raises(Refused):
+        share.open("a")
+
+
+def test_an_encrypted_repository_that_was_made_a_plain_one_is_refused(share: Share) -> None:
+    known = configuration.decode(share.store.objects[configuration.NAME], "share")
+    share.store.objects[configuration.NAME] = configuration.Configuration(known.id).encode()
+    for passphrase in {None, share.passphrase}:
+        with pytest.raises(Refused, match="cannot change: its configuration was exchanged") if share.passphrase else contextlib.nullcontext():
+            share.open("a", passphrase=passphrase)
+
+
+def test_a_repository_that_is_gone_is_refused_and_not_created_anew(share: Share) -> None:
+    share.history.store = MemoryStore()
+    created = functools.partial(opening.open_or_create, Place("/share", passphrase=share.passphrase))
+    for check_only in (True, False):
+        with pytest.raises(Refused, match="The repository [0-9a-f]{32} that this host knows in memory is missing.*accept_repository: true"):
+            created(check_only, functools.partial(Memory, terms=Terms(keep=not check_only)))
+    assert created(True, functools.partial(Memory, terms=Terms(accept=True, keep=False))) is None
+    assert share.store.objects == {}
+    with pytest.raises(RepositoryError, match="There is no repository"):
+        share.open("a", accept=True)
+    with pytest.raises(RepositoryError, match="There is no repository"):
+        share.open("a")
+    made = created(False, functools.partial(Memory, terms=Terms()))
+    assert made is not None
+    assert share.open("a").id == made.id
+
+
+def test_a_repository_that_was_created_is_known_before_anything_is_stored(share: Share) -> None:
+    share.history.store = MemoryStore()
+    opening.open_or_create(Place("/share", passphrase=share.passphrase), watching=functools.partial(Memory, terms=Terms(accept=True)))
+    replaced(share, share.passphrase)
+    with pytest.raises(Refused, match="is not the one"):
+        share.open("a")
+
+
+def test_the_option_that_accepts_is_named_as_the_caller_names_it(share: Share) -> None:
+    replaced(share, None)
+    with pytest.raises(Refused, match="once with dest_accept_repository: true"):
+        opening.open_repository(Place("/share"), functools.partial(Memory, terms=Terms(option="dest_accept_repository")))
+
+
+def test_knowing_costs_one_request_and_nothing_while_nothing_is_amiss(share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+    for kind in ("get", "size", "list", "entries", "occupants"):
+        whole = getattr(MemoryStore, kind)
+        monkeypatch.setattr(MemoryStore, kind, lambda store, *names, kind=kind, whole=whole: (counted.append((kind, *names)), whole(store, *names))[1])
+
+    def requests(run: Callable[[], Repository]) -> collections.Counter[tuple[str, ...]]:
+        counted.clear()
+        repository = run()
+        repository.points_of(UUID)
+        repository.points_of()
+        return collections.Counter(counted)
+
+    newest = latest(share)
+    place = Place("/share", passphrase=share.passphrase)
+    more = requests(share.open)
+    without = requests(lambda: opening.open_repository(place))
+    name = manifest_name(*newest.key)
+    assert more - without == {("size", name): 1, ("get", name): 1}, "the store in memory gets what it tells the size of"
