@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import signal
 import traceback
@@ -21,9 +22,10 @@ from ._cbt.hypervisor.disks import Bitmap, Disk
 from ._cbt.interrupt import Interrupt
 from ._cbt.operations.backup_plan import Selection
 from ._cbt.printable import printable
+from ._cbt.repository.memory import Memory, Terms
 from ._cbt.repository.places import S3_SCHEME, Place, S3Options
 from ._cbt.repository.points import RestorePoint
-from ._cbt.repository.repository import Repository, open_or_create, open_repository
+from ._cbt.repository.repository import Repository, Watching, find_repository, open_or_create, open_repository
 from ._options import Options
 
 # Must be kept in sync with the doc fragments of the same names.
@@ -51,10 +53,11 @@ ANY_REPOSITORY: t.Dict[str, t.Any] = {
     "repository": {"type": "path"},
     "s3": {"type": "dict", "options": _S3, "required_together": [("access_key", "secret_key")]},
     "passphrase": {"type": "str", "no_log": True},
+    "accept_repository": {"type": "bool", "default": False},
 }
 DEST: t.Dict[str, t.Any] = {f"dest_{key}": option for key, option in ANY_REPOSITORY.items()}
 REPOSITORY: t.Dict[str, t.Any] = {**ANY_REPOSITORY, "repository": {"type": "path", "required": True}}
-CREATE_REPOSITORY: t.Dict[str, t.Any] = {"create_repository": {"type": "bool", "default": True}}
+CREATE_REPOSITORY: t.Dict[str, t.Any] = {"create_repository": {"type": "bool", "default": False}}
 WORKERS: t.Dict[str, t.Any] = {"workers": {"type": "int"}}
 STORING: t.Dict[str, t.Any] = {
     "compression": {"type": "str", "choices": ["lz4", "zstd", "zlib", "none"], "default": "lz4"},
@@ -149,21 +152,27 @@ def place(module: AnsibleModule, which: str = "") -> Place:
     return Place(location, S3Options(**(params[f"{which}s3"] or {})), params[f"{which}passphrase"])
 
 
-def repository_or_none(module: AnsibleModule) -> t.Optional[Repository]:
-    """The module's repository, created if it may be; None in check mode if it would be."""
+def watching(module: AnsibleModule, which: str = "") -> Watching:
+    """What compares the repository with what this host knows of it, and keeps what is new unless in check mode."""
+    option = f"{which}accept_repository"
+    return functools.partial(Memory, terms=Terms(module.params[option], not module.check_mode, option, module.warn))
+
+
+def repository_or_none(module: AnsibleModule, which: str = "") -> t.Optional[Repository]:
+    """The module's repository, created if the options say so; None in check mode if it would be."""
     if module.params["create_repository"]:
-        return open_or_create(place(module), check_only=module.check_mode)
-    return existing_repository(module)
+        return open_or_create(place(module, which), module.check_mode, watching(module, which))
+    return existing_repository(module, which)
 
 
 def repository_if_any(module: AnsibleModule) -> t.Optional[Repository]:
     """The module's repository, None if there is none yet."""
-    return open_or_create(place(module), check_only=True)
+    return find_repository(place(module), watching(module))
 
 
-def existing_repository(module: AnsibleModule) -> Repository:
+def existing_repository(module: AnsibleModule, which: str = "") -> Repository:
     """The module's repository, which must exist."""
-    return open_repository(place(module))
+    return open_repository(place(module, which), watching(module, which))
 
 
 def session_if_installed(module: AnsibleModule) -> t.ContextManager[t.Optional[Session]]:

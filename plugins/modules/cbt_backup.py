@@ -25,6 +25,7 @@ extends_documentation_fragment:
   - kvm.cbt._libvirt
   - kvm.cbt._libvirt.disks
   - kvm.cbt._repository
+  - kvm.cbt._repository.create
   - kvm.cbt._repository.workers
   - kvm.cbt._repository.storing
 attributes:
@@ -45,11 +46,6 @@ options:
     type: str
     required: true
     aliases: [name, guest]
-  create_repository:
-    description:
-      - Whether to create the repository if its directory is missing or empty.
-    type: bool
-    default: true
   mode:
     description:
       - V(auto) reads what changed where that is known, and the whole disk otherwise.
@@ -169,6 +165,12 @@ EXAMPLES = r"""
   kvm.cbt.cbt_backup:
     domain: web1
     repository: /backup/kvm
+
+- name: Back up web1 to a disk that may be new
+  kvm.cbt.cbt_backup:
+    domain: web1
+    repository: /media/disk/kvm
+    create_repository: true
 
 - name: Take a file-system consistent backup of the system disk only
   kvm.cbt.cbt_backup:

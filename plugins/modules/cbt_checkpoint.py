@@ -61,8 +61,10 @@ options:
   create_repository:
     description:
       - Whether to create the repository with O(state=present) if its directory is missing or empty.
+      - By default, a missing repository is an error, as the share that holds it may not be mounted.
+        M(kvm.cbt.cbt_repository), which the role P(kvm.cbt.prepare#role) runs, creates it.
     type: bool
-    default: true
+    default: false
 requirements:
   - qemu-img
 seealso:

@@ -88,11 +88,18 @@ options:
     description:
       - Passphrase of O(dest_repository) if it is encrypted, or to be created so. It is never logged or returned.
     type: str
+  dest_accept_repository:
+    description:
+      - Whether to accept O(dest_repository) if it is not in the state that this host knows, as O(accept_repository) does for O(repository).
+    type: bool
+    default: false
   create_repository:
     description:
-      - Whether O(dest_repository) is created if there is none.
+      - Whether to create O(dest_repository) if its directory is missing or empty.
+      - By default, a missing repository is an error, as the share that holds it may not be mounted.
+        M(kvm.cbt.cbt_repository) creates it.
     type: bool
-    default: true
+    default: false
 requirements:
   - python >= 3.9
   - lz4 or zstandard for Python, if blocks are compressed with it
@@ -111,6 +118,7 @@ EXAMPLES = r"""
       profile: backup
     dest_passphrase: "{{ vault_offsite_passphrase }}"
     rate_limit: 50M
+    create_repository: true
 
 - name: Take the latest restore point of web1 along on a disk
   kvm.cbt.cbt_copy:
@@ -118,6 +126,7 @@ EXAMPLES = r"""
     restore_points: [latest]
     repository: /backup/kvm
     dest_repository: /media/disk/kvm
+    create_repository: true
 """
 
 RETURN = r"""
@@ -172,7 +181,6 @@ duration:
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.copying import CopiedPoint, CopyRequest, copy
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.new_point import StoringOptions
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import open_or_create, open_repository
 
 
 def _details(copied: CopiedPoint) -> dict[str, object]:
@@ -203,8 +211,7 @@ def main() -> None:
     interrupt = _module.interruptible()
     with _module.reported(module):
         source = _module.existing_repository(module)
-        place = _module.place(module, "dest_")
-        dest = open_or_create(place, check_only=module.check_mode) if params["create_repository"] else open_repository(place)
+        dest = _module.repository_or_none(module, "dest_")
         request = CopyRequest(params["domain"], wanted[0] if len(wanted) == 1 else wanted)
         result = copy(source, dest, request, options, interrupt, check_only=module.check_mode)
     for warning in result.warnings:

@@ -12,6 +12,9 @@ short_description: Create a repository for restore points, change its passphrase
 version_added: 0.1.0
 description:
   - Creates a repository, encrypted if O(passphrase) is given. Whether it is encrypted cannot be changed later.
+  - Create a repository once, before the first backup, with all shares mounted. Any number of hosts may do so at the same time.
+  - If the repository that this host knows is missing, is another one or went back, nothing is created and the task fails, see O(accept_repository).
+    The task fails as well if C(/etc/fstab) names a mount point above O(repository) that is not mounted.
   - A passphrase opens a key slot, which holds the key of everything else. Up to 8 slots, each with a passphrase of its own, can be kept.
   - Changing a passphrase writes the repository's configuration and nothing else, whatever the size of the repository.
     Backups that run meanwhile are not disturbed.
@@ -69,6 +72,10 @@ seealso:
 """
 
 EXAMPLES = r"""
+- name: Create a repository
+  kvm.cbt.cbt_repository:
+    repository: /backup/kvm
+
 - name: Create an encrypted repository
   kvm.cbt.cbt_repository:
     repository: /backup/kvm
@@ -87,6 +94,11 @@ EXAMPLES = r"""
     new_passphrase: "{{ cbt_emergency_passphrase }}"
     slot: emergency
     remove_slots: [alice]
+
+- name: Take the state of a repository that was restored from an older copy
+  kvm.cbt.cbt_repository:
+    repository: /backup/kvm
+    accept_repository: true
 
 - name: Make the lost configuration of a repository again that is not encrypted
   kvm.cbt.cbt_repository:
@@ -156,7 +168,7 @@ def main() -> None:
     params = module.params
     request = KeyRequest(params["new_passphrase"], params["slot"], tuple(params["remove_slots"]), params["rebuild"])
     with _module.reported(module):
-        change = arrange(_module.place(module), request, check_only=module.check_mode)
+        change = arrange(_module.place(module), request, module.check_mode, _module.watching(module))
     module.exit_json(**_outcome(change, module.check_mode))
 
 

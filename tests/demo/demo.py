@@ -45,7 +45,8 @@ class Ansible:
         link = collections / "ansible_collections" / "kvm" / "cbt"
         link.parent.mkdir(parents=True)
         link.symlink_to(_ROOT)
-        self._environment = dict(os.environ, ANSIBLE_COLLECTIONS_PATH=str(collections), ANSIBLE_LOCALHOST_WARNING="false", LC_ALL="C.UTF-8")
+        own = {"ANSIBLE_COLLECTIONS_PATH": str(collections), "XDG_STATE_HOME": str(folder / "state")}
+        self._environment = {**os.environ, **own, "ANSIBLE_LOCALHOST_WARNING": "false", "LC_ALL": "C.UTF-8"}
 
     def run(self, module: str, **arguments: t.Any) -> t.Dict[str, t.Any]:
         """Run a module and return its result; a failure ends the demo with the module's message."""
@@ -105,7 +106,8 @@ def play(hypervisor: Hypervisor, ansible: Ansible) -> None:
         guest.wait_ready()
         say(f"   {guest.name} is up after {time.monotonic() - started:.1f} s, with ext4 on {DISK.target} and the guest agent")
         sums = {"/data/first": guest.write_random_file("/data/first", 64 * MIB)}
-        say("2. Full backup, the guest's file systems frozen for the instant of its begin")
+        say("2. Create a repository; full backup, the guest's file systems frozen for the instant of its begin")
+        ansible.run("cbt_repository", repository=repository)
         tell_backup(ansible.run("cbt_backup", domain=guest.name, repository=repository, quiesce="required"))
         say("3. The guest writes 16 MiB and deletes nothing; incremental backup")
         sums["/data/second"] = guest.write_random_file("/data/second", 16 * MIB)

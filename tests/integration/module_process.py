@@ -69,6 +69,13 @@ class ModuleProcess:
             raise AssertionError(f"no JSON from the module: {out.decode()} {err.decode()}") from None
 
 
+def created(folder: Path, location: t.Union[str, Path], **options: t.Any) -> str:
+    """Create a repository as people do, and return its location."""
+    result = run_module(folder, "cbt_repository", repository=str(location), **options)
+    assert result["changed"], result
+    return str(location)
+
+
 def run_module(folder: Path, module: str, check: bool = False, **arguments: t.Any) -> t.Dict[str, t.Any]:
     """Run a module to its end and return its answer, failed or not. A traceback fails the test."""
     result = ModuleProcess(folder, module, arguments, check).result()

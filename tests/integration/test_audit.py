@@ -15,7 +15,7 @@ import soaks
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool
-from module_process import run_module
+from module_process import created, run_module
 from witness import Witnessed, ask, differences, disk_result, session_of, witnessed_backup
 
 from _cbt.operations.backup import backup
@@ -90,7 +90,7 @@ def test_an_audit_names_exactly_what_changed_unmarked_and_makes_history_sound_ag
 
 
 def test_the_module_returns_what_an_audit_found(hypervisor: Hypervisor, workspace: Path) -> None:
-    arguments = {"repository": str(workspace / "repository"), "audit": True}
+    arguments = {"repository": created(workspace, workspace / "repository"), "audit": True}
     with BlockDomain(hypervisor, [DiskSpec("vda", 4 * MIB)]) as domain:
         domain.write_random("vda", 0, MIB, 1)
         first = run_module(workspace, "cbt_backup", domain=domain.name, **arguments)

@@ -15,7 +15,7 @@ import pytest
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from lab.reference import same_bytes, snapshot_reference
-from module_process import run_module
+from module_process import created, run_module
 
 from _cbt.repository.repository import open_repository
 
@@ -36,7 +36,7 @@ def domain(hypervisor: Hypervisor) -> t.Iterator[BlockDomain]:
 
 @pytest.fixture
 def backed_up(domain: BlockDomain, workspace: Path) -> t.Dict[str, t.Any]:
-    result = run_module(workspace, "cbt_backup", domain=domain.name, repository=str(workspace / "repository"))
+    result = run_module(workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository"))
     assert not result.get("failed"), result
     return result
 
@@ -79,7 +79,7 @@ BACKUPS: t.Dict[str, t.Tuple[t.Dict[str, t.Any], str]] = {
 def test_a_backup_that_cannot_be_says_so_and_changes_nothing(case: str, domain: BlockDomain, workspace: Path) -> None:
     overrides, message = BACKUPS[case]
     repository = workspace / "repository"
-    result = run_module(workspace, "cbt_backup", **{"domain": domain.name, "repository": str(repository), **overrides})
+    result = run_module(workspace, "cbt_backup", **{"domain": domain.name, "repository": str(repository), "create_repository": True, **overrides})
     assert result["failed"] and message in result["msg"], result
     assert "Traceback" not in json.dumps(result)
     assert (domain.checkpoints(), domain.job_running()) == ([], False)
@@ -132,7 +132,7 @@ def test_a_damaged_object_is_named_by_verify_and_never_restored(victim: str, har
     assert restored["failed"] and list(out.iterdir()) == [], restored
     verified = run_module(workspace, "cbt_verify", repository=str(repository), restore_points=["all"], fail_on_damage=False)
     if (victim, harm) == ("manifest.json", "missing"):  # then the point does not exist
-        assert verified["restore_points"] == []
+        assert "went back" in restored["msg"] and "went back" in verified["msg"]
         return
     point = verified["restore_points"][0]
     assert point["status"] in ("damaged", "incomplete") and point["damage"], verified
@@ -160,7 +160,8 @@ def test_the_backup_after_damage_of_a_points_own_objects_is_full_with_the_reason
 
 
 def test_a_full_target_is_named_and_nothing_is_left(domain: BlockDomain, workspace: Path, small_mount: Path) -> None:
-    result = run_module(workspace, "cbt_backup", domain=domain.name, repository=str(small_mount / "repository"), compression="none")
+    repository = created(workspace, small_mount / "repository")
+    result = run_module(workspace, "cbt_backup", domain=domain.name, repository=repository, compression="none")
     assert result["failed"] and "Free space there" in result["msg"], result
     assert (domain.checkpoints(), domain.job_running()) == ([], False)
     assert sorted(_tree(small_mount / "repository")) == ["repository.json"]
@@ -220,7 +221,7 @@ def test_paths_with_spaces_and_names_beyond_ascii(hypervisor: Hypervisor, worksp
     base.mkdir()
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB)], name=f"größe {os.getpid()} ß") as domain:
         domain.write_random("vda", 0, MIB, 5)
-        repository = str(base / "das Lager")
+        repository = created(workspace, base / "das Lager")
         assert run_module(workspace, "cbt_backup", domain=domain.name, repository=repository, tags={"grund": "übung"})["changed"]
         domain.write("vda", MIB, MIB, 6)
         assert run_module(workspace, "cbt_backup", domain=domain.name, repository=repository)["disks"][0]["mode"] == "incremental"
@@ -239,7 +240,7 @@ def test_a_foreign_job_is_reported_and_left_alone(domain: BlockDomain, workspace
     from lab.reference import pull_job_xml
 
     domain.handle.backupBegin(pull_job_xml(domain, workspace), None, 0)
-    result = run_module(workspace, "cbt_backup", domain=domain.name, repository=str(workspace / "repository"))
+    result = run_module(workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository"))
     assert result["failed"] and "a backup job is running on it that is not ours" in result["msg"], result
     assert domain.job_running()
     domain.abort_job()

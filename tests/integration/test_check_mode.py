@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
-from module_process import run_module
+from module_process import created, run_module
 
 MIB = 1 << 20
 
@@ -33,7 +33,7 @@ def test_the_estimate_and_the_run_agree_in_every_situation(hypervisor: Hyperviso
     with BlockDomain(hypervisor, disks) as domain:
 
         def both(**options: t.Any) -> t.Dict[str, t.Any]:
-            arguments = {"domain": domain.name, "repository": repository, **options}
+            arguments = {"domain": domain.name, "repository": repository, "create_repository": not Path(repository).exists(), **options}
             checkpoints = domain.checkpoints()
             there = Path(repository).exists()
             estimate = run_module(workspace, "cbt_backup", check=True, **arguments)
@@ -69,7 +69,7 @@ def test_a_restore_in_check_mode_tells_the_images_and_writes_none(hypervisor: Hy
     out.mkdir()
     with BlockDomain(hypervisor, [DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB)]) as domain:
         domain.write("vda", 0, MIB, 1)
-        arguments = {"domain": domain.name, "repository": str(workspace / "repository")}
+        arguments = {"domain": domain.name, "repository": created(workspace, workspace / "repository")}
         assert run_module(workspace, "cbt_backup", **arguments)["changed"]
         planned = run_module(workspace, "cbt_restore", check=True, dest=str(out), exclude_disks=["vdb"], **arguments)
         assert list(out.iterdir()) == []
@@ -80,6 +80,9 @@ def test_a_restore_in_check_mode_tells_the_images_and_writes_none(hypervisor: Hy
 def test_tracking_in_check_mode_changes_nothing_and_predicts(hypervisor: Hypervisor, workspace: Path) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB, format="raw")]) as domain:
         arguments = {"domain": domain.name, "repository": str(workspace / "repository")}
+        refused = run_module(workspace, "cbt_checkpoint", **arguments)
+        assert refused["failed"] and "There is no repository in" in refused["msg"] and not (workspace / "repository").exists()
+        arguments["create_repository"] = True
         planned = run_module(workspace, "cbt_checkpoint", check=True, **arguments)
         assert planned["changed"] and domain.checkpoints() == []
         first = run_module(workspace, "cbt_checkpoint", **arguments)
@@ -99,8 +102,8 @@ def test_absent_leaves_the_checkpoints_of_others_and_works_on_a_shut_off_domain(
     with BlockDomain(hypervisor, [DiskSpec("vda", 4 * MIB)]) as domain:
         others = "<domaincheckpoint><name>theirs</name></domaincheckpoint>"
         domain.handle.checkpointCreateXML(others, 0)
-        one = {"domain": domain.name, "repository": str(workspace / "one")}
-        two = {"domain": domain.name, "repository": str(workspace / "two")}
+        one = {"domain": domain.name, "repository": created(workspace, workspace / "one")}
+        two = {"domain": domain.name, "repository": created(workspace, workspace / "two")}
         assert run_module(workspace, "cbt_backup", **one)["changed"]
         kept = run_module(workspace, "cbt_backup", **two)["restore_point"]["checkpoint"]
         domain.destroy()

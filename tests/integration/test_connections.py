@@ -23,7 +23,7 @@ from lab.hypervisor import Hypervisor
 from lab.nodes import Node, NodeHypervisor
 from lab.process import end_process, wait_until
 from lab.reference import same_bytes, snapshot_reference
-from module_process import ModuleProcess, run_module
+from module_process import ModuleProcess, created, run_module
 from node_backup import back_up_in
 from witness import Witnessed, differences, disk_result, witnessed_backup
 
@@ -105,7 +105,7 @@ def test_a_transient_domain_keeps_its_history_when_it_is_created_again(hyperviso
 
 def test_a_domain_may_be_named_by_its_uuid_and_reached_as_roots_session(hypervisor: Hypervisor, workspace: Path) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 4 * MIB)]) as domain:
-        where = {"repository": str(workspace / "repository")}
+        where = {"repository": created(workspace, workspace / "repository")}
         domain.write("vda", 0, MIB, 0x11)
         assert run_module(workspace, "cbt_backup", domain=domain.name, **where)["disks"][0]["mode"] == "full"
         for name in (domain.uuid, domain.uuid.upper(), domain.uuid.replace("-", "")):
@@ -316,7 +316,7 @@ def test_user_and_password_open_a_guarded_libvirt_and_are_told_nobody(guarded: t
         path.chmod(0o600)
         return str(path)
 
-    first = run(username="backup", password=PASSWORD)
+    first = run(username="backup", password=PASSWORD, create_repository=True)
     assert not first.get("failed") and first["disks"][0]["mode"] == "full", first
     second = run(authfile=authfile("right", PASSWORD))
     assert not second.get("failed") and second["disks"][0]["mode"] == "incremental", second

@@ -17,7 +17,7 @@ import pytest
 from lab.disks import DiskSpec
 from lab.domain import BlockDomain
 from lab.hypervisor import Hypervisor
-from module_process import run_module
+from module_process import created, run_module
 from plays import Play, chroot
 from restored import new_name, removed
 
@@ -36,6 +36,10 @@ class Fleet:
         self._collections, self._folder, self._hypervisor, self._stack = collections, folder, hypervisor, stack
         self.repository = workspace / "repository"
         self.workspace = workspace
+
+    def create(self, **options: Any) -> None:
+        """Create the repository."""
+        created(self.workspace, self.repository, **options)
 
     def domain(self, start: bool = True) -> BlockDomain:
         return self._stack.enter_context(BlockDomain(self._hypervisor, [DiskSpec("vda", 4 * MIB)], start=start))
@@ -72,9 +76,15 @@ def test_a_night_over_hosts_of_which_one_is_dead_and_domains_of_which_one_fails(
     pattern = f"{good.name[:-1]}?"
     variables = fleet.variables(pattern, off.name, bad.name, excluded.name, "no-such", cbt_exclude_domains=[f"{excluded.name[:-2]}*"])
 
+    for options in (("--check",), ()):  # there is no repository
+        lines = summed_up(fleet.play().run("kvm.cbt.site", {**variables, "retention_keep_last": 1}, *options, fails="Not all went well"))
+        assert any(line.startswith(f"backup on kvm1: FAILED: {good.name}: There is no repository in {fleet.repository}: ") for line in lines)
+        assert options or f"reconcile on kvm1: FAILED: There is no repository in {fleet.repository}" in str(lines)
+    assert not fleet.repository.exists() and good.checkpoints() == []
+    fleet.create()
     check = summed_up(fleet.play().run("kvm.cbt.backup", variables, "--check", fails="Not all went well"))
     assert f"backup on kvm1: {good.name}: would look at 4.0 MiB: vda full" in check
-    assert not fleet.repository.exists() and good.checkpoints() == []
+    assert fleet.points() == [] and good.checkpoints() == []
 
     lines = summed_up(fleet.play(f"{TWO}\n{DEAD}").run("kvm.cbt.backup", variables, fails="Not all went well"))
     assert sum("vda full" in line for line in lines) == 2 and not any(excluded.name in line or other.name in line for line in lines)
@@ -131,6 +141,7 @@ def test_a_host_lost_in_the_middle_does_not_stop_the_others_and_is_made_up_for(f
     theirs = f"""cbt_domains='{json.dumps([other.name])}'"""
     variables = {"cbt_repository": str(fleet.repository), "backup_parallel": 1}
 
+    fleet.create()
     hosts = f"kvm1 {LOCAL.replace('local', 'fragile')} {own}\nkvm2 {LOCAL} {theirs}"
     lines = summed_up(fleet.play(hosts).run("kvm.cbt.backup", variables, fails="Not all went well"))
     assert any(line.startswith("backup on kvm1: LOST: ") and "gone" in line for line in lines)
@@ -148,6 +159,7 @@ def test_machines_come_back_on_the_hosts_they_are_given(fleet: Fleet) -> None:
     domain, name = fleet.domain(), new_name()
     domain.write("vda", 0, MIB, 1)
     secret = {"passphrase": "a passphrase nobody sees"}
+    fleet.create(**secret)
     assert run_module(fleet.workspace, "cbt_backup", domain=domain.name, repository=str(fleet.repository), **secret)["changed"]
     variables = {"cbt_repository": str(fleet.repository), "cbt_passphrase": secret["passphrase"], "restore_dest": str(fleet.workspace), "restore_start": "yes"}
     fleet.play().run("kvm.cbt.restore", {**variables, "restore_machines": f"{domain.name},other"}, fails="limit the play to one")

@@ -18,7 +18,7 @@ from lab.domain import BlockDomain
 from lab.guest import LinuxGuest
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool, wait_until
-from module_process import ModuleProcess, run_module
+from module_process import ModuleProcess, created, run_module
 
 from _cbt.hypervisor.image_files import describe
 
@@ -58,7 +58,7 @@ def test_a_writing_guest_is_converted_without_a_stop_and_loses_nothing(disk: Dis
         written = int(guest.check("ls /data | grep -c '^n'"))
         wait_until(lambda: int(guest.check("ls /data | grep -c '^n'")) > written, 30, "further writes of the guest")
         assert not run_module(workspace, "cbt_image", **arguments)["changed"]
-        first = run_module(workspace, "cbt_backup", repository=str(workspace / "repository"), **arguments)
+        first = run_module(workspace, "cbt_backup", repository=created(workspace, workspace / "repository"), **arguments)
         guest.write_random_file("/data/after", MIB)
         second = run_module(workspace, "cbt_backup", repository=str(workspace / "repository"), mode="incremental", **arguments)
         assert [first["disks"][0]["mode"], second["disks"][0]["mode"]] == ["full", "incremental"]

@@ -15,7 +15,7 @@ import pytest
 import soaks
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
-from module_process import ModuleProcess, run_module
+from module_process import ModuleProcess, created, run_module
 from witness import ask, differences, session_of, witnessed_backup
 
 from _cbt.errors import CbtError
@@ -50,7 +50,7 @@ def scratch(workspace: Path) -> Path:
 def _prepared(domain: BlockDomain, workspace: Path) -> Repository:
     """A domain with a full backup and changes since."""
     domain.write_random("vda", 0, 24 * MIB, 1)
-    result = run_module(workspace, "cbt_backup", domain=domain.name, repository=str(workspace / "repository"))
+    result = run_module(workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository"))
     assert result["changed"], result
     domain.write_random("vda", 8 * MIB, 16 * MIB, 2)
     return open_repository(str(workspace / "repository"))

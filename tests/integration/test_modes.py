@@ -14,7 +14,7 @@ import pytest
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from lab.reference import pull_job_xml
-from module_process import run_module
+from module_process import created, run_module
 from witness import Witnessed, ask, differences, disk_result, session_of, witnessed_backup
 
 from _cbt.errors import Interrupted, Refused
@@ -117,7 +117,7 @@ def test_a_differential_where_nothing_is_known_reads_all_and_still_begins_no_tra
 
 def test_a_threshold_holds_back_what_is_too_little_and_nothing_else(hypervisor: Hypervisor, workspace: Path) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", SIZE), DiskSpec("vdb", 4 * MIB)]) as domain:
-        arguments = {"domain": domain.name, "repository": str(workspace / "repository"), "threshold": "1M"}
+        arguments = {"domain": domain.name, "repository": created(workspace, workspace / "repository"), "threshold": "1M"}
         domain.write("vda", 0, BLOCK, 1)
         first = run_module(workspace, "cbt_backup", **arguments)
         assert first["changed"] and "skipped" not in first  # it has to be read in full
@@ -170,7 +170,7 @@ def test_a_signal_is_heeded_while_the_limit_lets_nobody_read(hypervisor: Hypervi
 
 def test_a_foreign_job_is_left_alone_unless_its_end_is_asked_for(hypervisor: Hypervisor, workspace: Path) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", SIZE)]) as domain:
-        arguments = {"domain": domain.name, "repository": str(workspace / "repository")}
+        arguments = {"domain": domain.name, "repository": created(workspace, workspace / "repository")}
         domain.write_random("vda", 0, MIB, 1)
         domain.handle.backupBegin(pull_job_xml(domain, hypervisor.folder()), None, 0)
         for check in (True, False):

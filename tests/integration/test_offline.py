@@ -24,7 +24,7 @@ from lab.guest import LinuxGuest
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool, wait_until
 from lab.reference import same_bytes
-from module_process import ModuleProcess, run_module
+from module_process import ModuleProcess, created, run_module
 from witness import Witnessed, ask, differences, differing, disk_result, session_of, witnessed_backup
 
 from _cbt.errors import CbtError, HypervisorError
@@ -412,7 +412,7 @@ def test_an_error_leaves_nothing_and_the_next_run_is_incremental(
 def _prepared(domain: BlockDomain, workspace: Path) -> Repository:
     """A shut-off domain with a backup and 16 MiB changed since."""
     qemu_io(domain, "vda", "write -P 0x11 0 24M")
-    result = run_module(workspace, "cbt_backup", domain=domain.name, repository=str(workspace / "repository"))
+    result = run_module(workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository"))
     assert result["disks"][0]["mode"] == "full", result
     (workspace / "random").write_bytes(random.Random(1).randbytes(16 * MIB))
     qemu_io(domain, "vda", f"write -s {workspace / 'random'} 8M 16M")
@@ -511,6 +511,7 @@ def test_check_mode_predicts_for_a_shut_off_domain(hypervisor: Hypervisor, works
         def both(**options: t.Any) -> t.List[str]:
             arguments = {"domain": domain.name, "repository": str(workspace / "repository"), "scratch_dir": str(scratch), **options}
             there = (workspace / "repository").exists()
+            arguments["create_repository"] = not there
             before = traces(domain, open_repository(arguments["repository"]), scratch) if there else None
             estimate = run_module(workspace, "cbt_backup", check=True, **arguments)
             assert not domain.running

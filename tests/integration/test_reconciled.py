@@ -14,7 +14,7 @@ from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool
 from lab.reference import pull_job_xml
-from module_process import run_module
+from module_process import created, run_module
 
 MIB = 1 << 20
 METADATA_ONLY = libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY
@@ -29,6 +29,7 @@ class Reconciling:
     def __init__(self, hypervisor: Hypervisor, workspace: Path) -> None:
         self.workspace = workspace
         self.domain = BlockDomain(hypervisor, [DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB)])
+        created(workspace, workspace / "repository")
         self.serving = self.backup()
 
     def backup(self, repository: str = "repository", **options: t.Any) -> str:

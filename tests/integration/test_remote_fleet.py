@@ -32,6 +32,7 @@ def test_a_domain_is_backed_up_over_the_certificates_of_the_role(collections: Pa
                 "transport": "tcp",
                 "domain": domain.name,
                 "repository": str(repository),
+                "create_repository": True,
             }
             issue = {
                 "hosts": f"{hypervisor.name}:{reader.name}",

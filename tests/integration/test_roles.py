@@ -72,9 +72,10 @@ def test_a_window_converts_the_disks_of_a_domain_that_shuts_down(play: Play, hyp
 
 def test_a_prepared_host_gets_its_folders_once(play: Play, workspace: Path) -> None:
     variables = {"cbt_repository": str(workspace / "repository"), "prepare_scratch_dir": str(workspace / "scratch"), "prepare_features": ["s3", "zstd"]}
-    assert play.changed("kvm.cbt.prepare", variables, "--check") == 2
+    assert play.changed("kvm.cbt.prepare", variables, "--check") == 3
     assert not (workspace / "repository").exists()
-    assert play.changed("kvm.cbt.prepare", variables) == 2
+    assert play.changed("kvm.cbt.prepare", variables) == 3
+    assert (workspace / "repository" / "repository.json").exists()
     modes = {name: oct((workspace / name).stat().st_mode & 0o7777) for name in ("repository", "scratch")}
     assert modes == {"repository": "0o700", "scratch": "0o711"}
     assert play.changed("kvm.cbt.prepare", variables) == 0
@@ -102,9 +103,10 @@ def test_a_fresh_host_is_prepared_and_check_mode_works_before(collections: Path,
     with chroot(workspace) as root:
         play = Play(collections, tmp_path, f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3")
         variables = {"cbt_repository": "/backup", "prepare_features": ["encryption"]}
-        assert play.changed("kvm.cbt.prepare", variables, "--check") == 2
+        assert play.changed("kvm.cbt.prepare", variables, "--check") == 3
         assert not (root / "backup").exists() and not (root / "usr/bin/qemu-img").exists()
-        assert play.changed("kvm.cbt.prepare", variables) == 2
+        assert play.changed("kvm.cbt.prepare", variables) == 3
+        assert (root / "backup/repository.json").exists()
         assert (root / "usr/bin/qemu-storage-daemon").exists() and (root / "backup").is_dir()
         run_tool(["chroot", root, "/usr/bin/python3", "-c", "import libvirt, libvirt_qemu, nbd, lz4.block, cryptography"])
         assert play.changed("kvm.cbt.prepare", variables) == 0

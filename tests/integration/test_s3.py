@@ -207,7 +207,7 @@ def test_modules_take_credentials_from_options_environment_and_profile_and_tell_
     location = f"s3://{rclone.bucket()}/kvm"
     with BlockDomain(hypervisor, [DiskSpec("vda", 16 * MIB)]) as domain:
         domain.write_random("vda", 0, MIB, 1)
-        run = ModuleProcess(workspace, "cbt_backup", {"domain": domain.name, "repository": location, "s3": rclone.options})
+        run = ModuleProcess(workspace, "cbt_backup", {"domain": domain.name, "repository": location, "s3": rclone.options, "create_repository": True})
         shown = _everywhere(rclone.secret_key)
         while run.process.poll() is None and not shown:
             shown = _everywhere(rclone.secret_key)
