@@ -19,10 +19,12 @@ from samples import OTHER_UUID, UUID
 from stores_for_tests import MemoryStore
 
 from _cbt.errors import Refused, RepositoryError
+from _cbt.operations import repository_keys
 from _cbt.operations.copying import CopyRequest, copy
 from _cbt.operations.new_point import StoringOptions
+from _cbt.operations.repository_keys import KeyRequest
 from _cbt.operations.retention import GRACE, RetentionRequest, retention
-from _cbt.repository import configuration, removals, trash
+from _cbt.repository import configuration, points, removals, trash
 from _cbt.repository import repository as opening
 from _cbt.repository.leases import LAPSE
 from _cbt.repository.memory import Memory, Terms
@@ -40,11 +42,14 @@ class Share:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, passphrase: str | None) -> None:
         self.folder, self._patch, self.passphrase = folder, monkeypatch, passphrase
         created, keys = configuration.create(passphrase)
+        if passphrase is None:
+            created = configuration.Configuration("00" * 16)  # what the manifests name
         self.history = EngineHistory(keys)
         self.history.numbers = 1000  # hours after the begin of the year
         self.store.objects[configuration.NAME] = created.encode()
         self.warnings: list[str] = []
-        monkeypatch.setattr(opening, "store_at", lambda _place: self.store)
+        for module in (opening, repository_keys):
+            monkeypatch.setattr(module, "store_at", lambda _place: self.store)
 
     @property
     def store(self) -> MemoryStore:
@@ -57,6 +62,13 @@ class Share:
         terms = Terms(accept, keep, warn=self.warnings.append)
         given = self.passphrase if passphrase == "" else passphrase
         return opening.open_repository(Place("/share", passphrase=given), functools.partial(Memory, terms=terms))
+
+    def arrange(self, accept: bool = False, check_only: bool = False, rebuild: bool = False, host: str = "a") -> bool:
+        """Have a repository there, as cbt_repository does; returns whether that changed anything."""
+        self._patch.setenv("XDG_STATE_HOME", str(self.folder / host))
+        watching = functools.partial(Memory, terms=Terms(accept, not check_only, warn=self.warnings.append))
+        place = Place("/share", passphrase=self.passphrase)
+        return repository_keys.arrange(place, KeyRequest(rebuild=rebuild), check_only, watching).changed
 
     def look(self, host: str = "a", **terms: bool) -> list[str]:
         """Open it and list all points, as a run does that reads; returns their ids."""
@@ -270,7 +282,7 @@ def a_copy_of_an_old_point_lost(share: Share) -> None:
     other = EngineHistory()
     old = other.backup(THIRD_UUID)
     before = share.store.copy()
-    copy(other.fresh(), share.open(), CopyRequest(), StoringOptions(compression="none", workers=1))
+    copy(Repository(other.store, "22" * 16), share.open(), CopyRequest(), StoringOptions(compression="none", workers=1))
     assert share.open("nobody").points_of().points[0].id == old.id
     share.history.store = before
 
@@ -487,3 +499,68 @@ def test_knowing_costs_one_request_and_nothing_while_nothing_is_amiss(share: Sha
     without = requests(lambda: opening.open_repository(place))
     name = manifest_name(*newest.key)
     assert more - without == {("size", name): 1, ("get", name): 1}, "the store in memory gets what it tells the size of"
+
+
+# cbt_repository.
+
+
+def test_no_repository_is_created_where_another_one_is_known_until_that_is_accepted(share: Share) -> None:
+    share.history.store = MemoryStore()
+    for check_only in (True, False):
+        with pytest.raises(Refused, match="is missing"):
+            share.arrange(check_only=check_only)
+    assert share.arrange(accept=True, check_only=True)
+    assert share.store.objects == {}
+    assert share.arrange(accept=True)
+    assert [share.arrange(accept=accept) for accept in (True, False)] == [False, False]
+    share.look("a")
+
+
+def test_a_repository_is_known_as_soon_as_it_was_created(share: Share) -> None:
+    share.history.store = MemoryStore()
+    assert share.arrange(host="new")
+    replaced(share, share.passphrase)
+    for check_only in (True, False):
+        with pytest.raises(Refused, match="is not the one"):
+            share.arrange(check_only=check_only, host="new")
+
+
+def test_a_repository_that_went_back_is_refused_by_what_changes_its_passphrases(share: Share) -> None:
+    rolled_back(share)
+    for check_only in (True, False):
+        with pytest.raises(Refused, match=BACK):
+            share.arrange(check_only=check_only)
+    assert not share.arrange(accept=True)
+    assert not share.arrange()
+
+
+@pytest.mark.parametrize("share", [None], indirect=True)  # that of an encrypted repository cannot be made again
+def test_a_lost_configuration_is_made_again_for_the_known_repository_only(share: Share) -> None:
+    share.delete(configuration.NAME)
+    before = share.store.copy()
+    with pytest.raises(RepositoryError, match="is not a repository"):
+        share.arrange()
+    assert share.arrange(rebuild=True)
+    assert not share.arrange(rebuild=True)
+    share.look("a")
+    # Of an older copy.
+    share.backup("a")
+    share.history.store = before
+    with pytest.raises(Refused, match=BACK):
+        share.arrange(rebuild=True)
+    # Of another one.
+    for each in share.open("nobody").points_of().points if share.arrange(rebuild=True, host="nobody") else ():
+        share.store.objects[manifest_name(*each.key)] = points.encode(dataclasses.replace(each, repository="11" * 16))
+    share.delete(configuration.NAME)
+    with pytest.raises(Refused, match="it is 1{32} in place of 0{32}"):
+        share.arrange(rebuild=True)
+    assert configuration.NAME not in share.store.objects
+
+
+def test_no_repository_is_arranged_below_a_share_that_is_not_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fstab").write_text(f"nas:/kvm {tmp_path}/share nfs4 defaults 0 0\n")
+    monkeypatch.setattr("_cbt.repository.mounts._FSTAB", str(tmp_path / "fstab"))
+    for check_only in (True, False):
+        with pytest.raises(Refused, match="not mounted"):
+            repository_keys.arrange(Place(f"{tmp_path}/share/kvm"), KeyRequest(), check_only)
+    assert not (tmp_path / "share").exists()
