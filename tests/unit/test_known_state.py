@@ -279,11 +279,9 @@ def newest_lost_beside_one_from_the_future(share: Share) -> None:
 
 def a_copy_of_an_old_point_lost(share: Share) -> None:
     """Its id and its time are older than all there is."""
-    other = EngineHistory()
-    old = other.backup(THIRD_UUID)
     before = share.store.copy()
-    copy(Repository(other.store, "22" * 16), share.open(), CopyRequest(), StoringOptions(compression="none", workers=1))
-    assert share.open("nobody").points_of().points[0].id == old.id
+    copied_in(share, THIRD_UUID)
+    assert share.open("nobody").points_of().points[0].uuid == THIRD_UUID
     share.history.store = before
 
 
@@ -335,6 +333,40 @@ def test_a_run_for_a_domain_that_is_new_notices_by_the_last_point(share: Share, 
     happens(share)
     with pytest.raises(Refused, match=BACK):
         share.open("a")
+
+
+def test_a_host_that_only_looked_notices_by_the_newest_point(share: Share) -> None:
+    before = share.store.copy()
+    share.backup("a")
+    share.look("b")
+    share.history.store = before
+    with pytest.raises(Refused, match=BACK):
+        share.open("b")
+
+
+def copied_in(share: Share, uuid: str) -> Repository:
+    """Copy a point that is older than all there is, as one run does; returns the repository of that run."""
+    other, repository = EngineHistory(), share.open()
+    other.backup(uuid)
+    copy(Repository(other.store, "22" * 16), repository, CopyRequest(), StoringOptions(compression="none", workers=1))
+    return repository
+
+
+def test_what_a_run_published_stays_the_last_point_when_it_lists_newer_ones(share: Share) -> None:
+    before = share.store.copy()
+    copied_in(share, THIRD_UUID).points_of()
+    share.history.store = before
+    with pytest.raises(Refused, match=BACK):
+        share.open()
+
+
+def test_an_older_copy_does_not_take_the_place_of_the_newest_point_of_its_domain(share: Share) -> None:
+    newest = latest(share)
+    copied_in(share, UUID)
+    share.delete(f"points/{'/'.join(newest.key)}")
+    share.open()
+    with pytest.raises(Refused, match=f"{BACK} {newest.id}"):
+        share.look_at(UUID)
 
 
 def test_a_run_for_a_domain_notices_what_that_domain_lost(share: Share) -> None:

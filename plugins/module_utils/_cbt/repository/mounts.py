@@ -20,7 +20,7 @@ def unmounted(path: str, fstab: str, mounted: t.Callable[[str], bool] = os.path.
         fields = line.split()
         if len(fields) < 3 or fields[0].startswith("#"):
             continue
-        point = os.path.normpath(_ESCAPED.sub(lambda match: chr(int(match.group(1), 8)), fields[1]))
+        point = os.path.realpath(_ESCAPED.sub(lambda match: chr(int(match.group(1), 8)), fields[1]))
         if os.path.isabs(point) and point != "/" and f"{path}/".startswith(f"{point}/") and not mounted(point):
             return point
     return None
