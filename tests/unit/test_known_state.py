@@ -180,6 +180,21 @@ def newest_manifest_damaged(share: Share) -> None:
     share.store.objects[name] = share.store.objects[name][:-2]
 
 
+def withdrawn_after_another_host_saw_it(share: Share) -> None:
+    """The store carries out what it seems to refuse, so that a failed run deletes the manifest again."""
+    whole = Repository.publish
+
+    def fail(repository: Repository, made: RestorePoint) -> None:
+        whole(repository, made)
+        share.look("b")
+        raise RepositoryError("no answer")
+
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(Repository, "publish", fail)
+        with pytest.raises(RepositoryError, match="no answer"):
+            share.backup("a")
+
+
 def a_point_that_no_host_can_have_made(share: Share) -> None:
     """By somebody who can write there: it is not what is known, and keeps nothing else from being known."""
     share.open("b").publish(dataclasses.replace(latest(share), id="../../..", uuid=".."))
@@ -201,6 +216,8 @@ NORMAL = [
     removed_and_brought_back,
     compacted,
     newest_manifest_damaged,
+    withdrawn_after_another_host_saw_it,
+    a_point_that_no_host_can_have_made,
     removal_recorded_beside_a_damaged_record,
 ]
 

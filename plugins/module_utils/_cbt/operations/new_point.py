@@ -17,7 +17,7 @@ from ..blocks.throttle import Throttle
 from ..errors import ObjectMissing, Refused, RepositoryError
 from ..interrupt import Interrupt
 from ..progress import Observer
-from ..repository import dedup, publishing
+from ..repository import dedup, publishing, removals
 from ..repository.codecs import encoder
 from ..repository.damage import Damages
 from ..repository.format import names
@@ -155,6 +155,7 @@ class NewPoint:
         """Delete what was stored, or only the manifest once there may be one: the rest is left to the collector, which sees who else needs it."""
         with contextlib.suppress(RepositoryError):  # nothing names what stays: it costs space until it is collected
             if self._may_exist:
+                removals.record(self._repository, [(self._uuid, self._id)])  # for a host that saw it meanwhile
                 self._repository.store.delete(names.manifest(self._uuid, self._id))
             for name in self._stored:
                 self._repository.store.delete(name)
