@@ -14,7 +14,7 @@ from samples import UUID
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.operations.verify import verify
-from _cbt.repository import leases, publishing
+from _cbt.repository import leases, publishing, removals
 from _cbt.repository.retention_rules import Rules
 
 DAY = 86400.0
@@ -67,6 +67,8 @@ def test_days_of_backups_and_retention_keep_what_is_locked_and_reclaim_it_afterw
     assert {name for name in history.store.objects if name.startswith(("packs/", "points/"))} == history.needed()
     left = {name.split("/")[0] for name in history.store.objects} - {"packs", "points", "hooks", "verified", "repository.json"}
     assert left <= {"leases", "collected.json", "condemned", "doomed", "removed"}
+    recorded = [each for name in history.store.list("removed") for each in removals._ids(history.fresh(), name)]
+    assert len(recorded) == len(set(recorded)) > 0, "what the lock keeps in the trash is recorded once, when it goes"
 
 
 def test_a_point_whose_entry_in_the_trash_is_locked_is_brought_back_and_stays(history: EngineHistory) -> None:
