@@ -68,6 +68,7 @@ options:
         of the repository may have been put in its place. Restore points that retention removed are no cause for a failure.
       - With V(true), the state found is remembered in place of the known one, so set it for one run only. In check mode, nothing is remembered.
       - A host that sees a repository for the first time accepts it, as in a disaster recovery.
+      - Disks that take turns each need a path of their own.
       - The known state is kept in C(/var/lib/kvm-cbt) for root, and in C(~/.local/state/kvm-cbt) for other users, or in E(XDG_STATE_HOME) where that is set.
     type: bool
     default: false

@@ -447,8 +447,13 @@ def test_no_object_of_the_record_grows_without_bounds_and_none_is_forgotten(shar
     start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     ids = [f"{start + datetime.timedelta(hours=hour):%Y%m%dT%H%M%SZ}-{hour:08x}" for hour in range(700)]
     repository = share.open()
+    full: set[str] = set()
     for place in range(0, len(ids), 7):
         removals.record(repository, [(UUID, each) for each in ids[place : place + 7]])
+        names = set(share.store.list("removed"))
+        assert full <= names, "what is full is not written again"
+        full |= {name for name in names - full if len(removals._ids(repository, name)) == 50}
+    assert len(full) >= 10
     names = list(share.store.list("removed"))
     kept = [removals._ids(repository, name) for name in names]
     assert set().union(*kept) == set(ids)
