@@ -98,8 +98,8 @@ class Memory:
     def _object(self, reason: str) -> None:
         if self._terms.accept:
             return
-        share = mounts.advice(self._store.local_path)
-        raise Refused(f"{reason} {share} If this state is meant, take it once with {self._terms.option}: true.".replace("  ", " "))
+        check = mounts.advice(self._store.local_path)
+        raise Refused(f"{reason} {check} If this state is intended, accept it once with {self._terms.option}: true.")
 
     def _learn(self, after: Known) -> None:
         """Keep what is known now, together with what other runs of this host kept meanwhile, unless nothing is new."""
