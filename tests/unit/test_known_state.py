@@ -56,16 +56,20 @@ class Share:
         """What is in the location now."""
         return self.history.store
 
+    def on(self, host: str) -> None:
+        """What follows happens on this host."""
+        self._patch.setenv("XDG_STATE_HOME", str(self.folder / host))
+
     def open(self, host: str = "a", accept: bool = False, keep: bool = True, passphrase: str | None = "") -> Repository:
         """Open it as a run of a host does."""
-        self._patch.setenv("XDG_STATE_HOME", str(self.folder / host))
+        self.on(host)
         terms = Terms(accept, keep, warn=self.warnings.append)
         given = self.passphrase if passphrase == "" else passphrase
         return opening.open_repository(Place("/share", passphrase=given), functools.partial(Memory, terms=terms))
 
     def arrange(self, accept: bool = False, check_only: bool = False, rebuild: bool = False, host: str = "a") -> bool:
         """Have a repository there, as cbt_repository does; returns whether that changed anything."""
-        self._patch.setenv("XDG_STATE_HOME", str(self.folder / host))
+        self.on(host)
         watching = functools.partial(Memory, terms=Terms(accept, not check_only, warn=self.warnings.append))
         place = Place("/share", passphrase=self.passphrase)
         return repository_keys.arrange(place, KeyRequest(rebuild=rebuild), check_only, watching).changed
@@ -505,6 +509,7 @@ def test_an_encrypted_repository_that_was_made_a_plain_one_is_refused(share: Sha
 
 def test_a_repository_that_is_gone_is_refused_and_not_created_anew(share: Share) -> None:
     share.history.store = MemoryStore()
+    share.on("a")
     created = functools.partial(opening.open_or_create, Place("/share", passphrase=share.passphrase))
     for check_only in (True, False):
         with pytest.raises(Refused, match="The repository [0-9a-f]{32} that this host knows in memory is missing.*accept_repository: true"):
@@ -522,14 +527,16 @@ def test_a_repository_that_is_gone_is_refused_and_not_created_anew(share: Share)
 
 def test_a_repository_that_was_created_is_known_before_anything_is_stored(share: Share) -> None:
     share.history.store = MemoryStore()
-    opening.open_or_create(Place("/share", passphrase=share.passphrase), watching=functools.partial(Memory, terms=Terms(accept=True)))
+    share.on("new")
+    opening.open_or_create(Place("/share", passphrase=share.passphrase), watching=functools.partial(Memory, terms=Terms()))
     replaced(share, share.passphrase)
     with pytest.raises(Refused, match="is not the one"):
-        share.open("a")
+        share.open("new")
 
 
 def test_the_option_that_accepts_is_named_as_the_caller_names_it(share: Share) -> None:
     replaced(share, None)
+    share.on("a")
     with pytest.raises(Refused, match="once with dest_accept_repository: true"):
         opening.open_repository(Place("/share"), functools.partial(Memory, terms=Terms(option="dest_accept_repository")))
 

@@ -49,12 +49,11 @@ def update(name: str, change: t.Callable[[t.Optional[bytes]], t.Optional[bytes]]
         with contextlib.suppress(FileExistsError):
             os.mkdir(each, 0o700)
     with _opened(path) as folder, _locked(folder):
-        before = _read(folder, name)
-        after = change(before)
+        after = change(_read(folder, name))
         if after is None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=folder)
-        elif after != before:
+        else:
             _write(folder, name, after)
 
 

@@ -85,12 +85,9 @@ def went_back(key: Key, location: str) -> str:
 
 
 def absent(known: Known, found: t.Sequence[RestorePoint], uuid: t.Optional[str] = None) -> t.List[Key]:
-    """The known points that a list of all restore points, or of those of one domain, does not show."""
-    there = {point.key for point in found}
+    """The newest points that a list of all restore points, or of those of one domain, does not show."""
     expected = {(domain, point_id) for domain, point_id in known.newest.items() if uuid in (None, domain)}
-    if known.last is not None and uuid in (None, known.last[0]):
-        expected.add(known.last)
-    return sorted(expected - there)
+    return sorted(expected - {point.key for point in found})
 
 
 def after_listing(known: Known, found: t.Sequence[RestorePoint], uuid: t.Optional[str] = None) -> Known:
