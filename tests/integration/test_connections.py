@@ -131,7 +131,7 @@ def test_a_lock_that_cannot_be_taken_is_named(hypervisor: Hypervisor, workspace:
         lock.parent.mkdir(mode=0o700, exist_ok=True)
         lock.symlink_to(workspace / "elsewhere")
         try:
-            result = run_module(workspace, "cbt_backup", domain=domain.name, repository=str(workspace / "repository"))
+            result = run_module(workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository"))
         finally:
             lock.unlink()
         assert result["failed"] and f"Cannot lock {domain.name} against other runs: {lock}: " in result["msg"]

@@ -140,6 +140,7 @@ def test_ours_are_put_in_order_at_once(running: bool, it: Reconciling) -> None:
 
 @either_way
 def test_those_of_others_are_told_of_and_left_alone_until_they_are_to_go(running: bool, it: Reconciling) -> None:
+    created(it.workspace, it.workspace / "other")
     other = it.backup("other")  # another repository of ours, whose checkpoint stays in any case
     it.domain.handle.checkpointCreateXML(THEIRS, 0)
     it.domain.handle.checkpointCreateXML(THEIRS.replace("theirs", "bitmaps-of-theirs"), 0)
