@@ -26,10 +26,11 @@ from _cbt.operations.repository_keys import KeyRequest
 from _cbt.operations.retention import GRACE, RetentionRequest, retention
 from _cbt.repository import configuration, points, removals, trash
 from _cbt.repository import repository as opening
+from _cbt.repository.format import names
 from _cbt.repository.leases import LAPSE
 from _cbt.repository.memory import Memory, Terms
 from _cbt.repository.places import Place
-from _cbt.repository.points import RestorePoint, manifest_name
+from _cbt.repository.points import RestorePoint
 from _cbt.repository.repository import Repository
 
 THIRD_UUID = "11111111-2222-4333-8444-555566667777"
@@ -180,7 +181,7 @@ def compacted(share: Share) -> None:
 
 
 def newest_manifest_damaged(share: Share) -> None:
-    name = manifest_name(*latest(share).key)
+    name = names.manifest(*latest(share).key)
     share.store.objects[name] = share.store.objects[name][:-2]
 
 
@@ -416,11 +417,11 @@ def test_a_point_that_appears_while_it_is_looked_for_is_there(share: Share, monk
     """It is brought back between the looks at its manifest and at the trash."""
     gone = latest(share)
     repository = share.open()
-    manifest = share.store.objects.pop(manifest_name(*gone.key))
+    manifest = share.store.objects.pop(names.manifest(*gone.key))
     whole = MemoryStore.entries
 
     def bring_back(store: MemoryStore, prefix: str) -> object:
-        store.objects[manifest_name(*gone.key)] = manifest
+        store.objects[names.manifest(*gone.key)] = manifest
         return whole(store, prefix)
 
     monkeypatch.setattr(MemoryStore, "entries", bring_back)
@@ -454,15 +455,15 @@ def test_no_object_of_the_record_grows_without_bounds_and_none_is_forgotten(shar
     full: set[str] = set()
     for place in range(0, len(ids), 7):
         removals.record(repository, [(UUID, each) for each in ids[place : place + 7]])
-        names = set(share.store.list("removed"))
-        assert full <= names, "what is full is not written again"
-        full |= {name for name in names - full if len(removals._ids(repository, name)) == 50}
+        records = set(share.store.list("removed"))
+        assert full <= records, "what is full is not written again"
+        full |= {name for name in records - full if len(removals._ids(repository, name)) == 50}
     assert len(full) >= 10
-    names = list(share.store.list("removed"))
-    kept = [removals._ids(repository, name) for name in names]
+    records = list(share.store.list("removed"))
+    kept = [removals._ids(repository, name) for name in records]
     assert set().union(*kept) == set(ids)
     assert max(map(len, kept)) == 50
-    assert len(names) < 14 + 16
+    assert len(records) < 14 + 16
 
 
 # Another repository.
@@ -558,7 +559,7 @@ def test_knowing_costs_one_request_and_nothing_while_nothing_is_amiss(share: Sha
     place = Place("/share", passphrase=share.passphrase)
     more = requests(share.open)
     without = requests(lambda: opening.open_repository(place))
-    name = manifest_name(*newest.key)
+    name = names.manifest(*newest.key)
     assert more - without == {("size", name): 1, ("get", name): 1}, "the store in memory gets what it tells the size of"
 
 
@@ -611,7 +612,7 @@ def test_a_lost_configuration_is_made_again_for_the_known_repository_only(share:
         share.arrange(rebuild=True)
     # Of another one.
     for each in share.open("nobody").points_of().points if share.arrange(rebuild=True, host="nobody") else ():
-        share.store.objects[manifest_name(*each.key)] = points.encode(dataclasses.replace(each, repository="11" * 16))
+        share.store.objects[names.manifest(*each.key)] = points.encode(dataclasses.replace(each, repository="11" * 16))
     share.delete(configuration.NAME)
     with pytest.raises(Refused, match="it is 1{32} in place of 0{32}"):
         share.arrange(rebuild=True)

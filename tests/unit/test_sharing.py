@@ -125,7 +125,7 @@ class World:
     def recorded(self) -> set[str]:
         """Names that the manifests of points recorded as removed had."""
         found = [(name.split("/")[1], json.loads(data)["body"]["points"]) for name, data in self.store.objects.items() if name.startswith("removed/")]
-        return {points.manifest_name(uuid, each) for uuid, ids in found for each in ids}
+        return {names.manifest(uuid, each) for uuid, ids in found for each in ids}
 
     def now(self) -> str:
         """The time for a manifest."""

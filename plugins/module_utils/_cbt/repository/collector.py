@@ -180,15 +180,15 @@ class Collector:
         """Entries of the trash whose time is over. The points they kept are recorded as removed, but for those that were brought back."""
         over: t.List[str] = []
         gone: t.Set[Key] = set()
-        entries = [entry for entry in self._store.entries(trash.FOLDER) if expired(entry, self._now, self._grace)]
+        entries = [entry for entry in self._store.entries(names.TRASH) if expired(entry, self._now, self._grace)]
         for entry, locked in zip(entries, side_by_side(lambda entry: self._locked(entry.name), entries)):
-            key = removals.key_of(entry.name)
-            exists = key is not None and points.manifest_name(*key) in needed.existing
-            if locked or (exists and self._now - entry.modified <= LAPSE):
+            taken = names.parsed(entry.name)
+            exists = taken is not None and names.manifest(*taken.point) in needed.existing
+            if taken is None or locked or (exists and self._now - entry.modified <= LAPSE):
                 continue  # a young entry may be that of a removal which has yet to delete the manifest
             over.append(entry.name)
-            if key is not None and not exists:
-                gone.add(key)
+            if not exists:
+                gone.add(taken.point)
         removals.record(self._repository, gone)
         return over
 

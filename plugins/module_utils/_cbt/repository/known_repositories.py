@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import typing as t
 
 from ..errors import DamagedObject
 from . import points, sealed
+from .format import names
 from .points import Key, RestorePoint
 
 KIND = "known"
 VERSION = 1
 _SHAPE = {"location": str, "id": str, "encrypted": bool, "newest": t.Mapping[str, str], "last": t.Optional[str]}
-_KEY = re.compile(r"([0-9a-f-]{36})/([0-9]{8}T[0-9]{6}Z-[0-9a-f]{8})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +52,11 @@ def decode(data: bytes, name: str) -> Known:
 
 def _key(text: str, name: str) -> Key:
     """The UUID and the id in a text. Each becomes part of object names, so neither may be anything else."""
-    match = _KEY.fullmatch(text)
-    if match is None:
-        raise DamagedObject(f"{name} is damaged: it names {text!r} as a restore point")
-    return match.group(1), match.group(2)
+    uuid, _slash, point_id = text.partition("/")
+    try:
+        return names.check_uuid(uuid), names.check_point_id(point_id)
+    except DamagedObject as error:
+        raise DamagedObject(f"{name} is damaged: {error}") from error
 
 
 def objection(known: t.Optional[Known], found: t.Optional[Known], location: str) -> t.Optional[str]:
@@ -92,7 +92,6 @@ def absent(known: Known, found: t.Sequence[RestorePoint], uuid: t.Optional[str] 
 
 def after_listing(known: Known, found: t.Sequence[RestorePoint], uuid: t.Optional[str] = None) -> Known:
     """What is known after a list of all restore points, or of those of one domain, in order, oldest first."""
-    found = [point for point in found if _KEY.fullmatch("/".join(point.key))]  # others are of no writer of ours
     others = {domain: point_id for domain, point_id in known.newest.items() if uuid not in (None, domain)}
     newest = {**others, **{point.uuid: point.id for point in found}}
     if uuid is None:

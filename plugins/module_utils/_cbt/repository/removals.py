@@ -12,30 +12,22 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
-import re
 import secrets
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
 from ..side_by_side import side_by_side
-from . import points, sealed, trash
-from .points import Key
+from . import sealed, trash
+from .format import names
+from .points import Budget, Key
 from .repository import Repository
 
-FOLDER = "removed"
 KIND = "removed"
 VERSION = 1
 MOST = 4096  # ids in one object
 _SHAPE = {"points": t.List[str]}
 _SMALL = 1 << 15  # bytes; a larger object is left as it is
 _MANY = 16  # small objects of a domain, from which on they are merged
-_ENTRY = re.compile(r"trash/([0-9a-f-]{36})/([0-9]{8}T[0-9]{6}Z-[0-9a-f]{8})/[0-9a-f]{16}")
-
-
-def key_of(entry: str) -> t.Optional[Key]:
-    """The restore point that an entry of the trash keeps, by the entry's name; None if it is not the name of an entry."""
-    match = _ENTRY.fullmatch(entry)
-    return (match.group(1), match.group(2)) if match is not None else None
 
 
 def record(repository: Repository, keys: t.Iterable[Key]) -> None:
@@ -44,9 +36,10 @@ def record(repository: Repository, keys: t.Iterable[Key]) -> None:
     for uuid, point_id in keys:
         by_domain[uuid].add(point_id)
     small: t.Dict[str, t.List[str]] = collections.defaultdict(list)
-    for entry in repository.store.entries(FOLDER) if by_domain else ():
-        if entry.size < _SMALL:
-            small[entry.name.split("/")[1]].append(entry.name)
+    for entry in repository.store.entries(names.REMOVED) if by_domain else ():
+        taken = names.parsed(entry.name)
+        if entry.size < _SMALL and taken is not None:
+            small[taken.parts["uuid"]].append(entry.name)
     for _done in side_by_side(lambda uuid: _record(repository, uuid, by_domain[uuid], small[uuid]), by_domain):
         pass
 
@@ -60,7 +53,7 @@ def _record(repository: Repository, uuid: str, ids: t.Set[str], small: t.Sequenc
     left = iter(sorted(ids.union(*taken.values())))
     for chunk in iter(lambda: list(itertools.islice(left, MOST)), []):
         body = {"points": chunk}
-        repository.put_object(f"{FOLDER}/{uuid}/{secrets.token_hex(8)}", sealed.encode(KIND, VERSION, body))
+        repository.put_object(names.removals(uuid, secrets.token_hex(8)), sealed.encode(KIND, VERSION, body))
     for name in taken:  # what they held is in the new ones
         repository.discard(name)
 
@@ -79,7 +72,7 @@ def vanished(repository: Repository, key: Key) -> bool:
 
 def _exists(repository: Repository, key: Key) -> bool:
     try:
-        repository.store.size(points.manifest_name(*key))
+        repository.store.size(names.manifest(*key))
     except ObjectMissing:
         return False
     return True
@@ -87,9 +80,9 @@ def _exists(repository: Repository, key: Key) -> bool:
 
 def _in_trash(repository: Repository, key: Key) -> bool:
     """True if an entry of the trash proves that the point was removed: one that cannot be read proves nothing."""
-    for entry in repository.store.entries(f"{trash.FOLDER}/{'/'.join(key)}"):
+    for entry in repository.store.entries(names.trash_folder(*key)):
         with contextlib.suppress(DamagedObject, ObjectMissing):
-            return trash.read(repository, entry).point.key == key
+            return trash.read(repository, entry, Budget()).point.key == key
     return False
 
 
@@ -97,11 +90,11 @@ def _recorded(repository: Repository, key: Key) -> bool:
     """True if the point is recorded as removed. An object that a collector merged meanwhile is looked for again."""
     seen: t.Set[str] = set()
     while True:
-        names = set(repository.store.list(f"{FOLDER}/{key[0]}")) - seen
-        for name in names:
+        found = set(repository.store.list(names.removals_folder(key[0]))) - seen
+        for name in found:
             with contextlib.suppress(DamagedObject, ObjectMissing):
                 if key[1] in _ids(repository, name):
                     return True
-        if not names:
+        if not found:
             return False
-        seen |= names
+        seen |= found

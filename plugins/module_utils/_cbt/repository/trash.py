@@ -44,7 +44,7 @@ def holds(repository: Repository, point: RestorePoint) -> bool:
     return any(True for _name in repository.store.list(names.trash_folder(point.uuid, point.id)))
 
 
-def _read(repository: Repository, entry: Entry, budget: points.Budget) -> Removed:
+def read(repository: Repository, entry: Entry, budget: points.Budget) -> Removed:
     """What an entry keeps. Raises ObjectMissing or DamagedObject."""
     try:
         point = points.decode(budget.take(repository.get_object(entry.name)), names.manifest_kept_by(entry.name))
@@ -63,5 +63,5 @@ def removed(repository: Repository, since: float = 0.0) -> t.List[Removed]:
     for entry in repository.store.entries(names.TRASH):
         if entry.modified > since:
             with contextlib.suppress(ObjectMissing):  # brought back, or over, since it was listed
-                found.append(_read(repository, entry, budget))
+                found.append(read(repository, entry, budget))
     return sorted(found, key=lambda each: (each.at, each.entry))

@@ -29,6 +29,7 @@ CONDEMNED = "condemned"
 DOOMED = "doomed"
 DAMAGED = "damaged"
 VERIFIED = "verified"
+REMOVED = "removed"
 HOOKS = "hooks"
 COMPACTION = "compaction"  # below hooks: those of packs that hold blocks of many domains
 
@@ -108,6 +109,7 @@ DOOMED_KIND = Kind("list of the doomed", "doomed/{session}/{number}", 4 * _MIB)
 DAMAGED_KIND = Kind("record of damage", "damaged/{pack}", 1 * _MIB)
 VERIFIED_KIND = Kind("verification", "verified/{uuid}/{point}", 64 * _KIB)
 TURN_KIND = Kind("turn of a verification", "verified/{uuid}/turn-{selection}-{slices}", 64 * _KIB)
+REMOVED_KIND = Kind("record of removed points", "removed/{uuid}/{mark}", 256 * _KIB)
 HOOKS_KIND = Kind("hooks", "hooks/{uuid}/{run}-{number}", 2 * _MIB)
 COMPACTION_KIND = Kind("hooks of a compaction", "hooks/compaction/{session}-{number}", 2 * _MIB)
 
@@ -127,6 +129,7 @@ KINDS: t.Tuple[Kind, ...] = (
     DAMAGED_KIND,
     VERIFIED_KIND,
     TURN_KIND,
+    REMOVED_KIND,
     HOOKS_KIND,
     COMPACTION_KIND,
 )
@@ -389,6 +392,16 @@ def damage_of(pack_id: bytes) -> str:
 def verification(uuid: str, point_id: str) -> str:
     """Name of the last verification of a restore point."""
     return VERIFIED_KIND.name(uuid=uuid, point=point_id)
+
+
+def removals(uuid: str, mark: str) -> str:
+    """Name of a record of removed restore points of a domain."""
+    return REMOVED_KIND.name(uuid=uuid, mark=mark)
+
+
+def removals_folder(uuid: str) -> str:
+    """Where the records of removed restore points of a domain are."""
+    return f"{REMOVED}/{check_uuid(uuid)}"
 
 
 def turn(uuid: str, selection: str, slices: int) -> str:
