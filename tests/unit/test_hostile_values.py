@@ -134,7 +134,7 @@ def sealed_objects(history: EngineHistory) -> dict[str, str]:
 
 
 OF_JSON = ["manifest", "draft", "entry of the trash", "lease", "list of the doomed", "record of the last collection", "record of damage", "verification"]
-OF_JSON += ["turn of a verification"]
+OF_JSON += ["turn of a verification", "record of removed points"]
 
 
 def test_every_kind_of_object_that_is_json_is_made_hostile(made: EngineHistory) -> None:

@@ -36,6 +36,7 @@ BUILT = {
     names.damage_of(PACK): names.DAMAGED_KIND,
     names.verification(UUID, point_id(1)): names.VERIFIED_KIND,
     names.turn(UUID, "all", 50): names.TURN_KIND,
+    names.removals(UUID, SESSION): names.REMOVED_KIND,
     names.hooks_of_run(UUID, point_id(1), 0): names.HOOKS_KIND,
     names.hooks_of_run(UUID, f"{point_id(1)}-0123abcd", 12): names.HOOKS_KIND,
     names.hooks_of_compaction(SESSION, 0): names.COMPACTION_KIND,
@@ -128,7 +129,7 @@ def test_the_document_of_the_format_tells_the_limits() -> None:
         "file of a restore point": names.FILE_KIND,
         "hooks": names.HOOKS_KIND,
         "record of damage": names.DAMAGED_KIND,
-        "`repository.json`": names.REPOSITORY_KIND,
+        "`repository.json`, record of removed points": names.REPOSITORY_KIND,
         "all others": names.LEASE_KIND,
     }
     assert {what: names_of(kind.largest) for what, kind in expected.items()} == told
