@@ -92,8 +92,8 @@ PROOFS = (
     Mutation(
         "the checksum of a map is not checked",
         "repository/maps.py",
-        "    if proof.digest() != data[HEADER.size : HEADER.size + 32]:\n",
-        "    if False:\n",
+        "    if proof.digest() != data[HEADER.size : HEADER.size + 32]:\n        raise",
+        "    if False:\n        raise",
         ("unit/test_maps.py::test_every_flipped_bit_is_noticed_by_the_map_or_by_the_manifest",),
     ),
     Mutation(
@@ -113,15 +113,15 @@ PROOFS = (
     Mutation(
         "a manifest counts in the place of another",
         "repository/points.py",
-        "    if name != manifest_name(point.uuid, point.id):\n",
+        "    if name != names.manifest(point.uuid, point.id):\n",
         "    if False:\n",
         ("unit/test_points.py::test_a_manifest_in_anothers_place_is_damage",),
     ),
     Mutation(
         "a map of a disk of another size is read",
-        "repository/repository.py",
-        "        if extents.size != disk.size:\n",
-        "        if False:\n",
+        "repository/maps.py",
+        "    if wanted is not None and size != wanted:\n",
+        "    if False:\n",
         ("unit/test_repository.py::test_a_map_is_read_for_its_disk_alone",),
     ),
     Mutation(
@@ -181,33 +181,33 @@ ORDER = (
     Mutation(
         "a writer does not check what is condemned",
         "repository/condemned.py",
-        "    names = set(filter(None, map(object_name, repository.store.list(CONDEMNED))))\n",
-        "    names: t.Set[str] = set()\n",
+        "    found = set(filter(None, map(names.announced, repository.store.list(names.CONDEMNED))))\n",
+        "    found: t.Set[str] = set()\n",
         ("unit/test_sharing.py::test_a_writer_sees_what_a_collector_is_about_to_delete_even_where_the_announcement_was_taken_back",),
     ),
     Mutation(
         "a writer does not check what is doomed",
         "repository/condemned.py",
-        "    for name in list(repository.store.list(DOOMED)):\n",
+        "    for name in list(repository.store.list(names.DOOMED)):\n",
         "    for name in ():\n",
         ("unit/test_sharing.py::test_a_writer_sees_what_a_collector_is_about_to_delete_even_where_the_announcement_was_taken_back",),
     ),
     Mutation(
         "a writer does not check what is gone",
         "repository/publishing.py",
-        "    except ObjectMissing:\n        return True\n",
-        "    except ObjectMissing:\n        return False\n",
+        "    except (DamagedObject, ObjectMissing):\n        return True\n",
+        "    except (DamagedObject, ObjectMissing):\n        return False\n",
         ("unit/test_engine_beside_others.py",),
     ),
     Mutation(
         "a writer checks for missing objects before condemned ones",
         "repository/publishing.py",
-        "    leaving = names.keys() & condemned.on_their_way_out(repository)\n"
-        "    staying = sorted(name for name in names.keys() - leaving if not there(name))\n"
-        "    gone = {name for name, unsound in zip(staying, side_by_side(lambda name: _unsound(repository, name, names[name]), staying)) if unsound}\n",
-        "    staying = sorted(name for name in names.keys() if not there(name))\n"
-        "    gone = {name for name, unsound in zip(staying, side_by_side(lambda name: _unsound(repository, name, names[name]), staying)) if unsound}\n"
-        "    leaving = names.keys() & condemned.on_their_way_out(repository)\n",
+        "    leaving = objects.keys() & condemned.on_their_way_out(repository)\n"
+        "    staying = sorted(name for name in objects.keys() - leaving if not there(name))\n"
+        "    gone = {name for name, unsound in zip(staying, side_by_side(lambda name: _unsound(repository, name, objects[name]), staying)) if unsound}\n",
+        "    staying = sorted(name for name in objects.keys() if not there(name))\n"
+        "    gone = {name for name, unsound in zip(staying, side_by_side(lambda name: _unsound(repository, name, objects[name]), staying)) if unsound}\n"
+        "    leaving = objects.keys() & condemned.on_their_way_out(repository)\n",
         ("unit/test_publishing.py::test_what_a_collector_deletes_between_any_two_requests_is_lost",),
     ),
     Mutation(
@@ -234,8 +234,8 @@ ORDER = (
     Mutation(
         "a manifest is deleted before its entry is in the trash",
         "repository/trash.py",
-        '        repository.put_object(f"{FOLDER}/{point.uuid}/{point.id}/{secrets.token_hex(8)}", manifest)\n        repository.store.delete(name)\n',
-        '        repository.store.delete(name)\n        repository.put_object(f"{FOLDER}/{point.uuid}/{point.id}/{secrets.token_hex(8)}", manifest)\n',
+        "        repository.put_object(names.trash_entry(point.uuid, point.id, secrets.token_hex(8)), manifest)\n        repository.store.delete(name)\n",
+        "        repository.store.delete(name)\n        repository.put_object(names.trash_entry(point.uuid, point.id, secrets.token_hex(8)), manifest)\n",
         ("unit/test_store_faults_of_upkeep.py::test_whatever_call_fails_no_point_is_lost_and_the_next_run_goes_on",),
     ),
     Mutation(
@@ -323,7 +323,7 @@ RULES = (
     Mutation(
         "a file that appeared meanwhile is replaced unasked",
         "operations/restore.py",
-        "            os.link(partial, final)\n            os.unlink(partial)\n",
+        "            os.link(partial, final, follow_symlinks=False)\n            os.unlink(partial)\n",
         "            os.replace(partial, final)\n",
         ("unit/test_restore_files.py::test_a_file_of_another_that_appears_at_the_last_moment_stays_unless_by_force",),
     ),
@@ -383,9 +383,9 @@ GUARDS = (
     ),
     Mutation(
         "an image in use by another process is written over",
-        "hypervisor/images.py",
-        '        return "lock" in str(error)\n',
-        "        return False\n",
+        "hypervisor/locks.py",
+        "    return bool(_LOCK.unpack(answer)[0] != fcntl.F_UNLCK)\n",
+        "    return False\n",
         ("integration/test_bad_input.py::test_an_existing_image_and_a_running_domains_disk_are_not_overwritten",),
     ),
     Mutation(
@@ -411,4 +411,42 @@ GUARDS = (
     ),
 )
 
-MUTATIONS = (*CONTENT, *PROOFS, *ORDER, *RULES, *GUARDS)
+TRUST = (
+    Mutation(
+        "a folder of a repository may be a link",
+        "repository/folders.py",
+        "_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC\n",
+        "_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC\n",
+        ("unit/test_hostile_directory.py",),
+    ),
+    Mutation(
+        "an object of any size is read",
+        "repository/stores.py",
+        "    if size > limit:\n",
+        "    if False:\n",
+        ("unit/test_hostile_directory.py",),
+    ),
+    Mutation(
+        "an object may have any name",
+        "repository/format/names.py",
+        '    if parsed(name) is None:\n        raise DamagedObject(f"No object of a repository',
+        '    if False:\n        raise DamagedObject(f"No object of a repository',
+        ("unit/test_names.py", "unit/test_directory_store.py"),
+    ),
+    Mutation(
+        "a manifest may name anything",
+        "repository/points.py",
+        "        check(point)\n",
+        "        pass\n",
+        ("unit/test_points.py", "unit/test_hostile_values.py"),
+    ),
+    Mutation(
+        "a repository that went back is taken",
+        "repository/removals.py",
+        "    return not (_exists(repository, key) or",
+        "    return not (True or",
+        ("unit/test_known_state.py",),
+    ),
+)
+
+MUTATIONS = (*CONTENT, *PROOFS, *ORDER, *RULES, *GUARDS, *TRUST)
