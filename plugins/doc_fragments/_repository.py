@@ -65,10 +65,10 @@ options:
       - Whether to accept a repository that is not in the state that this host knows.
       - Each host remembers, for each location, the id of the repository, whether it is encrypted, and the newest restore points that it saw.
         If the repository is missing, is another one, or went back to an older state, the task fails. The share may not be mounted, or an older copy
-        of the repository may have been put in its place. Restore points that retention removed are no cause for a failure.
-      - With V(true), the state found is remembered in place of the known one, so set it for one run only. In check mode, nothing is remembered.
-      - A host that sees a repository for the first time accepts it, as in a disaster recovery.
-      - Disks that take turns each need a path of their own.
+        of the repository may have been put in its place. Restore points that retention removed do not cause a failure.
+      - With V(true), the state found replaces the known one. Set it for one run only. In check mode, nothing is remembered.
+      - A host that sees a repository for the first time always accepts it, as in a disaster recovery.
+      - If you rotate backup disks, mount each of them at a path of its own.
       - The known state is kept in C(/var/lib/kvm-cbt) for root, and in C(~/.local/state/kvm-cbt) for other users, or in E(XDG_STATE_HOME) where that is set.
     type: bool
     default: false
@@ -82,7 +82,7 @@ options:
   create_repository:
     description:
       - Whether to create the repository if its directory is missing or empty.
-      - By default, a missing repository is an error, as the share that holds it may not be mounted.
+      - By default, a missing repository is an error, because the share that holds it may not be mounted.
         M(kvm.cbt.cbt_repository), which the role P(kvm.cbt.prepare#role) runs, creates it.
     type: bool
     default: false

@@ -105,8 +105,8 @@ options:
     description:
       - Directory on the hypervisor for the backup's socket and scratch files, which hold what the guest overwrites during the backup.
       - It is made there if O(uri) names another host, by libvirt's storage driver.
-      - On this host, neither it nor a folder above it may be one in which another user can rename what others made, such as a folder that belongs to
-        QEMU's user. Such a directory is refused, as libvirt makes files in it as root. V(/var/tmp) is sticky, which is safe.
+      - On this host, a directory is refused if another user can rename files of others in it or in a directory above it, such as one that belongs to
+        QEMU's user, because libvirt creates files in it as root. V(/var/tmp) has the sticky bit, which is safe.
     type: path
     default: /var/tmp
   transport:
@@ -166,7 +166,7 @@ EXAMPLES = r"""
     domain: web1
     repository: /backup/kvm
 
-- name: Back up web1 to a disk that may be new
+- name: Back up web1 to a removable disk, which may be empty
   kvm.cbt.cbt_backup:
     domain: web1
     repository: /media/disk/kvm

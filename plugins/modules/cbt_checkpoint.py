@@ -61,7 +61,7 @@ options:
   create_repository:
     description:
       - Whether to create the repository with O(state=present) if its directory is missing or empty.
-      - By default, a missing repository is an error, as the share that holds it may not be mounted.
+      - By default, a missing repository is an error, because the share that holds it may not be mounted.
         M(kvm.cbt.cbt_repository), which the role P(kvm.cbt.prepare#role) runs, creates it.
     type: bool
     default: false

@@ -96,7 +96,7 @@ options:
   create_repository:
     description:
       - Whether to create O(dest_repository) if its directory is missing or empty.
-      - By default, a missing repository is an error, as the share that holds it may not be mounted.
+      - By default, a missing repository is an error, because the share that holds it may not be mounted.
         M(kvm.cbt.cbt_repository) creates it.
     type: bool
     default: false

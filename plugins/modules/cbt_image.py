@@ -16,8 +16,8 @@ description:
     The images of a domain that is shut off are changed in place (C(amend), for qcow2) or copied (C(convert), for RAW).
   - The original of a copied image is kept until the copy was compared with it and the domain was seen running on the copy. It is removed then,
     unless O(keep_original) is set, another image rests on it, or it is a device.
-    A link beside the new image, named like it with C(.cbt-original-raw) or C(.cbt-original-qcow2) at the end, tells of an original that waits for this,
-    and of its format.
+    A link beside the new image, with C(.cbt-original-raw) or C(.cbt-original-qcow2) appended to its name, leads to an original that is kept for this
+    and records its format.
   - If something fails, what was begun is undone, and the domain goes on with the original. A run that was killed is taken up by the next one.
   - A backing file stays where it is, and stays the backing file of the new image. Nothing is ever written to it.
 author:
@@ -49,13 +49,12 @@ options:
   path:
     description:
       - Absolute path of an image that is no domain's disk. RAW is copied to a new image, and the original stays.
-      - Requires O(source_format). The image must not be open in any process of QEMU on this host. The locks by which this is seen do not exist for a
-        block device that another host uses.
+      - Requires O(source_format). The image must not be open in any QEMU process on this host. A block device that another host uses cannot be detected.
     type: path
   source_format:
     description:
-      - Format of the image at O(path). A guest can make its RAW disk look like an image of another format that names any file of the host as its backing file,
-        so the format is never guessed.
+      - Format of the image at O(path). The format is never guessed, because a guest can make its RAW disk look like an image of another format
+        with any file of the host as its backing file.
       - Required with O(path). The disks of O(domain) have the format that the definition of the domain names.
     type: str
     choices: [raw, qcow2]
@@ -103,14 +102,14 @@ options:
     default: false
   scratch_dir:
     description:
-      - Directory on the hypervisor for the scratch file of comparing the disk of a running domain with the original. Which ones are refused is said at
-        O(kvm.cbt.cbt_backup#module:scratch_dir).
+      - Directory on the hypervisor for the scratch file of comparing the disk of a running domain with the original.
+        See O(kvm.cbt.cbt_backup#module:scratch_dir) for directories that are refused.
     type: path
     default: /var/tmp
 notes:
   - An image with internal snapshots, an encrypted one and one with a data file of its own are converted by V(amend) only.
     So are the disks of a domain that has snapshots or a saved state.
-  - An image that does not name the format of its backing file is refused, as libvirt and QEMU would have to guess it.
+  - An image that does not name the format of its backing file is refused, because libvirt and QEMU would have to guess it.
 requirements:
   - qemu-img
 seealso:

@@ -12,8 +12,9 @@ short_description: Create a repository for restore points, change its passphrase
 version_added: 0.1.0
 description:
   - Creates a repository, encrypted if O(passphrase) is given. Whether it is encrypted cannot be changed later.
-  - Create a repository once, before the first backup, with all shares mounted. Any number of hosts may do so at the same time.
-  - If the repository that this host knows is missing, is another one or went back, nothing is created and the task fails, see O(accept_repository).
+  - Create a repository once, before the first backup, with its share mounted. Several hosts may do so at the same time.
+  - If the repository that this host knows is missing, was replaced by another one or went back to an older state, the task fails and creates nothing,
+    see O(accept_repository).
     The task fails as well if C(/etc/fstab) names a mount point above O(repository) that is not mounted.
   - A passphrase opens a key slot, which holds the key of everything else. Up to 8 slots, each with a passphrase of its own, can be kept.
   - Changing a passphrase writes the repository's configuration and nothing else, whatever the size of the repository.
@@ -95,7 +96,7 @@ EXAMPLES = r"""
     slot: emergency
     remove_slots: [alice]
 
-- name: Take the state of a repository that was restored from an older copy
+- name: Accept a repository that was restored from an older copy
   kvm.cbt.cbt_repository:
     repository: /backup/kvm
     accept_repository: true

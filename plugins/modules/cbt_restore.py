@@ -59,7 +59,7 @@ options:
   dest:
     description:
       - Folder for the images, called C(DOMAIN-TARGET.FORMAT), and with O(define=true) for the machine's other files, called C(DOMAIN-nvram) and the like.
-        It must exist. Whatever a repository says, files appear directly in this folder, but for the state of an emulated TPM, which is where libvirt looks
+        It must exist. All files are created directly in this folder, except for the state of an emulated TPM, which goes where libvirt looks
         for it.
     type: path
   disk_map:
@@ -73,17 +73,17 @@ options:
     default: {}
   tls:
     description:
-      - Whether an NBD export of another host must be reached with TLS. C(nbd://) is then refused but for this host itself.
-      - With V(false) the disk can be read and changed on the way. Use it in a trusted network only. C(nbds://) is always verified.
+      - Whether an NBD export on another host must be reached over TLS. C(nbd://) is then accepted for this host only.
+      - With V(false), anyone on the network path can read and change the disk. Use it in a trusted network only. C(nbds://) is always verified.
     type: bool
     default: true
   tls_certificates:
     description:
       - Folder on the host of the task with the CA of the servers in C(nbds://) URIs, C(ca-cert.pem),
         and C(client-cert.pem) and C(client-key.pem) if they ask for a certificate.
-      - The certificate of a server must bear the hostname that is in the URI.
-      - By default the CAs of the system count. That needs libnbd 1.18.5, 1.20.2, or 1.22 and later. Earlier versions do not verify the server then,
-        and the restore is refused.
+      - The certificate of a server must bear the hostname in the URI.
+      - By default, the CAs of the system are used. This requires libnbd 1.18.5, 1.20.2, or 1.22 and later. Earlier versions do not verify the server
+        against them, and the restore is refused.
     type: path
   format:
     description:
@@ -102,9 +102,9 @@ options:
     default: none
   force:
     description:
-      - Whether existing files are replaced once the restored ones are complete, and block devices overwritten. What a running domain uses never is,
-        nor an image file that another process of QEMU has open on this host.
-      - Files that were replaced stay replaced if libvirt then refuses to define the domain; the message names them.
+      - Whether existing files are replaced once the restored ones are complete, and block devices overwritten.
+      - Files and devices of a running domain are never replaced, nor is an image file that another QEMU process on this host has open.
+      - If libvirt then refuses to define the domain, replaced files stay replaced. The message names them.
       - With O(define=true) also whether a domain that has the same name and UUID and is shut off gets the restored configuration.
     type: bool
     default: false
