@@ -274,6 +274,18 @@ def test_more_values_than_any_object_has_and_a_number_without_end_are_damage() -
             sealed.decode("lease", 1, _object(body), "leases/x")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-16", "utf-8-sig"])
+def test_json_in_another_encoding_is_refused(encoding: str) -> None:
+    with pytest.raises(ValueError):
+        sealed.parsed('{"a":1}'.encode(encoding))
+
+
+def test_a_number_without_end_in_another_encoding_is_not_parsed() -> None:
+    body = ('{"a":' + "9" * 4000 + "}").encode("utf-16-le") + b" }"  # it begins and ends as an object must
+    with pytest.raises(DamagedObject, match="cannot be read .*Expecting property name"):
+        sealed.decode("lease", 1, _object(body), "leases/x")
+
+
 # Maps.
 
 

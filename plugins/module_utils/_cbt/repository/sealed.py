@@ -69,7 +69,8 @@ def parsed(data: bytes) -> t.Dict[str, t.Any]:
     if values_in(data) > MOST_VALUES or _LONG_NUMBER.search(data):
         raise ValueError("it has more values, or a longer number, than any object")
     try:
-        body: t.Dict[str, t.Any] = json.loads(data)
+        # Decoded here, for json takes bytes in other encodings too, in which a long number is not seen above.
+        body: t.Dict[str, t.Any] = json.loads(data.decode(errors="surrogatepass"))
     except RecursionError as error:
         raise ValueError("its values are nested too deep") from error
     level: t.List[t.Any] = [body]
