@@ -507,3 +507,27 @@ def test_what_is_foreign_is_named_once_and_what_a_client_of_nfs_keeps_is_not(sto
         (folder / f"more{number}").write_bytes(b"x")
     list(store.list("packs"))
     assert len(store.foreign.words()) == 21
+
+
+@pytest.mark.parametrize("call", ["list", "entries"])
+@pytest.mark.parametrize("what", ["objects", "folders", "foreign files"])
+def test_a_folder_without_end_is_an_error_before_all_of_it_is_kept(what: str, call: str, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("_cbt.repository.stores.MOST_LISTED", 20)
+    store.put(names.pack(bytes(16)), b"x")
+    handed_out = 0
+
+    def endless(_folder: int, _with_status: bool = False) -> Iterator[folders.Seen]:
+        nonlocal handed_out
+        while handed_out < 1000:  # stands for an end that never comes
+            number, handed_out = handed_out, handed_out + 1
+            yield {
+                "objects": folders.Seen(f"{number:032x}", False, True, os.stat(store.location)),
+                "folders": folders.Seen(f"{number:02x}"[-2:], True, False),
+                "foreign files": folders.Seen(f"foreign-{number}", False, True),
+            }[what]
+
+    monkeypatch.setattr(folders, "contents", endless)
+    folder = "packs/00" if what == "objects" else "packs"
+    with pytest.raises(RepositoryError, match=f"Cannot list {folder}.* in {store.location}: more than 20 objects are there"):
+        list(getattr(store, call)(folder))
+    assert handed_out < 100

@@ -151,6 +151,17 @@ def test_what_has_no_name_of_an_object_is_not_listed_and_is_named(store: S3Store
     assert store.foreign.words() == [f"'{name}' in s3://bucket/p is no object of a repository and was passed over. Remove it." for name in told]
 
 
+def test_a_listing_without_end_is_an_error(store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("_cbt.repository.stores.MOST_LISTED", 20)
+    for kind, tag, call in (("Contents", "Key", lambda: list(store.list("leases"))), ("CommonPrefixes", "Prefix", store.occupants)):
+        script.requests.clear()
+        items = "".join(f"<{kind}><{tag}>p/{number}</{tag}><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></{kind}>" for number in range(3))
+        more = "<IsTruncated>true</IsTruncated><NextContinuationToken>more</NextContinuationToken>"
+        script.answer(200, f"<ListBucketResult>{more}{items}</ListBucketResult>".encode())
+        assert "in s3://bucket/p: more than 20 objects are there" in failure(call)
+        assert len(script.requests) == 7
+
+
 def test_a_busy_server_is_asked_again(store: S3Store, script: Script) -> None:
     script.answer(503, refusal("SlowDown")).answer(500, refusal("InternalError")).answer(200, DATA)
     assert store.get("collected.json") == DATA

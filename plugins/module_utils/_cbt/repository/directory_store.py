@@ -186,30 +186,31 @@ class DirectoryStore:
         return as_time(self._status(name).st_mtime)
 
     def list(self, prefix: str) -> t.Iterator[str]:
-        return counted((name for name, _status in self._walk(prefix, with_status=False)), prefix, self.location)
+        return (name for name, _status in self._walk(prefix, with_status=False))
 
     def entries(self, prefix: str) -> t.Iterator[Entry]:
         found = self._walk(prefix, with_status=True)
-        return counted((Entry(name, known.st_size, as_time(known.st_mtime)) for name, known in found if known is not None), prefix, self.location)
+        return (Entry(name, known.st_size, as_time(known.st_mtime)) for name, known in found if known is not None)
 
     def _walk(self, prefix: str, with_status: bool) -> t.Iterator[t.Tuple[str, t.Optional[os.stat_result]]]:
-        waiting = [names.check_folder(prefix)]
+        waiting, seen = [names.check_folder(prefix)], 0
         while waiting:
-            here = waiting.pop()
-            inner, found = self._look(here, with_status)
+            inner, found = self._look(waiting.pop(), with_status, seen)
+            seen += len(inner) + len(found)
             waiting += inner
             yield from found
 
-    def _look(self, here: str, with_status: bool) -> t.Tuple[t.List[str], t.List[t.Tuple[str, t.Optional[os.stat_result]]]]:
+    def _look(self, here: str, with_status: bool, before: int) -> t.Tuple[t.List[str], t.List[t.Tuple[str, t.Optional[os.stat_result]]]]:
         """The folders and the objects in a folder. What has no name of ours is foreign; what has one and is not what it must be is an error.
 
-        For a listing that leaves out what a point needs would be taken for a whole one.
+        For a listing that leaves out what a point needs would be taken for a whole one. All that is met counts, after ``before``
+        others, while it is read: a folder without end is an error before it takes all memory.
         """
         inner: t.List[str] = []
         found: t.List[t.Tuple[str, t.Optional[os.stat_result]]] = []
         path = os.path.join(self.location, here)
         with contextlib.suppress(ObjectMissing), _explained("list", path), self.folder(here) as folder:
-            for each in folders.contents(folder, with_status):
+            for each in counted(folders.contents(folder, with_status), here, self.location, before):
                 name = f"{here}/{each.name}"
                 if names.is_object(name):
                     if not each.file:

@@ -172,24 +172,23 @@ class S3Store:
         return (entry.name for entry in self.entries(prefix))
 
     def entries(self, prefix: str) -> t.Iterator[Entry]:
-        return counted(self._entries(names.check_folder(prefix)), prefix, self.location)
+        return self._entries(names.check_folder(prefix))
 
     def _entries(self, prefix: str) -> t.Iterator[Entry]:
-        for page in self._pages(Prefix=f"{self._prefix}{prefix}/"):
-            for each in page.get("Contents", []):
-                if each["Key"].endswith("/"):
-                    continue  # consoles and file system bridges make an empty object for a folder
-                name = each["Key"][len(self._prefix) :]
-                if names.is_object(name):
-                    yield Entry(name, each["Size"], each["LastModified"].timestamp())
-                else:
-                    self.foreign.note(name)
+        found = (each for page in self._pages(Prefix=f"{self._prefix}{prefix}/") for each in page.get("Contents", []))
+        for each in counted(found, prefix, self.location):
+            if each["Key"].endswith("/"):
+                continue  # consoles and file system bridges make an empty object for a folder
+            name = each["Key"][len(self._prefix) :]
+            if names.is_object(name):
+                yield Entry(name, each["Size"], each["LastModified"].timestamp())
+            else:
+                self.foreign.note(name)
 
     def occupants(self) -> t.Set[str]:
-        found: t.Set[str] = set()
-        for page in self._pages(Prefix=self._prefix, Delimiter="/"):
-            keys = [each["Key"] for each in page.get("Contents", [])] + [each["Prefix"] for each in page.get("CommonPrefixes", [])]
-            found.update(name[len(self._prefix) :].rstrip("/") for name in keys)
+        pages = self._pages(Prefix=self._prefix, Delimiter="/")
+        keys = (each.get("Key") or each["Prefix"] for page in pages for kind in ("Contents", "CommonPrefixes") for each in page.get(kind, []))
+        found = {name[len(self._prefix) :].rstrip("/") for name in counted(keys, "objects", self.location)}
         return found - {""}  # consoles make an empty object for a folder
 
     def _pages(self, **which: str) -> t.Iterator[Answer]:

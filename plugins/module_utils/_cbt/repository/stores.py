@@ -69,9 +69,9 @@ class Foreign:
         return [*told, f"More in {self._location} is no object of a repository and was passed over."] if self._more else told
 
 
-def counted(found: t.Iterable[Listed], prefix: str, location: str) -> t.Iterator[Listed]:
-    """What a listing found, as long as it is not more than any repository holds. Raises RepositoryError."""
-    for number, each in enumerate(found):
+def counted(found: t.Iterable[Listed], prefix: str, location: str, before: int = 0) -> t.Iterator[Listed]:
+    """What a listing found after ``before`` others, as long as it is not more than any repository holds. Raises RepositoryError."""
+    for number, each in enumerate(found, before):
         if number >= MOST_LISTED:
             raise RepositoryError(f"Cannot list {prefix} in {location}: more than {MOST_LISTED} objects are there. Use several repositories.")
         yield each
