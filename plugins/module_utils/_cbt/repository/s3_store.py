@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import math
 import random
+import re
 import time
 import typing as t
 import urllib.parse
@@ -26,6 +27,7 @@ from .stores import Entry, Foreign, Upload, check_size, counted
 _ASKING_THREADS = 16
 _FORSAKEN = 7 * 86400  # seconds after which an upload in parts that did not end is of a killed process
 _OPEN_UPLOADS = 4
+_RANGE = re.compile("bytes ([0-9]+-[0-9]+)/([0-9]{1,18})")
 _FAR = 0.01  # seconds to the answer of a request without content
 
 Answer = t.Dict[str, t.Any]
@@ -105,9 +107,10 @@ class S3Store:
             return b""
         if "ContentRange" not in answer:  # a server that knows no ranges
             return data[offset : offset + length]
-        span, _slash, total = answer["ContentRange"].partition(" ")[2].partition("/")
-        if span != f"{offset}-{offset + len(data) - 1}" or len(data) != min(length, int(total) - offset):
-            raise RepositoryError(f"Cannot read {self._path(name)}: the server sent other bytes than asked for ({answer['ContentRange']}).")
+        found = _RANGE.fullmatch(answer["ContentRange"])
+        if found is None or found[1] != f"{offset}-{offset + len(data) - 1}" or len(data) != min(length, int(found[2]) - offset):
+            sent = names.shown(answer["ContentRange"])
+            raise RepositoryError(f"Cannot read {self._path(name)}: the server sent other bytes than asked for ({sent}). Check the server.")
         return data
 
     def _read(self, name: str, most: t.Optional[int] = None, **which: str) -> t.Tuple[Answer, bytes]:
