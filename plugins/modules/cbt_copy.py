@@ -12,7 +12,8 @@ short_description: Copy restore points to another repository
 version_added: 0.1.0
 description:
   - Copies restore points from O(repository) to O(dest_repository), between directories and object stores, encrypted or not.
-  - Only points that are missing there are copied, and of these only blocks that are. Every block is proven before it is copied.
+  - Only points that are missing there, or have lost an object there, are copied, and of these only blocks that are missing.
+    Every block is proven before it is copied.
   - Points keep their ids, times, tags and pins. Each is there whole or not at all, and a copy that was ended by a signal or an error
     goes on with the first that is missing. That is read from its beginning, but what was stored of it already is found and
     not stored again, unless O(dedup=none), or retention ran in the destination meanwhile and announced it for deletion.
@@ -161,7 +162,7 @@ copied:
       type: int
       sample: 31457280
 present:
-  description: Ids of the restore points asked for that were there already.
+  description: Ids of the restore points asked for that exist in O(dest_repository) already, with all their objects.
   returned: always
   type: list
   elements: str

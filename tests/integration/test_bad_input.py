@@ -110,7 +110,7 @@ def test_a_repository_of_a_newer_format_is_refused_by_name(domain: BlockDomain, 
     assert _tree(repository) == before
 
 
-@pytest.mark.parametrize("victim", ["pack", "vda.map", "manifest.json"])
+@pytest.mark.parametrize("victim", ["pack", "vda-*.map", "manifest.json"])
 @pytest.mark.parametrize("harm", ["truncated", "empty", "missing", "changed"])
 def test_a_damaged_object_is_named_by_verify_and_never_restored(victim: str, harm: str, domain: BlockDomain, workspace: Path, backed_up: t.Any) -> None:
     repository = workspace / "repository"
@@ -145,7 +145,7 @@ def test_a_damaged_object_is_named_by_verify_and_never_restored(victim: str, har
     assert failing["failed"] and "cannot be restored as they were" in failing["msg"]
 
 
-@pytest.mark.parametrize("victim", ["vda.map", "manifest.json"])
+@pytest.mark.parametrize("victim", ["vda-*.map", "manifest.json"])
 def test_the_backup_after_damage_of_a_points_own_objects_is_full_with_the_reason(victim: str, domain: BlockDomain, workspace: Path, backed_up: t.Any) -> None:
     repository = workspace / "repository"
     path = _only(repository, victim)

@@ -102,7 +102,7 @@ def test_points_in_a_locked_bucket_are_kept_and_so_is_all_they_rely_on(hyperviso
         assert differences(domain.name, repository, second, restored) == []
     point = second.result.point
     assert point is not None and first is not None
-    kept = store.locked_until(f"{point.folder}/vda.map")
+    kept = store.locked_until(point.object_name(point.disks[0].map))
     assert kept is not None and kept > first + 28 * 86400
     assert store.locked_until(pack) == kept
     assert all(store.locked_until(name) is not None for name in [*store.list("packs"), *store.list("points")])

@@ -58,7 +58,7 @@ def full_history(kind: str, monkeypatch: pytest.MonkeyPatch) -> EngineHistory:
     condemned.announce(repository, f"{last.folder}/vda-01234567.map")
     condemned.doom(repository, lease.id, [f"packs/00/{'0' * 32}"])
     # One of a map that was made when blocks were moved.
-    repository.put_object(f"{last.folder}/vda-01234567.map", repository.get_object(f"{last.folder}/vda.map"))
+    repository.put_object(f"{last.folder}/vda-01234567.map", repository.get_object(last.object_name(last.disks[0].map)))
     repository.put_object(names.draft(lease.id, UUID, last.id, "0" * 16), points.encode(last))
     return made
 

@@ -163,7 +163,7 @@ def objects(history: EngineHistory) -> list[str]:
 
 def first_of_each_kind(history: EngineHistory) -> set[str]:
     """One object of each kind: every byte of these is looked at, and every sixteenth of the others."""
-    return set({(name.split("/")[0], name.rpartition(".")[2] if "." in name else ""): name for name in objects(history)}.values())
+    return set({(name.split("/")[0], name.rpartition(".")[2].partition("-")[0] if "." in name else ""): name for name in objects(history)}.values())
 
 
 def names_in_the_format() -> dict[str, re.Pattern[str]]:

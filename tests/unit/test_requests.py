@@ -100,5 +100,5 @@ def test_what_a_session_stored_itself_is_asked_for_only_if_its_lease_may_have_la
     store.meeting = threading.Barrier(1)
     lease = Lease(repository, "backup")
     clock[0] += asleep
-    publishing.publish(repository, lease, made, lambda lost: pytest.fail(f"{lost} are there"), {ref.name for ref in PACKS[1:]})
+    publishing.publish(lease, made, lambda lost: pytest.fail(f"{lost} are there"), {ref.name for ref in PACKS[1:]})
     assert store.requests["size packs"] == asked

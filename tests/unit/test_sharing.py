@@ -186,7 +186,7 @@ def back_up(repository: Repository, world: World, uuid: str, changes: dict[int, 
         extents = builder.finish(written)
         return with_files()
 
-    publishing.publish(repository, lease, with_files(), again, own)
+    publishing.publish(lease, with_files(), again, own)
     lease.release()
 
 

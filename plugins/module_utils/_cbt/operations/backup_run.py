@@ -79,7 +79,7 @@ class Run:
         taken = [each for each in self._plan.disks if each.read]
         wanted = [job.JobDisk(each.target, each.since) for each in taken]
         with contextlib.ExitStack() as undo, self._workspace() as work, contextlib.closing(self._nothing_captured(work.folder)) as captured:
-            undo.callback(self._new.withdraw)
+            undo.callback(self._new.unpublish)
             undo.callback(self._forget_checkpoint)
             places = self._places(work)
             with self._view(wanted, work) as view, space.guarded(places, self._interrupt, lambda: job.end(self._domain)):

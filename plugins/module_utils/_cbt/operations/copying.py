@@ -8,7 +8,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import functools
 import time
 import typing as t
 
@@ -21,6 +20,7 @@ from ..repository.leases import Lease
 from ..repository.maps import ExtentMap
 from ..repository.points import DiskRecord, RestorePoint
 from ..repository.repository import Repository
+from ..repository.wholeness import whole_among, whole_point
 from .healing import heal
 from .new_point import Files, NewPoint, StoringOptions, check
 from .point_source import PointSource
@@ -47,7 +47,7 @@ class CopiedPoint:
 
 @dataclasses.dataclass(frozen=True)
 class CopyResult:
-    """The outcome of a copy, or its plan: what was copied, what was there already, and by id why others could not be copied."""
+    """The outcome of a copy, or its plan: what was copied, what was there already and is whole, and by id why others could not be copied."""
 
     copied: t.Tuple[CopiedPoint, ...]
     present: t.Tuple[RestorePoint, ...]
@@ -104,23 +104,39 @@ class _Copier:
     damages: Damages
     interrupt: Interrupt
     observer: Observer
+    warnings: t.List[str] = dataclasses.field(default_factory=list)
 
-    def copy(self, point: RestorePoint, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]) -> t.Tuple[RestorePoint, NewPoint]:
-        """Copy one point. Raises a CbtError; then nothing of it is left but packs that the next attempt finds, if the source is whole."""
+    def copy(self, point: RestorePoint, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]) -> t.Tuple[RestorePoint, t.Optional[Statistics]]:
+        """Copy one point; returns it as it exists then, and what it took, None if another run copied it.
+
+        Raises a CbtError; then nothing of it is left but packs that the next attempt finds, if the source is whole.
+        """
+        present = whole_point(self.lease.repository, *point.key)
+        if present is not None:
+            return present, None
         new = NewPoint(self.lease, point.uuid, point.id, self.options, self.damages, self.interrupt, self.observer)
         try:
             sources = {disk.target: self._read(new, point, disk, nearest(point, disk, there, here)) for disk in point.disks}
             files = _PointFiles(self.source, point)
-            describe = functools.partial(_described, point, self.lease.repository.id, self.options.dedup)
-            published = new.publish(files, describe, lambda target: contextlib.nullcontext(sources[target]))
+            described: t.List[RestorePoint] = []
+
+            def describe(maps: Files, stored: Files) -> RestorePoint:
+                described.append(_described(point, self.lease.repository.id, self.options.dedup, maps, stored))
+                return described[-1]
+
+            published = new.publish(files, describe, lambda target: contextlib.nullcontext(sources[target]), yields=True)
         except (DamagedObject, ObjectMissing):
             new.withdraw()
             raise
         except BaseException:
             new.leave()
             raise
+        if published not in described:
+            new.withdraw()
+            return published, None
         new.record_hooks()
-        return published, new
+        self.warnings.extend(new.warnings)
+        return published, _total(new)
 
     def _read(self, new: NewPoint, point: RestorePoint, disk: DiskRecord, bases: t.Optional[Bases]) -> PointSource:
         before, held = self._maps(disk, bases)
@@ -197,11 +213,12 @@ def copy(
     there = listing.points
     warnings = [f"The restore point of {name} is not copied, for its manifest cannot be read: {cause}" for name, cause in sorted(listing.damaged.items())]
     here = list(dest.points_of().points) if dest is not None else []
-    held = {point.key for point in here}
     wanted = several(there, request.domain, request.wanted)
+    keys = {point.key for point in wanted}
+    held = whole_among(dest, [point for point in here if point.key in keys]) if dest is not None else set()
     missing = [point for point in wanted if point.key not in held]
-    present = tuple(point for point in wanted if point.key in held)
     if check_only or dest is None or not missing:
+        present = tuple(point for point in wanted if point.key in held)
         return CopyResult(tuple(CopiedPoint(point) for point in missing), present, {}, tuple(warnings))
     copied: t.List[CopiedPoint] = []
     failed: t.Dict[str, str] = {}
@@ -212,7 +229,7 @@ def copy(
         while waiting:
             point = waiting.popleft()
             try:
-                made, new = copier.copy(point, there, here)
+                made, taken = copier.copy(point, there, here)
             except (DamagedObject, ObjectMissing) as error:
                 now = _now(source, point)
                 if now == point:
@@ -220,11 +237,14 @@ def copy(
                 elif now is not None:
                     waiting.appendleft(now)  # its blocks were moved or healed meanwhile
                 continue
-            here.append(made)
-            copied.append(CopiedPoint(made, _total(new)))
+            here = [*(each for each in here if each.key != made.key), made]
+            if taken is None:
+                held.add(made.key)
+            else:
+                copied.append(CopiedPoint(made, taken))
             copier.interrupt.reached(_outcome(len(copied), len(missing)))
-            warnings += new.warnings
         for each in {each.point.uuid: each.point for each in copied}.values():
             warnings += _healed(lease, each, copier.damages, copier.interrupt)
-    warnings += [*source.store.foreign.words(), *dest.store.foreign.words()]
+    present = tuple(point for point in wanted if point.key in held)
+    warnings += [*copier.warnings, *source.store.foreign.words(), *dest.store.foreign.words()]
     return CopyResult(tuple(copied), present, failed, tuple(dict.fromkeys(warnings)), round(time.monotonic() - started, 3))

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
+import secrets
 import typing as t
 
 from ..blocks.extents import BlockRange
@@ -91,16 +93,19 @@ class NewPoint:
         self.disks[target] = self._reader(self._dedup).read(source, target, base, self.known(base), audit, again)
         return self.disks[target]
 
-    def publish(self, files: t.Mapping[str, bytes], describe: Describe, source_of: t.Callable[[str], t.ContextManager[DiskSource]]) -> RestorePoint:
-        """Store packs, then maps and files, then the manifest.
+    def publish(
+        self, files: t.Mapping[str, bytes], describe: Describe, source_of: t.Callable[[str], t.ContextManager[DiskSource]], yields: bool = False
+    ) -> RestorePoint:
+        """Store packs, then maps and files, then the manifest. Returns the point that exists then, with ``yields`` perhaps that of another run.
 
-        ``source_of`` opens a disk once more, should packs that its map names be on their way out by now.
+        ``source_of`` opens a disk once more, should packs that its map names be about to be deleted by now.
         """
         written = {**(self._dedup.packs if self._dedup is not None else {}), **self._finished()}
         self._maps = {target: disk.finish(written) for target, disk in self.disks.items()}
         point = self._described(files, describe)
         self._interrupt.check()
-        return publishing.publish(self._repository, self._lease, point, lambda lost: self._again(files, describe, source_of, lost), self._packs, self._appears)
+        again = functools.partial(self._again, files, describe, source_of)
+        return publishing.publish(self._lease, point, again, self._packs, self._appears, yields)
 
     def _appears(self) -> None:
         """From here on others may see the point and name its blocks, even if the store seems to refuse it, or carries that out late."""
@@ -134,10 +139,9 @@ class NewPoint:
         return self._described(files, describe)
 
     def _described(self, files: t.Mapping[str, bytes], describe: Describe) -> RestorePoint:
-        """Store maps and files under names of this round, and return the restore point that names them."""
-        mark = str(len(self._writers)) if len(self._writers) > 1 else ""
-        maps = {target: names.map_file(target, mark) for target in self._maps}
-        own = {name: f"{name}-{mark}" if mark else name for name in files}
+        """Store maps and files under names that no other run or round has, and return the restore point that names them."""
+        maps = {target: names.map_file(target, secrets.token_hex(4)) for target in self._maps}
+        own = {name: names.own_file(name, secrets.token_hex(4)) for name in files}
         folder = names.point_folder(self._uuid, self._id)
         self._stored += [names.point_file(self._uuid, self._id, name) for name in (*maps.values(), *own.values())]
         contents = {maps[target]: extents.encode() for target, extents in self._maps.items()}
@@ -152,18 +156,26 @@ class NewPoint:
         return describe({target: stored[name] for target, name in maps.items()}, {name: stored[each] for name, each in own.items()})
 
     def withdraw(self) -> None:
-        """Delete what was stored, or only the manifest once there may be one: the rest is left to the collector, which sees who else needs it."""
-        with contextlib.suppress(RepositoryError):  # nothing names what stays: it costs space until it is collected
-            if self._may_exist:
-                removals.record(self._repository, [(self._uuid, self._id)])  # for a host that saw it meanwhile
+        """Delete what this run stored under names of its own, as long as nobody can have named it: after that it is left to the collector."""
+        for name in self._stored:
+            self._delete(name)
+        for writer in self._unnamed:
+            writer.discard()
+
+    def unpublish(self) -> None:
+        """As ``withdraw``, and delete the manifest if there may be one. Only for a point whose id this run has made: no other run publishes it."""
+        if self._may_exist:
+            with contextlib.suppress(RepositoryError):  # unless it is on record, it stays: another host may have seen it meanwhile
+                removals.record(self._repository, [(self._uuid, self._id)])
                 self._repository.store.delete(names.manifest(self._uuid, self._id))
-            for name in self._stored:
-                self._repository.store.delete(name)
-            for writer in self._unnamed:
-                writer.discard()
+        self.withdraw()
+
+    def _delete(self, name: str) -> None:
+        with contextlib.suppress(RepositoryError):  # nothing names what stays: it costs space until it is collected
+            self._repository.store.delete(name)
 
     def leave(self) -> None:
-        """Leave the packs to another attempt, which finds them by their hooks, or to the collector. As ``withdraw`` if none could find them."""
+        """As ``withdraw``, but leave the packs to another attempt, which finds them by their hooks, or to the collector."""
         try:
             if self._dedup is not None:
                 with contextlib.suppress(RepositoryError):
@@ -175,7 +187,8 @@ class NewPoint:
             self.withdraw()
 
     def _record(self) -> None:
-        dedup.record(self._repository, dedup.of_backup(self._uuid, self._id), itertools.chain.from_iterable(writer.hooks() for writer in self._writers))
+        name = dedup.of_backup(self._uuid, f"{self._id}-{secrets.token_hex(4)}")  # others may be copying the same point
+        dedup.record(self._repository, name, itertools.chain.from_iterable(writer.hooks() for writer in self._writers))
 
     def record_hooks(self) -> None:
         """Let later runs find what this one stored. Nothing but space depends on it."""

@@ -116,14 +116,11 @@ def _too_late(point: RestorePoint) -> Refused:
 
 def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_removed: t.Sequence[Removed]) -> RestorePoint:
     point = removed.point
-    appeared: t.List[str] = []
 
     def lost(_names: t.Set[str]) -> RestorePoint:
-        for name in appeared:
-            repository.store.delete(name)
         raise _too_late(point)
 
-    publishing.publish(repository, lease, point, lost, appears=lambda: appeared.append(names.manifest(point.uuid, point.id)))
+    publishing.publish(lease, point, lost)
     # Its manifest is new, and may be locked for longer than the rest.
     repository.store.protect(publishing.resting_on(repository, point), like=names.manifest(point.uuid, point.id))
     now = lease.now()

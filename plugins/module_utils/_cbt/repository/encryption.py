@@ -114,6 +114,7 @@ class EncryptedKeys:
     """Of an encrypted repository with this master key of 32 bytes."""
 
     overhead = TAG_SIZE
+    seal_size = _HEADER.size + TAG_SIZE
 
     def __init__(self, master: bytes) -> None:
         self._master = master

@@ -36,10 +36,11 @@ class PackKeys(t.Protocol):
 class Keys(t.Protocol):
     """How blocks are named and objects are sealed in one repository. May be used from several threads.
 
-    A stored block is ``overhead`` bytes longer than its payload.
+    A stored block is ``overhead`` bytes longer than its payload, a sealed object ``seal_size`` bytes longer than what it seals.
     """
 
     overhead: int
+    seal_size: int
 
     def block_id(self, data: Buffer) -> bytes:
         """What names a block by its content: 32 bytes. In an encrypted repository nobody else can tell them from the content."""
@@ -76,6 +77,7 @@ class PlainKeys:
     """Of a repository that is not encrypted: SHA-256, and objects as they are."""
 
     overhead = 0
+    seal_size = 0
     _PACK = PlainPack()
 
     def block_id(self, data: Buffer) -> bytes:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import array
 import concurrent.futures
+import contextlib
 import threading
 import typing as t
 
+from ..errors import RepositoryError
 from . import hooks, packs
 from .format import names
 from .hooks import PackHooks
@@ -152,9 +154,10 @@ class PackWriter:
         return (PackHooks(self._sealed[pack], tuple(self._hooks[pack])) for pack in self._begun)
 
     def discard(self) -> None:
-        """Delete everything this writer stored: nothing has named it yet. Raises RepositoryError if the store fails."""
+        """Delete everything this writer stored: nothing has named it yet. What the store does not delete is left to the collector."""
         self._sealer.shutdown(cancel_futures=True)
         for pack in list(self._unsealed):
             pack.upload.abandon()
         for ref in self._sealed.values():
-            self._store.delete(ref.name)
+            with contextlib.suppress(RepositoryError):
+                self._store.delete(ref.name)

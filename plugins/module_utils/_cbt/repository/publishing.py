@@ -10,40 +10,21 @@ import secrets
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing, RepositoryError
-from ..side_by_side import side_by_side
-from . import condemned, points
+from . import condemned, points, removals
 from .format import names
 from .leases import LAPSE, Lease
 from .points import RestorePoint
 from .repository import Repository
+from .wholeness import needed, unsound, whole_point
 
 _FRESH = LAPSE / 2  # seconds for which a draft surely counts, with as much again for the one request after the last look
 
 Again = t.Callable[[t.Set[str]], RestorePoint]
 
 
-def needed(repository: Repository, point: RestorePoint) -> t.Dict[str, t.Optional[int]]:
-    """Names of all objects a restore point rests on, with the bytes packs must have.
-
-    Raises DamagedObject or ObjectMissing if one of its maps cannot be read.
-    """
-    found: t.Dict[str, t.Optional[int]] = dict.fromkeys(map(point.object_name, point.stored_files))
-    for disk in point.disks:
-        found.update((ref.name, ref.size) for ref in repository.read_packs(point, disk))
-    return found
-
-
 def resting_on(repository: Repository, point: RestorePoint) -> t.Iterator[str]:
-    """As ``needed``, but nothing is read before the first name is asked for: most stores lock nothing."""
+    """Names of all objects a restore point names; nothing is read before the first name is asked for: most stores lock nothing."""
     yield from needed(repository, point)
-
-
-def _unsound(repository: Repository, name: str, size: t.Optional[int]) -> bool:
-    """True if an object is missing, or no file, or has another size than it must have: a pack that was cut off is as good as none."""
-    try:
-        return repository.store.size(name) != size and size is not None
-    except (DamagedObject, ObjectMissing):
-        return True
 
 
 def _unsure(_name: str) -> bool:
@@ -57,9 +38,7 @@ def lost(repository: Repository, point: RestorePoint, there: t.Callable[[str], b
     except ObjectMissing:
         return set(map(point.object_name, point.stored_files))
     leaving = objects.keys() & condemned.on_their_way_out(repository)
-    staying = sorted(name for name in objects.keys() - leaving if not there(name))
-    gone = {name for name, unsound in zip(staying, side_by_side(lambda name: _unsound(repository, name, objects[name]), staying)) if unsound}
-    return leaving | gone
+    return leaving | unsound(repository, {name: size for name, size in objects.items() if name not in leaving and not there(name)})
 
 
 @contextlib.contextmanager
@@ -78,8 +57,8 @@ def _drafting(lease: Lease) -> t.Iterator[t.Callable[[RestorePoint], float]]:
     try:
         yield draft
     finally:
-        with contextlib.suppress(RepositoryError):  # they count for nothing once they are old
-            for name in drafts:
+        for name in drafts:
+            with contextlib.suppress(RepositoryError):  # it counts for nothing once it is old
                 lease.repository.discard(name)
 
 
@@ -87,32 +66,63 @@ def _nothing() -> None:
     pass
 
 
+def _exists(repository: Repository, point: RestorePoint) -> bool:
+    try:
+        return repository.store.size(names.manifest(*point.key)) >= 0
+    except DamagedObject:
+        return True
+    except ObjectMissing:
+        return False
+
+
+@contextlib.contextmanager
+def _unpublishing(repository: Repository, put: t.Sequence[RestorePoint]) -> t.Iterator[None]:
+    """If the block fails, delete the manifest that was put last, if it stands: what it names is lost."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(RepositoryError):  # the error says more
+            if put and stands(repository, put[-1]):
+                removals.record(repository, [put[-1].key])  # for a host that saw it meanwhile
+                repository.store.delete(names.manifest(*put[-1].key))
+        raise
+
+
 def publish(
-    repository: Repository, lease: Lease, point: RestorePoint, again: Again, own: t.Collection[str] = (), appears: t.Callable[[], None] = _nothing
+    lease: Lease, point: RestorePoint, again: Again, own: t.Collection[str] = (), appears: t.Callable[[], None] = _nothing, yields: bool = False
 ) -> RestorePoint:
-    """Make a restore point exist, or replace its manifest; all it names must be stored.
+    """Make a restore point exist, or replace its manifest; all it names must be stored. Returns the point that exists then.
 
     ``own`` are names of what this session stored: of that nothing can have gone while its lease was kept. It may grow with ``again``.
-    ``appears`` is called just before others may see the point.
+    ``appears`` is called just before others may see the point. With ``yields``, a whole point of this id that another run published
+    stays, and is returned; one that is not whole is replaced.
 
-    Its manifest is put as a draft, and only then is asked what is on its way out: whichever of writer and collector acted
-    first, one of them sees the other. What is lost is given to ``again``, which stores it anew under other names and
+    The manifest is put as a draft, and only then the writer looks for what is about to be deleted: whichever of writer and collector
+    acted first, one of them sees the other. What is lost is given to ``again``, which stores it anew under other names and
     returns the point that names them. So a point that exists is complete at every moment.
     """
+    repository = lease.repository
+    put: t.List[RestorePoint] = []
     with _drafting(lease) as draft:
         while True:
             began = draft(point)
             missed = lost(repository, point, lambda name: lease.steady and name in own)
             if missed:
-                point = again(missed)
+                with _unpublishing(repository, put):
+                    point = again(missed)
             elif lease.clock() - began < _FRESH:
+                other = whole_point(repository, *point.key) if yields else None
+                if other is not None and other not in put:
+                    return other
                 appears()
-                repository.publish(point)
-                if lease.clock() - began < LAPSE:
+                replaces = not yields or bool(put) or _exists(repository, point)
+                put.append(point)
+                if repository.publish(point, replaces) and lease.clock() - began < LAPSE:
                     if repository.watch is not None:
                         repository.watch.published(point)
                     return point
-                # It took longer than a request may, so that the draft may have counted for nothing before the point was there.
+                # Another run published it in this moment. Or the put took longer than a request may, so that the draft may have counted for
+                # nothing before the point was there.
 
 
 def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Collection[str]) -> bool:

@@ -147,9 +147,12 @@ class Repository:
         except DamagedObject as error:
             raise DamagedObject(f"{point.object_name(disk.map)} is damaged: {error}") from error
 
-    def publish(self, point: RestorePoint) -> None:
-        """Make a restore point exist; use ``publishing.publish``, which proves first that nothing it names is on its way out."""
-        self.put_object(names.manifest(point.uuid, point.id), points.encode(point))
+    def publish(self, point: RestorePoint, replace: bool = True) -> bool:
+        """Make a restore point exist; use ``publishing.publish``, which proves first that nothing it names is about to be deleted.
+
+        Without ``replace``, False is returned and nothing changed if it exists.
+        """
+        return self.put_object(names.manifest(point.uuid, point.id), points.encode(point), replace)
 
 
 def configuration_in(store: Store) -> t.Optional[Configuration]:

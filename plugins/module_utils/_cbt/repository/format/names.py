@@ -36,6 +36,7 @@ COMPACTION = "compaction"  # below hooks: those of packs that hold blocks of man
 MACHINE_FILE_KINDS = ("loader", "nvram", "kernel", "initrd", "dtb", "tpm")
 SEAL = 40  # bytes that sealing adds to an object
 _LONGEST_DOMAIN = 255  # bytes; libvirt keeps a definition in a file of this name
+_LONGEST_FILE = 128  # characters
 _SHOWN = 200  # characters of a bad name in a message
 
 # Parts of names. None of them can be empty, "." or "..", or hold a slash or a control character.
@@ -321,8 +322,13 @@ def point_file(uuid: str, point_id: str, file: str) -> str:
 
 
 def map_file(target: str, mark: str = "") -> str:
-    """Name, in its restore point, of the map of a disk, ``mark`` being 8 random hex digits, or a number of the round that stored it."""
+    """Name, in its restore point, of the map of a disk, ``mark`` being 8 random hex digits of the run that stores it."""
     return check_map_name(f"{target}-{mark}.map" if mark else f"{target}.map", check_target(target))
+
+
+def own_file(name: str, mark: str) -> str:
+    """Name, in its restore point, of the object that holds the file of this name, ``mark`` being 8 random hex digits."""
+    return check_file_name(f"{check_file_name(name)[: _LONGEST_FILE - 1 - len(mark)]}-{mark}")
 
 
 def lease(session: str) -> str:
@@ -410,7 +416,7 @@ def turn(uuid: str, selection: str, slices: int) -> str:
 
 
 def hooks_of_run(uuid: str, run: str, number: int) -> str:
-    """Name of hooks of packs that a run wrote: of a backup by the id of its restore point, with 8 more digits if they were made later."""
+    """Name of hooks of packs that a run wrote: by the id of its restore point, a hyphen and 8 random hex digits of the run."""
     return HOOKS_KIND.name(uuid=uuid, run=run, number=str(number))
 
 
