@@ -10,14 +10,15 @@ import secrets
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing, RepositoryError
-from . import condemned, points, removals
+from . import condemned, points, removals, trash
 from .format import names
 from .leases import LAPSE, Lease
 from .points import RestorePoint
 from .repository import Repository
-from .wholeness import needed, unsound, whole_point
+from .wholeness import needed, unsound, whole_point, with_whole_maps
 
 _FRESH = LAPSE / 2  # seconds for which a draft surely counts, with as much again for the one request after the last look
+_ATTEMPTS = 3  # at giving a point back what it named
 
 Again = t.Callable[[t.Set[str]], RestorePoint]
 
@@ -130,20 +131,51 @@ def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Coll
 
     Done as ``publish`` does it, but what the point named before is there for as long as the point is, so of that only is
     asked whether it is on its way out: one request for all. False, and nothing is changed, if something is, if something
-    new is gone, or if the point is not what it was ``before`` any more.
+    new is gone, or if the point is not what it was ``before`` any more. If the manifest appeared so late that the draft may have
+    counted for nothing, what it names is looked at again: see ``_settled``.
     """
     repository = lease.repository
     with _drafting(lease) as draft:
         began = draft(after)
-        try:
-            missed = lost(repository, after, lambda name: name not in new)
-        except DamagedObject:
-            return False  # a map of another disk: what it names is not known
         # In this order: a point that still stands once nothing was found to be on its way out did not lose anything before either.
-        if missed or not stands(repository, before) or lease.clock() - began >= _FRESH:
+        if _lacks(repository, after, lambda name: name not in new) or not stands(repository, before) or lease.clock() - began >= _FRESH:
             return False
         repository.publish(after)
-        return True
+        return lease.clock() - began < LAPSE or _settled(lease, draft, before, after)
+
+
+def _lacks(repository: Repository, point: RestorePoint, there: t.Callable[[str], bool] = _unsure) -> bool:
+    try:
+        return bool(lost(repository, point, there))
+    except DamagedObject:
+        return True  # a map: what it names is not known
+
+
+def _settled(lease: Lease, draft: t.Callable[[RestorePoint], float], before: RestorePoint, after: RestorePoint) -> bool:
+    """Make good what a manifest did that appeared late: it may have brought a removed point back, or name what is gone. True if it may stay.
+
+    A removal stands. Else the point is given back what it named before, or maps that another run stored for it meanwhile; it is removed
+    if none of that is there any more.
+    """
+    repository = lease.repository
+    put = after
+    for _attempt in range(_ATTEMPTS):
+        if not stands(repository, put):
+            return False
+        if trash.holds(repository, put):
+            trash.remove(repository, put)
+            return False
+        draft(put)
+        if not _lacks(repository, put):
+            return put == after
+        other = with_whole_maps(repository, before)
+        if other is None:
+            repository.store.delete(names.manifest(*put.key))
+            return False
+        draft(other)
+        repository.publish(other)
+        put = other
+    return False  # what it names exists but is announced; a collector that sees the manifest takes that back
 
 
 def stands(repository: Repository, point: RestorePoint) -> bool:

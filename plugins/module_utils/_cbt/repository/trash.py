@@ -11,11 +11,14 @@ import secrets
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
-from . import points
+from . import leases, points
 from .format import names
+from .leases import LAPSE
 from .points import RestorePoint
 from .repository import Repository
 from .stores import Entry
+
+_FRESH = LAPSE / 2  # seconds for which an entry surely outlives whoever brings its point back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +33,24 @@ class Removed:
 def remove(repository: Repository, point: RestorePoint) -> None:
     """Remove a restore point. Its entry in the trash comes first, so that what it needs is named at every moment.
 
-    Each removal has an entry of its own: bringing a point back takes away old entries it saw, and no later one.
+    Each removal has an entry of its own: bringing a point back takes away old entries it saw, and no later one. So the manifest is
+    deleted only while the entry is young, and if the deletion itself took long, the entry is put again if it is gone.
     """
     name = names.manifest(point.uuid, point.id)
-    with contextlib.suppress(ObjectMissing):  # somebody else removed it
-        manifest = repository.get_object(name)
-        repository.put_object(names.trash_entry(point.uuid, point.id, secrets.token_hex(8)), manifest)
+    with contextlib.suppress(ObjectMissing):  # another run removed it
+        while True:
+            began = leases.boot_clock()
+            manifest = repository.get_object(name)
+            _keep(repository, point, manifest)
+            if leases.boot_clock() - began < _FRESH:
+                break
         repository.store.delete(name)
+        if leases.boot_clock() - began >= _FRESH and not holds(repository, point):
+            _keep(repository, point, manifest)
+
+
+def _keep(repository: Repository, point: RestorePoint, manifest: bytes) -> None:
+    repository.put_object(names.trash_entry(point.uuid, point.id, secrets.token_hex(8)), manifest)
 
 
 def holds(repository: Repository, point: RestorePoint) -> bool:

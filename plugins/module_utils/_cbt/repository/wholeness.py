@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing
 from ..side_by_side import side_by_side
 from .format import names
-from .points import Key, RestorePoint
+from .points import DiskRecord, Key, RestorePoint, StoredFile
 from .repository import Repository
 
 Sizes = t.Dict[str, int]  # by name of an object, in bytes
@@ -72,3 +74,39 @@ def _is_whole(repository: Repository, point: RestorePoint, sizes: Sizes, maps: t
             except (DamagedObject, ObjectMissing):
                 return False
     return all(maps[disk.map.sha256] for disk in point.disks)
+
+
+def with_whole_maps(repository: Repository, point: RestorePoint) -> t.Optional[RestorePoint]:
+    """The restore point with maps of its disks of which every pack is there, its own ones if it can; None if a disk has none, or a file is gone.
+
+    Other maps of a disk beside its own hold the same content: runs that move blocks store them.
+    """
+    disks = []
+    if unsound(repository, {point.object_name(file): file.size + repository.keys.seal_size for file in point.files.values()}):
+        return None
+    for disk in point.disks:
+        choices = (dataclasses.replace(disk, map=file) for file in (disk.map, *_maps_beside(repository, point, disk)))
+        found = next((each for each in choices if _has_all_packs(repository, point, each)), None)
+        if found is None:
+            return None
+        disks.append(found)
+    return dataclasses.replace(point, disks=tuple(disks))
+
+
+def _maps_beside(repository: Repository, point: RestorePoint, disk: DiskRecord) -> t.Iterator[StoredFile]:
+    others = [each.target for each in point.disks if each.target != disk.target]
+    for name in sorted(repository.store.list(point.folder)):
+        file = name.rpartition("/")[2]
+        if names.is_map_name(file, disk.target) and not any(names.is_map_name(file, target) for target in others):
+            try:
+                data = repository.get_object(name)
+            except (DamagedObject, ObjectMissing):
+                continue
+            yield StoredFile(file, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _has_all_packs(repository: Repository, point: RestorePoint, disk: DiskRecord) -> bool:
+    try:
+        return not unsound(repository, {ref.name: ref.size for ref in repository.read_packs(point, disk)})
+    except (DamagedObject, ObjectMissing):
+        return False
