@@ -110,6 +110,8 @@ options:
       - Of runs with different values on one repository, each goes by its own. The shortest ends what others left recoverable.
       - Hosts that mount a repository over NFS see each other's files with a delay of up to a minute. Give at least V(300) there, as safety
         beside running backups rests on what others see, unless nothing else is at work.
+      - On CephFS, on GlusterFS with C(ctime), and on NFS 4.2 with delegated timestamps, the hosts set the times of files. Keep the clocks of all hosts
+        with NTP there. The default bears clocks that differ by up to three hours.
     type: int
     default: 86400
   collect:

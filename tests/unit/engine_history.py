@@ -75,7 +75,7 @@ class EngineHistory(History):
 
     def collect(self) -> RetentionResult:
         """Reclaim at once what nothing needs, long after every session."""
-        self.store.clock += leases.LAPSE * 2
+        self.store.clock += leases.LAPSE * 2 + leases.ASTRAY
         return retention(self.fresh(), RetentionRequest(grace=0.0))
 
     def wrong(self) -> list[str]:

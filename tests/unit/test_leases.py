@@ -1,10 +1,17 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """What a lease says of itself, renewed by its own thread and by the work at once."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
-from _cbt.repository.leases import LAPSE, Lease
+import pytest
+
+from _cbt.repository import leases
+from _cbt.repository.leases import PARTED, Lease
 from _cbt.repository.repository import Repository
 
 
@@ -23,46 +30,35 @@ class Renewals:
         self._lock.release()
 
 
-class Suspended(Lease):
-    """A lease of a host that was suspended: when the first of two renewals takes its decision, the second one comes in between."""
+class Between:
+    """In the place of the largest drift: when the first renewal compares with it, a second one comes in between."""
 
-    at = 0.0
+    def __init__(self, second: Callable[[], object]) -> None:
+        self.settled = threading.Event()  # the second renewal is through, or waits for the first
+        self._second = threading.Thread(target=lambda: (second(), self.settled.set()))
+        self._met = False
 
-    def __init__(self, repository: Repository) -> None:
-        self._settled = threading.Event()  # the second renewal is through, or waits for the first
-        self._between = -1  # readings of the clock until then
-        super().__init__(repository, "test")
-        self._lock = Renewals(self._settled)  # type: ignore[assignment]
+    def __lt__(self, seconds: float) -> bool:
+        if not self._met:
+            self._met = True
+            self._second.start()
+            assert self.settled.wait(30)
+        return seconds > PARTED
 
-    def clock(self) -> float:
-        self._between -= 1
-        if self._between == 0:
-            self.second = threading.Thread(target=self._renew_too)
-            self.second.start()
-            assert self._settled.wait(30)
-        return self.at
-
-    def _renew_too(self) -> None:
-        self.renew()
-        self._settled.set()
-
-    def renew_at_once(self) -> None:
-        """Renew by two threads; the second begins while the first has read ``steady`` and not yet when it renewed last."""
-        self._between = 2  # the first reading is the beginning of the renewal
-        self.renew()
-        self.second.join()
+    def join(self) -> None:
+        """Wait for the second renewal."""
+        self._second.join(30)
 
 
-def test_a_lease_that_two_threads_renew_after_a_suspend_is_not_steady(repository: Repository) -> None:
-    lease = Suspended(repository)
-    assert lease.steady
-    lease.at = LAPSE
-    lease.renew_at_once()
-    assert not lease.steady
-
-
-def test_a_lease_that_two_threads_renew_in_time_stays_steady(repository: Repository) -> None:
-    lease = Suspended(repository)
-    lease.at = LAPSE / 4
-    lease.renew_at_once()
-    assert lease.steady
+@pytest.mark.parametrize(("jump", "steady"), [(10 * PARTED, False), (PARTED / 2, True)], ids=["parted", "together"])
+def test_of_two_renewals_at_once_neither_undoes_what_the_other_found(
+    jump: float, steady: bool, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = Lease(repository, "test")
+    now = lease.now()
+    between = Between(lambda: lease._compared(now + jump))
+    lease._lock = Renewals(between.settled)  # type: ignore[assignment]
+    monkeypatch.setattr(leases, "PARTED", between)
+    lease._compared(now)
+    between.join()
+    assert lease.steady == steady

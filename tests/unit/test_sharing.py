@@ -4,6 +4,10 @@ After each request every published point is true and no removed point is lost be
 that no point needs, and nothing is stored twice. The one assumption about time: a request of a live process takes less than the
 grace period, and than half a lease's lapse.
 
+In some histories clocks are astray: that of the store and those of the hosts jump at any time, so that they part by up to three hours, or clients
+set the times of objects; and a request that replaces or deletes a manifest hangs for as long as it likes, after which its process goes on to its
+end before anything else happens. There the grace period is a day.
+
 KVM_CBT_SHARING is the number of histories tried.
 """
 
@@ -50,6 +54,8 @@ BLOCKS = 3
 CONTENTS = [bytes([value]) * BLOCK_SIZE for value in range(6)]
 DIGESTS = [hashlib.sha256(content).digest() for content in CONTENTS]
 ACTORS = 4
+HOSTS = 3
+JUMP = leases.ASTRAY / 2  # seconds by which a clock is wrong at the most, so that two of them part by twice as much
 # Before which requests it matters most that others do something.
 HALTS = [
     "manifest.json",
@@ -77,10 +83,24 @@ class World:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.grace = 0.0
+        self.astray = self.clients_set_times = False
+        self.real = self.store.clock
+        self.offsets = [0.0] * (HOSTS + 1)  # by which the clocks of the hosts, and last that of the store, are wrong
+        self.host = 0  # that of who is at work
+        self.appeared: dict[str, float] = {}  # entries of the trash, since when in truth
         self.truth: dict[str, Disk] = {}
         self.numbers = 0
         self.index: dict[int, list[tuple[PackRef, int]]] = {}
         self._proven: dict[bytes, dict[str, bytes]] = {}
+
+    def wall_clock(self) -> float:
+        """The time by the clock of the host that is at work."""
+        return self.real + self.offsets[self.host]
+
+    def work_on(self, host: int) -> None:
+        """What follows is done by a host: objects that appear have the time of its clock, or of the store's."""
+        self.host = host
+        self.store.clock = self.wall_clock() if self.clients_set_times else self.real + self.offsets[-1]
 
     def note(self, value: int, placement: Placement, written: Mapping[bytes, PackRef]) -> None:
         """Remember for other backups where a content was stored, as hooks do, whatever becomes of it."""
@@ -129,7 +149,7 @@ class World:
 
     def now(self) -> str:
         """The time for a manifest."""
-        return datetime.datetime.fromtimestamp(self.store.clock, datetime.UTC).isoformat(timespec="microseconds")
+        return datetime.datetime.fromtimestamp(self.real, datetime.UTC).isoformat(timespec="microseconds")
 
 
 def back_up(repository: Repository, world: World, uuid: str, changes: dict[int, int], anew: bool = False) -> None:
@@ -211,10 +231,17 @@ class Sharing(RuleBasedStateMachine):
         self.actors: list[Actor] = []
         self.published: dict[str, bytes] = {}
         self.ever: set[str] = set()  # names of all manifests there were
+        self.hosts: dict[Actor, int] = {}
+        self.begun = 0
 
-    @initialize(grace=st.sampled_from([0, 0, 100, 86400]), values=st.lists(st.integers(1, 5), min_size=BLOCKS, max_size=BLOCKS))
-    def first_point(self, grace: int, values: list[int]) -> None:
-        self.world.grace = grace
+    @initialize(
+        grace=st.sampled_from([0, 0, 100, 86400]),
+        clocks=st.sampled_from(["right", "right", "astray", "set by clients"]),
+        values=st.lists(st.integers(1, 5), min_size=BLOCKS, max_size=BLOCKS),
+    )
+    def first_point(self, grace: int, clocks: str, values: list[int]) -> None:
+        self.world.astray, self.world.clients_set_times = clocks != "right", clocks == "set by clients"
+        self.world.grace = 86400 if self.world.astray else grace
         self._begin("backup", lambda repository: back_up(repository, self.world, UUID, dict(enumerate(values))))
         self.run_to_its_end(0)
 
@@ -285,12 +312,25 @@ class Sharing(RuleBasedStateMachine):
         for actor in list(self.actors):
             while self._must_end(actor, seconds) and self._step(actor):
                 pass
-        self.world.store.clock += seconds
+        self.world.real += seconds
+
+    @precondition(lambda self: self.world.astray)
+    @rule(clock=st.integers(0, HOSTS), wrong=st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]))
+    def a_clock_jumps(self, clock: int, wrong: float) -> None:
+        """It may have been set, or its host was halted."""
+        self.world.offsets[clock] = wrong * JUMP
 
     def _must_end(self, actor: Actor, seconds: float) -> bool:
         kind, _space, name = actor.pending.partition(" ")
-        final = (kind == "put" and name.endswith("/manifest.json")) or (kind == "delete" and name.startswith(("packs/", "points/")))
-        return final and self.world.store.clock + seconds - actor.halted_at >= min(LAPSE / 2, self.world.grace or LAPSE)
+        manifest = name.startswith("points/") and name.endswith("/manifest.json")
+        final = (kind == "put" and manifest) or (kind == "delete" and name.startswith(("packs/", "points/")))
+        if manifest and self.world.astray:
+            return False
+        return final and self.world.real + seconds - actor.halted_at >= min(LAPSE / 2, self.world.grace or LAPSE)
+
+    def _hung(self, actor: Actor) -> bool:
+        """Whether what it waits with is carried out so late that it has to be made good."""
+        return actor.pending.endswith("/manifest.json") and self.world.real - actor.halted_at >= LAPSE / 2
 
     # What must hold.
 
@@ -303,7 +343,8 @@ class Sharing(RuleBasedStateMachine):
         for name, data in published.items():
             assert (wrong := self.world.untrue(data, name)) is None, wrong
         for entry, (name, data) in removed.items():
-            if self.world.store.clock - self.world.store.times[entry] < self.world.grace:
+            since = self.world.appeared.setdefault(entry, self.world.real)
+            if self.world.real - since < self.world.grace - 4 * JUMP * self.world.astray:
                 assert (wrong := self.world.untrue(data, name)) is None, f"in the trash: {wrong}"
         recoverable = {name for name, _data in removed.values()}
         assert not self.world.grace or {*self.published} - {*published} <= recoverable, "a point went without an entry in the trash"
@@ -315,9 +356,10 @@ class Sharing(RuleBasedStateMachine):
         try:
             while self.actors:
                 self.run_to_its_end(0)
+            self.world.offsets = [0.0] * (HOSTS + 1)
             for below in (100, 100, None, None):  # what the last compaction leaves behind goes in two runs
                 request = self._request(rules=Rules(last=-1), compact_below=below)
-                self.world.store.clock += max(self.world.grace, LAPSE) + LAPSE + 1
+                self.world.real += max(self.world.grace, LAPSE) + LAPSE + leases.ASTRAY + 1
                 self._begin("retention", functools.partial(retention, request=request))
                 self.run_to_its_end(0)
             self._check()
@@ -341,16 +383,24 @@ class Sharing(RuleBasedStateMachine):
         return RetentionRequest(grace=self.world.grace, allow_empty=True, confirm_shrink=True, **fields)
 
     def _begin(self, name: str, work: Any) -> None:
-        self.actors.append(Actor(name, lambda actor: work(Repository(SteppedStore(self.world.store, actor), "0" * 32))))  # type: ignore[arg-type]
+        actor = Actor(name, lambda actor: work(Repository(SteppedStore(self.world.store, actor), "0" * 32)))  # type: ignore[arg-type]
+        self.hosts[actor] = self.begun % HOSTS
+        self.begun += 1
+        self.actors.append(actor)
 
     def _step(self, actor: Actor) -> bool:
         """One request; False once the actor is done."""
         changes = actor.pending.startswith(("put", "delete"))
+        hung = self._hung(actor)
+        self.world.work_on(self.hosts[actor])
         try:
             actor.step()
+            while hung and not actor.over:
+                actor.step()
         except BaseException:
             self.actors.remove(actor)
             raise
+        actor.halted_at = self.world.real
         if changes:
             self._check()
         if actor.over:
@@ -415,6 +465,7 @@ def test_points_stay_true_whatever_happens_in_whatever_order(monkeypatch: pytest
         monkeypatch.setattr(module, "in_parallel", one_after_another)
     monkeypatch.setattr(merging, "HookIndex", NoHooks)
     monkeypatch.setattr(dedup, "tidy", lambda _repository, _points: (0, 0))  # changes hooks only, which nothing here reads
-    monkeypatch.setattr(leases, "boot_clock", lambda: worlds[0].world.store.clock)
+    monkeypatch.setattr(leases, "boot_clock", lambda: worlds[0].world.real)
+    monkeypatch.setattr(leases, "wall_clock", lambda: worlds[0].world.wall_clock())
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     run_state_machine_as_test(Here, settings=settings(max_examples=soaks.count("sharing"), stateful_step_count=60, deadline=None, suppress_health_check=checks))

@@ -18,7 +18,7 @@ from _cbt.errors import Refused
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.repository import condemned, trash
 from _cbt.repository.collector import Collected
-from _cbt.repository.leases import LAPSE
+from _cbt.repository.leases import ASTRAY, LAPSE
 from _cbt.repository.repository import Repository
 from _cbt.repository.retention_rules import Rules
 
@@ -59,7 +59,7 @@ def test_a_point_is_never_lost_between_two_removals_and_one_who_brings_it_back(h
 def test_old_entries_go_when_a_point_is_brought_back(history: EngineHistory) -> None:
     (made,) = history.fresh().points_of(UUID).points
     trash.remove(history.fresh(), made)
-    history.store.clock += LAPSE + 1
+    history.store.clock += LAPSE + ASTRAY + 1
     assert _brought_back(history, made.id) == [made.id]
     assert list(history.store.list("trash")) == []
 

@@ -15,7 +15,7 @@ from ..errors import ObjectMissing, Refused
 from ..repository import dedup, leases, points, publishing, trash
 from ..repository.collector import Collected, Collector
 from ..repository.format import names
-from ..repository.leases import LAPSE, Lease
+from ..repository.leases import ASTRAY, LAPSE, Lease
 from ..repository.points import Key, RestorePoint
 from ..repository.repository import Repository
 from ..repository.retention_rules import Rules, Verdict, decide
@@ -126,7 +126,7 @@ def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_remo
     now = lease.now()
     for each in all_removed:
         # The removal of a young entry may have yet to delete the manifest: then nothing else would tell of the point.
-        if each.point.key == point.key and now - each.at > LAPSE:
+        if each.point.key == point.key and now - each.at > LAPSE + ASTRAY:
             repository.discard(each.entry)
     return point
 

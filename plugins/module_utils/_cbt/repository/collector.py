@@ -17,7 +17,7 @@ from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused
 from ..side_by_side import side_by_side
 from . import condemned, leases, removals, sealed
 from .format import names
-from .leases import LAPSE, Lease
+from .leases import ASTRAY, LAPSE, Lease
 from .points import Key, RestorePoint
 from .repository import Repository
 from .stores import Entry
@@ -49,20 +49,22 @@ class _Sorted:
 
 
 def _sort(objects: t.Iterable[Entry], needed: Survey, announced: t.Mapping[str, float], spared_from: float, now: float, grace: float) -> _Sorted:
-    """Pure. ``spared_from`` is when the longest-running session began: what appeared since may be its own, still unnamed."""
+    """Pure. ``spared_from`` is when the longest-running session began: what appeared since may be its own, still unnamed.
+
+    That holds for what was announced too, while the lease seemed to have lapsed: such an announcement is taken back.
+    """
     fresh: t.List[str] = []
     due: t.Dict[str, int] = {}
     rightly = set()
     for each in objects:
-        if not names.may_go(each.name) or needed.needs(each.name):
+        if not names.may_go(each.name) or needed.needs(each.name) or each.modified >= spared_from:
             continue
-        since = announced.get(each.name)
-        if since is not None:
+        since = announced.get(each.name, now)
+        if each.name in announced:
             rightly.add(each.name)
-        elif each.modified < spared_from:
+        else:
             fresh.append(each.name)
-            since = now
-        if since is not None and now - since >= grace:
+        if now - since >= grace:
             due[each.name] = each.size
     return _Sorted(tuple(fresh), due, tuple(name for name in announced if name not in rightly))
 
@@ -119,12 +121,12 @@ class Collector:
 
     def _delete(self, found: _Sorted, lease: Lease) -> t.Dict[str, int]:
         """Delete what is due, after a second look that sees whoever did not see the list; pardon what is named meanwhile."""
-        began = lease.clock()
+        began = leases.moment()
         lists = condemned.doom(self._repository, lease.id, list(found.due))
         again = self._survey()
 
         def delete(name: str) -> bool:
-            if again.needs(name) or lease.clock() - began >= _FRESH:
+            if again.needs(name) or began.elapsed() >= _FRESH:
                 return False
             try:
                 self._store.delete(name)
@@ -161,7 +163,7 @@ class Collector:
         """
         old = self._over(needed)
         for folder in (names.DRAFTS, names.DOOMED):
-            old += [entry.name for entry in self._store.entries(folder) if self._now - entry.modified > LAPSE]
+            old += [entry.name for entry in self._store.entries(folder) if self._now - entry.modified > LAPSE + ASTRAY]
         old += [entry.name for entry in self._store.entries(names.LEASES) if self._now - entry.modified > LAPSE + self._grace]
         for name, taken in names.of_kind(self._store.list(names.DAMAGED), names.DAMAGED_KIND):
             pack = names.pack(taken.pack)

@@ -28,12 +28,36 @@ KIND = "lease"
 VERSION = 1
 _SHAPE = {"host": str, "process": int, "operation": str, "since": t.Union[None, int, float]}
 LAPSE = 1800.0  # seconds without a sign of life after which a session counts as dead
+STEADY = 240.0  # seconds, less than the shortest grace period of a repository that several hosts share
+PARTED = 60.0  # seconds by which two clocks may drift apart while a session works
+ASTRAY = 3 * 3600.0  # seconds by which clocks may be wrong, at the most: what decides about the order of requests stays that much longer
 RENEWAL = 120.0  # seconds between two signs of life
 
 
 def boot_clock() -> float:
     """Seconds of this machine's life, those in which it was suspended among them."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def wall_clock() -> float:
+    """Seconds since 1970 by this host's clock, which may be set at any time."""
+    return time.time()
+
+
+class Moment(t.NamedTuple):
+    """A moment by this host's clocks, in seconds."""
+
+    boot: float
+    wall: float
+
+    def elapsed(self) -> float:
+        """Seconds since then, by the clock that says most: one may have stood still, or have been set."""
+        return max(boot_clock() - self.boot, abs(wall_clock() - self.wall))
+
+
+def moment() -> Moment:
+    """The moment it is."""
+    return Moment(boot_clock(), wall_clock())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,44 +79,54 @@ class Session:
 class Lease:
     """The lease of this session. ``since`` is when it began, by the store's clock.
 
-    ``steady`` is True as long as no two signs of life were so far apart that it may have lapsed: nothing that this session
-    stored can have been collected.
+    ``steady`` is True as long as nothing that this session stored can have been collected, even by a collector that takes the lease
+    for lapsed: while it is younger than any grace period, by all clocks.
     """
 
     def __init__(self, repository: Repository, operation: str) -> None:
         self.repository = repository
         self.id = secrets.token_hex(8)
         self.since: t.Optional[float] = None
-        self.steady = True
         self._operation = operation
-        self._lock = threading.Lock()  # of ``steady`` and ``_renewed``: the renewing thread and the caller renew at once
-        self._renewed = self.clock()
-        self.renew()
+        self._lock = threading.Lock()  # the renewing thread and the caller renew at once
+        self._began = moment()
+        self._ahead: t.Optional[float] = None  # seconds by which the store's clock is ahead of the boot clock
+        self._parted = False
         self.since = self.now()
 
-    def clock(self) -> float:
-        """Measures spans on this machine, in seconds."""
-        return boot_clock()
+    @property
+    def steady(self) -> bool:
+        return not self._parted and self._began.elapsed() < STEADY
 
     @property
     def _name(self) -> str:
         return names.lease(self.id)
 
-    def renew(self) -> None:
-        """Give a sign of life."""
+    def renew(self) -> t.Optional[float]:
+        """Give a sign of life, and compare the store's clock with this host's."""
         body = {"host": socket.gethostname(), "process": os.getpid(), "operation": self._operation, "since": self.since}
-        began = self.clock()
         self.repository.put_object(self._name, sealed.encode(KIND, VERSION, body))
+        with contextlib.suppress(ObjectMissing):  # a collector that took it for dead was faster
+            return self._compared(self.repository.store.modified(self._name))
         with self._lock:
-            self.steady = self.steady and self.clock() - self._renewed < LAPSE / 2
-            self._renewed = began
+            self._parted = True
+        return None
+
+    def _compared(self, now: float) -> float:
+        """The time by the store's clock. What is stored from now on may be older than ``since``, if that clock was set back."""
+        ahead = now - boot_clock()
+        with self._lock:
+            self._ahead = ahead if self._ahead is None else self._ahead
+            self._parted = self._parted or abs(ahead - self._ahead) > PARTED
+            self.since = min(now, self.since) if self.since is not None else None
+        return now
 
     def now(self) -> float:
-        """The time by the store's clock, told by a freshly written object."""
+        """The time by the store's clock, that of a freshly written object."""
         for _attempt in range(3):
-            self.renew()
-            with contextlib.suppress(ObjectMissing):  # a collector that took it for dead was faster
-                return self.repository.store.modified(self._name)
+            now = self.renew()
+            if now is not None:
+                return now
         raise RepositoryError(f"Cannot tell the time of {self.repository.store.location}: an object just written is not there. Check the storage.")
 
     def release(self) -> None:

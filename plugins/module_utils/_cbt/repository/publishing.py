@@ -10,9 +10,9 @@ import secrets
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing, RepositoryError
-from . import condemned, points, removals, trash
+from . import condemned, leases, points, removals, trash
 from .format import names
-from .leases import LAPSE, Lease
+from .leases import LAPSE, STEADY, Lease, Moment
 from .points import RestorePoint
 from .repository import Repository
 from .wholeness import needed, unsound, whole_point, with_whole_maps
@@ -43,13 +43,13 @@ def lost(repository: Repository, point: RestorePoint, there: t.Callable[[str], b
 
 
 @contextlib.contextmanager
-def _drafting(lease: Lease) -> t.Iterator[t.Callable[[RestorePoint], float]]:
+def _drafting(lease: Lease) -> t.Iterator[t.Callable[[RestorePoint], Moment]]:
     """A function that puts a manifest as a draft, which collectors heed, and tells since when. The drafts go in the end."""
     drafts: t.List[str] = []
 
-    def draft(point: RestorePoint) -> float:
+    def draft(point: RestorePoint) -> Moment:
         lease.renew()
-        began = lease.clock()
+        began = leases.moment()
         # A name of its own each time: a collector that is just about to remove an outdated draft must not hit this one.
         drafts.append(names.draft(lease.id, point.uuid, point.id, secrets.token_hex(8)))
         lease.repository.put_object(drafts[-1], points.encode(point))
@@ -111,14 +111,15 @@ def publish(
             if missed:
                 with _unpublishing(repository, put):
                     point = again(missed)
-            elif lease.clock() - began < _FRESH:
+            elif began.elapsed() < _FRESH:
+                looked = leases.moment()
                 other = whole_point(repository, *point.key) if yields else None
                 if other is not None and other not in put:
                     return other
                 appears()
                 replaces = not yields or bool(put) or _exists(repository, point)
                 put.append(point)
-                if repository.publish(point, replaces) and lease.clock() - began < LAPSE:
+                if repository.publish(point, replaces) and began.elapsed() < LAPSE and looked.elapsed() < STEADY:
                     if repository.watch is not None:
                         repository.watch.published(point)
                     return point
@@ -138,10 +139,11 @@ def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Coll
     with _drafting(lease) as draft:
         began = draft(after)
         # In this order: a point that still stands once nothing was found to be on its way out did not lose anything before either.
-        if _lacks(repository, after, lambda name: name not in new) or not stands(repository, before) or lease.clock() - began >= _FRESH:
+        if _lacks(repository, after, lambda name: name not in new) or not stands(repository, before) or began.elapsed() >= _FRESH:
             return False
+        looked = leases.moment()
         repository.publish(after)
-        return lease.clock() - began < LAPSE or _settled(lease, draft, before, after)
+        return (began.elapsed() < LAPSE and looked.elapsed() < STEADY) or _settled(lease, draft, before, after)
 
 
 def _lacks(repository: Repository, point: RestorePoint, there: t.Callable[[str], bool] = _unsure) -> bool:
@@ -151,7 +153,7 @@ def _lacks(repository: Repository, point: RestorePoint, there: t.Callable[[str],
         return True  # a map: what it names is not known
 
 
-def _settled(lease: Lease, draft: t.Callable[[RestorePoint], float], before: RestorePoint, after: RestorePoint) -> bool:
+def _settled(lease: Lease, draft: t.Callable[[RestorePoint], Moment], before: RestorePoint, after: RestorePoint) -> bool:
     """Make good what a manifest did that appeared late: it may have brought a removed point back, or name what is gone. True if it may stay.
 
     A removal stands. Else the point is given back what it named before, or maps that another run stored for it meanwhile; it is removed
@@ -170,6 +172,7 @@ def _settled(lease: Lease, draft: t.Callable[[RestorePoint], float], before: Res
             return put == after
         other = with_whole_maps(repository, before)
         if other is None:
+            removals.record(repository, [put.key])
             repository.store.delete(names.manifest(*put.key))
             return False
         draft(other)

@@ -39,13 +39,13 @@ def remove(repository: Repository, point: RestorePoint) -> None:
     name = names.manifest(point.uuid, point.id)
     with contextlib.suppress(ObjectMissing):  # another run removed it
         while True:
-            began = leases.boot_clock()
+            began = leases.moment()
             manifest = repository.get_object(name)
             _keep(repository, point, manifest)
-            if leases.boot_clock() - began < _FRESH:
+            if began.elapsed() < _FRESH:
                 break
         repository.store.delete(name)
-        if leases.boot_clock() - began >= _FRESH and not holds(repository, point):
+        if began.elapsed() >= _FRESH and not holds(repository, point):
             _keep(repository, point, manifest)
 
 
