@@ -80,6 +80,24 @@ class StoreContract:
         (winner,) = [number for number, each in enumerate(won) if each]
         assert store.get("repository.json") == str(winner).encode()
 
+    def test_swap_replaces_only_what_is_there(self, store: Store) -> None:
+        store.put("repository.json", b"one")
+        assert not store.swap("repository.json", b"another", b"two")
+        assert store.get("repository.json") == b"one"
+        assert store.swap("repository.json", b"one", b"two")
+        assert store.get("repository.json") == b"two"
+        assert not store.swap("collected.json", b"", b"new")
+        with pytest.raises(ObjectMissing):
+            store.get("collected.json")
+
+    def test_of_several_that_swap_the_same_object_exactly_one_wins(self, store: Store) -> None:
+        for turn in range(4):
+            store.put("repository.json", b"before")
+            with ThreadPoolExecutor(8) as pool:
+                won = list(pool.map(lambda number: store.swap("repository.json", b"before", str(number).encode()), range(8)))
+            (winner,) = [number for number, each in enumerate(won) if each]
+            assert store.get("repository.json") == str(winner).encode(), turn
+
     def test_an_upload_takes_ranges_in_any_order_and_appears_only_when_committed(self, store: Store) -> None:
         upload = store.upload(PACK)
         upload.write([b"world", bytearray(b"!"), memoryview(b"!")], 6)

@@ -56,6 +56,10 @@ def serving(server: ThreadingHTTPServer) -> Iterator[str]:
             thread.join()
 
 
+def _etag(data: bytes) -> str:
+    return f'"{hashlib.md5(data).hexdigest()}"'
+
+
 class S3Server(ThreadingHTTPServer):
     """Serves ``store`` as s3://bucket/p."""
 
@@ -92,8 +96,11 @@ class S3Server(ThreadingHTTPServer):
                 there = name in self.store.objects
                 if headers.get("if-none-match") == "*" and there:
                     return 412, {}, refusal("PreconditionFailed")
+                condition = headers.get("if-match")
+                if condition is not None and not (there and condition == _etag(self.store.objects[name])):
+                    return 412, {}, refusal("PreconditionFailed")
                 self.store.put(name, body)
-                return 200, {"ETag": f'"{hashlib.md5(body).hexdigest()}"'}, b""
+                return 200, {"ETag": _etag(body)}, b""
             if method == "DELETE":
                 self.store.delete(name)
                 return 204, {}, b""
@@ -103,7 +110,7 @@ class S3Server(ThreadingHTTPServer):
 
     def _get(self, name: str, wanted: str | None) -> Answer:
         data = self.store.objects[name]
-        head = {"Last-Modified": email.utils.formatdate(self.store.times.get(name, 0.0), usegmt=True)}
+        head = {"ETag": _etag(data), "Last-Modified": email.utils.formatdate(self.store.times.get(name, 0.0), usegmt=True)}
         if wanted is None:
             return 200, head, data
         first, _dash, last = wanted.partition("=")[2].partition("-")

@@ -67,6 +67,7 @@ class MemoryStore:
         self.lock_for = 0.0
         self.full = False
         self.foreign = Foreign(self.location)
+        self._turn = threading.Lock()
 
     def copy(self) -> MemoryStore:
         """Another one with the same objects."""
@@ -85,6 +86,11 @@ class MemoryStore:
         upload = self.upload(name)
         upload.write([data], 0)
         return upload.commit(replace)
+
+    def swap(self, name: str, before: bytes, after: bytes) -> bool:
+        """Replace an object that has these bytes."""
+        with self._turn:
+            return self.objects.get(name) == before and self.put(name, after)
 
     def get(self, name: str, most: int | None = None) -> bytes:
         """An object's bytes."""

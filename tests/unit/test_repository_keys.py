@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import errno
+import fcntl
 import hashlib
 from pathlib import Path
 
@@ -14,10 +17,16 @@ from _cbt.operations import repository_keys
 from _cbt.operations.repository_keys import KeyChange, KeyRequest, arrange
 from _cbt.repository import configuration, key_slots
 from _cbt.repository.configuration import Configuration
+from _cbt.repository.directory_store import DirectoryStore
 from _cbt.repository.key_slots import Slot
 from _cbt.repository.places import Place
 from _cbt.repository.repository import Repository, open_repository
 from _cbt.repository.stores import Store
+
+
+def _no_locks(_handle: int, _how: int) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
 
 OBJECT = f"{point(1).folder}/vda.map"
 
@@ -204,9 +213,67 @@ def test_a_change_by_somebody_else_meanwhile_is_not_undone(place: Path, protecte
         return real(found, passphrase, request, location)
 
     monkeypatch.setattr(repository_keys, "_decide", overtaken)
-    with pytest.raises(RepositoryError, match="are being changed by somebody else. Try again"):
+    assert asked(place, "old", "new").changed
+    assert opens(place, "theirs") and opens(place, "new") and not opens(place, "old")
+
+
+@pytest.mark.parametrize(("request_", "after"), [("swap", False), ("swap", True), ("put", True)])
+def test_a_change_beside_the_request_that_writes_is_not_undone(
+    place: Path, protected: Repository, request_: str, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right before or after it where the store has locks; right after it where it has none."""
+    real = getattr(DirectoryStore, request_)
+    if request_ == "put":  # a file system without locks
+        monkeypatch.setattr(fcntl, "flock", _no_locks)
+
+    def beside(store: DirectoryStore, name: str, *arguments: bytes, **options: bool) -> bool:
+        monkeypatch.setattr(DirectoryStore, request_, real)
+        done = real(store, name, *arguments, **options) if after else False
+        asked(place, "old", "theirs", "theirs")
+        return done or bool(real(store, name, *arguments, **options))
+
+    monkeypatch.setattr(DirectoryStore, request_, beside)
+    told = asked(place, "old", "mine", "mine")
+    assert told.changed
+    assert [opens(place, each) for each in ("old", "theirs", "mine")] == [True] * 3
+
+
+def test_changes_that_never_end_are_named(place: Path, protected: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DirectoryStore, "swap", lambda *_arguments: False)
+    with pytest.raises(RepositoryError, match="being changed by other runs.*Try again"):
         asked(place, "old", "new")
-    assert opens(place, "theirs") and opens(place, "old") and not opens(place, "new")
+    assert opens(place, "old") and not opens(place, "new")
+
+
+def test_eight_changes_at_once_all_count(place: Path, protected: Repository) -> None:
+    with concurrent.futures.ThreadPoolExecutor(7) as pool:
+        told = list(pool.map(lambda number: asked(place, "old", f"passphrase {number}", f"slot{number}"), range(7)))
+    assert all(each.changed for each in told)
+    assert [opens(place, f"passphrase {number}") for number in range(7)] == [True] * 7
+    assert opens(place, "old")
+
+
+def test_who_takes_away_the_slot_of_another_at_the_same_time_is_refused(place: Path, protected: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked(place, "old", "spare", "emergency")
+    real = DirectoryStore.swap
+
+    def overtaken(store: DirectoryStore, name: str, before: bytes, after: bytes) -> bool:
+        monkeypatch.setattr(DirectoryStore, "swap", real)
+        asked(place, "spare", remove=("default",))
+        return real(store, name, before, after)
+
+    monkeypatch.setattr(DirectoryStore, "swap", overtaken)
+    with pytest.raises(PassphraseRefused):
+        asked(place, "old", remove=("emergency",))
+    assert opens(place, "spare") and not opens(place, "old")
+
+
+def test_a_new_repository_opens_with_both_passphrases_where_they_are_for_different_slots(place: Path) -> None:
+    predicted = asked(place, "daily", "for emergencies", "emergency", check=True)
+    made = asked(place, "daily", "for emergencies", "emergency")
+    assert set(made.after.slots) == set(predicted.after.slots) == {"default", "emergency"}
+    assert opens(place, "daily") and opens(place, "for emergencies")
+    assert not asked(place, "daily", "for emergencies", "emergency").changed
 
 
 def test_two_creators_end_with_the_first_ones_repository(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from ..repository.places import Place, store_at
 from ..repository.repository import Repository, Watch, Watching, check_creatable, configuration_in
 from ..repository.stores import Store
 
+_ATTEMPTS = 20  # at a change beside those of others; each takes some tenths of a second
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -80,6 +81,8 @@ def _decide(found: t.Optional[Configuration], passphrase: t.Optional[str], reque
         raise Refused(f"A key slot cannot be named {request.slot}: use up to 64 letters, digits, dots, hyphens and underscores.")
     if request.new_passphrase is not None and request.slot in request.remove:
         raise Refused(f"The key slot {request.slot} of the repository {location} cannot be set and removed at once.")
+    if found is None and passphrase is not None and request.new_passphrase is not None and request.slot != configuration.FIRST_SLOT:
+        found = configuration.create(passphrase)[0]
     if found is None:
         return configuration.create(given[0] if given else None, request.slot)[0]
     if found.encrypted:
@@ -98,7 +101,8 @@ def arrange(place: Place, request: KeyRequest, check_only: bool = False, watchin
     """Have a repository at a place with the key slots asked for, or with ``check_only`` tell what would be done.
 
     Where there is none, it is created, encrypted if there is a passphrase. A change writes the configuration and no
-    other object. With ``watching``, it is compared with what is known of it. Raises a CbtError if it cannot be; then nothing was changed.
+    other object, and is made anew on what another run has written at the same time. With ``watching``, the repository is compared
+    with what is known of it. Raises a CbtError if it cannot be; then nothing was changed.
     """
     store = store_at(place)
     watch = watching(store) if watching is not None else None
@@ -107,23 +111,25 @@ def arrange(place: Place, request: KeyRequest, check_only: bool = False, watchin
         if not check_only:
             store.put(configuration.NAME, change.after.encode())
         return change
-    found = configuration_in(store)
-    if watch is not None:
-        watch.check_identity(found)
-    if found is None:
-        check_creatable(store)
-    change = KeyChange(found, _decide(found, place.passphrase, request, store.location))
-    if found is not None and watch is not None:
-        watch.check_last(_repository(store, found, place.passphrase, request))
-    if check_only or not change.changed:
-        return change
-    if found is not None and configuration_in(store) != found:
-        raise RepositoryError(f"The key slots of the repository {store.location} are being changed by somebody else. Try again.")
-    if not store.put(configuration.NAME, change.after.encode(), replace=found is not None):
-        return arrange(place, request, check_only, watching)  # somebody created it meanwhile
-    if watch is not None:
-        watch.check_identity(change.after)
-    return change
+    first: t.Optional[KeyChange] = None
+    for _attempt in range(_ATTEMPTS):
+        found = configuration_in(store)
+        if watch is not None:
+            watch.check_identity(found)
+        if found is None:
+            check_creatable(store)
+        change = KeyChange(found, _decide(found, place.passphrase, request, store.location))
+        if found is not None and watch is not None and first is None:
+            watch.check_last(_repository(store, found, place.passphrase, request))
+        if check_only or not change.changed:
+            return change if first is None else KeyChange(first.before, change.after)
+        if _written(store, found, change.after):
+            first = first or change
+            if configuration_in(store) == change.after:  # else another run has written at the same time
+                if watch is not None:
+                    watch.check_identity(change.after)
+                return KeyChange(first.before, change.after)
+    raise RepositoryError(f"The key slots of the repository {store.location} are being changed by other runs. Try again.")
 
 
 def _rebuilt(store: Store, passphrase: t.Optional[str], request: KeyRequest, watch: t.Optional[Watch]) -> KeyChange:
@@ -139,3 +145,11 @@ def _repository(store: Store, found: Configuration, passphrase: t.Optional[str],
     given = (passphrase, request.new_passphrase)
     keys: t.Optional[Keys] = EncryptedKeys(_master(found, given, store.location)) if found.encrypted else None
     return Repository(store, found.id, keys)
+
+
+def _written(store: Store, found: t.Optional[Configuration], after: Configuration) -> bool:
+    """Write a configuration if that in the store is still the one that was ``found``; False if it is not."""
+    if found is None:
+        return store.put(configuration.NAME, after.encode(), replace=False)
+    before = store.get(configuration.NAME)
+    return configuration.decode(before, store.location) == found and store.swap(configuration.NAME, before, after.encode())

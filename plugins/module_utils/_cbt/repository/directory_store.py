@@ -148,6 +148,14 @@ class DirectoryStore:
         finally:
             upload.abandon()
 
+    def swap(self, name: str, before: bytes, after: bytes) -> bool:
+        folder, _slash, last = name.rpartition("/")
+        try:
+            with _explained("write", self.path(name)), self.folder(folder) as inside, _locked(inside, last) as stands:
+                return stands() and self.get(name) == before and self.put(name, after)
+        except ObjectMissing:
+            return False
+
     @contextlib.contextmanager
     def _reading(self, name: str) -> t.Iterator[t.Tuple[int, int]]:
         """A handle of an object, and its size."""
@@ -254,6 +262,18 @@ class DirectoryStore:
                 if each.file and names.is_temporary(each.name, host):
                     with contextlib.suppress(OSError):  # gone meanwhile, or locked: in use
                         _remove_unlocked(folder, each.name)
+
+
+@contextlib.contextmanager
+def _locked(folder: int, name: str) -> t.Iterator[t.Callable[[], bool]]:
+    """Hold the lock of a file, if the file system has locks; the function says whether it is still the one of this name."""
+    handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)  # NFS locks only what is open for writing
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield lambda: os.path.samestat(os.fstat(handle), os.stat(name, dir_fd=folder, follow_symlinks=False))
+    finally:
+        os.close(handle)
 
 
 def _remove_unlocked(folder: int, name: str) -> None:

@@ -90,14 +90,16 @@ def _config() -> t.Any:
     return Config(**wanted, **{key: value for key, value in newer.items() if key in Config.OPTION_DEFAULTS})
 
 
+_CONDITIONS = {"IfNoneMatch": "If-None-Match", "IfMatch": "If-Match"}
+
+
 def _take_condition(params: t.Dict[str, t.Any], context: t.Dict[str, t.Any], **_event: t.Any) -> None:
-    # The SDK of Debian 12 and RHEL 9 knows no IfNoneMatch for this request, so that it is taken past its checks.
-    context["kvm_cbt_condition"] = params.pop("IfNoneMatch", None)
+    # The SDK of Debian 12 and RHEL 9 knows no conditions of this request, so that it is taken past its checks.
+    context["kvm_cbt_conditions"] = {header: params.pop(name) for name, header in _CONDITIONS.items() if name in params}
 
 
 def _set_condition(params: t.Dict[str, t.Any], context: t.Dict[str, t.Any], **_event: t.Any) -> None:
-    if context.get("kvm_cbt_condition") is not None:
-        params["headers"]["If-None-Match"] = context["kvm_cbt_condition"]
+    params["headers"].update(context.get("kvm_cbt_conditions", {}))
 
 
 @contextlib.contextmanager

@@ -88,6 +88,28 @@ class S3Store:
                 self.client.put_object(**self.object_at(name), **body(data))
         return True
 
+    def swap(self, name: str, before: bytes, after: bytes) -> bool:
+        try:
+            answer, data = self._read(name)
+        except ObjectMissing:
+            return False
+        if data != before:
+            return False
+        condition = {"IfMatch": answer["ETag"]} if answer.get("ETag") else {}
+        with self.explained("write", name):
+            try:
+                self.client.put_object(**self.object_at(name), **body(after), **condition)
+            except exceptions.ClientError as error:
+                code = code_of(error)
+                if code in ("PreconditionFailed", "412"):  # if the answer to a first attempt was lost, it is this very object
+                    return bool(error.response["ResponseMetadata"].get("RetryAttempts")) and self.get(name) == after
+                if code in ("ConditionalRequestConflict", "409", "NoSuchKey"):
+                    return False
+                if code not in ("NotImplemented", "501"):
+                    raise
+                self.client.put_object(**self.object_at(name), **body(after))
+        return True
+
     def is_far(self) -> bool:
         """Whether its answers take so long that one connection would not fill the line."""
         return self._answered_within > _FAR

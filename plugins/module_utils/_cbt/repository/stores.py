@@ -112,6 +112,12 @@ class Store(t.Protocol):
     def put(self, name: str, data: bytes, replace: bool = True) -> bool:
         """Store a small object durably, as ``Upload.commit`` does."""
 
+    def swap(self, name: str, before: bytes, after: bytes) -> bool:
+        """Replace an object that has these bytes; False, and nothing is changed, if it has others, or does not exist.
+
+        Where the store has neither locks nor conditions, another request may come in between: read the object afterwards.
+        """
+
     def get(self, name: str, most: t.Optional[int] = None) -> bytes:
         """A small object, of at most so many bytes, or as many as any of its kind. Raises ObjectMissing, or DamagedObject if it has more."""
 
