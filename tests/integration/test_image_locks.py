@@ -194,7 +194,7 @@ def test_only_the_new_image_itself_gets_the_owner_of_the_old_one(what: str, work
 
 
 def test_a_file_that_may_not_be_read_is_not_taken_for_free(workspace: Path) -> None:
-    with pytest.raises(Refused, match="Cannot see whether"):
+    with pytest.raises(Refused, match="Cannot determine whether"):
         locks.in_use(str(workspace / "none"))
 
 

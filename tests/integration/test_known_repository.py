@@ -18,7 +18,7 @@ from module_process import created, run_module
 from plays import Play
 
 MIB = 1 << 20
-MISSING = "is missing: there is no repository any more. If it is on a share, check that the right share is mounted."
+MISSING = "is missing. If it is on a share, check that the right share is mounted."
 BACK = "went back: restore point"
 
 

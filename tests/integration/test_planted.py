@@ -221,7 +221,7 @@ def _exchangeable(parent: Path, how: str) -> Path:
 def test_a_place_whose_folders_can_be_exchanged_is_refused(how: str, hypervisor: Hypervisor, parent: Path, repository: Repository) -> None:
     place = _exchangeable(parent, how)
     with BlockDomain(hypervisor, [DiskSpec("vda", MIB)]) as domain:
-        with pytest.raises(Refused, match=f"Cannot use {place} for scratch files: another user could exchange"):
+        with pytest.raises(Refused, match=f"Cannot use {place} for scratch files: another user could replace"):
             backup(session_of(domain), repository, ask(domain.name, scratch_dir=str(place)))
         assert list(place.iterdir()) in ([], [place / "below"]) and not domain.job_running()
 
@@ -249,5 +249,5 @@ def test_a_file_of_the_machine_that_was_exchanged_is_not_captured(
         made = backup(session_of(domain), repository, ask(domain.name))
         assert made.point is not None and "machine.json" not in made.point.files
         (warning,) = [each for each in made.warnings if "nvram" in each]
-        assert ("no regular file" if what == "pipe" else "a link of another user") in warning
+        assert ("not a regular file" if what == "pipe" else "a link of another user") in warning
     assert b"precious" not in b"".join(path.read_bytes() for path in Path(str(repository.store.local_path)).rglob("*") if path.is_file())

@@ -303,7 +303,7 @@ def test_what_is_said_of_a_restore_that_meets_damage_is_true(original: BlockDoma
     with _served(image, workspace / "nbd.sock") as uri:
         with pytest.raises(CbtError) as caught:
             restore(repository, RestoreRequest(original.name, disk_map={"vda": uri}, force=True), session)
-        assert f"What was on {uri} is lost. Choose another restore point" in str(caught.value) and "Nothing was restored" not in str(caught.value)
+        assert f"The previous content of {uri} is lost. Choose another restore point" in str(caught.value) and "Nothing was restored" not in str(caught.value)
     assert image.read_bytes()[:MIB] == bytes(MIB)
 
 
@@ -312,5 +312,5 @@ def test_a_device_that_was_written_is_named_when_libvirt_refuses_the_domain(
 ) -> None:
     wanted = {"disk_map": {"vda": str(device)}, "format": "raw", "force": True, "new_name": "not/a/name"}
     request = RestoreRequest(original.name, **wanted, machine=MachineWish(new_uuid=True))
-    with pytest.raises(CbtError, match=f"Cannot define not/a/name: .* What was restored stays, in the place of what was there: {device}"):
+    with pytest.raises(CbtError, match=f"Cannot define not/a/name: .* The restored files and devices were kept and replace the previous ones: {device}"):
         restore(repository, request, session)

@@ -188,7 +188,7 @@ def test_what_is_no_object_stops_nothing_and_stays_and_is_named_once(name: str, 
         collected = run(history, check_only).collected
         assert collected is not None
         assert collected.deleted > 0
-        told = (f"{name!r} in memory is no object of a repository and was passed over. Remove it.",)
+        told = (f"{name!r} in memory is not an object of a repository and was skipped. Remove it.",)
         seen = not name.startswith(NOT_SEEN + (("doomed/", "damaged/") if check_only else ()))
         assert collected.foreign == (told if seen else ())
     assert second not in packs(history)

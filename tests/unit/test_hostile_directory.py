@@ -344,7 +344,7 @@ def test_a_folder_that_is_a_link_is_not_followed(call: str, store: DirectoryStor
     os.symlink(outside, f"{store.location}/leases")
     before = tree(outside)
     kind = DamagedObject if call in READING else RepositoryError
-    with pytest.raises(kind, match=f"{store.location}/leases is a symbolic link and not a folder. No link is followed below a repository. Move it away"):
+    with pytest.raises(kind, match=f"{store.location}/leases is a symbolic link and not a folder. Links below a repository are not followed. Move it away"):
         {**READING, **CHANGING, **WRITING}[call](store)
     assert tree(outside) == before
 
@@ -501,7 +501,7 @@ def test_what_is_foreign_is_named_once_and_what_a_client_of_nfs_keeps_is_not(sto
     (folder / "link").symlink_to("/")
     for _turn in range(2):
         assert list(store.list("packs")) == [PACK]
-    told = [f"'packs/{name}' in {store.location} is no object of a repository and was passed over. Remove it." for name in ("README", "aa/notes", "link", "zz")]
+    told = [f"'packs/{name}' in {store.location} is not an object of a repository and was skipped. Remove it." for name in ("README", "aa/notes", "link", "zz")]
     assert store.foreign.words() == told
     for number in range(50):
         (folder / f"more{number}").write_bytes(b"x")

@@ -184,12 +184,12 @@ def _bomb() -> str:
 
 
 XMLS = {
-    "no UTF-8": (b"<domain>\xff</domain>", "is no XML of a domain"),
-    "no XML": (b"{}", "is no XML of a domain"),
-    "nothing": (b"", "is no XML of a domain"),
-    "cut off": (XML.encode()[:-5], "is no XML of a domain"),
-    "NUL": (XML.replace("web1", "we\0b1").encode(), "is no XML of a domain"),
-    "of something else": (b"<network/>", "is no XML of a domain"),
+    "no UTF-8": (b"<domain>\xff</domain>", "is not the XML of a domain"),
+    "no XML": (b"{}", "is not the XML of a domain"),
+    "nothing": (b"", "is not the XML of a domain"),
+    "cut off": (XML.encode()[:-5], "is not the XML of a domain"),
+    "NUL": (XML.replace("web1", "we\0b1").encode(), "is not the XML of a domain"),
+    "of something else": (b"<network/>", "is not the XML of a domain"),
     "entities": (_bomb().encode(), "it declares a document type"),
     "a file of the host": (b"<!DOCTYPE d [<!ENTITY e SYSTEM 'file:///etc/passwd'>]><domain><name>&e;</name></domain>", "it declares a document type"),
     "deep": (b"<domain>" + b"<a>" * 10_000 + b"</a>" * 10_000 + b"</domain>", "too deep"),
@@ -234,16 +234,16 @@ INDEXES = {
     "large": (lambda _enemy: b" " * (1 << 19), "cannot be of"),
     "1,000 files": (lambda enemy: {"files": enemy.index()["files"][:1] * 1000}, "holds no list of a machine's files"),
     "a kind twice": (lambda enemy: {"files": enemy.index()["files"][:1] * 2}, "names a kind of file twice"),
-    "a kind that is a path": (_entry(kind="../x"), "is no kind of a machine's files"),
+    "a kind that is a path": (_entry(kind="../x"), "is not a kind of machine file"),
     "one piece a hundred times": (_entry(pieces=["kernel.0"] * 100), "the pieces of its kernel"),
     "one piece twice": (_entry(pieces=["kernel.0"] * 2, size=2 * len(KERNEL)), "other names"),
     "another file's piece": (_entry(pieces=["dtb.0"]), "other names"),
     "a piece that the manifest lacks": (_entry(pieces=["kernel.0", "kernel.1"], size=2 * PIECE), "the manifest lacks a piece"),
-    "a size beyond all": (_entry(size=LARGEST["kernel"] + 1), "cannot be"),
-    "a mode of true": (_entry(mode=True), "size or mode of its kernel cannot be"),
-    "less than its pieces": (_entry(size=7), "its pieces are not what was saved"),
-    "more than its pieces": (_entry(size=PIECE), "its pieces are not what was saved"),
-    "another checksum": (_entry(sha256="00" * 32), "its pieces are not what was saved"),
+    "a size beyond all": (_entry(size=LARGEST["kernel"] + 1), "size or mode of its kernel is not valid"),
+    "a mode of true": (_entry(mode=True), "size or mode of its kernel is not valid"),
+    "less than its pieces": (_entry(size=7), "its pieces do not match what was saved"),
+    "more than its pieces": (_entry(size=PIECE), "its pieces do not match what was saved"),
+    "another checksum": (_entry(sha256="00" * 32), "its pieces do not match what was saved"),
 }
 
 
@@ -280,7 +280,7 @@ def test_no_byte_is_written_beyond_the_size_of_a_file(trial: Trial, tmp_path: Pa
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (7, before[1]))
     try:
-        with pytest.raises(DamagedObject, match="its pieces are not what was saved"):
+        with pytest.raises(DamagedObject, match="its pieces do not match what was saved"):
             saved_machine.write_file(repository, made, saved, str(tmp_path / "kernel"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -346,7 +346,7 @@ def test_an_owner_that_this_host_does_not_know_is_a_warning(owner: str, trial: T
     made = trial.restore(session)
     assert isinstance(made, RestoreResult)
     if os.geteuid() == 0:
-        assert len(made.warnings) == 1 and "kernel of the machine stays root's: this host has no user" in made.warnings[0]
+        assert len(made.warnings) == 1 and "kernel of the machine belongs to root: this host has no user" in made.warnings[0]
         assert "\x1b" not in made.warnings[0] and len(made.warnings[0]) < 1000
 
 
@@ -369,7 +369,7 @@ def test_a_plain_name_is_taken_as_it_is(folder: str) -> None:
 
 
 def test_a_new_name_that_is_a_path_is_refused() -> None:
-    with pytest.raises(Refused, match="no name of a file there"):
+    with pytest.raises(Refused, match="not a valid file name"):
         make_plan(point(1), RestoreRequest("web1", dest="/r", new_name="/etc/x"))
 
 

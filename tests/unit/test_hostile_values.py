@@ -270,7 +270,7 @@ def test_what_is_nested_too_deep_is_damage(depth: int, pair: tuple[bytes, bytes]
 
 def test_more_values_than_any_object_has_and_a_number_without_end_are_damage() -> None:
     for body in (b'{"a":[%s]}' % b",".join([b"0"] * (sealed.MOST_VALUES + 1)), b'{"a":%s}' % (b"9" * 1000)):
-        with pytest.raises(DamagedObject, match="more values, or a longer number, than any object"):
+        with pytest.raises(DamagedObject, match="more values, or a longer number, than an object may have"):
             sealed.decode("lease", 1, _object(body), "leases/x")
 
 
@@ -412,7 +412,7 @@ def test_damage_in_more_pieces_than_are_told_is_told_of_the_whole_disk(made: Eng
         verdicts, _seconds = verify(made.fresh(), wanted="latest", level=level, workers=1, record=False)
         (found,) = verdicts[0].damage
         assert (found.disk, found.offset, found.length, found.missing) == ("vda", 0, 8 * BLOCK_SIZE - 512, True)
-        assert found.cause.startswith("more than 0 of its ranges are damaged, the first for this: ")
+        assert found.cause.startswith("more than 0 of its ranges are damaged, the first because: ")
     made.store = whole
 
 
@@ -482,6 +482,7 @@ def test_a_damaged_point_is_named_by_a_copy_which_copies_the_others(check_only: 
     assert [each.point.id for each in result.copied] == [each.id for each in others]
     (warning,) = result.warnings
     assert (
-        warning.startswith(f"The restore point of {name} is not copied, for its manifest cannot be read: ") and "'../x' is not the name of a domain" in warning
+        warning.startswith(f"The restore point of {name} is not copied, because its manifest cannot be read: ")
+        and "'../x' is not the name of a domain" in warning
     )
     made.store = whole

@@ -247,7 +247,7 @@ def test_what_belongs_to_another_user_is_not_trusted(repository: Repository, pla
     look(place)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     (warning,) = look(place)
-    assert "others can write there" in warning
+    assert "other users can write there" in warning
 
 
 def test_another_user_of_the_host_knows_nothing(repository: Repository, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -505,7 +505,7 @@ def test_an_encrypted_repository_that_was_made_a_plain_one_is_refused(share: Sha
     known = configuration.decode(share.store.objects[configuration.NAME], "share")
     share.store.objects[configuration.NAME] = configuration.Configuration(known.id).encode()
     for passphrase in {None, share.passphrase}:
-        with pytest.raises(Refused, match="cannot change: its configuration was exchanged") if share.passphrase else contextlib.nullcontext():
+        with pytest.raises(Refused, match="cannot change: its configuration was replaced") if share.passphrase else contextlib.nullcontext():
             share.open("a", passphrase=passphrase)
 
 

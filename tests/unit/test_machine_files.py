@@ -144,7 +144,7 @@ def test_pieces_that_are_not_the_whole_file_are_refused(change: t.Dict[str, t.An
     original.write_bytes(b"variables" * 1000)
     made, warnings = _saved(repository, tmp_path, MachineFile("nvram", str(original)))
     saved: SavedFile = dataclasses.replace(saved_files(repository, made)[0], **change)
-    with pytest.raises(DamagedObject, match="its pieces are not what was saved"):
+    with pytest.raises(DamagedObject, match="its pieces do not match what was saved"):
         write_file(repository, made, saved, str(tmp_path / "again"))
 
 

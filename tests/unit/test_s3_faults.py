@@ -148,7 +148,7 @@ def test_what_has_no_name_of_an_object_is_not_listed_and_is_named(store: S3Store
     script.answer(200, b"<ListBucketResult><IsTruncated>false</IsTruncated>%s</ListBucketResult>" % page)
     assert list(store.list("leases")) == [LEASE]
     told = ["leases/..", "leases/../../etc/passwd", "leases/x"]
-    assert store.foreign.words() == [f"'{name}' in s3://bucket/p is no object of a repository and was passed over. Remove it." for name in told]
+    assert store.foreign.words() == [f"'{name}' in s3://bucket/p is not an object of a repository and was skipped. Remove it." for name in told]
 
 
 def test_a_listing_without_end_is_an_error(store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:

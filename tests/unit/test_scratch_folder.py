@@ -150,5 +150,5 @@ def test_another_users_folder_in_the_place_of_the_one_just_made_is_refused(tmp_p
         return str(path)
 
     monkeypatch.setattr(scratch.tempfile, "mkdtemp", exchanged)
-    with pytest.raises(Exception, match="another user put it in the place"), scratch.scratch_folder(_Facts(), str(tmp_path)):
+    with pytest.raises(Exception, match="another user replaced the one that was just created"), scratch.scratch_folder(_Facts(), str(tmp_path)):
         pass

@@ -21,7 +21,7 @@ class Interrupt:
     def __init__(self) -> None:
         self._reason: t.Optional[str] = None
         self._cause: t.Optional[CbtError] = None
-        self._outcome = "What was not finished was undone. Run it again."
+        self._outcome = "Unfinished work was undone. Run it again."
 
     def request(self, reason: str) -> None:
         """Note that the operation should end. ``reason`` goes into the message, such as ``SIGTERM``."""

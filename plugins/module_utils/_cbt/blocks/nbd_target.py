@@ -41,13 +41,13 @@ def check_tls(uri: str, tls: NbdTls, library: t.Optional[str]) -> None:
     """Raise Refused unless the server of a URI can be reached as safely as ``tls`` asks. ``library`` is the version of libnbd."""
     address = _address(uri)
     if "tls-verify-peer" in address.query:
-        raise Refused(f"Cannot write to {uri}: it asks not to verify the server. Remove tls-verify-peer from it.")
+        raise Refused(f"Cannot write to {uri}: it turns off the verification of the server. Remove tls-verify-peer from it.")
     if address.scheme.endswith("+unix"):
         return
     if address.scheme == "nbd":
         if tls.required and not _loopback(address):
             raise Refused(
-                f"Cannot write to {uri}: without TLS anyone on the way can read and change the disk."
+                f"Cannot write to {uri}: without TLS anyone on the network path can read and change the disk."
                 " Use nbds:// and tls_certificates, or set tls: false if the network is trusted."
             )
     elif tls.certificates is not None:
@@ -104,14 +104,14 @@ class NbdTarget:
         """Connect. Raises Refused if libnbd is missing, the server cannot be verified or the export cannot be written, CbtError if the server refuses."""
         if nbd is None:
             raise Refused(f"Cannot write to {uri}: libnbd is not installed here. Install python3-libnbd, or restore to a file.")
-        self._uri, self._advice = uri, "Check that the server runs and what it says."
+        self._uri, self._advice = uri, "Check that the server runs, and its log."
         self._handle: t.Any = nbd.NBD()
         check_tls(uri, tls, self._handle.get_version())
         if tls.certificates is not None:
             self._handle.set_tls_certificates(tls.certificates)
         if urlsplit(uri).scheme.startswith("nbds"):
             self._handle.set_tls_verify_peer(True)
-            self._advice = "The certificate of the server must be of a CA in tls_certificates or of the system, be valid, and bear the name in the URI."
+            self._advice = "The certificate of the server must be of the CA in tls_certificates or of the system, be valid, and bear the hostname in the URI."
         with self._explained():
             self._handle.connect_uri(uri)
             self.size: int = self._handle.get_size()

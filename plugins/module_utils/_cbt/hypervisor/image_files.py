@@ -140,11 +140,11 @@ def take_owner(path: str, other: str) -> None:
     try:
         handle = os.open(other, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise HypervisorError(f"Cannot go on with the new image {other}: {error.strerror}. Did another user exchange it?") from error
+        raise HypervisorError(f"Cannot go on with the new image {other}: {error.strerror}. Check whether another user replaced it.") from error
     try:
         made = os.fstat(handle)
         if not stat.S_ISREG(made.st_mode) or made.st_nlink != 1 or made.st_uid != os.geteuid():
-            raise HypervisorError(f"Cannot go on with the new image {other}: another user exchanged it. Make its folder root's.")
+            raise HypervisorError(f"Cannot go on with the new image {other}: another user replaced it. Make root the owner of its folder.")
         os.fchmod(handle, status.st_mode & 0o777)
         if os.geteuid() == 0:
             os.fchown(handle, status.st_uid, status.st_gid)

@@ -57,7 +57,7 @@ def chain(path: str, fmt: str) -> t.List[Link]:
         named = found.get("backing-filename-format")
         links.append(Link(below, named or "raw", named is not None))
         if len(links) > _LONGEST_CHAIN:
-            raise Refused(f"Cannot read {path}: it rests on more than {_LONGEST_CHAIN} images. Shorten the chain with virsh blockcommit.")
+            raise Refused(f"Cannot read {path}: it has more than {_LONGEST_CHAIN} backing images. Shorten the chain with virsh blockcommit.")
     return links
 
 

@@ -160,7 +160,7 @@ def domain_lock(uuid: str, name: str) -> t.Iterator[None]:
         try:
             handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=at)
         except OSError as error:
-            why = f"{error.strerror}. If no run of kvm.cbt is at work, delete it."
+            why = f"{error.strerror}. If no run of kvm.cbt is in progress, delete it."
             raise Refused(f"Cannot lock {name} against other runs: {os.path.join(folder, file)}: {why}") from error
         stack.callback(os.close, handle)
         try:

@@ -35,7 +35,7 @@ def in_use(path: str) -> bool:
     except OSError as error:
         if error.errno in _NO_LOCKS:
             return False
-        raise Refused(f"Cannot see whether {path} is in use: {error.strerror}. Run as a user who may read it.") from error
+        raise Refused(f"Cannot determine whether {path} is in use: {error.strerror}. Run the task as a user who can read it.") from error
     return bool(_LOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 

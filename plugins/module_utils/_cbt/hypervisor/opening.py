@@ -23,7 +23,7 @@ def open_file(path: str) -> t.BinaryIO:
     handle = _found(path)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", path)
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
         return open(f"/proc/self/fd/{handle}", "rb")
     finally:
         os.close(handle)
@@ -49,7 +49,7 @@ def _found(path: str) -> int:
                 if links > _MOST_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
                 if status.st_uid not in (0, os.geteuid()):
-                    raise OSError(errno.EPERM, "a link of another user is on the way to it", path)
+                    raise OSError(errno.EPERM, "its path leads through a link of another user", path)
                 target = os.readlink("", dir_fd=there)
             finally:
                 os.close(there)

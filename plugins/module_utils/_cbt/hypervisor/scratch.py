@@ -98,8 +98,8 @@ def _own(parent: str, facts: DomainFacts) -> str:
         others = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid in groups)
         if status.st_uid not in (0, os.geteuid()) or (others and not status.st_mode & stat.S_ISVTX):
             raise Refused(
-                f"Cannot use {parent} for scratch files: another user could exchange what is in {path}."
-                " Choose another folder with scratch_dir, or let that one belong to root and be writable by root only."
+                f"Cannot use {parent} for scratch files: another user could replace files in {path}."
+                " Choose another folder with scratch_dir, or make root the owner of that one, and the only user who can write to it."
             )
         if path == "/":
             return real
@@ -122,7 +122,7 @@ def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[_Folder]:
         raise Refused(f"Cannot create a scratch folder in {parent}: {error.strerror}. Choose another with scratch_dir.") from error
     try:
         if os.fstat(handle).st_uid != os.geteuid():
-            raise Refused(f"Cannot use {path} for scratch files: another user put it in the place of the one just made. Choose another with scratch_dir.")
+            raise Refused(f"Cannot use {path} for scratch files: another user replaced the one that was just created. Choose another with scratch_dir.")
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield _Folder(path, handle)
     finally:

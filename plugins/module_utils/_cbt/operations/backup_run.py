@@ -91,7 +91,7 @@ class Run:
                     self._read(plan, export)
                 point = self._publish(view, captured)
                 undo.pop_all()  # it is published: from here on nothing is taken back
-        self._interrupt.reached(f"Restore point {point.id} of {point.domain} is published and complete. The next backup does what is left undone.")
+        self._interrupt.reached(f"Restore point {point.id} of {point.domain} is published and complete. The next backup does the rest.")
         self._remove_superseded()
         self._heal()
         self._new.record_hooks()

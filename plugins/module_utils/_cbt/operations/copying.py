@@ -211,7 +211,7 @@ def copy(
         raise Refused(f"Cannot copy from {source.store.location} to {dest.store.location}: they are the same repository. Name another destination.")
     listing = source.points_of()
     there = listing.points
-    warnings = [f"The restore point of {name} is not copied, for its manifest cannot be read: {cause}" for name, cause in sorted(listing.damaged.items())]
+    warnings = [f"The restore point of {name} is not copied, because its manifest cannot be read: {cause}" for name, cause in sorted(listing.damaged.items())]
     here = list(dest.points_of().points) if dest is not None else []
     wanted = several(there, request.domain, request.wanted)
     keys = {point.key for point in wanted}

@@ -69,7 +69,7 @@ class Conversion:
         kind = f"{image.format} v2" if image.format == "qcow2" else image.format
         if self.method == FINISH and self.candidate.original is not None:
             original = self.candidate.original.path
-            return f"{self.candidate.name}: see to the original {original}, which the conversion left until the domain was seen running"
+            return f"{self.candidate.name}: compare the original {original}, which was kept until the domain was seen running on the copy"
         if self.method == AMEND:
             return f"{self.candidate.name}: {kind} to qcow2 v3 by amend, in place"
         return f"{self.candidate.name}: {kind} to qcow2 v3 by {self.method}, to {self.path}"

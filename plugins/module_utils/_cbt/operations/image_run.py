@@ -113,7 +113,7 @@ class ImageRun:
         try:
             image_files.convert(conversion.candidate.image, conversion.path, watch)
             image_files.compare(conversion.candidate.image, conversion.path, watch)
-            locks.require_free(conversion.candidate.image.path, f"take {conversion.path} for a copy")  # it may have been written to meanwhile
+            locks.require_free(conversion.candidate.image.path, f"use {conversion.path} as the copy")  # it may have been written to meanwhile
         except BaseException:
             self._drop_image(conversion)
             raise

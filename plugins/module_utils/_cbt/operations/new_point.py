@@ -89,7 +89,7 @@ class NewPoint:
         """Read a disk as ``Reader.read`` does."""
         self._interrupt.check()
         if not names.is_target(target):
-            raise Refused(f"Cannot store the disk {names.shown(target)}: nothing in a repository can be called so. Give it another target, or exclude it.")
+            raise Refused(f"Cannot store the disk {names.shown(target)}: a repository cannot hold this name. Use another target, or exclude the disk.")
         self.disks[target] = self._reader(self._dedup).read(source, target, base, self.known(base), audit, again)
         return self.disks[target]
 

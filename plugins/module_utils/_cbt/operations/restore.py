@@ -167,7 +167,8 @@ class _Restore:
         written = self._written_over + (list(files) if self._request.force else [])
         if not written:
             return "Nothing was restored."
-        return f"What was restored stays, in the place of what was there: {', '.join(sorted(written))}. Define a domain with it, or restore without define."
+        kept = f"The restored files and devices were kept and replace the previous ones: {', '.join(sorted(written))}."
+        return f"{kept} Define a domain with them, or restore without define."
 
     def _check_again(self) -> None:
         """What was free when it began may be in use by now: writing takes its time."""
@@ -182,7 +183,7 @@ class _Restore:
         written, total = 0, extents.stored_blocks * BLOCK_SIZE
         place = f"{plan.target} of {self.point.domain} from restore point {self.point.id}"
         with contextlib.closing(DiskWriter(path, extents, self._layouts[plan.target], self._request.preallocation, self._request.nbd_tls)) as image:
-            lost = f"What was on {', '.join(self._written_over)} is lost." if self._written_over else "Nothing was restored."
+            lost = f"The previous content of {', '.join(self._written_over)} is lost." if self._written_over else "Nothing was restored."
             work = functools.partial(_copy_run, self._repository, image, place, plan.size, lost)
             workers = self._request.workers or default_workers()
             with in_parallel(portions(extents), lambda: contextlib.nullcontext(work), workers, interrupt) as results:

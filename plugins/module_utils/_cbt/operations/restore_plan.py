@@ -70,7 +70,7 @@ def path_in(folder: str, name: str) -> str:
     """The path of a file of this name directly in a folder. Raises Refused if the name leads elsewhere, or is too long. Pure."""
     path = os.path.join(folder, name)
     if not name or "\0" in name or os.path.basename(os.path.normpath(path)) != name:
-        raise Refused(f"Cannot restore to {shown(name)} in {folder}: this is no name of a file there. Choose another name with new_name.")
+        raise Refused(f"Cannot restore to {shown(name)} in {folder}: this is not a valid file name. Choose another name with new_name.")
     if len(name.encode(errors="replace")) > LONGEST_NAME:
         raise Refused(f"Cannot restore to {shown(name)} in {folder}: the name is too long for a file. Choose a shorter one with new_name.")
     return path

@@ -74,9 +74,9 @@ def configuration(repository: Repository, point: RestorePoint, key: str) -> str:
         text = data.decode()
         root = _check_xml(data)
     except (UnicodeDecodeError, expat.ExpatError, ValueError) as error:
-        raise DamagedObject(f"{point.folder}/{key} is damaged: it is no XML of a domain ({error}). Choose another restore point.") from error
+        raise DamagedObject(f"{point.folder}/{key} is damaged: it is not the XML of a domain ({error}). Choose another restore point.") from error
     if root != "domain":
-        raise DamagedObject(f"{point.folder}/{key} is damaged: it is no XML of a domain. Choose another restore point.")
+        raise DamagedObject(f"{point.folder}/{key} is damaged: it is not the XML of a domain. Choose another restore point.")
     return text
 
 
@@ -90,7 +90,7 @@ def _check_xml(data: bytes) -> str:
         root.extend([tag] if not root else [])
         opened.append(tag)
         if len(opened) > _DEEPEST_XML:
-            raise ValueError("its elements are too deep")
+            raise ValueError("its elements are nested too deep")
 
     def refuse(*_declaration: t.Any) -> None:
         raise ValueError("it declares a document type")
@@ -133,15 +133,15 @@ def _saved(entry: t.Any, point: RestorePoint) -> SavedFile:
     """An entry of the index. Raises ValueError unless all of it can be, and the manifest has its pieces."""
     fields = {field.name for field in dataclasses.fields(SavedFile)}
     if not isinstance(entry, dict) or not fields <= set(entry):
-        raise ValueError("a file in it lacks what it must have")
+        raise ValueError("a file in it lacks a required field")
     kind, size, mode = entry["kind"], entry["size"], entry["mode"]
     if kind not in names.MACHINE_FILE_KINDS:
-        raise ValueError(f"{names.shown(kind)} is no kind of a machine's files")
+        raise ValueError(f"{names.shown(kind)} is not a kind of machine file")
     if not _is_number(size, LARGEST[kind]) or not _is_number(mode, 0o7777):
-        raise ValueError(f"size or mode of its {kind} cannot be")
+        raise ValueError(f"the size or mode of its {kind} is not valid")
     for field, longest in (("path", _LONGEST_PATH), ("owner", _LONGEST_ACCOUNT), ("group", _LONGEST_ACCOUNT), ("sha256", 64)):
         if not _is_text(entry[field], longest):
-            raise ValueError(f"the {field} of its {kind} cannot be")
+            raise ValueError(f"the {field} of its {kind} is not valid")
     pieces = entry["pieces"]
     if not isinstance(pieces, list) or len(pieces) > -(-size // PIECE) + _SHORT_PIECES:
         raise ValueError(f"the pieces of its {kind} are not those of {size} bytes")
@@ -166,7 +166,7 @@ def write_file(repository: Repository, point: RestorePoint, saved: SavedFile, pa
     Returns what a person should know of that. Raises DamagedObject, ObjectMissing, or Refused if it cannot be written.
     """
     digest, left = hashlib.sha256(), saved.size
-    damage = DamagedObject(f"{saved.kind} of restore point {point.id} is damaged: its pieces are not what was saved")
+    damage = DamagedObject(f"{saved.kind} of restore point {point.id} is damaged: its pieces do not match what was saved")
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with open(handle, "wb") as file:
@@ -205,7 +205,7 @@ def _own(handle: int, saved: SavedFile) -> t.List[str]:
     owner, group = account_of(saved.owner), group_of(saved.group)
     os.fchown(handle, -1 if owner is None else owner, -1 if group is None else group)
     unknown = [f"{what} {names.shown(name)}" for what, name, found in (("user", saved.owner, owner), ("group", saved.group, group)) if name and found is None]
-    return [f"{saved.kind} of the machine stays root's: this host has no {' and no '.join(unknown)}."] if unknown else []
+    return [f"{saved.kind} of the machine belongs to root: this host has no {' and no '.join(unknown)}."] if unknown else []
 
 
 def account_of(name: str) -> t.Optional[int]:

@@ -41,7 +41,7 @@ def _as_far_as_told(target: str, size: int, found: t.List[Damage]) -> t.List[Dam
     """The damage of a disk; where that is in more pieces than are told, the whole disk with the first cause."""
     if len(found) <= MOST_RANGES:
         return found
-    return [Damage(target, 0, size, f"more than {MOST_RANGES} of its ranges are damaged, the first for this: {found[0].cause}", found[0].missing)]
+    return [Damage(target, 0, size, f"more than {MOST_RANGES} of its ranges are damaged, the first because: {found[0].cause}", found[0].missing)]
 
 
 def _tasks(extents: ExtentMap, findings: Findings, due: t.Callable[[Run], bool]) -> t.Iterator[Run]:

@@ -44,7 +44,7 @@ def _explained(what: str, path: str) -> t.Iterator[None]:
         raise ObjectMissing(f"Cannot {what} {path}: it does not exist.") from error
     except Misplaced as error:
         kind = DamagedObject if what == "read" else RepositoryError
-        raise kind(f"Cannot {what} {path}: {error}. No link is followed below a repository. Move it away.") from error
+        raise kind(f"Cannot {what} {path}: {error}. Links below a repository are not followed. Move it away.") from error
     except OSError as error:
         raise RepositoryError(f"Cannot {what} {path}: {error.strerror}. {_advice(error)}") from error
 

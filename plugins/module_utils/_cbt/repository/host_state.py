@@ -77,7 +77,7 @@ def _checked(handle: int) -> int:
     if found.st_uid == os.geteuid() and not found.st_mode & 0o022:
         return handle
     os.close(handle)
-    raise PermissionError("others can write there")
+    raise PermissionError("other users can write there")
 
 
 @contextlib.contextmanager

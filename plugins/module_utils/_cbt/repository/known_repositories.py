@@ -64,10 +64,10 @@ def objection(known: t.Optional[Known], found: t.Optional[Known], location: str)
     if known is None or found == known or (found is not None and (found.id, found.encrypted) == (known.id, known.encrypted)):
         return None
     if found is None:
-        return f"The repository {known.id} that this host knows in {location} is missing: there is no repository any more."
+        return f"The repository {known.id} that this host knows in {location} is missing."
     now, before = (_kind(each.encrypted) for each in (found, known))
     if found.id == known.id:
-        return f"The repository in {location} is {now}, but this host knows it as {before}, which cannot change: its configuration was exchanged."
+        return f"The repository in {location} is {now}, but this host knows it as {before}, which cannot change: its configuration was replaced."
     kind = f", which is {now}; the one before was {before}" if now != before else ""
     return f"The repository in {location} is not the one that this host knows there: it is {found.id} in place of {known.id}{kind}."
 
@@ -80,7 +80,7 @@ def went_back(key: Key, location: str) -> str:
     """Why a repository that lacks a restore point went back."""
     return (
         f"The repository in {location} went back: restore point {key[1]} of domain {key[0]}, which this host knows, is neither there, nor in the trash,"
-        " nor recorded as removed. An older copy of the repository was put in its place, or the point was deleted from outside."
+        " nor recorded as removed. An older copy of the repository was put in its place, or the point was deleted by other means."
     )
 
 

@@ -166,7 +166,7 @@ def sessions(repository: Repository) -> t.List[Session]:
             body = sealed.decode(KIND, VERSION, repository.get_object(entry.name), entry.name, _SHAPE)
             since = entry.modified if body.get("since") is None else body["since"]
             if not 0 <= since <= LATEST:
-                raise DamagedObject(f"{entry.name} is damaged: it began at no time that there is")
+                raise DamagedObject(f"{entry.name} is damaged: its start time is not a valid time")
             found.append(Session(session_id, body["host"], body["process"], body["operation"], since, entry.modified))
         except ObjectMissing:
             continue  # ended since it was listed

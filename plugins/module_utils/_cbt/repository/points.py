@@ -163,7 +163,7 @@ def decode(data: bytes, name: str) -> RestorePoint:
         point = RestorePoint(**{**body, "disks": disks, "files": files})
         created = datetime.datetime.fromisoformat(point.created)
         if created.tzinfo is None or not 1970 <= created.year < 9999:  # a zone or a span leads to no year that there is not
-            raise ValueError("its time is in no zone, or none at which it can have been made")
+            raise ValueError("its time has no time zone or is not a possible time")
     except (TypeError, ValueError) as error:
         raise DamagedObject(f"{name} is damaged: it lacks what a manifest must have ({error})") from error
     try:
@@ -185,7 +185,7 @@ def check(point: RestorePoint) -> None:
     if point.parent is not None:
         names.check_point_id(point.parent)
     if len(point.disks) > MOST_DISKS or len(point.files) > MOST_FILES:
-        raise DamagedObject(f"it has {len(point.disks)} disks and {len(point.files)} files, and none has more than {MOST_DISKS} and {MOST_FILES}")
+        raise DamagedObject(f"it has {len(point.disks)} disks and {len(point.files)} files, and at most {MOST_DISKS} and {MOST_FILES} are possible")
     for disk in point.disks:
         names.check_map_name(disk.map.name, names.check_target(disk.target))
         if not 0 <= disk.size <= LARGEST_DISK:

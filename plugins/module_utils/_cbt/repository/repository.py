@@ -169,8 +169,8 @@ def check_vacant(store: Store) -> None:
     there = store.occupants()
     if there and configuration.NAME not in there:  # with a configuration, another host was faster
         raise RepositoryError(
-            f"{store.location} is not a repository: it has files but no {configuration.NAME}. {mounts.advice(store.local_path)} Otherwise name"
-            " an empty or a new place; if that file was lost, put a copy of it back, or have cbt_repository make it again with rebuild: true."
+            f"{store.location} is not a repository: it has files but no {configuration.NAME}. {mounts.advice(store.local_path)} Otherwise use"
+            " an empty or a new location; if that file was lost, put a copy of it back, or recreate it with cbt_repository and rebuild: true."
         )
 
 

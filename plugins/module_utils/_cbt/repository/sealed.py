@@ -67,7 +67,7 @@ def _fits(value: t.Any, wanted: t.Any) -> bool:
 def parsed(data: bytes) -> t.Dict[str, t.Any]:
     """An object of JSON. Raises ValueError if it is none, or too much of one: no more is parsed than memory is there for."""
     if values_in(data) > MOST_VALUES or _LONG_NUMBER.search(data):
-        raise ValueError("it has more values, or a longer number, than any object")
+        raise ValueError("it has more values, or a longer number, than an object may have")
     try:
         # Decoded here, for json takes bytes in other encodings too, in which a long number is not seen above.
         body: t.Dict[str, t.Any] = json.loads(data.decode(errors="surrogatepass"))

@@ -68,7 +68,7 @@ class Segment:
             raise Unusable(f"{self.path} holds no hooks")
         _magic, self.packs, self._pages, self._length, self._checksum = _HEAD.unpack(head)
         if self.packs > MAX_PACKS or self._pages > _MOST_PAGES or self._length > _MOST_SOURCES:
-            raise Unusable(f"{self.path} is larger than any")
+            raise Unusable(f"{self.path} is larger than any segment")
         self._index_at = (1 + self._pages) * _PAGE
         self._packs_at = self._index_at + self._pages * 12
         self._sources_at = self._packs_at + self.packs * _PACK.size

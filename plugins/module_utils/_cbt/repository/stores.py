@@ -65,8 +65,8 @@ class Foreign:
 
     def words(self) -> t.List[str]:
         """What a person should know of it, a sentence for each."""
-        told = [f"{names.shown(name)} in {self._location} is no object of a repository and was passed over. Remove it." for name in sorted(self._names)]
-        return [*told, f"More in {self._location} is no object of a repository and was passed over."] if self._more else told
+        told = [f"{names.shown(name)} in {self._location} is not an object of a repository and was skipped. Remove it." for name in sorted(self._names)]
+        return [*told, f"{self._location} has more files that are not objects of a repository and were skipped."] if self._more else told
 
 
 def counted(found: t.Iterable[Listed], prefix: str, location: str, before: int = 0) -> t.Iterator[Listed]:
