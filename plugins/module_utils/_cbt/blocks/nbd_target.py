@@ -104,7 +104,7 @@ class NbdTarget:
         """Connect. Raises Refused if libnbd is missing, the server cannot be verified or the export cannot be written, CbtError if the server refuses."""
         if nbd is None:
             raise Refused(f"Cannot write to {uri}: libnbd is not installed here. Install python3-libnbd, or restore to a file.")
-        self._uri, self._advice = uri, "Check that the server runs, and its log."
+        self._uri, self._advice = uri, "Check that the server runs, and read its log."
         self._handle: t.Any = nbd.NBD()
         check_tls(uri, tls, self._handle.get_version())
         if tls.certificates is not None:

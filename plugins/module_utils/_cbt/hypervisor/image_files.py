@@ -94,7 +94,7 @@ def create_like(image: Image, dest: str) -> None:
 
 
 def convert(image: Image, dest: str, watch: t.Callable[[], None]) -> None:
-    """Copy an image that nobody uses to a new qcow2 v3 image. Raises HypervisorError, Refused if it is in use, or what ``watch`` raises."""
+    """Copy an image that is not in use to a new qcow2 v3 image. Raises HypervisorError, Refused if it is in use, or what ``watch`` raises."""
     locks.require_free(image.path, f"convert {image.path}")
     copying = ["qemu-img", "convert", "-q", "-f", image.format, "-O", "qcow2", *_options(image), *_backing(image, dest, "-B"), "--", image.path, dest]
     _complete(copying, watch, f"convert {image.path}")

@@ -4,7 +4,7 @@
 """The marker of a conversion: a link beside a new image to the one it was made of. Private to the collection.
 
 Until it is gone the conversion is not over. Its name ends in the format of the original, which is not guessed: a guest writes
-every byte of a RAW disk. Markers of older versions do not tell the format.
+every byte of a RAW disk. Markers of older versions do not record the format.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMATS = ("raw", "qcow2")
 
 @dataclasses.dataclass(frozen=True)
 class Original:
-    """The image that a new one was made of; ``format`` is None where the marker does not tell it."""
+    """The image that a new one was made of; ``format`` is None if the marker does not record it."""
 
     path: str
     format: t.Optional[str]

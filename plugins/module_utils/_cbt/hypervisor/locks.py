@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""QEMU's locks on disk images, which tell whether one is in use. Private to the collection.
+"""QEMU's locks on disk images, which show whether an image is in use. Private to the collection.
 
 Each process that opens an image with QEMU's block layer locks single bytes of the file from 100 on: one for each permission it
 uses, and from 200 on one for each that it denies others (QEMU's block/file-posix.c). The format of the image does not matter.

@@ -90,7 +90,7 @@ class ImageRun:
         """Set the marker of a new image, which is not there then."""
         if self._begun_before(conversion):
             put_away(conversion.path)
-            image_marker.remove(conversion.path)  # that of an older version does not tell the format
+            image_marker.remove(conversion.path)  # that of an older version does not record the format
         image = conversion.candidate.image
         image_marker.make(conversion.path, Original(image.path, image.format))
 

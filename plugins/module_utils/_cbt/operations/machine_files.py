@@ -59,7 +59,7 @@ class Capture(t.Mapping[str, bytes]):
     """A machine's files as they were at one moment, as objects for a restore point by name.
 
     They wait on disk in a file without a name in ``folder``, which no other user can reach. ``opened`` opens a file of the
-    hypervisor by its path, as if it were of this host. ``warnings`` tell what is missing.
+    hypervisor by its path, as if it were of this host. ``warnings`` name what is missing.
     """
 
     def __init__(self, folder: str, opened: t.Callable[[str], t.BinaryIO] = open_file) -> None:

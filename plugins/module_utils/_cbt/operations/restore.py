@@ -39,7 +39,7 @@ __all__ = ["DiskRestore", "MachineWish", "RestoreRequest", "RestoreResult", "mak
 class RestoreResult:
     """The outcome of a restore, or of its plan; ``domain_xml`` is the original's, or that of the defined ``machine``.
 
-    ``warnings`` tell what could not be as it was.
+    ``warnings`` name what could not be restored as it was.
     """
 
     point: RestorePoint
@@ -51,7 +51,7 @@ class RestoreResult:
 
 
 def _copy_run(repository: Repository, image: DiskWriter, place: str, size: int, lost: str, run: Run) -> int:
-    """Write one run's blocks, each proven; returns the bytes written. ``lost`` tells what a failure costs. Runs in a worker's thread."""
+    """Write one run's blocks, each proven; returns the bytes written. ``lost`` says what a failure costs. Runs in a worker's thread."""
     proven: t.List[Buffer] = []
     offset = run.first * BLOCK_SIZE
     try:

@@ -163,7 +163,7 @@ def _is_text(value: t.Any, longest: int) -> bool:
 def write_file(repository: Repository, point: RestorePoint, saved: SavedFile, path: str) -> t.List[str]:
     """Write a saved file to ``path``, which must not exist, and prove it. It gets mode and owner it had, as far as they are known and safe.
 
-    Returns what a person should know of that. Raises DamagedObject, ObjectMissing, or Refused if it cannot be written.
+    Returns warnings about that. Raises DamagedObject, ObjectMissing, or Refused if it cannot be written.
     """
     digest, left = hashlib.sha256(), saved.size
     damage = DamagedObject(f"{saved.kind} of restore point {point.id} is damaged: its pieces do not match what was saved")

@@ -28,7 +28,7 @@ from .verdicts import Damage, PointVerdict, joined
 
 DATA = "data"
 
-MOST_RANGES = 1 << 16  # of a disk that are told one by one
+MOST_RANGES = 1 << 16  # of a disk that are listed one by one
 _PIECE = 16  # blocks of a pack read at once, and the unit of a sample
 
 
@@ -38,7 +38,7 @@ def _range(target: str, run: Run, size: int, error: Exception, ordinal: t.Option
 
 
 def _as_far_as_told(target: str, size: int, found: t.List[Damage]) -> t.List[Damage]:
-    """The damage of a disk; where that is in more pieces than are told, the whole disk with the first cause."""
+    """The damage of a disk; if there are more ranges than are listed, the whole disk with the first cause."""
     if len(found) <= MOST_RANGES:
         return found
     return [Damage(target, 0, size, f"more than {MOST_RANGES} of its ranges are damaged, the first because: {found[0].cause}", found[0].missing)]

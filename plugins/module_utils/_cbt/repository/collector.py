@@ -31,7 +31,7 @@ _FRESH = LAPSE / 2  # seconds for which a list of what is doomed surely counts
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """What a collection did, or would do: objects newly announced, objects and bytes deleted. ``foreign`` tells of what is no object of a repository."""
+    """What a collection did, or would do: objects newly announced, objects and bytes deleted. ``foreign`` are warnings about files that are not objects."""
 
     condemned: int
     deleted: int

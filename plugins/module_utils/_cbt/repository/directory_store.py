@@ -58,7 +58,7 @@ def _locked_temporary(folder: int) -> t.Tuple[int, str]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
-            return handle, name  # a file system without locks: then nobody can take it for left over either
+            return handle, name  # a file system without locks: then no host takes it for left over either
         if os.fstat(handle).st_nlink:
             return handle, name
         os.close(handle)  # swept between the two steps
@@ -225,7 +225,7 @@ class DirectoryStore:
                         raise Misplaced(f"{os.path.join(self.location, name)} is {each.kind} and not a file")
                     found.append((name, each.status))
                 elif names.is_folder(name):
-                    inner.append(name)  # what is none is told of when it is opened
+                    inner.append(name)  # anything else causes an error when it is opened
                 else:
                     self.foreign.note(name)
         return inner, found

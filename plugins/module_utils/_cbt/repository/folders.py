@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Folders and files below a root, opened part by part: no symbolic link below it is ever followed. Private to the collection.
 
-Whoever can write to a shared directory can put a link in the place of any folder or file, and each host resolves it by itself. So a
+Anyone who can write to a shared directory can put a link in the place of any folder or file, and each host resolves it by itself. So a
 folder is opened by its handle's own parent, and everything is done within such handles. They are open for one request only: a
 folder may vanish and come back at any time. They are opened without permission to read (O_PATH), which costs an NFS client nothing.
 The root itself may be a link, for the user named it.
@@ -80,7 +80,7 @@ def _inner(parent: int, name: str, path: str, make: bool) -> int:
             raise misplaced(path, os.lstat(name, dir_fd=parent).st_mode, "folder") from error
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=parent)
-            with contextlib.suppress(FileNotFoundError):  # taken along already by whoever found it empty
+            with contextlib.suppress(FileNotFoundError):  # another process that found it empty removed it
                 _let_owner_in(name, parent)
         sync_folder(parent)
 

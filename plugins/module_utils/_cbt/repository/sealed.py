@@ -101,7 +101,7 @@ def decode(kind: str, version: int, data: bytes, name: str, shape: t.Optional[t.
         raise RepositoryError(f"{name} has format {found}; this version of kvm.cbt reads up to format {version}. Update the collection.")
     try:
         body = parsed(match.group(4))
-    except ValueError as error:  # whoever made it could make a checksum, but no JSON
+    except ValueError as error:  # made with a checksum, but not as JSON
         raise DamagedObject(f"{name} is damaged: it cannot be read ({error})") from error
     wrong = [field for field, wanted in (shape or {}).items() if not _fits(body.get(field), wanted)]
     if wrong:

@@ -64,7 +64,7 @@ class Foreign:
             self._more = True
 
     def words(self) -> t.List[str]:
-        """What a person should know of it, a sentence for each."""
+        """Warnings, one sentence for each name."""
         told = [f"{names.shown(name)} in {self._location} is not an object of a repository and was skipped. Remove it." for name in sorted(self._names)]
         return [*told, f"{self._location} has more files that are not objects of a repository and were skipped."] if self._more else told
 

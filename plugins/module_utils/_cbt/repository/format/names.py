@@ -391,7 +391,7 @@ def doomed(session: str, number: int) -> str:
 
 
 def damage_of(pack_id: bytes) -> str:
-    """Name of the object that tells of a pack's damage."""
+    """Name of the record of a pack's damage."""
     return DAMAGED_KIND.name(pack=pack_id.hex())
 
 
@@ -411,7 +411,7 @@ def removals_folder(uuid: str) -> str:
 
 
 def turn(uuid: str, selection: str, slices: int) -> str:
-    """Name of what tells whose turn it is in a rotation of samples."""
+    """Name of the object that holds the turn in a rotation of samples."""
     return TURN_KIND.name(uuid=uuid, selection=selection, slices=str(slices))
 
 
@@ -442,7 +442,7 @@ def of_kind(found: t.Iterable[str], kind: Kind) -> t.Iterator[t.Tuple[str, Name]
 
 
 def _of_host(host: str) -> str:
-    """How names of a host's temporary files begin: only on one host do locks tell for certain, whatever the file system."""
+    """How names of a host's temporary files begin: locks are certain only within one host, on any file system."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", host)[:64] + "-"
 
 
