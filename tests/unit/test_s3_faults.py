@@ -20,6 +20,7 @@ import pytest
 pytest.importorskip("boto3")
 
 import s3_server
+import urllib3
 from s3_server import refusal
 from store_contract import LEASE, OTHER_PACK, PACK
 
@@ -138,6 +139,48 @@ def test_an_object_larger_than_it_may_be_is_not_read(store: S3Store, script: Scr
     script.answer(200, bytes(70_000))
     assert "it has 70000 bytes and cannot have more than 65576" in failure(lambda: store.get("collected.json"))
     assert len(script.requests) == 2, "it is not asked for again"
+
+
+@pytest.mark.parametrize(("status", "call"), [(200, "list"), (200, "put"), (200, "delete"), (403, "list"), (403, "get"), (404, "put")])
+def test_an_answer_larger_than_any_is_not_read(status: int, call: str, store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_client, "MOST_ANSWERED", 1 << 20)
+    calls: dict[str, Callable[[], object]] = {
+        "list": lambda: list(store.list("leases")),
+        "get": lambda: store.get("collected.json"),
+        "put": lambda: store.put("collected.json", b"x"),
+        "delete": lambda: store.delete("collected.json"),
+    }
+    for more in range(2):
+        if call == "delete":
+            script.answer(200)  # to the question whether it is there
+        script.answer(status, PAGE[:-1].ljust((1 << 20) - 1 + 2 * more) + b">")
+        requests = len(script.requests)
+        if more:
+            assert "the server sent an answer of more than 1 MiB. Check endpoint_url" in failure(calls[call])
+            assert len(script.requests) == requests + (2 if call == "delete" else 1), "it is not asked for again"
+        elif status == 200:
+            calls[call]()
+        else:
+            assert "an answer of more" not in failure(calls[call])
+
+
+def test_an_answer_that_breaks_off_or_stalls_is_asked_for_again(store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever in the body the connection fails, as the SDK has it: its own error, which it retries."""
+    faults = [urllib3.exceptions.ProtocolError("gone"), urllib3.exceptions.ReadTimeoutError(None, None, "late"), ConnectionResetError()]
+    streamed = urllib3.response.HTTPResponse.stream
+
+    def stream(self: urllib3.response.HTTPResponse, *arguments: Any) -> Iterator[bytes]:
+        pieces = streamed(self, *arguments)
+        yield next(iter(pieces))[:10]
+        if left:
+            raise left.pop()
+        yield from pieces
+
+    monkeypatch.setattr(urllib3.response.HTTPResponse, "stream", stream)
+    left = list(faults)
+    script.answer(403, refusal("AccessDenied"))
+    assert "Cannot list" in failure(lambda: list(store.list("leases")))
+    assert len(script.requests) == 1 + len(faults)
 
 
 def test_what_has_no_name_of_an_object_is_not_listed_and_is_named(store: S3Store, script: Script) -> None:

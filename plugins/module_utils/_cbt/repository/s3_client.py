@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import typing as t
 
@@ -17,10 +18,12 @@ try:
     from botocore import exceptions
     from botocore.config import Config
     from botocore.parsers import ResponseParserError
+    from urllib3 import exceptions as http_exceptions
 except ImportError:  # needed only for repositories on S3
-    boto3 = exceptions = None
+    boto3 = exceptions = http_exceptions = None
 
 ATTEMPTS = 6  # of a request, and of reading an answer's body; with the pauses between them about half a minute
+MOST_ANSWERED = 8 << 20  # bytes of an answer that is no object's content; a page of a listing has less than half of it
 _CONNECTIONS = 64
 _CONNECT_TIMEOUT = 10  # seconds
 _READ_TIMEOUT = 60  # seconds without a byte
@@ -73,6 +76,7 @@ def connect(options: S3Options) -> t.Any:
         )
     if client.meta.endpoint_url.startswith("https:"):  # TLS proves what is sent, at no cost of its own; SHA-256 would take as long as all else
         client.meta.config.s3 = {"payload_signing_enabled": False, **(client.meta.config.s3 or {})}
+    client.meta.events.register("before-send.s3", functools.partial(_send, client._endpoint.http_session))
     client.meta.events.register("provide-client-params.s3.PutObject", _take_condition)
     client.meta.events.register("before-call.s3.PutObject", _set_condition)
     return client
@@ -88,6 +92,41 @@ def _config() -> t.Any:
     # Newer SDKs add checksums of their own in a way that other servers than AWS refuse; ours are in every request.
     newer = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
     return Config(**wanted, **{key: value for key, value in newer.items() if key in Config.OPTION_DEFAULTS})
+
+
+class _Bounded:
+    """The body of an answer that the SDK keeps as a whole, with an end to it."""
+
+    def __init__(self, raw: t.Any, url: str) -> None:
+        self._raw, self._url = raw, url
+
+    def __getattr__(self, name: str) -> t.Any:
+        return getattr(self._raw, name)
+
+    def stream(self) -> t.Iterator[bytes]:
+        """The body in pieces. Raises RepositoryError if it is too large, and what the SDK raises, and retries, if it breaks off."""
+        size = 0
+        try:
+            for piece in self._raw.stream():
+                size += len(piece)
+                if size > MOST_ANSWERED:
+                    self._raw.close()
+                    raise RepositoryError(f"Cannot use S3: the server sent an answer of more than {MOST_ANSWERED >> 20} MiB. {_WHERE}")
+                yield piece
+        except http_exceptions.ReadTimeoutError as error:
+            raise exceptions.ReadTimeoutError(endpoint_url=self._url, error=error) from error
+        except (http_exceptions.HTTPError, OSError) as error:
+            raise exceptions.ConnectionClosedError(endpoint_url=self._url, error=error) from error
+
+
+def _send(session: t.Any, request: t.Any, **_event: t.Any) -> t.Any:
+    """Send a request as the SDK does, but keep no answer that is larger than any. The content of an object is read elsewhere."""
+    is_content, request.stream_output = request.stream_output, True
+    answer = session.send(request)
+    if not is_content or answer.status_code >= 300:
+        answer.raw = _Bounded(answer.raw, request.url)
+        answer.content  # noqa: B018  # reads it, as the SDK would have done
+    return answer
 
 
 _CONDITIONS = {"IfNoneMatch": "If-None-Match", "IfMatch": "If-Match"}
