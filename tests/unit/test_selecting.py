@@ -6,9 +6,13 @@ import datetime
 
 import pytest
 from samples import OTHER_UUID, UUID, point, point_id
+from stores_for_tests import MemoryStore
 
-from _cbt.errors import Refused
+from _cbt.errors import Refused, RepositoryError
 from _cbt.operations.selecting import choose, of_domain, parse_time
+from _cbt.repository import points
+from _cbt.repository.format import names
+from _cbt.repository.repository import Repository
 
 
 def at(*numbers: int, hours: int = 0) -> datetime.datetime:
@@ -124,3 +128,26 @@ def test_an_unknown_domain_is_refused_with_what_there_is(domain: str) -> None:
 def test_an_empty_repository_says_so() -> None:
     with pytest.raises(Refused, match="it holds points of no domain"):
         choose([], "web1")
+
+
+def test_more_restore_points_than_memory_is_there_for_do_not_keep_a_machine_from_being_restored_by_its_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = Repository(MemoryStore(), "ab" * 16)
+    fleet = [point(number, uuid=f"{number:08x}{OTHER_UUID[8:]}", domain=f"db{number}") for number in range(4, 24)]
+    for each in [*POINTS[:3], *fleet]:
+        repository.put_object(names.manifest(each.uuid, each.id), points.encode(each))
+    assert list(repository.points_with(UUID)) == POINTS[:3]
+    everything = {each.key for each in (*POINTS[:3], *fleet)}
+    assert {each.key for each in repository.points_with("web1")} == everything
+    unknown = f"{'f' * 8}{UUID[8:]}"  # what looks like a UUID may be a name
+    assert {each.key for each in repository.points_with(unknown)} == everything
+    monkeypatch.setattr(points, "MOST_MANIFESTS", 60_000)
+    with pytest.raises(
+        RepositoryError, match="more than 0 MiB of memory. Restore a machine by its UUID, which reads no other manifests. For all else use a host"
+    ):
+        repository.points_with("web1")
+    assert choose(repository.points_with(UUID), UUID) == POINTS[2]
+
+
+def test_a_host_with_much_memory_reads_more_restore_points() -> None:
+    assert points.most_manifests(8 << 30) == points.most_manifests(20 << 30) == 320 << 20
+    assert points.most_manifests(256 << 30) == 4 << 30

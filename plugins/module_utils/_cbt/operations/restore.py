@@ -94,7 +94,7 @@ class _Restore:
     def __init__(self, repository: Repository, request: RestoreRequest, session: t.Optional[Session]) -> None:
         """Decides, with all checks."""
         self._repository, self._request, self._session = repository, request, session
-        self.point = choose(repository.points_of().points, request.domain, request.restore_point, request.until)
+        self.point = choose(repository.points_with(request.domain), request.domain, request.restore_point, request.until)
         check_point(self.point)
         self.disks = make_plan(self.point, request)
         for plan in self.disks:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
 import re
 import secrets
 import typing as t
@@ -20,8 +21,17 @@ KIND = "manifest"
 LARGEST_DISK = 1 << 50  # bytes
 MOST_DISKS = 4096
 MOST_FILES = 8192
-MOST_MANIFESTS = 320 << 20  # bytes of memory for all that are kept at one time: about thirty thousand of one disk each
+_LEAST_MEMORY = 320 << 20  # bytes for manifests: about thirty thousand of one disk each, which take half of it
+_MEMORY_SHARE = 64  # the part of a host's memory that manifests may take, where it is more
 _SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def most_manifests(memory: int) -> int:
+    """How many bytes the manifests that are kept at one time may take on a host with so much memory."""
+    return max(_LEAST_MEMORY, memory // _MEMORY_SHARE)
+
+
+MOST_MANIFESTS = most_manifests(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 Key = t.Tuple[str, str]  # domain UUID and id of a restore point
 
@@ -36,7 +46,11 @@ class Budget:
         """A manifest that is about to be kept, or nothing for one that is only named. Raises RepositoryError if there are too many of them."""
         self._taken += 1024 + len(manifest) * (1 if manifest.isascii() else 4) + 64 * sealed.values_in(manifest)
         if self._taken > MOST_MANIFESTS:
-            raise RepositoryError(f"The manifests of the restore points take more than {MOST_MANIFESTS >> 20} MiB of memory. Use several repositories.")
+            raise RepositoryError(
+                f"The manifests of the restore points take more than {MOST_MANIFESTS >> 20} MiB of memory. Restore a machine by its UUID,"
+                f" which reads no other manifests. For all else use a host with more than {MOST_MANIFESTS * _MEMORY_SHARE >> 30} GiB of memory,"
+                " have cbt_retention keep fewer restore points there, and back up to several repositories."
+            )
         return manifest
 
 

@@ -103,6 +103,11 @@ class Repository:
             self.watch.listed(self, listing.points, uuid)
         return listing
 
+    def points_with(self, domain: str) -> t.Sequence[RestorePoint]:
+        """Restore points, oldest first, with all of a domain given by name or UUID. By UUID no manifest of another domain is read."""
+        found = self.points_of(domain).points if names.is_uuid(domain) else ()
+        return found or self.points_of().points
+
     def point(self, uuid: str, point_id: str) -> RestorePoint:
         """A restore point as it is now. Raises ObjectMissing if there is none, or DamagedObject."""
         name = names.manifest(uuid, point_id)
