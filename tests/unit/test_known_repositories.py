@@ -18,8 +18,9 @@ from samples import OTHER_UUID, UUID, point, point_id
 
 from _cbt.errors import CbtError, DamagedObject, Refused, RepositoryError
 from _cbt.repository import host_state, known_repositories, mounts, sealed
+from _cbt.repository.directory_store import DirectoryStore
 from _cbt.repository.known_repositories import Known, merged, objection
-from _cbt.repository.memory import Memory, Terms, address
+from _cbt.repository.memory import Memory, Terms, address, addresses
 from _cbt.repository.places import S3Options
 from _cbt.repository.repository import Repository, configuration_in, open_or_create, open_repository
 from _cbt.repository.s3_store import S3Store
@@ -312,6 +313,42 @@ def test_a_location_is_the_same_however_it_is_written(repository: Repository, pl
     for spelling in spellings:
         with pytest.raises(CbtError, match="is missing"):
             look(spelling)
+
+
+@pytest.mark.parametrize("target", ["other", "{share}/other", "./x/../other", "second"])
+def test_a_folder_of_a_share_that_becomes_a_link_does_not_hide_that_the_repository_was_replaced(target: str, tmp_path: Path) -> None:
+    share = tmp_path / "share"
+    (share / "x").mkdir(parents=True)
+    (share / "second").symlink_to("other")
+    (tmp_path / "link").symlink_to(share)
+    for folder in ("backup", "other"):
+        open_or_create(str(share / folder))
+    look(share / "backup")
+    (share / "backup").rename(share / "away")
+    (share / "backup").symlink_to(target.format(share=share))
+    for written in (share / "backup", tmp_path / "link" / "backup"):
+        with pytest.raises(Refused, match="is not the one that this host knows there"):
+            look(written)
+
+
+def test_a_link_of_the_host_that_leads_to_disks_in_turn_is_known_by_each_disk(tmp_path: Path) -> None:
+    for disk in ("disk1", "disk2", "disk1", "disk2"):
+        if not (tmp_path / disk).exists():
+            open_or_create(str(tmp_path / disk))
+        (tmp_path / "current").unlink(missing_ok=True)
+        (tmp_path / "current").symlink_to(tmp_path / disk)
+        assert look(tmp_path / "current") == []
+    (tmp_path / "disk2" / "repository.json").unlink()
+    with pytest.raises(CbtError, match="is missing"):
+        look(tmp_path / "current")
+
+
+@pytest.mark.parametrize("target", ["loop", "../{folder}/loop"])
+def test_a_link_that_leads_to_itself_has_no_more_names_than_the_kernel_follows(target: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(target.format(folder=tmp_path.name))
+    (tmp_path / "growing").symlink_to("growing/x")
+    assert len(addresses(DirectoryStore(str(tmp_path / "loop")))) <= 41
+    assert len(addresses(DirectoryStore(str(tmp_path / "growing")))) <= 41
 
 
 def test_a_repository_that_is_mounted_elsewhere_is_seen_for_the_first_time(repository: Repository, place: Path, tmp_path: Path) -> None:

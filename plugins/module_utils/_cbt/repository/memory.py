@@ -20,6 +20,8 @@ from .points import Key, RestorePoint
 from .repository import Repository
 from .stores import Store
 
+_MOST_LINKS = 40  # of a path; the kernel's limit
+
 
 def _unheard(_warning: str) -> None:
     pass
@@ -39,10 +41,43 @@ class Terms:
 
 
 def address(store: Store) -> str:
-    """A location as it is remembered: however its path is written, and with the server where there are several."""
-    if store.local_path is not None:
-        return os.path.realpath(store.local_path)
-    return f"{store.location} at {getattr(store, 'endpoint', 'its server')}"
+    """A location as it is remembered first: however its path is written, and with the server where there are several."""
+    return addresses(store)[-1]
+
+
+def addresses(store: Store) -> t.List[str]:
+    """What a location may be remembered as: its path with none of its links followed, with the first, and so on, and with all.
+
+    On a share, the store can put a link in the place of a folder of the path.
+    """
+    if store.local_path is None:
+        return [f"{store.location} at {getattr(store, 'endpoint', 'its server')}"]
+    found: t.List[str] = []
+    following = os.path.abspath(store.local_path)
+    while following and following not in found and len(found) < _MOST_LINKS:
+        found.append(following)
+        following = _first_link_followed(following)
+    return [*found, os.path.realpath(store.local_path)]
+
+
+def _first_link_followed(path: str) -> str:
+    """An absolute path with the target of its first link in the place of that; empty if it has none."""
+    parts = path.split("/")
+    for count in range(2, len(parts) + 1):
+        with contextlib.suppress(OSError):  # it is no link
+            target = os.readlink("/".join(parts[:count]))
+            return os.path.normpath(os.path.join("/".join(parts[: count - 1]) or "/", target, *parts[count:]))
+    return ""
+
+
+def _file_of(location: str) -> str:
+    return f"{hashlib.sha256(os.fsencode(location)).hexdigest()[:32]}.json"
+
+
+def _is_remembered(location: str) -> bool:
+    with contextlib.suppress(OSError):  # the warning comes when it is read
+        return host_state.read(_file_of(location)) is not None
+    return False
 
 
 class Memory:
@@ -50,8 +85,9 @@ class Memory:
 
     def __init__(self, store: Store, terms: Terms) -> None:
         self._store, self._terms = store, terms
-        self._address = address(store)
-        self._file = f"{hashlib.sha256(os.fsencode(self._address)).hexdigest()[:32]}.json"
+        known_as = addresses(store)
+        self._address = next((each for each in known_as[:-1] if _is_remembered(each)), known_as[-1])
+        self._file = _file_of(self._address)
         self._turn = threading.RLock()
         self._newest: t.Dict[str, RestorePoint] = {}  # as a list showed them
         self._published = self._warned = False
