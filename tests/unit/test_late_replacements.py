@@ -193,3 +193,17 @@ def test_a_removal_that_goes_on_late_leaves_an_entry_in_the_trash(world: World, 
     assert [each.point.id for each in trash.removed(world.repository())]
     retention(world.repository(), RetentionRequest(undelete=(world.point.id,), collect=False))
     world.check(exists=True)
+
+
+@pytest.mark.parametrize(("request_", "name", "before"), [("put", "trash/", True), ("put", "trash/", False), ("delete", "manifest.json", True)])
+def test_a_removal_that_goes_on_after_all_was_deleted_leaves_nothing_that_blocks_retention(world: World, request_: str, name: str, before: bool) -> None:
+    def others() -> None:
+        world.remove()
+        world.collect(86400.0)
+        assert world.old.name not in world.store.objects
+
+    world.hang(name, request_, others, before)
+    world.remove()
+    world.check(exists=False)
+    assert not trash.removed(world.repository())
+    world.collect(86400.0)

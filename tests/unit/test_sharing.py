@@ -320,6 +320,22 @@ class Sharing(RuleBasedStateMachine):
         """It may have been set, or its host was halted."""
         self.world.offsets[clock] = wrong * JUMP
 
+    @precondition(lambda self: self.world.astray and self.actors)
+    @rule(number=st.integers(0, ACTORS - 1), last=st.sampled_from([0, 1, -1]), below=st.sampled_from([None, 100]))
+    def a_manifest_hangs(self, number: int, last: int, below: int | None) -> None:
+        """The next one that is put or deleted, or an entry of the trash, for days in which others remove points, move blocks and reclaim space."""
+        if number >= len(self.actors):
+            return
+        actor = self.actors[number]
+        while self._step(actor) and not self._may_hang(actor):
+            pass
+        for _night in range(3 if actor in self.actors else 0):
+            self._begin("retention", functools.partial(retention, request=self._request(rules=Rules(last=last), compact_below=below)))
+            self.run_to_its_end(len(self.actors) - 1)
+            self.time_passes(self.world.grace + LAPSE)
+        if actor in self.actors:
+            self._step(actor)
+
     def _must_end(self, actor: Actor, seconds: float) -> bool:
         kind, _space, name = actor.pending.partition(" ")
         manifest = name.startswith("points/") and name.endswith("/manifest.json")
@@ -330,7 +346,10 @@ class Sharing(RuleBasedStateMachine):
 
     def _hung(self, actor: Actor) -> bool:
         """Whether what it waits with is carried out so late that it has to be made good."""
-        return actor.pending.endswith("/manifest.json") and self.world.real - actor.halted_at >= LAPSE / 2
+        return self._may_hang(actor) and self.world.real - actor.halted_at >= LAPSE / 2
+
+    def _may_hang(self, actor: Actor) -> bool:
+        return actor.pending.startswith("put trash/") or actor.pending.endswith("/manifest.json")
 
     # What must hold.
 

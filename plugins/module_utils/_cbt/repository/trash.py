@@ -17,6 +17,7 @@ from .leases import LAPSE
 from .points import RestorePoint
 from .repository import Repository
 from .stores import Entry
+from .wholeness import needed, unsound
 
 _FRESH = LAPSE / 2  # seconds for which an entry surely outlives whoever brings its point back
 
@@ -34,23 +35,39 @@ def remove(repository: Repository, point: RestorePoint) -> None:
     """Remove a restore point. Its entry in the trash comes first, so that what it needs is named at every moment.
 
     Each removal has an entry of its own: bringing a point back takes away old entries it saw, and no later one. So the manifest is
-    deleted only while the entry is young, and if the deletion itself took long, the entry is put again if it is gone.
+    deleted only while the entry is young. If any of this took long, the trash is looked at again.
     """
     name = names.manifest(point.uuid, point.id)
+    first, manifest, entries = leases.moment(), b"", []
     with contextlib.suppress(ObjectMissing):  # another run removed it
         while True:
             began = leases.moment()
             manifest = repository.get_object(name)
-            _keep(repository, point, manifest)
+            entries.append(_keep(repository, point, manifest))
             if began.elapsed() < _FRESH:
                 break
         repository.store.delete(name)
-        if began.elapsed() >= _FRESH and not holds(repository, point):
-            _keep(repository, point, manifest)
+    if entries and first.elapsed() >= _FRESH:
+        _settle(repository, point, points.decode(manifest, name), entries)
 
 
-def _keep(repository: Repository, point: RestorePoint, manifest: bytes) -> None:
-    repository.put_object(names.trash_entry(point.uuid, point.id, secrets.token_hex(8)), manifest)
+def _settle(repository: Repository, point: RestorePoint, removed: RestorePoint, entries: t.Sequence[str]) -> None:
+    """Keep what was removed if it can still be brought back; else take the entries away, which came after all it needs was deleted."""
+    try:
+        whole = not unsound(repository, needed(repository, removed))
+    except (DamagedObject, ObjectMissing):
+        whole = False
+    if not whole:
+        for entry in entries:
+            repository.discard(entry)
+    elif not holds(repository, point):
+        _keep(repository, point, points.encode(removed))
+
+
+def _keep(repository: Repository, point: RestorePoint, manifest: bytes) -> str:
+    entry = names.trash_entry(point.uuid, point.id, secrets.token_hex(8))
+    repository.put_object(entry, manifest)
+    return entry
 
 
 def holds(repository: Repository, point: RestorePoint) -> bool:
