@@ -17,7 +17,7 @@ from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.repository import leases, trash
 from _cbt.repository.collector import Collector
 from _cbt.repository.format import names
-from _cbt.repository.leases import LAPSE, Lease
+from _cbt.repository.leases import ASTRAY, LAPSE, Lease
 from _cbt.repository.maps import MapBuilder
 from _cbt.repository.packs import PackRef
 from _cbt.repository.points import RestorePoint
@@ -183,11 +183,19 @@ def test_a_removal_that_goes_on_late_leaves_an_entry_in_the_trash(world: World, 
     def others() -> None:
         world.store.clock += LAPSE + 1
         world.remove()
-        world.store.clock += LAPSE + 1
+        world.store.clock += LAPSE + ASTRAY + 1
         retention(world.repository(), RetentionRequest(undelete=(world.point.id,), collect=False))
         world.check(exists=True)
 
     world.hang(name, request_, others, before)
+    delete = world.store.delete
+
+    def checked(name: str) -> None:
+        assert not name.endswith("manifest.json") or trash.holds(world.repository(), world.point), "it could not be brought back for a moment"
+        delete(name)
+
+    if request_ == "put":
+        world.store.delete = checked  # type: ignore[method-assign]
     world.remove()
     world.check(exists=False)
     assert [each.point.id for each in trash.removed(world.repository())]
@@ -207,3 +215,17 @@ def test_a_removal_that_goes_on_after_all_was_deleted_leaves_nothing_that_blocks
     world.check(exists=False)
     assert not trash.removed(world.repository())
     world.collect(86400.0)
+
+
+def test_an_entry_of_a_host_whose_clock_is_hours_behind_stays_when_the_point_is_brought_back(world: World) -> None:
+    def others() -> None:
+        world.remove()
+        for name in world.store.list("trash"):
+            world.store.times[name] -= ASTRAY
+        retention(world.repository(), RetentionRequest(undelete=(world.point.id,), collect=False))
+        world.check(exists=True)
+
+    world.hang("manifest.json", "delete", others)
+    world.remove()
+    world.check(exists=False)
+    assert trash.removed(world.repository())

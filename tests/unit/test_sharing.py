@@ -321,9 +321,12 @@ class Sharing(RuleBasedStateMachine):
         self.world.offsets[clock] = wrong * JUMP
 
     @precondition(lambda self: self.world.astray and self.actors)
-    @rule(number=st.integers(0, ACTORS - 1), last=st.sampled_from([0, 1, -1]), below=st.sampled_from([None, 100]))
-    def a_manifest_hangs(self, number: int, last: int, below: int | None) -> None:
+    @rule(number=st.integers(0, ACTORS - 1), last=st.sampled_from([0, 1, -1]), below=st.sampled_from([None, 100]), heals=st.booleans())
+    def a_manifest_hangs(self, number: int, last: int, below: int | None, heals: bool) -> None:
         """The next one that is put or deleted, or an entry of the trash, for days in which others remove points, move blocks and reclaim space."""
+        if heals and self.room():
+            self.healing_begins()
+            number = len(self.actors) - 1
         if number >= len(self.actors):
             return
         actor = self.actors[number]
