@@ -28,6 +28,7 @@ SOAKS: Mapping[str, Soak] = {
     "histories": Soak(4, 1, 40, "random histories of guest writes and backups"),
     "kills": Soak(40, 4, 200, "kills over one history"),
     "signals": Soak(12, 2, 60, "signals sent to a backup, of each kind"),
+    "copies": Soak(2, 1, 100, "rounds of copies at once, some of them killed"),
     "storm": Soak(45, 10, 600, "seconds of backups, retention and verification at once"),
 }
 

@@ -1,10 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Several copies into one repository at once: every point that one of them reports is whole, and nothing blocks retention.
-
-KVM_CBT_COPIES is the number of rounds with real processes, of which some are killed.
-"""
+"""Several copies into one repository at once: every point that one of them reports is whole, and nothing blocks retention."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soaks
 from engine_history import FILES, EngineHistory
 from histories import History
 from samples import UUID
@@ -36,7 +34,7 @@ from _cbt.repository.format import names
 from _cbt.repository.leases import LAPSE
 from _cbt.repository.repository import Repository, open_or_create, open_repository
 
-ROUNDS = int(os.environ.get("KVM_CBT_COPIES", "2"))
+ROUNDS = soaks.count("copies")
 OPTIONS = StoringOptions(compression="none", workers=1)
 DEST = "11" * 16
 
@@ -334,6 +332,7 @@ def processes(source: Path, dest: Path, at: list[int], cache: Path) -> list[dict
     return [json.loads(each) for each in told if each]
 
 
+@pytest.mark.soak("copies")
 def test_copies_in_processes_of_their_own_lose_no_point_some_of_them_killed(tmp_path: Path) -> None:
     source = tmp_path / "source"
     history = EngineHistory()

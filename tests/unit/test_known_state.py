@@ -189,8 +189,8 @@ def withdrawn_after_another_host_saw_it(share: Share) -> None:
     """The store carries out what it seems to refuse, so that a failed run deletes the manifest again."""
     whole = Repository.publish
 
-    def fail(repository: Repository, made: RestorePoint) -> None:
-        whole(repository, made)
+    def fail(repository: Repository, made: RestorePoint, replace: bool = True) -> bool:
+        whole(repository, made, replace)
         share.look("b")
         raise RepositoryError("no answer")
 
