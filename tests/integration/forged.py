@@ -60,8 +60,9 @@ class Watch:
         self.seen: t.List[t.List[str]] = []
 
     def _look(self, arguments: t.List[str]) -> t.List[str]:
-        assert names_formats(arguments), arguments
-        self.seen.append(arguments)
+        program = arguments[arguments.index("-c") + 3 :] if arguments[0] == "setpriv" else arguments  # what ends with the engine is started by it
+        assert names_formats(program), program
+        self.seen.append(program)
         return arguments
 
     def run(self, arguments: t.List[str], **options: t.Any) -> t.Any:

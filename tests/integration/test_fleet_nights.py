@@ -57,7 +57,7 @@ class Night:
 
     def back_up(self, nodes: Sequence[Node] = ()) -> None:
         """Have a first night behind."""
-        self.fleet.run("kvm.cbt.prepare", self.variables(), "kvm.cbt.backup", nodes=nodes)
+        self.fleet.run("kvm.cbt.backup", self.variables(), "kvm.cbt.prepare", nodes=nodes)
 
     def all(self) -> list[BlockDomain]:
         return [domain for domains in self.domains.values() for domain in domains]
