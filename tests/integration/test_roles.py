@@ -82,6 +82,18 @@ def test_a_prepared_host_gets_its_folders_once(play: Play, workspace: Path) -> N
     assert play.changed("kvm.cbt.prepare", variables, "--check") == 0
 
 
+def test_a_link_that_a_store_puts_in_the_place_of_the_repository_changes_no_folder_of_the_host(play: Play, workspace: Path) -> None:
+    host = workspace / "host"
+    host.mkdir()
+    host.chmod(0o755)
+    (workspace / "share").symlink_to("host")
+    for written in ("share", "share/"):
+        variables = {"cbt_repository": f"{workspace}/{written}", "prepare_create_repository": False}
+        assert play.changed("kvm.cbt.prepare", variables) == 0
+    assert oct(host.stat().st_mode & 0o7777) == "0o755"
+    assert list(host.iterdir()) == []
+
+
 def test_what_is_too_old_or_missing_is_refused_before_anything_is_made(play: Play, workspace: Path) -> None:
     variables: dict[str, Any] = {"cbt_repository": str(workspace / "repository")}
     newest = {"libvirt": "7.0.0", "qemu": "99.1.0", "python": "3.9.0"}
