@@ -233,7 +233,7 @@ def test_a_map_with_a_name_that_is_none_is_damage(name: str) -> None:
         points.decode(points.encode(made), names.manifest(UUID, made.id))
 
 
-@pytest.mark.parametrize("name", STRINGS)
+@pytest.mark.parametrize("name", [*STRINGS, "Manifest.json", "MANIFEST.JSON"])  # some file systems do not tell these apart
 @pytest.mark.parametrize("what", ["key", "object"])
 def test_a_file_with_a_name_that_is_none_is_damage(what: str, name: str) -> None:
     file = points.StoredFile(name if what == "object" else "domain.xml", 3, "0" * 64)

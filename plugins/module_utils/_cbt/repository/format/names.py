@@ -44,7 +44,7 @@ _PARTS: t.Mapping[str, str] = {
     "uuid": r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",
     "point": r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}",
     "target": r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,31}",
-    "file": r"(?!manifest\.json(?:/|\Z))[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}",
+    "file": r"(?!(?i:manifest\.json)(?:/|\Z))[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}",
     "map": r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,123}\.map",
     "pack": r"[0-9a-f]{32}",
     "two": r"[0-9a-f]{2}",
