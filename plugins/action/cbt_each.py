@@ -37,6 +37,11 @@ _ANSIBLE = frozenset({"ansible_job_id", "finished", "started", "invocation", "re
 Result = t.Dict[str, t.Any]
 
 
+def _text(warning: t.Any) -> str:
+    """The text of a warning; ansible-core 2.19 and later have an object around it."""
+    return warning if isinstance(warning, str) else str(getattr(getattr(warning, "event", None), "msg", warning))
+
+
 class ActionModule(ActionBase):  # type: ignore[misc]
     """One run of a module for each item, so many at a time."""
 
@@ -130,7 +135,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _ended(self, item: Result, returned: Result) -> None:
         result = {key: value for key, value in returned.items() if key not in _ANSIBLE and not key.startswith("_")}
-        self._warnings += [printable(str(each)) for each in result.pop("warnings", [])]
+        self._warnings += [printable(_text(each)) for each in result.pop("warnings", [])]
         self._note(item, bool(returned.get("failed")), described(self._options["module"].rpartition(".")[2], returned), result)
 
     def _note(self, item: Result, failed: bool, text: str, result: Result) -> None:
