@@ -194,62 +194,58 @@ ORDER = (
     ),
     Mutation(
         "a writer does not check what is gone",
-        "repository/publishing.py",
-        "    except (DamagedObject, ObjectMissing):\n        return True\n",
-        "    except (DamagedObject, ObjectMissing):\n        return False\n",
+        "repository/wholeness.py",
+        "        except (DamagedObject, ObjectMissing):\n            return True\n",
+        "        except (DamagedObject, ObjectMissing):\n            return False\n",
         ("unit/test_engine_beside_others.py",),
     ),
     Mutation(
         "a writer checks for missing objects before condemned ones",
         "repository/publishing.py",
-        "    leaving = objects.keys() & condemned.on_their_way_out(repository)\n"
-        "    staying = sorted(name for name in objects.keys() - leaving if not there(name))\n"
-        "    gone = {name for name, unsound in zip(staying, side_by_side(lambda name: _unsound(repository, name, objects[name]), staying)) if unsound}\n",
-        "    staying = sorted(name for name in objects.keys() if not there(name))\n"
-        "    gone = {name for name, unsound in zip(staying, side_by_side(lambda name: _unsound(repository, name, objects[name]), staying)) if unsound}\n"
-        "    leaving = objects.keys() & condemned.on_their_way_out(repository)\n",
+        "    leaving = objects.keys() & condemned.on_their_way_out(repository)\n    return leaving | unsound(repository, {name: size for name, size in objects.items() if name not in leaving and not there(name)})\n",
+        "    gone = unsound(repository, {name: size for name, size in objects.items() if not there(name)})\n    return gone | (objects.keys() & condemned.on_their_way_out(repository))\n",
         ("unit/test_publishing.py::test_what_a_collector_deletes_between_any_two_requests_is_lost",),
     ),
     Mutation(
         "a pack that was cut off counts as there",
-        "repository/publishing.py",
-        "        return repository.store.size(name) != size and size is not None\n",
-        "        repository.store.size(name)\n        return False\n",
+        "repository/wholeness.py",
+        "            return repository.store.size(name) != objects[name]\n",
+        "            repository.store.size(name)\n            return False\n",
         ("unit/test_publishing.py::test_a_pack_of_another_size_is_lost",),
     ),
     Mutation(
         "a lease counts as kept however long it was not renewed",
         "repository/leases.py",
-        "        self.steady = self.steady and self.clock() - self._renewed < LAPSE / 2\n",
-        "        self.steady = True\n",
+        "        return not self._parted and self._began.elapsed() < STEADY\n",
+        "        return True\n",
         ("unit/test_requests.py::test_what_a_session_stored_itself_is_asked_for_only_if_its_lease_may_have_lapsed",),
     ),
     Mutation(
         "a manifest that came too late counts",
         "repository/publishing.py",
-        "                if lease.clock() - began < LAPSE:\n",
-        "                if True:\n",
+        "if repository.publish(point, replaces) and began.elapsed() < LAPSE and looked.elapsed() < STEADY:",
+        "if repository.publish(point, replaces):",
         ("unit/test_late_requests.py",),
     ),
     Mutation(
         "a manifest is deleted before its entry is in the trash",
         "repository/trash.py",
-        "        repository.put_object(names.trash_entry(point.uuid, point.id, secrets.token_hex(8)), manifest)\n        repository.store.delete(name)\n",
-        "        repository.store.delete(name)\n        repository.put_object(names.trash_entry(point.uuid, point.id, secrets.token_hex(8)), manifest)\n",
+        "            entries.append(_keep(repository, point, manifest))\n",
+        "            repository.store.delete(name)\n            entries.append(_keep(repository, point, manifest))\n",
         ("unit/test_store_faults_of_upkeep.py::test_whatever_call_fails_no_point_is_lost_and_the_next_run_goes_on",),
     ),
     Mutation(
         "a collector does not check a second time",
         "repository/collector.py",
-        "            if again.needs(name) or lease.clock() - began >= _FRESH:\n",
-        "            if lease.clock() - began >= _FRESH:\n",
+        "            if again.needs(name) or began.elapsed() >= _FRESH:\n",
+        "            if began.elapsed() >= _FRESH:\n",
         ("unit/test_engine_beside_others.py",),
     ),
     Mutation(
         "a collector has no grace",
         "repository/collector.py",
-        "        if since is not None and now - since >= grace:\n",
-        "        if since is not None:\n",
+        "        if now - since >= grace:\n            due",
+        "        if True:\n            due",
         ("unit/test_repository_v1.py::test_of_what_is_condemned_only_what_was_so_for_the_grace_period_goes",),
     ),
     Mutation(
@@ -449,4 +445,35 @@ TRUST = (
     ),
 )
 
-MUTATIONS = (*CONTENT, *PROOFS, *ORDER, *RULES, *GUARDS, *TRUST)
+SHARING = (
+    Mutation(
+        "an announcement outranks a living lease",
+        "repository/collector.py",
+        "needed.needs(each.name) or each.modified >= spared_from:",
+        "needed.needs(each.name) or (each.modified >= spared_from and each.name not in announced):",
+        ("unit/test_clocks.py",),
+    ),
+    Mutation(
+        "a copy replaces the point that another one published",
+        "repository/publishing.py",
+        "                if other is not None and other not in put:\n",
+        "                if False:\n",
+        ("unit/test_copies_at_once.py",),
+    ),
+    Mutation(
+        "a replaced manifest that came too late is not looked at again",
+        "repository/publishing.py",
+        "        return (began.elapsed() < LAPSE and looked.elapsed() < STEADY) or _settled(lease, draft, before, after)\n",
+        "        return True\n",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "key slots are written whatever another run has written",
+        "operations/repository_keys.py",
+        "            if configuration_in(store) == change.after:",
+        "            if True:",
+        ("unit/test_repository_keys.py",),
+    ),
+)
+
+MUTATIONS = (*CONTENT, *PROOFS, *ORDER, *RULES, *GUARDS, *TRUST, *SHARING)
