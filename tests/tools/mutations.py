@@ -202,8 +202,10 @@ ORDER = (
     Mutation(
         "a writer checks for missing objects before condemned ones",
         "repository/publishing.py",
-        "    leaving = objects.keys() & condemned.on_their_way_out(repository)\n    return leaving | unsound(repository, {name: size for name, size in objects.items() if name not in leaving and not there(name)})\n",
-        "    gone = unsound(repository, {name: size for name, size in objects.items() if not there(name)})\n    return gone | (objects.keys() & condemned.on_their_way_out(repository))\n",
+        "    leaving = objects.keys() & condemned.on_their_way_out(repository)\n"
+        "    return leaving | unsound(repository, {name: size for name, size in objects.items() if name not in leaving and not there(name)})\n",
+        "    gone = unsound(repository, {name: size for name, size in objects.items() if not there(name)})\n"
+        "    return gone | (objects.keys() & condemned.on_their_way_out(repository))\n",
         ("unit/test_publishing.py::test_what_a_collector_deletes_between_any_two_requests_is_lost",),
     ),
     Mutation(
