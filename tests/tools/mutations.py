@@ -470,11 +470,11 @@ SHARING = (
         ("unit/test_late_replacements.py",),
     ),
     Mutation(
-        "key slots are written whatever another run has written",
-        "operations/repository_keys.py",
-        "            if configuration_in(store) == change.after:",
-        "            if True:",
-        ("unit/test_repository_keys.py",),
+        "an object is exchanged whatever it is by now",
+        "repository/directory_store.py",
+        "return stands() and self.get(name) == before and self.put(name, after)\n",
+        "return self.put(name, after)\n",
+        ("unit/test_directory_store.py",),
     ),
 )
 
