@@ -474,7 +474,7 @@ SHARING = (
         "repository/directory_store.py",
         "return stands() and self.get(name) == before and self.put(name, after)\n",
         "return self.put(name, after)\n",
-        ("unit/test_directory_store.py",),
+        ("unit/test_stores.py",),
     ),
 )
 
