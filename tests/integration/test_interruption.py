@@ -16,7 +16,7 @@ import soaks
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from module_process import ModuleProcess, created, run_module
-from witness import ask, differences, session_of, witnessed_backup
+from witness import ask, differences, session_of, unfinished, witnessed_backup
 
 from _cbt.errors import CbtError
 from _cbt.operations.backup import backup
@@ -35,7 +35,7 @@ def _traces(domain: BlockDomain, repository: Repository, scratch: Path) -> t.Dic
         "bitmaps": [bitmap["name"] for bitmap in domain.bitmaps("vda", marks=True)],
         "scratch": sorted(path.name for path in scratch.iterdir()),
         "points": [point.id for point in repository.points_of().points],
-        "objects": sorted(repository.store.list("packs")) + sorted(repository.store.list("points")) + sorted(repository.store.list("tmp")),
+        "objects": sorted(repository.store.list("packs")) + sorted(repository.store.list("points")) + unfinished(repository),
     }
 
 

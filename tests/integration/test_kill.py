@@ -22,7 +22,7 @@ from lab.hypervisor import Hypervisor
 from lab.process import wait_until
 from lab.reference import snapshot_reference
 from module_process import ModuleProcess
-from witness import ask, session_of
+from witness import ask, session_of, unfinished
 
 from _cbt.operations.backup import BackupResult, backup
 from _cbt.operations.restore import RestoreRequest, restore
@@ -140,7 +140,7 @@ class _History:
             bitmaps = {bitmap["name"] for bitmap in self.domain.bitmaps(target, marks=True)}
             assert bitmaps == {result.point.checkpoint, f"{result.point.checkpoint}@{target}"}
         assert list(self.scratch.iterdir()) == []
-        assert list(self.repository.store.list("tmp")) == []
+        assert unfinished(self.repository) == []
         return result
 
     def untrue(self) -> t.List[str]:

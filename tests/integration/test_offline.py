@@ -25,7 +25,7 @@ from lab.hypervisor import Hypervisor
 from lab.process import run_tool, wait_until
 from lab.reference import same_bytes
 from module_process import ModuleProcess, created, run_module
-from witness import Witnessed, ask, differences, differing, disk_result, session_of, witnessed_backup
+from witness import Witnessed, ask, differences, differing, disk_result, session_of, unfinished, witnessed_backup
 
 from _cbt.errors import CbtError, HypervisorError
 from _cbt.hypervisor import checkpoints, offline
@@ -127,7 +127,7 @@ def traces(domain: Domain, repository: Repository, scratch: Path) -> t.Dict[str,
         "scratch": sorted(path.name for path in scratch.iterdir()),
         "servers": servers(scratch),
         "points": [point.id for point in repository.points_of().points],
-        "objects": sorted(name for folder in ("packs", "points", "tmp") for name in repository.store.list(folder)),
+        "objects": sorted([*repository.store.list("packs"), *repository.store.list("points"), *unfinished(repository)]),
     }
 
 

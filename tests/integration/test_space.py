@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
-from witness import ask, differences, session_of, witnessed_backup
+from witness import ask, differences, session_of, unfinished, witnessed_backup
 
 from _cbt.errors import CbtError, HypervisorError, Refused, RepositoryError
 from _cbt.operations.backup import backup
@@ -43,7 +43,7 @@ def _repository(folder: Path) -> Repository:
 
 
 def _objects(repository: Repository) -> t.List[str]:
-    return sorted(name for folder in ("packs", "points", "tmp") for name in repository.store.list(folder))
+    return sorted([*repository.store.list("packs"), *repository.store.list("points"), *unfinished(repository)])
 
 
 def _seen_by_qemu(domain: BlockDomain, folder: Path) -> bool:

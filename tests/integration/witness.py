@@ -19,6 +19,7 @@ from _cbt.operations.backup_plan import Wish
 from _cbt.operations.backup_run import BackupOptions
 from _cbt.operations.restore import RestoreRequest, restore
 from _cbt.progress import Progress
+from _cbt.repository.format import names
 from _cbt.repository.repository import Repository
 
 
@@ -89,3 +90,9 @@ def session_of(domain: Domain) -> Session:
     """The engine's session with the libvirt a domain of the lab lives on."""
     uri = domain.hypervisor.uri
     return Session(lambda: libvirt.open(uri), uri)
+
+
+def unfinished(repository: Repository) -> t.List[str]:
+    """Names of the files that a repository in a directory has in the making."""
+    folder = Path(repository.store.location) / names.TEMPORARY
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
