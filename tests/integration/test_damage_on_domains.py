@@ -139,9 +139,10 @@ def test_a_signal_after_publication_says_that_the_point_is_published_and_what_wa
     assert patient.statuses() == ["damaged", "damaged"]
     interrupt, publish = Interrupt(), Repository.publish
 
-    def publish_and_signal(repository: Repository, point: RestorePoint) -> None:
-        publish(repository, point)
+    def publish_and_signal(repository: Repository, point: RestorePoint, replace: bool = True) -> bool:
+        done = publish(repository, point, replace)
         interrupt.request("SIGTERM")
+        return done
 
     with monkeypatch.context() as patched:
         patched.setattr(Repository, "publish", publish_and_signal)

@@ -147,7 +147,7 @@ def test_what_is_planted_during_a_backup_gains_nothing(hypervisor: Hypervisor, p
 
 def test_what_is_planted_before_a_backup_gains_nothing(hypervisor: Hypervisor, parent: Path, outside: Outside, repository: Repository) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", MIB)]) as domain:
-        prefix = parent / scratch.local_prefix(domain.uuid)
+        prefix = parent / scratch.local_prefix(domain.uuid)[0]
         Path(f"{prefix}link").symlink_to(outside.folder)
         Path(f"{prefix}none").symlink_to("/no/such/folder")
         os.mkfifo(f"{prefix}pipe")
@@ -166,7 +166,7 @@ def test_what_is_planted_before_a_backup_gains_nothing(hypervisor: Hypervisor, p
 
 def test_leftovers_that_cannot_be_removed_are_not_said_to_be(hypervisor: Hypervisor, parent: Path, outside: Outside) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", MIB)], start=False) as domain:
-        folder = Path(f"{parent}/{scratch.local_prefix(domain.uuid)}left")
+        folder = Path(f"{parent}/{scratch.local_prefix(domain.uuid)[0]}left")
         deepest = folder.joinpath(*"abcdefghij")
         deepest.mkdir(parents=True)
         (deepest / "link").symlink_to(outside.folder)

@@ -47,6 +47,9 @@ class TestRclone(S3Contract):
     def test_of_several_that_put_without_replace_exactly_one_wins(self, store: S3Store) -> None:
         pytest.skip("rclone heeds no conditions")
 
+    def test_of_several_that_swap_the_same_object_exactly_one_wins(self, store: S3Store) -> None:
+        pytest.skip("rclone heeds no conditions")
+
 
 class TestRcloneOverTls(TestRclone):
     """What is sent is not part of the signature."""
@@ -90,6 +93,9 @@ class TestVersionedBucket(StoreContract):
         return store_in(gateway, bucket)
 
     def test_of_several_that_put_without_replace_exactly_one_wins(self, store: S3Store) -> None:
+        pytest.skip("Ceph heeds the condition only in buckets without versions")
+
+    def test_of_several_that_swap_the_same_object_exactly_one_wins(self, store: S3Store) -> None:
         pytest.skip("Ceph heeds the condition only in buckets without versions")
 
     def test_a_replaced_object_is_deleted_with_all_that_it_replaced(self, store: S3Store, gateway: Account) -> None:
@@ -182,8 +188,8 @@ class TestObjectLock:
 def test_a_bucket_that_is_missing_is_no_missing_object(gateway: Account, rclone: Account) -> None:
     for account in (gateway, rclone):
         store = store_in(account, "lab-no-such-bucket")
-        for call in (lambda store=store: store.get("x"), lambda store=store: store.size("x"), lambda store=store: store.put("x", b""),
-                     lambda store=store: list(store.list("x")), lambda store=store: store.delete("x")):  # fmt: skip
+        for call in (lambda store=store: store.get(LEASE), lambda store=store: store.size(LEASE), lambda store=store: store.put(LEASE, b""),
+                     lambda store=store: list(store.list("leases")), lambda store=store: store.delete(LEASE)):  # fmt: skip
             with pytest.raises(RepositoryError, match=r"NoSuchBucket.*Create the bucket") as caught:
                 call()
             assert not isinstance(caught.value, ObjectMissing)
@@ -202,6 +208,6 @@ def test_a_bucket_that_is_missing_is_no_missing_object(gateway: Account, rclone:
 def test_what_is_wrong_with_the_options_is_told(gateway: Account, changed: t.Dict[str, t.Any], message: str) -> None:
     bucket = gateway.bucket()
     with pytest.raises(RepositoryError, match=message) as caught:
-        store_in(gateway, bucket, **changed).get("x")
+        store_in(gateway, bucket, **changed).get(LEASE)
     assert not isinstance(caught.value, ObjectMissing)
     assert gateway.secret_key not in str(caught.value)

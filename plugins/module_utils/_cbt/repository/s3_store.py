@@ -95,19 +95,28 @@ class S3Store:
             return False
         if data != before:
             return False
-        condition = {"IfMatch": answer["ETag"]} if answer.get("ETag") else {}
+        tag = answer.get("ETag", "")
         with self.explained("write", name):
-            try:
-                self.client.put_object(**self.object_at(name), **body(after), **condition)
-            except exceptions.ClientError as error:
-                code = code_of(error)
-                if code in ("PreconditionFailed", "412"):  # if the answer to a first attempt was lost, it is this very object
-                    return bool(error.response["ResponseMetadata"].get("RetryAttempts")) and self.get(name) == after
-                if code in ("ConditionalRequestConflict", "409", "NoSuchKey"):
-                    return False
-                if code not in ("NotImplemented", "501"):
-                    raise
-                self.client.put_object(**self.object_at(name), **body(after))
+            for each in filter(None, dict.fromkeys((tag, tag.strip('"')))):  # Ceph compares with the tag without its quotes
+                done = self._put_if(name, after, each)
+                if done is not None:
+                    return done
+                now = self.get(name)
+                if now != before:
+                    return now == after  # the answer to a first attempt may have been lost
+            self.client.put_object(**self.object_at(name), **body(after))
+        return True
+
+    def _put_if(self, name: str, data: bytes, tag: str) -> t.Optional[bool]:
+        """Put an object if it has this tag; False if another request was faster, None if it has not, or if the server knows no conditions."""
+        try:
+            self.client.put_object(**self.object_at(name), **body(data), IfMatch=tag)
+        except exceptions.ClientError as error:
+            if code_of(error) in ("PreconditionFailed", "412", "NotImplemented", "501"):
+                return None
+            if code_of(error) in ("ConditionalRequestConflict", "409", "NoSuchKey"):
+                return False
+            raise
         return True
 
     def is_far(self) -> bool:
