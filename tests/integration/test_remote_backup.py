@@ -37,10 +37,10 @@ CERTIFICATES = Path("/etc/pki/libnbd")
 SCRATCH = Path("/var/tmp")
 
 # Reads the first bytes of every export it is told of, and prints what it got of them.
+pytestmark = pytest.mark.xdist_group("remote backup")
+
 PROBE = """
 import nbd, sys
-
-pytestmark = pytest.mark.xdist_group("remote backup")
 address, port, folder = sys.argv[1:]
 handle = nbd.NBD()
 handle.set_export_name("vda")
