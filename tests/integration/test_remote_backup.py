@@ -36,9 +36,9 @@ CONNECTION = {"uri": "qemu+ssh://node1/system"}
 CERTIFICATES = Path("/etc/pki/libnbd")
 SCRATCH = Path("/var/tmp")
 
-# Reads the first bytes of every export it is told of, and prints what it got of them.
 pytestmark = pytest.mark.xdist_group("remote backup")
 
+# Reads the first bytes of every export it is told of, and prints what it got of them.
 PROBE = """
 import nbd, sys
 address, port, folder = sys.argv[1:]
