@@ -122,6 +122,7 @@ def test_a_newer_version_is_refused_by_name_and_not_called_damaged() -> None:
 LIES = {
     "number of runs": {"runs": 1 << 50, "size": (1 << 64) - 1},
     "number of packs": {"packs": (1 << 32) - 1, "runs": 1 << 33, "size": (1 << 64) - 1},
+    "runs that only a larger object could hold": {"runs": 1 << 22, "size": 1 << 50},
     "more runs than blocks": {"runs": 1 << 20},
     "more packs than runs": {"packs": 100},
     "block size": {"block_size": 4096},
