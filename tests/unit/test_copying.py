@@ -17,6 +17,7 @@ from stores_for_tests import MemoryStore
 from _cbt.errors import CbtError, DamagedObject, Interrupted, ObjectMissing, Refused
 from _cbt.grid import BLOCK_SIZE
 from _cbt.interrupt import Interrupt
+from _cbt.operations import copying
 from _cbt.operations.copying import CopyRequest, CopyResult, copy, nearest
 from _cbt.operations.new_point import StoringOptions
 from _cbt.operations.verify import verify
@@ -99,6 +100,15 @@ def test_copying_again_copies_nothing(sides: tuple[History, Destination]) -> Non
     result = dest.take(source)
     assert (result.copied, len(result.present)) == ((), 3)
     assert dest.history.store.objects == before
+
+
+def test_a_point_whose_base_has_too_many_runs_is_read_as_a_whole(sides: tuple[History, Destination], monkeypatch: pytest.MonkeyPatch) -> None:
+    source, dest = sides
+    monkeypatch.setattr(copying, "_COMPARED", 0)
+    first, second, _third = (each.statistics for each in dest.take(source).copied)
+    assert first is not None and second is not None
+    assert second.read_bytes > 9 * BLOCK_SIZE, "what did not change is read again"
+    assert {name: dest.history.read(name) for name in source.truth} == source.truth
 
 
 def test_only_what_differs_from_the_point_before_is_read(sides: tuple[History, Destination]) -> None:

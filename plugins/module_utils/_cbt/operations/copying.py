@@ -28,6 +28,8 @@ from .portion import Statistics
 from .reading import ranges_of
 from .selecting import several
 
+_COMPARED = 1 << 21  # runs of a map that a point is compared with: maps of more, together, take more memory than a run may use
+
 
 @dataclasses.dataclass(frozen=True)
 class CopyRequest:
@@ -149,9 +151,13 @@ class _Copier:
         if bases is None:
             return None, None
         try:
-            return self.source.read_map(bases[0], disk.target), self.lease.repository.read_map(bases[1], disk.target)
+            before = self.source.read_map(bases[0], disk.target)
+            held = self.lease.repository.read_map(bases[1], disk.target) if len(before) <= _COMPARED else None
         except (DamagedObject, ObjectMissing):
+            held = None
+        if held is None or len(held) > _COMPARED:
             return None, None  # then all of it is read, and what is there already is found by its block ids
+        return before, held
 
 
 def _described(point: RestorePoint, repository: str, scope: str, maps: Files, files: Files) -> RestorePoint:
