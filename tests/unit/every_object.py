@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import signal
 import zlib
 from collections.abc import Iterator
 
@@ -85,3 +86,24 @@ def memory_limited(more: int = 256 << 20) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+class Hangs(BaseException):
+    """Nothing came of it in a long time."""
+
+
+@contextlib.contextmanager
+def bounded_run(seconds: int) -> Iterator[None]:
+    """Little memory, and an end."""
+
+    def end(*_signal: object) -> None:
+        raise Hangs
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    try:
+        with memory_limited():
+            yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

@@ -12,7 +12,6 @@ import copy as copying_python
 import hashlib
 import os
 import shutil
-import signal
 import socket
 import stat
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from engine_history import EngineHistory
-from every_object import full_history, memory_limited, removed
+from every_object import bounded_run, full_history, removed
 from histories import KEYS
 from store_contract import LEASE, OTHER_PACK, PACK
 from stores_for_tests import MemoryStore
@@ -43,25 +42,12 @@ SPARSE = 1 << 40
 SECONDS = 60  # after which something hangs
 
 
-class Hangs(BaseException):
-    """Nothing came of it in a long time."""
-
-
 @pytest.fixture(autouse=True)
 def bounded() -> Iterator[None]:
     """Little memory, and an end."""
 
-    def end(*_signal: object) -> None:
-        raise Hangs
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(SECONDS)
-    try:
-        with memory_limited():
-            yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+    with bounded_run(SECONDS):
+        yield
 
 
 @pytest.fixture(autouse=True)

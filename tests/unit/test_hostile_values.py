@@ -12,7 +12,6 @@ import datetime
 import hashlib
 import json
 import os
-import signal
 import struct
 import zlib
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from types import SimpleNamespace
 
 import pytest
 from engine_history import EngineHistory
-from every_object import full_history, memory_limited, removed
+from every_object import bounded_run, full_history, removed
 from histories import KEYS
 from samples import UUID, pack_ref, point, record
 from stores_for_tests import MemoryStore
@@ -49,26 +48,13 @@ from _cbt.repository.stores import LATEST
 SECONDS = 120
 
 
-class Hangs(BaseException):
-    """Nothing came of it in a long time."""
-
-
 @pytest.fixture(autouse=True)
 def bounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Little memory, and an end. What is stored need not outlast a loss of power."""
 
-    def end(*_signal: object) -> None:
-        raise Hangs
-
     monkeypatch.setattr(os, "fsync", lambda _handle: None)
-    before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(SECONDS)
-    try:
-        with memory_limited():
-            yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+    with bounded_run(SECONDS):
+        yield
 
 
 @pytest.fixture(scope="module", params=KEYS)
