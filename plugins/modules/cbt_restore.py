@@ -111,7 +111,19 @@ options:
   define:
     description:
       - Whether the domain is defined. Its configuration is the persistent one it had, adapted to this host and to the options below.
-      - Disks that are not restored, and media and passed-through devices that are not on this host, are removed from it; RV(changes) lists them.
+      - Disks that are not restored are removed from it, and media are taken out of their drives. RV(changes) lists them.
+      - Unless O(trust_definition=true), the domain gets nothing of the host from it but networks, bridges and the usual firmware.
+    type: bool
+    default: false
+  trust_definition:
+    description:
+      - Whether the configuration in the repository is taken as it is. It can then give the machine files, folders, devices and programs of the host.
+        Set it only if you trust everyone who can write to the repository as you trust root of this host, also if the repository is encrypted.
+      - With V(false), only what is known to stay within the guest is taken. What else the configuration has is removed where the machine runs without it,
+        such as options for QEMU, security labels, scripts, log files, media and sockets, and RV(changes) lists it. The restore is refused where it does not,
+        such as for passed-through devices, shared folders, memory in files and a kernel that was not saved. The message lists all of these.
+      - Paths in O(disk_map) and networks in O(networks) are yours, and are not affected.
+      - With V(true), media that are not on this host are still taken out, and passed-through devices are removed on another host than the original's.
     type: bool
     default: false
   start:
@@ -131,7 +143,7 @@ options:
     description:
       - Whether the machine keeps its UUID, or becomes another one that may run beside the original.
       - The latter shares nothing with the original. Files of consoles, ports of displays, names of network devices are replaced,
-        passed-through devices, shared folders and the like removed.
+        passed-through devices, shared folders and the like removed, whatever O(trust_definition) is.
       - By default V(new) with O(new_name), else V(keep).
     type: str
     choices: [new, keep]
@@ -199,6 +211,14 @@ EXAMPLES = r"""
       "*": rehearsal
     start: true
 
+- name: Bring back a machine with devices of this host, from a repository that only you can write to
+  kvm.cbt.cbt_restore:
+    domain: router1
+    repository: /backup/kvm
+    dest: /var/lib/libvirt/images
+    define: true
+    trust_definition: true
+
 - name: Restore a disk onto a logical volume
   kvm.cbt.cbt_restore:
     domain: db1
@@ -263,7 +283,9 @@ files:
   elements: dict
   sample: [{"kind": "nvram", "path": "/var/lib/libvirt/images/web1-nvram"}]
 changes:
-  description: What of the configuration is not as it was, besides identity and paths.
+  description:
+    - What of the configuration is not as it was, besides identity and paths, also in check mode.
+    - After 100 parts that were removed because the configuration is not trusted, only the number of the others is given.
   returned: with O(define=true)
   type: list
   elements: str
@@ -285,7 +307,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.blocks.nbd_target imp
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.errors import HypervisorError
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore import MachineWish, RestoreRequest, RestoreResult, restore
 
-_DEFINED = ("start", "autostart", "uuid", "mac", "networks")  # options that mean something only for a domain
+_DEFINED = ("start", "autostart", "uuid", "mac", "networks", "trust_definition")  # options that mean something only for a domain
 
 
 def _machine(module: AnsibleModule) -> t.Optional[MachineWish]:
@@ -302,6 +324,7 @@ def _machine(module: AnsibleModule) -> t.Optional[MachineWish]:
         networks={str(was): str(network) for was, network in params["networks"].items()},
         start=params["start"],
         autostart=params["autostart"],
+        trust_definition=params["trust_definition"],
     )
 
 
@@ -363,6 +386,7 @@ def main() -> None:
             "uuid": {"type": "str", "choices": ["new", "keep"]},
             "mac": {"type": "str", "choices": ["new", "keep"]},
             "networks": {"type": "dict", "default": {}},
+            "trust_definition": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A configuration adapted to where and as what a machine comes back."""
+"""A trusted configuration adapted to where and as what a machine comes back. What is taken of any other: ``test_allowed_definitions.py``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def xml_of(devices: str = VDA, system: str = "<os><type>hvm</type></os>", extra:
 
 
 def adapted(xml: str, copy: bool = False, present: t.Collection[str] = (), **fields: t.Any) -> Adapted:
-    given_fields = {"disks": {"vda": DiskPlace("/new/vda.qcow2", "qcow2")}, **fields}
+    given_fields = {"disks": {"vda": DiskPlace("/new/vda.qcow2", "qcow2")}, "trusted": True, **fields}
     wanted = Wanted("web2" if copy else "web1", OTHER if copy else UUID, **given_fields)
     return adapt(xml, wanted, lambda path: path in present)
 

@@ -9,7 +9,10 @@ import dataclasses
 import typing as t
 from xml.etree import ElementTree
 
-from .machine_files import path_in
+from ..errors import Refused
+from .allowed.filtering import filtered
+from .allowed.values import Host, is_firmware
+from .machine_files import NVRAM_FOLDER, path_in
 
 ElementTree.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
@@ -33,11 +36,12 @@ class DiskPlace:
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What the machine is to be.
+    """What the machine becomes.
 
     ``disks`` are the restored ones by target, ``files`` the restored files by kind. ``networks`` are the libvirt networks interfaces
-    come to, by the network, bridge or device they were on, ``ANY_NETWORK`` for every other. ``keep_host_devices`` if passed-through
-    devices of the host are to stay.
+    come to, by the network, bridge or device they were on, ``ANY_NETWORK`` for every other. A ``trusted`` definition is taken as it is;
+    passed-through devices of the host stay with ``keep_host_devices``. Of any other, only what is allowed is taken, with ``firmware`` that the
+    host describes.
     """
 
     name: str
@@ -46,7 +50,9 @@ class Wanted:
     files: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     new_macs: bool = False
     networks: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    trusted: bool = False
     keep_host_devices: bool = False
+    firmware: t.FrozenSet[str] = frozenset()
 
 
 class Adapted(t.NamedTuple):
@@ -57,9 +63,10 @@ class Adapted(t.NamedTuple):
 
 
 def adapt(inactive_xml: str, wanted: Wanted, exists: t.Callable[[str], bool]) -> Adapted:
-    """Adapt a persistent configuration. ``exists`` tells of a path on the host whether something is there.
+    """Adapt a persistent configuration. ``exists`` says of a path on the host whether something is there.
 
     A machine that gets another UUID is a copy: it may run beside the original and shares nothing with it.
+    Raises Refused if the definition is not trusted, and the machine needs what such a definition may not have.
     """
     return _Adaptation(inactive_xml, wanted, exists).carry_out()
 
@@ -72,6 +79,9 @@ class _Adaptation:
         self._wanted, self._exists = wanted, exists
         self._copy = self._root.findtext("uuid") != wanted.uuid
         self._changes: t.List[str] = []
+        for more in self._root.findall("devices")[1:]:  # libvirt reads devices from all of them
+            self._devices.extend(more)
+            self._root.remove(more)
 
     def carry_out(self) -> Adapted:
         self._identity()
@@ -81,15 +91,32 @@ class _Adaptation:
         for interface in self._devices.findall("interface"):
             self._connect(interface)
         self._host_devices()
-        emulator = self._devices.find("emulator")
-        if emulator is not None and not self._exists(emulator.text or ""):
-            self._remove(emulator, f"The emulator {emulator.text} is not on this host: libvirt chooses one.")
+        self._emulator()
         if self._wanted.new_macs:
             for interface in self._devices.findall("interface"):
                 _drop(interface, "mac")
         if self._copy:
             self._unshare()
-        return Adapted(ElementTree.tostring(self._root, encoding="unicode"), tuple(self._changes))
+        root = self._root if self._wanted.trusted else self._allowed()
+        return Adapted(ElementTree.tostring(root, encoding="unicode"), tuple(self._changes))
+
+    def _allowed(self) -> ElementTree.Element:
+        """What is allowed of the definition. Raises Refused, which names all that the machine needs and may not have."""
+        paths = {place.path for place in self._wanted.disks.values()} | set(self._wanted.files.values()) | {self._own_variables}
+        found = filtered(self._root, Host(frozenset(paths), self._wanted.firmware, self._exists))
+        if found.refused:
+            raise Refused(
+                f"Cannot define {self._wanted.name}: its definition in the repository needs what it may have only if it is trusted: {'; '.join(found.refused)}."
+                " Connect interfaces with networks, restore a copy with uuid: new, which has no devices of the host, restore the disks without define,"
+                " or set trust_definition: true if you trust everyone who can write to the repository as you trust root."
+            )
+        self._changes += found.changes
+        return found.root
+
+    @property
+    def _own_variables(self) -> str:
+        """Where libvirt keeps the firmware variables of a machine by default."""
+        return f"{NVRAM_FOLDER}/{self._wanted.name}_VARS.fd"
 
     def _remove(self, device: ElementTree.Element, why: str) -> None:
         self._devices.remove(device)
@@ -120,15 +147,20 @@ class _Adaptation:
                 element.text = path
                 for attribute in ("type", "format") if kind == "nvram" else ():
                     element.attrib.pop(attribute, None)
-            elif kind == "nvram" and element is not None and self._copy:
-                # Left alone it would be the original's; libvirt makes another one from the template.
+            elif kind == "nvram" and element is not None and not self._keeps_variables(element):
+                # They would be the original's, or any file of the host; libvirt makes others from the template.
                 system.remove(element)
                 self._changes.append("Firmware variables were not saved: the firmware begins with fresh ones.")
             elif kind != "nvram" and element is not None and not self._found(element):
                 self._changes.append(f"The {kind} {path_in(element)} was not saved and is not on this host: the domain will not start without it.")
 
+    def _keeps_variables(self, element: ElementTree.Element) -> bool:
+        return not self._copy and (self._wanted.trusted or path_in(element) in (None, self._own_variables))
+
     def _found(self, element: ElementTree.Element) -> bool:
         path = path_in(element) or ""
+        if not self._wanted.trusted and not is_firmware(path, self._wanted.firmware):
+            return True  # it is refused, and the host is not asked about any path
         return not path.startswith("/") or self._exists(path)
 
     def _disk(self, disk: ElementTree.Element) -> None:
@@ -164,13 +196,14 @@ class _Adaptation:
         if source is None:
             return
         path = source.get("file") or source.get("dev") or ""
-        here = disk.get("type") == "network" or self._exists(path)
+        here = self._wanted.trusted and (disk.get("type") == "network" or self._exists(path))
         if here and (disk.get("device") == "cdrom" or not self._copy):
             return
-        disk.remove(source)
+        _drop(disk, "source")
         disk.set("type", "file")
-        medium = path or source.get("volume") or source.get("name")
-        self._changes.append(f"{target} is empty: {medium} {'stays with the original' if here else 'is not on this host'}.")
+        medium = path or source.get("volume") or source.get("name") or source.get("dir")
+        why = "stays with the original" if here else "is not on this host" if self._wanted.trusted else "is inserted only with trust_definition: true"
+        self._changes.append(f"{target} is empty: {medium} {why}.")
 
     def _connect(self, interface: ElementTree.Element) -> None:
         source = interface.find("source")
@@ -189,13 +222,18 @@ class _Adaptation:
         interface.insert(0, ElementTree.Element("source", network=network))
 
     def _host_devices(self) -> None:
-        if self._wanted.keep_host_devices and not self._copy:
+        if not self._copy and (self._wanted.keep_host_devices or not self._wanted.trusted):
             return
         passed = [(each, "hostdev") for each in self._devices.findall("hostdev")]
         passed += [(each, "interface") for each in self._devices.findall("interface") if each.get("type") in _PASSED_THROUGH]
         passed += [(each, "tpm") for each in self._devices.findall("tpm") if _passed_through(each)]
         for device, tag in passed:
             self._remove(device, f"A device passed through from the host ({tag}) was removed.")
+
+    def _emulator(self) -> None:
+        emulator = self._devices.find("emulator")
+        if emulator is not None and not self._exists(emulator.text or ""):
+            self._remove(emulator, f"The emulator {emulator.text} is not on this host: libvirt chooses one.")
 
     def _unshare(self) -> None:
         for tag in _EXCLUSIVE:

@@ -19,7 +19,9 @@ from xml.etree import ElementTree
 from ..blocks.nbd_target import is_nbd
 from ..errors import HypervisorError, Refused
 from ..hypervisor import pools
-from ..hypervisor.adapting import Adapted, DiskPlace, Wanted, adapt
+from ..hypervisor.adapting import DiskPlace, Wanted, adapt
+from ..hypervisor.allowed.firmware import described_firmware
+from ..hypervisor.allowed.values import is_firmware
 from ..hypervisor.connection import Domain, Session, explained, libvirt
 from ..hypervisor.machine_files import path_in as path_of
 from ..hypervisor.machine_files import tpm_path
@@ -66,10 +68,12 @@ def plan_machine(
     xml = configuration(repository, point, "inactive.xml")
     check_domain(session, name, its_uuid, request.force)
     exists = functools.partial(pools.exists, session)
-    files = tuple(_places(xml, saved_files(repository, point), name, its_uuid, request.dest, exists))
-    _check_seen(session, disks, files)
-    for each in files:
-        _check_file(each, session, request.force)
+    firmware = described_firmware() if session.remote_host is None else frozenset()
+
+    def has_loader(path: str) -> bool:
+        return (wish.trust_definition or is_firmware(path, firmware)) and exists(path)
+
+    files = tuple(_places(xml, saved_files(repository, point), name, its_uuid, request.dest, has_loader))
     wanted = Wanted(
         name=name,
         uuid=its_uuid,
@@ -77,9 +81,14 @@ def plan_machine(
         files={each.saved.kind: each.path for each in files},
         new_macs=wish.new_macs,
         networks=wish.networks,
+        trusted=wish.trust_definition,
         keep_host_devices=point.host == socket.gethostname() and session.remote_host is None,
+        firmware=firmware,
     )
-    adapted: Adapted = adapt(xml, wanted, exists)
+    adapted = adapt(xml, wanted, exists)
+    _check_seen(session, disks, files)
+    for each in files:
+        _check_file(each, session, request.force)
     autostart = wish.autostart if wish.autostart is not None else point.autostart and not wish.new_uuid
     return MachinePlan(name, its_uuid, adapted.xml, adapted.changes, files, autostart, wish.start)
 
@@ -108,7 +117,9 @@ def _check_replaceable(domain: Domain, force: bool) -> None:
             raise Refused(f"{what} and has snapshots, which do not go with restored disks. Delete them first.")
 
 
-def _places(xml: str, saved: t.Iterable[SavedFile], name: str, its_uuid: str, dest: t.Optional[str], exists: t.Callable[[str], bool]) -> t.Iterator[FilePlace]:
+def _places(
+    xml: str, saved: t.Iterable[SavedFile], name: str, its_uuid: str, dest: t.Optional[str], has_loader: t.Callable[[str], bool]
+) -> t.Iterator[FilePlace]:
     """Where saved files go: beside the disks under the machine's name, the TPM's state where libvirt looks for it."""
     root = ElementTree.fromstring(xml)
     tpm = root.find("./devices/tpm")
@@ -118,7 +129,7 @@ def _places(xml: str, saved: t.Iterable[SavedFile], name: str, its_uuid: str, de
             if path is not None:
                 yield FilePlace(file, path)
             continue
-        if file.kind == "loader" and (root.find("./os/loader") is None or exists(path_of(root.find("./os/loader")) or "")):
+        if file.kind == "loader" and (root.find("./os/loader") is None or has_loader(path_of(root.find("./os/loader")) or "")):
             continue  # libvirt chooses the firmware, or this host has it
         if dest is None:
             raise Refused(f"Nothing says where {file.kind} of the machine is to be restored to. Set dest to a folder.")

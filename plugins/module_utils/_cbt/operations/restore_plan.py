@@ -27,13 +27,17 @@ LONGEST_NAME = 255 - len(".partial-01234567")  # bytes of the name of a file, wh
 
 @dataclasses.dataclass(frozen=True)
 class MachineWish:
-    """How a restored machine is defined. ``new_uuid`` and ``new_macs`` make it another machine than the original; ``networks`` as in ``Wanted``."""
+    """How a restored machine is defined. ``new_uuid`` and ``new_macs`` make it another machine than the original; ``networks`` as in ``Wanted``.
+
+    ``trust_definition`` if its definition is taken from the repository as it is.
+    """
 
     new_uuid: bool = False
     new_macs: bool = False
     networks: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     start: bool = False
     autostart: t.Optional[bool] = None
+    trust_definition: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,156 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Taking from a definition what is allowed. Pure. Private to the collection."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import typing as t
+from xml.etree import ElementTree
+
+from ...printable import printable
+from .rules import TEXT, Value
+from .table import ALLOWED, REFUSED
+from .values import Host, fits
+
+_SHOWN = 100  # characters of a part of a definition in a message
+_MOST = 100  # parts named, each once
+_NAMESPACE = re.compile(r"\{(?:[^{}]*/)?([^{}/]*)/[0-9.]+\}|\{[^{}]*\}")
+
+
+class Filtered(t.NamedTuple):
+    """What is left of a definition, what is not as it was, and the parts that it is ``refused`` for; both in words."""
+
+    root: ElementTree.Element
+    changes: t.Tuple[str, ...]
+    refused: t.Tuple[str, ...]
+
+
+class _NotAllowed(Exception):
+    """An element cannot be had; says what of it."""
+
+
+class _Named:
+    """Parts of a definition in their order, each once, and not more than a reader looks at."""
+
+    def __init__(self) -> None:
+        self._parts: t.Dict[str, None] = {}
+        self._more = 0
+
+    def add(self, part: str) -> None:
+        if part not in self._parts and len(self._parts) == _MOST:
+            self._more += 1
+        else:
+            self._parts[part] = None
+
+    def all(self) -> t.Tuple[str, ...]:
+        return (*self._parts, f"And {self._more} more.") if self._more else tuple(self._parts)
+
+
+def filtered(root: ElementTree.Element, host: Host) -> Filtered:
+    """A definition that holds only what the table allows. Elements in ``metadata`` are shared with the original."""
+    work = _Filter(host)
+    try:
+        kept = work.copy(root, "." if root.tag == "domain" else root.tag)
+    except _NotAllowed as reason:
+        kept = ElementTree.Element("domain")
+        work.refused.add(str(reason))
+    return Filtered(kept, work.changes.all(), work.refused.all())
+
+
+class _Filter:
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.changes, self.refused = _Named(), _Named()
+
+    def copy(self, element: ElementTree.Element, path: str) -> ElementTree.Element:
+        """The element with what is allowed of it. Raises _NotAllowed if an essential part of it is not."""
+        rule = ALLOWED.get(path)
+        if rule is None:
+            raise _NotAllowed(_shown(path, element))
+        if rule.free:
+            element.tail = _blank(element.tail)
+            return element
+        kept = ElementTree.Element(element.tag)
+        kept.text, kept.tail = _blank(element.text), _blank(element.tail)
+        self._copy_values(element, kept, path, rule.values)
+        for child in element:
+            self._copy_child(child, kept, child.tag if path == "." else f"{path}/{child.tag}")
+        return kept
+
+    def _copy_values(self, element: ElementTree.Element, kept: ElementTree.Element, path: str, rules: t.Mapping[str, Value]) -> None:
+        lost = []
+        for name, value in element.items():
+            lost += self._copy_value(kept, path, name, value, rules.get(name))
+        if (element.text or "").strip():
+            lost += self._copy_value(kept, path, TEXT, element.text or "", rules.get(TEXT))
+        if lost:
+            self.changes.add(f"{_named(path)} {' '.join(lost)} was removed.")
+
+    def _copy_value(self, kept: ElementTree.Element, path: str, name: str, value: str, rule: t.Optional[Value]) -> t.List[str]:
+        """Set a value if it is allowed, or what stands for it; returns what was lost, in words."""
+        what = _short(value) if name == TEXT else f"{_plain(name)}={_short(value)}"
+        if rule is not None and fits(rule.kind, value if rule.kind == "TEXT" else value.strip(), self._host):
+            _set(kept, name, value)
+        elif rule is not None and rule.essential:
+            raise _NotAllowed(f"{_named(path)} {what}")
+        elif rule is not None and rule.instead is not None:
+            _set(kept, name, rule.instead)
+            self.changes.add(f"{_named(path)} {what} was replaced by {rule.instead}.")
+        else:
+            return [what]
+        return []
+
+    def _copy_child(self, child: ElementTree.Element, kept: ElementTree.Element, path: str) -> None:
+        try:
+            copied = self.copy(child, path)
+        except _NotAllowed as reason:
+            if path in ALLOWED and ALLOWED[path].essential:
+                raise
+            if path in REFUSED:
+                self.refused.add(str(reason))
+            else:
+                self.changes.add(f"{reason} was removed.")
+            return
+        if not _is_empty(copied) or _is_empty(child):
+            kept.append(copied)
+
+
+def _set(element: ElementTree.Element, name: str, value: str) -> None:
+    if name == TEXT:
+        element.text = value
+    else:
+        element.set(name, value)
+
+
+def _blank(text: t.Optional[str]) -> t.Optional[str]:
+    """The white space between elements, and nothing else."""
+    return text if not (text or "").strip() else None
+
+
+def _is_empty(element: ElementTree.Element) -> bool:
+    return not element.attrib and not len(element) and not (element.text or "").strip()
+
+
+def _plain(name: str) -> str:
+    """A name with a short namespace, such as ``qemu:commandline``."""
+    return _short(_NAMESPACE.sub(lambda found: f"{found[1]}:" if found[1] else "", name))
+
+
+def _named(path: str) -> str:
+    return "/".join(part for part in _plain(path).split("/") if part != "devices") if path != "." else "domain"
+
+
+def _short(text: str) -> str:
+    text = printable(" ".join(text[: _SHOWN * 4].split()))
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _shown(path: str, element: ElementTree.Element) -> str:
+    """An element by its path, and what it and its children say, as far as a message has room for it."""
+    said = [f"{_plain(name)}={value}" for name, value in element.items()] + [element.text or ""]
+    for child in itertools.islice(element, 10):
+        said += [_plain(child.tag), *(f"{_plain(name)}={value}" for name, value in child.items()), child.text or ""]
+    return f"{_named(path)} {_short(' '.join(said))}".strip()

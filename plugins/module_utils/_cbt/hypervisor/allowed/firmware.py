@@ -1,0 +1,34 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which firmware a host describes. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import typing as t
+
+_FOLDERS = ("/usr/share/qemu/firmware", "/etc/qemu/firmware")
+_LARGEST = 1 << 20  # bytes of a descriptor
+
+
+def described_firmware(folders: t.Sequence[str] = _FOLDERS) -> t.FrozenSet[str]:
+    """Paths of the firmware images and of the templates of their variables that descriptors of this host name."""
+    found: t.Set[str] = set()
+    for path in (path for folder in folders for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.json")))):
+        with contextlib.suppress(OSError, ValueError, RecursionError), open(path, encoding="utf-8") as file:
+            found.update(_filenames(json.loads(file.read(_LARGEST))))
+    return frozenset(found)
+
+
+def _filenames(value: t.Any) -> t.Iterator[str]:
+    if isinstance(value, dict):
+        named = value.get("filename")
+        if isinstance(named, str) and os.path.isabs(named):
+            yield named
+        value = list(value.values())
+    for each in value if isinstance(value, list) else ():
+        yield from _filenames(each)

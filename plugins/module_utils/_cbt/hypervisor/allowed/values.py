@@ -1,0 +1,61 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Judging single values of a definition. Pure. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import typing as t
+
+LONGEST = 4096  # characters of a value that is not free text
+
+_PATTERNS: t.Mapping[str, t.Pattern[str]] = {
+    "WORD": re.compile(r"[^/\x00-\x1f\x7f-\x9f]*"),  # no slash, so no path
+    "NUMBER": re.compile(r"-?[0-9]*"),
+    "BASE64": re.compile(r"[A-Za-z0-9+/=\s]*"),
+    "ZONE": re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*"),
+    "ADDRESS": re.compile(r"[0-9A-Za-z.:_-]*(/[0-9.]+)?"),  # also with a netmask
+    "LOOPBACK": re.compile(r"|localhost|::1|127\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}"),
+    "RANDOM": re.compile(r"|/dev/u?random|/dev/hwrng"),
+    "SLICE": re.compile(r"/machine"),
+    "FWCFG": re.compile(r"opt/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*"),
+}
+_OF_QEMU = re.compile(r"[A-Za-z0-9_-]+\.(bin|rom|fd|elf)")  # firmware that QEMU finds by its name
+_EMULATOR = re.compile(r"/usr/(?:s?bin|libexec)/(?:qemu-system-[a-z0-9_]+|qemu-kvm|kvm)")
+_FIRMWARE_FOLDER = re.compile(r"/usr/share/(?:OVMF|AAVMF|ovmf|qemu|qemu-kvm|seabios|edk2[a-z0-9.-]*|qemu-ovmf[a-z0-9-]*|qemu-efi[a-z0-9-]*)/")
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """What a definition may name of a host: ``paths`` that belong to the machine, firmware with a descriptor, whatever ``exists`` finds."""
+
+    paths: t.FrozenSet[str]
+    firmware: t.FrozenSet[str]
+    exists: t.Callable[[str], bool]
+
+
+def is_firmware(path: str, described: t.Collection[str]) -> bool:
+    """Whether a path is one of the ``described`` firmware images, or in a folder where distributions keep nothing else. Pure."""
+    return path in described or (os.path.normpath(path) == path and _FIRMWARE_FOLDER.match(path) is not None)
+
+
+def fits(kind: str, value: str, host: Host) -> bool:
+    """Whether a value is of a kind: a name in capitals, or words separated by ``|``."""
+    if kind == "TEXT":
+        return True
+    if len(value) > LONGEST and kind != "BASE64":
+        return False
+    if kind == "OWN":
+        return value in host.paths
+    if kind == "LOADER":
+        return value in host.paths or is_firmware(value, host.firmware) or _OF_QEMU.fullmatch(value) is not None
+    if kind == "TEMPLATE":
+        return is_firmware(value, host.firmware)
+    if kind == "EMULATOR":
+        return _EMULATOR.fullmatch(value) is not None and host.exists(value)
+    if kind in _PATTERNS:
+        return _PATTERNS[kind].fullmatch(value) is not None
+    return value in kind.split("|")
