@@ -289,7 +289,7 @@ FIRMWARE: t.Dict[str, t.Tuple[str, t.Dict[str, str], t.Tuple[str, ...], t.Dict[s
         ("/fw",),
         {"loader": "/fw", "nvram": None, "kernel": "/old/k"},
         (
-            "Firmware variables were not saved: the firmware begins with fresh ones.",
+            "The firmware variables /old/nv were not saved: the firmware begins with fresh ones.",
             "The kernel /old/k was not saved and is not on this host: the domain will not start without it.",
         ),
     ),

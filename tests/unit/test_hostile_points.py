@@ -26,7 +26,7 @@ from samples import UUID, point, point_id, record
 from stores_for_tests import MemoryStore
 
 from _cbt.errors import CbtError, DamagedObject, Refused
-from _cbt.operations import saved_machine
+from _cbt.operations import machine, saved_machine
 from _cbt.operations.machine_files import LARGEST, PIECE
 from _cbt.operations.restore import MachineWish, RestoreRequest, RestoreResult, restore
 from _cbt.operations.restore_plan import LONGEST_NAME, make_plan, path_in
@@ -222,7 +222,7 @@ def test_a_configuration_with_a_name_of_100_000_characters_and_guest_json_that_i
 
 
 def _entry(**fields: Any) -> Any:
-    return lambda enemy: {"files": [{**enemy.index()["files"][0], **fields}]}
+    return lambda enemy: {"files": [{**enemy.index()["files"][0], **fields}, enemy.index()["files"][1]]}
 
 
 INDEXES = {
@@ -442,6 +442,44 @@ def test_a_link_in_the_place_of_the_finished_image_is_not_followed(trial: Trial,
     monkeypatch.setattr(os, "link", exchanged)
     restore(trial.repository(), RestoreRequest(UUID, dest=str(trial.dest), format="raw"), None)
     assert secret.stat().st_nlink == 1
+
+
+# What libvirt is given.
+
+
+@pytest.mark.parametrize("trust", [True, False])
+def test_libvirt_is_given_what_adapting_returned_and_nothing_else(trust: bool, trial: Trial, session: Any, monkeypatch: Any) -> None:
+    returned: list[Any] = []
+    given: list[str] = []
+    adapt, define = machine.adapt, connection.libvirt.virConnect.defineXML
+
+    def adapting(*arguments: Any) -> Any:
+        returned.append(adapt(*arguments))
+        return returned[-1]
+
+    def defining(api: Any, xml: str) -> Any:
+        given.append(xml)
+        return define(api, xml)
+
+    monkeypatch.setattr(machine, "adapt", adapting)
+    monkeypatch.setattr(connection.libvirt.virConnect, "defineXML", defining)
+    files = trial.enemy.files()
+    files["inactive.xml"] = XML.replace("<devices>", "<seclabel type='none'/><devices><emulator>/evil</emulator>").encode()
+    trial.enemy.publish(trial.enemy.manifest(files))
+    made = trial.restore(session, machine=MachineWish(trust_definition=trust))
+    assert isinstance(made, RestoreResult) and made.machine is not None
+    assert given == [each.xml for each in returned] and len(given) == 1 and made.machine.changes == returned[0].changes
+    assert ("seclabel" in given[0], "/evil" in given[0]) == (trust, False)  # there is no such emulator here
+
+
+def test_nothing_is_asked_or_written_before_a_definition_is_refused(trial: Trial, session: Any, monkeypatch: Any) -> None:
+    files = trial.enemy.files()
+    files["inactive.xml"] = XML.replace("<devices>", "<devices><hostdev mode='subsystem' type='usb'/><shmem name='x'/>").encode()
+    trial.enemy.publish({**trial.enemy.manifest(files), "host": os.uname().nodename})
+    monkeypatch.setattr(os, "mkdir", lambda *_arguments: pytest.fail("a folder was made"))
+    for check_only in (True, False):
+        said = trial.restore(session, check_only=check_only)  # the trial looks into the folders
+        assert isinstance(said, str) and "hostdev mode=subsystem type=usb" in said and "shmem name=x" in said, said
 
 
 # What is said when libvirt refuses the domain.

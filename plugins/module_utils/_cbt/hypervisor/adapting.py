@@ -150,7 +150,7 @@ class _Adaptation:
             elif kind == "nvram" and element is not None and not self._keeps_variables(element):
                 # They would be the original's, or any file of the host; libvirt makes others from the template.
                 system.remove(element)
-                self._changes.append("Firmware variables were not saved: the firmware begins with fresh ones.")
+                self._changes.append(f"The firmware variables {path_in(element)} were not saved: the firmware begins with fresh ones.")
             elif kind != "nvram" and element is not None and not self._found(element):
                 self._changes.append(f"The {kind} {path_in(element)} was not saved and is not on this host: the domain will not start without it.")
 
@@ -196,12 +196,14 @@ class _Adaptation:
         if source is None:
             return
         path = source.get("file") or source.get("dev") or ""
+        medium = path or source.get("volume") or source.get("name") or source.get("dir")
+        if medium is None:
+            return
         here = self._wanted.trusted and (disk.get("type") == "network" or self._exists(path))
         if here and (disk.get("device") == "cdrom" or not self._copy):
             return
         _drop(disk, "source")
         disk.set("type", "file")
-        medium = path or source.get("volume") or source.get("name") or source.get("dir")
         why = "stays with the original" if here else "is not on this host" if self._wanted.trusted else "is inserted only with trust_definition: true"
         self._changes.append(f"{target} is empty: {medium} {why}.")
 
@@ -232,7 +234,7 @@ class _Adaptation:
 
     def _emulator(self) -> None:
         emulator = self._devices.find("emulator")
-        if emulator is not None and not self._exists(emulator.text or ""):
+        if emulator is not None and self._wanted.trusted and not self._exists(emulator.text or ""):
             self._remove(emulator, f"The emulator {emulator.text} is not on this host: libvirt chooses one.")
 
     def _unshare(self) -> None:

@@ -11,13 +11,16 @@ import typing as t
 from xml.etree import ElementTree
 
 from ...printable import printable
-from .rules import TEXT, Value
+from .rules import TEXT, Rule, Value
 from .table import ALLOWED, REFUSED
 from .values import Host, fits
 
 _SHOWN = 100  # characters of a part of a definition in a message
 _MOST = 100  # parts named, each once
 _NAMESPACE = re.compile(r"\{(?:[^{}]*/)?([^{}/]*)/[0-9.]+\}|\{[^{}]*\}")
+
+
+_NOTHING = Value("NONE")  # what an attribute may be that the table does not have
 
 
 class Filtered(t.NamedTuple):
@@ -68,40 +71,35 @@ class _Filter:
     def copy(self, element: ElementTree.Element, path: str) -> ElementTree.Element:
         """The element with what is allowed of it. Raises _NotAllowed if an essential part of it is not."""
         rule = ALLOWED.get(path)
-        if rule is None:
+        if rule is None or any(value.essential and not self._fits(value, text) for _name, text, value in _ruled(element, rule)):
             raise _NotAllowed(_shown(path, element))
         if rule.free:
             element.tail = _blank(element.tail)
             return element
         kept = ElementTree.Element(element.tag)
         kept.text, kept.tail = _blank(element.text), _blank(element.tail)
-        self._copy_values(element, kept, path, rule.values)
+        self._copy_values(element, kept, path, rule)
         for child in element:
             self._copy_child(child, kept, child.tag if path == "." else f"{path}/{child.tag}")
         return kept
 
-    def _copy_values(self, element: ElementTree.Element, kept: ElementTree.Element, path: str, rules: t.Mapping[str, Value]) -> None:
+    def _fits(self, rule: Value, text: str) -> bool:
+        return fits(rule.kind, text.strip(), self._host)
+
+    def _copy_values(self, element: ElementTree.Element, kept: ElementTree.Element, path: str, rule: Rule) -> None:
+        """Set what is allowed, or what stands for it."""
         lost = []
-        for name, value in element.items():
-            lost += self._copy_value(kept, path, name, value, rules.get(name))
-        if (element.text or "").strip():
-            lost += self._copy_value(kept, path, TEXT, element.text or "", rules.get(TEXT))
+        for name, text, value in _ruled(element, rule):
+            what = _short(text) if name == TEXT else f"{_plain(name)}={_short(text)}"
+            if self._fits(value, text):
+                _set(kept, name, text)
+            elif value.instead is not None:
+                _set(kept, name, value.instead)
+                self.changes.add(f"{_named(path)} {what} was replaced by {value.instead}.")
+            else:
+                lost.append(what)
         if lost:
             self.changes.add(f"{_named(path)} {' '.join(lost)} was removed.")
-
-    def _copy_value(self, kept: ElementTree.Element, path: str, name: str, value: str, rule: t.Optional[Value]) -> t.List[str]:
-        """Set a value if it is allowed, or what stands for it; returns what was lost, in words."""
-        what = _short(value) if name == TEXT else f"{_plain(name)}={_short(value)}"
-        if rule is not None and fits(rule.kind, value if rule.kind == "TEXT" else value.strip(), self._host):
-            _set(kept, name, value)
-        elif rule is not None and rule.essential:
-            raise _NotAllowed(f"{_named(path)} {what}")
-        elif rule is not None and rule.instead is not None:
-            _set(kept, name, rule.instead)
-            self.changes.add(f"{_named(path)} {what} was replaced by {rule.instead}.")
-        else:
-            return [what]
-        return []
 
     def _copy_child(self, child: ElementTree.Element, kept: ElementTree.Element, path: str) -> None:
         try:
@@ -116,6 +114,14 @@ class _Filter:
             return
         if not _is_empty(copied) or _is_empty(child):
             kept.append(copied)
+
+
+def _ruled(element: ElementTree.Element, rule: Rule) -> t.Iterator[t.Tuple[str, str, Value]]:
+    """Attributes of an element and its text, each with what it may be."""
+    for name, text in element.items():
+        yield name, text, rule.values.get(name, _NOTHING)
+    if (element.text or "").strip():
+        yield TEXT, element.text or "", rule.values.get(TEXT, _NOTHING)
 
 
 def _set(element: ElementTree.Element, name: str, value: str) -> None:
@@ -149,8 +155,8 @@ def _short(text: str) -> str:
 
 
 def _shown(path: str, element: ElementTree.Element) -> str:
-    """An element by its path, and what it and its children say, as far as a message has room for it."""
-    said = [f"{_plain(name)}={value}" for name, value in element.items()] + [element.text or ""]
-    for child in itertools.islice(element, 10):
-        said += [_plain(child.tag), *(f"{_plain(name)}={value}" for name, value in child.items()), child.text or ""]
-    return f"{_named(path)} {_short(' '.join(said))}".strip()
+    """An element by its path, and what it and those within say, as far as a message has room for it."""
+    said: t.List[str] = []
+    for each in itertools.islice(element.iter(), 10):
+        said += [_plain(each.tag), *(f"{_plain(name)}={value}" for name, value in each.items()), each.text or ""]
+    return f"{_named(path)} {_short(' '.join(said[1:]))}".strip()

@@ -16,7 +16,7 @@ import typing as t
 from .rules import Rule, read
 
 _MACHINE = """
-.                           type=kvm|qemu|hvf! id
+.                           type id
 name                        #
 uuid                        #
 genid                       #
@@ -229,7 +229,7 @@ devices/smartcard           mode=passthrough! type=spicevmc!
 """
 
 _DISPLAYS = """
-devices/graphics            type=vnc|spice|rdp! listen=LOOPBACK port tlsPort autoport websocket keymap passwd passwdValidTo connected
+devices/graphics            type=vnc|spice|rdp! listen=LOOPBACK port tlsPort autoport websocket keymap passwd=TEXT passwdValidTo connected
 devices/graphics            sharePolicy powerControl defaultMode multiUser
 devices/graphics/listen     type=address|none|socket! address=LOOPBACK
 devices/graphics/channel    name mode

@@ -48,6 +48,8 @@ def fits(kind: str, value: str, host: Host) -> bool:
         return True
     if len(value) > LONGEST and kind != "BASE64":
         return False
+    if kind == "NONE":
+        return False
     if kind == "OWN":
         return value in host.paths
     if kind == "LOADER":
