@@ -121,8 +121,8 @@ REACHES: t.Dict[str, Reach] = {
     "another script": _interface("bridge", "<source bridge='br0'/><downscript path='/evil.sh'/>", "/evil.sh"),
     "a device of the network": _interface("bridge", "<source bridge='br0'/><target dev='tap9' managed='no'/>", "tap9"),
     "a device of tap": _interface("network", "<source network='lan'/><backend tap='/dev/evil' vhost='/dev/evil2'/>", "/dev/evil"),
-    "a log of passt": _interface("user", "<backend type='passt' logFile='/etc/cron.d/evil'/>", "/etc/cron.d/evil"),
-    "ports of the host": _interface("user", "<backend type='passt'/><portForward proto='tcp'><range start='22'/></portForward>", "portForward"),
+    "a log of passt": _interface("user", "<backend logFile='/etc/cron.d/evil'/>", "/etc/cron.d/evil"),
+    "ports of the host": _interface("user", "<portForward proto='tcp'><range start='22'/></portForward>", "portForward"),
     "routes of the host": _interface("ethernet", "<source><ip address='10.0.0.1'/><route address='0.0.0.0' gateway='10.0.0.2'/></source>", "10.0.0."),
     "a ROM": _interface("network", "<source network='lan'/><rom file='/etc/shadow'/>", "/etc/shadow"),
     "filters by the guest": Reach(definition("<interface type='direct' trustGuestRxFilters='yes'><source dev='eth0'/></interface>"), ("trustGuestRx",)),
@@ -191,7 +191,12 @@ REACHES: t.Dict[str, Reach] = {
         definition().replace("</domain>", "<devices><hostdev mode='subsystem'/></devices></domain>"), ("hostdev",), refused=True
     ),
     "a system once more": Reach(definition().replace("<devices>", "<os><kernel>/etc/shadow</kernel></os><devices>"), ("/etc/shadow",), refused=True),
-    "variables once more": _system("<nvram/><nvram>/etc/passwd</nvram>", "/etc/passwd"),
+    "variables once more": Reach(
+        definition(
+            extra="<features><acpi/></features>", system="<loader type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader><nvram/><nvram>/etc/passwd</nvram>"
+        ),
+        ("/etc/passwd",),
+    ),
     "a source once more": Reach(definition().replace("<target dev='vda'/>", "<source file='/etc/shadow'/><target dev='vda'/>"), ("/etc/shadow",)),
     "a source of another namespace": Reach(
         definition().replace("<target dev='vda'/>", "<o:source xmlns:o='urn:other' file='/etc/shadow'/><target dev='vda'/>"), ("/etc/shadow",)
@@ -200,14 +205,21 @@ REACHES: t.Dict[str, Reach] = {
     "text between elements": _extra("/etc/shadow", "/etc/shadow"),
 }
 
-_ADDRESS = "<address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>"
-_AGENT = "<channel type='unix'><source mode='bind'/><target type='virtio' name='org.qemu.guest_agent.0'/><address type='virtio-serial' port='1'/></channel>"
+
+def _address(bus: int, slot: int = 0) -> str:
+    return f"<address type='pci' domain='0x0000' bus='0x0{bus}' slot='0x0{slot}' function='0x0'/>"
+
+
+_AGENT = (
+    "<channel type='unix'><source mode='bind'/><target type='virtio' name='org.qemu.guest_agent.0'/>"
+    "<address type='virtio-serial' controller='0' bus='0' port='1'/></channel>"
+)
 _SPICE = (
     "<channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0'/></channel><graphics type='spice' autoport='yes' port='-1'>"
     "<listen type='address'/><image compression='off'/><gl enable='no'/></graphics><sound model='ich9'><audio id='1'/></sound><audio id='1' type='spice'/>"
     "<redirdev bus='usb' type='spicevmc'><address type='usb' bus='0' port='2'/></redirdev><redirfilter><usbdev class='0x08' allow='yes'/></redirfilter>"
 )
-_RANDOM = f"<rng model='virtio'><rate bytes='1024' period='1000'/><backend model='random'>/dev/urandom</backend>{_ADDRESS}</rng>"
+_RANDOM = "<rng model='virtio'><rate bytes='1024' period='1000'/><backend model='random'>/dev/urandom</backend></rng>"
 _HYPERV = (
     "<features><acpi/><apic eoi='on'/><pae/><hyperv mode='custom'><relaxed state='on'/><vapic state='on'/><spinlocks state='on' retries='8191'/>"
     "<vendor_id state='on' value='kvm hyperv'/><stimer state='on'><direct state='on'/></stimer></hyperv><kvm><hidden state='on'/></kvm>"
@@ -216,7 +228,8 @@ _HYPERV = (
 _CLOCK = "<clock offset='timezone' timezone='Europe/Berlin'><timer name='rtc' tickpolicy='catchup'/><timer name='hpet' present='no'/></clock>"
 _OSINFO = "<metadata><l:libosinfo xmlns:l='http://libosinfo.org/xmlns/libvirt/domain/1.0'><l:os id='http://debian.org/debian/12'/></l:libosinfo></metadata>"
 _PORTS = "".join(
-    f"<controller type='pci' index='{number}' model='pcie-root-port'><model name='pcie-root-port'/><target chassis='{number}' port='0x1{number}'/>{_ADDRESS}"
+    f"<controller type='pci' index='{number}' model='pcie-root-port'><model name='pcie-root-port'/>"
+    f"<target chassis='{number}' port='0x1{number}'/>{_address(0, number + 2)}"
     "</controller>"
     for number in range(1, 5)
 )
@@ -239,8 +252,8 @@ ORDINARY: t.Dict[str, Ordinary] = {
             "<interface type='network'><mac address='52:54:00:11:22:33'/><source network='default'/><model type='virtio'/></interface>"
             "<serial type='pty'><target type='isa-serial' port='0'><model name='isa-serial'/></target></serial>"
             f"<console type='pty'><target type='serial' port='0'/></console>{_AGENT}<input type='tablet' bus='usb'/><input type='keyboard' bus='ps2'/>"
-            f"{_SPICE}{_CDROM % ''}<video><model type='virtio' heads='1' primary='yes'/>{_ADDRESS}</video><watchdog model='itco' action='reset'/>"
-            f"<memballoon model='virtio'><stats period='5'/>{_ADDRESS}</memballoon>{_RANDOM}",
+            f"{_SPICE}{_CDROM % ''}<video><model type='virtio' heads='1' primary='yes'/>{_address(0, 1)}</video><watchdog model='i6300esb' action='reset'/>"
+            f"<memballoon model='virtio'><stats period='5'/>{_address(1)}</memballoon>{_RANDOM}",
             f"{_OSINFO}<currentMemory unit='KiB'>65536</currentMemory><vcpu placement='static'>2</vcpu>{_CLOCK}"
             "<on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>"
             "<pm><suspend-to-mem enabled='no'/><suspend-to-disk enabled='no'/></pm><cpu mode='host-passthrough' check='none' migratable='on'/>",
@@ -255,7 +268,7 @@ ORDINARY: t.Dict[str, Ordinary] = {
             "<tpm model='tpm-crb'><backend type='emulator' version='2.0' persistent_state='yes'/></tpm>"
             f"<graphics type='vnc' port='-1' autoport='yes' listen='127.0.0.1' passwd='a/b c'><listen type='address' address='127.0.0.1'/></graphics>{_PORTS}"
             "<video><model type='qxl' ram='65536' vram='65536' vgamem='16384' heads='1'/></video>",
-            f"<title>Terminal / office</title><description>1st line\n2nd: /srv</description><genid/>{_HYPERV}<clock offset='localtime'/>"
+            f"<title>Terminal / office</title><description>1st line\n2nd: /srv</description><genid/><vcpu>8</vcpu>{_HYPERV}<clock offset='localtime'/>"
             "<cpu mode='custom' match='exact'><model fallback='forbid'>Skylake-Client</model><vendor>Intel</vendor><topology sockets='1' dies='1' cores='4'"
             " threads='2'/><feature policy='require' name='vmx'/></cpu>",
             "<loader readonly='yes' secure='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.ms.fd</loader>"
@@ -271,6 +284,7 @@ ORDINARY: t.Dict[str, Ordinary] = {
             "<metadata><n:instance xmlns:n='http://openstack.org/xmlns/libvirt/nova/1.1'><n:name>web 1</n:name></n:instance></metadata>"
             "<cputune><shares>4096</shares><vcpupin vcpu='0' cpuset='2-3,^3'/><emulatorpin cpuset='0'/></cputune>"
             "<numatune><memory mode='strict' nodeset='0'/><memnode cellid='0' mode='strict' nodeset='0'/></numatune>"
+            "<cpu><numa><cell id='0' cpus='0' memory='65536' unit='KiB'/></numa></cpu>"
             "<memoryBacking><hugepages><page size='2048' unit='KiB' nodeset='0'/></hugepages></memoryBacking>"
             "<sysinfo type='smbios'><system><entry name='manufacturer'>OpenStack Foundation / x</entry></system></sysinfo>"
             "<resource><partition>/machine</partition></resource>",
@@ -289,14 +303,13 @@ ORDINARY: t.Dict[str, Ordinary] = {
             "<filterref filter='vdsm-no-mac-spoofing'><parameter name='IP' value='10.0.0.0/24'/></filterref>"
             "<bandwidth><inbound average='1000' peak='5000' burst='1024'/></bandwidth></interface>"
             "<memory model='dimm'><target><size unit='KiB'>524288</size><node>0</node></target><address type='dimm' slot='0' base='0x100000000'/></memory>"
-            "<smartcard mode='passthrough' type='spicevmc'><address type='ccid' controller='0' slot='0'/></smartcard>"
+            "<smartcard mode='passthrough' type='spicevmc'><address type='ccid' controller='0' slot='0'/></smartcard><graphics type='spice' autoport='yes'/>"
             "<vsock model='virtio'><cid auto='yes'/></vsock>"
             "<hub type='usb'/><panic model='isa'><address type='isa' iobase='0x505'/></panic>"
             "<iommu model='intel'><driver intremap='on' caching_mode='on'/></iommu>"
             f"{_CDROM % _OPTIONAL}",
             "<maxMemory slots='16' unit='KiB'>4194304</maxMemory><iothreads>1</iothreads><iothreadids><iothread id='1'/></iothreadids>"
-            "<launchSecurity type='sev'><cbitpos>47</cbitpos><policy>0x0001</policy><dhCert>QUJD/+==</dhCert></launchSecurity>"
-            "<cpu><numa><cell id='0' cpus='0-3' memory='65536' unit='KiB'><distances><sibling id='0' value='10'/></distances></cell></numa></cpu>",
+            "<cpu><numa><cell id='0' cpus='0' memory='65536' unit='KiB'><distances><sibling id='0' value='10'/></distances></cell></numa></cpu>",
         ),
     ),
     "from cloud-init": Ordinary(
@@ -307,6 +320,7 @@ ORDINARY: t.Dict[str, Ordinary] = {
         definition(
             "<emulator>/usr/bin/qemu-system-aarch64</emulator><interface type='direct'><source dev='eth0' mode='bridge'/></interface>"
             "<crypto model='virtio' type='qemu'><backend model='builtin' queues='1'/></crypto><controller type='usb' model='qemu-xhci'/>",
+            "<launchSecurity type='sev'><cbitpos>47</cbitpos><policy>0x0001</policy><dhCert>QUJD/+==</dhCert></launchSecurity>"
             "<features><acpi/><gic version='3'/></features><keywrap><cipher name='aes' state='on'/></keywrap>",
             "<firmware><feature enabled='no' name='secure-boot'/></firmware>"
             "<loader readonly='yes' type='pflash' format='qcow2'>/usr/share/edk2/aarch64/QEMU_EFI-silent-pflash.qcow2</loader>",

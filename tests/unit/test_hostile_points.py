@@ -257,7 +257,7 @@ def test_an_index_of_files_that_cannot_be_is_named_and_nothing_is_written(index:
 
 def test_a_piece_that_inflates_beyond_what_a_piece_can_be_is_damaged(trial: Trial, session: Any) -> None:
     bomb = zlib.compress(bytes(64 << 20))
-    index = {"files": [{**trial.enemy.index()["files"][0], "size": 64 << 20, "sha256": hashlib.sha256(bytes(64 << 20)).hexdigest()}]}
+    index = _entry(size=64 << 20, sha256=hashlib.sha256(bytes(64 << 20)).hexdigest())(trial.enemy)
     trial.enemy.publish(trial.enemy.manifest({**trial.enemy.files(text_of(index)), "kernel.0": bomb}))
     said = trial.restore(session)
     assert isinstance(said, str) and "is not one piece" in said, said
@@ -276,7 +276,7 @@ def test_no_byte_is_written_beyond_the_size_of_a_file(trial: Trial, tmp_path: Pa
     trial.enemy.publish(trial.enemy.manifest(trial.enemy.files(text_of(_entry(size=7)(trial.enemy)))))
     repository = trial.repository()
     (made,) = repository.points_of().points
-    (saved,) = saved_machine.saved_files(repository, made)
+    saved, _tree = saved_machine.saved_files(repository, made)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (7, before[1]))
     try:
