@@ -447,6 +447,109 @@ TRUST = (
     ),
 )
 
+_DEFINITIONS = ("unit/test_allowed_definitions.py",)
+
+DEFINITIONS = (
+    Mutation(
+        "every definition is trusted",
+        "hypervisor/adapting.py",
+        "root = self._root if self._wanted.trusted else self._allowed()",
+        "root = self._root",
+        ("unit/test_allowed_definitions.py", "integration/test_hostile_definitions.py"),
+    ),
+    Mutation(
+        "what a machine needs and may not have is left out",
+        "hypervisor/adapting.py",
+        "        if found.refused:\n",
+        "        if False:\n",
+        _DEFINITIONS,
+    ),
+    Mutation(
+        "the host in a manifest makes a device of the host stay",
+        "hypervisor/adapting.py",
+        "root = self._root if self._wanted.trusted else self._allowed()",
+        "root = self._root if self._wanted.trusted or self._wanted.keep_host_devices else self._allowed()",
+        _DEFINITIONS,
+    ),
+    Mutation(
+        "a medium of the host stays in its drive",
+        "hypervisor/adapting.py",
+        "here = self._wanted.trusted and (",
+        "here = (",
+        _DEFINITIONS,
+    ),
+    Mutation(
+        "devices in a second list are not looked at",
+        "hypervisor/adapting.py",
+        'for more in self._root.findall("devices")[1:]:',
+        'for more in self._root.findall("devices")[2:]:',
+        ("unit/test_adapting.py",),
+    ),
+    Mutation(
+        "an element that the table does not have is taken",
+        "hypervisor/allowed/filtering.py",
+        "        if rule is None or any(",
+        "        if rule is None:\n            return element\n        if any(",
+        _DEFINITIONS,
+    ),
+    Mutation(
+        "an attribute that the table does not have is taken",
+        "hypervisor/allowed/filtering.py",
+        '_NOTHING = Value("NONE")',
+        '_NOTHING = Value("TEXT")',
+        _DEFINITIONS,
+    ),
+    Mutation(
+        "an element stays without what is essential",
+        "hypervisor/allowed/filtering.py",
+        "            if path in ALLOWED and ALLOWED[path].essential:\n",
+        "            if False:\n",
+        _DEFINITIONS,
+    ),
+    Mutation(
+        "what was removed is not named",
+        "hypervisor/adapting.py",
+        "        self._changes += found.changes\n",
+        "",
+        _DEFINITIONS,
+    ),
+    Mutation(
+        "a word may be a path",
+        "hypervisor/allowed/values.py",
+        '"WORD": re.compile(r"[^/\\x00-\\x1f\\x7f-\\x9f]*")',
+        '"WORD": re.compile(r"[^\\x00-\\x1f\\x7f-\\x9f]*")',
+        _DEFINITIONS,
+    ),
+    Mutation(
+        "firmware may be anywhere by a way up",
+        "hypervisor/allowed/values.py",
+        "(os.path.normpath(path) == path and ",
+        "(True and ",
+        _DEFINITIONS,
+    ),
+    Mutation(
+        "a file of any path is the machine's own",
+        "hypervisor/allowed/values.py",
+        "        return value in host.paths\n",
+        "        return True\n",
+        _DEFINITIONS,
+    ),
+    Mutation(
+        "libvirt is given the definition of the repository",
+        "operations/machine.py",
+        "    return MachinePlan(name, its_uuid, adapted.xml, ",
+        "    return MachinePlan(name, its_uuid, xml, ",
+        ("unit/test_hostile_points.py",),
+    ),
+    Mutation(
+        "the module trusts definitions by itself",
+        "operations/machine.py",
+        "        trusted=wish.trust_definition,\n",
+        "        trusted=True,\n",
+        ("unit/test_hostile_points.py",),
+    ),
+)
+
 SHARING = (
     Mutation(
         "an announcement outranks a living lease",
@@ -478,4 +581,4 @@ SHARING = (
     ),
 )
 
-MUTATIONS = (*CONTENT, *PROOFS, *ORDER, *RULES, *GUARDS, *TRUST, *SHARING)
+MUTATIONS = (*CONTENT, *PROOFS, *ORDER, *RULES, *GUARDS, *TRUST, *DEFINITIONS, *SHARING)

@@ -60,7 +60,7 @@ REACHES: t.Dict[str, Reach] = {
     ),
     "options of Xen": _extra("<x:commandline xmlns:x='http://libvirt.org/schemas/domain/xen/1.0'><x:arg value='--evil'/></x:commandline>", "--evil"),
     "options of bhyve": _extra("<b:commandline xmlns:b='http://libvirt.org/schemas/domain/bhyve/1.0'><b:arg value='-evil'/></b:commandline>", "-evil"),
-    "an element of another namespace": _extra("<o:on_crash xmlns:o='urn:other'>restart</o:on_crash>", "on_crash"),
+    "an element of another namespace": _extra("<o:title xmlns:o='urn:other'>evil title</o:title>", "evil title"),
     "an unknown element": _extra("<future path='/etc/shadow'/>", "future", "/etc/shadow"),
     "a boot loader on the host": _extra("<bootloader>/evil</bootloader><bootloader_args>-x</bootloader_args>", "bootloader", "/evil"),
     "a map of users": _extra("<idmap><uid start='0' target='0' count='1'/></idmap>", "idmap"),
@@ -306,7 +306,7 @@ ORDINARY: t.Dict[str, Ordinary] = {
             "<smartcard mode='passthrough' type='spicevmc'><address type='ccid' controller='0' slot='0'/></smartcard><graphics type='spice' autoport='yes'/>"
             "<vsock model='virtio'><cid auto='yes'/></vsock>"
             "<hub type='usb'/><panic model='isa'><address type='isa' iobase='0x505'/></panic>"
-            "<iommu model='intel'><driver intremap='on' caching_mode='on'/></iommu>"
+            "<iommu model='intel'><driver caching_mode='on'/></iommu>"
             f"{_CDROM % _OPTIONAL}",
             "<maxMemory slots='16' unit='KiB'>4194304</maxMemory><iothreads>1</iothreads><iothreadids><iothread id='1'/></iothreadids>"
             "<cpu><numa><cell id='0' cpus='0' memory='65536' unit='KiB'><distances><sibling id='0' value='10'/></distances></cell></numa></cpu>",

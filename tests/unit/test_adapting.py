@@ -214,6 +214,13 @@ def test_what_is_not_here_or_would_be_shared_goes_and_is_told(
     assert [text for text in gone if text in found.xml] == []
 
 
+def test_devices_in_a_second_list_are_adapted_too() -> None:
+    more = f"<devices>{VDA.replace('vda', 'vdb')}{VDA.replace('vda', 'vdc')}</devices></domain>"
+    found = adapted(xml_of().replace("</domain>", more))
+    assert [ElementTree.fromstring(each).find("source").attrib for each in devices_of(found)] == [{"file": "/new/vda.qcow2"}]  # type: ignore[union-attr]
+    assert found.xml.count("<devices>") == 1 and len(found.changes) == 2
+
+
 def test_host_devices_stay_where_the_same_machine_comes_back_on_its_host() -> None:
     xml = xml_of(VDA + "<hostdev mode='subsystem' type='pci'/>")
     assert "hostdev" in adapted(xml, keep_host_devices=True).xml
