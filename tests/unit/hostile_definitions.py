@@ -117,6 +117,7 @@ REACHES: t.Dict[str, Reach] = {
     ),
     "a folder in a floppy drive": _device("<disk type='dir' device='floppy'><source dir='/etc'/><target dev='fda'/></disk>", "/etc"),
     "commands of SCSI": _device(VDA.replace("vda", "sda").replace("device='disk'", "device='cdrom' sgio='unfiltered' rawio='yes'"), "sgio", "rawio"),
+    "a disk with commands of SCSI": Reach(definition().replace("device='disk'", "device='lun' rawio='yes'"), ("lun", "rawio")),
     "a script": _interface("ethernet", "<script path='/evil.sh'/>", "/evil.sh"),
     "another script": _interface("bridge", "<source bridge='br0'/><downscript path='/evil.sh'/>", "/evil.sh"),
     "a device of the network": _interface("bridge", "<source bridge='br0'/><target dev='tap9' managed='no'/>", "tap9"),

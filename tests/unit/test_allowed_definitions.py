@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import random
 import re
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import UUID
 
+import _cbt
 from _cbt.errors import Refused
 from _cbt.hypervisor.adapting import Adapted, DiskPlace, Wanted, adapt
 from _cbt.hypervisor.allowed.filtering import Filtered, filtered
@@ -158,6 +160,18 @@ def test_a_file_that_was_not_restored_is_refused(kind: str) -> None:
         adapted(definition(system=SYSTEM), files={each: path for each, path in FILES.items() if each != kind})
 
 
+@pytest.mark.parametrize(("kind", "taken"), [("raw", True), ("qcow2", False), ("vmdk", False)])
+def test_restored_firmware_is_raw_as_other_images_can_name_files_of_the_host(kind: str, taken: bool) -> None:
+    xml = definition(system=f"<loader type='pflash' format='{kind}'>/fw</loader>")
+    if taken:
+        assert ">/new/web1-loader</loader>" in adapted(xml, files=FILES).xml
+    else:
+        with pytest.raises(Refused, match=f"os/loader type=pflash format={kind} /fw"):
+            adapted(xml, files=FILES)
+    variables = adapted(definition(system=f"<loader>bios.bin</loader><nvram format='{kind}'>/nv</nvram>"), files=FILES)
+    assert "<nvram>/new/web1-nvram</nvram>" in variables.xml
+
+
 VARIABLES = {
     "its own": ("/var/lib/libvirt/qemu/nvram/web1_VARS.fd", True),
     "of another machine": ("/var/lib/libvirt/qemu/nvram/web2_VARS.fd", False),
@@ -227,6 +241,35 @@ def test_messages_stay_short_and_printable_whatever_a_definition_holds() -> None
 def test_what_is_no_domain_is_refused(root: str) -> None:
     with pytest.raises(Refused):
         adapted(root)
+
+
+# Texts that libvirt is given. Each is made by the engine, or was libvirt's own; of a repository there is one, and it is adapted.
+
+GIVEN = {
+    ("hypervisor/checkpoints.py", "checkpointCreateXML"),
+    ("hypervisor/definition.py", "updateDeviceFlags"),
+    ("hypervisor/job.py", "backupBegin"),
+    ("hypervisor/pools.py", "storagePoolCreateXML"),
+    ("hypervisor/pools.py", "storagePoolDefineXML"),
+    ("operations/capability.py", "defineXML"),
+    ("operations/machine.py", "defineXML"),
+}
+
+
+def test_no_other_text_of_a_repository_comes_to_libvirt() -> None:
+    """The XML of a checkpoint in a manifest, with a definition in it, is never handed on: a checkpoint is known again by its name and disks."""
+    engine = Path(str(_cbt.__file__)).parent
+    calls = {
+        (str(path.relative_to(engine)), node.func.attr)
+        for path in engine.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    assert {
+        (path, name) for path, name in calls if re.search(r"(Define|Create|define|create)XML|Device(Flags)?$|^backupBegin|^migrate|^restore.*Flags", name)
+    } == GIVEN
+    readers = [path for path in engine.rglob("*.py") if re.search(r"\bpoint\.checkpoint_xml", path.read_text())]
+    assert readers == []
 
 
 # Any tree.

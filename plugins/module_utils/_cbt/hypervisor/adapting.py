@@ -141,6 +141,8 @@ class _Adaptation:
             return
         for kind in ("loader", "nvram", "kernel", "initrd", "dtb"):
             element, path = system.find(kind), self._wanted.files.get(kind)
+            if kind == "loader" and element is not None and element.get("format", "raw") != "raw" and not self._wanted.trusted:
+                path = None  # an image of another format can name any file of the host as its backing file
             if path is not None and (element is not None or kind == "nvram"):
                 element = element if element is not None else ElementTree.SubElement(system, kind)
                 _drop(element, "source")
