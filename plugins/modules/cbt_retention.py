@@ -19,6 +19,7 @@ description:
     one before it was.
   - A removed point stays recoverable with O(undelete) until O(grace) ends. What it alone needs is announced as condemned after that,
     and deleted by a run at least O(grace) later.
+  - A restore point that is held, because a machine is served from it, is kept for as long as it is.
   - Backups, restores and other runs of this module may go on at the same time, on any host.
   - Any point may be removed, for each is a full image. Where the point goes that the next incremental backup would have built on,
     that backup reads in full.
@@ -126,7 +127,8 @@ options:
       - A block that lies in several packs, as those of backups that ran at the same time may, counts for one of them and is not copied.
         To find those, the directories of all packs are read, which are less than a thousandth of what is stored.
       - What a removed point needs that can still be brought back counts as needed, but is not copied, since that point keeps its packs.
-      - Nothing is copied if left out, if O(collect) is V(false), or while a manifest is damaged.
+      - Packs of a restore point that is held are not emptied, since nothing of them can go.
+      - Nothing is copied if left out, if O(collect) is V(false), or while a manifest or a hold is damaged.
     type: int
   confirm_shrink:
     description:
@@ -188,7 +190,8 @@ kept:
       sample: "2026-11-22T11:30:05.123456+00:00"
     rules:
       description: The rules that keep it - V(last), V(hourly), V(daily), V(weekly), V(monthly), V(yearly), V(within), V(tags),
-        V(pinned), V(future), V(undelete), or V(locked) where the object store lets nobody remove it yet.
+        V(pinned), V(future), V(undelete), or V(locked) where the object store lets nobody remove it yet. A point that is in use, as by an export, is
+        kept whatever the rules say. What uses it is named here as well, such as V(held by export on kvm1 since 2026-11-22T11:30:05+00:00).
       type: list
       elements: str
       sample: [daily, weekly]
@@ -250,7 +253,8 @@ trash:
       type: str
       sample: "2026-11-23T23:00:01+00:00"
 damaged:
-  description: Manifests that cannot be read, each with the cause. They are never removed, and while there is one no space is reclaimed.
+  description:
+    - Manifests and holds that cannot be read, each with the cause. They are never removed, and while there is one no space is reclaimed.
   returned: always
   type: dict
   sample: {}
@@ -374,7 +378,7 @@ def main() -> None:
         request = _request(module)
         result = retention(_module.existing_repository(module), request, module.check_mode)
     for name, cause in sorted(result.damaged.items()):
-        module.warn(f"No space is reclaimed while the manifest {name} cannot be read: {cause}")
+        module.warn(f"No space is reclaimed while {name} cannot be read: {cause}")
     for warning in result.collected.foreign if result.collected is not None else ():
         module.warn(warning)
     module.exit_json(**_outcome(result, module.params["grace"]), diff=_diff(result))

@@ -31,6 +31,7 @@ READERS = {
     names.LEASES: "cbt_retention",
     names.CONDEMNED: "cbt_retention",
     names.REMOVED: "cbt_retention",
+    names.HOLDS: "cbt_retention",
     names.HOOKS: "cbt_backup",
     names.TEMPORARY: "cbt_backup",
     names.PACKS: "cbt_restore",

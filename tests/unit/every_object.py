@@ -18,7 +18,7 @@ from samples import UUID, random_bytes
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.operations.verify import verify
-from _cbt.repository import codecs, condemned, damage, dedup, leases, points, removals, trash
+from _cbt.repository import codecs, condemned, damage, dedup, holding, leases, points, removals, trash
 from _cbt.repository.damage import PackDamage
 from _cbt.repository.format import names
 from _cbt.repository.leases import Lease
@@ -56,6 +56,7 @@ def full_history(kind: str, monkeypatch: pytest.MonkeyPatch) -> EngineHistory:
     repository.put_object(names.damage_of(b"\1" * 16), damage.encode(PackDamage(frozenset({0}), "it was changed")))
     removals.record(repository, [(UUID, f"20250101T000000Z-{'0' * 8}")])
     lease, last = Lease(repository, "backup"), repository.points_of().points[-1]
+    holding.hold(repository, last, "export")
     condemned.announce(repository, f"{last.folder}/vda-01234567.map")
     condemned.doom(repository, lease.id, [f"packs/00/{'0' * 32}"])
     # One of a map that was made when blocks were moved.

@@ -29,7 +29,7 @@ from _cbt.interrupt import Interrupt
 from _cbt.operations import information
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.operations.verify import verify
-from _cbt.repository import condemned, configuration, damage, dedup, leases, sealed, trash
+from _cbt.repository import condemned, configuration, damage, dedup, holds, leases, sealed, trash
 from _cbt.repository import repository as opening
 from _cbt.repository.format import names
 from _cbt.repository.places import Place
@@ -37,9 +37,9 @@ from _cbt.repository.retention_rules import Rules
 
 pytestmark = pytest.mark.slow
 
-MAY_BE_LOST = ("hooks/", "damaged/", "verified/", "leases/", "condemned/", "doomed/", "drafts/", "trash/", "removed/", "collected.json")
+MAY_BE_LOST = ("hooks/", "damaged/", "verified/", "leases/", "condemned/", "doomed/", "drafts/", "trash/", "removed/", "holds/", "collected.json")
 NOT_SEALED = ("packs/", "condemned/")
-UPKEEP = ("leases/", "condemned/", "doomed/", "drafts/", "trash/", "removed/", "collected.json")  # what only publishing and retention look at
+UPKEEP = ("leases/", "condemned/", "doomed/", "drafts/", "trash/", "removed/", "holds/", "collected.json")  # what only publishing and retention look at
 PASSPHRASE = "correct horse"
 FORMAT = Path(__file__).resolve().parents[2] / "docs" / "repository-format.md"
 
@@ -128,7 +128,7 @@ def after_all_that_lapses(history: EngineHistory, request: RetentionRequest) -> 
 def look(history: EngineHistory) -> None:
     """Read what only upkeep reads."""
     repository = history.fresh()
-    for read in (leases.sessions, condemned.announced, condemned.on_their_way_out, trash.removed):
+    for read in (leases.sessions, condemned.announced, condemned.on_their_way_out, trash.removed, holds.listed):
         with contextlib.suppress(CbtError):
             read(repository)
 

@@ -36,7 +36,7 @@ from _cbt.operations.new_point import NewPoint, StoringOptions
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.operations.verify import verify
 from _cbt.progress import silent
-from _cbt.repository import condemned, dedup, hooks, leases, maps, points, sealed, trash
+from _cbt.repository import condemned, dedup, holds, hooks, leases, maps, points, sealed, trash
 from _cbt.repository.directory_store import DirectoryStore
 from _cbt.repository.format import names
 from _cbt.repository.keys import PlainKeys
@@ -97,6 +97,7 @@ def use(history: EngineHistory, root: Path) -> None:
         lambda: leases.sessions(history.fresh()),
         lambda: condemned.on_their_way_out(history.fresh()),
         lambda: trash.removed(history.fresh()),
+        lambda: holds.listed(history.fresh()),
         lambda: retention(history.fresh(), request, check_only=True),
         lambda: verify(history.fresh(), wanted="all", workers=1, sample=50, record=False),
         lambda: copy(history.fresh(), dest, CopyRequest(), StoringOptions(compression="none", workers=1)),
@@ -120,7 +121,7 @@ def sealed_objects(history: EngineHistory) -> dict[str, str]:
 
 
 OF_JSON = ["manifest", "draft", "entry of the trash", "lease", "list of the doomed", "record of the last collection", "record of damage", "verification"]
-OF_JSON += ["turn of a verification", "record of removed points"]
+OF_JSON += ["turn of a verification", "record of removed points", "hold"]
 
 
 def test_every_kind_of_object_that_is_json_is_made_hostile(made: EngineHistory) -> None:

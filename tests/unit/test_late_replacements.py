@@ -191,7 +191,7 @@ def test_a_removal_that_goes_on_late_leaves_an_entry_in_the_trash(world: World, 
     delete = world.store.delete
 
     def checked(name: str) -> None:
-        assert not name.endswith("manifest.json") or trash.holds(world.repository(), world.point), "it could not be brought back for a moment"
+        assert not name.endswith("manifest.json") or trash.contains(world.repository(), world.point), "it could not be brought back for a moment"
         delete(name)
 
     if request_ == "put":

@@ -33,12 +33,24 @@ class ObjectLocked(RepositoryError):
     """The store keeps an object for a time of its own and does not delete it before."""
 
 
+class ReadOnly(RepositoryError):
+    """The repository can be read, but this host or key is not allowed to write to it."""
+
+
 class PassphraseRefused(RepositoryError):
     """The passphrase of a repository is missing, wrong, or given where none is needed."""
 
 
 class Refused(CbtError):
     """What was asked for cannot be done safely; nothing was changed."""
+
+
+class Held(Refused):
+    """A restore point is not removed because it is held; ``reasons`` say by what."""
+
+    def __init__(self, message: str, reasons: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.reasons = reasons
 
 
 class ProgramError(CbtError):

@@ -156,9 +156,12 @@ class Found(t.NamedTuple):
     merges: Merges
 
 
-def choose(living: Living, merges: Merges, below: int, recoverable: Living) -> Found:
-    """The packs of which little but ``recoverable`` needs to stay if ``merges`` are made; those out of other packs are left. Pure."""
-    packs = mostly_dead(without(living, merges), below, recoverable)
+def choose(living: Living, merges: Merges, below: int, recoverable: Living, kept: t.Collection[PackRef] = ()) -> Found:
+    """The packs of which little but ``recoverable`` needs to stay if ``merges`` are made, but none of those ``kept``. Pure.
+
+    Merges out of other packs are left.
+    """
+    packs = [ref for ref in mostly_dead(without(living, merges), below, recoverable) if ref not in kept]
     return Found(packs, {ref: living[ref] for ref in packs}, {ref: merges[ref] for ref in packs if ref in merges})
 
 
@@ -166,12 +169,13 @@ def choose(living: Living, merges: Merges, below: int, recoverable: Living) -> F
 class Candidates:
     """Packs of which less than ``below`` percent of the blocks live there. What ``trashed`` points name lives, but is not moved: they keep their packs.
 
-    ``without`` are points regarded as just removed.
+    ``without`` are points regarded as just removed. Packs that ``held`` points name are not emptied at all, because nothing of them can go.
     """
 
     below: int
     trashed: t.Sequence[RestorePoint] = ()
     without: t.Collection[Key] = ()
+    held: t.Sequence[RestorePoint] = ()
 
     def find(self, repository: Repository, interrupt: Interrupt) -> t.Iterator[Found]:
         """Some of the packs at a time. Raises RepositoryError."""
@@ -180,8 +184,9 @@ class Candidates:
             living = living_blocks(_maps(repository, points, interrupt), chosen)
             recoverable = living_blocks(_maps(repository, self.trashed, interrupt), living.__contains__)
             apart = {ref for extents in _maps(repository, (each for each in points if each.dedup != dedup.REPOSITORY), interrupt) for ref in extents.packs}
+            kept = {ref for extents in _maps(repository, self.held, interrupt) for ref in extents.packs if ref in living}
             equal = merging.find_equal(repository, {ref: bits for ref, bits in living.items() if ref not in apart}, interrupt)
-            yield choose(living, equal, self.below, recoverable)
+            yield choose(living, equal, self.below, recoverable, kept)
 
 
 def predict(repository: Repository, candidates: Candidates) -> Compacted:

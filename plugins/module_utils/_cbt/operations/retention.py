@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import itertools
 import time
 import typing as t
 
-from ..errors import ObjectMissing, Refused
-from ..repository import dedup, leases, points, publishing, trash
+from ..errors import Held, ObjectMissing, Refused
+from ..repository import dedup, holds, leases, points, publishing, trash
 from ..repository.collector import Collected, Collector
 from ..repository.format import names
 from ..repository.leases import ASTRAY, LAPSE, Lease
@@ -46,7 +47,7 @@ class RetentionRequest:
 
 @dataclasses.dataclass(frozen=True)
 class RetentionResult:
-    """The outcome; ``trash`` is what can be brought back afterwards, ``damaged`` the manifests that cannot be read, with the cause."""
+    """The outcome; ``trash`` is what can be brought back afterwards, ``damaged`` the manifests and holds that cannot be read, with the cause."""
 
     verdicts: t.Tuple[Verdict, ...]
     undeleted: t.Tuple[RestorePoint, ...]
@@ -114,15 +115,45 @@ def _too_late(point: RestorePoint) -> Refused:
     return Refused(f"Restore point {point.id} of {point.domain} cannot be brought back: its grace period is over and its space is being reclaimed.")
 
 
-def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_removed: t.Sequence[Removed]) -> RestorePoint:
-    point = removed.point
+def _remove(lease: Lease, verdict: Verdict) -> Verdict:
+    """Remove a restore point, and say what became of it. One that is held stays.
+
+    A hold that was written after the last look for holds, and before the manifest was deleted, is found afterwards: then the manifest is put back.
+    """
+    repository, point = lease.repository, verdict.point
+    try:
+        trash.remove(repository, point)
+    except Held as held:
+        return Verdict(point, held.reasons)
+    late = holds.of(repository, point.key)
+    if late and _put_back(lease, next((each.point for each in late if each.point is not None), point)):
+        return Verdict(point, tuple(each.reason for each in late))
+    return verdict
+
+
+def _put_back(lease: Lease, point: RestorePoint) -> bool:
+    """True if a point exists again that was removed a moment ago; False if something that it needs is gone already."""
+    with contextlib.suppress(Refused):
+        _publish_again(lease, point, yields=True)
+        return True
+    return False
+
+
+def _publish_again(lease: Lease, point: RestorePoint, yields: bool = False) -> None:
+    """Make a removed restore point exist again. Raises Refused if something that it needs is gone."""
+    repository = lease.repository
 
     def lost(_names: t.Set[str]) -> RestorePoint:
         raise _too_late(point)
 
-    publishing.publish(lease, point, lost)
+    publishing.publish(lease, point, lost, yields=yields)
     # Its manifest is new, and may be locked for longer than the rest.
     repository.store.protect(publishing.resting_on(repository, point), like=names.manifest(point.uuid, point.id))
+
+
+def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_removed: t.Sequence[Removed]) -> RestorePoint:
+    point = removed.point
+    _publish_again(lease, point)
     now = lease.now()
     for each in all_removed:
         # The removal of a young entry may have yet to delete the manifest: then nothing else would tell of the point.
@@ -137,6 +168,7 @@ class _Retention:
     def __init__(self, repository: Repository, request: RetentionRequest) -> None:
         self._repository, self._request = repository, request
         self._listing = repository.points_of()
+        self._holds = holds.listed(repository)
         self._removed = [each for each in trash.removed(repository) if self._meant(each.point)] if request.undelete else []
         self._back = _wanted_back(self._removed, {point.key for point in self._listing.points if self._meant(point)}, request.undelete)
 
@@ -144,13 +176,17 @@ class _Retention:
         return self._request.domain in (None, point.uuid, point.domain)
 
     def decide(self, now: float) -> t.List[Verdict]:
-        """What becomes of each point, those brought back included."""
+        """What becomes of each point, those brought back included. What is held or locked stays whatever the rules say."""
         found = points.ordered([*self._listing.points, *(each.point for each in self._back)])
         if self._request.domain is not None:
             found = of_domain(found, self._request.domain)
         moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
         decided = decide_all(found, self._request, moment, [point.key for point in found if point.id in self._request.undelete])
-        return [verdict if verdict.kept or not self._locked(verdict.point, now) else Verdict(verdict.point, ("locked",)) for verdict in decided]
+        return [self._kept_anyway(verdict, now) for verdict in decided]
+
+    def _kept_anyway(self, verdict: Verdict, now: float) -> Verdict:
+        reasons = (*verdict.rules, *(each.reason for each in self._holds if each.key == verdict.point.key))
+        return Verdict(verdict.point, reasons or (("locked",) if self._locked(verdict.point, now) else ()))
 
     def _locked(self, point: RestorePoint, now: float) -> bool:
         """True if the store still keeps a point from being removed by anyone."""
@@ -183,9 +219,7 @@ class _Retention:
         verdicts = self.decide(now)
         for each in self._back:
             _bring_back(self._repository, lease, each, self._removed)
-        for verdict in verdicts:
-            if not verdict.kept:
-                trash.remove(self._repository, verdict.point)
+        verdicts = [verdict if verdict.kept else _remove(lease, verdict) for verdict in verdicts]
         compacted = collected = None
         if self._compacts:  # first, so that what it empties is condemned at once
             now = lease.now()
@@ -199,7 +233,12 @@ class _Retention:
 
     @property
     def _collects(self) -> bool:
-        return self._request.collect and not self._listing.damaged
+        return self._request.collect and not self._unreadable
+
+    @property
+    def _unreadable(self) -> t.Mapping[str, str]:
+        """What cannot be read, with the cause: as long as there is any, what restore points need is not known."""
+        return {**self._listing.damaged, **{each.name: each.flaw for each in self._holds if each.flaw is not None}}
 
     @property
     def _compacts(self) -> bool:
@@ -208,19 +247,20 @@ class _Retention:
     def _candidates(self, removed: t.Iterable[Removed], now: float, without: t.Collection[Key] = ()) -> Candidates:
         """What is to be compacted, given all that is in the trash."""
         recoverable = [each.point for each in removed if now - each.at < self._request.grace]
-        return Candidates(self._request.compact_below or 0, recoverable, without)
+        held = [each.point for each in self._holds if each.point is not None]
+        return Candidates(self._request.compact_below or 0, recoverable, without, held)
 
     def _result(
         self, verdicts: t.Sequence[Verdict], compacted: t.Optional[Compacted], collected: t.Optional[Collected], left: t.Sequence[Removed]
     ) -> RetentionResult:
         back = tuple(each.point for each in self._back)
-        return RetentionResult(tuple(verdicts), back, compacted, collected, tuple(left), self._listing.damaged)
+        return RetentionResult(tuple(verdicts), back, compacted, collected, tuple(left), self._unreadable)
 
 
 def retention(repository: Repository, request: RetentionRequest, check_only: bool = False) -> RetentionResult:
     """Bring restore points back, remove others by rules, and reclaim space; with ``check_only`` tell what would be done.
 
-    Damaged manifests are never removed, and while there is one no space is reclaimed. Raises Refused if the rules would
+    Damaged manifests are never removed, nor are held points. While a manifest or a hold is damaged, no space is reclaimed. Raises Refused if the rules would
     leave nothing of a domain, or if a point cannot be brought back; RepositoryError if the repository cannot be read or written.
     """
     if check_only:

@@ -186,7 +186,7 @@ class Collector:
         for entry, locked in zip(entries, side_by_side(lambda entry: self._locked(entry.name), entries)):
             taken = names.parsed(entry.name)
             exists = taken is not None and names.manifest(*taken.point) in needed.existing
-            if taken is None or locked or (exists and self._now - entry.modified <= LAPSE):
+            if taken is None or locked or taken.point in needed.held or (exists and self._now - entry.modified <= LAPSE):
                 continue  # a young entry may be that of a removal which has yet to delete the manifest
             over.append(entry.name)
             if not exists:

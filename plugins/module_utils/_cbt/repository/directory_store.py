@@ -18,20 +18,21 @@ import socket
 import stat
 import typing as t
 
-from ..errors import DamagedObject, ObjectMissing, RepositoryError
+from ..errors import DamagedObject, ObjectMissing, ReadOnly, RepositoryError
 from ..files import Buffer, ParallelFile
 from . import folders
 from .folders import Misplaced
 from .format import names
 from .stores import Entry, Foreign, Upload, as_time, check_size, counted
 
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _ATTEMPTS = 5  # at making a folder that others delete as empty
 
 
 def _advice(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "Free space there, or choose another repository."
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in _FORBIDDEN:
         return "Check owner and mode of the directory and how it is mounted."
     return "Check the storage below it."
 
@@ -46,7 +47,8 @@ def _explained(what: str, path: str) -> t.Iterator[None]:
         kind = DamagedObject if what == "read" else RepositoryError
         raise kind(f"Cannot {what} {path}: {error}. Links below a repository are not followed. Move it away.") from error
     except OSError as error:
-        raise RepositoryError(f"Cannot {what} {path}: {error.strerror}. {_advice(error)}") from error
+        failure = ReadOnly if what == "write" and error.errno in _FORBIDDEN else RepositoryError
+        raise failure(f"Cannot {what} {path}: {error.strerror}. {_advice(error)}") from error
 
 
 def _locked_temporary(folder: int) -> t.Tuple[int, str]:

@@ -9,7 +9,7 @@ import contextlib
 import secrets
 import typing as t
 
-from ..errors import DamagedObject, ObjectMissing, RepositoryError
+from ..errors import DamagedObject, Held, ObjectMissing, RepositoryError
 from . import condemned, leases, points, removals, trash
 from .format import names
 from .leases import LAPSE, STEADY, Lease, Moment
@@ -164,9 +164,10 @@ def _settled(lease: Lease, draft: t.Callable[[RestorePoint], Moment], before: Re
     for _attempt in range(_ATTEMPTS):
         if not stands(repository, put):
             return False
-        if trash.holds(repository, put):
-            trash.remove(repository, put)
-            return False
+        if trash.contains(repository, put):
+            with contextlib.suppress(Held):  # a point that was taken into use meanwhile stays
+                trash.remove(repository, put)
+                return False
         draft(put)
         if not _lacks(repository, put):
             return put == after

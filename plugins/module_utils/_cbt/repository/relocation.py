@@ -16,7 +16,7 @@ import dataclasses
 import secrets
 import typing as t
 
-from ..errors import DamagedObject, ObjectMissing
+from ..errors import DamagedObject, Held, ObjectMissing
 from . import publishing, trash
 from .format import names
 from .leases import Lease
@@ -135,16 +135,17 @@ def relocate(lease: Lease, point: RestorePoint, moves: Moves) -> bool:
         except (DamagedObject, ObjectMissing):
             return False
         maps = _maps_of(repository, current, moves)
-        if not maps or trash.holds(repository, point):
+        if not maps or trash.contains(repository, point):
             return False
         replaced = _stored(repository, current, maps)
         if publishing.replace(lease, current, replaced, _new_names(replaced, maps, moves)):
             break
         if publishing.stands(repository, current):
             return False  # what is new was lost: this costs work, and another run does it again
-    if trash.holds(repository, point):
+    if trash.contains(repository, point):
         # Its removal began meanwhile, and may have deleted the manifest before it was replaced: that has the last word. An entry
         # of its own, for somebody who brings the point back at this moment takes away those he saw.
-        trash.remove(repository, replaced)
-        return False
+        with contextlib.suppress(Held):  # a point that was taken into use meanwhile stays
+            trash.remove(repository, replaced)
+            return False
     return True

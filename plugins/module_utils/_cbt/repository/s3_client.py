@@ -10,7 +10,7 @@ import functools
 import os
 import typing as t
 
-from ..errors import ObjectMissing, RepositoryError
+from ..errors import ObjectMissing, ReadOnly, RepositoryError
 from .places import S3Options
 
 try:
@@ -151,7 +151,8 @@ def explained(what: str, where: str) -> t.Iterator[None]:
         if code == "NoSuchKey":
             raise ObjectMissing(f"Cannot {what} {where}: it does not exist.") from error
         message = error.response.get("Error", {}).get("Message") or "the server refused"
-        raise RepositoryError(f"Cannot {what} {where}: {message.rstrip('.')} ({code}). {_ADVICE.get(code, 'Check the server.')}") from error
+        failure = ReadOnly if what == "write" and _ADVICE.get(code) == _ALLOWED else RepositoryError
+        raise failure(f"Cannot {what} {where}: {message.rstrip('.')} ({code}). {_ADVICE.get(code, 'Check the server.')}") from error
     except RecursionError as error:  # so older SDKs follow a server that does this
         raise RepositoryError(f"Cannot {what} {where}: the server redirects again and again. {_REGIONS}") from error
     except RuntimeError as error:  # so the SDK tells of credentials that it renewed in vain

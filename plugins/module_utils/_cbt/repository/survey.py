@@ -9,7 +9,7 @@ import dataclasses
 import typing as t
 
 from ..errors import DamagedObject, ObjectMissing, RepositoryError
-from . import points
+from . import holds, points
 from .format import names
 from .leases import LAPSE
 from .points import Key, RestorePoint
@@ -22,7 +22,7 @@ class Survey:
     """Ids of the packs and names of the files that are needed.
 
     ``points`` is the number of restore points met, those in the trash included; ``expired`` of them are there for too long.
-    ``existing`` are the names of the manifests among them.
+    ``existing`` are the names of the manifests among them, ``held`` the keys of points that are held, whether they exist or not.
     """
 
     packs: t.Set[bytes] = dataclasses.field(default_factory=set)
@@ -30,6 +30,7 @@ class Survey:
     points: int = 0
     expired: int = 0
     existing: t.Set[str] = dataclasses.field(default_factory=set)
+    held: t.Set[Key] = dataclasses.field(default_factory=set)
     _maps: t.Set[str] = dataclasses.field(default_factory=set)
 
     def needs(self, name: str) -> bool:
@@ -38,6 +39,11 @@ class Survey:
         if taken is not None and taken.kind is names.PACK_KIND:
             return taken.pack in self.packs
         return name in self.files
+
+    def holds(self, name: str) -> bool:
+        """True if the restore point of an object is held."""
+        taken = names.parsed(name)
+        return taken is not None and taken.point in self.held
 
     def take(self, repository: Repository, point: RestorePoint) -> None:
         """Note what a restore point needs. Raises DamagedObject or ObjectMissing."""
@@ -56,27 +62,33 @@ def _stuck(error: RepositoryError, name: str) -> RepositoryError:
     taken = names.parsed(name)
     if taken is not None and taken.kind is names.TRASH_KIND:
         what = "It goes once its grace period is over, or delete it."
+    if taken is not None and taken.kind is names.HOLD_KIND:
+        what = holds.how_to_end(name)
     return RepositoryError(f"Space cannot be reclaimed, for what {name} needs is not known: {why}. {what}")
 
 
 def survey(repository: Repository, now: float, grace: float, without: t.Collection[Key] = (), back: t.Iterable[RestorePoint] = ()) -> Survey:
     """What is needed now, by the store's clock. ``without`` are points to be regarded as just removed, ``back`` as just brought back.
 
-    Drafts come first, then manifests, then the trash: a point on its way from one to the next is met at least once.
+    Drafts come first, then manifests, then holds and the trash: a point on its way from one to the next is met at least once. A hold is
+    written while the manifest that it keeps stands. The trash keeps a point that is held for as long as it is.
     Raises RepositoryError if anything cannot be listed or read: what is not known for certain must not pass for not needed.
     """
     found = Survey()
     for entry in repository.store.entries(names.DRAFTS):
         if now - entry.modified <= LAPSE:
-            _note(found, repository, entry.name, draft=True)
+            _note(found, repository, entry.name)
     for name, taken in names.of_kind(repository.store.list(names.POINTS), names.MANIFEST_KIND):
         found.points += 1
         found.existing.add(name)
         if grace > 0 or taken.point not in without:
             _note(found, repository, name)
+    for name, taken in names.of_kind(repository.store.list(names.HOLDS), names.HOLD_KIND):
+        found.held.add(taken.point)
+        _note(found, repository, name)
     for entry in repository.store.entries(names.TRASH):
         found.points += 1
-        if expired(entry, now, grace):
+        if expired(entry, now, grace) and not found.holds(entry.name):
             found.expired += 1
         else:
             _note(found, repository, entry.name)
@@ -90,15 +102,24 @@ def expired(entry: Entry, now: float, grace: float) -> bool:
     return now - entry.modified >= grace
 
 
-def _note(found: Survey, repository: Repository, name: str, draft: bool = False) -> None:
+def _manifest_in(repository: Repository, name: str) -> t.Tuple[RestorePoint, bool]:
+    """The point that a manifest, a draft, a hold or an entry of the trash keeps, and whether all it names was there. Raises as ``decode`` does."""
+    taken, data = names.parsed(name), repository.get_object(name)
+    if taken is not None and taken.kind is names.HOLD_KIND:
+        hold, point = holds.decode(data, name)
+        return point, hold.since is not None
+    return points.decode(data, names.manifest_kept_by(name)), taken is None or taken.kind is not names.DRAFT_KIND
+
+
+def _note(found: Survey, repository: Repository, name: str) -> None:
     """Note what a manifest names. One that is replaced while it is read is read again; one that is gone has been met, or will be.
 
-    A draft whose map is gone cannot be published as it is, so it keeps nothing.
+    A draft whose map is gone cannot be published as it is, and whoever takes a hold withdraws it then, so these keep nothing.
     """
     before: t.Optional[RestorePoint] = None
     while True:
         try:
-            point = points.decode(repository.get_object(name), names.manifest_kept_by(name))
+            point, was_whole = _manifest_in(repository, name)
         except ObjectMissing:
             return
         except DamagedObject as error:
@@ -107,7 +128,7 @@ def _note(found: Survey, repository: Repository, name: str, draft: bool = False)
             found.take(repository, point)
             return
         except (DamagedObject, ObjectMissing) as error:
-            if draft and isinstance(error, ObjectMissing):
+            if not was_whole and isinstance(error, ObjectMissing):
                 return
             if point == before:
                 raise _stuck(error, name) from error

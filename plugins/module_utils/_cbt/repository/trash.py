@@ -10,8 +10,8 @@ import dataclasses
 import secrets
 import typing as t
 
-from ..errors import DamagedObject, ObjectMissing
-from . import leases, points
+from ..errors import DamagedObject, Held, ObjectMissing
+from . import holds, leases, points
 from .format import names
 from .leases import LAPSE
 from .points import RestorePoint
@@ -36,6 +36,9 @@ def remove(repository: Repository, point: RestorePoint) -> None:
 
     Each removal has an entry of its own: bringing a point back takes away old entries it saw, and no later one. So the manifest is
     deleted only while the entry is young. If any of this took long, the trash is looked at again.
+
+    Raises Held, and changes nothing, if the point is held. Holds are looked for once the entry is there: whoever takes one after that sees
+    the entry, or that the manifest is gone.
     """
     name = names.manifest(point.uuid, point.id)
     first, manifest, entries = leases.moment(), b"", []
@@ -44,11 +47,22 @@ def remove(repository: Repository, point: RestorePoint) -> None:
             began = leases.moment()
             manifest = repository.get_object(name)
             entries.append(_keep(repository, point, manifest))
+            _check_free(repository, point, entries)
             if began.elapsed() < _FRESH:
                 break
         repository.store.delete(name)
     if entries and first.elapsed() >= _FRESH:
         _settle(repository, point, points.decode(manifest, name), entries)
+
+
+def _check_free(repository: Repository, point: RestorePoint, entries: t.Sequence[str]) -> None:
+    """Raise Held if a point is held, once the entries are withdrawn."""
+    try:
+        holds.check_free(repository, point.key)
+    except Held:
+        for entry in entries:
+            repository.discard(entry)
+        raise
 
 
 def _settle(repository: Repository, point: RestorePoint, removed: RestorePoint, entries: t.Sequence[str]) -> None:
@@ -60,7 +74,7 @@ def _settle(repository: Repository, point: RestorePoint, removed: RestorePoint, 
     if not whole:
         for entry in entries:
             repository.discard(entry)
-    elif not holds(repository, point):
+    elif not contains(repository, point):
         _keep(repository, point, points.encode(removed))
 
 
@@ -70,7 +84,7 @@ def _keep(repository: Repository, point: RestorePoint, manifest: bytes) -> str:
     return entry
 
 
-def holds(repository: Repository, point: RestorePoint) -> bool:
+def contains(repository: Repository, point: RestorePoint) -> bool:
     """True if a removal of the point is under way or done."""
     return any(True for _name in repository.store.list(names.trash_folder(point.uuid, point.id)))
 

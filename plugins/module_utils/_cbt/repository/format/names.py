@@ -30,6 +30,7 @@ DOOMED = "doomed"
 DAMAGED = "damaged"
 VERIFIED = "verified"
 REMOVED = "removed"
+HOLDS = "holds"
 HOOKS = "hooks"
 COMPACTION = "compaction"  # below hooks: those of packs that hold blocks of many domains
 
@@ -111,6 +112,7 @@ DAMAGED_KIND = Kind("record of damage", "damaged/{pack}", 1 * _MIB)
 VERIFIED_KIND = Kind("verification", "verified/{uuid}/{point}", 64 * _KIB)
 TURN_KIND = Kind("turn of a verification", "verified/{uuid}/turn-{selection}-{slices}", 64 * _KIB)
 REMOVED_KIND = Kind("record of removed points", "removed/{uuid}/{mark}", 256 * _KIB)
+HOLD_KIND = Kind("hold", "holds/{uuid}/{point}/{mark}", 8 * _MIB)
 HOOKS_KIND = Kind("hooks", "hooks/{uuid}/{run}-{number}", 2 * _MIB)
 COMPACTION_KIND = Kind("hooks of a compaction", "hooks/compaction/{session}-{number}", 2 * _MIB)
 
@@ -131,6 +133,7 @@ KINDS: t.Tuple[Kind, ...] = (
     VERIFIED_KIND,
     TURN_KIND,
     REMOVED_KIND,
+    HOLD_KIND,
     HOOKS_KIND,
     COMPACTION_KIND,
 )
@@ -408,6 +411,16 @@ def removals(uuid: str, mark: str) -> str:
 def removals_folder(uuid: str) -> str:
     """Where the records of removed restore points of a domain are."""
     return f"{REMOVED}/{check_uuid(uuid)}"
+
+
+def hold(uuid: str, point_id: str, mark: str) -> str:
+    """Name of a hold of a restore point, ``mark`` being 16 random hex digits, its id."""
+    return HOLD_KIND.name(uuid=uuid, point=point_id, mark=mark)
+
+
+def holds_folder(uuid: str, point_id: str) -> str:
+    """Where the holds of a restore point are."""
+    return f"{HOLDS}/{check_uuid(uuid)}/{check_point_id(point_id)}"
 
 
 def turn(uuid: str, selection: str, slices: int) -> str:
