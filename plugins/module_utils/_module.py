@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import importlib
 import signal
+import time
 import traceback
 import typing as t
 from xml.etree import ElementTree
@@ -22,6 +24,7 @@ from ._cbt.hypervisor.disks import Bitmap, Disk
 from ._cbt.interrupt import Interrupt
 from ._cbt.operations.backup_plan import Selection
 from ._cbt.printable import printable
+from ._cbt.repository.leases import Session as WritingSession
 from ._cbt.repository.memory import Memory, Terms
 from ._cbt.repository.places import S3_SCHEME, Place, S3Options
 from ._cbt.repository.points import RestorePoint
@@ -225,6 +228,13 @@ def point_details(point: RestorePoint) -> t.Dict[str, t.Any]:
     """A restore point as the info module returns it."""
     disks = [{"target": disk.target, "virtual_size": disk.size, "mode": disk.mode, "reason": disk.reason, **disk.statistics} for disk in point.disks]
     return {**point_summary(point), "disks": disks, "tags": dict(point.tags), "pinned": point.pinned, "host": point.host}
+
+
+def session_details(writing: WritingSession) -> t.Dict[str, t.Any]:
+    """Who is at work on a repository, as modules return it."""
+    since = datetime.datetime.fromtimestamp(int(writing.since), datetime.timezone.utc).isoformat()
+    # The store's own clock cannot be asked without writing; this one is near enough for a person.
+    return {"host": writing.host, "process": writing.process, "operation": writing.operation, "since": since, "lapsed": writing.lapsed(time.time())}
 
 
 def disk_details(disk: Disk) -> t.Dict[str, t.Any]:

@@ -62,6 +62,7 @@ requirements:
 seealso:
   - module: kvm.cbt.cbt_backup
   - module: kvm.cbt.cbt_restore
+  - module: kvm.cbt.cbt_repository_info
 """
 
 EXAMPLES = r"""
@@ -237,8 +238,6 @@ result:
 """
 
 import dataclasses
-import datetime
-import time
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -269,12 +268,6 @@ def _changes(module: AnsibleModule, repository: Repository) -> list[dict[str, ob
     return [each._asdict() for each in found]
 
 
-def _session(session: leases.Session) -> dict[str, object]:
-    since = datetime.datetime.fromtimestamp(int(session.since), datetime.timezone.utc).isoformat()
-    # The store's own clock cannot be asked without writing; this one is near enough to tell a person.
-    return {"host": session.host, "process": session.process, "operation": session.operation, "since": since, "lapsed": session.lapsed(time.time())}
-
-
 def main() -> None:
     """Run the module."""
     module = _module.Module(
@@ -296,7 +289,7 @@ def main() -> None:
             "repository": dataclasses.asdict(facts),
             "restore_points": [{**_module.point_details(point), **health._asdict()} for point, health in zip(found, healths(repository, found))],
             "damaged": dict(damaged),
-            "sessions": [_session(each) for each in leases.sessions(repository)],
+            "sessions": [_module.session_details(each) for each in leases.sessions(repository)],
         }
         if module.params["changed_blocks"] is not None:
             result["changed_blocks"] = _changes(module, repository)

@@ -70,6 +70,7 @@ options:
 seealso:
   - module: kvm.cbt.cbt_backup
   - module: kvm.cbt.cbt_backup_info
+  - module: kvm.cbt.cbt_repository_info
 """
 
 EXAMPLES = r"""

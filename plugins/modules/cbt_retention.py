@@ -19,7 +19,7 @@ description:
     one before it was.
   - A removed point stays recoverable with O(undelete) until O(grace) ends. What it alone needs is announced as condemned after that,
     and deleted by a run at least O(grace) later.
-  - A restore point that is held, because a machine is served from it, is kept for as long as it is.
+  - A restore point that is held, because a machine is served from it, is kept for as long as it is. M(kvm.cbt.cbt_repository_info) lists the holds.
   - Backups, restores and other runs of this module may go on at the same time, on any host.
   - Any point may be removed, for each is a full image. Where the point goes that the next incremental backup would have built on,
     that backup reads in full.
@@ -142,6 +142,7 @@ requirements:
 seealso:
   - module: kvm.cbt.cbt_backup
   - module: kvm.cbt.cbt_backup_info
+  - module: kvm.cbt.cbt_repository_info
 """
 
 EXAMPLES = r"""

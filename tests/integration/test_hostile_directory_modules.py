@@ -31,7 +31,7 @@ READERS = {
     names.LEASES: "cbt_retention",
     names.CONDEMNED: "cbt_retention",
     names.REMOVED: "cbt_retention",
-    names.HOLDS: "cbt_retention",
+    names.HOLDS: "cbt_repository_info",
     names.HOOKS: "cbt_backup",
     names.TEMPORARY: "cbt_backup",
     names.PACKS: "cbt_restore",
@@ -53,7 +53,7 @@ class Host:
 
     def run(self, module: str, **options: Any) -> dict[str, Any]:
         """One run of a module on the repository."""
-        domain = {"cbt_retention": {}, "cbt_backup_info": {}}.get(module, {"domain": self.domain.name})
+        domain = {"cbt_retention": {}, "cbt_backup_info": {}, "cbt_repository_info": {}}.get(module, {"domain": self.domain.name})
         return run_module(self.workspace, module, **{"repository": str(self.repository), **domain, **options})
 
     def read(self, folder: str) -> dict[str, Any]:

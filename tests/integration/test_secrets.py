@@ -256,6 +256,7 @@ def test_no_secret_of_any_module_is_in_arguments_logs_results_processes_and_obje
             "cbt_repository": here,
             "cbt_backup": {**here, **named},
             "cbt_backup_info": here,
+            "cbt_repository_info": here,
             "cbt_checkpoint": {**here, **named},
             "cbt_checkpoint_info": {**here, **named},
             "cbt_verify": {**here, "restore_points": ["all"]},

@@ -1,0 +1,149 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a repository takes, how it grows, and what of it is damaged or in use; by listings and small objects alone. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import typing as t
+
+from ..repository import condemned, damage, holds, leases, verified
+from ..repository.configuration import FORMAT
+from ..repository.format import names
+from ..repository.holds import Hold
+from ..repository.leases import Session
+from ..repository.points import LARGEST_DISK, RestorePoint
+from ..repository.repository import Listing, Repository
+
+DAYS = 30  # for which growth is counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Numbers of domains, restore points, removed points in the trash and packs; bytes of packs, of those condemned, and of all objects of points."""
+
+    domains: int
+    restore_points: int
+    removed_points: int
+    packs: int
+    pack_bytes: int
+    condemned_packs: int
+    condemned_bytes: int
+    metadata_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Added:
+    """What restore points added that were taken in some span of time and still exist: bytes that were new, and what they took in packs."""
+
+    restore_points: int = 0
+    new_bytes: int = 0
+    stored_bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Growth:
+    """What was added by day (ISO 8601, UTC), oldest first, of days on which there is a point; and within 7 and within 30 days before now."""
+
+    days: t.Mapping[str, Added]
+    last_7_days: Added
+    last_30_days: Added
+
+
+class Flaw(t.NamedTuple):
+    """Something damaged: the object or the folder of a point, how many blocks of it or None for all, and what was found."""
+
+    object: str
+    blocks: t.Optional[int]
+    cause: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RepositoryStatus:
+    """A repository as a whole; ``foreign`` are warnings about files that are not objects."""
+
+    id: str
+    format: int
+    encrypted: bool
+    slots: t.Tuple[str, ...]
+    sizes: Sizes
+    growth: Growth
+    damage: t.Tuple[Flaw, ...]
+    holds: t.Tuple[Hold, ...]
+    sessions: t.Tuple[Session, ...]
+    foreign: t.Tuple[str, ...]
+
+
+def added(points: t.Iterable[RestorePoint]) -> Added:
+    """What restore points added, by the statistics in their manifests. Pure."""
+    total = Added()
+    for point in points:
+        new, stored = (sum(_bytes(disk.statistics.get(key, 0)) for disk in point.disks) for key in ("new_bytes", "stored_bytes"))
+        total = Added(total.restore_points + 1, total.new_bytes + new, total.stored_bytes + stored)
+    return total
+
+
+def _bytes(count: int) -> int:
+    return max(0, min(count, LARGEST_DISK))  # whatever a manifest says
+
+
+def growth(points: t.Iterable[RestorePoint], now: datetime.datetime) -> Growth:
+    """How a repository grew in the last days. Points dated after ``now`` do not count. Pure."""
+
+    def since(days: int) -> t.List[t.Tuple[datetime.datetime, RestorePoint]]:
+        return [(created, point) for created, point in dated if now - datetime.timedelta(days=days) < created <= now]
+
+    dated = [(datetime.datetime.fromisoformat(point.created).astimezone(datetime.timezone.utc), point) for point in points]
+    recent = since(DAYS)
+    by_day: t.Dict[str, t.List[RestorePoint]] = {}
+    for created, point in sorted(recent, key=lambda each: each[0]):
+        by_day.setdefault(created.date().isoformat(), []).append(point)
+    week, month = ([point for _created, point in each] for each in (since(7), recent))
+    return Growth({day: added(each) for day, each in by_day.items()}, added(week), added(month))
+
+
+def status(repository: Repository, now: datetime.datetime) -> RepositoryStatus:
+    """All of it; nothing is changed, and no map or pack is read. Raises RepositoryError if the repository cannot be listed or read."""
+    listing = repository.points_of()
+    return RepositoryStatus(
+        id=repository.id,
+        format=FORMAT,
+        encrypted=bool(repository.slots),
+        slots=tuple(sorted(repository.slots)),
+        sizes=_sizes(repository, listing),
+        growth=growth(listing.points, now),
+        damage=tuple(_damage(repository, listing)),
+        holds=tuple(holds.listed(repository)),
+        sessions=tuple(leases.sessions(repository)),
+        foreign=tuple(repository.store.foreign.words()),
+    )
+
+
+def _sizes(repository: Repository, listing: Listing) -> Sizes:
+    store = repository.store
+    leaving = condemned.announced(repository)
+    packs = pack_bytes = condemned_packs = condemned_bytes = 0
+    for entry in store.entries(names.PACKS):
+        packs, pack_bytes = packs + 1, pack_bytes + entry.size
+        if entry.name in leaving:
+            condemned_packs, condemned_bytes = condemned_packs + 1, condemned_bytes + entry.size
+    existing = {point.key for point in listing.points}
+    removed = {taken.point for _name, taken in names.of_kind(store.list(names.TRASH), names.TRASH_KIND)} - existing
+    metadata = sum(entry.size for entry in store.entries(names.POINTS))
+    domains = len({uuid for uuid, _point_id in existing})
+    return Sizes(domains, len(existing), len(removed), packs, pack_bytes, condemned_packs, condemned_bytes, metadata)
+
+
+def _damage(repository: Repository, listing: Listing) -> t.Iterator[Flaw]:
+    """What is recorded of packs and of points' own objects, and the manifests that cannot be read."""
+    for name, cause in sorted(listing.damaged.items()):
+        yield Flaw(name, None, cause)
+    for pack_id, found in sorted(damage.read_all(repository).items()):
+        yield Flaw(names.pack(pack_id), len(found.blocks) if found.blocks is not None else None, found.cause)
+    looked_at = {taken.point for _name, taken in names.of_kind(repository.store.list(names.VERIFIED), names.VERIFIED_KIND)}
+    for point in listing.points:
+        last = verified.last(repository, point) if point.key in looked_at else None
+        if last is not None and last.own_damage is not None:
+            yield Flaw(point.folder, None, last.own_damage)
