@@ -21,6 +21,7 @@ import json, runpy, sys
 from ansible.module_utils import basic
 basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": json.load(open(sys.argv[2]))}).encode()
 basic._ANSIBLE_PROFILE = "legacy"
+exec(sys.argv[3])
 runpy.run_module("ansible_collections.kvm.cbt.plugins.modules." + sys.argv[1], run_name="__main__", alter_sys=True)
 """
 
@@ -35,15 +36,15 @@ def collection_path(folder: Path) -> Path:
 
 
 class ModuleProcess:
-    """One run of a module."""
+    """One run of a module; ``before`` is Python code that runs in its process first."""
 
-    def __init__(self, folder: Path, module: str, arguments: t.Mapping[str, t.Any], check: bool = False) -> None:
+    def __init__(self, folder: Path, module: str, arguments: t.Mapping[str, t.Any], check: bool = False, before: str = "") -> None:
         handle, path = tempfile.mkstemp(dir=folder, suffix=".json")
         with os.fdopen(handle, "w") as file:
             json.dump({**arguments, "_ansible_check_mode": check}, file)
         environment = dict(os.environ, PYTHONPATH=str(collection_path(folder)), LC_ALL="C.UTF-8")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _WRAPPER, module, path],
+            [sys.executable, "-c", _WRAPPER, module, path, before],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

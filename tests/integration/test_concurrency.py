@@ -5,12 +5,17 @@
 
 Every point that is published must be true, and in the end no pack may hold a block that no point needs, or one that lies elsewhere as
 well, so that the repository is about as small as a fresh copy of what is left.
+
+The same holds where the clocks of the store and of each host are set at random, so that they part by up to three hours, or clients set the
+times of files, and some puts hang longer than a lease and a grace period.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
+import functools
 import hashlib
 import random
 import signal
@@ -19,53 +24,63 @@ import time
 import typing as t
 from pathlib import Path
 
+import fast_clocks
 import pytest
 import soaks
+from fast_clocks import Clocks
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from module_process import ModuleProcess, collection_path
 
+from _cbt.operations import backup_run, tracking
 from _cbt.operations.compaction import Candidates, compact
 from _cbt.operations.copying import CopyRequest, copy
 from _cbt.operations.new_point import StoringOptions
 from _cbt.operations.restore import RestoreRequest, restore
-from _cbt.repository import dedup, leases, publishing
+from _cbt.repository import dedup, directory_store, leases, publishing
 from _cbt.repository.collector import Collector
-from _cbt.repository.leases import LAPSE
+from _cbt.repository.leases import ASTRAY, LAPSE
 from _cbt.repository.packs import PackRef
 from _cbt.repository.repository import Repository, open_or_create, open_repository
 
 MIB = 1 << 20
 SIZE = 12 * MIB
-SECONDS = soaks.count("storm")
 # Safety rests on the order of requests, not on this; but what is removed has to be deletable while backups that named it still run.
 GRACE = 2
 KEPT = 3
+DOMAINS = 3
+HOSTS = [*map(str, range(DOMAINS)), "retention 0", "retention 1", "verify"]
+# Where clocks are set: more than clocks part by, and five minutes.
+LONG_GRACE = 4 * 3600
 
 
 class _Storm:
     """What all of them share: the repository, until when, and what went wrong."""
 
-    def __init__(self, location: Path, workspace: Path) -> None:
+    def __init__(self, location: Path, workspace: Path, seconds: float, clocks: t.Optional[Clocks] = None) -> None:
         made = open_or_create(str(location))
         assert made is not None
         self.repository: Repository = made
         self.workspace = workspace
-        self.until = time.monotonic() + SECONDS
+        self.clocks = clocks
+        self.grace = GRACE if clocks is None else LONG_GRACE
+        self.seconds = seconds
+        self.until = time.monotonic() + seconds
         self.truth: t.Dict[str, str] = {}
         self.outcomes: t.Counter[str] = collections.Counter()
         self.faults: t.List[str] = []
         self.reclaimed = self.rewritten = 0
 
-    def run(self, chance: random.Random, module: str, kills: float, usual: float, **arguments: t.Any) -> t.Optional[t.Dict[str, t.Any]]:
+    def run(self, chance: random.Random, host: str, module: str, kills: float, usual: float, **arguments: t.Any) -> t.Optional[t.Dict[str, t.Any]]:
         """One run of a module, killed with this probability at some moment of its ``usual`` seconds; its answer, if it had one."""
-        process = ModuleProcess(self.workspace, module, {"repository": self.repository.store.location, **arguments})
+        before = "" if self.clocks is None else self.clocks.code(host)
+        process = ModuleProcess(self.workspace, module, {"repository": self.repository.store.location, **arguments}, before=before)
         if chance.random() < kills:
             time.sleep(chance.uniform(0.3, usual * 0.8))
             process.signal(signal.SIGKILL)
         result = process.result_if_any()
         self.outcomes[f"{module} {'killed' if result is None else 'failed' if result.get('failed') else 'done'}"] += 1
-        if result is None:
+        if result is None and self.clocks is None:
             self._bury(process.process.pid)
         return result
 
@@ -76,7 +91,7 @@ class _Storm:
                 self.repository.store.delete(f"leases/{session.id}")
 
 
-def _back_up(storm: _Storm, domain: BlockDomain, scratch: Path, chance: random.Random) -> None:
+def _back_up(storm: _Storm, domain: BlockDomain, host: str, scratch: Path, chance: random.Random) -> None:
     disk = bytearray(SIZE)
     known: t.Set[str] = set()
     usual = 4.0
@@ -86,7 +101,8 @@ def _back_up(storm: _Storm, domain: BlockDomain, scratch: Path, chance: random.R
             # Of few seeds: blocks come again, on other disks too, and are found where they lie, in packs that may be about to go.
             disk[first : first + length] = domain.write_random("vda", first, length, chance.randrange(12))
         start = time.monotonic()
-        result = storm.run(chance, "cbt_backup", 0.4, usual, domain=domain.name, scratch_dir=str(scratch), mode=chance.choice(["auto", "auto", "auto", "full"]))
+        mode = chance.choice(["auto", "auto", "auto", "full"])
+        result = storm.run(chance, host, "cbt_backup", 0.4, usual, domain=domain.name, scratch_dir=str(scratch), mode=mode)
         if result is not None:
             usual = time.monotonic() - start
             if result.get("failed"):
@@ -97,9 +113,9 @@ def _back_up(storm: _Storm, domain: BlockDomain, scratch: Path, chance: random.R
                 storm.truth[point.id] = hashlib.sha256(disk).hexdigest()
 
 
-def _retain(storm: _Storm, chance: random.Random) -> None:
+def _retain(storm: _Storm, host: str, chance: random.Random) -> None:
     while time.monotonic() < storm.until:
-        result = storm.run(chance, "cbt_retention", 0.4, 2.0, keep_last=KEPT, grace=GRACE, confirm_shrink=True, compact_below=60)
+        result = storm.run(chance, host, "cbt_retention", 0.4, 2.0, keep_last=KEPT, grace=storm.grace, confirm_shrink=True, compact_below=60)
         if result is not None and result.get("failed"):
             storm.faults.append(f"retention: {result['msg']}")
         elif result is not None:
@@ -109,19 +125,29 @@ def _retain(storm: _Storm, chance: random.Random) -> None:
 
 def _verify(storm: _Storm, chance: random.Random) -> None:
     while time.monotonic() < storm.until:
-        result = storm.run(chance, "cbt_verify", 0.3, 2.0, restore_points=["all"], fail_on_damage=False)
+        result = storm.run(chance, "verify", "cbt_verify", 0.3, 2.0, restore_points=["all"], fail_on_damage=False)
         if result is None or result.get("failed"):
             continue  # killed, or there is nothing to verify yet
         published = {point.id for point in storm.repository.points_of().points}
         storm.faults += [f"verify: {each}" for each in result["restore_points"] if each["status"] != "ok" and each["id"] in published]
 
 
-def _settle(repository: Repository) -> None:
+def _set_clocks(storm: _Storm, clocks: Clocks, chance: random.Random) -> None:
+    offsets: t.Dict[str, float] = {}
+    while time.monotonic() < storm.until:
+        offsets[chance.choice([*HOSTS, fast_clocks.STORE, fast_clocks.STORE])] = chance.uniform(-ASTRAY, ASTRAY) / 2
+        offsets[fast_clocks.CLIENTS] = chance.choice([0.0, 1.0])
+        clocks.set(offsets)
+        time.sleep(chance.uniform(0.2, 2.0))
+    clocks.set({})
+
+
+def _settle(repository: Repository, grace: float) -> None:
     """Two collections long after everybody's death: the second one deletes what the first one condemned, and so what compaction emptied."""
     for number in (1, 2):
         with leases.held(repository, "retention") as lease:
             compact(lease, Candidates(100))
-            Collector(repository, lease.now() + number * 3 * LAPSE, GRACE).collect(lease, confirm_shrink=True)
+            Collector(repository, lease.now() + number * (3 * LAPSE + ASTRAY + grace), grace).collect(lease, confirm_shrink=True)
             dedup.tidy(repository, repository.points_of().points)
 
 
@@ -158,41 +184,70 @@ def _untrue(storm: _Storm, names: t.Mapping[str, str]) -> t.List[str]:
     return found
 
 
-@pytest.mark.soak("storm")
-def test_backups_retention_and_verification_at_once_keep_every_point_true(hypervisor: Hypervisor, workspace: Path) -> None:
-    storm = _Storm(workspace / "repository", workspace)
+def _run(hypervisor: Hypervisor, workspace: Path, seconds: float, clocks: t.Optional[Clocks] = None) -> _Storm:
+    """All of it, and what must hold afterwards."""
     collection_path(workspace)  # before all of them make it at once
     with contextlib.ExitStack() as stack:
-        domains = [stack.enter_context(BlockDomain(hypervisor, [DiskSpec("vda", SIZE)])) for _number in range(3)]
-        threads = []
-        for number, domain in enumerate(domains):
-            scratch = workspace / f"scratch-{number}"
-            scratch.mkdir()
-            scratch.chmod(0o711)
-            threads.append(threading.Thread(target=_back_up, args=(storm, domain, scratch, random.Random(number))))
-        threads.append(threading.Thread(target=_retain, args=(storm, random.Random(10))))
-        threads.append(threading.Thread(target=_verify, args=(storm, random.Random(11))))
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        names = {domain.uuid: domain.name for domain in domains}
+        domains = [stack.enter_context(BlockDomain(hypervisor, [DiskSpec("vda", SIZE)])) for _number in range(DOMAINS)]
+        storm = _Storm(workspace / "repository", workspace, seconds, clocks)
+        _let_loose(storm, domains)
+    _check(storm, {domain.uuid: domain.name for domain in domains})
+    return storm
+
+
+def _let_loose(storm: _Storm, domains: t.Sequence[BlockDomain]) -> None:
+    """All of them at once, until the time is over."""
+    work: t.List[t.Callable[[], None]] = []
+    for number, domain in enumerate(domains):
+        scratch = storm.workspace / f"scratch-{number}"
+        scratch.mkdir()
+        scratch.chmod(0o711)
+        work.append(functools.partial(_back_up, storm, domain, str(number), scratch, random.Random(number)))
+    work.append(functools.partial(_retain, storm, "retention 0", random.Random(10)))
+    work.append(functools.partial(_verify, storm, random.Random(11)))
+    if storm.clocks is not None:
+        work.append(functools.partial(_retain, storm, "retention 1", random.Random(12)))
+        work.append(functools.partial(_set_clocks, storm, storm.clocks, random.Random(13)))
+    threads = [threading.Thread(target=each) for each in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _check(storm: _Storm, names: t.Mapping[str, str]) -> None:
+    """Every point is true, and nothing is left that none needs."""
     assert storm.faults == []
     assert _untrue(storm, names) == []
-    _settle(storm.repository)
+    _settle(storm.repository, storm.grace)
     assert _untrue(storm, names) == []
     found = storm.repository.points_of().points
     needed = {name for point in found for name in publishing.needed(storm.repository, point)}
     stored = {*storm.repository.store.list("packs"), *storm.repository.store.list("points")}
-    fresh = open_or_create(str(workspace / "fresh"))
+    fresh = open_or_create(str(storm.workspace / "fresh"))
     assert fresh is not None
     assert len(copy(storm.repository, fresh, CopyRequest(), StoringOptions()).copied) == len(found)
     used, least = _stored(storm.repository), _stored(fresh)
     ratio = sum(used.values()) / sum(least.values())
-    print(f"\n{SECONDS:.0f} s: {dict(storm.outcomes)}; {len(storm.truth)} points seen, {len(found)} left")
+    print(f"\n{storm.seconds:.0f} s: {dict(storm.outcomes)}; {len(storm.truth)} points seen, {len(found)} left")
     print(f"stored {used}, {ratio:.3f} x a fresh copy {least}; meanwhile {storm.reclaimed >> 10} KiB reclaimed and {storm.rewritten >> 10} KiB compacted")
     # A copy is made point by point, each of which finds most of what the others brought, as backups do: merging finds all.
     assert ratio <= 1.05
     assert _waste(storm.repository) == (0, 0)
     assert stored - needed == {f"{point.folder}/manifest.json" for point in found}
+
+
+@pytest.mark.soak("storm")
+def test_backups_retention_and_verification_at_once_keep_every_point_true(hypervisor: Hypervisor, workspace: Path) -> None:
+    storm = _run(hypervisor, workspace, soaks.count("storm"))
     assert storm.outcomes["cbt_backup killed"] and storm.outcomes["cbt_retention killed"] and storm.reclaimed
+
+
+@pytest.mark.soak("clocks")
+def test_where_clocks_are_set_and_puts_hang_every_point_is_true(hypervisor: Hypervisor, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = Clocks(workspace / "clocks.json", hangs=0.05, longest=2 * LAPSE + LONG_GRACE)
+    clocks.set({})
+    right = dataclasses.replace(clocks, hangs=0.0)
+    fast_clocks.use(right, "this one", (leases, directory_store, backup_run, tracking), monkeypatch.setattr)
+    storm = _run(hypervisor, workspace, soaks.count("clocks"), clocks)
+    assert storm.outcomes["cbt_backup done"] and storm.outcomes["cbt_retention done"]
