@@ -162,6 +162,26 @@ def test_a_session_is_not_steady_once_a_clock_has_jumped(monkeypatch: pytest.Mon
     assert clock == "wall" or not lease.steady
 
 
+def test_a_session_whose_lease_is_deleted_while_it_is_renewed_stores_again_what_was_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    lease = world.begin()
+    modified = world.store.modified
+
+    def late(name: str) -> float:
+        monkeypatch.setattr(world.store, "modified", modified)
+        for _night in range(3):  # the store's clock jumps by days, and back
+            world.step += LAPSE + 86400 + 60
+            world.collect(86400.0)
+        world.step = 0.0
+        world.writing()
+        return modified(name)
+
+    monkeypatch.setattr(world.store, "modified", late)
+    assert lease.renew() is None
+    world.publish(lease)
+    assert world.stored_again == world.own
+
+
 def test_a_session_is_steady_for_less_than_the_shortest_grace_period(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch)
     lease = world.begin()

@@ -444,7 +444,7 @@ def test_a_record_that_is_merged_while_it_is_read_is_found(share: Share, monkeyp
         return whole(opened, asked)
 
     monkeypatch.setattr(Repository, "get_object", merge)
-    assert removals._recorded(repository, (UUID, gone))
+    assert removals.recorded(repository, (UUID, gone))
 
 
 def test_no_object_of_the_record_grows_without_bounds_and_none_is_forgotten(share: Share, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from stores_for_tests import MemoryStore
 
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.retention import RetentionRequest, retention
-from _cbt.repository import leases, trash
+from _cbt.repository import leases, removals, trash
 from _cbt.repository.collector import Collector
 from _cbt.repository.format import names
 from _cbt.repository.leases import ASTRAY, LAPSE, Lease
@@ -76,7 +76,7 @@ class World:
     def collect(self, grace: float) -> None:
         """Retention on three nights."""
         for _turn in range(3):
-            self.store.clock += grace + 2000
+            self.store.clock += grace + LAPSE + ASTRAY + 200
             lease = Lease(self.repository(), "retention")
             Collector(self.repository(), lease.now(), grace).collect(lease, confirm_shrink=True)
             lease.release()
@@ -142,6 +142,73 @@ def test_a_point_just_removed_before_the_manifest_appears_stays_in_the_trash(wor
     world.check(exists=False)
     retention(world.repository(), RetentionRequest(undelete=(world.point.id,), collect=False))
     world.check(exists=True)
+
+
+@pytest.mark.parametrize("nights", [0, 1])
+def test_a_point_removed_whose_entry_is_gone_before_the_manifest_appears_stays_removed(nights: int, world: World) -> None:
+    def others() -> None:
+        world.remove()
+        for _night in range(nights + 1):
+            world.store.clock += 301
+            retention(world.repository(), RetentionRequest(grace=300.0))  # which deletes nothing that the draft names
+        assert not trash.removed(world.repository())
+
+    world.hang(f"{UUID}/{world.point.id}/manifest.json", "put", others)
+    assert not world.move(2, world.half)
+    world.check(exists=False)
+    assert not removals.vanished(world.repository(), world.point.key)
+
+
+def test_a_point_that_was_removed_and_came_back_before_it_was_moved_stays(world: World) -> None:
+    def hours() -> None:
+        world.store.clock += LAPSE * 2
+
+    removals.record(world.repository(), [world.point.key])
+    world.hang(f"{UUID}/{world.point.id}/manifest.json", "put", hours)
+    assert world.move(2, world.half)
+    world.check(exists=True)
+
+
+def test_a_point_removed_and_what_its_late_manifest_names_gone_leaves_nothing_that_blocks_retention(world: World) -> None:
+    def others() -> None:
+        world.collect(300.0)  # what only the draft named
+        world.remove()
+
+    world.hang(f"{UUID}/{world.point.id}/manifest.json", "put", others)
+    assert not world.move(2, world.half)
+    world.check(exists=False)
+    retention(world.repository(), RetentionRequest())
+    retention(world.repository(), RetentionRequest(undelete=(world.point.id,), collect=False))
+    world.check(exists=True)
+
+
+def test_a_late_manifest_that_another_run_replaced_at_once_stays_replaced(world: World) -> None:
+    other = dataclasses.replace(world.point, tags={"by": "another"})
+    put = world.store.put
+
+    def late(name: str, data: bytes, replace: bool = True) -> bool:
+        if not name.endswith(f"{world.point.id}/manifest.json") or name.startswith("drafts/"):
+            return put(name, data, replace)
+        world.store.put = put  # type: ignore[method-assign]
+        world.collect(300.0)  # what only the draft named
+        put(name, data, replace)
+        return world.repository().publish(other)
+
+    world.store.put = late  # type: ignore[method-assign]
+    assert not world.move(2, world.half)
+    world.check(exists=True)
+    assert world.repository().point(UUID, world.point.id) == other
+
+
+def test_a_point_of_which_nothing_whole_is_left_is_recorded_as_removed(world: World) -> None:
+    def others() -> None:
+        world.collect(300.0)
+        world.store.delete(world.old.name)
+
+    world.hang(f"{UUID}/{world.point.id}/manifest.json", "put", others)
+    assert not world.move(2, world.half)
+    assert UUID not in {each.uuid for each in world.repository().points_of().points}
+    assert not removals.vanished(world.repository(), world.point.key)
 
 
 @pytest.mark.parametrize("grace", [300.0, 86400.0])
@@ -217,8 +284,10 @@ def test_a_removal_that_goes_on_after_all_was_deleted_leaves_nothing_that_blocks
     world.collect(86400.0)
 
 
-def test_an_entry_of_a_host_whose_clock_is_hours_behind_stays_when_the_point_is_brought_back(world: World) -> None:
+@pytest.mark.parametrize("passed", [0.0, LAPSE / 2 - 1])
+def test_an_entry_of_a_host_whose_clock_is_hours_behind_stays_when_the_point_is_brought_back(passed: float, world: World) -> None:
     def others() -> None:
+        world.store.clock += passed
         world.remove()
         for name in world.store.list("trash"):
             world.store.times[name] -= ASTRAY

@@ -53,8 +53,8 @@ def test_no_request_of_a_merge_makes_a_record_unreadable(history: EngineHistory)
     assert len(list(history.store.list("removed"))) == 16
     merging = Actor("", lambda actor: removals.record(_stepped(history, actor), [(UUID, ids[-1])]))
     while not merging.over:
-        assert all(removals._recorded(history.fresh(), (UUID, each)) for each in ids[:-1])
+        assert all(removals.recorded(history.fresh(), (UUID, each)) for each in ids[:-1])
         merging.step()
     assert merging.error is None
-    assert all(removals._recorded(history.fresh(), (UUID, each)) for each in ids)
+    assert all(removals.recorded(history.fresh(), (UUID, each)) for each in ids)
     assert len(list(history.store.list("removed"))) == 1

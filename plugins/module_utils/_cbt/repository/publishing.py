@@ -10,7 +10,7 @@ import secrets
 import typing as t
 
 from ..errors import DamagedObject, Held, ObjectMissing, RepositoryError
-from . import condemned, leases, points, removals, trash
+from . import condemned, holds, leases, points, removals, trash
 from .format import names
 from .leases import LAPSE, STEADY, Lease, Moment
 from .points import RestorePoint
@@ -84,8 +84,7 @@ def _unpublishing(repository: Repository, put: t.Sequence[RestorePoint]) -> t.It
     except BaseException:
         with contextlib.suppress(RepositoryError):  # the error says more
             if put and stands(repository, put[-1]):
-                removals.record(repository, [put[-1].key])  # for a host that saw it meanwhile
-                repository.store.delete(names.manifest(*put[-1].key))
+                _withdraw(repository, put[-1])
         raise
 
 
@@ -108,23 +107,23 @@ def publish(
         while True:
             began = draft(point)
             missed = lost(repository, point, lambda name: lease.steady and name in own)
+            looked = leases.moment()
             if missed:
                 with _unpublishing(repository, put):
                     point = again(missed)
             elif began.elapsed() < _FRESH:
-                looked = leases.moment()
                 other = whole_point(repository, *point.key) if yields else None
                 if other is not None and other not in put:
                     return other
                 appears()
                 replaces = not yields or bool(put) or _exists(repository, point)
                 put.append(point)
-                if repository.publish(point, replaces) and began.elapsed() < LAPSE and looked.elapsed() < STEADY:
+                if repository.publish(point, replaces) and looked.elapsed() < STEADY:
                     if repository.watch is not None:
                         repository.watch.published(point)
                     return point
-                # Another run published it in this moment. Or the put took longer than a request may, so that the draft may have counted for
-                # nothing before the point was there.
+                # Another run published it in this moment. Or the put took so long that the draft may have counted for nothing before the
+                # point was there.
 
 
 def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Collection[str]) -> bool:
@@ -133,17 +132,20 @@ def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Coll
     Done as ``publish`` does it, but what the point named before is there for as long as the point is, so of that only is
     asked whether it is on its way out: one request for all. False, and nothing is changed, if something is, if something
     new is gone, or if the point is not what it was ``before`` any more. If the manifest appeared so late that the draft may have
-    counted for nothing, what it names is looked at again: see ``_settled``.
+    counted for nothing, what it names is looked at again: see ``_settled``. A point that was removed meanwhile stays removed.
     """
     repository = lease.repository
+    records = removals.objects(repository, before.uuid)
     with _drafting(lease) as draft:
         began = draft(after)
         # In this order: a point that still stands once nothing was found to be on its way out did not lose anything before either.
-        if _lacks(repository, after, lambda name: name not in new) or not stands(repository, before) or began.elapsed() >= _FRESH:
+        if _lacks(repository, after, lambda name: name not in new) or not stands(repository, before):
             return False
         looked = leases.moment()
+        if began.elapsed() >= _FRESH:
+            return False
         repository.publish(after)
-        return (began.elapsed() < LAPSE and looked.elapsed() < STEADY) or _settled(lease, draft, before, after)
+        return not _removed_again(repository, after, records) and (looked.elapsed() < STEADY or _settled(repository, before, after, records))
 
 
 def _lacks(repository: Repository, point: RestorePoint, there: t.Callable[[str], bool] = _unsure) -> bool:
@@ -153,30 +155,45 @@ def _lacks(repository: Repository, point: RestorePoint, there: t.Callable[[str],
         return True  # a map: what it names is not known
 
 
-def _settled(lease: Lease, draft: t.Callable[[RestorePoint], Moment], before: RestorePoint, after: RestorePoint) -> bool:
-    """Make good what a manifest did that appeared late: it may have brought a removed point back, or name what is gone. True if it may stay.
+def _removed_again(repository: Repository, point: RestorePoint, records: t.Collection[str]) -> bool:
+    """Remove a point whose removal began since ``records`` were listed: it may have deleted the manifest before that was replaced."""
+    if not (trash.contains(repository, point) or removals.recorded(repository, point.key, records)):
+        return False
+    if stands(repository, point):
+        try:
+            if _lacks(repository, point):
+                holds.check_free(repository, point.key)
+                _withdraw(repository, point)  # no entry of the trash may name what is gone
+            else:
+                # An entry of its own, for whoever brings the point back at this moment takes away those it saw.
+                trash.remove(repository, point)
+        except Held:  # a point that was taken into use meanwhile stays
+            return False
+    return True
 
-    A removal stands. Else the point is given back what it named before, or maps that another run stored for it meanwhile; it is removed
-    if none of that is there any more.
+
+def _withdraw(repository: Repository, point: RestorePoint) -> None:
+    """Delete a manifest of which something is lost; for a host that saw it, the point is recorded as removed first."""
+    removals.record(repository, [point.key])
+    repository.store.delete(names.manifest(*point.key))
+
+
+def _settled(repository: Repository, before: RestorePoint, after: RestorePoint, records: t.Collection[str]) -> bool:
+    """Make good what a manifest did that appeared late and may name what is gone. True if it may stay.
+
+    The point is given back what it named before, or maps that another run stored for it meanwhile; it is removed if none of that
+    is there any more. A manifest that stands needs no draft: a collector meets it, or the list of the collector is met.
     """
-    repository = lease.repository
     put = after
     for _attempt in range(_ATTEMPTS):
-        if not stands(repository, put):
+        if not stands(repository, put) or _removed_again(repository, put, records):
             return False
-        if trash.contains(repository, put):
-            with contextlib.suppress(Held):  # a point that was taken into use meanwhile stays
-                trash.remove(repository, put)
-                return False
-        draft(put)
         if not _lacks(repository, put):
             return put == after
         other = with_whole_maps(repository, before)
         if other is None:
-            removals.record(repository, [put.key])
-            repository.store.delete(names.manifest(*put.key))
+            _withdraw(repository, put)
             return False
-        draft(other)
         repository.publish(other)
         put = other
     return False  # what it names exists but is announced; a collector that sees the manifest takes that back

@@ -16,7 +16,7 @@ import dataclasses
 import secrets
 import typing as t
 
-from ..errors import DamagedObject, Held, ObjectMissing
+from ..errors import DamagedObject, ObjectMissing
 from . import publishing, trash
 from .format import names
 from .leases import Lease
@@ -139,13 +139,6 @@ def relocate(lease: Lease, point: RestorePoint, moves: Moves) -> bool:
             return False
         replaced = _stored(repository, current, maps)
         if publishing.replace(lease, current, replaced, _new_names(replaced, maps, moves)):
-            break
+            return True
         if publishing.stands(repository, current):
             return False  # what is new was lost: this costs work, and another run does it again
-    if trash.contains(repository, point):
-        # Its removal began meanwhile, and may have deleted the manifest before it was replaced: that has the last word. An entry
-        # of its own, for somebody who brings the point back at this moment takes away those he saw.
-        with contextlib.suppress(Held):  # a point that was taken into use meanwhile stays
-            trash.remove(repository, replaced)
-            return False
-    return True

@@ -67,7 +67,7 @@ def vanished(repository: Repository, key: Key) -> bool:
 
     In the order in which a removed point moves; the first place once more, for a point that is just brought back moves the other way.
     """
-    return not (_exists(repository, key) or _in_trash(repository, key) or _recorded(repository, key) or _exists(repository, key))
+    return not (_exists(repository, key) or _in_trash(repository, key) or recorded(repository, key) or _exists(repository, key))
 
 
 def _exists(repository: Repository, key: Key) -> bool:
@@ -86,11 +86,16 @@ def _in_trash(repository: Repository, key: Key) -> bool:
     return False
 
 
-def _recorded(repository: Repository, key: Key) -> bool:
-    """True if the point is recorded as removed. An object that a collector merged meanwhile is looked for again."""
-    seen: t.Set[str] = set()
+def objects(repository: Repository, uuid: str) -> t.Set[str]:
+    """Names of the objects in which removed points of a domain are recorded."""
+    return set(repository.store.list(names.removals_folder(uuid)))
+
+
+def recorded(repository: Repository, key: Key, but: t.Collection[str] = ()) -> bool:
+    """True if the point is recorded as removed, ``but`` for these objects. One that a collector merged meanwhile is looked for again."""
+    seen = set(but)
     while True:
-        found = set(repository.store.list(names.removals_folder(key[0]))) - seen
+        found = objects(repository, key[0]) - seen
         for name in found:
             with contextlib.suppress(DamagedObject, ObjectMissing):
                 if key[1] in _ids(repository, name):

@@ -11,7 +11,7 @@ import typing as t
 from ..errors import DamagedObject, ObjectMissing, RepositoryError
 from . import holds, points
 from .format import names
-from .leases import LAPSE
+from .leases import ASTRAY, LAPSE
 from .points import Key, RestorePoint
 from .repository import Repository
 from .stores import MOST_LISTED, Entry
@@ -70,13 +70,14 @@ def _stuck(error: RepositoryError, name: str) -> RepositoryError:
 def survey(repository: Repository, now: float, grace: float, without: t.Collection[Key] = (), back: t.Iterable[RestorePoint] = ()) -> Survey:
     """What is needed now, by the store's clock. ``without`` are points to be regarded as just removed, ``back`` as just brought back.
 
-    Drafts come first, then manifests, then holds and the trash: a point on its way from one to the next is met at least once. A hold is
-    written while the manifest that it keeps stands. The trash keeps a point that is held for as long as it is.
+    Drafts come first, then manifests, then holds and the trash: a point on its way from one to the next is met at least once. A draft counts
+    for so long that it does for as long as its writer relies on it, by the clock of whoever looks and whoever set its time. A hold is written
+    while the manifest that it keeps stands. The trash keeps a point that is held for as long as it is.
     Raises RepositoryError if anything cannot be listed or read: what is not known for certain must not pass for not needed.
     """
     found = Survey()
     for entry in repository.store.entries(names.DRAFTS):
-        if now - entry.modified <= LAPSE:
+        if now - entry.modified <= LAPSE + ASTRAY:
             _note(found, repository, entry.name)
     for name, taken in names.of_kind(repository.store.list(names.POINTS), names.MANIFEST_KIND):
         found.points += 1
