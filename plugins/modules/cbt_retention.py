@@ -20,6 +20,9 @@ description:
   - A removed point stays recoverable with O(undelete) until O(grace) ends. What it alone needs is announced as condemned after that,
     and deleted by a run at least O(grace) later.
   - A restore point that is held, because a machine is served from it, is kept for as long as it is. M(kvm.cbt.cbt_repository_info) lists the holds.
+  - If a repository in a directory is full to the last byte, this module frees space all the same. For that it gives up a reserve of 1 MiB, which it makes anew.
+    Set O(grace) to V(0) to have the space at once; the removed points cannot be brought back then. O(compact_below) has no effect
+    until there is space for new packs.
   - Backups, restores and other runs of this module may go on at the same time, on any host.
   - Any point may be removed, for each is a full image. Where the point goes that the next incremental backup would have built on,
     that backup reads in full.
@@ -380,6 +383,8 @@ def main() -> None:
         result = retention(_module.existing_repository(module), request, module.check_mode)
     for name, cause in sorted(result.damaged.items()):
         module.warn(f"No space is reclaimed while {name} cannot be read: {cause}")
+    if result.full:
+        module.warn(f"{module.params['repository']} was full, and space was reclaimed with the reserve. Keep fewer restore points, or give it more space.")
     for warning in result.collected.foreign if result.collected is not None else ():
         module.warn(warning)
     module.exit_json(**_outcome(result, module.params["grace"]), diff=_diff(result))

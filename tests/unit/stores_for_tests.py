@@ -66,6 +66,8 @@ class MemoryStore:
         self.clock = 1_000_000.0
         self.lock_for = 0.0
         self.full = False
+        self.spare: float | None = None
+        self.was_full = False
         self.foreign = Foreign(self.location)
         self._turn = threading.Lock()
 
@@ -153,6 +155,9 @@ class MemoryStore:
     def occupants(self) -> set[str]:
         """First parts of the names there are."""
         return {name.split("/")[0] for name in self.objects}
+
+    def keep_reserve(self) -> None:
+        """Memory has none."""
 
     def sweep(self) -> None:
         """Nothing is left of an upload that nobody holds."""

@@ -182,7 +182,8 @@ def test_a_point_removed_and_what_its_late_manifest_names_gone_leaves_nothing_th
     world.check(exists=True)
 
 
-def test_a_late_manifest_that_another_run_replaced_at_once_stays_replaced(world: World) -> None:
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_late_manifest_that_another_run_replaced_at_once_stays_replaced(removed: bool, world: World) -> None:
     other = dataclasses.replace(world.point, tags={"by": "another"})
     put = world.store.put
 
@@ -191,13 +192,34 @@ def test_a_late_manifest_that_another_run_replaced_at_once_stays_replaced(world:
             return put(name, data, replace)
         world.store.put = put  # type: ignore[method-assign]
         world.collect(300.0)  # what only the draft named
+        if removed:
+            world.remove()
         put(name, data, replace)
-        return world.repository().publish(other)
+        return world.repository().publish(other)  # as one who brings it back
 
     world.store.put = late  # type: ignore[method-assign]
     assert not world.move(2, world.half)
     world.check(exists=True)
     assert world.repository().point(UUID, world.point.id) == other
+
+
+def test_a_point_removed_while_it_is_given_back_what_it_named_stays_removed(world: World) -> None:
+    put, at = world.store.put, []
+
+    def late(name: str, data: bytes, replace: bool = True) -> bool:
+        if not name.startswith("drafts/") and name.endswith(f"{UUID}/{world.point.id}/manifest.json"):
+            at.append(name)
+            if len(at) == 1:
+                world.collect(300.0)  # what only the draft named
+            else:
+                world.store.put = put  # type: ignore[method-assign]
+                world.remove()
+        return put(name, data, replace)
+
+    world.store.put = late  # type: ignore[method-assign]
+    assert not world.move(2, world.half)
+    assert len(at) == 2
+    world.check(exists=False)
 
 
 def test_a_point_of_which_nothing_whole_is_left_is_recorded_as_removed(world: World) -> None:
@@ -287,8 +309,8 @@ def test_a_removal_that_goes_on_after_all_was_deleted_leaves_nothing_that_blocks
 @pytest.mark.parametrize("passed", [0.0, LAPSE / 2 - 1])
 def test_an_entry_of_a_host_whose_clock_is_hours_behind_stays_when_the_point_is_brought_back(passed: float, world: World) -> None:
     def others() -> None:
-        world.store.clock += passed
         world.remove()
+        world.store.clock += passed
         for name in world.store.list("trash"):
             world.store.times[name] -= ASTRAY
         retention(world.repository(), RetentionRequest(undelete=(world.point.id,), collect=False))

@@ -127,17 +127,31 @@ def test_the_list_of_a_collector_that_is_held_up_stays_whatever_the_clock_of_ano
     world.check(exists=True)
 
 
-def test_a_draft_counts_whatever_the_clock_of_its_writer(world: Held) -> None:
+@pytest.mark.parametrize("held_up", [0.0, STEADY - 60])
+def test_a_draft_counts_whatever_the_clock_of_its_writer(held_up: float, world: Held) -> None:
     collector, mover = world.collector(), world.mover()
     until(collector, "put doomed")
     world.pardon()
     world.pass_time(1, astray=-ASTRAY)
     until(mover, f"put points/{UUID}/{world.point.id}/manifest.json")
-    world.pass_time(1)
+    world.pass_time(held_up)
     to_the_end(collector)
     to_the_end(mover)
     world.check(exists=True)
     assert world.half.name in publishing.needed(world.repository(), world.repository().point(UUID, world.point.id))
+
+
+def test_a_draft_that_is_locked_counts_for_nothing_once_it_is_old(world: Held) -> None:
+    world.pardon()
+    mover = world.mover()
+    until(mover, "list condemned")
+    mover.crash()
+    world.store.locks = dict.fromkeys(world.store.list(names.DRAFTS), float("inf"))
+    for _night in range(2):
+        world.pass_time(LAPSE + ASTRAY + GRACE)
+        world.retain()
+    assert list(world.store.list(names.DRAFTS))
+    assert world.half.name not in world.store.objects
 
 
 @pytest.mark.parametrize("held_up", [0.0, STEADY - 60])
@@ -155,36 +169,53 @@ def test_a_draft_stays_whatever_the_clock_of_a_collector(held_up: float, world: 
     assert world.half.name in publishing.needed(world.repository(), world.repository().point(UUID, world.point.id))
 
 
-def test_a_session_that_was_held_up_while_it_looked_replaces_nothing(world: Held) -> None:
-    world.pardon()
-    mover = world.mover()
-    until(mover, f"get points/{UUID}/{world.point.id}/manifest.json")
-    until(mover, f"size {world.half.name}")
-    mover.step()
-    world.collect(GRACE)
-    assert world.half.name not in world.store.objects
-    while not mover.over:
-        mover.step()
-        world.check(exists=True)
+def held_up_after_the_look(world: Held, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Have days pass, in which all that no manifest names is deleted, once a session has looked whether what it names is there.
+
+    Then it asks for the time: for the third time if its lease began since, before which it put the draft.
+    """
+    moment, asked = leases.moment, []
+
+    def late() -> leases.Moment:
+        asked.append(None)
+        if len(asked) == number:
+            monkeypatch.setattr(leases, "moment", moment)
+            for _night in range(3):
+                world.pass_time(GRACE + LAPSE + ASTRAY)
+                world.retain()
+            assert world.half.name not in world.store.objects
+        return moment()
+
+    monkeypatch.setattr(leases, "moment", late)
 
 
-def test_a_writer_that_was_held_up_while_it_looked_looks_again_before_it_publishes(world: Held) -> None:
+def test_a_session_that_was_held_up_after_it_looked_replaces_nothing(world: Held, monkeypatch: pytest.MonkeyPatch) -> None:
     world.pardon()
-    moved = world.on_half()
-    again: list[set[str]] = []
+    held_up_after_the_look(world, monkeypatch, 3)
+    assert not world.move(2, world.half)
+    world.check(exists=True)
+    assert world.repository().point(UUID, world.point.id) == world.point
+
+
+def test_a_writer_that_was_held_up_after_it_looked_looks_again_before_it_publishes(world: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.pardon()
+    moved, again = world.on_half(), []
+    lease = Lease(world.repository(), "backup")
+    held_up_after_the_look(world, monkeypatch, 2)
+    put = world.store.put
+
+    def checked(name: str, data: bytes, replace: bool = True) -> bool:
+        done = put(name, data, replace)
+        if name.startswith("points/"):
+            world.check(exists=True)
+        return done
 
     def stored(missed: set[str]) -> RestorePoint:
         again.append(missed)
         return world.point  # what it needs is there
 
-    writer = Actor("backup", lambda actor: publishing.publish(Lease(world.stepped(actor), "backup"), moved, stored))
-    until(writer, f"size {world.half.name}")
-    writer.step()
-    world.collect(GRACE)
-    assert world.half.name not in world.store.objects
-    while not writer.over:
-        writer.step()
-        world.check(exists=True)
+    monkeypatch.setattr(world.store, "put", checked)
+    assert publishing.publish(lease, moved, stored) == world.point
     assert len(again) == 1
 
 

@@ -37,6 +37,10 @@ class ReadOnly(RepositoryError):
     """The repository can be read, but this host or key is not allowed to write to it."""
 
 
+class StorageFull(RepositoryError):
+    """The store has no room for an object."""
+
+
 class PassphraseRefused(RepositoryError):
     """The passphrase of a repository is missing, wrong, or given where none is needed."""
 

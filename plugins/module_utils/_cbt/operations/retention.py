@@ -12,8 +12,8 @@ import itertools
 import time
 import typing as t
 
-from ..errors import Held, ObjectMissing, Refused
-from ..repository import dedup, holds, leases, points, publishing, trash
+from ..errors import Held, ObjectMissing, Refused, StorageFull
+from ..repository import dedup, holds, leases, points, publishing, reserve, trash
 from ..repository.collector import Collected, Collector
 from ..repository.format import names
 from ..repository.leases import ASTRAY, LAPSE, Lease
@@ -47,7 +47,10 @@ class RetentionRequest:
 
 @dataclasses.dataclass(frozen=True)
 class RetentionResult:
-    """The outcome; ``trash`` is what can be brought back afterwards, ``damaged`` the manifests and holds that cannot be read, with the cause."""
+    """The outcome; ``trash`` is what can be brought back afterwards, ``damaged`` the manifests and holds that cannot be read, with the cause.
+
+    ``full`` says whether the store was full, so that the reserve was needed.
+    """
 
     verdicts: t.Tuple[Verdict, ...]
     undeleted: t.Tuple[RestorePoint, ...]
@@ -55,6 +58,7 @@ class RetentionResult:
     collected: t.Optional[Collected]
     trash: t.Tuple[Removed, ...]
     damaged: t.Mapping[str, str]
+    full: bool = False
 
     @property
     def kept(self) -> t.List[Verdict]:
@@ -169,6 +173,7 @@ class _Retention:
         self._repository, self._request = repository, request
         self._listing = repository.points_of()
         self._holds = holds.listed(repository)
+        self._stayed: t.Dict[Key, Verdict] = {}
         self._removed = [each for each in trash.removed(repository) if self._meant(each.point)] if request.undelete else []
         self._back = _wanted_back(self._removed, {point.key for point in self._listing.points if self._meant(point)}, request.undelete)
 
@@ -219,17 +224,51 @@ class _Retention:
         verdicts = self.decide(now)
         for each in self._back:
             _bring_back(self._repository, lease, each, self._removed)
-        verdicts = [verdict if verdict.kept else _remove(lease, verdict) for verdict in verdicts]
-        compacted = collected = None
-        if self._compacts:  # first, so that what it empties is condemned at once
-            now = lease.now()
-            compacted = compaction.compact(lease, self._candidates(trash.removed(self._repository, now - self._request.grace), now))
-        if self._collects:
-            collected = Collector(self._repository, lease.now(), self._request.grace).collect(lease, self._request.confirm_shrink)
-            dedup.tidy(self._repository, self._repository.points_of().points)
+        left = self._remove(lease, [verdict for verdict in verdicts if not verdict.kept])
+        compacted = self._compact(lease) if self._compacts else None  # first, so that what it empties is condemned at once
+        collected = self._collect(lease, left)
         since = lease.now() - self._request.grace if collected is not None else 0.0  # one whose time is over may be locked for longer
-        left = _gone(trash.removed(self._repository, since), self._repository.points_of().points)
-        return self._result(verdicts, compacted, collected, left)
+        trashed = _gone(trash.removed(self._repository, since), self._repository.points_of().points)
+        return self._result([self._stayed.get(verdict.point.key, verdict) for verdict in verdicts], compacted, collected, trashed)
+
+    def _remove(self, lease: Lease, going: t.Sequence[Verdict]) -> t.Sequence[Verdict]:
+        """Remove restore points; returns those for whose entries in the trash there is no room. Points that are held stay."""
+        self._repository.store.spare = reserve.FOR_COLLECTING
+        for number, verdict in enumerate(going):
+            try:
+                self._stayed[verdict.point.key] = _remove(lease, verdict)
+            except StorageFull:
+                return going[number:]
+        return ()
+
+    def _compact(self, lease: Lease) -> Compacted:
+        """Compact, if there is room for new packs: else it is left to a later run."""
+        now = lease.now()
+        with contextlib.suppress(StorageFull):
+            return compaction.compact(lease, self._candidates(trash.removed(self._repository, now - self._request.grace), now))
+        return Compacted()
+
+    def _collect(self, lease: Lease, left: t.Sequence[Verdict]) -> t.Optional[Collected]:
+        """Reclaim space. With what that frees, go on with the points that are ``left`` to be removed, and with what could not be announced."""
+        collected: t.Optional[Collected] = None
+        while self._collects:
+            done = Collector(self._repository, lease.now(), self._request.grace).collect(lease, self._request.confirm_shrink)
+            collected = done.after(collected)
+            if not done.deleted or not (left or done.unannounced):
+                break
+            self._repository.store.keep_reserve()
+            left = self._remove(lease, left)
+        if left:
+            raise self._stuck(len(left))
+        if collected is not None:
+            with contextlib.suppress(StorageFull):  # without hooks it costs space, and they are made by a later run
+                dedup.tidy(self._repository, self._repository.points_of().points)
+        return collected
+
+    def _stuck(self, count: int) -> StorageFull:
+        """What is to be done where there is no room to remove points."""
+        how = "Set grace: 0, so that the space of what is removed is reclaimed at once" if self._request.grace > 0 else "Free a MiB there by other means"
+        return StorageFull(f"{count} restore points were not removed: {self._repository.store.location} is full. {how}, and run this again.")
 
     @property
     def _collects(self) -> bool:
@@ -254,7 +293,7 @@ class _Retention:
         self, verdicts: t.Sequence[Verdict], compacted: t.Optional[Compacted], collected: t.Optional[Collected], left: t.Sequence[Removed]
     ) -> RetentionResult:
         back = tuple(each.point for each in self._back)
-        return RetentionResult(tuple(verdicts), back, compacted, collected, tuple(left), self._unreadable)
+        return RetentionResult(tuple(verdicts), back, compacted, collected, tuple(left), self._unreadable, self._repository.store.was_full)
 
 
 def retention(repository: Repository, request: RetentionRequest, check_only: bool = False) -> RetentionResult:
@@ -265,5 +304,11 @@ def retention(repository: Repository, request: RetentionRequest, check_only: boo
     """
     if check_only:
         return _Retention(repository, request).predict()
-    with leases.held(repository, "retention") as lease:
-        return _Retention(repository, request).carry_out(lease)
+    store = repository.store
+    store.spare = 0
+    try:
+        with leases.held(repository, "retention") as lease:
+            return _Retention(repository, request).carry_out(lease)
+    finally:
+        store.spare = None
+        store.keep_reserve()

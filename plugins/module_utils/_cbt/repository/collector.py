@@ -13,9 +13,9 @@ import contextlib
 import dataclasses
 import typing as t
 
-from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused
+from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused, StorageFull
 from ..side_by_side import side_by_side
-from . import condemned, leases, removals, sealed
+from . import condemned, leases, removals, reserve, sealed
 from .format import names
 from .leases import ASTRAY, LAPSE, Lease
 from .points import Key, RestorePoint
@@ -31,12 +31,23 @@ _FRESH = LAPSE / 2  # seconds for which a list of what is doomed surely counts
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """What a collection did, or would do: objects newly announced, objects and bytes deleted. ``foreign`` are warnings about files that are not objects."""
+    """What a collection did, or would do: objects newly announced, objects and bytes deleted. ``foreign`` are warnings about files that are not objects.
+
+    ``unannounced`` objects could not be announced, because the store is full.
+    """
 
     condemned: int
     deleted: int
     reclaimed_bytes: int
     foreign: t.Tuple[str, ...] = ()
+    unannounced: int = 0
+
+    def after(self, before: t.Optional[Collected]) -> Collected:
+        """This collection and those before it, as one."""
+        if before is None:
+            return self
+        counts = (before.condemned + self.condemned, before.deleted + self.deleted, before.reclaimed_bytes + self.reclaimed_bytes)
+        return Collected(*counts, self.foreign, self.unannounced)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,19 +103,35 @@ class Collector:
         """Announce what nothing needs, delete what was announced long enough ago and is still not needed.
 
         Raises Refused if far fewer restore points are found than the last time, unless ``confirm_shrink``; RepositoryError if
-        anything cannot be listed or read. Then nothing needed was deleted, and the next run goes on.
+        anything cannot be listed or read. Then nothing needed was deleted, and the next run goes on. Where the store is full, as much is
+        announced and deleted as there is room for.
         """
+        self._store.spare = reserve.FOR_DELETING
         first = self._survey()
         self._refuse_shrunk(first, confirm_shrink)
         found = self._sorted(first)
-        for _done in side_by_side(lambda name: condemned.announce(self._repository, name), found.fresh):
-            pass
+        left = self._announce(found.fresh)
+        found = dataclasses.replace(found, due={name: size for name, size in found.due.items() if name not in left})
+        self._store.spare = 0
         deleted = self._delete(found, lease) if found.fresh or found.due else {}
         for _done in side_by_side(lambda name: condemned.pardon(self._repository, name), found.idle):
             pass
         self._record(first)
         self._tidy(first)
-        return Collected(len(found.fresh), len(deleted), sum(deleted.values()), self._foreign)
+        return Collected(len(found.fresh) - len(left), len(deleted), sum(deleted.values()), self._foreign, len(left))
+
+    def _announce(self, fresh: t.Sequence[str]) -> t.Set[str]:
+        """Announce objects; returns those for whose announcement there is no room."""
+
+        def announce(name: str) -> bool:
+            try:
+                condemned.announce(self._repository, name)
+            except StorageFull:
+                return False
+            return True
+
+        left = [name for name, done in zip(fresh, side_by_side(announce, fresh)) if not done]
+        return {name for name in left if not announce(name)}  # one by one they need less room than several that are in the making at once
 
     @property
     def _foreign(self) -> t.Tuple[str, ...]:
@@ -123,6 +150,7 @@ class Collector:
         """Delete what is due, after a second look that sees whoever did not see the list; pardon what is named meanwhile."""
         began = leases.moment()
         lists = condemned.doom(self._repository, lease.id, list(found.due))
+        listed = [name for some in lists.values() for name in some]
         again = self._survey()
 
         def delete(name: str) -> bool:
@@ -135,7 +163,7 @@ class Collector:
             condemned.pardon(self._repository, name)
             return True
 
-        gone = {name: found.due[name] for name, done in zip(found.due, side_by_side(delete, found.due)) if done}
+        gone = {name: found.due[name] for name, done in zip(listed, side_by_side(delete, listed)) if done}
         named = [name for name in {*found.fresh, *found.due} if again.needs(name)]
         for _done in side_by_side(lambda name: condemned.pardon(self._repository, name), named):
             pass

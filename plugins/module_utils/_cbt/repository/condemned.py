@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import typing as t
 
-from ..errors import ObjectMissing
+from ..errors import ObjectMissing, StorageFull
 from . import sealed
 from .format import names
 from .repository import Repository
@@ -22,7 +22,7 @@ from .repository import Repository
 KIND = "doomed"
 VERSION = 1
 _SHAPE = {"names": t.List[str]}
-_LISTED = 8192  # names in one list
+_LISTED = 1024  # names in one list
 
 
 def announce(repository: Repository, name: str) -> None:
@@ -41,13 +41,21 @@ def announced(repository: Repository) -> t.Dict[str, float]:
     return {name: since for name, since in entries if name is not None}
 
 
-def doom(repository: Repository, session: str, objects: t.Sequence[str]) -> t.List[str]:
-    """List objects as about to be deleted by a session; returns the names of the lists, which stand until the objects are gone."""
-    lists = []
+def doom(repository: Repository, session: str, objects: t.Sequence[str]) -> t.Dict[str, t.Sequence[str]]:
+    """List objects as about to be deleted by a session; returns what is on each list, by its name. The lists stand until the objects are gone.
+
+    If there is room for some of the lists only, the other objects are not listed. Raises StorageFull if there is room for none.
+    """
+    lists: t.Dict[str, t.Sequence[str]] = {}
     for start in range(0, len(objects), _LISTED):
-        lists.append(names.doomed(session, start // _LISTED))
-        body = {"names": list(objects[start : start + _LISTED])}
-        repository.put_object(lists[-1], sealed.encode(KIND, VERSION, body))
+        name, some = names.doomed(session, start // _LISTED), objects[start : start + _LISTED]
+        try:
+            repository.put_object(name, sealed.encode(KIND, VERSION, {"names": list(some)}))
+        except StorageFull:
+            if not lists:
+                raise
+            break
+        lists[name] = some
     return lists
 
 

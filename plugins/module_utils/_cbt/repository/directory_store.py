@@ -12,15 +12,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import secrets
 import socket
 import stat
+import threading
 import typing as t
 
-from ..errors import DamagedObject, ObjectMissing, ReadOnly, RepositoryError
+from ..errors import DamagedObject, ObjectMissing, ReadOnly, RepositoryError, StorageFull
 from ..files import Buffer, ParallelFile
-from . import folders
+from . import folders, reserve
 from .folders import Misplaced
 from .format import names
 from .stores import Entry, Foreign, Upload, as_time, check_size, counted
@@ -29,12 +31,21 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _ATTEMPTS = 5  # at making a folder that others delete as empty
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 def _advice(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         return "Free space there, or choose another repository."
     if error.errno in _FORBIDDEN:
         return "Check owner and mode of the directory and how it is mounted."
     return "Check the storage below it."
+
+
+def _failure(what: str, error: OSError) -> t.Type[RepositoryError]:
+    if error.errno in _FULL:
+        return StorageFull
+    return ReadOnly if what == "write" and error.errno in _FORBIDDEN else RepositoryError
 
 
 @contextlib.contextmanager
@@ -47,8 +58,7 @@ def _explained(what: str, path: str) -> t.Iterator[None]:
         kind = DamagedObject if what == "read" else RepositoryError
         raise kind(f"Cannot {what} {path}: {error}. Links below a repository are not followed. Move it away.") from error
     except OSError as error:
-        failure = ReadOnly if what == "write" and error.errno in _FORBIDDEN else RepositoryError
-        raise failure(f"Cannot {what} {path}: {error.strerror}. {_advice(error)}") from error
+        raise _failure(what, error)(f"Cannot {what} {path}: {error.strerror}. {_advice(error)}") from error
 
 
 def _locked_temporary(folder: int) -> t.Tuple[int, str]:
@@ -130,6 +140,10 @@ class DirectoryStore:
         self.location = root
         self.local_path: t.Optional[str] = root
         self.foreign = Foreign(root)
+        self.spare: t.Optional[float] = None
+        self.was_full = False
+        self._rooms: t.Optional[t.Tuple[int, t.List[str]]] = None  # what may be deleted to make room, and how much that was at first
+        self._lock = threading.Lock()
 
     def path(self, name: str) -> str:
         """Where an object is, for messages. Raises DamagedObject if it is no name of an object."""
@@ -143,6 +157,38 @@ class DirectoryStore:
         return _FileUpload(self, name)
 
     def put(self, name: str, data: bytes, replace: bool = True) -> bool:
+        while True:
+            try:
+                return self._put(name, data, replace)
+            except StorageFull:
+                if not self._make_room():
+                    raise
+
+    def _make_room(self) -> bool:
+        """Delete a part of the reserve, or else something that may be lost at any time; False if there is nothing that may go."""
+        if self.spare is None:
+            return False
+        with self._lock:
+            self.was_full = True
+            if self._rooms is None:
+                others = itertools.islice(itertools.chain.from_iterable(map(self.list, names.EXPENDABLE)), reserve.PARTS)
+                rooms = [*others, *reserve.parts(self.location)]
+                self._rooms = len(rooms), rooms
+            count, rooms = self._rooms
+            if len(rooms) <= count * self.spare:
+                return False
+            name = rooms.pop()
+        if names.is_object(name):
+            self.delete(name)
+        else:
+            reserve.release(self.location, name)
+        return True
+
+    def keep_reserve(self) -> None:
+        reserve.keep(self.location)
+        self._rooms = None
+
+    def _put(self, name: str, data: bytes, replace: bool) -> bool:
         upload = self.upload(name)
         try:
             upload.write([data], 0)

@@ -246,6 +246,7 @@ def open_or_create(place: t.Union[str, Place], check_only: bool = False, watchin
         return None
     if not store.put(configuration.NAME, created.encode(), replace=False):
         return open_repository(place, watching)  # where two create it at once, the first one's counts
+    store.keep_reserve()
     if watch is not None:
         watch.check_identity(created)
     return Repository(store, created.id, keys, tuple(created.slots), watch)

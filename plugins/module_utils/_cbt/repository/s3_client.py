@@ -10,7 +10,7 @@ import functools
 import os
 import typing as t
 
-from ..errors import ObjectMissing, ReadOnly, RepositoryError
+from ..errors import ObjectMissing, ReadOnly, RepositoryError, StorageFull
 from .places import S3Options
 
 try:
@@ -141,6 +141,12 @@ def _set_condition(params: t.Dict[str, t.Any], context: t.Dict[str, t.Any], **_e
     params["headers"].update(context.get("kvm_cbt_conditions", {}))
 
 
+def _failure(what: str, advice: str) -> t.Type[RepositoryError]:
+    if advice == _SPACE:
+        return StorageFull
+    return ReadOnly if what == "write" and advice == _ALLOWED else RepositoryError
+
+
 @contextlib.contextmanager
 def explained(what: str, where: str) -> t.Iterator[None]:
     """Turn the SDK's errors inside the block into RepositoryError, and ObjectMissing only where the server names it so."""
@@ -151,8 +157,8 @@ def explained(what: str, where: str) -> t.Iterator[None]:
         if code == "NoSuchKey":
             raise ObjectMissing(f"Cannot {what} {where}: it does not exist.") from error
         message = error.response.get("Error", {}).get("Message") or "the server refused"
-        failure = ReadOnly if what == "write" and _ADVICE.get(code) == _ALLOWED else RepositoryError
-        raise failure(f"Cannot {what} {where}: {message.rstrip('.')} ({code}). {_ADVICE.get(code, 'Check the server.')}") from error
+        advice = _ADVICE.get(code, "Check the server.")
+        raise _failure(what, advice)(f"Cannot {what} {where}: {message.rstrip('.')} ({code}). {advice}") from error
     except RecursionError as error:  # so older SDKs follow a server that does this
         raise RepositoryError(f"Cannot {what} {where}: the server redirects again and again. {_REGIONS}") from error
     except RuntimeError as error:  # so the SDK tells of credentials that it renewed in vain

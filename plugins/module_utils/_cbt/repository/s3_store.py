@@ -48,6 +48,8 @@ class S3Store:
         self._prefix = "".join(f"{folder}/" for folder in folders)
         self._answered_within = math.inf  # seconds in which the fastest answer came
         self.foreign = Foreign(self.location)
+        self.spare: t.Optional[float] = None
+        self.was_full = False
         self.client = s3_client.connect(options)
         self.spools = Spools()
 
@@ -288,6 +290,9 @@ class S3Store:
                 found += [each for kind in ("Versions", "DeleteMarkers") for each in page.get(kind, []) if each["Key"] == key]
         found.sort(key=lambda each: (each["IsLatest"], each["LastModified"]), reverse=True)
         return [each["VersionId"] for each in found]
+
+    def keep_reserve(self) -> None:
+        pass
 
     def sweep(self) -> None:
         before = time.time() - _FORSAKEN

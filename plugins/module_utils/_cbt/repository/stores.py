@@ -99,12 +99,17 @@ class Store(t.Protocol):
     ``local_path`` is a directory whose file system holds the objects, None if they are elsewhere. ``open_uploads`` is how
     many uploads there may be at once without taking too much memory, None if an upload takes none
     (but an open file, perhaps).
+
+    While ``spare`` is not None, ``put`` makes room by what ``keep_reserve`` kept, as long as more than this share of it is left, and
+    sets ``was_full``.
     """
 
     location: str
     local_path: t.Optional[str]
     open_uploads: t.Optional[int]
     foreign: Foreign
+    spare: t.Optional[float]
+    was_full: bool
 
     def upload(self, name: str) -> Upload:
         """Begin an object whose content comes in pieces."""
@@ -150,6 +155,9 @@ class Store(t.Protocol):
 
         Raises RepositoryError if objects cannot be kept there.
         """
+
+    def keep_reserve(self) -> None:
+        """Keep some space to begin with where the store is full, as far as there is room. A store without such a limit keeps none."""
 
     def sweep(self) -> None:
         """Remove what killed processes of this host left of objects in the making, as far as that can be told."""

@@ -19,6 +19,7 @@ CONFIGURATION = "repository.json"
 RECORD = "collected.json"
 MANIFEST = "manifest.json"
 TEMPORARY = "tmp"
+RESERVE = "reserve"  # files that hold nothing, see reserve.py
 
 PACKS = "packs"
 POINTS = "points"
@@ -32,6 +33,7 @@ VERIFIED = "verified"
 REMOVED = "removed"
 HOLDS = "holds"
 HOOKS = "hooks"
+EXPENDABLE = (VERIFIED, HOOKS)  # folders of which an object that is lost costs work, and nothing else
 COMPACTION = "compaction"  # below hooks: those of packs that hold blocks of many domains
 
 MACHINE_FILE_KINDS = ("loader", "nvram", "kernel", "initrd", "dtb", "tpm")
