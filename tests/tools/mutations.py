@@ -172,13 +172,6 @@ ORDER = (
         ("unit/test_engine_beside_others.py",),
     ),
     Mutation(
-        "a writer checks before its draft is there",
-        "repository/publishing.py",
-        "            began = draft(point)\n            missed = lost(repository, point, lambda name: lease.steady and name in own)\n",
-        "            missed = lost(repository, point, lambda name: lease.steady and name in own)\n            began = draft(point)\n",
-        ("unit/test_engine_beside_others.py",),
-    ),
-    Mutation(
         "a writer does not check what is condemned",
         "repository/condemned.py",
         "    found = set(filter(None, map(names.announced, repository.store.list(names.CONDEMNED))))\n",
@@ -214,20 +207,6 @@ ORDER = (
         "            return repository.store.size(name) != objects[name]\n",
         "            repository.store.size(name)\n            return False\n",
         ("unit/test_publishing.py::test_a_pack_of_another_size_is_lost",),
-    ),
-    Mutation(
-        "a lease counts as kept however long it was not renewed",
-        "repository/leases.py",
-        "        return not self._parted and self._began.elapsed() < STEADY\n",
-        "        return True\n",
-        ("unit/test_requests.py::test_what_a_session_stored_itself_is_asked_for_only_if_its_lease_may_have_lapsed",),
-    ),
-    Mutation(
-        "a manifest that came too late counts",
-        "repository/publishing.py",
-        "if repository.publish(point, replaces) and looked.elapsed() < STEADY:",
-        "if repository.publish(point, replaces):",
-        ("unit/test_late_requests.py",),
     ),
     Mutation(
         "a manifest is deleted before its entry is in the trash",
@@ -300,7 +279,7 @@ RULES = (
     Mutation(
         "space is reclaimed while a manifest is damaged",
         "operations/retention.py",
-        "        return self._request.collect and not self._listing.damaged\n",
+        "        return self._request.collect and not self._unreadable\n",
         "        return self._request.collect\n",
         ("unit/test_collector.py::test_while_a_manifest_is_damaged_nothing_is_reclaimed",),
     ),
@@ -550,6 +529,280 @@ DEFINITIONS = (
     ),
 )
 
+# Checks for sessions that are held up, for requests that hang, and for clocks that are wrong.
+
+LATE = (
+    Mutation(
+        "a writer checks before its draft is there",
+        "repository/publishing.py",
+        "            began = draft(point)\n            missed = lost(repository, point)\n",
+        "            missed = lost(repository, point)\n            began = draft(point)\n",
+        ("unit/test_engine_beside_others.py",),
+    ),
+    Mutation(
+        "a writer does not ask for what it stored itself",
+        "repository/publishing.py",
+        "            missed = lost(repository, point)\n",
+        "            missed = lost(repository, point, lambda name: name.startswith(names.PACKS))\n",
+        ("unit/test_clocks.py", "unit/test_forged_objects.py"),
+    ),
+    Mutation(
+        "a writer that was held up after it looked publishes",
+        "repository/publishing.py",
+        "            elif began.elapsed() < _FRESH:\n",
+        "            else:\n",
+        ("unit/test_late_sessions.py",),
+    ),
+    Mutation(
+        "a manifest that came too late counts",
+        "repository/publishing.py",
+        "if repository.publish(point, replaces) and looked.elapsed() < STEADY:",
+        "if repository.publish(point, replaces):",
+        ("unit/test_late_requests.py",),
+    ),
+    Mutation(
+        "a session that was held up after it looked replaces a manifest",
+        "repository/publishing.py",
+        "        if began.elapsed() >= _FRESH:\n            return False\n        repository.publish(after)\n",
+        "        repository.publish(after)\n",
+        ("unit/test_late_sessions.py",),
+    ),
+    Mutation(
+        "a manifest that another run replaced is replaced",
+        "repository/publishing.py",
+        " or not stands(repository, before):",
+        ":",
+        ("unit/test_relocation.py::test_a_manifest_changed_meanwhile_keeps_its_change",),
+    ),
+    Mutation(
+        "a replaced manifest that came too late is not looked at again",
+        "repository/publishing.py",
+        "(looked.elapsed() < STEADY or _settled(repository, before, after, records))",
+        "True",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "a late manifest that another run replaced is given up for an older one",
+        "repository/publishing.py",
+        "if not stands(repository, put) or _removed_again(repository, put, records):",
+        "if _removed_again(repository, put, records):",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "a point that is removed while it is given back what it named comes back",
+        "repository/publishing.py",
+        "if not stands(repository, put) or _removed_again(repository, put, records):",
+        "if not stands(repository, put):",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "a manifest that was put to mend a late one is not looked at",
+        "repository/publishing.py",
+        "_ATTEMPTS = 3 ",
+        "_ATTEMPTS = 1 ",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "the trash says nothing of a removal meanwhile",
+        "repository/publishing.py",
+        "    if not (trash.contains(repository, point) or removals.recorded(repository, point.key, records)):\n",
+        "    if not removals.recorded(repository, point.key, records):\n",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "records say nothing of a removal meanwhile",
+        "repository/publishing.py",
+        "    if not (trash.contains(repository, point) or removals.recorded(repository, point.key, records)):\n",
+        "    if not trash.contains(repository, point):\n",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "an old record counts as a removal meanwhile",
+        "repository/publishing.py",
+        "removals.recorded(repository, point.key, records)",
+        "removals.recorded(repository, point.key)",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "a point that was brought back meanwhile is removed for a late manifest",
+        "repository/publishing.py",
+        "    if stands(repository, point):\n        try:\n",
+        "    if True:\n        try:\n",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "an entry of the trash names what is gone",
+        "repository/publishing.py",
+        "            _withdraw(repository, point)  # no entry of the trash may name what is gone\n",
+        "            trash.remove(repository, point)\n",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "a point that is withdrawn is not recorded as removed",
+        "repository/publishing.py",
+        "    removals.record(repository, [point.key])\n",
+        "",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "a removal that is late deletes the manifest all the same",
+        "repository/trash.py",
+        "            if began.elapsed() < _FRESH:\n                break\n",
+        "            break\n",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "the trash is not looked at again after a late removal",
+        "repository/trash.py",
+        "    if entries and first.elapsed() >= _FRESH:\n",
+        "    if False:\n",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "a late removal leaves entries that name what is gone",
+        "repository/trash.py",
+        "    if not whole:\n        for entry in entries:\n            repository.discard(entry)\n",
+        "    if not whole:\n        pass\n",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "a late removal leaves no entry",
+        "repository/trash.py",
+        "        _keep(repository, point, points.encode(removed))\n",
+        "        pass\n",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "a collector that was held up deletes what it listed",
+        "repository/collector.py",
+        "            if again.needs(name) or began.elapsed() >= _FRESH:\n",
+        "            if again.needs(name):\n",
+        ("unit/test_late_sessions.py",),
+    ),
+    Mutation(
+        "drafts and lists of a host whose clock is behind are deleted",
+        "repository/collector.py",
+        "if self._now - entry.modified > LAPSE + ASTRAY]\n",
+        "if self._now - entry.modified > LAPSE]\n",
+        ("unit/test_late_sessions.py",),
+    ),
+    Mutation(
+        "drafts and lists of sessions at work are deleted while clocks part",
+        "repository/collector.py",
+        "if self._now - entry.modified > LAPSE + ASTRAY]\n",
+        "if self._now - entry.modified > ASTRAY]\n",
+        ("unit/test_late_sessions.py",),
+    ),
+    Mutation(
+        "drafts of dead sessions stay",
+        "repository/collector.py",
+        "        for folder in (names.DRAFTS, names.DOOMED):\n",
+        "        for folder in (names.DOOMED,):\n",
+        ("unit/test_late_sessions.py",),
+    ),
+    Mutation(
+        "leases go as soon as they lapsed",
+        "repository/collector.py",
+        "> LAPSE + self._grace]",
+        "> LAPSE]",
+        ("unit/test_late_sessions.py",),
+    ),
+    Mutation(
+        "leases of dead sessions stay",
+        "repository/collector.py",
+        "if self._now - entry.modified > LAPSE + self._grace]",
+        "if False]",
+        ("unit/test_late_sessions.py",),
+    ),
+    Mutation(
+        "a young entry of the trash goes while its point exists",
+        "repository/collector.py",
+        " or (exists and self._now - entry.modified <= LAPSE):",
+        ":",
+        ("unit/test_removals.py",),
+    ),
+    Mutation(
+        "a draft of a host whose clock is behind counts for nothing",
+        "repository/survey.py",
+        "        if now - entry.modified <= LAPSE + ASTRAY:\n",
+        "        if now - entry.modified <= LAPSE:\n",
+        ("unit/test_late_sessions.py",),
+    ),
+    Mutation(
+        "a draft counts for ever",
+        "repository/survey.py",
+        "        if now - entry.modified <= LAPSE + ASTRAY:\n",
+        "        if True:\n",
+        ("unit/test_late_sessions.py",),
+    ),
+    Mutation(
+        "bringing a point back deletes the entry of a host whose clock is behind",
+        "operations/retention.py",
+        "now - each.at > LAPSE + ASTRAY:",
+        "now - each.at > LAPSE:",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "bringing a point back deletes the entry of a removal that is under way",
+        "operations/retention.py",
+        "now - each.at > LAPSE + ASTRAY:",
+        "now - each.at > ASTRAY:",
+        ("unit/test_late_replacements.py",),
+    ),
+    Mutation(
+        "a span is measured by the clock that can be set alone",
+        "repository/leases.py",
+        "        return max(boot_clock() - self.boot, abs(wall_clock() - self.wall))\n",
+        "        return abs(wall_clock() - self.wall)\n",
+        ("unit/test_late_replacements.py", "unit/test_late_sessions.py"),
+    ),
+    Mutation(
+        "a session does not heed that the store's clock was set back",
+        "repository/leases.py",
+        "            self.since = min(now, self.since) if self.since is not None else None\n",
+        "            pass\n",
+        ("unit/test_clocks.py",),
+    ),
+)
+
+FULL = (
+    Mutation(
+        "retention leaves the reserve alone",
+        "operations/retention.py",
+        "    store.spare = 0\n",
+        "    store.spare = None\n",
+        ("unit/test_full_store.py",),
+    ),
+    Mutation(
+        "removing points takes all of the reserve",
+        "repository/reserve.py",
+        "FOR_COLLECTING = 0.5 ",
+        "FOR_COLLECTING = 0.0 ",
+        ("unit/test_full_store.py",),
+    ),
+    Mutation(
+        "the reserve is not made anew",
+        "operations/retention.py",
+        "        store.spare = None\n        store.keep_reserve()\n",
+        "        store.spare = None\n",
+        ("unit/test_full_store.py",),
+    ),
+    Mutation(
+        "a backup takes the reserve",
+        "repository/directory_store.py",
+        "        self.spare: t.Optional[float] = None\n",
+        "        self.spare: t.Optional[float] = 0\n",
+        ("unit/test_full_store.py",),
+    ),
+    Mutation(
+        "what could not be announced is deleted",
+        "repository/collector.py",
+        "if name not in left})\n",
+        "})\n",
+        ("unit/test_full_store.py",),
+    ),
+)
+
 SHARING = (
     Mutation(
         "an announcement outranks a living lease",
@@ -566,13 +819,6 @@ SHARING = (
         ("unit/test_copies_at_once.py",),
     ),
     Mutation(
-        "a replaced manifest that came too late is not looked at again",
-        "repository/publishing.py",
-        "(looked.elapsed() < STEADY or _settled(repository, before, after, records))",
-        "True",
-        ("unit/test_late_replacements.py",),
-    ),
-    Mutation(
         "an object is exchanged whatever it is by now",
         "repository/directory_store.py",
         "return stands() and self.get(name) == before and self.put(name, after)\n",
@@ -581,4 +827,58 @@ SHARING = (
     ),
 )
 
-MUTATIONS = (*CONTENT, *PROOFS, *ORDER, *RULES, *GUARDS, *TRUST, *DEFINITIONS, *SHARING)
+# What holds rest on: what is looked at, and in which order.
+
+HOLDS = (
+    Mutation(
+        "a removal does not look for holds",
+        "repository/trash.py",
+        "            _check_free(repository, point, entries)\n",
+        "",
+        ("unit/test_holds.py",),
+    ),
+    Mutation(
+        "a removal looks for holds before its entry is there",
+        "repository/trash.py",
+        "            entries.append(_keep(repository, point, manifest))\n            _check_free(repository, point, entries)\n",
+        "            _check_free(repository, point, entries)\n            entries.append(_keep(repository, point, manifest))\n",
+        ("unit/test_holds_beside_others.py",),
+    ),
+    Mutation(
+        "what is held is not needed",
+        "repository/survey.py",
+        "        found.held.add(taken.point)\n        _note(found, repository, name)\n",
+        "        found.held.add(taken.point)\n",
+        ("unit/test_holds.py", "unit/test_holds_beside_others.py"),
+    ),
+    Mutation(
+        "the trash lets go of what is held",
+        "repository/survey.py",
+        "        if expired(entry, now, grace) and not found.holds(entry.name):\n",
+        "        if expired(entry, now, grace):\n",
+        ("unit/test_holds.py", "unit/test_holds_beside_others.py"),
+    ),
+    Mutation(
+        "retention does not look for holds that came late",
+        "operations/retention.py",
+        "    late = holds.of(repository, point.key)\n",
+        "    late: t.List[holds.Hold] = []\n",
+        ("unit/test_holds.py", "unit/test_holds_beside_others.py"),
+    ),
+    Mutation(
+        "a hold is taken of a point that was removed meanwhile",
+        "repository/holding.py",
+        "        if publishing.stands(repository, point):\n",
+        "        if True:\n",
+        ("unit/test_holds.py", "unit/test_holds_beside_others.py"),
+    ),
+    Mutation(
+        "a hold is taken of a point that is not whole",
+        "repository/holding.py",
+        "        lost = publishing.lost(repository, point)\n",
+        "        lost: t.Set[str] = set()\n",
+        ("unit/test_holds.py", "unit/test_holds_beside_others.py"),
+    ),
+)
+
+MUTATIONS = (*CONTENT, *PROOFS, *ORDER, *RULES, *GUARDS, *TRUST, *DEFINITIONS, *LATE, *HOLDS, *FULL, *SHARING)

@@ -97,7 +97,7 @@ class World:
             self.stored_again |= missed
             return self._point(self._packs())
 
-        made = publishing.publish(lease, self._point(self.builder), again, self.own)
+        made = publishing.publish(lease, self._point(self.builder), again)
         lease.release()
         assert publishing.lost(self.collecting(), made) == set()
         assert self.collecting().points_of(UUID).points
@@ -142,26 +142,6 @@ def test_a_writer_whose_times_are_hours_behind_stores_again_what_was_deleted(mon
     assert world.stored_again == world.own
 
 
-@pytest.mark.parametrize("clock", ["boot", "wall", "store", "store back"])
-def test_a_session_is_not_steady_once_a_clock_has_jumped(monkeypatch: pytest.MonkeyPatch, clock: str) -> None:
-    world = World(monkeypatch)
-    lease = world.begin()
-    assert lease.steady
-    if clock == "boot":  # the host was suspended
-        world.passed += LAPSE
-    elif clock == "wall":
-        world.wall -= LAPSE
-    else:
-        world.step += -LAPSE if clock == "store back" else LAPSE
-    world.writing()
-    lease.renew()
-    assert not lease.steady
-    world.step = world.wall = 0.0
-    world.writing()
-    lease.renew()
-    assert clock == "wall" or not lease.steady
-
-
 def test_a_session_whose_lease_is_deleted_while_it_is_renewed_stores_again_what_was_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch)
     lease = world.begin()
@@ -180,15 +160,6 @@ def test_a_session_whose_lease_is_deleted_while_it_is_renewed_stores_again_what_
     assert lease.renew() is None
     world.publish(lease)
     assert world.stored_again == world.own
-
-
-def test_a_session_is_steady_for_less_than_the_shortest_grace_period(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(monkeypatch)
-    lease = world.begin()
-    world.goes_on(lease, 100)
-    assert lease.steady
-    world.goes_on(lease, 100)
-    assert not lease.steady
 
 
 def test_after_the_clock_of_the_store_was_set_back_what_the_session_stores_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:

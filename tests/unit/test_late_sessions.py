@@ -169,16 +169,16 @@ def test_a_draft_stays_whatever_the_clock_of_a_collector(held_up: float, world: 
     assert world.half.name in publishing.needed(world.repository(), world.repository().point(UUID, world.point.id))
 
 
-def held_up_after_the_look(world: Held, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def held_up_after_the_look(world: Held, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have days pass, in which all that no manifest names is deleted, once a session has looked whether what it names is there.
 
-    Then it asks for the time: for the third time if its lease began since, before which it put the draft.
+    Then it asks for the time, which it did before only when it put the draft.
     """
     moment, asked = leases.moment, []
 
     def late() -> leases.Moment:
         asked.append(None)
-        if len(asked) == number:
+        if len(asked) == 2:
             monkeypatch.setattr(leases, "moment", moment)
             for _night in range(3):
                 world.pass_time(GRACE + LAPSE + ASTRAY)
@@ -191,7 +191,7 @@ def held_up_after_the_look(world: Held, monkeypatch: pytest.MonkeyPatch, number:
 
 def test_a_session_that_was_held_up_after_it_looked_replaces_nothing(world: Held, monkeypatch: pytest.MonkeyPatch) -> None:
     world.pardon()
-    held_up_after_the_look(world, monkeypatch, 3)
+    held_up_after_the_look(world, monkeypatch)
     assert not world.move(2, world.half)
     world.check(exists=True)
     assert world.repository().point(UUID, world.point.id) == world.point
@@ -201,7 +201,7 @@ def test_a_writer_that_was_held_up_after_it_looked_looks_again_before_it_publish
     world.pardon()
     moved, again = world.on_half(), []
     lease = Lease(world.repository(), "backup")
-    held_up_after_the_look(world, monkeypatch, 2)
+    held_up_after_the_look(world, monkeypatch)
     put = world.store.put
 
     def checked(name: str, data: bytes, replace: bool = True) -> bool:

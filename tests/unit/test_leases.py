@@ -8,10 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import pytest
-
-from _cbt.repository import leases
-from _cbt.repository.leases import PARTED, Lease
+from _cbt.repository.leases import Lease
 from _cbt.repository.repository import Repository
 
 
@@ -30,35 +27,31 @@ class Renewals:
         self._lock.release()
 
 
-class Between:
-    """In the place of the largest drift: when the first renewal compares with it, a second one comes in between."""
+class Between(float):
+    """A time that was asked for: when it is compared with the beginning, a second renewal comes in between."""
 
-    def __init__(self, second: Callable[[], object]) -> None:
+    def __new__(cls, now: float, _second: Callable[[], object]) -> Between:
+        return super().__new__(cls, now)
+
+    def __init__(self, _now: float, second: Callable[[], object]) -> None:
         self.settled = threading.Event()  # the second renewal is through, or waits for the first
         self._second = threading.Thread(target=lambda: (second(), self.settled.set()))
-        self._met = False
 
-    def __lt__(self, seconds: float) -> bool:
-        if not self._met:
-            self._met = True
-            self._second.start()
-            assert self.settled.wait(30)
-        return seconds > PARTED
+    def __gt__(self, other: float) -> bool:
+        self._second.start()
+        assert self.settled.wait(30)
+        return super().__gt__(other)
 
     def join(self) -> None:
         """Wait for the second renewal."""
         self._second.join(30)
 
 
-@pytest.mark.parametrize(("jump", "steady"), [(10 * PARTED, False), (PARTED / 2, True)], ids=["parted", "together"])
-def test_of_two_renewals_at_once_neither_undoes_what_the_other_found(
-    jump: float, steady: bool, repository: Repository, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_two_renewals_at_once_neither_undoes_what_the_other_found(repository: Repository) -> None:
     lease = Lease(repository, "test")
-    now = lease.now()
-    between = Between(lambda: lease._compared(now + jump))
+    began = lease.now()
+    between = Between(began - 10, lambda: lease._noted(began - 3600))
     lease._lock = Renewals(between.settled)  # type: ignore[assignment]
-    monkeypatch.setattr(leases, "PARTED", between)
-    lease._compared(now)
+    lease._noted(between)
     between.join()
-    assert lease.steady == steady
+    assert lease.since == began - 3600

@@ -10,9 +10,9 @@ from samples import UUID, pack_ref, point, record
 from stores_for_tests import MemoryStore
 
 from _cbt.grid import BLOCK_SIZE
-from _cbt.repository import damage, leases, publishing
+from _cbt.repository import damage, publishing
 from _cbt.repository.format import names
-from _cbt.repository.leases import LAPSE, Lease
+from _cbt.repository.leases import Lease
 from _cbt.repository.maps import MapBuilder
 from _cbt.repository.points import RestorePoint
 from _cbt.repository.repository import Repository
@@ -89,16 +89,9 @@ def test_of_a_point_that_is_replaced_only_what_is_new_is_asked_for(store: Counti
     assert store.requests["size packs"] == 1
 
 
-@pytest.mark.parametrize(("asleep", "asked"), [(0, 1), (LAPSE, len(PACKS))], ids=["awake", "asleep for long"])
-def test_what_a_session_stored_itself_is_asked_for_only_if_its_lease_may_have_lapsed(
-    store: Counting, monkeypatch: pytest.MonkeyPatch, asleep: float, asked: int
-) -> None:
-    clock = [1000.0]
-    monkeypatch.setattr(leases, "boot_clock", lambda: clock[0])
+def test_what_a_session_stored_itself_is_asked_for_as_all_else(store: Counting) -> None:
     repository = Repository(store, "0" * 32)  # type: ignore[arg-type]
     made = made_point(repository)
     store.meeting = threading.Barrier(1)
-    lease = Lease(repository, "backup")
-    clock[0] += asleep
-    publishing.publish(lease, made, lambda lost: pytest.fail(f"{lost} are there"), {ref.name for ref in PACKS[1:]})
-    assert store.requests["size packs"] == asked
+    publishing.publish(Lease(repository, "backup"), made, lambda lost: pytest.fail(f"{lost} are there"))
+    assert store.requests["size packs"] == len(PACKS)

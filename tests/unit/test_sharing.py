@@ -178,7 +178,6 @@ def back_up(repository: Repository, world: World, uuid: str, changes: dict[int, 
             stored[value] = writer.append([encoded(CONTENTS[value], "lz4")])
             builder.place(block, 1, *stored[value])
     written = writer.finish()
-    own = {ref.name for ref in written.values()}
     refs.update(written)
     for value, placement in stored.items():
         world.note(value, placement, refs)
@@ -202,11 +201,10 @@ def back_up(repository: Repository, world: World, uuid: str, changes: dict[int, 
                 for block in range(run.first, run.stop):
                     builder.place(block, 1, *writer.append([encoded(CONTENTS[disk[block]], "lz4")]))
         written = writer.finish()
-        own.update(ref.name for ref in written.values())
         extents = builder.finish(written)
         return with_files()
 
-    publishing.publish(lease, with_files(), again, own)
+    publishing.publish(lease, with_files(), again)
     lease.release()
 
 

@@ -26,7 +26,6 @@ from ..repository.format import names
 from ..repository.known import Known
 from ..repository.leases import Lease
 from ..repository.maps import ExtentMap
-from ..repository.packs import PackRef
 from ..repository.points import RestorePoint, StoredFile
 from .reading import ReadDisk, Reader, ranges_of
 
@@ -74,7 +73,6 @@ class NewPoint:
         self._unnamed = list(self._writers)  # whose packs nobody can have named yet
         self._stored: t.List[str] = []  # the same of maps and files
         self._may_exist = False
-        self._packs: t.Set[str] = set()
         self.disks: t.Dict[str, ReadDisk] = {}
         self.warnings: t.List[str] = []
 
@@ -100,24 +98,18 @@ class NewPoint:
 
         ``source_of`` opens a disk once more, should packs that its map names be about to be deleted by now.
         """
-        written = {**(self._dedup.packs if self._dedup is not None else {}), **self._finished()}
+        written = {**(self._dedup.packs if self._dedup is not None else {}), **self._writers[-1].finish()}
         self._maps = {target: disk.finish(written) for target, disk in self.disks.items()}
         point = self._described(files, describe)
         self._interrupt.check()
         again = functools.partial(self._again, files, describe, source_of)
-        return publishing.publish(self._lease, point, again, self._packs, self._appears, yields)
+        return publishing.publish(self._lease, point, again, self._appears, yields)
 
     def _appears(self) -> None:
         """From here on others may see the point and name its blocks, even if the store seems to refuse it, or carries that out late."""
         self._may_exist = True
         self._stored.clear()
         self._unnamed.clear()
-
-    def _finished(self) -> t.Mapping[bytes, PackRef]:
-        """The packs of this round, by id."""
-        written = self._writers[-1].finish()
-        self._packs.update(ref.name for ref in written.values())
-        return written
 
     def _again(
         self, files: t.Mapping[str, bytes], describe: Describe, source_of: t.Callable[[str], t.ContextManager[DiskSource]], lost: t.Set[str]
@@ -132,7 +124,7 @@ class NewPoint:
             if ranges:
                 with source_of(target) as source:
                     again[target] = self._reader(None).read_again(source, target, extents, Known(None, self._repository.reader), ranges)
-        written = self._finished()
+        written = self._writers[-1].finish()
         for target, disk in again.items():
             self._maps[target] = disk.finish(written)
             self.disks[target].statistics.stored_bytes += disk.statistics.stored_bytes

@@ -28,8 +28,7 @@ KIND = "lease"
 VERSION = 1
 _SHAPE = {"host": str, "process": int, "operation": str, "since": t.Union[None, int, float]}
 LAPSE = 1800.0  # seconds without a sign of life after which a session counts as dead
-STEADY = 240.0  # seconds, less than the shortest grace period of a repository that several hosts share
-PARTED = 60.0  # seconds by which two clocks may drift apart while a session works
+STEADY = 240.0  # seconds, less than the shortest grace period of a repository that several hosts share: a longer request is looked at again
 ASTRAY = 3 * 3600.0  # seconds by which clocks may be wrong, at the most: what decides about the order of requests stays that much longer
 RENEWAL = 120.0  # seconds between two signs of life
 
@@ -77,11 +76,7 @@ class Session:
 
 
 class Lease:
-    """The lease of this session. ``since`` is when it began, by the store's clock.
-
-    ``steady`` is True as long as nothing that this session stored can have been collected, even by a collector that takes the lease
-    for lapsed: while it is younger than any grace period, by all clocks.
-    """
+    """The lease of this session. ``since`` is when it began, by the store's clock."""
 
     def __init__(self, repository: Repository, operation: str) -> None:
         self.repository = repository
@@ -89,35 +84,23 @@ class Lease:
         self.since: t.Optional[float] = None
         self._operation = operation
         self._lock = threading.Lock()  # the renewing thread and the caller renew at once
-        self._began = moment()
-        self._ahead: t.Optional[float] = None  # seconds by which the store's clock is ahead of the boot clock
-        self._parted = False
         self.since = self.now()
-
-    @property
-    def steady(self) -> bool:
-        return not self._parted and self._began.elapsed() < STEADY
 
     @property
     def _name(self) -> str:
         return names.lease(self.id)
 
     def renew(self) -> t.Optional[float]:
-        """Give a sign of life, and compare the store's clock with this host's."""
+        """Give a sign of life. Returns the time by the store's clock, None if the lease is gone again."""
         body = {"host": socket.gethostname(), "process": os.getpid(), "operation": self._operation, "since": self.since}
         self.repository.put_object(self._name, sealed.encode(KIND, VERSION, body))
         with contextlib.suppress(ObjectMissing):  # a collector that took it for dead was faster
-            return self._compared(self.repository.store.modified(self._name))
-        with self._lock:
-            self._parted = True
+            return self._noted(self.repository.store.modified(self._name))
         return None
 
-    def _compared(self, now: float) -> float:
+    def _noted(self, now: float) -> float:
         """The time by the store's clock. What is stored from now on may be older than ``since``, if that clock was set back."""
-        ahead = now - boot_clock()
         with self._lock:
-            self._ahead = ahead if self._ahead is None else self._ahead
-            self._parted = self._parted or abs(ahead - self._ahead) > PARTED
             self.since = min(now, self.since) if self.since is not None else None
         return now
 

@@ -88,12 +88,9 @@ def _unpublishing(repository: Repository, put: t.Sequence[RestorePoint]) -> t.It
         raise
 
 
-def publish(
-    lease: Lease, point: RestorePoint, again: Again, own: t.Collection[str] = (), appears: t.Callable[[], None] = _nothing, yields: bool = False
-) -> RestorePoint:
+def publish(lease: Lease, point: RestorePoint, again: Again, appears: t.Callable[[], None] = _nothing, yields: bool = False) -> RestorePoint:
     """Make a restore point exist, or replace its manifest; all it names must be stored. Returns the point that exists then.
 
-    ``own`` are names of what this session stored: of that nothing can have gone while its lease was kept. It may grow with ``again``.
     ``appears`` is called just before others may see the point. With ``yields``, a whole point of this id that another run published
     stays, and is returned; one that is not whole is replaced.
 
@@ -106,7 +103,7 @@ def publish(
     with _drafting(lease) as draft:
         while True:
             began = draft(point)
-            missed = lost(repository, point, lambda name: lease.steady and name in own)
+            missed = lost(repository, point)
             looked = leases.moment()
             if missed:
                 with _unpublishing(repository, put):
