@@ -121,7 +121,7 @@ def maintain(history: EngineHistory, name: str, what: str) -> None:
 
 def after_all_that_lapses(history: EngineHistory, request: RetentionRequest) -> None:
     """Retention when no session can be at work any more."""
-    history.store.clock += leases.LAPSE * 2
+    history.store.clock += leases.LAPSE * 2 + leases.ASTRAY
     retention(history.fresh(), request)
 
 

@@ -64,6 +64,7 @@ NOT_IN_THE_FIXTURE = {
     "hooks/<domain uuid>/<point id>-<8 hex>-<number>": _MARKED,
     "removed/<domain uuid>/<16 hex>": "came later, and may be lost; test_known_state.py has records of removed points",
     "holds/<domain uuid>/<point id>/<16 hex>": "came later; test_holds.py has holds",
+    "reserve/": "came later, in directories only, and holds nothing; test_full_store.py has reserves",
     **{f"{_FOLDER}{file}-<8 hex>": _MARKED for file in ("domain.xml", "inactive.xml", "guest.json", "machine.json", "<kind>.<number>")},
 }
 
