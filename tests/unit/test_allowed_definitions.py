@@ -154,6 +154,12 @@ def test_files_that_were_restored_are_the_machines_own() -> None:
     assert {kind: root.findtext(f"./os/{kind}") for kind in FILES} == FILES and found.changes == ()
 
 
+def test_a_path_is_handed_on_without_the_white_space_around_it() -> None:
+    xml = definition("<emulator> /usr/bin/qemu-system-x86_64\n</emulator>", system="<nvram> /var/lib/libvirt/qemu/nvram/web1_VARS.fd </nvram>")
+    found = adapted(xml)
+    assert ">/usr/bin/qemu-system-x86_64<" in found.xml and ">/var/lib/libvirt/qemu/nvram/web1_VARS.fd<" in found.xml
+
+
 @pytest.mark.parametrize("kind", ["kernel", "initrd", "dtb", "loader"])
 def test_a_file_that_was_not_restored_is_refused(kind: str) -> None:
     with pytest.raises(Refused, match=f"os/{kind} "):

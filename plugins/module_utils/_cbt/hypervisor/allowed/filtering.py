@@ -92,7 +92,7 @@ class _Filter:
         for name, text, value in _ruled(element, rule):
             what = _short(text) if name == TEXT else f"{_plain(name)}={_short(text)}"
             if self._fits(value, text):
-                _set(kept, name, text)
+                _set(kept, name, text if value.kind == "TEXT" else text.strip())
             elif value.instead is not None:
                 _set(kept, name, value.instead)
                 self.changes.add(f"{_named(path)} {what} was replaced by {value.instead}.")
