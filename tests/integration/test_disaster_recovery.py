@@ -154,6 +154,7 @@ def test_three_machines_come_back_on_a_host_that_never_saw_them(site: Site, tmp_
     lines = [line for line in printed.splitlines() if any(line.strip(' "').startswith(f"{name}: ") for name in NAMES)]
     steps = [("restored from", "started in", "answered after"), ("is here already",), ("restored from", "started in")]
     assert [[step in line for step in each] for line, each in zip(lines, steps, strict=True)] == [[True] * len(each) for each in steps], printed
+    assert ["not as it was: An interface was connected to the network office" in line for line in lines] == [True, False, True]
     for guest in site.guests.values():
         guest.wait_ready()
         assert guest.sha256("/data/file") == site.data[guest.name]
