@@ -93,6 +93,28 @@ def test_a_copy_has_nothing_of_it_either(name: str, reach: Reach) -> None:
         assert reach.refused and any(plain(mark) in str(error) for mark in reach.marks)
         return
     assert [mark for mark in reach.marks if mark in found.xml] == []
+    assert found.changes or name in UNNAMED, found.xml
+
+
+def _only(path: str, name: str, value: str) -> ElementTree.Element:
+    """A definition that holds one value, and nothing else but what leads to it."""
+    root = element = ElementTree.Element("domain")
+    for tag in path.split("/") if path != "." else ():
+        element = ElementTree.SubElement(element, tag)
+    if name == "#":
+        element.text = value
+    else:
+        element.set(name, value)
+    return root
+
+
+@pytest.mark.parametrize("value", ["/etc/shadow", "../etc/shadow", "x/y"])
+def test_no_value_is_a_path_but_free_text(value: str) -> None:
+    every = [(path, name, rule.values[name].kind) for path, rule in ALLOWED.items() for name in rule.values]
+    kept = {kind for path, name, kind in every if value in ElementTree.tostring(filtered(_only(path, name, value), HOST).root, encoding="unicode")}
+    assert len(every) > 500 and kept <= {"TEXT", "BASE64", "ZONE", "ADDRESS"}
+    starts = {kind for kind in kept if value.startswith(("/", "."))}
+    assert starts <= {"TEXT", "BASE64"}
 
 
 def test_a_refusal_names_all_that_the_machine_needs_at_once() -> None:

@@ -249,12 +249,16 @@ class _Adaptation:
         for interface in self._devices.findall("interface"):
             if interface.get("type") == "vhostuser":
                 self._remove(interface, "An interface on a vhost-user socket was removed: the copy would share it with the original.")
-            _drop(interface, "target")  # the name of the host's network device
         for vsock in self._devices.findall("vsock/cid"):
             vsock.attrib.clear()
             vsock.set("auto", "yes")
-        self._unshare_consoles()
-        self._unshare_graphics()
+        for graphics in self._devices.findall("graphics"):
+            for attribute in ("port", "tlsPort", "websocket"):
+                if graphics.attrib.pop(attribute, None) is not None:
+                    graphics.set("autoport", "yes")
+        if self._wanted.trusted:  # no other definition is allowed any of these
+            self._unshare_consoles()
+            self._unshare_names()
 
     def _unshare_consoles(self) -> None:
         for channel in self._devices.findall("channel"):
@@ -273,13 +277,12 @@ class _Adaptation:
                 _drop(device, "source")
                 _drop(device, "protocol")
 
-    def _unshare_graphics(self) -> None:
-        for graphics in self._devices.findall("graphics"):
-            for attribute in ("port", "tlsPort", "websocket", "socket"):
-                if graphics.attrib.pop(attribute, None) is not None and attribute != "socket":
-                    graphics.set("autoport", "yes")
-            for listen in graphics.findall("listen[@socket]"):
-                del listen.attrib["socket"]
+    def _unshare_names(self) -> None:
+        """Leave names of network devices and sockets of displays to libvirt."""
+        for interface in self._devices.findall("interface"):
+            _drop(interface, "target")
+        for named in (*self._devices.findall("graphics[@socket]"), *self._devices.findall("graphics/listen[@socket]")):
+            del named.attrib["socket"]
 
 
 def _passed_through(tpm: ElementTree.Element) -> bool:
