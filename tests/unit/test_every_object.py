@@ -191,7 +191,7 @@ def test_every_kind_of_object_is_among_those_that_are_changed(history: EngineHis
     swept = set(objects(history))
     missing = {kind for kind, pattern in kinds.items() if not any(map(pattern.fullmatch, swept))}
     missing -= {kind for kind in missing if f"{kind}-<8 hex>" in kinds}  # names of earlier versions, of the same kinds of objects
-    assert missing == {"repository.json", "tmp/"}, "the configuration is swept below, tmp is no part of the repository"
+    assert missing == {"repository.json", "reserve/", "tmp/"}, "the configuration is swept below, the others are no part of the repository"
 
 
 def test_every_folder_that_the_engine_names_is_among_those_that_are_changed(history: EngineHistory) -> None:
