@@ -246,7 +246,7 @@ def test_backups_retention_and_verification_at_once_keep_every_point_true(hyperv
 
 @pytest.mark.soak("clocks")
 def test_where_clocks_are_set_and_puts_hang_every_point_is_true(hypervisor: Hypervisor, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clocks = Clocks(workspace / "clocks.json", hangs=0.05, longest=2 * LAPSE + LONG_GRACE)
+    clocks = Clocks(workspace / "clocks.json", hangs=0.04, longest=2 * LAPSE + LONG_GRACE)
     clocks.set({})
     right = dataclasses.replace(clocks, hangs=0.0)
     fast_clocks.use(right, "this one", (leases, directory_store, backup_run, tracking), monkeypatch.setattr)

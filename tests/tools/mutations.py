@@ -754,7 +754,21 @@ LATE = (
         "repository/leases.py",
         "        return max(boot_clock() - self.boot, abs(wall_clock() - self.wall))\n",
         "        return abs(wall_clock() - self.wall)\n",
-        ("unit/test_late_replacements.py", "unit/test_late_sessions.py"),
+        ("unit/test_late_sessions.py",),
+    ),
+    Mutation(
+        "a span is measured by the clock that may stand still alone",
+        "repository/leases.py",
+        "        return max(boot_clock() - self.boot, abs(wall_clock() - self.wall))\n",
+        "        return boot_clock() - self.boot\n",
+        ("unit/test_late_sessions.py",),
+    ),
+    Mutation(
+        "a clock that was set back counts for nothing",
+        "repository/leases.py",
+        "abs(wall_clock() - self.wall)",
+        "wall_clock() - self.wall",
+        ("unit/test_late_sessions.py",),
     ),
     Mutation(
         "a session does not heed that the store's clock was set back",
@@ -799,7 +813,7 @@ FULL = (
         "repository/collector.py",
         "if name not in left})\n",
         "})\n",
-        ("unit/test_full_store.py",),
+        ("unit/test_collector.py",),
     ),
 )
 

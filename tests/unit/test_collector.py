@@ -9,7 +9,7 @@ from histories import BLOCKS, History
 from samples import UUID, point_id
 from stores_for_tests import with_bit_flipped
 
-from _cbt.errors import Refused
+from _cbt.errors import Refused, StorageFull
 from _cbt.operations.retention import RetentionRequest, RetentionResult, retention
 from _cbt.repository import condemned, damage, dedup, publishing
 from _cbt.repository.damage import PackDamage
@@ -59,6 +59,26 @@ def test_what_is_locked_stays_announced_and_goes_once_the_lock_ends(history: His
     assert second in packs(history)
     assert second in condemned.announced(history.fresh()), "nobody may build on it meanwhile"
     history.store.clock += 101
+    run(history)
+    assert second not in packs(history)
+    assert whole(history)
+
+
+def test_what_there_is_no_room_to_announce_is_not_deleted(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    second = history.block_place(point_id(2), 5)[0]
+    put = history.store.put
+
+    def full(name: str, data: bytes, replace: bool = True) -> bool:
+        if name == names.announcement(second):
+            raise StorageFull(f"Cannot write {name}: No space left on device.")
+        return put(name, data, replace)
+
+    monkeypatch.setattr(history.store, "put", full)
+    forget(history, 2)
+    collected = run(history).collected
+    assert collected is not None and collected.unannounced == 1
+    assert second in packs(history)
+    monkeypatch.setattr(history.store, "put", put)
     run(history)
     assert second not in packs(history)
     assert whole(history)

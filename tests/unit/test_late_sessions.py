@@ -24,12 +24,16 @@ GRACE = 86400.0
 
 
 class Held(World):
-    """A world in which time passes at ``real`` for all, whatever the store's clock says; ``self.half`` is announced for the grace period."""
+    """A world in which time passes at ``real`` for all, whatever the store's clock says; ``self.half`` is announced for the grace period.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    The hosts notice by one of their clocks: the other one stands still, as both may if the host is a virtual machine that is paused.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, clock: str) -> None:
         super().__init__()
         self.real = self.store.clock
-        monkeypatch.setattr(leases, "boot_clock", lambda: self.real)
+        monkeypatch.setattr(leases, "boot_clock", lambda: self.real if clock == "boot" else 0.0)
+        monkeypatch.setattr(leases, "wall_clock", lambda: {"boot": 0.0, "wall": self.real, "wall set back": -self.real}[clock])
         monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", OneAfterAnother)
         self.pass_time(LAPSE)
         self.retain()
@@ -95,9 +99,9 @@ def to_the_end(actor: Actor) -> None:
     assert actor.error is None
 
 
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Held:
-    return Held(monkeypatch)
+@pytest.fixture(params=["boot", "wall", "wall set back"])
+def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Held:
+    return Held(monkeypatch, request.param)
 
 
 def test_a_collector_that_was_held_up_after_its_second_look_deletes_nothing(world: Held) -> None:
