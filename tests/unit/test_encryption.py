@@ -71,7 +71,7 @@ def content(repository: Repository, ref: PackRef) -> list[object]:
 
 
 def objects(location: Path) -> list[Path]:
-    return [path for path in location.rglob("*") if path.is_file()]
+    return [path for path in location.rglob("*") if path.is_file() and path.parent.name != "reserve"]
 
 
 @pytest.fixture
