@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Clocks that run 1800 times as fast, and that a test sets while processes use them: a grace period of hours passes in seconds.
+"""Clocks that run 1800 times as fast, and that a test sets while processes use them. Hours pass in seconds.
 
-All spans of the engine, such as the lapse of a lease, keep their length by these clocks. The clocks of each host and that of the store are wrong
-by what a file says. Objects get the time of the store's clock, or that of the host that writes them while clients set the times of files. Some
-puts hang for hours.
+All spans of the engine, such as the lapse of a lease, keep their length by these clocks. A file says by how much the clock of each
+host and that of the store are wrong. Objects get the time of the store's clock, or, while clients set the times of files, that of the
+host that writes them. Some puts hang for hours.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 FACTOR = 1800
-# What may hang: parts of names, and how often beside the others. What hangs before a draft is there has had its packs deleted by then.
+# What may hang, and how often beside the others. Packs may be deleted while the first draft that names them hangs.
 HUNG = {"drafts/": 4, "trash/": 4, "points/": 2, "doomed/": 2, "condemned/": 1, "removed/": 1}
 STORE = "store"
 CLIENTS = "clients"  # other than 0 while clients set the times of files
@@ -34,7 +34,7 @@ def _boot() -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Clocks:
-    """The clocks, by a file that processes share; ``began`` is the time by the clocks that are right, less the time since the machine's start."""
+    """The clocks, by a file that processes share; ``began`` is the time of the machine's start by the clocks that are right."""
 
     path: Path
     hangs: float  # how probable it is that a put of the least kind hangs
@@ -95,7 +95,8 @@ def use(clocks: Clocks, host: str, modules: tuple[Any, ...], change: Callable[[A
             return datetime.datetime.fromtimestamp(clocks.time(host), tz)
 
     for module in dating:
-        change(module, "datetime", types.SimpleNamespace(datetime=Now, timezone=datetime.timezone, timedelta=datetime.timedelta))
+        named = types.SimpleNamespace(datetime=Now, timezone=datetime.timezone, timedelta=datetime.timedelta)
+        change(module, "datetime", named)
     _set_times(clocks, host, directory_store._FileUpload, change)
     if clocks.hangs:
         _hang(clocks, directory_store.DirectoryStore, change)

@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files that hold nothing, kept in a directory so that retention can begin where it is full to the last byte. Private to the collection.
+"""Files that hold nothing, with which retention begins in a directory that is full. Private to the collection.
 
-Retention writes a lease, entries of the trash and announcements before it deletes anything. Where there is no room for one of them, parts
-of the reserve are deleted until there is: each frees some bytes and an inode. After them go objects that may be lost at any time. The reserve is
-made anew once there is room. Its content is random, so that no file system makes less of it.
+Retention writes a lease, entries of the trash and announcements before it deletes anything. Where there is no room for one of
+them, parts of the reserve are deleted until there is: each frees some bytes and an inode. After them go objects that may be lost
+at any time. The reserve is made anew once there is room. Its content is random, so that no file system makes less of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAMES = tuple(f"{number:02}" for number in range(PARTS))
 
 
 def keep(root: str) -> None:
-    """Make what is missing of the reserve, as far as there is room. It need not be durable: what is lost is made anew."""
+    """Make what is missing of the reserve, as far as there is room. Nothing is synced: what is lost is made anew."""
     with contextlib.suppress(OSError, Misplaced), folders.opened(root, names.RESERVE, make=True) as folder:
         for name in sorted({*_NAMES} - {each.name for each in folders.contents(folder)}):
             _make(folder, name)
