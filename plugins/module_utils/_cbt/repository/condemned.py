@@ -65,6 +65,12 @@ def on_their_way_out(repository: Repository) -> t.Set[str]:
     What has just been deleted is no longer among them, so ask for its existence afterwards.
     """
     found = set(filter(None, map(names.announced, repository.store.list(names.CONDEMNED))))
+    return found | about_to_go(repository)
+
+
+def about_to_go(repository: Repository) -> t.Set[str]:
+    """Names of all objects that are listed as about to be deleted."""
+    found: t.Set[str] = set()
     for name in list(repository.store.list(names.DOOMED)):
         with contextlib.suppress(ObjectMissing):  # all on it is deleted or spared since it was listed
             listed = sealed.decode(KIND, VERSION, repository.get_object(name), name, _SHAPE)["names"]

@@ -11,7 +11,7 @@ import secrets
 import typing as t
 
 from ..errors import DamagedObject, Held, ObjectMissing
-from . import holds, leases, points
+from . import condemned, holds, leases, points
 from .format import names
 from .leases import LAPSE
 from .points import RestorePoint
@@ -48,6 +48,8 @@ def remove(repository: Repository, point: RestorePoint) -> None:
             manifest = repository.get_object(name)
             entries.append(_keep(repository, point, manifest))
             _check_free(repository, point, entries)
+            _withdraw(repository, entries[:-1])  # the manifest may have been another one then, of which some is gone
+            del entries[:-1]
             if began.elapsed() < _FRESH:
                 break
         repository.store.delete(name)
@@ -60,22 +62,35 @@ def _check_free(repository: Repository, point: RestorePoint, entries: t.Sequence
     try:
         holds.check_free(repository, point.key)
     except Held:
-        for entry in entries:
-            repository.discard(entry)
+        _withdraw(repository, entries)
         raise
 
 
+def _withdraw(repository: Repository, entries: t.Sequence[str]) -> None:
+    for entry in entries:
+        repository.discard(entry)
+
+
 def _settle(repository: Repository, point: RestorePoint, removed: RestorePoint, entries: t.Sequence[str]) -> None:
-    """Keep what was removed if it can still be brought back; else take the entries away, which came after all it needs was deleted."""
+    """Keep what was removed for a grace period from now on if it is whole; else take the entries away, which came after all it needs was deleted.
+
+    The entry comes before the last look, as a writer's draft does: of it and a collector, one sees the other.
+    """
+    if _is_whole(repository, removed):
+        entries = [*entries, _keep(repository, point, points.encode(removed))]
+        going = condemned.about_to_go(repository)
+        if _is_whole(repository, removed, going):
+            return
+    _withdraw(repository, entries)
+
+
+def _is_whole(repository: Repository, point: RestorePoint, going: t.Collection[str] = ()) -> bool:
+    """True if all that a point needs is there, and none of it is ``going``."""
     try:
-        whole = not unsound(repository, needed(repository, removed))
+        objects = needed(repository, point)
     except (DamagedObject, ObjectMissing):
-        whole = False
-    if not whole:
-        for entry in entries:
-            repository.discard(entry)
-    elif not contains(repository, point):
-        _keep(repository, point, points.encode(removed))
+        return False
+    return not any(name in going for name in objects) and not unsound(repository, objects)
 
 
 def _keep(repository: Repository, point: RestorePoint, manifest: bytes) -> str:
