@@ -841,57 +841,147 @@ SHARING = (
     ),
 )
 
-# What holds rest on: what is looked at, and in which order.
+# What is in use stays, whoever removes or collects.
 
+_BESIDE = "unit/test_holds_beside_others.py"
+_MANIFESTS = """\
+    for name, taken in names.of_kind(repository.store.list(names.POINTS), names.MANIFEST_KIND):
+        found.points += 1
+        found.existing.add(name)
+        if grace > 0 or taken.point not in without:
+            _note(found, repository, name)
+"""
+_HELD = """\
+    for name, taken in names.of_kind(repository.store.list(names.HOLDS), names.HOLD_KIND):
+        found.held.add(taken.point)
+        _note(found, repository, name)
+"""
 HOLDS = (
+    Mutation(
+        "a collector does not know holds",
+        "repository/survey.py",
+        "    for name, taken in names.of_kind(repository.store.list(names.HOLDS), names.HOLD_KIND):\n        found.held.add(taken.point)\n",
+        "    for name, taken in ():\n        found.held.add(taken.point)\n",
+        ("unit/test_sharing.py::test_points_stay_true_whatever_happens_in_whatever_order", _BESIDE),
+    ),
+    Mutation(
+        "a collector reads the holds before the manifests",
+        "repository/survey.py",
+        _MANIFESTS + _HELD,
+        _HELD + _MANIFESTS,
+        (_BESIDE,),
+    ),
     Mutation(
         "a removal does not look for holds",
         "repository/trash.py",
         "            _check_free(repository, point, entries)\n",
         "",
-        ("unit/test_holds.py",),
+        ("unit/test_holds.py::test_a_held_point_is_not_removed_by_anyone_and_the_error_says_what_to_do",),
     ),
     Mutation(
         "a removal looks for holds before its entry is there",
         "repository/trash.py",
         "            entries.append(_keep(repository, point, manifest))\n            _check_free(repository, point, entries)\n",
         "            _check_free(repository, point, entries)\n            entries.append(_keep(repository, point, manifest))\n",
-        ("unit/test_holds_beside_others.py",),
+        ("unit/test_holds_beside_others.py::test_a_hold_given_before_the_entry_of_a_removal_is_there_ends_the_removal",),
     ),
     Mutation(
-        "what is held is not needed",
-        "repository/survey.py",
-        "        found.held.add(taken.point)\n        _note(found, repository, name)\n",
-        "        found.held.add(taken.point)\n",
-        ("unit/test_holds.py", "unit/test_holds_beside_others.py"),
-    ),
-    Mutation(
-        "the trash lets go of what is held",
-        "repository/survey.py",
-        "        if expired(entry, now, grace) and not found.holds(entry.name):\n",
-        "        if expired(entry, now, grace):\n",
-        ("unit/test_holds.py", "unit/test_holds_beside_others.py"),
-    ),
-    Mutation(
-        "retention does not look for holds that came late",
+        "a removal does not look for holds once the manifest is gone",
         "operations/retention.py",
-        "    late = holds.of(repository, point.key)\n",
-        "    late: t.List[holds.Hold] = []\n",
-        ("unit/test_holds.py", "unit/test_holds_beside_others.py"),
+        "    if late and _put_back(",
+        "    if False and _put_back(",
+        (_BESIDE,),
     ),
     Mutation(
-        "a hold is taken of a point that was removed meanwhile",
+        "a hold of a point that is gone stands",
         "repository/holding.py",
         "        if publishing.stands(repository, point):\n",
         "        if True:\n",
-        ("unit/test_holds.py", "unit/test_holds_beside_others.py"),
+        (_BESIDE,),
     ),
     Mutation(
-        "a hold is taken of a point that is not whole",
+        "a hold of what is lost stands",
         "repository/holding.py",
-        "        lost = publishing.lost(repository, point)\n",
-        "        lost: t.Set[str] = set()\n",
-        ("unit/test_holds.py", "unit/test_holds_beside_others.py"),
+        "            if lost:\n",
+        "            if False:\n",
+        ("unit/test_holds.py::test_a_point_of_which_something_is_lost_is_not_held",),
+    ),
+    Mutation(
+        "a hold that is not given stays",
+        "repository/holding.py",
+        "            repository.discard(name)\n",
+        "            pass\n",
+        ("unit/test_holds.py::test_a_point_of_which_something_is_lost_is_not_held",),
+    ),
+    Mutation(
+        "a hold keeps what its point names by now",
+        "repository/survey.py",
+        "        return point, hold.since is not None\n",
+        "        return repository.point(*point.key), hold.since is not None\n",
+        (_BESIDE,),
+    ),
+    Mutation(
+        "an entry of a held point leaves the trash",
+        "repository/collector.py",
+        "locked or taken.point in needed.held or (",
+        "locked or (",
+        (_BESIDE,),
+    ),
+    Mutation(
+        "what an entry of a held point names goes",
+        "repository/survey.py",
+        " and not found.holds(entry.name)",
+        "",
+        ("unit/test_holds.py::test_a_removed_point_that_is_held_can_be_brought_back_as_it_was",),
+    ),
+    Mutation(
+        "retention does not say who holds a point",
+        "operations/retention.py",
+        "*(each.reason for each in self._holds if each.key == verdict.point.key)",
+        "",
+        ("unit/test_holds.py::test_a_held_point_survives_retention_which_says_why_until_it_is_released",),
+    ),
+    Mutation(
+        "space is reclaimed although a hold cannot be read",
+        "operations/retention.py",
+        "for each in self._holds if each.flaw is not None}",
+        "for each in ()}",
+        ("unit/test_holds.py::test_a_damaged_hold_keeps_its_point_and_frees_nothing",),
+    ),
+    Mutation(
+        "a hold that cannot be read is none",
+        "repository/holds.py",
+        "            found.append(Hold(taken.parts",
+        "            len(Hold(taken.parts",
+        ("unit/test_holds.py::test_a_damaged_hold_keeps_its_point_and_frees_nothing",),
+    ),
+    Mutation(
+        "a hold whose map is gone frees what others of its maps name",
+        "repository/survey.py",
+        "        return point, hold.since is not None\n",
+        "        return point, False\n",
+        ("unit/test_holds.py::test_a_hold_of_which_a_map_is_gone_stops_collectors_unless_it_was_never_whole",),
+    ),
+    Mutation(
+        "packs of a held point are emptied",
+        "operations/compaction.py",
+        " if ref not in kept]",
+        "]",
+        ("unit/test_holds.py::test_packs_that_a_held_point_needs_are_not_emptied",),
+    ),
+    Mutation(
+        "an entry that came late stays beside the next",
+        "repository/trash.py",
+        "            _withdraw(repository, entries[:-1])",
+        "            _withdraw(repository, ())",
+        ("unit/test_late_requests.py::test_an_entry_that_came_late_does_not_outlast_the_manifest_that_it_keeps",),
+    ),
+    Mutation(
+        "a late entry keeps what is about to be deleted",
+        "repository/trash.py",
+        "    return not any(name in going for name in objects) and",
+        "    return",
+        ("unit/test_late_requests.py::test_an_entry_after_the_deletion_is_withdrawn_if_a_collector_is_about_to_delete_what_it_names",),
     ),
 )
 

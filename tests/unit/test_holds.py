@@ -21,7 +21,7 @@ from _cbt.errors import DamagedObject, Held, ObjectLocked, ReadOnly, Refused, Re
 from _cbt.interrupt import Interrupt
 from _cbt.operations import compaction
 from _cbt.operations.retention import RetentionRequest, RetentionResult, retention
-from _cbt.repository import holding, holds, leases, sealed, trash
+from _cbt.repository import holding, holds, leases, points, sealed, trash
 from _cbt.repository.collector import Collector
 from _cbt.repository.directory_store import DirectoryStore
 from _cbt.repository.format import names
@@ -171,6 +171,23 @@ def test_packs_that_a_held_point_needs_are_not_emptied(history: EngineHistory) -
     holds.release(history.fresh(), hold.id)
     assert night(history, dataclasses.replace(NIGHT, compact_below=100)).compacted != compaction.Compacted()
     assert not history.wrong()
+
+
+def test_a_removed_point_that_is_held_can_be_brought_back_as_it_was(history: EngineHistory) -> None:
+    """As one whose removal was killed when it met the hold; its blocks were moved between the hold and the removal."""
+    hold, repository = held(history), history.fresh()
+    point = oldest(history)
+    extents = repository.read_map(point, "vda")
+    name = names.map_file("vda", "0123abcd")
+    files = repository.put_files(point.folder, {name: extents.encode()})
+    moved = dataclasses.replace(point, disks=(dataclasses.replace(point.disks[0], map=files[name]),))
+    repository.put_object(names.trash_entry(*point.key, "0" * 16), points.encode(moved))
+    repository.store.delete(names.manifest(*point.key))
+    night(history)
+    assert moved.object_name(files[name]) in history.store.objects
+    retention(history.fresh(), RetentionRequest(undelete=(point.id,), grace=0.0))
+    assert oldest(history) == moved and not history.wrong()
+    assert holds.listed(history.fresh()) == [hold]
 
 
 # A hold that cannot be read.

@@ -178,3 +178,16 @@ def test_a_point_that_was_removed_is_not_held() -> None:
     with pytest.raises(Refused, match=f"Restore point {point.id} of web1 cannot be held: it was removed"):
         holding.hold(world.repository(), point, "export")
     assert list(world.store.list(names.HOLDS)) == []
+
+
+def test_a_hold_given_before_the_entry_of_a_removal_is_there_ends_the_removal() -> None:
+    """Whatever becomes of the removal: it is killed before it deletes, or it was about to, the manifest stands."""
+    world = World()
+    removal = world.begin(world.retain)
+    while not removal.pending.startswith("put trash"):
+        removal.step()
+    world.hold(world.repository())
+    while not (removal.over or removal.pending.startswith("delete points")):
+        removal.step()
+    assert removal.over and len(world.held) == 1
+    assert FIRST in world.store.objects and list(world.store.list(names.TRASH)) == []

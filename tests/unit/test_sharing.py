@@ -1,8 +1,8 @@
-"""Writers, retention, undelete, compaction, healing and collectors on one repository, in any order of single requests, ended at any of them.
+"""Writers, retention, undelete, holds, compaction, healing and collectors on one repository, in any order of single requests, ended at any of them.
 
-After each request every published point is true and no removed point is lost before its time; once all is quiet, nothing is left
-that no point needs, and nothing is stored twice. The one assumption about time: a request of a live process takes less than the
-grace period, and than half a lease's lapse.
+After each request every published point is true, what is held is true, and no removed point is lost before its time or while it is held; once all is
+quiet and released, nothing is left that no point needs, and nothing is stored twice. The one assumption about time: a
+request of a live process takes less than the grace period, and than half a lease's lapse.
 
 In some histories clocks are astray: that of the store and those of the hosts jump at any time, so that they part by up to three hours, or clients
 set the times of objects; and a request that replaces or deletes a manifest hangs for as long as it likes, after which its process goes on to its
@@ -39,9 +39,10 @@ from _cbt.grid import BLOCK_SIZE
 from _cbt.operations import compaction, merging
 from _cbt.operations.healing import heal
 from _cbt.operations.retention import RetentionRequest, retention
-from _cbt.repository import condemned, dedup, leases, packs, points, publishing
+from _cbt.repository import condemned, dedup, holding, holds, leases, packs, points, publishing
 from _cbt.repository.damage import PackDamage
 from _cbt.repository.format import names
+from _cbt.repository.holds import Hold
 from _cbt.repository.leases import LAPSE, Lease
 from _cbt.repository.maps import MapBuilder
 from _cbt.repository.pack_writer import Placement
@@ -65,6 +66,8 @@ HALTS = [
     "put drafts",
     "put points",
     "put trash",
+    "put holds",
+    "list holds",
     "delete packs",
     "delete points",
     "delete",
@@ -88,6 +91,7 @@ class World:
         self.offsets = [0.0] * (HOSTS + 1)  # by which the clocks of the hosts, and last that of the store, are wrong
         self.host = 0  # that of who is at work
         self.appeared: dict[str, float] = {}  # entries of the trash, since when in truth
+        self.held: dict[str, Hold] = {}  # by id, from when they were given until they are released
         self.truth: dict[str, Disk] = {}
         self.numbers = 0
         self.index: dict[int, list[tuple[PackRef, int]]] = {}
@@ -220,6 +224,12 @@ def mend(repository: Repository) -> None:
     lease.release()
 
 
+def take_hold(repository: Repository, world: World, point: RestorePoint) -> None:
+    """Hold a point, whatever it was when it was chosen."""
+    made = holding.hold(repository, point, "export")
+    world.held[made.id] = made
+
+
 class Sharing(RuleBasedStateMachine):
     """Any history."""
 
@@ -229,6 +239,7 @@ class Sharing(RuleBasedStateMachine):
         self.actors: list[Actor] = []
         self.published: dict[str, bytes] = {}
         self.ever: set[str] = set()  # names of all manifests there were
+        self.alone: dict[str, bool] = {}  # ids of all holds there were, and whether no removal of their points can have been under way
         self.hosts: dict[Actor, int] = {}
         self.begun = 0
 
@@ -273,6 +284,20 @@ class Sharing(RuleBasedStateMachine):
         wanted = sorted({name.split("/")[2] for name in self.world.removed()})
         each = wanted[number % len(wanted)]
         self._begin("undelete", lambda repository: retention(repository, self._request(undelete=(each,), collect=False)))
+
+    @precondition(lambda self: self.room() and self.world.published())
+    @rule(number=st.integers(0, 9))
+    def hold_begins(self, number: int) -> None:
+        found = sorted(self.world.published().items())
+        name, data = found[number % len(found)]
+        self._begin("hold", lambda repository: take_hold(repository, self.world, points.decode(data, name)))
+
+    @precondition(lambda self: self.room() and self.world.held)
+    @rule(number=st.integers(0, 9))
+    def release_begins(self, number: int) -> None:
+        each = sorted(self.world.held)[number % len(self.world.held)]
+        del self.world.held[each]
+        self._begin("release", lambda repository: holds.release(repository, each))
 
     @precondition(lambda self: self.actors)
     @rule(number=st.integers(0, ACTORS - 1), requests=st.integers(1, 25))
@@ -366,16 +391,34 @@ class Sharing(RuleBasedStateMachine):
             since = self.world.appeared.setdefault(entry, self.world.real)
             if self.world.real - since < self.world.grace - 4 * JUMP * self.world.astray:
                 assert (wrong := self.world.untrue(data, name)) is None, f"in the trash: {wrong}"
+        self._check_held(published, removed)
         recoverable = {name for name, _data in removed.values()}
         assert not self.world.grace or {*self.published} - {*published} <= recoverable, "a point went without an entry in the trash"
         self.ever |= {*published}
         assert self.ever - {*published} <= recoverable | self.world.recorded(), "a point vanished as if the repository had gone back"
         self.published = published
 
+    def _check_held(self, published: Mapping[str, bytes], removed: Mapping[str, tuple[str, bytes]]) -> None:
+        """What a hold keeps is there, and its point is published unless a removal had begun before: then it is in the trash."""
+        going = {name for name, _data in removed.values()}
+        for name in self.world.store.objects:
+            if name.startswith("holds/"):
+                _folder, uuid, point_id, each = name.split("/")
+                self.alone.setdefault(each, names.manifest(uuid, point_id) not in going)
+        for each, hold in self.world.held.items():
+            manifest = names.manifest(*hold.key)
+            assert hold.name in self.world.store.objects and hold.point is not None
+            assert (wrong := self.world.untrue(points.encode(hold.point), manifest)) is None, f"held: {wrong}"
+            assert manifest in (published if self.alone[each] and not self.world.astray else {*published, *going}), "a held point was removed"
+
     def teardown(self) -> None:
         try:
             while self.actors:
                 self.run_to_its_end(0)
+            repository = Repository(self.world.store, "0" * 32)
+            self.world.held.clear()
+            for hold in holds.listed(repository):
+                holds.release(repository, hold.id)
             self.world.offsets = [0.0] * (HOSTS + 1)
             for below in (100, 100, None, None):  # what the last compaction leaves behind goes in two runs
                 request = self._request(rules=Rules(last=-1), compact_below=below)
@@ -383,7 +426,6 @@ class Sharing(RuleBasedStateMachine):
                 self._begin("retention", functools.partial(retention, request=request))
                 self.run_to_its_end(0)
             self._check()
-            repository = Repository(self.world.store, "0" * 32)
             for name in repository.store.list("hooks"):
                 repository.store.delete(name)
             found = repository.points_of().points
@@ -425,8 +467,9 @@ class Sharing(RuleBasedStateMachine):
             self._check()
         if actor.over:
             self.actors.remove(actor)
-            # A backup may find that its base was removed and collected; whoever reads all manifests, that one was replaced again and again.
-            assert actor.error is None or actor.name in ("undelete", "backup") or isinstance(actor.error, ObjectMissing), actor.error
+            # A backup may find that its base was removed and collected, a hold that its point was.
+            # Whoever reads all manifests may find that one was replaced again and again.
+            assert actor.error is None or actor.name in ("undelete", "backup", "hold") or isinstance(actor.error, ObjectMissing), actor.error
         return not actor.over
 
 
