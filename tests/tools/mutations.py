@@ -844,31 +844,12 @@ SHARING = (
 # What is in use stays, whoever removes or collects.
 
 _BESIDE = "unit/test_holds_beside_others.py"
-_MANIFESTS = """\
-    for name, taken in names.of_kind(repository.store.list(names.POINTS), names.MANIFEST_KIND):
-        found.points += 1
-        found.existing.add(name)
-        if grace > 0 or taken.point not in without:
-            _note(found, repository, name)
-"""
-_HELD = """\
-    for name, taken in names.of_kind(repository.store.list(names.HOLDS), names.HOLD_KIND):
-        found.held.add(taken.point)
-        _note(found, repository, name)
-"""
 HOLDS = (
     Mutation(
         "a collector does not know holds",
         "repository/survey.py",
         "    for name, taken in names.of_kind(repository.store.list(names.HOLDS), names.HOLD_KIND):\n        found.held.add(taken.point)\n",
         "    for name, taken in ():\n        found.held.add(taken.point)\n",
-        ("unit/test_sharing.py::test_points_stay_true_whatever_happens_in_whatever_order", _BESIDE),
-    ),
-    Mutation(
-        "a collector reads the holds before the manifests",
-        "repository/survey.py",
-        _MANIFESTS + _HELD,
-        _HELD + _MANIFESTS,
         (_BESIDE,),
     ),
     Mutation(
@@ -925,7 +906,7 @@ HOLDS = (
         "repository/collector.py",
         "locked or taken.point in needed.held or (",
         "locked or (",
-        (_BESIDE,),
+        ("unit/test_holds_beside_others.py::test_a_point_whose_removal_was_killed_when_it_met_a_hold_stays_in_the_trash_as_long_as_that",),
     ),
     Mutation(
         "what an entry of a held point names goes",

@@ -140,6 +140,7 @@ def cleared(world: World) -> None:
 @pytest.mark.parametrize(
     ("before", "halted", "meanwhile"),
     [
+        ([], "hold", ["remove"]),
         ([], "hold", ["remove", "collect"]),
         ([], "hold", ["move", "collect"]),
         ([], "hold", ["move", "collect", "remove", "collect"]),
@@ -191,3 +192,21 @@ def test_a_hold_given_before_the_entry_of_a_removal_is_there_ends_the_removal() 
         removal.step()
     assert removal.over and len(world.held) == 1
     assert FIRST in world.store.objects and list(world.store.list(names.TRASH)) == []
+
+
+def test_a_point_whose_removal_was_killed_when_it_met_a_hold_stays_in_the_trash_as_long_as_that() -> None:
+    world = World()
+    removal = world.begin(world.retain)
+    while not removal.pending.startswith("delete points"):
+        removal.step()
+    world.hold(world.repository())
+    removal.step()
+    removal.crash()
+    assert len(world.held) == 1 and FIRST not in world.store.objects
+    for _night in range(3):
+        world.store.clock += 10 * leases.LAPSE
+        world.collect(world.repository())
+        world.check()
+    world.undelete(world.repository())
+    assert FIRST in world.store.objects
+    cleared(world)
