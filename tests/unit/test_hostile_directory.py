@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import copy as copying_python
+import datetime
 import hashlib
 import os
 import shutil
@@ -25,12 +26,12 @@ from store_contract import LEASE, OTHER_PACK, PACK
 from stores_for_tests import MemoryStore
 
 from _cbt.errors import CbtError, DamagedObject, ObjectMissing, RepositoryError
-from _cbt.operations import information
+from _cbt.operations import information, repository_status
 from _cbt.operations.copying import CopyRequest, copy
 from _cbt.operations.new_point import StoringOptions
 from _cbt.operations.retention import RetentionRequest, retention
 from _cbt.operations.verify import verify
-from _cbt.repository import configuration, folders, leases, rebuilding
+from _cbt.repository import configuration, folders, holding, holds, leases, rebuilding
 from _cbt.repository import repository as opening
 from _cbt.repository.directory_store import DirectoryStore
 from _cbt.repository.format import names
@@ -85,6 +86,16 @@ def _listed(history: EngineHistory) -> None:
     leases.sessions(repository)
 
 
+def _state(history: EngineHistory) -> None:
+    repository_status.status(history.fresh(), datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC))
+
+
+def _held(history: EngineHistory) -> None:
+    repository = history.fresh()
+    for each in repository.points_of().points[:1]:
+        holds.release(repository, holding.hold(repository, each, "export").id)
+
+
 def _read(history: EngineHistory) -> None:
     for each in history.fresh().points_of().points:
         with contextlib.suppress(CbtError):
@@ -129,6 +140,8 @@ VERBS: dict[str, Callable[[EngineHistory], object]] = {
     "read for a restore": _read,
     "retention in check mode": lambda history: retention(history.fresh(), RetentionRequest(Rules(last=1), compact_below=99, grace=0.0), check_only=True),
     "copy from it": _copied_from,
+    "sizes, growth, damage and holds": _state,
+    "hold and release": _held,
     "sweep": _swept,
     "verify": _verified,
     "a backup": lambda history: history.backup(),
