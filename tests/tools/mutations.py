@@ -661,15 +661,15 @@ LATE = (
     Mutation(
         "a late removal leaves entries that name what is gone",
         "repository/trash.py",
-        "    if not whole:\n        for entry in entries:\n            repository.discard(entry)\n",
-        "    if not whole:\n        pass\n",
+        "            return\n    _withdraw(repository, entries)\n",
+        "            return\n",
         ("unit/test_late_replacements.py",),
     ),
     Mutation(
         "a late removal leaves no entry",
         "repository/trash.py",
-        "        _keep(repository, point, points.encode(removed))\n",
-        "        pass\n",
+        "        entries = [*entries, _keep(repository, point, points.encode(removed))]\n",
+        "",
         ("unit/test_late_replacements.py",),
     ),
     Mutation(
