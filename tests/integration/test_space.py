@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
+from module_process import created, run_module
 from witness import ask, differences, session_of, unfinished, witnessed_backup
 
 from _cbt.errors import CbtError, HypervisorError, Refused, RepositoryError
@@ -167,3 +168,13 @@ def test_a_file_system_that_is_full_to_the_last_byte_is_told_of(hypervisor: Hype
             backup(session_of(domain), repository, ask(domain.name))
         with pytest.raises(RepositoryError, match="Free space there"):
             open_or_create(str(small / "other"))
+
+
+def test_retention_on_a_full_file_system_succeeds_and_says_so(workspace: Path, small: Path) -> None:
+    repository = created(workspace, small / "repository")
+    with (small / "ballast").open("wb", buffering=0) as ballast, pytest.raises(OSError):
+        while True:
+            ballast.write(bytes(4096))
+    result = run_module(workspace, "cbt_retention", repository=repository, keep_last=1, grace=0)
+    assert not result.get("failed"), result
+    assert f"{repository} was full" in str(result["warnings"])

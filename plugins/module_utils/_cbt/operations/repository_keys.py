@@ -150,6 +150,8 @@ def _repository(store: Store, found: Configuration, passphrase: t.Optional[str],
 def _written(store: Store, found: t.Optional[Configuration], after: Configuration) -> bool:
     """Write a configuration if that in the store is still the one that was ``found``; False if it is not."""
     if found is None:
-        return store.put(configuration.NAME, after.encode(), replace=False)
+        created = store.put(configuration.NAME, after.encode(), replace=False)
+        store.keep_reserve()
+        return created
     before = store.get(configuration.NAME)
     return configuration.decode(before, store.location) == found and store.swap(configuration.NAME, before, after.encode())
