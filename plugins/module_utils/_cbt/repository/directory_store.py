@@ -300,8 +300,8 @@ class DirectoryStore:
         if not os.path.isdir(self.location):
             raise RepositoryError(f"The repository {self.location} is not a directory.")
         with _explained("list", self.location):
-            # What a creation that was cut short, or a fresh file system, leaves there.
-            return set(os.listdir(self.location)) - {names.TEMPORARY, "lost+found"}
+            # What a creation that was cut short, a fresh file system, or a repository that held nothing leaves there.
+            return set(os.listdir(self.location)) - {names.TEMPORARY, names.RESERVE, "lost+found"}
 
     def sweep(self) -> None:
         host = socket.gethostname()
