@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from _cbt.errors import DamagedObject, ObjectMissing, RepositoryError
-from _cbt.repository.stores import Entry, Store
+from _cbt.repository.stores.base import Entry, Store
 
 PACK, OTHER_PACK = "packs/aa/aa" + "0" * 30, "packs/aa/aa" + "1" * 30
 LEASE, OTHER_LEASE, MISSING = "leases/" + "0" * 16, "leases/" + "1" * 16, "leases/" + "f" * 16
@@ -192,7 +192,7 @@ class StoreContract:
     def test_more_objects_than_any_repository_holds_are_an_error(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         store.put(LEASE, b"")
         store.put(OTHER_LEASE, b"")
-        monkeypatch.setattr("_cbt.repository.stores.MOST_LISTED", 1)
+        monkeypatch.setattr("_cbt.repository.stores.base.MOST_LISTED", 1)
         for listing in (store.list, store.entries):
             with pytest.raises(RepositoryError, match="Cannot list leases in .*: more than 1 objects are there"):
                 list(listing("leases"))

@@ -18,17 +18,17 @@ from xml.etree import ElementTree
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
+from ._cbt.control import Interrupt
 from ._cbt.errors import CbtError
 from ._cbt.hypervisor.connection import Session, connect
-from ._cbt.hypervisor.disks import Bitmap, Disk
-from ._cbt.interrupt import Interrupt
-from ._cbt.operations.backup_plan import Selection
+from ._cbt.hypervisor.disks import Bitmap, Disk, Selection
 from ._cbt.printable import printable
-from ._cbt.repository.leases import Session as WritingSession
-from ._cbt.repository.memory import Memory, Terms
-from ._cbt.repository.places import S3_SCHEME, Place, S3Options
-from ._cbt.repository.points import RestorePoint
+from ._cbt.repository.format.manifests import RestorePoint
+from ._cbt.repository.location import Place
+from ._cbt.repository.memory.memory import Memory, Terms
 from ._cbt.repository.repository import Repository, Watching, find_repository, open_or_create, open_repository
+from ._cbt.repository.sharing.leases import Session as WritingSession
+from ._cbt.repository.stores.s3_options import S3_SCHEME, S3Options
 from ._options import Options
 
 # Must be kept in sync with the doc fragments of the same names.

@@ -338,10 +338,10 @@ warnings:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup import BackupRequest, BackupResult, backup
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup_plan import Wish
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup_run import BackupOptions
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.transport import Transport
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.backup import BackupRequest, BackupResult, backup
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.plan import Wish
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.run import BackupOptions
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.transport import Transport
 
 
 def _request(module: AnsibleModule) -> BackupRequest:

@@ -242,11 +242,11 @@ import dataclasses
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations import changes
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.information import describe_repository, healths, list_points
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.selecting import by_id
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository import leases
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.info import describe_repository, healths, list_points
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking import changed_blocks
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import Repository
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.selecting import by_id
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.sharing import leases
 
 _CHANGED_BLOCKS = {
     "from": {"type": "str", "required": True},
@@ -260,11 +260,11 @@ def _changes(module: AnsibleModule, repository: Repository) -> list[dict[str, ob
     points = repository.points_of().points
     old = by_id(points, asked["from"])
     if asked["to"] != "now":
-        found = changes.between(repository, old, by_id(points, asked["to"]), asked["disk"])
+        found = changed_blocks.between(repository, old, by_id(points, asked["to"]), asked["disk"])
     else:
         _module.require(module, "libvirt", "libvirt_qemu", "nbd")
         with _module.session(module) as session:
-            found = changes.until_now(session, repository, old, asked["disk"])
+            found = changed_blocks.until_now(session, repository, old, asked["disk"])
     return [each._asdict() for each in found]
 
 

@@ -58,7 +58,7 @@ domains:
 """
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.capability import set_capability
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking.capability import set_capability
 
 
 def main() -> None:

@@ -135,8 +135,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.hypervisor.connection import Session
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.reconcile import reconcile
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking import set_tracking
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking.reconcile import reconcile
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking.tracking import set_tracking
 
 
 def _tracked(module: AnsibleModule, session: Session) -> dict[str, object]:

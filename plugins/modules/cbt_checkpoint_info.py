@@ -155,7 +155,7 @@ result:
 """
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.information import CheckpointFacts, describe_domains
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.info import CheckpointFacts, describe_domains
 
 
 def _checkpoint(facts: CheckpointFacts) -> dict[str, object]:

@@ -180,8 +180,8 @@ duration:
 """
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.copying import CopiedPoint, CopyRequest, copy
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.new_point import StoringOptions
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.copy import CopiedPoint, CopyRequest, copy
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.point.new_point import StoringOptions
 
 
 def _details(copied: CopiedPoint) -> dict[str, object]:

@@ -71,7 +71,7 @@ missing:
 """
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.information import list_domains
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.info import list_domains
 
 
 def main() -> None:

@@ -206,9 +206,9 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.image_conversion import ConversionResult, Converted, convert_disks, convert_image
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.image_plan import Wish
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.image_run import Manner
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.convert import ConversionResult, Converted, convert_disks, convert_image
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.plan import Wish
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.run import Manner
 
 
 def _image(image: Converted) -> dict[str, object]:

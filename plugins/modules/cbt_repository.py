@@ -134,8 +134,8 @@ repository:
 """
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.repository_keys import KeyChange, KeyRequest, arrange
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.configuration import FORMAT, Configuration
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.keys import KeyChange, KeyRequest, arrange
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.format.configuration import FORMAT, Configuration
 
 
 def _shown(configuration: Configuration | None, before: Configuration | None = None) -> dict[str, object]:

@@ -242,7 +242,7 @@ import datetime
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.repository_status import Growth, RepositoryStatus, status
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.holds import Hold
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.sharing.holds import Hold
 
 
 def _growth(growth: Growth) -> dict[str, object]:

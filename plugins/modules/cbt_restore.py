@@ -305,7 +305,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.blocks.nbd_target import NbdTls
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.errors import HypervisorError
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore import MachineWish, RestoreRequest, RestoreResult, restore
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.restore import MachineWish, RestoreRequest, RestoreResult, restore
 
 _DEFINED = ("start", "autostart", "uuid", "mac", "networks", "trust_definition")  # options that mean something only for a domain
 

@@ -270,9 +270,9 @@ import zoneinfo
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.retention import RetentionRequest, RetentionResult, retention
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.points import RestorePoint
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.retention_rules import Rules, parse_duration
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.upkeep.retention import RetentionRequest, RetentionResult, retention
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.upkeep.retention_rules import Rules, parse_duration
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.format.manifests import RestorePoint
 
 _COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 

@@ -139,8 +139,8 @@ duration:
 """
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verdicts import PointVerdict
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify import verify
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify.verdicts import PointVerdict
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify.verify import verify
 
 
 def _verdict(verdict: PointVerdict) -> dict[str, object]:

@@ -21,12 +21,12 @@ from sampling import Sampler  # noqa: E402
 
 from _cbt.errors import CbtError  # noqa: E402
 from _cbt.hypervisor.connection import connect  # noqa: E402
-from _cbt.operations.backup import BackupRequest, backup  # noqa: E402
-from _cbt.operations.backup_plan import Wish  # noqa: E402
-from _cbt.operations.backup_run import BackupOptions  # noqa: E402
-from _cbt.operations.restore import RestoreRequest, restore  # noqa: E402
-from _cbt.operations.verify import verify  # noqa: E402
-from _cbt.repository.places import Place  # noqa: E402
+from _cbt.operations.backup.backup import BackupRequest, backup  # noqa: E402
+from _cbt.operations.backup.plan import Wish  # noqa: E402
+from _cbt.operations.backup.run import BackupOptions  # noqa: E402
+from _cbt.operations.restore.restore import RestoreRequest, restore  # noqa: E402
+from _cbt.operations.verify.verify import verify  # noqa: E402
+from _cbt.repository.location import Place  # noqa: E402
 from _cbt.repository.repository import open_or_create, open_repository  # noqa: E402
 
 

@@ -24,18 +24,20 @@ from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins" / "module_utils"))
 
-from _cbt.operations.information import describe_repository, list_points  # noqa: E402
-from _cbt.operations.retention import RetentionRequest, retention  # noqa: E402
-from _cbt.repository import damage, dedup, hooks, leases  # noqa: E402
-from _cbt.repository.directory_store import DirectoryStore  # noqa: E402
-from _cbt.repository.format import names
-from _cbt.repository.hooks import PackHooks  # noqa: E402
-from _cbt.repository.maps import ExtentMap, MapBuilder  # noqa: E402
-from _cbt.repository.packs import PackRef  # noqa: E402
-from _cbt.repository.points import DiskRecord, RestorePoint  # noqa: E402
+from _cbt.operations.info import describe_repository, list_points  # noqa: E402
+from _cbt.operations.upkeep.retention import RetentionRequest, retention  # noqa: E402
+from _cbt.operations.upkeep.retention_rules import Rules  # noqa: E402
+from _cbt.repository.dedup import dedup  # noqa: E402
+from _cbt.repository.format import hooks, names  # noqa: E402
+from _cbt.repository.format.hooks import PackHooks  # noqa: E402
+from _cbt.repository.format.manifests import DiskRecord, RestorePoint  # noqa: E402
+from _cbt.repository.format.maps import ExtentMap, MapBuilder  # noqa: E402
+from _cbt.repository.format.packs import PackRef  # noqa: E402
+from _cbt.repository.records import damage  # noqa: E402
 from _cbt.repository.repository import Repository  # noqa: E402
-from _cbt.repository.retention_rules import Rules  # noqa: E402
-from _cbt.repository.stores import Entry  # noqa: E402
+from _cbt.repository.sharing import leases  # noqa: E402
+from _cbt.repository.stores.base import Entry  # noqa: E402
+from _cbt.repository.stores.directory import DirectoryStore  # noqa: E402
 
 PER_DOMAIN = 10_000  # packs of one domain: a disk of 625 GiB
 BLOCKS = 1024

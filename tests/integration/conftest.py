@@ -24,7 +24,7 @@ from lab.object_store import Account, Rclone, rclone_program  # noqa: E402
 from witness import ask, session_of  # noqa: E402
 
 from _cbt.hypervisor.connection import Session  # noqa: E402
-from _cbt.operations.backup import backup  # noqa: E402
+from _cbt.operations.backup.backup import backup  # noqa: E402
 from _cbt.repository.repository import Repository, open_or_create  # noqa: E402
 
 MIB = 1 << 20

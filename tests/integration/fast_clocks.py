@@ -76,10 +76,12 @@ class Clocks:
 
 def engine() -> tuple[Any, ...]:
     """The modules that ask for the time, as Ansible imports them."""
-    from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations import backup_run, tracking
-    from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository import directory_store, leases
+    from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup import run
+    from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking import tracking
+    from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.sharing import leases
+    from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.stores import directory
 
-    return leases, directory_store, backup_run, tracking
+    return leases, directory, run, tracking
 
 
 def use(clocks: Clocks, host: str, modules: tuple[Any, ...], change: Callable[[Any, str, Any], None] = setattr) -> None:

@@ -26,8 +26,8 @@ def main() -> None:
 
     from _cbt.errors import CbtError
     from _cbt.hypervisor.connection import connect
-    from _cbt.operations.backup import backup
-    from _cbt.operations.transport import Transport
+    from _cbt.operations.backup.backup import backup
+    from _cbt.operations.backup.transport import Transport
     from _cbt.repository.repository import open_or_create
 
     arguments = json.load(sys.stdin)

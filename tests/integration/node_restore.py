@@ -21,8 +21,8 @@ def main() -> None:
     sys.path[:0] = [str(_PLUGINS / "module_utils")]
     from _cbt.errors import CbtError
     from _cbt.hypervisor.connection import connect
-    from _cbt.operations import machine
-    from _cbt.operations.restore import MachineWish, RestoreRequest, restore
+    from _cbt.operations.restore import machine
+    from _cbt.operations.restore.restore import MachineWish, RestoreRequest, restore
     from _cbt.repository.repository import open_repository
 
     asked = json.load(sys.stdin)

@@ -16,7 +16,7 @@ from lab.base import UNDEFINE_ALL
 
 from _cbt.errors import CbtError
 from _cbt.hypervisor.connection import Session
-from _cbt.operations.restore import RestoreRequest, restore
+from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.repository.repository import Repository
 
 

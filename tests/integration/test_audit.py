@@ -18,7 +18,7 @@ from lab.process import run_tool
 from module_process import created, run_module
 from witness import Witnessed, ask, differences, disk_result, session_of, witnessed_backup
 
-from _cbt.operations.backup import backup
+from _cbt.operations.backup.backup import backup
 from _cbt.repository.repository import Repository, open_or_create
 
 MIB = 1 << 20

@@ -98,10 +98,10 @@ def test_a_directory_with_other_files_is_no_repository(domain: BlockDomain, work
 
 
 def test_a_repository_of_a_newer_format_is_refused_by_name(domain: BlockDomain, workspace: Path, backed_up: t.Any) -> None:
-    from _cbt.repository import sealed
+    from _cbt.repository.format import envelope
 
     repository = workspace / "repository"
-    (repository / "repository.json").write_bytes(sealed.encode("repository", 2, {"id": "00", "anything": "new"}))
+    (repository / "repository.json").write_bytes(envelope.encode("repository", 2, {"id": "00", "anything": "new"}))
     before = _tree(repository)
     for module in ("cbt_backup", "cbt_restore", "cbt_verify", "cbt_backup_info", "cbt_checkpoint"):
         extra = {"domain": domain.name, **({"dest": str(workspace)} if module == "cbt_restore" else {})}

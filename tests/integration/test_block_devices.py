@@ -17,8 +17,8 @@ from lab.process import run_tool
 from witness import Witnessed, ask, differences, session_of, witnessed_backup
 
 from _cbt.grid import BLOCK_SIZE
-from _cbt.operations.backup import backup
-from _cbt.operations.reading import Statistics
+from _cbt.operations.backup.backup import backup
+from _cbt.operations.point.disk_reader import Statistics
 from _cbt.repository.repository import Repository, open_or_create
 
 MIB = 1 << 20

@@ -20,8 +20,8 @@ from lab.reference import same_bytes, snapshot_reference
 from lab.tree import trixie_tree
 from node_backup import back_up_in
 
-from _cbt.operations.restore import RestoreRequest, restore
-from _cbt.operations.verify import verify
+from _cbt.operations.restore.restore import RestoreRequest, restore
+from _cbt.operations.verify.verify import verify
 from _cbt.repository.repository import Repository, open_or_create
 
 pytestmark = pytest.mark.xdist_group("cluster")

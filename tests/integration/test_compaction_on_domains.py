@@ -12,10 +12,10 @@ import pytest
 from lab.hypervisor import Hypervisor
 from trial import MIB, Trial, fresh
 
-from _cbt.operations.compaction import Candidates, compact
-from _cbt.operations.verify import verify
-from _cbt.repository import leases
+from _cbt.operations.upkeep.compaction import Candidates, compact
+from _cbt.operations.verify.verify import verify
 from _cbt.repository.format import names
+from _cbt.repository.sharing import leases
 
 
 @pytest.fixture

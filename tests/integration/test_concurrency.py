@@ -32,16 +32,19 @@ from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from module_process import ModuleProcess, collection_path
 
-from _cbt.operations import backup_run, tracking
-from _cbt.operations.compaction import Candidates, compact
-from _cbt.operations.copying import CopyRequest, copy
-from _cbt.operations.new_point import StoringOptions
-from _cbt.operations.restore import RestoreRequest, restore
-from _cbt.repository import dedup, directory_store, leases, publishing
-from _cbt.repository.collector import Collector
-from _cbt.repository.leases import ASTRAY, LAPSE
-from _cbt.repository.packs import PackRef
+from _cbt.operations.backup import run as backup_run
+from _cbt.operations.copy import CopyRequest, copy
+from _cbt.operations.point.new_point import StoringOptions
+from _cbt.operations.restore.restore import RestoreRequest, restore
+from _cbt.operations.tracking import tracking
+from _cbt.operations.upkeep.compaction import Candidates, compact
+from _cbt.repository.dedup import dedup
+from _cbt.repository.format.packs import PackRef
 from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.sharing import leases, publishing
+from _cbt.repository.sharing.collector import Collector
+from _cbt.repository.sharing.leases import ASTRAY, LAPSE
+from _cbt.repository.stores import directory
 
 MIB = 1 << 20
 SIZE = 12 * MIB
@@ -249,6 +252,6 @@ def test_where_clocks_are_set_and_puts_hang_every_point_is_true(hypervisor: Hype
     clocks = Clocks(workspace / "clocks.json", hangs=0.04, longest=2 * LAPSE + LONG_GRACE)
     clocks.set({})
     right = dataclasses.replace(clocks, hangs=0.0)
-    fast_clocks.use(right, "this one", (leases, directory_store, backup_run, tracking), monkeypatch.setattr)
+    fast_clocks.use(right, "this one", (leases, directory, backup_run, tracking), monkeypatch.setattr)
     storm = _run(hypervisor, workspace, soaks.count("clocks"), clocks)
     assert storm.outcomes["cbt_backup done"] and storm.outcomes["cbt_retention done"]

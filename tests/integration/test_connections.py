@@ -29,7 +29,7 @@ from witness import Witnessed, differences, disk_result, witnessed_backup
 
 from _cbt.errors import HypervisorError
 from _cbt.hypervisor import connection
-from _cbt.operations.restore import RestoreRequest, restore
+from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.repository.repository import Repository, open_repository
 
 MIB = 1 << 20

@@ -16,12 +16,12 @@ from lab.process import run_tool
 from module_process import run_module
 from witness import Witnessed, ask, differences, session_of, witnessed_backup
 
+from _cbt.control import Interrupt
 from _cbt.errors import DamagedObject
 from _cbt.grid import BLOCK_SIZE
-from _cbt.interrupt import Interrupt
-from _cbt.operations.backup import backup
-from _cbt.operations.verify import verify
-from _cbt.repository.points import RestorePoint
+from _cbt.operations.backup.backup import backup
+from _cbt.operations.verify.verify import verify
+from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.repository import Repository, open_or_create, open_repository
 
 MIB = 1 << 20

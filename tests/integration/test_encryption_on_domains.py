@@ -15,8 +15,8 @@ from module_process import ModuleProcess
 from trial import Trial
 
 from _cbt.errors import PassphraseRefused
-from _cbt.operations.verify import verify
-from _cbt.repository.places import Place
+from _cbt.operations.verify.verify import verify
+from _cbt.repository.location import Place
 from _cbt.repository.repository import Repository, open_or_create, open_repository
 
 MIB = 1 << 20

@@ -27,7 +27,7 @@ from lab.tree import trixie_tree
 from plays import Play, chroot
 from test_fleet_roles import summed_up
 
-from _cbt.operations.restore import RestoreRequest, restore
+from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.repository.repository import Repository, open_or_create
 
 MIB = 1 << 20

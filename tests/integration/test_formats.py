@@ -17,14 +17,15 @@ from module_process import run_module
 from witness import ask, session_of
 
 from _cbt.errors import CbtError, Refused
-from _cbt.hypervisor import image_marker, images
 from _cbt.hypervisor.domain import read_domain
-from _cbt.hypervisor.image_marker import Original
-from _cbt.operations.backup import backup
-from _cbt.operations.image_conversion import convert_disks, convert_image
-from _cbt.operations.image_plan import Wish
-from _cbt.operations.information import describe_domains
-from _cbt.operations.restore import RestoreRequest, restore
+from _cbt.images import marker as image_marker
+from _cbt.images import qemu_img
+from _cbt.images.marker import Original
+from _cbt.operations.backup.backup import backup
+from _cbt.operations.convert.convert import convert_disks, convert_image
+from _cbt.operations.convert.plan import Wish
+from _cbt.operations.info import describe_domains
+from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
@@ -123,10 +124,10 @@ def test_a_forged_disk_of_a_domain_is_converted_as_raw_and_proven_as_raw(
 
 def _left_by_a_run(domain: BlockDomain, disk: Path) -> Path:
     """A conversion under a running guest as a run leaves it that is killed before the proof; returns the new image."""
-    from _cbt.operations import image_run
+    from _cbt.operations.convert import run
 
     with pytest.MonkeyPatch.context() as changed, pytest.raises(KeyboardInterrupt):
-        changed.setattr(image_run.ImageRun, "finish", lambda *_arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        changed.setattr(run.ImageRun, "finish", lambda *_arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         convert_disks(session_of(domain), domain.name, None, Wish())
     made = disk.with_suffix(".qcow2")
     assert domain.image("vda") == made and image_marker.read(str(made)) == Original(str(disk), "raw")
@@ -198,7 +199,7 @@ def test_a_backing_file_is_read_as_it_is_named_and_else_as_raw(
     base.write_bytes(b"base" * (SIZE // 4))
     base.chmod(0o644)
     overlay = _overlay(workspace, base, named)
-    assert images.chain(str(overlay), "qcow2")[1] == (str(base), "raw", named)
+    assert qemu_img.chain(str(overlay), "qcow2")[1] == (str(base), "raw", named)
     with BlockDomain(hypervisor, [DiskSpec("vda", source=overlay)], start=False) as domain:
         made = backup(session_of(domain), repository, ask(domain.name))
         assert made.point is not None
@@ -219,7 +220,7 @@ def test_a_forged_backing_file_whose_format_is_not_named_is_refused(
             backup(session_of(domain), repository, ask(domain.name))
         assert repository.points_of().points == ()
     with pytest.raises(Refused, match="does not name the format of its backing file"):
-        images.require_formats(str(overlay), "qcow2")
+        qemu_img.require_formats(str(overlay), "qcow2")
 
 
 def test_an_old_image_whose_backing_file_has_no_named_format_is_not_converted(workspace: Path, disk: Path, content: bytes, watch: Watch) -> None:

@@ -17,10 +17,10 @@ from lab.hypervisor import Hypervisor
 from lab.process import wait_until
 from witness import ask, session_of
 
+from _cbt.control import Progress
 from _cbt.errors import CbtError
-from _cbt.operations.backup import backup
-from _cbt.operations.restore import RestoreRequest, restore
-from _cbt.progress import Progress
+from _cbt.operations.backup.backup import backup
+from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.repository.repository import Repository
 
 MIB = 1 << 20

@@ -17,13 +17,14 @@ import pytest
 from module_process import collection_path, created, run_module
 
 from _cbt.grid import BLOCK_SIZE
-from _cbt.repository import codecs, damage, holding, holds, points
-from _cbt.repository.damage import PackDamage
-from _cbt.repository.format import names
-from _cbt.repository.maps import MapBuilder
-from _cbt.repository.packs import Encoded
-from _cbt.repository.points import DiskRecord, RestorePoint
+from _cbt.repository.format import codecs, manifests, names
+from _cbt.repository.format.manifests import DiskRecord, RestorePoint
+from _cbt.repository.format.maps import MapBuilder
+from _cbt.repository.format.packs import Encoded
+from _cbt.repository.records import damage
+from _cbt.repository.records.damage import PackDamage
 from _cbt.repository.repository import Repository, open_repository
+from _cbt.repository.sharing import holding, holds
 
 UUID = "6f1d0a52-9a3c-4c0e-8a53-0d1b1f6f4a11"
 NIGHT: dict[str, Any] = {"keep_last": 1, "grace": 0}
@@ -32,7 +33,7 @@ _READ_ONLY = ["unshare", "--mount", "sh", "-c", 'mount --bind "$1" "$1" && mount
 _HOLD = """
 import datetime, json, sys
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations import repository_status
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository import holding
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.sharing import holding
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import open_repository
 repository = open_repository(sys.argv[1])
 attempt = holding.hold_if_writable(repository, repository.points_of().points[0], "export")
@@ -44,7 +45,7 @@ print(json.dumps([attempt.hold, attempt.warning, found.sizes.restore_points]))
 def published(repository: Repository, age: int) -> RestorePoint:
     """A point with one block, taken so many days ago."""
     taken = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=age)
-    point_id, data = points.new_id(taken), bytes([age + 1]) * BLOCK_SIZE
+    point_id, data = manifests.new_id(taken), bytes([age + 1]) * BLOCK_SIZE
     writer, builder = repository.writer(), MapBuilder(BLOCK_SIZE)
     builder.place(0, 1, *writer.append([Encoded(repository.keys.block_id(data), *codecs.encoder("none")(data), len(data))]))
     extents = builder.finish(writer.finish())

@@ -16,7 +16,7 @@ from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from witness import Witnessed, ask, differences, differing, disk_result, witnessed_backup
 
-from _cbt.operations.verify import verify
+from _cbt.operations.verify.verify import verify
 from _cbt.repository.repository import Repository
 
 MIB = 1 << 20

@@ -27,7 +27,7 @@ from hostile_definitions import ORDINARY, QEMU, REACHES, VDA, definition  # noqa
 from samples import UUID  # noqa: E402
 from stores_for_tests import MemoryStore  # noqa: E402
 
-from _cbt.hypervisor.adapting import DiskPlace, Wanted, adapt  # noqa: E402
+from _cbt.operations.restore.machine_xml import DiskPlace, Wanted, adapt  # noqa: E402
 from _cbt.repository.repository import Repository  # noqa: E402
 
 # On the machine of the tests none of these exists but the file in the drive.

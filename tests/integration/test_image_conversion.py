@@ -20,7 +20,7 @@ from lab.hypervisor import Hypervisor
 from lab.process import run_tool, wait_until
 from module_process import ModuleProcess, created, run_module
 
-from _cbt.hypervisor.image_files import describe
+from _cbt.images.image_files import describe
 
 MIB = 1 << 20
 V2 = DiskSpec("vda", 256 * MIB, compat="0.10")
@@ -76,8 +76,8 @@ def test_the_proof_finds_a_difference_and_keeps_the_original(hypervisor: Hypervi
 
     from _cbt.errors import CbtError
     from _cbt.hypervisor import block_copy
-    from _cbt.operations.image_conversion import convert_disks
-    from _cbt.operations.image_plan import Wish
+    from _cbt.operations.convert.convert import convert_disks
+    from _cbt.operations.convert.plan import Wish
 
     with BlockDomain(hypervisor, [DiskSpec("vda", 16 * MIB, format="raw")]) as domain:
         domain.write_random("vda", 0, 4 * MIB, 1)
@@ -150,8 +150,8 @@ def test_a_domain_that_cannot_start_on_the_copy_goes_back_to_the_original(hyperv
 
     from _cbt.errors import CbtError
     from _cbt.hypervisor import definition
-    from _cbt.operations.image_conversion import convert_disks
-    from _cbt.operations.image_plan import Wish
+    from _cbt.operations.convert.convert import convert_disks
+    from _cbt.operations.convert.plan import Wish
 
     with LinuxGuest(hypervisor, [V2, DiskSpec("vdb", 64 * MIB, format="raw")]) as guest:
         guest.wait_ready()

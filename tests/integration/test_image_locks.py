@@ -20,10 +20,10 @@ from module_process import run_module
 
 from _cbt import programs
 from _cbt.errors import HypervisorError, Refused
-from _cbt.hypervisor import image_files, locks
-from _cbt.operations.image_conversion import convert_image
-from _cbt.operations.image_plan import Wish
-from _cbt.operations.restore_plan import DiskRestore, check_target
+from _cbt.images import image_files, locks
+from _cbt.operations.convert.convert import convert_image
+from _cbt.operations.convert.plan import Wish
+from _cbt.operations.restore.plan import DiskRestore, check_target
 
 MIB = 1 << 20
 FORMATS = ("raw", "qcow2")

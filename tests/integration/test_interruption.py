@@ -18,10 +18,10 @@ from lab.hypervisor import Hypervisor
 from module_process import ModuleProcess, created, run_module
 from witness import ask, differences, session_of, unfinished, witnessed_backup
 
+from _cbt.control import Progress
 from _cbt.errors import CbtError
-from _cbt.operations.backup import backup
-from _cbt.operations.verify import verify
-from _cbt.progress import Progress
+from _cbt.operations.backup.backup import backup
+from _cbt.operations.verify.verify import verify
 from _cbt.repository.repository import Repository, open_repository
 
 MIB = 1 << 20

@@ -24,9 +24,9 @@ from lab.reference import snapshot_reference
 from module_process import ModuleProcess
 from witness import ask, session_of, unfinished
 
-from _cbt.operations.backup import BackupResult, backup
-from _cbt.operations.restore import RestoreRequest, restore
-from _cbt.operations.verify import verify
+from _cbt.operations.backup.backup import BackupResult, backup
+from _cbt.operations.restore.restore import RestoreRequest, restore
+from _cbt.operations.verify.verify import verify
 from _cbt.repository.repository import Repository, open_or_create
 
 MIB = 1 << 20

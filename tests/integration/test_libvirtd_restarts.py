@@ -13,9 +13,9 @@ from lab.hypervisor import Hypervisor
 from trial import Trial, begun
 from witness import ask, session_of
 
+from _cbt.control import Progress
 from _cbt.errors import CbtError
-from _cbt.operations.backup import backup
-from _cbt.progress import Progress
+from _cbt.operations.backup.backup import backup
 
 
 @pytest.fixture

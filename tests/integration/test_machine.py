@@ -26,8 +26,8 @@ from witness import ask, session_of
 
 from _cbt.hypervisor.connection import Session
 from _cbt.hypervisor.machine_files import TPM_FOLDER
-from _cbt.operations.backup import backup
-from _cbt.operations.restore import MachineWish, RestoreRequest, restore
+from _cbt.operations.backup.backup import backup
+from _cbt.operations.restore.restore import MachineWish, RestoreRequest, restore
 from _cbt.repository.repository import Repository
 
 MIB = 1 << 20

@@ -17,15 +17,14 @@ from lab.reference import pull_job_xml
 from module_process import created, run_module
 from witness import Witnessed, ask, differences, disk_result, session_of, witnessed_backup
 
+from _cbt.control import Interrupt, Progress
 from _cbt.errors import Interrupted, Refused
-from _cbt.interrupt import Interrupt
-from _cbt.operations import changes
-from _cbt.operations.backup import backup
-from _cbt.operations.backup_plan import Selection
-from _cbt.operations.restore import RestoreRequest, restore
-from _cbt.operations.tracking import set_tracking
-from _cbt.progress import Progress
-from _cbt.repository.points import RestorePoint
+from _cbt.hypervisor.disks import Selection
+from _cbt.operations.backup.backup import backup
+from _cbt.operations.restore.restore import RestoreRequest, restore
+from _cbt.operations.tracking import changed_blocks
+from _cbt.operations.tracking.tracking import set_tracking
+from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
@@ -98,7 +97,7 @@ def test_a_differential_holds_what_an_incremental_of_the_same_moment_holds_and_l
             expected = _restored(domain, repository, incremental.id, workspace / "out")
             for each in differentials:
                 assert _point(each).incremental_set == _point(full).incremental_set
-                assert all(changes.between(repository, _point(each), _point(incremental), target) == [] for target in ("vda", "vdb"))
+                assert all(changed_blocks.between(repository, _point(each), _point(incremental), target) == [] for target in ("vda", "vdb"))
                 assert _restored(domain, repository, each.id, workspace / "out") == expected
             assert _untrue(domain, repository, incremental, workspace / "out") == []
 
@@ -203,13 +202,13 @@ def test_changed_blocks_between_points_and_until_now(hypervisor: Hypervisor, wor
         one_to_two = [(MIB, BLOCK, False), (2 * MIB, 2 * BLOCK, True), (4 * MIB, BLOCK, False)]
         two_to_now = [(MIB, BLOCK, False), (6 * MIB, BLOCK, True), (12 * MIB, BLOCK, False)]
 
-        def now() -> t.List[changes.ChangedRange]:
-            return changes.until_now(session_of(domain), repository, second, "vda")
+        def now() -> t.List[changed_blocks.ChangedRange]:
+            return changed_blocks.until_now(session_of(domain), repository, second, "vda")
 
-        assert changes.between(repository, first, second, "vda") == one_to_two
-        assert changes.between(repository, first, second, "vdb") == [(MIB, 512, False)]
-        assert changes.between(repository, first, first, "vda") == []
-        assert changes.between(repository, second, first, "vda") == [(offset, length, False) for offset, length, _zero in one_to_two]
+        assert changed_blocks.between(repository, first, second, "vda") == one_to_two
+        assert changed_blocks.between(repository, first, second, "vdb") == [(MIB, 512, False)]
+        assert changed_blocks.between(repository, first, first, "vda") == []
+        assert changed_blocks.between(repository, second, first, "vda") == [(offset, length, False) for offset, length, _zero in one_to_two]
         tracking = domain.checkpoints(), domain.bitmaps("vda")
         left = Path(f"/var/tmp/kvm-cbt-{domain.uuid[:8]}-left")  # as by a run that was killed
         left.mkdir()
@@ -219,8 +218,8 @@ def test_changed_blocks_between_points_and_until_now(hypervisor: Hypervisor, wor
         assert (domain.checkpoints(), domain.bitmaps("vda"), domain.job_running()) == (*tracking, False)
         assert list(Path("/var/tmp").glob(f"kvm-cbt-{domain.uuid[:8]}-*")) == []
         # The point before the last has no checkpoint any more: what changed since is not known.
-        with pytest.raises(Refused, match=changes.UNRELATED):
-            changes.until_now(session_of(domain), repository, first, "vda")
+        with pytest.raises(Refused, match=changed_blocks.UNRELATED):
+            changed_blocks.until_now(session_of(domain), repository, first, "vda")
         domain.destroy()
         assert now() == two_to_now
         domain.start()
@@ -241,8 +240,8 @@ def test_points_between_which_tracking_was_interrupted_are_unrelated(how: str, h
             set_tracking(session_of(domain), repository, domain.name, present=False)
             domain.write("vda", 0, BLOCK, 1)
             set_tracking(session_of(domain), repository, domain.name, present=True)
-            with pytest.raises(Refused, match=changes.UNRELATED):
-                changes.until_now(session_of(domain), repository, before, "vda")
+            with pytest.raises(Refused, match=changed_blocks.UNRELATED):
+                changed_blocks.until_now(session_of(domain), repository, before, "vda")
         elif how == "a crash":
             domain.kill()
             domain.start()
@@ -250,12 +249,12 @@ def test_points_between_which_tracking_was_interrupted_are_unrelated(how: str, h
         after = _point(taken)
         assert disk_result(taken.result, "vda").mode == "full"
         for old, new in ((before, after), (after, before)):
-            with pytest.raises(Refused, match=changes.UNRELATED):
-                changes.between(repository, old, new, "vda")
+            with pytest.raises(Refused, match=changed_blocks.UNRELATED):
+                changed_blocks.between(repository, old, new, "vda")
         asked = {"from": before.id, "to": after.id, "disk": "vda"}
         refused = run_module(workspace, "cbt_backup_info", repository=repository.store.location, changed_blocks=asked)
         assert refused["failed"] and refused["msg"].startswith("Restore points are unrelated")
-        assert changes.until_now(session_of(domain), repository, after, "vda") == []
+        assert changed_blocks.until_now(session_of(domain), repository, after, "vda") == []
         assert _untrue(domain, repository, taken, workspace / "out") == []
 
 

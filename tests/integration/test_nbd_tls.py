@@ -20,8 +20,8 @@ from lab.process import wait_until
 from plays import run_playbook
 
 from _cbt.blocks.nbd import Connection, check_reachable
+from _cbt.endpoint import TcpServer
 from _cbt.errors import HypervisorError
-from _cbt.serving import TcpServer
 
 MIB = 1 << 20
 

@@ -27,12 +27,12 @@ from lab.reference import same_bytes
 from module_process import ModuleProcess, created, run_module
 from witness import Witnessed, ask, differences, differing, disk_result, session_of, unfinished, witnessed_backup
 
+from _cbt.control import Observer, Progress, silent
 from _cbt.errors import CbtError, HypervisorError
-from _cbt.hypervisor import checkpoints, offline
-from _cbt.operations.backup import BackupResult, backup
-from _cbt.operations.restore import RestoreRequest, restore
-from _cbt.operations.verify import verify
-from _cbt.progress import Observer, Progress, silent
+from _cbt.hypervisor import checkpoints, offline_export
+from _cbt.operations.backup.backup import BackupResult, backup
+from _cbt.operations.restore.restore import RestoreRequest, restore
+from _cbt.operations.verify.verify import verify
 from _cbt.repository.repository import Repository, open_repository
 
 KIB = 1 << 10
@@ -364,7 +364,7 @@ def test_a_domain_that_starts_after_the_decision_ends_the_backup_in_order(
     fmt: str, step: str, hypervisor: Hypervisor, workspace: Path, scratch: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No moment of a real run is long enough to strike in time: the domain is started as the step begins.
-    place = checkpoints if step == "add_bitmaps" else offline
+    place = checkpoints if step == "add_bitmaps" else offline_export
     real = getattr(place, step)
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB, format=fmt)], start=False) as domain:
 

@@ -20,15 +20,15 @@ from lab.domain import BlockDomain
 from lab.hypervisor import Hypervisor
 from witness import ask, session_of
 
+from _cbt.control import Progress
 from _cbt.errors import Refused
-from _cbt.hypervisor import leftovers, offline, scratch
+from _cbt.hypervisor import leftovers, offline_export, scratch
 from _cbt.hypervisor.machine_files import MachineFile
-from _cbt.operations import backup_run
-from _cbt.operations.backup import backup
-from _cbt.operations.image_conversion import convert_disks
-from _cbt.operations.image_plan import Wish
-from _cbt.operations.image_run import Manner
-from _cbt.progress import Progress
+from _cbt.operations.backup import run
+from _cbt.operations.backup.backup import backup
+from _cbt.operations.convert.convert import convert_disks
+from _cbt.operations.convert.plan import Wish
+from _cbt.operations.convert.run import Manner
 from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
@@ -180,7 +180,7 @@ def test_what_is_planted_while_a_conversion_is_proven_gains_nothing(
 ) -> None:
     """Root's own server of images writes its process id beside its socket."""
     worked: t.List[str] = []
-    real = offline.image_exports
+    real = offline_export.image_exports
 
     def attacked(facts: t.Any, wanted: t.Any, folder: str) -> t.Any:
         assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700 and os.stat(folder).st_uid == 0
@@ -188,7 +188,7 @@ def test_what_is_planted_while_a_conversion_is_proven_gains_nothing(
         return real(facts, wanted, folder)
 
     with BlockDomain(hypervisor, [DiskSpec("vda", 4 * MIB, format="raw")]) as domain:
-        monkeypatch.setattr(offline, "image_exports", attacked)
+        monkeypatch.setattr(offline_export, "image_exports", attacked)
         convert_disks(session_of(domain), domain.name, None, Wish(), Manner(scratch_dir=str(parent)))
         assert set(worked) == INSIDE
         assert outside.untouched and domain.running and list(parent.iterdir()) == []
@@ -244,7 +244,7 @@ def test_a_file_of_the_machine_that_was_exchanged_is_not_captured(
         (outside.folder / "web1_VARS.fd").write_bytes(b"precious")
     for path in (variables, *variables.rglob("*")):
         os.lchown(path, QEMU.pw_uid, QEMU.pw_gid)
-    monkeypatch.setattr(backup_run, "machine_files", lambda _xml: [MachineFile("nvram", str(place))])
+    monkeypatch.setattr(run, "machine_files", lambda _xml: [MachineFile("nvram", str(place))])
     with BlockDomain(hypervisor, [DiskSpec("vda", MIB)], start=False) as domain:
         made = backup(session_of(domain), repository, ask(domain.name))
         assert made.point is not None and "machine.json" not in made.point.files

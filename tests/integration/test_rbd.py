@@ -20,7 +20,7 @@ from module_process import run_module
 from witness import ask, differences, differing, session_of, witnessed_backup
 
 from _cbt.errors import Refused
-from _cbt.operations.backup import backup
+from _cbt.operations.backup.backup import backup
 from _cbt.repository.repository import open_or_create
 
 MIB = 1 << 20

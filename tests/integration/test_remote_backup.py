@@ -25,9 +25,9 @@ from lab.process import wait_until
 from lab.reference import same_bytes, snapshot_reference
 from node_backup import back_up_in
 
-from _cbt.operations.restore import RestoreRequest, restore
-from _cbt.operations.saved_machine import saved_files
-from _cbt.operations.verify import verify
+from _cbt.operations.restore.restore import RestoreRequest, restore
+from _cbt.operations.restore.saved_machine import saved_files
+from _cbt.operations.verify.verify import verify
 from _cbt.repository.repository import Repository, open_or_create
 
 MIB = 1 << 20

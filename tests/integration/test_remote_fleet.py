@@ -14,7 +14,7 @@ from lab.disks import DiskSpec
 from lab.domain import BlockDomain
 from lab.reference import same_bytes, snapshot_reference
 
-from _cbt.operations.restore import RestoreRequest, restore
+from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.repository.repository import open_repository
 
 MIB = 1 << 20

@@ -19,7 +19,7 @@ from restored import new_name, refused, removed
 from _cbt.errors import CbtError
 from _cbt.hypervisor.connection import Session
 from _cbt.hypervisor.disks import parse_disks
-from _cbt.operations.restore import MachineWish, RestoreRequest, restore
+from _cbt.operations.restore.restore import MachineWish, RestoreRequest, restore
 from _cbt.repository.repository import Repository
 
 MIB = 1 << 20

@@ -23,12 +23,11 @@ from module_process import run_module
 from restored import new_name, refused, removed
 from witness import ask, session_of
 
+from _cbt.control import Interrupt, Progress
 from _cbt.errors import CbtError, Interrupted
 from _cbt.hypervisor.connection import Session
-from _cbt.interrupt import Interrupt
-from _cbt.operations.backup import backup
-from _cbt.operations.restore import MachineWish, RestoreRequest, restore
-from _cbt.progress import Progress
+from _cbt.operations.backup.backup import backup
+from _cbt.operations.restore.restore import MachineWish, RestoreRequest, restore
 from _cbt.repository.repository import Repository
 
 MIB = 1 << 20

@@ -19,13 +19,14 @@ from lab.process import wait_until
 from module_process import ModuleProcess, run_module
 from witness import ask, differences, session_of, witnessed_backup
 
+from _cbt.control import Progress
 from _cbt.errors import RepositoryError
-from _cbt.operations.backup import backup
-from _cbt.operations.verify import verify
-from _cbt.progress import Progress
-from _cbt.repository import s3_client
-from _cbt.repository.places import Place, S3Options
+from _cbt.operations.backup.backup import backup
+from _cbt.operations.verify.verify import verify
+from _cbt.repository.location import Place
 from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.stores import s3_client
+from _cbt.repository.stores.s3_options import S3Options
 
 pytestmark = pytest.mark.xdist_group("ceph")
 

@@ -11,9 +11,10 @@ from lab.object_store import Account, Rclone
 from store_contract import LEASE, MISSING, OTHER_LEASE, OTHER_PACK, PACK, POINT, StoreContract
 
 from _cbt.errors import ObjectLocked, ObjectMissing, RepositoryError
-from _cbt.repository.places import Place, S3Options, store_at
-from _cbt.repository.s3_store import S3Store
-from _cbt.repository.s3_upload import PART
+from _cbt.repository.location import Place, store_at
+from _cbt.repository.stores.s3_options import S3Options
+from _cbt.repository.stores.s3_store import S3Store
+from _cbt.repository.stores.s3_upload import PART
 
 pytestmark = pytest.mark.xdist_group("ceph")
 

@@ -23,8 +23,9 @@ from lab.object_store import Rclone
 from module_process import ModuleProcess, collection_path
 from plays import run_playbook
 
-from _cbt.repository.places import Place, S3Options
+from _cbt.repository.location import Place
 from _cbt.repository.repository import open_repository
+from _cbt.repository.stores.s3_options import S3Options
 
 MIB = 1 << 20
 MARK = b"what nobody may read in the repository. "

@@ -16,9 +16,9 @@ from lab.hypervisor import Hypervisor
 from module_process import created, run_module
 from witness import ask, differences, session_of, unfinished, witnessed_backup
 
+from _cbt.control import Progress
 from _cbt.errors import CbtError, HypervisorError, Refused, RepositoryError
-from _cbt.operations.backup import backup
-from _cbt.progress import Progress
+from _cbt.operations.backup.backup import backup
 from _cbt.repository.repository import Repository, open_or_create
 
 MIB = 1 << 20

@@ -13,12 +13,12 @@ import libvirt
 from lab.domain import BlockDomain, Domain
 from lab.reference import copy_exports, same_bytes
 
+from _cbt.control import Progress
 from _cbt.hypervisor.connection import Session
-from _cbt.operations.backup import BackupRequest, BackupResult, backup
-from _cbt.operations.backup_plan import Wish
-from _cbt.operations.backup_run import BackupOptions
-from _cbt.operations.restore import RestoreRequest, restore
-from _cbt.progress import Progress
+from _cbt.operations.backup.backup import BackupRequest, BackupResult, backup
+from _cbt.operations.backup.plan import Wish
+from _cbt.operations.backup.run import BackupOptions
+from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.repository.format import names
 from _cbt.repository.repository import Repository
 

@@ -35,27 +35,28 @@ sys.path[:0] = [str(TESTS / "unit"), str(TESTS.parent / "plugins" / "module_util
 from stores_for_tests import MemoryStore, MemoryUpload  # noqa: E402
 
 from _cbt.blocks.extents import BlockRange, Extent  # noqa: E402
+from _cbt.control import Interrupt, silent  # noqa: E402
 from _cbt.grid import BLOCK_SIZE, block_count, block_length  # noqa: E402
 from _cbt.hypervisor import checkpoints  # noqa: E402
 from _cbt.hypervisor.machine_files import machine_files  # noqa: E402
-from _cbt.interrupt import Interrupt  # noqa: E402
-from _cbt.operations import repository_keys  # noqa: E402
-from _cbt.operations.healing import heal  # noqa: E402
-from _cbt.operations.machine_files import PIECE, Capture  # noqa: E402
-from _cbt.operations.new_point import Files, NewPoint, StoringOptions  # noqa: E402
-from _cbt.operations.reading import ranges_of  # noqa: E402
-from _cbt.operations.repository_keys import KeyRequest  # noqa: E402
-from _cbt.operations.retention import RetentionRequest, RetentionResult, retention  # noqa: E402
-from _cbt.operations.verify import verify  # noqa: E402
-from _cbt.progress import silent  # noqa: E402
-from _cbt.repository import damage, leases, points  # noqa: E402
+from _cbt.operations import keys  # noqa: E402
+from _cbt.operations.keys import KeyRequest  # noqa: E402
+from _cbt.operations.point.disk_reader import ranges_of  # noqa: E402
+from _cbt.operations.point.machine_files import PIECE, Capture  # noqa: E402
+from _cbt.operations.point.new_point import Files, NewPoint, StoringOptions  # noqa: E402
+from _cbt.operations.upkeep.healing import heal  # noqa: E402
+from _cbt.operations.upkeep.retention import RetentionRequest, RetentionResult, retention  # noqa: E402
+from _cbt.operations.upkeep.retention_rules import Rules  # noqa: E402
+from _cbt.operations.verify.verify import verify  # noqa: E402
 from _cbt.repository import repository as opening  # noqa: E402
-from _cbt.repository.directory_store import DirectoryStore  # noqa: E402
-from _cbt.repository.leases import Lease  # noqa: E402
-from _cbt.repository.places import Place  # noqa: E402
-from _cbt.repository.points import DiskRecord, RestorePoint  # noqa: E402
+from _cbt.repository.format import manifests  # noqa: E402
+from _cbt.repository.format.manifests import DiskRecord, RestorePoint  # noqa: E402
+from _cbt.repository.location import Place  # noqa: E402
+from _cbt.repository.records import damage  # noqa: E402
 from _cbt.repository.repository import Repository  # noqa: E402
-from _cbt.repository.retention_rules import Rules  # noqa: E402
+from _cbt.repository.sharing import leases  # noqa: E402
+from _cbt.repository.sharing.leases import Lease  # noqa: E402
+from _cbt.repository.stores.directory import DirectoryStore  # noqa: E402
 
 PASSPHRASES = {"default": "fixture passphrase", "second": "zweite Passphrase für Prüfungen"}
 HOST = "hypervisor1"
@@ -249,8 +250,8 @@ class World:
         for name, passphrase in passphrases.items():
             if name != "default":
                 place = Place("memory", passphrase=self.passphrase)
-                with unittest.mock.patch.object(repository_keys, "store_at", lambda _place: self.store):
-                    repository_keys.arrange(place, KeyRequest(passphrase, name))
+                with unittest.mock.patch.object(keys, "store_at", lambda _place: self.store):
+                    keys.arrange(place, KeyRequest(passphrase, name))
         self.keys = self.fresh().keys
         self.points: dict[str, dict[str, Any]] = {}
 
@@ -319,7 +320,7 @@ class _Backup:
     def __init__(self, world: World, lease: Lease, machine: Machine, wish: Wish) -> None:
         self._world, self._lease, self._machine, self._wish = world, lease, machine, wish
         self._repository = lease.repository
-        self._id = points.new_id(world.now)
+        self._id = manifests.new_id(world.now)
         self._last = next(reversed(self._repository.points_of(machine.uuid).points), None)
         self._damages = damage.read_all(self._repository)
         self._new = NewPoint(lease, machine.uuid, self._id, wish.options, self._damages, Interrupt(), silent)

@@ -14,15 +14,16 @@ from samples import run_of, uuid_of
 
 from _cbt.blocks.extents import Extent
 from _cbt.blocks.throttle import Throttle
+from _cbt.control import Interrupt, silent
 from _cbt.errors import DamagedObject
 from _cbt.grid import BLOCK_SIZE, block_length
-from _cbt.interrupt import Interrupt
-from _cbt.operations.portion import Statistics
-from _cbt.operations.reading import Reader
-from _cbt.progress import silent
-from _cbt.repository import codecs, damage, dedup
-from _cbt.repository.known import Known
-from _cbt.repository.maps import ExtentMap
+from _cbt.operations.point.disk_reader import Reader
+from _cbt.operations.point.known_blocks import Known
+from _cbt.operations.point.portion import Statistics
+from _cbt.repository.dedup import dedup
+from _cbt.repository.format import codecs
+from _cbt.repository.format.maps import ExtentMap
+from _cbt.repository.records import damage
 from _cbt.repository.repository import Repository
 
 

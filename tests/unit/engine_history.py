@@ -10,14 +10,14 @@ from histories import History
 from samples import UUID, point, record
 
 from _cbt.blocks.extents import BlockRange
+from _cbt.control import Interrupt, silent
 from _cbt.errors import CbtError
-from _cbt.interrupt import Interrupt
-from _cbt.operations.healing import heal
-from _cbt.operations.new_point import Files, NewPoint, StoringOptions
-from _cbt.operations.retention import RetentionRequest, RetentionResult, retention
-from _cbt.progress import silent
-from _cbt.repository import damage, leases
-from _cbt.repository.points import RestorePoint
+from _cbt.operations.point.new_point import Files, NewPoint, StoringOptions
+from _cbt.operations.upkeep.healing import heal
+from _cbt.operations.upkeep.retention import RetentionRequest, RetentionResult, retention
+from _cbt.repository.format.manifests import RestorePoint
+from _cbt.repository.records import damage
+from _cbt.repository.sharing import leases
 
 FILES = {"domain.xml": b"<domain/>", "inactive.xml": b"<domain type='kvm'/>"}
 OPTIONS = StoringOptions(compression="lz4", workers=1)

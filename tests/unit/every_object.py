@@ -16,14 +16,16 @@ from histories import KEYS
 from samples import UUID, random_bytes
 
 from _cbt.grid import BLOCK_SIZE
-from _cbt.operations.retention import RetentionRequest, retention
-from _cbt.operations.verify import verify
-from _cbt.repository import codecs, condemned, damage, dedup, holding, leases, points, removals, trash
-from _cbt.repository.damage import PackDamage
-from _cbt.repository.format import names
-from _cbt.repository.leases import Lease
-from _cbt.repository.packs import Encoded
+from _cbt.operations.upkeep.retention import RetentionRequest, retention
+from _cbt.operations.verify.verify import verify
+from _cbt.repository.dedup import dedup
+from _cbt.repository.format import codecs, manifests, names
+from _cbt.repository.format.packs import Encoded
+from _cbt.repository.records import damage
+from _cbt.repository.records.damage import PackDamage
 from _cbt.repository.repository import Repository
+from _cbt.repository.sharing import condemned, holding, leases, removals, trash
+from _cbt.repository.sharing.leases import Lease
 
 FILES = {"machine.json": b'{"files":[]}', "nvram.0": zlib.compress(b"variables"), "guest.json": b"{}"}
 
@@ -61,7 +63,7 @@ def full_history(kind: str, monkeypatch: pytest.MonkeyPatch) -> EngineHistory:
     condemned.doom(repository, lease.id, [f"packs/00/{'0' * 32}"])
     # One of a map that was made when blocks were moved.
     repository.put_object(f"{last.folder}/vda-01234567.map", repository.get_object(last.object_name(last.disks[0].map)))
-    repository.put_object(names.draft(lease.id, UUID, last.id, "0" * 16), points.encode(last))
+    repository.put_object(names.draft(lease.id, UUID, last.id, "0" * 16), manifests.encode(last))
     return made
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from stores_for_tests import MemoryStore, MemoryUpload
 
 from _cbt.errors import CbtError, RepositoryError
-from _cbt.repository.stores import Entry
+from _cbt.repository.stores.base import Entry
 
 WRITING = ("upload", "write", "commit", "put")
 FAULTS = ("error", "error for good", "answer lost", "half", "full", "kill")

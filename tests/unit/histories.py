@@ -11,21 +11,20 @@ from stores_for_tests import MemoryStore
 
 from _cbt.blocks.extents import BlockRange, Extent
 from _cbt.blocks.throttle import Throttle
+from _cbt.control import Interrupt, silent
 from _cbt.errors import DamagedObject, ObjectMissing
 from _cbt.grid import BLOCK_SIZE
-from _cbt.interrupt import Interrupt
-from _cbt.operations.healing import Healed, heal
-from _cbt.operations.reading import Reader
-from _cbt.progress import silent
-from _cbt.repository import configuration, damage
-from _cbt.repository.codecs import encoder
-from _cbt.repository.encryption import EncryptedKeys
-from _cbt.repository.format import names
-from _cbt.repository.keys import Keys, PlainKeys
-from _cbt.repository.known import Known
-from _cbt.repository.leases import Lease
-from _cbt.repository.points import RestorePoint
+from _cbt.operations.point.disk_reader import Reader
+from _cbt.operations.point.known_blocks import Known
+from _cbt.operations.upkeep.healing import Healed, heal
+from _cbt.repository.crypto.encryption import EncryptedKeys
+from _cbt.repository.crypto.keys import Keys, PlainKeys
+from _cbt.repository.format import configuration, names
+from _cbt.repository.format.codecs import encoder
+from _cbt.repository.format.manifests import RestorePoint
+from _cbt.repository.records import damage
 from _cbt.repository.repository import Repository
+from _cbt.repository.sharing.leases import Lease
 
 BLOCKS = 48
 KEYS: dict[str, Keys] = {"plain": PlainKeys(), "encrypted": EncryptedKeys(bytes(32))}

@@ -16,8 +16,8 @@ from samples import UUID, created, point_id
 from stores_for_tests import MemoryStore
 
 from _cbt.grid import BLOCK_SIZE
-from _cbt.repository import maps
-from _cbt.repository.packs import Encoded
+from _cbt.repository.format import maps
+from _cbt.repository.format.packs import Encoded
 from _cbt.repository.repository import Repository
 
 DEEP = "@deep@"  # stands for 10,000 lists within each other

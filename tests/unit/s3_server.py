@@ -16,8 +16,9 @@ from xml.sax.saxutils import escape
 import pytest
 from stores_for_tests import MemoryStore
 
-from _cbt.repository.places import Place, S3Options, store_at
-from _cbt.repository.stores import Store
+from _cbt.repository.location import Place, store_at
+from _cbt.repository.stores.base import Store
+from _cbt.repository.stores.s3_options import S3Options
 
 PREFIX = "/bucket/p/"
 # Busy, the SDK asks again; refused, it does not. Lost is a request or its answer, once; gone is the server, for good.

@@ -11,11 +11,10 @@ from typing import Any
 
 from _cbt.hypervisor.disks import Bitmap, Disk, mark
 from _cbt.hypervisor.domain import DomainFacts
-from _cbt.operations.backup_plan import BackupPlan, Situation, Wish, make_plan
-from _cbt.repository import codecs
-from _cbt.repository.format import names
-from _cbt.repository.packs import Encoded, PackRef
-from _cbt.repository.points import DiskRecord, RestorePoint, StoredFile
+from _cbt.operations.backup.plan import BackupPlan, Situation, Wish, make_plan
+from _cbt.repository.format import codecs, names
+from _cbt.repository.format.manifests import DiskRecord, RestorePoint, StoredFile
+from _cbt.repository.format.packs import Encoded, PackRef
 
 UUID = "6f1d0a52-9a3c-4c0e-8a53-0d1b1f6f4a11"
 OTHER_UUID = "b9a7f3d0-1111-4222-8333-444455556666"

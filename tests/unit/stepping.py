@@ -10,7 +10,7 @@ from typing import Any
 from stores_for_tests import MemoryStore, MemoryUpload
 
 from _cbt.errors import CbtError
-from _cbt.repository.stores import Entry
+from _cbt.repository.stores.base import Entry
 
 PAGE = 3  # objects that a listing gives at once; between two pages anything may happen
 

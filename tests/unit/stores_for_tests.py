@@ -9,7 +9,7 @@ from typing import Any
 
 from _cbt.errors import ObjectLocked, ObjectMissing, RepositoryError
 from _cbt.repository.format import names
-from _cbt.repository.stores import Entry, Foreign, check_size, counted
+from _cbt.repository.stores.base import Entry, Foreign, check_size, counted
 
 
 class MemoryUpload:

@@ -15,7 +15,7 @@ import pytest
 
 from _cbt import runtime
 from _cbt.errors import Refused
-from _cbt.hypervisor.job import domain_lock
+from _cbt.hypervisor.backup_job import domain_lock
 
 NOBODY = pwd.getpwnam("nobody")
 _ENGINE = Path(runtime.__file__).parent
@@ -30,7 +30,7 @@ _LOCK = """
 import sys
 from _cbt import runtime
 from _cbt.errors import CbtError
-from _cbt.hypervisor.job import domain_lock
+from _cbt.hypervisor.backup_job import domain_lock
 try:
     with domain_lock(sys.argv[1], "web1"), runtime.own_folder() as (path, _handle):
         print(path)

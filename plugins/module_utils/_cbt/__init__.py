@@ -1,4 +1,116 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The engine of kvm.cbt: plain Python, free of Ansible. Private to the collection."""
+"""The engine of kvm.cbt: plain Python that imports nothing of Ansible.
+
+Layers
+------
+A folder imports only folders below it; tests/unit/test_house.py holds this and every list on this page.
+
+    operations/     one folder for each verb; the only place where the three below meet
+    hypervisor/     libvirt and QEMU; uses images/, which runs qemu-img and reads image files
+    blocks/         extents, and reading and writing a disk over NBD
+    repository/     stored data: memory > dedup > sharing > records > repository > packs > stores > format > crypto
+
+The files beside this one are used everywhere: errors, control (interruption, progress), parallel, programs and others.
+A module of Ansible reads its options, calls one verb and returns the result of the verb.
+
+The core path
+-------------
+A backup from its options to the published manifest, and back to a restored disk. Read these files in this order.
+
+    errors.py                           the errors, one root
+    grid.py                             the blocks of a disk: 64 KiB, from offset 0
+    control.py                          interruption and progress
+    blocks/extents.py                   arithmetic of byte ranges: changed or not, zero or not
+    blocks/source.py                    the interface of a disk that is read
+    blocks/nbd.py                       that interface over NBD
+    hypervisor/disks.py                 disks of a domain, and whether changes of each can be tracked
+    hypervisor/checkpoints.py           checkpoints and their dirty bitmaps
+    hypervisor/backup_job.py            the backup job of libvirt: a frozen view of the disks
+    repository/format/packs.py          a pack: many blocks in one immutable object
+    repository/format/maps.py           an extent map: in which pack each block of a disk is
+    repository/format/manifests.py      a restore point and its manifest
+    repository/stores/base.py           the interface of an object store
+    repository/packs/writer.py          writes blocks into packs
+    repository/packs/reader.py          reads them back and proves them
+    repository/repository.py            opens, creates, lists, reads
+    repository/sharing/leases.py        who works on the repository
+    repository/sharing/condemned.py     objects that a collector is about to delete
+    repository/sharing/publishing.py    makes a restore point visible beside running collectors
+    operations/point/known_blocks.py    the blocks of the parent restore point
+    operations/point/portion.py         reads one portion: zero, unchanged, stored already or new
+    operations/point/disk_reader.py     reads a disk in portions, and makes its map
+    operations/point/new_point.py       a restore point while it is made
+    operations/backup/plan.py           decides how each disk is read, and why
+    operations/backup/situation.py      gathers the facts for that decision
+    operations/backup/frozen_view.py    a running or a shut-off domain as one frozen view
+    operations/backup/run.py            carries the plan out
+    operations/backup/backup.py         the verb: request, result, order of the steps
+    operations/restore/plan.py          which disk goes where, and whether it may
+    operations/restore/disk_writer.py   writes one disk
+    operations/restore/restore.py       the verb
+
+Side doors
+----------
+Files that the core path imports. Their names are enough for a first reading.
+
+    blocks/nbd_target.py
+    blocks/throttle.py
+    endpoint.py
+    files.py
+    hypervisor/agent.py
+    hypervisor/connection.py
+    hypervisor/domain.py
+    hypervisor/free_space.py
+    hypervisor/leftovers.py
+    hypervisor/machine_files.py
+    hypervisor/offline_export.py
+    hypervisor/scratch.py
+    hypervisor/storage_pools.py
+    images/locks.py
+    images/qcow2_layout.py
+    images/qemu_img.py
+    operations/backup/spot_check.py
+    operations/backup/transport.py
+    operations/point/machine_files.py
+    operations/restore/machine.py
+    operations/restore/saved_machine.py
+    operations/restore/targets.py
+    operations/upkeep/healing.py
+    parallel.py
+    repository/crypto/keys.py
+    repository/dedup/dedup.py
+    repository/format/codecs.py
+    repository/format/configuration.py
+    repository/format/envelope.py
+    repository/format/hooks.py
+    repository/format/names.py
+    repository/location.py
+    repository/records/damage.py
+    repository/selecting.py
+    repository/sharing/holds.py
+    repository/sharing/removals.py
+    repository/sharing/trash.py
+    repository/sharing/wholeness.py
+    repository/stores/mounts.py
+    runtime.py
+
+Dictionary
+----------
+block           64 KiB of a disk; the unit of tracking, comparing and storing
+pack            an object that holds many blocks and a directory of them
+extent map      for one disk at one restore point: the pack and position of each block that is not zero
+manifest        the object that makes a restore point exist; it names all other objects of the point
+restore point   a domain at one instant: its disks, definition and other files
+checkpoint      libvirt's name for the instant from which QEMU records changes; it has a bitmap in each disk
+bitmap          QEMU's record in a qcow2 image of which blocks changed
+hook            a sampled block id, by which packs with similar content are found
+lease           the object by which a writer shows that it is at work
+condemned       listed for deletion after a grace period
+trash           removed restore points that can still be brought back
+envelope        the line of JSON with magic, version and checksum around the content of an object
+slot            the master key of an encrypted repository, wrapped by one passphrase
+scratch         files in which QEMU keeps the old content of blocks that a guest overwrites during a backup
+docs/repository-format.md describes every object to the byte.
+"""

@@ -63,3 +63,11 @@ class ProgramError(CbtError):
 
 class Interrupted(CbtError):
     """A signal asked the operation to end; what it had not finished was undone."""
+
+
+def size_text(size: int) -> str:
+    """A size as a person reads it; exact, with the unit that divides it."""
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size and size % factor == 0:
+            return f"{size // factor} {unit}"
+    return f"{size} bytes"

@@ -11,8 +11,8 @@ import os
 import socket
 import typing as t
 
+from ..endpoint import Server, TcpServer
 from ..errors import HypervisorError, Refused
-from ..serving import Server, TcpServer
 from .extents import Extent, clip, intersect, joined
 
 try:

@@ -11,17 +11,19 @@ have an empty bitmap more in each disk, the mark of that disk: see ``disks.mark`
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 import typing as t
 from xml.etree import ElementTree
 
 from ..errors import HypervisorError, ProgramError
-from . import images
+from ..images import qemu_img
 from .connection import Domain, explained, libvirt
 from .disks import GRANULARITY, Disk, mark
 from .domain import DomainFacts, monitor, read_domain
 
 _MARK_GRANULARITY = 1 << 31  # the largest: a mark is to cost nothing
+ANY_REPOSITORY = re.compile(r"cbt-[0-9a-f]{8}-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +123,8 @@ def add_bitmaps(facts: DomainFacts, name: str, targets: t.Collection[str]) -> No
     for disk in facts.disks:
         if disk.target in targets and disk.source is not None:
             try:
-                images.add_bitmap(disk.source, mark(name, disk.target), _MARK_GRANULARITY, recording=False)
-                images.add_bitmap(disk.source, name, GRANULARITY, recording=True)
+                qemu_img.add_bitmap(disk.source, mark(name, disk.target), _MARK_GRANULARITY, recording=False)
+                qemu_img.add_bitmap(disk.source, name, GRANULARITY, recording=True)
             except ProgramError as error:
                 raise HypervisorError(f"Cannot track {disk.target} of {facts.name}: {error}. If an image is in use, wait until it is free.") from error
 
@@ -192,7 +194,7 @@ def _remove_shut_off(domain: Domain, facts: DomainFacts, name: str, known: bool)
         held = [name] if disk.bitmap(name) is not None else []
         for bitmap in (*held, *(mark(name, target) for target in disk.marks(name))):
             try:
-                images.remove_bitmap(disk.source or "", bitmap)
+                qemu_img.remove_bitmap(disk.source or "", bitmap)
             except ProgramError as error:
                 raise HypervisorError(f"Cannot remove bitmap {bitmap} from {disk.target} of {domain.name}: {error}") from error
     if known:

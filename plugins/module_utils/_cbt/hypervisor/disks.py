@@ -10,11 +10,35 @@ import re
 import typing as t
 from xml.etree import ElementTree
 
+from ..errors import Refused
+
 GRANULARITY = 65536  # of a bitmap that records changes, in bytes: what libvirt takes
 
 _MARK = re.compile(r"(cbt-[0-9a-f]{8}-[^@]+)@(.+)")
 
 CONVERT = "Convert it with the kvm.cbt.qcow2_v3 role, or let it be backed up by full scan (scan_untracked: true)."
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which disks of a domain to take, by target; None for all that can be taken."""
+
+    include: t.Optional[t.Tuple[str, ...]] = None
+    exclude: t.Tuple[str, ...] = ()
+
+    def check(self, known: t.Collection[str], whose: str) -> None:
+        """Raise Refused if a target is named that does not exist."""
+        unknown = [target for target in (*(self.include or ()), *self.exclude) if target not in known]
+        if unknown:
+            raise Refused(f"{whose} has no disk {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}.")
+
+    def left_out(self, target: str) -> t.Optional[str]:
+        """Why a disk is not taken; None if it is."""
+        if target in self.exclude:
+            return f"{target} is among exclude_disks."
+        if self.include is not None and target not in self.include:
+            return f"{target} is not among include_disks."
+        return None
 
 
 @dataclasses.dataclass(frozen=True)

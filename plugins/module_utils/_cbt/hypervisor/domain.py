@@ -13,7 +13,7 @@ import typing as t
 from xml.etree import ElementTree
 
 from ..errors import HypervisorError, ProgramError, Refused
-from . import images
+from ..images import qemu_img
 from .connection import Domain, Session, explained, libvirt
 from .disks import Disk, parse_disks, with_block_nodes, with_image
 
@@ -114,7 +114,7 @@ def _from_image(disk: Disk) -> Disk:
     if disk.unreadable is not None or disk.source is None or not os.path.exists(disk.source):
         return disk
     try:
-        return with_image(disk, images.info(disk.source, disk.format, share=True))
+        return with_image(disk, qemu_img.info(disk.source, disk.format, share=True))
     except ProgramError:
         return disk  # its size and bitmaps stay unknown; whoever needs them says so
 

@@ -11,7 +11,7 @@ import tempfile
 import typing as t
 from xml.etree import ElementTree
 
-from . import job, pools, scratch
+from . import backup_job, scratch, storage_pools
 from .connection import Domain, libvirt
 
 
@@ -64,7 +64,7 @@ def clear(domain: Domain, scratch_dir: str) -> t.List[str]:
     done = []
     folder = _left_folder(domain)
     if folder is not None:
-        job.end(domain)
+        backup_job.end(domain)
         if domain.session.remote_host is None:
             scratch.remove_folder(folder)
         done.append(f"A backup job that a killed run had left on {domain.name} was ended.")
@@ -78,7 +78,7 @@ def clear(domain: Domain, scratch_dir: str) -> t.List[str]:
 def _clear_pools(domain: Domain) -> t.List[str]:
     found = scratch.remote_leftovers(domain)
     for name in found:
-        pools.remove(domain.session, name)
+        storage_pools.remove(domain.session, name)
     return found
 
 

@@ -27,7 +27,7 @@ import typing as t
 
 from .. import programs
 from ..errors import Refused
-from . import pools, space
+from . import free_space, storage_pools
 from .connection import Domain, explained
 from .domain import DomainFacts, require_files_here
 
@@ -51,7 +51,7 @@ class Workspace:
 
     folder: str
     scratch: str
-    places: t.Tuple[space.Place, ...]
+    places: t.Tuple[free_space.Place, ...]
 
 
 def local_prefix(uuid: str) -> t.Tuple[str, str]:
@@ -210,7 +210,7 @@ def workspace(domain: Domain, facts: DomainFacts, parent: str) -> t.Iterator[Wor
     what, option = "the scratch directory", "scratch_dir"
     if facts.host is None:
         with scratch_folder(facts, parent) as folder:
-            yield Workspace(folder, folder, (space.Place(folder, what, option, 0.02),))
+            yield Workspace(folder, folder, (free_space.Place(folder, what, option, 0.02),))
         return
     session, name = domain.session, f"{remote_prefix(domain.uuid)[0]}{secrets.token_hex(4)}"
     with _locked_folder(facts, tempfile.gettempdir()) as folder:
@@ -218,13 +218,13 @@ def workspace(domain: Domain, facts: DomainFacts, parent: str) -> t.Iterator[Wor
             path = os.path.join(parent, name)
             advice = "libvirt's storage driver must be there. Choose another folder with scratch_dir."
             with explained(f"create the scratch folder {path} on {facts.host}", advice):
-                pools.make(session, name, path)
-            place = space.Place(path, f"the scratch directory on {facts.host},", option, 0.1, lambda _path: pools.measure(session, name))
+                storage_pools.make(session, name, path)
+            place = free_space.Place(path, f"the scratch directory on {facts.host},", option, 0.1, lambda _path: storage_pools.measure(session, name))
             yield Workspace(folder.path, path, (place,))
         finally:
-            pools.remove(session, name)
+            storage_pools.remove(session, name)
 
 
 def remote_leftovers(domain: Domain) -> t.List[str]:
     """Names of the pools that runs of this host made for a domain."""
-    return [name for name in pools.names(domain.session) if name.startswith(remote_prefix(domain.uuid))]
+    return [name for name in storage_pools.names(domain.session) if name.startswith(remote_prefix(domain.uuid))]

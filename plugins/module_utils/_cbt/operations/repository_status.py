@@ -9,13 +9,14 @@ import dataclasses
 import datetime
 import typing as t
 
-from ..repository import condemned, damage, holds, leases, verified
-from ..repository.configuration import FORMAT
 from ..repository.format import names
-from ..repository.holds import Hold
-from ..repository.leases import Session
-from ..repository.points import LARGEST_DISK, RestorePoint
+from ..repository.format.configuration import FORMAT
+from ..repository.format.manifests import LARGEST_DISK, RestorePoint
+from ..repository.records import damage, verified
 from ..repository.repository import Listing, Repository
+from ..repository.sharing import condemned, holds, leases
+from ..repository.sharing.holds import Hold
+from ..repository.sharing.leases import Session
 
 DAYS = 30  # for which growth is counted
 

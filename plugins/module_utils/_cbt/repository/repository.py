@@ -12,17 +12,17 @@ import os
 import typing as t
 
 from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused, RepositoryError
-from ..side_by_side import side_by_side
-from . import configuration, maps, mounts, points
-from .configuration import Configuration
-from .format import names
-from .keys import Keys, PlainKeys
-from .pack_reader import PackReader
-from .pack_writer import PackWriter
-from .packs import PackRef
-from .places import Place, as_place, store_at
-from .points import DiskRecord, RestorePoint, StoredFile
-from .stores import Store
+from ..parallel import side_by_side
+from .crypto.keys import Keys, PlainKeys
+from .format import configuration, manifests, maps, names
+from .format.configuration import Configuration
+from .format.manifests import DiskRecord, RestorePoint, StoredFile
+from .format.packs import PackRef
+from .location import Place, as_place, store_at
+from .packs.reader import PackReader
+from .packs.writer import PackWriter
+from .stores import mounts
+from .stores.base import Store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,17 +88,17 @@ class Repository:
 
     def points_of(self, uuid: t.Optional[str] = None) -> Listing:
         """The restore points of a domain, or of all. Raises RepositoryError if listing fails, Refused if a point that is known vanished."""
-        found, damaged, budget = [], {}, points.Budget()
+        found, damaged, budget = [], {}, manifests.Budget()
         folder = f"{names.POINTS}/{uuid}" if uuid else names.POINTS
         for name, _taken in names.of_kind(self.store.list(folder), names.MANIFEST_KIND):
             try:
-                found.append(points.decode(budget.take(self.get_object(name)), name))
+                found.append(manifests.decode(budget.take(self.get_object(name)), name))
             except ObjectMissing:
                 continue  # removed since it was listed
             except DamagedObject as error:
                 budget.take(b"")
                 damaged[name] = str(error)
-        listing = Listing(tuple(points.ordered(found)), damaged)
+        listing = Listing(tuple(manifests.ordered(found)), damaged)
         if self.watch is not None:
             self.watch.listed(self, listing.points, uuid)
         return listing
@@ -111,7 +111,7 @@ class Repository:
     def point(self, uuid: str, point_id: str) -> RestorePoint:
         """A restore point as it is now. Raises ObjectMissing if there is none, or DamagedObject."""
         name = names.manifest(uuid, point_id)
-        return points.decode(self.get_object(name), name)
+        return manifests.decode(self.get_object(name), name)
 
     def put_files(self, folder: str, files: t.Mapping[str, bytes]) -> t.Dict[str, StoredFile]:
         """Store the objects of a restore point that is not published yet, side by side: each waits for the disk, not for the others."""
@@ -157,7 +157,7 @@ class Repository:
 
         Without ``replace``, False is returned and nothing changed if it exists.
         """
-        return self.put_object(names.manifest(point.uuid, point.id), points.encode(point), replace)
+        return self.put_object(names.manifest(point.uuid, point.id), manifests.encode(point), replace)
 
 
 def configuration_in(store: Store) -> t.Optional[Configuration]:

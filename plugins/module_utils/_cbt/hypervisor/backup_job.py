@@ -1,0 +1,170 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The pull-mode backup job: a frozen view of a domain's disks, served over NBD. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import time
+import typing as t
+from xml.etree import ElementTree
+
+from ..endpoint import Server, TcpServer
+from ..errors import HypervisorError, Refused
+from ..runtime import own_folder
+from . import scratch
+from .connection import Domain, explained, libvirt
+from .disks import Disk
+from .domain import DomainFacts
+
+END_WITHIN = 60  # seconds to wait for QEMU to take down the job
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """One disk of a running job: an NBD export of the job's server.
+
+    ``dirty_context`` is the metadata context that tells the changes, None if the disk is read in full.
+    """
+
+    target: str
+    server: Server
+    name: str
+    dirty_context: t.Optional[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class JobDisk:
+    """A disk to be exported; ``since`` is the checkpoint whose bitmap tells its changes, None for all of it."""
+
+    target: str
+    since: t.Optional[str] = None
+
+
+def _server(server: Server) -> t.Dict[str, str]:
+    if isinstance(server, str):
+        return {"transport": "unix", "socket": server}
+    tls = {"tls": "yes"} if server.certificates is not None else {}
+    return {"transport": "tcp", "name": server.listen, "port": str(server.port), **tls}
+
+
+def backup_xml(wanted: t.Sequence[JobDisk], disks: t.Iterable[Disk], folder: str, server: Server) -> str:
+    """XML for ``backupBegin`` in pull mode, with scratch files in ``folder``."""
+    chosen = {disk.target: disk for disk in wanted}
+    root = ElementTree.Element("domainbackup", mode="pull")
+    ElementTree.SubElement(root, "server", _server(server))
+    listed = ElementTree.SubElement(root, "disks")
+    for disk in disks:
+        item = chosen.get(disk.target)
+        if item is None:
+            ElementTree.SubElement(listed, "disk", name=disk.target, backup="no")
+            continue
+        element = ElementTree.SubElement(listed, "disk", name=disk.target, backup="yes", type="file", exportname=disk.target)
+        if item.since is None:
+            element.set("backupmode", "full")
+        else:
+            element.set("backupmode", "incremental")
+            element.set("incremental", item.since)
+        ElementTree.SubElement(element, "driver", type="qcow2")
+        ElementTree.SubElement(element, "scratch", file=os.path.join(folder, f"{disk.target}.scratch"))
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _gone(domain: Domain) -> bool:
+    """True if the domain has no backup job. Raises libvirtError if that cannot be told."""
+    try:
+        domain.api.backupGetXMLDesc()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_BACKUP, libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
+            return True
+        raise
+    return False
+
+
+def end(domain: Domain) -> None:
+    """Abort the domain's backup job and wait until it is gone; a job that is gone already is no fault.
+
+    The job outlives a restart of libvirtd, which therefore is waited for. Raises HypervisorError if the job cannot be ended.
+    """
+    deadline = time.monotonic() + END_WITHIN
+    while True:
+        try:
+            if _gone(domain):
+                return
+            reason = f"it did not end within {END_WITHIN} s"
+        except libvirt.libvirtError as error:
+            reason = str(error)
+            if domain.session.alive:
+                deadline = 0.0
+        if time.monotonic() > deadline:
+            raise HypervisorError(f"Cannot end the backup job of {domain.name}: {reason}. End it with virsh domjobabort {domain.name}.")
+        with contextlib.suppress(libvirt.libvirtError):
+            domain.api.abortJob()
+        time.sleep(0.02)
+
+
+def _begin(domain: Domain, servers: t.Sequence[Server], xml: t.Callable[[Server], str], new_checkpoint: t.Optional[str]) -> Server:
+    """Begin the job at the first of ``servers`` whose port is free, and return that one. Raises libvirtError."""
+    for server in servers[:-1]:
+        try:
+            domain.api.backupBegin(xml(server), new_checkpoint, 0)
+            return server
+        except libvirt.libvirtError as error:
+            if "Address already in use" not in str(error):  # QEMU's own words
+                raise
+    domain.api.backupBegin(xml(servers[-1]), new_checkpoint, 0)
+    return servers[-1]
+
+
+@contextlib.contextmanager
+def backup_job(
+    domain: Domain,
+    facts: DomainFacts,
+    wanted: t.Sequence[JobDisk],
+    folder: str,
+    new_checkpoint: t.Optional[str] = None,
+    servers: t.Sequence[TcpServer] = (),
+) -> t.Iterator[t.Callable[[], t.Tuple[Export, ...]]]:
+    """Yields a function that begins the job and returns its exports; whatever happens then, the job ends with the block.
+
+    Begin and block are apart so that the guest is frozen only around the begin. ``new_checkpoint`` is the XML
+    of a checkpoint that libvirt creates in the same instant. ``folder`` is the hypervisor's; the job is served over a socket of
+    QEMU's in it, or at the first of ``servers`` whose port is free.
+    """
+    begun = False
+
+    def begin() -> t.Tuple[Export, ...]:
+        nonlocal begun
+        with explained(f"begin the backup job of {facts.name}", "See libvirt's and QEMU's log of this domain."):
+            server = _begin(domain, servers or [scratch.socket_of_qemu(folder)], lambda each: backup_xml(wanted, facts.disks, folder, each), new_checkpoint)
+            begun = True
+        return tuple(Export(each.target, server, each.target, f"qemu:dirty-bitmap:backup-{each.target}" if each.since else None) for each in wanted)
+
+    try:
+        yield begin
+    finally:
+        if begun:
+            end(domain)
+
+
+@contextlib.contextmanager
+def domain_lock(uuid: str, name: str) -> t.Iterator[None]:
+    """Hold the right to change a domain's checkpoints on this host. Raises Refused if another run of this user holds it."""
+    with contextlib.ExitStack() as stack:
+        folder, at = stack.enter_context(own_folder())
+        file = f"{uuid}.lock"
+        try:
+            handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=at)
+        except OSError as error:
+            why = f"{error.strerror}. If no run of kvm.cbt is in progress, delete it."
+            raise Refused(f"Cannot lock {name} against other runs: {os.path.join(folder, file)}: {why}") from error
+        stack.callback(os.close, handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Refused(f"Another run of kvm.cbt is working on {name}. Wait for it to end.") from error
+        yield

@@ -1,0 +1,91 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading the disks of a shut-off domain straight from their images. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import typing as t
+
+from .. import programs
+from ..errors import HypervisorError, ProgramError, Refused
+from ..images import qemu_img
+from . import scratch
+from .backup_job import Export, JobDisk
+from .disks import Disk
+from .domain import DomainFacts
+
+_START_WITHIN = 60  # seconds
+
+
+def not_offline(disk: Disk) -> t.Optional[str]:
+    """Why a disk cannot be read while its domain is shut off; None if it can."""
+    if disk.type not in ("file", "block"):
+        return f"{disk.target} is a {disk.type} disk, which is read through a running domain only. Set offline to start_paused."
+    if disk.source is None or not os.path.exists(disk.source):
+        return f"{disk.target} has no image at {disk.source}."
+    return None
+
+
+def _node(disk: Disk) -> t.Dict[str, t.Any]:
+    path = disk.source or ""
+    file = qemu_img.file_node(path)
+    if disk.format == "raw":
+        # Other formats keep writers away from their own metadata; over a RAW image an export would let the domain start and write.
+        file = {"driver": "blkdebug", "image": file, "unshare-child-perms": ["write", "resize"]}
+    below = qemu_img.below(path, disk.format)
+    node = {"driver": disk.format, "node-name": disk.target, "read-only": True, "file": file}
+    return node if below is None else {**node, "backing": below}
+
+
+def _arguments(disks: t.Sequence[Disk], wanted: t.Mapping[str, JobDisk], socket: str, ready: str) -> t.List[str]:
+    address = socket.replace(",", ",,")  # how QEMU's options write a comma
+    arguments = ["qemu-storage-daemon", "--pidfile", ready, "--nbd-server", f"addr.type=unix,addr.path={address}"]
+    for disk in disks:
+        arguments += ["--blockdev", json.dumps(_node(disk))]
+        export: t.Dict[str, t.Any] = {"type": "nbd", "id": disk.target, "node-name": disk.target, "name": disk.target, "writable": False}
+        since = wanted[disk.target].since
+        if since is not None:
+            export["bitmaps"] = [since]
+        arguments += ["--export", json.dumps(export)]
+    return arguments
+
+
+@contextlib.contextmanager
+def image_exports(facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str) -> t.Iterator[t.Tuple[Export, ...]]:
+    """Serve the images of a shut-off domain over NBD, read-only. While they are served the domain cannot be started.
+
+    Raises HypervisorError if an image cannot be opened, for instance because the domain has been started meanwhile.
+    """
+    by_target = {each.target: each for each in wanted}
+    disks = [disk for disk in facts.disks if disk.target in by_target]
+    for disk in disks:
+        reason = not_offline(disk)
+        if reason is not None:
+            raise Refused(f"Cannot back up {facts.name} while it is shut off: {reason}")
+    socket = scratch.socket_in(folder)
+    ready = os.path.join(folder, "nbd.pid")  # written once all images are open, which is after the socket is there
+    try:
+        arguments = _arguments(disks, by_target, socket, ready)
+    except (OSError, ProgramError) as error:
+        raise HypervisorError(f"Cannot read the disks of {facts.name}: {error}. Check that its images are whole.") from error
+    with programs.service(arguments) as server:
+        _wait_for(ready, server, facts.name)
+        yield tuple(Export(each.target, socket, each.target, f"qemu:dirty-bitmap:{each.since}" if each.since else None) for each in wanted)
+        with contextlib.suppress(ProgramError):  # it only read
+            server.stop(_START_WITHIN)
+
+
+def _wait_for(ready: str, server: programs.Service, name: str) -> None:
+    deadline = time.monotonic() + _START_WITHIN
+    while not os.path.exists(ready):
+        reason = server.failed()
+        if reason is not None and "lock" in reason:
+            raise HypervisorError(f"Cannot read the disks of {name}: an image is in use by another process ({reason}). Was it started meanwhile? Try again.")
+        if reason is not None or time.monotonic() > deadline:
+            raise HypervisorError(f"Cannot read the disks of {name}: {reason or 'qemu-storage-daemon did not open the images in time'}.")
+        time.sleep(0.01)

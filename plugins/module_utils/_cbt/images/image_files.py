@@ -1,0 +1,192 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Image files as they are converted: read, made, compared. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import struct
+import typing as t
+
+from .. import files, programs
+from ..errors import HypervisorError, ProgramError
+from . import locks, qemu_img
+
+_HEADER = struct.Struct(">4sIQI")  # magic, version, place and length of the backing file's name
+_MAGIC = b"QFI\xfb"
+_LONGEST_CHAIN = 256
+_LONGEST_NAME = 1023  # bytes, QEMU's limit of the name of a backing file
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """An image file or device. ``size`` is what a guest sees, in bytes; ``backing`` as the image names it."""
+
+    path: str
+    format: str
+    size: int
+    compat: t.Optional[str] = None
+    cluster_size: t.Optional[int] = None
+    backing: t.Optional[str] = None
+    backing_path: t.Optional[str] = None
+    backing_format: t.Optional[str] = None
+    snapshots: bool = False
+    encrypted: bool = False
+    data_file: bool = False
+
+    @property
+    def trackable(self) -> bool:
+        """True if it can hold dirty bitmaps."""
+        return self.format == "qcow2" and self.compat != "0.10"
+
+
+def describe(path: str, fmt: str) -> Image:
+    """Read an image, even while a domain uses it. ``fmt`` is the format that the definition names.
+
+    Raises HypervisorError if it cannot be read.
+    """
+    try:
+        info = qemu_img.info(path, fmt, share=True)
+    except ProgramError as error:
+        raise HypervisorError(f"Cannot read the {fmt} image {path}: {error}. Check the path and the format.") from error
+    details = info.get("format-specific", {}).get("data", {})
+    return Image(
+        path=path,
+        format=info["format"],
+        size=info["virtual-size"],
+        compat=details.get("compat"),
+        cluster_size=info.get("cluster-size") if info["format"] == "qcow2" else None,
+        backing=info.get("backing-filename"),
+        backing_path=info.get("full-backing-filename"),
+        backing_format=info.get("backing-filename-format"),
+        snapshots=bool(info.get("snapshots")),
+        encrypted=bool(info.get("encrypted")),
+        data_file="data-file" in details,
+    )
+
+
+def needed(image: Image) -> int:
+    """Bytes that a qcow2 image of the same content takes, as far as can be told while a guest writes."""
+    measured = programs.run_json(["qemu-img", "measure", "-U", "--output=json", "-O", "qcow2", "-f", image.format, image.path])
+    return t.cast(int, measured["required"])
+
+
+def _options(image: Image) -> t.List[str]:
+    cluster = f",cluster_size={image.cluster_size}" if image.cluster_size else ""
+    return ["-o", f"compat=1.1{cluster}"]
+
+
+def _backing(image: Image, dest: str, file_option: str) -> t.List[str]:
+    if image.backing is None:
+        return []
+    # A relative name is relative to the folder of the image that holds it.
+    beside = os.path.dirname(os.path.realpath(image.path)) == os.path.dirname(os.path.realpath(dest))
+    return [file_option, image.backing if beside else (image.backing_path or image.backing), "-F", image.backing_format or "raw"]
+
+
+def create_like(image: Image, dest: str) -> None:
+    """Make an empty qcow2 v3 image of the size, cluster size and backing file of another."""
+    programs.run(["qemu-img", "create", "-q", "-f", "qcow2", *_options(image), *_backing(image, dest, "-b"), "--", dest, str(image.size)])
+    take_owner(image.path, dest)
+
+
+def convert(image: Image, dest: str, watch: t.Callable[[], None]) -> None:
+    """Copy an image that is not in use to a new qcow2 v3 image. Raises HypervisorError, Refused if it is in use, or what ``watch`` raises."""
+    locks.require_free(image.path, f"convert {image.path}")
+    copying = ["qemu-img", "convert", "-q", "-f", image.format, "-O", "qcow2", *_options(image), *_backing(image, dest, "-B"), "--", image.path, dest]
+    _complete(copying, watch, f"convert {image.path}")
+    take_owner(image.path, dest)
+    files.sync(dest)
+
+
+def compare(image: Image, copy: str, watch: t.Callable[[], None]) -> None:
+    """Raise HypervisorError unless a qcow2 image reads as another, byte for byte, or what ``watch`` raises."""
+    comparing = ["qemu-img", "compare", "-q", "-f", image.format, "-F", "qcow2", "--", image.path, copy]
+    _complete(comparing, watch, f"use {copy}: it does not hold what {image.path} holds")
+
+
+def _complete(arguments: t.Sequence[str], watch: t.Callable[[], None], what: str) -> None:
+    with programs.service(arguments) as running:
+        status, said = running.complete(watch)
+    if status != 0:
+        raise HypervisorError(f"Cannot {what}: {arguments[0]} {arguments[1]} ended with {status}{': ' if said else ''}{said}")
+
+
+def set_compat(path: str, version: str) -> None:
+    """Make a qcow2 image that nobody uses one of another version, in place: ``1.1`` is v3, ``0.10`` v2."""
+    try:
+        programs.run(["qemu-img", "amend", "-f", "qcow2", "-o", f"compat={version}", "--", path])
+    except ProgramError as error:
+        raise HypervisorError(f"Cannot make {path} a qcow2 image of compat {version}: {error}. If a domain uses it, shut that down.") from error
+
+
+def check(path: str) -> None:
+    """Raise HypervisorError if QEMU finds fault with a qcow2 image that nobody uses."""
+    try:
+        programs.run(["qemu-img", "check", "-q", "-f", "qcow2", "--", path])
+    except ProgramError as error:
+        raise HypervisorError(f"The image {path} is not sound: {error}") from error
+
+
+def take_owner(path: str, other: str) -> None:
+    """Give ``other``, which was just made, the owner and mode of ``path``, as far as this user may.
+
+    Raises HypervisorError if ``other`` is not the file that was made: the folder may belong to others.
+    """
+    status = os.stat(path)
+    try:
+        handle = os.open(other, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise HypervisorError(f"Cannot go on with the new image {other}: {error.strerror}. Check whether another user replaced it.") from error
+    try:
+        made = os.fstat(handle)
+        if not stat.S_ISREG(made.st_mode) or made.st_nlink != 1 or made.st_uid != os.geteuid():
+            raise HypervisorError(f"Cannot go on with the new image {other}: another user replaced it. Make root the owner of its folder.")
+        os.fchmod(handle, status.st_mode & 0o777)
+        if os.geteuid() == 0:
+            os.fchown(handle, status.st_uid, status.st_gid)
+    finally:
+        os.close(handle)
+
+
+def _named_backing(path: str) -> t.Optional[str]:
+    """The backing file that a file names if it is taken for a qcow2 image, from its header, which a guest may have written; None if it names none."""
+    try:
+        # What a guest names is opened next. It may be a pipe, which opening would wait for, or a device that opening changes.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            header = file.read(_HEADER.size)
+            if len(header) < _HEADER.size:
+                return None
+            magic, _version, place, length = _HEADER.unpack(header)
+            if magic != _MAGIC or not place or length > _LONGEST_NAME:
+                return None
+            file.seek(place)
+            name = file.read(length)
+    except (OSError, OverflowError, ValueError):  # a place beyond all files is a ValueError
+        return None
+    return None if b"\0" in name else os.path.join(os.path.dirname(os.path.realpath(path)), os.fsdecode(name))
+
+
+def _rests_on(path: str, base: str) -> bool:
+    """True if ``base`` is among the backing files of an image; both are real paths."""
+    for _step in range(_LONGEST_CHAIN):
+        below = _named_backing(path)
+        if below is None:
+            return False
+        path = os.path.realpath(below)
+        if path == base:
+            return True
+    return False
+
+
+def dependents(sources: t.Iterable[str], image: str) -> t.List[str]:
+    """Images that have ``image`` among their backing files: of ``sources``, which are disks of domains, and of its own folder."""
+    base = os.path.realpath(image)
+    found = {entry.path for entry in os.scandir(os.path.dirname(base)) if entry.is_file()}
+    found.update(os.path.realpath(source) for source in sources)
+    return sorted(path for path in found if os.path.isfile(path) and path != base and _rests_on(path, base))

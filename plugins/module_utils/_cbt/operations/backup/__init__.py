@@ -1,0 +1,13 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Backs up a domain.
+
+backup.py is the verb. situation.py gathers the facts: the domain, its checkpoints, the restore points and known
+damage. plan.py decides from these facts alone how each disk is read: in full, by its bitmap, by comparing
+everything, or not at all. It is pure, and each decision has a reason that a user can read. run.py carries the plan
+out in a view from frozen_view.py, which transport.py makes reachable over a socket or over TCP. spot_check.py reads
+a few blocks that QEMU calls unchanged and compares them with the parent restore point.
+
+Neighbours: point/ stores what is read, upkeep/ heals damage with it, hypervisor/ freezes and serves the disks.
+"""

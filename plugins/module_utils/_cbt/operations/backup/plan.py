@@ -1,0 +1,248 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The decision how each disk is read, from which checkpoint, and why. Pure. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ...errors import Refused, size_text
+from ...hypervisor.checkpoints import flaw, misplaced, named
+from ...hypervisor.disks import Disk, Selection
+from ...hypervisor.domain import DomainFacts
+from ...repository.format.manifests import RestorePoint
+from ...repository.records.damage import Damages
+
+AUTO = "auto"
+FULL = "full"
+INCREMENTAL = "incremental"
+DIFFERENTIAL = "differential"
+COPY = "copy"
+SCAN = "scan"
+SKIPPED = "skipped"
+
+
+@dataclasses.dataclass(frozen=True)
+class Situation:
+    """The facts a decision rests on.
+
+    ``points`` are the domain's restore points in this repository, oldest first; ``checkpoints`` the names libvirt knows;
+    ``ours`` how names of this repository's checkpoints begin; ``damaged`` why the map of a disk at a point cannot be built on,
+    by (point id, target); ``damages`` which blocks of the repository cannot be read, and ``lost`` how many bytes that is of a
+    disk at a point.
+    """
+
+    facts: DomainFacts
+    points: t.Tuple[RestorePoint, ...]
+    checkpoints: t.Tuple[str, ...]
+    ours: str
+    damaged: t.Mapping[t.Tuple[str, str], str] = dataclasses.field(default_factory=dict)
+    damages: Damages = dataclasses.field(default_factory=dict)
+    lost: t.Mapping[t.Tuple[str, str], int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiskPlan:
+    """How one disk is read.
+
+    ``since`` is the checkpoint that tells its changes, ``base`` the restore point it is compared with; ``audit`` if all
+    of it is read although its changes are known, to hold one against the other.
+    """
+
+    target: str
+    mode: str
+    reason: str
+    since: t.Optional[str] = None
+    base: t.Optional[str] = None
+    dirty_bytes: t.Optional[int] = None
+    audit: bool = False
+
+    @property
+    def read(self) -> bool:
+        """True if the disk is part of the backup."""
+        return self.mode != SKIPPED
+
+
+@dataclasses.dataclass(frozen=True)
+class BackupPlan:
+    """All decisions of one backup.
+
+    ``tracked`` are the targets that get a bitmap of the new checkpoint; ``superseded`` our checkpoints that go once the
+    new restore point stands, those of runs that were killed among them; ``redefined`` those libvirt has to be told of
+    again first, with their disks. ``skipped`` is why nothing is to be done, None if something is.
+    """
+
+    disks: t.Tuple[DiskPlan, ...]
+    tracked: t.Tuple[str, ...]
+    parent: t.Optional[str]
+    superseded: t.Tuple[str, ...]
+    warnings: t.Tuple[str, ...]
+    redefined: t.Mapping[str, t.Tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    skipped: t.Optional[str] = None
+
+
+def why_unusable(disk: Disk, point: RestorePoint, situation: Situation) -> t.Optional[str]:
+    """Why the changes of a disk since a point cannot be had; None if they can."""
+    record = point.disk(disk.target)
+    if record is None:
+        return f"{disk.target} was not part of restore point {point.id}"
+    broken = flaw(disk, point.checkpoint or "")
+    if broken is not None:
+        return broken
+    if disk.virtual_size != record.size:
+        return f"{disk.target} had {size_text(record.size)} at restore point {point.id} and has {size_text(disk.virtual_size or 0)} now"
+    if disk.source != record.source:  # where it is, a relative backing file may be another
+        return f"{disk.target} was {record.source} at restore point {point.id} and is {disk.source} now"
+    strange = misplaced(disk, point.checkpoint or "")
+    if strange is not None:
+        return strange
+    damage = situation.damaged.get((point.id, disk.target))
+    if damage is not None:
+        return f"restore point {point.id} cannot be built on: {damage}"
+    return None
+
+
+def usable_disks(point: RestorePoint, situation: Situation) -> t.Tuple[str, ...]:
+    """The disks whose changes since a point are known for certain."""
+    if point.checkpoint is None:
+        return ()
+    return tuple(disk.target for disk in situation.facts.disks if disk.untrackable is None and why_unusable(disk, point, situation) is None)
+
+
+def _comparable(disk: Disk, situation: Situation) -> t.Optional[str]:
+    """Id of the newest point holding this disk in readable form, to compare a full reading with."""
+    for point in reversed(situation.points):
+        if point.disk(disk.target) is not None and (point.id, disk.target) not in situation.damaged:
+            return point.id
+    return None
+
+
+def _since(disk: Disk, mode: str, point: RestorePoint, lost: int) -> DiskPlan:
+    """Read what changed since a point, and what the repository has ``lost`` of it, in bytes."""
+    bitmap = disk.bitmap(point.checkpoint or "")
+    dirty = bitmap.dirty_bytes if bitmap is not None else None
+    reason = f"Changes since restore point {point.id} are known from checkpoint {point.checkpoint}."
+    if lost:
+        reason += f" {size_text(lost)} of it are damaged in the repository and are read again."
+    how = DIFFERENTIAL if mode == DIFFERENTIAL else INCREMENTAL
+    return DiskPlan(disk.target, how, reason, point.checkpoint, point.id, dirty + lost if dirty is not None else None)
+
+
+def _tracked_plan(disk: Disk, mode: str, situation: Situation) -> DiskPlan:
+    base = _comparable(disk, situation)
+    candidates = [point for point in reversed(situation.points) if point.checkpoint is not None]
+    if not candidates:
+        return DiskPlan(disk.target, FULL, f"This repository has no restore point of {situation.facts.name} with a checkpoint yet.", base=base)
+    causes = []
+    for point in candidates:
+        cause = why_unusable(disk, point, situation)
+        if cause is None:
+            return _since(disk, mode, point, situation.lost.get((point.id, disk.target), 0))
+        causes.append(cause)
+    return DiskPlan(disk.target, FULL, f"Read in full: {causes[0]}.", base=base)
+
+
+def _disk_plan(disk: Disk, mode: str, selection: Selection, scan_untracked: bool, situation: Situation) -> DiskPlan:
+    left_out = selection.left_out(disk.target) or disk.unreadable
+    if left_out is not None:
+        return DiskPlan(disk.target, SKIPPED, left_out)
+    base = _comparable(disk, situation)
+    untrackable = disk.untrackable
+    if untrackable is not None and not scan_untracked:
+        return DiskPlan(disk.target, SKIPPED, f"{untrackable} It was left out because scan_untracked is false.")
+    if mode == COPY:
+        return DiskPlan(disk.target, COPY, "A copy was asked for; tracking is left as it is.", base=base, dirty_bytes=disk.virtual_size)
+    if untrackable is not None:
+        return DiskPlan(disk.target, SCAN, untrackable, base=base, dirty_bytes=disk.virtual_size)
+    if mode == FULL:
+        return DiskPlan(disk.target, FULL, "A full backup was asked for.", base=base, dirty_bytes=disk.virtual_size)
+    plan = _tracked_plan(disk, mode, situation)
+    return plan if plan.since is not None else dataclasses.replace(plan, dirty_bytes=disk.virtual_size)
+
+
+def _refuse_gaps(plans: t.Sequence[DiskPlan], name: str) -> None:
+    """An incremental backup that would have to read a trackable disk in full is refused instead of guessed."""
+    gaps = [plan for plan in plans if plan.mode == FULL and not plan.audit]
+    if gaps:
+        causes = " ".join(f"{plan.target}: {plan.reason}" for plan in gaps)
+        raise Refused(f"Cannot back up {name} incrementally. {causes} Use mode auto to read these disks in full.")
+    if not any(plan.since is not None for plan in plans):
+        causes = " ".join(plan.reason for plan in plans)
+        raise Refused(f"Cannot back up {name} incrementally: none of its disks is tracked. {causes}")
+
+
+def our_checkpoints(situation: Situation) -> t.List[str]:
+    """Names of this repository's checkpoints, known to libvirt or left as bitmaps in the disks."""
+    return named(situation.ours, situation.checkpoints, situation.facts.disks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What is asked of a backup as far as the decision goes.
+
+    ``mode`` is auto, full, incremental, differential or copy; ``threshold`` in bytes, None for none; ``offline`` what to do with a
+    domain that is shut off: read or skip (start_paused is done before the decision).
+    """
+
+    mode: str = AUTO
+    selection: Selection = Selection()
+    scan_untracked: bool = True
+    threshold: t.Optional[int] = None
+    audit: bool = False
+    offline: str = "read"
+
+
+def _audited(plan: DiskPlan) -> DiskPlan:
+    reason = f"Audited: all of it is read and held against what tracking tells. {plan.reason}"
+    return dataclasses.replace(plan, mode=FULL, reason=reason, audit=True)
+
+
+def _skip(taken: t.Sequence[DiskPlan], wish: Wish, facts: DomainFacts) -> t.Optional[str]:
+    """Why the backup is not to be made now; None if it is."""
+    if not facts.active and wish.offline == "skip":
+        return f"{facts.name} is {facts.state}, and offline is set to skip."
+    if wish.threshold is None or not all(plan.mode in (INCREMENTAL, DIFFERENTIAL) for plan in taken):
+        return None
+    sizes = [plan.dirty_bytes for plan in taken if plan.dirty_bytes is not None]
+    if len(sizes) < len(taken) or sum(sizes) >= wish.threshold:
+        return None
+    return f"{size_text(sum(sizes))} have changed on {facts.name}, which is less than the threshold of {size_text(wish.threshold)}."
+
+
+def _redefined(taken: t.Sequence[DiskPlan], situation: Situation) -> t.Dict[str, t.Tuple[str, ...]]:
+    unknown = sorted({plan.since for plan in taken if plan.since is not None and plan.since not in situation.checkpoints})
+    return {name: tuple(plan.target for plan in taken if plan.since == name) for name in unknown}
+
+
+def make_plan(situation: Situation, wish: Wish = Wish()) -> BackupPlan:
+    """Decide how each disk of a domain is read.
+
+    Raises Refused if the selection names an unknown disk, if nothing is left to back up, or if mode is incremental
+    and a disk's changes are not known.
+    """
+    facts = situation.facts
+    wish.selection.check([disk.target for disk in facts.disks], facts.name)
+    plans = tuple(_disk_plan(disk, wish.mode, wish.selection, wish.scan_untracked, situation) for disk in facts.disks)
+    if wish.audit:
+        plans = tuple(_audited(plan) if plan.since is not None else plan for plan in plans)
+    taken = [plan for plan in plans if plan.read]
+    if not taken:
+        reasons = " ".join(plan.reason for plan in plans)
+        raise Refused(f"There is nothing to back up on {facts.name}. {reasons}".strip())
+    if wish.mode == INCREMENTAL:
+        _refuse_gaps(taken, facts.name)
+    moves_on = wish.mode in (AUTO, FULL, INCREMENTAL)
+    tracked = tuple(plan.target for plan in taken if plan.mode in (FULL, INCREMENTAL)) if moves_on else ()
+    bases = {plan.base for plan in taken}
+    fell_back = [plan for plan in taken if plan.mode == FULL and wish.mode in (AUTO, DIFFERENTIAL) and situation.points and not plan.audit]
+    return BackupPlan(
+        disks=plans,
+        tracked=tracked,
+        parent=next((point.id for point in reversed(situation.points) if point.id in bases), None),
+        superseded=tuple(our_checkpoints(situation)) if tracked else (),
+        warnings=tuple(plan.reason for plan in taken if plan.mode == SCAN or plan in fell_back),
+        redefined=_redefined(taken, situation),
+        skipped=_skip(taken, wish, facts),
+    )

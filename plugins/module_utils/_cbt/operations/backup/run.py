@@ -1,0 +1,260 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One backup under way: the plan carried out. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import functools
+import json
+import socket
+import typing as t
+
+from ...blocks.nbd import Source, check_reachable
+from ...control import Interrupt, Observer, Progress
+from ...endpoint import TcpServer
+from ...errors import CbtError, DamagedObject, ObjectMissing
+from ...hypervisor import agent, backup_job, checkpoints, free_space, scratch, storage_pools
+from ...hypervisor.connection import Domain, libvirt
+from ...hypervisor.disks import Disk
+from ...hypervisor.domain import versions
+from ...hypervisor.machine_files import machine_files
+from ...repository.format import manifests, maps
+from ...repository.format.manifests import DiskRecord, RestorePoint, StoredFile
+from ...repository.records.damage import damaged_runs
+from ...repository.sharing.leases import Lease
+from ..point.disk_reader import ReadDisk, ranges_of
+from ..point.machine_files import LARGEST, Capture
+from ..point.new_point import Files, NewPoint, StoringOptions
+from ..upkeep.healing import Healed, heal
+from . import frozen_view, spot_check
+from .plan import DIFFERENTIAL, INCREMENTAL, BackupPlan, DiskPlan, Situation
+from .transport import Transport, servers
+
+TOOL_VERSION = "0.1.0"
+
+
+@dataclasses.dataclass(frozen=True)
+class BackupOptions(StoringOptions):
+    """How a backup is carried out."""
+
+    quiesce: str = "auto"
+    freeze_mountpoints: t.Tuple[str, ...] = ()
+    scratch_dir: str = "/var/tmp"
+    tags: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    pin: bool = False
+    transport: Transport = Transport()
+
+
+class Run:
+    """Carries out the plan for one domain. ``disks`` and ``warnings`` tell what came of it."""
+
+    def __init__(
+        self, domain: Domain, lease: Lease, options: BackupOptions, found: Situation, plan: BackupPlan, interrupt: Interrupt, observer: Observer
+    ) -> None:
+        self._domain, self._lease, self._repository, self._options = domain, lease, lease.repository, options
+        self._facts, self._points, self._damages, self._plan = found.facts, found.points, found.damages, plan
+        self._interrupt, self._observer = interrupt, observer
+        self.warnings: t.List[str] = []
+        self.healed = Healed()
+        now = datetime.datetime.now(datetime.timezone.utc)
+        self._created = now.isoformat(timespec="microseconds")
+        self._id = manifests.new_id(now)
+        self._checkpoint = f"{checkpoints.prefix(self._repository.id)}{self._id}" if plan.tracked else None
+        self._new = NewPoint(lease, self._facts.uuid, self._id, options, self._damages, interrupt, observer)
+        # Read before the job begins: libvirt may take its time to ask QEMU, and the guest's writes go to scratch meanwhile.
+        self._versions = {"kvm.cbt": TOOL_VERSION, **versions(domain.session)}
+
+    @property
+    def disks(self) -> t.Mapping[str, ReadDisk]:
+        """What was read, by target."""
+        return self._new.disks
+
+    def carry_out(self) -> RestorePoint:
+        """Take the backup and publish it."""
+        taken = [each for each in self._plan.disks if each.read]
+        wanted = [backup_job.JobDisk(each.target, each.since) for each in taken]
+        with contextlib.ExitStack() as undo, self._workspace() as work, contextlib.closing(self._nothing_captured(work.folder)) as captured:
+            undo.callback(self._new.unpublish)
+            undo.callback(self._forget_checkpoint)
+            places = self._places(work)
+            with self._view(wanted, work) as view, free_space.guarded(places, self._interrupt, lambda: backup_job.end(self._domain)):
+                if view.note is not None:
+                    self.warnings.append(f"The backup of {self._facts.name} is only crash-consistent: {view.note}.")
+                self._capture(captured)
+                self._check_reachable(view.exports[0])
+                for plan, export in zip(taken, view.exports):
+                    self._read(plan, export)
+                point = self._publish(view, captured)
+                undo.pop_all()  # it is published: from here on nothing is taken back
+        self._interrupt.reached(f"Restore point {point.id} of {point.domain} is published and complete. The next backup does the rest.")
+        self._remove_superseded()
+        self._heal()
+        self._new.record_hooks()
+        self.warnings += self._new.warnings
+        self._observer(Progress("done", self._facts.name))
+        return point
+
+    def _view(self, wanted: t.Sequence[backup_job.JobDisk], work: scratch.Workspace) -> t.ContextManager[frozen_view.View]:
+        if not self._facts.active:
+            return frozen_view.shut_off(self._domain, self._facts, wanted, work.folder, self._checkpoint, self._plan.tracked)
+        quiescing = frozen_view.Quiescing(self._options.quiesce, self._options.freeze_mountpoints)
+        tcp = servers(self._domain.session, self._options.transport)
+        return frozen_view.running(self._domain, self._facts, wanted, work.scratch, self._checkpoint, self._plan.tracked, quiescing, self._frozen, tcp)
+
+    def _workspace(self) -> t.ContextManager[scratch.Workspace]:
+        return scratch.workspace(self._domain, self._facts, self._options.scratch_dir)
+
+    def _nothing_captured(self, folder: str) -> Capture:
+        return (
+            Capture(folder)
+            if self._facts.host is None
+            else Capture(folder, functools.partial(storage_pools.open_file, self._domain.session, max(LARGEST.values())))
+        )
+
+    def _capture(self, captured: Capture) -> None:
+        """Keep firmware variables and the like as they are now, near the moment of which the disks are."""
+        captured.take(machine_files(self._facts.xml))
+        self.warnings += captured.warnings
+
+    def _frozen(self) -> None:
+        self._observer(Progress("freezing", self._facts.name))
+        self._interrupt.check()
+
+    def _places(self, work: scratch.Workspace) -> t.List[free_space.Place]:
+        """Where space is needed. Raises Refused if there is too little."""
+        places = list(work.places)
+        if self._repository.store.local_path is not None:
+            places.append(free_space.Place(self._repository.store.local_path, "the repository", "repository", 0.25))
+        for place in places:
+            place.refuse()
+        return places
+
+    @staticmethod
+    def _check_reachable(export: backup_job.Export) -> None:
+        if isinstance(export.server, TcpServer):
+            check_reachable(export.server)
+
+    def _read(self, plan: DiskPlan, export: backup_job.Export) -> None:
+        base = self._base_map(plan)
+        with _source(export) as source:
+            tracked = base is not None and plan.since is not None
+            doubtful = tracked and not plan.audit and spot_check.contradiction(source, t.cast(maps.ExtentMap, base), self._new.known(base)) is not None
+            again = ranges_of(damaged_runs(t.cast(maps.ExtentMap, base), self._damages)) if tracked else ()
+            read = self._new.read(source, plan.target, base, plan.audit or doubtful, again)
+        if read.unmarked:
+            amount = sum(length for _offset, length in read.unmarked_bytes)
+            how = "Tracking was wrong, so all of it was read. Was it resized, or its image overwritten?" if doubtful else "Audit:"
+            self.warnings.append(
+                f"{plan.target} of {self._facts.name}: {how} {amount} bytes changed without being marked by tracking, the first at offset"
+                f" {read.unmarked_bytes[0][0]}. They are stored now; earlier restore points since {plan.base} may lack them."
+            )
+
+    def _base_map(self, plan: DiskPlan) -> t.Optional[maps.ExtentMap]:
+        if plan.base is None:
+            return None
+        point = next(each for each in self._points if each.id == plan.base)
+        try:
+            return self._repository.read_map(point, plan.target)
+        except (DamagedObject, ObjectMissing):
+            if plan.since is not None:
+                raise
+            return None  # all of the disk is read: without something to compare with, all of it is stored
+
+    def _publish(self, view: frozen_view.View, captured: Capture) -> RestorePoint:
+        self._observer(Progress("publishing", self._facts.name))
+        exports = dict(zip((each.target for each in self._plan.disks if each.read), view.exports))
+        describe = functools.partial(self._point, view)
+        for name, data in self._configuration().items():
+            captured.add(name, data)
+        return self._new.publish(captured, describe, lambda target: _source(exports[target]))
+
+    def _point(self, view: frozen_view.View, stored_maps: Files, files: Files) -> RestorePoint:
+        return RestorePoint(
+            id=self._id,
+            repository=self._repository.id,
+            domain=self._facts.name,
+            uuid=self._facts.uuid,
+            created=self._created,
+            parent=self._plan.parent,
+            checkpoint=self._checkpoint,
+            checkpoint_xml=view.checkpoint_xml,
+            incremental_set=self._set(),
+            consistency=view.consistency,
+            disks=tuple(self._record(plan, stored_maps[plan.target]) for plan in self._plan.disks if plan.target in stored_maps),
+            files=files,
+            autostart=self._facts.autostart,
+            tags=dict(self._options.tags),
+            pinned=self._options.pin,
+            host=socket.gethostname() if self._facts.host is None else self._domain.session.api.getHostname(),
+            versions=self._versions,
+            dedup=self._options.dedup,
+        )
+
+    def _set(self) -> str:
+        since = next((plan.base for plan in self._plan.disks if plan.mode in (INCREMENTAL, DIFFERENTIAL) or plan.audit), None)
+        return next((point.incremental_set for point in self._points if point.id == since), self._id)
+
+    def _record(self, plan: DiskPlan, stored_map: StoredFile) -> DiskRecord:
+        disk = next(each for each in self._facts.disks if each.target == plan.target)
+        read = self.disks[plan.target]
+        return DiskRecord(
+            target=plan.target,
+            size=read.size,
+            mode=plan.mode,
+            reason=plan.reason,
+            map=stored_map,
+            source=disk.source,
+            image=_image_properties(disk),
+            statistics=dataclasses.asdict(read.statistics),
+        )
+
+    def _configuration(self) -> t.Dict[str, bytes]:
+        """The files that keep the machine's configuration, by name."""
+        files = {"domain.xml": self._facts.xml.encode(), "inactive.xml": self._facts.inactive_xml.encode()}
+        guest = agent.guest_information(self._domain, self._facts)
+        if guest:
+            files["guest.json"] = json.dumps(guest, sort_keys=True).encode()
+        return files
+
+    def _forget_checkpoint(self) -> None:
+        if self._checkpoint is not None:
+            checkpoints.remove(self._domain, self._checkpoint)
+
+    def _remove_superseded(self) -> None:
+        for name in self._plan.superseded:
+            try:
+                checkpoints.remove(self._domain, name)
+            except (CbtError, libvirt.libvirtError) as error:
+                # The restore point stands; the leftover costs a little memory and goes with the next backup.
+                self.warnings.append(f"The superseded checkpoint {name} of {self._facts.name} was not removed: {error}")
+
+    def _heal(self) -> None:
+        """Have older points name what was stored again in place of damaged blocks."""
+        try:
+            self.healed = heal(self._lease, self._facts.uuid, self._damages, self._interrupt)
+        except CbtError as error:
+            # The restore point stands, and the next backup goes on with it.
+            self.warnings.append(f"Damaged blocks of earlier restore points of {self._facts.name} were not healed: {error}")
+            return
+        self.warnings += self.healed.words(self._facts.name)
+
+
+def _source(export: backup_job.Export) -> Source:
+    return Source(export.server, export.name, export.dirty_context)
+
+
+def _image_properties(disk: Disk) -> t.Dict[str, t.Any]:
+    """What a restore needs to make an image like the original one: format, cluster size, qcow2 features."""
+    properties: t.Dict[str, t.Any] = {"format": disk.format, "type": disk.type}
+    if disk.type not in ("file", "block"):
+        return properties
+    details = disk.image.get("format-specific", {}).get("data", {})
+    kept = ("compat", "compression-type", "lazy-refcounts", "refcount-bits", "extended-l2")
+    properties.update({key: details[key] for key in kept if key in details})
+    if "cluster-size" in disk.image:
+        properties["cluster-size"] = disk.image["cluster-size"]
+    return properties

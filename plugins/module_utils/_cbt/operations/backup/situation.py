@@ -1,0 +1,56 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Gathering the facts a backup's decision rests on. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ...errors import DamagedObject, ObjectMissing
+from ...grid import BLOCK_SIZE
+from ...hypervisor import checkpoints
+from ...hypervisor.connection import Domain
+from ...hypervisor.domain import read_domain
+from ...repository.format.packs import PackRef
+from ...repository.records import damage
+from ...repository.records.damage import PackDamage
+from ...repository.repository import Repository
+from .plan import Situation, our_checkpoints
+
+
+def gather(domain: Domain, repository: t.Optional[Repository]) -> Situation:
+    """Everything the decision rests on, read from libvirt, QEMU and the repository; ``repository`` is None if it does not exist yet."""
+    facts = read_domain(domain)
+    if repository is None:
+        return Situation(facts, (), (), "cbt-")
+    listing = repository.points_of(facts.uuid)
+    found = Situation(
+        facts=facts,
+        points=listing.points,
+        checkpoints=tuple(each.name for each in checkpoints.list_checkpoints(domain)),
+        ours=checkpoints.prefix(repository.id),
+    )
+    return _with_damage(repository, found)
+
+
+def _with_damage(repository: Repository, found: Situation) -> Situation:
+    """The same, with what is damaged of the points that may serve as a base: those with a checkpoint on the domain, and the newest."""
+    ours = set(our_checkpoints(found))
+    candidates = [point for point in found.points if point.checkpoint in ours or point is found.points[-1]]
+    damages: t.Dict[bytes, PackDamage] = damage.read_all(repository)
+    looked_at: t.Set[PackRef] = set()
+    damaged: t.Dict[t.Tuple[str, str], str] = {}
+    lost: t.Dict[t.Tuple[str, str], int] = {}
+    for point in candidates:
+        for record in point.disks:
+            try:
+                extents = repository.read_map(point, record.target)
+            except (DamagedObject, ObjectMissing) as error:
+                damaged[point.id, record.target] = str(error)
+                continue
+            damages.update(damage.unsound_packs(set(extents.packs) - looked_at, repository.store))
+            looked_at.update(extents.packs)
+            lost[point.id, record.target] = sum(run.count for run in damage.damaged_runs(extents, damages)) * BLOCK_SIZE
+    return dataclasses.replace(found, damaged=damaged, damages=damages, lost={key: size for key, size in lost.items() if size})

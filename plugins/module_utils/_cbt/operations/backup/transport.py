@@ -1,0 +1,58 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the disks of a running domain are reached: over a Unix socket, or over TCP from another host. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import typing as t
+
+from ...blocks.nbd import check_certificates
+from ...endpoint import TcpServer
+from ...errors import Refused
+from ...hypervisor.connection import Session
+
+UNIX = "unix"
+TCP = "tcp"
+FIRST_PORT = 10809  # IANA's for NBD
+PORTS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Transport:
+    """How the disks are to be reached. ``address`` is that of the hypervisor, the one in the URI if None; ``port`` any free one if None;
+    ``certificates`` the folder of this host's certificates."""
+
+    kind: str = UNIX
+    address: t.Optional[str] = None
+    port: t.Optional[int] = None
+    tls: bool = True
+    certificates: str = "/etc/pki/libnbd"
+
+
+def servers(session: Session, wanted: Transport) -> t.Tuple[TcpServer, ...]:
+    """Where QEMU may serve the disks, to be tried in this order; none for a Unix socket.
+
+    Raises Refused if they cannot be reached that way, or if what TLS needs is missing.
+    """
+    host = session.remote_host
+    if wanted.kind == UNIX:
+        if host is not None:
+            raise Refused(f"Cannot read the disks of a domain on {host} over a Unix socket. Set transport: tcp, or let the task run on that host.")
+        return ()
+    if wanted.tls:
+        check_certificates(wanted.certificates)
+    address = wanted.address or host or "localhost"
+    listen = _resolved(address)
+    ports = range(FIRST_PORT, FIRST_PORT + PORTS) if wanted.port is None else [wanted.port]
+    return tuple(TcpServer(address, listen, port, wanted.certificates if wanted.tls else None) for port in ports)
+
+
+def _resolved(address: str) -> str:
+    """The numeric address: what the hypervisor takes its own name for may be a loopback address."""
+    try:
+        return str(socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise Refused(f"Cannot find the address of {address}: {error.strerror}. Set nbd_address to an address of the hypervisor.") from error

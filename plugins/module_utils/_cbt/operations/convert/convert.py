@@ -1,0 +1,225 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Converting images that cannot be tracked to qcow2 v3. Private to the collection.
+
+The original stays what it is until the result was compared with it and the domain was seen running on it. Until then a link
+beside the new image, the marker, tells of it: a run that was killed is taken up where it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import typing as t
+
+from ...control import Interrupt
+from ...errors import CbtError, Refused
+from ...hypervisor import backup_job, block_copy, definition
+from ...hypervisor.connection import Session
+from ...hypervisor.disks import Disk
+from ...hypervisor.domain import DomainFacts, read_domain, require_files_here
+from ...images import image_files, locks, marker
+from ...images.image_files import Image
+from ...images.marker import Original
+from .plan import AMEND, BLOCKCOPY, CONVERT, FINISH, Candidate, Conversion, Wish, plan
+from .run import ImageRun, Manner
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """An image that was, or would be, seen to. ``original`` is where the original still lies, None if it is gone or was changed in place."""
+
+    target: t.Optional[str]
+    path: str
+    method: str
+    format: str
+    compat: t.Optional[str]
+    original: t.Optional[str]
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionResult:
+    """``left`` are disks that cannot be converted, with the reason; ``notes`` what a person should know."""
+
+    images: t.Tuple[Converted, ...]
+    left: t.Tuple[t.Tuple[str, str], ...] = ()
+    notes: t.Tuple[str, ...] = ()
+
+
+def _candidates(session: Session, facts: DomainFacts, targets: t.Optional[t.Sequence[str]]) -> t.Tuple[t.List[Candidate], t.Dict[str, str]]:
+    """The disks that may be converted, and why the others cannot be."""
+    found: t.List[Candidate] = []
+    left: t.Dict[str, str] = {}
+    ties, sources = tuple(definition.obstacles(session.domain(facts.uuid))), definition.defined_sources(session)
+    for disk in facts.disks:
+        if targets is not None and disk.target not in targets:
+            continue
+        path = definition.disk_path(session, disk)
+        reason = _inconvertible(disk, path)
+        if reason is not None:
+            left[disk.target] = reason
+            continue
+        found.append(_candidate(facts, disk, t.cast(str, path), ties, _users(session, t.cast(str, path), sources, facts.uuid)))
+    return found, left
+
+
+def _inconvertible(disk: Disk, path: t.Optional[str]) -> t.Optional[str]:
+    if disk.unreadable is not None:
+        return disk.unreadable
+    if disk.format not in ("raw", "qcow2"):
+        return f"{disk.target} is a {disk.format} image; RAW and qcow2 are converted. Use qemu-img convert."
+    if disk.readonly:
+        return f"{disk.target} is read-only."
+    if path is None:
+        return f"{disk.target} is a {disk.type} disk, not an image file of this host."
+    return None if os.path.exists(path) else f"{disk.target} has no image at {path}."
+
+
+def _users(session: Session, path: str, sources: t.Iterable[t.Tuple[str, str]], but: str = "") -> t.Tuple[str, ...]:
+    """Names of the domains that have this image as a disk, but for one given by its UUID."""
+    uuids = {uuid for uuid, source in sources if os.path.realpath(source) == os.path.realpath(path)} - {but}
+    return tuple(sorted(session.domain(uuid).name for uuid in uuids))
+
+
+def _candidate(facts: DomainFacts, disk: Disk, path: str, ties: t.Tuple[str, ...], sharers: t.Tuple[str, ...]) -> Candidate:
+    copying = block_copy.mirror(facts.xml, disk.target) if facts.active else None
+    return Candidate(
+        image=image_files.describe(path, disk.format),
+        domain=facts.name,
+        target=disk.target,
+        running=facts.active,
+        device=not os.path.isfile(path),
+        ties=ties,
+        sharers=sharers,
+        copying_to=None if copying is None else copying.path or "",
+        original=marker.read(path),
+    )
+
+
+def _converted(conversion: Conversion, original: t.Optional[str]) -> Converted:
+    image, target = conversion.candidate.image, conversion.candidate.target or None
+    return Converted(target, conversion.path, conversion.method, image.format, image.compat, original, conversion.text)
+
+
+def _carry_out(run: ImageRun, facts: DomainFacts, conversions: t.Sequence[Conversion]) -> t.List[Converted]:
+    domain = run.of_domain
+    done: t.List[Converted] = []
+    at_rest = [each for each in conversions if each.method in (AMEND, CONVERT)]
+    if at_rest and facts.active:
+        definition.shut_down(domain, run.manner.shutdown_timeout, run.interrupt.check)
+    with contextlib.ExitStack() as undo:
+        if at_rest and facts.active:
+            undo.callback(definition.start, domain)
+        for each in at_rest:
+            run.interrupt.check()
+            run.at_rest(each, undo)
+        if at_rest and facts.active:
+            undo.callback(definition.stop, domain)
+            definition.start(domain)
+        undo.pop_all()
+    for each in conversions:
+        if each.method == BLOCKCOPY:
+            run.live(each)
+        done.append(_converted(each, _original_left(run, each, facts.active)))
+    return done
+
+
+def _original_left(run: ImageRun, conversion: Conversion, active: bool) -> t.Optional[str]:
+    """Where the original of a conversion still lies, which is finished if the domain runs; None if it is gone or was changed in place."""
+    image = conversion.candidate.image
+    if conversion.method == AMEND:
+        return None
+    original = conversion.candidate.original if conversion.method == FINISH else None
+    original = original or Original(image.path, image.format)
+    if active:
+        return run.finish(conversion.candidate.target, conversion.path, original)
+    if run.wish.keep_original:
+        marker.remove(conversion.path)
+    return original.path
+
+
+def convert_disks(
+    session: Session,
+    name: str,
+    targets: t.Optional[t.Sequence[str]],
+    wish: Wish,
+    manner: Manner = Manner(),  # noqa: B008  # frozen
+    interrupt: t.Optional[Interrupt] = None,
+    check_only: bool = False,
+) -> ConversionResult:
+    """Have the disks of a domain, or those with these ``targets``, be qcow2 v3. Raises a CbtError; what was begun is then undone."""
+    domain = session.domain(name)
+    run = ImageRun(session, domain, manner, wish, interrupt or Interrupt())
+    with backup_job.domain_lock(domain.uuid, domain.name):
+        facts = read_domain(domain)
+        require_files_here(facts, "convert images")
+        unknown = sorted(set(targets or ()) - {disk.target for disk in facts.disks})
+        if unknown:
+            raise Refused(f"{facts.name} has no disk {', '.join(unknown)}; it has {', '.join(disk.target for disk in facts.disks)}.")
+        candidates, left = _candidates(session, facts, targets)
+        if targets is not None and left:
+            raise Refused(f"Cannot convert the disks of {facts.name}: {' '.join(left.values())}")
+        conversions = [each for each in (plan(candidate, wish) for candidate in candidates) if each is not None]
+        _refuse(facts, conversions, wish)
+        run.check_room(conversions)
+        if check_only:
+            done = [_converted(each, None) for each in conversions]
+        else:
+            done = _carry_out(run, facts, conversions)
+    return ConversionResult(tuple(done), tuple(left.items()), tuple(run.notes))
+
+
+def _refuse(facts: DomainFacts, conversions: t.Sequence[Conversion], wish: Wish) -> None:
+    if conversions and facts.job is not None:
+        raise Refused(f"Cannot convert the disks of {facts.name}: a {facts.job} job is running on it. Wait for it to end.")
+    new = [each for each in conversions if each.method in (CONVERT, BLOCKCOPY)]
+    if len(new) > 1 and wish.dest is not None:
+        raise Refused(f"{len(new)} disks of {facts.name} are to be converted, and dest names one image. Name the disk.")
+    if facts.active and wish.window and any(each.method in (AMEND, CONVERT) for each in conversions) and facts.state != "running":
+        raise Refused(f"Cannot shut {facts.name} down for a window: it is {facts.state}.")
+
+
+def convert_image(
+    session: t.Optional[Session],
+    path: str,
+    fmt: str,
+    wish: Wish,
+    interrupt: t.Optional[Interrupt] = None,
+    check_only: bool = False,
+) -> ConversionResult:
+    """Have an image of a format that belongs to no domain be qcow2 v3; a new image is made beside it, and the original stays. Raises a CbtError."""
+    run = ImageRun(session, None, Manner(), wish, interrupt or Interrupt())
+    with backup_job.domain_lock(hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32], path):
+        image = image_files.describe(path, fmt)
+        users = _users(session, path, definition.defined_sources(session)) if session is not None else ()
+        conversion = plan(Candidate(image, device=not os.path.isfile(path), sharers=users), wish)
+        if conversion is None:
+            return ConversionResult(())
+        if conversion.method == CONVERT and _is_there(image, conversion.path, run):
+            return ConversionResult(())
+        locks.require_free(path, f"convert {path}")
+        run.check_room([conversion])
+        original = None if conversion.method == AMEND else path
+        if not check_only:
+            with contextlib.ExitStack() as undo:
+                run.at_rest(conversion, undo)
+                undo.pop_all()
+            marker.remove(conversion.path)
+    return ConversionResult((_converted(conversion, original),))
+
+
+def _is_there(image: Image, path: str, run: ImageRun) -> bool:
+    """Whether a run before this one has made the new image."""
+    if not os.path.exists(path) or marker.there(path):
+        return False
+    try:
+        made = image_files.describe(path, "qcow2")
+        image_files.compare(image, path, run.interrupt.check)
+    except CbtError:
+        run.interrupt.check()
+        return False
+    return made.trackable

@@ -1,0 +1,126 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether an image is to be converted so that its changes can be tracked, and how. Pure. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import typing as t
+
+from ...errors import Refused
+from ...images.image_files import Image
+from ...images.marker import Original
+
+AMEND = "amend"  # in place, while nobody uses the image
+CONVERT = "convert"  # to a new image, while nobody uses the old one
+BLOCKCOPY = "blockcopy"  # to a new image, while the guest writes
+FINISH = "finish"  # a conversion whose original is still there, because the domain was not seen running or the run was killed
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What was asked for. ``window`` allows to shut a running domain down; ``dest`` is the path of a new image, None to choose one."""
+
+    method: str = "auto"
+    window: bool = False
+    dest: t.Optional[str] = None
+    keep_original: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """An image and what stands around it.
+
+    ``target`` and ``domain`` are empty for an image by itself. ``running`` is whether its domain runs, ``ties`` what binds that to
+    the image's name, ``sharers`` other domains with the same image, ``copying_to`` where a running copy of it goes to,
+    ``original`` what a marker beside it names.
+    """
+
+    image: Image
+    domain: str = ""
+    target: str = ""
+    running: bool = False
+    device: bool = False
+    ties: t.Tuple[str, ...] = ()
+    sharers: t.Tuple[str, ...] = ()
+    copying_to: t.Optional[str] = None
+    original: t.Optional[Original] = None
+
+    @property
+    def name(self) -> str:
+        """What a message calls it."""
+        return f"{self.target} of {self.domain} ({self.image.path})" if self.domain else self.image.path
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """One image to be converted; ``path`` is where the result lies, which for amend is where it was."""
+
+    candidate: Candidate
+    method: str
+    path: str
+
+    @property
+    def text(self) -> str:
+        """What is to be done, for a person."""
+        image = self.candidate.image
+        kind = f"{image.format} v2" if image.format == "qcow2" else image.format
+        if self.method == FINISH and self.candidate.original is not None:
+            original = self.candidate.original.path
+            return f"{self.candidate.name}: compare the original {original}, which was kept until the domain was seen running on the copy"
+        if self.method == AMEND:
+            return f"{self.candidate.name}: {kind} to qcow2 v3 by amend, in place"
+        return f"{self.candidate.name}: {kind} to qcow2 v3 by {self.method}, to {self.path}"
+
+
+def new_path(image: Image) -> str:
+    """The path of a new image beside the old one."""
+    stem, suffix = os.path.splitext(image.path)
+    return f"{stem}-v3.qcow2" if suffix == ".qcow2" else f"{stem}.qcow2"
+
+
+def _method(candidate: Candidate, wish: Wish) -> str:
+    live = candidate.running and not wish.window
+    if wish.method == "auto":
+        return BLOCKCOPY if live else AMEND if candidate.image.format == "qcow2" else CONVERT
+    if live and wish.method != BLOCKCOPY:
+        raise Refused(f"Cannot convert {candidate.name} by {wish.method}: the domain is running. Shut it down, allow a window, or use blockcopy.")
+    if not live and wish.method == BLOCKCOPY:
+        raise Refused(f"Cannot convert {candidate.name} by blockcopy: it is for a running domain without a window. Use amend or convert.")
+    if wish.method == AMEND and candidate.image.format != "qcow2":
+        raise Refused(f"Cannot convert {candidate.name} by amend: it is {candidate.image.format}, and amend is for qcow2 v2. Use convert.")
+    return wish.method
+
+
+def _refuse_new_image(candidate: Candidate) -> None:
+    """Raise Refused where a new image under another name would lose or break something."""
+    image, advice = candidate.image, "It can be converted by amend while the domain is off." if candidate.image.format == "qcow2" else ""
+    reasons = [
+        ("it holds internal snapshots, which a new image would not have", image.snapshots),
+        ("it is encrypted", image.encrypted),
+        ("its data lie in a file of their own", image.data_file),
+        (f"the domain has {' and '.join(candidate.ties)}, which name the image as it is", bool(candidate.ties)),
+        (f"it is also a disk of {', '.join(candidate.sharers)}, which would go on with the old image", bool(candidate.sharers)),
+    ]
+    for reason, holds in reasons:
+        if holds:
+            raise Refused(f"Cannot convert {candidate.name} to a new image: {reason}. {advice}".strip())
+
+
+def plan(candidate: Candidate, wish: Wish) -> t.Optional[Conversion]:
+    """What there is to do, None if nothing. Raises Refused where it would lose or break something."""
+    if candidate.image.trackable:
+        unfinished = candidate.original is not None and candidate.running
+        return Conversion(candidate, FINISH, candidate.image.path) if unfinished else None
+    method = _method(candidate, wish)
+    if method == AMEND:
+        return Conversion(candidate, AMEND, candidate.image.path)
+    _refuse_new_image(candidate)
+    if candidate.device and wish.dest is None:
+        raise Refused(f"Cannot convert {candidate.name} to a new image: it is a device. Name an image file with dest.")
+    path = wish.dest or new_path(candidate.image)
+    if candidate.copying_to not in (None, path):
+        raise Refused(f"Cannot convert {candidate.name}: a block job to {candidate.copying_to or 'elsewhere'} runs on it. Wait for it to end, or end it.")
+    return Conversion(candidate, method, path)

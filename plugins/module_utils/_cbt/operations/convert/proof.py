@@ -1,0 +1,87 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Proving that a disk to which a guest writes holds what the image it was copied from holds. Private to the collection.
+
+While the copy ran, QEMU recorded in a bitmap of the new image what was written to it. Whatever the bitmap does not mark
+must be as in the old image, which nobody uses any more. The new one is read from a frozen view, so the guest goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import typing as t
+
+from ...blocks.extents import Extent, intersect
+from ...blocks.nbd import MAX_REQUEST, STATUS_STEP, Source
+from ...control import Interrupt
+from ...errors import HypervisorError
+from ...hypervisor import backup_job, checkpoints, free_space, offline_export, scratch
+from ...hypervisor.connection import Domain
+from ...hypervisor.domain import read_domain
+from ...images.image_files import Image
+
+_SPACE_EVERY = 0.02  # seconds; QEMU gives the guest an error if the scratch file cannot grow
+
+
+def unmarked(marked: t.Iterable[Extent], size: int) -> t.Iterator[Extent]:
+    """What ordered extents leave of a disk. Pure."""
+    offset = 0
+    for extent in marked:
+        if extent.offset > offset:
+            yield Extent(offset, extent.offset - offset, True)
+        offset = extent.end
+    if size > offset:
+        yield Extent(offset, size - offset, True)
+
+
+def _marked(source: Source) -> t.Iterator[Extent]:
+    for start in range(0, source.size, STATUS_STEP):
+        yield from source.marked(start, min(start + STATUS_STEP, source.size))
+
+
+def _to_read(old: Source, new: Source) -> t.Iterator[Extent]:
+    """What is not marked and does not read as zero in both."""
+    data = (each for each in intersect(unmarked(_marked(new), old.size), old.allocation()) if not each.flag)
+    yield from data
+    zero = (each for each in intersect(unmarked(_marked(new), old.size), old.allocation()) if each.flag)
+    yield from (each for each in intersect(zero, new.allocation()) if not each.flag)
+
+
+def first_difference(old: Source, new: Source, interrupt: Interrupt) -> t.Optional[int]:
+    """Offset in bytes of a piece that differs and is not marked as written, None if there is none."""
+    with old.connect() as one, new.connect() as other:
+        for extent in _to_read(old, new):
+            for offset in range(extent.offset, extent.end, MAX_REQUEST):
+                interrupt.check()
+                length = min(MAX_REQUEST, extent.end - offset)
+                if one.read(offset, length) != other.read(offset, length):
+                    return offset
+    return None
+
+
+def prove(domain: Domain, target: str, original: Image, bitmap: str, scratch_dir: str, interrupt: Interrupt) -> None:
+    """Raise HypervisorError unless the disk holds what ``original`` holds, but for what ``bitmap`` marks. The bitmap stays."""
+    facts = read_domain(domain)
+    disk = next(each for each in facts.disks if each.target == target)
+    checkpoints.redefine(domain, facts, bitmap, [target])
+    was = dataclasses.replace(facts, disks=(dataclasses.replace(disk, type="file", source=original.path, format=original.format),))
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(scratch.scratch_folder(facts, scratch_dir))
+        aside = os.path.join(folder, "original")
+        os.mkdir(aside, 0o700)
+        (before,) = stack.enter_context(offline_export.image_exports(was, [backup_job.JobDisk(target)], aside))
+        begin = stack.enter_context(backup_job.backup_job(domain, facts, [backup_job.JobDisk(target, bitmap)], folder))
+        place = free_space.Place(folder, "the scratch directory", "scratch_dir", _SPACE_EVERY)
+        stack.enter_context(free_space.guarded([place], interrupt, lambda: backup_job.end(domain)))
+        (now,) = begin()
+        old = stack.enter_context(Source(before.server, before.name))
+        new = stack.enter_context(Source(now.server, now.name, now.dirty_context))
+        different = first_difference(old, new, interrupt) if old.size == new.size else min(old.size, new.size)
+    if different is not None:
+        raise HypervisorError(
+            f"{target} of {domain.name} differs from {original.path}, which it was copied from, at offset {different}, though nothing was written there."
+            f" The domain runs on the copy; the original is kept. Look into both before one of them is dropped."
+        )

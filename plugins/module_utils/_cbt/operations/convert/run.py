@@ -1,0 +1,218 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Carrying out conversions of images: at rest, under a running guest, and the end of it. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import typing as t
+
+from ...control import Interrupt
+from ...errors import HypervisorError, Refused, size_text
+from ...hypervisor import block_copy, checkpoints, definition, free_space
+from ...hypervisor.connection import Domain, Session
+from ...hypervisor.disks import parse_disks
+from ...hypervisor.domain import read_domain
+from ...images import image_files, locks, marker, qemu_img
+from ...images.marker import Original
+from .plan import AMEND, FINISH, Conversion, Wish
+from .proof import prove
+
+_BITMAP = "cbt-conversion"
+
+
+@dataclasses.dataclass(frozen=True)
+class Manner:
+    """How to go about it. ``shutdown_timeout`` is in seconds."""
+
+    scratch_dir: str = "/var/tmp"
+    shutdown_timeout: float = 300.0
+
+
+def put_away(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+class ImageRun:
+    """The conversions of one domain, or of one image by itself."""
+
+    def __init__(self, session: t.Optional[Session], domain: t.Optional[Domain], manner: Manner, wish: Wish, interrupt: Interrupt) -> None:
+        self.session = session
+        self.domain = domain
+        self.manner = manner
+        self.wish = wish
+        self.interrupt = interrupt
+        self.notes: t.List[str] = []
+
+    @property
+    def of_domain(self) -> Domain:
+        """The domain whose disks are converted."""
+        return t.cast(Domain, self.domain)
+
+    # New images.
+
+    def check_room(self, conversions: t.Sequence[Conversion]) -> None:
+        """Raise Refused if a format would have to be guessed, if the new images will not fit, or if something else lies in their place."""
+        wanted: t.Dict[int, t.Tuple[str, int]] = {}
+        for each in conversions:
+            if each.method != FINISH and each.candidate.image.backing is not None:
+                qemu_img.require_formats(each.candidate.image.path, each.candidate.image.format)
+            if each.method in (AMEND, FINISH) or each.candidate.copying_to is not None:
+                continue
+            folder = os.path.dirname(each.path)
+            if not os.path.isdir(folder):
+                raise Refused(f"Cannot convert {each.candidate.name} to {each.path}: there is no folder {folder}. Create it first.")
+            self._begun_before(each)
+            device = os.stat(folder).st_dev
+            wanted[device] = folder, wanted.get(device, (folder, 0))[1] + image_files.needed(each.candidate.image)
+        for folder, size in wanted.values():
+            there = free_space.look(folder)
+            if dataclasses.replace(there, free=there.free - size).short:
+                raise Refused(
+                    f"Cannot convert to {folder}: {size_text(size)} are needed beside the original and {size_text(there.free)} are free, of which"
+                    " some must be kept. Free space, or choose another place with dest."
+                )
+
+    def _begun_before(self, conversion: Conversion) -> bool:
+        """Whether a run that was killed had begun the new image. Raises Refused if something of another origin lies in its place."""
+        marked = marker.read(conversion.path)
+        if marked is not None and marked.path == conversion.candidate.image.path:
+            return True
+        if os.path.lexists(conversion.path) or marker.there(conversion.path):
+            raise Refused(f"Cannot convert {conversion.candidate.name} to {conversion.path}: it exists already. Remove it, or choose another place with dest.")
+        return False
+
+    def _begin_image(self, conversion: Conversion) -> None:
+        """Set the marker of a new image, which is not there then."""
+        if self._begun_before(conversion):
+            put_away(conversion.path)
+            marker.remove(conversion.path)  # that of an older version does not record the format
+        image = conversion.candidate.image
+        marker.make(conversion.path, Original(image.path, image.format))
+
+    def _drop_image(self, conversion: Conversion) -> None:
+        put_away(conversion.path)
+        marker.remove(conversion.path)
+
+    def _watch(self, path: str) -> t.Callable[[], None]:
+        def watch() -> None:
+            self.interrupt.check()
+            if free_space.look(os.path.dirname(path)).short:
+                raise HypervisorError(f"Ended the conversion to {path}: its file system runs out of space. The original was not touched. Free space there.")
+
+        return watch
+
+    def _copy(self, conversion: Conversion) -> None:
+        """Make and compare the new image of an image that nobody uses."""
+        watch = self._watch(conversion.path)
+        self._begin_image(conversion)
+        try:
+            image_files.convert(conversion.candidate.image, conversion.path, watch)
+            image_files.compare(conversion.candidate.image, conversion.path, watch)
+            locks.require_free(conversion.candidate.image.path, f"use {conversion.path} as the copy")  # it may have been written to meanwhile
+        except BaseException:
+            self._drop_image(conversion)
+            raise
+
+    # One image after another.
+
+    def at_rest(self, conversion: Conversion, undo: contextlib.ExitStack) -> None:
+        """Convert an image that nobody uses; ``undo`` learns how to go back."""
+        path, target = conversion.candidate.image.path, conversion.candidate.target
+        if conversion.method == AMEND:
+            image_files.set_compat(path, "1.1")
+            undo.callback(image_files.set_compat, path, "0.10")
+            image_files.check(path)
+            return
+        self._copy(conversion)
+        undo.callback(self._drop_image, conversion)
+        if self.domain is None:
+            return
+        before = definition.disk_xml(self.domain, target)
+        definition.define_disk(self.domain, definition.with_source(before, conversion.path))
+        undo.callback(definition.define_disk, self.domain, before)
+        if self.domain.api.isActive():
+            raise HypervisorError(f"{self.domain.name} was started while its image was converted; it runs on the original. Run it again.")
+
+    def live(self, conversion: Conversion) -> None:
+        """Convert the image of a running domain, whose guest goes on writing."""
+        domain, candidate = self.of_domain, conversion.candidate
+        watch = self._watch(conversion.path)
+        if candidate.copying_to is None:
+            self._begin_image(conversion)
+        try:
+            if candidate.copying_to is None:
+                image_files.create_like(candidate.image, conversion.path)
+                block_copy.begin(domain, candidate.target, conversion.path, shallow=candidate.image.backing is not None)
+            block_copy.wait(domain, candidate.target, watch)
+            block_copy.record_writes(domain, candidate.target, _BITMAP)
+            block_copy.pivot(domain, candidate.target)
+        except BaseException:
+            block_copy.abort(domain, candidate.target)
+            if not self._uses(candidate.target, conversion.path):
+                self._drop_image(conversion)
+            raise
+        self._define_as_running(candidate.target, conversion.path)
+
+    def _uses(self, target: str, path: str) -> bool:
+        """Whether the domain, live, has this image as this disk."""
+        facts = read_domain(self.of_domain)
+        return facts.active and any(disk.target == target and disk.source == path for disk in facts.disks)
+
+    def _define_as_running(self, target: str, path: str) -> None:
+        # libvirt does it by itself where the definition named the same image as the running domain.
+        domain = self.of_domain
+        if not self._uses(target, path):
+            raise HypervisorError(f"{target} of {domain.name} does not use {path} after the change to it; the original is kept. See libvirt's log.")
+        defined = {disk.target: disk.source for disk in parse_disks(read_domain(domain).inactive_xml)}
+        if defined.get(target, path) != path:
+            definition.define_disk(domain, definition.with_source(definition.disk_xml(domain, target), path))
+
+    # The end of it.
+
+    def finish(self, target: str, path: str, original: Original) -> t.Optional[str]:
+        """Prove a disk that runs, remove the original unless it is to stay; returns where it still lies."""
+        proven = not os.path.exists(original.path) or self._prove_live(target, original)
+        kept = original.path if os.path.exists(original.path) and (not proven or self._stays(original.path)) else None
+        if kept is None:
+            put_away(original.path)
+        marker.remove(path)
+        return kept
+
+    def _prove_live(self, target: str, original: Original) -> bool:
+        """Prove what a conversion under a running guest made, which left a bitmap; others were compared before the domain used them.
+
+        Returns False where the original cannot be read because its format is not known. Raises HypervisorError if the proof fails.
+        """
+        domain = self.of_domain
+        disk = next(each for each in read_domain(domain).disks if each.target == target)
+        if disk.bitmap(_BITMAP) is None:
+            return True
+        fmt = original.format
+        if fmt is None and not qemu_img.has_qcow2_header(original.path):
+            fmt = "raw"  # what was converted is RAW or qcow2
+        if fmt is None:
+            self.notes.append(
+                f"The original {original.path} was kept without a comparison: an older version of kvm.cbt began the conversion and did not record"
+                " the format of the original. Remove it once the domain was seen to work."
+            )
+        else:
+            prove(domain, target, image_files.describe(original.path, fmt), _BITMAP, self.manner.scratch_dir, self.interrupt)
+        checkpoints.remove(domain, _BITMAP)
+        return fmt is not None
+
+    def _stays(self, original: str) -> bool:
+        if self.wish.keep_original or not os.path.isfile(original):
+            return True
+        sources = definition.defined_sources(self.session) if self.session is not None else []
+        users = [path for _uuid, path in sources if os.path.realpath(path) == os.path.realpath(original)]
+        users += image_files.dependents([path for _uuid, path in sources], original)
+        if not users and locks.in_use(original):
+            users = ["a running process"]
+        if users:
+            self.notes.append(f"The original {original} was kept: {', '.join(sorted(set(users)))} rest on it.")
+        return bool(users)

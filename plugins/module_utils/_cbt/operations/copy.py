@@ -1,0 +1,257 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Copying restore points into another repository, only what is missing there. Private to the collection."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import time
+import typing as t
+
+from ..control import Interrupt, Observer, silent
+from ..errors import CbtError, DamagedObject, ObjectMissing, Refused
+from ..repository.format import configuration
+from ..repository.format.manifests import DiskRecord, RestorePoint
+from ..repository.format.maps import ExtentMap
+from ..repository.records import damage
+from ..repository.records.damage import Damages
+from ..repository.repository import Repository
+from ..repository.selecting import several
+from ..repository.sharing import leases
+from ..repository.sharing.leases import Lease
+from ..repository.sharing.wholeness import whole_among, whole_point
+from .point.disk_reader import ranges_of
+from .point.new_point import Files, NewPoint, StoringOptions, check
+from .point.point_source import PointSource
+from .point.portion import Statistics
+from .upkeep.healing import heal
+
+_COMPARED = 1 << 21  # runs of a map that a point is compared with: maps of more, together, take more memory than a run may use
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyRequest:
+    """Which restore points are asked for, of one domain or of all: ``all``, ``latest``, or those with the given ids."""
+
+    domain: t.Optional[str] = None
+    wanted: t.Union[str, t.Sequence[str]] = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class CopiedPoint:
+    """A restore point that was copied and what it took; ``statistics`` is None in a plan."""
+
+    point: RestorePoint
+    statistics: t.Optional[Statistics] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyResult:
+    """The outcome of a copy, or its plan: what was copied, what was there already and is whole, and by id why others could not be copied."""
+
+    copied: t.Tuple[CopiedPoint, ...]
+    present: t.Tuple[RestorePoint, ...]
+    failed: t.Mapping[str, str]
+    warnings: t.Tuple[str, ...] = ()
+    duration: float = 0.0
+
+
+Bases = t.Tuple[RestorePoint, RestorePoint]  # one restore point as the source has it, and as the destination has it
+
+
+def nearest(point: RestorePoint, disk: DiskRecord, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]) -> t.Optional[Bases]:
+    """The restore point next to ``point`` that both sides hold, with a disk of this target and size. Pure.
+
+    ``there`` are the source's points in order, ``here`` the destination's. An earlier point is preferred; None if there is none.
+    """
+    copies = {each.id: each for each in here if each.uuid == point.uuid and _fits(each, disk)}
+    line = [each for each in there if each.uuid == point.uuid]
+    place = next(index for index, each in enumerate(line) if each.id == point.id)
+    for each in (*reversed(line[:place]), *line[place + 1 :]):
+        if each.id in copies and _fits(each, disk):
+            return each, copies[each.id]
+    return None
+
+
+def _fits(point: RestorePoint, disk: DiskRecord) -> bool:
+    record = point.disk(disk.target)
+    return record is not None and record.size == disk.size
+
+
+class _PointFiles(t.Mapping[str, bytes]):
+    """A restore point's files, each read when it is asked for: a machine's kernel need not be in memory as a whole."""
+
+    def __init__(self, repository: Repository, point: RestorePoint) -> None:
+        self._repository, self._point = repository, point
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._repository.get_file(self._point, self._point.files[name])
+
+    def __iter__(self) -> t.Iterator[str]:
+        return iter(self._point.files)
+
+    def __len__(self) -> int:
+        return len(self._point.files)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Copier:
+    """Copies points from ``source`` to where ``lease`` is held."""
+
+    source: Repository
+    lease: Lease
+    options: StoringOptions
+    damages: Damages
+    interrupt: Interrupt
+    observer: Observer
+    warnings: t.List[str] = dataclasses.field(default_factory=list)
+
+    def copy(self, point: RestorePoint, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]) -> t.Tuple[RestorePoint, t.Optional[Statistics]]:
+        """Copy one point; returns it as it exists then, and what it took, None if another run copied it.
+
+        Raises a CbtError; then nothing of it is left but packs that the next attempt finds, if the source is whole.
+        """
+        present = whole_point(self.lease.repository, *point.key)
+        if present is not None:
+            return present, None
+        new = NewPoint(self.lease, point.uuid, point.id, self.options, self.damages, self.interrupt, self.observer)
+        try:
+            sources = {disk.target: self._read(new, point, disk, nearest(point, disk, there, here)) for disk in point.disks}
+            files = _PointFiles(self.source, point)
+            described: t.List[RestorePoint] = []
+
+            def describe(maps: Files, stored: Files) -> RestorePoint:
+                described.append(_described(point, self.lease.repository.id, self.options.dedup, maps, stored))
+                return described[-1]
+
+            published = new.publish(files, describe, lambda target: contextlib.nullcontext(sources[target]), yields=True)
+        except (DamagedObject, ObjectMissing):
+            new.withdraw()
+            raise
+        except BaseException:
+            new.leave()
+            raise
+        if published not in described:
+            new.withdraw()
+            return published, None
+        new.record_hooks()
+        self.warnings.extend(new.warnings)
+        return published, _total(new)
+
+    def _read(self, new: NewPoint, point: RestorePoint, disk: DiskRecord, bases: t.Optional[Bases]) -> PointSource:
+        before, held = self._maps(disk, bases)
+        again = ranges_of(damage.damaged_runs(held, self.damages)) if held is not None else ()
+        source = PointSource(self.source, self.source.read_map(point, disk.target), before)
+        new.read(source, disk.target, held, again=again)
+        return source
+
+    def _maps(self, disk: DiskRecord, bases: t.Optional[Bases]) -> t.Tuple[t.Optional[ExtentMap], t.Optional[ExtentMap]]:
+        if bases is None:
+            return None, None
+        try:
+            before = self.source.read_map(bases[0], disk.target)
+            held = self.lease.repository.read_map(bases[1], disk.target) if len(before) <= _COMPARED else None
+        except (DamagedObject, ObjectMissing):
+            held = None
+        if held is None or len(held) > _COMPARED:
+            return None, None  # then all of it is read, and what is there already is found by its block ids
+        return before, held
+
+
+def _described(point: RestorePoint, repository: str, scope: str, maps: Files, files: Files) -> RestorePoint:
+    disks = tuple(dataclasses.replace(disk, map=maps[disk.target]) for disk in point.disks)
+    return dataclasses.replace(point, repository=repository, disks=disks, files=files, dedup=scope)
+
+
+def _total(new: NewPoint) -> Statistics:
+    total = Statistics()
+    for disk in new.disks.values():
+        total.add(disk.statistics)
+    return total
+
+
+def _now(source: Repository, point: RestorePoint) -> t.Optional[RestorePoint]:
+    """A restore point as it is by now; None if it was removed meanwhile. Raises RepositoryError if the repository is gone altogether."""
+    source.store.size(configuration.NAME)
+    try:
+        return source.point(point.uuid, point.id)
+    except ObjectMissing:
+        return None
+    except DamagedObject:
+        return point
+
+
+def _outcome(copied: int, missing: int) -> str:
+    """What an interruption leaves of a copy, and what to do."""
+    return f"{copied} of {missing} restore points were copied, and these are complete. Run it again for the others."
+
+
+def _healed(lease: Lease, point: RestorePoint, damages: Damages, interrupt: Interrupt) -> t.List[str]:
+    """Have other points of the destination name what was copied again in place of damaged blocks; what came of it in words."""
+    try:
+        return heal(lease, point.uuid, damages, interrupt).words(point.domain)
+    except CbtError as error:
+        # All points are published. What is not healed now is healed by the next backup or copy.
+        return [f"Damaged blocks of earlier restore points of {point.domain} were not healed: {error}"]
+
+
+def copy(
+    source: Repository,
+    dest: t.Optional[Repository],
+    request: CopyRequest,
+    options: StoringOptions,
+    interrupt: t.Optional[Interrupt] = None,
+    observer: Observer = silent,
+    check_only: bool = False,
+) -> CopyResult:
+    """Copy restore points, oldest first, or with ``check_only`` tell which would be.
+
+    Each is there whole or not at all, so a copy that was ended goes on where it was. One that is damaged in ``source`` does
+    not hold the others up. ``dest`` may be None with ``check_only``, if it would have to be created. Raises a CbtError.
+    """
+    started = time.monotonic()
+    check(options)
+    if dest is not None and dest.id == source.id:
+        raise Refused(f"Cannot copy from {source.store.location} to {dest.store.location}: they are the same repository. Name another destination.")
+    listing = source.points_of()
+    there = listing.points
+    warnings = [f"The restore point of {name} is not copied, because its manifest cannot be read: {cause}" for name, cause in sorted(listing.damaged.items())]
+    here = list(dest.points_of().points) if dest is not None else []
+    wanted = several(there, request.domain, request.wanted)
+    keys = {point.key for point in wanted}
+    held = whole_among(dest, [point for point in here if point.key in keys]) if dest is not None else set()
+    missing = [point for point in wanted if point.key not in held]
+    if check_only or dest is None or not missing:
+        present = tuple(point for point in wanted if point.key in held)
+        return CopyResult(tuple(CopiedPoint(point) for point in missing), present, {}, tuple(warnings))
+    copied: t.List[CopiedPoint] = []
+    failed: t.Dict[str, str] = {}
+    with leases.held(dest, "copy") as lease:
+        copier = _Copier(source, lease, options, damage.read_all(dest), interrupt or Interrupt(), observer)
+        copier.interrupt.reached(_outcome(0, len(missing)))
+        waiting = collections.deque(missing)
+        while waiting:
+            point = waiting.popleft()
+            try:
+                made, taken = copier.copy(point, there, here)
+            except (DamagedObject, ObjectMissing) as error:
+                now = _now(source, point)
+                if now == point:
+                    failed[point.id] = str(error)
+                elif now is not None:
+                    waiting.appendleft(now)  # its blocks were moved or healed meanwhile
+                continue
+            here = [*(each for each in here if each.key != made.key), made]
+            if taken is None:
+                held.add(made.key)
+            else:
+                copied.append(CopiedPoint(made, taken))
+            copier.interrupt.reached(_outcome(len(copied), len(missing)))
+        for each in {each.point.uuid: each.point for each in copied}.values():
+            warnings += _healed(lease, each, copier.damages, copier.interrupt)
+    present = tuple(point for point in wanted if point.key in held)
+    warnings += [*copier.warnings, *source.store.foreign.words(), *dest.store.foreign.words()]
+    return CopyResult(tuple(copied), present, failed, tuple(dict.fromkeys(warnings)), round(time.monotonic() - started, 3))

@@ -1,0 +1,186 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Creating a repository, changing who can open it, and making its lost configuration again. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import typing as t
+
+from ..errors import DamagedObject, ObjectMissing, PassphraseRefused, Refused, RepositoryError
+from ..repository.crypto import encryption, key_slots
+from ..repository.crypto.encryption import EncryptedKeys
+from ..repository.crypto.keys import Keys
+from ..repository.format import configuration, manifests, names
+from ..repository.format.configuration import Configuration
+from ..repository.location import Place, store_at
+from ..repository.repository import Repository, Watch, Watching, check_creatable, configuration_in
+from ..repository.stores.base import Store
+
+_ATTEMPTS = 20  # at a change beside those of others; each takes some tenths of a second
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyRequest:
+    """What a repository's key slots are to be: ``new_passphrase`` is to open ``slot``, those to ``remove`` are to be gone.
+
+    With ``rebuild``, a configuration that is missing or damaged is made again.
+    """
+
+    new_passphrase: t.Optional[str] = dataclasses.field(default=None, repr=False)
+    slot: str = configuration.FIRST_SLOT
+    remove: t.Tuple[str, ...] = ()
+    rebuild: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyChange:
+    """What was, or would be, done; ``before`` is None if there was no repository, or if its configuration was ``rebuilt``."""
+
+    before: t.Optional[Configuration]
+    after: Configuration
+    rebuilt: bool = False
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was to be done."""
+        return self.before != self.after
+
+
+def _master(found: Configuration, passphrases: t.Iterable[t.Optional[str]], location: str) -> bytes:
+    """The master key by the first passphrase that opens a slot."""
+    for passphrase in passphrases:
+        opened = found.opened(passphrase) if passphrase is not None else None
+        if opened is not None:
+            return opened[1]
+    raise PassphraseRefused(f"No passphrase given opens a key slot of the repository {location}: they are wrong, or the slot was changed.")
+
+
+def _changed(found: Configuration, passphrase: t.Optional[str], request: KeyRequest, location: str) -> Configuration:
+    """What an encrypted repository is to become. Raises a CbtError if that cannot be."""
+    master = _master(found, (passphrase, request.new_passphrase), location)
+    slots = {name: slot for name, slot in found.slots.items() if name not in request.remove}
+    if request.new_passphrase is not None:
+        present = slots.get(request.slot)
+        if present is None or key_slots.unwrap(present, request.new_passphrase, found.id, request.slot) is None:
+            slots[request.slot] = key_slots.wrap(master, request.new_passphrase, found.id, request.slot)
+    after = dataclasses.replace(found, slots=slots) if slots == found.slots else dataclasses.replace(found, slots=slots).proven_by(master)
+    given = [each for each in (request.new_passphrase, passphrase) if each is not None]
+    if not any(after.opened(each) for each in given):
+        raise Refused(f"Cannot remove the last key slot of the repository {location} that a passphrase given opens: nothing could be read any more.")
+    if len(slots) > key_slots.MAX_SLOTS:
+        raise Refused(f"Cannot add a key slot to the repository {location}: it has {key_slots.MAX_SLOTS}, as many as there can be. Remove one.")
+    return after
+
+
+def _decide(found: t.Optional[Configuration], passphrase: t.Optional[str], request: KeyRequest, location: str) -> Configuration:
+    given = [configuration.checked(each) for each in (request.new_passphrase, passphrase) if each is not None]
+    if not _NAME.fullmatch(request.slot):
+        raise Refused(f"A key slot cannot be named {request.slot}: use up to 64 letters, digits, dots, hyphens and underscores.")
+    if request.new_passphrase is not None and request.slot in request.remove:
+        raise Refused(f"The key slot {request.slot} of the repository {location} cannot be set and removed at once.")
+    if found is None and passphrase is not None and request.new_passphrase is not None and request.slot != configuration.FIRST_SLOT:
+        found = configuration.create(passphrase)[0]
+    if found is None:
+        return configuration.create(given[0] if given else None, request.slot)[0]
+    if found.encrypted:
+        if not given:
+            raise PassphraseRefused(f"The repository {location} is encrypted. Give its passphrase.")
+        return _changed(found, passphrase, request, location)
+    if given:
+        raise PassphraseRefused(
+            f"The repository {location} is not encrypted, and cannot become so: that is decided when it is created."
+            " Create another one with a passphrase, and copy the restore points."
+        )
+    return found
+
+
+def arrange(place: Place, request: KeyRequest, check_only: bool = False, watching: t.Optional[Watching] = None) -> KeyChange:
+    """Have a repository at a place with the key slots asked for, or with ``check_only`` tell what would be done.
+
+    Where there is none, it is created, encrypted if there is a passphrase. A change writes the configuration and no
+    other object, and is made anew on what another run has written at the same time. With ``watching``, the repository is compared
+    with what is known of it. Raises a CbtError if it cannot be; then nothing was changed.
+    """
+    store = store_at(place)
+    watch = watching(store) if watching is not None else None
+    if request.rebuild and lost(store):
+        change = _rebuilt(store, place.passphrase, request, watch)
+        if not check_only:
+            store.put(configuration.NAME, change.after.encode())
+        return change
+    first: t.Optional[KeyChange] = None
+    for _attempt in range(_ATTEMPTS):
+        found = configuration_in(store)
+        if watch is not None:
+            watch.check_identity(found)
+        if found is None:
+            check_creatable(store)
+        change = KeyChange(found, _decide(found, place.passphrase, request, store.location))
+        if found is not None and watch is not None and first is None:
+            watch.check_last(_repository(store, found, place.passphrase, request))
+        if check_only or not change.changed:
+            return change if first is None else KeyChange(first.before, change.after)
+        if _written(store, found, change.after):
+            first = first or change
+            if configuration_in(store) == change.after:  # else another run has written at the same time
+                if watch is not None:
+                    watch.check_identity(change.after)
+                return KeyChange(first.before, change.after)
+    raise RepositoryError(f"The key slots of the repository {store.location} are being changed by other runs. Try again.")
+
+
+def _rebuilt(store: Store, passphrase: t.Optional[str], request: KeyRequest, watch: t.Optional[Watch]) -> KeyChange:
+    made = rebuilt(store)
+    if watch is not None:
+        watch.check_identity(made)
+        watch.check_last(Repository(store, made.id))
+    return KeyChange(None, _decide(made, passphrase, request, store.location), rebuilt=True)
+
+
+def _repository(store: Store, found: Configuration, passphrase: t.Optional[str], request: KeyRequest) -> Repository:
+    """The repository as the passphrases given open it, which was proven."""
+    given = (passphrase, request.new_passphrase)
+    keys: t.Optional[Keys] = EncryptedKeys(_master(found, given, store.location)) if found.encrypted else None
+    return Repository(store, found.id, keys)
+
+
+def _written(store: Store, found: t.Optional[Configuration], after: Configuration) -> bool:
+    """Write a configuration if that in the store is still the one that was ``found``; False if it is not."""
+    if found is None:
+        created = store.put(configuration.NAME, after.encode(), replace=False)
+        store.keep_reserve()
+        return created
+    before = store.get(configuration.NAME)
+    return configuration.decode(before, store.location) == found and store.swap(configuration.NAME, before, after.encode())
+
+
+def lost(store: Store) -> bool:
+    """True if there is no configuration, or if it is damaged. Raises RepositoryError if the store fails or it is of a newer format."""
+    try:
+        configuration.decode(store.get(configuration.NAME), store.location)
+    except (DamagedObject, ObjectMissing):
+        return True
+    return False
+
+
+def rebuilt(store: Store) -> Configuration:
+    """The configuration that the manifests in a store belong to. Raises Refused if they do not tell."""
+    ids: t.Set[str] = set()
+    for name, _taken in names.of_kind(store.list(names.POINTS), names.MANIFEST_KIND):
+        with contextlib.suppress(DamagedObject, ObjectMissing):  # any other tells the same
+            data = store.get(name)
+            if data.startswith(encryption.MAGIC):
+                raise Refused(
+                    f"The repository {store.location} is encrypted. Its {configuration.NAME} held the only copies of its key and cannot be made"
+                    " again: put a copy of that file back."
+                )
+            ids.add(manifests.decode(data, name).repository)
+    if len(ids) != 1:
+        what = f"its restore points come from different ones ({', '.join(sorted(ids))})" if ids else "no restore point can be read that tells its id"
+        raise Refused(f"Cannot make {configuration.NAME} of the repository {store.location} again: {what}. Put a copy of that file back.")
+    return configuration.decode(Configuration(ids.pop()).encode(), store.location)

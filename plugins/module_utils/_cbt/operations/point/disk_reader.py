@@ -1,0 +1,149 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading a disk into packs by several workers, and making its map. Private to the collection."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import dataclasses
+import itertools
+import sys
+import typing as t
+
+from ...blocks.extents import BlockRange, joined_ranges, pieces, to_blocks, united
+from ...blocks.nbd import MAX_REQUEST
+from ...blocks.source import DiskSource
+from ...blocks.throttle import Throttle
+from ...control import Interrupt, Observer, Progress
+from ...grid import BLOCK_SIZE
+from ...parallel import in_parallel
+from ...repository.dedup.dedup import Deduplicator
+from ...repository.format.codecs import Encoder
+from ...repository.format.maps import ExtentMap, MapBuilder, Run
+from ...repository.format.packs import PackRef
+from ...repository.packs.writer import PackWriter
+from .known_blocks import Known
+from .portion import KEPT, ZERO, Found, PortionReader, Statistics
+
+PORTION = MAX_REQUEST // BLOCK_SIZE  # blocks one worker takes at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadDisk:
+    """A disk that was read: the map in the making, finished once all packs are sealed, and what was counted.
+
+    ``unmarked`` are the blocks an audit found changed although tracking did not mark them.
+    """
+
+    builder: MapBuilder
+    statistics: Statistics
+    size: int
+    unmarked: t.Tuple[BlockRange, ...] = ()
+
+    @property
+    def unmarked_bytes(self) -> t.Tuple[t.Tuple[int, int], ...]:
+        """The unmarked blocks as (offset, length) in bytes."""
+        ranges = ((each.first * BLOCK_SIZE, each.count * BLOCK_SIZE) for each in self.unmarked)
+        return tuple((offset, min(length, self.size - offset)) for offset, length in ranges)
+
+    def finish(self, written: t.Mapping[bytes, PackRef]) -> ExtentMap:
+        """Its extent map."""
+        return self.builder.finish(written)
+
+
+def ranges_of(runs: t.Iterable[Run]) -> t.Tuple[BlockRange, ...]:
+    """Pieces of a map as blocks that are to be read."""
+    return tuple(BlockRange(run.first, run.count, False) for run in runs)
+
+
+def _note(builder: MapBuilder, each: Found) -> None:
+    if each.state == ZERO:
+        builder.zero(each.first, each.count)
+    elif each.state == KEPT:
+        builder.keep(each.first, each.count)
+    else:
+        builder.place(each.first, each.count, each.pack, each.ordinal)
+
+
+def _unmarked(found: Found, claims: t.Sequence[BlockRange], base: t.Optional[ExtentMap], known: Known) -> t.Iterator[BlockRange]:
+    """The blocks of a finding that differ from the base and lie in no claim of being changed."""
+    if found.state == KEPT or base is None:
+        return
+    stop = found.first + found.count
+    if found.state == ZERO:
+        changed = [(run.first, run.stop) for run in base.runs(found.first, stop)]
+    else:
+        unknown = {block for run in base.runs(found.first, stop) for block in range(run.first, run.stop) if known.unreadable(run, block)}
+        changed = [(block, block + 1) for block in range(found.first, stop) if block not in unknown]
+    for first, end in changed:
+        index = max(0, bisect.bisect_right(claims, (first, sys.maxsize, True)) - 1)
+        for claim in itertools.islice(claims, index, None):
+            if claim.first >= end:
+                break
+            if claim.first > first:
+                yield BlockRange(first, claim.first - first, False)
+            first = max(first, min(end, claim.first + claim.count))
+        if first < end:
+            yield BlockRange(first, end - first, False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """How disks of one run are read: where blocks go, how they are encoded, by how many workers, and whether they are looked for first."""
+
+    writer: PackWriter
+    encode: Encoder
+    workers: int
+    interrupt: Interrupt
+    observer: Observer
+    throttle: Throttle
+    dedup: t.Optional[Deduplicator] = None
+
+    def read(
+        self, source: DiskSource, target: str, base: t.Optional[ExtentMap], known: Known, audit: bool = False, again: t.Iterable[BlockRange] = ()
+    ) -> ReadDisk:
+        """Read what ``source`` says is to be looked at, and ``again``, and compare it with what is ``known``; the rest stays as in ``base``.
+
+        With ``audit``, everything is read, and what changed without being marked is told.
+        """
+        wanted = to_blocks(source.allocation() if audit else source.extents(), source.size)
+        claims = tuple(to_blocks(source.extents(), source.size)) if audit else None
+        return self._carry_out(source, target, base, known, united(wanted, again), claims)
+
+    def read_again(self, source: DiskSource, target: str, base: ExtentMap, known: Known, ranges: t.Sequence[BlockRange]) -> ReadDisk:
+        """Read these ranges alone; the rest stays as in ``base``."""
+        return self._carry_out(source, target, base, known, ranges, None)
+
+    def _carry_out(
+        self,
+        source: DiskSource,
+        target: str,
+        base: t.Optional[ExtentMap],
+        known: Known,
+        wanted: t.Iterable[BlockRange],
+        claims: t.Optional[t.Sequence[BlockRange]],
+    ) -> ReadDisk:
+        portions = pieces(wanted, PORTION)
+        unmarked: t.List[BlockRange] = []
+        builder = MapBuilder(source.size, base)
+        statistics = Statistics()
+
+        @contextlib.contextmanager
+        def worker() -> t.Iterator[t.Callable[[t.Tuple[BlockRange, ...]], t.Tuple[t.List[Found], Statistics]]]:
+            with contextlib.ExitStack() as stack:
+                connection = stack.enter_context(source.connect())
+                find = stack.enter_context(self.dedup.finder()) if self.dedup is not None else None
+                yield PortionReader(connection, source.size, known, self.encode, self.writer, self.throttle, self.dedup, find).read
+
+        with in_parallel(portions, worker, self.workers, self.interrupt) as results:
+            for found, counted in results:
+                for each in found:
+                    _note(builder, each)
+                    if claims is not None:
+                        unmarked += _unmarked(each, claims, base, known)
+                statistics.add(counted)
+                done = (found[-1].first + found[-1].count) * BLOCK_SIZE if found else 0
+                self.observer(Progress("reading", target, min(done, source.size), source.size))
+        return ReadDisk(builder, statistics, source.size, tuple(joined_ranges(unmarked)))

@@ -1,0 +1,51 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a parent's map knows of a disk's content, for comparing while reading. Private to the collection."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ...errors import DamagedObject, ObjectMissing
+from ...repository.format.maps import ExtentMap, Run
+from ...repository.packs.reader import PackReader
+from ...repository.records.damage import Damages
+
+
+class Known:
+    """SHA-256 of the blocks of one disk at its parent restore point. May be asked from several threads.
+
+    A block that is damaged, or in a pack that is missing or damaged, counts as unknown: it is stored again and so healed.
+    """
+
+    def __init__(self, parent: t.Optional[ExtentMap], reader: PackReader, damages: t.Optional[Damages] = None) -> None:
+        self._parent = parent
+        self._reader = reader
+        self._damages = damages or {}
+        self._unreadable: t.Set[bytes] = set()
+        self.block_id = reader.keys.block_id
+
+    def digests(self, first: int, count: int) -> t.List[t.Optional[bytes]]:
+        """The digest of each block from ``first``, None where the parent has zeroes or nothing readable."""
+        found: t.List[t.Optional[bytes]] = [None] * count
+        if self._parent is None:
+            return found
+        for run in self._parent.runs(first, first + count):
+            if run.pack.id in self._unreadable:
+                continue
+            try:
+                directory = self._reader.directory(run.pack)
+            except (DamagedObject, ObjectMissing):
+                self._unreadable.add(run.pack.id)
+                continue
+            damage = self._damages.get(run.pack.id)
+            for index in range(run.count):
+                if damage is None or not damage.covers(run.ordinal + index):
+                    found[run.first - first + index] = directory.digest(run.ordinal + index)
+        return found
+
+    def unreadable(self, run: Run, block: int) -> bool:
+        """True if what the parent holds of this block of a run cannot be read; known once ``digests`` was asked for it."""
+        damage = self._damages.get(run.pack.id)
+        return run.pack.id in self._unreadable or (damage is not None and damage.covers(run.ordinal + block - run.first))

@@ -1,0 +1,151 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A machine's files beside its disks, on their way into a restore point. Private to the collection.
+
+A file is kept in pieces of at most PIECE bytes, each compressed, so that neither side needs it in memory as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import grp
+import hashlib
+import json
+import os
+import pwd
+import tempfile
+import typing as t
+import zlib
+
+from ...errors import CbtError
+from ...hypervisor.machine_files import MachineFile
+from ...opening import open_file
+
+INDEX = "machine.json"
+PIECE = 8 << 20
+_MIB = 1 << 20
+LARGEST: t.Mapping[str, int] = {  # bytes, by kind
+    "loader": 128 * _MIB,
+    "nvram": 128 * _MIB,
+    "kernel": 512 * _MIB,
+    "initrd": 512 * _MIB,
+    "dtb": 16 * _MIB,
+    "tpm": 64 * _MIB,
+}
+_ATTEMPTS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedFile:
+    """A file as it was: its kind and path, size in bytes, SHA-256 in hex, names of its pieces, owner and group by name, mode."""
+
+    kind: str
+    path: str
+    size: int
+    sha256: str
+    pieces: t.Tuple[str, ...]
+    owner: str
+    group: str
+    mode: int
+
+
+class FileChanges(CbtError):
+    """A file cannot be kept: it is too large, or was written to whenever it was read."""
+
+
+class Capture(t.Mapping[str, bytes]):
+    """A machine's files as they were at one moment, as objects for a restore point by name.
+
+    They wait on disk in a file without a name in ``folder``, which no other user can reach. ``opened`` opens a file of the
+    hypervisor by its path, as if it were of this host. ``warnings`` name what is missing.
+    """
+
+    def __init__(self, folder: str, opened: t.Callable[[str], t.BinaryIO] = open_file) -> None:
+        self._opened = opened
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by ``close``
+        self._places: t.Dict[str, t.Tuple[int, int]] = {}  # offset and length
+        self.warnings: t.List[str] = []
+
+    def close(self) -> None:
+        """Forget the files."""
+        self._file.close()
+
+    def take(self, found: t.Iterable[MachineFile]) -> None:
+        """Capture the files that can be read, and an index of them."""
+        saved = []
+        for file in found:
+            try:
+                saved.append(dataclasses.asdict(self._take(file)))
+            except (OSError, FileChanges) as error:
+                if isinstance(error, FileNotFoundError) and not file.certain:
+                    continue
+                why = error.strerror if isinstance(error, OSError) else str(error)
+                self.warnings.append(f"{file.kind} of the machine was not saved: cannot read {file.path}: {why}.")
+        if saved:
+            self.add(INDEX, json.dumps({"files": saved}, sort_keys=True).encode())
+
+    def add(self, name: str, data: bytes) -> None:
+        """Add an object."""
+        self._places[name] = self._write(data)
+
+    def _take(self, file: MachineFile) -> SavedFile:
+        """Capture a file of one moment: QEMU may write to it, so it is read until nothing changes under the reader."""
+        start = self._file.seek(0, os.SEEK_END)
+        for _attempt in range(_ATTEMPTS):
+            self._file.truncate(start)
+            pieces, size, digest = {}, 0, hashlib.sha256()
+            with self._opened(file.path) as source:
+                status = os.fstat(source.fileno())
+                for number, piece in enumerate(_pieces(source, file.kind)):
+                    digest.update(piece)
+                    size += len(piece)
+                    pieces[f"{file.kind}.{number}"] = self._write(zlib.compress(piece, 1))
+            if self._digest(file) == digest.digest():
+                self._places.update(pieces)
+                owner, group = _names(status)
+                return SavedFile(file.kind, file.path, size, digest.hexdigest(), tuple(pieces), owner, group, status.st_mode & 0o777)
+        raise FileChanges("it changes all the time")
+
+    def _digest(self, file: MachineFile) -> bytes:
+        digest = hashlib.sha256()
+        with self._opened(file.path) as source:
+            for piece in _pieces(source, file.kind):
+                digest.update(piece)
+        return digest.digest()
+
+    def _write(self, data: bytes) -> t.Tuple[int, int]:
+        offset = self._file.seek(0, os.SEEK_END)
+        self._file.write(data)
+        return offset, len(data)
+
+    def __getitem__(self, name: str) -> bytes:
+        offset, length = self._places[name]
+        self._file.seek(offset)
+        return self._file.read(length)
+
+    def __iter__(self) -> t.Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _pieces(source: t.BinaryIO, kind: str) -> t.Iterator[bytes]:
+    """A file piece by piece. Raises FileChanges once it turns out too large; it may grow while it is read."""
+    size = 0
+    for piece in iter(lambda: source.read(PIECE), b""):
+        size += len(piece)
+        if size > LARGEST[kind]:
+            raise FileChanges(f"it is larger than {LARGEST[kind] >> 20} MiB")
+        yield piece
+
+
+def _names(status: os.stat_result) -> t.Tuple[str, str]:
+    owner = group = ""
+    with contextlib.suppress(KeyError):
+        owner = pwd.getpwuid(status.st_uid).pw_name
+    with contextlib.suppress(KeyError):
+        group = grp.getgrgid(status.st_gid).gr_name
+    return owner, group

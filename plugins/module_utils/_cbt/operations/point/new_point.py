@@ -1,0 +1,195 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A restore point in the making: its blocks, maps and files. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import secrets
+import typing as t
+
+from ...blocks.extents import BlockRange
+from ...blocks.source import DiskSource
+from ...blocks.throttle import Throttle
+from ...control import Interrupt, Observer
+from ...errors import ObjectMissing, Refused, RepositoryError
+from ...parallel import default_workers
+from ...repository.dedup import dedup
+from ...repository.format import names
+from ...repository.format.codecs import encoder
+from ...repository.format.manifests import RestorePoint, StoredFile
+from ...repository.format.maps import ExtentMap
+from ...repository.records.damage import Damages
+from ...repository.sharing import publishing, removals
+from ...repository.sharing.leases import Lease
+from .disk_reader import ReadDisk, Reader, ranges_of
+from .known_blocks import Known
+
+_AT_ONCE = 4  # files in memory
+
+Files = t.Mapping[str, StoredFile]
+Describe = t.Callable[[Files, Files], RestorePoint]  # from the stored maps by target, and the stored files by name
+
+
+@dataclasses.dataclass(frozen=True)
+class StoringOptions:
+    """How blocks are stored; ``rate_limit`` in bytes per second, None for none."""
+
+    compression: str = "lz4"
+    compression_level: t.Optional[int] = None
+    dedup: str = dedup.REPOSITORY
+    workers: t.Optional[int] = None
+    rate_limit: t.Optional[int] = None
+
+
+def check(options: StoringOptions) -> None:
+    """Raise Refused or RepositoryError if nothing can be stored so. Asked before anything is done, in check mode as well."""
+    encoder(options.compression, options.compression_level)
+    if options.rate_limit is not None and options.rate_limit < 1:
+        raise Refused(f"rate_limit is {options.rate_limit} bytes per second, by which nothing would ever be read. Leave it out to read without a limit.")
+
+
+class NewPoint:
+    """The restore point ``point_id`` of the domain with this UUID, of which nothing exists until it is published.
+
+    ``disks`` are those read so far, ``warnings`` what a person should know of how it was stored.
+    """
+
+    def __init__(self, lease: Lease, uuid: str, point_id: str, options: StoringOptions, damages: Damages, interrupt: Interrupt, observer: Observer) -> None:
+        self._lease, self._repository = lease, lease.repository
+        self._uuid, self._id = names.check_uuid(uuid), names.check_point_id(point_id)
+        self._workers = options.workers or default_workers()
+        self._encode = encoder(options.compression, options.compression_level)
+        self._throttle = Throttle(options.rate_limit, interrupt.check)
+        self._interrupt, self._observer = interrupt, observer
+        self._damages = damages
+        self._dedup = dedup.deduplicator(self._repository, options.dedup, uuid, damages)
+        self._writers = [self._repository.writer()]
+        self._maps: t.Dict[str, ExtentMap] = {}
+        self._unnamed = list(self._writers)  # whose packs nobody can have named yet
+        self._stored: t.List[str] = []  # the same of maps and files
+        self._may_exist = False
+        self.disks: t.Dict[str, ReadDisk] = {}
+        self.warnings: t.List[str] = []
+
+    def known(self, base: t.Optional[ExtentMap]) -> Known:
+        """What the repository knows of a disk's content from a map of it."""
+        return Known(base, self._repository.reader, self._damages)
+
+    def _reader(self, deduplicator: t.Optional[dedup.Deduplicator]) -> Reader:
+        return Reader(self._writers[-1], self._encode, self._workers, self._interrupt, self._observer, self._throttle, deduplicator)
+
+    def read(self, source: DiskSource, target: str, base: t.Optional[ExtentMap], audit: bool = False, again: t.Iterable[BlockRange] = ()) -> ReadDisk:
+        """Read a disk as ``Reader.read`` does."""
+        self._interrupt.check()
+        if not names.is_target(target):
+            raise Refused(f"Cannot store the disk {names.shown(target)}: a repository cannot hold this name. Use another target, or exclude the disk.")
+        self.disks[target] = self._reader(self._dedup).read(source, target, base, self.known(base), audit, again)
+        return self.disks[target]
+
+    def publish(
+        self, files: t.Mapping[str, bytes], describe: Describe, source_of: t.Callable[[str], t.ContextManager[DiskSource]], yields: bool = False
+    ) -> RestorePoint:
+        """Store packs, then maps and files, then the manifest. Returns the point that exists then, with ``yields`` perhaps that of another run.
+
+        ``source_of`` opens a disk once more, should packs that its map names be about to be deleted by now.
+        """
+        written = {**(self._dedup.packs if self._dedup is not None else {}), **self._writers[-1].finish()}
+        self._maps = {target: disk.finish(written) for target, disk in self.disks.items()}
+        point = self._described(files, describe)
+        self._interrupt.check()
+        again = functools.partial(self._again, files, describe, source_of)
+        return publishing.publish(self._lease, point, again, self._appears, yields)
+
+    def _appears(self) -> None:
+        """From here on others may see the point and name its blocks, even if the store seems to refuse it, or carries that out late."""
+        self._may_exist = True
+        self._stored.clear()
+        self._unnamed.clear()
+
+    def _again(
+        self, files: t.Mapping[str, bytes], describe: Describe, source_of: t.Callable[[str], t.ContextManager[DiskSource]], lost: t.Set[str]
+    ) -> RestorePoint:
+        """Read what lies in packs on their way out once more, and store it and all files anew."""
+        self._interrupt.check()
+        self._writers.append(self._repository.writer())
+        self._unnamed.append(self._writers[-1])
+        again = {}
+        for target, extents in self._maps.items():
+            ranges = ranges_of(run for run in extents.runs() if run.pack.name in lost)
+            if ranges:
+                with source_of(target) as source:
+                    again[target] = self._reader(None).read_again(source, target, extents, Known(None, self._repository.reader), ranges)
+        written = self._writers[-1].finish()
+        for target, disk in again.items():
+            self._maps[target] = disk.finish(written)
+            self.disks[target].statistics.stored_bytes += disk.statistics.stored_bytes
+        return self._described(files, describe)
+
+    def _described(self, files: t.Mapping[str, bytes], describe: Describe) -> RestorePoint:
+        """Store maps and files under names that no other run or round has, and return the restore point that names them."""
+        maps = {target: names.map_file(target, secrets.token_hex(4)) for target in self._maps}
+        own = {name: names.own_file(name, secrets.token_hex(4)) for name in files}
+        folder = names.point_folder(self._uuid, self._id)
+        self._stored += [names.point_file(self._uuid, self._id, name) for name in (*maps.values(), *own.values())]
+        contents = {maps[target]: extents.encode() for target, extents in self._maps.items()}
+        stored = self._repository.put_files(folder, contents)
+        waiting = list(files)
+        while waiting:  # a few at a time: those of a machine may be large, and are read when they are asked for
+            some, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
+            stored.update(self._repository.put_files(folder, {own[name]: files[name] for name in some}))
+        for target, extents in self._maps.items():
+            with contextlib.suppress(ObjectMissing):  # what is gone is found and stored again before the point is published
+                self._repository.store.protect((pack.name for pack in extents.packs), like=f"{folder}/{maps[target]}")
+        return describe({target: stored[name] for target, name in maps.items()}, {name: stored[each] for name, each in own.items()})
+
+    def withdraw(self) -> None:
+        """Delete what this run stored under names of its own, as long as nobody can have named it: after that it is left to the collector."""
+        for name in self._stored:
+            self._delete(name)
+        for writer in self._unnamed:
+            writer.discard()
+
+    def unpublish(self) -> None:
+        """As ``withdraw``, and delete the manifest if there may be one. Only for a point whose id this run has made: no other run publishes it."""
+        if self._may_exist:
+            with contextlib.suppress(RepositoryError):  # unless it is on record, it stays: another host may have seen it meanwhile
+                removals.record(self._repository, [(self._uuid, self._id)])
+                self._repository.store.delete(names.manifest(self._uuid, self._id))
+        self.withdraw()
+
+    def _delete(self, name: str) -> None:
+        with contextlib.suppress(RepositoryError):  # nothing names what stays: it costs space until it is collected
+            self._repository.store.delete(name)
+
+    def leave(self) -> None:
+        """As ``withdraw``, but leave the packs to another attempt, which finds them by their hooks, or to the collector."""
+        try:
+            if self._dedup is not None:
+                with contextlib.suppress(RepositoryError):
+                    for writer in self._writers:
+                        writer.finish()
+                    self._record()
+                    self._unnamed.clear()
+        finally:
+            self.withdraw()
+
+    def _record(self) -> None:
+        name = dedup.of_backup(self._uuid, f"{self._id}-{secrets.token_hex(4)}")  # others may be copying the same point
+        dedup.record(self._repository, name, itertools.chain.from_iterable(writer.hooks() for writer in self._writers))
+
+    def record_hooks(self) -> None:
+        """Let later runs find what this one stored. Nothing but space depends on it."""
+        self.warnings += self._repository.store.foreign.words()
+        if self._dedup is None:
+            return
+        try:
+            self._record()
+        except RepositoryError as error:
+            self.warnings.append(f"Later backups will not find the blocks of restore point {self._id} when they look for known ones: {error}")
+        if self._dedup.failure is not None:
+            self.warnings.append(f"Known blocks were not looked for in all of the repository, which costs space: {self._dedup.failure}.")

@@ -1,0 +1,69 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A disk of a restore point, read as if it were a disk of a domain. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import typing as t
+
+from ...blocks.extents import Extent
+from ...errors import DamagedObject
+from ...grid import BLOCK_SIZE, block_count
+from ...repository.format.map_changes import changes
+from ...repository.format.maps import ExtentMap
+from ...repository.repository import Repository
+
+
+class PointConnection:
+    """Reads the disk of ``extents``, every block proven. May be used from several threads."""
+
+    def __init__(self, repository: Repository, extents: ExtentMap) -> None:
+        self._reader = repository.reader
+        self._extents = extents
+
+    def read(self, offset: int, length: int) -> bytearray:
+        """``length`` bytes from ``offset``, which is the start of a block. Raises DamagedObject or ObjectMissing."""
+        data = bytearray(length)
+        for run in self._extents.runs(offset // BLOCK_SIZE, block_count(offset + length)):
+            for index, block in enumerate(self._reader.disk_blocks(run, self._extents.size)):
+                if isinstance(block, DamagedObject):
+                    raise block
+                start = (run.first + index) * BLOCK_SIZE - offset
+                data[start : start + len(block)] = block
+        return data
+
+
+class PointSource:
+    """A disk of a restore point, of which only what lies elsewhere than in ``base``, a map of the same size, is to be looked at."""
+
+    def __init__(self, repository: Repository, extents: ExtentMap, base: t.Optional[ExtentMap]) -> None:
+        self._repository = repository
+        self._extents = extents
+        self._base = base
+        self.size = extents.size
+
+    def connect(self) -> t.ContextManager[PointConnection]:
+        """Something to read with."""
+        return contextlib.nullcontext(PointConnection(self._repository, self._extents))
+
+    def allocation(self) -> t.Iterator[Extent]:
+        """The whole disk in order, flagged by whether it reads as zero."""
+        end = 0
+        for run in self._extents.runs():
+            if end < run.first:
+                yield self._extent(end, run.first, True)
+            yield self._extent(run.first, run.stop, False)
+            end = run.stop
+        if end * BLOCK_SIZE < self.size:
+            yield self._extent(end, block_count(self.size), True)
+
+    def extents(self) -> t.Iterator[Extent]:
+        """What is to be looked at, in order, flagged by whether it reads as zero."""
+        if self._base is None:
+            return self.allocation()
+        return (self._extent(each.first, each.stop, each.after is None) for each in changes(self._base, self._extents))
+
+    def _extent(self, first: int, stop: int, zero: bool) -> Extent:
+        return Extent(first * BLOCK_SIZE, min(stop * BLOCK_SIZE, self.size) - first * BLOCK_SIZE, zero)

@@ -1,0 +1,155 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading one portion of a disk into packs: which blocks are zero, as before, known elsewhere or new. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ...blocks.extents import BlockRange
+from ...blocks.source import DiskConnection
+from ...blocks.throttle import Throttle
+from ...grid import BLOCK_SIZE, ZERO_BLOCK
+from ...repository.dedup.dedup import Deduplicator, Find
+from ...repository.format.codecs import Encoder
+from ...repository.format.packs import Encoded
+from ...repository.packs.writer import PackWriter, Placement
+from .known_blocks import Known
+
+ZERO = "zero"
+KEPT = "kept"
+ELSEWHERE = "elsewhere"
+NEW = "new"
+
+_NOWHERE = Placement(b"", 0)
+_Examined = t.Tuple[int, int, str, bytes]  # first block, count, state, id of the block that was read
+
+
+class Found(t.NamedTuple):
+    """Consecutive blocks that turned out alike; those elsewhere and new ones lie in ``pack`` from ``ordinal`` on."""
+
+    first: int
+    count: int  # type: ignore[assignment]  # hides tuple's method
+    state: str
+    pack: bytes = b""
+    ordinal: int = 0
+
+
+@dataclasses.dataclass
+class Statistics:
+    """Bytes of one disk by what became of them.
+
+    ``dirty_bytes`` had to be looked at, ``read_bytes`` of them were read (the rest was known to be zero), ``zero_bytes`` are zero,
+    ``unchanged_bytes`` equal the parent, ``deduplicated_bytes`` were stored elsewhere already, ``new_bytes`` were stored and took
+    ``stored_bytes`` in packs.
+    """
+
+    dirty_bytes: int = 0
+    read_bytes: int = 0
+    zero_bytes: int = 0
+    unchanged_bytes: int = 0
+    deduplicated_bytes: int = 0
+    new_bytes: int = 0
+    stored_bytes: int = 0
+
+    def add(self, other: Statistics) -> None:
+        """Count another portion in."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+    def count(self, state: str, length: int) -> None:
+        """Count bytes that turned out to be in a state."""
+        self.dirty_bytes += length
+        self.zero_bytes += length if state == ZERO else 0
+        self.unchanged_bytes += length if state == KEPT else 0
+        self.deduplicated_bytes += length if state == ELSEWHERE else 0
+        self.new_bytes += length if state == NEW else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class PortionReader:
+    """Reads portions of one disk of ``size`` bytes, in one worker's thread.
+
+    ``find`` tells where blocks are stored already, if that is asked at all; then ``dedup`` is told what was stored.
+    """
+
+    connection: DiskConnection
+    size: int
+    known: Known
+    encode: Encoder
+    writer: PackWriter
+    throttle: Throttle
+    dedup: t.Optional[Deduplicator]
+    find: t.Optional[Find]
+
+    def read(self, portion: t.Tuple[BlockRange, ...]) -> t.Tuple[t.List[Found], Statistics]:
+        """Read, hash, compare, look up, compress and store."""
+        statistics = Statistics()
+        examined: t.List[_Examined] = []
+        fresh: t.Dict[bytes, memoryview] = {}
+        for wanted in portion:
+            if wanted.zero:
+                examined.append((wanted.first, wanted.count, ZERO, b""))
+                continue
+            offset = wanted.first * BLOCK_SIZE
+            length = min(wanted.count * BLOCK_SIZE, self.size - offset)
+            self.throttle.take(length)
+            data = self.connection.read(offset, length)
+            statistics.read_bytes += length
+            examined += _examine(data, wanted, self.known, fresh)
+        elsewhere = self.find(fresh) if self.find is not None and fresh else {}
+        stored, statistics.stored_bytes = self._store([each for each in fresh.items() if each[0] not in elsewhere])
+        found = list(_joined(examined, elsewhere, stored))
+        for each in found:
+            statistics.count(each.state, min(each.count * BLOCK_SIZE, self.size - each.first * BLOCK_SIZE))
+        return found, statistics
+
+    def _store(self, blocks: t.Sequence[t.Tuple[bytes, memoryview]]) -> t.Tuple[t.Dict[bytes, Placement], int]:
+        """Where new blocks went, and the bytes they took."""
+        if not blocks:
+            return {}, 0
+        encoded = [Encoded(block_id, *self.encode(data), len(data)) for block_id, data in blocks]
+        pack, first = placement = self.writer.append(encoded)
+        block_ids = [block_id for block_id, _data in blocks]
+        if self.dedup is not None:
+            self.dedup.stored(placement, block_ids)
+        places = {block_id: Placement(pack, ordinal) for ordinal, block_id in enumerate(block_ids, first)}
+        return places, sum(len(each.payload) for each in encoded)
+
+
+def _examine(data: bytearray, wanted: BlockRange, known: Known, fresh: t.Dict[bytes, memoryview]) -> t.Iterator[_Examined]:
+    """State of each block of a range that was read; content that is not known goes to ``fresh``, once."""
+    view = memoryview(data)
+    before = known.digests(wanted.first, wanted.count)
+    for index in range(wanted.count):
+        offset = index * BLOCK_SIZE
+        block = view[offset : offset + BLOCK_SIZE]
+        # Comparing in place costs no copy and ends at the first byte that is not zero.
+        if data.startswith(ZERO_BLOCK if len(block) == BLOCK_SIZE else ZERO_BLOCK[: len(block)], offset):
+            yield wanted.first + index, 1, ZERO, b""
+            continue
+        block_id = known.block_id(block)
+        if block_id == before[index]:
+            yield wanted.first + index, 1, KEPT, b""
+            continue
+        yield wanted.first + index, 1, ELSEWHERE if block_id in fresh else NEW, block_id
+        fresh[block_id] = block
+
+
+def _joined(examined: t.Iterable[_Examined], elsewhere: t.Mapping[bytes, Placement], stored: t.Mapping[bytes, Placement]) -> t.Iterator[Found]:
+    """What was found, consecutive blocks at consecutive places made one."""
+    first, count, last, pack, ordinal = 0, 0, "", b"", 0
+    for block, number, state, block_id in examined:
+        place = stored.get(block_id, _NOWHERE)
+        if block_id in elsewhere:
+            state, place = ELSEWHERE, elsewhere[block_id]
+        if count and state == last and block == first + count and place.pack == pack and (not pack or place.ordinal == ordinal + count):
+            count += number
+            continue
+        if count:
+            yield Found(first, count, last, pack, ordinal)
+        first, count, last, (pack, ordinal) = block, number, state, place
+    if count:
+        yield Found(first, count, last, pack, ordinal)

@@ -1,0 +1,123 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writing one restored disk to a new image, onto a block device or to an NBD export. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+import secrets
+import typing as t
+
+from ...blocks.nbd_target import VERIFIED, NbdTls
+from ...errors import CbtError, Refused
+from ...files import Buffer
+from ...grid import BLOCK_SIZE
+from ...images import qcow2_layout
+from ...repository.format.maps import ExtentMap
+from .targets import medium
+
+PREALLOCATIONS = ("none", "metadata", "falloc", "full")
+_HEAD = 1 << 20  # bytes by which a partition table, a file system or an image is known; its first superblock lies in them
+
+
+def partial_name(path: str) -> str:
+    """A name beside ``path`` for what is to appear there."""
+    return f"{path}.partial-{secrets.token_hex(4)}"
+
+
+def sweep(path: str) -> None:
+    """Remove images that killed restores to ``path`` left under partial names; those that are being written are locked."""
+    for left in glob.glob(f"{glob.escape(path)}.partial-????????"):
+        with contextlib.suppress(OSError), open(os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(left)
+
+
+def layout_of(extents: ExtentMap, image: t.Mapping[str, t.Any], preallocation: str) -> qcow2_layout.Layout:
+    """The layout of a qcow2 image like the original one. Raises Refused if its features do not go with its size."""
+    runs = ((run.first * BLOCK_SIZE, min(run.count * BLOCK_SIZE, extents.size - run.first * BLOCK_SIZE)) for run in extents.runs())
+    ranges = runs if preallocation == "none" else iter([(0, extents.size)])
+    try:
+        return qcow2_layout.plan(extents.size, ranges, qcow2_layout.features_like(image))
+    except ValueError as error:
+        raise Refused(f"Cannot make a qcow2 image of {extents.size} bytes like the original: {error}. Restore with format: raw.") from error
+
+
+class DiskWriter:
+    """An image, device or NBD export that blocks are written into, from several threads. What is not written reads as zeroes."""
+
+    def __init__(self, path: str, extents: ExtentMap, layout: t.Optional[qcow2_layout.Layout], preallocation: str = "none", tls: NbdTls = VERIFIED) -> None:
+        """Begin with all that belongs to the format: qcow2 with a layout, else raw."""
+        self._path, self._extents, self._layout = path, extents, layout
+        self._size = layout.file_size if layout is not None else extents.size
+        with self._explained():
+            self._medium = medium(path, self._size, preallocation, tls)
+            self._head = None if self._medium.fresh else bytearray(min(_HEAD, self._size))
+            try:
+                self._begin()
+            except BaseException:
+                self._medium.close()
+                raise
+
+    def _begin(self) -> None:
+        metadata = [] if self._layout is None else self._layout.metadata()
+        if self._head is not None:
+            self._medium.write([bytes(len(self._head))], 0)
+            self._medium.sync()  # from here on until the end it holds nothing that anybody would take for a disk
+            metadata = list(metadata)
+            self._clear(metadata)
+        for offset, data in metadata:
+            self._put(offset, [data])
+
+    def _clear(self, metadata: t.Iterable[t.Tuple[int, bytes]]) -> None:
+        """Zero what nothing will be written to: it holds what was there before."""
+        written = [(offset, len(data)) for offset, data in metadata]
+        for run in self._extents.runs():
+            start = run.first * BLOCK_SIZE
+            written.append((self._place(start), min(run.count * BLOCK_SIZE, self._extents.size - start)))
+        reached = 0
+        for offset, length in [*sorted(written), (self._size, 0)]:
+            if offset > reached:
+                self._medium.zero(reached, offset)
+            reached = max(reached, offset + length)
+
+    def _place(self, offset: int) -> int:
+        return self._layout.place(offset) if self._layout is not None else offset
+
+    @contextlib.contextmanager
+    def _explained(self) -> t.Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CbtError(f"Cannot write {self._path}: {error.strerror}. Free space there, or choose another place.") from error
+
+    def write(self, offset: int, buffers: t.Sequence[Buffer]) -> None:
+        """Write consecutive blocks from an offset of the disk on."""
+        with self._explained():
+            self._put(self._place(offset), buffers)
+
+    def _put(self, place: int, buffers: t.Sequence[Buffer]) -> None:
+        if self._head is None or place >= len(self._head):
+            self._medium.write(buffers, place)
+            return
+        data = b"".join(buffers)
+        early = len(self._head) - place
+        self._head[place : place + len(data)] = data[:early]
+        if len(data) > early:
+            self._medium.write([data[early:]], place + early)
+
+    def finish(self) -> None:
+        """Bring everything onto the disk; what a device or export is known by comes last."""
+        with self._explained():
+            self._medium.sync()
+            if self._head is not None:
+                self._medium.write([self._head], 0)
+                self._medium.sync()
+
+    def close(self) -> None:
+        """Close it."""
+        self._medium.close()

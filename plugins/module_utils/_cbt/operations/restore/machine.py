@@ -1,0 +1,209 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A restored machine: its configuration planned, its files put in place, the domain defined. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import socket
+import tempfile
+import time
+import typing as t
+import uuid
+from xml.etree import ElementTree
+
+from ...blocks.nbd_target import is_nbd
+from ...errors import HypervisorError, Refused
+from ...hypervisor import storage_pools
+from ...hypervisor.allowed.firmware import described_firmware
+from ...hypervisor.allowed.values import is_firmware
+from ...hypervisor.connection import Domain, Session, explained, libvirt
+from ...hypervisor.machine_files import path_in as path_of
+from ...hypervisor.machine_files import tpm_path
+from ...repository.format.manifests import RestorePoint
+from ...repository.repository import Repository
+from ..point.machine_files import SavedFile
+from .machine_xml import DiskPlace, Wanted, adapt
+from .plan import DiskRestore, MachineWish, RestoreRequest, path_in
+from .saved_machine import account_of, configuration, group_of, saved_files
+from .targets import is_device
+
+SEEN_WITHIN = 30  # seconds in which a new file shows on another host; NFS keeps what it knows of folders for as long
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePlace:
+    """A saved file and where it is to be."""
+
+    saved: SavedFile
+    path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class MachinePlan:
+    """The domain to be defined: ``changes`` tell in words how its configuration differs from the original's."""
+
+    name: str
+    uuid: str
+    xml: str
+    changes: t.Tuple[str, ...]
+    files: t.Tuple[FilePlace, ...]
+    autostart: bool
+    start: bool
+
+
+def plan_machine(
+    session: Session, repository: Repository, point: RestorePoint, request: RestoreRequest, disks: t.Sequence[DiskRestore], wish: MachineWish
+) -> MachinePlan:
+    """Decide what is defined, from the configuration of a restore point. Raises Refused if it may not be, DamagedObject, HypervisorError."""
+    name = request.new_name or point.domain
+    for disk in disks:
+        if is_nbd(disk.path):
+            raise Refused(f"Cannot define {name} with {disk.target} at {disk.path}: a machine's disks must be files or devices. Restore without define.")
+    its_uuid = str(uuid.uuid4()) if wish.new_uuid else point.uuid
+    xml = configuration(repository, point, "inactive.xml")
+    check_domain(session, name, its_uuid, request.force)
+    exists = functools.partial(storage_pools.exists, session)
+    firmware = described_firmware() if session.remote_host is None else frozenset()
+
+    def has_loader(path: str) -> bool:
+        return (wish.trust_definition or is_firmware(path, firmware)) and exists(path)
+
+    files = tuple(_places(xml, saved_files(repository, point), name, its_uuid, request.dest, has_loader))
+    wanted = Wanted(
+        name=name,
+        uuid=its_uuid,
+        disks={disk.target: DiskPlace(disk.path, disk.format, is_device(disk.path)) for disk in disks},
+        files={each.saved.kind: each.path for each in files},
+        new_macs=wish.new_macs,
+        networks=wish.networks,
+        trusted=wish.trust_definition,
+        keep_host_devices=point.host == socket.gethostname() and session.remote_host is None,
+        firmware=firmware,
+    )
+    adapted = adapt(xml, wanted, exists)
+    _check_seen(session, disks, files)
+    for each in files:
+        _check_file(each, session, request.force)
+    autostart = wish.autostart if wish.autostart is not None else point.autostart and not wish.new_uuid
+    return MachinePlan(name, its_uuid, adapted.xml, adapted.changes, files, autostart, wish.start)
+
+
+def check_domain(session: Session, name: str, its_uuid: str, force: bool) -> None:
+    """Raise Refused unless a domain of this name and UUID may be defined."""
+    for domain in session.domains():
+        if domain.name == name and domain.uuid != its_uuid:
+            raise Refused(f"Cannot define {name}: there is another domain of that name with UUID {domain.uuid}. Choose another one with new_name.")
+        if domain.uuid == its_uuid and domain.name != name:
+            raise Refused(f"Cannot define {name}: the domain {domain.name} has its UUID {its_uuid}. Set uuid: new, or undefine that one.")
+        if domain.uuid == its_uuid:
+            _check_replaceable(domain, force)
+
+
+def _check_replaceable(domain: Domain, force: bool) -> None:
+    what = f"Cannot define {domain.name}: it exists already"
+    with explained(f"look at the domain {domain.name}"):
+        if domain.api.isActive():
+            raise Refused(f"{what} and is running. Shut it down first, or restore a copy with new_name.")
+        if not force:
+            raise Refused(f"{what}. Restore a copy with new_name, or replace it with force: true.")
+        if domain.api.hasManagedSaveImage():
+            raise Refused(f"{what} and has a saved state, which does not go with restored disks. Remove it with virsh managedsave-remove {domain.name}.")
+        if domain.api.snapshotNum():
+            raise Refused(f"{what} and has snapshots, which do not go with restored disks. Delete them first.")
+
+
+def _places(
+    xml: str, saved: t.Iterable[SavedFile], name: str, its_uuid: str, dest: t.Optional[str], has_loader: t.Callable[[str], bool]
+) -> t.Iterator[FilePlace]:
+    """Where saved files go: beside the disks under the machine's name, the TPM's state where libvirt looks for it."""
+    root = ElementTree.fromstring(xml)
+    tpm = root.find("./devices/tpm")
+    for file in saved:
+        if file.kind == "tpm":
+            path = tpm_path(its_uuid, tpm) if tpm is not None else None
+            if path is not None:
+                yield FilePlace(file, path)
+            continue
+        if file.kind == "loader" and (root.find("./os/loader") is None or has_loader(path_of(root.find("./os/loader")) or "")):
+            continue  # libvirt chooses the firmware, or this host has it
+        if dest is None:
+            raise Refused(f"Nothing says where {file.kind} of the machine is to be restored to. Set dest to a folder.")
+        yield FilePlace(file, path_in(dest, f"{name}-{file.kind}"))
+
+
+def _check_seen(session: Session, disks: t.Iterable[DiskRestore], files: t.Iterable[FilePlace]) -> None:
+    """Raise Refused unless libvirt's host sees what is written here: a path is another file there where the storage is not shared."""
+    host = session.remote_host
+    if host is None:
+        return
+    for disk in disks:
+        if is_device(disk.path):
+            raise Refused(f"Cannot define a machine on {host} with {disk.path}, a device of this host. Restore on that host, or to an image on shared storage.")
+    for folder in sorted({os.path.dirname(path) for path in (*(disk.path for disk in disks), *(file.path for file in files))}):
+        if not _seen(session, folder):
+            raise Refused(f"Cannot define a machine on {host} with what is in {folder}: {host} does not see the files of this host there. Use shared storage.")
+
+
+def _seen(session: Session, folder: str) -> bool:
+    """Whether libvirt's host sees a file that is made here for this."""
+    try:
+        with tempfile.NamedTemporaryFile(prefix="kvm-cbt-look-", dir=folder) as file:
+            deadline = time.monotonic() + SEEN_WITHIN
+            while not storage_pools.has_file(session, file.name):
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.5)
+    except OSError as error:
+        raise Refused(f"Cannot write in {folder}: {error.strerror}.") from error
+    except HypervisorError:
+        return False  # there is no such folder, or libvirt cannot tell
+    return True
+
+
+def _check_file(file: FilePlace, session: Session, force: bool) -> None:
+    kind, path, host = file.saved.kind, file.path, session.remote_host
+    if kind == "tpm" and host is not None:
+        raise Refused(f"Cannot restore the state of the TPM: libvirt on {host} looks for it in {os.path.dirname(path)} there. Restore on that host.")
+    if kind != "tpm" and not os.path.isdir(os.path.dirname(path)):
+        raise Refused(f"Cannot restore {kind} to {path}: the folder does not exist. Create it first.")
+    if os.path.lexists(path) and not force:
+        raise Refused(f"Cannot restore {kind} to {path}: it exists already. Choose another folder, remove it, or set force: true.")
+
+
+def make_folders(file: FilePlace) -> t.List[str]:
+    """Make the folders for the state of a TPM as libvirt does; returns those that were made, the outermost first. Raises Refused."""
+    made: t.List[str] = []
+    folder = os.path.dirname(file.path)
+    try:
+        for path in (os.path.dirname(os.path.dirname(folder)), os.path.dirname(folder), folder):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700 if path == folder else 0o711)
+                made.append(path)
+        owner, group = account_of(file.saved.owner), group_of(file.saved.group)
+        if folder in made and owner is not None:
+            os.chown(folder, owner, -1 if group is None else group, follow_symlinks=False)
+    except OSError as error:
+        raise Refused(f"Cannot restore the state of the TPM to {file.path}: {error.strerror}.") from error
+    return made
+
+
+def define(session: Session, plan: MachinePlan, otherwise: str) -> str:
+    """Define the domain; returns its configuration as libvirt keeps it. Raises HypervisorError, which says ``otherwise`` what became of the files."""
+    with explained(f"define {plan.name}", otherwise):
+        domain = session.api.defineXML(plan.xml)
+        return t.cast(str, domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+
+def begin(session: Session, plan: MachinePlan) -> None:
+    """Set autostart as planned, and start the domain if that was asked for. Raises HypervisorError."""
+    domain = session.domain(plan.uuid)
+    with explained(f"set autostart of {plan.name}", "It was restored and defined."):
+        domain.api.setAutostart(int(plan.autostart))
+    if plan.start:
+        with explained(f"start {plan.name}", "It was restored and defined; its configuration may name what this host does not have."):
+            domain.api.create()

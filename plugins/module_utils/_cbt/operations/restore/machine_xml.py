@@ -1,0 +1,295 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A domain's configuration made to fit where and as what the machine comes back. Pure. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+from xml.etree import ElementTree
+
+from ...errors import Refused
+from ...hypervisor.allowed.filtering import filtered
+from ...hypervisor.allowed.values import Host, is_firmware
+from ...hypervisor.machine_files import NVRAM_FOLDER, path_in
+
+ElementTree.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
+
+# Devices of a copy that would be the original's as well, or of which there is one only.
+_EXCLUSIVE = ("filesystem", "shmem", "lease")
+_PASSED_THROUGH = ("hostdev", "vdpa")  # types of interfaces that are devices of the host
+_CHARACTER_DEVICES = ("serial", "parallel", "console")
+ANY_NETWORK = "*"
+# Of an interface, what belongs to the network it was on.
+_OF_THE_NETWORK = ("source", "virtualport", "vlan", "target", "teaming", "script", "downscript", "backend", "portForward", "ip", "route")
+
+
+@dataclasses.dataclass(frozen=True)
+class DiskPlace:
+    """Where a restored disk lies; ``device`` if it is a block device and not a file."""
+
+    path: str
+    format: str
+    device: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What the machine becomes.
+
+    ``disks`` are the restored ones by target, ``files`` the restored files by kind. ``networks`` are the libvirt networks interfaces
+    come to, by the network, bridge or device they were on, ``ANY_NETWORK`` for every other. A ``trusted`` definition is taken as it is;
+    passed-through devices of the host stay with ``keep_host_devices``. Of any other, only what is allowed is taken, with ``firmware`` that the
+    host describes.
+    """
+
+    name: str
+    uuid: str
+    disks: t.Mapping[str, DiskPlace]
+    files: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    new_macs: bool = False
+    networks: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    trusted: bool = False
+    keep_host_devices: bool = False
+    firmware: t.FrozenSet[str] = frozenset()
+
+
+class Adapted(t.NamedTuple):
+    """The configuration to be defined, and what is not as it was, in words."""
+
+    xml: str
+    changes: t.Tuple[str, ...]
+
+
+def adapt(inactive_xml: str, wanted: Wanted, exists: t.Callable[[str], bool]) -> Adapted:
+    """Adapt a persistent configuration. ``exists`` says of a path on the host whether something is there.
+
+    A machine that gets another UUID is a copy: it may run beside the original and shares nothing with it.
+    Raises Refused if the definition is not trusted, and the machine needs what such a definition may not have.
+    """
+    return _Adaptation(inactive_xml, wanted, exists).carry_out()
+
+
+class _Adaptation:
+    def __init__(self, inactive_xml: str, wanted: Wanted, exists: t.Callable[[str], bool]) -> None:
+        self._root = ElementTree.fromstring(inactive_xml)
+        devices = self._root.find("devices")
+        self._devices = devices if devices is not None else ElementTree.SubElement(self._root, "devices")
+        self._wanted, self._exists = wanted, exists
+        self._copy = self._root.findtext("uuid") != wanted.uuid
+        self._changes: t.List[str] = []
+        for more in self._root.findall("devices")[1:]:  # libvirt reads devices from all of them
+            self._devices.extend(more)
+            self._root.remove(more)
+
+    def carry_out(self) -> Adapted:
+        self._identity()
+        self._system()
+        for disk in self._devices.findall("disk"):
+            self._disk(disk)
+        for interface in self._devices.findall("interface"):
+            self._connect(interface)
+        self._host_devices()
+        self._emulator()
+        if self._wanted.new_macs:
+            for interface in self._devices.findall("interface"):
+                _drop(interface, "mac")
+        if self._copy:
+            self._unshare()
+        root = self._root if self._wanted.trusted else self._allowed()
+        return Adapted(ElementTree.tostring(root, encoding="unicode"), tuple(self._changes))
+
+    def _allowed(self) -> ElementTree.Element:
+        """What is allowed of the definition. Raises Refused, which names all that the machine needs and may not have."""
+        paths = {place.path for place in self._wanted.disks.values()} | set(self._wanted.files.values()) | {self._own_variables}
+        found = filtered(self._root, Host(frozenset(paths), self._wanted.firmware, self._exists))
+        if found.refused:
+            raise Refused(
+                f"Cannot define {self._wanted.name}: its definition in the repository needs what it may have only if it is trusted: {'; '.join(found.refused)}."
+                " Connect interfaces with networks, restore a copy with uuid: new, which has no devices of the host, restore the disks without define,"
+                " or set trust_definition: true if you trust everyone who can write to the repository as you trust root."
+            )
+        self._changes += found.changes
+        return found.root
+
+    @property
+    def _own_variables(self) -> str:
+        """Where libvirt keeps the firmware variables of a machine by default."""
+        return f"{NVRAM_FOLDER}/{self._wanted.name}_VARS.fd"
+
+    def _remove(self, device: ElementTree.Element, why: str) -> None:
+        self._devices.remove(device)
+        self._changes.append(why)
+
+    def _identity(self) -> None:
+        self._root.attrib.pop("id", None)
+        for tag, text in (("name", self._wanted.name), ("uuid", self._wanted.uuid)):
+            element = self._root.find(tag)
+            if element is None:
+                element = ElementTree.SubElement(self._root, tag)
+            element.text = text
+        for entry in self._root.iterfind("./sysinfo/system/entry[@name='uuid']"):
+            entry.text = self._wanted.uuid  # libvirt refuses another one
+        genid = self._root.find("genid")
+        if genid is not None:
+            genid.text = None  # a guest is told by a new one that it went back in time
+
+    def _system(self) -> None:
+        system = self._root.find("os")
+        if system is None:
+            return
+        for kind in ("loader", "nvram", "kernel", "initrd", "dtb"):
+            element, path = system.find(kind), self._wanted.files.get(kind)
+            if kind == "loader" and element is not None and element.get("format", "raw") != "raw" and not self._wanted.trusted:
+                path = None  # an image of another format can name any file of the host as its backing file
+            if path is not None and (element is not None or kind == "nvram"):
+                element = element if element is not None else ElementTree.SubElement(system, kind)
+                _drop(element, "source")
+                element.text = path
+                for attribute in ("type", "format") if kind == "nvram" else ():
+                    element.attrib.pop(attribute, None)
+            elif kind == "nvram" and element is not None and not self._keeps_variables(element):
+                # They would be the original's, or any file of the host; libvirt makes others from the template.
+                system.remove(element)
+                self._changes.append(f"The firmware variables {path_in(element)} were not saved: the firmware begins with fresh ones.")
+            elif kind != "nvram" and element is not None and not self._found(element):
+                self._changes.append(f"The {kind} {path_in(element)} was not saved and is not on this host: the domain will not start without it.")
+
+    def _keeps_variables(self, element: ElementTree.Element) -> bool:
+        return not self._copy and (self._wanted.trusted or path_in(element) in (None, self._own_variables))
+
+    def _found(self, element: ElementTree.Element) -> bool:
+        path = path_in(element) or ""
+        if not self._wanted.trusted and not is_firmware(path, self._wanted.firmware):
+            return True  # it is refused, and the host is not asked about any path
+        return not path.startswith("/") or self._exists(path)
+
+    def _disk(self, disk: ElementTree.Element) -> None:
+        element = disk.find("target")
+        target = element.get("dev", "") if element is not None else ""
+        place = self._wanted.disks.get(target)
+        if place is not None:
+            self._place(disk, target, place)
+        elif disk.get("device") in ("cdrom", "floppy"):
+            self._medium(disk, target)
+        else:
+            self._remove(disk, f"{target} is not part of this restore and was removed.")
+
+    def _place(self, disk: ElementTree.Element, target: str, place: DiskPlace) -> None:
+        if disk.find(".//encryption") is not None:
+            self._changes.append(f"{target} was an encrypted image and is a plain one now.")
+        for tag in ("source", "backingStore", "mirror", "auth", "encryption", "shareable", "transient"):
+            _drop(disk, tag)
+        disk.set("type", "block" if place.device else "file")
+        source = ElementTree.Element("source", {"dev" if place.device else "file": place.path})
+        driver = disk.find("driver")
+        if driver is None:
+            driver = ElementTree.Element("driver", name="qemu")
+            disk.insert(0, driver)
+        driver.set("type", place.format)
+        if place.format != "qcow2":
+            _drop(driver, "metadata_cache")
+        disk.insert(list(disk).index(driver) + 1, source)
+
+    def _medium(self, disk: ElementTree.Element, target: str) -> None:
+        _drop(disk, "backingStore")
+        source = disk.find("source")
+        if source is None:
+            return
+        path = source.get("file") or source.get("dev") or ""
+        medium = path or source.get("volume") or source.get("name") or source.get("dir")
+        if medium is None:
+            return
+        here = self._wanted.trusted and (disk.get("type") == "network" or self._exists(path))
+        if here and (disk.get("device") == "cdrom" or not self._copy):
+            return
+        _drop(disk, "source")
+        disk.set("type", "file")
+        why = "stays with the original" if here else "is not on this host" if self._wanted.trusted else "is inserted only with trust_definition: true"
+        self._changes.append(f"{target} is empty: {medium} {why}.")
+
+    def _connect(self, interface: ElementTree.Element) -> None:
+        source = interface.find("source")
+        names = ("network", "bridge", "dev")
+        was = next((source.attrib[name] for name in names if name in source.attrib), "") if source is not None else ""
+        network = self._wanted.networks.get(was, self._wanted.networks.get(ANY_NETWORK))
+        if network is None:
+            return
+        for tag in _OF_THE_NETWORK:
+            _drop(interface, tag)
+        interface.attrib.pop("managed", None)
+        if interface.get("type") in _PASSED_THROUGH:
+            _drop(interface, "driver")
+        self._changes.append(f"An interface was connected to the network {network} in place of {was or interface.get('type')}.")
+        interface.set("type", "network")
+        interface.insert(0, ElementTree.Element("source", network=network))
+
+    def _host_devices(self) -> None:
+        if not self._copy and (self._wanted.keep_host_devices or not self._wanted.trusted):
+            return
+        passed = [(each, "hostdev") for each in self._devices.findall("hostdev")]
+        passed += [(each, "interface") for each in self._devices.findall("interface") if each.get("type") in _PASSED_THROUGH]
+        passed += [(each, "tpm") for each in self._devices.findall("tpm") if _passed_through(each)]
+        for device, tag in passed:
+            self._remove(device, f"A device passed through from the host ({tag}) was removed.")
+
+    def _emulator(self) -> None:
+        emulator = self._devices.find("emulator")
+        if emulator is not None and self._wanted.trusted and not self._exists(emulator.text or ""):
+            self._remove(emulator, f"The emulator {emulator.text} is not on this host: libvirt chooses one.")
+
+    def _unshare(self) -> None:
+        for tag in _EXCLUSIVE:
+            for device in self._devices.findall(tag):
+                self._remove(device, f"A {tag} was removed: the copy would share it with the original.")
+        for memory in self._devices.findall("memory"):
+            if memory.get("model") in ("nvdimm", "virtio-pmem"):
+                self._remove(memory, "A memory device kept in a file was removed: the copy would share it with the original.")
+        for interface in self._devices.findall("interface"):
+            if interface.get("type") == "vhostuser":
+                self._remove(interface, "An interface on a vhost-user socket was removed: the copy would share it with the original.")
+        for vsock in self._devices.findall("vsock/cid"):
+            vsock.attrib.clear()
+            vsock.set("auto", "yes")
+        for graphics in self._devices.findall("graphics"):
+            for attribute in ("port", "tlsPort", "websocket"):
+                if graphics.attrib.pop(attribute, None) is not None:
+                    graphics.set("autoport", "yes")
+        if self._wanted.trusted:  # no other definition is allowed any of these
+            self._unshare_consoles()
+            self._unshare_names()
+
+    def _unshare_consoles(self) -> None:
+        for channel in self._devices.findall("channel"):
+            _drop(channel, "log")
+            if channel.find("source") is not None:
+                if channel.get("type") != "unix":
+                    self._changes.append(f"A channel of type {channel.get('type')} became a socket that libvirt names.")
+                channel.set("type", "unix")
+                _drop(channel, "source")
+        for tag in _CHARACTER_DEVICES:
+            for device in self._devices.findall(tag):
+                _drop(device, "log")
+                if device.get("type") not in ("pty", "null", "vc", "stdio", "spicevmc", "qemu-vdagent"):
+                    self._changes.append(f"A {tag} of type {device.get('type')} became a pty: the copy would share it with the original.")
+                    device.set("type", "pty")
+                _drop(device, "source")
+                _drop(device, "protocol")
+
+    def _unshare_names(self) -> None:
+        """Leave names of network devices and sockets of displays to libvirt."""
+        for interface in self._devices.findall("interface"):
+            _drop(interface, "target")
+        for named in (*self._devices.findall("graphics[@socket]"), *self._devices.findall("graphics/listen[@socket]")):
+            del named.attrib["socket"]
+
+
+def _passed_through(tpm: ElementTree.Element) -> bool:
+    backend = tpm.find("backend")
+    return backend is not None and backend.get("type") != "emulator"
+
+
+def _drop(parent: ElementTree.Element, tag: str) -> None:
+    for child in parent.findall(tag):
+        parent.remove(child)

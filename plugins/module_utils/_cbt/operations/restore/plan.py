@@ -1,0 +1,188 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which disks of a restore point go where, and whether they may. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import typing as t
+
+from ...blocks.nbd_target import VERIFIED, NbdTarget, NbdTls, is_nbd
+from ...errors import Refused, size_text
+from ...grid import BLOCK_SIZE
+from ...hypervisor.connection import Session
+from ...hypervisor.disks import Selection
+from ...hypervisor.domain import running_users_of
+from ...images import locks, qcow2_layout
+from ...repository.format.manifests import RestorePoint
+from ...repository.format.maps import ExtentMap
+from ...repository.format.names import shown
+from .targets import is_device
+
+LONGEST_NAME = 255 - len(".partial-01234567")  # bytes of the name of a file, which is written under a longer one
+
+
+@dataclasses.dataclass(frozen=True)
+class MachineWish:
+    """How a restored machine is defined. ``new_uuid`` and ``new_macs`` make it another machine than the original; ``networks`` as in ``Wanted``.
+
+    ``trust_definition`` if its definition is taken from the repository as it is.
+    """
+
+    new_uuid: bool = False
+    new_macs: bool = False
+    networks: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    start: bool = False
+    autostart: t.Optional[bool] = None
+    trust_definition: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoreRequest:
+    """What is asked of one restore; see the module's documentation for the meaning of each. ``machine`` if it is to be defined."""
+
+    domain: str
+    restore_point: str = "latest"
+    until: t.Optional[str] = None
+    dest: t.Optional[str] = None
+    disk_map: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    format: str = "qcow2"
+    preallocation: str = "none"
+    selection: Selection = Selection()
+    force: bool = False
+    new_name: t.Optional[str] = None
+    machine: t.Optional[MachineWish] = None
+    workers: t.Optional[int] = None
+    nbd_tls: NbdTls = VERIFIED
+
+
+@dataclasses.dataclass(frozen=True)
+class DiskRestore:
+    """One disk to be written, and afterwards what was; ``written_bytes`` is None in a plan."""
+
+    target: str
+    path: str
+    format: str
+    size: int
+    written_bytes: t.Optional[int] = None
+
+
+def path_in(folder: str, name: str) -> str:
+    """The path of a file of this name directly in a folder. Raises Refused if the name leads elsewhere, or is too long. Pure."""
+    path = os.path.join(folder, name)
+    if not name or "\0" in name or os.path.basename(os.path.normpath(path)) != name:
+        raise Refused(f"Cannot restore to {shown(name)} in {folder}: this is not a valid file name. Choose another name with new_name.")
+    if len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise Refused(f"Cannot restore to {shown(name)} in {folder}: the name is too long for a file. Choose a shorter one with new_name.")
+    return path
+
+
+def make_plan(point: RestorePoint, request: RestoreRequest) -> t.Tuple[DiskRestore, ...]:
+    """Which disks go where. Pure. Raises Refused if the request does not fit the restore point."""
+    if request.format == "raw" and request.preallocation == "metadata":
+        raise Refused("A raw image has no metadata to preallocate. Set preallocation to none, falloc or full.")
+    known = {disk.target: disk for disk in point.disks}
+    whose = f"Restore point {point.id} of {point.domain}"
+    request.selection.check(list(known), whose)
+    Selection(tuple(request.disk_map)).check(list(known), whose)
+    plans = []
+    for target, disk in known.items():
+        if request.selection.left_out(target) is not None or (request.disk_map and target not in request.disk_map and request.dest is None):
+            continue
+        path = request.disk_map.get(target)
+        if path is None:
+            path = path_in(request.dest or "", f"{request.new_name or point.domain}-{target}.{request.format}")
+        if not os.path.isabs(path) and not is_nbd(path):
+            raise Refused(f"Cannot restore {target} to {path}: the path is not absolute. Set dest, or give disk_map an absolute path.")
+        # In which format it is kept there is the NBD server's affair: it is given the disk's own bytes.
+        plans.append(DiskRestore(target, path, "raw" if is_nbd(path) else request.format, disk.size))
+    if not plans:
+        raise Refused(f"{whose} has no disk left to restore. Check include_disks, exclude_disks and disk_map.")
+    paths = [os.path.normpath(f"/{plan.path.lstrip('/')}") for plan in plans]
+    twice = {path for path in paths if paths.count(path) > 1}
+    if twice:
+        raise Refused(f"Two disks cannot be restored to the same path {', '.join(sorted(twice))}.")
+    return tuple(plans)
+
+
+def check_target(plan: DiskRestore, session: t.Optional[Session], force: bool) -> None:
+    """Raise Refused unless the disk may appear under the plan's path."""
+    if is_nbd(plan.path):
+        if not force:
+            raise Refused(f"Cannot restore {plan.target} to {plan.path}: what the export holds would be lost. Check it, and set force: true.")
+        return
+    folder = os.path.dirname(plan.path)
+    if not os.path.isdir(folder):
+        raise Refused(f"Cannot restore {plan.target} to {plan.path}: the folder {folder} does not exist. Create it first.")
+    if not os.path.lexists(plan.path):
+        return
+    device = is_device(plan.path)
+    if not os.path.isfile(plan.path) and not device:
+        raise Refused(f"Cannot restore {plan.target} to {plan.path}: it is neither a file nor a block device.")
+    users = running_users_of(session, plan.path) if session is not None else []
+    if users or locks.in_use(plan.path):
+        by = f"the running domain {', '.join(users)}" if users else "a running process"
+        raise Refused(f"Cannot restore {plan.target} to {plan.path}: it is in use by {by}. Shut it down, or restore to another path.")
+    if not force and device:
+        raise Refused(f"Cannot restore {plan.target} to {plan.path}: what the device holds would be lost. Check it, and set force: true.")
+    if not force:
+        raise Refused(f"Cannot restore {plan.target} to {plan.path}: it exists already. Choose another path, remove it, or set force: true.")
+
+
+def check_export(plan: DiskRestore, preallocation: str, tls: NbdTls = VERIFIED) -> None:
+    """Raise Refused unless the NBD export can be written and is large enough, CbtError if its server does not answer."""
+    _no_preallocation(plan, preallocation)
+    with contextlib.closing(NbdTarget(plan.path, tls)) as export:
+        _large_enough(plan, plan.size, export.size)
+
+
+def check_device(plan: DiskRestore, layout: t.Optional[qcow2_layout.Layout], preallocation: str) -> None:
+    """Raise Refused unless the device is free and large enough."""
+    _no_preallocation(plan, preallocation)
+    try:
+        handle = os.open(plan.path, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
+    except OSError as error:
+        why = f"{error.strerror}. Is it mounted, or part of a volume group or RAID?"
+        raise Refused(f"Cannot restore {plan.target} to {plan.path}: {why}") from error
+    try:
+        size = os.lseek(handle, 0, os.SEEK_END)
+    finally:
+        os.close(handle)
+    _large_enough(plan, layout.file_size if layout is not None else plan.size, size)
+
+
+def _no_preallocation(plan: DiskRestore, preallocation: str) -> None:
+    if preallocation != "none":
+        raise Refused(f"Cannot restore {plan.target} to {plan.path} with preallocation: it has its size. Set preallocation: none.")
+
+
+def _large_enough(plan: DiskRestore, needed: int, size: int) -> None:
+    if size < needed:
+        raise Refused(f"Cannot restore {plan.target} to {plan.path}: {size_text(needed)} are needed and it has {size_text(size)}. Choose a larger one.")
+
+
+def bytes_needed(plan: DiskRestore, extents: ExtentMap, layout: t.Optional[qcow2_layout.Layout], preallocation: str) -> int:
+    """Bytes that the image of a disk takes. Pure."""
+    if preallocation in ("falloc", "full"):
+        return layout.file_size if layout is not None else plan.size
+    return extents.stored_blocks * BLOCK_SIZE + (layout.metadata_size if layout is not None else 0)
+
+
+def check_space(amounts: t.Iterable[t.Tuple[str, int]]) -> None:
+    """Raise Refused if files of these paths and sizes in bytes cannot fit; what else is written meanwhile shows itself when writing."""
+    needed: t.Dict[int, t.Tuple[str, int]] = {}
+    for path, amount in amounts:
+        folder = os.path.dirname(path)
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+        device = os.stat(folder).st_dev
+        folder, so_far = needed.get(device, (folder, 0))
+        needed[device] = folder, so_far + amount
+    for folder, size in needed.values():
+        usage = os.statvfs(folder)
+        free = usage.f_bavail * usage.f_frsize
+        if size > free:
+            raise Refused(f"Cannot restore to {folder}: {size_text(size)} are needed and {size_text(free)} are free. Free space, or choose another folder.")

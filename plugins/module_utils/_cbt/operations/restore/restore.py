@@ -1,0 +1,229 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Restoring disks of a restore point, or the whole machine. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import time
+import typing as t
+
+from ...blocks.nbd_target import is_nbd
+from ...control import Interrupt, Observer, Progress, silent
+from ...errors import CbtError, DamagedObject, ObjectMissing, Refused
+from ...files import Buffer
+from ...grid import BLOCK_SIZE
+from ...hypervisor.connection import Session
+from ...images import qcow2_layout
+from ...parallel import default_workers, in_parallel
+from ...repository.format.manifests import RestorePoint
+from ...repository.format.maps import Run, portions
+from ...repository.repository import Repository
+from ...repository.selecting import choose
+from . import machine
+from .disk_writer import DiskWriter, layout_of, partial_name, sweep
+from .plan import DiskRestore, MachineWish, RestoreRequest, bytes_needed, check_device, check_export, check_space, check_target, make_plan
+from .saved_machine import check_point, configuration, write_file
+from .targets import in_place, is_device
+
+__all__ = ["DiskRestore", "MachineWish", "RestoreRequest", "RestoreResult", "make_plan", "restore"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoreResult:
+    """The outcome of a restore, or of its plan; ``domain_xml`` is the original's, or that of the defined ``machine``.
+
+    ``warnings`` name what could not be restored as it was.
+    """
+
+    point: RestorePoint
+    disks: t.Tuple[DiskRestore, ...]
+    domain_xml: str
+    machine: t.Optional[machine.MachinePlan] = None
+    duration: float = 0.0
+    warnings: t.Tuple[str, ...] = ()
+
+
+def _copy_run(repository: Repository, image: DiskWriter, place: str, size: int, lost: str, run: Run) -> int:
+    """Write one run's blocks, each proven; returns the bytes written. ``lost`` says what a failure costs. Runs in a worker's thread."""
+    proven: t.List[Buffer] = []
+    offset = run.first * BLOCK_SIZE
+    try:
+        for block in repository.reader.disk_blocks(run, size):
+            if isinstance(block, DamagedObject):
+                raise block
+            proven.append(block)
+    except (DamagedObject, ObjectMissing) as error:
+        raise DamagedObject(
+            f"Cannot restore {place} at offset {offset + len(proven) * BLOCK_SIZE}: {str(error).rstrip('.')}."
+            f" {lost} Choose another restore point; cbt_verify lists the damage."
+        ) from error
+    written = sum(len(block) for block in proven)
+    image.write(offset, proven)
+    return written
+
+
+def _appear(partial: str, final: str, force: bool) -> None:
+    """Give a finished file its final name; without ``force`` never in the place of another file."""
+    try:
+        if force:
+            os.replace(partial, final)
+        else:
+            os.link(partial, final, follow_symlinks=False)
+            os.unlink(partial)
+    except FileExistsError as error:
+        raise Refused(f"Cannot restore to {final}: a file of that name appeared meanwhile. Choose another path.") from error
+    except OSError as error:
+        raise CbtError(f"Cannot restore to {final}: {error.strerror}.") from error
+
+
+def _forget(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+class _Restore:
+    """One restore: what was decided, and then how it is carried out."""
+
+    def __init__(self, repository: Repository, request: RestoreRequest, session: t.Optional[Session]) -> None:
+        """Decides, with all checks."""
+        self._repository, self._request, self._session = repository, request, session
+        self.point = choose(repository.points_with(request.domain), request.domain, request.restore_point, request.until)
+        check_point(self.point)
+        self.disks = make_plan(self.point, request)
+        for plan in self.disks:
+            check_target(plan, session, request.force)
+        self.xml = configuration(repository, self.point, "domain.xml")
+        self.warnings: t.List[str] = []
+        self._written_over: t.List[str] = []  # devices and exports that have lost what they held
+        self._maps = {plan.target: repository.read_map(self.point, plan.target) for plan in self.disks}
+        self._layouts = {plan.target: self._layout(plan) for plan in self.disks}
+        for plan in self.disks:
+            if is_nbd(plan.path):
+                check_export(plan, request.preallocation, request.nbd_tls)
+            elif is_device(plan.path):
+                check_device(plan, self._layouts[plan.target], request.preallocation)
+        self.machine: t.Optional[machine.MachinePlan] = None
+        if request.machine is not None:
+            if session is None:
+                raise Refused(f"Cannot define {request.new_name or self.point.domain}: libvirt does not answer here. Restore the disks without define.")
+            self.machine = machine.plan_machine(session, repository, self.point, request, self.disks, request.machine)
+        check_space(self._amounts())
+
+    def _amounts(self) -> t.Iterator[t.Tuple[str, int]]:
+        """Paths of the files to be written, and their bytes."""
+        for plan in self.disks:
+            if not in_place(plan.path):
+                yield plan.path, bytes_needed(plan, self._maps[plan.target], self._layouts[plan.target], self._request.preallocation)
+        for file in self.machine.files if self.machine is not None else ():
+            yield file.path, file.saved.size
+
+    def _layout(self, plan: DiskRestore) -> t.Optional[qcow2_layout.Layout]:
+        record = self.point.disk(plan.target)
+        if plan.format != "qcow2":
+            return None
+        return layout_of(self._maps[plan.target], record.image if record is not None else {}, self._request.preallocation)
+
+    def carry_out(self, interrupt: Interrupt, observer: Observer) -> RestoreResult:
+        """Write everything beside its final place, let it appear, and define the machine last."""
+        done: t.Dict[str, DiskRestore] = {}
+        with contextlib.ExitStack() as cleanup:
+            appearing: t.Dict[str, str] = {}  # final names by partial ones
+            # What is written in place comes last, so that little can fail once it has lost what it held.
+            for plan in sorted(self.disks, key=lambda disk: in_place(disk.path)):
+                path = plan.path
+                if in_place(path):
+                    interrupt.reached(f"{path} holds a part of {plan.target} only. Run it again.")
+                    self._written_over.append(path)
+                else:
+                    sweep(plan.path)
+                    path = partial_name(plan.path)
+                    appearing[path] = plan.path
+                    cleanup.callback(_forget, path)
+                done[plan.target] = self._write_disk(plan, path, interrupt, observer)
+            interrupt.check()
+            self._check_again()
+            with contextlib.ExitStack() as undo:
+                self._write_files(appearing, undo)
+                for partial, final in appearing.items():
+                    _appear(partial, final, self._request.force)
+                    if not self._request.force:
+                        undo.callback(_forget, final)
+                if self.machine is not None and self._session is not None:
+                    self.xml = machine.define(self._session, self.machine, self._remains(appearing.values()))
+                undo.pop_all()
+        if self.machine is not None and self._session is not None:
+            machine.begin(self._session, self.machine)
+        return RestoreResult(self.point, tuple(done[plan.target] for plan in self.disks), self.xml, self.machine, warnings=tuple(self.warnings))
+
+    def _remains(self, files: t.Iterable[str]) -> str:
+        """What stays of a restore whose domain libvirt refuses to define, in words."""
+        written = self._written_over + (list(files) if self._request.force else [])
+        if not written:
+            return "Nothing was restored."
+        kept = f"The restored files and devices were kept and replace the previous ones: {', '.join(sorted(written))}."
+        return f"{kept} Define a domain with them, or restore without define."
+
+    def _check_again(self) -> None:
+        """What was free when it began may be in use by now: writing takes its time."""
+        for plan in self.disks:
+            if not in_place(plan.path):
+                check_target(plan, self._session, self._request.force)
+        if self.machine is not None and self._session is not None:
+            machine.check_domain(self._session, self.machine.name, self.machine.uuid, self._request.force)
+
+    def _write_disk(self, plan: DiskRestore, path: str, interrupt: Interrupt, observer: Observer) -> DiskRestore:
+        extents = self._maps[plan.target]
+        written, total = 0, extents.stored_blocks * BLOCK_SIZE
+        place = f"{plan.target} of {self.point.domain} from restore point {self.point.id}"
+        with contextlib.closing(DiskWriter(path, extents, self._layouts[plan.target], self._request.preallocation, self._request.nbd_tls)) as image:
+            lost = f"The previous content of {', '.join(self._written_over)} is lost." if self._written_over else "Nothing was restored."
+            work = functools.partial(_copy_run, self._repository, image, place, plan.size, lost)
+            workers = self._request.workers or default_workers()
+            with in_parallel(portions(extents), lambda: contextlib.nullcontext(work), workers, interrupt) as results:
+                for amount in results:
+                    written += amount
+                    observer(Progress("restoring", plan.target, written, total))
+            image.finish()
+        return dataclasses.replace(plan, written_bytes=written)
+
+    def _write_files(self, appearing: t.Dict[str, str], undo: contextlib.ExitStack) -> None:
+        for file in self.machine.files if self.machine is not None else ():
+            for made in machine.make_folders(file) if file.saved.kind == "tpm" else ():
+                undo.callback(_remove_folder, made)
+            partial = partial_name(file.path)
+            undo.callback(_forget, partial)
+            self.warnings += write_file(self._repository, self.point, file.saved, partial)
+            appearing[partial] = file.path
+
+
+def _remove_folder(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+
+
+def restore(
+    repository: Repository,
+    request: RestoreRequest,
+    session: t.Optional[Session] = None,
+    interrupt: t.Optional[Interrupt] = None,
+    observer: Observer = silent,
+    check_only: bool = False,
+) -> RestoreResult:
+    """Restore disks, and define the machine if asked for; or with ``check_only`` tell what would be written and defined.
+
+    ``session`` with libvirt, where there is one, is asked whether a path is a running domain's disk. Files appear under
+    their names only when all of them are complete and on disk; the domain is defined last. Raises a CbtError; then none of
+    them is left, except on devices and NBD exports, which then hold nothing.
+    """
+    started = time.monotonic()
+    planned = _Restore(repository, request, session)
+    if check_only:
+        xml = planned.machine.xml if planned.machine is not None else planned.xml
+        return RestoreResult(planned.point, planned.disks, xml, planned.machine)
+    result = planned.carry_out(interrupt or Interrupt(), observer)
+    return dataclasses.replace(result, duration=round(time.monotonic() - started, 3))

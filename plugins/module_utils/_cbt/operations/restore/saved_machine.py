@@ -1,0 +1,224 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a restore point holds of a machine beside its disks: its configuration and files, read and proven. Private to the collection.
+
+Who can write to a plain repository says what is in it. So nothing of it is believed: every name is of the grammar, every size and
+number has a bound that is known before anything is read or written, and what does not fit is a damaged object, by its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import grp
+import hashlib
+import json
+import os
+import pwd
+import typing as t
+import zlib
+from xml.parsers import expat
+
+from ...errors import DamagedObject, Refused
+from ...repository.format import names
+from ...repository.format.manifests import LARGEST_DISK, RestorePoint
+from ...repository.repository import Repository
+from ..point.machine_files import INDEX, LARGEST, PIECE, SavedFile
+
+_LARGEST_XML = 4 << 20  # bytes, what libvirt takes
+_LARGEST_INDEX = 1 << 18
+_LARGEST_PIECE = PIECE + (1 << 16)  # zlib adds a few bytes to what does not compress
+_SHORT_PIECES = 16  # a file that grew while it was read has more pieces than it must have
+_DEEPEST_XML = 512  # elements within elements; a chain of 200 backing stores is deep
+_LONGEST_PATH, _LONGEST_ACCOUNT, _LONGEST_NUMBER = 4096, 255, 19
+_MODE = 0o755  # neither setuid, nor what lets other accounts write
+
+
+def check_point(point: RestorePoint) -> None:
+    """Raise DamagedObject unless each name of a manifest that a restore uses is of the grammar, and each size can be."""
+    names.check_uuid(point.uuid)
+    names.check_point_id(point.id)
+    where = f"The manifest of {point.id} of {point.uuid} is damaged"
+    try:
+        names.check_domain_name(point.domain)
+        for disk in point.disks:
+            names.check_target(disk.target)
+            names.check_map_name(disk.map.name, disk.target)
+        for key, file in point.files.items():
+            names.check_file_name(key)
+            names.check_file_name(file.name)
+    except DamagedObject as error:
+        raise DamagedObject(f"{where}: {error}. Choose another restore point.") from error
+    targets = [disk.target for disk in point.disks]
+    if len(set(targets)) < len(targets):
+        raise DamagedObject(f"{where}: it names a disk twice. Choose another restore point.")
+    for disk in point.disks:
+        if not 0 <= disk.size <= LARGEST_DISK:
+            raise DamagedObject(f"{where}: {disk.target} cannot be of {disk.size} bytes. Choose another restore point.")
+
+
+def _small_file(repository: Repository, point: RestorePoint, key: str, largest: int) -> bytes:
+    """A file of a restore point, of which is known before that it is not larger. Raises DamagedObject or ObjectMissing."""
+    stored = point.files.get(key)
+    if stored is None:
+        raise DamagedObject(f"{point.folder} is damaged: its manifest names no {key}. Choose another restore point.")
+    if not 0 <= stored.size <= largest:
+        raise DamagedObject(f"{point.folder}/{stored.name} is damaged: it cannot be of {stored.size} bytes. Choose another restore point.")
+    return repository.get_file(point, stored)
+
+
+def configuration(repository: Repository, point: RestorePoint, key: str) -> str:
+    """A domain's XML, which is well formed, holds no entities and is not deep. Raises DamagedObject or ObjectMissing."""
+    data = _small_file(repository, point, key, _LARGEST_XML)
+    try:
+        text = data.decode()
+        root = _check_xml(data)
+    except (UnicodeDecodeError, expat.ExpatError, ValueError) as error:
+        raise DamagedObject(f"{point.folder}/{key} is damaged: it is not the XML of a domain ({error}). Choose another restore point.") from error
+    if root != "domain":
+        raise DamagedObject(f"{point.folder}/{key} is damaged: it is not the XML of a domain. Choose another restore point.")
+    return text
+
+
+def _check_xml(data: bytes) -> str:
+    """The tag of the outermost element. Raises ExpatError, or ValueError for what no configuration of libvirt has."""
+    parser = expat.ParserCreate("utf-8")
+    opened: t.List[str] = []
+    root: t.List[str] = []
+
+    def begin(tag: str, _attributes: t.Mapping[str, str]) -> None:
+        root.extend([tag] if not root else [])
+        opened.append(tag)
+        if len(opened) > _DEEPEST_XML:
+            raise ValueError("its elements are nested too deep")
+
+    def refuse(*_declaration: t.Any) -> None:
+        raise ValueError("it declares a document type")
+
+    parser.StartElementHandler = begin
+    parser.EndElementHandler = lambda _tag: opened.pop()
+    parser.StartDoctypeDeclHandler = refuse
+    parser.Parse(data, True)
+    return root[0]
+
+
+def saved_files(repository: Repository, point: RestorePoint) -> t.List[SavedFile]:
+    """The machine's files a restore point holds. Raises DamagedObject or ObjectMissing."""
+    if INDEX not in point.files:
+        return []
+    data = _small_file(repository, point, INDEX, _LARGEST_INDEX)
+    try:
+        body = json.loads(data, parse_int=_number)
+        files = [_saved(each, point) for each in _list(body.get("files") if isinstance(body, dict) else None)]
+    except (ValueError, RecursionError) as error:
+        raise DamagedObject(f"{point.folder}/{INDEX} is damaged: {error}. Choose another restore point, or restore without define.") from error
+    if len({file.kind for file in files}) < len(files):
+        raise DamagedObject(f"{point.folder}/{INDEX} is damaged: it names a kind of file twice. Choose another restore point, or restore without define.")
+    return files
+
+
+def _number(text: str) -> int:
+    if len(text) > _LONGEST_NUMBER:
+        raise ValueError("a number in it is too large")
+    return int(text)
+
+
+def _list(value: t.Any) -> t.Sequence[t.Any]:
+    if not isinstance(value, list) or len(value) > len(LARGEST):
+        raise ValueError("it holds no list of a machine's files")
+    return value
+
+
+def _saved(entry: t.Any, point: RestorePoint) -> SavedFile:
+    """An entry of the index. Raises ValueError unless all of it can be, and the manifest has its pieces."""
+    fields = {field.name for field in dataclasses.fields(SavedFile)}
+    if not isinstance(entry, dict) or not fields <= set(entry):
+        raise ValueError("a file in it lacks a required field")
+    kind, size, mode = entry["kind"], entry["size"], entry["mode"]
+    if kind not in names.MACHINE_FILE_KINDS:
+        raise ValueError(f"{names.shown(kind)} is not a kind of machine file")
+    if not _is_number(size, LARGEST[kind]) or not _is_number(mode, 0o7777):
+        raise ValueError(f"the size or mode of its {kind} is not valid")
+    for field, longest in (("path", _LONGEST_PATH), ("owner", _LONGEST_ACCOUNT), ("group", _LONGEST_ACCOUNT), ("sha256", 64)):
+        if not _is_text(entry[field], longest):
+            raise ValueError(f"the {field} of its {kind} is not valid")
+    pieces = entry["pieces"]
+    if not isinstance(pieces, list) or len(pieces) > -(-size // PIECE) + _SHORT_PIECES:
+        raise ValueError(f"the pieces of its {kind} are not those of {size} bytes")
+    if pieces != [f"{kind}.{number}" for number in range(len(pieces))]:
+        raise ValueError(f"the pieces of its {kind} have other names than they were stored under")
+    if any(piece not in point.files for piece in pieces):
+        raise ValueError(f"the manifest lacks a piece of its {kind}")
+    return SavedFile(**{**{field: entry[field] for field in fields}, "pieces": tuple(pieces)})
+
+
+def _is_number(value: t.Any, largest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= largest
+
+
+def _is_text(value: t.Any, longest: int) -> bool:
+    return isinstance(value, str) and len(value) <= longest and "\0" not in value
+
+
+def write_file(repository: Repository, point: RestorePoint, saved: SavedFile, path: str) -> t.List[str]:
+    """Write a saved file to ``path``, which must not exist, and prove it. It gets mode and owner it had, as far as they are known and safe.
+
+    Returns warnings about that. Raises DamagedObject, ObjectMissing, or Refused if it cannot be written.
+    """
+    digest, left = hashlib.sha256(), saved.size
+    damage = DamagedObject(f"{saved.kind} of restore point {point.id} is damaged: its pieces do not match what was saved")
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(handle, "wb") as file:
+            for name in saved.pieces:
+                data = _inflated(_small_file(repository, point, name, _LARGEST_PIECE), f"{point.folder}/{name}")
+                if not 0 < len(data) <= left:
+                    raise damage
+                left -= len(data)
+                digest.update(data)
+                file.write(data)
+            if left or digest.hexdigest() != saved.sha256:
+                raise damage
+            file.flush()
+            os.fsync(handle)
+            return _own(handle, saved)
+    except OSError as error:
+        raise Refused(f"Cannot write {path}: {error.strerror}.") from error
+
+
+def _inflated(data: bytes, name: str) -> bytes:
+    engine = zlib.decompressobj()
+    try:
+        piece = engine.decompress(data, PIECE)
+        whole = not engine.decompress(engine.unconsumed_tail, 1) and engine.eof
+    except zlib.error as error:
+        raise DamagedObject(f"{name} is damaged: it does not decompress") from error
+    if not whole:
+        raise DamagedObject(f"{name} is damaged: it is not one piece")
+    return piece
+
+
+def _own(handle: int, saved: SavedFile) -> t.List[str]:
+    os.fchmod(handle, saved.mode & _MODE)
+    if os.geteuid() != 0:
+        return []  # libvirt makes most of them QEMU's own when the domain starts
+    owner, group = account_of(saved.owner), group_of(saved.group)
+    os.fchown(handle, -1 if owner is None else owner, -1 if group is None else group)
+    unknown = [f"{what} {names.shown(name)}" for what, name, found in (("user", saved.owner, owner), ("group", saved.group, group)) if name and found is None]
+    return [f"{saved.kind} of the machine belongs to root: this host has no {' and no '.join(unknown)}."] if unknown else []
+
+
+def account_of(name: str) -> t.Optional[int]:
+    """The number of a user; None if this host has no such user."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except (KeyError, ValueError):
+        return None
+
+
+def group_of(name: str) -> t.Optional[int]:
+    """The number of a group; None if this host has no such group."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,116 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What restored disks are written to: new image files, block devices, NBD exports. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import struct
+import typing as t
+
+from ...blocks.nbd_target import VERIFIED, NbdTarget, NbdTls, is_nbd
+from ...files import Buffer, ParallelFile
+
+_ZERO_RANGE = 0x127F  # BLKZEROOUT, see linux/fs.h
+_ALIGNED = 4096  # what it takes on every device
+_ZEROES = bytes(1 << 20)
+
+
+class Medium(t.Protocol):
+    """Bytes to be written, from several threads. What was not written reads as zeroes only if it is ``fresh``. All but CbtErrors are OSErrors."""
+
+    @property
+    def fresh(self) -> bool: ...
+
+    def write(self, buffers: t.Sequence[Buffer], offset: int) -> None: ...
+
+    def zero(self, start: int, stop: int) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def is_device(path: str) -> bool:
+    """True if a block device is there."""
+    with contextlib.suppress(OSError):
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    return False
+
+
+def in_place(path: str) -> bool:
+    """True if what is written there has no other name first: a device, or an NBD export."""
+    return is_nbd(path) or is_device(path)
+
+
+def medium(path: str, size: int, preallocation: str, tls: NbdTls = VERIFIED) -> Medium:
+    """What lies at a path or URI, open. An image file of ``size`` bytes must not exist yet, anything else must."""
+    if is_nbd(path):
+        return NbdTarget(path, tls)
+    return BlockDevice(path) if is_device(path) else ImageFile(path, size, preallocation)
+
+
+class _File:
+    def __init__(self, path: str, flags: int) -> None:
+        self._handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_EXCL | flags, 0o600)
+        self._file = ParallelFile(self._handle)
+
+    def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
+        """Write buffers one after another at ``offset``."""
+        self._file.write(buffers, offset)
+
+    def zero(self, start: int, stop: int) -> None:
+        """Write zeroes between two offsets."""
+        for offset in range(start, stop, len(_ZEROES)):
+            self._file.write([memoryview(_ZEROES)[: stop - offset]], offset)
+
+    def sync(self) -> None:
+        """Bring everything onto the disk."""
+        os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._handle)
+
+
+class ImageFile(_File):
+    """A new file, locked (flock) as long as it is open."""
+
+    fresh = True
+
+    def __init__(self, path: str, size: int, preallocation: str) -> None:
+        """``preallocation`` as of qemu-img, ``metadata`` left to who writes it."""
+        super().__init__(path, os.O_CREAT)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._handle, size)
+            if preallocation == "falloc":
+                os.posix_fallocate(self._handle, 0, size)
+            elif preallocation == "full":
+                self.zero(0, size)
+        except BaseException:
+            self.close()
+            raise
+
+
+class BlockDevice(_File):
+    """A device that nobody else uses: opening it fails if it is mounted or in a volume group."""
+
+    fresh = False
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, 0)
+
+    def zero(self, start: int, stop: int) -> None:
+        """Have it read as zeroes between two offsets."""
+        first, last = -(-start // _ALIGNED) * _ALIGNED, stop // _ALIGNED * _ALIGNED
+        if first >= last:
+            super().zero(start, stop)
+            return
+        super().zero(start, first)
+        fcntl.ioctl(self._handle, _ZERO_RANGE, struct.pack("QQ", first, last - first))
+        super().zero(last, stop)

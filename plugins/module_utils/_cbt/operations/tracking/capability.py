@@ -1,0 +1,57 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Incremental backup switched on for a domain where libvirt, from 7.0 to 7.5, has it off. Private to the collection."""
+
+from __future__ import annotations
+
+import fnmatch
+import typing as t
+from xml.etree import ElementTree
+
+from ...hypervisor.connection import Domain, Session, explained, libvirt
+
+_QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
+_LIST, _ADD, _NAME = f"{{{_QEMU}}}capabilities", f"{{{_QEMU}}}add", "incremental-backup"
+
+
+def switched(xml: str, on: bool) -> t.Optional[str]:
+    """The definition of a domain with incremental backup switched on, or as libvirt has it; None if it is so already. Pure."""
+    ElementTree.register_namespace("qemu", _QEMU)
+    root = ElementTree.fromstring(xml)
+    found = root.find(_LIST)
+    added = [each for each in (found if found is not None else ()) if each.tag == _ADD and each.get("capability") == _NAME]
+    if bool(added) == on:
+        return None
+    if found is None:
+        found = ElementTree.SubElement(root, _LIST)
+    if on:
+        ElementTree.SubElement(found, _ADD, capability=_NAME)
+    for each in added:
+        found.remove(each)
+    if len(found) == 0:
+        root.remove(found)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _definition(domain: Domain, on: bool) -> t.Optional[str]:
+    with explained(f"read the definition of {domain.name}"):
+        if not domain.api.isPersistent():
+            return None
+        return switched(domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE), on)
+
+
+def set_capability(session: Session, patterns: t.Sequence[str], on: bool, check_only: bool = False) -> t.List[str]:
+    """Names of the domains that were, or would be, changed. Raises HypervisorError if libvirt refuses."""
+    changed = []
+    for domain in session.domains():
+        if not any(fnmatch.fnmatchcase(domain.name, pattern) for pattern in patterns):
+            continue
+        xml = _definition(domain, on)
+        if xml is None:
+            continue
+        if not check_only:
+            with explained(f"change the definition of {domain.name}"):
+                session.api.defineXML(xml)
+        changed.append(domain.name)
+    return changed

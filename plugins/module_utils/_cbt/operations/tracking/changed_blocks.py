@@ -1,0 +1,109 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which blocks of a disk changed, told without reading the disk. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import typing as t
+
+from ...blocks.extents import BlockRange, joined_ranges, to_blocks
+from ...blocks.nbd import Source
+from ...errors import Refused
+from ...grid import BLOCK_SIZE
+from ...hypervisor import backup_job, leftovers, offline_export, scratch
+from ...hypervisor.connection import Session
+from ...hypervisor.domain import DomainFacts, require_files_here
+from ...repository.format.manifests import RestorePoint
+from ...repository.format.map_changes import changes
+from ...repository.format.maps import ExtentMap, Run
+from ...repository.repository import Repository
+from ..backup import situation, spot_check
+from ..backup.plan import why_unusable
+from ..point.known_blocks import Known
+
+UNRELATED = "Restore points are unrelated"
+
+
+class ChangedRange(t.NamedTuple):
+    """``length`` bytes of a disk from ``offset`` that changed; ``zero`` if they read as zero now."""
+
+    offset: int
+    length: int
+    zero: bool
+
+
+def _in_bytes(ranges: t.Iterable[BlockRange], size: int) -> t.List[ChangedRange]:
+    pairs = ((each.first * BLOCK_SIZE, each.count * BLOCK_SIZE, each.zero) for each in joined_ranges(ranges))
+    return [ChangedRange(offset, min(length, size - offset), zero) for offset, length, zero in pairs]
+
+
+def compare(repository: Repository, old: ExtentMap, new: ExtentMap) -> t.List[ChangedRange]:
+    """Where two maps of a disk show different content. Only pack directories are read.
+
+    Raises DamagedObject or ObjectMissing if a directory cannot be read.
+    """
+    changed: t.List[BlockRange] = []
+    for each in changes(old, new):
+        if each.before is not None and each.after is not None:
+            changed += _unequal(repository, each.before, each.after)
+        else:
+            changed.append(BlockRange(each.first, each.stop - each.first, each.after is None))
+    return _in_bytes(changed, new.size)
+
+
+def _unequal(repository: Repository, before: Run, after: Run) -> t.Iterator[BlockRange]:
+    one, two = repository.reader.directory(before.pack), repository.reader.directory(after.pack)
+    for index in range(after.count):
+        if one.digest(before.ordinal + index) != two.digest(after.ordinal + index):
+            yield BlockRange(after.first + index, 1, False)
+
+
+def between(repository: Repository, old: RestorePoint, new: RestorePoint, target: str) -> t.List[ChangedRange]:
+    """What changed on a disk from one restore point to another.
+
+    Raises Refused if they do not belong to one incremental set: then tracking was interrupted between them.
+    """
+    if old.uuid != new.uuid or old.incremental_set != new.incremental_set:
+        raise Refused(f"{UNRELATED}: {old.id} belongs to the set of {old.incremental_set}, {new.id} to that of {new.incremental_set}.")
+    return compare(repository, repository.read_map(old, target), repository.read_map(new, target))
+
+
+@contextlib.contextmanager
+def _dirty_export(session: Session, facts: DomainFacts, target: str, since: str, scratch_dir: str) -> t.Iterator[backup_job.Export]:
+    wanted = [backup_job.JobDisk(target, since)]
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(scratch.scratch_folder(facts, scratch_dir))
+        if facts.active:
+            begin = stack.enter_context(backup_job.backup_job(session.domain(facts.uuid), facts, wanted, folder))
+            yield begin()[0]
+        else:
+            yield stack.enter_context(offline_export.image_exports(facts, wanted, folder))[0]
+
+
+def until_now(session: Session, repository: Repository, point: RestorePoint, target: str, scratch_dir: str = "/var/tmp") -> t.List[ChangedRange]:
+    """What changed on a domain's disk since a restore point, as its checkpoint tells. Of the disk, only a few blocks are read as a check.
+
+    Raises Refused if that is not known for certain.
+    """
+    domain = session.domain(point.uuid)
+    with backup_job.domain_lock(domain.uuid, domain.name):
+        leftovers.clear(domain, scratch_dir)
+        found = situation.gather(domain, repository)
+        disk = next((each for each in found.facts.disks if each.target == target), None)
+        if disk is None:
+            raise Refused(f"{domain.name} has no disk {target}.")
+        require_files_here(found.facts, f"tell what changed on {domain.name} until now")
+        cause = why_unusable(disk, point, found) if point.checkpoint is not None else "it was taken without a checkpoint"
+        if cause is None and point.checkpoint not in found.checkpoints:
+            cause = f"libvirt does not know checkpoint {point.checkpoint}; reconcile it first (cbt_checkpoint with state: reconciled)"
+        if cause is not None:
+            raise Refused(f"{UNRELATED}: the changes of {target} since {point.id} are not known, because {cause}.")
+        with contextlib.ExitStack() as stack:
+            export = stack.enter_context(_dirty_export(session, found.facts, target, point.checkpoint or "", scratch_dir))
+            source = stack.enter_context(Source(export.server, export.name, export.dirty_context))
+            base = repository.read_map(point, target)
+            if spot_check.contradiction(source, base, Known(base, repository.reader)) is not None:
+                raise Refused(f"{UNRELATED}: what tracking tells of {target} since {point.id} is wrong. Back {domain.name} up; the disk is then read in full.")
+            return _in_bytes(list(to_blocks(source.extents(), source.size)), source.size)

@@ -1,0 +1,118 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bringing libvirt's checkpoints, the bitmaps in the images and the restore points into agreement. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ...errors import Refused
+from ...hypervisor import backup_job, checkpoints, leftovers
+from ...hypervisor.checkpoints import ANY_REPOSITORY, flaw, named
+from ...hypervisor.connection import Session
+from ...hypervisor.disks import Disk
+from ...hypervisor.domain import require_files_here
+from ...repository.format.manifests import RestorePoint
+from ...repository.repository import Repository
+from ..backup import situation
+from ..backup.plan import Situation, our_checkpoints, usable_disks
+
+REDEFINE = "redefine"
+REMOVE = "remove"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One step towards agreement: ``verb`` is redefine or remove, ``disks`` the targets whose bitmaps are meant."""
+
+    verb: str
+    checkpoint: str
+    reason: str
+    disks: t.Tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The step as a person reads it."""
+        return f"{self.verb} checkpoint {self.checkpoint}: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """What has to be done, or was; ``serving`` is the checkpoint the next backup builds on, ``foreign`` what others left."""
+
+    serving: t.Optional[str]
+    steps: t.Tuple[Step, ...]
+    foreign: t.Tuple[str, ...]
+
+
+def _sound_disks(disks: t.Iterable[Disk], name: str) -> t.Tuple[str, ...]:
+    return tuple(disk.target for disk in disks if flaw(disk, name) is None)
+
+
+def _serving(found: Situation, ours: t.Sequence[str]) -> t.Tuple[t.Optional[str], t.Tuple[str, ...]]:
+    """The checkpoint to keep, and the disks it tells the changes of: that of the newest point anything can be built on.
+
+    Where there is none, the newest of ours with sound bitmaps, such as a baseline made before the first backup.
+    """
+    for point in reversed(found.points):
+        usable = usable_disks(point, found)
+        if usable:
+            return point.checkpoint, usable
+    named = {point.checkpoint for point in found.points}
+    for name in reversed([each for each in ours if each not in named]):
+        sound = _sound_disks(found.facts.disks, name)
+        if sound:
+            return name, sound
+    return None, ()
+
+
+def _why_gone(name: str, found: Situation, by_checkpoint: t.Mapping[t.Optional[str], RestorePoint]) -> str:
+    point = by_checkpoint.get(name)
+    if point is None:
+        return "no restore point of this repository names it"
+    if not _sound_disks(found.facts.disks, name):
+        return f"none of its bitmaps can tell the changes since restore point {point.id}"
+    return f"restore point {point.id} is not the one the next backup builds on"
+
+
+def plan_agreement(found: Situation, remove_foreign: bool) -> Agreement:
+    """What has to be done so that one checkpoint of this repository serves and nothing dead is left. Pure."""
+    ours = our_checkpoints(found)
+    serving, disks = _serving(found, ours)
+    steps = []
+    if serving is not None and serving not in found.checkpoints:
+        steps.append(Step(REDEFINE, serving, f"its bitmaps are in {', '.join(disks)}, but libvirt does not know it", disks))
+    by_checkpoint: t.Dict[t.Optional[str], RestorePoint] = {point.checkpoint: point for point in found.points}
+    steps += [Step(REMOVE, name, _why_gone(name, found, by_checkpoint)) for name in ours if name != serving]
+    others = named("", found.checkpoints, found.facts.disks)
+    foreign = tuple(name for name in others if name not in ours and ANY_REPOSITORY.fullmatch(name) is None)
+    if remove_foreign:
+        steps += [Step(REMOVE, name, "it is not of this collection, and foreign is set to remove") for name in foreign]
+    return Agreement(serving, tuple(steps), foreign)
+
+
+def reconcile(session: Session, repository: Repository, name: str, remove_foreign: bool = False, check_only: bool = False) -> Agreement:
+    """Bring a domain's checkpoints, bitmaps and restore points into agreement, or with ``check_only`` tell how.
+
+    Raises a CbtError, such as Refused while a job runs on the domain.
+    """
+    domain = session.domain(name)
+    with backup_job.domain_lock(domain.uuid, domain.name):
+        found = situation.gather(domain, repository)
+        if not found.facts.active:
+            require_files_here(found.facts, f"reconcile {name} while it is shut off")
+        plan = plan_agreement(found, remove_foreign)
+        if plan.steps and found.facts.job is not None and not leftovers.is_leftover(domain):
+            raise Refused(f"Cannot change the checkpoints of {domain.name}: a {found.facts.job} job is running on it. Wait for it to end.")
+        if check_only or not plan.steps:
+            return plan
+        if found.facts.job is not None:
+            backup_job.end(domain)
+        for step in plan.steps:
+            if step.verb == REDEFINE:
+                checkpoints.redefine(domain, found.facts, step.checkpoint, step.disks)
+            else:
+                checkpoints.remove(domain, step.checkpoint)
+    return plan

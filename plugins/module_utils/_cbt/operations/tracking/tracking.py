@@ -1,0 +1,142 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Enabling and disabling changed block tracking of a domain. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import typing as t
+
+from ...errors import Refused
+from ...hypervisor import backup_job, checkpoints
+from ...hypervisor.checkpoints import Checkpoint, flaw, named
+from ...hypervisor.connection import Domain, Session
+from ...hypervisor.disks import Selection
+from ...hypervisor.domain import DomainFacts, read_domain, require_files_here
+from ...repository.format import manifests
+from ...repository.repository import Repository
+
+CREATE = "create"
+REMOVE = "remove"
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+    """One step: ``verb`` is create or remove."""
+
+    verb: str
+    checkpoint: str
+
+    @property
+    def text(self) -> str:
+        """The step as a person reads it."""
+        return f"{self.verb} checkpoint {self.checkpoint}"
+
+
+@dataclasses.dataclass(frozen=True)
+class DiskTracking:
+    """Whether a disk's changes are recorded and, if not, why."""
+
+    target: str
+    tracked: bool
+    reason: t.Optional[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackingResult:
+    """What was, or would be, done; ``checkpoint`` is the one that serves, None if there is none."""
+
+    checkpoint: t.Optional[str]
+    disks: t.Tuple[DiskTracking, ...]
+    actions: t.Tuple[Action, ...]
+    before: t.Tuple[str, ...]
+    after: t.Tuple[str, ...]
+
+
+def wanted_disks(facts: DomainFacts, selection: Selection) -> t.Tuple[DiskTracking, ...]:
+    """Which disks of a domain are to be tracked. Raises Refused if the selection names an unknown disk."""
+    selection.check([disk.target for disk in facts.disks], facts.name)
+    reasons = {disk.target: selection.left_out(disk.target) or disk.untrackable for disk in facts.disks}
+    return tuple(DiskTracking(target, reason is None, reason) for target, reason in reasons.items())
+
+
+def plan_present(
+    facts: DomainFacts, known: t.Sequence[Checkpoint], prefix: str, tracked: t.Collection[str], name: t.Optional[str], new_name: str
+) -> t.Tuple[t.Optional[str], t.Tuple[Action, ...]]:
+    """The checkpoint that serves already, or the steps to have one. Pure.
+
+    ``name`` asks for one of that name; otherwise the newest of ours that covers all ``tracked`` disks with sound bitmaps serves.
+    """
+    listed = {each.name for each in known}
+    candidates = [name] if name is not None else list(reversed(named(prefix, listed, ())))
+    targets = [disk for disk in facts.disks if disk.target in tracked]
+    for candidate in candidates:
+        if candidate in listed and all(flaw(disk, candidate) is None for disk in targets):
+            return candidate, ()
+    if name is None:
+        return new_name, (Action(CREATE, new_name),)
+    leftover = name in listed or any(disk.bitmap(name) is not None for disk in facts.disks)
+    return name, (*((Action(REMOVE, name),) if leftover else ()), Action(CREATE, name))
+
+
+def plan_absent(facts: DomainFacts, known: t.Sequence[Checkpoint], prefix: str, name: t.Optional[str]) -> t.Tuple[Action, ...]:
+    """The steps that remove ours, or the one named. Pure."""
+    present = named("" if name is not None else prefix, (each.name for each in known), facts.disks)
+    return tuple(Action(REMOVE, each) for each in present if name is None or each == name)
+
+
+def _apply(domain: Domain, facts: DomainFacts, tracked: t.Collection[str], actions: t.Sequence[Action]) -> None:
+    for action in actions:
+        if action.verb == REMOVE:
+            checkpoints.remove(domain, action.checkpoint)
+        else:
+            checkpoints.create(domain, facts, action.checkpoint, tracked)
+
+
+def _refuse_to_create(facts: DomainFacts, disks: t.Sequence[DiskTracking], actions: t.Sequence[Action]) -> None:
+    if not any(disk.tracked for disk in disks):
+        reasons = " ".join(disk.reason for disk in disks if disk.reason)
+        raise Refused(f"Cannot track {facts.name}: none of its disks can be tracked. {reasons}".strip())
+    if actions and not facts.active:
+        raise Refused(f"Cannot create a checkpoint on {facts.name}: it is {facts.state}, and a checkpoint needs a running domain. Start it, paused if need be.")
+
+
+def set_tracking(
+    session: Session,
+    repository: t.Optional[Repository],
+    name: str,
+    present: bool,
+    checkpoint: t.Optional[str] = None,
+    selection: Selection = Selection(),  # noqa: B008  # frozen
+    check_only: bool = False,
+) -> TrackingResult:
+    """Have a baseline checkpoint of this repository on a domain, or have none. Does nothing where that is so already.
+
+    ``repository`` may be None where there is none: with ``check_only``, or with ``present`` False. Raises a CbtError.
+    """
+    domain = session.domain(name)
+    with backup_job.domain_lock(domain.uuid, domain.name):
+        facts = read_domain(domain)
+        if not facts.active:
+            require_files_here(facts, f"change the checkpoints of {name} while it is shut off")
+        known = checkpoints.list_checkpoints(domain)
+        prefix = checkpoints.prefix(repository.id if repository is not None else "(new)")
+        disks = wanted_disks(facts, selection)
+        tracked = [disk.target for disk in disks if disk.tracked]
+        serving: t.Optional[str] = None
+        if present:
+            new_name = f"{prefix}{manifests.new_id(datetime.datetime.now(datetime.timezone.utc))}"
+            serving, actions = plan_present(facts, known, prefix, tracked, checkpoint, new_name)
+            _refuse_to_create(facts, disks, actions)
+        else:
+            actions = plan_absent(facts, known, prefix, checkpoint)
+            disks = tuple(dataclasses.replace(disk, tracked=False) for disk in disks)
+        if actions and facts.job is not None:
+            raise Refused(f"Cannot change the checkpoints of {facts.name}: a {facts.job} job is running on it. Wait for it to end.")
+        if not check_only:
+            _apply(domain, facts, tracked, actions)
+    before = named(prefix, (each.name for each in known), facts.disks)
+    after = [each for each in before if Action(REMOVE, each) not in actions] + [each.checkpoint for each in actions if each.verb == CREATE]
+    return TrackingResult(serving, disks, actions, tuple(before), tuple(after))

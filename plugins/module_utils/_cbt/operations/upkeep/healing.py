@@ -1,0 +1,134 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Healing restore points whose stored blocks are damaged. Private to the collection.
+
+A backup reads the damaged blocks of its base again, and so does a copy, so the new point is true. Where it found the content that was
+there, a sound copy lies at the same place of the same disk, in the new point's map: by its block id, which the damaged
+pack's directory still tells, it is proven to be the same, and all points that name the damaged block name the copy from
+then on. Nothing else is needed to go on where a run was killed, and nothing is healed that cannot be proven: a block
+whose pack is missing, or whose pack's directory is damaged, has no id to prove it by.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import typing as t
+
+from ...control import Interrupt
+from ...errors import DamagedObject, ObjectMissing
+from ...repository.format.manifests import RestorePoint
+from ...repository.format.maps import ExtentMap, Run
+from ...repository.format.packs import PackRef
+from ...repository.records import damage
+from ...repository.records.damage import Damages
+from ...repository.repository import Repository
+from ...repository.sharing.leases import Lease
+from ...repository.sharing.relocation import Move, joined, relocate
+
+Place = t.Tuple[PackRef, int]  # pack and ordinal
+
+
+@dataclasses.dataclass(frozen=True)
+class Healed:
+    """What came of it: ``blocks`` healed by target, number of restore ``points`` healed, of any domain, and damaged blocks ``left``."""
+
+    blocks: t.Mapping[str, int] = dataclasses.field(default_factory=dict)
+    points: int = 0
+    left: int = 0
+
+    def words(self, domain: str) -> t.List[str]:
+        """What a person should know of it."""
+        told = []
+        if self.points:
+            blocks = sum(self.blocks.values())
+            told.append(f"{blocks} damaged blocks were stored again, and {self.points} earlier restore points were healed by them.")
+        if self.left:
+            told.append(f"{self.left} blocks of earlier restore points of {domain} stay damaged: their content is nowhere to be found any more.")
+        return told
+
+
+def _maps(repository: Repository, points: t.Iterable[RestorePoint], interrupt: Interrupt) -> t.Iterator[t.Tuple[str, ExtentMap]]:
+    """The maps of restore points, by target; nothing is known of what others name."""
+    for point in points:
+        interrupt.check()
+        yield from repository.readable_maps(point)
+
+
+class _Search:
+    """The damaged blocks that points of one domain name, and sound copies of them."""
+
+    def __init__(self, repository: Repository, damages: Damages) -> None:
+        self._repository, self._damages = repository, damages
+        self._wanted: t.Dict[str, t.Dict[int, t.Set[Place]]] = collections.defaultdict(lambda: collections.defaultdict(set))
+        self.damaged: t.Set[Place] = set()
+        self.found: t.Dict[Place, Place] = {}
+
+    def want(self, target: str, extents: ExtentMap) -> None:
+        """Note which damaged blocks a map names, and where on the disk."""
+        for run in damage.damaged_runs(extents, self._damages):
+            for index in range(run.count):
+                place = (run.pack, run.ordinal + index)
+                self.damaged.add(place)
+                if self._digest(place) is not None:
+                    self._wanted[target][run.first + index].add(place)
+
+    def look(self, target: str, extents: ExtentMap) -> int:
+        """Find copies in a map of the disk; returns how many blocks were found."""
+        before = len(self.found)
+        for block, places in self._wanted[target].items():
+            for run in extents.runs(block, block + 1):
+                self.found.update((place, (run.pack, run.ordinal)) for place in places - self.found.keys() if self._is_copy(run, place))
+        return len(self.found) - before
+
+    def _is_copy(self, run: Run, place: Place) -> bool:
+        recorded = self._damages.get(run.pack.id)
+        if recorded is not None and recorded.covers(run.ordinal):
+            return False
+        return self._digest((run.pack, run.ordinal)) == self._digest(place) and self._sound(run)
+
+    def _sound(self, run: Run) -> bool:
+        """True if the block can be read and is what its directory says."""
+        try:
+            return not any(isinstance(block, DamagedObject) for block in self._repository.reader.blocks(run.pack, run.ordinal, 1))
+        except (DamagedObject, ObjectMissing):
+            return False
+
+    def _digest(self, place: Place) -> t.Optional[bytes]:
+        """A block's id as its pack's directory tells it; None if that cannot be read."""
+        try:
+            return self._repository.reader.directory(place[0]).digest(place[1])
+        except (DamagedObject, ObjectMissing):
+            return None
+
+    def moves(self) -> t.Dict[bytes, t.List[Move]]:
+        """What was found, as moves."""
+        by_pack: t.Dict[bytes, t.List[Move]] = collections.defaultdict(list)
+        for (ref, ordinal), (pack, place) in self.found.items():
+            by_pack[ref.id].append(Move(ordinal, 1, pack, place))
+        return {pack: joined(moves) for pack, moves in by_pack.items()}
+
+
+def heal(lease: Lease, uuid: str, damages: Damages, interrupt: t.Optional[Interrupt] = None) -> Healed:
+    """Look for sound copies of the damaged blocks that points of a domain name, and have all points of the repository name these.
+
+    Raises RepositoryError if the store fails; every point is whole all the same, and the next run goes on.
+    """
+    repository, interrupt = lease.repository, interrupt or Interrupt()
+    provable = {pack: each for pack, each in damages.items() if each.blocks is not None}  # of the others no block's id can be read
+    if not provable:
+        return Healed()
+    points = repository.points_of(uuid).points
+    search = _Search(repository, provable)
+    for target, extents in _maps(repository, points, interrupt):
+        search.want(target, extents)
+    counts: t.Dict[str, int] = collections.Counter()
+    for target, extents in _maps(repository, reversed(points), interrupt):  # the newest is the likeliest to hold a copy
+        counts[target] += search.look(target, extents)
+    moves = search.moves()
+    healed = 0
+    for each in repository.points_of().points if moves else ():
+        interrupt.check()
+        healed += relocate(lease, each, moves)
+    return Healed(counts, healed, len(search.damaged) - len(search.found))

@@ -1,0 +1,66 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which blocks of packs restore points name. Pure. Private to the collection."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ...errors import RepositoryError
+from ...repository.format.maps import ExtentMap
+from ...repository.format.packs import PackRef
+from ...repository.sharing.relocation import Move
+
+MOST_PACKS = 1 << 18  # at one time; four times as many as are chosen, of which some may be gone
+Living = t.Dict[PackRef, int]  # per pack a bit for each block that is named
+
+
+def living_blocks(maps: t.Iterable[ExtentMap], chosen: t.Callable[[PackRef], bool]) -> Living:
+    """Which blocks of the chosen packs any of the maps names."""
+    living: Living = {}
+    for extents in maps:
+        wanted = {ref for ref in extents.packs if chosen(ref)}
+        if not wanted:
+            continue
+        for run in extents.runs():
+            if len(living) > MOST_PACKS:
+                raise RepositoryError(f"Restore points name more than {MOST_PACKS} packs where fewer are listed. Verify the repository.")
+            if run.pack in wanted:
+                living[run.pack] = living.get(run.pack, 0) | _row(run.ordinal, run.count)
+    return living
+
+
+def without(living: Living, moves: t.Mapping[PackRef, t.Iterable[Move]]) -> Living:
+    """What lives once these moves out of packs are made. A pack may have nothing left."""
+    left = dict(living)
+    for ref, line in moves.items():
+        for move in line:
+            left[ref] &= ~_row(move.ordinal, move.count)
+    return left
+
+
+def mostly_dead(living: Living, below: int, recoverable: t.Optional[Living] = None) -> t.List[PackRef]:
+    """The packs in ``living`` of whose blocks fewer than ``below`` percent are in ``living`` or ``recoverable``."""
+    held = recoverable or {}
+    return [ref for ref, bits in living.items() if count(bits | held.get(ref, 0)) * 100 < below * ref.blocks]
+
+
+def _row(first: int, length: int) -> int:
+    return ((1 << length) - 1) << first
+
+
+def count(bits: int) -> int:
+    """How many are set."""
+    return bin(bits).count("1")
+
+
+def stretches(bits: int) -> t.Iterator[t.Tuple[int, int]]:
+    """(first, count) of each row of set bits."""
+    first = 0
+    while bits:
+        skipped = (bits & -bits).bit_length() - 1
+        first, bits = first + skipped, bits >> skipped
+        length = (~bits & bits + 1).bit_length() - 1
+        yield first, length
+        first, bits = first + length, bits >> length

@@ -1,0 +1,168 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Making one of blocks that are stored more than once, as writers do who do not see each other. Private to the collection.
+
+Packs are looked at one after another: what was seen lately is remembered, and hooks tell which others hold the same. So
+memory is bounded; what is not found costs space and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import typing as t
+
+from ...control import Interrupt
+from ...errors import DamagedObject, ObjectMissing
+from ...parallel import in_parallel, side_by_side
+from ...repository.dedup import dedup
+from ...repository.dedup.index import HookIndex
+from ...repository.format import hooks
+from ...repository.format.hooks import PackHooks
+from ...repository.format.packs import Directory, PackRef
+from ...repository.repository import Repository
+from ...repository.sharing.leases import Lease
+from ...repository.sharing.relocation import Move, joined, relocate
+from .live_blocks import Living, count, stretches
+
+REMEMBERED = 1 << 18  # blocks; about 50 MiB
+_PIECE = 16  # blocks proven at once
+MERGED_AT_ONCE = 1 << 19  # blocks found twice after which the rest is left to another run; about 100 MiB
+_ORDINAL_BITS = 32
+
+Merges = t.Dict[PackRef, t.List[Move]]  # what lies elsewhere as well, and where, by the pack that can do without
+
+
+class EqualBlocks:
+    """Which places hold the same block, as far as is remembered. A place is the rank of its pack and an ordinal; the lowest one is kept."""
+
+    def __init__(self, remembered: int = REMEMBERED) -> None:
+        self._half = remembered // 2
+        self._young: t.Dict[bytes, int] = {}
+        self._old: t.Dict[bytes, int] = {}
+        self._ranks: t.Set[int] = set()  # of the packs whose blocks are among the young ones
+        self._ranks_before: t.Set[int] = set()
+        self._kept: t.Dict[int, int] = {}  # in place of which
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def remembers(self, rank: int) -> bool:
+        """True if the blocks of this pack need not be noted again for now."""
+        return rank in self._ranks or rank in self._ranks_before
+
+    def note(self, rank: int, blocks: t.Iterable[t.Tuple[int, bytes]]) -> None:
+        """These blocks, by ordinal, are in the pack of this rank. May be told again."""
+        if len(self._young) >= self._half:
+            self._old, self._young = self._young, {}
+            self._ranks_before, self._ranks = self._ranks, set()
+        self._ranks.add(rank)
+        for ordinal, block_id in blocks:
+            place = (rank << _ORDINAL_BITS) + ordinal
+            known = self._young.get(block_id, self._old.get(block_id))
+            self._young[block_id] = place if known is None else self._join(known, place)
+
+    def _join(self, one: int, other: int) -> int:
+        kept, spare = sorted((self._first(one), self._first(other)))
+        if kept != spare:
+            self._kept[spare] = kept
+        return kept
+
+    def _first(self, place: int) -> int:
+        while place in self._kept:
+            place = self._kept[place]
+        return place
+
+    def merges(self, packs: t.Sequence[PackRef]) -> Merges:
+        """What was found; ``packs`` by rank."""
+        found: Merges = {}
+        for spare in self._kept:
+            rank, place = divmod(self._first(spare), 1 << _ORDINAL_BITS)
+            found.setdefault(packs[spare >> _ORDINAL_BITS], []).append(Move(spare & (1 << _ORDINAL_BITS) - 1, 1, packs[rank], place))
+        return {ref: joined(moves) for ref, moves in found.items()}
+
+
+def find_equal(repository: Repository, living: Living, interrupt: Interrupt) -> Merges:
+    """Which living blocks of packs lie in other packs, or at another place of the same, that are living as well. The fullest pack keeps its own.
+
+    Nothing is proven but by the packs' directories. Raises RepositoryError if the store fails.
+    """
+    packs = sorted(living, key=lambda ref: (-count(living[ref]), ref.id))
+    ranks = {ref: rank for rank, ref in enumerate(packs)}
+    equal = EqualBlocks()
+
+    def note(ref: PackRef, directory: t.Optional[Directory]) -> None:
+        if directory is not None and not equal.remembers(ranks[ref]):
+            equal.note(ranks[ref], _living_blocks(directory, living[ref]))
+
+    index = HookIndex(repository)
+    index.refresh()
+    with index.lookup() as lookup:
+        few = itertools.takewhile(lambda _ref: len(equal) < MERGED_AT_ONCE, packs)
+        for ref, directory in zip(packs, side_by_side(functools.partial(_directory, repository), few)):
+            interrupt.check()
+            if directory is not None:
+                wanted = (block_id for _ordinal, block_id in _living_blocks(directory, living[ref]) if hooks.may_be_hook(block_id))
+                for near in ranks.keys() & set(lookup(wanted)):
+                    note(near, _directory(repository, near))
+            note(ref, directory)
+    return equal.merges(packs)
+
+
+def _living_blocks(directory: Directory, bits: int) -> t.Iterator[t.Tuple[int, bytes]]:
+    return ((ordinal, directory.digest(ordinal)) for first, length in stretches(bits) for ordinal in range(first, first + length))
+
+
+def _directory(repository: Repository, ref: PackRef) -> t.Optional[Directory]:
+    try:
+        return repository.reader.directory(ref)
+    except (DamagedObject, ObjectMissing):
+        return None  # it stays as it is
+
+
+def merge(lease: Lease, merges: Merges, workers: int, interrupt: Interrupt) -> t.Tuple[Merges, int]:
+    """Have all restore points name one copy of what was found, if that is sound; returns what was merged, and how many points changed.
+
+    Later runs find the copies by hooks. Raises RepositoryError if the store fails; every point is whole all the same.
+    """
+    repository = lease.repository
+    proven = _proven(repository, merges, workers, interrupt)
+    kept = {move.pack for line in proven.values() for move in line}
+    directories = ((ref, _directory(repository, ref)) for ref in sorted(kept, key=lambda ref: ref.id))
+    named = [PackHooks(ref, hooks.choose(map(each.digest, range(len(each))))) for ref, each in directories if each is not None]
+    dedup.record(repository, dedup.of_compaction(), named)
+    changed = 0
+    moves = {ref.id: line for ref, line in proven.items()}
+    for point in repository.points_of().points if moves else ():
+        interrupt.check()
+        changed += relocate(lease, point, moves)
+    return proven, changed
+
+
+def _proven(repository: Repository, merges: Merges, workers: int, interrupt: Interrupt) -> Merges:
+    """What of it has a sound copy to be kept."""
+    proven: Merges = {}
+    work = functools.partial(_sound, repository)
+    pieces = ((ref, piece) for ref, line in merges.items() for move in line for piece in _pieces(move))
+    with in_parallel(pieces, lambda: contextlib.nullcontext(work), workers, interrupt) as results:
+        for ref, moves in results:
+            proven.setdefault(ref, []).extend(moves)
+    return {ref: joined(moves) for ref, moves in proven.items() if moves}
+
+
+def _pieces(move: Move) -> t.Iterator[Move]:
+    for index in range(0, move.count, _PIECE):
+        yield Move(move.ordinal + index, min(_PIECE, move.count - index), move.pack, move.place + index)
+
+
+def _sound(repository: Repository, task: t.Tuple[PackRef, Move]) -> t.Tuple[PackRef, t.List[Move]]:
+    """The blocks of a move at whose end one is read that is what its pack's directory says."""
+    ref, move = task
+    try:
+        blocks = list(repository.reader.blocks(move.pack, move.place, move.count))
+    except (DamagedObject, ObjectMissing):
+        return ref, []
+    sound = [index for index, block in enumerate(blocks) if not isinstance(block, DamagedObject)]
+    return ref, [Move(move.ordinal + index, 1, move.pack, move.place + index) for index in sound]

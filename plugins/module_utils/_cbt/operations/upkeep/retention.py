@@ -1,0 +1,316 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Removing restore points by rules, bringing removed ones back, and reclaiming space. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import itertools
+import time
+import typing as t
+
+from ...errors import Held, ObjectMissing, Refused, StorageFull
+from ...repository.dedup import dedup
+from ...repository.format import manifests, names
+from ...repository.format.manifests import Key, RestorePoint
+from ...repository.repository import Repository
+from ...repository.selecting import of_domain
+from ...repository.sharing import holds, leases, publishing, trash
+from ...repository.sharing.collector import Collected, Collector
+from ...repository.sharing.leases import ASTRAY, LAPSE, Lease
+from ...repository.sharing.trash import Removed
+from ...repository.stores import reserve
+from . import compaction
+from .compaction import Candidates, Compacted
+from .retention_rules import Rules, Verdict, decide
+
+GRACE = 86400.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RetentionRequest:
+    """What is asked; see the module's documentation. ``rules`` None removes nothing; ``grace`` is in seconds.
+
+    ``compact_below`` is in percent, None for no compaction.
+    """
+
+    rules: t.Optional[Rules] = None
+    domain: t.Optional[str] = None
+    undelete: t.Tuple[str, ...] = ()
+    grace: float = GRACE
+    allow_empty: bool = False
+    collect: bool = True
+    confirm_shrink: bool = False
+    compact_below: t.Optional[int] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RetentionResult:
+    """The outcome; ``trash`` is what can be brought back afterwards, ``damaged`` the manifests and holds that cannot be read, with the cause.
+
+    ``full`` says whether the store was full, so that the reserve was needed.
+    """
+
+    verdicts: t.Tuple[Verdict, ...]
+    undeleted: t.Tuple[RestorePoint, ...]
+    compacted: t.Optional[Compacted]
+    collected: t.Optional[Collected]
+    trash: t.Tuple[Removed, ...]
+    damaged: t.Mapping[str, str]
+    full: bool = False
+
+    @property
+    def kept(self) -> t.List[Verdict]:
+        """The points that stay, with the rules that keep them."""
+        return [verdict for verdict in self.verdicts if verdict.kept]
+
+    @property
+    def removed(self) -> t.List[RestorePoint]:
+        """The points that go."""
+        return [verdict.point for verdict in self.verdicts if not verdict.kept]
+
+    @property
+    def changed(self) -> bool:
+        """Whether restore points came or went, or space was reclaimed."""
+        collected = self.collected is not None and (self.collected.condemned or self.collected.deleted)
+        compacted = self.compacted is not None and (self.compacted.packs or self.compacted.points)
+        return bool(self.removed or self.undeleted or compacted or collected)
+
+
+def decide_all(found: t.Sequence[RestorePoint], request: RetentionRequest, now: datetime.datetime, back: t.Collection[Key] = ()) -> t.List[Verdict]:
+    """What becomes of restore points, oldest first, by domain. Pure. ``back`` are points just brought back, which stay.
+
+    Raises Refused if the rules would leave nothing of a domain, unless that is allowed: what stays without any rule does not count.
+    """
+    if request.rules is None:
+        return []
+    verdicts: t.List[Verdict] = []
+    for _uuid, group in itertools.groupby(sorted(found, key=lambda point: point.uuid), key=lambda point: point.uuid):
+        decided = [Verdict(each.point, ("undelete",)) if each.point.key in back else each for each in decide(list(group), request.rules, now)]
+        goes = not all(verdict.kept for verdict in decided)
+        stays = request.rules.given and any(verdict.kept and verdict.rules != ("future",) for verdict in decided)
+        if goes and not stays and not request.allow_empty:
+            name = decided[-1].point.domain
+            raise Refused(f"The rules would keep no restore point of {name}. Add a rule, keep_last: 1 for one, or set allow_empty: true.")
+        verdicts += decided
+    return verdicts
+
+
+def _wanted_back(removed: t.Sequence[Removed], existing: t.Collection[Key], wanted: t.Sequence[str]) -> t.List[Removed]:
+    """The newest entry of each point to be brought back; one that exists needs none. Raises Refused if there is none."""
+    latest = {each.point.key: each for each in removed}
+    known = {point_id for _uuid, point_id in (*latest, *existing)}
+    missing = [each for each in wanted if each not in known]
+    if missing:
+        raise Refused(
+            f"Restore point {missing[0]} cannot be brought back: it is not in the trash. Its grace period is over, or it never was;"
+            f" the trash holds {', '.join(sorted(each for _uuid, each in latest)) or 'nothing'}."
+        )
+    return [each for key, each in latest.items() if each.point.id in wanted and key not in existing]
+
+
+def _gone(removed: t.Iterable[Removed], existing: t.Iterable[RestorePoint]) -> t.List[Removed]:
+    there = {point.key for point in existing}
+    return [each for each in removed if each.point.key not in there]
+
+
+def _too_late(point: RestorePoint) -> Refused:
+    return Refused(f"Restore point {point.id} of {point.domain} cannot be brought back: its grace period is over and its space is being reclaimed.")
+
+
+def _remove(lease: Lease, verdict: Verdict) -> Verdict:
+    """Remove a restore point, and say what became of it. One that is held stays.
+
+    A hold that was written after the last look for holds, and before the manifest was deleted, is found afterwards: then the manifest is put back.
+    """
+    repository, point = lease.repository, verdict.point
+    try:
+        trash.remove(repository, point)
+    except Held as held:
+        return Verdict(point, held.reasons)
+    late = holds.of(repository, point.key)
+    if late and _put_back(lease, next((each.point for each in late if each.point is not None), point)):
+        return Verdict(point, tuple(each.reason for each in late))
+    return verdict
+
+
+def _put_back(lease: Lease, point: RestorePoint) -> bool:
+    """True if a point exists again that was removed a moment ago; False if something that it needs is gone already."""
+    with contextlib.suppress(Refused):
+        _publish_again(lease, point, yields=True)
+        return True
+    return False
+
+
+def _publish_again(lease: Lease, point: RestorePoint, yields: bool = False) -> None:
+    """Make a removed restore point exist again. Raises Refused if something that it needs is gone."""
+    repository = lease.repository
+
+    def lost(_names: t.Set[str]) -> RestorePoint:
+        raise _too_late(point)
+
+    publishing.publish(lease, point, lost, yields=yields)
+    # Its manifest is new, and may be locked for longer than the rest.
+    repository.store.protect(publishing.resting_on(repository, point), like=names.manifest(point.uuid, point.id))
+
+
+def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_removed: t.Sequence[Removed]) -> RestorePoint:
+    point = removed.point
+    _publish_again(lease, point)
+    now = lease.now()
+    for each in all_removed:
+        # The removal of a young entry may have yet to delete the manifest: then nothing else would tell of the point.
+        if each.point.key == point.key and now - each.at > LAPSE + ASTRAY:
+            repository.discard(each.entry)
+    return point
+
+
+class _Retention:
+    """One run, as far as it is the same in check mode and without."""
+
+    def __init__(self, repository: Repository, request: RetentionRequest) -> None:
+        self._repository, self._request = repository, request
+        self._listing = repository.points_of()
+        self._holds = holds.listed(repository)
+        self._stayed: t.Dict[Key, Verdict] = {}
+        self._removed = [each for each in trash.removed(repository) if self._meant(each.point)] if request.undelete else []
+        self._back = _wanted_back(self._removed, {point.key for point in self._listing.points if self._meant(point)}, request.undelete)
+
+    def _meant(self, point: RestorePoint) -> bool:
+        return self._request.domain in (None, point.uuid, point.domain)
+
+    def decide(self, now: float) -> t.List[Verdict]:
+        """What becomes of each point, those brought back included. What is held or locked stays whatever the rules say."""
+        found = manifests.ordered([*self._listing.points, *(each.point for each in self._back)])
+        if self._request.domain is not None:
+            found = of_domain(found, self._request.domain)
+        moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
+        decided = decide_all(found, self._request, moment, [point.key for point in found if point.id in self._request.undelete])
+        return [self._kept_anyway(verdict, now) for verdict in decided]
+
+    def _kept_anyway(self, verdict: Verdict, now: float) -> Verdict:
+        reasons = (*verdict.rules, *(each.reason for each in self._holds if each.key == verdict.point.key))
+        return Verdict(verdict.point, reasons or (("locked",) if self._locked(verdict.point, now) else ()))
+
+    def _locked(self, point: RestorePoint, now: float) -> bool:
+        """True if the store still keeps a point from being removed by anyone."""
+        try:
+            until = self._repository.store.locked_until(names.manifest(point.uuid, point.id))
+        except ObjectMissing:
+            return False  # it is to be brought back, or somebody else has just removed it
+        return until is not None and until > now
+
+    def predict(self) -> RetentionResult:
+        """What ``carry_out`` would do. Raises as it does."""
+        now = time.time()  # the store's own clock cannot be asked without writing
+        verdicts = self.decide(now)
+        gone = [verdict.point for verdict in verdicts if not verdict.kept]
+        back = [each.point for each in self._back]
+        for point in back:
+            if publishing.lost(self._repository, point):
+                raise _too_late(point)
+        collector = Collector(self._repository, now, self._request.grace)
+        collected = collector.predict(self._request.confirm_shrink, {point.key for point in gone}, back) if self._collects else None
+        since = now - self._request.grace if self._collects else 0.0
+        left = _gone(trash.removed(self._repository, since), [*self._listing.points, *back])
+        after = [*left, *(Removed(point, "", now) for point in gone)]
+        compacted = compaction.predict(self._repository, self._candidates(after, now, {point.key for point in gone})) if self._compacts else None
+        return self._result(verdicts, compacted, collected, [each for each in after if collected is None or now - each.at < self._request.grace])
+
+    def carry_out(self, lease: Lease) -> RetentionResult:
+        """Bring back, remove, reclaim, in this order."""
+        now = lease.now()
+        verdicts = self.decide(now)
+        for each in self._back:
+            _bring_back(self._repository, lease, each, self._removed)
+        left = self._remove(lease, [verdict for verdict in verdicts if not verdict.kept])
+        compacted = self._compact(lease) if self._compacts else None  # first, so that what it empties is condemned at once
+        collected = self._collect(lease, left)
+        since = lease.now() - self._request.grace if collected is not None else 0.0  # one whose time is over may be locked for longer
+        trashed = _gone(trash.removed(self._repository, since), self._repository.points_of().points)
+        return self._result([self._stayed.get(verdict.point.key, verdict) for verdict in verdicts], compacted, collected, trashed)
+
+    def _remove(self, lease: Lease, going: t.Sequence[Verdict]) -> t.Sequence[Verdict]:
+        """Remove restore points; returns those for whose entries in the trash there is no room. Points that are held stay."""
+        self._repository.store.spare = reserve.FOR_COLLECTING
+        for number, verdict in enumerate(going):
+            try:
+                self._stayed[verdict.point.key] = _remove(lease, verdict)
+            except StorageFull:
+                return going[number:]
+        return ()
+
+    def _compact(self, lease: Lease) -> Compacted:
+        """Compact, if there is room for new packs: else it is left to a later run."""
+        now = lease.now()
+        with contextlib.suppress(StorageFull):
+            return compaction.compact(lease, self._candidates(trash.removed(self._repository, now - self._request.grace), now))
+        return Compacted()
+
+    def _collect(self, lease: Lease, left: t.Sequence[Verdict]) -> t.Optional[Collected]:
+        """Reclaim space. With what that frees, go on with the points that are ``left`` to be removed, and with what could not be announced."""
+        collected: t.Optional[Collected] = None
+        while self._collects:
+            done = Collector(self._repository, lease.now(), self._request.grace).collect(lease, self._request.confirm_shrink)
+            collected = done.after(collected)
+            if not done.deleted or not (left or done.unannounced):
+                break
+            self._repository.store.keep_reserve()
+            left = self._remove(lease, left)
+        if left:
+            raise self._stuck(len(left))
+        if collected is not None:
+            with contextlib.suppress(StorageFull):  # without hooks it costs space, and they are made by a later run
+                dedup.tidy(self._repository, self._repository.points_of().points)
+        return collected
+
+    def _stuck(self, count: int) -> StorageFull:
+        """What is to be done where there is no room to remove points."""
+        how = "Set grace: 0, so that the space of what is removed is reclaimed at once" if self._request.grace > 0 else "Free a MiB there by other means"
+        return StorageFull(f"{count} restore points were not removed: {self._repository.store.location} is full. {how}, and run this again.")
+
+    @property
+    def _collects(self) -> bool:
+        return self._request.collect and not self._unreadable
+
+    @property
+    def _unreadable(self) -> t.Mapping[str, str]:
+        """What cannot be read, with the cause: as long as there is any, what restore points need is not known."""
+        return {**self._listing.damaged, **{each.name: each.flaw for each in self._holds if each.flaw is not None}}
+
+    @property
+    def _compacts(self) -> bool:
+        return self._request.compact_below is not None and self._collects
+
+    def _candidates(self, removed: t.Iterable[Removed], now: float, without: t.Collection[Key] = ()) -> Candidates:
+        """What is to be compacted, given all that is in the trash."""
+        recoverable = [each.point for each in removed if now - each.at < self._request.grace]
+        held = [each.point for each in self._holds if each.point is not None]
+        return Candidates(self._request.compact_below or 0, recoverable, without, held)
+
+    def _result(
+        self, verdicts: t.Sequence[Verdict], compacted: t.Optional[Compacted], collected: t.Optional[Collected], left: t.Sequence[Removed]
+    ) -> RetentionResult:
+        back = tuple(each.point for each in self._back)
+        return RetentionResult(tuple(verdicts), back, compacted, collected, tuple(left), self._unreadable, self._repository.store.was_full)
+
+
+def retention(repository: Repository, request: RetentionRequest, check_only: bool = False) -> RetentionResult:
+    """Bring restore points back, remove others by rules, and reclaim space; with ``check_only`` tell what would be done.
+
+    Damaged manifests are never removed, nor are held points. While a manifest or a hold is damaged, no space is reclaimed. Raises Refused if the rules would
+    leave nothing of a domain, or if a point cannot be brought back; RepositoryError if the repository cannot be read or written.
+    """
+    if check_only:
+        return _Retention(repository, request).predict()
+    store = repository.store
+    store.spare = 0
+    try:
+        with leases.held(repository, "retention") as lease:
+            return _Retention(repository, request).carry_out(lease)
+    finally:
+        store.spare = None
+        store.keep_reserve()

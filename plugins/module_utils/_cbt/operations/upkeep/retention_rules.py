@@ -1,0 +1,178 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which restore points of one domain are kept, and by which rules. Pure. Private to the collection.
+
+The rules are those of restic's ``forget``: newest first, every rule has a counter of its own, a point is kept if any rule
+takes it, and the oldest point is kept by every rule that has counts left.
+"""
+
+from __future__ import annotations
+
+import bisect
+import calendar
+import dataclasses
+import datetime
+import re
+import typing as t
+
+from ...errors import Refused
+from ...repository.format.manifests import RestorePoint
+
+_DURATION = re.compile(r"(?:(\d{1,4})y)?(?:(\d{1,5})m)?(?:(\d{1,6})d)?(?:(\d{1,7})h)?")
+_Bucket = t.Callable[[int, datetime.datetime], t.Tuple[int, ...]]
+# What a rule takes one point of: the first number is the point's own, so that keep_last takes each.
+_BUCKETS: t.Dict[str, _Bucket] = {
+    "last": lambda number, _at: (number,),
+    "hourly": lambda _number, at: (at.year, at.month, at.day, at.hour, at.fold),
+    "daily": lambda _number, at: (at.year, at.month, at.day),
+    "weekly": lambda _number, at: tuple(at.isocalendar())[:2],
+    "monthly": lambda _number, at: (at.year, at.month),
+    "yearly": lambda _number, at: (at.year,),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Duration:
+    """A span of the calendar: months of their own length, the day cut to the month's last."""
+
+    months: int = 0
+    days: int = 0
+    hours: int = 0
+
+    def before(self, moment: datetime.datetime) -> datetime.datetime:
+        """The moment this long before another; the earliest there is if it would lie before the calendar begins."""
+        year, month = divmod(moment.year * 12 + moment.month - 1 - self.months, 12)
+        earliest = datetime.datetime.min.replace(tzinfo=datetime.timezone.utc)
+        if year < 1:
+            return earliest
+        day = min(moment.day, calendar.monthrange(year, month + 1)[1])
+        try:
+            there = moment.replace(year=year, month=month + 1, day=day) - datetime.timedelta(days=self.days)
+            return there.astimezone(datetime.timezone.utc) - datetime.timedelta(hours=self.hours)
+        except OverflowError:
+            return earliest
+
+
+def parse_duration(text: str) -> Duration:
+    """A duration such as ``2y5m7d3h``: years, months, days and hours, in this order. Raises Refused if it cannot be read."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not match.group():
+        raise Refused(f"Cannot read the duration {text}. Write it like 30d or 1y6m: years (y), months (m), days (d) and hours (h), in this order.")
+    years, months, days, hours = (int(group or 0) for group in match.groups())
+    return Duration(years * 12 + months, days, hours)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What to keep. Counts: 0 is no rule, -1 is without limit.
+
+    ``within`` counts back from the newest point that is not dated in the future; ``tags`` are names, or names and values as
+    ``name=value``; calendar periods are those of ``zone``.
+    """
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+    within: t.Optional[Duration] = None
+    tags: t.Tuple[str, ...] = ()
+    zone: datetime.tzinfo = datetime.timezone.utc
+
+    @property
+    def given(self) -> bool:
+        """True if there is any."""
+        return self != Rules(zone=self.zone)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """A restore point and the rules that keep it; none if it goes."""
+
+    point: RestorePoint
+    rules: t.Tuple[str, ...]
+
+    @property
+    def kept(self) -> bool:
+        """True if a rule takes it."""
+        return bool(self.rules)
+
+
+def _believed(moments: t.Sequence[datetime.datetime]) -> t.Set[int]:
+    """Which of these moments tell the time: the most of them that follow one another, and of as many those that end first."""
+    ends: t.List[datetime.datetime] = []  # by how many precede it, the first moment that such a row ends with
+    last: t.List[int] = []
+    before: t.List[int] = []
+    for index, moment in enumerate(moments):
+        length = bisect.bisect_right(ends, moment)
+        before.append(last[length - 1] if length else -1)
+        ends[length : length + 1], last[length : length + 1] = [moment], [index]
+    found = set()
+    index = last[-1] if last else -1
+    while index >= 0:
+        found.add(index)
+        index = before[index]
+    return found
+
+
+def _dated(points: t.Sequence[RestorePoint], now: datetime.datetime) -> t.Tuple[t.List[t.Tuple[RestorePoint, datetime.datetime]], t.List[RestorePoint]]:
+    """The points that rules count, newest first, and those dated in the future.
+
+    A point taken while the clock was set back, or ran ahead, counts as made when the one before it was: else it would stand for
+    a time of its own, or those after it for none.
+    """
+    moments = [datetime.datetime.fromisoformat(point.created) for point in points]
+    future = [point for point, created in zip(points, moments) if created > now]
+    past = [(point, created) for point, created in zip(points, moments) if created <= now]
+    believed = _believed([created for _point, created in past])
+    at = past[min(believed)][1] if past else now
+    dated = []
+    for number, (point, created) in enumerate(past):
+        at = created if number in believed else at
+        if not point.pinned:
+            dated.append((point, at))
+    return dated[::-1], future
+
+
+def _taken(name: str, count: int, dated: t.Sequence[t.Tuple[RestorePoint, datetime.datetime]], zone: datetime.tzinfo) -> t.Iterator[RestorePoint]:
+    """The points that one counting rule takes."""
+    before: t.Optional[t.Tuple[int, ...]] = None
+    for number, (point, at) in enumerate(dated):
+        if count == 0:
+            return
+        bucket = _BUCKETS[name](number, at.astimezone(zone))
+        if bucket != before or number == len(dated) - 1:
+            yield point
+            count -= 1
+            before = bucket
+
+
+def _tagged(point: RestorePoint, tags: t.Sequence[str]) -> bool:
+    known = {*point.tags, *(f"{name}={value}" for name, value in point.tags.items())}
+    return not known.isdisjoint(tags)
+
+
+def decide(points: t.Sequence[RestorePoint], rules: Rules, now: datetime.datetime) -> t.List[Verdict]:
+    """What becomes of each restore point of one domain, in the given order, which is oldest first.
+
+    A pinned point and one dated after ``now`` are kept and count for no rule.
+    """
+    dated, future = _dated(points, now)
+    takers: t.Dict[str, t.List[str]] = {point.id: [] for point in points}
+    for name in _BUCKETS:
+        for point in _taken(name, getattr(rules, name), dated, rules.zone):
+            takers[point.id].append(name)
+    since = rules.within.before(dated[0][1].astimezone(rules.zone)) if rules.within is not None and dated else None
+    for point, at in dated:
+        if since is not None and at > since:
+            takers[point.id].append("within")
+    for point in points:
+        if _tagged(point, rules.tags):
+            takers[point.id].append("tags")
+        if point.pinned:
+            takers[point.id].append("pinned")
+    for point in future:
+        takers[point.id].append("future")
+    return [Verdict(point, tuple(takers[point.id])) for point in points]

@@ -1,0 +1,61 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a verification found of restore points. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ...repository.format.manifests import RestorePoint
+
+OK = "ok"
+DAMAGED = "damaged"
+INCOMPLETE = "incomplete"
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """A range of a disk that cannot be restored, and why; the disk is empty and the range 0 where the whole point is concerned.
+
+    ``missing`` is True if an object is gone rather than changed. ``own`` is True if that object is the point's own, not a
+    pack; ``ordinal`` is the block of its pack, None where that is not what is damaged.
+    """
+
+    disk: str
+    offset: int
+    length: int
+    cause: str
+    missing: bool = False
+    own: bool = False
+    ordinal: t.Optional[int] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PointVerdict:
+    """What was found of one restore point; ``point`` is None if its manifest cannot be read."""
+
+    name: str
+    point: t.Optional[RestorePoint]
+    damage: t.Tuple[Damage, ...]
+    checked_bytes: int
+
+    @property
+    def status(self) -> str:
+        """ok, damaged (something changed) or incomplete (something is gone)."""
+        if not self.damage:
+            return OK
+        return INCOMPLETE if all(each.missing for each in self.damage) else DAMAGED
+
+
+def joined(damage: t.Iterable[Damage]) -> t.Tuple[Damage, ...]:
+    """Neighbouring ranges with the same cause made one."""
+    joined: t.List[Damage] = []
+    for each in damage:
+        last = joined[-1] if joined else None
+        if last is not None and last.disk == each.disk and last.offset + last.length == each.offset and last.cause == each.cause:
+            joined[-1] = dataclasses.replace(last, length=last.length + each.length)
+        else:
+            joined.append(each)
+    return tuple(joined)

@@ -1,0 +1,269 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Proving restore points: their structure, and every byte they hold. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import time
+import typing as t
+
+from ...control import Interrupt, Observer, Progress, silent
+from ...errors import DamagedObject, Interrupted, ObjectMissing, Refused, RepositoryError
+from ...grid import BLOCK_SIZE
+from ...parallel import default_workers, in_parallel
+from ...repository.format import configuration
+from ...repository.format.manifests import RestorePoint
+from ...repository.format.maps import ExtentMap, Run
+from ...repository.format.packs import ENTRY, FOOTER_SIZE, HEADER, PackRef
+from ...repository.records import verified
+from ...repository.repository import Repository
+from ...repository.selecting import several
+from .findings import Findings, Recorder
+from .verdicts import Damage, PointVerdict, joined
+
+DATA = "data"
+
+MOST_RANGES = 1 << 16  # of a disk that are listed one by one
+_PIECE = 16  # blocks of a pack read at once, and the unit of a sample
+
+
+def _range(target: str, run: Run, size: int, error: Exception, ordinal: t.Optional[int] = None) -> Damage:
+    offset = run.first * BLOCK_SIZE
+    return Damage(target, offset, min(run.count * BLOCK_SIZE, size - offset), str(error), isinstance(error, ObjectMissing), ordinal=ordinal)
+
+
+def _as_far_as_told(target: str, size: int, found: t.List[Damage]) -> t.List[Damage]:
+    """The damage of a disk; if there are more ranges than are listed, the whole disk with the first cause."""
+    if len(found) <= MOST_RANGES:
+        return found
+    return [Damage(target, 0, size, f"more than {MOST_RANGES} of its ranges are damaged, the first because: {found[0].cause}", found[0].missing)]
+
+
+def _tasks(extents: ExtentMap, findings: Findings, due: t.Callable[[Run], bool]) -> t.Iterator[Run]:
+    """Pieces of a map's runs that are due and whose blocks are not known to be sound yet. They end where pieces of the pack do."""
+    for run in extents.runs():
+        sound = findings.sound_blocks(run.pack)
+        ordinal, end = run.ordinal, run.ordinal + run.count
+        while ordinal < end:
+            unknown = sound.find(0, ordinal, end)
+            if unknown < 0:
+                break
+            stop = min(end, (unknown // _PIECE + 1) * _PIECE)
+            following = sound.find(1, unknown, stop)
+            stop = following if following >= 0 else stop
+            piece = run.part(run.first + unknown - run.ordinal, run.first + stop - run.ordinal)
+            if due(piece):
+                yield piece
+            ordinal = stop
+
+
+def _look(repository: Repository, target: str, size: int, run: Run) -> t.List[Damage]:
+    damage = []
+    try:
+        for index, block in enumerate(repository.reader.disk_blocks(run, size)):
+            if isinstance(block, DamagedObject):
+                one = run.part(run.first + index, run.first + index + 1)
+                damage.append(_range(target, one, size, block, one.ordinal))
+    except (DamagedObject, ObjectMissing) as error:
+        damage.append(_range(target, run, size, error))
+    return damage
+
+
+def _check_run(repository: Repository, target: str, size: int, run: Run) -> t.Tuple[Run, t.List[Damage]]:
+    """What is damaged of a run. A reading that fails once is no damage: only what a second one finds as well."""
+    first = _look(repository, target, size, run)
+    if not first:
+        return run, []
+    again = _look(repository, target, size, run)
+    return run, _within(again, first) or _within(first, again)
+
+
+def _twice(read: t.Callable[[], t.Any]) -> t.Any:
+    """What is read of a point's own objects. A reading that fails once is no damage either."""
+    try:
+        return read()
+    except (DamagedObject, ObjectMissing):
+        return read()
+
+
+def _within(some: t.Iterable[Damage], others: t.Sequence[Damage]) -> t.List[Damage]:
+    """Those that others cover. A pack that cannot be read at all covers each of its blocks."""
+    return [each for each in some if any(other.offset <= each.offset and each.offset + each.length <= other.offset + other.length for other in others)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verifier:
+    """Verifies points of one repository, remembering what it has read.
+
+    Of ``slices`` slices of all blocks one is read; ``turn`` tells which, by the UUID of the domain.
+    """
+
+    repository: Repository
+    findings: Findings
+    level: str = DATA
+    slices: int = 1
+    turn: t.Callable[[str], int] = lambda _uuid: 0
+    workers: int = dataclasses.field(default_factory=default_workers)
+    interrupt: Interrupt = dataclasses.field(default_factory=Interrupt)
+    observer: Observer = silent
+
+    def verify(self, point: RestorePoint) -> t.Optional[PointVerdict]:
+        """Verify one restore point; None if it was removed meanwhile. Raises RepositoryError only if the repository cannot be read at all."""
+        while True:
+            verdict = self._examine(point)
+            if not verdict.damage:
+                return verdict
+            self.repository.store.size(configuration.NAME)  # a repository that is gone altogether, unmounted perhaps, is no damage
+            try:
+                now = self.repository.point(point.uuid, point.id)
+            except ObjectMissing:
+                return None
+            except DamagedObject:
+                return verdict
+            if now == point:
+                return verdict
+            point = now  # its blocks were moved meanwhile, and what was looked at may rightly be gone
+
+    def _examine(self, point: RestorePoint) -> PointVerdict:
+        damage: t.List[Damage] = []
+        checked = 0
+        for file in point.files.values():
+            try:
+                _twice(functools.partial(self.repository.get_file, point, file))
+            except (DamagedObject, ObjectMissing) as error:
+                damage.append(Damage("", 0, 0, str(error), isinstance(error, ObjectMissing), own=True))
+        for disk in point.disks:
+            try:
+                extents = _twice(functools.partial(self.repository.read_map, point, disk.target))
+            except (DamagedObject, ObjectMissing) as error:
+                damage.append(Damage(disk.target, 0, disk.size, str(error), isinstance(error, ObjectMissing), own=True))
+                continue
+            check = self._verify_data if self.level == DATA else self._verify_packs
+            amount, found = check(disk.target, extents, self.turn(point.uuid))
+            checked += amount
+            damage += found
+        return PointVerdict(point.id, point, joined(damage), checked)
+
+    def _verify_packs(self, target: str, extents: ExtentMap, _turn: int) -> t.Tuple[int, t.List[Damage]]:
+        """Every pack is there, of its size, and its directory as written."""
+        faults: t.Dict[bytes, Exception] = {}
+        checked = 0
+        for ref in extents.packs:
+            self.interrupt.check()
+            fault = self._fault(ref) and self._fault(ref)  # only what a second reading finds as well
+            if fault is None:
+                self.findings.note_readable(ref)
+                checked += HEADER.size + ref.blocks * ENTRY.size + FOOTER_SIZE
+            else:
+                faults[ref.id] = fault
+                self.findings.note_unreadable(ref, str(fault))
+        if not faults:
+            return checked, []
+        ranges = (_range(target, run, extents.size, faults[run.pack.id]) for run in extents.runs() if run.pack.id in faults)
+        return checked, _as_far_as_told(target, extents.size, list(itertools.islice(ranges, MOST_RANGES + 1)))
+
+    def _fault(self, ref: PackRef) -> t.Optional[Exception]:
+        """What is wrong with a pack's directory."""
+        try:
+            self.repository.reader.directory(ref)
+        except (DamagedObject, ObjectMissing) as error:
+            return error
+        return None
+
+    def _verify_data(self, target: str, extents: ExtentMap, turn: int) -> t.Tuple[int, t.List[Damage]]:
+        """Every pack is as above, and every block that is due unpacks to the bytes whose id was recorded."""
+        found: t.List[Damage] = []
+        checked, total = 0, extents.stored_blocks * BLOCK_SIZE // self.slices
+
+        def due(piece: Run) -> bool:
+            place = int.from_bytes(piece.pack.id[:8], "big") + piece.ordinal // _PIECE
+            return place % self.slices == turn or self.findings.suspect(piece)
+
+        @contextlib.contextmanager
+        def worker() -> t.Iterator[t.Callable[[Run], t.Tuple[Run, t.List[Damage]]]]:
+            yield functools.partial(_check_run, self.repository, target, extents.size)
+
+        with in_parallel(_tasks(extents, self.findings, due), worker, self.workers, self.interrupt) as results:
+            for run, damage in results:
+                self._note(run, damage)
+                if len(found) <= MOST_RANGES:
+                    found += damage
+                checked += run.count * BLOCK_SIZE
+                self.observer(Progress("verifying", target, checked, total))
+        return checked, _as_far_as_told(target, extents.size, found)
+
+    def _note(self, run: Run, damage: t.Sequence[Damage]) -> None:
+        hurt = {each.ordinal: each.cause for each in damage if each.ordinal is not None}
+        if len(hurt) < len(damage):
+            self.findings.note_unreadable(run.pack, damage[0].cause)
+        else:
+            self.findings.note_blocks(run, hurt)
+
+
+def _slices(sample: int) -> int:
+    """In how many runs a sample of this many percent covers everything."""
+    return -(-100 // sample)
+
+
+def verify(
+    repository: Repository,
+    domain: t.Optional[str] = None,
+    wanted: t.Union[str, t.Sequence[str]] = "latest",
+    level: str = DATA,
+    workers: t.Optional[int] = None,
+    interrupt: t.Optional[Interrupt] = None,
+    observer: Observer = silent,
+    sample: int = 100,
+    record: bool = True,
+    warn: t.Callable[[str], None] = lambda _text: None,
+) -> t.Tuple[t.List[PointVerdict], float]:
+    """Verify restore points; returns a verdict for each and the seconds it took.
+
+    Manifests that cannot be read are damage too, except where points are asked for by id. With ``sample``, at level data,
+    at most that many percent of the blocks are read, a half, a third and so on: each time others, until all were. What is found is
+    recorded for backups to heal, unless ``record`` is false; if that fails, ``warn`` is told.
+
+    Raises RepositoryError if something cannot be read, once all points that can be are verified.
+    """
+    started = time.monotonic()
+    listing = repository.points_of()
+    if listing.damaged:
+        listing = repository.points_of()  # a manifest that cannot be read once may be sound as well
+    verdicts = []
+    if wanted in ("all", "latest"):
+        verdicts = [PointVerdict(name, None, (Damage("", 0, 0, cause),), 0) for name, cause in sorted(listing.damaged.items())]
+    try:
+        chosen = several(listing.points, domain, wanted)
+    except Refused:
+        if not verdicts:
+            raise
+        chosen = []
+    findings, slices = Findings(repository), _slices(sample) if level == DATA else 1
+    selection = wanted if isinstance(wanted, str) and wanted in ("all", "latest") else "chosen"
+    turns = {uuid: verified.turn(repository, uuid, selection, slices) for uuid in {point.uuid for point in chosen}} if slices > 1 else {}
+    recorder = Recorder(repository, findings, level, 100 // slices, warn, record)
+    verifier = Verifier(repository, findings, level, slices, lambda uuid: turns.get(uuid, 0), workers or default_workers(), interrupt or Interrupt(), observer)
+    unread: t.Dict[str, RepositoryError] = {}
+    for point in chosen:
+        try:
+            verdict = verifier.verify(point)
+        except Interrupted:
+            recorder.ended()
+            raise
+        except RepositoryError as error:
+            repository.store.size(configuration.NAME)  # raises where not only some place cannot be read, such as a bad sector
+            recorder.ended()
+            unread.setdefault(point.uuid, error)
+            continue
+        if verdict is not None:
+            verdicts.append(verdict)
+            recorder.point(verdict)
+    recorder.end(listing, {uuid: turn for uuid, turn in turns.items() if uuid not in unread}, selection, slices)
+    for failure in unread.values():
+        raise failure
+    return verdicts, round(time.monotonic() - started, 3)

@@ -1,0 +1,153 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Work done in parallel, handed over in order, with bounded memory."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import itertools
+import os
+import threading
+import typing as t
+
+from .control import Interrupt
+
+Task = t.TypeVar("Task")
+Result = t.TypeVar("Result")
+Work = t.Callable[[Task], Result]
+
+AHEAD = 4  # finished results a worker may have waiting for their turn
+_WAKE = 0.2  # seconds between looks at the interrupt
+_WORKERS = 8  # of small requests
+_PORTION = 1024  # requests noted at once, so that a million of them need no more memory than these
+
+
+def default_workers() -> int:
+    """Two more workers than processors, so that some wait for QEMU or the disk while others compute; at most 16."""
+    return min(16, len(os.sched_getaffinity(0)) + 2)
+
+
+class _Shared(t.Generic[Task, Result]):
+    """What the workers and the consumer share; every field is guarded by ``changed``."""
+
+    def __init__(self, tasks: t.Iterator[Task], window: int) -> None:
+        self.tasks = tasks
+        self.window = window
+        self.changed = threading.Condition()
+        self.feeding = threading.Lock()
+        self.taken = 0
+        self.wanted = 0
+        self.finished: t.Dict[int, Result] = {}
+        self.exhausted = False
+        self.error: t.Optional[BaseException] = None
+
+    def fail(self, error: BaseException) -> None:
+        with self.changed:
+            self.error = self.error or error
+            self.changed.notify_all()
+
+    def stop(self) -> None:
+        with self.changed:
+            self.exhausted = True
+            self.changed.notify_all()
+
+    def take(self) -> t.Optional[t.Tuple[int, Task]]:
+        """The next task with its number, None when there is none or the work has ended."""
+        with self.feeding:
+            with self.changed:
+                while self.taken - self.wanted >= self.window and not self.exhausted and self.error is None:
+                    self.changed.wait()
+            if self.exhausted or self.error is not None:
+                return None
+            try:
+                task = next(self.tasks, None)  # not under ``changed``: making a task may take a request to the server
+            except BaseException as error:
+                # At once: to the next one who asks, a generator that raised looks like one that came to its end.
+                self.fail(error)
+                raise
+            if task is None:
+                self.stop()
+                return None
+            number = self.taken
+            self.taken += 1
+            return number, task
+
+    def put(self, number: int, result: Result) -> None:
+        with self.changed:
+            self.finished[number] = result
+            self.changed.notify_all()
+
+
+def _serve(shared: _Shared[Task, Result], make_worker: t.Callable[[], t.ContextManager[Work[Task, Result]]]) -> None:
+    try:
+        with make_worker() as work:
+            while True:
+                taken = shared.take()
+                if taken is None:
+                    return
+                shared.put(taken[0], work(taken[1]))
+    except BaseException as error:
+        shared.fail(error)
+
+
+def _results(shared: _Shared[Task, Result], interrupt: Interrupt) -> t.Iterator[Result]:
+    while True:
+        with shared.changed:
+            while shared.wanted not in shared.finished:
+                if shared.error is not None:
+                    raise shared.error
+                if shared.exhausted and shared.wanted >= shared.taken:
+                    return
+                shared.changed.wait(_WAKE)
+                interrupt.check()
+            result = shared.finished.pop(shared.wanted)
+            shared.wanted += 1
+            shared.changed.notify_all()
+        interrupt.check()
+        yield result
+
+
+@contextlib.contextmanager
+def in_parallel(
+    tasks: t.Iterator[Task],
+    make_worker: t.Callable[[], t.ContextManager[Work[Task, Result]]],
+    workers: int,
+    interrupt: Interrupt,
+) -> t.Iterator[t.Iterator[Result]]:
+    """Yields an iterator over the results of all tasks, in the order of the tasks.
+
+    ``make_worker`` is entered once in each thread and gives the function that does one task; what it holds, such as
+    a connection, belongs to that thread. ``tasks`` is drawn from by the workers, one at a time. At most
+    ``workers * AHEAD`` results wait. The first error of any worker is raised to the consumer; all threads
+    have ended when the block is left.
+    """
+    shared: _Shared[Task, Result] = _Shared(tasks, workers * AHEAD)
+    threads: t.List[threading.Thread] = []
+    try:
+        for _index in range(workers):
+            thread = threading.Thread(target=_serve, args=(shared, make_worker), daemon=True)
+            thread.start()
+            threads.append(thread)
+        yield _results(shared, interrupt)
+    finally:
+        shared.stop()
+        for thread in threads:
+            thread.join()
+    if shared.error is not None:  # a worker failed while leaving, after the last result
+        raise shared.error
+
+
+def side_by_side(action: Work[Task, Result], items: t.Iterable[Task]) -> t.Iterator[Result]:
+    """What ``action`` makes of each item, in their order: for many small requests, which wait for the storage, not for each other.
+
+    Must be read to its end; raises what an action raised.
+    """
+    left = iter(items)
+    with concurrent.futures.ThreadPoolExecutor(max_workers=_WORKERS) as pool:
+        while True:
+            portion = list(itertools.islice(left, _PORTION))
+            if not portion:
+                return
+            yield from pool.map(action, portion)

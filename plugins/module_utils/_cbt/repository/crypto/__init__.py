@@ -1,0 +1,12 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Keys and ciphers.
+
+keys.py has the interface: block ids and the sealing of objects, with an implementation for repositories that are
+not encrypted. encryption.py has the implementation for encrypted ones: AES-256-GCM, with all keys derived from one
+master key. gcm.py encrypts many blocks fast with the library that is installed. key_slots.py wraps the master key
+by a passphrase. The library is imported when an encrypted repository is opened, not before.
+
+Neighbours: format/ seals objects with these keys. This package imports nothing of the repository.
+"""

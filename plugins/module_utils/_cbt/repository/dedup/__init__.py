@@ -1,0 +1,13 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Finds blocks that are stored already.
+
+dedup.py looks up each block: in this run, in packs that the parent uses, and in packs whose hooks match. index.py
+keeps the hooks of all packs in local files of this host, segments.py is the format of these files. The index is a
+cache. It may be lost, old or wrong: that costs space, never correctness, because a match counts only after the
+directory of the pack has been read.
+
+Neighbours: sharing/ tells which packs are condemned, records/ which are damaged. operations/point asks for every
+block that it reads.
+"""

@@ -1,0 +1,236 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where blocks are stored already: in this run, or in packs of earlier ones. Private to the collection.
+
+Memory is bounded whatever the repository's size: hooks, which are looked up on the disk, tell which packs' directories are
+worth loading, and only the blocks seen last are remembered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import secrets
+import threading
+import typing as t
+
+from ...errors import DamagedObject, ObjectMissing
+from ..format import hooks, names
+from ..format.hooks import PackHooks
+from ..format.manifests import RestorePoint
+from ..format.packs import PackRef
+from ..packs.writer import Placement
+from ..records.damage import Damages
+from ..repository import Repository
+from ..sharing import condemned
+from .index import HookIndex
+
+REPOSITORY = "repository"
+DOMAIN = "domain"
+NONE = "none"
+
+REMEMBERED = 1 << 18  # blocks; about 40 MiB
+_ORDINAL_BITS = 32
+_NO_BLOCK = b""  # the id of none
+_DONE = threading.Event()
+_DONE.set()
+
+Find = t.Callable[[t.Collection[bytes]], t.Dict[bytes, Placement]]
+
+
+class _Places:
+    """The places of the blocks noted last, at least half of ``limit`` of them. Notes come one at a time, questions any time."""
+
+    def __init__(self, limit: int) -> None:
+        self._half = limit // 2
+        self._young: t.Dict[bytes, int] = {}
+        self._old: t.Dict[bytes, int] = {}
+        self._packs: t.List[bytes] = []
+        self._numbers: t.Dict[bytes, int] = {}
+        self._loaded: t.Set[bytes] = set()
+        self._loaded_before: t.Set[bytes] = set()
+
+    def note(self, pack: bytes, first: int, block_ids: t.Sequence[bytes]) -> None:
+        if len(self._young) >= self._half:
+            self._old, self._young = self._young, {}
+            self._loaded, self._loaded_before = set(), self._loaded
+        number = self._numbers.setdefault(pack, len(self._packs))
+        if number == len(self._packs):
+            self._packs.append(pack)
+        start = (number << _ORDINAL_BITS) + first
+        self._young.update(zip(block_ids, range(start, start + len(block_ids))))
+
+    def begin_loading(self, pack: bytes) -> bool:
+        """True if the blocks of this pack are to be noted, which is asked once for as long as they are remembered."""
+        if pack in self._loaded or pack in self._loaded_before:
+            return False
+        self._loaded.add(pack)
+        return True
+
+    def get(self, block_id: bytes) -> t.Optional[Placement]:
+        place = self._young.get(block_id)
+        if place is None:
+            place = self._old.get(block_id)
+            if place is None:
+                return None
+        return Placement(self._packs[place >> _ORDINAL_BITS], place & (1 << _ORDINAL_BITS) - 1)
+
+
+class Deduplicator:
+    """Tells for blocks about to be stored where they are already. May be asked from several threads.
+
+    ``packs`` are those of earlier runs that were told of; no map may name another that this run did not write. Packs on
+    their way out are never among them, and of those in which damage was found no damaged block is told of.
+    """
+
+    def __init__(self, repository: Repository, index: HookIndex, damages: Damages, remembered: int = REMEMBERED) -> None:
+        self._repository = repository
+        self._index = index
+        self._damages = damages
+        self._avoided = _condemned(repository)
+        self._lock = threading.Lock()
+        self._loading: t.Dict[bytes, threading.Event] = {}
+        self._places = _Places(remembered)
+        self.packs: t.Dict[bytes, PackRef] = {}
+
+    @property
+    def failure(self) -> t.Optional[str]:
+        """Why the local index could not be used, if so."""
+        return self._index.failure
+
+    def stored(self, placement: Placement, block_ids: t.Sequence[bytes]) -> None:
+        """Remember what this run stored."""
+        with self._lock:
+            self._places.note(placement.pack, placement.ordinal, block_ids)
+
+    @contextlib.contextmanager
+    def finder(self) -> t.Iterator[Find]:
+        """A function for one thread that gives the places of those blocks that are known.
+
+        It raises RepositoryError if the store fails.
+        """
+        with self._index.lookup() as lookup:
+
+            def find(block_ids: t.Collection[bytes]) -> t.Dict[bytes, Placement]:
+                for ref in lookup(filter(hooks.may_be_hook, block_ids)):
+                    self._load(ref)
+                get = self._places.get
+                return {block_id: place for block_id, place in ((each, get(each)) for each in block_ids) if place is not None}
+
+            yield find
+
+    def _load(self, ref: PackRef) -> None:
+        """Note the blocks of a pack, once; a thread that needs what another one is just loading waits for it."""
+        with self._lock:
+            if ref.id in self._avoided:
+                return
+            by_other = None if self._places.begin_loading(ref.id) else self._loading.get(ref.id, _DONE)
+            if by_other is None:
+                loaded = self._loading[ref.id] = threading.Event()
+        if by_other is not None:
+            by_other.wait()
+            return
+        try:
+            self._note(ref)
+        finally:
+            loaded.set()
+            with self._lock:
+                self._loading.pop(ref.id, None)
+
+    def _note(self, ref: PackRef) -> None:
+        try:
+            directory = self._repository.reader.directory(ref)
+        except (DamagedObject, ObjectMissing):
+            self._avoided.add(ref.id)
+            return
+        block_ids = [directory.digest(ordinal) for ordinal in range(len(directory))]
+        damage = self._damages.get(ref.id)
+        if damage is not None:
+            block_ids = [_NO_BLOCK if damage.covers(ordinal) else block_id for ordinal, block_id in enumerate(block_ids)]
+        with self._lock:
+            self.packs[ref.id] = ref
+            self._places.note(ref.id, 0, block_ids)
+
+
+def _condemned(repository: Repository) -> t.Set[bytes]:
+    """The packs that are on their way out."""
+    return _pack_ids(condemned.on_their_way_out(repository))
+
+
+def _pack_ids(found: t.Iterable[str]) -> t.Set[bytes]:
+    """The ids of the packs among objects with these names."""
+    return {taken.pack for _name, taken in names.of_kind(found, names.PACK_KIND)}
+
+
+def deduplicator(repository: Repository, scope: str, domain: str, damages: Damages) -> t.Optional[Deduplicator]:
+    """What a backup of the domain with this UUID asks; ``scope`` is repository, domain or none. Raises RepositoryError."""
+    if scope == NONE:
+        return None
+    index = HookIndex(repository, domain if scope == DOMAIN else None)
+    index.refresh()
+    return Deduplicator(repository, index, damages)
+
+
+def record(repository: Repository, name: t.Callable[[int], str], written: t.Iterable[PackHooks]) -> int:
+    """Store the hooks of packs that were written, in the order they were begun; returns how many packs. Raises RepositoryError.
+
+    ``name`` gives the name of the object by its number: see ``of_backup`` and ``of_compaction``.
+    """
+    left, count = iter(written), 0
+    for number in itertools.count():
+        some = list(itertools.islice(left, hooks.PACKS_PER_OBJECT))
+        if not some:
+            break
+        repository.put_object(name(number), hooks.encode(some))
+        count += len(some)
+    return count
+
+
+def of_backup(uuid: str, point_id: str) -> t.Callable[[int], str]:
+    """Names for the hooks of packs that were written with a restore point."""
+    return functools.partial(names.hooks_of_run, uuid, point_id)
+
+
+def of_compaction() -> t.Callable[[int], str]:
+    """New names for the hooks of packs that hold blocks of many domains."""
+    return functools.partial(names.hooks_of_compaction, secrets.token_hex(8))
+
+
+def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> t.Tuple[int, int]:
+    """Give hooks to the packs of restore points that have none, and delete the hooks of which no pack exists any more.
+
+    Returns the number of packs that have hooks now and had none, and of objects deleted. Nothing but space depends on it, and it
+    may run beside anything. Raises RepositoryError if the store fails.
+    """
+    index = HookIndex(repository)
+    index.refresh()
+    without = _pack_ids(repository.store.list(names.PACKS))  # hooks
+    idle: t.Dict[str, bool] = {}
+    for name, pack in index.packs():
+        idle[name] = idle.get(name, True) and pack not in without
+        without.discard(pack)  # an object that holds nothing else than another one is idle too
+    if index.failure is not None:
+        return 0, 0
+    gone = [name for name, nothing in idle.items() if nothing]
+    for name in gone:
+        repository.discard(name)
+    added = sum(record(repository, of_backup(point.uuid, f"{point.id}-{secrets.token_hex(4)}"), _hooks_of(repository, point, without)) for point in points)
+    return added, len(gone)
+
+
+def _hooks_of(repository: Repository, point: RestorePoint, without: t.Set[bytes]) -> t.Iterator[PackHooks]:
+    """The hooks of the packs that a point names and that are among those ``without``, from which they are taken."""
+    for disk in point.disks:
+        try:
+            refs = repository.read_packs(point, disk)
+        except (DamagedObject, ObjectMissing):
+            continue
+        for ref in refs:
+            if ref.id not in without:
+                continue
+            without.discard(ref.id)
+            with contextlib.suppress(DamagedObject, ObjectMissing):
+                directory = repository.reader.directory(ref)
+                yield PackHooks(ref, hooks.choose(directory.digest(ordinal) for ordinal in range(len(directory))))

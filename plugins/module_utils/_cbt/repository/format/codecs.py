@@ -1,0 +1,156 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a block is stored. Private to the collection. Codes once released keep their meaning for ever."""
+
+from __future__ import annotations
+
+import functools
+import typing as t
+import zlib
+
+from ...errors import DamagedObject, RepositoryError
+from ...files import Buffer
+from . import zstd
+
+try:
+    import lz4.block as lz4_block
+except ImportError:  # needed only where lz4 is chosen or was used
+    lz4_block = None
+
+STORED = 0
+LZ4 = 1
+ZSTD = 2
+ZLIB = 3
+
+Encoder = t.Callable[[Buffer], t.Tuple[int, Buffer]]
+
+_ZSTD: t.Optional[zstd.Zstd] = zstd.installed()
+_ZSTD_LEVEL = 3
+_ZLIB_LEVEL = 6
+_PIECE = 4 << 20  # bytes
+# By name: the levels that can be chosen.
+_LEVELS = {"lz4": range(13), "zstd": range(1, 23), "zlib": range(1, 10), "none": range(0)}
+
+
+def _stored(data: Buffer) -> t.Tuple[int, Buffer]:
+    return STORED, data
+
+
+def _lz4(level: t.Optional[int]) -> t.Callable[[Buffer], bytes]:
+    if lz4_block is None:
+        raise RepositoryError("Compression lz4 needs the Python module lz4. Install python3-lz4, or choose zlib or none.")
+    options: t.Dict[str, t.Any] = {"store_size": False}
+    if level:
+        options.update(mode="high_compression", compression=level)
+    return functools.partial(lz4_block.compress, **options)
+
+
+def _zstd(level: t.Optional[int]) -> t.Callable[[Buffer], bytes]:
+    if _ZSTD is None:
+        raise RepositoryError("Compression zstd needs the Python module zstandard. Install python3-zstandard, or choose lz4, zlib or none.")
+    return functools.partial(_ZSTD.compress, level=level or _ZSTD_LEVEL)
+
+
+def _zlib(level: t.Optional[int]) -> t.Callable[[Buffer], bytes]:
+    chosen = level or _ZLIB_LEVEL
+    return lambda data: zlib.compress(data, chosen)
+
+
+def encoder(name: str, level: t.Optional[int] = None) -> Encoder:
+    """A function that encodes one block and returns codec and payload; a block that does not shrink stays as it is.
+
+    ``name`` is lz4, zstd, zlib or none. ``level`` goes from 0 (the default, fast) to 12 for lz4, from 1 to 22 for zstd and
+    from 1 to 9 for zlib. Raises RepositoryError if codec or level are unknown, or the codec's library is missing.
+    """
+    if name not in _LEVELS:
+        raise RepositoryError(f"Compression {name} is unknown. Choose one of {', '.join(_LEVELS)}.")
+    if level is not None and level not in _LEVELS[name]:
+        allowed = _LEVELS[name]
+        scale = f"it goes from {allowed[0]} to {allowed[-1]}" if allowed else "it has no levels"
+        raise RepositoryError(f"Compression {name} has no level {level}: {scale}.")
+    if name == "none":
+        return _stored
+    codec, shrink = {"lz4": (LZ4, _lz4), "zstd": (ZSTD, _zstd), "zlib": (ZLIB, _zlib)}[name]
+    pack = shrink(level)
+
+    def compress(data: Buffer) -> t.Tuple[int, Buffer]:
+        payload = pack(data)
+        return (codec, payload) if len(payload) < len(data) else (STORED, data)
+
+    return compress
+
+
+def checksum(codec: int, payload: Buffer) -> int:
+    """CRC-32 of a payload as kept in a pack's directory.
+
+    A changed bit in a compressed payload may still unpack to the right bytes; the checksum finds it all the same.
+    A stored payload is the block itself, whose SHA-256 says everything, so it carries 0.
+    """
+    return 0 if codec == STORED else zlib.crc32(payload)
+
+
+def inflated(payload: Buffer, length: int) -> t.Iterator[bytes]:
+    """What zlib made of ``length`` bytes, in pieces of bounded size. Nothing more is allocated, whatever it unpacks to.
+
+    Raises DamagedObject if the payload is anything else, which may only be known after the last piece.
+    """
+    engine, rest, left = zlib.decompressobj(), payload, length
+    try:
+        while left:
+            piece = engine.decompress(rest, min(left, _PIECE))
+            if not piece:
+                break
+            rest, left = engine.unconsumed_tail, left - len(piece)
+            yield piece
+        # The stream must end just here, with nothing behind it. Asked for one byte, as 0 would mean without limit.
+        whole = not left and not engine.decompress(rest, 1) and engine.eof and not engine.unused_data
+    except zlib.error as error:
+        raise DamagedObject("it does not decompress") from error
+    if not whole:
+        raise DamagedObject("it does not have the length it should")
+
+
+def inflate(payload: Buffer, length: int) -> bytes:
+    """All that ``inflated`` yields."""
+    return b"".join(inflated(payload, length))
+
+
+def _from_lz4(payload: Buffer, length: int) -> bytes:
+    if lz4_block is None:
+        raise RepositoryError("Reading this repository needs the Python module lz4. Install python3-lz4.")
+    try:
+        return t.cast(bytes, lz4_block.decompress(payload, uncompressed_size=length))
+    except (lz4_block.LZ4BlockError, ValueError, MemoryError) as error:
+        raise DamagedObject("it does not decompress") from error
+
+
+def _from_zstd(payload: Buffer, length: int) -> bytes:
+    if _ZSTD is None:
+        raise RepositoryError("Reading this repository needs the Python module zstandard. Install python3-zstandard.")
+    try:
+        return _ZSTD.decompress(payload, length)
+    except (_ZSTD.error, ValueError, MemoryError) as error:
+        raise DamagedObject("it does not decompress") from error
+
+
+_DECODERS: t.Mapping[int, t.Callable[[Buffer, int], Buffer]] = {
+    STORED: lambda payload, _length: payload,
+    LZ4: _from_lz4,
+    ZSTD: _from_zstd,
+    ZLIB: inflate,
+}
+
+
+def decode(codec: int, payload: Buffer, length: int) -> Buffer:
+    """The block of ``length`` bytes from its payload; no more than that is allocated for it.
+
+    Raises DamagedObject if the payload cannot be it, RepositoryError if the codec is unknown or its library missing.
+    """
+    decoder = _DECODERS.get(codec)
+    if decoder is None:
+        raise RepositoryError(f"A block is stored with codec {codec}, which this version of kvm.cbt does not know. Update it.")
+    data = decoder(payload, length)
+    if len(data) != length:
+        raise DamagedObject("its length is wrong")
+    return data

@@ -1,0 +1,109 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""JSON objects with a magic, a version and a checksum. Pure. Private to the collection.
+
+An object is one line: {"kvm.cbt":"<kind>","version":1,"sha256":"<hex>","body":<JSON>} and a newline. The checksum
+covers the kind, the version and the body's very bytes, so a changed bit anywhere is noticed.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+import typing as t
+
+from ...errors import DamagedObject, RepositoryError
+
+MOST_VALUES = 1 << 18  # of one object, about; each takes a hundred bytes of memory
+DEEPEST = 32  # levels of lists and objects within each other
+_LONG_NUMBER = re.compile(rb"[0-9]{1000}")  # older Pythons take minutes for one of a few million digits
+_LINE = re.compile(rb'\{"kvm\.cbt":"([a-z]+)","version":([0-9]{1,9}),"sha256":"([0-9a-f]{64})","body":(\{.*\})\}\n', re.DOTALL)
+
+
+def _digest(kind: str, version: int, body: bytes) -> str:
+    return hashlib.sha256(f"{kind} {version} ".encode() + body).hexdigest()
+
+
+def text(body: t.Mapping[str, t.Any]) -> bytes:
+    """A body's bytes; equal bodies give equal bytes. Names of files that are not UTF-8 come back as they were."""
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
+
+
+def encode(kind: str, version: int, body: t.Mapping[str, t.Any]) -> bytes:
+    """An object of this kind around ``body``; equal bodies give equal bytes."""
+    data = text(body)
+    return b'{"kvm.cbt":"%s","version":%d,"sha256":"%s","body":%s}\n' % (kind.encode(), version, _digest(kind, version, data).encode(), data)
+
+
+@functools.cache
+def shape_of(record: t.Any) -> t.Mapping[str, t.Any]:
+    """The types of a dataclass's fields, by name."""
+    return t.get_type_hints(record)
+
+
+def _fits(value: t.Any, wanted: t.Any) -> bool:
+    """True if a value from JSON is of a type, such as ``t.Optional[str]``, a list's, a mapping's or a dataclass's."""
+    if wanted is t.Any:
+        return True
+    if isinstance(wanted, type):
+        if dataclasses.is_dataclass(wanted):
+            return isinstance(value, dict) and all(_fits(value.get(field), each) for field, each in shape_of(wanted).items())
+        return isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)  # True is no number here
+    origin, arguments = t.get_origin(wanted), t.get_args(wanted)
+    if origin is t.Union:
+        return any(_fits(value, each) for each in arguments)
+    if origin is collections.abc.Mapping:
+        return isinstance(value, dict) and all(_fits(each, arguments[1]) for each in value.values())
+    if origin in (list, tuple):
+        return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value)
+    return False
+
+
+def parsed(data: bytes) -> t.Dict[str, t.Any]:
+    """An object of JSON. Raises ValueError if it is none, or too much of one: no more is parsed than memory is there for."""
+    if values_in(data) > MOST_VALUES or _LONG_NUMBER.search(data):
+        raise ValueError("it has more values, or a longer number, than an object may have")
+    try:
+        # Decoded here, for json takes bytes in other encodings too, in which a long number is not seen above.
+        body: t.Dict[str, t.Any] = json.loads(data.decode(errors="surrogatepass"))
+    except RecursionError as error:
+        raise ValueError("its values are nested too deep") from error
+    level: t.List[t.Any] = [body]
+    for _depth in range(DEEPEST):
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each) if isinstance(inner, (dict, list))]
+        if not level:
+            return body
+    raise ValueError("its values are nested too deep")
+
+
+def values_in(data: bytes) -> int:
+    """Not fewer than the values there are in JSON."""
+    return sum(map(data.count, (b",", b":", b"[", b"{")))
+
+
+def decode(kind: str, version: int, data: bytes, name: str, shape: t.Optional[t.Mapping[str, t.Any]] = None) -> t.Dict[str, t.Any]:
+    """The body of an object, whose fields are of the types that ``shape`` has for them; others may be beside them.
+
+    Raises DamagedObject if it is not what was written, RepositoryError if it is of a newer version than ``version``.
+    """
+    match = _LINE.fullmatch(data)
+    if match is None or match.group(1).decode() != kind:
+        raise DamagedObject(f"{name} is damaged: it is not a {kind} of kvm.cbt")
+    found = int(match.group(2))
+    if _digest(kind, found, match.group(4)) != match.group(3).decode():
+        raise DamagedObject(f"{name} is damaged: its checksum does not match")
+    if found > version:
+        raise RepositoryError(f"{name} has format {found}; this version of kvm.cbt reads up to format {version}. Update the collection.")
+    try:
+        body = parsed(match.group(4))
+    except ValueError as error:  # made with a checksum, but not as JSON
+        raise DamagedObject(f"{name} is damaged: it cannot be read ({error})") from error
+    wrong = [field for field, wanted in (shape or {}).items() if not _fits(body.get(field), wanted)]
+    if wrong:
+        raise DamagedObject(f"{name} is damaged: it lacks what a {kind} must have ({', '.join(wrong)})")
+    return body

@@ -1,0 +1,217 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Restore points and their manifests. Pure. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import re
+import secrets
+import typing as t
+
+from ...errors import DamagedObject, RepositoryError
+from . import envelope, names
+
+VERSION = 1
+KIND = "manifest"
+LARGEST_DISK = 1 << 50  # bytes
+MOST_DISKS = 4096
+MOST_FILES = 8192
+_LEAST_MEMORY = 320 << 20  # bytes for manifests: about thirty thousand of one disk each, which take half of it
+_MEMORY_SHARE = 64  # the part of a host's memory that manifests may take, where it is more
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def most_manifests(memory: int) -> int:
+    """How many bytes the manifests that are kept at one time may take on a host with so much memory."""
+    return max(_LEAST_MEMORY, memory // _MEMORY_SHARE)
+
+
+MOST_MANIFESTS = most_manifests(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+Key = t.Tuple[str, str]  # domain UUID and id of a restore point
+
+
+class Budget:
+    """How much memory the manifests that are kept at one time take, about, and an end to it."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    def take(self, manifest: bytes) -> bytes:
+        """A manifest that is about to be kept, or nothing for one that is only named. Raises RepositoryError if there are too many of them."""
+        self._taken += 1024 + len(manifest) * (1 if manifest.isascii() else 4) + 64 * envelope.values_in(manifest)
+        if self._taken > MOST_MANIFESTS:
+            raise RepositoryError(
+                f"The manifests of the restore points take more than {MOST_MANIFESTS >> 20} MiB of memory. Restore a machine by its UUID,"
+                f" which reads no other manifests. For all else use a host with more than {MOST_MANIFESTS * _MEMORY_SHARE >> 30} GiB of memory,"
+                " have cbt_retention keep fewer restore points there, and back up to several repositories."
+            )
+        return manifest
+
+
+def new_id(now: datetime.datetime) -> str:
+    """A restore point id: UTC time to the second and a random suffix, sortable by name."""
+    return f"{now.astimezone(datetime.timezone.utc):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredFile:
+    """An object of a restore point beside its manifest, and what it must be: name in its folder, bytes, SHA-256 in hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DiskRecord:
+    """One disk of a restore point. All sizes in bytes.
+
+    ``mode`` tells how it was read (full, incremental, differential, copy, scan) and ``reason`` why; ``source`` is
+    where its image was. ``image`` keeps the original image's properties, ``statistics`` the counts of the run.
+    """
+
+    target: str
+    size: int
+    mode: str
+    reason: str
+    map: StoredFile
+    source: t.Optional[str]
+    image: t.Mapping[str, t.Any]
+    statistics: t.Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class RestorePoint:
+    """One consistent image of all protected disks of a domain, plus its configuration.
+
+    ``parent`` is the point it was compared with, ``checkpoint`` the libvirt checkpoint taken in the same instant (None
+    for a copy or where nothing can be tracked), ``incremental_set`` the id of the point that began its history, ``repository``
+    the id of the repository it is in.
+    ``created`` is UTC in ISO 8601. ``files`` are the configuration files by name. ``dedup`` is where equal blocks were looked for
+    (repository, domain, none).
+    """
+
+    id: str
+    repository: str
+    domain: str
+    uuid: str
+    created: str
+    parent: t.Optional[str]
+    checkpoint: t.Optional[str]
+    checkpoint_xml: t.Optional[str]
+    incremental_set: str
+    consistency: str
+    disks: t.Tuple[DiskRecord, ...]
+    files: t.Mapping[str, StoredFile]
+    autostart: bool
+    tags: t.Mapping[str, str]
+    pinned: bool
+    host: str
+    versions: t.Mapping[str, str]
+    dedup: str = "repository"
+
+    @property
+    def key(self) -> Key:
+        """What tells it from all others of its repository."""
+        return self.uuid, self.id
+
+    @property
+    def folder(self) -> str:
+        """Where its objects live."""
+        return names.point_folder(self.uuid, self.id)
+
+    def object_name(self, file: StoredFile) -> str:
+        """Name of one of its objects."""
+        return names.point_file(self.uuid, self.id, file.name)
+
+    @property
+    def stored_files(self) -> t.Tuple[StoredFile, ...]:
+        """All its objects but the manifest: maps and configuration."""
+        return (*(disk.map for disk in self.disks), *self.files.values())
+
+    def disk(self, target: str) -> t.Optional[DiskRecord]:
+        """The disk of this target, or None."""
+        return next((disk for disk in self.disks if disk.target == target), None)
+
+
+def ordered(found: t.Iterable[RestorePoint]) -> t.List[RestorePoint]:
+    """Restore points oldest first: by time, but never before the point they were made from.
+
+    So a clock that was set back does not make an older point the latest.
+    """
+    known = {point.key: point for point in found}
+    keys: t.Dict[Key, t.Tuple[str, int]] = {}
+    for start in known:
+        line: t.Dict[Key, RestorePoint] = {}  # from this point to the oldest whose place is not known yet
+        place = start
+        while place in known and place not in keys and place not in line:
+            line[place] = known[place]
+            place = (place[0], line[place].parent or "")
+        for place, each in reversed(list(line.items())):
+            before = keys.get((each.uuid, each.parent or ""), ("", 0))
+            keys[place] = (each.created, 0) if each.created > before[0] else (before[0], before[1] + 1)
+    return sorted(known.values(), key=lambda point: (keys[point.key], point.id, point.uuid))
+
+
+def encode(point: RestorePoint) -> bytes:
+    """The manifest of a restore point."""
+    body = dataclasses.asdict(point)
+    if point.dedup == RestorePoint.dedup:  # manifests did not always have it, and this is what those are taken for
+        del body["dedup"]
+    return envelope.encode(KIND, VERSION, body)
+
+
+def decode(data: bytes, name: str) -> RestorePoint:
+    """A restore point from its manifest. Raises as ``envelope.decode`` does."""
+    shape = {**envelope.shape_of(RestorePoint), "dedup": t.Optional[str]}  # manifests did not always have it
+    body = envelope.decode(KIND, VERSION, data, name, shape)
+    try:
+        disks = tuple(DiskRecord(**{**disk, "map": StoredFile(**disk["map"])}) for disk in body["disks"])
+        files = {key: StoredFile(**file) for key, file in body["files"].items()}
+        point = RestorePoint(**{**body, "disks": disks, "files": files})
+        created = datetime.datetime.fromisoformat(point.created)
+        if created.tzinfo is None or not 1970 <= created.year < 9999:  # a zone or a span leads to no year that there is not
+            raise ValueError("its time has no time zone or is not a possible time")
+    except (TypeError, ValueError) as error:
+        raise DamagedObject(f"{name} is damaged: it lacks what a manifest must have ({error})") from error
+    try:
+        check(point)
+    except DamagedObject as error:
+        raise DamagedObject(f"{name} is damaged: {error}") from error
+    if name != names.manifest(point.uuid, point.id):
+        raise DamagedObject(f"{name} is damaged: it is the manifest of {point.id} of {point.uuid}")
+    return point
+
+
+def check(point: RestorePoint) -> None:
+    """Raise DamagedObject if a restore point cannot be one: for a name that is not of the grammar, one that is there twice, or a size."""
+    names.check_uuid(point.uuid)
+    names.check_point_id(point.id)
+    names.check_point_id(point.incremental_set)
+    names.check_repository_id(point.repository)
+    names.check_domain_name(point.domain)
+    if point.parent is not None:
+        names.check_point_id(point.parent)
+    if len(point.disks) > MOST_DISKS or len(point.files) > MOST_FILES:
+        raise DamagedObject(f"it has {len(point.disks)} disks and {len(point.files)} files, and at most {MOST_DISKS} and {MOST_FILES} are possible")
+    for disk in point.disks:
+        names.check_map_name(disk.map.name, names.check_target(disk.target))
+        if not 0 <= disk.size <= LARGEST_DISK:
+            raise DamagedObject(f"disk {disk.target} cannot have {disk.size} bytes")
+    for file in (*point.files, *(each.name for each in point.files.values())):
+        names.check_file_name(file)
+    for stored in point.stored_files:
+        if not 0 <= stored.size <= names.largest(point.object_name(stored)) or not _SHA256.fullmatch(stored.sha256):
+            raise DamagedObject(f"{stored.name} cannot have {stored.size} bytes and the SHA-256 {names.shown(stored.sha256)}")
+    _check_unique("disk", [disk.target for disk in point.disks])
+    _check_unique("object", [stored.name for stored in point.stored_files])
+
+
+def _check_unique(what: str, found: t.Sequence[str]) -> None:
+    if len(set(found)) < len(found):
+        raise DamagedObject(f"it names {what} {next(each for each in found if found.count(each) > 1)} twice")

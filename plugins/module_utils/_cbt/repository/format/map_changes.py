@@ -1,0 +1,52 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where two extent maps name other places. Pure. Private to the collection."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ...grid import block_count
+from .maps import ExtentMap, Run
+
+
+class Change(t.NamedTuple):
+    """Blocks from ``first`` to before ``stop`` that lie in other places in two maps; None where they are zero."""
+
+    first: int
+    stop: int
+    before: t.Optional[Run]
+    after: t.Optional[Run]
+
+
+class _Cursor:
+    """Walks the runs of a map forward."""
+
+    def __init__(self, extents: ExtentMap) -> None:
+        self._runs = extents.runs()
+        self._run = next(self._runs, None)
+
+    def piece(self, first: int, stop: int) -> t.Tuple[t.Optional[Run], int]:
+        """The run that covers ``first``, if one does, and where that changes, at the latest at ``stop``."""
+        while self._run is not None and self._run.stop <= first:
+            self._run = next(self._runs, None)
+        if self._run is None or self._run.first >= stop:
+            return None, stop
+        if self._run.first > first:
+            return None, self._run.first
+        return self._run, min(self._run.stop, stop)
+
+
+def changes(old: ExtentMap, new: ExtentMap) -> t.Iterator[Change]:
+    """What lies elsewhere in ``new``, in order. That it lies elsewhere does not mean that its content is another."""
+    befores, afters = _Cursor(old), _Cursor(new)
+    first, end = 0, block_count(max(old.size, new.size))
+    while first < end:
+        before, stop = befores.piece(first, end)
+        after, stop = afters.piece(first, stop)
+        before = before.part(first, stop) if before is not None else None
+        after = after.part(first, stop) if after is not None else None
+        if before != after:
+            yield Change(first, stop, before, after)
+        first = stop

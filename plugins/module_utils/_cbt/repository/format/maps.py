@@ -1,0 +1,304 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Extent maps: which pack holds each block of one disk at one restore point. Pure. Private to the collection.
+
+Sorted runs of consecutive blocks lying consecutively in one pack; what no run covers is zero. Kept in
+columns, because a large disk with scattered changes has millions of runs. Layout, integers little-endian:
+
+    magic (8), version (2), zero (2), block size (4), disk size (8), number of packs (4), zero (4), number of runs (8),
+    SHA-256 of these 40 bytes and the columns as they are before compression (32), then zlib of the columns:
+    per pack: id (16), size (8), blocks (4)
+    gaps (8 each: blocks between the end of the run before and this one's first), counts (4 each),
+    packs (4 each: index into the packs above), ordinals (4 each: of the first block in that pack)
+"""
+
+from __future__ import annotations
+
+import array
+import bisect
+import contextlib
+import dataclasses
+import hashlib
+import struct
+import sys
+import typing as t
+import zlib
+
+from ...errors import DamagedObject, RepositoryError
+from ...files import Buffer
+from ...grid import BLOCK_SIZE, block_count
+from . import codecs
+from .packs import PackRef, check_ref
+
+VERSION = 1
+MAGIC = b"KVMCBTMP"
+MOST_RUNS = 1 << 23  # of one map, with which it takes 160 MiB; half a TiB in single blocks that are not neighbours
+MOST_PACKS = 1 << 20  # of one map: 64 TiB
+HEADER = struct.Struct("<8sHHIQIIQ")
+PACK = struct.Struct("<16sQI")
+_COLUMNS = (("Q", 8), ("I", 4), ("I", 4), ("I", 4))
+_RUN_BYTES = sum(width for _code, width in _COLUMNS)
+_PIECE = 4 << 20  # bytes
+PORTION = 16  # blocks read from a pack, and written, at once: 1 MiB
+_MAX_COUNT = (1 << 32) - 1
+
+
+class Run(t.NamedTuple):
+    """``count`` blocks from block ``first`` lie in ``pack`` from ``ordinal`` on."""
+
+    first: int
+    count: int  # type: ignore[assignment]  # hides tuple's method
+    pack: PackRef
+    ordinal: int
+
+    @property
+    def stop(self) -> int:
+        """First block after it."""
+        return self.first + self.count
+
+    def part(self, first: int, stop: int) -> Run:
+        """The piece of it between two blocks within it."""
+        return Run(first, stop - first, self.pack, self.ordinal + first - self.first)
+
+
+def _column(code: str, width: int, length: int = 0) -> array.array[int]:
+    column = array.array(code, [0]) * length
+    if column.itemsize != width:  # C's int is 4 bytes wherever QEMU runs
+        raise RepositoryError(f"This machine's integers have {column.itemsize} bytes, not {width}.")
+    return column
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtentMap:
+    """The map of a disk of ``size`` bytes. Make one with MapBuilder or ``decode``."""
+
+    size: int
+    packs: t.Tuple[PackRef, ...]
+    _firsts: array.array[int]
+    _counts: array.array[int]
+    _packs: array.array[int]
+    _ordinals: array.array[int]
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def run(self, index: int) -> Run:
+        """The run at a position."""
+        return Run(self._firsts[index], self._counts[index], self.packs[self._packs[index]], self._ordinals[index])
+
+    def runs(self, first: int = 0, stop: t.Optional[int] = None) -> t.Iterator[Run]:
+        """The runs between two blocks, cut to that range, in order."""
+        stop = block_count(self.size) if stop is None else stop
+        index = max(0, bisect.bisect_right(self._firsts, first) - 1)
+        while index < len(self) and self._firsts[index] < stop:
+            run = self.run(index)
+            if run.stop > first < stop:
+                yield run.part(max(run.first, first), min(run.stop, stop))
+            index += 1
+
+    @property
+    def stored_blocks(self) -> int:
+        """Number of blocks that are not zero."""
+        return sum(self._counts)
+
+    def encode(self) -> bytes:
+        """The map as an object's bytes."""
+        if len(self) > MOST_RUNS or len(self.packs) > MOST_PACKS:
+            raise RepositoryError(
+                f"A disk lies in {len(self)} pieces of {len(self.packs)} packs, and at most {MOST_RUNS} and {MOST_PACKS} can be read again."
+                " Defragment it, or split it into several disks."
+            )
+        gaps, end = _column("Q", 8), 0
+        for first, count in zip(self._firsts, self._counts):
+            gaps.append(first - end)
+            end = first + count
+        table = b"".join(PACK.pack(ref.id, ref.size, ref.blocks) for ref in self.packs)
+        head = HEADER.pack(MAGIC, VERSION, 0, BLOCK_SIZE, self.size, len(self.packs), 0, len(self))
+        columns: t.List[Buffer] = [table, *(memoryview(_little(each)) for each in (gaps, self._counts, self._packs, self._ordinals))]
+        # One after another, and none is copied: those of millions of runs take as much memory as all the rest of a backup.
+        proof, engine, stored = hashlib.sha256(head), zlib.compressobj(6), []
+        for column in columns:
+            proof.update(column)
+            stored.append(engine.compress(column))
+        return b"".join((head, proof.digest(), *stored, engine.flush()))
+
+
+def _little(column: array.array[int]) -> array.array[int]:
+    if sys.byteorder == "little":
+        return column
+    swapped = array.array(column.typecode, column)
+    swapped.byteswap()
+    return swapped
+
+
+def decode(data: bytes, size: t.Optional[int] = None) -> ExtentMap:
+    """A map from an object's bytes, ``size`` being that of the disk it must be of.
+
+    Raises DamagedObject if anything in it is not as written, RepositoryError if its version is not known.
+    """
+    head = _header(data, size)
+    columns = [_column(code, width, head.runs) for code, width in _COLUMNS]
+    table = bytearray(head.packs * PACK.size)
+    _fill(data, head, [memoryview(table), *(memoryview(column).cast("B") for column in columns if column)])
+    if sys.byteorder != "little":
+        for column in columns:
+            column.byteswap()
+    return _checked(head.size, _refs(table), columns)
+
+
+def decode_packs(data: bytes, size: t.Optional[int] = None) -> t.Tuple[PackRef, ...]:
+    """Only the packs a map names; raises as ``decode`` does."""
+    head = _header(data, size)
+    table = bytearray(head.packs * PACK.size)
+    _fill(data, head, [memoryview(table)])
+    return _refs(table)
+
+
+class _Header(t.NamedTuple):
+    """What is to be expected of a map: the disk's size, how many packs and runs, and the bytes of the columns."""
+
+    size: int
+    packs: int
+    runs: int
+    columns: int
+
+
+def _header(data: bytes, wanted: t.Optional[int]) -> _Header:
+    """What a map begins with, held against what the disk's size allows before any of it is believed."""
+    if len(data) < HEADER.size + 32 or data[:8] != MAGIC:
+        raise DamagedObject("it is not an extent map")
+    _magic, version, _zero, block_size, size, packs, _zero2, runs = HEADER.unpack_from(data)
+    if version != VERSION:
+        raise _unknown(data, version)
+    if wanted is not None and size != wanted:
+        raise DamagedObject("it is of a disk of another size")
+    if block_size != BLOCK_SIZE or runs > min(block_count(size), MOST_RUNS) or packs > min(runs, MOST_PACKS):
+        raise DamagedObject("its header is not what was written")
+    # zlib cannot blow up its input more than about 1032 times, so a lying header costs no more than that.
+    expected = packs * PACK.size + runs * _RUN_BYTES
+    if expected > len(data) * 1100:
+        raise DamagedObject("its header is not what was written")
+    return _Header(size, packs, runs, expected)
+
+
+def _unknown(data: bytes, version: int) -> RepositoryError:
+    """The error where a map is of another version, or its header was changed. Of what is behind that one nothing is known but its checksum."""
+    proof, engine, rest = hashlib.sha256(data[: HEADER.size]), zlib.decompressobj(), data[HEADER.size + 32 :]
+    with contextlib.suppress(zlib.error):
+        done = 0
+        while rest and done < MOST_RUNS * _RUN_BYTES:
+            piece = engine.decompress(rest, _PIECE)
+            rest, done = engine.unconsumed_tail, done + len(piece)
+            proof.update(piece)
+    if proof.digest() != data[HEADER.size : HEADER.size + 32]:
+        return DamagedObject("its checksum does not match")
+    return RepositoryError(f"An extent map has format {version}; this version of kvm.cbt reads format {VERSION}. Update it.")
+
+
+def _fill(data: bytes, head: _Header, sections: t.List[memoryview]) -> None:
+    """Unpack the columns one after another into memory that is there already; what is behind the last one is proven and dropped."""
+    proof = hashlib.sha256(data[: HEADER.size])
+    number = place = 0
+    for piece in codecs.inflated(memoryview(data)[HEADER.size + 32 :], head.columns):
+        proof.update(piece)
+        rest = memoryview(piece)
+        while rest and number < len(sections):
+            taken = min(len(rest), len(sections[number]) - place)
+            sections[number][place : place + taken] = rest[:taken]
+            rest, place = rest[taken:], place + taken
+            if place == len(sections[number]):
+                number, place = number + 1, 0
+    if proof.digest() != data[HEADER.size : HEADER.size + 32]:
+        raise DamagedObject("its checksum does not match")
+
+
+def _refs(table: bytearray) -> t.Tuple[PackRef, ...]:
+    refs = tuple(map(PackRef._make, PACK.iter_unpack(table)))
+    for ref in refs:
+        check_ref(ref)
+    return refs
+
+
+def _checked(size: int, refs: t.Tuple[PackRef, ...], columns: t.List[array.array[int]]) -> ExtentMap:
+    """A map of these columns, the first of which has the gaps and is given the first blocks in their place."""
+    firsts, end, limit = columns[0], 0, block_count(size)
+    for index, (gap, count, pack, ordinal) in enumerate(zip(*columns)):
+        first = end + gap
+        end = first + count
+        if not count or end > limit or pack >= len(refs) or ordinal + count > refs[pack].blocks:
+            raise DamagedObject("its runs do not fit the disk or the packs")
+        firsts[index] = first
+    return ExtentMap(size, refs, firsts, columns[1], columns[2], columns[3])
+
+
+class MapBuilder:
+    """Builds the map of a disk of ``size`` bytes from what was found, block range by block range, in order.
+
+    What is not spoken of stays as it was in ``parent``; without a parent it is zero.
+    """
+
+    def __init__(self, size: int, parent: t.Optional[ExtentMap] = None) -> None:
+        self._size = size
+        self._parent = parent
+        self._packs: t.Dict[bytes, int] = {}
+        self._refs: t.Dict[bytes, PackRef] = {}
+        self._firsts, self._counts = _column("Q", 8), _column("I", 4)
+        self._indexes, self._ordinals = _column("I", 4), _column("I", 4)
+        self._spoken = 0  # blocks before this one are settled
+
+    def zero(self, first: int, count: int) -> None:
+        """These blocks read as zero now."""
+        self._settle(first, count)
+
+    def keep(self, first: int, count: int) -> None:
+        """These blocks are as in the parent."""
+        self._settle(first, 0)
+        self._inherit(first + count)
+
+    def place(self, first: int, count: int, pack: bytes, ordinal: int) -> None:
+        """These blocks lie in the pack with this id, from ``ordinal`` on."""
+        self._settle(first, count)
+        self._append(first, count, pack, ordinal)
+
+    def finish(self, written: t.Mapping[bytes, PackRef]) -> ExtentMap:
+        """The map; ``written`` tells of the packs that were given by id. Nothing can be added any more."""
+        self._inherit(block_count(self._size))
+        self._parent = None  # as large as the map itself
+        refs = tuple(self._refs.get(pack) or written[pack] for pack in self._packs)
+        return ExtentMap(self._size, refs, self._firsts, self._counts, self._indexes, self._ordinals)
+
+    def _settle(self, first: int, count: int) -> None:
+        if first < self._spoken:
+            raise ValueError(f"block {first} was already spoken of")
+        self._inherit(first)
+        self._spoken = first + count
+
+    def _inherit(self, stop: int) -> None:
+        if self._parent is not None and self._spoken < stop:
+            for run in self._parent.runs(self._spoken, stop):
+                self._refs[run.pack.id] = run.pack
+                self._append(run.first, run.count, run.pack.id, run.ordinal)
+        self._spoken = max(self._spoken, stop)
+
+    def _append(self, first: int, count: int, pack: bytes, ordinal: int) -> None:
+        index = self._packs.setdefault(pack, len(self._packs))
+        if self._continues(first, count, index, ordinal):
+            self._counts[-1] += count
+            return
+        self._firsts.append(first)
+        self._counts.append(count)
+        self._indexes.append(index)
+        self._ordinals.append(ordinal)
+
+    def _continues(self, first: int, count: int, index: int, ordinal: int) -> bool:
+        if not self._counts or self._firsts[-1] + self._counts[-1] != first or self._indexes[-1] != index:
+            return False
+        return self._ordinals[-1] + self._counts[-1] == ordinal and self._counts[-1] + count <= _MAX_COUNT
+
+
+def portions(extents: ExtentMap) -> t.Iterator[Run]:
+    """The runs of a map cut to at most PORTION blocks each."""
+    for run in extents.runs():
+        for first in range(run.first, run.stop, PORTION):
+            yield run.part(first, min(first + PORTION, run.stop))

@@ -1,0 +1,88 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Zstandard, by whichever module this Python has for it. Private to the collection.
+
+Both are bound to the length a block must have, whatever a frame promises.
+"""
+
+from __future__ import annotations
+
+import threading
+import typing as t
+
+from ...files import Buffer
+
+_WINDOW_LOG = 17  # more than a block ever needs
+
+
+class Zstd(t.Protocol):
+    """One frame at a time. May be used from several threads."""
+
+    error: t.Type[Exception]
+
+    def compress(self, data: Buffer, level: int) -> bytes:
+        """One frame that holds the data; ``level`` is 1 to 22."""
+
+    def decompress(self, payload: Buffer, length: int) -> bytes:
+        """At most ``length`` bytes of what a frame holds. Raises ``error``."""
+
+
+class ZstandardModule:
+    """Of the module zstandard, which distributions package. A context must not be used by two threads at once, and is slow to make."""
+
+    def __init__(self, module: t.Any) -> None:
+        self._module = module
+        self._contexts = threading.local()
+        self.error: t.Type[Exception] = module.ZstdError
+
+    def _context(self, name: str, make: t.Callable[[], t.Any]) -> t.Any:
+        if not hasattr(self._contexts, name):
+            setattr(self._contexts, name, make())
+        return getattr(self._contexts, name)
+
+    def compress(self, data: Buffer, level: int) -> bytes:
+        context = self._context(f"compressor{level}", lambda: self._module.ZstdCompressor(level=level))
+        return t.cast(bytes, context.compress(data))
+
+    def decompress(self, payload: Buffer, length: int) -> bytes:
+        # It allocates what a frame promises, whatever it is told, and takes a frame without promise as it is told.
+        if self._module.frame_content_size(payload) not in (length, -1):
+            raise self._module.ZstdError("the frame promises another length")
+        context = self._context("decompressor", lambda: self._module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG))
+        return t.cast(bytes, context.decompress(payload, max_output_size=length))
+
+
+class StandardLibrary:
+    """Of compression.zstd, which Python has from 3.14 on."""
+
+    def __init__(self, module: t.Any) -> None:
+        self._module = module
+        self.error: t.Type[Exception] = module.ZstdError
+
+    def compress(self, data: Buffer, level: int) -> bytes:
+        return t.cast(bytes, self._module.compress(data, level))
+
+    def decompress(self, payload: Buffer, length: int) -> bytes:
+        options = {self._module.DecompressionParameter.window_log_max: _WINDOW_LOG}
+        engine = self._module.ZstdDecompressor(options=options)
+        data = engine.decompress(payload, length)
+        if not engine.eof:
+            raise self._module.ZstdError("the frame does not end where it should")
+        return t.cast(bytes, data)
+
+
+def installed() -> t.Optional[Zstd]:
+    """What this Python has for it, None if nothing."""
+    try:
+        import zstandard
+
+        return ZstandardModule(zstandard)
+    except ImportError:
+        pass
+    try:
+        from compression import zstd  # type: ignore[import-not-found,unused-ignore]
+
+        return StandardLibrary(zstd)
+    except ImportError:
+        return None

@@ -1,0 +1,126 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a host knows of the repository at a location, and what speaks against one found there now. Pure. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ...errors import DamagedObject
+from ..format import envelope, manifests, names
+from ..format.manifests import Key, RestorePoint
+
+KIND = "known"
+VERSION = 1
+_SHAPE = {"location": str, "id": str, "encrypted": bool, "newest": t.Mapping[str, str], "last": t.Optional[str]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """The id of a repository, whether it is encrypted, and the restore points by which a host notices that it went back.
+
+    ``newest`` is the id of the newest point of each domain, by UUID; ``last`` the point that this host wrote or saw last.
+    """
+
+    id: str
+    encrypted: bool
+    newest: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    last: t.Optional[Key] = None
+
+    def without_points(self) -> Known:
+        """The same repository, of whose points nothing is known."""
+        return Known(self.id, self.encrypted)
+
+
+def encode(known: Known, location: str) -> bytes:
+    """The bytes that are kept; ``location`` is for people who look into the file."""
+    body = {"location": location, "id": known.id, "encrypted": known.encrypted, "newest": dict(known.newest)}
+    return envelope.encode(KIND, VERSION, {**body, "last": "/".join(known.last) if known.last else None})
+
+
+def decode(data: bytes, name: str) -> Known:
+    """From the bytes that were kept. Raises as ``envelope.decode`` does."""
+    body = envelope.decode(KIND, VERSION, data, name, _SHAPE)
+    last = body["last"] and _key(body["last"], name)
+    for uuid, point_id in body["newest"].items():
+        _key(f"{uuid}/{point_id}", name)
+    return Known(body["id"], body["encrypted"], body["newest"], last)
+
+
+def _key(text: str, name: str) -> Key:
+    """The UUID and the id in a text. Each becomes part of object names, so neither may be anything else."""
+    uuid, _slash, point_id = text.partition("/")
+    try:
+        return names.check_uuid(uuid), names.check_point_id(point_id)
+    except DamagedObject as error:
+        raise DamagedObject(f"{name} is damaged: {error}") from error
+
+
+def objection(known: t.Optional[Known], found: t.Optional[Known], location: str) -> t.Optional[str]:
+    """Why the repository found at a location cannot be the one known there; None if it may be, or if none was known."""
+    if known is None or found == known or (found is not None and (found.id, found.encrypted) == (known.id, known.encrypted)):
+        return None
+    if found is None:
+        return f"The repository {known.id} that this host knows in {location} is missing."
+    now, before = (_kind(each.encrypted) for each in (found, known))
+    if found.id == known.id:
+        return f"The repository in {location} is {now}, but this host knows it as {before}, which cannot change: its configuration was replaced."
+    kind = f", which is {now}; the one before was {before}" if now != before else ""
+    return f"The repository in {location} is not the one that this host knows there: it is {found.id} in place of {known.id}{kind}."
+
+
+def _kind(encrypted: bool) -> str:
+    return "encrypted" if encrypted else "not encrypted"
+
+
+def went_back(key: Key, location: str) -> str:
+    """Why a repository that lacks a restore point went back."""
+    return (
+        f"The repository in {location} went back: restore point {key[1]} of domain {key[0]}, which this host knows, is neither there, nor in the trash,"
+        " nor recorded as removed. An older copy of the repository was put in its place, or the point was deleted by other means."
+    )
+
+
+def absent(known: Known, found: t.Sequence[RestorePoint], uuid: t.Optional[str] = None) -> t.List[Key]:
+    """The newest points that a list of all restore points, or of those of one domain, does not show."""
+    expected = {(domain, point_id) for domain, point_id in known.newest.items() if uuid in (None, domain)}
+    return sorted(expected - {point.key for point in found})
+
+
+def after_listing(known: Known, found: t.Sequence[RestorePoint], uuid: t.Optional[str] = None) -> Known:
+    """What is known after a list of all restore points, or of those of one domain, in order, oldest first."""
+    others = {domain: point_id for domain, point_id in known.newest.items() if uuid not in (None, domain)}
+    newest = {**others, **{point.uuid: point.id for point in found}}
+    if uuid is None:
+        return dataclasses.replace(known, newest=newest, last=found[-1].key if found else None)
+    there = {point.key for point in found}
+    gone = known.last is not None and known.last[0] == uuid and known.last not in there
+    return dataclasses.replace(known, newest=newest, last=None if gone else known.last)
+
+
+def after_publishing(known: Known, point: RestorePoint, newest: t.Optional[RestorePoint] = None) -> Known:
+    """What is known after a restore point appeared; ``newest`` was the newest of its domain, as far as a list showed it."""
+    latest = manifests.ordered([newest, point])[-1] if newest is not None else point
+    return dataclasses.replace(known, newest={**known.newest, point.uuid: latest.id}, last=point.key)
+
+
+def merged(kept: t.Optional[Known], before: t.Optional[Known], after: Known) -> Known:
+    """What is to be kept where a run knew ``before`` when it began and knows ``after`` now.
+
+    What another run of this host kept meanwhile stays: each point a run learned of replaces only the one that it knew before.
+    """
+    if kept is None or kept == before:
+        return after
+    if kept.id != after.id:
+        return kept  # another run took a new repository for the known one
+    known = before.newest if before is not None else {}
+    newest = dict(kept.newest)
+    for domain in {*after.newest, *known}:
+        if kept.newest.get(domain) == known.get(domain):
+            newest.pop(domain, None)
+            if domain in after.newest:
+                newest[domain] = after.newest[domain]
+    last = after.last if kept.last == (before.last if before is not None else None) else kept.last
+    return dataclasses.replace(after, newest=newest, last=last)

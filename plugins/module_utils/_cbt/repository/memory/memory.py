@@ -1,0 +1,190 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A run's memory of the repository at a location: what the host knew of it is checked, and what the run sees is kept. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import threading
+import typing as t
+
+from ...errors import CbtError, Refused
+from ..format.configuration import Configuration
+from ..format.manifests import Key, RestorePoint
+from ..repository import Repository
+from ..sharing import removals
+from ..stores import mounts
+from ..stores.base import Store
+from . import host_state, known_repositories
+from .known_repositories import Known
+
+_MOST_LINKS = 40  # of a path; the kernel's limit
+
+
+def _unheard(_warning: str) -> None:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """How a run remembers: whether it accepts a repository that is new or went back, and whether it keeps what it sees.
+
+    ``option`` is what a message names for accepting; ``warn`` takes warnings.
+    """
+
+    accept: bool = False
+    keep: bool = True
+    option: str = "accept_repository"
+    warn: t.Callable[[str], None] = _unheard
+
+
+def address(store: Store) -> str:
+    """A location as it is remembered first: however its path is written, and with the server where there are several."""
+    return addresses(store)[-1]
+
+
+def addresses(store: Store) -> t.List[str]:
+    """What a location may be remembered as: its path with none of its links followed, with the first, and so on, and with all.
+
+    On a share, the store can put a link in the place of a folder of the path.
+    """
+    if store.local_path is None:
+        return [f"{store.location} at {getattr(store, 'endpoint', 'its server')}"]
+    found: t.List[str] = []
+    following = os.path.abspath(store.local_path)
+    while following and following not in found and len(found) < _MOST_LINKS:
+        found.append(following)
+        following = _first_link_followed(following)
+    return [*found, os.path.realpath(store.local_path)]
+
+
+def _first_link_followed(path: str) -> str:
+    """An absolute path with the target of its first link in the place of that; empty if it has none."""
+    parts = path.split("/")
+    for count in range(2, len(parts) + 1):
+        with contextlib.suppress(OSError):  # it is no link
+            target = os.readlink("/".join(parts[:count]))
+            return os.path.normpath(os.path.join("/".join(parts[: count - 1]) or "/", target, *parts[count:]))
+    return ""
+
+
+def _file_of(location: str) -> str:
+    return f"{hashlib.sha256(os.fsencode(location)).hexdigest()[:32]}.json"
+
+
+def _is_remembered(location: str) -> bool:
+    with contextlib.suppress(OSError):  # the warning comes when it is read
+        return host_state.read(_file_of(location)) is not None
+    return False
+
+
+class Memory:
+    """What this host knows of the repository in a store. May be used from several threads."""
+
+    def __init__(self, store: Store, terms: Terms) -> None:
+        self._store, self._terms = store, terms
+        known_as = addresses(store)
+        self._address = next((each for each in known_as[:-1] if _is_remembered(each)), known_as[-1])
+        self._file = _file_of(self._address)
+        self._turn = threading.RLock()
+        self._newest: t.Dict[str, RestorePoint] = {}  # as a list showed them
+        self._published = self._warned = False
+        self._kept = self._known = self._recalled()
+
+    def check_identity(self, found: t.Optional[Configuration]) -> None:
+        """Raise Refused if the repository found, None for none, is not the one known. One that is new to this host is kept."""
+        now = Known(found.id, found.encrypted) if found is not None else None
+        reason = known_repositories.objection(self._known, now, self._store.location)
+        if reason is not None:
+            self._object(reason)
+        if reason is not None or (self._known is None and now is not None):
+            self._replace(now)
+
+    def check_last(self, repository: Repository) -> None:
+        """Raise Refused if the point that this host wrote or saw last vanished."""
+        if self._known is not None and self._known.last is not None:
+            self._check(repository, [self._known.last])
+
+    def listed(self, repository: Repository, found: t.Sequence[RestorePoint], uuid: t.Optional[str]) -> None:
+        """Hold a list of all restore points, or of one domain's, against what is known. Raises Refused if a known point vanished."""
+        with self._turn:
+            if self._known is None:
+                return
+            self._check(repository, known_repositories.absent(self._known, found, uuid))
+            self._newest.update((point.uuid, point) for point in found)
+            after = known_repositories.after_listing(self._known, found, uuid)
+            self._learn(dataclasses.replace(after, last=self._known.last) if self._published else after)
+
+    def published(self, point: RestorePoint) -> None:
+        """Note a restore point that this run made exist."""
+        with self._turn:
+            if self._known is not None:
+                self._published = True
+                self._learn(known_repositories.after_publishing(self._known, point, self._newest.get(point.uuid)))
+
+    def _check(self, repository: Repository, keys: t.Iterable[Key]) -> None:
+        for key in keys:
+            if removals.vanished(repository, key):
+                self._object(known_repositories.went_back(key, self._store.location))
+                self._replace(self._known.without_points() if self._known is not None else None)
+                return
+
+    def _object(self, reason: str) -> None:
+        if self._terms.accept:
+            return
+        check = mounts.advice(self._store.local_path)
+        raise Refused(f"{reason} {check} If this state is intended, accept it once with {self._terms.option}: true.")
+
+    def _learn(self, after: Known) -> None:
+        """Keep what is known now, together with what other runs of this host kept meanwhile, unless nothing is new."""
+        if after == self._known:
+            return
+        before, self._known = self._kept, after
+        self._keep(lambda kept: known_repositories.merged(kept, before, after))
+        if self._terms.keep and self._kept is not None and self._kept.id == after.id:
+            self._known = self._kept
+
+    def _replace(self, now: t.Optional[Known]) -> None:
+        """Keep this state in place of the known one."""
+        self._known = now
+        self._keep(lambda _kept: now)
+
+    def _keep(self, change: t.Callable[[t.Optional[Known]], t.Optional[Known]]) -> None:
+        if not self._terms.keep:
+            return
+
+        def changed(data: t.Optional[bytes]) -> t.Optional[bytes]:
+            kept = None
+            with contextlib.suppress(CbtError):  # a warning came with the first reading
+                kept = self._decoded(data)
+            self._kept = change(kept)
+            return known_repositories.encode(self._kept, self._address) if self._kept is not None else None
+
+        try:
+            host_state.update(self._file, changed)
+        except OSError as error:
+            self._warn("keep", error)
+
+    def _recalled(self) -> t.Optional[Known]:
+        try:
+            return self._decoded(host_state.read(self._file))
+        except (OSError, CbtError) as error:
+            self._warn("read", error)
+            return None
+
+    def _decoded(self, data: t.Optional[bytes]) -> t.Optional[Known]:
+        return known_repositories.decode(data, self._file) if data is not None else None
+
+    def _warn(self, what: str, error: Exception) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        self._terms.warn(
+            f"Cannot {what} the known state of the repository {self._store.location} in {host_state.shown_folder()}: {why.rstrip('.')}."
+            " Until this works, a repository that was replaced or went back is not noticed. Check the owner, mode and space of that folder."
+        )

@@ -1,0 +1,107 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading blocks and directories of packs, with a bounded cache. Private to the collection."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import typing as t
+
+from ...errors import DamagedObject
+from ...files import Buffer
+from ...grid import BLOCK_SIZE, block_length
+from ..crypto.keys import TAG_SIZE, Keys, PackKeys, PlainKeys
+from ..format import packs
+from ..format.maps import Run
+from ..format.packs import BlockEntry, Directory, Encoded, PackRef
+from ..stores.base import Store
+
+Block = t.TypeVar("Block")
+
+CACHED_BLOCKS = 1 << 18  # directory entries kept; about 16 MiB
+
+
+class PackReader:
+    """Gives checked directories and blocks. May be used from several threads."""
+
+    def __init__(self, store: Store, keys: t.Optional[Keys] = None) -> None:
+        self._store = store
+        self.keys: Keys = keys or PlainKeys()
+        self._lock = threading.Lock()
+        self._cache: collections.OrderedDict[bytes, Directory] = collections.OrderedDict()
+        self._cached = 0
+
+    def directory(self, ref: PackRef) -> Directory:
+        """The directory of a pack.
+
+        Raises ObjectMissing if there is no such pack and DamagedObject if it is not what was written.
+        """
+        with self._lock:
+            known = self._cache.get(ref.id)
+            if known is not None:
+                self._cache.move_to_end(ref.id)
+                return known
+        packs.check_ref(ref)
+        size = self._store.size(ref.name)
+        if size != ref.size:
+            raise DamagedObject(f"Pack {ref.id.hex()} is damaged: it has {size} bytes instead of {ref.size}")
+        head = self._store.get_range(ref.name, 0, packs.HEADER.size)
+        rest = self._store.get_range(ref.name, ref.directory_offset, ref.size - ref.directory_offset)
+        directory = packs.parse_directory(ref, head, rest, self.keys.pack(ref.id))
+        with self._lock:
+            if ref.id not in self._cache:
+                self._cache[ref.id] = directory
+                self._cached += len(directory)
+            while self._cached > CACHED_BLOCKS and len(self._cache) > 1:
+                self._cached -= len(self._cache.popitem(last=False)[1])
+        return directory
+
+    def blocks(self, ref: PackRef, first: int, count: int) -> t.Iterator[t.Union[Buffer, DamagedObject]]:
+        """``count`` consecutive blocks, read at once; in place of each that is damaged, the fault.
+
+        Raises as ``directory`` does, and RepositoryError if the store cannot be read.
+        """
+        return self._each(ref, first, count, packs.decode)
+
+    def disk_blocks(self, run: Run, size: int) -> t.Iterator[t.Union[Buffer, DamagedObject]]:
+        """The same of a run of a disk with this size; a block that is not as long as the disk's is damaged."""
+        for index, block in enumerate(self.blocks(run.pack, run.ordinal, run.count)):
+            if isinstance(block, DamagedObject) or len(block) == block_length(run.first + index, size):
+                yield block
+            else:
+                yield DamagedObject(f"block {run.ordinal + index} of pack {run.pack.id.hex()} is of another length than the disk's")
+
+    def encoded(self, ref: PackRef, first: int, count: int) -> t.Iterator[t.Union[Encoded, DamagedObject]]:
+        """The same as ``blocks``, proven as well, but ready to be stored elsewhere."""
+        return self._each(ref, first, count, packs.encoded)
+
+    def _one_by_one(
+        self, ref: PackRef, first: int, count: int, make: t.Callable[[BlockEntry, int, Buffer, PackKeys, Keys], Block]
+    ) -> t.Iterator[t.Union[Block, DamagedObject]]:
+        """The same where a directory has a length that no block has, of which no more is read."""
+        for ordinal in range(first, first + count):
+            if count == 1:
+                yield DamagedObject(f"block {ordinal} of pack {ref.id.hex()}: its stored length is more than any block takes")
+            else:
+                yield from self._each(ref, ordinal, 1, make)
+
+    def _each(
+        self, ref: PackRef, first: int, count: int, make: t.Callable[[BlockEntry, int, Buffer, PackKeys, Keys], Block]
+    ) -> t.Iterator[t.Union[Block, DamagedObject]]:
+        directory = self.directory(ref)
+        if first + count > len(directory):
+            raise DamagedObject(f"Pack {ref.id.hex()} holds {len(directory)} blocks, not the {first + count} its map asks for")
+        start, length = directory.span(first, count)
+        if length > count * (BLOCK_SIZE + TAG_SIZE):
+            yield from self._one_by_one(ref, first, count, make)
+            return
+        payloads = memoryview(self._store.get_range(ref.name, start, length))
+        for ordinal in range(first, first + count):
+            entry = directory.entry(ordinal)
+            offset = entry.offset - start
+            try:
+                yield make(entry, ordinal, payloads[offset : offset + entry.stored], directory.keys, self.keys)
+            except DamagedObject as error:
+                yield DamagedObject(f"block {ordinal} of pack {ref.id.hex()}: {error}")

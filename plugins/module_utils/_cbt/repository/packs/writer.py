@@ -1,0 +1,162 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writing blocks into packs from several threads. Private to the collection."""
+
+from __future__ import annotations
+
+import array
+import concurrent.futures
+import contextlib
+import threading
+import typing as t
+
+from ...errors import RepositoryError
+from ..crypto.keys import Keys
+from ..format import hooks, names, packs
+from ..format.hooks import PackHooks
+from ..format.packs import Encoded, PackRef
+from ..stores.base import Store, Upload
+
+_UNSEALED = 64  # packs, where the store has no limit of its own: each is an open file, of which a process often has 1024
+
+
+class Placement(t.NamedTuple):
+    """Where consecutive blocks went: ``ordinal`` of the first in the pack with this id."""
+
+    pack: bytes
+    ordinal: int
+
+
+class _OpenPack:
+    """A pack being filled. ``pending`` counts writes under way; the last one out of a closed pack seals it."""
+
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self.id = packs.new_id()
+        self.keys = keys.pack(self.id)
+        self.upload: Upload = store.upload(names.pack(self.id))
+        self.directory = bytearray()
+        self.end = packs.HEADER.size
+        self.pending = 0
+        self.closed = False
+
+    @property
+    def blocks(self) -> int:
+        return len(self.directory) // packs.ENTRY.size
+
+    @property
+    def full(self) -> bool:
+        return self.end >= packs.TARGET_SIZE or self.blocks >= packs.MAX_BLOCKS
+
+    @property
+    def block_ids(self) -> t.Iterator[bytes]:
+        return (bytes(self.directory[start : start + 32]) for start in range(0, len(self.directory), packs.ENTRY.size))
+
+    def seal(self) -> PackRef:
+        ending = packs.ending(self.id, bytes(self.directory), self.end, self.keys)
+        self.upload.write([packs.header(self.id)], 0)
+        self.upload.write([ending], self.end)
+        self.upload.commit()
+        return PackRef(self.id, self.end + len(ending), self.blocks)
+
+
+class PackWriter:
+    """Appends blocks to packs. Threads reserve room under a lock, and seal and write side by side outside of it.
+
+    One writer serves all disks of a run, so a small incremental makes one small pack and not one per disk. Full packs
+    are sealed, which waits for the store, by threads of their own. A new one is begun only when not too many wait for that:
+    they are open files, or take memory. After an error every call raises it.
+    """
+
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self._store = store
+        self._keys = keys
+        self._changed = threading.Condition()
+        self._open: t.Optional[_OpenPack] = None
+        self._unsealed: t.Set[_OpenPack] = set()
+        self._sealed: t.Dict[bytes, PackRef] = {}
+        self._begun: t.List[bytes] = []
+        self._hooks: t.Dict[bytes, array.array[int]] = {}  # as tuples, those of a disk of 20 TiB took 400 MiB
+        self._error: t.Optional[BaseException] = None
+        self._most = store.open_uploads or _UNSEALED
+        self._sealer = concurrent.futures.ThreadPoolExecutor(max_workers=(store.open_uploads or 2) - 1)
+
+    def append(self, blocks: t.Sequence[Encoded]) -> Placement:
+        """Store blocks one after another in one pack. May be called from any thread.
+
+        Raises RepositoryError if the store fails.
+        """
+        lines = b"".join(packs.entry(block, self._keys.overhead) for block in blocks)
+        length = sum(len(block.payload) + self._keys.overhead for block in blocks)
+        with self._changed:
+            pack = self._pack_with_room()
+            placement, offset = Placement(pack.id, pack.blocks), pack.end
+            pack.directory += lines
+            pack.end += length
+            pack.pending += 1
+            if pack.full:
+                pack.closed, self._open = True, None
+        try:
+            pack.upload.write(pack.keys.seal_blocks(placement.ordinal, [block.payload for block in blocks]), offset)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            with self._changed:
+                pack.pending -= 1
+                last = pack.closed and pack.pending == 0
+        if last:
+            self._sealer.submit(self._seal, pack)
+        return placement
+
+    def _pack_with_room(self) -> _OpenPack:
+        while self._error is None and self._open is None and len(self._unsealed) >= self._most:
+            self._changed.wait()
+        if self._error is not None:
+            raise self._error
+        if self._open is None:
+            self._open = _OpenPack(self._store, self._keys)
+            self._unsealed.add(self._open)
+            self._begun.append(self._open.id)
+        return self._open
+
+    def _seal(self, pack: _OpenPack) -> None:
+        try:
+            ref = pack.seal()
+            keys = array.array("Q", hooks.choose(pack.block_ids))
+        except BaseException as error:
+            self._fail(error)
+            return
+        with self._changed:
+            self._sealed[ref.id] = ref
+            self._hooks[ref.id] = keys
+            self._unsealed.discard(pack)
+            self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    def finish(self) -> t.Mapping[bytes, PackRef]:
+        """Seal what is open and return all packs written, by id. No thread may append any more."""
+        if self._open is not None:
+            self._sealer.submit(self._seal, self._open)
+            self._open = None
+        self._sealer.shutdown()
+        if self._error is not None:
+            raise self._error
+        return dict(self._sealed)
+
+    def hooks(self) -> t.Iterator[PackHooks]:
+        """The hooks of all packs written, in the order in which these were begun. To be asked once it is finished."""
+        return (PackHooks(self._sealed[pack], tuple(self._hooks[pack])) for pack in self._begun)
+
+    def discard(self) -> None:
+        """Delete everything this writer stored: nothing has named it yet. What the store does not delete is left to the collector."""
+        self._sealer.shutdown(cancel_futures=True)
+        for pack in list(self._unsealed):
+            pack.upload.abandon()
+        for ref in self._sealed.values():
+            with contextlib.suppress(RepositoryError):
+                self._store.delete(ref.name)

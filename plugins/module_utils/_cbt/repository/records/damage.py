@@ -1,0 +1,115 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is known to be damaged, so that nothing new is built on it and it can be healed. Private to the collection.
+
+``damaged/<pack id>`` is written by whoever read a pack twice and found it unsound both times. It may be lost: then the
+damage is found again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import typing as t
+
+from ...errors import DamagedObject, ObjectMissing
+from ...parallel import side_by_side
+from ..format import envelope, names
+from ..format.maps import ExtentMap, Run
+from ..format.packs import PackRef
+from ..repository import Repository
+from ..stores.base import Store
+
+VERSION = 1
+KIND = "damage"
+_SHAPE = {"blocks": t.Optional[t.List[int]], "cause": str}
+
+
+@dataclasses.dataclass(frozen=True)
+class PackDamage:
+    """Which blocks of a pack cannot be read, by ordinal; None for all of them. ``cause`` is what was found first."""
+
+    blocks: t.Optional[t.FrozenSet[int]]
+    cause: str
+
+    def covers(self, ordinal: int) -> bool:
+        """True if this block cannot be read."""
+        return self.blocks is None or ordinal in self.blocks
+
+
+Damages = t.Mapping[bytes, PackDamage]  # by pack id
+
+
+def encode(damage: PackDamage) -> bytes:
+    """The object of a damage."""
+    blocks = None if damage.blocks is None else sorted(damage.blocks)
+    return envelope.encode(KIND, VERSION, {"blocks": blocks, "cause": damage.cause})
+
+
+def decode(data: bytes, name: str) -> PackDamage:
+    """A damage from its object. Raises as ``envelope.decode`` does."""
+    body = envelope.decode(KIND, VERSION, data, name, _SHAPE)
+    blocks = body.get("blocks")
+    return PackDamage(None if blocks is None else frozenset(blocks), body["cause"])
+
+
+def read(repository: Repository, pack_id: bytes) -> t.Optional[PackDamage]:
+    """What is recorded of a pack, None for nothing. A record that cannot be read itself counts for all of its pack."""
+    name = names.damage_of(pack_id)
+    try:
+        return decode(repository.get_object(name), name)
+    except ObjectMissing:
+        return None
+    except DamagedObject as error:
+        return PackDamage(None, str(error))
+
+
+def read_all(repository: Repository) -> t.Dict[bytes, PackDamage]:
+    """Everything recorded. Raises RepositoryError if listing fails."""
+    found = {}
+    for _name, taken in names.of_kind(repository.store.list(names.DAMAGED), names.DAMAGED_KIND):
+        recorded = read(repository, taken.pack)
+        if recorded is not None:
+            found[taken.pack] = recorded
+    return found
+
+
+def unsound_packs(refs: t.Collection[PackRef], store: Store) -> t.Dict[bytes, PackDamage]:
+    """Those of the packs that are missing or have another size than when they were written: one look at each, side by side, none is read.
+
+    A listing would not do: it tells of all packs of the repository, one page after the other, and most maps name few of them.
+    """
+
+    def fault(ref: PackRef) -> t.Optional[str]:
+        try:
+            size = store.size(ref.name)
+        except ObjectMissing:
+            return f"pack {ref.id.hex()} is missing"
+        except DamagedObject as error:
+            return str(error)
+        return f"pack {ref.id.hex()} has {size} bytes instead of {ref.size}" if size != ref.size else None
+
+    faults = zip(refs, side_by_side(fault, refs))
+    return {ref.id: PackDamage(None, cause) for ref, cause in faults if cause is not None}
+
+
+def damaged_runs(extents: ExtentMap, damages: Damages) -> t.Iterator[Run]:
+    """The pieces of a map whose blocks are damaged, in order. Pure."""
+    concerned = {ref.id: damages[ref.id] for ref in extents.packs if ref.id in damages}
+    if not concerned:
+        return
+    for run in extents.runs():
+        damage = concerned.get(run.pack.id)
+        if damage is not None:
+            yield from _pieces(run, damage)
+
+
+def _pieces(run: Run, damage: PackDamage) -> t.Iterator[Run]:
+    if damage.blocks is None:
+        yield run
+        return
+    for covered, blocks in itertools.groupby(range(run.first, run.stop), lambda block: damage.covers(run.ordinal + block - run.first)):
+        if covered:
+            found = list(blocks)
+            yield run.part(found[0], found[-1] + 1)

@@ -1,0 +1,93 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Choosing restore points by domain, id and time. Pure. Private to the collection."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import typing as t
+
+from ..errors import Refused
+from .format.manifests import RestorePoint
+
+# Python takes more forms, differently from version to version, and 2026-11-22+01:00 as one o'clock.
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?")
+
+
+def parse_time(text: str) -> datetime.datetime:
+    """A moment from ISO 8601, such as ``2026-11-22``, ``2026-11-22 14:30`` or ``2026-11-22T14:30:00+01:00``; without zone it is UTC.
+
+    A date alone means the end of that day, so that ``until`` takes it in. Raises Refused if it cannot be read.
+    """
+    match = _TIME.fullmatch(text.strip())
+    try:
+        if match is None:
+            raise ValueError(text)
+        moment = datetime.datetime.fromisoformat(match.group().replace("Z", "+00:00"))
+    except ValueError as error:
+        raise Refused(f"Cannot read the date {text}. Write it like 2026-11-22 14:30 or 2026-11-22T14:30:00+01:00.") from error
+    if match.group(1) is None:
+        moment += datetime.timedelta(days=1, microseconds=-1)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.timezone.utc)
+
+
+def of_domain(found: t.Sequence[RestorePoint], domain: str) -> t.List[RestorePoint]:
+    """The points of a domain given by name or UUID, oldest first.
+
+    Raises Refused if there are none, or if the name belongs to several machines.
+    """
+    mine = [point for point in found if domain in (point.uuid, point.domain)]
+    if not mine:
+        known = sorted({point.domain for point in found})
+        raise Refused(f"The repository holds no restore point of {domain}; it holds points of {', '.join(known) or 'no domain'}.")
+    uuids = {point.uuid: point for point in mine}
+    if len(uuids) > 1:
+        lines = "; ".join(f"{uuid} (last point {point.id})" for uuid, point in sorted(uuids.items()))
+        raise Refused(f"The repository holds restore points of {len(uuids)} machines called {domain}: {lines}. Give the UUID instead of the name.")
+    return mine
+
+
+def by_id(found: t.Sequence[RestorePoint], wanted: str) -> RestorePoint:
+    """The restore point with this id. Raises Refused if there is none."""
+    for point in found:
+        if point.id == wanted:
+            return point
+    raise Refused(f"The repository holds no restore point {wanted}.")
+
+
+def several(found: t.Sequence[RestorePoint], domain: t.Optional[str], wanted: t.Union[str, t.Sequence[str]]) -> t.List[RestorePoint]:
+    """Points of a domain, or of any: ``all``, ``latest`` of each domain, or those with the given ids. Raises Refused as ``choose`` does."""
+    mine = of_domain(found, domain) if domain is not None else list(found)
+    if wanted == "all":
+        return mine
+    if wanted == "latest":
+        return list({point.uuid: point for point in mine}.values())
+    chosen = []
+    for each in [wanted] if isinstance(wanted, str) else wanted:
+        matches = [point for point in mine if point.id == each]
+        if not matches:
+            raise Refused(f"The repository holds no restore point {each}{f' of {domain}' if domain else ''}.")
+        chosen += matches
+    return chosen
+
+
+def choose(found: t.Sequence[RestorePoint], domain: str, wanted: str = "latest", until: t.Optional[str] = None) -> RestorePoint:
+    """The restore point of a domain that was asked for: by id, the latest, or the latest not after ``until``.
+
+    Raises Refused if there is none.
+    """
+    mine = of_domain(found, domain)
+    if until is not None:
+        limit = parse_time(until)
+        before = [point for point in mine if datetime.datetime.fromisoformat(point.created) <= limit]
+        if not before:
+            raise Refused(f"There is no restore point of {domain} until {until}; the oldest is {mine[0].id}.")
+        return before[-1]
+    if wanted == "latest":
+        return mine[-1]
+    for point in mine:
+        if point.id == wanted:
+            return point
+    raise Refused(f"There is no restore point {wanted} of {domain}; the latest is {mine[-1].id}, the oldest {mine[0].id}.")

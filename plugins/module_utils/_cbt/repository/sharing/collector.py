@@ -1,0 +1,231 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reclaiming the space of what no restore point needs, beside running writers and other collectors. Private to the collection.
+
+Safe by the order of visible requests (docs/repository-format.md, Sharing a repository); the grace period and the lapse of
+leases are margins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import typing as t
+
+from ...errors import DamagedObject, ObjectLocked, ObjectMissing, Refused, StorageFull
+from ...parallel import side_by_side
+from ..format import envelope, names
+from ..format.manifests import Key, RestorePoint
+from ..repository import Repository
+from ..stores import reserve
+from ..stores.base import Entry
+from . import condemned, leases, removals
+from .leases import ASTRAY, LAPSE, Lease
+from .survey import Survey, expired, survey
+
+KIND = "collected"
+VERSION = 1
+_SHAPE = {"points": int}
+_FRESH = LAPSE / 2  # seconds for which a list of what is doomed surely counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """What a collection did, or would do: objects newly announced, objects and bytes deleted. ``foreign`` are warnings about files that are not objects.
+
+    ``unannounced`` objects could not be announced, because the store is full.
+    """
+
+    condemned: int
+    deleted: int
+    reclaimed_bytes: int
+    foreign: t.Tuple[str, ...] = ()
+    unannounced: int = 0
+
+    def after(self, before: t.Optional[Collected]) -> Collected:
+        """This collection and those before it, as one."""
+        if before is None:
+            return self
+        counts = (before.condemned + self.condemned, before.deleted + self.deleted, before.reclaimed_bytes + self.reclaimed_bytes)
+        return Collected(*counts, self.foreign, self.unannounced)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sorted:
+    """Objects that nothing needs: newly found, and those whose grace period is over; entries that announce nothing any more."""
+
+    fresh: t.Tuple[str, ...]
+    due: t.Mapping[str, int]
+    idle: t.Tuple[str, ...]
+
+
+def _sort(objects: t.Iterable[Entry], needed: Survey, announced: t.Mapping[str, float], spared_from: float, now: float, grace: float) -> _Sorted:
+    """Pure. ``spared_from`` is when the longest-running session began: what appeared since may be its own, still unnamed.
+
+    That holds for what was announced too, while the lease seemed to have lapsed: such an announcement is taken back.
+    """
+    fresh: t.List[str] = []
+    due: t.Dict[str, int] = {}
+    rightly = set()
+    for each in objects:
+        if not names.may_go(each.name) or needed.needs(each.name) or each.modified >= spared_from:
+            continue
+        since = announced.get(each.name, now)
+        if each.name in announced:
+            rightly.add(each.name)
+        else:
+            fresh.append(each.name)
+        if now - since >= grace:
+            due[each.name] = each.size
+    return _Sorted(tuple(fresh), due, tuple(name for name in announced if name not in rightly))
+
+
+class Collector:
+    """One run, at a time by the store's clock, with a grace period in seconds."""
+
+    def __init__(self, repository: Repository, now: float, grace: float) -> None:
+        self._repository, self._store = repository, repository.store
+        self._now, self._grace = now, grace
+
+    def predict(self, confirm_shrink: bool = False, without: t.Collection[Key] = (), back: t.Collection[RestorePoint] = ()) -> Collected:
+        """What ``collect`` would do now. Changes nothing.
+
+        ``without`` are points regarded as just removed, ``back`` as just brought back. Raises as ``collect`` does.
+        """
+        needed = survey(self._repository, self._now, self._grace, without, back)
+        self._refuse_shrunk(needed, confirm_shrink)
+        found = self._sorted(needed)
+        locked = side_by_side(self._locked, found.due)
+        due = [size for size, stays in zip(found.due.values(), locked) if not stays]
+        return Collected(len(found.fresh), len(due), sum(due), self._foreign)
+
+    def collect(self, lease: Lease, confirm_shrink: bool = False) -> Collected:
+        """Announce what nothing needs, delete what was announced long enough ago and is still not needed.
+
+        Raises Refused if far fewer restore points are found than the last time, unless ``confirm_shrink``; RepositoryError if
+        anything cannot be listed or read. Then nothing needed was deleted, and the next run goes on. Where the store is full, as much is
+        announced and deleted as there is room for.
+        """
+        self._store.spare = reserve.FOR_DELETING
+        first = self._survey()
+        self._refuse_shrunk(first, confirm_shrink)
+        found = self._sorted(first)
+        left = self._announce(found.fresh)
+        found = dataclasses.replace(found, due={name: size for name, size in found.due.items() if name not in left})
+        self._store.spare = 0
+        deleted = self._delete(found, lease) if found.fresh or found.due else {}
+        for _done in side_by_side(lambda name: condemned.pardon(self._repository, name), found.idle):
+            pass
+        self._record(first)
+        self._tidy(first)
+        return Collected(len(found.fresh) - len(left), len(deleted), sum(deleted.values()), self._foreign, len(left))
+
+    def _announce(self, fresh: t.Sequence[str]) -> t.Set[str]:
+        """Announce objects; returns those for whose announcement there is no room."""
+
+        def announce(name: str) -> bool:
+            try:
+                condemned.announce(self._repository, name)
+            except StorageFull:
+                return False
+            return True
+
+        left = [name for name, done in zip(fresh, side_by_side(announce, fresh)) if not done]
+        return {name for name in left if not announce(name)}  # one by one they need less room than several that are in the making at once
+
+    @property
+    def _foreign(self) -> t.Tuple[str, ...]:
+        return tuple(self._store.foreign.words())
+
+    def _survey(self) -> Survey:
+        return survey(self._repository, self._now, self._grace)
+
+    def _sorted(self, needed: Survey) -> _Sorted:
+        alive = [session.since for session in leases.sessions(self._repository) if not session.lapsed(self._now)]
+        objects = (entry for folder in (names.PACKS, names.POINTS) for entry in self._store.entries(folder))
+        announced = condemned.announced(self._repository)
+        return _sort(objects, needed, announced, min([*alive, self._now]), self._now, self._grace)
+
+    def _delete(self, found: _Sorted, lease: Lease) -> t.Dict[str, int]:
+        """Delete what is due, after a second look that sees whoever did not see the list; pardon what is named meanwhile."""
+        began = leases.moment()
+        lists = condemned.doom(self._repository, lease.id, list(found.due))
+        listed = [name for some in lists.values() for name in some]
+        again = self._survey()
+
+        def delete(name: str) -> bool:
+            if again.needs(name) or began.elapsed() >= _FRESH:
+                return False
+            try:
+                self._store.delete(name)
+            except ObjectLocked:
+                return False  # once the lock ends
+            condemned.pardon(self._repository, name)
+            return True
+
+        gone = {name: found.due[name] for name, done in zip(listed, side_by_side(delete, listed)) if done}
+        named = [name for name in {*found.fresh, *found.due} if again.needs(name)]
+        for _done in side_by_side(lambda name: condemned.pardon(self._repository, name), named):
+            pass
+        for each in lists:
+            self._repository.discard(each)
+        return gone
+
+    def _refuse_shrunk(self, found: Survey, confirmed: bool) -> None:
+        before = 0
+        with contextlib.suppress(ObjectMissing, DamagedObject):  # nothing to compare with
+            before = envelope.decode(KIND, VERSION, self._repository.get_object(names.RECORD), names.RECORD, _SHAPE)["points"]
+        if 0 < before >= found.points * 2 and not confirmed:
+            raise Refused(
+                f"Space was not reclaimed: {found.points} restore points are listed where there were {before} the last time, those removed"
+                " but still recoverable included. Check that the whole repository is there; if it is, set confirm_shrink: true."
+            )
+
+    def _record(self, found: Survey) -> None:
+        self._repository.put_object(names.RECORD, envelope.encode(KIND, VERSION, {"points": found.points - found.expired}))
+
+    def _tidy(self, needed: Survey) -> None:
+        """Remove what has had its time: trash entries, drafts and lists of dead sessions, leases long lapsed, records of damage of packs that are gone.
+
+        A restore point that leaves the trash is recorded as removed first.
+        """
+        old = self._over(needed)
+        for folder in (names.DRAFTS, names.DOOMED):
+            old += [entry.name for entry in self._store.entries(folder) if self._now - entry.modified > LAPSE + ASTRAY]
+        old += [entry.name for entry in self._store.entries(names.LEASES) if self._now - entry.modified > LAPSE + self._grace]
+        for name, taken in names.of_kind(self._store.list(names.DAMAGED), names.DAMAGED_KIND):
+            pack = names.pack(taken.pack)
+            if not needed.needs(pack) and not self._exists(pack):
+                old.append(name)
+        for _done in side_by_side(self._repository.discard, old):
+            pass
+
+    def _locked(self, name: str) -> bool:
+        with contextlib.suppress(ObjectMissing):
+            until = self._store.locked_until(name)
+            return until is not None and until > self._now
+        return False
+
+    def _over(self, needed: Survey) -> t.List[str]:
+        """Entries of the trash whose time is over. The points they kept are recorded as removed, but for those that were brought back."""
+        over: t.List[str] = []
+        gone: t.Set[Key] = set()
+        entries = [entry for entry in self._store.entries(names.TRASH) if expired(entry, self._now, self._grace)]
+        for entry, locked in zip(entries, side_by_side(lambda entry: self._locked(entry.name), entries)):
+            taken = names.parsed(entry.name)
+            exists = taken is not None and names.manifest(*taken.point) in needed.existing
+            if taken is None or locked or taken.point in needed.held or (exists and self._now - entry.modified <= LAPSE):
+                continue  # a young entry may be that of a removal which has yet to delete the manifest
+            over.append(entry.name)
+            if not exists:
+                gone.add(taken.point)
+        removals.record(self._repository, gone)
+        return over
+
+    def _exists(self, name: str) -> bool:
+        try:
+            self._store.size(name)
+        except ObjectMissing:
+            return False
+        return True

@@ -1,0 +1,77 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Objects on their way out, and what a writer asks before it publishes. Private to the collection.
+
+An object that nothing names is announced: ``condemned/<pack id>`` for a pack, ``condemned/<domain uuid>/<point id>/<file>`` for a
+file of a restore point. After the grace period, a collector writes the list of what it is about to delete to ``doomed/<session>``,
+looks once more for what is named, and only then deletes. An announcement may be taken back by anyone; a list only goes with the
+collector that wrote it, or once that is dead for certain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import typing as t
+
+from ...errors import ObjectMissing, StorageFull
+from ..format import envelope, names
+from ..repository import Repository
+
+KIND = "doomed"
+VERSION = 1
+_SHAPE = {"names": t.List[str]}
+_LISTED = 1024  # names in one list
+
+
+def announce(repository: Repository, name: str) -> None:
+    """Announce the end of an object; an announcement that stands keeps its time."""
+    repository.store.put(names.announcement(name), b"", replace=False)
+
+
+def pardon(repository: Repository, name: str) -> None:
+    """Take an announcement back."""
+    repository.discard(names.announcement(name))
+
+
+def announced(repository: Repository) -> t.Dict[str, float]:
+    """Names of the objects that are announced, and since when, in seconds by the store's clock."""
+    entries = ((names.announced(entry.name), entry.modified) for entry in repository.store.entries(names.CONDEMNED))
+    return {name: since for name, since in entries if name is not None}
+
+
+def doom(repository: Repository, session: str, objects: t.Sequence[str]) -> t.Dict[str, t.Sequence[str]]:
+    """List objects as about to be deleted by a session; returns what is on each list, by its name. The lists stand until the objects are gone.
+
+    If there is room for some of the lists only, the other objects are not listed. Raises StorageFull if there is room for none.
+    """
+    lists: t.Dict[str, t.Sequence[str]] = {}
+    for start in range(0, len(objects), _LISTED):
+        name, some = names.doomed(session, start // _LISTED), objects[start : start + _LISTED]
+        try:
+            repository.put_object(name, envelope.encode(KIND, VERSION, {"names": list(some)}))
+        except StorageFull:
+            if not lists:
+                raise
+            break
+        lists[name] = some
+    return lists
+
+
+def on_their_way_out(repository: Repository) -> t.Set[str]:
+    """Names of all objects that are announced or listed: nothing new may be made to rest on them.
+
+    What has just been deleted is no longer among them, so ask for its existence afterwards.
+    """
+    found = set(filter(None, map(names.announced, repository.store.list(names.CONDEMNED))))
+    return found | about_to_go(repository)
+
+
+def about_to_go(repository: Repository) -> t.Set[str]:
+    """Names of all objects that are listed as about to be deleted."""
+    found: t.Set[str] = set()
+    for name in list(repository.store.list(names.DOOMED)):
+        with contextlib.suppress(ObjectMissing):  # all on it is deleted or spared since it was listed
+            listed = envelope.decode(KIND, VERSION, repository.get_object(name), name, _SHAPE)["names"]
+            found.update(each for each in listed if names.may_go(each))
+    return found

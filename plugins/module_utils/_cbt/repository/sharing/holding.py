@@ -1,0 +1,90 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Taking a hold beside retention, compaction and collectors (docs/repository-format.md, Holds). Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import secrets
+import socket
+import typing as t
+
+from ...errors import DamagedObject, ObjectMissing, ReadOnly, Refused, RepositoryError
+from ...printable import printable
+from ..format.manifests import RestorePoint
+from ..repository import Repository
+from . import holds, publishing
+from .holds import Hold
+
+
+class Attempt(t.NamedTuple):
+    """The hold that was taken, or why there is none."""
+
+    hold: t.Optional[Hold]
+    warning: t.Optional[str]
+
+
+def hold(repository: Repository, point: RestorePoint, purpose: str) -> Hold:
+    """Keep a restore point, and all it rests on, until ``holds.release``. Serve from the ``point`` of the hold: that is what it keeps.
+
+    The hold is written first, and then the point is looked at again: whoever removes or collects something first, one of the two
+    sees the other. Raises Refused if the point is gone by then, DamagedObject if it is not whole, ReadOnly if no hold can be written.
+    """
+    taken = Hold(secrets.token_hex(8), point.key, _line(socket.gethostname()), _line(purpose))
+    with _withdrawing(repository, taken.name):
+        try:
+            kept = _kept(repository, taken)
+            proven = dataclasses.replace(taken, since=repository.store.modified(taken.name), point=kept)
+        except ObjectMissing as error:
+            raise Refused(f"Restore point {point.id} of {point.domain} cannot be held: it was removed. Choose another one.") from error
+        repository.put_object(taken.name, holds.encode(proven, kept))
+    return proven
+
+
+@contextlib.contextmanager
+def _withdrawing(repository: Repository, name: str) -> t.Iterator[None]:
+    """Delete a hold if the block fails."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(RepositoryError):  # the error says more
+            repository.discard(name)
+        raise
+
+
+def _kept(repository: Repository, taken: Hold) -> RestorePoint:
+    """Write a hold of the point as it is now; returns that, once it is certain that it stays. Raises ObjectMissing if the point is gone."""
+    while True:
+        point = repository.point(*taken.key)
+        repository.put_object(taken.name, holds.encode(taken, point))
+        # In this order: a point that still stands once nothing was found to be lost did not lose anything before either.
+        lost = publishing.lost(repository, point)
+        if publishing.stands(repository, point):
+            if lost:
+                raise DamagedObject(f"Restore point {point.id} of {point.domain} cannot be held: {_told(lost)}. Verify it, or choose another one.")
+            return point
+        # Its blocks were moved meanwhile, or it was removed.
+
+
+def _told(lost: t.Set[str]) -> str:
+    first, others = min(lost), len(lost) - 1
+    return f"{first}{f' and {others} other objects' if others else ''} it needs is missing, damaged or about to be deleted"
+
+
+def _line(text: str) -> str:
+    return printable(text)[: holds.LONGEST] or "unknown"
+
+
+def hold_if_writable(repository: Repository, point: RestorePoint, purpose: str) -> Attempt:
+    """Hold a restore point, or say why a repository that cannot be written to serves it without a hold. Raises as ``hold`` does otherwise."""
+    try:
+        return Attempt(hold(repository, point, purpose), None)
+    except ReadOnly as error:
+        why = str(error).rstrip(".")
+        return Attempt(
+            None,
+            f"Restore point {point.id} of {point.domain} is used without a hold, because the repository is read-only here: {why}."
+            f" If retention removes the point elsewhere, {_line(purpose)} fails. Pin the point, or give this host write access.",
+        )

@@ -1,0 +1,139 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Holds: what keeps restore points while machines are served from them. Private to the collection.
+
+``holds/<domain uuid>/<point id>/<hold id>`` keeps a restore point, and all that its manifest named when the hold was taken, for as long
+as the object exists. No clock ends it. It carries that manifest, so that no run which moves blocks takes away what is served. Its name
+alone says which point it keeps, so that a damaged hold frees nothing. ``holding`` takes holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import typing as t
+
+from ...errors import DamagedObject, Held, ObjectMissing
+from ..format import envelope, manifests, names
+from ..format.manifests import Budget, Key, RestorePoint
+from ..repository import Repository
+from ..stores.base import LATEST
+
+KIND = "hold"
+VERSION = 1
+LONGEST = 255  # characters of a host's name, and of a purpose
+_SHAPE = {"host": str, "purpose": str, "since": t.Union[None, int, float], "manifest": str}
+
+
+@dataclasses.dataclass(frozen=True)
+class Hold:
+    """A hold of the restore point ``key`` for a ``purpose`` on ``host``, ``since`` then, in seconds by the store's clock.
+
+    ``since`` is None until the point was found whole after the hold was written. ``point`` is what it keeps, as it was when the hold was
+    taken. Of a hold that cannot be read, ``flaw`` says why, and only id and key are known.
+    """
+
+    id: str
+    key: Key
+    host: str = ""
+    purpose: str = ""
+    since: t.Optional[float] = None
+    point: t.Optional[RestorePoint] = None
+    flaw: t.Optional[str] = None
+
+    @property
+    def name(self) -> str:
+        """Name of its object."""
+        return names.hold(*self.key, self.id)
+
+    @property
+    def begun(self) -> t.Optional[str]:
+        """When it began: UTC in ISO 8601."""
+        return datetime.datetime.fromtimestamp(int(self.since), datetime.timezone.utc).isoformat() if self.since is not None else None
+
+    @property
+    def reason(self) -> str:
+        """Why a restore point is kept."""
+        if self.flaw is not None:
+            return f"held by {self.name}, which cannot be read"
+        return f"held by {self.purpose} on {self.host}" + (f" since {self.begun}" if self.begun else "")
+
+
+def encode(hold: Hold, point: RestorePoint) -> bytes:
+    """The object of a hold that keeps a point."""
+    manifest = manifests.encode(point).decode(errors="surrogatepass")
+    return envelope.encode(KIND, VERSION, {"host": hold.host, "purpose": hold.purpose, "since": hold.since, "manifest": manifest})
+
+
+def decode(data: bytes, name: str) -> t.Tuple[Hold, RestorePoint]:
+    """A hold from its object, and what it keeps. Raises as ``envelope.decode`` does."""
+    taken = names.parsed(name)
+    if taken is None or taken.kind is not names.HOLD_KIND:
+        raise DamagedObject(f"{names.shown(name)} is not the name of a hold")
+    body = envelope.decode(KIND, VERSION, data, name, _SHAPE)
+    since = body.get("since")
+    if not (_is_line(body["host"]) and _is_line(body["purpose"])):
+        raise DamagedObject(f"{name} is damaged: its host or its purpose is not a line of text")
+    if since is not None and not 0 <= since <= LATEST:
+        raise DamagedObject(f"{name} is damaged: its start time is not a valid time")
+    try:
+        point = manifests.decode(body["manifest"].encode(errors="surrogatepass"), names.manifest(*taken.point))
+    except DamagedObject as error:
+        raise DamagedObject(f"{name} is damaged: {error}") from error
+    return Hold(taken.parts["mark"], taken.point, body["host"], body["purpose"], since, point), point
+
+
+def _is_line(text: str) -> bool:
+    return 0 < len(text) <= LONGEST and text.isprintable()
+
+
+def listed(repository: Repository) -> t.List[Hold]:
+    """All holds, the oldest first, those that cannot be read among them. Raises RepositoryError if listing fails."""
+    return _listed(repository, names.HOLDS)
+
+
+def of(repository: Repository, key: Key) -> t.List[Hold]:
+    """The holds of a restore point, as ``listed`` gives them."""
+    return _listed(repository, names.holds_folder(*key))
+
+
+def _listed(repository: Repository, folder: str) -> t.List[Hold]:
+    found = []
+    budget = Budget()
+    for name, taken in names.of_kind(repository.store.list(folder), names.HOLD_KIND):
+        try:
+            found.append(decode(budget.take(repository.get_object(name)), name)[0])
+        except ObjectMissing:
+            continue  # released since it was listed
+        except DamagedObject as error:
+            budget.take(b"")
+            found.append(Hold(taken.parts["mark"], taken.point, flaw=f"{str(error).rstrip('.')}. {how_to_end(name)}"))
+    return sorted(found, key=lambda hold: (hold.since or 0.0, hold.name))
+
+
+def how_to_end(name: str) -> str:
+    """What to do about a hold that nothing needs any more."""
+    return f"Delete {name} from the repository if nothing uses the restore point any more."
+
+
+def release(repository: Repository, hold_id: str) -> None:
+    """End a hold, from any host. One that has ended already stays ended.
+
+    Raises ObjectLocked if the store still locks the object: the hold then lasts until it is released after that.
+    """
+    for name, taken in list(names.of_kind(repository.store.list(names.HOLDS), names.HOLD_KIND)):
+        if taken.parts["mark"] == hold_id:
+            repository.store.delete(name)
+
+
+def check_free(repository: Repository, key: Key) -> None:
+    """Raise Held if a restore point is held."""
+    found = of(repository, key)
+    if found:
+        told = "; ".join(f"{each.reason} (hold {each.id})" for each in found)
+        raise Held(
+            f"Restore point {key[1]} of {key[0]} cannot be removed: it is {told}. End what uses it with the module that started it,"
+            f" which can run on any host. {how_to_end(found[0].name)}",
+            tuple(each.reason for each in found),
+        )

@@ -1,0 +1,204 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Making a restore point exist beside collectors. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import typing as t
+
+from ...errors import DamagedObject, Held, ObjectMissing, RepositoryError
+from ..format import manifests, names
+from ..format.manifests import RestorePoint
+from ..repository import Repository
+from . import condemned, holds, leases, removals, trash
+from .leases import LAPSE, STEADY, Lease, Moment
+from .wholeness import needed, unsound, whole_point, with_whole_maps
+
+_FRESH = LAPSE / 2  # seconds for which a draft surely counts, with as much again for the one request after the last look
+_ATTEMPTS = 3  # at giving a point back what it named
+
+Again = t.Callable[[t.Set[str]], RestorePoint]
+
+
+def resting_on(repository: Repository, point: RestorePoint) -> t.Iterator[str]:
+    """Names of all objects a restore point names; nothing is read before the first name is asked for: most stores lock nothing."""
+    yield from needed(repository, point)
+
+
+def _unsure(_name: str) -> bool:
+    return False
+
+
+def lost(repository: Repository, point: RestorePoint, there: t.Callable[[str], bool] = _unsure) -> t.Set[str]:
+    """Names of the objects a restore point rests on which are gone, cut off or on their way out; what is surely ``there`` is not asked for."""
+    try:
+        objects = needed(repository, point)
+    except ObjectMissing:
+        return set(map(point.object_name, point.stored_files))
+    leaving = objects.keys() & condemned.on_their_way_out(repository)
+    return leaving | unsound(repository, {name: size for name, size in objects.items() if name not in leaving and not there(name)})
+
+
+@contextlib.contextmanager
+def _drafting(lease: Lease) -> t.Iterator[t.Callable[[RestorePoint], Moment]]:
+    """A function that puts a manifest as a draft, which collectors heed, and tells since when. The drafts go in the end."""
+    drafts: t.List[str] = []
+
+    def draft(point: RestorePoint) -> Moment:
+        lease.renew()
+        began = leases.moment()
+        # A name of its own each time: a collector that is just about to remove an outdated draft must not hit this one.
+        drafts.append(names.draft(lease.id, point.uuid, point.id, secrets.token_hex(8)))
+        lease.repository.put_object(drafts[-1], manifests.encode(point))
+        return began
+
+    try:
+        yield draft
+    finally:
+        for name in drafts:
+            with contextlib.suppress(RepositoryError):  # it counts for nothing once it is old
+                lease.repository.discard(name)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _exists(repository: Repository, point: RestorePoint) -> bool:
+    try:
+        return repository.store.size(names.manifest(*point.key)) >= 0
+    except DamagedObject:
+        return True
+    except ObjectMissing:
+        return False
+
+
+@contextlib.contextmanager
+def _unpublishing(repository: Repository, put: t.Sequence[RestorePoint]) -> t.Iterator[None]:
+    """If the block fails, delete the manifest that was put last, if it stands: what it names is lost."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(RepositoryError):  # the error says more
+            if put and stands(repository, put[-1]):
+                _withdraw(repository, put[-1])
+        raise
+
+
+def publish(lease: Lease, point: RestorePoint, again: Again, appears: t.Callable[[], None] = _nothing, yields: bool = False) -> RestorePoint:
+    """Make a restore point exist, or replace its manifest; all it names must be stored. Returns the point that exists then.
+
+    ``appears`` is called just before others may see the point. With ``yields``, a whole point of this id that another run published
+    stays, and is returned; one that is not whole is replaced.
+
+    The manifest is put as a draft, and only then the writer looks for what is about to be deleted: whichever of writer and collector
+    acted first, one of them sees the other. What is lost is given to ``again``, which stores it anew under other names and
+    returns the point that names them. So a point that exists is complete at every moment.
+    """
+    repository = lease.repository
+    put: t.List[RestorePoint] = []
+    with _drafting(lease) as draft:
+        while True:
+            began = draft(point)
+            missed = lost(repository, point)
+            looked = leases.moment()
+            if missed:
+                with _unpublishing(repository, put):
+                    point = again(missed)
+            elif began.elapsed() < _FRESH:
+                other = whole_point(repository, *point.key) if yields else None
+                if other is not None and other not in put:
+                    return other
+                appears()
+                replaces = not yields or bool(put) or _exists(repository, point)
+                put.append(point)
+                if repository.publish(point, replaces) and looked.elapsed() < STEADY:
+                    if repository.watch is not None:
+                        repository.watch.published(point)
+                    return point
+                # Another run published it in this moment. Or the put took so long that the draft may have counted for nothing before the
+                # point was there.
+
+
+def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Collection[str]) -> bool:
+    """Replace the manifest of a restore point by one that names ``new`` objects besides some of those it named before.
+
+    Done as ``publish`` does it, but what the point named before is there for as long as the point is, so of that only is
+    asked whether it is on its way out: one request for all. False, and nothing is changed, if something is, if something
+    new is gone, or if the point is not what it was ``before`` any more. If the manifest appeared so late that the draft may have
+    counted for nothing, what it names is looked at again: see ``_settled``. A point that was removed meanwhile stays removed.
+    """
+    repository = lease.repository
+    records = removals.objects(repository, before.uuid)
+    with _drafting(lease) as draft:
+        began = draft(after)
+        # In this order: a point that still stands once nothing was found to be on its way out did not lose anything before either.
+        if _lacks(repository, after, lambda name: name not in new) or not stands(repository, before):
+            return False
+        looked = leases.moment()
+        if began.elapsed() >= _FRESH:
+            return False
+        repository.publish(after)
+        return not _removed_again(repository, after, records) and (looked.elapsed() < STEADY or _settled(repository, before, after, records))
+
+
+def _lacks(repository: Repository, point: RestorePoint, there: t.Callable[[str], bool] = _unsure) -> bool:
+    try:
+        return bool(lost(repository, point, there))
+    except DamagedObject:
+        return True  # a map: what it names is not known
+
+
+def _removed_again(repository: Repository, point: RestorePoint, records: t.Collection[str]) -> bool:
+    """Remove a point whose removal began since ``records`` were listed: it may have deleted the manifest before that was replaced."""
+    if not (trash.contains(repository, point) or removals.recorded(repository, point.key, records)):
+        return False
+    if stands(repository, point):
+        try:
+            if _lacks(repository, point):
+                holds.check_free(repository, point.key)
+                _withdraw(repository, point)  # no entry of the trash may name what is gone
+            else:
+                # An entry of its own, for whoever brings the point back at this moment takes away those it saw.
+                trash.remove(repository, point)
+        except Held:  # a point that was taken into use meanwhile stays
+            return False
+    return True
+
+
+def _withdraw(repository: Repository, point: RestorePoint) -> None:
+    """Delete a manifest of which something is lost; for a host that saw it, the point is recorded as removed first."""
+    removals.record(repository, [point.key])
+    repository.store.delete(names.manifest(*point.key))
+
+
+def _settled(repository: Repository, before: RestorePoint, after: RestorePoint, records: t.Collection[str]) -> bool:
+    """Make good what a manifest did that appeared late and may name what is gone. True if it may stay.
+
+    The point is given back what it named before, or maps that another run stored for it meanwhile; it is removed if none of that
+    is there any more. A manifest that stands needs no draft: a collector meets it, or the list of the collector is met.
+    """
+    put = after
+    for _attempt in range(_ATTEMPTS):
+        if not stands(repository, put) or _removed_again(repository, put, records):
+            return False
+        if not _lacks(repository, put):
+            return put == after
+        other = with_whole_maps(repository, before)
+        if other is None:
+            _withdraw(repository, put)
+            return False
+        repository.publish(other)
+        put = other
+    return False  # what it names exists but is announced; a collector that sees the manifest takes that back
+
+
+def stands(repository: Repository, point: RestorePoint) -> bool:
+    """True if a restore point exists, as it is."""
+    try:
+        return repository.point(point.uuid, point.id) == point
+    except (DamagedObject, ObjectMissing):
+        return False

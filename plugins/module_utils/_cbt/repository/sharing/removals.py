@@ -1,0 +1,105 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The record of removed restore points that the trash does not hold any more. Private to the collection.
+
+By it a host that returns after a long time can distinguish a restore point that was removed from one that a rollback lost. The
+collector writes the record before it deletes entries of the trash, so that a removed point is found in one of the two at any time.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import secrets
+import typing as t
+
+from ...errors import DamagedObject, ObjectMissing
+from ...parallel import side_by_side
+from ..format import envelope, names
+from ..format.manifests import Budget, Key
+from ..repository import Repository
+from . import trash
+
+KIND = "removed"
+VERSION = 1
+MOST = 4096  # ids in one object
+_SHAPE = {"points": t.List[str]}
+_SMALL = 1 << 15  # bytes; a larger object is left as it is
+_MANY = 16  # small objects of a domain, from which on they are merged
+
+
+def record(repository: Repository, keys: t.Iterable[Key]) -> None:
+    """Record restore points as removed."""
+    by_domain: t.Dict[str, t.Set[str]] = collections.defaultdict(set)
+    for uuid, point_id in keys:
+        by_domain[uuid].add(point_id)
+    small: t.Dict[str, t.List[str]] = collections.defaultdict(list)
+    for entry in repository.store.entries(names.REMOVED) if by_domain else ():
+        taken = names.parsed(entry.name)
+        if entry.size < _SMALL and taken is not None:
+            small[taken.parts["uuid"]].append(entry.name)
+    for _done in side_by_side(lambda uuid: _record(repository, uuid, by_domain[uuid], small[uuid]), by_domain):
+        pass
+
+
+def _record(repository: Repository, uuid: str, ids: t.Set[str], small: t.Sequence[str]) -> None:
+    """Record removed points of a domain, together with those in its ``small`` objects if these are many."""
+    taken = {}
+    for name in small if len(small) >= _MANY else ():
+        with contextlib.suppress(DamagedObject, ObjectMissing):
+            taken[name] = _ids(repository, name)
+    left = iter(sorted(ids.union(*taken.values())))
+    for chunk in iter(lambda: list(itertools.islice(left, MOST)), []):
+        body = {"points": chunk}
+        repository.put_object(names.removals(uuid, secrets.token_hex(8)), envelope.encode(KIND, VERSION, body))
+    for name in taken:  # what they held is in the new ones
+        repository.discard(name)
+
+
+def _ids(repository: Repository, name: str) -> t.Set[str]:
+    return set(envelope.decode(KIND, VERSION, repository.get_object(name), name, _SHAPE)["points"])
+
+
+def vanished(repository: Repository, key: Key) -> bool:
+    """True if a restore point that once existed is neither there, nor in the trash, nor recorded as removed.
+
+    In the order in which a removed point moves; the first place once more, for a point that is just brought back moves the other way.
+    """
+    return not (_exists(repository, key) or _in_trash(repository, key) or recorded(repository, key) or _exists(repository, key))
+
+
+def _exists(repository: Repository, key: Key) -> bool:
+    try:
+        repository.store.size(names.manifest(*key))
+    except ObjectMissing:
+        return False
+    return True
+
+
+def _in_trash(repository: Repository, key: Key) -> bool:
+    """True if an entry of the trash proves that the point was removed: one that cannot be read proves nothing."""
+    for entry in repository.store.entries(names.trash_folder(*key)):
+        with contextlib.suppress(DamagedObject, ObjectMissing):
+            return trash.read(repository, entry, Budget()).point.key == key
+    return False
+
+
+def objects(repository: Repository, uuid: str) -> t.Set[str]:
+    """Names of the objects in which removed points of a domain are recorded."""
+    return set(repository.store.list(names.removals_folder(uuid)))
+
+
+def recorded(repository: Repository, key: Key, but: t.Collection[str] = ()) -> bool:
+    """True if the point is recorded as removed, ``but`` for these objects. One that a collector merged meanwhile is looked for again."""
+    seen = set(but)
+    while True:
+        found = objects(repository, key[0]) - seen
+        for name in found:
+            with contextlib.suppress(DamagedObject, ObjectMissing):
+                if key[1] in _ids(repository, name):
+                    return True
+        if not found:
+            return False
+        seen |= found

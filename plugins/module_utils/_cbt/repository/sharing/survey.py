@@ -1,0 +1,136 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What restore points need: those that exist, those about to, and those that can be brought back. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ...errors import DamagedObject, ObjectMissing, RepositoryError
+from ..format import manifests, names
+from ..format.manifests import Key, RestorePoint
+from ..repository import Repository
+from ..stores.base import MOST_LISTED, Entry
+from . import holds
+from .leases import ASTRAY, LAPSE
+
+
+@dataclasses.dataclass
+class Survey:
+    """Ids of the packs and names of the files that are needed.
+
+    ``points`` is the number of restore points met, those in the trash included; ``expired`` of them are there for too long.
+    ``existing`` are the names of the manifests among them, ``held`` the keys of points that are held, whether they exist or not.
+    """
+
+    packs: t.Set[bytes] = dataclasses.field(default_factory=set)
+    files: t.Set[str] = dataclasses.field(default_factory=set)
+    points: int = 0
+    expired: int = 0
+    existing: t.Set[str] = dataclasses.field(default_factory=set)
+    held: t.Set[Key] = dataclasses.field(default_factory=set)
+    _maps: t.Set[str] = dataclasses.field(default_factory=set)
+
+    def needs(self, name: str) -> bool:
+        """True if an object below packs or points must stay."""
+        taken = names.parsed(name)
+        if taken is not None and taken.kind is names.PACK_KIND:
+            return taken.pack in self.packs
+        return name in self.files
+
+    def holds(self, name: str) -> bool:
+        """True if the restore point of an object is held."""
+        taken = names.parsed(name)
+        return taken is not None and taken.point in self.held
+
+    def take(self, repository: Repository, point: RestorePoint) -> None:
+        """Note what a restore point needs. Raises DamagedObject or ObjectMissing."""
+        self.files.update(map(point.object_name, point.stored_files))
+        for disk in point.disks:
+            if disk.map.sha256 not in self._maps:
+                self.packs.update(ref.id for ref in repository.read_packs(point, disk))
+                self._maps.add(disk.map.sha256)
+        if max(len(self.packs), len(self.files)) > MOST_LISTED:
+            raise RepositoryError(f"Restore points name more than {MOST_LISTED} packs or files, which is more than a repository holds. Verify it.")
+
+
+def _stuck(error: RepositoryError, name: str) -> RepositoryError:
+    why = str(error).rstrip(".")
+    what = "Verify the repository; if the restore point cannot be mended, remove it."
+    taken = names.parsed(name)
+    if taken is not None and taken.kind is names.TRASH_KIND:
+        what = "It goes once its grace period is over, or delete it."
+    if taken is not None and taken.kind is names.HOLD_KIND:
+        what = holds.how_to_end(name)
+    return RepositoryError(f"Space cannot be reclaimed, for what {name} needs is not known: {why}. {what}")
+
+
+def survey(repository: Repository, now: float, grace: float, without: t.Collection[Key] = (), back: t.Iterable[RestorePoint] = ()) -> Survey:
+    """What is needed now, by the store's clock. ``without`` are points to be regarded as just removed, ``back`` as just brought back.
+
+    Drafts come first, then manifests, then holds and the trash: a point on its way from one to the next is met at least once. A draft counts
+    for so long that it does for as long as its writer relies on it, by the clock of whoever looks and whoever set its time. A hold is written
+    while the manifest that it keeps stands. The trash keeps a point that is held for as long as it is.
+    Raises RepositoryError if anything cannot be listed or read: what is not known for certain must not pass for not needed.
+    """
+    found = Survey()
+    for entry in repository.store.entries(names.DRAFTS):
+        if now - entry.modified <= LAPSE + ASTRAY:
+            _note(found, repository, entry.name)
+    for name, taken in names.of_kind(repository.store.list(names.POINTS), names.MANIFEST_KIND):
+        found.points += 1
+        found.existing.add(name)
+        if grace > 0 or taken.point not in without:
+            _note(found, repository, name)
+    for name, taken in names.of_kind(repository.store.list(names.HOLDS), names.HOLD_KIND):
+        found.held.add(taken.point)
+        _note(found, repository, name)
+    for entry in repository.store.entries(names.TRASH):
+        found.points += 1
+        if expired(entry, now, grace) and not found.holds(entry.name):
+            found.expired += 1
+        else:
+            _note(found, repository, entry.name)
+    for point in back:
+        found.take(repository, point)
+    return found
+
+
+def expired(entry: Entry, now: float, grace: float) -> bool:
+    """True if an entry of the trash keeps its point no longer."""
+    return now - entry.modified >= grace
+
+
+def _manifest_in(repository: Repository, name: str) -> t.Tuple[RestorePoint, bool]:
+    """The point that a manifest, a draft, a hold or an entry of the trash keeps, and whether all it names was there. Raises as ``decode`` does."""
+    taken, data = names.parsed(name), repository.get_object(name)
+    if taken is not None and taken.kind is names.HOLD_KIND:
+        hold, point = holds.decode(data, name)
+        return point, hold.since is not None
+    return manifests.decode(data, names.manifest_kept_by(name)), taken is None or taken.kind is not names.DRAFT_KIND
+
+
+def _note(found: Survey, repository: Repository, name: str) -> None:
+    """Note what a manifest names. One that is replaced while it is read is read again; one that is gone has been met, or will be.
+
+    A draft whose map is gone cannot be published as it is, and whoever takes a hold withdraws it then, so these keep nothing.
+    """
+    before: t.Optional[RestorePoint] = None
+    while True:
+        try:
+            point, was_whole = _manifest_in(repository, name)
+        except ObjectMissing:
+            return
+        except DamagedObject as error:
+            raise _stuck(error, name) from error
+        try:
+            found.take(repository, point)
+            return
+        except (DamagedObject, ObjectMissing) as error:
+            if not was_whole and isinstance(error, ObjectMissing):
+                return
+            if point == before:
+                raise _stuck(error, name) from error
+            before = point

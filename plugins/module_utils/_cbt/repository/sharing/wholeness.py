@@ -1,0 +1,112 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether all objects that restore points name exist, with the sizes they must have. Private to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import typing as t
+
+from ...errors import DamagedObject, ObjectMissing
+from ...parallel import side_by_side
+from ..format import names
+from ..format.manifests import DiskRecord, Key, RestorePoint, StoredFile
+from ..repository import Repository
+
+Sizes = t.Dict[str, int]  # by name of an object, in bytes
+
+
+def needed(repository: Repository, point: RestorePoint) -> Sizes:
+    """Names of all objects a restore point names, with the bytes they must have.
+
+    Raises DamagedObject or ObjectMissing if one of its maps cannot be read.
+    """
+    found = _files(repository, point)
+    for disk in point.disks:
+        found.update((ref.name, ref.size) for ref in repository.read_packs(point, disk))
+    return found
+
+
+def _files(repository: Repository, point: RestorePoint) -> Sizes:
+    return {point.object_name(file): file.size + repository.keys.seal_size for file in point.stored_files}
+
+
+def unsound(repository: Repository, objects: t.Mapping[str, int]) -> t.Set[str]:
+    """Names of those objects that are missing, are no file, or have another size: a pack that was cut off is as good as none."""
+
+    def wrong(name: str) -> bool:
+        try:
+            return repository.store.size(name) != objects[name]
+        except (DamagedObject, ObjectMissing):
+            return True
+
+    ordered = sorted(objects)
+    return {name for name, is_wrong in zip(ordered, side_by_side(wrong, ordered)) if is_wrong}
+
+
+def whole_point(repository: Repository, uuid: str, point_id: str) -> t.Optional[RestorePoint]:
+    """The restore point as it is now; None if it does not exist, cannot be read, or lacks an object."""
+    try:
+        point = repository.point(uuid, point_id)
+        return None if unsound(repository, needed(repository, point)) else point
+    except (DamagedObject, ObjectMissing):
+        return None
+
+
+def whole_among(repository: Repository, points: t.Collection[RestorePoint]) -> t.Set[Key]:
+    """Which restore points are whole: two listings for all of them, and each map is read once."""
+    sizes: Sizes = {}
+    for folder in (names.POINTS, names.PACKS) if points else ():
+        sizes.update((entry.name, entry.size) for entry in repository.store.entries(folder))
+    maps: t.Dict[str, bool] = {}  # whether the packs that a map names are there, by the map's SHA-256
+    return {point.key for point in points if _is_whole(repository, point, sizes, maps)}
+
+
+def _is_whole(repository: Repository, point: RestorePoint, sizes: Sizes, maps: t.Dict[str, bool]) -> bool:
+    if any(sizes.get(name) != size for name, size in _files(repository, point).items()):
+        return False
+    for disk in point.disks:
+        if disk.map.sha256 not in maps:
+            try:
+                maps[disk.map.sha256] = all(sizes.get(ref.name) == ref.size for ref in repository.read_packs(point, disk))
+            except (DamagedObject, ObjectMissing):
+                return False
+    return all(maps[disk.map.sha256] for disk in point.disks)
+
+
+def with_whole_maps(repository: Repository, point: RestorePoint) -> t.Optional[RestorePoint]:
+    """The restore point with maps of its disks of which every pack is there, its own ones if it can; None if a disk has none, or a file is gone.
+
+    Other maps of a disk beside its own hold the same content: runs that move blocks store them.
+    """
+    disks = []
+    if unsound(repository, {point.object_name(file): file.size + repository.keys.seal_size for file in point.files.values()}):
+        return None
+    for disk in point.disks:
+        choices = (dataclasses.replace(disk, map=file) for file in (disk.map, *_maps_beside(repository, point, disk)))
+        found = next((each for each in choices if _has_all_packs(repository, point, each)), None)
+        if found is None:
+            return None
+        disks.append(found)
+    return dataclasses.replace(point, disks=tuple(disks))
+
+
+def _maps_beside(repository: Repository, point: RestorePoint, disk: DiskRecord) -> t.Iterator[StoredFile]:
+    others = [each.target for each in point.disks if each.target != disk.target]
+    for name in sorted(repository.store.list(point.folder)):
+        file = name.rpartition("/")[2]
+        if names.is_map_name(file, disk.target) and not any(names.is_map_name(file, target) for target in others):
+            try:
+                data = repository.get_object(name)
+            except (DamagedObject, ObjectMissing):
+                continue
+            yield StoredFile(file, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _has_all_packs(repository: Repository, point: RestorePoint, disk: DiskRecord) -> bool:
+    try:
+        return not unsound(repository, {ref.name: ref.size for ref in repository.read_packs(point, disk)})
+    except (DamagedObject, ObjectMissing):
+        return False

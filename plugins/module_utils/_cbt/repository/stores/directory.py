@@ -1,0 +1,334 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Objects as files below a directory: local, NFS or CephFS. Private to the collection.
+
+Nothing below the directory is trusted: no link is followed, only regular files are read, and only what has the name of an object is
+read, written, listed or deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import secrets
+import socket
+import stat
+import threading
+import typing as t
+
+from ...errors import DamagedObject, ObjectMissing, ReadOnly, RepositoryError, StorageFull
+from ...files import Buffer, ParallelFile
+from ..format import names
+from . import folders, reserve
+from .base import Entry, Foreign, Upload, as_time, check_size, counted
+from .folders import Misplaced
+
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_ATTEMPTS = 5  # at making a folder that others delete as empty
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in _FULL:
+        return "Free space there, or choose another repository."
+    if error.errno in _FORBIDDEN:
+        return "Check owner and mode of the directory and how it is mounted."
+    return "Check the storage below it."
+
+
+def _failure(what: str, error: OSError) -> t.Type[RepositoryError]:
+    if error.errno in _FULL:
+        return StorageFull
+    return ReadOnly if what == "write" and error.errno in _FORBIDDEN else RepositoryError
+
+
+@contextlib.contextmanager
+def _explained(what: str, path: str) -> t.Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectMissing(f"Cannot {what} {path}: it does not exist.") from error
+    except Misplaced as error:
+        kind = DamagedObject if what == "read" else RepositoryError
+        raise kind(f"Cannot {what} {path}: {error}. Links below a repository are not followed. Move it away.") from error
+    except OSError as error:
+        raise _failure(what, error)(f"Cannot {what} {path}: {error.strerror}. {_advice(error)}") from error
+
+
+def _locked_temporary(folder: int) -> t.Tuple[int, str]:
+    """A new temporary file, open, and locked (flock) for as long as it is: that tells it from one left by a killed process."""
+    while True:
+        name = names.temporary(socket.gethostname(), secrets.token_hex(8))
+        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        os.fchmod(handle, 0o600)  # a umask may have taken bits of it
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            return handle, name  # a file system without locks: then no host takes it for left over either
+        if os.fstat(handle).st_nlink:
+            return handle, name
+        os.close(handle)  # swept between the two steps
+
+
+class _FileUpload:
+    """A temporary file that becomes the object: written, synced, renamed, and its folder synced."""
+
+    def __init__(self, store: DirectoryStore, name: str) -> None:
+        self._store, self._path = store, store.path(name)
+        self._folder, _slash, self._name = name.rpartition("/")
+        with _explained("write", self._path), store.folder(names.TEMPORARY, make=True) as temporary:
+            self._handle, self._temporary = _locked_temporary(temporary)
+        self._file = ParallelFile(self._handle)
+
+    def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
+        with _explained("write", self._path):
+            self._file.write(buffers, offset)
+
+    def commit(self, replace: bool = True) -> bool:
+        with _explained("write", self._path):
+            os.fsync(self._handle)
+            with self._store.folder(names.TEMPORARY) as temporary:
+                for attempt in range(_ATTEMPTS):
+                    try:
+                        appeared = self._appear(temporary, replace)
+                        break
+                    except FileNotFoundError:
+                        # Whoever deleted the last object in the folder took it along.
+                        if attempt + 1 == _ATTEMPTS:
+                            raise
+        if appeared:
+            self._close()
+        return appeared
+
+    def _appear(self, temporary: int, replace: bool) -> bool:
+        with self._store.folder(self._folder, make=True) as folder:
+            if replace:
+                os.rename(self._temporary, self._name, src_dir_fd=temporary, dst_dir_fd=folder)
+            else:
+                try:
+                    os.link(self._temporary, self._name, src_dir_fd=temporary, dst_dir_fd=folder, follow_symlinks=False)
+                except FileExistsError:
+                    return False
+                os.unlink(self._temporary, dir_fd=temporary)
+            folders.sync_folder(folder)
+            return True
+
+    def abandon(self) -> None:
+        if self._handle >= 0:
+            with contextlib.suppress(OSError, Misplaced), self._store.folder(names.TEMPORARY) as temporary:
+                os.unlink(self._temporary, dir_fd=temporary)
+            self._close()
+
+    def _close(self) -> None:
+        handle, self._handle = self._handle, -1  # it is closed even where that fails, and the number may be another file's by then
+        with contextlib.suppress(OSError):  # NFS tells what was not written once more; what counts was synced
+            os.close(handle)
+
+
+class DirectoryStore:
+    """Objects as files below a directory: local, NFS or CephFS. Whoever may write there may delete: nothing is ever locked."""
+
+    open_uploads: t.Optional[int] = None
+
+    def __init__(self, root: str) -> None:
+        self.location = root
+        self.local_path: t.Optional[str] = root
+        self.foreign = Foreign(root)
+        self.spare: t.Optional[float] = None
+        self.was_full = False
+        self._rooms: t.Optional[t.Tuple[int, t.List[str]]] = None  # what may be deleted to make room, and how much that was at first
+        self._lock = threading.Lock()
+
+    def path(self, name: str) -> str:
+        """Where an object is, for messages. Raises DamagedObject if it is no name of an object."""
+        return os.path.join(self.location, names.check_object(name))
+
+    def folder(self, name: str, make: bool = False) -> t.ContextManager[int]:
+        """A handle of a folder of the store, made if need be. Raises OSError or Misplaced."""
+        return folders.opened(self.location, name, make)
+
+    def upload(self, name: str) -> Upload:
+        return _FileUpload(self, name)
+
+    def put(self, name: str, data: bytes, replace: bool = True) -> bool:
+        while True:
+            try:
+                return self._put(name, data, replace)
+            except StorageFull:
+                if not self._make_room():
+                    raise
+
+    def _make_room(self) -> bool:
+        """Delete a part of the reserve, or else something that may be lost at any time; False if there is nothing that may go."""
+        if self.spare is None:
+            return False
+        with self._lock:
+            self.was_full = True
+            if self._rooms is None:
+                others = itertools.islice(itertools.chain.from_iterable(map(self.list, names.EXPENDABLE)), reserve.PARTS)
+                rooms = [*others, *reserve.parts(self.location)]
+                self._rooms = len(rooms), rooms
+            count, rooms = self._rooms
+            if len(rooms) <= count * self.spare:
+                return False
+            name = rooms.pop()
+        if names.is_object(name):
+            self.delete(name)
+        else:
+            reserve.release(self.location, name)
+        return True
+
+    def keep_reserve(self) -> None:
+        reserve.keep(self.location)
+        self._rooms = None
+
+    def _put(self, name: str, data: bytes, replace: bool) -> bool:
+        upload = self.upload(name)
+        try:
+            upload.write([data], 0)
+            return upload.commit(replace)
+        finally:
+            upload.abandon()
+
+    def swap(self, name: str, before: bytes, after: bytes) -> bool:
+        folder, _slash, last = name.rpartition("/")
+        try:
+            with _explained("write", self.path(name)), self.folder(folder) as inside, _locked(inside, last) as stands:
+                return stands() and self.get(name) == before and self.put(name, after)
+        except ObjectMissing:
+            return False
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> t.Iterator[t.Tuple[int, int]]:
+        """A handle of an object, and its size."""
+        path = self.path(name)
+        folder, _slash, last = name.rpartition("/")
+        with _explained("read", path), self.folder(folder) as inside, folders.reading(inside, last, path) as (handle, found):
+            yield handle, found.st_size
+
+    def get(self, name: str, most: t.Optional[int] = None) -> bytes:
+        with self._reading(name) as (handle, size):
+            check_size(self.path(name), name, size, most)
+            pieces: t.List[bytes] = []
+            done = 0
+            while done <= size:
+                piece = os.pread(handle, size + 1 - done, done)
+                if not piece:
+                    return b"".join(pieces)
+                pieces.append(piece)
+                done += len(piece)
+        raise DamagedObject(f"{self.path(name)} is damaged: it grows while it is read")
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        with self._reading(name) as (handle, size):
+            return os.pread(handle, min(length, max(0, size - offset)), offset)
+
+    def _status(self, name: str) -> os.stat_result:
+        path = self.path(name)
+        folder, _slash, last = name.rpartition("/")
+        with _explained("read", path), self.folder(folder) as inside:
+            return folders.status(inside, last, path)
+
+    def size(self, name: str) -> int:
+        return self._status(name).st_size
+
+    def modified(self, name: str) -> float:
+        return as_time(self._status(name).st_mtime)
+
+    def list(self, prefix: str) -> t.Iterator[str]:
+        return (name for name, _status in self._walk(prefix, with_status=False))
+
+    def entries(self, prefix: str) -> t.Iterator[Entry]:
+        found = self._walk(prefix, with_status=True)
+        return (Entry(name, known.st_size, as_time(known.st_mtime)) for name, known in found if known is not None)
+
+    def _walk(self, prefix: str, with_status: bool) -> t.Iterator[t.Tuple[str, t.Optional[os.stat_result]]]:
+        waiting, seen = [names.check_folder(prefix)], 0
+        while waiting:
+            inner, found = self._look(waiting.pop(), with_status, seen)
+            seen += len(inner) + len(found)
+            waiting += inner
+            yield from found
+
+    def _look(self, here: str, with_status: bool, before: int) -> t.Tuple[t.List[str], t.List[t.Tuple[str, t.Optional[os.stat_result]]]]:
+        """The folders and the objects in a folder. What has no name of ours is foreign; what has one and is not what it must be is an error.
+
+        For a listing that leaves out what a point needs would be taken for a whole one. All that is met counts, after ``before``
+        others, while it is read: a folder without end is an error before it takes all memory.
+        """
+        inner: t.List[str] = []
+        found: t.List[t.Tuple[str, t.Optional[os.stat_result]]] = []
+        path = os.path.join(self.location, here)
+        with contextlib.suppress(ObjectMissing), _explained("list", path), self.folder(here) as folder:
+            for each in counted(folders.contents(folder, with_status), here, self.location, before):
+                name = f"{here}/{each.name}"
+                if names.is_object(name):
+                    if not each.file:
+                        raise Misplaced(f"{os.path.join(self.location, name)} is {each.kind} and not a file")
+                    found.append((name, each.status))
+                elif names.is_folder(name):
+                    inner.append(name)  # anything else causes an error when it is opened
+                else:
+                    self.foreign.note(name)
+        return inner, found
+
+    def delete(self, name: str) -> None:
+        path = self.path(name)
+        folder, _slash, last = name.rpartition("/")
+        with contextlib.suppress(ObjectMissing), _explained("delete", path), self.folder(folder) as inside:
+            folders.status(inside, last, path)
+            os.unlink(last, dir_fd=inside)
+        above, _slash, inner = folder.rpartition("/")
+        with contextlib.suppress(OSError, Misplaced), self.folder(above) as outside:
+            os.rmdir(inner, dir_fd=outside)  # only an empty folder goes
+
+    def locked_until(self, name: str) -> t.Optional[float]:
+        return None
+
+    def protect(self, objects: t.Iterable[str], like: str) -> None:
+        pass
+
+    def occupants(self) -> t.Set[str]:
+        if not os.path.lexists(self.location):
+            return set()
+        if not os.path.isdir(self.location):
+            raise RepositoryError(f"The repository {self.location} is not a directory.")
+        with _explained("list", self.location):
+            # What a creation that was cut short, a fresh file system, or a repository that held nothing leaves there.
+            return set(os.listdir(self.location)) - {names.TEMPORARY, names.RESERVE, "lost+found"}
+
+    def sweep(self) -> None:
+        host = socket.gethostname()
+        with contextlib.suppress(OSError, Misplaced), self.folder(names.TEMPORARY) as folder:
+            for each in list(folders.contents(folder)):
+                if each.file and names.is_temporary(each.name, host):
+                    with contextlib.suppress(OSError):  # gone meanwhile, or locked: in use
+                        _remove_unlocked(folder, each.name)
+
+
+@contextlib.contextmanager
+def _locked(folder: int, name: str) -> t.Iterator[t.Callable[[], bool]]:
+    """Hold the lock of a file, if the file system has locks; the function says whether it is still the one of this name."""
+    handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)  # NFS locks only what is open for writing
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield lambda: os.path.samestat(os.fstat(handle), os.stat(name, dir_fd=folder, follow_symlinks=False))
+    finally:
+        os.close(handle)
+
+
+def _remove_unlocked(folder: int, name: str) -> None:
+    handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)  # NFS locks only what is open for writing
+    try:
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(name, dir_fd=folder)
+    finally:
+        os.close(handle)

@@ -1,0 +1,183 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The client for S3, and what its errors mean. Private to the collection."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import typing as t
+
+from ...errors import ObjectMissing, ReadOnly, RepositoryError, StorageFull
+from .s3_options import S3Options
+
+try:
+    import boto3
+    from botocore import exceptions
+    from botocore.config import Config
+    from botocore.parsers import ResponseParserError
+    from urllib3 import exceptions as http_exceptions
+except ImportError:  # needed only for repositories on S3
+    boto3 = exceptions = http_exceptions = None
+
+ATTEMPTS = 6  # of a request, and of reading an answer's body; with the pauses between them about half a minute
+MOST_ANSWERED = 8 << 20  # bytes of an answer that is no object's content; a page of a listing has less than half of it
+_CONNECTIONS = 64
+_CONNECT_TIMEOUT = 10  # seconds
+_READ_TIMEOUT = 60  # seconds without a byte
+_REGION = "us-east-1"  # what AWS takes for a bucket of any region, and other servers for the only one
+
+_KEYS = "Check access_key and secret_key, or where the environment and the SDK's files take them from."
+_CLOCK = "Set the clock of this host, or of the server."
+_ALLOWED = "Check what the policies of the key and of the bucket allow; docs/s3.md names what is needed."
+_WHERE = "Check endpoint_url, the network and whether the server runs."
+_REGIONS = "Check region and endpoint_url."
+_SPACE = "Free space there, or raise the quota."
+_ADVICE = {
+    "NoSuchBucket": "Create the bucket, or check its name and endpoint_url.",
+    "InvalidBucketName": "Check the bucket's name.",
+    "AccessDenied": _ALLOWED,
+    "403": _ALLOWED,
+    "InvalidAccessKeyId": _KEYS,
+    "SignatureDoesNotMatch": _KEYS,
+    "InvalidToken": _KEYS,
+    "ExpiredToken": _KEYS,
+    "TokenRefreshRequired": _KEYS,
+    "RequestTimeTooSkewed": _CLOCK,
+    "RequestExpired": _CLOCK,
+    "InvalidObjectState": "Bring it back from the archive, and let no lifecycle rule move objects of a repository there.",
+    "AuthorizationHeaderMalformed": _REGIONS,
+    "PermanentRedirect": _REGIONS,
+    "301": _REGIONS,
+    "404": _WHERE,
+    "500": _WHERE,  # of S3 it would be InternalError; and what newer SDKs make of an answer that is none
+    "QuotaExceeded": _SPACE,
+    "XMinioStorageFull": _SPACE,
+    "507": _SPACE,
+    "SlowDown": "Try again later, or with fewer workers.",
+}
+
+
+def connect(options: S3Options) -> t.Any:
+    """A client, which may be used from several threads. Raises RepositoryError if it cannot be made as asked for."""
+    if boto3 is None:
+        raise RepositoryError("A repository on S3 needs the Python module boto3. Install python3-boto3.")
+    endpoint = options.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")  # older SDKs do not look
+    with explained("use", "S3"):
+        session = boto3.session.Session(options.access_key, options.secret_key, region_name=options.region, profile_name=options.profile)
+        client = session.client(
+            "s3",
+            region_name=session.region_name or _REGION,
+            endpoint_url=endpoint,
+            verify=options.ca_bundle if options.validate_certs else False,
+            config=_config(),
+        )
+    if client.meta.endpoint_url.startswith("https:"):  # TLS proves what is sent, at no cost of its own; SHA-256 would take as long as all else
+        client.meta.config.s3 = {"payload_signing_enabled": False, **(client.meta.config.s3 or {})}
+    client.meta.events.register("before-send.s3", functools.partial(_send, client._endpoint.http_session))
+    client.meta.events.register("provide-client-params.s3.PutObject", _take_condition)
+    client.meta.events.register("before-call.s3.PutObject", _set_condition)
+    return client
+
+
+def _config() -> t.Any:
+    wanted: t.Dict[str, t.Any] = {
+        "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
+        "max_pool_connections": _CONNECTIONS,
+        "connect_timeout": _CONNECT_TIMEOUT,
+        "read_timeout": _READ_TIMEOUT,
+    }
+    # Newer SDKs add checksums of their own in a way that other servers than AWS refuse; ours are in every request.
+    newer = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+    return Config(**wanted, **{key: value for key, value in newer.items() if key in Config.OPTION_DEFAULTS})
+
+
+class _Bounded:
+    """The body of an answer that the SDK keeps as a whole, with an end to it."""
+
+    def __init__(self, raw: t.Any, url: str) -> None:
+        self._raw, self._url = raw, url
+
+    def __getattr__(self, name: str) -> t.Any:
+        return getattr(self._raw, name)
+
+    def stream(self) -> t.Iterator[bytes]:
+        """The body in pieces. Raises RepositoryError if it is too large, and what the SDK raises, and retries, if it breaks off."""
+        size = 0
+        try:
+            for piece in self._raw.stream():
+                size += len(piece)
+                if size > MOST_ANSWERED:
+                    self._raw.close()
+                    raise RepositoryError(f"Cannot use S3: the server sent an answer of more than {MOST_ANSWERED >> 20} MiB. {_WHERE}")
+                yield piece
+        except http_exceptions.ReadTimeoutError as error:
+            raise exceptions.ReadTimeoutError(endpoint_url=self._url, error=error) from error
+        except (http_exceptions.HTTPError, OSError) as error:
+            raise exceptions.ConnectionClosedError(endpoint_url=self._url, error=error) from error
+
+
+def _send(session: t.Any, request: t.Any, **_event: t.Any) -> t.Any:
+    """Send a request as the SDK does, but keep no answer that is larger than any. The content of an object is read elsewhere."""
+    is_content, request.stream_output = request.stream_output, True
+    answer = session.send(request)
+    if not is_content or answer.status_code >= 300:
+        answer.raw = _Bounded(answer.raw, request.url)
+        answer.content  # noqa: B018  # reads it, as the SDK would have done
+    return answer
+
+
+_CONDITIONS = {"IfNoneMatch": "If-None-Match", "IfMatch": "If-Match"}
+
+
+def _take_condition(params: t.Dict[str, t.Any], context: t.Dict[str, t.Any], **_event: t.Any) -> None:
+    # The SDK of Debian 12 and RHEL 9 knows no conditions of this request, so that it is taken past its checks.
+    context["kvm_cbt_conditions"] = {header: params.pop(name) for name, header in _CONDITIONS.items() if name in params}
+
+
+def _set_condition(params: t.Dict[str, t.Any], context: t.Dict[str, t.Any], **_event: t.Any) -> None:
+    params["headers"].update(context.get("kvm_cbt_conditions", {}))
+
+
+def _failure(what: str, advice: str) -> t.Type[RepositoryError]:
+    if advice == _SPACE:
+        return StorageFull
+    return ReadOnly if what == "write" and advice == _ALLOWED else RepositoryError
+
+
+@contextlib.contextmanager
+def explained(what: str, where: str) -> t.Iterator[None]:
+    """Turn the SDK's errors inside the block into RepositoryError, and ObjectMissing only where the server names it so."""
+    try:
+        yield
+    except exceptions.ClientError as error:
+        code = code_of(error)
+        if code == "NoSuchKey":
+            raise ObjectMissing(f"Cannot {what} {where}: it does not exist.") from error
+        message = error.response.get("Error", {}).get("Message") or "the server refused"
+        advice = _ADVICE.get(code, "Check the server.")
+        raise _failure(what, advice)(f"Cannot {what} {where}: {message.rstrip('.')} ({code}). {advice}") from error
+    except RecursionError as error:  # so older SDKs follow a server that does this
+        raise RepositoryError(f"Cannot {what} {where}: the server redirects again and again. {_REGIONS}") from error
+    except RuntimeError as error:  # so the SDK tells of credentials that it renewed in vain
+        raise RepositoryError(f"Cannot {what} {where}: {str(error).rstrip('.')}. {_KEYS}") from error
+    except KeyError as error:
+        raise RepositoryError(f"Cannot {what} {where}: the answer lacks {error}, so it is none of S3. {_WHERE}") from error
+    except (exceptions.BotoCoreError, ResponseParserError, OSError, ValueError) as error:
+        raise RepositoryError(f"Cannot {what} {where}: {str(error).rstrip('.')}. {_advice(error)}") from error
+
+
+def code_of(error: t.Any) -> str:
+    """The code by which the server tells why it refused, or that of HTTP if what it says is no answer of S3."""
+    return str(error.response.get("Error", {}).get("Code") or error.response["ResponseMetadata"]["HTTPStatusCode"])
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, exceptions.SSLError):
+        return "Check the server's certificate and ca_bundle."
+    credentials = (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError, exceptions.SSOError)
+    if isinstance(error, (*credentials, exceptions.ProfileNotFound, exceptions.ConfigParseError)):
+        return _KEYS
+    return _WHERE

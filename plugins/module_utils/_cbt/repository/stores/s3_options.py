@@ -1,0 +1,24 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The options of a repository on S3, apart from the client, which loads boto3."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+S3_SCHEME = "s3://"
+
+
+@dataclasses.dataclass(frozen=True)
+class S3Options:
+    """How to reach S3. What is None follows the environment and the files of the AWS SDK."""
+
+    endpoint_url: t.Optional[str] = None
+    region: t.Optional[str] = None
+    profile: t.Optional[str] = None
+    access_key: t.Optional[str] = None
+    secret_key: t.Optional[str] = dataclasses.field(default=None, repr=False)
+    validate_certs: bool = True
+    ca_bundle: t.Optional[str] = None

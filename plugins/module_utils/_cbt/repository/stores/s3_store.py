@@ -1,0 +1,364 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Objects in a bucket of S3 or of a server compatible with it. Private to the collection."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import datetime
+import math
+import random
+import re
+import time
+import typing as t
+import urllib.parse
+
+from ...errors import ObjectLocked, ObjectMissing, RepositoryError
+from ...files import Buffer
+from ..format import names
+from . import s3_client
+from .base import Entry, Foreign, Upload, check_size, counted
+from .s3_client import code_of, exceptions, explained
+from .s3_options import S3_SCHEME, S3Options
+from .s3_upload import SpooledUpload, Spools, body
+
+_ASKING_THREADS = 16
+_FORSAKEN = 7 * 86400  # seconds after which an upload in parts that did not end is of a killed process
+_OPEN_UPLOADS = 4
+_RANGE = re.compile("bytes ([0-9]+-[0-9]+)/([0-9]{1,18})")
+_FAR = 0.01  # seconds to the answer of a request without content
+
+Answer = t.Dict[str, t.Any]
+
+
+class S3Store:
+    """Objects below a prefix in a bucket, which must exist. May be used from several threads."""
+
+    local_path: t.Optional[str] = None
+    open_uploads: t.Optional[int] = _OPEN_UPLOADS
+
+    def __init__(self, location: str, options: S3Options) -> None:
+        bucket, *folders = [part for part in location[len(S3_SCHEME) :].split("/") if part] or [""]
+        if not bucket:
+            raise RepositoryError(f"The repository {location} names no bucket. Write it as s3://bucket/prefix.")
+        self.location = S3_SCHEME + "/".join([bucket, *folders])
+        self._bucket = bucket
+        self._prefix = "".join(f"{folder}/" for folder in folders)
+        self._answered_within = math.inf  # seconds in which the fastest answer came
+        self.foreign = Foreign(self.location)
+        self.spare: t.Optional[float] = None
+        self.was_full = False
+        self.client = s3_client.connect(options)
+        self.spools = Spools()
+
+    @property
+    def endpoint(self) -> str:
+        """The server, as far as buckets of one name differ from server to server: all regions of AWS share them."""
+        url = urllib.parse.urlsplit(self.client.meta.endpoint_url)
+        if f".{url.hostname}".endswith(".amazonaws.com"):
+            return "AWS"
+        return f"{url.hostname}:{url.port or (80 if url.scheme == 'http' else 443)}{url.path.rstrip('/')}"
+
+    # Writing.
+
+    def upload(self, name: str) -> Upload:
+        return SpooledUpload(self, names.check_object(name))
+
+    def put(self, name: str, data: Buffer, replace: bool = True) -> bool:
+        if replace:
+            with self.explained("write", name):
+                self.client.put_object(**self.object_at(name), **body(data))
+            return True
+        # Not every server knows or heeds the condition below.
+        return not self.exists(name) and self._put_new(name, data)
+
+    def _put_new(self, name: str, data: Buffer) -> bool:
+        with self.explained("write", name):
+            try:
+                self.client.put_object(**self.object_at(name), **body(data), IfNoneMatch="*")
+            except exceptions.ClientError as error:
+                code = code_of(error)
+                if code in ("PreconditionFailed", "412"):
+                    # If the answer to a first attempt was lost, it is this very object that stands in the way.
+                    return bool(error.response["ResponseMetadata"].get("RetryAttempts")) and self.get(name) == bytes(data)
+                if code in ("ConditionalRequestConflict", "409"):
+                    return not self.exists(name) and self._put_new(name, data)
+                if code not in ("NotImplemented", "501"):
+                    raise
+                self.client.put_object(**self.object_at(name), **body(data))
+        return True
+
+    def swap(self, name: str, before: bytes, after: bytes) -> bool:
+        try:
+            answer, data = self._read(name)
+        except ObjectMissing:
+            return False
+        if data != before:
+            return False
+        tag = answer.get("ETag", "")
+        with self.explained("write", name):
+            for each in filter(None, dict.fromkeys((tag, tag.strip('"')))):  # Ceph compares with the tag without its quotes
+                done = self._put_if(name, after, each)
+                if done is not None:
+                    return done
+                now = self.get(name)
+                if now != before:
+                    return now == after  # the answer to a first attempt may have been lost
+            self.client.put_object(**self.object_at(name), **body(after))
+        return True
+
+    def _put_if(self, name: str, data: bytes, tag: str) -> t.Optional[bool]:
+        """Put an object if it has this tag; False if another request was faster, None if it has not, or if the server knows no conditions."""
+        try:
+            self.client.put_object(**self.object_at(name), **body(data), IfMatch=tag)
+        except exceptions.ClientError as error:
+            if code_of(error) in ("PreconditionFailed", "412", "NotImplemented", "501"):
+                return None
+            if code_of(error) in ("ConditionalRequestConflict", "409", "NoSuchKey"):
+                return False
+            raise
+        return True
+
+    def is_far(self) -> bool:
+        """Whether its answers take so long that one connection would not fill the line."""
+        return self._answered_within > _FAR
+
+    # Reading.
+
+    def get(self, name: str, most: t.Optional[int] = None) -> bytes:
+        return self._read(name, most)[1]
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        if not length:
+            self.size(name)
+            return b""
+        try:
+            answer, data = self._read(name, Range=f"bytes={offset}-{offset + length - 1}")
+        except _BeyondEnd:
+            return b""
+        if "ContentRange" not in answer:  # a server that knows no ranges
+            return data[offset : offset + length]
+        found = _RANGE.fullmatch(answer["ContentRange"])
+        if found is None or found[1] != f"{offset}-{offset + len(data) - 1}" or len(data) != min(length, int(found[2]) - offset):
+            sent = names.shown(answer["ContentRange"])
+            raise RepositoryError(f"Cannot read {self._path(name)}: the server sent other bytes than asked for ({sent}). Check the server.")
+        return data
+
+    def _read(self, name: str, most: t.Optional[int] = None, **which: str) -> t.Tuple[Answer, bytes]:
+        """Answer and body, of at most so many bytes. The SDK repeats requests but not the reading of a body that breaks off."""
+        with self.explained("read", name):
+            for attempt in range(s3_client.ATTEMPTS):
+                try:
+                    answer = self.client.get_object(**self.object_at(name), **which)
+                except exceptions.ClientError as error:
+                    if code_of(error) in ("InvalidRange", "416"):
+                        raise _BeyondEnd() from error
+                    raise
+                length = answer["ContentLength"]
+                try:
+                    limit = check_size(self._path(name), name, length, most)
+                    data = answer["Body"].read(limit + 1)
+                    if len(data) == length:
+                        return answer, data
+                except (exceptions.BotoCoreError, OSError):
+                    if attempt + 1 == s3_client.ATTEMPTS:
+                        raise
+                _pause(attempt)
+        raise RepositoryError(f"Cannot read {self._path(name)}: the server sent less than it announced, again and again. Check the server.")
+
+    def size(self, name: str) -> int:
+        with self.explained("read", name):
+            return int(self._head(name)["ContentLength"])
+
+    def modified(self, name: str) -> float:
+        with self.explained("read", name):
+            return float(self._head(name)["LastModified"].timestamp())
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            self._head(name)
+        except ObjectMissing:
+            return False
+        return True
+
+    def _head(self, name: str, **which: str) -> Answer:
+        began = time.monotonic()
+        with self.explained("read", name):
+            try:
+                return t.cast(Answer, self.client.head_object(**self.object_at(name), **which))
+            except exceptions.ClientError as error:
+                if code_of(error) not in ("400", "403", "404"):
+                    raise
+                refusal = error
+            finally:
+                self._answered_within = min(self._answered_within, time.monotonic() - began)
+            # The answer has no body that would tell why, or what is missing: object, bucket or server.
+            with contextlib.suppress(_BeyondEnd):
+                self._read(name, None, Range="bytes=0-0", **which)
+            if code_of(refusal) != "404":
+                raise refusal
+        return self._head(name, **which)  # it has come meanwhile
+
+    # Listing.
+
+    def list(self, prefix: str) -> t.Iterator[str]:
+        return (entry.name for entry in self.entries(prefix))
+
+    def entries(self, prefix: str) -> t.Iterator[Entry]:
+        return self._entries(names.check_folder(prefix))
+
+    def _entries(self, prefix: str) -> t.Iterator[Entry]:
+        found = (each for page in self._pages(Prefix=f"{self._prefix}{prefix}/") for each in page.get("Contents", []))
+        for each in counted(found, prefix, self.location):
+            if each["Key"].endswith("/"):
+                continue  # consoles and file system bridges make an empty object for a folder
+            name = each["Key"][len(self._prefix) :]
+            if names.is_object(name):
+                yield Entry(name, each["Size"], each["LastModified"].timestamp())
+            else:
+                self.foreign.note(name)
+
+    def occupants(self) -> t.Set[str]:
+        pages = self._pages(Prefix=self._prefix, Delimiter="/")
+        keys = (each.get("Key") or each["Prefix"] for page in pages for kind in ("Contents", "CommonPrefixes") for each in page.get(kind, []))
+        found = {name[len(self._prefix) :].rstrip("/") for name in counted(keys, "objects", self.location)}
+        return found - {""}  # consoles make an empty object for a folder
+
+    def _pages(self, **which: str) -> t.Iterator[Answer]:
+        """All pages of a listing. Raises RepositoryError rather than ending early."""
+        more: t.Dict[str, str] = {}
+        while True:
+            page = self._page(**which, **more)
+            yield page
+            if not page["IsTruncated"]:
+                return
+            if not page.get("NextContinuationToken"):
+                raise RepositoryError(f"Cannot list {self.location}: the server does not tell how the listing goes on. Check the server.")
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _page(self, **which: str) -> Answer:
+        """One page. The SDK does not repeat a request whose answer breaks off."""
+        for attempt in range(s3_client.ATTEMPTS):
+            with explained("list", self.location):
+                try:
+                    page: Answer = self.client.list_objects_v2(Bucket=self._bucket, **which)
+                    if "IsTruncated" in page:
+                        break
+                except s3_client.ResponseParserError:
+                    if attempt + 1 == s3_client.ATTEMPTS:
+                        raise
+            _pause(attempt)
+        _check_listing(page, self.location)
+        return page
+
+    # Deleting.
+
+    def delete(self, name: str) -> None:
+        try:
+            head = self._head(name)
+        except ObjectMissing:
+            return
+        if head.get("VersionId") is None:
+            with self.explained("delete", name):
+                self.client.delete_object(**self.object_at(name))
+        else:
+            self._delete_versions(name)
+
+    def _delete_versions(self, name: str) -> None:
+        """Delete from the oldest version to the newest: wherever it ends, no older one comes to light."""
+        for version in reversed(self._versions(name)):
+            try:
+                with self.explained("delete", name):
+                    self.client.delete_object(**self.object_at(name), VersionId=version)
+            except RepositoryError as error:
+                until = self._locked_until(name, VersionId=version)
+                if until is None:
+                    raise
+                day = datetime.datetime.fromtimestamp(until, datetime.timezone.utc).isoformat(timespec="seconds") if until < _FOREVER else "its legal hold ends"
+                raise ObjectLocked(f"Cannot delete {self._path(name)}: the bucket's object lock keeps it until {day}.") from error
+
+    def _versions(self, name: str) -> t.List[str]:
+        """The ids of an object's versions and delete markers, newest first."""
+        key = self._prefix + name
+        found: t.List[Answer] = []
+        with self.explained("list the versions of", name):
+            for page in self.client.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=key):
+                _check_listing(page, self.location)
+                found += [each for kind in ("Versions", "DeleteMarkers") for each in page.get(kind, []) if each["Key"] == key]
+        found.sort(key=lambda each: (each["IsLatest"], each["LastModified"]), reverse=True)
+        return [each["VersionId"] for each in found]
+
+    def keep_reserve(self) -> None:
+        pass
+
+    def sweep(self) -> None:
+        before = time.time() - _FORSAKEN
+        with contextlib.suppress(RepositoryError), explained("list", self.location):
+            for each in self.client.list_multipart_uploads(Bucket=self._bucket, Prefix=f"{self._prefix}{names.PACKS}/").get("Uploads", []):
+                if each["Initiated"].timestamp() < before:
+                    self.client.abort_multipart_upload(Bucket=self._bucket, Key=each["Key"], UploadId=each["UploadId"])
+
+    # Object lock.
+
+    def locked_until(self, name: str) -> t.Optional[float]:
+        return self._locked_until(name)
+
+    def _locked_until(self, name: str, **which: str) -> t.Optional[float]:
+        head = self._head(name, **which)
+        if head.get("ObjectLockLegalHoldStatus") == "ON":
+            return _FOREVER
+        until = head.get("ObjectLockRetainUntilDate")
+        return float(until.timestamp()) if until is not None and until.timestamp() > time.time() else None
+
+    def protect(self, objects: t.Iterable[str], like: str) -> None:
+        head = self._head(like)
+        mode, until = head.get("ObjectLockMode"), head.get("ObjectLockRetainUntilDate")
+        if mode is None or until is None:
+            return
+
+        def lock(name: str) -> None:
+            present = self._head(name)
+            known = present.get("ObjectLockRetainUntilDate")
+            if known is None or known < until:
+                # A lock can be extended, but not by everybody be made one of the other mode, as the bucket's rule may be by now.
+                retention = {"Mode": present.get("ObjectLockMode", mode), "RetainUntilDate": until}
+                with self.explained("lock", name):
+                    self.client.put_object_retention(**self.object_at(name), Retention=retention)
+
+        with concurrent.futures.ThreadPoolExecutor(_ASKING_THREADS) as pool:
+            for _done in pool.map(lock, objects):
+                pass
+
+    # Within.
+
+    def object_at(self, name: str) -> t.Dict[str, str]:
+        """How requests name an object. Raises DamagedObject if it is no name of an object."""
+        return {"Bucket": self._bucket, "Key": self._prefix + names.check_object(name)}
+
+    def _path(self, name: str) -> str:
+        return f"{self.location}/{name}"
+
+    def explained(self, what: str, name: str) -> t.ContextManager[None]:
+        """Errors inside the block as errors of the repository, about this object."""
+        return explained(what, self._path(name))
+
+
+_FOREVER = math.inf
+
+
+def _check_listing(page: Answer, location: str) -> None:
+    """Raise RepositoryError unless a page was made by S3: the SDK takes any XML for one, and an answer without a byte for one without objects."""
+    if "IsTruncated" not in page:
+        raise RepositoryError(f"Cannot list {location}: what the server answers is no listing. Check endpoint_url, and what is between here and the server.")
+
+
+def _pause(attempt: int) -> None:
+    """Wait after an attempt, counted from 0, longer each time."""
+    time.sleep(random.uniform(0, 2**attempt / 4))
+
+
+class _BeyondEnd(Exception):
+    """A range begins behind the end of its object."""

@@ -1,0 +1,156 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A machine's files beside its disks: which there are, and that they come out of a restore point as they went in."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import typing as t
+import zlib
+from pathlib import Path
+
+import pytest
+from samples import UUID, point
+from stores_for_tests import MemoryStore, with_bit_flipped
+
+from _cbt.errors import DamagedObject, Refused
+from _cbt.hypervisor.machine_files import MachineFile, machine_files
+from _cbt.operations.point import machine_files as kept
+from _cbt.operations.point.machine_files import PIECE, Capture, SavedFile
+from _cbt.operations.restore.saved_machine import saved_files, write_file
+from _cbt.repository.format.manifests import RestorePoint
+from _cbt.repository.repository import Repository
+
+TPM = "<devices><tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm></devices>"
+FOUND = {
+    "nothing": ("<os><type>hvm</type></os>", []),
+    "firmware": (
+        "<os><loader>/fw</loader><nvram>/nv</nvram></os>",
+        [MachineFile("loader", "/fw"), MachineFile("nvram", "/nv")],
+    ),
+    "variables in a source": ("<os><nvram type='file'><source file='/nv'/></nvram></os>", [MachineFile("nvram", "/nv")]),
+    "variables on a block device elsewhere": ("<os><nvram type='network'><source protocol='iscsi'/></nvram></os>", []),
+    "firmware chosen by libvirt": (
+        "<os firmware='efi'/>",
+        [MachineFile("nvram", "/var/lib/libvirt/qemu/nvram/web1_VARS.fd", certain=False)],
+    ),
+    "firmware of QEMU": ("<os><loader>bios.bin</loader></os>", []),
+    "direct boot": (
+        "<os><kernel>/k</kernel><initrd>/i</initrd><dtb>/d</dtb></os>",
+        [MachineFile("kernel", "/k"), MachineFile("initrd", "/i"), MachineFile("dtb", "/d")],
+    ),
+    "TPM": (TPM, [MachineFile("tpm", f"/var/lib/libvirt/swtpm/{UUID}/tpm2/tpm2-00.permall", certain=False)]),
+    "old TPM": (TPM.replace("2.0", "1.2"), [MachineFile("tpm", f"/var/lib/libvirt/swtpm/{UUID}/tpm1.2/tpm-00.permall", certain=False)]),
+    "TPM of the host": (TPM.replace("emulator", "passthrough"), []),
+}
+
+
+@pytest.mark.parametrize(("parts", "expected"), FOUND.values(), ids=FOUND.keys())
+def test_the_configuration_tells_which_files_there_are(parts: str, expected: t.List[MachineFile]) -> None:
+    assert machine_files(f"<domain><name>web1</name><uuid>{UUID}</uuid>{parts}</domain>") == expected
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def repository(store: MemoryStore) -> Repository:
+    return Repository(store, "r")
+
+
+def _saved(repository: Repository, folder: Path, *files: MachineFile) -> t.Tuple[RestorePoint, t.List[str]]:
+    """A restore point that keeps the files, and the warnings."""
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    with contextlib.closing(Capture(str(scratch))) as captured:
+        captured.take(files)
+        assert len(captured) == len(list(captured))
+        assert list(scratch.iterdir()) == []  # what waits there has no name
+        return point(1, files=repository.put_files(point(1).folder, dict(captured))), captured.warnings
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE, PIECE + 1, 2 * PIECE + 7])
+def test_a_file_comes_back_as_it_was(size: int, repository: Repository, tmp_path: Path) -> None:
+    original = tmp_path / "kernel"
+    original.write_bytes(bytes(range(251)) * (size // 251) + b"x" * (size % 251))
+    original.chmod(0o640)
+    made, warnings = _saved(repository, tmp_path, MachineFile("kernel", str(original)))
+    assert warnings == []
+    (saved,) = saved_files(repository, made)
+    assert (saved.kind, saved.path, saved.size, len(saved.pieces)) == ("kernel", str(original), size, -(-size // PIECE))
+    write_file(repository, made, saved, str(tmp_path / "again"))
+    assert (tmp_path / "again").read_bytes() == original.read_bytes()
+    assert (tmp_path / "again").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_point_without_such_files_has_none(repository: Repository, tmp_path: Path) -> None:
+    assert saved_files(repository, point(1)) == []
+    assert _saved(repository, tmp_path)[0].files == {}
+
+
+def test_what_cannot_be_read_is_told_and_what_need_not_exist_is_not(repository: Repository, tmp_path: Path) -> None:
+    missing = str(tmp_path / "nvram")
+    made, warnings = _saved(repository, tmp_path, MachineFile("nvram", missing), MachineFile("tpm", missing, certain=False))
+    assert warnings == [f"nvram of the machine was not saved: cannot read {missing}: No such file or directory."]
+    assert (saved_files(repository, made), made.files) == ([], {})
+
+
+def test_a_file_too_large_for_a_restore_point_is_told(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "LARGEST", {"initrd": 1 << 20})
+    with open(tmp_path / "initrd", "wb") as file:
+        file.truncate((1 << 20) + 1)
+    _made, warnings = _saved(repository, tmp_path, MachineFile("initrd", str(tmp_path / "initrd")))
+    assert warnings == [f"initrd of the machine was not saved: cannot read {tmp_path / 'initrd'}: it is larger than 1 MiB."]
+
+
+def test_a_file_written_to_meanwhile_is_read_again_until_it_is_of_one_moment(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guest sets a firmware variable while its file is read."""
+    variables = tmp_path / "nvram"
+    variables.write_bytes(b"a" * (PIECE + 1000))
+    compress, writes = zlib.compress, []
+
+    def compress_and_write(data: bytes, level: int) -> bytes:
+        if len(writes) < 3:
+            writes.append(data)
+            variables.write_bytes(b"b" * (1000 + len(writes)))
+        return compress(data, level)
+
+    monkeypatch.setattr(kept.zlib, "compress", compress_and_write)
+    made, warnings = _saved(repository, tmp_path, MachineFile("nvram", str(variables)))
+    (saved,) = saved_files(repository, made)
+    write_file(repository, made, saved, str(tmp_path / "again"))
+    assert (tmp_path / "again").read_bytes() == b"b" * 1003
+    assert warnings == []
+
+
+def test_damage_is_found_and_nothing_is_taken_for_the_file(repository: Repository, store: MemoryStore, tmp_path: Path) -> None:
+    original = tmp_path / "nvram"
+    original.write_bytes(b"variables" * 1000)
+    made, warnings = _saved(repository, tmp_path, MachineFile("nvram", str(original)))
+    (saved,) = saved_files(repository, made)
+    name = f"{made.folder}/nvram.0"
+    store.objects[name] = with_bit_flipped(store.objects[name], 100)
+    with pytest.raises(DamagedObject):
+        write_file(repository, made, saved, str(tmp_path / "again"))
+
+
+@pytest.mark.parametrize("change", [{"sha256": "00" * 32}, {"size": 8999}, {"pieces": ()}], ids=str)
+def test_pieces_that_are_not_the_whole_file_are_refused(change: t.Dict[str, t.Any], repository: Repository, tmp_path: Path) -> None:
+    original = tmp_path / "nvram"
+    original.write_bytes(b"variables" * 1000)
+    made, warnings = _saved(repository, tmp_path, MachineFile("nvram", str(original)))
+    saved: SavedFile = dataclasses.replace(saved_files(repository, made)[0], **change)
+    with pytest.raises(DamagedObject, match="its pieces do not match what was saved"):
+        write_file(repository, made, saved, str(tmp_path / "again"))
+
+
+def test_an_existing_file_is_not_written_over(repository: Repository, tmp_path: Path) -> None:
+    original = tmp_path / "nvram"
+    original.write_bytes(b"variables")
+    made, warnings = _saved(repository, tmp_path, MachineFile("nvram", str(original)))
+    with pytest.raises(Refused, match="File exists"):
+        write_file(repository, made, saved_files(repository, made)[0], str(original))

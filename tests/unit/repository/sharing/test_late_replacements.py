@@ -1,0 +1,322 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A manifest that is replaced or deleted hours after the request was made, as through a mount that hung: the point stays whole, or removed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+from samples import UUID, encoded, point, point_id, record
+from stores_for_tests import MemoryStore
+
+from _cbt.grid import BLOCK_SIZE
+from _cbt.operations.upkeep.retention import RetentionRequest, retention
+from _cbt.repository.format import names
+from _cbt.repository.format.manifests import RestorePoint
+from _cbt.repository.format.maps import MapBuilder
+from _cbt.repository.format.packs import PackRef
+from _cbt.repository.repository import Repository
+from _cbt.repository.sharing import leases, removals, trash
+from _cbt.repository.sharing.collector import Collector
+from _cbt.repository.sharing.leases import ASTRAY, LAPSE, Lease
+from _cbt.repository.sharing.relocation import Move, relocate
+
+CONTENTS = [bytes([value]) * BLOCK_SIZE for value in (1, 2, 3, 4)]
+OTHER = "11111111-9a3c-4c0e-8a53-0d1b1f6f4a11"
+
+
+class World:
+    """A point of two disks in one pack, of which copies lie elsewhere: of half of it, and of all; and a point of another domain."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.store.objects["repository.json"] = b""
+        self.point = self._point(UUID, self._pack(CONTENTS))
+        self._point(OTHER, self._pack(CONTENTS))
+        self.store.clock += 10
+        self.half, self.all = self._pack(CONTENTS[:2]), self._pack(CONTENTS)
+
+    def repository(self) -> Repository:
+        """As another process opens it."""
+        return Repository(self.store, "0" * 32)
+
+    def _pack(self, contents: list[bytes]) -> PackRef:
+        writer = self.repository().writer()
+        writer.append([encoded(each) for each in contents])
+        return next(iter(writer.finish().values()))
+
+    def _point(self, uuid: str, pack: PackRef) -> RestorePoint:
+        self.old = getattr(self, "old", pack)
+        repository, disks = self.repository(), []
+        for number, target in enumerate(("vda", "vdb")):
+            builder = MapBuilder(2 * BLOCK_SIZE)
+            builder.place(0, 2, pack.id, 2 * number)
+            data = {f"{target}-0000000{number}.map": builder.finish({pack.id: pack}).encode()}
+            files = repository.put_files(names.point_folder(uuid, point_id(1)), data)
+            disks.append(dataclasses.replace(record(target, size=2 * BLOCK_SIZE), map=next(iter(files.values()))))
+        made = point(1, tuple(disks), uuid=uuid, repository="0" * 32)
+        repository.publish(made)
+        return made
+
+    def move(self, count: int, pack: PackRef) -> bool:
+        """Have the point name copies of so many blocks."""
+        lease = Lease(self.repository(), "compaction")
+        try:
+            return relocate(lease, self.repository().point(UUID, self.point.id), {self.old.id: [Move(0, count, pack, 0)]})
+        finally:
+            lease.release()
+
+    def remove(self) -> None:
+        """Remove the point."""
+        trash.remove(self.repository(), self.repository().point(UUID, self.point.id))
+
+    def collect(self, grace: float) -> None:
+        """Retention on three nights."""
+        for _turn in range(3):
+            self.store.clock += grace + LAPSE + ASTRAY + 200
+            lease = Lease(self.repository(), "retention")
+            Collector(self.repository(), lease.now(), grace).collect(lease, confirm_shrink=True)
+            lease.release()
+
+    def hang(self, name: str, request: str, meanwhile: Callable[[], None], before: bool = True) -> None:
+        """Have others work and hours pass before, or after, the next request of a kind with this in its name is carried out."""
+        plain = getattr(self.store, request)
+
+        def late(each: str, *arguments: object, **options: object) -> object:
+            if name not in each:
+                return plain(each, *arguments, **options)
+            setattr(self.store, request, plain)
+            if before:
+                meanwhile()
+            done = plain(each, *arguments, **options)
+            if not before:
+                meanwhile()
+            return done
+
+        setattr(self.store, request, late)
+
+    def check(self, exists: bool) -> None:
+        """The point exists or does not, and all points hold what they must."""
+        repository = self.repository()
+        listing = repository.points_of()
+        assert not listing.damaged
+        assert (UUID in {each.uuid for each in listing.points}) == exists
+        for each in listing.points:
+            for number, target in enumerate(("vda", "vdb")):
+                runs = repository.read_map(each, target).runs()
+                blocks = [bytes(block) for run in runs for block in repository.reader.blocks(run.pack, run.ordinal, run.count)]  # type: ignore[arg-type]
+                assert blocks == CONTENTS[2 * number : 2 * number + 2]
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """One clock for all."""
+    made = World()
+    monkeypatch.setattr(leases, "boot_clock", lambda: made.store.clock)
+    return made
+
+
+@pytest.mark.parametrize("grace", [300.0, 86400.0])
+def test_a_point_removed_before_the_manifest_appears_stays_removed(world: World, grace: float) -> None:
+    def others() -> None:
+        world.remove()
+        world.collect(grace)
+
+    world.hang(f"{UUID}/{world.point.id}/manifest.json", "put", others)
+    assert not world.move(2, world.half)
+    world.check(exists=False)
+    world.collect(grace)
+    world.check(exists=False)
+
+
+def test_a_point_just_removed_before_the_manifest_appears_stays_in_the_trash(world: World) -> None:
+    def others() -> None:
+        world.remove()
+        world.store.clock += LAPSE * 2
+
+    world.hang(f"{UUID}/{world.point.id}/manifest.json", "put", others)
+    assert not world.move(2, world.half)
+    world.check(exists=False)
+    retention(world.repository(), RetentionRequest(undelete=(world.point.id,), collect=False))
+    world.check(exists=True)
+
+
+@pytest.mark.parametrize("nights", [0, 1])
+def test_a_point_removed_whose_entry_is_gone_before_the_manifest_appears_stays_removed(nights: int, world: World) -> None:
+    def others() -> None:
+        world.remove()
+        for _night in range(nights + 1):
+            world.store.clock += 301
+            retention(world.repository(), RetentionRequest(grace=300.0))  # which deletes nothing that the draft names
+        assert not trash.removed(world.repository())
+
+    world.hang(f"{UUID}/{world.point.id}/manifest.json", "put", others)
+    assert not world.move(2, world.half)
+    world.check(exists=False)
+    assert not removals.vanished(world.repository(), world.point.key)
+
+
+def test_a_point_that_was_removed_and_came_back_before_it_was_moved_stays(world: World) -> None:
+    def hours() -> None:
+        world.store.clock += LAPSE * 2
+
+    removals.record(world.repository(), [world.point.key])
+    world.hang(f"{UUID}/{world.point.id}/manifest.json", "put", hours)
+    assert world.move(2, world.half)
+    world.check(exists=True)
+
+
+def test_a_point_removed_and_what_its_late_manifest_names_gone_leaves_nothing_that_blocks_retention(world: World) -> None:
+    def others() -> None:
+        world.collect(300.0)  # what only the draft named
+        world.remove()
+
+    world.hang(f"{UUID}/{world.point.id}/manifest.json", "put", others)
+    assert not world.move(2, world.half)
+    world.check(exists=False)
+    retention(world.repository(), RetentionRequest())
+    retention(world.repository(), RetentionRequest(undelete=(world.point.id,), collect=False))
+    world.check(exists=True)
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_late_manifest_that_another_run_replaced_at_once_stays_replaced(removed: bool, world: World) -> None:
+    other = dataclasses.replace(world.point, tags={"by": "another"})
+    put = world.store.put
+
+    def late(name: str, data: bytes, replace: bool = True) -> bool:
+        if not name.endswith(f"{world.point.id}/manifest.json") or name.startswith("drafts/"):
+            return put(name, data, replace)
+        world.store.put = put  # type: ignore[method-assign]
+        world.collect(300.0)  # what only the draft named
+        if removed:
+            world.remove()
+        put(name, data, replace)
+        return world.repository().publish(other)  # as one who brings it back
+
+    world.store.put = late  # type: ignore[method-assign]
+    assert not world.move(2, world.half)
+    world.check(exists=True)
+    assert world.repository().point(UUID, world.point.id) == other
+
+
+def test_a_point_removed_while_it_is_given_back_what_it_named_stays_removed(world: World) -> None:
+    put, at = world.store.put, []
+
+    def late(name: str, data: bytes, replace: bool = True) -> bool:
+        if not name.startswith("drafts/") and name.endswith(f"{UUID}/{world.point.id}/manifest.json"):
+            at.append(name)
+            if len(at) == 1:
+                world.collect(300.0)  # what only the draft named
+            else:
+                world.store.put = put  # type: ignore[method-assign]
+                world.remove()
+        return put(name, data, replace)
+
+    world.store.put = late  # type: ignore[method-assign]
+    assert not world.move(2, world.half)
+    assert len(at) == 2
+    world.check(exists=False)
+
+
+def test_a_point_of_which_nothing_whole_is_left_is_recorded_as_removed(world: World) -> None:
+    def others() -> None:
+        world.collect(300.0)
+        world.store.delete(world.old.name)
+
+    world.hang(f"{UUID}/{world.point.id}/manifest.json", "put", others)
+    assert not world.move(2, world.half)
+    assert UUID not in {each.uuid for each in world.repository().points_of().points}
+    assert not removals.vanished(world.repository(), world.point.key)
+
+
+@pytest.mark.parametrize("grace", [300.0, 86400.0])
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_point_moved_by_another_before_the_manifest_appears_is_whole(world: World, grace: float, count: int) -> None:
+    def others() -> None:
+        assert world.move(4, world.all)
+        world.collect(grace)
+        assert world.old.name not in world.store.objects
+
+    world.hang(f"{UUID}/{world.point.id}/manifest.json", "put", others)
+    world.move(count, world.half if count == 2 else world.all)
+    world.check(exists=True)
+    world.collect(grace)
+    world.check(exists=True)
+
+
+@pytest.mark.parametrize("grace", [300.0, 86400.0])
+def test_a_point_whose_new_map_is_gone_when_the_manifest_appears_is_what_it_was(world: World, grace: float) -> None:
+    world.hang(f"{UUID}/{world.point.id}/manifest.json", "put", lambda: world.collect(grace))
+    assert not world.move(2, world.half)
+    world.check(exists=True)
+    world.collect(grace)
+    world.check(exists=True)
+    assert world.repository().point(UUID, world.point.id) == world.point
+
+
+def test_a_manifest_that_appears_late_and_names_nothing_that_is_lost_stays(world: World) -> None:
+    def hours() -> None:
+        world.store.clock += LAPSE * 2
+
+    world.hang(f"{UUID}/{world.point.id}/manifest.json", "put", hours)
+    assert world.move(2, world.half)
+    world.check(exists=True)
+
+
+@pytest.mark.parametrize(("request_", "name", "before"), [("put", "trash/", False), ("delete", "manifest.json", True)])
+def test_a_removal_that_goes_on_late_leaves_an_entry_in_the_trash(world: World, request_: str, name: str, before: bool) -> None:
+    def others() -> None:
+        world.store.clock += LAPSE + 1
+        world.remove()
+        world.store.clock += LAPSE + ASTRAY + 1
+        retention(world.repository(), RetentionRequest(undelete=(world.point.id,), collect=False))
+        world.check(exists=True)
+
+    world.hang(name, request_, others, before)
+    delete = world.store.delete
+
+    def checked(name: str) -> None:
+        assert not name.endswith("manifest.json") or trash.contains(world.repository(), world.point), "it could not be brought back for a moment"
+        delete(name)
+
+    if request_ == "put":
+        world.store.delete = checked  # type: ignore[method-assign]
+    world.remove()
+    world.check(exists=False)
+    assert [each.point.id for each in trash.removed(world.repository())]
+    retention(world.repository(), RetentionRequest(undelete=(world.point.id,), collect=False))
+    world.check(exists=True)
+
+
+@pytest.mark.parametrize(("request_", "name", "before"), [("put", "trash/", True), ("put", "trash/", False), ("delete", "manifest.json", True)])
+def test_a_removal_that_goes_on_after_all_was_deleted_leaves_nothing_that_blocks_retention(world: World, request_: str, name: str, before: bool) -> None:
+    def others() -> None:
+        world.remove()
+        world.collect(86400.0)
+        assert world.old.name not in world.store.objects
+
+    world.hang(name, request_, others, before)
+    world.remove()
+    world.check(exists=False)
+    assert not trash.removed(world.repository())
+    world.collect(86400.0)
+
+
+@pytest.mark.parametrize("passed", [0.0, LAPSE / 2 - 1])
+def test_an_entry_of_a_host_whose_clock_is_hours_behind_stays_when_the_point_is_brought_back(passed: float, world: World) -> None:
+    def others() -> None:
+        world.remove()
+        world.store.clock += passed
+        for name in world.store.list("trash"):
+            world.store.times[name] -= ASTRAY
+        retention(world.repository(), RetentionRequest(undelete=(world.point.id,), collect=False))
+        world.check(exists=True)
+
+    world.hang("manifest.json", "delete", others)
+    world.remove()
+    world.check(exists=False)
+    assert trash.removed(world.repository())
