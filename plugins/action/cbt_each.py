@@ -16,7 +16,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.printable import prin
 from ansible_collections.kvm.cbt.plugins.module_utils._options import Options
 from ansible_collections.kvm.cbt.plugins.plugin_utils._outcomes import described
 
-_SPEC: t.Dict[str, t.Any] = {
+_SPEC: dict[str, t.Any] = {
     "module": {"type": "str", "required": True},
     "options": {"type": "dict", "default": {}},
     "each": {
@@ -34,7 +34,7 @@ _DISTURBED = (1, 5)  # seconds to wait before a host that does not answer is ask
 _GRACE = 60  # seconds in which what was killed for its time limit has to say so
 _ANSIBLE = frozenset({"ansible_job_id", "finished", "started", "invocation", "results_file", "stdout", "stdout_lines", "stderr", "stderr_lines"})
 
-Result = t.Dict[str, t.Any]
+Result = dict[str, t.Any]
 
 
 def _text(warning: t.Any) -> str:
@@ -48,7 +48,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     _supports_check_mode = True
     TRANSFERS_FILES = False
 
-    def run(self, tmp: t.Optional[str] = None, task_vars: t.Optional[Result] = None) -> Result:
+    def run(self, tmp: str | None = None, task_vars: Result | None = None) -> Result:
         """Start the module for each item as places become free, and gather what it returned."""
         result: Result = super().run(tmp, task_vars)
         options = Options(_SPEC, self._task.args)
@@ -59,10 +59,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if self._options["parallel"] < 1:
             return {**result, "failed": True, "msg": f"parallel is {self._options['parallel']}; it must be 1 or more."}
         self._task_vars = task_vars or {}
-        self._outcomes: t.List[Result] = []
+        self._outcomes: list[Result] = []
         self._waiting = list(self._options["each"])
-        self._running: t.Dict[str, t.Tuple[Result, float]] = {}  # item and time limit by the id of the job
-        self._warnings: t.List[str] = []
+        self._running: dict[str, tuple[Result, float]] = {}  # item and time limit by the id of the job
+        self._warnings: list[str] = []
         try:
             self._run_all()
         except AnsibleConnectionFailure as error:

@@ -19,24 +19,24 @@ Hosts = t.Sequence[str]
 _MOVED_OR_OFF = ("shutoff", "crashed", "nostate")
 
 
-def _registered(hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> t.Dict[str, t.Mapping[str, t.Any]]:
+def _registered(hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> dict[str, t.Mapping[str, t.Any]]:
     """What each host that has the variable has in it."""
     known = {host: hostvars[host].get(name) for host in hosts if host in hostvars}
     return {host: value for host, value in known.items() if isinstance(value, t.Mapping)}
 
 
-def _rank(host: str, domain: t.Mapping[str, str], hosts: Hosts) -> t.Tuple[int, int]:
+def _rank(host: str, domain: t.Mapping[str, str], hosts: Hosts) -> tuple[int, int]:
     order = 0 if domain["state"] == "running" else 2 if domain["state"] in _MOVED_OR_OFF else 1
     return order, hosts.index(host)
 
 
-def _run(label: str, **options: t.Any) -> t.Dict[str, t.Any]:
+def _run(label: str, **options: t.Any) -> dict[str, t.Any]:
     return {"label": label, "options": options}
 
 
-def own_domains(host: str, hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> t.List[t.Mapping[str, t.Any]]:
+def own_domains(host: str, hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> list[t.Mapping[str, t.Any]]:
     """The domains of a host, without those that another host has with the same UUID and with a better claim to."""
-    best: t.Dict[str, t.Tuple[int, int]] = {}
+    best: dict[str, tuple[int, int]] = {}
     found = _registered(hosts, hostvars, name)
     for where, listed in found.items():
         for domain in listed.get("domains", []):
@@ -45,7 +45,7 @@ def own_domains(host: str, hosts: Hosts, hostvars: t.Mapping[str, Variables], na
     return [_run(domain["name"], domain=domain["uuid"]) for domain in own]
 
 
-def stored_domains(found: t.Mapping[str, t.Any], wanted: t.Union[str, t.Sequence[str]], excluded: t.Union[str, t.Sequence[str]]) -> t.List[t.Dict[str, t.Any]]:
+def stored_domains(found: t.Mapping[str, t.Any], wanted: str | t.Sequence[str], excluded: str | t.Sequence[str]) -> list[dict[str, t.Any]]:
     """The domains of a repository that fit patterns, all at once if all are wanted; a name that it does not have is left for the module to complain of."""
     if wanted == "all" and not excluded:
         return [_run("all domains")]
@@ -64,12 +64,12 @@ def _fits(point: t.Mapping[str, t.Any], patterns: t.Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(point[key], pattern) for pattern in patterns for key in ("domain", "uuid"))
 
 
-def _names(value: t.Union[str, t.Sequence[str]]) -> t.List[str]:
+def _names(value: str | t.Sequence[str]) -> list[str]:
     """A list that may be one string with commas, as a survey or the command line gives it."""
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else list(value)
 
 
-def machines_of(machines: t.Any, host: str, hosts: Hosts, known: t.Container[str]) -> t.List[t.Dict[str, t.Any]]:
+def machines_of(machines: t.Any, host: str, hosts: Hosts, known: t.Container[str]) -> list[dict[str, t.Any]]:
     """The machines to restore on a host of the play. Fails where one would be restored on several, or on a host that is not known."""
     if isinstance(machines, str):
         machines = json.loads(machines) if machines.lstrip().startswith("[") else _names(machines)
@@ -85,9 +85,9 @@ def machines_of(machines: t.Any, host: str, hosts: Hosts, known: t.Container[str
     return chosen
 
 
-def first_of_repository(hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> t.List[str]:
+def first_of_repository(hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> list[str]:
     """The first host of each repository that was found, told apart by their ids."""
-    first: t.Dict[str, str] = {}
+    first: dict[str, str] = {}
     for host, found in _registered(hosts, hostvars, name).items():
         if "repository" in found:
             first.setdefault(found["repository"]["id"], host)
@@ -103,14 +103,14 @@ class _Step:
         self.outcome = _registered(hosts, hostvars, f"{name}_outcome")
         self.store = _registered(hosts, hostvars, f"{name}_store")
 
-    def missing(self) -> t.List[str]:
+    def missing(self) -> list[str]:
         """Names that were asked for, and that no host that was asked has."""
         asked = [found for found in self.found.values() if "missing" in found]
         names = sorted({name for found in asked for name in found["missing"]})
         here = {domain[key] for found in asked for domain in found["domains"] for key in ("name", "uuid")}
         return [name for name in names if name not in here]
 
-    def lines(self, host: str) -> t.Tuple[t.List[str], bool]:
+    def lines(self, host: str) -> tuple[list[str], bool]:
         """What the step did on a host, and whether all went well."""
         found, outcome = self.found.get(host), self.outcome.get(host)
         if outcome is not None and "outcomes" in outcome:
@@ -129,11 +129,11 @@ class _Step:
         return [], True
 
 
-def summary(hosts: Hosts, hostvars: t.Mapping[str, Variables], steps: t.Union[str, t.Sequence[str]]) -> t.Dict[str, t.Any]:
+def summary(hosts: Hosts, hostvars: t.Mapping[str, Variables], steps: str | t.Sequence[str]) -> dict[str, t.Any]:
     """Lines that tell of all steps on all hosts, the hosts on which something failed, and the domains that none has."""
-    lines: t.List[str] = []
-    bad: t.List[str] = []
-    missing: t.Set[str] = set()
+    lines: list[str] = []
+    bad: list[str] = []
+    missing: set[str] = set()
     for step in (_Step(name, hosts, hostvars) for name in _names(steps)):
         if not step.found and not step.outcome:
             continue
@@ -149,7 +149,7 @@ def summary(hosts: Hosts, hostvars: t.Mapping[str, Variables], steps: t.Union[st
 class FilterModule:
     """Makes them known to Ansible."""
 
-    def filters(self) -> t.Dict[str, t.Callable[..., t.Any]]:
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """By the names that templates use."""
         return {
             "first_of_repository": first_of_repository,

@@ -32,17 +32,17 @@ from ._cbt.repository.stores.s3_options import S3_SCHEME, S3Options
 from ._options import Options
 
 # Must be kept in sync with the doc fragments of the same names.
-LIBVIRT: t.Dict[str, t.Any] = {
+LIBVIRT: dict[str, t.Any] = {
     "uri": {"type": "str", "default": "qemu:///system"},
     "username": {"type": "str"},
     "password": {"type": "str", "no_log": True},
     "authfile": {"type": "path"},
 }
-DISKS: t.Dict[str, t.Any] = {
+DISKS: dict[str, t.Any] = {
     "include_disks": {"type": "list", "elements": "str"},
     "exclude_disks": {"type": "list", "elements": "str", "default": []},
 }
-_S3: t.Dict[str, t.Any] = {
+_S3: dict[str, t.Any] = {
     "endpoint_url": {"type": "str"},
     "region": {"type": "str"},
     "profile": {"type": "str"},
@@ -52,25 +52,25 @@ _S3: t.Dict[str, t.Any] = {
     "ca_bundle": {"type": "path"},
 }
 # A path's expansion of ~ and variables leaves s3://bucket/prefix as it is.
-ANY_REPOSITORY: t.Dict[str, t.Any] = {
+ANY_REPOSITORY: dict[str, t.Any] = {
     "repository": {"type": "path"},
     "s3": {"type": "dict", "options": _S3, "required_together": [("access_key", "secret_key")]},
     "passphrase": {"type": "str", "no_log": True},
     "accept_repository": {"type": "bool", "default": False},
 }
-DEST: t.Dict[str, t.Any] = {f"dest_{key}": option for key, option in ANY_REPOSITORY.items()}
-REPOSITORY: t.Dict[str, t.Any] = {**ANY_REPOSITORY, "repository": {"type": "path", "required": True}}
-CREATE_REPOSITORY: t.Dict[str, t.Any] = {"create_repository": {"type": "bool", "default": False}}
-WORKERS: t.Dict[str, t.Any] = {"workers": {"type": "int"}}
-STORING: t.Dict[str, t.Any] = {
+DEST: dict[str, t.Any] = {f"dest_{key}": option for key, option in ANY_REPOSITORY.items()}
+REPOSITORY: dict[str, t.Any] = {**ANY_REPOSITORY, "repository": {"type": "path", "required": True}}
+CREATE_REPOSITORY: dict[str, t.Any] = {"create_repository": {"type": "bool", "default": False}}
+WORKERS: dict[str, t.Any] = {"workers": {"type": "int"}}
+STORING: dict[str, t.Any] = {
     "compression": {"type": "str", "choices": ["lz4", "zstd", "zlib", "none"], "default": "lz4"},
     "compression_level": {"type": "int"},
     "dedup": {"type": "str", "choices": ["repository", "domain", "none"], "default": "repository"},
     "rate_limit": {"type": "bytes"},
 }
-DOMAIN: t.Dict[str, t.Any] = {"domain": {"type": "str", "required": True, "aliases": ["name", "guest"]}}
-ANY_DOMAIN: t.Dict[str, t.Any] = {"domain": {"type": "str", "aliases": ["name", "guest"]}}
-QUERY: t.Dict[str, t.Any] = {"query": {"type": "str"}}
+DOMAIN: dict[str, t.Any] = {"domain": {"type": "str", "required": True, "aliases": ["name", "guest"]}}
+ANY_DOMAIN: dict[str, t.Any] = {"domain": {"type": "str", "aliases": ["name", "guest"]}}
+QUERY: dict[str, t.Any] = {"query": {"type": "str"}}
 
 _PACKAGES = {"libvirt": "libvirt-python", "libvirt_qemu": "libvirt-python", "nbd": "libnbd", "lz4.block": "lz4", "jmespath": "jmespath", "boto3": "boto3"}
 _HINT = (
@@ -81,10 +81,10 @@ _HINT = (
 class Module(AnsibleModule):  # type: ignore[misc]
     """A module that shows no secret, not even one in an option that is misspelled or has the wrong shape."""
 
-    params: t.Dict[str, t.Any]
+    params: dict[str, t.Any]
 
     def __init__(self, **specification: t.Any) -> None:
-        self._flaws: t.List[str] = []
+        self._flaws: list[str] = []
         super().__init__(**specification)
         if self._flaws:
             self.fail_json(msg=" ".join(self._flaws))
@@ -161,14 +161,14 @@ def watching(module: AnsibleModule, which: str = "") -> Watching:
     return functools.partial(Memory, terms=Terms(module.params[option], not module.check_mode, option, module.warn))
 
 
-def repository_or_none(module: AnsibleModule, which: str = "") -> t.Optional[Repository]:
+def repository_or_none(module: AnsibleModule, which: str = "") -> Repository | None:
     """The module's repository, created if the options say so; None in check mode if it would be."""
     if module.params["create_repository"]:
         return open_or_create(place(module, which), module.check_mode, watching(module, which))
     return existing_repository(module, which)
 
 
-def repository_if_any(module: AnsibleModule) -> t.Optional[Repository]:
+def repository_if_any(module: AnsibleModule) -> Repository | None:
     """The module's repository, None if there is none yet."""
     return find_repository(place(module), watching(module))
 
@@ -178,7 +178,7 @@ def existing_repository(module: AnsibleModule, which: str = "") -> Repository:
     return open_repository(place(module, which), watching(module, which))
 
 
-def session_if_installed(module: AnsibleModule) -> t.ContextManager[t.Optional[Session]]:
+def session_if_installed(module: AnsibleModule) -> t.ContextManager[Session | None]:
     """The libvirt session the module's options ask for, or None where libvirt's Python module is not installed."""
     try:
         importlib.import_module("libvirt")
@@ -197,9 +197,9 @@ def without_secrets(domain_xml: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def check_workers(module: AnsibleModule) -> t.Optional[int]:
+def check_workers(module: AnsibleModule) -> int | None:
     """The number of workers asked for, if it can be meant."""
-    workers: t.Optional[int] = module.params["workers"]
+    workers: int | None = module.params["workers"]
     if workers is not None and not 1 <= workers <= 64:
         module.fail_json(msg=f"workers is {workers}; it must be between 1 and 64.")
     return workers
@@ -218,26 +218,26 @@ def reduced(module: AnsibleModule, result: t.Any) -> t.Any:
         return module.fail_json(msg=f"The query {query} cannot be read: {error}")
 
 
-def point_summary(point: RestorePoint) -> t.Dict[str, t.Any]:
+def point_summary(point: RestorePoint) -> dict[str, t.Any]:
     """A restore point as modules return it."""
     keys = ("id", "domain", "uuid", "created", "parent", "checkpoint", "consistency")
     return {key: getattr(point, key) for key in keys}
 
 
-def point_details(point: RestorePoint) -> t.Dict[str, t.Any]:
+def point_details(point: RestorePoint) -> dict[str, t.Any]:
     """A restore point as the info module returns it."""
     disks = [{"target": disk.target, "virtual_size": disk.size, "mode": disk.mode, "reason": disk.reason, **disk.statistics} for disk in point.disks]
     return {**point_summary(point), "disks": disks, "tags": dict(point.tags), "pinned": point.pinned, "host": point.host}
 
 
-def session_details(writing: WritingSession) -> t.Dict[str, t.Any]:
+def session_details(writing: WritingSession) -> dict[str, t.Any]:
     """Who is at work on a repository, as modules return it."""
     since = datetime.datetime.fromtimestamp(int(writing.since), datetime.timezone.utc).isoformat()
     # The store's own clock cannot be asked without writing; this one is near enough for a person.
     return {"host": writing.host, "process": writing.process, "operation": writing.operation, "since": since, "lapsed": writing.lapsed(time.time())}
 
 
-def disk_details(disk: Disk) -> t.Dict[str, t.Any]:
+def disk_details(disk: Disk) -> dict[str, t.Any]:
     """A domain's disk as modules return it."""
     return {
         "target": disk.target,
@@ -253,7 +253,7 @@ def disk_details(disk: Disk) -> t.Dict[str, t.Any]:
     }
 
 
-def bitmap_details(bitmap: Bitmap) -> t.Dict[str, t.Any]:
+def bitmap_details(bitmap: Bitmap) -> dict[str, t.Any]:
     """A bitmap as modules return it."""
     fields = dataclasses.asdict(bitmap)
     return {key: fields[key] for key in ("name", "granularity", "dirty_bytes", "inconsistent")}

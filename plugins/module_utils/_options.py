@@ -26,11 +26,11 @@ class Options:
     """
 
     def __init__(self, spec: Spec, given: t.Mapping[str, t.Any]) -> None:
-        self.flaws: t.List[str] = []
-        self.secrets: t.Set[str] = set()
+        self.flaws: list[str] = []
+        self.secrets: set[str] = set()
         self.given = self._options(spec, given)
 
-    def _options(self, spec: Spec, given: t.Mapping[str, t.Any]) -> t.Dict[str, t.Any]:
+    def _options(self, spec: Spec, given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         known = {each: option for name, option in spec.items() for each in (name, *option.get("aliases", ()))}
         shown = {}
         for name, value in given.items():
@@ -72,7 +72,7 @@ class Options:
         return self._options(spec, mapping)
 
 
-def _mapping(value: t.Any) -> t.Optional[t.Mapping[str, t.Any]]:
+def _mapping(value: t.Any) -> t.Mapping[str, t.Any] | None:
     """The value as Ansible reads it where it wants a mapping, None if it does not."""
     try:
         return t.cast("t.Mapping[str, t.Any]", check_type_dict(value))

@@ -298,7 +298,6 @@ duration:
 """
 
 import contextlib
-import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -310,7 +309,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.re
 _DEFINED = ("start", "autostart", "uuid", "mac", "networks", "trust_definition")  # options that mean something only for a domain
 
 
-def _machine(module: AnsibleModule) -> t.Optional[MachineWish]:
+def _machine(module: AnsibleModule) -> MachineWish | None:
     params = module.params
     if not params["define"]:
         given = [option for option in _DEFINED if params[option]]

@@ -48,7 +48,7 @@ class Ansible:
         own = {"ANSIBLE_COLLECTIONS_PATH": str(collections), "XDG_STATE_HOME": str(folder / "state")}
         self._environment = {**os.environ, **own, "ANSIBLE_LOCALHOST_WARNING": "false", "LC_ALL": "C.UTF-8"}
 
-    def run(self, module: str, **arguments: t.Any) -> t.Dict[str, t.Any]:
+    def run(self, module: str, **arguments: t.Any) -> dict[str, t.Any]:
         """Run a module and return its result; a failure ends the demo with the module's message."""
         command = [str(Path(sys.executable).parent / "ansible"), "localhost", "-i", "localhost,", "-c", "local", "--tree", str(self._results)]
         command += ["-e", f"ansible_python_interpreter={sys.executable}", "-m", f"kvm.cbt.{module}", "-a", json.dumps(arguments)]
@@ -57,7 +57,7 @@ class Ansible:
         result = json.loads(written.read_text()) if written.exists() else {}
         if done.returncode != 0:
             raise SystemExit(f"{module} failed: {result.get('msg') or done.stdout + done.stderr}")
-        return t.cast("t.Dict[str, t.Any]", result)
+        return t.cast("dict[str, t.Any]", result)
 
 
 def tell_backup(result: t.Mapping[str, t.Any]) -> None:

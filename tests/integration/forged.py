@@ -57,26 +57,26 @@ class Watch:
     PIPE, DEVNULL, TimeoutExpired = subprocess.PIPE, subprocess.DEVNULL, subprocess.TimeoutExpired
 
     def __init__(self) -> None:
-        self.seen: t.List[t.List[str]] = []
+        self.seen: list[list[str]] = []
 
-    def _look(self, arguments: t.List[str]) -> t.List[str]:
+    def _look(self, arguments: list[str]) -> list[str]:
         program = arguments[arguments.index("-c") + 3 :] if arguments[0] == "setpriv" else arguments  # what ends with the engine is started by it
         assert names_formats(program), program
         self.seen.append(program)
         return arguments
 
-    def run(self, arguments: t.List[str], **options: t.Any) -> t.Any:
+    def run(self, arguments: list[str], **options: t.Any) -> t.Any:
         return subprocess.run(self._look(arguments), **options)
 
-    def Popen(self, arguments: t.List[str], **options: t.Any) -> t.Any:  # noqa: N802  # as subprocess has it
+    def Popen(self, arguments: list[str], **options: t.Any) -> t.Any:  # noqa: N802  # as subprocess has it
         return subprocess.Popen(self._look(arguments), **options)
 
     @property
-    def commands(self) -> t.Set[str]:
+    def commands(self) -> set[str]:
         """The commands that were run."""
         return {arguments[1] if arguments[0] == "qemu-img" else arguments[0] for arguments in self.seen}
 
-    def formats_of(self, path: Path) -> t.Set[str]:
+    def formats_of(self, path: Path) -> set[str]:
         """The formats with which an image was opened by qemu-img."""
         found = [each for each in self.seen if each[0] == "qemu-img" and str(path) in each]
         return {arguments[arguments.index("-f") + 1] for arguments in found}

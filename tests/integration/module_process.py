@@ -56,28 +56,28 @@ class ModuleProcess:
         """Send a signal to the module's process alone."""
         self.process.send_signal(number)
 
-    def result_if_any(self) -> t.Optional[t.Dict[str, t.Any]]:
+    def result_if_any(self) -> dict[str, t.Any] | None:
         """The module's answer, None if a signal ended the process before it had one."""
         out, _err = self.process.communicate(timeout=300)
         return json.loads(out) if out else None
 
-    def result(self, timeout: float = 300) -> t.Dict[str, t.Any]:
+    def result(self, timeout: float = 300) -> dict[str, t.Any]:
         """The module's JSON answer; fails the test if there is none, such as a traceback."""
         out, err = self.process.communicate(timeout=timeout)
         try:
-            return t.cast("t.Dict[str, t.Any]", json.loads(out))
+            return t.cast("dict[str, t.Any]", json.loads(out))
         except ValueError:
             raise AssertionError(f"no JSON from the module: {out.decode()} {err.decode()}") from None
 
 
-def created(folder: Path, location: t.Union[str, Path], **options: t.Any) -> str:
+def created(folder: Path, location: str | Path, **options: t.Any) -> str:
     """Create a repository as people do, and return its location."""
     result = run_module(folder, "cbt_repository", repository=str(location), **options)
     assert result["changed"], result
     return str(location)
 
 
-def run_module(folder: Path, module: str, check: bool = False, **arguments: t.Any) -> t.Dict[str, t.Any]:
+def run_module(folder: Path, module: str, check: bool = False, **arguments: t.Any) -> dict[str, t.Any]:
     """Run a module to its end and return its answer, failed or not. A traceback fails the test."""
     result = ModuleProcess(folder, module, arguments, check).result()
     assert "exception" not in result or "libvirt-python" in result.get("msg", ""), result

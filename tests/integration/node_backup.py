@@ -51,12 +51,12 @@ class Runner(t.Protocol):
     """What runs a program; a node of the lab is one."""
 
     def run(
-        self, words: t.Sequence[t.Union[str, Path]], environment: t.Optional[t.Mapping[str, str]] = None, stdin: str = "", timeout: float = 300
+        self, words: t.Sequence[str | Path], environment: t.Mapping[str, str] | None = None, stdin: str = "", timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
 
 
-def back_up_in(node: Runner, repository: str, prefix: t.Sequence[str] = (), environment: t.Optional[t.Mapping[str, str]] = None, **wanted: t.Any) -> t.Any:
+def back_up_in(node: Runner, repository: str, prefix: t.Sequence[str] = (), environment: t.Mapping[str, str] | None = None, **wanted: t.Any) -> t.Any:
     """Back up inside a node and return what the program told. ``prefix`` is put before the program, to change its user for one."""
     done = node.run([*prefix, "/usr/bin/python3", __file__], environment, json.dumps({"repository": repository, **wanted}))
     assert done.returncode == 0, done.stdout + done.stderr

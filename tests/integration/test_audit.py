@@ -39,7 +39,7 @@ def _tamper(domain: BlockDomain, changes: t.Mapping[int, bytes]) -> None:
     domain.start()
 
 
-def _untrue(domain: BlockDomain, repository: Repository, taken: Witnessed, folder: Path) -> t.List[str]:
+def _untrue(domain: BlockDomain, repository: Repository, taken: Witnessed, folder: Path) -> list[str]:
     folder.mkdir(exist_ok=True)
     return differences(domain.name, repository, taken, folder)
 

@@ -22,7 +22,7 @@ from _cbt.repository.repository import open_repository
 MIB = 1 << 20
 
 
-def _tree(folder: Path) -> t.Dict[str, bytes]:
+def _tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -35,7 +35,7 @@ def domain(hypervisor: Hypervisor) -> t.Iterator[BlockDomain]:
 
 
 @pytest.fixture
-def backed_up(domain: BlockDomain, workspace: Path) -> t.Dict[str, t.Any]:
+def backed_up(domain: BlockDomain, workspace: Path) -> dict[str, t.Any]:
     result = run_module(workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository"))
     assert not result.get("failed"), result
     return result
@@ -59,7 +59,7 @@ def _only(repository: Path, pattern: str) -> Path:
     return next(repository.glob(f"points/*/*/{pattern}"))
 
 
-BACKUPS: t.Dict[str, t.Tuple[t.Dict[str, t.Any], str]] = {
+BACKUPS: dict[str, tuple[dict[str, t.Any], str]] = {
     "unknown domain": ({"domain": "no-such-domain"}, "There is no domain no-such-domain on this host; it has"),
     "libvirt down": ({"uri": "qemu+unix:///system?socket=/nonexistent/socket"}, "Cannot connect to libvirt at qemu+unix:///system"),
     "no such disk": ({"include_disks": ["vdz"]}, "has no disk vdz; it has vda, vdb"),
@@ -174,7 +174,7 @@ def test_a_restore_that_cannot_fit_is_refused_beforehand(domain: BlockDomain, wo
     assert list(small_mount.iterdir()) == []
 
 
-RESTORES: t.Dict[str, t.Tuple[t.Dict[str, t.Any], str]] = {
+RESTORES: dict[str, tuple[dict[str, t.Any], str]] = {
     "unknown point": ({"restore_point": "20200101T000000Z-00000000"}, "There is no restore point 20200101T000000Z-00000000"),
     "unknown domain": ({"domain": "nobody"}, "holds no restore point of nobody; it holds points of"),
     "too early": ({"until": "2001-01-01"}, "There is no restore point"),

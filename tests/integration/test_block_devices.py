@@ -52,7 +52,7 @@ class Device:
         made = open_or_create(str(workspace / "repository"))
         assert made is not None
         self.repository: Repository = made
-        self.taken: t.List[Witnessed] = []
+        self.taken: list[Witnessed] = []
 
     def backup(self, mode: str) -> Statistics:
         """Back up, which must be done in this mode; what was counted."""
@@ -69,7 +69,7 @@ class Device:
         assert (disk.mode, disk.statistics is not None) == (mode, True), disk
         return t.cast(Statistics, disk.statistics)
 
-    def untrue(self) -> t.List[str]:
+    def untrue(self) -> list[str]:
         """What the points taken differ in from their witnesses' copies when restored."""
         out = self.workspace / "restored"
         out.mkdir()

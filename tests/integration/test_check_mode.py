@@ -15,7 +15,7 @@ from module_process import created, run_module
 MIB = 1 << 20
 
 
-def _decisions(result: t.Mapping[str, t.Any]) -> t.List[t.Tuple[str, str, str]]:
+def _decisions(result: t.Mapping[str, t.Any]) -> list[tuple[str, str, str]]:
     assert not result.get("failed"), result
     return [(disk["target"], disk["mode"], disk["reason"]) for disk in result["disks"]]
 
@@ -32,7 +32,7 @@ def test_the_estimate_and_the_run_agree_in_every_situation(hypervisor: Hyperviso
     repository = str(workspace / "repository")
     with BlockDomain(hypervisor, disks) as domain:
 
-        def both(**options: t.Any) -> t.Dict[str, t.Any]:
+        def both(**options: t.Any) -> dict[str, t.Any]:
             arguments = {"domain": domain.name, "repository": repository, "create_repository": not Path(repository).exists(), **options}
             checkpoints = domain.checkpoints()
             there = Path(repository).exists()

@@ -55,7 +55,7 @@ class History:
         made = open_or_create(str(self.folder / "repository"))
         assert made is not None
         self.repository: Repository = made
-        self._copies: t.Dict[str, t.Dict[str, Path]] = {}
+        self._copies: dict[str, dict[str, Path]] = {}
         self._writes = 0
 
     def write(self, blocks: int) -> None:
@@ -64,7 +64,7 @@ class History:
             self._writes += 1
             self._domain.write("vda", self._writes * 2 * GRANULE, GRANULE, 0x10 + self._writes)
 
-    def take(self, node: Node, mode: str, dirty: t.Optional[int] = None, **wanted: t.Any) -> t.Any:
+    def take(self, node: Node, mode: str, dirty: int | None = None, **wanted: t.Any) -> t.Any:
         """Back up on a node, which must read vda in this way and find so many blocks of it changed."""
         told = back_up_in(node, self.repository.store.location, domain=self._domain.name, **wanted)
         assert "failed" not in told, told
@@ -200,7 +200,7 @@ def test_a_repository_of_each_node_keeps_to_its_own(cluster: Cluster, domain: Bl
     first, second, _third = cluster.nodes
     places = [str(domain.hypervisor.folder() / "repository") for _node in range(2)]
 
-    def take(node: Node, place: str) -> t.Tuple[str, int]:
+    def take(node: Node, place: str) -> tuple[str, int]:
         told = back_up_in(node, place, domain=domain.name)
         return told["disks"]["vda"]["mode"], told["disks"]["vda"]["dirty_bytes"] // GRANULE
 

@@ -60,7 +60,7 @@ LONG_GRACE = 4 * 3600
 class _Storm:
     """What all of them share: the repository, until when, and what went wrong."""
 
-    def __init__(self, location: Path, workspace: Path, seconds: float, clocks: t.Optional[Clocks] = None) -> None:
+    def __init__(self, location: Path, workspace: Path, seconds: float, clocks: Clocks | None = None) -> None:
         made = open_or_create(str(location))
         assert made is not None
         self.repository: Repository = made
@@ -69,12 +69,12 @@ class _Storm:
         self.grace = GRACE if clocks is None else LONG_GRACE
         self.seconds = seconds
         self.until = time.monotonic() + seconds
-        self.truth: t.Dict[str, str] = {}
+        self.truth: dict[str, str] = {}
         self.outcomes: t.Counter[str] = collections.Counter()
-        self.faults: t.List[str] = []
+        self.faults: list[str] = []
         self.reclaimed = self.rewritten = 0
 
-    def run(self, chance: random.Random, host: str, module: str, kills: float, usual: float, **arguments: t.Any) -> t.Optional[t.Dict[str, t.Any]]:
+    def run(self, chance: random.Random, host: str, module: str, kills: float, usual: float, **arguments: t.Any) -> dict[str, t.Any] | None:
         """One run of a module, killed with this probability at some moment of its ``usual`` seconds; its answer, if it had one."""
         before = "" if self.clocks is None else self.clocks.code(host)
         process = ModuleProcess(self.workspace, module, {"repository": self.repository.store.location, **arguments}, before=before)
@@ -96,7 +96,7 @@ class _Storm:
 
 def _back_up(storm: _Storm, domain: BlockDomain, host: str, scratch: Path, chance: random.Random) -> None:
     disk = bytearray(SIZE)
-    known: t.Set[str] = set()
+    known: set[str] = set()
     usual = 4.0
     while time.monotonic() < storm.until:
         for _number in range(chance.randrange(1, 4)):
@@ -136,7 +136,7 @@ def _verify(storm: _Storm, chance: random.Random) -> None:
 
 
 def _set_clocks(storm: _Storm, clocks: Clocks, chance: random.Random) -> None:
-    offsets: t.Dict[str, float] = {}
+    offsets: dict[str, float] = {}
     while time.monotonic() < storm.until:
         offsets[chance.choice([*HOSTS, fast_clocks.STORE, fast_clocks.STORE])] = chance.uniform(-ASTRAY, ASTRAY) / 2
         offsets[fast_clocks.CLIENTS] = chance.choice([0.0, 1.0])
@@ -155,7 +155,7 @@ def _settle(repository: Repository, grace: float) -> None:
             dedup.tidy(repository, repository.points_of().points)
 
 
-def _stored(repository: Repository) -> t.Dict[str, int]:
+def _stored(repository: Repository) -> dict[str, int]:
     """Bytes of all objects, by the first part of their names."""
     found: t.Counter[str] = collections.Counter()
     for path in filter(Path.is_file, Path(repository.store.location).rglob("*")):
@@ -163,9 +163,9 @@ def _stored(repository: Repository) -> t.Dict[str, int]:
     return dict(found)
 
 
-def _waste(repository: Repository) -> t.Tuple[int, int]:
+def _waste(repository: Repository) -> tuple[int, int]:
     """Blocks in packs that no restore point needs, and those that are there once more."""
-    named: t.Dict[PackRef, t.Set[int]] = {}
+    named: dict[PackRef, set[int]] = {}
     for point in repository.points_of().points:
         for disk in point.disks:
             for run in repository.read_map(point, disk.target).runs():
@@ -174,7 +174,7 @@ def _waste(repository: Repository) -> t.Tuple[int, int]:
     return sum(ref.blocks for ref in named) - len(ids), len(ids) - len(set(ids))
 
 
-def _untrue(storm: _Storm, names: t.Mapping[str, str]) -> t.List[str]:
+def _untrue(storm: _Storm, names: t.Mapping[str, str]) -> list[str]:
     found = []
     for point in open_repository(storm.repository.store.location).points_of().points:
         folder = storm.workspace / point.id
@@ -188,7 +188,7 @@ def _untrue(storm: _Storm, names: t.Mapping[str, str]) -> t.List[str]:
     return found
 
 
-def _run(hypervisor: Hypervisor, workspace: Path, seconds: float, clocks: t.Optional[Clocks] = None) -> _Storm:
+def _run(hypervisor: Hypervisor, workspace: Path, seconds: float, clocks: Clocks | None = None) -> _Storm:
     """All of it, and what must hold afterwards."""
     collection_path(workspace)  # before all of them make it at once
     with contextlib.ExitStack() as stack:
@@ -201,7 +201,7 @@ def _run(hypervisor: Hypervisor, workspace: Path, seconds: float, clocks: t.Opti
 
 def _let_loose(storm: _Storm, domains: t.Sequence[BlockDomain]) -> None:
     """All of them at once, until the time is over."""
-    work: t.List[t.Callable[[], None]] = []
+    work: list[t.Callable[[], None]] = []
     for number, domain in enumerate(domains):
         scratch = storm.workspace / f"scratch-{number}"
         scratch.mkdir()

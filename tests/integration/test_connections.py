@@ -41,7 +41,7 @@ WRONG = "wr0ng-w0rd-of-the-lab"
 class TransientDomain(BlockDomain):
     """A domain that libvirt forgets when it ends."""
 
-    _definition: t.Optional[str] = None
+    _definition: str | None = None
 
     def start(self) -> None:
         """Create the domain, which is not defined."""
@@ -64,11 +64,11 @@ def _exists(domain: BlockDomain) -> bool:
 
 
 def test_a_transient_domain_keeps_its_history_when_it_is_created_again(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
-    taken: t.List[Witnessed] = []
+    taken: list[Witnessed] = []
     with TransientDomain(hypervisor, [DiskSpec("vda", 8 * MIB)]) as domain:
         assert not domain.handle.isPersistent()
 
-        def take(mode: str, dirty: t.Optional[int] = None) -> str:
+        def take(mode: str, dirty: int | None = None) -> str:
             folder = workspace / f"step-{len(taken)}"
             folder.mkdir()
             taken.append(witnessed_backup(domain, repository, folder))
@@ -184,7 +184,7 @@ class SessionHypervisor(NodeHypervisor):
         # pylint: disable-next=non-parent-init-called
         Hypervisor.__init__(self, f"qemu+unix:///session?socket={node.path(self.home / 'run/libvirt/libvirt-sock')}", node.storage)
 
-    def folder(self, name: t.Optional[str] = None) -> Path:
+    def folder(self, name: str | None = None) -> Path:
         """A folder of the user."""
         path = super().folder(name)
         os.chown(path, *self.ids)
@@ -210,9 +210,9 @@ def test_the_session_of_an_unprivileged_user(node: Node) -> None:
     with SessionHypervisor(node, "nobody") as session, SessionDomain(session, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 4 * MIB, format="raw")]) as domain:
         place, scratch = session.folder(), session.folder()
         where = str(place / "repository")
-        copies: t.Dict[str, t.Mapping[str, Path]] = {}
+        copies: dict[str, t.Mapping[str, Path]] = {}
 
-        def take(mode: str, dirty: t.Optional[int] = None, **options: t.Any) -> None:
+        def take(mode: str, dirty: int | None = None, **options: t.Any) -> None:
             wanted = {"connection": {"uri": "qemu:///session"}, "domain": domain.name, "scratch_dir": str(scratch), **options}
             told = back_up_in(node, where, session.prefix, session.environment, **wanted)
             assert "failed" not in told, told
@@ -270,7 +270,7 @@ class SaslLibvirt:
 
 
 @pytest.fixture
-def guarded(node: Node) -> t.Iterator[t.Tuple[BlockDomain, SaslLibvirt]]:
+def guarded(node: Node) -> t.Iterator[tuple[BlockDomain, SaslLibvirt]]:
     """A domain behind a password."""
     with BlockDomain(node.hypervisor, [DiskSpec("vda", 8 * MIB)]) as domain:
         domain.write_random("vda", 0, 4 * MIB, 1)
@@ -281,7 +281,7 @@ def guarded(node: Node) -> t.Iterator[t.Tuple[BlockDomain, SaslLibvirt]]:
             sasl.close()
 
 
-def _seen_by_others(words: t.Collection[str]) -> t.List[str]:
+def _seen_by_others(words: t.Collection[str]) -> list[str]:
     """What of these words stands in the command lines and environments of processes."""
     seen = []
     for path in (*Path("/proc").glob("[0-9]*/cmdline"), *Path("/proc").glob("[0-9]*/environ")):
@@ -293,12 +293,12 @@ def _seen_by_others(words: t.Collection[str]) -> t.List[str]:
     return seen
 
 
-def test_user_and_password_open_a_guarded_libvirt_and_are_told_nobody(guarded: t.Tuple[BlockDomain, SaslLibvirt], workspace: Path) -> None:
+def test_user_and_password_open_a_guarded_libvirt_and_are_told_nobody(guarded: tuple[BlockDomain, SaslLibvirt], workspace: Path) -> None:
     domain, sasl = guarded
     place = domain.hypervisor.folder()
-    seen: t.List[str] = []
+    seen: list[str] = []
 
-    def run(module: str = "cbt_backup", **options: t.Any) -> t.Dict[str, t.Any]:
+    def run(module: str = "cbt_backup", **options: t.Any) -> dict[str, t.Any]:
         arguments = {"domain": domain.name, "repository": str(place / "repository"), "uri": sasl.uri, **options}
         if module == "cbt_backup":
             arguments["scratch_dir"] = str(place)

@@ -34,7 +34,7 @@ class Patient:
 
     def __init__(self, domain: BlockDomain, workspace: Path, running: bool) -> None:
         self.domain, self.workspace, self.running = domain, workspace, running
-        self.taken: t.List[Witnessed] = []
+        self.taken: list[Witnessed] = []
         open_or_create(str(workspace / "repository"))
         for seed, target in enumerate(FORMATS):  # content of their own, or both would be stored as one
             domain.write_random(target, 0, 4 * MIB, seed)
@@ -68,7 +68,7 @@ class Patient:
         self.taken.append(taken)
         return taken
 
-    def pack(self, number: int, target: str, block: int) -> t.Tuple[Path, int]:
+    def pack(self, number: int, target: str, block: int) -> tuple[Path, int]:
         """The file of the pack that holds a block at a point, and where in it the block's payload is."""
         repository = self.repository
         point = repository.point(self.domain.handle.UUIDString(), self.taken[number].id)
@@ -85,11 +85,11 @@ class Patient:
             file.seek(offset)
             file.write(bytes([byte ^ 16]))
 
-    def statuses(self) -> t.List[str]:
+    def statuses(self) -> list[str]:
         """What verification finds of each point, oldest first."""
         return [verdict.status for verdict in verify(self.repository, wanted="all")[0]]
 
-    def untrue(self) -> t.List[str]:
+    def untrue(self) -> list[str]:
         """What points restore to that is not their witness's; one that cannot be restored says so and is ``damaged``."""
         found = []
         for number, taken in enumerate(self.taken):
@@ -111,7 +111,7 @@ def patient(request: pytest.FixtureRequest, hypervisor: Hypervisor, workspace: P
         yield Patient(domain, workspace, getattr(request, "param", "running") == "running")
 
 
-def _modes(taken: Witnessed) -> t.List[str]:
+def _modes(taken: Witnessed) -> list[str]:
     return [disk.mode for disk in taken.result.disks]
 
 
@@ -206,7 +206,7 @@ def test_what_is_damaged_of_one_disk_does_not_hinder_the_other(patient: Patient)
 def test_the_modules_find_tell_and_heal(patient: Patient) -> None:
     place = {"repository": str(patient.workspace / "repository")}
 
-    def healths() -> t.List[t.Tuple[t.Any, bool]]:
+    def healths() -> list[tuple[t.Any, bool]]:
         points = run_module(patient.workspace, "cbt_backup_info", **place)["restore_points"]
         return [(point["verified"] and (point["verified"]["status"], point["verified"]["percent"]), point["damaged"]) for point in points]
 

@@ -62,7 +62,7 @@ def _taken(domain: BlockDomain, repository: Repository, workspace: Path, **wante
     return witnessed_backup(domain, repository, folder, ask(domain.name, compression="none", **wanted))
 
 
-def _untrue(domain: BlockDomain, repository: Repository, workspace: Path, taken: t.Sequence[Witnessed]) -> t.List[str]:
+def _untrue(domain: BlockDomain, repository: Repository, workspace: Path, taken: t.Sequence[Witnessed]) -> list[str]:
     folder = workspace / f"restored-{domain.name}"
     folder.mkdir()
     return [found for each in taken for found in differences(domain.name, repository, each, folder)]

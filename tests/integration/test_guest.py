@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import subprocess
 import time
-import typing as t
 from pathlib import Path
 
 import pytest
@@ -43,7 +42,7 @@ def _dump(image: Path, path: str) -> bytes:
 
 
 def test_a_frozen_backup_under_writes_is_file_system_consistent(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
-    seen: t.List[bool] = []
+    seen: list[bool] = []
     with LinuxGuest(hypervisor, [DiskSpec("vda", 256 * MIB)]) as guest:
         guest.wait_ready()
         guest.write_file("/data/one", b"first")

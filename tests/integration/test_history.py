@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import typing as t
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,7 @@ def _touch(domain: BlockDomain, chance: random.Random) -> None:
 @pytest.mark.parametrize("seed", range(1, soaks.count("histories") + 1))
 def test_every_point_of_a_random_history_restores_to_the_bytes_it_had(seed: int, hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
     chance = random.Random(seed)
-    taken: t.List[Witnessed] = []
+    taken: list[Witnessed] = []
     with BlockDomain(hypervisor, [DiskSpec(target, size) for target, size in SIZES.items()]) as domain:
         for step in range(8):
             for _touch_number in range(chance.randrange(8)):

@@ -26,8 +26,8 @@ MIB = 1 << 20
 V2 = DiskSpec("vda", 256 * MIB, compat="0.10")
 
 
-def _compat(path: t.Union[str, Path]) -> t.Optional[str]:
-    return t.cast("t.Optional[str]", json.loads(run_tool(["qemu-img", "info", "-U", "--output=json", path]))["format-specific"]["data"].get("compat"))
+def _compat(path: str | Path) -> str | None:
+    return t.cast("str | None", json.loads(run_tool(["qemu-img", "info", "-U", "--output=json", path]))["format-specific"]["data"].get("compat"))
 
 
 def _defined(domain: t.Any, target: str = "vda") -> str:
@@ -156,7 +156,7 @@ def test_a_domain_that_cannot_start_on_the_copy_goes_back_to_the_original(hyperv
     with LinuxGuest(hypervisor, [V2, DiskSpec("vdb", 64 * MIB, format="raw")]) as guest:
         guest.wait_ready()
         before = {target: guest.image(target) for target in ("vda", "vdb")}
-        started: t.List[str] = []
+        started: list[str] = []
 
         def start(handle: t.Any) -> None:
             started.append(guest.xml(inactive=True))

@@ -37,7 +37,7 @@ def _image(folder: Path, fmt: str) -> Path:
 
 
 @contextlib.contextmanager
-def _running(ready: Path, *arguments: t.Union[str, Path]) -> t.Iterator[None]:
+def _running(ready: Path, *arguments: str | Path) -> t.Iterator[None]:
     process = subprocess.Popen([str(each) for each in arguments])
     try:
         wait_until(ready.exists, 20, f"{arguments[0]} is ready")
@@ -63,7 +63,7 @@ def _daemon(image: Path, fmt: str, *options: str) -> t.ContextManager[None]:
     return _running(ready, "qemu-storage-daemon", "--pidfile", ready, *words)
 
 
-HOLDERS: t.Dict[str, t.Callable[[Path, str], t.ContextManager[None]]] = {
+HOLDERS: dict[str, t.Callable[[Path, str], t.ContextManager[None]]] = {
     "qemu-nbd": _nbd,
     "qemu-nbd, reading": lambda image, fmt: _nbd(image, fmt, "--read-only"),
     "qemu-storage-daemon": _daemon,
@@ -71,7 +71,7 @@ HOLDERS: t.Dict[str, t.Callable[[Path, str], t.ContextManager[None]]] = {
 }
 
 
-def _spellings(image: Path) -> t.List[Path]:
+def _spellings(image: Path) -> list[Path]:
     """The image, a link to it, and another name of the same file."""
     link, other = image.with_suffix(".link"), image.with_suffix(".other")
     link.symlink_to(image.name)

@@ -27,7 +27,7 @@ from _cbt.repository.repository import Repository, open_repository
 MIB = 1 << 20
 
 
-def _traces(domain: BlockDomain, repository: Repository, scratch: Path) -> t.Dict[str, t.Any]:
+def _traces(domain: BlockDomain, repository: Repository, scratch: Path) -> dict[str, t.Any]:
     """Everything a backup could leave behind."""
     return {
         "job": domain.job_running(),

@@ -35,7 +35,7 @@ SIZES = {"vda": 16 * MIB, "vdb": 8 * MIB + 512 * 3}
 BEFORE, DURING, AFTER, COMPLETED = "before begin", "during", "after publish", "completed"
 
 
-def _sums(files: t.Mapping[str, Path]) -> t.Dict[str, str]:
+def _sums(files: t.Mapping[str, Path]) -> dict[str, str]:
     """SHA-256 of raw copies of disks; the copies are removed."""
     found = {}
     for target, path in files.items():
@@ -53,8 +53,8 @@ class _History:
     workspace: Path
     scratch: Path
     chance: random.Random
-    disks: t.Dict[str, bytearray] = dataclasses.field(default_factory=lambda: {target: bytearray(size) for target, size in SIZES.items()})
-    truth: t.Dict[str, t.Dict[str, str]] = dataclasses.field(default_factory=dict)
+    disks: dict[str, bytearray] = dataclasses.field(default_factory=lambda: {target: bytearray(size) for target, size in SIZES.items()})
+    truth: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     outcomes: t.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def touch(self) -> None:
@@ -71,11 +71,11 @@ class _History:
                 self.domain.write_zeroes(target, first * 512, length, unmap=self.chance.random() < 0.5)
             self.disks[target][first * 512 : first * 512 + length] = data
 
-    def now(self) -> t.Dict[str, str]:
+    def now(self) -> dict[str, str]:
         """SHA-256 of what the guest wrote, by disk."""
         return {target: hashlib.sha256(data).hexdigest() for target, data in self.disks.items()}
 
-    def points(self) -> t.List[str]:
+    def points(self) -> list[str]:
         """Ids of all published points; the new ones are noted with what they must hold."""
         ids = [point.id for point in self.repository.points_of().points]
         for each in ids:
@@ -87,7 +87,7 @@ class _History:
         """Whether a run is, or was, at work on the domain."""
         return any(self.scratch.iterdir())
 
-    def arguments(self) -> t.Dict[str, t.Any]:
+    def arguments(self) -> dict[str, t.Any]:
         """A backup's options."""
         return {
             "domain": self.domain.name,
@@ -98,7 +98,7 @@ class _History:
             "compression": self.chance.choice(["lz4", "none"]),
         }
 
-    def timed_run(self) -> t.Tuple[float, float]:
+    def timed_run(self) -> tuple[float, float]:
         """A run that nobody disturbs: seconds until it has begun, and from then to its end."""
         start = time.monotonic()
         run = ModuleProcess(self.workspace, "cbt_backup", self.arguments())
@@ -143,7 +143,7 @@ class _History:
         assert unfinished(self.repository) == []
         return result
 
-    def untrue(self) -> t.List[str]:
+    def untrue(self) -> list[str]:
         """Points whose restore differs from what the disks held."""
         found = []
         for each in self.points():

@@ -35,7 +35,7 @@ def test_libvirtd_restarted_between_backups(trial: Trial) -> None:
 
 @pytest.mark.parametrize("phase", ["freezing", "reading", "publishing"])
 def test_libvirtd_restarted_during_a_backup(phase: str, trial: Trial) -> None:
-    restarted: t.List[str] = []
+    restarted: list[str] = []
 
     def restart(progress: Progress) -> None:
         if progress.phase == phase and not restarted:

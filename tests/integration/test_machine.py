@@ -46,13 +46,13 @@ def _answers(handle: libvirt.virDomain) -> bool:
     return False
 
 
-def _files(xml: str) -> t.Set[str]:
+def _files(xml: str) -> set[str]:
     """Everything in a configuration that looks like the path of a file that is written to."""
     found = {text for element in ElementTree.fromstring(xml).iter() for text in (element.text, *element.attrib.values()) if text and text.startswith("/")}
     return {path for path in found if path != "/machine" and not path.startswith(("/usr/", "/dev/"))}
 
 
-def _identity(xml: str) -> t.Set[str]:
+def _identity(xml: str) -> set[str]:
     """Names, UUIDs and addresses that may be there once only."""
     root = ElementTree.fromstring(xml)
     return {str(root.findtext("name")), str(root.findtext("uuid")), *(mac.attrib["address"] for mac in root.iterfind("./devices/interface/mac"))}

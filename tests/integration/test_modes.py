@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import typing as t
 from pathlib import Path
 
 import pytest
@@ -37,12 +36,12 @@ def _point(taken: Witnessed) -> RestorePoint:
     return taken.result.point
 
 
-def _untrue(domain: BlockDomain, repository: Repository, taken: Witnessed, folder: Path) -> t.List[str]:
+def _untrue(domain: BlockDomain, repository: Repository, taken: Witnessed, folder: Path) -> list[str]:
     folder.mkdir(exist_ok=True)
     return differences(domain.name, repository, taken, folder)
 
 
-def _restored(domain: BlockDomain, repository: Repository, point: str, folder: Path) -> t.Dict[str, str]:
+def _restored(domain: BlockDomain, repository: Repository, point: str, folder: Path) -> dict[str, str]:
     """SHA-256 of each disk of a restored point."""
     folder.mkdir(exist_ok=True)
     result = restore(repository, RestoreRequest(domain.name, restore_point=point, dest=str(folder), format="raw"))
@@ -202,7 +201,7 @@ def test_changed_blocks_between_points_and_until_now(hypervisor: Hypervisor, wor
         one_to_two = [(MIB, BLOCK, False), (2 * MIB, 2 * BLOCK, True), (4 * MIB, BLOCK, False)]
         two_to_now = [(MIB, BLOCK, False), (6 * MIB, BLOCK, True), (12 * MIB, BLOCK, False)]
 
-        def now() -> t.List[changed_blocks.ChangedRange]:
+        def now() -> list[changed_blocks.ChangedRange]:
             return changed_blocks.until_now(session_of(domain), repository, second, "vda")
 
         assert changed_blocks.between(repository, first, second, "vda") == one_to_two
@@ -262,7 +261,7 @@ def test_points_between_which_tracking_was_interrupted_are_unrelated(how: str, h
 
 
 def test_included_and_excluded_disks_each_keep_a_true_history_of_their_own(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
-    choices: t.List[t.Tuple[Selection, t.List[str]]] = [
+    choices: list[tuple[Selection, list[str]]] = [
         (Selection(), ["full", "full", "scan"]),
         (Selection(include=("vda", "vdc")), ["incremental", "skipped", "scan"]),
         (Selection(exclude=("vda",)), ["skipped", "full", "scan"]),

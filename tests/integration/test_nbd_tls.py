@@ -42,7 +42,7 @@ class Fleet:
         roles = [{"role": "kvm.cbt.nbd_tls"}]
         (folder / "playbook.yml").write_text(json.dumps([{"hosts": "kvm1:backup1", "gather_facts": False, "roles": roles}]))
 
-    def run(self, *options: str, fails: t.Optional[str] = None, **variables: t.Any) -> t.List[int]:
+    def run(self, *options: str, fails: str | None = None, **variables: t.Any) -> list[int]:
         """Run the role; how many tasks changed something on the hypervisor and on the other. ``fails`` is what it is to fail with."""
         own = f"{self.folder}/{{{{ inventory_hostname }}}}"
         given = {"nbd_tls_server_folder": f"{own}/pki/qemu", "nbd_tls_client_folder": f"{own}/pki/libnbd", "nbd_tls_qemu_conf": f"{own}/qemu.conf"}
@@ -87,7 +87,7 @@ def _listens(port: int) -> bool:
     return False
 
 
-def read(port: int, certificates: Path) -> t.Union[bytes, str]:
+def read(port: int, certificates: Path) -> bytes | str:
     """The first bytes, or why they were not to be had."""
     try:
         with Connection(TcpServer("127.0.0.1", "127.0.0.1", port, str(certificates)), "vda") as connection:
@@ -96,7 +96,7 @@ def read(port: int, certificates: Path) -> t.Union[bytes, str]:
         return str(error)
 
 
-def modes(folder: Path) -> t.Dict[str, str]:
+def modes(folder: Path) -> dict[str, str]:
     return {path.name: oct(path.stat().st_mode & 0o777) for path in folder.iterdir()}
 
 

@@ -55,7 +55,7 @@ def qemu_io(domain: Domain, target: str, *commands: str) -> None:
     assert "failed" not in printed, printed
 
 
-def image_bitmaps(domain: Domain, target: str) -> t.Dict[str, t.List[str]]:
+def image_bitmaps(domain: Domain, target: str) -> dict[str, list[str]]:
     """Flags of the bitmaps in the image of a shut-off domain, by name. Each is to have its mark, which is not among them."""
     info = json.loads(run_tool(["qemu-img", "info", "--output=json", domain.image(target)]))
     found = {bitmap["name"]: bitmap["flags"] for bitmap in info["format-specific"]["data"].get("bitmaps", [])}
@@ -94,7 +94,7 @@ def step_folder(workspace: Path, name: str) -> Path:
     return folder
 
 
-def modes(result: BackupResult) -> t.List[str]:
+def modes(result: BackupResult) -> list[str]:
     """How the disks were read."""
     return [disk.mode for disk in result.disks]
 
@@ -106,7 +106,7 @@ def only_checkpoint(domain: Domain, taken: Witnessed) -> str:
     return taken.result.point.checkpoint
 
 
-def servers(scratch: Path) -> t.List[int]:
+def servers(scratch: Path) -> list[int]:
     """Processes that serve images from a scratch folder."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -119,7 +119,7 @@ def servers(scratch: Path) -> t.List[int]:
     return found
 
 
-def traces(domain: Domain, repository: Repository, scratch: Path) -> t.Dict[str, t.Any]:
+def traces(domain: Domain, repository: Repository, scratch: Path) -> dict[str, t.Any]:
     """Everything a backup of a shut-off domain could leave behind."""
     return {
         "checkpoints": domain.checkpoints(),
@@ -145,7 +145,7 @@ def held(image: Path, fmt: str, folder: Path) -> t.Iterator[None]:
 
 def test_every_mode_on_a_domain_that_never_ran(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 16 * MIB), DiskSpec("vdb", 8 * MIB + 1536)], start=False) as domain:
-        taken: t.List[Witnessed] = []
+        taken: list[Witnessed] = []
 
         def take(**wanted: t.Any) -> BackupResult:
             taken.append(offline_backup(domain, repository, step_folder(workspace, str(len(taken))), **wanted))
@@ -231,7 +231,7 @@ def test_any_history_of_on_off_and_crash_restores_byte_for_byte(seed: int, hyper
                 else:
                     domain.write_zeroes(target, first * 512, length, unmap=command == "discard")
 
-        taken: t.List[Witnessed] = []
+        taken: list[Witnessed] = []
         for number in range(7):
             touch()
             event = chance.choice(["start", "destroy", "quit", "kill", "none"])
@@ -340,7 +340,7 @@ def test_an_image_that_another_process_holds_is_told_and_nothing_changes(
 
 @pytest.mark.parametrize("fmt", ["qcow2", "raw"])
 def test_the_domain_cannot_be_started_while_it_is_read(fmt: str, hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
-    refused: t.List[str] = []
+    refused: list[str] = []
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB, format=fmt)], start=False) as domain:
 
         def start(progress: Progress) -> None:
@@ -477,13 +477,13 @@ def test_skip_changes_nothing(hypervisor: Hypervisor, workspace: Path, scratch: 
 
 
 def test_start_paused_shuts_off_again_and_carries_the_history_on(hypervisor: Hypervisor, workspace: Path, scratch: Path, repository: Repository) -> None:
-    states: t.List[int] = []
+    states: list[int] = []
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 4 * MIB, format="raw")], start=False) as domain:
 
         def observe(progress: Progress) -> None:
             states.append(domain.handle.state()[0])
 
-        taken: t.List[Witnessed] = []
+        taken: list[Witnessed] = []
         for number, (wanted, mode) in enumerate([("start_paused", "full"), ("read", "incremental"), ("start_paused", "incremental"), ("read", "incremental")]):
             qemu_io(domain, "vda", f"write -P {number + 1} {number}M 64k")
             folder = step_folder(workspace, str(number))
@@ -508,7 +508,7 @@ def test_check_mode_predicts_for_a_shut_off_domain(hypervisor: Hypervisor, works
     disks = [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 4 * MIB + 512), DiskSpec("vdc", 4 * MIB, format="raw"), DiskSpec("sda", MIB, device="cdrom")]
     with BlockDomain(hypervisor, disks, start=False) as domain:
 
-        def both(**options: t.Any) -> t.List[str]:
+        def both(**options: t.Any) -> list[str]:
             arguments = {"domain": domain.name, "repository": str(workspace / "repository"), "scratch_dir": str(scratch), **options}
             there = (workspace / "repository").exists()
             arguments["create_repository"] = not there

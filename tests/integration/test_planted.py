@@ -67,11 +67,11 @@ INSIDE = {"link in QEMU's folder", "a folder in QEMU's folder", "a link deeper",
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user")
 
 
-def as_qemu(*arguments: t.Union[str, Path]) -> t.List[str]:
+def as_qemu(*arguments: str | Path) -> list[str]:
     """Run the attack as QEMU's user; what worked."""
     command = ["/usr/bin/python3", "-I", "-c", ATTACK, *(str(each) for each in arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, user=QEMU.pw_uid, group=QEMU.pw_gid, extra_groups=[], cwd="/")
-    return t.cast("t.List[str]", json.loads(done.stdout))
+    return t.cast("list[str]", json.loads(done.stdout))
 
 
 @dataclasses.dataclass
@@ -88,7 +88,7 @@ class Outside:
         (self.folder / "below/file").write_bytes(b"more")
         self._before = self._state()
 
-    def _state(self) -> t.List[t.Tuple[object, ...]]:
+    def _state(self) -> list[tuple[object, ...]]:
         found = []
         for path in sorted((self.folder, *self.folder.rglob("*"))):
             status = path.lstat()
@@ -125,7 +125,7 @@ def _run_folder(parent: Path) -> Path:
 
 
 def test_what_is_planted_during_a_backup_gains_nothing(hypervisor: Hypervisor, parent: Path, outside: Outside, repository: Repository) -> None:
-    worked: t.List[str] = []
+    worked: list[str] = []
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB)]) as domain:
         domain.write("vda", 0, MIB, 7)
 
@@ -179,7 +179,7 @@ def test_what_is_planted_while_a_conversion_is_proven_gains_nothing(
     hypervisor: Hypervisor, parent: Path, outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Root's own server of images writes its process id beside its socket."""
-    worked: t.List[str] = []
+    worked: list[str] = []
     real = offline_export.image_exports
 
     def attacked(facts: t.Any, wanted: t.Any, folder: str) -> t.Any:

@@ -64,26 +64,26 @@ class Reconciling:
         """Have libvirt forget a checkpoint whose bitmaps stay."""
         self.domain.handle.checkpointLookupByName(checkpoint).delete(METADATA_ONLY)
 
-    def state(self) -> t.Tuple[t.List[str], t.List[t.List[str]]]:
+    def state(self) -> tuple[list[str], list[list[str]]]:
         """The checkpoints libvirt knows, and the bitmaps of each disk without the marks."""
         return sorted(self.domain.checkpoints()), [[name for name in names if "@" not in name] for names in self._bitmaps()]
 
-    def marks(self) -> t.List[t.List[str]]:
+    def marks(self) -> list[list[str]]:
         """The marks in each disk."""
         return [[name for name in names if "@" in name] for names in self._bitmaps()]
 
-    def _bitmaps(self) -> t.List[t.List[str]]:
+    def _bitmaps(self) -> list[list[str]]:
         if self.domain.running:
             return [sorted(bitmap["name"] for bitmap in self.domain.bitmaps(target, marks=True)) for target in ("vda", "vdb")]
         printed = [run_tool(["qemu-img", "info", self.domain.image(target)]).split() for target in ("vda", "vdb")]
         return [sorted(word for word, before in zip(words[1:], words) if before == "name:") for words in printed]
 
-    def reconcile(self, check: bool = False, **options: t.Any) -> t.Dict[str, t.Any]:
+    def reconcile(self, check: bool = False, **options: t.Any) -> dict[str, t.Any]:
         """The module's answer."""
         where = {"domain": self.domain.name, "repository": str(self.workspace / "repository")}
         return run_module(self.workspace, "cbt_checkpoint", check, state="reconciled", **where, **options)
 
-    def reconciled(self, **options: t.Any) -> t.Dict[str, t.Any]:
+    def reconciled(self, **options: t.Any) -> dict[str, t.Any]:
         """Reconcile in check mode, for real and again; the prediction must hold, and the second time must change nothing."""
         before = self.state()
         predicted = self.reconcile(check=True, **options)

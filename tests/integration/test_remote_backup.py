@@ -62,7 +62,7 @@ def install(node: Node, source: Path, place: Path, owner: str = "root") -> None:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[t.Tuple[Node, Node]]:
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[tuple[Node, Node]]:
     """A hypervisor and the host that backs its domains up, with certificates of one authority."""
     folder = tmp_path_factory.mktemp("certificates")
     ours, others = Authority(folder / "ours", "ours"), Authority(folder / "others", "others")
@@ -81,7 +81,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[t.Tuple[Node, 
 
 
 @pytest.fixture
-def domain(nodes: t.Tuple[Node, Node]) -> t.Iterator[BlockDomain]:
+def domain(nodes: tuple[Node, Node]) -> t.Iterator[BlockDomain]:
     with BlockDomain(nodes[0].hypervisor, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 4 * MIB + 512)]) as made:
         made.write_random("vda", 0, 4 * MIB, 1)
         made.write("vdb", 0, MIB, 0x01)
@@ -92,14 +92,14 @@ def domain(nodes: t.Tuple[Node, Node]) -> t.Iterator[BlockDomain]:
 
 
 @pytest.fixture
-def repository(nodes: t.Tuple[Node, Node]) -> Repository:
+def repository(nodes: tuple[Node, Node]) -> Repository:
     made = open_or_create(str(nodes[1].hypervisor.folder() / "repository"))
     assert made is not None
     return made
 
 
 @pytest.fixture
-def take(nodes: t.Tuple[Node, Node], domain: BlockDomain, repository: Repository) -> t.Callable[..., t.Any]:
+def take(nodes: tuple[Node, Node], domain: BlockDomain, repository: Repository) -> t.Callable[..., t.Any]:
     """Backs the domain up from the second node."""
 
     def back_up(**wanted: t.Any) -> t.Any:
@@ -124,7 +124,7 @@ def copied(domain: BlockDomain, folder: Path, name: str) -> t.Mapping[str, Path]
 
 
 def test_full_and_incremental_over_tls_hold_the_bytes_of_the_disks(
-    nodes: t.Tuple[Node, Node], domain: BlockDomain, repository: Repository, take: t.Callable[..., t.Any], tmp_path: Path
+    nodes: tuple[Node, Node], domain: BlockDomain, repository: Repository, take: t.Callable[..., t.Any], tmp_path: Path
 ) -> None:
     first = take()
     assert [disk["mode"] for disk in first["disks"].values()] == ["full", "full"], first
@@ -168,7 +168,7 @@ class Running:
 
 
 def test_nobody_reads_a_byte_without_a_certificate_of_the_authority_and_a_killed_run_is_cleared_away(
-    nodes: t.Tuple[Node, Node], domain: BlockDomain, repository: Repository, take: t.Callable[..., t.Any], tmp_path: Path
+    nodes: tuple[Node, Node], domain: BlockDomain, repository: Repository, take: t.Callable[..., t.Any], tmp_path: Path
 ) -> None:
     hypervisor, reader = nodes
     first = take()
@@ -208,7 +208,7 @@ def _before(folder: Path) -> Path:
     return path
 
 
-def test_a_server_that_does_not_prove_its_name_is_not_read_from(nodes: t.Tuple[Node, Node], domain: BlockDomain, take: t.Callable[..., t.Any]) -> None:
+def test_a_server_that_does_not_prove_its_name_is_not_read_from(nodes: tuple[Node, Node], domain: BlockDomain, take: t.Callable[..., t.Any]) -> None:
     hosts = nodes[1].path(Path("/etc/hosts"))
     hosts.write_text(hosts.read_text() + f"{nodes[0].address} node1.other\n")
     told = take(transport={"address": "node1.other"})["failed"]
@@ -216,7 +216,7 @@ def test_a_server_that_does_not_prove_its_name_is_not_read_from(nodes: t.Tuple[N
     assert domain.checkpoints() == []
 
 
-def test_a_taken_port_is_passed_over_unless_it_is_asked_for(nodes: t.Tuple[Node, Node], domain: BlockDomain, take: t.Callable[..., t.Any]) -> None:
+def test_a_taken_port_is_passed_over_unless_it_is_asked_for(nodes: tuple[Node, Node], domain: BlockDomain, take: t.Callable[..., t.Any]) -> None:
     listen = f"import socket; s = socket.create_server(('{nodes[0].address}', 10809)); print('ready', flush=True); input()"
     with subprocess.Popen(nodes[0].command(["/usr/bin/python3", "-c", listen]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "ready\n"
@@ -239,7 +239,7 @@ def with_firmware(domain: BlockDomain) -> Path:
 
 
 def test_a_shut_off_domain_is_started_paused_or_refused(
-    nodes: t.Tuple[Node, Node], domain: BlockDomain, repository: Repository, take: t.Callable[..., t.Any], tmp_path: Path
+    nodes: tuple[Node, Node], domain: BlockDomain, repository: Repository, take: t.Callable[..., t.Any], tmp_path: Path
 ) -> None:
     take()
     domain.write("vdb", 2 * MIB, GRANULE, 0xCC)
@@ -258,7 +258,7 @@ def test_a_shut_off_domain_is_started_paused_or_refused(
 
 
 def test_scratch_space_of_the_hypervisor_is_watched_from_afar(
-    nodes: t.Tuple[Node, Node], domain: BlockDomain, repository: Repository, take: t.Callable[..., t.Any]
+    nodes: tuple[Node, Node], domain: BlockDomain, repository: Repository, take: t.Callable[..., t.Any]
 ) -> None:
     hypervisor, reader = nodes
     assert hypervisor.run(["sh", "-c", "mkdir /mnt/scratch && mount -t tmpfs -o size=4M scratch /mnt/scratch"]).returncode == 0

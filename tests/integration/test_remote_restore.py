@@ -26,13 +26,13 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def nodes() -> t.Iterator[t.Tuple[Node, Node]]:
+def nodes() -> t.Iterator[tuple[Node, Node]]:
     """The host a machine is to run on, and the host that restores."""
     with Cluster(2, ssh=True) as cluster:
         yield cluster.nodes[0], cluster.nodes[1]
 
 
-def test_a_machine_is_started_on_another_host_where_that_sees_its_images_and_refused_where_not(nodes: t.Tuple[Node, Node], tmp_path: Path) -> None:
+def test_a_machine_is_started_on_another_host_where_that_sees_its_images_and_refused_where_not(nodes: tuple[Node, Node], tmp_path: Path) -> None:
     target, here = nodes
     name = new_name()
     with BlockDomain(target.hypervisor, [DiskSpec("vda", 8 * MIB)]) as domain:

@@ -78,7 +78,7 @@ def test_a_disk_goes_onto_a_device_and_the_machine_starts_from_it(
         assert again.point is not None
 
 
-def _unlike(device: Path, fmt: str, original: BlockDomain) -> t.Optional[str]:
+def _unlike(device: Path, fmt: str, original: BlockDomain) -> str | None:
     """What of the device's first bytes is not as in the original's vda."""
     plain, expected = original.folder / "found", original.folder / "expected"
     run_tool(["qemu-img", "convert", "-f", fmt, "-O", "raw", device, plain])
@@ -162,7 +162,7 @@ def test_an_image_is_made_like_the_original(
         assert (allocated >= 20 * MIB) == (preallocation in ("falloc", "full"))
 
 
-def _features(image: Path) -> t.Dict[str, t.Any]:
+def _features(image: Path) -> dict[str, t.Any]:
     info = json.loads(run_tool(["qemu-img", "info", "--output=json", image]))
     details = {key: value for key, value in info["format-specific"]["data"].items() if key != "bitmaps"}
     return {**details, "cluster-size": info["cluster-size"]}

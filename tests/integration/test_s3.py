@@ -117,7 +117,7 @@ def test_retention_keeps_what_is_locked_until_its_date_and_removes_it_then(hyper
     repository = repository_in(gateway, f"s3://{bucket}/kvm")
     place = {"repository": repository.store.location, "s3": gateway.options}
 
-    def retention(check: bool = False) -> t.Dict[str, t.Any]:
+    def retention(check: bool = False) -> dict[str, t.Any]:
         told = run_module(workspace, "cbt_retention", check, **place, keep_last=1, grace=0, compact_below=50)
         assert not told.get("failed"), told
         return told
@@ -188,7 +188,7 @@ def test_a_server_that_dies_during_a_backup_publishes_nothing_and_the_next_run_i
         assert differences(domain.name, repository, after, restored) == []
 
 
-def _everywhere(secret: str) -> t.List[str]:
+def _everywhere(secret: str) -> list[str]:
     """Processes in whose arguments a secret is."""
     found = []
     for process in Path("/proc").iterdir():
@@ -219,7 +219,7 @@ def test_modules_take_credentials_from_options_environment_and_profile_and_tell_
         assert rclone.secret_key.encode() not in out + err
         point = told["restore_point"]["id"]
 
-    def points(**options: t.Any) -> t.List[str]:
+    def points(**options: t.Any) -> list[str]:
         answer = run_module(workspace, "cbt_backup_info", repository=location, **options)
         assert not answer.get("failed"), answer
         return [each["id"] for each in answer["restore_points"]]

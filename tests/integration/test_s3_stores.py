@@ -69,7 +69,7 @@ class TestGateway(S3Contract):
 
     def test_listings_of_many_pages_are_whole(self, store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
         real = store.client.list_objects_v2
-        pages: t.List[int] = []
+        pages: list[int] = []
 
         def short(**which: t.Any) -> t.Any:
             page = real(**which, MaxKeys=2)
@@ -206,7 +206,7 @@ def test_a_bucket_that_is_missing_is_no_missing_object(gateway: Account, rclone:
     ],
     ids=["secret", "key", "endpoint", "profile"],
 )
-def test_what_is_wrong_with_the_options_is_told(gateway: Account, changed: t.Dict[str, t.Any], message: str) -> None:
+def test_what_is_wrong_with_the_options_is_told(gateway: Account, changed: dict[str, t.Any], message: str) -> None:
     bucket = gateway.bucket()
     with pytest.raises(RepositoryError, match=message) as caught:
         store_in(gateway, bucket, **changed).get(LEASE)

@@ -85,17 +85,17 @@ _SECRET = "S3CRET-0f-any-kind"
 _NUMBER = 4815162342
 
 
-def misshapen() -> t.List[t.Any]:
+def misshapen() -> list[t.Any]:
     """A secret in shapes that no text has."""
     return [[_SECRET], [[_SECRET]], {"a": _SECRET}, {_SECRET: None}, [{"a": _SECRET}], [_NUMBER], {"a": {"b": [_SECRET]}}]
 
 
-def misspelled(option: str) -> t.List[str]:
+def misspelled(option: str) -> list[str]:
     """Names that somebody may take for an option's."""
     return [option[:-1], option + "s", option.upper(), option.replace("_", "-") + "-", option.replace("s", "z", 1)]
 
 
-def wrong_containers(option: str) -> t.List[t.Any]:
+def wrong_containers(option: str) -> list[t.Any]:
     """What somebody may write for a dictionary with a secret."""
     texts = [
         _SECRET,
@@ -111,10 +111,10 @@ def wrong_containers(option: str) -> t.List[t.Any]:
     return [*texts, *dictionaries, *misshapen(), _NUMBER, [{option: _SECRET}, _SECRET]]
 
 
-def wrong_options(specs: t.Mapping[str, t.Set[str]]) -> t.Iterator[t.Tuple[str, t.Dict[str, t.Any]]]:
+def wrong_options(specs: t.Mapping[str, set[str]]) -> t.Iterator[tuple[str, dict[str, t.Any]]]:
     """Each module with each of its secrets given wrong in each way, all others given right."""
     for module, options in specs.items():
-        right: t.Dict[str, t.Any] = {}
+        right: dict[str, t.Any] = {}
         for each in options:
             name, _dot, inner = each.partition(".")
             right[name] = {inner: f"{_SECRET}-{each}", "access_key": "a"} if inner else f"{_SECRET}-{each}"
@@ -147,7 +147,7 @@ def test_ansible_itself_shows_no_secret_of_wrong_options_at_its_most_verbose(col
     # By variables: ansible-core quotes the lines of a play beside an error.
     values = {"repository": "/nonexistent/repository", "passphrase": "{{ secret }}"}
     run, item = {"module": "kvm.cbt.cbt_verify"}, [{"label": "one"}]
-    wrong: t.List[t.Tuple[str, t.Dict[str, t.Any]]] = [
+    wrong: list[tuple[str, dict[str, t.Any]]] = [
         ("cbt_verify", {**values, "s3": "{{ secret }}"}),
         ("cbt_verify", {"repository": "/nonexistent/repository", "passphrase": ["{{ secret }}"]}),
         ("cbt_verify", {"repository": "/nonexistent/repository", "passphrse": "{{ secret }}"}),
@@ -169,7 +169,7 @@ def test_ansible_itself_shows_no_secret_of_wrong_options_at_its_most_verbose(col
     assert [line for line in shown.splitlines() if _SECRET in line] == []
 
 
-def secret_options(folder: Path) -> t.Dict[str, t.Set[str]]:
+def secret_options(folder: Path) -> dict[str, set[str]]:
     """By module, the options that are secrets, those within others as ``s3.secret_key``."""
     names = [path.stem for path in MODULES.glob("*.py")]
     environment = {**os.environ, "PYTHONPATH": str(collection_path(folder))}
@@ -184,8 +184,8 @@ class _Watch:
         self._secret = secret
         self._done = threading.Event()
         self._before = {path.name for path in Path("/proc").glob("[0-9]*")}  # the object store was told its secret so
-        self.found: t.Set[str] = set()
-        self.programs: t.Set[str] = set()
+        self.found: set[str] = set()
+        self.programs: set[str] = set()
 
     def __enter__(self) -> _Watch:
         self._thread = threading.Thread(target=self._look)
@@ -211,12 +211,12 @@ class _Watch:
 class _Runs:
     """Runs modules with all the secrets they take, and keeps what was told."""
 
-    def __init__(self, folder: Path, specs: t.Mapping[str, t.Set[str]], values: t.Mapping[str, t.Any]) -> None:
+    def __init__(self, folder: Path, specs: t.Mapping[str, set[str]], values: t.Mapping[str, t.Any]) -> None:
         self._folder, self._specs, self._values = folder, specs, values
-        self.told: t.List[bytes] = []
-        self.given: t.Dict[str, t.Set[str]] = {}
+        self.told: list[bytes] = []
+        self.given: dict[str, set[str]] = {}
 
-    def __call__(self, module: str, failed: bool = False, check: bool = False, **arguments: t.Any) -> t.Dict[str, t.Any]:
+    def __call__(self, module: str, failed: bool = False, check: bool = False, **arguments: t.Any) -> dict[str, t.Any]:
         taken = {option.partition(".")[0] for option in self._specs[module]}
         given = {**{name: value for name, value in self._values.items() if name in taken}, **arguments}
         if "password" in given:
@@ -224,7 +224,7 @@ class _Runs:
         process = ModuleProcess(self._folder, module, given, check)
         out, err = process.process.communicate(timeout=300)
         self.told += [out, err]
-        result: t.Dict[str, t.Any] = json.loads(out)
+        result: dict[str, t.Any] = json.loads(out)
         assert bool(result.get("failed")) == failed, result
         assert "exception" not in result
         self.given.setdefault(module, set()).update(option for option in self._specs[module] if option.partition(".")[0] in given)
@@ -253,7 +253,7 @@ def test_no_secret_of_any_module_is_in_arguments_logs_results_processes_and_obje
         domain.write_bytes("vda", 0, MARK * 5000)
         named = {"domain": domain.name}
         # What each module needs besides its secrets. Each is run with them, and with a wrong passphrase if it takes one.
-        arguments: t.Dict[str, t.Dict[str, t.Any]] = {
+        arguments: dict[str, dict[str, t.Any]] = {
             "cbt_repository": here,
             "cbt_backup": {**here, **named},
             "cbt_backup_info": here,
@@ -320,7 +320,7 @@ def test_a_machine_is_shown_without_its_passwords_and_cookies(tmp_path: Path) ->
     assert "mirror" in shown and "5999" in shown and "spice" in shown
 
 
-def _masters(server: Rclone, *opened: t.Tuple[t.Dict[str, str], str]) -> t.List[bytes]:
+def _masters(server: Rclone, *opened: tuple[dict[str, str], str]) -> list[bytes]:
     """The master keys of repositories with these passphrases."""
     places = [Place(where["repository"], S3Options(**server.account.options), passphrase) for where, passphrase in opened]
     return [open_repository(place).keys._master for place in places]  # type: ignore[attr-defined]

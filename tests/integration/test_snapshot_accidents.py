@@ -32,7 +32,7 @@ def trial(hypervisor: Hypervisor, workspace: Path) -> t.Iterator[Trial]:
         yield made
 
 
-def _snapshot(trial: Trial) -> t.Dict[str, Path]:
+def _snapshot(trial: Trial) -> dict[str, Path]:
     """Take an external snapshot; returns the base images by target."""
     bases = {target: trial.domain.image(target) for target in trial.targets}
     disks = "".join(f"<disk name='{target}' snapshot='external'><source file='{image}.overlay'/></disk>" for target, image in bases.items())

@@ -43,7 +43,7 @@ def _repository(folder: Path) -> Repository:
     return made
 
 
-def _objects(repository: Repository) -> t.List[str]:
+def _objects(repository: Repository) -> list[str]:
     return sorted([*repository.store.list("packs"), *repository.store.list("points"), *unfinished(repository)])
 
 
@@ -58,7 +58,7 @@ class _Overwriting:
         self._domain = domain
         self._thread = threading.Thread(target=self._run)
         self.written = 0
-        self.failed: t.List[BaseException] = []
+        self.failed: list[BaseException] = []
 
     def begin(self, progress: Progress) -> None:
         """An observer that lets the guest loose once the disk is being read."""
@@ -81,7 +81,7 @@ class _Overwriting:
 # With one byte per second every reader sleeps; without a limit, the work is in the middle of anything.
 @pytest.mark.parametrize("rate_limit", [1, 8 * MIB, None], ids=["waiting", "slow", "fast"])
 def test_a_scratch_directory_that_fills_up_ends_the_backup_before_the_guest_sees_an_error(
-    rate_limit: t.Optional[int], hypervisor: Hypervisor, workspace: Path, small: Path
+    rate_limit: int | None, hypervisor: Hypervisor, workspace: Path, small: Path
 ) -> None:
     repository = _repository(workspace / "repository")
     with BlockDomain(hypervisor, [DiskSpec("vda", SIZE)]) as domain:
@@ -145,7 +145,7 @@ def test_where_there_is_no_room_the_backup_is_refused_before_it_begins(short: st
     folders = {"scratch_dir": workspace, "repository": workspace}
     folders[short] = small
     repository = _repository(folders["repository"] / "repository")
-    phases: t.List[str] = []
+    phases: list[str] = []
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB)]) as domain:
         domain.write_random("vda", 0, 4 * MIB, 1)
         ballast = small / "ballast"

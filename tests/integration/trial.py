@@ -27,10 +27,10 @@ from _cbt.repository.repository import Repository, open_or_create
 MIB = 1 << 20
 SIZE = 8 * MIB
 
-Decision = t.Tuple[str, str, str]
+Decision = tuple[str, str, str]
 
 
-def _decisions(result: BackupResult) -> t.List[Decision]:
+def _decisions(result: BackupResult) -> list[Decision]:
     return [(disk.target, disk.mode, disk.reason) for disk in result.disks]
 
 
@@ -43,7 +43,7 @@ class Trial:
         made = open_or_create(str(workspace / name))
         assert made is not None
         self.repository: Repository = made
-        self.taken: t.List[t.Tuple[Repository, Witnessed]] = []
+        self.taken: list[tuple[Repository, Witnessed]] = []
         self._chance = random.Random(17)
         self._folders = 0
 
@@ -69,7 +69,7 @@ class Trial:
             self.domain.write_random(target, 0, 2 * MIB, self._chance.randrange(1 << 30))
             self.domain.write_random(target, self._size(target) - MIB, MIB, self._chance.randrange(1 << 30))
 
-    def backup(self, repository: t.Optional[Repository] = None, **wanted: t.Any) -> Witnessed:
+    def backup(self, repository: Repository | None = None, **wanted: t.Any) -> Witnessed:
         """A backup with a witness; the mode and the reason of each disk are those that check mode told before."""
         repository = repository or self.repository
         request = ask(self.domain.name, **wanted)
@@ -89,7 +89,7 @@ class Trial:
         self.taken.append((repository, taken))
         return taken
 
-    def survives(self, modes: t.Union[str, t.Mapping[str, str]], reason: str = "") -> Witnessed:
+    def survives(self, modes: str | t.Mapping[str, str], reason: str = "") -> Witnessed:
         """Assert what the accident comes to: the modes of the next backup, the reason of the disks that are read in full.
 
         The backup after it must be incremental again, all points true, and one checkpoint left.
@@ -121,7 +121,7 @@ class Trial:
         found = self.untrue()
         assert found == [], found
 
-    def untrue(self) -> t.List[str]:
+    def untrue(self) -> list[str]:
         """What the points taken differ in from their witnesses' copies when restored."""
         found = []
         for number, (repository, taken) in enumerate(self.taken):
@@ -134,7 +134,7 @@ class Trial:
     # The domain.
 
     @property
-    def targets(self) -> t.List[str]:
+    def targets(self) -> list[str]:
         """The disks it has at this moment."""
         return [_target(disk) for disk in self._disks()]
 
@@ -193,7 +193,7 @@ class Trial:
         path.chmod(0o644)
         return path
 
-    def _disks(self) -> t.List[ElementTree.Element]:
+    def _disks(self) -> list[ElementTree.Element]:
         return ElementTree.fromstring(self.domain.xml()).findall("devices/disk")
 
     def _size(self, target: str) -> int:

@@ -49,11 +49,11 @@ def witnessed_backup(
     domain: BlockDomain,
     repository: Repository,
     folder: Path,
-    request: t.Optional[BackupRequest] = None,
+    request: BackupRequest | None = None,
     meanwhile: t.Callable[[], None] = lambda: None,
 ) -> Witnessed:
     """Back up; ``meanwhile`` is called once the job runs and before anything is copied, so that guest writes then must not show."""
-    copies: t.Dict[str, Path] = {}
+    copies: dict[str, Path] = {}
 
     def observe(progress: Progress) -> None:
         if progress.phase == "publishing":  # the last moment in which the job's exports stand
@@ -64,7 +64,7 @@ def witnessed_backup(
     return Witnessed(result, copies)
 
 
-def differences(domain: str, repository: Repository, taken: Witnessed, folder: Path, fmt: str = "raw") -> t.List[str]:
+def differences(domain: str, repository: Repository, taken: Witnessed, folder: Path, fmt: str = "raw") -> list[str]:
     """What differs between a restore of the point and the witness's copies; empty if nothing does."""
     result = restore(repository, RestoreRequest(domain, restore_point=taken.id, dest=str(folder), format=fmt))
     found = []
@@ -92,7 +92,7 @@ def session_of(domain: Domain) -> Session:
     return Session(lambda: libvirt.open(uri), uri)
 
 
-def unfinished(repository: Repository) -> t.List[str]:
+def unfinished(repository: Repository) -> list[str]:
     """Names of the files that a repository in a directory has in the making."""
     folder = Path(repository.store.location) / names.TEMPORARY
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []

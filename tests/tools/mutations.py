@@ -807,8 +807,8 @@ FULL = (
     Mutation(
         "a backup takes the reserve",
         "repository/stores/directory.py",
-        "        self.spare: t.Optional[float] = None\n",
-        "        self.spare: t.Optional[float] = 0\n",
+        "        self.spare: float | None = None\n",
+        "        self.spare: float | None = 0\n",
         ("unit/repository/stores/test_full_store.py",),
     ),
     Mutation(

@@ -25,7 +25,7 @@ class Reach(t.NamedTuple):
     """Where a definition reaches: ``marks`` are what of it must not come to libvirt, ``refused`` if the machine needs it."""
 
     xml: str
-    marks: t.Tuple[str, ...]
+    marks: tuple[str, ...]
     refused: bool = False
 
 
@@ -45,7 +45,7 @@ def _interface(kind: str, within: str = "", *marks: str, refused: bool = False) 
     return _device(f"<interface type='{kind}'>{within}</interface>", *marks, refused=refused)
 
 
-REACHES: t.Dict[str, Reach] = {
+REACHES: dict[str, Reach] = {
     # The domain.
     "a label of DAC": _extra("<seclabel type='static' model='dac' relabel='no'><label>+0:+0</label></seclabel>", "seclabel", "+0:+0"),
     "no label of AppArmor": _extra("<seclabel type='none' model='apparmor'/>", "seclabel"),
@@ -242,10 +242,10 @@ class Ordinary(t.NamedTuple):
     """A definition as a tool writes it, and what is said of it."""
 
     xml: str
-    changes: t.Tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
 
 
-ORDINARY: t.Dict[str, Ordinary] = {
+ORDINARY: dict[str, Ordinary] = {
     "Linux by virt-install": Ordinary(
         definition(
             "<emulator>/usr/bin/qemu-system-x86_64</emulator><controller type='usb' index='0' model='qemu-xhci' ports='15'/>"

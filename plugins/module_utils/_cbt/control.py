@@ -20,8 +20,8 @@ class Interrupt:
     """
 
     def __init__(self) -> None:
-        self._reason: t.Optional[str] = None
-        self._cause: t.Optional[CbtError] = None
+        self._reason: str | None = None
+        self._cause: CbtError | None = None
         self._outcome = "Unfinished work was undone. Run it again."
 
     def request(self, reason: str) -> None:

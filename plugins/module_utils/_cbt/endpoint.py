@@ -19,7 +19,7 @@ class TcpServer:
     address: str
     listen: str
     port: int
-    certificates: t.Optional[str] = None
+    certificates: str | None = None
 
 
 Server = t.Union[str, TcpServer]  # the path of a Unix socket, or TCP

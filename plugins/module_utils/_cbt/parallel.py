@@ -39,9 +39,9 @@ class _Shared(t.Generic[Task, Result]):
         self.feeding = threading.Lock()
         self.taken = 0
         self.wanted = 0
-        self.finished: t.Dict[int, Result] = {}
+        self.finished: dict[int, Result] = {}
         self.exhausted = False
-        self.error: t.Optional[BaseException] = None
+        self.error: BaseException | None = None
 
     def fail(self, error: BaseException) -> None:
         with self.changed:
@@ -53,7 +53,7 @@ class _Shared(t.Generic[Task, Result]):
             self.exhausted = True
             self.changed.notify_all()
 
-    def take(self) -> t.Optional[t.Tuple[int, Task]]:
+    def take(self) -> tuple[int, Task] | None:
         """The next task with its number, None when there is none or the work has ended."""
         with self.feeding:
             with self.changed:
@@ -124,7 +124,7 @@ def in_parallel(
     have ended when the block is left.
     """
     shared: _Shared[Task, Result] = _Shared(tasks, workers * AHEAD)
-    threads: t.List[threading.Thread] = []
+    threads: list[threading.Thread] = []
     try:
         for _index in range(workers):
             thread = threading.Thread(target=_serve, args=(shared, make_worker), daemon=True)

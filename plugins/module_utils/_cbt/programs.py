@@ -24,7 +24,7 @@ _UNLESS_ORPHANED = 'test "$PPID" = "$0" && exec "$@"'
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
 
 
-def _environment() -> t.Dict[str, str]:
+def _environment() -> dict[str, str]:
     # Messages are matched and JSON numbers read: neither may depend on the caller's language.
     return {**{name: os.environ[name] for name in _PASSED_ON if name in os.environ}, "LC_ALL": "C"}
 
@@ -64,14 +64,14 @@ class Service:
         self._process = process
         self._name = name
 
-    def failed(self) -> t.Optional[str]:
+    def failed(self) -> str | None:
         """What the program said if it has ended by itself, else None."""
         if self._process.poll() is None:
             return None
         said = self._process.stderr.read().decode(errors="replace").strip() if self._process.stderr else ""
         return f"{self._name} ended early: {said or self._process.returncode}"
 
-    def complete(self, watch: t.Callable[[], None]) -> t.Tuple[int, str]:
+    def complete(self, watch: t.Callable[[], None]) -> tuple[int, str]:
         """Wait until the program has ended by itself; its exit status and what it said.
 
         ``watch`` is called every now and then; what it raises ends the program, too, at the end of the block.
@@ -104,7 +104,7 @@ class Service:
         self._process.communicate()
 
 
-def _ending_with_parent(arguments: t.Sequence[str]) -> t.List[str]:
+def _ending_with_parent(arguments: t.Sequence[str]) -> list[str]:
     """The arguments that start a program which the kernel ends (SIGTERM) when the thread that started it ends."""
     return ["setpriv", "--pdeathsig", "TERM", "--", "sh", "-c", _UNLESS_ORPHANED, str(os.getpid()), *arguments]
 

@@ -37,7 +37,7 @@ def _path() -> str:
 
 
 @contextlib.contextmanager
-def own_folder() -> t.Iterator[t.Tuple[str, int]]:
+def own_folder() -> t.Iterator[tuple[str, int]]:
     """The path of the folder and a handle of it, made if it is not there. Raises Refused if it is a link or another user's."""
     path = _path()
     try:

@@ -23,7 +23,7 @@ CLUSTER = 65536  # the unit blocks come in, whatever the clusters of the image a
 
 
 def _write(
-    path: Path, size: int, ranges: t.Sequence[t.Tuple[int, int]], fill: t.Callable[[int], bytes], features: qcow2_layout.Features = qcow2_layout.DEFAULT
+    path: Path, size: int, ranges: t.Sequence[tuple[int, int]], fill: t.Callable[[int], bytes], features: qcow2_layout.Features = qcow2_layout.DEFAULT
 ) -> qcow2_layout.Layout:
     layout = qcow2_layout.plan(size, [(first * CLUSTER, min(count * CLUSTER, size - first * CLUSTER)) for first, count in ranges], features)
     with open(path, "wb") as file:
@@ -43,7 +43,7 @@ def _qemu_img(*arguments: str) -> str:
 
 
 @st.composite
-def _disks(draw: st.DrawFn) -> t.Tuple[int, t.List[t.Tuple[int, int]]]:
+def _disks(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
     clusters = draw(st.integers(1, 40000))
     size = clusters * CLUSTER - 512 * draw(st.integers(0, 127))
     edges = sorted(set(draw(st.lists(st.integers(0, clusters), max_size=10))))
@@ -59,7 +59,7 @@ _FEATURES = st.one_of(
 
 @settings(max_examples=soaks.examples(0.27))
 @given(_disks(), _FEATURES)
-def test_qemu_finds_the_image_sound_and_reads_back_every_cluster(disk: t.Tuple[int, t.List[t.Tuple[int, int]]], features: qcow2_layout.Features) -> None:
+def test_qemu_finds_the_image_sound_and_reads_back_every_cluster(disk: tuple[int, list[tuple[int, int]]], features: qcow2_layout.Features) -> None:
     size, ranges = disk
     with tempfile.TemporaryDirectory() as folder:
         image, plain = Path(folder, "a.qcow2"), Path(folder, "a.raw")

@@ -35,7 +35,7 @@ class BlockRange(t.NamedTuple):
     zero: bool
 
 
-def clip(entries: t.Iterable[t.Tuple[int, bool]], offset: int, end: int) -> t.Iterator[Extent]:
+def clip(entries: t.Iterable[tuple[int, bool]], offset: int, end: int) -> t.Iterator[Extent]:
     """Extents from the (length, flag) entries of one NBD block status reply that began at ``offset``.
 
     The last entry may overrun what was asked for and is cut at ``end``; entries beyond are dropped.
@@ -50,7 +50,7 @@ def clip(entries: t.Iterable[t.Tuple[int, bool]], offset: int, end: int) -> t.It
 
 def joined(extents: t.Iterable[Extent]) -> t.Iterator[Extent]:
     """Neighbours of the same state made one. The extents must be ordered and not overlap."""
-    last: t.Optional[Extent] = None
+    last: Extent | None = None
     for extent in extents:
         if last is not None and last.end == extent.offset and last.flag == extent.flag:
             last = Extent(last.offset, last.length + extent.length, last.flag)
@@ -72,7 +72,7 @@ def intersect(dirty: t.Iterable[Extent], allocation: t.Iterable[Extent]) -> t.It
     Raises ValueError if a dirty byte is not covered.
     """
     states = iter(allocation)
-    state: t.Optional[Extent] = None
+    state: Extent | None = None
     for extent in dirty:
         if not extent.flag:
             continue
@@ -97,7 +97,7 @@ def to_blocks(extents: t.Iterable[Extent], size: int) -> t.Iterator[BlockRange]:
     """
     total = block_count(size)
     done = 0  # blocks before this one are settled
-    pending: t.Optional[BlockRange] = None
+    pending: BlockRange | None = None
 
     def settled(first: int, stop: int, zero: bool) -> t.Iterator[BlockRange]:
         nonlocal done, pending
@@ -131,7 +131,7 @@ def to_blocks(extents: t.Iterable[Extent], size: int) -> t.Iterator[BlockRange]:
 
 def joined_ranges(ranges: t.Iterable[BlockRange]) -> t.Iterator[BlockRange]:
     """Neighbouring ranges of the same kind made one. They must be ordered and not overlap."""
-    last: t.Optional[BlockRange] = None
+    last: BlockRange | None = None
     for each in ranges:
         if last is not None and last.first + last.count == each.first and last.zero == each.zero:
             last = BlockRange(last.first, last.count + each.count, last.zero)
@@ -160,19 +160,19 @@ def united(ranges: t.Iterable[BlockRange], others: t.Iterable[BlockRange]) -> t.
         yield from rest
 
 
-def _beyond(each: BlockRange, block: int) -> t.Optional[BlockRange]:
+def _beyond(each: BlockRange, block: int) -> BlockRange | None:
     """What of a range lies from a block on."""
     first = max(each.first, block)
     count = each.first + each.count - first
     return each._replace(first=first, count=count) if count > 0 else None
 
 
-def pieces(ranges: t.Iterable[BlockRange], limit: int) -> t.Iterator[t.Tuple[BlockRange, ...]]:
+def pieces(ranges: t.Iterable[BlockRange], limit: int) -> t.Iterator[tuple[BlockRange, ...]]:
     """Ranges dealt out in portions with at most ``limit`` blocks to read each; order is kept.
 
     Zero ranges cost nothing to read and are never cut, but a portion holds at most ``limit`` ranges.
     """
-    portion: t.List[BlockRange] = []
+    portion: list[BlockRange] = []
     room = limit
     for current in ranges:
         first, left = current.first, current.count

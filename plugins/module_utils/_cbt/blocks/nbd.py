@@ -30,7 +30,7 @@ _ZERO = 2  # bit 1 of base:allocation; a hole without it may hold a backing file
 _DIRTY = 1
 
 
-def _collect(into: t.List[int], _context: str, _offset: int, entries: t.List[int], _error: t.Any) -> int:
+def _collect(into: list[int], _context: str, _offset: int, entries: list[int], _error: t.Any) -> int:
     """Receives the entries of a block status reply."""
     into.extend(entries)
     return 0
@@ -56,7 +56,7 @@ def check_reachable(server: TcpServer) -> None:
 class Connection:
     """One NBD connection to one export. Not to be shared between threads."""
 
-    def __init__(self, server: Server, export: str, context: t.Optional[str] = None) -> None:
+    def __init__(self, server: Server, export: str, context: str | None = None) -> None:
         """Connect; ``context`` is the one metadata context whose extents will be asked for.
 
         Raises HypervisorError if the server refuses or does not offer the context.
@@ -102,7 +102,7 @@ class Connection:
     def extents(self, offset: int, end: int, flag_bit: int) -> t.Iterator[Extent]:
         """The export's extents in this connection's context between two offsets, flagged by ``flag_bit``."""
         while offset < end:
-            entries: t.List[int] = []
+            entries: list[int] = []
             with self._explained("ask for extents of"):
                 self._handle.block_status(min(STATUS_STEP, end - offset), offset, functools.partial(_collect, entries))
             covered = list(clip(((length, bool(flags & flag_bit)) for length, flags in zip(entries[::2], entries[1::2])), offset, end))
@@ -127,7 +127,7 @@ class Connection:
 class Source:
     """A readable export: its size and the extents to look at."""
 
-    def __init__(self, server: Server, export: str, dirty_context: t.Optional[str] = None) -> None:
+    def __init__(self, server: Server, export: str, dirty_context: str | None = None) -> None:
         """``dirty_context`` is the metadata context of the changes, None to look at the whole disk."""
         self._server = server
         self._export = export
@@ -158,7 +158,7 @@ class Source:
             if dirty:
                 yield from intersect(dirty, self._allocation.extents(dirty[0].offset, dirty[-1].end, _ZERO))
 
-    def marked(self, start: int, end: int) -> t.List[Extent]:
+    def marked(self, start: int, end: int) -> list[Extent]:
         """What is marked as changed between two offsets; all of it where changes are not tracked."""
         if self._dirty is None:
             return [Extent(start, end - start, True)]

@@ -31,13 +31,13 @@ class NbdTls:
     """How servers on other hosts are reached: with ``required`` by TLS only. ``certificates`` is the folder with the CA, None for the system's CAs."""
 
     required: bool = True
-    certificates: t.Optional[str] = None
+    certificates: str | None = None
 
 
 VERIFIED = NbdTls()
 
 
-def check_tls(uri: str, tls: NbdTls, library: t.Optional[str]) -> None:
+def check_tls(uri: str, tls: NbdTls, library: str | None) -> None:
     """Raise Refused unless the server of a URI can be reached as safely as ``tls`` asks. ``library`` is the version of libnbd."""
     address = _address(uri)
     if "tls-verify-peer" in address.query:
@@ -83,7 +83,7 @@ def _check_folder(uri: str, folder: str) -> None:
             raise Refused(f"Cannot write to {uri}: {os.path.join(folder, name)} cannot be read. Check tls_certificates.")
 
 
-def verifies_by_itself(library: t.Optional[str]) -> bool:
+def verifies_by_itself(library: str | None) -> bool:
     """Whether this version of libnbd verifies a server where no CA is named. Distributions may have mended earlier ones, which cannot be seen."""
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", library or "")
     major, minor, patch = map(int, found.groups()) if found else (0, 0, 0)

@@ -17,7 +17,7 @@ class Throttle:
 
     def __init__(
         self,
-        rate: t.Optional[int],
+        rate: int | None,
         check: t.Callable[[], None] = lambda: None,
         clock: t.Callable[[], float] = time.monotonic,
         sleep: t.Callable[[float], None] = time.sleep,

@@ -24,10 +24,10 @@ class Quiesce:
 
     def __init__(self) -> None:
         self.consistency = CRASH
-        self.note: t.Optional[str] = None
+        self.note: str | None = None
 
 
-def why_not(facts: DomainFacts) -> t.Optional[str]:
+def why_not(facts: DomainFacts) -> str | None:
     """Why the guest's file systems cannot be frozen now; None if its agent can be asked to."""
     if not facts.active:
         return f"the domain is {facts.state}"
@@ -59,7 +59,7 @@ def _thaw(domain: Domain, frozen: bool) -> None:
 
 
 @contextlib.contextmanager
-def quiesced(domain: Domain, facts: DomainFacts, policy: str, mountpoints: t.Optional[t.Sequence[str]] = None) -> t.Iterator[Quiesce]:
+def quiesced(domain: Domain, facts: DomainFacts, policy: str, mountpoints: t.Sequence[str] | None = None) -> t.Iterator[Quiesce]:
     """Freeze the guest's file systems for the block and thaw them after it, however it ends.
 
     ``policy`` is auto (freeze if the agent answers), required or never. Raises Refused if a required freeze is
@@ -98,13 +98,13 @@ def quiesced(domain: Domain, facts: DomainFacts, policy: str, mountpoints: t.Opt
             domain.api.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
 
 
-def guest_information(domain: Domain, facts: DomainFacts) -> t.Dict[str, t.Any]:
+def guest_information(domain: Domain, facts: DomainFacts) -> dict[str, t.Any]:
     """What the agent tells of the guest: operating system, host name, file systems, time zone. Empty if it does not answer."""
     if why_not(facts) is not None:
         return {}
     try:
         domain.api.agentSetResponseTimeout(ANSWER_WITHIN, 0)
-        return t.cast("t.Dict[str, t.Any]", domain.api.guestInfo(0, 0))
+        return t.cast("dict[str, t.Any]", domain.api.guestInfo(0, 0))
     except libvirt.libvirtError:
         return {}  # kept for information only
     finally:
@@ -112,7 +112,7 @@ def guest_information(domain: Domain, facts: DomainFacts) -> t.Dict[str, t.Any]:
             domain.api.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
 
 
-def _channels(xml: str) -> t.List[ElementTree.Element]:
+def _channels(xml: str) -> list[ElementTree.Element]:
     return ElementTree.fromstring(xml).findall("./devices/channel/target[@name='org.qemu.guest_agent.0']")
 
 

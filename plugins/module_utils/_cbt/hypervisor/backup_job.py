@@ -34,7 +34,7 @@ class Export:
     target: str
     server: Server
     name: str
-    dirty_context: t.Optional[str]
+    dirty_context: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +42,10 @@ class JobDisk:
     """A disk to be exported; ``since`` is the checkpoint whose bitmap tells its changes, None for all of it."""
 
     target: str
-    since: t.Optional[str] = None
+    since: str | None = None
 
 
-def _server(server: Server) -> t.Dict[str, str]:
+def _server(server: Server) -> dict[str, str]:
     if isinstance(server, str):
         return {"transport": "unix", "socket": server}
     tls = {"tls": "yes"} if server.certificates is not None else {}
@@ -107,7 +107,7 @@ def end(domain: Domain) -> None:
         time.sleep(0.02)
 
 
-def _begin(domain: Domain, servers: t.Sequence[Server], xml: t.Callable[[Server], str], new_checkpoint: t.Optional[str]) -> Server:
+def _begin(domain: Domain, servers: t.Sequence[Server], xml: t.Callable[[Server], str], new_checkpoint: str | None) -> Server:
     """Begin the job at the first of ``servers`` whose port is free, and return that one. Raises libvirtError."""
     for server in servers[:-1]:
         try:
@@ -126,9 +126,9 @@ def backup_job(
     facts: DomainFacts,
     wanted: t.Sequence[JobDisk],
     folder: str,
-    new_checkpoint: t.Optional[str] = None,
+    new_checkpoint: str | None = None,
     servers: t.Sequence[TcpServer] = (),
-) -> t.Iterator[t.Callable[[], t.Tuple[Export, ...]]]:
+) -> t.Iterator[t.Callable[[], tuple[Export, ...]]]:
     """Yields a function that begins the job and returns its exports; whatever happens then, the job ends with the block.
 
     Begin and block are apart so that the guest is frozen only around the begin. ``new_checkpoint`` is the XML
@@ -137,7 +137,7 @@ def backup_job(
     """
     begun = False
 
-    def begin() -> t.Tuple[Export, ...]:
+    def begin() -> tuple[Export, ...]:
         nonlocal begun
         with explained(f"begin the backup job of {facts.name}", "See libvirt's and QEMU's log of this domain."):
             server = _begin(domain, servers or [scratch.socket_of_qemu(folder)], lambda each: backup_xml(wanted, facts.disks, folder, each), new_checkpoint)

@@ -21,12 +21,12 @@ _STEP = 0.2  # seconds
 class Mirror(t.NamedTuple):
     """A copy that runs: where to, whether it has caught up, and QEMU's name of the new image."""
 
-    path: t.Optional[str]
+    path: str | None
     ready: bool
     node: str
 
 
-def mirror(xml: str, target: str) -> t.Optional[Mirror]:
+def mirror(xml: str, target: str) -> Mirror | None:
     """The copy of a disk that runs, from the XML of the live domain; None if there is none. Pure."""
     disk = disk_element(xml, target)
     found = disk.find("mirror") if disk is not None else None

@@ -31,9 +31,9 @@ class Checkpoint:
     """What libvirt knows of a checkpoint. ``created`` is in seconds since 1970; ``disks`` those with a bitmap."""
 
     name: str
-    parent: t.Optional[str]
+    parent: str | None
     created: int
-    disks: t.Tuple[str, ...]
+    disks: tuple[str, ...]
 
 
 def prefix(repository_id: str) -> str:
@@ -65,7 +65,7 @@ def parse_checkpoint(xml: str) -> Checkpoint:
     )
 
 
-def list_checkpoints(domain: Domain) -> t.List[Checkpoint]:
+def list_checkpoints(domain: Domain) -> list[Checkpoint]:
     """All checkpoints libvirt knows of a domain, oldest first."""
     with explained(f"list the checkpoints of {domain.name}"):
         found = [parse_checkpoint(each.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN)) for each in domain.api.listAllCheckpoints()]
@@ -78,7 +78,7 @@ def read_xml(domain: Domain, name: str) -> str:
         return t.cast(str, domain.api.checkpointLookupByName(name).getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN))
 
 
-def flaw(disk: Disk, name: str) -> t.Optional[str]:
+def flaw(disk: Disk, name: str) -> str | None:
     """Why the bitmap ``name`` of a disk cannot tell what changed; None if it can."""
     bitmap = disk.bitmap(name)
     if bitmap is None:
@@ -90,12 +90,12 @@ def flaw(disk: Disk, name: str) -> t.Optional[str]:
     return None
 
 
-def named(prefix: str, known: t.Iterable[str], disks: t.Iterable[Disk]) -> t.List[str]:
+def named(prefix: str, known: t.Iterable[str], disks: t.Iterable[Disk]) -> list[str]:
     """Names of checkpoints that begin so, ``known`` to libvirt or left as bitmaps in the disks; ours are oldest first then."""
     return sorted(name for name in {*known, *(name for disk in disks for name in disk.checkpoints)} if name.startswith(prefix))
 
 
-def misplaced(disk: Disk, name: str) -> t.Optional[str]:
+def misplaced(disk: Disk, name: str) -> str | None:
     """Why the bitmap ``name`` in a disk's image cannot be told to be that of this disk; None if it can."""
     marks = disk.marks(name)
     if marks == (disk.target,):

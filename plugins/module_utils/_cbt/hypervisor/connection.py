@@ -29,10 +29,10 @@ def _ignore(_context: t.Any, _error: t.Any) -> None:
     """libvirt prints every error to stderr unless told otherwise; ours carry the text."""
 
 
-def _credentials(username: t.Optional[str], password: t.Optional[str]) -> t.List[t.Any]:
+def _credentials(username: str | None, password: str | None) -> list[t.Any]:
     wanted = [libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_USERNAME, libvirt.VIR_CRED_PASSPHRASE, libvirt.VIR_CRED_NOECHOPROMPT]
 
-    def answer(credentials: t.List[t.List[t.Any]], _data: t.Any) -> int:
+    def answer(credentials: list[list[t.Any]], _data: t.Any) -> int:
         for credential in credentials:
             name = credential[0] in (libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_USERNAME)
             credential[4] = username if name else password
@@ -76,7 +76,7 @@ class Session:
             raise HypervisorError(f"{what}: {error}. {advice}") from error
 
     @property
-    def remote_host(self) -> t.Optional[str]:
+    def remote_host(self) -> str | None:
         """The host libvirt runs on as the URI names it, None if it is this one."""
         host = urllib.parse.urlsplit(self.api.getURI()).hostname
         return None if host == "localhost" else host
@@ -113,7 +113,7 @@ class Session:
         known = sorted(domain.name for domain in self.domains())
         raise Refused(f"There is no domain {name} on this host; it has {', '.join(known) or 'none'}. Check the name and the host.")
 
-    def domains(self, active_only: bool = False) -> t.List[Domain]:
+    def domains(self, active_only: bool = False) -> list[Domain]:
         """All domains, or those that run, by name."""
         with explained("list the domains"):
             flags = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE if active_only else 0
@@ -155,9 +155,9 @@ class Domain:
 @contextlib.contextmanager
 def connect(
     uri: str = "qemu:///system",
-    username: t.Optional[str] = None,
-    password: t.Optional[str] = None,
-    authfile: t.Optional[str] = None,
+    username: str | None = None,
+    password: str | None = None,
+    authfile: str | None = None,
 ) -> t.Iterator[Session]:
     """Open a session with libvirt and close it afterwards.
 

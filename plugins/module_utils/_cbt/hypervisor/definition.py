@@ -53,7 +53,7 @@ def define_disk(domain: Domain, xml: str) -> None:
         domain.api.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
 
-def defined_sources(session: Session) -> t.List[t.Tuple[str, str]]:
+def defined_sources(session: Session) -> list[tuple[str, str]]:
     """UUIDs of domains and the paths of their disks, those of a running domain and those it is defined with."""
     found = []
     for domain in session.domains():
@@ -68,7 +68,7 @@ def defined_sources(session: Session) -> t.List[t.Tuple[str, str]]:
     return found
 
 
-def disk_path(session: Session, disk: Disk) -> t.Optional[str]:
+def disk_path(session: Session, disk: Disk) -> str | None:
     """Where the image of a disk lies; None if it is not a file or device of this host."""
     if disk.source is None or disk.type in ("file", "block"):
         return disk.source
@@ -82,7 +82,7 @@ def disk_path(session: Session, disk: Disk) -> t.Optional[str]:
     return found if found.startswith("/") else None
 
 
-def obstacles(domain: Domain) -> t.List[str]:
+def obstacles(domain: Domain) -> list[str]:
     """What ties a domain to the names of its images: a saved state, snapshots."""
     with explained(f"read domain {domain.name}"):
         found = ["a saved state"] if domain.api.hasManagedSaveImage() else []

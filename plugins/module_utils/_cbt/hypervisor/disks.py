@@ -23,8 +23,8 @@ CONVERT = "Convert it with the kvm.cbt.qcow2_v3 role, or let it be backed up by 
 class Selection:
     """Which disks of a domain to take, by target; None for all that can be taken."""
 
-    include: t.Optional[t.Tuple[str, ...]] = None
-    exclude: t.Tuple[str, ...] = ()
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
 
     def check(self, known: t.Collection[str], whose: str) -> None:
         """Raise Refused if a target is named that does not exist."""
@@ -32,7 +32,7 @@ class Selection:
         if unknown:
             raise Refused(f"{whose} has no disk {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}.")
 
-    def left_out(self, target: str) -> t.Optional[str]:
+    def left_out(self, target: str) -> str | None:
         """Why a disk is not taken; None if it is."""
         if target in self.exclude:
             return f"{target} is among exclude_disks."
@@ -47,7 +47,7 @@ class Bitmap:
 
     name: str
     granularity: int
-    dirty_bytes: t.Optional[int]
+    dirty_bytes: int | None
     inconsistent: bool = False
     recording: bool = True
     persistent: bool = True
@@ -65,32 +65,32 @@ class Disk:
     device: str = "disk"
     type: str = "file"
     format: str = "raw"
-    source: t.Optional[str] = None
+    source: str | None = None
     readonly: bool = False
     transient: bool = False
-    node: t.Optional[str] = None
-    compat: t.Optional[str] = None
-    virtual_size: t.Optional[int] = None
-    bitmaps: t.Tuple[Bitmap, ...] = ()
+    node: str | None = None
+    compat: str | None = None
+    virtual_size: int | None = None
+    bitmaps: tuple[Bitmap, ...] = ()
     image: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
-    def bitmap(self, name: str) -> t.Optional[Bitmap]:
+    def bitmap(self, name: str) -> Bitmap | None:
         """The bitmap of this name, or None."""
         return next((bitmap for bitmap in self.bitmaps if bitmap.name == name), None)
 
-    def marks(self, checkpoint: str) -> t.Tuple[str, ...]:
+    def marks(self, checkpoint: str) -> tuple[str, ...]:
         """The disks that the image says it was when this checkpoint was taken, by target; at most one unless somebody merged images."""
         found = (_MARK.fullmatch(bitmap.name) for bitmap in self.bitmaps)
         return tuple(match.group(2) for match in found if match is not None and match.group(1) == checkpoint)
 
     @property
-    def checkpoints(self) -> t.Set[str]:
+    def checkpoints(self) -> set[str]:
         """Names of the checkpoints its bitmaps and marks belong to."""
         found = ((_MARK.fullmatch(bitmap.name), bitmap.name) for bitmap in self.bitmaps)
         return {match.group(1) if match is not None else name for match, name in found}
 
     @property
-    def unreadable(self) -> t.Optional[str]:
+    def unreadable(self) -> str | None:
         """Why this disk holds nothing to protect or cannot be read by a backup; None if it can."""
         if self.device in ("cdrom", "floppy"):
             return f"{self.target} is a {self.device}: removable media are not part of a backup."
@@ -103,7 +103,7 @@ class Disk:
         return None
 
     @property
-    def untrackable(self) -> t.Optional[str]:
+    def untrackable(self) -> str | None:
         """Why changes of this disk cannot be tracked, and what to do; None if they can."""
         if self.unreadable is not None:
             return self.unreadable
@@ -117,7 +117,7 @@ class Disk:
         return None
 
 
-def _source(element: t.Optional[ElementTree.Element], kind: str) -> t.Optional[str]:
+def _source(element: ElementTree.Element | None, kind: str) -> str | None:
     if element is None:
         return None
     if kind == "volume" and element.get("volume"):
@@ -127,7 +127,7 @@ def _source(element: t.Optional[ElementTree.Element], kind: str) -> t.Optional[s
     return element.get("file") or element.get("dev") or element.get("dir") or element.get("path")
 
 
-def disk_element(domain_xml: str, target: str) -> t.Optional[ElementTree.Element]:
+def disk_element(domain_xml: str, target: str) -> ElementTree.Element | None:
     """The disk of this target in a domain's XML, None if there is none."""
     for element in ElementTree.fromstring(domain_xml).iterfind("./devices/disk"):
         named = element.find("target")
@@ -136,7 +136,7 @@ def disk_element(domain_xml: str, target: str) -> t.Optional[ElementTree.Element
     return None
 
 
-def parse_disks(domain_xml: str) -> t.Tuple[Disk, ...]:
+def parse_disks(domain_xml: str) -> tuple[Disk, ...]:
     """The disks in a domain's XML, in its order."""
     found = []
     for element in ElementTree.fromstring(domain_xml).iterfind("./devices/disk"):
@@ -178,7 +178,7 @@ def mark(checkpoint: str, target: str) -> str:
     return f"{checkpoint}@{target}"
 
 
-def with_block_nodes(disks: t.Iterable[Disk], reply: t.Iterable[t.Mapping[str, t.Any]]) -> t.Tuple[Disk, ...]:
+def with_block_nodes(disks: t.Iterable[Disk], reply: t.Iterable[t.Mapping[str, t.Any]]) -> tuple[Disk, ...]:
     """The disks of a running domain completed from QMP's ``query-named-block-nodes``.
 
     Bitmaps reach the image only when QEMU closes it, so a running domain's are known to QEMU alone.

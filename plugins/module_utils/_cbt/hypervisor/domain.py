@@ -37,14 +37,14 @@ class DomainFacts:
     uuid: str
     state: str
     active: bool
-    disks: t.Tuple[Disk, ...]
+    disks: tuple[Disk, ...]
     xml: str
     inactive_xml: str
     autostart: bool = False
-    job: t.Optional[str] = None
+    job: str | None = None
     shut_down: bool = False
-    owner: t.Optional[t.Tuple[int, int]] = None
-    host: t.Optional[str] = None
+    owner: tuple[int, int] | None = None
+    host: str | None = None
 
     @property
     def paused(self) -> bool:
@@ -52,12 +52,12 @@ class DomainFacts:
         return self.state == "paused"
 
 
-def _states() -> t.Dict[int, str]:
+def _states() -> dict[int, str]:
     names = ("nostate", "running", "blocked", "paused", "shutdown", "shutoff", "crashed", "pmsuspended")
     return {getattr(libvirt, f"VIR_DOMAIN_{name.upper()}"): name for name in names}
 
 
-def state_of(domain: Domain) -> t.Optional[str]:
+def state_of(domain: Domain) -> str | None:
     """The state of a domain as libvirt calls it, None if it is undefined by now. Raises HypervisorError if libvirt refuses."""
     try:
         with explained(f"read the state of {domain.name}"):
@@ -77,7 +77,7 @@ def monitor(domain: Domain, command: str, **arguments: t.Any) -> t.Any:
     return answer["return"]
 
 
-def _qemu_owner(xml: str) -> t.Optional[t.Tuple[int, int]]:
+def _qemu_owner(xml: str) -> tuple[int, int] | None:
     """Numeric user and group QEMU runs under, from the DAC label of a live domain."""
     for label in ElementTree.fromstring(xml).iterfind("./seclabel[@model='dac']/label"):
         user, _separator, group = (label.text or "").partition(":")
@@ -88,7 +88,7 @@ def _qemu_owner(xml: str) -> t.Optional[t.Tuple[int, int]]:
     return None
 
 
-def _running_job(domain: Domain) -> t.Optional[str]:
+def _running_job(domain: Domain) -> str | None:
     """``backup``, ``other`` or None. A job that is just beginning or ending is waited for: until then libvirt contradicts itself."""
     deadline = time.monotonic() + _SETTLES_WITHIN
     unnamed = 0
@@ -162,7 +162,7 @@ def _uses(domain_xml: str, path: str) -> bool:
     return any(os.path.realpath(place) == path for source in sources for place in (source.get("file"), source.get("dev")) if place)
 
 
-def running_users_of(session: Session, path: str) -> t.List[str]:
+def running_users_of(session: Session, path: str) -> list[str]:
     """Names of running domains that have the file or device ``path`` as a disk, or below one."""
     users = []
     wanted = os.path.realpath(path)
@@ -177,7 +177,7 @@ def running_users_of(session: Session, path: str) -> t.List[str]:
     return users
 
 
-def versions(session: Session) -> t.Dict[str, str]:
+def versions(session: Session) -> dict[str, str]:
     """libvirt's and QEMU's versions, as ``major.minor.release``."""
 
     def dotted(number: int) -> str:

@@ -59,7 +59,7 @@ class Place:
         if space.short:
             raise Refused(f"The backup was not begun because {self._shortage(space)}")
 
-    def cause(self, looks: t.Deque[int]) -> t.Optional[HypervisorError]:
+    def cause(self, looks: collections.deque[int]) -> HypervisorError | None:
         """Why the backup has to end; None if there is space, or if that cannot be told. ``looks`` keeps what was free of late.
 
         It has to end where little is left, and where no more is left than was just used up.
@@ -88,10 +88,10 @@ def guarded(places: t.Sequence[Place], interrupt: Interrupt, end: t.Callable[[],
     the job must end before that. The work itself may be waiting for anything at that moment: hence threads, and hence ``end``.
     """
     over = threading.Event()
-    causes: t.List[HypervisorError] = []
+    causes: list[HypervisorError] = []
 
     def watch(place: Place) -> None:
-        looks: t.Deque[int] = collections.deque(maxlen=max(2, round(_PACE_OVER / place.every)))
+        looks: collections.deque[int] = collections.deque(maxlen=max(2, round(_PACE_OVER / place.every)))
         while not over.wait(place.every):
             cause = place.cause(looks)
             if cause is not None and not over.is_set():

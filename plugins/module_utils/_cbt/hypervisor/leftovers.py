@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-import typing as t
 from xml.etree import ElementTree
 
 from . import backup_job, scratch, storage_pools
@@ -32,7 +31,7 @@ def _abandoned(folder: str) -> bool:
     return True
 
 
-def _job_folder(domain: Domain) -> t.Optional[str]:
+def _job_folder(domain: Domain) -> str | None:
     """The folder of the scratch files of the domain's backup job, None if it has none."""
     try:
         scratch_file = ElementTree.fromstring(domain.api.backupGetXMLDesc()).find("./disks/disk/scratch")
@@ -42,7 +41,7 @@ def _job_folder(domain: Domain) -> t.Optional[str]:
     return os.path.dirname(path) if path is not None else None
 
 
-def _left_folder(domain: Domain) -> t.Optional[str]:
+def _left_folder(domain: Domain) -> str | None:
     """The folder of the domain's backup job if that is a leftover, else None."""
     folder = _job_folder(domain)
     if folder is None:
@@ -59,7 +58,7 @@ def is_leftover(domain: Domain) -> bool:
     return _left_folder(domain) is not None
 
 
-def clear(domain: Domain, scratch_dir: str) -> t.List[str]:
+def clear(domain: Domain, scratch_dir: str) -> list[str]:
     """End a leftover job and remove abandoned scratch folders of this domain; returns what was done, for a person."""
     done = []
     folder = _left_folder(domain)
@@ -75,14 +74,14 @@ def clear(domain: Domain, scratch_dir: str) -> t.List[str]:
     return done + [f"The scratch folder {path} that a killed run had left was removed." for path in removed]
 
 
-def _clear_pools(domain: Domain) -> t.List[str]:
+def _clear_pools(domain: Domain) -> list[str]:
     found = scratch.remote_leftovers(domain)
     for name in found:
         storage_pools.remove(domain.session, name)
     return found
 
 
-def _clear_folders(domain: Domain, scratch_dir: str) -> t.List[str]:
+def _clear_folders(domain: Domain, scratch_dir: str) -> list[str]:
     names = os.listdir(scratch_dir) if os.path.isdir(scratch_dir) else []
     paths = [os.path.join(scratch_dir, name) for name in names if name.startswith(scratch.local_prefix(domain.uuid))]
     found = [path for path in paths if os.path.isdir(path) and _abandoned(path)]

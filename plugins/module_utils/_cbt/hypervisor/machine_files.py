@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import typing as t
 from xml.etree import ElementTree
 
 NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
@@ -26,7 +25,7 @@ class MachineFile:
     certain: bool = True
 
 
-def tpm_path(uuid: str, tpm: ElementTree.Element) -> t.Optional[str]:
+def tpm_path(uuid: str, tpm: ElementTree.Element) -> str | None:
     """Where libvirt's emulator keeps the state of a domain's TPM; None if it is not emulated, or kept elsewhere."""
     backend = tpm.find("backend")
     if backend is None or backend.get("type") != "emulator" or backend.find("source") is not None:
@@ -35,7 +34,7 @@ def tpm_path(uuid: str, tpm: ElementTree.Element) -> t.Optional[str]:
     return os.path.join(TPM_FOLDER, uuid, "tpm1.2" if old else "tpm2", "tpm-00.permall" if old else "tpm2-00.permall")
 
 
-def path_in(element: t.Optional[ElementTree.Element]) -> t.Optional[str]:
+def path_in(element: ElementTree.Element | None) -> str | None:
     """The path an element of ``os`` names, in its text or in a source within."""
     if element is None:
         return None
@@ -45,7 +44,7 @@ def path_in(element: t.Optional[ElementTree.Element]) -> t.Optional[str]:
     return (element.text or "").strip() or None
 
 
-def machine_files(domain_xml: str) -> t.List[MachineFile]:
+def machine_files(domain_xml: str) -> list[MachineFile]:
     """The files a domain's XML names or implies."""
     root = ElementTree.fromstring(domain_xml)
     found = []

@@ -22,7 +22,7 @@ from .domain import DomainFacts
 _START_WITHIN = 60  # seconds
 
 
-def not_offline(disk: Disk) -> t.Optional[str]:
+def not_offline(disk: Disk) -> str | None:
     """Why a disk cannot be read while its domain is shut off; None if it can."""
     if disk.type not in ("file", "block"):
         return f"{disk.target} is a {disk.type} disk, which is read through a running domain only. Set offline to start_paused."
@@ -31,7 +31,7 @@ def not_offline(disk: Disk) -> t.Optional[str]:
     return None
 
 
-def _node(disk: Disk) -> t.Dict[str, t.Any]:
+def _node(disk: Disk) -> dict[str, t.Any]:
     path = disk.source or ""
     file = qemu_img.file_node(path)
     if disk.format == "raw":
@@ -42,12 +42,12 @@ def _node(disk: Disk) -> t.Dict[str, t.Any]:
     return node if below is None else {**node, "backing": below}
 
 
-def _arguments(disks: t.Sequence[Disk], wanted: t.Mapping[str, JobDisk], socket: str, ready: str) -> t.List[str]:
+def _arguments(disks: t.Sequence[Disk], wanted: t.Mapping[str, JobDisk], socket: str, ready: str) -> list[str]:
     address = socket.replace(",", ",,")  # how QEMU's options write a comma
     arguments = ["qemu-storage-daemon", "--pidfile", ready, "--nbd-server", f"addr.type=unix,addr.path={address}"]
     for disk in disks:
         arguments += ["--blockdev", json.dumps(_node(disk))]
-        export: t.Dict[str, t.Any] = {"type": "nbd", "id": disk.target, "node-name": disk.target, "name": disk.target, "writable": False}
+        export: dict[str, t.Any] = {"type": "nbd", "id": disk.target, "node-name": disk.target, "name": disk.target, "writable": False}
         since = wanted[disk.target].since
         if since is not None:
             export["bitmaps"] = [since]
@@ -56,7 +56,7 @@ def _arguments(disks: t.Sequence[Disk], wanted: t.Mapping[str, JobDisk], socket:
 
 
 @contextlib.contextmanager
-def image_exports(facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str) -> t.Iterator[t.Tuple[Export, ...]]:
+def image_exports(facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str) -> t.Iterator[tuple[Export, ...]]:
     """Serve the images of a shut-off domain over NBD, read-only. While they are served the domain cannot be started.
 
     Raises HypervisorError if an image cannot be opened, for instance because the domain has been started meanwhile.

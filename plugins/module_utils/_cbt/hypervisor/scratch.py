@@ -51,10 +51,10 @@ class Workspace:
 
     folder: str
     scratch: str
-    places: t.Tuple[free_space.Place, ...]
+    places: tuple[free_space.Place, ...]
 
 
-def local_prefix(uuid: str) -> t.Tuple[str, str]:
+def local_prefix(uuid: str) -> tuple[str, str]:
     """How the names of a domain's scratch folders on this host begin, for runs of this host.
 
     The first holds the name of the domain's AppArmor profile, so that a rule opens a folder to its own domain only.
@@ -63,7 +63,7 @@ def local_prefix(uuid: str) -> t.Tuple[str, str]:
     return f"{_PREFIX}libvirt-{uuid}-", f"{_PREFIX}{uuid[:8]}-"
 
 
-def remote_prefix(uuid: str) -> t.Tuple[str, str]:
+def remote_prefix(uuid: str) -> tuple[str, str]:
     """How the names of a domain's scratch folders on another host begin, for runs of this host. Earlier versions used the second."""
     try:
         with open(_MACHINE_ID, encoding="ascii") as file:
@@ -80,7 +80,7 @@ def _fitting_prefix(uuid: str, parent: str) -> str:
     return profile if _fits(example) else short
 
 
-def _groups(owner: t.Tuple[int, int]) -> t.Collection[int]:
+def _groups(owner: tuple[int, int]) -> t.Collection[int]:
     """The groups of QEMU's user."""
     try:
         user = pwd.getpwuid(owner[0])
@@ -177,7 +177,7 @@ def _label(*folders: str) -> None:
         programs.run(["restorecon", *folders])
 
 
-def _let_qemu_in(folder: _Folder, owner: t.Optional[t.Tuple[int, int]]) -> None:
+def _let_qemu_in(folder: _Folder, owner: tuple[int, int] | None) -> None:
     """Make the folder for QEMU's socket, and let QEMU reach it."""
     os.mkdir(FOR_QEMU, 0o700, dir_fd=folder.handle)
     if owner is not None and os.geteuid() == 0:
@@ -225,6 +225,6 @@ def workspace(domain: Domain, facts: DomainFacts, parent: str) -> t.Iterator[Wor
             storage_pools.remove(session, name)
 
 
-def remote_leftovers(domain: Domain) -> t.List[str]:
+def remote_leftovers(domain: Domain) -> list[str]:
     """Names of the pools that runs of this host made for a domain."""
     return [name for name in storage_pools.names(domain.session) if name.startswith(remote_prefix(domain.uuid))]

@@ -44,7 +44,7 @@ def measure(session: Session, name: str) -> free_space.Space:
     return free_space.Space(name, free, total)
 
 
-def names(session: Session) -> t.List[str]:
+def names(session: Session) -> list[str]:
     """Names of all pools. Raises HypervisorError."""
     with explained("list the storage pools"):
         return [pool.name() for pool in session.api.listAllStoragePools(0)]

@@ -28,11 +28,11 @@ class Image:
     path: str
     format: str
     size: int
-    compat: t.Optional[str] = None
-    cluster_size: t.Optional[int] = None
-    backing: t.Optional[str] = None
-    backing_path: t.Optional[str] = None
-    backing_format: t.Optional[str] = None
+    compat: str | None = None
+    cluster_size: int | None = None
+    backing: str | None = None
+    backing_path: str | None = None
+    backing_format: str | None = None
     snapshots: bool = False
     encrypted: bool = False
     data_file: bool = False
@@ -74,12 +74,12 @@ def needed(image: Image) -> int:
     return t.cast(int, measured["required"])
 
 
-def _options(image: Image) -> t.List[str]:
+def _options(image: Image) -> list[str]:
     cluster = f",cluster_size={image.cluster_size}" if image.cluster_size else ""
     return ["-o", f"compat=1.1{cluster}"]
 
 
-def _backing(image: Image, dest: str, file_option: str) -> t.List[str]:
+def _backing(image: Image, dest: str, file_option: str) -> list[str]:
     if image.backing is None:
         return []
     # A relative name is relative to the folder of the image that holds it.
@@ -152,7 +152,7 @@ def take_owner(path: str, other: str) -> None:
         os.close(handle)
 
 
-def _named_backing(path: str) -> t.Optional[str]:
+def _named_backing(path: str) -> str | None:
     """The backing file that a file names if it is taken for a qcow2 image, from its header, which a guest may have written; None if it names none."""
     try:
         # What a guest names is opened next. It may be a pipe, which opening would wait for, or a device that opening changes.
@@ -184,7 +184,7 @@ def _rests_on(path: str, base: str) -> bool:
     return False
 
 
-def dependents(sources: t.Iterable[str], image: str) -> t.List[str]:
+def dependents(sources: t.Iterable[str], image: str) -> list[str]:
     """Images that have ``image`` among their backing files: of ``sources``, which are disks of domains, and of its own folder."""
     base = os.path.realpath(image)
     found = {entry.path for entry in os.scandir(os.path.dirname(base)) if entry.is_file()}

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import os
 import stat
-import typing as t
 
 SUFFIX = ".cbt-original"
 FORMATS = ("raw", "qcow2")
@@ -24,14 +23,14 @@ class Original:
     """The image that a new one was made of; ``format`` is None if the marker does not record it."""
 
     path: str
-    format: t.Optional[str]
+    format: str | None
 
 
-def _name(image: str, fmt: t.Optional[str]) -> str:
+def _name(image: str, fmt: str | None) -> str:
     return f"{image}{SUFFIX}" if fmt is None else f"{image}{SUFFIX}-{fmt}"
 
 
-def _target(marker: str) -> t.Optional[str]:
+def _target(marker: str) -> str | None:
     """Where a marker leads to; None if there is none, or if another user made it: what it names may be deleted."""
     try:
         status = os.lstat(marker)
@@ -41,7 +40,7 @@ def _target(marker: str) -> t.Optional[str]:
         return None
 
 
-def read(image: str) -> t.Optional[Original]:
+def read(image: str) -> Original | None:
     """The original that the marker beside an image names; None if there is no marker."""
     found = ((fmt, _target(_name(image, fmt))) for fmt in (*FORMATS, None))
     return next((Original(path, fmt) for fmt, path in found if path is not None), None)

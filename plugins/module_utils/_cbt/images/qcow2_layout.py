@@ -82,8 +82,8 @@ class Layout:
 
     features: Features
     size: int
-    runs: t.Tuple[Run, ...]
-    l2_indexes: t.Tuple[int, ...]
+    runs: tuple[Run, ...]
+    l2_indexes: tuple[int, ...]
     table: int
     blocks: int
     l1: int
@@ -116,7 +116,7 @@ class Layout:
             raise KeyError(offset)
         return (run.host + cluster - run.first) * self.features.cluster + offset % self.features.cluster
 
-    def metadata(self) -> t.Iterator[t.Tuple[int, bytes]]:
+    def metadata(self) -> t.Iterator[tuple[int, bytes]]:
         """(offset in the file, bytes) of all that is not data; the header comes first."""
         size = self.features.cluster
         yield 0, self._header()
@@ -134,7 +134,7 @@ class Layout:
     def _l1_entries(self) -> int:
         return _l1_entries(self.size, self.features)
 
-    def _level2(self) -> t.Iterator[t.Tuple[int, bytes]]:
+    def _level2(self) -> t.Iterator[tuple[int, bytes]]:
         size, words, entries = self.features.cluster, self.features.entry_words, self.features.l2_entries
         pieces = itertools.chain.from_iterable(_by_table(run, entries) for run in self.runs)
         for position, (_index, group) in enumerate(itertools.groupby(pieces, key=lambda run: run.first // entries)):
@@ -192,9 +192,9 @@ def _by_table(run: Run, entries: int) -> t.Iterator[Run]:
         first, host, left = first + count, host + count, left - count
 
 
-def _in_clusters(ranges: t.Iterable[t.Tuple[int, int]], cluster: int) -> t.Iterator[t.Tuple[int, int]]:
+def _in_clusters(ranges: t.Iterable[tuple[int, int]], cluster: int) -> t.Iterator[tuple[int, int]]:
     """(first, count) clusters that ranges of (offset, length) in bytes touch, neighbours joined; the ranges are in order."""
-    last: t.Optional[t.Tuple[int, int]] = None
+    last: tuple[int, int] | None = None
     for offset, length in ranges:
         first, stop = offset // cluster, _clusters(offset + length, cluster)
         if last is not None and first <= last[0] + last[1]:
@@ -207,7 +207,7 @@ def _in_clusters(ranges: t.Iterable[t.Tuple[int, int]], cluster: int) -> t.Itera
         yield last
 
 
-def plan(size: int, ranges: t.Iterable[t.Tuple[int, int]], features: Features = DEFAULT) -> Layout:
+def plan(size: int, ranges: t.Iterable[tuple[int, int]], features: Features = DEFAULT) -> Layout:
     """The layout of an image for a disk of ``size`` bytes with data in the given ranges of (offset, length) in bytes, in order.
 
     Raises ValueError if an image with these features cannot be as large.

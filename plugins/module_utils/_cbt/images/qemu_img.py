@@ -20,7 +20,7 @@ from ..errors import Refused
 _MAGIC = b"QFI\xfb"
 _LONGEST_CHAIN = 200  # images; libvirt's limit
 
-Node = t.Dict[str, t.Any]
+Node = dict[str, t.Any]
 
 
 class Link(t.NamedTuple):
@@ -43,7 +43,7 @@ def has_qcow2_header(path: str) -> bool:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
-def chain(path: str, fmt: str) -> t.List[Link]:
+def chain(path: str, fmt: str) -> list[Link]:
     """An image and the files it rests on, the lowest last. Raises ProgramError, or Refused if that has no end.
 
     A backing file whose format is not named is RAW to libvirt, which starts no domain with another one.
@@ -72,7 +72,7 @@ def require_formats(path: str, fmt: str) -> None:
             )
 
 
-def below(path: str, fmt: str) -> t.Optional[Node]:
+def below(path: str, fmt: str) -> Node | None:
     """What an image rests on, for QEMU, each format written out; None if it rests on nothing, or if its headers name all formats.
 
     Raises Refused if a format that is not named cannot be RAW.
@@ -80,7 +80,7 @@ def below(path: str, fmt: str) -> t.Optional[Node]:
     links = chain(path, fmt)[1:]
     if all(link.named for link in links):
         return None
-    node: t.Optional[Node] = None
+    node: Node | None = None
     for link in reversed(links):
         if not link.named and has_qcow2_header(link.path):
             require_formats(path, fmt)

@@ -36,8 +36,8 @@ _COMPARED = 1 << 21  # runs of a map that a point is compared with: maps of more
 class CopyRequest:
     """Which restore points are asked for, of one domain or of all: ``all``, ``latest``, or those with the given ids."""
 
-    domain: t.Optional[str] = None
-    wanted: t.Union[str, t.Sequence[str]] = "all"
+    domain: str | None = None
+    wanted: str | t.Sequence[str] = "all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,24 +45,24 @@ class CopiedPoint:
     """A restore point that was copied and what it took; ``statistics`` is None in a plan."""
 
     point: RestorePoint
-    statistics: t.Optional[Statistics] = None
+    statistics: Statistics | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class CopyResult:
     """The outcome of a copy, or its plan: what was copied, what was there already and is whole, and by id why others could not be copied."""
 
-    copied: t.Tuple[CopiedPoint, ...]
-    present: t.Tuple[RestorePoint, ...]
+    copied: tuple[CopiedPoint, ...]
+    present: tuple[RestorePoint, ...]
     failed: t.Mapping[str, str]
-    warnings: t.Tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     duration: float = 0.0
 
 
-Bases = t.Tuple[RestorePoint, RestorePoint]  # one restore point as the source has it, and as the destination has it
+Bases = tuple[RestorePoint, RestorePoint]  # one restore point as the source has it, and as the destination has it
 
 
-def nearest(point: RestorePoint, disk: DiskRecord, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]) -> t.Optional[Bases]:
+def nearest(point: RestorePoint, disk: DiskRecord, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]) -> Bases | None:
     """The restore point next to ``point`` that both sides hold, with a disk of this target and size. Pure.
 
     ``there`` are the source's points in order, ``here`` the destination's. An earlier point is preferred; None if there is none.
@@ -107,9 +107,9 @@ class _Copier:
     damages: Damages
     interrupt: Interrupt
     observer: Observer
-    warnings: t.List[str] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
-    def copy(self, point: RestorePoint, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]) -> t.Tuple[RestorePoint, t.Optional[Statistics]]:
+    def copy(self, point: RestorePoint, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]) -> tuple[RestorePoint, Statistics | None]:
         """Copy one point; returns it as it exists then, and what it took, None if another run copied it.
 
         Raises a CbtError; then nothing of it is left but packs that the next attempt finds, if the source is whole.
@@ -121,7 +121,7 @@ class _Copier:
         try:
             sources = {disk.target: self._read(new, point, disk, nearest(point, disk, there, here)) for disk in point.disks}
             files = _PointFiles(self.source, point)
-            described: t.List[RestorePoint] = []
+            described: list[RestorePoint] = []
 
             def describe(maps: Files, stored: Files) -> RestorePoint:
                 described.append(_described(point, self.lease.repository.id, self.options.dedup, maps, stored))
@@ -141,14 +141,14 @@ class _Copier:
         self.warnings.extend(new.warnings)
         return published, _total(new)
 
-    def _read(self, new: NewPoint, point: RestorePoint, disk: DiskRecord, bases: t.Optional[Bases]) -> PointSource:
+    def _read(self, new: NewPoint, point: RestorePoint, disk: DiskRecord, bases: Bases | None) -> PointSource:
         before, held = self._maps(disk, bases)
         again = ranges_of(damage.damaged_runs(held, self.damages)) if held is not None else ()
         source = PointSource(self.source, self.source.read_map(point, disk.target), before)
         new.read(source, disk.target, held, again=again)
         return source
 
-    def _maps(self, disk: DiskRecord, bases: t.Optional[Bases]) -> t.Tuple[t.Optional[ExtentMap], t.Optional[ExtentMap]]:
+    def _maps(self, disk: DiskRecord, bases: Bases | None) -> tuple[ExtentMap | None, ExtentMap | None]:
         if bases is None:
             return None, None
         try:
@@ -173,7 +173,7 @@ def _total(new: NewPoint) -> Statistics:
     return total
 
 
-def _now(source: Repository, point: RestorePoint) -> t.Optional[RestorePoint]:
+def _now(source: Repository, point: RestorePoint) -> RestorePoint | None:
     """A restore point as it is by now; None if it was removed meanwhile. Raises RepositoryError if the repository is gone altogether."""
     source.store.size(configuration.NAME)
     try:
@@ -189,7 +189,7 @@ def _outcome(copied: int, missing: int) -> str:
     return f"{copied} of {missing} restore points were copied, and these are complete. Run it again for the others."
 
 
-def _healed(lease: Lease, point: RestorePoint, damages: Damages, interrupt: Interrupt) -> t.List[str]:
+def _healed(lease: Lease, point: RestorePoint, damages: Damages, interrupt: Interrupt) -> list[str]:
     """Have other points of the destination name what was copied again in place of damaged blocks; what came of it in words."""
     try:
         return heal(lease, point.uuid, damages, interrupt).words(point.domain)
@@ -200,10 +200,10 @@ def _healed(lease: Lease, point: RestorePoint, damages: Damages, interrupt: Inte
 
 def copy(
     source: Repository,
-    dest: t.Optional[Repository],
+    dest: Repository | None,
     request: CopyRequest,
     options: StoringOptions,
-    interrupt: t.Optional[Interrupt] = None,
+    interrupt: Interrupt | None = None,
     observer: Observer = silent,
     check_only: bool = False,
 ) -> CopyResult:
@@ -227,8 +227,8 @@ def copy(
     if check_only or dest is None or not missing:
         present = tuple(point for point in wanted if point.key in held)
         return CopyResult(tuple(CopiedPoint(point) for point in missing), present, {}, tuple(warnings))
-    copied: t.List[CopiedPoint] = []
-    failed: t.Dict[str, str] = {}
+    copied: list[CopiedPoint] = []
+    failed: dict[str, str] = {}
     with leases.held(dest, "copy") as lease:
         copier = _Copier(source, lease, options, damage.read_all(dest), interrupt or Interrupt(), observer)
         copier.interrupt.reached(_outcome(0, len(missing)))

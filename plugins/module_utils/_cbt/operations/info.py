@@ -31,10 +31,10 @@ class CheckpointFacts:
     checkpoint: Checkpoint
     ours: bool
     valid: bool
-    dirty_bytes: t.Optional[int]
+    dirty_bytes: int | None
 
 
-def _judge(checkpoint: Checkpoint, disks: t.Sequence[Disk], prefix: t.Optional[str]) -> CheckpointFacts:
+def _judge(checkpoint: Checkpoint, disks: t.Sequence[Disk], prefix: str | None) -> CheckpointFacts:
     covered = [disk for disk in disks if disk.target in checkpoint.disks]
     bitmaps = [disk.bitmap(checkpoint.name) for disk in covered]
     sizes = [bitmap.dirty_bytes for bitmap in bitmaps if bitmap is not None]
@@ -46,9 +46,7 @@ def _judge(checkpoint: Checkpoint, disks: t.Sequence[Disk], prefix: t.Optional[s
     )
 
 
-def describe_domains(
-    session: Session, name: t.Optional[str] = None, repository: t.Optional[Repository] = None
-) -> t.List[t.Tuple[DomainFacts, t.List[CheckpointFacts]]]:
+def describe_domains(session: Session, name: str | None = None, repository: Repository | None = None) -> list[tuple[DomainFacts, list[CheckpointFacts]]]:
     """All domains, or one, with their checkpoints; ``repository`` narrows which count as ours."""
     domains = [session.domain(name)] if name is not None else session.domains()
     prefix = checkpoints.prefix(repository.id) if repository is not None else None
@@ -69,8 +67,8 @@ def describe_domains(
 class DomainListing:
     """Domains by name, UUID and state, and the patterns without wildcards that name none."""
 
-    domains: t.Tuple[t.Mapping[str, str], ...]
-    missing: t.Tuple[str, ...]
+    domains: tuple[t.Mapping[str, str], ...]
+    missing: tuple[str, ...]
 
 
 def list_domains(session: Session, patterns: t.Sequence[str], excluded: t.Sequence[str]) -> DomainListing:
@@ -109,7 +107,7 @@ def describe_repository(repository: Repository) -> RepositoryFacts:
     return RepositoryFacts(repository.id, FORMAT, bool(repository.slots), stored, packs)
 
 
-def list_points(repository: Repository, domain: t.Optional[str] = None, wanted: t.Optional[str] = None) -> t.Tuple[t.List[RestorePoint], t.Mapping[str, str]]:
+def list_points(repository: Repository, domain: str | None = None, wanted: str | None = None) -> tuple[list[RestorePoint], t.Mapping[str, str]]:
     """Restore points, oldest first, and damaged manifests with their cause. An unknown domain has none."""
     listing = repository.points_of()
     found = list(listing.points)
@@ -125,11 +123,11 @@ def list_points(repository: Repository, domain: t.Optional[str] = None, wanted: 
 class Health(t.NamedTuple):
     """How sound a restore point is, as far as is known: its last verification, and whether something of it is recorded as damaged."""
 
-    verified: t.Optional[t.Dict[str, t.Any]]
+    verified: dict[str, t.Any] | None
     damaged: bool
 
 
-def healths(repository: Repository, points: t.Iterable[RestorePoint]) -> t.List[Health]:
+def healths(repository: Repository, points: t.Iterable[RestorePoint]) -> list[Health]:
     """The health of each of the points. Maps are read only where the repository holds damage at all."""
     damages = damage.read_all(repository)
     found = []

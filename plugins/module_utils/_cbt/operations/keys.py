@@ -31,9 +31,9 @@ class KeyRequest:
     With ``rebuild``, a configuration that is missing or damaged is made again.
     """
 
-    new_passphrase: t.Optional[str] = dataclasses.field(default=None, repr=False)
+    new_passphrase: str | None = dataclasses.field(default=None, repr=False)
     slot: str = configuration.FIRST_SLOT
-    remove: t.Tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
     rebuild: bool = False
 
 
@@ -41,7 +41,7 @@ class KeyRequest:
 class KeyChange:
     """What was, or would be, done; ``before`` is None if there was no repository, or if its configuration was ``rebuilt``."""
 
-    before: t.Optional[Configuration]
+    before: Configuration | None
     after: Configuration
     rebuilt: bool = False
 
@@ -51,7 +51,7 @@ class KeyChange:
         return self.before != self.after
 
 
-def _master(found: Configuration, passphrases: t.Iterable[t.Optional[str]], location: str) -> bytes:
+def _master(found: Configuration, passphrases: t.Iterable[str | None], location: str) -> bytes:
     """The master key by the first passphrase that opens a slot."""
     for passphrase in passphrases:
         opened = found.opened(passphrase) if passphrase is not None else None
@@ -60,7 +60,7 @@ def _master(found: Configuration, passphrases: t.Iterable[t.Optional[str]], loca
     raise PassphraseRefused(f"No passphrase given opens a key slot of the repository {location}: they are wrong, or the slot was changed.")
 
 
-def _changed(found: Configuration, passphrase: t.Optional[str], request: KeyRequest, location: str) -> Configuration:
+def _changed(found: Configuration, passphrase: str | None, request: KeyRequest, location: str) -> Configuration:
     """What an encrypted repository is to become. Raises a CbtError if that cannot be."""
     master = _master(found, (passphrase, request.new_passphrase), location)
     slots = {name: slot for name, slot in found.slots.items() if name not in request.remove}
@@ -77,7 +77,7 @@ def _changed(found: Configuration, passphrase: t.Optional[str], request: KeyRequ
     return after
 
 
-def _decide(found: t.Optional[Configuration], passphrase: t.Optional[str], request: KeyRequest, location: str) -> Configuration:
+def _decide(found: Configuration | None, passphrase: str | None, request: KeyRequest, location: str) -> Configuration:
     given = [configuration.checked(each) for each in (request.new_passphrase, passphrase) if each is not None]
     if not _NAME.fullmatch(request.slot):
         raise Refused(f"A key slot cannot be named {request.slot}: use up to 64 letters, digits, dots, hyphens and underscores.")
@@ -99,7 +99,7 @@ def _decide(found: t.Optional[Configuration], passphrase: t.Optional[str], reque
     return found
 
 
-def arrange(place: Place, request: KeyRequest, check_only: bool = False, watching: t.Optional[Watching] = None) -> KeyChange:
+def arrange(place: Place, request: KeyRequest, check_only: bool = False, watching: Watching | None = None) -> KeyChange:
     """Have a repository at a place with the key slots asked for, or with ``check_only`` tell what would be done.
 
     Where there is none, it is created, encrypted if there is a passphrase. A change writes the configuration and no
@@ -113,7 +113,7 @@ def arrange(place: Place, request: KeyRequest, check_only: bool = False, watchin
         if not check_only:
             store.put(configuration.NAME, change.after.encode())
         return change
-    first: t.Optional[KeyChange] = None
+    first: KeyChange | None = None
     for _attempt in range(_ATTEMPTS):
         found = configuration_in(store)
         if watch is not None:
@@ -134,7 +134,7 @@ def arrange(place: Place, request: KeyRequest, check_only: bool = False, watchin
     raise RepositoryError(f"The key slots of the repository {store.location} are being changed by other runs. Try again.")
 
 
-def _rebuilt(store: Store, passphrase: t.Optional[str], request: KeyRequest, watch: t.Optional[Watch]) -> KeyChange:
+def _rebuilt(store: Store, passphrase: str | None, request: KeyRequest, watch: Watch | None) -> KeyChange:
     made = rebuilt(store)
     if watch is not None:
         watch.check_identity(made)
@@ -142,14 +142,14 @@ def _rebuilt(store: Store, passphrase: t.Optional[str], request: KeyRequest, wat
     return KeyChange(None, _decide(made, passphrase, request, store.location), rebuilt=True)
 
 
-def _repository(store: Store, found: Configuration, passphrase: t.Optional[str], request: KeyRequest) -> Repository:
+def _repository(store: Store, found: Configuration, passphrase: str | None, request: KeyRequest) -> Repository:
     """The repository as the passphrases given open it, which was proven."""
     given = (passphrase, request.new_passphrase)
-    keys: t.Optional[Keys] = EncryptedKeys(_master(found, given, store.location)) if found.encrypted else None
+    keys: Keys | None = EncryptedKeys(_master(found, given, store.location)) if found.encrypted else None
     return Repository(store, found.id, keys)
 
 
-def _written(store: Store, found: t.Optional[Configuration], after: Configuration) -> bool:
+def _written(store: Store, found: Configuration | None, after: Configuration) -> bool:
     """Write a configuration if that in the store is still the one that was ``found``; False if it is not."""
     if found is None:
         created = store.put(configuration.NAME, after.encode(), replace=False)
@@ -170,7 +170,7 @@ def lost(store: Store) -> bool:
 
 def rebuilt(store: Store) -> Configuration:
     """The configuration that the manifests in a store belong to. Raises Refused if they do not tell."""
-    ids: t.Set[str] = set()
+    ids: set[str] = set()
     for name, _taken in names.of_kind(store.list(names.POINTS), names.MANIFEST_KIND):
         with contextlib.suppress(DamagedObject, ObjectMissing):  # any other tells the same
             data = store.get(name)

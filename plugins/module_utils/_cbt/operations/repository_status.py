@@ -57,7 +57,7 @@ class Flaw(t.NamedTuple):
     """Something damaged: the object or the folder of a point, how many blocks of it or None for all, and what was found."""
 
     object: str
-    blocks: t.Optional[int]
+    blocks: int | None
     cause: str
 
 
@@ -68,13 +68,13 @@ class RepositoryStatus:
     id: str
     format: int
     encrypted: bool
-    slots: t.Tuple[str, ...]
+    slots: tuple[str, ...]
     sizes: Sizes
     growth: Growth
-    damage: t.Tuple[Flaw, ...]
-    holds: t.Tuple[Hold, ...]
-    sessions: t.Tuple[Session, ...]
-    foreign: t.Tuple[str, ...]
+    damage: tuple[Flaw, ...]
+    holds: tuple[Hold, ...]
+    sessions: tuple[Session, ...]
+    foreign: tuple[str, ...]
 
 
 def added(points: t.Iterable[RestorePoint]) -> Added:
@@ -93,12 +93,12 @@ def _bytes(count: int) -> int:
 def growth(points: t.Iterable[RestorePoint], now: datetime.datetime) -> Growth:
     """How a repository grew in the last days. Points dated after ``now`` do not count. Pure."""
 
-    def since(days: int) -> t.List[t.Tuple[datetime.datetime, RestorePoint]]:
+    def since(days: int) -> list[tuple[datetime.datetime, RestorePoint]]:
         return [(created, point) for created, point in dated if now - datetime.timedelta(days=days) < created <= now]
 
     dated = [(datetime.datetime.fromisoformat(point.created).astimezone(datetime.timezone.utc), point) for point in points]
     recent = since(DAYS)
-    by_day: t.Dict[str, t.List[RestorePoint]] = {}
+    by_day: dict[str, list[RestorePoint]] = {}
     for created, point in sorted(recent, key=lambda each: each[0]):
         by_day.setdefault(created.date().isoformat(), []).append(point)
     week, month = ([point for _created, point in each] for each in (since(7), recent))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import typing as t
 
 from ..errors import RepositoryError
 from .stores.base import Store
@@ -21,15 +20,15 @@ class Place:
 
     location: str
     s3: S3Options = S3Options()
-    passphrase: t.Optional[str] = dataclasses.field(default=None, repr=False)
+    passphrase: str | None = dataclasses.field(default=None, repr=False)
 
 
-def as_place(place: t.Union[str, Place]) -> Place:
+def as_place(place: str | Place) -> Place:
     """A place that may be given as its location alone."""
     return Place(place) if isinstance(place, str) else place
 
 
-def store_at(place: t.Union[str, Place]) -> Store:
+def store_at(place: str | Place) -> Store:
     """The store at a place, which may be given as its location alone. Raises RepositoryError if there can be none."""
     place = as_place(place)
     if place.location.startswith(S3_SCHEME):

@@ -29,20 +29,20 @@ from .stores.base import Store
 class Listing:
     """Restore points found, oldest first, and the damaged manifests among them by object name."""
 
-    points: t.Tuple[RestorePoint, ...]
+    points: tuple[RestorePoint, ...]
     damaged: t.Mapping[str, str]
 
 
 class Watch(t.Protocol):
     """What compares a repository with what is known of it. All raise Refused if it is another one, or went back."""
 
-    def check_identity(self, found: t.Optional[Configuration]) -> None:
+    def check_identity(self, found: Configuration | None) -> None:
         """Look at the configuration found, None for none."""
 
     def check_last(self, repository: Repository) -> None:
         """Look for the restore point that was written or seen last."""
 
-    def listed(self, repository: Repository, found: t.Sequence[RestorePoint], uuid: t.Optional[str]) -> None:
+    def listed(self, repository: Repository, found: t.Sequence[RestorePoint], uuid: str | None) -> None:
         """Look at a list of all restore points, or of those of one domain."""
 
     def published(self, point: RestorePoint) -> None:
@@ -55,7 +55,7 @@ Watching = t.Callable[[Store], Watch]
 class Repository:
     """A place holding packs and restore points of many domains. Make one with ``open_repository``."""
 
-    def __init__(self, store: Store, repository_id: str, keys: t.Optional[Keys] = None, slots: t.Tuple[str, ...] = (), watch: t.Optional[Watch] = None) -> None:
+    def __init__(self, store: Store, repository_id: str, keys: Keys | None = None, slots: tuple[str, ...] = (), watch: Watch | None = None) -> None:
         """``slots`` are the names of the key slots, if it is encrypted; ``watch`` compares what it holds with what is known of it."""
         self.store = store
         self.watch = watch
@@ -77,7 +77,7 @@ class Repository:
             raise RepositoryError(f"Cannot store {name}: it has {len(data)} bytes, and at most {names.largest(name)} can be read again.")
         return self.store.put(name, self.keys.seal(name, data), replace)
 
-    def get_object(self, name: str, most: t.Optional[int] = None) -> bytes:
+    def get_object(self, name: str, most: int | None = None) -> bytes:
         """A small object as it was given to ``put_object``, of at most so many bytes. Raises ObjectMissing or DamagedObject."""
         return self.keys.unseal(name, self.store.get(name, most + names.SEAL if most is not None else None))
 
@@ -86,7 +86,7 @@ class Repository:
         with contextlib.suppress(ObjectLocked):
             self.store.delete(name)
 
-    def points_of(self, uuid: t.Optional[str] = None) -> Listing:
+    def points_of(self, uuid: str | None = None) -> Listing:
         """The restore points of a domain, or of all. Raises RepositoryError if listing fails, Refused if a point that is known vanished."""
         found, damaged, budget = [], {}, manifests.Budget()
         folder = f"{names.POINTS}/{uuid}" if uuid else names.POINTS
@@ -113,7 +113,7 @@ class Repository:
         name = names.manifest(uuid, point_id)
         return manifests.decode(self.get_object(name), name)
 
-    def put_files(self, folder: str, files: t.Mapping[str, bytes]) -> t.Dict[str, StoredFile]:
+    def put_files(self, folder: str, files: t.Mapping[str, bytes]) -> dict[str, StoredFile]:
         """Store the objects of a restore point that is not published yet, side by side: each waits for the disk, not for the others."""
         for _done in side_by_side(lambda name: self.put_object(f"{folder}/{name}", files[name]), files):
             pass
@@ -138,13 +138,13 @@ class Repository:
         except DamagedObject as error:
             raise DamagedObject(f"{point.object_name(disk.map)} is damaged: {error}") from error
 
-    def readable_maps(self, point: RestorePoint) -> t.Iterator[t.Tuple[str, maps.ExtentMap]]:
+    def readable_maps(self, point: RestorePoint) -> t.Iterator[tuple[str, maps.ExtentMap]]:
         """The extent maps of a restore point's disks that can be read, by target."""
         for disk in point.disks:
             with contextlib.suppress(DamagedObject, ObjectMissing):
                 yield disk.target, self.read_map(point, disk.target)
 
-    def read_packs(self, point: RestorePoint, disk: DiskRecord) -> t.Tuple[PackRef, ...]:
+    def read_packs(self, point: RestorePoint, disk: DiskRecord) -> tuple[PackRef, ...]:
         """The packs that hold a disk at a restore point. Raises DamagedObject or ObjectMissing."""
         data = self.get_file(point, disk.map)
         try:
@@ -160,7 +160,7 @@ class Repository:
         return self.put_object(names.manifest(point.uuid, point.id), manifests.encode(point), replace)
 
 
-def configuration_in(store: Store) -> t.Optional[Configuration]:
+def configuration_in(store: Store) -> Configuration | None:
     """The configuration of the repository in a store, None if there is none. Raises as ``open_repository`` does."""
     try:
         return configuration.decode(store.get(configuration.NAME), store.location)
@@ -186,7 +186,7 @@ def check_creatable(store: Store) -> None:
         raise Refused(f"Cannot create a repository in {store.location}: {point} is in /etc/fstab but not mounted. Mount it, or use another path.")
 
 
-def _opened(store: Store, passphrase: t.Optional[str], watch: t.Optional[Watch]) -> t.Optional[Repository]:
+def _opened(store: Store, passphrase: str | None, watch: Watch | None) -> Repository | None:
     """The repository in a store, None if there is none."""
     found = configuration_in(store)
     if watch is not None:
@@ -207,14 +207,14 @@ def _missing(store: Store) -> RepositoryError:
     )
 
 
-def _emptiness(path: t.Optional[str]) -> str:
+def _emptiness(path: str | None) -> str:
     """How a directory has no repository."""
     if path is None:
         return ""
     return ": the directory is empty" if os.path.isdir(path) else ": the directory does not exist"
 
 
-def open_repository(place: t.Union[str, Place], watching: t.Optional[Watching] = None) -> Repository:
+def open_repository(place: str | Place, watching: Watching | None = None) -> Repository:
     """Open the repository at a place. With ``watching``, it is compared with what is known of it.
 
     Raises RepositoryError if there is none, or if it is damaged or of a newer format, PassphraseRefused if its passphrase
@@ -228,7 +228,7 @@ def open_repository(place: t.Union[str, Place], watching: t.Optional[Watching] =
     return repository
 
 
-def open_or_create(place: t.Union[str, Place], check_only: bool = False, watching: t.Optional[Watching] = None) -> t.Optional[Repository]:
+def open_or_create(place: str | Place, check_only: bool = False, watching: Watching | None = None) -> Repository | None:
     """Open the repository at a place, or create it where there is nothing yet, encrypted if the place has a passphrase.
 
     With ``check_only`` None is returned in place of creating it. Raises as ``open_repository`` does, and if
@@ -252,11 +252,11 @@ def open_or_create(place: t.Union[str, Place], check_only: bool = False, watchin
     return Repository(store, created.id, keys, tuple(created.slots), watch)
 
 
-def find_repository(place: Place, watching: t.Optional[Watching] = None) -> t.Optional[Repository]:
+def find_repository(place: Place, watching: Watching | None = None) -> Repository | None:
     """Open the repository at a place, None if there is none. Raises as ``open_repository`` does otherwise."""
     store = store_at(place)
     return _opened(store, place.passphrase, _watch(store, watching))
 
 
-def _watch(store: Store, watching: t.Optional[Watching]) -> t.Optional[Watch]:
+def _watch(store: Store, watching: Watching | None) -> Watch | None:
     return watching(store) if watching is not None else None

@@ -33,7 +33,7 @@ def parse_time(text: str) -> datetime.datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.timezone.utc)
 
 
-def of_domain(found: t.Sequence[RestorePoint], domain: str) -> t.List[RestorePoint]:
+def of_domain(found: t.Sequence[RestorePoint], domain: str) -> list[RestorePoint]:
     """The points of a domain given by name or UUID, oldest first.
 
     Raises Refused if there are none, or if the name belongs to several machines.
@@ -57,7 +57,7 @@ def by_id(found: t.Sequence[RestorePoint], wanted: str) -> RestorePoint:
     raise Refused(f"The repository holds no restore point {wanted}.")
 
 
-def several(found: t.Sequence[RestorePoint], domain: t.Optional[str], wanted: t.Union[str, t.Sequence[str]]) -> t.List[RestorePoint]:
+def several(found: t.Sequence[RestorePoint], domain: str | None, wanted: str | t.Sequence[str]) -> list[RestorePoint]:
     """Points of a domain, or of any: ``all``, ``latest`` of each domain, or those with the given ids. Raises Refused as ``choose`` does."""
     mine = of_domain(found, domain) if domain is not None else list(found)
     if wanted == "all":
@@ -73,7 +73,7 @@ def several(found: t.Sequence[RestorePoint], domain: t.Optional[str], wanted: t.
     return chosen
 
 
-def choose(found: t.Sequence[RestorePoint], domain: str, wanted: str = "latest", until: t.Optional[str] = None) -> RestorePoint:
+def choose(found: t.Sequence[RestorePoint], domain: str, wanted: str = "latest", until: str | None = None) -> RestorePoint:
     """The restore point of a domain that was asked for: by id, the latest, or the latest not after ``until``.
 
     Raises Refused if there is none.

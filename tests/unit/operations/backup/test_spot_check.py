@@ -29,7 +29,7 @@ class Disk:
         self.size = SIZE
         self.content, self._marked = content, marked
 
-    def marked(self, start: int, end: int) -> t.List[Extent]:
+    def marked(self, start: int, end: int) -> list[Extent]:
         touched = range(start // BLOCK_SIZE, -(-end // BLOCK_SIZE))
         return [Extent(block * BLOCK_SIZE, min(BLOCK_SIZE, SIZE - block * BLOCK_SIZE), True) for block in touched if block in self._marked]
 
@@ -50,7 +50,7 @@ class Content:
     def block_id(self, data: bytes) -> bytes:
         return hashlib.sha256(data).digest()
 
-    def digests(self, first: int, _count: int) -> t.List[t.Optional[bytes]]:
+    def digests(self, first: int, _count: int) -> list[bytes | None]:
         length = min(BLOCK_SIZE, SIZE - first * BLOCK_SIZE)
         held = self._disk.content[first]
         return [hashlib.sha256(self._disk.read(first * BLOCK_SIZE, length)).digest() if held else None]
@@ -64,7 +64,7 @@ def _map(content: t.Sequence[int]) -> ExtentMap:
     return builder.finish({PACK: PackRef(PACK, 1, BLOCKS)})
 
 
-def _found(base: t.Sequence[int], now: t.Sequence[int], marked: t.Collection[int] = ()) -> t.Optional[int]:
+def _found(base: t.Sequence[int], now: t.Sequence[int], marked: t.Collection[int] = ()) -> int | None:
     return contradiction(t.cast(t.Any, Disk(now, marked)), _map(base), t.cast(t.Any, Content(base)))
 
 
@@ -72,7 +72,7 @@ FULL = [1 + block % 255 for block in range(BLOCKS)]
 
 
 @pytest.mark.parametrize("base", [FULL, [0] * BLOCKS, [0] * 400 + FULL[400:700] + [0] * 300], ids=["full", "empty", "half"])
-def test_what_did_not_change_contradicts_nothing(base: t.List[int]) -> None:
+def test_what_did_not_change_contradicts_nothing(base: list[int]) -> None:
     assert _found(base, base) is None
     assert _found(base, [7] * BLOCKS, range(BLOCKS)) is None
 

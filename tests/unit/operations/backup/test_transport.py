@@ -23,10 +23,10 @@ from _cbt.operations.backup.transport import FIRST_PORT, PORTS, Transport, serve
 
 @dataclasses.dataclass(frozen=True)
 class _Elsewhere:
-    remote_host: t.Optional[str] = "127.0.0.2"
+    remote_host: str | None = "127.0.0.2"
 
 
-def asked(host: t.Optional[str] = "127.0.0.2", **wanted: t.Any) -> t.Tuple[TcpServer, ...]:
+def asked(host: str | None = "127.0.0.2", **wanted: t.Any) -> tuple[TcpServer, ...]:
     return servers(t.cast(Session, _Elsewhere(host)), Transport(**wanted))
 
 
@@ -64,7 +64,7 @@ def test_the_address_is_that_of_the_uri_or_the_one_given_and_the_port_one_of_a_r
     ],
     ids=["unix", "tls", "plain"],
 )
-def test_libvirt_is_told_where_to_serve(server: Server, expected: t.Dict[str, str]) -> None:
+def test_libvirt_is_told_where_to_serve(server: Server, expected: dict[str, str]) -> None:
     made = ElementTree.fromstring(backup_xml([JobDisk("vda")], [disk("vda")], "/scratch", server)).find("server")
     assert made is not None and made.attrib == expected
 

@@ -48,7 +48,7 @@ FOUND = {
 
 
 @pytest.mark.parametrize(("parts", "expected"), FOUND.values(), ids=FOUND.keys())
-def test_the_configuration_tells_which_files_there_are(parts: str, expected: t.List[MachineFile]) -> None:
+def test_the_configuration_tells_which_files_there_are(parts: str, expected: list[MachineFile]) -> None:
     assert machine_files(f"<domain><name>web1</name><uuid>{UUID}</uuid>{parts}</domain>") == expected
 
 
@@ -62,7 +62,7 @@ def repository(store: MemoryStore) -> Repository:
     return Repository(store, "r")
 
 
-def _saved(repository: Repository, folder: Path, *files: MachineFile) -> t.Tuple[RestorePoint, t.List[str]]:
+def _saved(repository: Repository, folder: Path, *files: MachineFile) -> tuple[RestorePoint, list[str]]:
     """A restore point that keeps the files, and the warnings."""
     scratch = folder / "scratch"
     scratch.mkdir()
@@ -139,7 +139,7 @@ def test_damage_is_found_and_nothing_is_taken_for_the_file(repository: Repositor
 
 
 @pytest.mark.parametrize("change", [{"sha256": "00" * 32}, {"size": 8999}, {"pieces": ()}], ids=str)
-def test_pieces_that_are_not_the_whole_file_are_refused(change: t.Dict[str, t.Any], repository: Repository, tmp_path: Path) -> None:
+def test_pieces_that_are_not_the_whole_file_are_refused(change: dict[str, t.Any], repository: Repository, tmp_path: Path) -> None:
     original = tmp_path / "nvram"
     original.write_bytes(b"variables" * 1000)
     made, warnings = _saved(repository, tmp_path, MachineFile("nvram", str(original)))

@@ -67,7 +67,7 @@ def test_what_reaches_out_of_the_guest_is_removed_or_refused_and_named(name: str
     if reach.refused:
         with pytest.raises(Refused) as caught:
             adapted(reach.xml)
-        said: t.Tuple[str, ...] = (str(caught.value),)
+        said: tuple[str, ...] = (str(caught.value),)
         assert "trust_definition: true" in said[0]
     else:
         found = adapted(reach.xml)
@@ -368,7 +368,7 @@ def _value(chance: random.Random, kind: str) -> str:
     return chance.choice(kind.split("|")) if kind[:1].islower() and chance.random() < 0.7 else chance.choice(VALUES)
 
 
-def _held(element: ElementTree.Element, path: str = ".") -> t.Iterator[t.Tuple[str, str, str]]:
+def _held(element: ElementTree.Element, path: str = ".") -> t.Iterator[tuple[str, str, str]]:
     """Path, name and value of each attribute and text, and of each element by itself; those in metadata are data."""
     yield path, "", ""
     for name, value in (*element.items(), ("#", (element.text or "").strip()), ("tail", (element.tail or "").strip())):

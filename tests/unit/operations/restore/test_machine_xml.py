@@ -28,7 +28,7 @@ def adapted(xml: str, copy: bool = False, present: t.Collection[str] = (), **fie
     return adapt(xml, wanted, lambda path: path in present)
 
 
-def devices_of(found: Adapted) -> t.List[str]:
+def devices_of(found: Adapted) -> list[str]:
     """The devices as text, one each."""
     devices = ElementTree.fromstring(found.xml).find("devices")
     assert devices is not None
@@ -101,7 +101,7 @@ def test_an_encrypted_disk_is_told_to_be_a_plain_one() -> None:
 CDROM = "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='/a.iso'/><target dev='sda'/><readonly/></disk>"
 FLOPPY = CDROM.replace("cdrom", "floppy").replace("/a.iso", "/a.img")
 # devices, whether it is a copy, paths that exist, what must be left of the text, what must be gone, changes
-REMOVED: t.Dict[str, t.Tuple[str, bool, t.Tuple[str, ...], t.Tuple[str, ...], t.Tuple[str, ...], t.Tuple[str, ...]]] = {
+REMOVED: dict[str, tuple[str, bool, tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "a disk that is not restored": (
         VDA.replace("vda", "vdb"),
         False,
@@ -206,7 +206,7 @@ REMOVED: t.Dict[str, t.Tuple[str, bool, t.Tuple[str, ...], t.Tuple[str, ...], t.
 
 @pytest.mark.parametrize(("device", "copy", "present", "kept", "gone", "changes"), REMOVED.values(), ids=REMOVED.keys())
 def test_what_is_not_here_or_would_be_shared_goes_and_is_told(
-    device: str, copy: bool, present: t.Tuple[str, ...], kept: t.Tuple[str, ...], gone: t.Tuple[str, ...], changes: t.Tuple[str, ...]
+    device: str, copy: bool, present: tuple[str, ...], kept: tuple[str, ...], gone: tuple[str, ...], changes: tuple[str, ...]
 ) -> None:
     found = adapted(xml_of(VDA + device), copy, present)
     assert found.changes == changes
@@ -238,7 +238,7 @@ INTERFACES = {
 
 
 @pytest.mark.parametrize(("interface", "network"), INTERFACES.values(), ids=INTERFACES.keys())
-def test_interfaces_come_to_the_networks_told_and_others_stay_where_they_were(interface: str, network: t.Optional[str]) -> None:
+def test_interfaces_come_to_the_networks_told_and_others_stay_where_they_were(interface: str, network: str | None) -> None:
     found = adapted(xml_of(VDA + interface), networks={"lan": "lan2", "br0": "bridged"})
     expected = interface if network is None else f"<interface type='network'><source network='{network}'/>{MAC}</interface>"
     assert devices_of(found)[1:] == [canonical(expected)]
@@ -258,7 +258,7 @@ _ANY_INTERFACE = [
 
 
 @given(st.lists(st.sampled_from(_ANY_INTERFACE), max_size=5), st.booleans())
-def test_no_interface_whatever_its_kind_is_left_on_a_network_of_the_original(interfaces: t.List[str], copy: bool) -> None:
+def test_no_interface_whatever_its_kind_is_left_on_a_network_of_the_original(interfaces: list[str], copy: bool) -> None:
     found = adapted(xml_of(VDA + "".join(interfaces)), copy, networks={"*": "isolated"}, keep_host_devices=True)
     alone, with_address = (canonical(f"<interface type='network'><source network='isolated'/>{mac}</interface>") for mac in ("", MAC))
     assert devices_of(found)[1:] == [with_address if MAC in interface else alone for interface in interfaces]
@@ -282,7 +282,7 @@ def test_a_machine_that_went_back_in_time_has_another_generation() -> None:
 
 # system, restored files, present paths, what is in the end, changes; all of a copy
 SYSTEM = "<os><type>hvm</type><loader type='pflash'>/fw</loader><nvram template='/t'>/old/nv</nvram><kernel>/old/k</kernel></os>"
-FIRMWARE: t.Dict[str, t.Tuple[str, t.Dict[str, str], t.Tuple[str, ...], t.Dict[str, t.Optional[str]], t.Tuple[str, ...]]] = {
+FIRMWARE: dict[str, tuple[str, dict[str, str], tuple[str, ...], dict[str, str | None], tuple[str, ...]]] = {
     "all restored": (
         SYSTEM,
         {"loader": "/new/fw", "nvram": "/new/nv", "kernel": "/new/k", "tpm": "/var/lib/x"},
@@ -320,7 +320,7 @@ FIRMWARE: t.Dict[str, t.Tuple[str, t.Dict[str, str], t.Tuple[str, ...], t.Dict[s
 
 @pytest.mark.parametrize(("system", "files", "present", "paths", "changes"), FIRMWARE.values(), ids=FIRMWARE.keys())
 def test_a_copy_starts_from_files_of_its_own(
-    system: str, files: t.Dict[str, str], present: t.Tuple[str, ...], paths: t.Dict[str, t.Optional[str]], changes: t.Tuple[str, ...]
+    system: str, files: dict[str, str], present: tuple[str, ...], paths: dict[str, str | None], changes: tuple[str, ...]
 ) -> None:
     found = adapted(xml_of(system=system), True, present, files=files)
     root = ElementTree.fromstring(found.xml)
@@ -355,7 +355,7 @@ _SHARED = {
 
 
 @given(st.lists(st.sampled_from(sorted(_SHARED)), max_size=20))
-def test_nothing_of_the_original_is_left_in_a_copy_whatever_its_devices(names: t.List[str]) -> None:
+def test_nothing_of_the_original_is_left_in_a_copy_whatever_its_devices(names: list[str]) -> None:
     found = adapted(xml_of("".join(_SHARED[name] for name in names)), True, ("/old/vdb", "/a.img", "/share", "/lease", "/u"))
     left = {text for each in ElementTree.fromstring(found.xml).iter() for text in each.attrib.values() if text.startswith("/")}
     assert left <= {"/new/vda.qcow2"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import Union
 
 import pytest
 from hypothesis import given
@@ -19,7 +18,7 @@ REFS = {pack_ref(number).id: pack_ref(number) for number in range(6)}
 IDS = sorted(REFS)
 
 # The model: for each block of the disk the place it lies in, None for zero.
-Blocks = list[Union[tuple[bytes, int], None]]
+Blocks = list[tuple[bytes, int] | None]
 Step = tuple[int, int, str, int, int]
 
 STEPS = st.lists(

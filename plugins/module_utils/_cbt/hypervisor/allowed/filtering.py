@@ -27,8 +27,8 @@ class Filtered(t.NamedTuple):
     """What is left of a definition, what is not as it was, and the parts that it is ``refused`` for; both in words."""
 
     root: ElementTree.Element
-    changes: t.Tuple[str, ...]
-    refused: t.Tuple[str, ...]
+    changes: tuple[str, ...]
+    refused: tuple[str, ...]
 
 
 class _NotAllowed(Exception):
@@ -39,7 +39,7 @@ class _Named:
     """Parts of a definition in their order, each once, and not more than a reader looks at."""
 
     def __init__(self) -> None:
-        self._parts: t.Dict[str, None] = {}
+        self._parts: dict[str, None] = {}
         self._more = 0
 
     def add(self, part: str) -> None:
@@ -48,7 +48,7 @@ class _Named:
         else:
             self._parts[part] = None
 
-    def all(self) -> t.Tuple[str, ...]:
+    def all(self) -> tuple[str, ...]:
         return (*self._parts, f"And {self._more} more.") if self._more else tuple(self._parts)
 
 
@@ -116,7 +116,7 @@ class _Filter:
             kept.append(copied)
 
 
-def _ruled(element: ElementTree.Element, rule: Rule) -> t.Iterator[t.Tuple[str, str, Value]]:
+def _ruled(element: ElementTree.Element, rule: Rule) -> t.Iterator[tuple[str, str, Value]]:
     """Attributes of an element and its text, each with what it may be."""
     for name, text in element.items():
         yield name, text, rule.values.get(name, _NOTHING)
@@ -131,7 +131,7 @@ def _set(element: ElementTree.Element, name: str, value: str) -> None:
         element.set(name, value)
 
 
-def _blank(text: t.Optional[str]) -> t.Optional[str]:
+def _blank(text: str | None) -> str | None:
     """The white space between elements, and nothing else."""
     return text if not (text or "").strip() else None
 
@@ -156,7 +156,7 @@ def _short(text: str) -> str:
 
 def _shown(path: str, element: ElementTree.Element) -> str:
     """An element by its path, and what it and those within say, as far as a message has room for it."""
-    said: t.List[str] = []
+    said: list[str] = []
     for each in itertools.islice(element.iter(), 10):
         said += [_plain(each.tag), *(f"{_plain(name)}={value}" for name, value in each.items()), each.text or ""]
     return f"{_named(path)} {_short(' '.join(said[1:]))}".strip()

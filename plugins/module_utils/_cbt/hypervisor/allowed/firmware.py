@@ -15,9 +15,9 @@ _FOLDERS = ("/usr/share/qemu/firmware", "/etc/qemu/firmware")
 _LARGEST = 1 << 20  # bytes of a descriptor
 
 
-def described_firmware(folders: t.Sequence[str] = _FOLDERS) -> t.FrozenSet[str]:
+def described_firmware(folders: t.Sequence[str] = _FOLDERS) -> frozenset[str]:
     """Paths of the firmware images and of the templates of their variables that descriptors of this host name."""
-    found: t.Set[str] = set()
+    found: set[str] = set()
     for path in (path for folder in folders for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.json")))):
         with contextlib.suppress(OSError, ValueError, RecursionError), open(path, encoding="utf-8") as file:
             found.update(_filenames(json.loads(file.read(_LARGEST))))

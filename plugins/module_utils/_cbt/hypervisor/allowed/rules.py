@@ -17,7 +17,7 @@ class Value:
 
     kind: str
     essential: bool = False
-    instead: t.Optional[str] = None
+    instead: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ def _rule(words: t.Sequence[str], essential: bool) -> Rule:
     return Rule({name: _value(kind) for name, _equals, kind in pairs}, essential, "**" in words)
 
 
-def _paths(place: str) -> t.List[str]:
+def _paths(place: str) -> list[str]:
     """The paths that ``a/{b,c}/d`` stands for."""
     before, opened, rest = place.partition("{")
     if not opened:
@@ -48,9 +48,9 @@ def _paths(place: str) -> t.List[str]:
     return [path for name in names.split(",") for path in _paths(f"{before}{name}{after}")]
 
 
-def read(table: str) -> t.Dict[str, Rule]:
+def read(table: str) -> dict[str, Rule]:
     """The rules by the path of an element below ``domain``. See ``table`` for the notation."""
-    rules: t.Dict[str, Rule] = {}
+    rules: dict[str, Rule] = {}
     for words in filter(None, (line.partition("--")[0].split() for line in table.splitlines())):
         rule = _rule(words[1:], words[0].endswith("!"))
         for path in _paths(words[0].rstrip("!")):

@@ -286,7 +286,7 @@ devices/memory/target/address   base
 ALLOWED: t.Mapping[str, Rule] = read(_COMMON + _MACHINE + _RESOURCES + _SYSTEM + _PROCESSOR + _STORAGE + _NETWORK + _CHARACTERS + _DISPLAYS + _OTHERS)
 
 # A machine does not run without these: where one is not allowed, the whole definition is refused.
-REFUSED: t.FrozenSet[str] = frozenset(
+REFUSED: frozenset[str] = frozenset(
     {
         ".",
         "os",

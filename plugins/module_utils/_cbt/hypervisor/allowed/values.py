@@ -32,8 +32,8 @@ _FIRMWARE_FOLDER = re.compile(r"/usr/share/(?:OVMF|AAVMF|ovmf|qemu|qemu-kvm|seab
 class Host:
     """What a definition may name of a host: ``paths`` that belong to the machine, firmware with a descriptor, whatever ``exists`` finds."""
 
-    paths: t.FrozenSet[str]
-    firmware: t.FrozenSet[str]
+    paths: frozenset[str]
+    firmware: frozenset[str]
     exists: t.Callable[[str], bool]
 
 

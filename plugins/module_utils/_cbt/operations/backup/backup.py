@@ -49,10 +49,10 @@ class DiskResult:
     target: str
     mode: str
     reason: str
-    virtual_size: t.Optional[int]
-    dirty_bytes: t.Optional[int]
-    statistics: t.Optional[Statistics] = None
-    unmarked: t.Tuple[t.Tuple[int, int], ...] = ()
+    virtual_size: int | None
+    dirty_bytes: int | None
+    statistics: Statistics | None = None
+    unmarked: tuple[tuple[int, int], ...] = ()
     healed_blocks: int = 0
 
 
@@ -60,10 +60,10 @@ class DiskResult:
 class BackupResult:
     """The outcome of a backup; ``point`` is None for an estimate, and where it was ``skipped``. ``duration`` is in seconds."""
 
-    point: t.Optional[RestorePoint]
-    disks: t.Tuple[DiskResult, ...]
-    warnings: t.Tuple[str, ...]
-    skipped: t.Optional[str] = None
+    point: RestorePoint | None
+    disks: tuple[DiskResult, ...]
+    warnings: tuple[str, ...]
+    skipped: str | None = None
     duration: float = 0.0
 
 
@@ -83,7 +83,7 @@ def _nameable(domain: Domain) -> None:
         raise Refused(f"Cannot back up the domain {names.shown(domain.name)}: its name holds control characters. Rename it with virsh domrename.")
 
 
-def _clear(domain: Domain, request: BackupRequest) -> t.List[str]:
+def _clear(domain: Domain, request: BackupRequest) -> list[str]:
     """End jobs and remove scratch files of runs that were killed, and a foreign job if that was asked for."""
     done = leftovers.clear(domain, request.options.scratch_dir)
     if request.abort_foreign_job and read_domain(domain).job == "backup":
@@ -109,7 +109,7 @@ def _started(domain: Domain, wanted: bool) -> t.Iterator[None]:
                 domain.api.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
 
 
-def _result(found: Situation, plan: BackupPlan, run: t.Optional[Run], point: t.Optional[RestorePoint], warnings: t.Iterable[str]) -> BackupResult:
+def _result(found: Situation, plan: BackupPlan, run: Run | None, point: RestorePoint | None, warnings: t.Iterable[str]) -> BackupResult:
     read: t.Mapping[str, ReadDisk] = run.disks if run is not None else {}
     disks = []
     for each in plan.disks:
@@ -125,9 +125,9 @@ def _result(found: Situation, plan: BackupPlan, run: t.Optional[Run], point: t.O
 
 def backup(
     session: Session,
-    repository: t.Optional[Repository],
+    repository: Repository | None,
     request: BackupRequest,
-    interrupt: t.Optional[Interrupt] = None,
+    interrupt: Interrupt | None = None,
     observer: Observer = silent,
     check_only: bool = False,
 ) -> BackupResult:

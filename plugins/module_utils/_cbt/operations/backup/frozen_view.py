@@ -24,10 +24,10 @@ from ...hypervisor.domain import DomainFacts
 class View:
     """Exports that show the disks as they were at one instant; ``note`` is why they are not file-system consistent."""
 
-    exports: t.Tuple[Export, ...]
+    exports: tuple[Export, ...]
     consistency: str
-    note: t.Optional[str]
-    checkpoint_xml: t.Optional[str]
+    note: str | None
+    checkpoint_xml: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Quiescing:
     """How the guest is to be frozen: policy (auto, required, never) and mount points, empty for all."""
 
     policy: str
-    mountpoints: t.Tuple[str, ...]
+    mountpoints: tuple[str, ...]
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def running(
     facts: DomainFacts,
     wanted: t.Sequence[JobDisk],
     folder: str,
-    checkpoint: t.Optional[str],
+    checkpoint: str | None,
     tracked: t.Collection[str],
     quiescing: Quiescing,
     ready: t.Callable[[], None],
@@ -67,7 +67,7 @@ def running(
 
 @contextlib.contextmanager
 def shut_off(
-    domain: Domain, facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str, checkpoint: t.Optional[str], tracked: t.Collection[str]
+    domain: Domain, facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str, checkpoint: str | None, tracked: t.Collection[str]
 ) -> t.Iterator[View]:
     """Serve the images, the next bitmap added to the ``tracked`` ones; libvirt is told of the checkpoint when the block ends well."""
     if checkpoint is not None:

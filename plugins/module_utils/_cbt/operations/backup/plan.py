@@ -35,12 +35,12 @@ class Situation:
     """
 
     facts: DomainFacts
-    points: t.Tuple[RestorePoint, ...]
-    checkpoints: t.Tuple[str, ...]
+    points: tuple[RestorePoint, ...]
+    checkpoints: tuple[str, ...]
     ours: str
-    damaged: t.Mapping[t.Tuple[str, str], str] = dataclasses.field(default_factory=dict)
+    damaged: t.Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
     damages: Damages = dataclasses.field(default_factory=dict)
-    lost: t.Mapping[t.Tuple[str, str], int] = dataclasses.field(default_factory=dict)
+    lost: t.Mapping[tuple[str, str], int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +54,9 @@ class DiskPlan:
     target: str
     mode: str
     reason: str
-    since: t.Optional[str] = None
-    base: t.Optional[str] = None
-    dirty_bytes: t.Optional[int] = None
+    since: str | None = None
+    base: str | None = None
+    dirty_bytes: int | None = None
     audit: bool = False
 
     @property
@@ -74,16 +74,16 @@ class BackupPlan:
     again first, with their disks. ``skipped`` is why nothing is to be done, None if something is.
     """
 
-    disks: t.Tuple[DiskPlan, ...]
-    tracked: t.Tuple[str, ...]
-    parent: t.Optional[str]
-    superseded: t.Tuple[str, ...]
-    warnings: t.Tuple[str, ...]
-    redefined: t.Mapping[str, t.Tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    skipped: t.Optional[str] = None
+    disks: tuple[DiskPlan, ...]
+    tracked: tuple[str, ...]
+    parent: str | None
+    superseded: tuple[str, ...]
+    warnings: tuple[str, ...]
+    redefined: t.Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    skipped: str | None = None
 
 
-def why_unusable(disk: Disk, point: RestorePoint, situation: Situation) -> t.Optional[str]:
+def why_unusable(disk: Disk, point: RestorePoint, situation: Situation) -> str | None:
     """Why the changes of a disk since a point cannot be had; None if they can."""
     record = point.disk(disk.target)
     if record is None:
@@ -104,14 +104,14 @@ def why_unusable(disk: Disk, point: RestorePoint, situation: Situation) -> t.Opt
     return None
 
 
-def usable_disks(point: RestorePoint, situation: Situation) -> t.Tuple[str, ...]:
+def usable_disks(point: RestorePoint, situation: Situation) -> tuple[str, ...]:
     """The disks whose changes since a point are known for certain."""
     if point.checkpoint is None:
         return ()
     return tuple(disk.target for disk in situation.facts.disks if disk.untrackable is None and why_unusable(disk, point, situation) is None)
 
 
-def _comparable(disk: Disk, situation: Situation) -> t.Optional[str]:
+def _comparable(disk: Disk, situation: Situation) -> str | None:
     """Id of the newest point holding this disk in readable form, to compare a full reading with."""
     for point in reversed(situation.points):
         if point.disk(disk.target) is not None and (point.id, disk.target) not in situation.damaged:
@@ -173,7 +173,7 @@ def _refuse_gaps(plans: t.Sequence[DiskPlan], name: str) -> None:
         raise Refused(f"Cannot back up {name} incrementally: none of its disks is tracked. {causes}")
 
 
-def our_checkpoints(situation: Situation) -> t.List[str]:
+def our_checkpoints(situation: Situation) -> list[str]:
     """Names of this repository's checkpoints, known to libvirt or left as bitmaps in the disks."""
     return named(situation.ours, situation.checkpoints, situation.facts.disks)
 
@@ -189,7 +189,7 @@ class Wish:
     mode: str = AUTO
     selection: Selection = Selection()
     scan_untracked: bool = True
-    threshold: t.Optional[int] = None
+    threshold: int | None = None
     audit: bool = False
     offline: str = "read"
 
@@ -199,7 +199,7 @@ def _audited(plan: DiskPlan) -> DiskPlan:
     return dataclasses.replace(plan, mode=FULL, reason=reason, audit=True)
 
 
-def _skip(taken: t.Sequence[DiskPlan], wish: Wish, facts: DomainFacts) -> t.Optional[str]:
+def _skip(taken: t.Sequence[DiskPlan], wish: Wish, facts: DomainFacts) -> str | None:
     """Why the backup is not to be made now; None if it is."""
     if not facts.active and wish.offline == "skip":
         return f"{facts.name} is {facts.state}, and offline is set to skip."
@@ -211,7 +211,7 @@ def _skip(taken: t.Sequence[DiskPlan], wish: Wish, facts: DomainFacts) -> t.Opti
     return f"{size_text(sum(sizes))} have changed on {facts.name}, which is less than the threshold of {size_text(wish.threshold)}."
 
 
-def _redefined(taken: t.Sequence[DiskPlan], situation: Situation) -> t.Dict[str, t.Tuple[str, ...]]:
+def _redefined(taken: t.Sequence[DiskPlan], situation: Situation) -> dict[str, tuple[str, ...]]:
     unknown = sorted({plan.since for plan in taken if plan.since is not None and plan.since not in situation.checkpoints})
     return {name: tuple(plan.target for plan in taken if plan.since == name) for name in unknown}
 

@@ -42,7 +42,7 @@ class BackupOptions(StoringOptions):
     """How a backup is carried out."""
 
     quiesce: str = "auto"
-    freeze_mountpoints: t.Tuple[str, ...] = ()
+    freeze_mountpoints: tuple[str, ...] = ()
     scratch_dir: str = "/var/tmp"
     tags: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     pin: bool = False
@@ -58,7 +58,7 @@ class Run:
         self._domain, self._lease, self._repository, self._options = domain, lease, lease.repository, options
         self._facts, self._points, self._damages, self._plan = found.facts, found.points, found.damages, plan
         self._interrupt, self._observer = interrupt, observer
-        self.warnings: t.List[str] = []
+        self.warnings: list[str] = []
         self.healed = Healed()
         now = datetime.datetime.now(datetime.timezone.utc)
         self._created = now.isoformat(timespec="microseconds")
@@ -124,7 +124,7 @@ class Run:
         self._observer(Progress("freezing", self._facts.name))
         self._interrupt.check()
 
-    def _places(self, work: scratch.Workspace) -> t.List[free_space.Place]:
+    def _places(self, work: scratch.Workspace) -> list[free_space.Place]:
         """Where space is needed. Raises Refused if there is too little."""
         places = list(work.places)
         if self._repository.store.local_path is not None:
@@ -153,7 +153,7 @@ class Run:
                 f" {read.unmarked_bytes[0][0]}. They are stored now; earlier restore points since {plan.base} may lack them."
             )
 
-    def _base_map(self, plan: DiskPlan) -> t.Optional[maps.ExtentMap]:
+    def _base_map(self, plan: DiskPlan) -> maps.ExtentMap | None:
         if plan.base is None:
             return None
         point = next(each for each in self._points if each.id == plan.base)
@@ -212,7 +212,7 @@ class Run:
             statistics=dataclasses.asdict(read.statistics),
         )
 
-    def _configuration(self) -> t.Dict[str, bytes]:
+    def _configuration(self) -> dict[str, bytes]:
         """The files that keep the machine's configuration, by name."""
         files = {"domain.xml": self._facts.xml.encode(), "inactive.xml": self._facts.inactive_xml.encode()}
         guest = agent.guest_information(self._domain, self._facts)
@@ -247,9 +247,9 @@ def _source(export: backup_job.Export) -> Source:
     return Source(export.server, export.name, export.dirty_context)
 
 
-def _image_properties(disk: Disk) -> t.Dict[str, t.Any]:
+def _image_properties(disk: Disk) -> dict[str, t.Any]:
     """What a restore needs to make an image like the original one: format, cluster size, qcow2 features."""
-    properties: t.Dict[str, t.Any] = {"format": disk.format, "type": disk.type}
+    properties: dict[str, t.Any] = {"format": disk.format, "type": disk.type}
     if disk.type not in ("file", "block"):
         return properties
     details = disk.image.get("format-specific", {}).get("data", {})

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import typing as t
 
 from ...errors import DamagedObject, ObjectMissing
 from ...grid import BLOCK_SIZE
@@ -20,7 +19,7 @@ from ...repository.repository import Repository
 from .plan import Situation, our_checkpoints
 
 
-def gather(domain: Domain, repository: t.Optional[Repository]) -> Situation:
+def gather(domain: Domain, repository: Repository | None) -> Situation:
     """Everything the decision rests on, read from libvirt, QEMU and the repository; ``repository`` is None if it does not exist yet."""
     facts = read_domain(domain)
     if repository is None:
@@ -39,10 +38,10 @@ def _with_damage(repository: Repository, found: Situation) -> Situation:
     """The same, with what is damaged of the points that may serve as a base: those with a checkpoint on the domain, and the newest."""
     ours = set(our_checkpoints(found))
     candidates = [point for point in found.points if point.checkpoint in ours or point is found.points[-1]]
-    damages: t.Dict[bytes, PackDamage] = damage.read_all(repository)
-    looked_at: t.Set[PackRef] = set()
-    damaged: t.Dict[t.Tuple[str, str], str] = {}
-    lost: t.Dict[t.Tuple[str, str], int] = {}
+    damages: dict[bytes, PackDamage] = damage.read_all(repository)
+    looked_at: set[PackRef] = set()
+    damaged: dict[tuple[str, str], str] = {}
+    lost: dict[tuple[str, str], int] = {}
     for point in candidates:
         for record in point.disks:
             try:

@@ -19,13 +19,13 @@ from ..point.known_blocks import Known
 _SAMPLES = 8
 
 
-def _marked(source: Source, first: int, stop: int) -> t.Set[int]:
+def _marked(source: Source, first: int, stop: int) -> set[int]:
     """The blocks between two that are marked as changed."""
     extents = source.marked(first * BLOCK_SIZE, min(stop * BLOCK_SIZE, source.size))
     return {block for extent in extents for block in range(extent.offset // BLOCK_SIZE, block_count(extent.end))}
 
 
-def _last_unmarked(source: Source, base: ExtentMap) -> t.List[int]:
+def _last_unmarked(source: Source, base: ExtentMap) -> list[int]:
     """The last block with data that is not marked, if there is one: a disk that lost its end lost this block."""
     step = STATUS_STEP // BLOCK_SIZE
     for first in reversed(range(0, block_count(base.size), step)):
@@ -45,7 +45,7 @@ def _samples(base: ExtentMap) -> t.Iterator[int]:
     yield from (index * block_count(base.size) // _SAMPLES for index in range(_SAMPLES))
 
 
-def contradiction(source: Source, base: ExtentMap, known: Known) -> t.Optional[int]:
+def contradiction(source: Source, base: ExtentMap, known: Known) -> int | None:
     """A block that is not marked as changed and yet is not as in ``base``; None if none was found.
 
     A disk that lost its end is found out for certain, other faults by chance.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import socket
-import typing as t
 
 from ...blocks.nbd import check_certificates
 from ...endpoint import TcpServer
@@ -26,13 +25,13 @@ class Transport:
     ``certificates`` the folder of this host's certificates."""
 
     kind: str = UNIX
-    address: t.Optional[str] = None
-    port: t.Optional[int] = None
+    address: str | None = None
+    port: int | None = None
     tls: bool = True
     certificates: str = "/etc/pki/libnbd"
 
 
-def servers(session: Session, wanted: Transport) -> t.Tuple[TcpServer, ...]:
+def servers(session: Session, wanted: Transport) -> tuple[TcpServer, ...]:
     """Where QEMU may serve the disks, to be tried in this order; none for a Unix socket.
 
     Raises Refused if they cannot be reached that way, or if what TLS needs is missing.

@@ -32,12 +32,12 @@ from .run import ImageRun, Manner
 class Converted:
     """An image that was, or would be, seen to. ``original`` is where the original still lies, None if it is gone or was changed in place."""
 
-    target: t.Optional[str]
+    target: str | None
     path: str
     method: str
     format: str
-    compat: t.Optional[str]
-    original: t.Optional[str]
+    compat: str | None
+    original: str | None
     text: str
 
 
@@ -45,15 +45,15 @@ class Converted:
 class ConversionResult:
     """``left`` are disks that cannot be converted, with the reason; ``notes`` what a person should know."""
 
-    images: t.Tuple[Converted, ...]
-    left: t.Tuple[t.Tuple[str, str], ...] = ()
-    notes: t.Tuple[str, ...] = ()
+    images: tuple[Converted, ...]
+    left: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def _candidates(session: Session, facts: DomainFacts, targets: t.Optional[t.Sequence[str]]) -> t.Tuple[t.List[Candidate], t.Dict[str, str]]:
+def _candidates(session: Session, facts: DomainFacts, targets: t.Sequence[str] | None) -> tuple[list[Candidate], dict[str, str]]:
     """The disks that may be converted, and why the others cannot be."""
-    found: t.List[Candidate] = []
-    left: t.Dict[str, str] = {}
+    found: list[Candidate] = []
+    left: dict[str, str] = {}
     ties, sources = tuple(definition.obstacles(session.domain(facts.uuid))), definition.defined_sources(session)
     for disk in facts.disks:
         if targets is not None and disk.target not in targets:
@@ -67,7 +67,7 @@ def _candidates(session: Session, facts: DomainFacts, targets: t.Optional[t.Sequ
     return found, left
 
 
-def _inconvertible(disk: Disk, path: t.Optional[str]) -> t.Optional[str]:
+def _inconvertible(disk: Disk, path: str | None) -> str | None:
     if disk.unreadable is not None:
         return disk.unreadable
     if disk.format not in ("raw", "qcow2"):
@@ -79,13 +79,13 @@ def _inconvertible(disk: Disk, path: t.Optional[str]) -> t.Optional[str]:
     return None if os.path.exists(path) else f"{disk.target} has no image at {path}."
 
 
-def _users(session: Session, path: str, sources: t.Iterable[t.Tuple[str, str]], but: str = "") -> t.Tuple[str, ...]:
+def _users(session: Session, path: str, sources: t.Iterable[tuple[str, str]], but: str = "") -> tuple[str, ...]:
     """Names of the domains that have this image as a disk, but for one given by its UUID."""
     uuids = {uuid for uuid, source in sources if os.path.realpath(source) == os.path.realpath(path)} - {but}
     return tuple(sorted(session.domain(uuid).name for uuid in uuids))
 
 
-def _candidate(facts: DomainFacts, disk: Disk, path: str, ties: t.Tuple[str, ...], sharers: t.Tuple[str, ...]) -> Candidate:
+def _candidate(facts: DomainFacts, disk: Disk, path: str, ties: tuple[str, ...], sharers: tuple[str, ...]) -> Candidate:
     copying = block_copy.mirror(facts.xml, disk.target) if facts.active else None
     return Candidate(
         image=image_files.describe(path, disk.format),
@@ -100,14 +100,14 @@ def _candidate(facts: DomainFacts, disk: Disk, path: str, ties: t.Tuple[str, ...
     )
 
 
-def _converted(conversion: Conversion, original: t.Optional[str]) -> Converted:
+def _converted(conversion: Conversion, original: str | None) -> Converted:
     image, target = conversion.candidate.image, conversion.candidate.target or None
     return Converted(target, conversion.path, conversion.method, image.format, image.compat, original, conversion.text)
 
 
-def _carry_out(run: ImageRun, facts: DomainFacts, conversions: t.Sequence[Conversion]) -> t.List[Converted]:
+def _carry_out(run: ImageRun, facts: DomainFacts, conversions: t.Sequence[Conversion]) -> list[Converted]:
     domain = run.of_domain
-    done: t.List[Converted] = []
+    done: list[Converted] = []
     at_rest = [each for each in conversions if each.method in (AMEND, CONVERT)]
     if at_rest and facts.active:
         definition.shut_down(domain, run.manner.shutdown_timeout, run.interrupt.check)
@@ -128,7 +128,7 @@ def _carry_out(run: ImageRun, facts: DomainFacts, conversions: t.Sequence[Conver
     return done
 
 
-def _original_left(run: ImageRun, conversion: Conversion, active: bool) -> t.Optional[str]:
+def _original_left(run: ImageRun, conversion: Conversion, active: bool) -> str | None:
     """Where the original of a conversion still lies, which is finished if the domain runs; None if it is gone or was changed in place."""
     image = conversion.candidate.image
     if conversion.method == AMEND:
@@ -145,10 +145,10 @@ def _original_left(run: ImageRun, conversion: Conversion, active: bool) -> t.Opt
 def convert_disks(
     session: Session,
     name: str,
-    targets: t.Optional[t.Sequence[str]],
+    targets: t.Sequence[str] | None,
     wish: Wish,
     manner: Manner = Manner(),  # noqa: B008  # frozen
-    interrupt: t.Optional[Interrupt] = None,
+    interrupt: Interrupt | None = None,
     check_only: bool = False,
 ) -> ConversionResult:
     """Have the disks of a domain, or those with these ``targets``, be qcow2 v3. Raises a CbtError; what was begun is then undone."""
@@ -184,11 +184,11 @@ def _refuse(facts: DomainFacts, conversions: t.Sequence[Conversion], wish: Wish)
 
 
 def convert_image(
-    session: t.Optional[Session],
+    session: Session | None,
     path: str,
     fmt: str,
     wish: Wish,
-    interrupt: t.Optional[Interrupt] = None,
+    interrupt: Interrupt | None = None,
     check_only: bool = False,
 ) -> ConversionResult:
     """Have an image of a format that belongs to no domain be qcow2 v3; a new image is made beside it, and the original stays. Raises a CbtError."""

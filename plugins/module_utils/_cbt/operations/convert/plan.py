@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import typing as t
 
 from ...errors import Refused
 from ...images.image_files import Image
@@ -25,7 +24,7 @@ class Wish:
 
     method: str = "auto"
     window: bool = False
-    dest: t.Optional[str] = None
+    dest: str | None = None
     keep_original: bool = False
 
 
@@ -43,10 +42,10 @@ class Candidate:
     target: str = ""
     running: bool = False
     device: bool = False
-    ties: t.Tuple[str, ...] = ()
-    sharers: t.Tuple[str, ...] = ()
-    copying_to: t.Optional[str] = None
-    original: t.Optional[Original] = None
+    ties: tuple[str, ...] = ()
+    sharers: tuple[str, ...] = ()
+    copying_to: str | None = None
+    original: Original | None = None
 
     @property
     def name(self) -> str:
@@ -109,7 +108,7 @@ def _refuse_new_image(candidate: Candidate) -> None:
             raise Refused(f"Cannot convert {candidate.name} to a new image: {reason}. {advice}".strip())
 
 
-def plan(candidate: Candidate, wish: Wish) -> t.Optional[Conversion]:
+def plan(candidate: Candidate, wish: Wish) -> Conversion | None:
     """What there is to do, None if nothing. Raises Refused where it would lose or break something."""
     if candidate.image.trackable:
         unfinished = candidate.original is not None and candidate.running

@@ -50,7 +50,7 @@ def _to_read(old: Source, new: Source) -> t.Iterator[Extent]:
     yield from (each for each in intersect(zero, new.allocation()) if not each.flag)
 
 
-def first_difference(old: Source, new: Source, interrupt: Interrupt) -> t.Optional[int]:
+def first_difference(old: Source, new: Source, interrupt: Interrupt) -> int | None:
     """Offset in bytes of a piece that differs and is not marked as written, None if there is none."""
     with old.connect() as one, new.connect() as other:
         for extent in _to_read(old, new):

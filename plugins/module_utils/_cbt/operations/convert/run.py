@@ -40,13 +40,13 @@ def put_away(path: str) -> None:
 class ImageRun:
     """The conversions of one domain, or of one image by itself."""
 
-    def __init__(self, session: t.Optional[Session], domain: t.Optional[Domain], manner: Manner, wish: Wish, interrupt: Interrupt) -> None:
+    def __init__(self, session: Session | None, domain: Domain | None, manner: Manner, wish: Wish, interrupt: Interrupt) -> None:
         self.session = session
         self.domain = domain
         self.manner = manner
         self.wish = wish
         self.interrupt = interrupt
-        self.notes: t.List[str] = []
+        self.notes: list[str] = []
 
     @property
     def of_domain(self) -> Domain:
@@ -57,7 +57,7 @@ class ImageRun:
 
     def check_room(self, conversions: t.Sequence[Conversion]) -> None:
         """Raise Refused if a format would have to be guessed, if the new images will not fit, or if something else lies in their place."""
-        wanted: t.Dict[int, t.Tuple[str, int]] = {}
+        wanted: dict[int, tuple[str, int]] = {}
         for each in conversions:
             if each.method != FINISH and each.candidate.image.backing is not None:
                 qemu_img.require_formats(each.candidate.image.path, each.candidate.image.format)
@@ -174,7 +174,7 @@ class ImageRun:
 
     # The end of it.
 
-    def finish(self, target: str, path: str, original: Original) -> t.Optional[str]:
+    def finish(self, target: str, path: str, original: Original) -> str | None:
         """Prove a disk that runs, remove the original unless it is to stay; returns where it still lies."""
         proven = not os.path.exists(original.path) or self._prove_live(target, original)
         kept = original.path if os.path.exists(original.path) and (not proven or self._stays(original.path)) else None

@@ -40,10 +40,10 @@ class ReadDisk:
     builder: MapBuilder
     statistics: Statistics
     size: int
-    unmarked: t.Tuple[BlockRange, ...] = ()
+    unmarked: tuple[BlockRange, ...] = ()
 
     @property
-    def unmarked_bytes(self) -> t.Tuple[t.Tuple[int, int], ...]:
+    def unmarked_bytes(self) -> tuple[tuple[int, int], ...]:
         """The unmarked blocks as (offset, length) in bytes."""
         ranges = ((each.first * BLOCK_SIZE, each.count * BLOCK_SIZE) for each in self.unmarked)
         return tuple((offset, min(length, self.size - offset)) for offset, length in ranges)
@@ -53,7 +53,7 @@ class ReadDisk:
         return self.builder.finish(written)
 
 
-def ranges_of(runs: t.Iterable[Run]) -> t.Tuple[BlockRange, ...]:
+def ranges_of(runs: t.Iterable[Run]) -> tuple[BlockRange, ...]:
     """Pieces of a map as blocks that are to be read."""
     return tuple(BlockRange(run.first, run.count, False) for run in runs)
 
@@ -67,7 +67,7 @@ def _note(builder: MapBuilder, each: Found) -> None:
         builder.place(each.first, each.count, each.pack, each.ordinal)
 
 
-def _unmarked(found: Found, claims: t.Sequence[BlockRange], base: t.Optional[ExtentMap], known: Known) -> t.Iterator[BlockRange]:
+def _unmarked(found: Found, claims: t.Sequence[BlockRange], base: ExtentMap | None, known: Known) -> t.Iterator[BlockRange]:
     """The blocks of a finding that differ from the base and lie in no claim of being changed."""
     if found.state == KEPT or base is None:
         return
@@ -99,11 +99,9 @@ class Reader:
     interrupt: Interrupt
     observer: Observer
     throttle: Throttle
-    dedup: t.Optional[Deduplicator] = None
+    dedup: Deduplicator | None = None
 
-    def read(
-        self, source: DiskSource, target: str, base: t.Optional[ExtentMap], known: Known, audit: bool = False, again: t.Iterable[BlockRange] = ()
-    ) -> ReadDisk:
+    def read(self, source: DiskSource, target: str, base: ExtentMap | None, known: Known, audit: bool = False, again: t.Iterable[BlockRange] = ()) -> ReadDisk:
         """Read what ``source`` says is to be looked at, and ``again``, and compare it with what is ``known``; the rest stays as in ``base``.
 
         With ``audit``, everything is read, and what changed without being marked is told.
@@ -120,18 +118,18 @@ class Reader:
         self,
         source: DiskSource,
         target: str,
-        base: t.Optional[ExtentMap],
+        base: ExtentMap | None,
         known: Known,
         wanted: t.Iterable[BlockRange],
-        claims: t.Optional[t.Sequence[BlockRange]],
+        claims: t.Sequence[BlockRange] | None,
     ) -> ReadDisk:
         portions = pieces(wanted, PORTION)
-        unmarked: t.List[BlockRange] = []
+        unmarked: list[BlockRange] = []
         builder = MapBuilder(source.size, base)
         statistics = Statistics()
 
         @contextlib.contextmanager
-        def worker() -> t.Iterator[t.Callable[[t.Tuple[BlockRange, ...]], t.Tuple[t.List[Found], Statistics]]]:
+        def worker() -> t.Iterator[t.Callable[[tuple[BlockRange, ...]], tuple[list[Found], Statistics]]]:
             with contextlib.ExitStack() as stack:
                 connection = stack.enter_context(source.connect())
                 find = stack.enter_context(self.dedup.finder()) if self.dedup is not None else None

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import typing as t
-
 from ...errors import DamagedObject, ObjectMissing
 from ...repository.format.maps import ExtentMap, Run
 from ...repository.packs.reader import PackReader
@@ -19,16 +17,16 @@ class Known:
     A block that is damaged, or in a pack that is missing or damaged, counts as unknown: it is stored again and so healed.
     """
 
-    def __init__(self, parent: t.Optional[ExtentMap], reader: PackReader, damages: t.Optional[Damages] = None) -> None:
+    def __init__(self, parent: ExtentMap | None, reader: PackReader, damages: Damages | None = None) -> None:
         self._parent = parent
         self._reader = reader
         self._damages = damages or {}
-        self._unreadable: t.Set[bytes] = set()
+        self._unreadable: set[bytes] = set()
         self.block_id = reader.keys.block_id
 
-    def digests(self, first: int, count: int) -> t.List[t.Optional[bytes]]:
+    def digests(self, first: int, count: int) -> list[bytes | None]:
         """The digest of each block from ``first``, None where the parent has zeroes or nothing readable."""
-        found: t.List[t.Optional[bytes]] = [None] * count
+        found: list[bytes | None] = [None] * count
         if self._parent is None:
             return found
         for run in self._parent.runs(first, first + count):

@@ -45,7 +45,7 @@ class SavedFile:
     path: str
     size: int
     sha256: str
-    pieces: t.Tuple[str, ...]
+    pieces: tuple[str, ...]
     owner: str
     group: str
     mode: int
@@ -65,8 +65,8 @@ class Capture(t.Mapping[str, bytes]):
     def __init__(self, folder: str, opened: t.Callable[[str], t.BinaryIO] = open_file) -> None:
         self._opened = opened
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by ``close``
-        self._places: t.Dict[str, t.Tuple[int, int]] = {}  # offset and length
-        self.warnings: t.List[str] = []
+        self._places: dict[str, tuple[int, int]] = {}  # offset and length
+        self.warnings: list[str] = []
 
     def close(self) -> None:
         """Forget the files."""
@@ -115,7 +115,7 @@ class Capture(t.Mapping[str, bytes]):
                 digest.update(piece)
         return digest.digest()
 
-    def _write(self, data: bytes) -> t.Tuple[int, int]:
+    def _write(self, data: bytes) -> tuple[int, int]:
         offset = self._file.seek(0, os.SEEK_END)
         self._file.write(data)
         return offset, len(data)
@@ -142,7 +142,7 @@ def _pieces(source: t.BinaryIO, kind: str) -> t.Iterator[bytes]:
         yield piece
 
 
-def _names(status: os.stat_result) -> t.Tuple[str, str]:
+def _names(status: os.stat_result) -> tuple[str, str]:
     owner = group = ""
     with contextlib.suppress(KeyError):
         owner = pwd.getpwuid(status.st_uid).pw_name

@@ -40,10 +40,10 @@ class StoringOptions:
     """How blocks are stored; ``rate_limit`` in bytes per second, None for none."""
 
     compression: str = "lz4"
-    compression_level: t.Optional[int] = None
+    compression_level: int | None = None
     dedup: str = dedup.REPOSITORY
-    workers: t.Optional[int] = None
-    rate_limit: t.Optional[int] = None
+    workers: int | None = None
+    rate_limit: int | None = None
 
 
 def check(options: StoringOptions) -> None:
@@ -69,21 +69,21 @@ class NewPoint:
         self._damages = damages
         self._dedup = dedup.deduplicator(self._repository, options.dedup, uuid, damages)
         self._writers = [self._repository.writer()]
-        self._maps: t.Dict[str, ExtentMap] = {}
+        self._maps: dict[str, ExtentMap] = {}
         self._unnamed = list(self._writers)  # whose packs nobody can have named yet
-        self._stored: t.List[str] = []  # the same of maps and files
+        self._stored: list[str] = []  # the same of maps and files
         self._may_exist = False
-        self.disks: t.Dict[str, ReadDisk] = {}
-        self.warnings: t.List[str] = []
+        self.disks: dict[str, ReadDisk] = {}
+        self.warnings: list[str] = []
 
-    def known(self, base: t.Optional[ExtentMap]) -> Known:
+    def known(self, base: ExtentMap | None) -> Known:
         """What the repository knows of a disk's content from a map of it."""
         return Known(base, self._repository.reader, self._damages)
 
-    def _reader(self, deduplicator: t.Optional[dedup.Deduplicator]) -> Reader:
+    def _reader(self, deduplicator: dedup.Deduplicator | None) -> Reader:
         return Reader(self._writers[-1], self._encode, self._workers, self._interrupt, self._observer, self._throttle, deduplicator)
 
-    def read(self, source: DiskSource, target: str, base: t.Optional[ExtentMap], audit: bool = False, again: t.Iterable[BlockRange] = ()) -> ReadDisk:
+    def read(self, source: DiskSource, target: str, base: ExtentMap | None, audit: bool = False, again: t.Iterable[BlockRange] = ()) -> ReadDisk:
         """Read a disk as ``Reader.read`` does."""
         self._interrupt.check()
         if not names.is_target(target):
@@ -112,7 +112,7 @@ class NewPoint:
         self._unnamed.clear()
 
     def _again(
-        self, files: t.Mapping[str, bytes], describe: Describe, source_of: t.Callable[[str], t.ContextManager[DiskSource]], lost: t.Set[str]
+        self, files: t.Mapping[str, bytes], describe: Describe, source_of: t.Callable[[str], t.ContextManager[DiskSource]], lost: set[str]
     ) -> RestorePoint:
         """Read what lies in packs on their way out once more, and store it and all files anew."""
         self._interrupt.check()

@@ -38,7 +38,7 @@ class PointConnection:
 class PointSource:
     """A disk of a restore point, of which only what lies elsewhere than in ``base``, a map of the same size, is to be looked at."""
 
-    def __init__(self, repository: Repository, extents: ExtentMap, base: t.Optional[ExtentMap]) -> None:
+    def __init__(self, repository: Repository, extents: ExtentMap, base: ExtentMap | None) -> None:
         self._repository = repository
         self._extents = extents
         self._base = base

@@ -24,7 +24,7 @@ ELSEWHERE = "elsewhere"
 NEW = "new"
 
 _NOWHERE = Placement(b"", 0)
-_Examined = t.Tuple[int, int, str, bytes]  # first block, count, state, id of the block that was read
+_Examined = tuple[int, int, str, bytes]  # first block, count, state, id of the block that was read
 
 
 class Found(t.NamedTuple):
@@ -81,14 +81,14 @@ class PortionReader:
     encode: Encoder
     writer: PackWriter
     throttle: Throttle
-    dedup: t.Optional[Deduplicator]
-    find: t.Optional[Find]
+    dedup: Deduplicator | None
+    find: Find | None
 
-    def read(self, portion: t.Tuple[BlockRange, ...]) -> t.Tuple[t.List[Found], Statistics]:
+    def read(self, portion: tuple[BlockRange, ...]) -> tuple[list[Found], Statistics]:
         """Read, hash, compare, look up, compress and store."""
         statistics = Statistics()
-        examined: t.List[_Examined] = []
-        fresh: t.Dict[bytes, memoryview] = {}
+        examined: list[_Examined] = []
+        fresh: dict[bytes, memoryview] = {}
         for wanted in portion:
             if wanted.zero:
                 examined.append((wanted.first, wanted.count, ZERO, b""))
@@ -106,7 +106,7 @@ class PortionReader:
             statistics.count(each.state, min(each.count * BLOCK_SIZE, self.size - each.first * BLOCK_SIZE))
         return found, statistics
 
-    def _store(self, blocks: t.Sequence[t.Tuple[bytes, memoryview]]) -> t.Tuple[t.Dict[bytes, Placement], int]:
+    def _store(self, blocks: t.Sequence[tuple[bytes, memoryview]]) -> tuple[dict[bytes, Placement], int]:
         """Where new blocks went, and the bytes they took."""
         if not blocks:
             return {}, 0
@@ -119,7 +119,7 @@ class PortionReader:
         return places, sum(len(each.payload) for each in encoded)
 
 
-def _examine(data: bytearray, wanted: BlockRange, known: Known, fresh: t.Dict[bytes, memoryview]) -> t.Iterator[_Examined]:
+def _examine(data: bytearray, wanted: BlockRange, known: Known, fresh: dict[bytes, memoryview]) -> t.Iterator[_Examined]:
     """State of each block of a range that was read; content that is not known goes to ``fresh``, once."""
     view = memoryview(data)
     before = known.digests(wanted.first, wanted.count)

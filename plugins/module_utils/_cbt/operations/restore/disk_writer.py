@@ -50,7 +50,7 @@ def layout_of(extents: ExtentMap, image: t.Mapping[str, t.Any], preallocation: s
 class DiskWriter:
     """An image, device or NBD export that blocks are written into, from several threads. What is not written reads as zeroes."""
 
-    def __init__(self, path: str, extents: ExtentMap, layout: t.Optional[qcow2_layout.Layout], preallocation: str = "none", tls: NbdTls = VERIFIED) -> None:
+    def __init__(self, path: str, extents: ExtentMap, layout: qcow2_layout.Layout | None, preallocation: str = "none", tls: NbdTls = VERIFIED) -> None:
         """Begin with all that belongs to the format: qcow2 with a layout, else raw."""
         self._path, self._extents, self._layout = path, extents, layout
         self._size = layout.file_size if layout is not None else extents.size
@@ -73,7 +73,7 @@ class DiskWriter:
         for offset, data in metadata:
             self._put(offset, [data])
 
-    def _clear(self, metadata: t.Iterable[t.Tuple[int, bytes]]) -> None:
+    def _clear(self, metadata: t.Iterable[tuple[int, bytes]]) -> None:
         """Zero what nothing will be written to: it holds what was there before."""
         written = [(offset, len(data)) for offset, data in metadata]
         for run in self._extents.runs():

@@ -50,8 +50,8 @@ class MachinePlan:
     name: str
     uuid: str
     xml: str
-    changes: t.Tuple[str, ...]
-    files: t.Tuple[FilePlace, ...]
+    changes: tuple[str, ...]
+    files: tuple[FilePlace, ...]
     autostart: bool
     start: bool
 
@@ -117,9 +117,7 @@ def _check_replaceable(domain: Domain, force: bool) -> None:
             raise Refused(f"{what} and has snapshots, which do not go with restored disks. Delete them first.")
 
 
-def _places(
-    xml: str, saved: t.Iterable[SavedFile], name: str, its_uuid: str, dest: t.Optional[str], has_loader: t.Callable[[str], bool]
-) -> t.Iterator[FilePlace]:
+def _places(xml: str, saved: t.Iterable[SavedFile], name: str, its_uuid: str, dest: str | None, has_loader: t.Callable[[str], bool]) -> t.Iterator[FilePlace]:
     """Where saved files go: beside the disks under the machine's name, the TPM's state where libvirt looks for it."""
     root = ElementTree.fromstring(xml)
     tpm = root.find("./devices/tpm")
@@ -175,9 +173,9 @@ def _check_file(file: FilePlace, session: Session, force: bool) -> None:
         raise Refused(f"Cannot restore {kind} to {path}: it exists already. Choose another folder, remove it, or set force: true.")
 
 
-def make_folders(file: FilePlace) -> t.List[str]:
+def make_folders(file: FilePlace) -> list[str]:
     """Make the folders for the state of a TPM as libvirt does; returns those that were made, the outermost first. Raises Refused."""
-    made: t.List[str] = []
+    made: list[str] = []
     folder = os.path.dirname(file.path)
     try:
         for path in (os.path.dirname(os.path.dirname(folder)), os.path.dirname(folder), folder):

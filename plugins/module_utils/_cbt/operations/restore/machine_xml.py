@@ -52,14 +52,14 @@ class Wanted:
     networks: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     trusted: bool = False
     keep_host_devices: bool = False
-    firmware: t.FrozenSet[str] = frozenset()
+    firmware: frozenset[str] = frozenset()
 
 
 class Adapted(t.NamedTuple):
     """The configuration to be defined, and what is not as it was, in words."""
 
     xml: str
-    changes: t.Tuple[str, ...]
+    changes: tuple[str, ...]
 
 
 def adapt(inactive_xml: str, wanted: Wanted, exists: t.Callable[[str], bool]) -> Adapted:
@@ -78,7 +78,7 @@ class _Adaptation:
         self._devices = devices if devices is not None else ElementTree.SubElement(self._root, "devices")
         self._wanted, self._exists = wanted, exists
         self._copy = self._root.findtext("uuid") != wanted.uuid
-        self._changes: t.List[str] = []
+        self._changes: list[str] = []
         for more in self._root.findall("devices")[1:]:  # libvirt reads devices from all of them
             self._devices.extend(more)
             self._root.remove(more)

@@ -36,7 +36,7 @@ class MachineWish:
     new_macs: bool = False
     networks: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     start: bool = False
-    autostart: t.Optional[bool] = None
+    autostart: bool | None = None
     trust_definition: bool = False
 
 
@@ -46,16 +46,16 @@ class RestoreRequest:
 
     domain: str
     restore_point: str = "latest"
-    until: t.Optional[str] = None
-    dest: t.Optional[str] = None
+    until: str | None = None
+    dest: str | None = None
     disk_map: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     format: str = "qcow2"
     preallocation: str = "none"
     selection: Selection = Selection()
     force: bool = False
-    new_name: t.Optional[str] = None
-    machine: t.Optional[MachineWish] = None
-    workers: t.Optional[int] = None
+    new_name: str | None = None
+    machine: MachineWish | None = None
+    workers: int | None = None
     nbd_tls: NbdTls = VERIFIED
 
 
@@ -67,7 +67,7 @@ class DiskRestore:
     path: str
     format: str
     size: int
-    written_bytes: t.Optional[int] = None
+    written_bytes: int | None = None
 
 
 def path_in(folder: str, name: str) -> str:
@@ -80,7 +80,7 @@ def path_in(folder: str, name: str) -> str:
     return path
 
 
-def make_plan(point: RestorePoint, request: RestoreRequest) -> t.Tuple[DiskRestore, ...]:
+def make_plan(point: RestorePoint, request: RestoreRequest) -> tuple[DiskRestore, ...]:
     """Which disks go where. Pure. Raises Refused if the request does not fit the restore point."""
     if request.format == "raw" and request.preallocation == "metadata":
         raise Refused("A raw image has no metadata to preallocate. Set preallocation to none, falloc or full.")
@@ -108,7 +108,7 @@ def make_plan(point: RestorePoint, request: RestoreRequest) -> t.Tuple[DiskResto
     return tuple(plans)
 
 
-def check_target(plan: DiskRestore, session: t.Optional[Session], force: bool) -> None:
+def check_target(plan: DiskRestore, session: Session | None, force: bool) -> None:
     """Raise Refused unless the disk may appear under the plan's path."""
     if is_nbd(plan.path):
         if not force:
@@ -139,7 +139,7 @@ def check_export(plan: DiskRestore, preallocation: str, tls: NbdTls = VERIFIED) 
         _large_enough(plan, plan.size, export.size)
 
 
-def check_device(plan: DiskRestore, layout: t.Optional[qcow2_layout.Layout], preallocation: str) -> None:
+def check_device(plan: DiskRestore, layout: qcow2_layout.Layout | None, preallocation: str) -> None:
     """Raise Refused unless the device is free and large enough."""
     _no_preallocation(plan, preallocation)
     try:
@@ -164,16 +164,16 @@ def _large_enough(plan: DiskRestore, needed: int, size: int) -> None:
         raise Refused(f"Cannot restore {plan.target} to {plan.path}: {size_text(needed)} are needed and it has {size_text(size)}. Choose a larger one.")
 
 
-def bytes_needed(plan: DiskRestore, extents: ExtentMap, layout: t.Optional[qcow2_layout.Layout], preallocation: str) -> int:
+def bytes_needed(plan: DiskRestore, extents: ExtentMap, layout: qcow2_layout.Layout | None, preallocation: str) -> int:
     """Bytes that the image of a disk takes. Pure."""
     if preallocation in ("falloc", "full"):
         return layout.file_size if layout is not None else plan.size
     return extents.stored_blocks * BLOCK_SIZE + (layout.metadata_size if layout is not None else 0)
 
 
-def check_space(amounts: t.Iterable[t.Tuple[str, int]]) -> None:
+def check_space(amounts: t.Iterable[tuple[str, int]]) -> None:
     """Raise Refused if files of these paths and sizes in bytes cannot fit; what else is written meanwhile shows itself when writing."""
-    needed: t.Dict[int, t.Tuple[str, int]] = {}
+    needed: dict[int, tuple[str, int]] = {}
     for path, amount in amounts:
         folder = os.path.dirname(path)
         while not os.path.isdir(folder):

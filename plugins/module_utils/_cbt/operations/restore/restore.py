@@ -41,16 +41,16 @@ class RestoreResult:
     """
 
     point: RestorePoint
-    disks: t.Tuple[DiskRestore, ...]
+    disks: tuple[DiskRestore, ...]
     domain_xml: str
-    machine: t.Optional[machine.MachinePlan] = None
+    machine: machine.MachinePlan | None = None
     duration: float = 0.0
-    warnings: t.Tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def _copy_run(repository: Repository, image: DiskWriter, place: str, size: int, lost: str, run: Run) -> int:
     """Write one run's blocks, each proven; returns the bytes written. ``lost`` says what a failure costs. Runs in a worker's thread."""
-    proven: t.List[Buffer] = []
+    proven: list[Buffer] = []
     offset = run.first * BLOCK_SIZE
     try:
         for block in repository.reader.disk_blocks(run, size):
@@ -89,7 +89,7 @@ def _forget(path: str) -> None:
 class _Restore:
     """One restore: what was decided, and then how it is carried out."""
 
-    def __init__(self, repository: Repository, request: RestoreRequest, session: t.Optional[Session]) -> None:
+    def __init__(self, repository: Repository, request: RestoreRequest, session: Session | None) -> None:
         """Decides, with all checks."""
         self._repository, self._request, self._session = repository, request, session
         self.point = choose(repository.points_with(request.domain), request.domain, request.restore_point, request.until)
@@ -98,8 +98,8 @@ class _Restore:
         for plan in self.disks:
             check_target(plan, session, request.force)
         self.xml = configuration(repository, self.point, "domain.xml")
-        self.warnings: t.List[str] = []
-        self._written_over: t.List[str] = []  # devices and exports that have lost what they held
+        self.warnings: list[str] = []
+        self._written_over: list[str] = []  # devices and exports that have lost what they held
         self._maps = {plan.target: repository.read_map(self.point, plan.target) for plan in self.disks}
         self._layouts = {plan.target: self._layout(plan) for plan in self.disks}
         for plan in self.disks:
@@ -107,14 +107,14 @@ class _Restore:
                 check_export(plan, request.preallocation, request.nbd_tls)
             elif is_device(plan.path):
                 check_device(plan, self._layouts[plan.target], request.preallocation)
-        self.machine: t.Optional[machine.MachinePlan] = None
+        self.machine: machine.MachinePlan | None = None
         if request.machine is not None:
             if session is None:
                 raise Refused(f"Cannot define {request.new_name or self.point.domain}: libvirt does not answer here. Restore the disks without define.")
             self.machine = machine.plan_machine(session, repository, self.point, request, self.disks, request.machine)
         check_space(self._amounts())
 
-    def _amounts(self) -> t.Iterator[t.Tuple[str, int]]:
+    def _amounts(self) -> t.Iterator[tuple[str, int]]:
         """Paths of the files to be written, and their bytes."""
         for plan in self.disks:
             if not in_place(plan.path):
@@ -122,7 +122,7 @@ class _Restore:
         for file in self.machine.files if self.machine is not None else ():
             yield file.path, file.saved.size
 
-    def _layout(self, plan: DiskRestore) -> t.Optional[qcow2_layout.Layout]:
+    def _layout(self, plan: DiskRestore) -> qcow2_layout.Layout | None:
         record = self.point.disk(plan.target)
         if plan.format != "qcow2":
             return None
@@ -130,9 +130,9 @@ class _Restore:
 
     def carry_out(self, interrupt: Interrupt, observer: Observer) -> RestoreResult:
         """Write everything beside its final place, let it appear, and define the machine last."""
-        done: t.Dict[str, DiskRestore] = {}
+        done: dict[str, DiskRestore] = {}
         with contextlib.ExitStack() as cleanup:
-            appearing: t.Dict[str, str] = {}  # final names by partial ones
+            appearing: dict[str, str] = {}  # final names by partial ones
             # What is written in place comes last, so that little can fail once it has lost what it held.
             for plan in sorted(self.disks, key=lambda disk: in_place(disk.path)):
                 path = plan.path
@@ -191,7 +191,7 @@ class _Restore:
             image.finish()
         return dataclasses.replace(plan, written_bytes=written)
 
-    def _write_files(self, appearing: t.Dict[str, str], undo: contextlib.ExitStack) -> None:
+    def _write_files(self, appearing: dict[str, str], undo: contextlib.ExitStack) -> None:
         for file in self.machine.files if self.machine is not None else ():
             for made in machine.make_folders(file) if file.saved.kind == "tpm" else ():
                 undo.callback(_remove_folder, made)
@@ -209,8 +209,8 @@ def _remove_folder(path: str) -> None:
 def restore(
     repository: Repository,
     request: RestoreRequest,
-    session: t.Optional[Session] = None,
-    interrupt: t.Optional[Interrupt] = None,
+    session: Session | None = None,
+    interrupt: Interrupt | None = None,
     observer: Observer = silent,
     check_only: bool = False,
 ) -> RestoreResult:

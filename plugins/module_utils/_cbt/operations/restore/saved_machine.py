@@ -83,8 +83,8 @@ def configuration(repository: Repository, point: RestorePoint, key: str) -> str:
 def _check_xml(data: bytes) -> str:
     """The tag of the outermost element. Raises ExpatError, or ValueError for what no configuration of libvirt has."""
     parser = expat.ParserCreate("utf-8")
-    opened: t.List[str] = []
-    root: t.List[str] = []
+    opened: list[str] = []
+    root: list[str] = []
 
     def begin(tag: str, _attributes: t.Mapping[str, str]) -> None:
         root.extend([tag] if not root else [])
@@ -102,7 +102,7 @@ def _check_xml(data: bytes) -> str:
     return root[0]
 
 
-def saved_files(repository: Repository, point: RestorePoint) -> t.List[SavedFile]:
+def saved_files(repository: Repository, point: RestorePoint) -> list[SavedFile]:
     """The machine's files a restore point holds. Raises DamagedObject or ObjectMissing."""
     if INDEX not in point.files:
         return []
@@ -160,7 +160,7 @@ def _is_text(value: t.Any, longest: int) -> bool:
     return isinstance(value, str) and len(value) <= longest and "\0" not in value
 
 
-def write_file(repository: Repository, point: RestorePoint, saved: SavedFile, path: str) -> t.List[str]:
+def write_file(repository: Repository, point: RestorePoint, saved: SavedFile, path: str) -> list[str]:
     """Write a saved file to ``path``, which must not exist, and prove it. It gets mode and owner it had, as far as they are known and safe.
 
     Returns warnings about that. Raises DamagedObject, ObjectMissing, or Refused if it cannot be written.
@@ -198,7 +198,7 @@ def _inflated(data: bytes, name: str) -> bytes:
     return piece
 
 
-def _own(handle: int, saved: SavedFile) -> t.List[str]:
+def _own(handle: int, saved: SavedFile) -> list[str]:
     os.fchmod(handle, saved.mode & _MODE)
     if os.geteuid() != 0:
         return []  # libvirt makes most of them QEMU's own when the domain starts
@@ -208,7 +208,7 @@ def _own(handle: int, saved: SavedFile) -> t.List[str]:
     return [f"{saved.kind} of the machine belongs to root: this host has no {' and no '.join(unknown)}."] if unknown else []
 
 
-def account_of(name: str) -> t.Optional[int]:
+def account_of(name: str) -> int | None:
     """The number of a user; None if this host has no such user."""
     try:
         return pwd.getpwnam(name).pw_uid
@@ -216,7 +216,7 @@ def account_of(name: str) -> t.Optional[int]:
         return None
 
 
-def group_of(name: str) -> t.Optional[int]:
+def group_of(name: str) -> int | None:
     """The number of a group; None if this host has no such group."""
     try:
         return grp.getgrnam(name).gr_gid

@@ -15,7 +15,7 @@ _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _LIST, _ADD, _NAME = f"{{{_QEMU}}}capabilities", f"{{{_QEMU}}}add", "incremental-backup"
 
 
-def switched(xml: str, on: bool) -> t.Optional[str]:
+def switched(xml: str, on: bool) -> str | None:
     """The definition of a domain with incremental backup switched on, or as libvirt has it; None if it is so already. Pure."""
     ElementTree.register_namespace("qemu", _QEMU)
     root = ElementTree.fromstring(xml)
@@ -34,14 +34,14 @@ def switched(xml: str, on: bool) -> t.Optional[str]:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _definition(domain: Domain, on: bool) -> t.Optional[str]:
+def _definition(domain: Domain, on: bool) -> str | None:
     with explained(f"read the definition of {domain.name}"):
         if not domain.api.isPersistent():
             return None
         return switched(domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE), on)
 
 
-def set_capability(session: Session, patterns: t.Sequence[str], on: bool, check_only: bool = False) -> t.List[str]:
+def set_capability(session: Session, patterns: t.Sequence[str], on: bool, check_only: bool = False) -> list[str]:
     """Names of the domains that were, or would be, changed. Raises HypervisorError if libvirt refuses."""
     changed = []
     for domain in session.domains():

@@ -34,17 +34,17 @@ class ChangedRange(t.NamedTuple):
     zero: bool
 
 
-def _in_bytes(ranges: t.Iterable[BlockRange], size: int) -> t.List[ChangedRange]:
+def _in_bytes(ranges: t.Iterable[BlockRange], size: int) -> list[ChangedRange]:
     pairs = ((each.first * BLOCK_SIZE, each.count * BLOCK_SIZE, each.zero) for each in joined_ranges(ranges))
     return [ChangedRange(offset, min(length, size - offset), zero) for offset, length, zero in pairs]
 
 
-def compare(repository: Repository, old: ExtentMap, new: ExtentMap) -> t.List[ChangedRange]:
+def compare(repository: Repository, old: ExtentMap, new: ExtentMap) -> list[ChangedRange]:
     """Where two maps of a disk show different content. Only pack directories are read.
 
     Raises DamagedObject or ObjectMissing if a directory cannot be read.
     """
-    changed: t.List[BlockRange] = []
+    changed: list[BlockRange] = []
     for each in changes(old, new):
         if each.before is not None and each.after is not None:
             changed += _unequal(repository, each.before, each.after)
@@ -60,7 +60,7 @@ def _unequal(repository: Repository, before: Run, after: Run) -> t.Iterator[Bloc
             yield BlockRange(after.first + index, 1, False)
 
 
-def between(repository: Repository, old: RestorePoint, new: RestorePoint, target: str) -> t.List[ChangedRange]:
+def between(repository: Repository, old: RestorePoint, new: RestorePoint, target: str) -> list[ChangedRange]:
     """What changed on a disk from one restore point to another.
 
     Raises Refused if they do not belong to one incremental set: then tracking was interrupted between them.
@@ -82,7 +82,7 @@ def _dirty_export(session: Session, facts: DomainFacts, target: str, since: str,
             yield stack.enter_context(offline_export.image_exports(facts, wanted, folder))[0]
 
 
-def until_now(session: Session, repository: Repository, point: RestorePoint, target: str, scratch_dir: str = "/var/tmp") -> t.List[ChangedRange]:
+def until_now(session: Session, repository: Repository, point: RestorePoint, target: str, scratch_dir: str = "/var/tmp") -> list[ChangedRange]:
     """What changed on a domain's disk since a restore point, as its checkpoint tells. Of the disk, only a few blocks are read as a check.
 
     Raises Refused if that is not known for certain.

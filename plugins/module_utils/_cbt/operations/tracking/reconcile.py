@@ -30,7 +30,7 @@ class Step:
     verb: str
     checkpoint: str
     reason: str
-    disks: t.Tuple[str, ...] = ()
+    disks: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -42,16 +42,16 @@ class Step:
 class Agreement:
     """What has to be done, or was; ``serving`` is the checkpoint the next backup builds on, ``foreign`` what others left."""
 
-    serving: t.Optional[str]
-    steps: t.Tuple[Step, ...]
-    foreign: t.Tuple[str, ...]
+    serving: str | None
+    steps: tuple[Step, ...]
+    foreign: tuple[str, ...]
 
 
-def _sound_disks(disks: t.Iterable[Disk], name: str) -> t.Tuple[str, ...]:
+def _sound_disks(disks: t.Iterable[Disk], name: str) -> tuple[str, ...]:
     return tuple(disk.target for disk in disks if flaw(disk, name) is None)
 
 
-def _serving(found: Situation, ours: t.Sequence[str]) -> t.Tuple[t.Optional[str], t.Tuple[str, ...]]:
+def _serving(found: Situation, ours: t.Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
     """The checkpoint to keep, and the disks it tells the changes of: that of the newest point anything can be built on.
 
     Where there is none, the newest of ours with sound bitmaps, such as a baseline made before the first backup.
@@ -68,7 +68,7 @@ def _serving(found: Situation, ours: t.Sequence[str]) -> t.Tuple[t.Optional[str]
     return None, ()
 
 
-def _why_gone(name: str, found: Situation, by_checkpoint: t.Mapping[t.Optional[str], RestorePoint]) -> str:
+def _why_gone(name: str, found: Situation, by_checkpoint: t.Mapping[str | None, RestorePoint]) -> str:
     point = by_checkpoint.get(name)
     if point is None:
         return "no restore point of this repository names it"
@@ -84,7 +84,7 @@ def plan_agreement(found: Situation, remove_foreign: bool) -> Agreement:
     steps = []
     if serving is not None and serving not in found.checkpoints:
         steps.append(Step(REDEFINE, serving, f"its bitmaps are in {', '.join(disks)}, but libvirt does not know it", disks))
-    by_checkpoint: t.Dict[t.Optional[str], RestorePoint] = {point.checkpoint: point for point in found.points}
+    by_checkpoint: dict[str | None, RestorePoint] = {point.checkpoint: point for point in found.points}
     steps += [Step(REMOVE, name, _why_gone(name, found, by_checkpoint)) for name in ours if name != serving]
     others = named("", found.checkpoints, found.facts.disks)
     foreign = tuple(name for name in others if name not in ours and ANY_REPOSITORY.fullmatch(name) is None)

@@ -41,21 +41,21 @@ class DiskTracking:
 
     target: str
     tracked: bool
-    reason: t.Optional[str]
+    reason: str | None
 
 
 @dataclasses.dataclass(frozen=True)
 class TrackingResult:
     """What was, or would be, done; ``checkpoint`` is the one that serves, None if there is none."""
 
-    checkpoint: t.Optional[str]
-    disks: t.Tuple[DiskTracking, ...]
-    actions: t.Tuple[Action, ...]
-    before: t.Tuple[str, ...]
-    after: t.Tuple[str, ...]
+    checkpoint: str | None
+    disks: tuple[DiskTracking, ...]
+    actions: tuple[Action, ...]
+    before: tuple[str, ...]
+    after: tuple[str, ...]
 
 
-def wanted_disks(facts: DomainFacts, selection: Selection) -> t.Tuple[DiskTracking, ...]:
+def wanted_disks(facts: DomainFacts, selection: Selection) -> tuple[DiskTracking, ...]:
     """Which disks of a domain are to be tracked. Raises Refused if the selection names an unknown disk."""
     selection.check([disk.target for disk in facts.disks], facts.name)
     reasons = {disk.target: selection.left_out(disk.target) or disk.untrackable for disk in facts.disks}
@@ -63,8 +63,8 @@ def wanted_disks(facts: DomainFacts, selection: Selection) -> t.Tuple[DiskTracki
 
 
 def plan_present(
-    facts: DomainFacts, known: t.Sequence[Checkpoint], prefix: str, tracked: t.Collection[str], name: t.Optional[str], new_name: str
-) -> t.Tuple[t.Optional[str], t.Tuple[Action, ...]]:
+    facts: DomainFacts, known: t.Sequence[Checkpoint], prefix: str, tracked: t.Collection[str], name: str | None, new_name: str
+) -> tuple[str | None, tuple[Action, ...]]:
     """The checkpoint that serves already, or the steps to have one. Pure.
 
     ``name`` asks for one of that name; otherwise the newest of ours that covers all ``tracked`` disks with sound bitmaps serves.
@@ -81,7 +81,7 @@ def plan_present(
     return name, (*((Action(REMOVE, name),) if leftover else ()), Action(CREATE, name))
 
 
-def plan_absent(facts: DomainFacts, known: t.Sequence[Checkpoint], prefix: str, name: t.Optional[str]) -> t.Tuple[Action, ...]:
+def plan_absent(facts: DomainFacts, known: t.Sequence[Checkpoint], prefix: str, name: str | None) -> tuple[Action, ...]:
     """The steps that remove ours, or the one named. Pure."""
     present = named("" if name is not None else prefix, (each.name for each in known), facts.disks)
     return tuple(Action(REMOVE, each) for each in present if name is None or each == name)
@@ -105,10 +105,10 @@ def _refuse_to_create(facts: DomainFacts, disks: t.Sequence[DiskTracking], actio
 
 def set_tracking(
     session: Session,
-    repository: t.Optional[Repository],
+    repository: Repository | None,
     name: str,
     present: bool,
-    checkpoint: t.Optional[str] = None,
+    checkpoint: str | None = None,
     selection: Selection = Selection(),  # noqa: B008  # frozen
     check_only: bool = False,
 ) -> TrackingResult:
@@ -125,7 +125,7 @@ def set_tracking(
         prefix = checkpoints.prefix(repository.id if repository is not None else "(new)")
         disks = wanted_disks(facts, selection)
         tracked = [disk.target for disk in disks if disk.tracked]
-        serving: t.Optional[str] = None
+        serving: str | None = None
         if present:
             new_name = f"{prefix}{manifests.new_id(datetime.datetime.now(datetime.timezone.utc))}"
             serving, actions = plan_present(facts, known, prefix, tracked, checkpoint, new_name)

@@ -73,7 +73,7 @@ def _chunks(packs: t.Iterable[PackRef], living: Living) -> t.Iterator[_Chunk]:
                 yield _Chunk(ref, start, min(_CHUNK, first + length - start))
 
 
-def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> t.List[_Copy]:
+def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> list[_Copy]:
     """Store the sound blocks of a chunk anew. What cannot be read is left where it is."""
     try:
         blocks = list(repository.reader.encoded(chunk.pack, chunk.ordinal, chunk.count))
@@ -84,7 +84,7 @@ def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> t.List[_
         if damaged:
             continue
         sound = list(group)
-        row = t.cast(t.List[Encoded], [block for _ordinal, block in sound])
+        row = t.cast(list[Encoded], [block for _ordinal, block in sound])
         to, place = writer.append(row)
         copies.append(_Copy(chunk.pack, sound[0][0], len(row), to, place, sum(len(block.payload) for block in row)))
     return copies
@@ -119,7 +119,7 @@ class _Compaction:
         except BaseException:
             writer.discard()
             raise
-        moves: t.Dict[bytes, t.List[Move]] = {}
+        moves: dict[bytes, list[Move]] = {}
         for pack, group in itertools.groupby(copies, key=lambda copy: copy.pack):
             moves[pack.id] = joined(Move(copy.ordinal, copy.count, written[copy.to], copy.place) for copy in group)
         # From here on the copies may be named: whatever happens, they stay, and the collector takes those that are not.
@@ -131,9 +131,9 @@ class _Compaction:
         emptied = sum(sum(move.count for move in moves.get(ref.id, ())) == count(living[ref]) for ref in packs)
         return Compacted(emptied, changed, sum(copy.size for copy in copies))
 
-    def _copied(self, packs: t.Sequence[PackRef], living: Living, writer: PackWriter) -> t.List[_Copy]:
+    def _copied(self, packs: t.Sequence[PackRef], living: Living, writer: PackWriter) -> list[_Copy]:
         @contextlib.contextmanager
-        def worker() -> t.Iterator[t.Callable[[_Chunk], t.List[_Copy]]]:
+        def worker() -> t.Iterator[t.Callable[[_Chunk], list[_Copy]]]:
             yield functools.partial(_copy, self.repository, writer)
 
         with in_parallel(_chunks(packs, living), worker, self.workers, self.interrupt) as results:
@@ -195,7 +195,7 @@ def predict(repository: Repository, candidates: Candidates) -> Compacted:
     return Compacted(len(found), 0, sum(ref.size * count(bits) // ref.blocks for ref, bits in found))
 
 
-def compact(lease: Lease, candidates: Candidates, workers: t.Optional[int] = None, interrupt: t.Optional[Interrupt] = None) -> Compacted:
+def compact(lease: Lease, candidates: Candidates, workers: int | None = None, interrupt: Interrupt | None = None) -> Compacted:
     """Empty the packs that are mostly dead.
 
     Raises RepositoryError if the store fails; every restore point is whole all the same.

@@ -27,7 +27,7 @@ from ...repository.repository import Repository
 from ...repository.sharing.leases import Lease
 from ...repository.sharing.relocation import Move, joined, relocate
 
-Place = t.Tuple[PackRef, int]  # pack and ordinal
+Place = tuple[PackRef, int]  # pack and ordinal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Healed:
     points: int = 0
     left: int = 0
 
-    def words(self, domain: str) -> t.List[str]:
+    def words(self, domain: str) -> list[str]:
         """What a person should know of it."""
         told = []
         if self.points:
@@ -49,7 +49,7 @@ class Healed:
         return told
 
 
-def _maps(repository: Repository, points: t.Iterable[RestorePoint], interrupt: Interrupt) -> t.Iterator[t.Tuple[str, ExtentMap]]:
+def _maps(repository: Repository, points: t.Iterable[RestorePoint], interrupt: Interrupt) -> t.Iterator[tuple[str, ExtentMap]]:
     """The maps of restore points, by target; nothing is known of what others name."""
     for point in points:
         interrupt.check()
@@ -61,9 +61,9 @@ class _Search:
 
     def __init__(self, repository: Repository, damages: Damages) -> None:
         self._repository, self._damages = repository, damages
-        self._wanted: t.Dict[str, t.Dict[int, t.Set[Place]]] = collections.defaultdict(lambda: collections.defaultdict(set))
-        self.damaged: t.Set[Place] = set()
-        self.found: t.Dict[Place, Place] = {}
+        self._wanted: dict[str, dict[int, set[Place]]] = collections.defaultdict(lambda: collections.defaultdict(set))
+        self.damaged: set[Place] = set()
+        self.found: dict[Place, Place] = {}
 
     def want(self, target: str, extents: ExtentMap) -> None:
         """Note which damaged blocks a map names, and where on the disk."""
@@ -95,22 +95,22 @@ class _Search:
         except (DamagedObject, ObjectMissing):
             return False
 
-    def _digest(self, place: Place) -> t.Optional[bytes]:
+    def _digest(self, place: Place) -> bytes | None:
         """A block's id as its pack's directory tells it; None if that cannot be read."""
         try:
             return self._repository.reader.directory(place[0]).digest(place[1])
         except (DamagedObject, ObjectMissing):
             return None
 
-    def moves(self) -> t.Dict[bytes, t.List[Move]]:
+    def moves(self) -> dict[bytes, list[Move]]:
         """What was found, as moves."""
-        by_pack: t.Dict[bytes, t.List[Move]] = collections.defaultdict(list)
+        by_pack: dict[bytes, list[Move]] = collections.defaultdict(list)
         for (ref, ordinal), (pack, place) in self.found.items():
             by_pack[ref.id].append(Move(ordinal, 1, pack, place))
         return {pack: joined(moves) for pack, moves in by_pack.items()}
 
 
-def heal(lease: Lease, uuid: str, damages: Damages, interrupt: t.Optional[Interrupt] = None) -> Healed:
+def heal(lease: Lease, uuid: str, damages: Damages, interrupt: Interrupt | None = None) -> Healed:
     """Look for sound copies of the damaged blocks that points of a domain name, and have all points of the repository name these.
 
     Raises RepositoryError if the store fails; every point is whole all the same, and the next run goes on.
@@ -123,7 +123,7 @@ def heal(lease: Lease, uuid: str, damages: Damages, interrupt: t.Optional[Interr
     search = _Search(repository, provable)
     for target, extents in _maps(repository, points, interrupt):
         search.want(target, extents)
-    counts: t.Dict[str, int] = collections.Counter()
+    counts: dict[str, int] = collections.Counter()
     for target, extents in _maps(repository, reversed(points), interrupt):  # the newest is the likeliest to hold a copy
         counts[target] += search.look(target, extents)
     moves = search.moves()

@@ -13,7 +13,7 @@ from ...repository.format.packs import PackRef
 from ...repository.sharing.relocation import Move
 
 MOST_PACKS = 1 << 18  # at one time; four times as many as are chosen, of which some may be gone
-Living = t.Dict[PackRef, int]  # per pack a bit for each block that is named
+Living = dict[PackRef, int]  # per pack a bit for each block that is named
 
 
 def living_blocks(maps: t.Iterable[ExtentMap], chosen: t.Callable[[PackRef], bool]) -> Living:
@@ -40,7 +40,7 @@ def without(living: Living, moves: t.Mapping[PackRef, t.Iterable[Move]]) -> Livi
     return left
 
 
-def mostly_dead(living: Living, below: int, recoverable: t.Optional[Living] = None) -> t.List[PackRef]:
+def mostly_dead(living: Living, below: int, recoverable: Living | None = None) -> list[PackRef]:
     """The packs in ``living`` of whose blocks fewer than ``below`` percent are in ``living`` or ``recoverable``."""
     held = recoverable or {}
     return [ref for ref, bits in living.items() if count(bits | held.get(ref, 0)) * 100 < below * ref.blocks]
@@ -55,7 +55,7 @@ def count(bits: int) -> int:
     return bin(bits).count("1")
 
 
-def stretches(bits: int) -> t.Iterator[t.Tuple[int, int]]:
+def stretches(bits: int) -> t.Iterator[tuple[int, int]]:
     """(first, count) of each row of set bits."""
     first = 0
     while bits:

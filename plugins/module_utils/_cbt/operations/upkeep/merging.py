@@ -32,7 +32,7 @@ _PIECE = 16  # blocks proven at once
 MERGED_AT_ONCE = 1 << 19  # blocks found twice after which the rest is left to another run; about 100 MiB
 _ORDINAL_BITS = 32
 
-Merges = t.Dict[PackRef, t.List[Move]]  # what lies elsewhere as well, and where, by the pack that can do without
+Merges = dict[PackRef, list[Move]]  # what lies elsewhere as well, and where, by the pack that can do without
 
 
 class EqualBlocks:
@@ -40,11 +40,11 @@ class EqualBlocks:
 
     def __init__(self, remembered: int = REMEMBERED) -> None:
         self._half = remembered // 2
-        self._young: t.Dict[bytes, int] = {}
-        self._old: t.Dict[bytes, int] = {}
-        self._ranks: t.Set[int] = set()  # of the packs whose blocks are among the young ones
-        self._ranks_before: t.Set[int] = set()
-        self._kept: t.Dict[int, int] = {}  # in place of which
+        self._young: dict[bytes, int] = {}
+        self._old: dict[bytes, int] = {}
+        self._ranks: set[int] = set()  # of the packs whose blocks are among the young ones
+        self._ranks_before: set[int] = set()
+        self._kept: dict[int, int] = {}  # in place of which
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -53,7 +53,7 @@ class EqualBlocks:
         """True if the blocks of this pack need not be noted again for now."""
         return rank in self._ranks or rank in self._ranks_before
 
-    def note(self, rank: int, blocks: t.Iterable[t.Tuple[int, bytes]]) -> None:
+    def note(self, rank: int, blocks: t.Iterable[tuple[int, bytes]]) -> None:
         """These blocks, by ordinal, are in the pack of this rank. May be told again."""
         if len(self._young) >= self._half:
             self._old, self._young = self._young, {}
@@ -93,7 +93,7 @@ def find_equal(repository: Repository, living: Living, interrupt: Interrupt) -> 
     ranks = {ref: rank for rank, ref in enumerate(packs)}
     equal = EqualBlocks()
 
-    def note(ref: PackRef, directory: t.Optional[Directory]) -> None:
+    def note(ref: PackRef, directory: Directory | None) -> None:
         if directory is not None and not equal.remembers(ranks[ref]):
             equal.note(ranks[ref], _living_blocks(directory, living[ref]))
 
@@ -111,18 +111,18 @@ def find_equal(repository: Repository, living: Living, interrupt: Interrupt) -> 
     return equal.merges(packs)
 
 
-def _living_blocks(directory: Directory, bits: int) -> t.Iterator[t.Tuple[int, bytes]]:
+def _living_blocks(directory: Directory, bits: int) -> t.Iterator[tuple[int, bytes]]:
     return ((ordinal, directory.digest(ordinal)) for first, length in stretches(bits) for ordinal in range(first, first + length))
 
 
-def _directory(repository: Repository, ref: PackRef) -> t.Optional[Directory]:
+def _directory(repository: Repository, ref: PackRef) -> Directory | None:
     try:
         return repository.reader.directory(ref)
     except (DamagedObject, ObjectMissing):
         return None  # it stays as it is
 
 
-def merge(lease: Lease, merges: Merges, workers: int, interrupt: Interrupt) -> t.Tuple[Merges, int]:
+def merge(lease: Lease, merges: Merges, workers: int, interrupt: Interrupt) -> tuple[Merges, int]:
     """Have all restore points name one copy of what was found, if that is sound; returns what was merged, and how many points changed.
 
     Later runs find the copies by hooks. Raises RepositoryError if the store fails; every point is whole all the same.
@@ -157,7 +157,7 @@ def _pieces(move: Move) -> t.Iterator[Move]:
         yield Move(move.ordinal + index, min(_PIECE, move.count - index), move.pack, move.place + index)
 
 
-def _sound(repository: Repository, task: t.Tuple[PackRef, Move]) -> t.Tuple[PackRef, t.List[Move]]:
+def _sound(repository: Repository, task: tuple[PackRef, Move]) -> tuple[PackRef, list[Move]]:
     """The blocks of a move at whose end one is read that is what its pack's directory says."""
     ref, move = task
     try:

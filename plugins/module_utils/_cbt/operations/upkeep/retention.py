@@ -37,14 +37,14 @@ class RetentionRequest:
     ``compact_below`` is in percent, None for no compaction.
     """
 
-    rules: t.Optional[Rules] = None
-    domain: t.Optional[str] = None
-    undelete: t.Tuple[str, ...] = ()
+    rules: Rules | None = None
+    domain: str | None = None
+    undelete: tuple[str, ...] = ()
     grace: float = GRACE
     allow_empty: bool = False
     collect: bool = True
     confirm_shrink: bool = False
-    compact_below: t.Optional[int] = None
+    compact_below: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,21 +54,21 @@ class RetentionResult:
     ``full`` says whether the store was full, so that the reserve was needed.
     """
 
-    verdicts: t.Tuple[Verdict, ...]
-    undeleted: t.Tuple[RestorePoint, ...]
-    compacted: t.Optional[Compacted]
-    collected: t.Optional[Collected]
-    trash: t.Tuple[Removed, ...]
+    verdicts: tuple[Verdict, ...]
+    undeleted: tuple[RestorePoint, ...]
+    compacted: Compacted | None
+    collected: Collected | None
+    trash: tuple[Removed, ...]
     damaged: t.Mapping[str, str]
     full: bool = False
 
     @property
-    def kept(self) -> t.List[Verdict]:
+    def kept(self) -> list[Verdict]:
         """The points that stay, with the rules that keep them."""
         return [verdict for verdict in self.verdicts if verdict.kept]
 
     @property
-    def removed(self) -> t.List[RestorePoint]:
+    def removed(self) -> list[RestorePoint]:
         """The points that go."""
         return [verdict.point for verdict in self.verdicts if not verdict.kept]
 
@@ -80,14 +80,14 @@ class RetentionResult:
         return bool(self.removed or self.undeleted or compacted or collected)
 
 
-def decide_all(found: t.Sequence[RestorePoint], request: RetentionRequest, now: datetime.datetime, back: t.Collection[Key] = ()) -> t.List[Verdict]:
+def decide_all(found: t.Sequence[RestorePoint], request: RetentionRequest, now: datetime.datetime, back: t.Collection[Key] = ()) -> list[Verdict]:
     """What becomes of restore points, oldest first, by domain. Pure. ``back`` are points just brought back, which stay.
 
     Raises Refused if the rules would leave nothing of a domain, unless that is allowed: what stays without any rule does not count.
     """
     if request.rules is None:
         return []
-    verdicts: t.List[Verdict] = []
+    verdicts: list[Verdict] = []
     for _uuid, group in itertools.groupby(sorted(found, key=lambda point: point.uuid), key=lambda point: point.uuid):
         decided = [Verdict(each.point, ("undelete",)) if each.point.key in back else each for each in decide(list(group), request.rules, now)]
         goes = not all(verdict.kept for verdict in decided)
@@ -99,7 +99,7 @@ def decide_all(found: t.Sequence[RestorePoint], request: RetentionRequest, now: 
     return verdicts
 
 
-def _wanted_back(removed: t.Sequence[Removed], existing: t.Collection[Key], wanted: t.Sequence[str]) -> t.List[Removed]:
+def _wanted_back(removed: t.Sequence[Removed], existing: t.Collection[Key], wanted: t.Sequence[str]) -> list[Removed]:
     """The newest entry of each point to be brought back; one that exists needs none. Raises Refused if there is none."""
     latest = {each.point.key: each for each in removed}
     known = {point_id for _uuid, point_id in (*latest, *existing)}
@@ -112,7 +112,7 @@ def _wanted_back(removed: t.Sequence[Removed], existing: t.Collection[Key], want
     return [each for key, each in latest.items() if each.point.id in wanted and key not in existing]
 
 
-def _gone(removed: t.Iterable[Removed], existing: t.Iterable[RestorePoint]) -> t.List[Removed]:
+def _gone(removed: t.Iterable[Removed], existing: t.Iterable[RestorePoint]) -> list[Removed]:
     there = {point.key for point in existing}
     return [each for each in removed if each.point.key not in there]
 
@@ -149,7 +149,7 @@ def _publish_again(lease: Lease, point: RestorePoint, yields: bool = False) -> N
     """Make a removed restore point exist again. Raises Refused if something that it needs is gone."""
     repository = lease.repository
 
-    def lost(_names: t.Set[str]) -> RestorePoint:
+    def lost(_names: set[str]) -> RestorePoint:
         raise _too_late(point)
 
     publishing.publish(lease, point, lost, yields=yields)
@@ -175,14 +175,14 @@ class _Retention:
         self._repository, self._request = repository, request
         self._listing = repository.points_of()
         self._holds = holds.listed(repository)
-        self._stayed: t.Dict[Key, Verdict] = {}
+        self._stayed: dict[Key, Verdict] = {}
         self._removed = [each for each in trash.removed(repository) if self._meant(each.point)] if request.undelete else []
         self._back = _wanted_back(self._removed, {point.key for point in self._listing.points if self._meant(point)}, request.undelete)
 
     def _meant(self, point: RestorePoint) -> bool:
         return self._request.domain in (None, point.uuid, point.domain)
 
-    def decide(self, now: float) -> t.List[Verdict]:
+    def decide(self, now: float) -> list[Verdict]:
         """What becomes of each point, those brought back included. What is held or locked stays whatever the rules say."""
         found = manifests.ordered([*self._listing.points, *(each.point for each in self._back)])
         if self._request.domain is not None:
@@ -250,9 +250,9 @@ class _Retention:
             return compaction.compact(lease, self._candidates(trash.removed(self._repository, now - self._request.grace), now))
         return Compacted()
 
-    def _collect(self, lease: Lease, left: t.Sequence[Verdict]) -> t.Optional[Collected]:
+    def _collect(self, lease: Lease, left: t.Sequence[Verdict]) -> Collected | None:
         """Reclaim space. With what that frees, go on with the points that are ``left`` to be removed, and with what could not be announced."""
-        collected: t.Optional[Collected] = None
+        collected: Collected | None = None
         while self._collects:
             done = Collector(self._repository, lease.now(), self._request.grace).collect(lease, self._request.confirm_shrink)
             collected = done.after(collected)
@@ -291,9 +291,7 @@ class _Retention:
         held = [each.point for each in self._holds if each.point is not None]
         return Candidates(self._request.compact_below or 0, recoverable, without, held)
 
-    def _result(
-        self, verdicts: t.Sequence[Verdict], compacted: t.Optional[Compacted], collected: t.Optional[Collected], left: t.Sequence[Removed]
-    ) -> RetentionResult:
+    def _result(self, verdicts: t.Sequence[Verdict], compacted: Compacted | None, collected: Collected | None, left: t.Sequence[Removed]) -> RetentionResult:
         back = tuple(each.point for each in self._back)
         return RetentionResult(tuple(verdicts), back, compacted, collected, tuple(left), self._unreadable, self._repository.store.was_full)
 

@@ -20,9 +20,9 @@ from ...errors import Refused
 from ...repository.format.manifests import RestorePoint
 
 _DURATION = re.compile(r"(?:(\d{1,4})y)?(?:(\d{1,5})m)?(?:(\d{1,6})d)?(?:(\d{1,7})h)?")
-_Bucket = t.Callable[[int, datetime.datetime], t.Tuple[int, ...]]
+_Bucket = t.Callable[[int, datetime.datetime], tuple[int, ...]]
 # What a rule takes one point of: the first number is the point's own, so that keep_last takes each.
-_BUCKETS: t.Dict[str, _Bucket] = {
+_BUCKETS: dict[str, _Bucket] = {
     "last": lambda number, _at: (number,),
     "hourly": lambda _number, at: (at.year, at.month, at.day, at.hour, at.fold),
     "daily": lambda _number, at: (at.year, at.month, at.day),
@@ -77,8 +77,8 @@ class Rules:
     weekly: int = 0
     monthly: int = 0
     yearly: int = 0
-    within: t.Optional[Duration] = None
-    tags: t.Tuple[str, ...] = ()
+    within: Duration | None = None
+    tags: tuple[str, ...] = ()
     zone: datetime.tzinfo = datetime.timezone.utc
 
     @property
@@ -92,7 +92,7 @@ class Verdict:
     """A restore point and the rules that keep it; none if it goes."""
 
     point: RestorePoint
-    rules: t.Tuple[str, ...]
+    rules: tuple[str, ...]
 
     @property
     def kept(self) -> bool:
@@ -100,11 +100,11 @@ class Verdict:
         return bool(self.rules)
 
 
-def _believed(moments: t.Sequence[datetime.datetime]) -> t.Set[int]:
+def _believed(moments: t.Sequence[datetime.datetime]) -> set[int]:
     """Which of these moments tell the time: the most of them that follow one another, and of as many those that end first."""
-    ends: t.List[datetime.datetime] = []  # by how many precede it, the first moment that such a row ends with
-    last: t.List[int] = []
-    before: t.List[int] = []
+    ends: list[datetime.datetime] = []  # by how many precede it, the first moment that such a row ends with
+    last: list[int] = []
+    before: list[int] = []
     for index, moment in enumerate(moments):
         length = bisect.bisect_right(ends, moment)
         before.append(last[length - 1] if length else -1)
@@ -117,7 +117,7 @@ def _believed(moments: t.Sequence[datetime.datetime]) -> t.Set[int]:
     return found
 
 
-def _dated(points: t.Sequence[RestorePoint], now: datetime.datetime) -> t.Tuple[t.List[t.Tuple[RestorePoint, datetime.datetime]], t.List[RestorePoint]]:
+def _dated(points: t.Sequence[RestorePoint], now: datetime.datetime) -> tuple[list[tuple[RestorePoint, datetime.datetime]], list[RestorePoint]]:
     """The points that rules count, newest first, and those dated in the future.
 
     A point taken while the clock was set back, or ran ahead, counts as made when the one before it was: else it would stand for
@@ -136,9 +136,9 @@ def _dated(points: t.Sequence[RestorePoint], now: datetime.datetime) -> t.Tuple[
     return dated[::-1], future
 
 
-def _taken(name: str, count: int, dated: t.Sequence[t.Tuple[RestorePoint, datetime.datetime]], zone: datetime.tzinfo) -> t.Iterator[RestorePoint]:
+def _taken(name: str, count: int, dated: t.Sequence[tuple[RestorePoint, datetime.datetime]], zone: datetime.tzinfo) -> t.Iterator[RestorePoint]:
     """The points that one counting rule takes."""
-    before: t.Optional[t.Tuple[int, ...]] = None
+    before: tuple[int, ...] | None = None
     for number, (point, at) in enumerate(dated):
         if count == 0:
             return
@@ -154,13 +154,13 @@ def _tagged(point: RestorePoint, tags: t.Sequence[str]) -> bool:
     return not known.isdisjoint(tags)
 
 
-def decide(points: t.Sequence[RestorePoint], rules: Rules, now: datetime.datetime) -> t.List[Verdict]:
+def decide(points: t.Sequence[RestorePoint], rules: Rules, now: datetime.datetime) -> list[Verdict]:
     """What becomes of each restore point of one domain, in the given order, which is oldest first.
 
     A pinned point and one dated after ``now`` are kept and count for no rule.
     """
     dated, future = _dated(points, now)
-    takers: t.Dict[str, t.List[str]] = {point.id: [] for point in points}
+    takers: dict[str, list[str]] = {point.id: [] for point in points}
     for name in _BUCKETS:
         for point in _taken(name, getattr(rules, name), dated, rules.zone):
             takers[point.id].append(name)

@@ -29,11 +29,11 @@ class Findings:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._sound: t.Dict[bytes, bytearray] = {}
+        self._sound: dict[bytes, bytearray] = {}
         self._noted = 0
-        self._readable: t.Set[bytes] = set()
-        self._unreadable: t.Dict[bytes, str] = {}
-        self._hurt: t.Dict[bytes, t.Dict[int, str]] = collections.defaultdict(dict)
+        self._readable: set[bytes] = set()
+        self._unreadable: dict[bytes, str] = {}
+        self._hurt: dict[bytes, dict[int, str]] = collections.defaultdict(dict)
         self.recorded = damage.read_all(repository)
 
     def sound_blocks(self, ref: PackRef) -> bytearray:
@@ -71,7 +71,7 @@ class Findings:
         recorded = self.recorded.get(run.pack.id)
         return recorded is not None and any(recorded.covers(ordinal) for ordinal in range(run.ordinal, run.ordinal + run.count))
 
-    def _state(self, pack: bytes) -> t.Optional[PackDamage]:
+    def _state(self, pack: bytes) -> PackDamage | None:
         """What a pack's record is to be; None for no record."""
         if pack in self._unreadable:
             return PackDamage(None, self._unreadable[pack])

@@ -29,7 +29,7 @@ class Damage:
     cause: str
     missing: bool = False
     own: bool = False
-    ordinal: t.Optional[int] = None
+    ordinal: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,8 @@ class PointVerdict:
     """What was found of one restore point; ``point`` is None if its manifest cannot be read."""
 
     name: str
-    point: t.Optional[RestorePoint]
-    damage: t.Tuple[Damage, ...]
+    point: RestorePoint | None
+    damage: tuple[Damage, ...]
     checked_bytes: int
 
     @property
@@ -49,9 +49,9 @@ class PointVerdict:
         return INCOMPLETE if all(each.missing for each in self.damage) else DAMAGED
 
 
-def joined(damage: t.Iterable[Damage]) -> t.Tuple[Damage, ...]:
+def joined(damage: t.Iterable[Damage]) -> tuple[Damage, ...]:
     """Neighbouring ranges with the same cause made one."""
-    joined: t.List[Damage] = []
+    joined: list[Damage] = []
     for each in damage:
         last = joined[-1] if joined else None
         if last is not None and last.disk == each.disk and last.offset + last.length == each.offset and last.cause == each.cause:

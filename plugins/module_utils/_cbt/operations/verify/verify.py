@@ -32,12 +32,12 @@ MOST_RANGES = 1 << 16  # of a disk that are listed one by one
 _PIECE = 16  # blocks of a pack read at once, and the unit of a sample
 
 
-def _range(target: str, run: Run, size: int, error: Exception, ordinal: t.Optional[int] = None) -> Damage:
+def _range(target: str, run: Run, size: int, error: Exception, ordinal: int | None = None) -> Damage:
     offset = run.first * BLOCK_SIZE
     return Damage(target, offset, min(run.count * BLOCK_SIZE, size - offset), str(error), isinstance(error, ObjectMissing), ordinal=ordinal)
 
 
-def _as_far_as_told(target: str, size: int, found: t.List[Damage]) -> t.List[Damage]:
+def _as_far_as_told(target: str, size: int, found: list[Damage]) -> list[Damage]:
     """The damage of a disk; if there are more ranges than are listed, the whole disk with the first cause."""
     if len(found) <= MOST_RANGES:
         return found
@@ -62,7 +62,7 @@ def _tasks(extents: ExtentMap, findings: Findings, due: t.Callable[[Run], bool])
             ordinal = stop
 
 
-def _look(repository: Repository, target: str, size: int, run: Run) -> t.List[Damage]:
+def _look(repository: Repository, target: str, size: int, run: Run) -> list[Damage]:
     damage = []
     try:
         for index, block in enumerate(repository.reader.disk_blocks(run, size)):
@@ -74,7 +74,7 @@ def _look(repository: Repository, target: str, size: int, run: Run) -> t.List[Da
     return damage
 
 
-def _check_run(repository: Repository, target: str, size: int, run: Run) -> t.Tuple[Run, t.List[Damage]]:
+def _check_run(repository: Repository, target: str, size: int, run: Run) -> tuple[Run, list[Damage]]:
     """What is damaged of a run. A reading that fails once is no damage: only what a second one finds as well."""
     first = _look(repository, target, size, run)
     if not first:
@@ -91,7 +91,7 @@ def _twice(read: t.Callable[[], t.Any]) -> t.Any:
         return read()
 
 
-def _within(some: t.Iterable[Damage], others: t.Sequence[Damage]) -> t.List[Damage]:
+def _within(some: t.Iterable[Damage], others: t.Sequence[Damage]) -> list[Damage]:
     """Those that others cover. A pack that cannot be read at all covers each of its blocks."""
     return [each for each in some if any(other.offset <= each.offset and each.offset + each.length <= other.offset + other.length for other in others)]
 
@@ -112,7 +112,7 @@ class Verifier:
     interrupt: Interrupt = dataclasses.field(default_factory=Interrupt)
     observer: Observer = silent
 
-    def verify(self, point: RestorePoint) -> t.Optional[PointVerdict]:
+    def verify(self, point: RestorePoint) -> PointVerdict | None:
         """Verify one restore point; None if it was removed meanwhile. Raises RepositoryError only if the repository cannot be read at all."""
         while True:
             verdict = self._examine(point)
@@ -130,7 +130,7 @@ class Verifier:
             point = now  # its blocks were moved meanwhile, and what was looked at may rightly be gone
 
     def _examine(self, point: RestorePoint) -> PointVerdict:
-        damage: t.List[Damage] = []
+        damage: list[Damage] = []
         checked = 0
         for file in point.files.values():
             try:
@@ -149,9 +149,9 @@ class Verifier:
             damage += found
         return PointVerdict(point.id, point, joined(damage), checked)
 
-    def _verify_packs(self, target: str, extents: ExtentMap, _turn: int) -> t.Tuple[int, t.List[Damage]]:
+    def _verify_packs(self, target: str, extents: ExtentMap, _turn: int) -> tuple[int, list[Damage]]:
         """Every pack is there, of its size, and its directory as written."""
-        faults: t.Dict[bytes, Exception] = {}
+        faults: dict[bytes, Exception] = {}
         checked = 0
         for ref in extents.packs:
             self.interrupt.check()
@@ -167,7 +167,7 @@ class Verifier:
         ranges = (_range(target, run, extents.size, faults[run.pack.id]) for run in extents.runs() if run.pack.id in faults)
         return checked, _as_far_as_told(target, extents.size, list(itertools.islice(ranges, MOST_RANGES + 1)))
 
-    def _fault(self, ref: PackRef) -> t.Optional[Exception]:
+    def _fault(self, ref: PackRef) -> Exception | None:
         """What is wrong with a pack's directory."""
         try:
             self.repository.reader.directory(ref)
@@ -175,9 +175,9 @@ class Verifier:
             return error
         return None
 
-    def _verify_data(self, target: str, extents: ExtentMap, turn: int) -> t.Tuple[int, t.List[Damage]]:
+    def _verify_data(self, target: str, extents: ExtentMap, turn: int) -> tuple[int, list[Damage]]:
         """Every pack is as above, and every block that is due unpacks to the bytes whose id was recorded."""
-        found: t.List[Damage] = []
+        found: list[Damage] = []
         checked, total = 0, extents.stored_blocks * BLOCK_SIZE // self.slices
 
         def due(piece: Run) -> bool:
@@ -185,7 +185,7 @@ class Verifier:
             return place % self.slices == turn or self.findings.suspect(piece)
 
         @contextlib.contextmanager
-        def worker() -> t.Iterator[t.Callable[[Run], t.Tuple[Run, t.List[Damage]]]]:
+        def worker() -> t.Iterator[t.Callable[[Run], tuple[Run, list[Damage]]]]:
             yield functools.partial(_check_run, self.repository, target, extents.size)
 
         with in_parallel(_tasks(extents, self.findings, due), worker, self.workers, self.interrupt) as results:
@@ -212,16 +212,16 @@ def _slices(sample: int) -> int:
 
 def verify(
     repository: Repository,
-    domain: t.Optional[str] = None,
-    wanted: t.Union[str, t.Sequence[str]] = "latest",
+    domain: str | None = None,
+    wanted: str | t.Sequence[str] = "latest",
     level: str = DATA,
-    workers: t.Optional[int] = None,
-    interrupt: t.Optional[Interrupt] = None,
+    workers: int | None = None,
+    interrupt: Interrupt | None = None,
     observer: Observer = silent,
     sample: int = 100,
     record: bool = True,
     warn: t.Callable[[str], None] = lambda _text: None,
-) -> t.Tuple[t.List[PointVerdict], float]:
+) -> tuple[list[PointVerdict], float]:
     """Verify restore points; returns a verdict for each and the seconds it took.
 
     Manifests that cannot be read are damage too, except where points are asked for by id. With ``sample``, at level data,
@@ -248,7 +248,7 @@ def verify(
     turns = {uuid: verified.turn(repository, uuid, selection, slices) for uuid in {point.uuid for point in chosen}} if slices > 1 else {}
     recorder = Recorder(repository, findings, level, 100 // slices, warn, record)
     verifier = Verifier(repository, findings, level, slices, lambda uuid: turns.get(uuid, 0), workers or default_workers(), interrupt or Interrupt(), observer)
-    unread: t.Dict[str, RepositoryError] = {}
+    unread: dict[str, RepositoryError] = {}
     for point in chosen:
         try:
             verdict = verifier.verify(point)

@@ -84,7 +84,7 @@ class EncryptedPack:
         with _proving():
             return self._blocks.unseal(_nonce(ordinal), stored)
 
-    def seal_directory(self, header: bytes, directory: bytes, tail: bytes) -> t.Tuple[bytes, bytes]:
+    def seal_directory(self, header: bytes, directory: bytes, tail: bytes) -> tuple[bytes, bytes]:
         sealed = self._cipher.encrypt(_DIRECTORY_NONCE, directory, header + tail)
         return sealed[:-TAG_SIZE], sealed[-TAG_SIZE:] + bytes(TAG_SIZE)
 

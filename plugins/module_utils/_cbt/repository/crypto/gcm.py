@@ -26,7 +26,7 @@ except ImportError:  # needed only for encrypted repositories
 
 _ENCRYPT, _DECRYPT = 1, 0
 
-Message = t.Tuple[bytes, Buffer]  # nonce of 12 bytes, content
+Message = tuple[bytes, Buffer]  # nonce of 12 bytes, content
 
 
 def one_shot(key: bytes) -> AESGCM:

@@ -33,7 +33,7 @@ class Slot:
     salt: bytes
     wrapped: bytes
 
-    def encode(self) -> t.Dict[str, t.Any]:
+    def encode(self) -> dict[str, t.Any]:
         """For JSON."""
         return {"kdf": "scrypt", "n": self.n, "r": self.r, "p": self.p, "salt": self.salt.hex(), "key": self.wrapped.hex()}
 
@@ -84,7 +84,7 @@ def wrap(master: bytes, passphrase: str, repository_id: str, name: str) -> Slot:
     return dataclasses.replace(slot, wrapped=_cipher(slot, passphrase).encrypt(bytes(NONCE_SIZE), master, _around(repository_id, name)))
 
 
-def unwrap(slot: Slot, passphrase: str, repository_id: str, name: str) -> t.Optional[bytes]:
+def unwrap(slot: Slot, passphrase: str, repository_id: str, name: str) -> bytes | None:
     """The master key, None if the passphrase does not open this slot."""
     try:
         return _cipher(slot, passphrase).decrypt(bytes(NONCE_SIZE), slot.wrapped, _around(repository_id, name))

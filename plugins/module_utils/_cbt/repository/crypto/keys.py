@@ -26,7 +26,7 @@ class PackKeys(t.Protocol):
     def unseal_block(self, ordinal: int, stored: Buffer) -> Buffer:
         """The payload of a block. Raises DamagedObject if it is not the one that was stored at this place."""
 
-    def seal_directory(self, header: bytes, directory: bytes, tail: bytes) -> t.Tuple[bytes, bytes]:
+    def seal_directory(self, header: bytes, directory: bytes, tail: bytes) -> tuple[bytes, bytes]:
         """The directory as it is to be stored, and the 32 bytes that prove it and what stands around it."""
 
     def unseal_directory(self, header: bytes, stored: bytes, tail: bytes, proof: bytes) -> bytes:
@@ -64,7 +64,7 @@ class PlainPack:
     def unseal_block(self, _ordinal: int, stored: Buffer) -> Buffer:
         return stored
 
-    def seal_directory(self, header: bytes, directory: bytes, tail: bytes) -> t.Tuple[bytes, bytes]:
+    def seal_directory(self, header: bytes, directory: bytes, tail: bytes) -> tuple[bytes, bytes]:
         return directory, hashlib.sha256(header + directory + tail).digest()
 
     def unseal_directory(self, header: bytes, stored: bytes, tail: bytes, proof: bytes) -> bytes:

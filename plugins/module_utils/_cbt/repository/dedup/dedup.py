@@ -37,7 +37,7 @@ _NO_BLOCK = b""  # the id of none
 _DONE = threading.Event()
 _DONE.set()
 
-Find = t.Callable[[t.Collection[bytes]], t.Dict[bytes, Placement]]
+Find = t.Callable[[t.Collection[bytes]], dict[bytes, Placement]]
 
 
 class _Places:
@@ -45,12 +45,12 @@ class _Places:
 
     def __init__(self, limit: int) -> None:
         self._half = limit // 2
-        self._young: t.Dict[bytes, int] = {}
-        self._old: t.Dict[bytes, int] = {}
-        self._packs: t.List[bytes] = []
-        self._numbers: t.Dict[bytes, int] = {}
-        self._loaded: t.Set[bytes] = set()
-        self._loaded_before: t.Set[bytes] = set()
+        self._young: dict[bytes, int] = {}
+        self._old: dict[bytes, int] = {}
+        self._packs: list[bytes] = []
+        self._numbers: dict[bytes, int] = {}
+        self._loaded: set[bytes] = set()
+        self._loaded_before: set[bytes] = set()
 
     def note(self, pack: bytes, first: int, block_ids: t.Sequence[bytes]) -> None:
         if len(self._young) >= self._half:
@@ -69,7 +69,7 @@ class _Places:
         self._loaded.add(pack)
         return True
 
-    def get(self, block_id: bytes) -> t.Optional[Placement]:
+    def get(self, block_id: bytes) -> Placement | None:
         place = self._young.get(block_id)
         if place is None:
             place = self._old.get(block_id)
@@ -91,12 +91,12 @@ class Deduplicator:
         self._damages = damages
         self._avoided = _condemned(repository)
         self._lock = threading.Lock()
-        self._loading: t.Dict[bytes, threading.Event] = {}
+        self._loading: dict[bytes, threading.Event] = {}
         self._places = _Places(remembered)
-        self.packs: t.Dict[bytes, PackRef] = {}
+        self.packs: dict[bytes, PackRef] = {}
 
     @property
-    def failure(self) -> t.Optional[str]:
+    def failure(self) -> str | None:
         """Why the local index could not be used, if so."""
         return self._index.failure
 
@@ -113,7 +113,7 @@ class Deduplicator:
         """
         with self._index.lookup() as lookup:
 
-            def find(block_ids: t.Collection[bytes]) -> t.Dict[bytes, Placement]:
+            def find(block_ids: t.Collection[bytes]) -> dict[bytes, Placement]:
                 for ref in lookup(filter(hooks.may_be_hook, block_ids)):
                     self._load(ref)
                 get = self._places.get
@@ -154,17 +154,17 @@ class Deduplicator:
             self._places.note(ref.id, 0, block_ids)
 
 
-def _condemned(repository: Repository) -> t.Set[bytes]:
+def _condemned(repository: Repository) -> set[bytes]:
     """The packs that are on their way out."""
     return _pack_ids(condemned.on_their_way_out(repository))
 
 
-def _pack_ids(found: t.Iterable[str]) -> t.Set[bytes]:
+def _pack_ids(found: t.Iterable[str]) -> set[bytes]:
     """The ids of the packs among objects with these names."""
     return {taken.pack for _name, taken in names.of_kind(found, names.PACK_KIND)}
 
 
-def deduplicator(repository: Repository, scope: str, domain: str, damages: Damages) -> t.Optional[Deduplicator]:
+def deduplicator(repository: Repository, scope: str, domain: str, damages: Damages) -> Deduplicator | None:
     """What a backup of the domain with this UUID asks; ``scope`` is repository, domain or none. Raises RepositoryError."""
     if scope == NONE:
         return None
@@ -198,7 +198,7 @@ def of_compaction() -> t.Callable[[int], str]:
     return functools.partial(names.hooks_of_compaction, secrets.token_hex(8))
 
 
-def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> t.Tuple[int, int]:
+def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> tuple[int, int]:
     """Give hooks to the packs of restore points that have none, and delete the hooks of which no pack exists any more.
 
     Returns the number of packs that have hooks now and had none, and of objects deleted. Nothing but space depends on it, and it
@@ -207,7 +207,7 @@ def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> t.Tuple[in
     index = HookIndex(repository)
     index.refresh()
     without = _pack_ids(repository.store.list(names.PACKS))  # hooks
-    idle: t.Dict[str, bool] = {}
+    idle: dict[str, bool] = {}
     for name, pack in index.packs():
         idle[name] = idle.get(name, True) and pack not in without
         without.discard(pack)  # an object that holds nothing else than another one is idle too
@@ -220,7 +220,7 @@ def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> t.Tuple[in
     return added, len(gone)
 
 
-def _hooks_of(repository: Repository, point: RestorePoint, without: t.Set[bytes]) -> t.Iterator[PackHooks]:
+def _hooks_of(repository: Repository, point: RestorePoint, without: set[bytes]) -> t.Iterator[PackHooks]:
     """The hooks of the packs that a point names and that are among those ``without``, from which they are taken."""
     for disk in point.disks:
         try:

@@ -51,12 +51,12 @@ class HookIndex:
     ``failure`` is why it cannot be used; then nothing is found.
     """
 
-    def __init__(self, repository: Repository, domain: t.Optional[str] = None, folder: t.Optional[str] = None) -> None:
+    def __init__(self, repository: Repository, domain: str | None = None, folder: str | None = None) -> None:
         self._repository = repository
         self._prefix = names.hooks_folder(domain)
         self._folder = os.path.join(folder or cache_folder(), f"{repository.id}-{domain}" if domain else repository.id)
-        self._gone: t.Dict[str, t.Set[int]] = {}  # by file, the numbers of sources that the repository does not have any more
-        self.failure: t.Optional[str] = None
+        self._gone: dict[str, set[int]] = {}  # by file, the numbers of sources that the repository does not have any more
+        self.failure: str | None = None
 
     def refresh(self) -> None:
         """Take in the hooks that were added to the repository and forget those that are gone. Raises RepositoryError."""
@@ -73,7 +73,7 @@ class HookIndex:
     def lookup(self) -> t.Iterator[t.Callable[[t.Iterable[bytes]], t.Iterator[PackRef]]]:
         """A function for one thread that gives the packs which hold blocks like these nearby."""
         with contextlib.ExitStack() as stack:
-            segments: t.List[Segment] = []
+            segments: list[Segment] = []
             with self._explained():
                 segments = stack.enter_context(self._opened())
 
@@ -83,7 +83,7 @@ class HookIndex:
 
             yield find
 
-    def _near(self, segments: t.List[Segment], key: int) -> t.List[PackRef]:
+    def _near(self, segments: list[Segment], key: int) -> list[PackRef]:
         """What the latest file that knows a hook tells."""
         for segment in reversed(segments):
             try:
@@ -97,7 +97,7 @@ class HookIndex:
                 return found
         return []
 
-    def packs(self) -> t.Iterator[t.Tuple[str, bytes]]:
+    def packs(self) -> t.Iterator[tuple[str, bytes]]:
         """The packs whose hooks it holds: names of the objects they come from, and ids. Ends early if there is a failure."""
         with self._explained(), self._opened() as segments:
             for segment in segments:
@@ -130,15 +130,15 @@ class HookIndex:
                 yield True  # the lock goes with the file, however this process ends
                 return
 
-    def _paths(self) -> t.List[str]:
+    def _paths(self) -> list[str]:
         """The files in the order in which they were made."""
         return [os.path.join(self._folder, name) for name in sorted(filter(_FILE.fullmatch, os.listdir(self._folder)))]
 
     @contextlib.contextmanager
-    def _opened(self) -> t.Iterator[t.List[Segment]]:
+    def _opened(self) -> t.Iterator[list[Segment]]:
         """All files, the latest last, without those that cannot be used; these are removed."""
         with contextlib.ExitStack() as stack:
-            found: t.List[Segment] = []
+            found: list[Segment] = []
             for path in self._paths():
                 try:
                     found.append(stack.enter_context(contextlib.closing(Segment(path))))
@@ -162,7 +162,7 @@ class HookIndex:
 
     # Filling.
 
-    def _update(self, listed: t.Set[str]) -> None:
+    def _update(self, listed: set[str]) -> None:
         for name in os.listdir(self._folder):
             if name != _LOCK and not _FILE.fullmatch(name):
                 _remove(os.path.join(self._folder, name))  # of a process that was killed
@@ -179,9 +179,9 @@ class HookIndex:
             self._new(gathered.write)
         self._merge(listed)
 
-    def _known(self, listed: t.Set[str]) -> t.Set[str]:
+    def _known(self, listed: set[str]) -> set[str]:
         """The sources that were taken in; files that hold nothing that is listed and not in later ones, or cannot be used, are removed."""
-        known: t.Set[str] = set()
+        known: set[str] = set()
         with self._opened() as segments:
             for segment in reversed(segments):
                 try:
@@ -200,7 +200,7 @@ class HookIndex:
         except (DamagedObject, ObjectMissing):
             return b""  # holds no hooks
 
-    def _merge(self, listed: t.Set[str]) -> None:
+    def _merge(self, listed: set[str]) -> None:
         with self._opened() as segments:
             chosen = to_merge([each.entries for each in segments], [each.packs for each in segments])
             if not chosen:
@@ -211,7 +211,7 @@ class HookIndex:
                 _remove(segment.path)
 
 
-def to_merge(entries: t.Sequence[int], packs: t.Sequence[int]) -> t.List[int]:
+def to_merge(entries: t.Sequence[int], packs: t.Sequence[int]) -> list[int]:
     """Which files, by their numbers of entries and packs, are made one: the smallest, once there are more than a few.
 
     The next larger one is among them unless it is larger by far, so that an entry is written again only when it comes into
@@ -219,7 +219,7 @@ def to_merge(entries: t.Sequence[int], packs: t.Sequence[int]) -> t.List[int]:
     """
     if len(entries) <= _FEW:
         return []
-    chosen: t.List[int] = []
+    chosen: list[int] = []
     for index in sorted(range(len(entries)), key=entries.__getitem__):
         larger = len(chosen) >= 2 and entries[index] > 2 * sum(entries[each] for each in chosen)
         if larger or packs[index] + sum(packs[each] for each in chosen) > MAX_PACKS:

@@ -86,7 +86,7 @@ class Segment:
         """Close it."""
         os.close(self._file)
 
-    def sources(self) -> t.List[str]:
+    def sources(self) -> list[str]:
         """The names of the objects the hooks come from; all but the entries is proven."""
         checksum, end = 0, self._sources_at + self._length
         for offset in range(self._index_at, end, _PIECE):
@@ -95,14 +95,14 @@ class Segment:
             raise Unusable(f"{self.path} was changed")
         return self._read(self._sources_at, self._length).decode().split("\n")[:-1]
 
-    def refs(self) -> t.Iterator[t.Tuple[PackRef, int]]:
+    def refs(self) -> t.Iterator[tuple[PackRef, int]]:
         """All packs in their order, each with the number of its source."""
         size = _PIECE // _PACK.size * _PACK.size
         for offset in range(self._packs_at, self._sources_at, size):
             for pack, length, blocks, source in _PACK.iter_unpack(self._read(offset, min(size, self._sources_at - offset))):
                 yield PackRef(pack, length, blocks), source
 
-    def near(self, key: int, gone: Gone) -> t.List[PackRef]:
+    def near(self, key: int, gone: Gone) -> list[PackRef]:
         """The pack of a hook and the one written after it, for a disk that is read in order goes on there. None of sources that are ``gone``."""
         last = _packed(key, _NUMBER)
         page = bisect.bisect_right(self._first, last) - 1
@@ -118,7 +118,7 @@ class Segment:
                 return found
         return []
 
-    def _beside(self, number: int, gone: Gone) -> t.List[PackRef]:
+    def _beside(self, number: int, gone: Gone) -> list[PackRef]:
         if number >= self.packs:
             raise Unusable(f"{self.path} names a pack that it does not know")
         found = list(_PACK.iter_unpack(self._read(self._packs_at + number * _PACK.size, min(2, self.packs - number) * _PACK.size)))
@@ -145,7 +145,7 @@ class _Writer:
     def __init__(self, path: str) -> None:
         self._file = open(path, "wb")  # noqa: SIM115
         self._file.write(bytes(_PAGE))
-        self._left: t.List[int] = []
+        self._left: list[int] = []
         self._first, self._sums = array.array("Q"), array.array("I")
 
     def add(self, entries: t.Sequence[int]) -> None:
@@ -188,9 +188,9 @@ class Gathered:
     """Hooks of some objects, to be written as one file. Memory: about 40 bytes a hook."""
 
     def __init__(self) -> None:
-        self.sources: t.List[str] = []
-        self.entries: t.List[int] = []
-        self._packs: t.List[bytes] = []
+        self.sources: list[str] = []
+        self.entries: list[int] = []
+        self._packs: list[bytes] = []
 
     def add(self, name: str, found: t.Sequence[PackHooks]) -> None:
         """Take in what an object holds, which may be nothing."""
@@ -211,7 +211,7 @@ class Gathered:
             writer.close()
 
 
-def _distinct(entries: t.Sequence[int]) -> t.List[int]:
+def _distinct(entries: t.Sequence[int]) -> list[int]:
     """Of several entries of one key the last one."""
     return [entry for entry, after in itertools.zip_longest(entries, entries[1:], fillvalue=0) if entry ^ after > _NUMBER or not after]
 
@@ -228,9 +228,9 @@ def merge(segments: t.Sequence[Segment], living: t.Callable[[str], bool], path: 
 
     Memory: a few bytes a pack, and a window of each file. Raises Unusable or OSError.
     """
-    sources: t.Dict[str, int] = {}
-    parts: t.List[_Part] = []
-    packs: t.List[t.Iterator[bytes]] = []
+    sources: dict[str, int] = {}
+    parts: list[_Part] = []
+    packs: list[t.Iterator[bytes]] = []
     count = 0
     for segment in segments:
         names = segment.sources()
@@ -253,7 +253,7 @@ def merge(segments: t.Sequence[Segment], living: t.Callable[[str], bool], path: 
         writer.close()
 
 
-def _moved(segment: Segment, places: t.Sequence[t.Optional[int]]) -> t.Iterator[bytes]:
+def _moved(segment: Segment, places: t.Sequence[int | None]) -> t.Iterator[bytes]:
     """The packs of a file whose sources have new ``places``."""
     for ref, source in segment.refs():
         place = places[source]
@@ -261,13 +261,13 @@ def _moved(segment: Segment, places: t.Sequence[t.Optional[int]]) -> t.Iterator[
             yield _PACK.pack(ref.id, ref.size, ref.blocks, place)
 
 
-def _windows(parts: t.Sequence[_Part]) -> t.Iterator[t.List[int]]:
+def _windows(parts: t.Sequence[_Part]) -> t.Iterator[list[int]]:
     """The entries of all files in ascending order, a portion at a time."""
     left = [each for each in ((part, 0, part.segment.window(0, _WINDOW)) for part in parts) if each[2]]
     while left:
         # What is not beyond the last entry of any window is known of all files.
         bound = min(window[-1] for _part, _page, window in left) | _NUMBER
-        merged: t.List[int] = []
+        merged: list[int] = []
         following = []
         for part, page, window in left:
             count = bisect.bisect_right(window, bound)

@@ -23,9 +23,9 @@ LZ4 = 1
 ZSTD = 2
 ZLIB = 3
 
-Encoder = t.Callable[[Buffer], t.Tuple[int, Buffer]]
+Encoder = t.Callable[[Buffer], tuple[int, Buffer]]
 
-_ZSTD: t.Optional[zstd.Zstd] = zstd.installed()
+_ZSTD: zstd.Zstd | None = zstd.installed()
 _ZSTD_LEVEL = 3
 _ZLIB_LEVEL = 6
 _PIECE = 4 << 20  # bytes
@@ -33,31 +33,31 @@ _PIECE = 4 << 20  # bytes
 _LEVELS = {"lz4": range(13), "zstd": range(1, 23), "zlib": range(1, 10), "none": range(0)}
 
 
-def _stored(data: Buffer) -> t.Tuple[int, Buffer]:
+def _stored(data: Buffer) -> tuple[int, Buffer]:
     return STORED, data
 
 
-def _lz4(level: t.Optional[int]) -> t.Callable[[Buffer], bytes]:
+def _lz4(level: int | None) -> t.Callable[[Buffer], bytes]:
     if lz4_block is None:
         raise RepositoryError("Compression lz4 needs the Python module lz4. Install python3-lz4, or choose zlib or none.")
-    options: t.Dict[str, t.Any] = {"store_size": False}
+    options: dict[str, t.Any] = {"store_size": False}
     if level:
         options.update(mode="high_compression", compression=level)
     return functools.partial(lz4_block.compress, **options)
 
 
-def _zstd(level: t.Optional[int]) -> t.Callable[[Buffer], bytes]:
+def _zstd(level: int | None) -> t.Callable[[Buffer], bytes]:
     if _ZSTD is None:
         raise RepositoryError("Compression zstd needs the Python module zstandard. Install python3-zstandard, or choose lz4, zlib or none.")
     return functools.partial(_ZSTD.compress, level=level or _ZSTD_LEVEL)
 
 
-def _zlib(level: t.Optional[int]) -> t.Callable[[Buffer], bytes]:
+def _zlib(level: int | None) -> t.Callable[[Buffer], bytes]:
     chosen = level or _ZLIB_LEVEL
     return lambda data: zlib.compress(data, chosen)
 
 
-def encoder(name: str, level: t.Optional[int] = None) -> Encoder:
+def encoder(name: str, level: int | None = None) -> Encoder:
     """A function that encodes one block and returns codec and payload; a block that does not shrink stays as it is.
 
     ``name`` is lz4, zstd, zlib or none. ``level`` goes from 0 (the default, fast) to 12 for lz4, from 1 to 22 for zstd and
@@ -74,7 +74,7 @@ def encoder(name: str, level: t.Optional[int] = None) -> Encoder:
     codec, shrink = {"lz4": (LZ4, _lz4), "zstd": (ZSTD, _zstd), "zlib": (ZLIB, _zlib)}[name]
     pack = shrink(level)
 
-    def compress(data: Buffer) -> t.Tuple[int, Buffer]:
+    def compress(data: Buffer) -> tuple[int, Buffer]:
         payload = pack(data)
         return (codec, payload) if len(payload) < len(data) else (STORED, data)
 

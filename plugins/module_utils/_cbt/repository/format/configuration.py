@@ -46,8 +46,8 @@ class Configuration:
         """Whether it takes a passphrase to read it."""
         return bool(self.slots)
 
-    def _body(self) -> t.Dict[str, t.Any]:
-        body: t.Dict[str, t.Any] = {"id": self.id, "block_size": BLOCK_SIZE, "hash": "sha256", "features": []}
+    def _body(self) -> dict[str, t.Any]:
+        body: dict[str, t.Any] = {"id": self.id, "block_size": BLOCK_SIZE, "hash": "sha256", "features": []}
         if self.encrypted:
             slots = {name: slot.encode() for name, slot in self.slots.items()}
             body.update(hash="hmac-sha256", features=[ENCRYPTION], slots=slots)
@@ -61,7 +61,7 @@ class Configuration:
         """The same with the code that belongs to it."""
         return dataclasses.replace(self, code=hmac.digest(derived(master, "configuration"), envelope.text(self._body()), "sha256").hex())
 
-    def opened(self, passphrase: str) -> t.Optional[t.Tuple[str, bytes]]:
+    def opened(self, passphrase: str) -> tuple[str, bytes] | None:
         """Name of the slot that a passphrase opens, and the master key; None if it opens none.
 
         Raises DamagedObject if anything in the configuration was changed by somebody without the master key.
@@ -75,7 +75,7 @@ class Configuration:
         return None
 
 
-def create(passphrase: t.Optional[str] = None, slot: str = FIRST_SLOT) -> t.Tuple[Configuration, Keys]:
+def create(passphrase: str | None = None, slot: str = FIRST_SLOT) -> tuple[Configuration, Keys]:
     """Of a new repository, encrypted if there is a passphrase; and what it is read and written with."""
     made = Configuration(secrets.token_hex(16))
     if passphrase is None:
@@ -99,7 +99,7 @@ def decode(data: bytes, location: str) -> Configuration:
 
     Raises DamagedObject if it is not what was written, RepositoryError if it needs a newer version of the collection.
     """
-    body = envelope.decode(KIND, FORMAT, data, f"{location}/{NAME}", {"features": t.List[str]})
+    body = envelope.decode(KIND, FORMAT, data, f"{location}/{NAME}", {"features": list[str]})
     known = (body.get("hash"), body.get("features")) in (("sha256", []), ("hmac-sha256", [ENCRYPTION]))
     if body.get("block_size") != BLOCK_SIZE or not known:
         raise RepositoryError(f"The repository {location} uses features this version of kvm.cbt does not know. Update the collection.")
@@ -116,7 +116,7 @@ def decode(data: bytes, location: str) -> Configuration:
         raise DamagedObject(f"{location}/{NAME} is damaged: {error}") from error
 
 
-def keys_of(configuration: Configuration, passphrase: t.Optional[str], location: str) -> Keys:
+def keys_of(configuration: Configuration, passphrase: str | None, location: str) -> Keys:
     """What the repository is read and written with. Raises PassphraseRefused if the passphrase is missing, wrong or too much."""
     if passphrase is not None:
         checked(passphrase)

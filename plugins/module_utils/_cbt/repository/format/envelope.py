@@ -64,16 +64,16 @@ def _fits(value: t.Any, wanted: t.Any) -> bool:
     return False
 
 
-def parsed(data: bytes) -> t.Dict[str, t.Any]:
+def parsed(data: bytes) -> dict[str, t.Any]:
     """An object of JSON. Raises ValueError if it is none, or too much of one: no more is parsed than memory is there for."""
     if values_in(data) > MOST_VALUES or _LONG_NUMBER.search(data):
         raise ValueError("it has more values, or a longer number, than an object may have")
     try:
         # Decoded here, for json takes bytes in other encodings too, in which a long number is not seen above.
-        body: t.Dict[str, t.Any] = json.loads(data.decode(errors="surrogatepass"))
+        body: dict[str, t.Any] = json.loads(data.decode(errors="surrogatepass"))
     except RecursionError as error:
         raise ValueError("its values are nested too deep") from error
-    level: t.List[t.Any] = [body]
+    level: list[t.Any] = [body]
     for _depth in range(DEEPEST):
         level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each) if isinstance(inner, (dict, list))]
         if not level:
@@ -86,7 +86,7 @@ def values_in(data: bytes) -> int:
     return sum(map(data.count, (b",", b":", b"[", b"{")))
 
 
-def decode(kind: str, version: int, data: bytes, name: str, shape: t.Optional[t.Mapping[str, t.Any]] = None) -> t.Dict[str, t.Any]:
+def decode(kind: str, version: int, data: bytes, name: str, shape: t.Mapping[str, t.Any] | None = None) -> dict[str, t.Any]:
     """The body of an object, whose fields are of the types that ``shape`` has for them; others may be beside them.
 
     Raises DamagedObject if it is not what was written, RepositoryError if it is of a newer version than ``version``.

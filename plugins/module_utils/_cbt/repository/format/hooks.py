@@ -37,7 +37,7 @@ class PackHooks(t.NamedTuple):
     """A pack and its hooks, each the first 8 bytes of a block id as a big-endian number."""
 
     ref: PackRef
-    keys: t.Tuple[int, ...]
+    keys: tuple[int, ...]
 
 
 def key_of(block_id: bytes) -> int:
@@ -50,7 +50,7 @@ def may_be_hook(block_id: bytes) -> bool:
     return block_id[0] < _FIRST_BYTES
 
 
-def choose(block_ids: t.Iterable[bytes]) -> t.Tuple[int, ...]:
+def choose(block_ids: t.Iterable[bytes]) -> tuple[int, ...]:
     """The hooks of a pack with these blocks: those that begin with the fewest zero bits, three or more, that leave at most 32.
 
     So a small pack has as many hooks to its name as a large one, and all packs sample the same blocks where they sample alike.
@@ -71,7 +71,7 @@ def encode(found: t.Sequence[PackHooks]) -> bytes:
     return head + hashlib.sha256(head + rest).digest() + rest
 
 
-def decode(data: bytes, name: str) -> t.List[PackHooks]:
+def decode(data: bytes, name: str) -> list[PackHooks]:
     """The hooks in an object.
 
     Raises DamagedObject if anything in it is not as written, RepositoryError if its version is not known.

@@ -32,7 +32,7 @@ def most_manifests(memory: int) -> int:
 
 MOST_MANIFESTS = most_manifests(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
-Key = t.Tuple[str, str]  # domain UUID and id of a restore point
+Key = tuple[str, str]  # domain UUID and id of a restore point
 
 
 class Budget:
@@ -106,7 +106,7 @@ class RestorePoint:
     checkpoint_xml: t.Optional[str]
     incremental_set: str
     consistency: str
-    disks: t.Tuple[DiskRecord, ...]
+    disks: tuple[DiskRecord, ...]
     files: t.Mapping[str, StoredFile]
     autostart: bool
     tags: t.Mapping[str, str]
@@ -130,7 +130,7 @@ class RestorePoint:
         return names.point_file(self.uuid, self.id, file.name)
 
     @property
-    def stored_files(self) -> t.Tuple[StoredFile, ...]:
+    def stored_files(self) -> tuple[StoredFile, ...]:
         """All its objects but the manifest: maps and configuration."""
         return (*(disk.map for disk in self.disks), *self.files.values())
 
@@ -139,15 +139,15 @@ class RestorePoint:
         return next((disk for disk in self.disks if disk.target == target), None)
 
 
-def ordered(found: t.Iterable[RestorePoint]) -> t.List[RestorePoint]:
+def ordered(found: t.Iterable[RestorePoint]) -> list[RestorePoint]:
     """Restore points oldest first: by time, but never before the point they were made from.
 
     So a clock that was set back does not make an older point the latest.
     """
     known = {point.key: point for point in found}
-    keys: t.Dict[Key, t.Tuple[str, int]] = {}
+    keys: dict[Key, tuple[str, int]] = {}
     for start in known:
-        line: t.Dict[Key, RestorePoint] = {}  # from this point to the oldest whose place is not known yet
+        line: dict[Key, RestorePoint] = {}  # from this point to the oldest whose place is not known yet
         place = start
         while place in known and place not in keys and place not in line:
             line[place] = known[place]

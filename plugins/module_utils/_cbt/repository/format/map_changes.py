@@ -16,8 +16,8 @@ class Change(t.NamedTuple):
 
     first: int
     stop: int
-    before: t.Optional[Run]
-    after: t.Optional[Run]
+    before: Run | None
+    after: Run | None
 
 
 class _Cursor:
@@ -27,7 +27,7 @@ class _Cursor:
         self._runs = extents.runs()
         self._run = next(self._runs, None)
 
-    def piece(self, first: int, stop: int) -> t.Tuple[t.Optional[Run], int]:
+    def piece(self, first: int, stop: int) -> tuple[Run | None, int]:
         """The run that covers ``first``, if one does, and where that changes, at the latest at ``stop``."""
         while self._run is not None and self._run.stop <= first:
             self._run = next(self._runs, None)

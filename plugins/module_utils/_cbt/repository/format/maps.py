@@ -74,7 +74,7 @@ class ExtentMap:
     """The map of a disk of ``size`` bytes. Make one with MapBuilder or ``decode``."""
 
     size: int
-    packs: t.Tuple[PackRef, ...]
+    packs: tuple[PackRef, ...]
     _firsts: array.array[int]
     _counts: array.array[int]
     _packs: array.array[int]
@@ -87,7 +87,7 @@ class ExtentMap:
         """The run at a position."""
         return Run(self._firsts[index], self._counts[index], self.packs[self._packs[index]], self._ordinals[index])
 
-    def runs(self, first: int = 0, stop: t.Optional[int] = None) -> t.Iterator[Run]:
+    def runs(self, first: int = 0, stop: int | None = None) -> t.Iterator[Run]:
         """The runs between two blocks, cut to that range, in order."""
         stop = block_count(self.size) if stop is None else stop
         index = max(0, bisect.bisect_right(self._firsts, first) - 1)
@@ -115,7 +115,7 @@ class ExtentMap:
             end = first + count
         table = b"".join(PACK.pack(ref.id, ref.size, ref.blocks) for ref in self.packs)
         head = HEADER.pack(MAGIC, VERSION, 0, BLOCK_SIZE, self.size, len(self.packs), 0, len(self))
-        columns: t.List[Buffer] = [table, *(memoryview(_little(each)) for each in (gaps, self._counts, self._packs, self._ordinals))]
+        columns: list[Buffer] = [table, *(memoryview(_little(each)) for each in (gaps, self._counts, self._packs, self._ordinals))]
         # One after another, and none is copied: those of millions of runs take as much memory as all the rest of a backup.
         proof, engine, stored = hashlib.sha256(head), zlib.compressobj(6), []
         for column in columns:
@@ -132,7 +132,7 @@ def _little(column: array.array[int]) -> array.array[int]:
     return swapped
 
 
-def decode(data: bytes, size: t.Optional[int] = None) -> ExtentMap:
+def decode(data: bytes, size: int | None = None) -> ExtentMap:
     """A map from an object's bytes, ``size`` being that of the disk it must be of.
 
     Raises DamagedObject if anything in it is not as written, RepositoryError if its version is not known.
@@ -147,7 +147,7 @@ def decode(data: bytes, size: t.Optional[int] = None) -> ExtentMap:
     return _checked(head.size, _refs(table), columns)
 
 
-def decode_packs(data: bytes, size: t.Optional[int] = None) -> t.Tuple[PackRef, ...]:
+def decode_packs(data: bytes, size: int | None = None) -> tuple[PackRef, ...]:
     """Only the packs a map names; raises as ``decode`` does."""
     head = _header(data, size)
     table = bytearray(head.packs * PACK.size)
@@ -164,7 +164,7 @@ class _Header(t.NamedTuple):
     columns: int
 
 
-def _header(data: bytes, wanted: t.Optional[int]) -> _Header:
+def _header(data: bytes, wanted: int | None) -> _Header:
     """What a map begins with, held against what the disk's size allows before any of it is believed."""
     if len(data) < HEADER.size + 32 or data[:8] != MAGIC:
         raise DamagedObject("it is not an extent map")
@@ -196,7 +196,7 @@ def _unknown(data: bytes, version: int) -> RepositoryError:
     return RepositoryError(f"An extent map has format {version}; this version of kvm.cbt reads format {VERSION}. Update it.")
 
 
-def _fill(data: bytes, head: _Header, sections: t.List[memoryview]) -> None:
+def _fill(data: bytes, head: _Header, sections: list[memoryview]) -> None:
     """Unpack the columns one after another into memory that is there already; what is behind the last one is proven and dropped."""
     proof = hashlib.sha256(data[: HEADER.size])
     number = place = 0
@@ -213,14 +213,14 @@ def _fill(data: bytes, head: _Header, sections: t.List[memoryview]) -> None:
         raise DamagedObject("its checksum does not match")
 
 
-def _refs(table: bytearray) -> t.Tuple[PackRef, ...]:
+def _refs(table: bytearray) -> tuple[PackRef, ...]:
     refs = tuple(map(PackRef._make, PACK.iter_unpack(table)))
     for ref in refs:
         check_ref(ref)
     return refs
 
 
-def _checked(size: int, refs: t.Tuple[PackRef, ...], columns: t.List[array.array[int]]) -> ExtentMap:
+def _checked(size: int, refs: tuple[PackRef, ...], columns: list[array.array[int]]) -> ExtentMap:
     """A map of these columns, the first of which has the gaps and is given the first blocks in their place."""
     firsts, end, limit = columns[0], 0, block_count(size)
     for index, (gap, count, pack, ordinal) in enumerate(zip(*columns)):
@@ -238,11 +238,11 @@ class MapBuilder:
     What is not spoken of stays as it was in ``parent``; without a parent it is zero.
     """
 
-    def __init__(self, size: int, parent: t.Optional[ExtentMap] = None) -> None:
+    def __init__(self, size: int, parent: ExtentMap | None = None) -> None:
         self._size = size
         self._parent = parent
-        self._packs: t.Dict[bytes, int] = {}
-        self._refs: t.Dict[bytes, PackRef] = {}
+        self._packs: dict[bytes, int] = {}
+        self._refs: dict[bytes, PackRef] = {}
         self._firsts, self._counts = _column("Q", 8), _column("I", 4)
         self._indexes, self._ordinals = _column("I", 4), _column("I", 4)
         self._spoken = 0  # blocks before this one are settled

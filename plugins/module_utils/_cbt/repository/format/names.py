@@ -86,7 +86,7 @@ class Name(t.NamedTuple):
     parts: t.Mapping[str, str]
 
     @property
-    def point(self) -> t.Tuple[str, str]:
+    def point(self) -> tuple[str, str]:
         """UUID of the domain and id of the restore point that the object belongs to."""
         return self.parts["uuid"], self.parts["point"]
 
@@ -118,7 +118,7 @@ HOLD_KIND = Kind("hold", "holds/{uuid}/{point}/{mark}", 8 * _MIB)
 HOOKS_KIND = Kind("hooks", "hooks/{uuid}/{run}-{number}", 2 * _MIB)
 COMPACTION_KIND = Kind("hooks of a compaction", "hooks/compaction/{session}-{number}", 2 * _MIB)
 
-KINDS: t.Tuple[Kind, ...] = (
+KINDS: tuple[Kind, ...] = (
     REPOSITORY_KIND,
     RECORD_KIND,
     PACK_KIND,
@@ -149,13 +149,13 @@ def _pattern(place: str) -> t.Pattern[str]:
     return re.compile("".join(pieces))
 
 
-_BY_FOLDER: t.Dict[str, t.List[t.Tuple[Kind, t.Pattern[str]]]] = {}
+_BY_FOLDER: dict[str, list[tuple[Kind, t.Pattern[str]]]] = {}
 for _kind in KINDS:
     _BY_FOLDER.setdefault(_kind.place.partition("/")[0], []).append((_kind, _pattern(_kind.place)))
 _FOLDER_PATTERNS = [_pattern("/".join(place[:depth])) for place in (kind.place.split("/") for kind in KINDS) for depth in range(1, len(place))]
 
 
-def parsed(name: str) -> t.Optional[Name]:
+def parsed(name: str) -> Name | None:
     """A name taken apart; None if it is no name of an object."""
     for kind, pattern in _BY_FOLDER.get(name.partition("/")[0], ()):
         found = pattern.fullmatch(name)
@@ -374,7 +374,7 @@ def announcement(name: str) -> str:
     raise DamagedObject(f"The end of {shown(name)} cannot be announced: it is neither a pack nor a file of a restore point")
 
 
-def announced(name: str) -> t.Optional[str]:
+def announced(name: str) -> str | None:
     """Name of the object whose end an announcement announces; None if it is no announcement."""
     found = parsed(name)
     if found is not None and found.kind is CONDEMNED_PACK_KIND:
@@ -440,12 +440,12 @@ def hooks_of_compaction(session: str, number: int) -> str:
     return COMPACTION_KIND.name(session=session, number=str(number))
 
 
-def hooks_folder(uuid: t.Optional[str]) -> str:
+def hooks_folder(uuid: str | None) -> str:
     """Where hooks are: all of them, or those of a domain's packs."""
     return HOOKS if uuid is None else f"{HOOKS}/{check_uuid(uuid)}"
 
 
-def of_kind(found: t.Iterable[str], kind: Kind) -> t.Iterator[t.Tuple[str, Name]]:
+def of_kind(found: t.Iterable[str], kind: Kind) -> t.Iterator[tuple[str, Name]]:
     """Those names that are of one kind, each with what it is made of."""
     for name in found:
         taken = parsed(name)

@@ -139,7 +139,7 @@ class Directory:
         digest, stored, crc, rest = ENTRY.unpack_from(self._raw, ordinal * ENTRY.size)
         return BlockEntry(digest, self._offsets[ordinal], stored, crc, rest & ((1 << _CODEC_SHIFT) - 1), rest >> _CODEC_SHIFT)
 
-    def span(self, first: int, count: int) -> t.Tuple[int, int]:
+    def span(self, first: int, count: int) -> tuple[int, int]:
         """Offset and length in the pack of ``count`` consecutive blocks."""
         return self._offsets[first], self._offsets[first + count] - self._offsets[first]
 
@@ -179,7 +179,7 @@ def encoded(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, key
     return Encoded(block.digest, block.codec, _proven(block, ordinal, stored, pack, keys)[0], block.length)
 
 
-def _proven(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys: Keys) -> t.Tuple[Buffer, Buffer]:
+def _proven(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys: Keys) -> tuple[Buffer, Buffer]:
     """The payload and the plain bytes of a block."""
     if len(stored) != block.stored:
         raise DamagedObject("the pack is cut off")

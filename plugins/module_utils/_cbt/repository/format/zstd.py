@@ -19,7 +19,7 @@ _WINDOW_LOG = 17  # more than a block ever needs
 class Zstd(t.Protocol):
     """One frame at a time. May be used from several threads."""
 
-    error: t.Type[Exception]
+    error: type[Exception]
 
     def compress(self, data: Buffer, level: int) -> bytes:
         """One frame that holds the data; ``level`` is 1 to 22."""
@@ -34,7 +34,7 @@ class ZstandardModule:
     def __init__(self, module: t.Any) -> None:
         self._module = module
         self._contexts = threading.local()
-        self.error: t.Type[Exception] = module.ZstdError
+        self.error: type[Exception] = module.ZstdError
 
     def _context(self, name: str, make: t.Callable[[], t.Any]) -> t.Any:
         if not hasattr(self._contexts, name):
@@ -58,7 +58,7 @@ class StandardLibrary:
 
     def __init__(self, module: t.Any) -> None:
         self._module = module
-        self.error: t.Type[Exception] = module.ZstdError
+        self.error: type[Exception] = module.ZstdError
 
     def compress(self, data: Buffer, level: int) -> bytes:
         return t.cast(bytes, self._module.compress(data, level))
@@ -72,7 +72,7 @@ class StandardLibrary:
         return t.cast(bytes, data)
 
 
-def installed() -> t.Optional[Zstd]:
+def installed() -> Zstd | None:
     """What this Python has for it, None if nothing."""
     try:
         import zstandard

@@ -34,14 +34,14 @@ def shown_folder() -> str:
         return "~/.local/state"
 
 
-def read(name: str) -> t.Optional[bytes]:
+def read(name: str) -> bytes | None:
     """A file's bytes, None if there is none. Raises OSError if it, or its folder, is not only this user's."""
     with contextlib.suppress(FileNotFoundError), _opened(state_folder()) as folder:
         return _read(folder, name)
     return None
 
 
-def update(name: str, change: t.Callable[[t.Optional[bytes]], t.Optional[bytes]]) -> None:
+def update(name: str, change: t.Callable[[bytes | None], bytes | None]) -> None:
     """Replace a file's bytes by what ``change`` makes of them, beside other runs that do the same; None deletes it. Raises OSError."""
     path = state_folder()
     os.makedirs(os.path.dirname(os.path.dirname(path)), 0o700, exist_ok=True)
@@ -90,7 +90,7 @@ def _locked(folder: int) -> t.Iterator[None]:
         os.close(handle)
 
 
-def _read(folder: int, name: str) -> t.Optional[bytes]:
+def _read(folder: int, name: str) -> bytes | None:
     try:
         handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:

@@ -27,7 +27,7 @@ class Known:
     id: str
     encrypted: bool
     newest: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
-    last: t.Optional[Key] = None
+    last: Key | None = None
 
     def without_points(self) -> Known:
         """The same repository, of whose points nothing is known."""
@@ -58,7 +58,7 @@ def _key(text: str, name: str) -> Key:
         raise DamagedObject(f"{name} is damaged: {error}") from error
 
 
-def objection(known: t.Optional[Known], found: t.Optional[Known], location: str) -> t.Optional[str]:
+def objection(known: Known | None, found: Known | None, location: str) -> str | None:
     """Why the repository found at a location cannot be the one known there; None if it may be, or if none was known."""
     if known is None or found == known or (found is not None and (found.id, found.encrypted) == (known.id, known.encrypted)):
         return None
@@ -83,13 +83,13 @@ def went_back(key: Key, location: str) -> str:
     )
 
 
-def absent(known: Known, found: t.Sequence[RestorePoint], uuid: t.Optional[str] = None) -> t.List[Key]:
+def absent(known: Known, found: t.Sequence[RestorePoint], uuid: str | None = None) -> list[Key]:
     """The newest points that a list of all restore points, or of those of one domain, does not show."""
     expected = {(domain, point_id) for domain, point_id in known.newest.items() if uuid in (None, domain)}
     return sorted(expected - {point.key for point in found})
 
 
-def after_listing(known: Known, found: t.Sequence[RestorePoint], uuid: t.Optional[str] = None) -> Known:
+def after_listing(known: Known, found: t.Sequence[RestorePoint], uuid: str | None = None) -> Known:
     """What is known after a list of all restore points, or of those of one domain, in order, oldest first."""
     others = {domain: point_id for domain, point_id in known.newest.items() if uuid not in (None, domain)}
     newest = {**others, **{point.uuid: point.id for point in found}}
@@ -100,13 +100,13 @@ def after_listing(known: Known, found: t.Sequence[RestorePoint], uuid: t.Optiona
     return dataclasses.replace(known, newest=newest, last=None if gone else known.last)
 
 
-def after_publishing(known: Known, point: RestorePoint, newest: t.Optional[RestorePoint] = None) -> Known:
+def after_publishing(known: Known, point: RestorePoint, newest: RestorePoint | None = None) -> Known:
     """What is known after a restore point appeared; ``newest`` was the newest of its domain, as far as a list showed it."""
     latest = manifests.ordered([newest, point])[-1] if newest is not None else point
     return dataclasses.replace(known, newest={**known.newest, point.uuid: latest.id}, last=point.key)
 
 
-def merged(kept: t.Optional[Known], before: t.Optional[Known], after: Known) -> Known:
+def merged(kept: Known | None, before: Known | None, after: Known) -> Known:
     """What is to be kept where a run knew ``before`` when it began and knows ``after`` now.
 
     What another run of this host kept meanwhile stays: each point a run learned of replaces only the one that it knew before.

@@ -47,14 +47,14 @@ def address(store: Store) -> str:
     return addresses(store)[-1]
 
 
-def addresses(store: Store) -> t.List[str]:
+def addresses(store: Store) -> list[str]:
     """What a location may be remembered as: its path with none of its links followed, with the first, and so on, and with all.
 
     On a share, the store can put a link in the place of a folder of the path.
     """
     if store.local_path is None:
         return [f"{store.location} at {getattr(store, 'endpoint', 'its server')}"]
-    found: t.List[str] = []
+    found: list[str] = []
     following = os.path.abspath(store.local_path)
     while following and following not in found and len(found) < _MOST_LINKS:
         found.append(following)
@@ -91,11 +91,11 @@ class Memory:
         self._address = next((each for each in known_as[:-1] if _is_remembered(each)), known_as[-1])
         self._file = _file_of(self._address)
         self._turn = threading.RLock()
-        self._newest: t.Dict[str, RestorePoint] = {}  # as a list showed them
+        self._newest: dict[str, RestorePoint] = {}  # as a list showed them
         self._published = self._warned = False
         self._kept = self._known = self._recalled()
 
-    def check_identity(self, found: t.Optional[Configuration]) -> None:
+    def check_identity(self, found: Configuration | None) -> None:
         """Raise Refused if the repository found, None for none, is not the one known. One that is new to this host is kept."""
         now = Known(found.id, found.encrypted) if found is not None else None
         reason = known_repositories.objection(self._known, now, self._store.location)
@@ -109,7 +109,7 @@ class Memory:
         if self._known is not None and self._known.last is not None:
             self._check(repository, [self._known.last])
 
-    def listed(self, repository: Repository, found: t.Sequence[RestorePoint], uuid: t.Optional[str]) -> None:
+    def listed(self, repository: Repository, found: t.Sequence[RestorePoint], uuid: str | None) -> None:
         """Hold a list of all restore points, or of one domain's, against what is known. Raises Refused if a known point vanished."""
         with self._turn:
             if self._known is None:
@@ -148,16 +148,16 @@ class Memory:
         if self._terms.keep and self._kept is not None and self._kept.id == after.id:
             self._known = self._kept
 
-    def _replace(self, now: t.Optional[Known]) -> None:
+    def _replace(self, now: Known | None) -> None:
         """Keep this state in place of the known one."""
         self._known = now
         self._keep(lambda _kept: now)
 
-    def _keep(self, change: t.Callable[[t.Optional[Known]], t.Optional[Known]]) -> None:
+    def _keep(self, change: t.Callable[[Known | None], Known | None]) -> None:
         if not self._terms.keep:
             return
 
-        def changed(data: t.Optional[bytes]) -> t.Optional[bytes]:
+        def changed(data: bytes | None) -> bytes | None:
             kept = None
             with contextlib.suppress(CbtError):  # a warning came with the first reading
                 kept = self._decoded(data)
@@ -169,14 +169,14 @@ class Memory:
         except OSError as error:
             self._warn("keep", error)
 
-    def _recalled(self) -> t.Optional[Known]:
+    def _recalled(self) -> Known | None:
         try:
             return self._decoded(host_state.read(self._file))
         except (OSError, CbtError) as error:
             self._warn("read", error)
             return None
 
-    def _decoded(self, data: t.Optional[bytes]) -> t.Optional[Known]:
+    def _decoded(self, data: bytes | None) -> Known | None:
         return known_repositories.decode(data, self._file) if data is not None else None
 
     def _warn(self, what: str, error: Exception) -> None:

@@ -26,7 +26,7 @@ CACHED_BLOCKS = 1 << 18  # directory entries kept; about 16 MiB
 class PackReader:
     """Gives checked directories and blocks. May be used from several threads."""
 
-    def __init__(self, store: Store, keys: t.Optional[Keys] = None) -> None:
+    def __init__(self, store: Store, keys: Keys | None = None) -> None:
         self._store = store
         self.keys: Keys = keys or PlainKeys()
         self._lock = threading.Lock()
@@ -58,14 +58,14 @@ class PackReader:
                 self._cached -= len(self._cache.popitem(last=False)[1])
         return directory
 
-    def blocks(self, ref: PackRef, first: int, count: int) -> t.Iterator[t.Union[Buffer, DamagedObject]]:
+    def blocks(self, ref: PackRef, first: int, count: int) -> t.Iterator[Buffer | DamagedObject]:
         """``count`` consecutive blocks, read at once; in place of each that is damaged, the fault.
 
         Raises as ``directory`` does, and RepositoryError if the store cannot be read.
         """
         return self._each(ref, first, count, packs.decode)
 
-    def disk_blocks(self, run: Run, size: int) -> t.Iterator[t.Union[Buffer, DamagedObject]]:
+    def disk_blocks(self, run: Run, size: int) -> t.Iterator[Buffer | DamagedObject]:
         """The same of a run of a disk with this size; a block that is not as long as the disk's is damaged."""
         for index, block in enumerate(self.blocks(run.pack, run.ordinal, run.count)):
             if isinstance(block, DamagedObject) or len(block) == block_length(run.first + index, size):
@@ -73,13 +73,13 @@ class PackReader:
             else:
                 yield DamagedObject(f"block {run.ordinal + index} of pack {run.pack.id.hex()} is of another length than the disk's")
 
-    def encoded(self, ref: PackRef, first: int, count: int) -> t.Iterator[t.Union[Encoded, DamagedObject]]:
+    def encoded(self, ref: PackRef, first: int, count: int) -> t.Iterator[Encoded | DamagedObject]:
         """The same as ``blocks``, proven as well, but ready to be stored elsewhere."""
         return self._each(ref, first, count, packs.encoded)
 
     def _one_by_one(
         self, ref: PackRef, first: int, count: int, make: t.Callable[[BlockEntry, int, Buffer, PackKeys, Keys], Block]
-    ) -> t.Iterator[t.Union[Block, DamagedObject]]:
+    ) -> t.Iterator[Block | DamagedObject]:
         """The same where a directory has a length that no block has, of which no more is read."""
         for ordinal in range(first, first + count):
             if count == 1:
@@ -89,7 +89,7 @@ class PackReader:
 
     def _each(
         self, ref: PackRef, first: int, count: int, make: t.Callable[[BlockEntry, int, Buffer, PackKeys, Keys], Block]
-    ) -> t.Iterator[t.Union[Block, DamagedObject]]:
+    ) -> t.Iterator[Block | DamagedObject]:
         directory = self.directory(ref)
         if first + count > len(directory):
             raise DamagedObject(f"Pack {ref.id.hex()} holds {len(directory)} blocks, not the {first + count} its map asks for")

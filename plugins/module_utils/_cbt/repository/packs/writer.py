@@ -72,12 +72,12 @@ class PackWriter:
         self._store = store
         self._keys = keys
         self._changed = threading.Condition()
-        self._open: t.Optional[_OpenPack] = None
-        self._unsealed: t.Set[_OpenPack] = set()
-        self._sealed: t.Dict[bytes, PackRef] = {}
-        self._begun: t.List[bytes] = []
-        self._hooks: t.Dict[bytes, array.array[int]] = {}  # as tuples, those of a disk of 20 TiB took 400 MiB
-        self._error: t.Optional[BaseException] = None
+        self._open: _OpenPack | None = None
+        self._unsealed: set[_OpenPack] = set()
+        self._sealed: dict[bytes, PackRef] = {}
+        self._begun: list[bytes] = []
+        self._hooks: dict[bytes, array.array[int]] = {}  # as tuples, those of a disk of 20 TiB took 400 MiB
+        self._error: BaseException | None = None
         self._most = store.open_uploads or _UNSEALED
         self._sealer = concurrent.futures.ThreadPoolExecutor(max_workers=(store.open_uploads or 2) - 1)
 

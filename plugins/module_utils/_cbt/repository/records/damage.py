@@ -23,14 +23,14 @@ from ..stores.base import Store
 
 VERSION = 1
 KIND = "damage"
-_SHAPE = {"blocks": t.Optional[t.List[int]], "cause": str}
+_SHAPE = {"blocks": t.Optional[list[int]], "cause": str}
 
 
 @dataclasses.dataclass(frozen=True)
 class PackDamage:
     """Which blocks of a pack cannot be read, by ordinal; None for all of them. ``cause`` is what was found first."""
 
-    blocks: t.Optional[t.FrozenSet[int]]
+    blocks: t.Optional[frozenset[int]]
     cause: str
 
     def covers(self, ordinal: int) -> bool:
@@ -65,7 +65,7 @@ def read(repository: Repository, pack_id: bytes) -> t.Optional[PackDamage]:
         return PackDamage(None, str(error))
 
 
-def read_all(repository: Repository) -> t.Dict[bytes, PackDamage]:
+def read_all(repository: Repository) -> dict[bytes, PackDamage]:
     """Everything recorded. Raises RepositoryError if listing fails."""
     found = {}
     for _name, taken in names.of_kind(repository.store.list(names.DAMAGED), names.DAMAGED_KIND):
@@ -75,7 +75,7 @@ def read_all(repository: Repository) -> t.Dict[bytes, PackDamage]:
     return found
 
 
-def unsound_packs(refs: t.Collection[PackRef], store: Store) -> t.Dict[bytes, PackDamage]:
+def unsound_packs(refs: t.Collection[PackRef], store: Store) -> dict[bytes, PackDamage]:
     """Those of the packs that are missing or have another size than when they were written: one look at each, side by side, none is read.
 
     A listing would not do: it tells of all packs of the repository, one page after the other, and most maps name few of them.

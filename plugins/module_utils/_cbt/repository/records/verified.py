@@ -38,7 +38,7 @@ class Verified:
     own_damage: t.Optional[str] = None
 
 
-def _body(repository: Repository, kind: str, name: str, shape: t.Mapping[str, t.Any]) -> t.Optional[t.Dict[str, t.Any]]:
+def _body(repository: Repository, kind: str, name: str, shape: t.Mapping[str, t.Any]) -> t.Optional[dict[str, t.Any]]:
     try:
         return envelope.decode(kind, VERSION, repository.get_object(name), name, shape)
     except (DamagedObject, ObjectMissing):

@@ -40,10 +40,10 @@ class Collected:
     condemned: int
     deleted: int
     reclaimed_bytes: int
-    foreign: t.Tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
     unannounced: int = 0
 
-    def after(self, before: t.Optional[Collected]) -> Collected:
+    def after(self, before: Collected | None) -> Collected:
         """This collection and those before it, as one."""
         if before is None:
             return self
@@ -55,9 +55,9 @@ class Collected:
 class _Sorted:
     """Objects that nothing needs: newly found, and those whose grace period is over; entries that announce nothing any more."""
 
-    fresh: t.Tuple[str, ...]
+    fresh: tuple[str, ...]
     due: t.Mapping[str, int]
-    idle: t.Tuple[str, ...]
+    idle: tuple[str, ...]
 
 
 def _sort(objects: t.Iterable[Entry], needed: Survey, announced: t.Mapping[str, float], spared_from: float, now: float, grace: float) -> _Sorted:
@@ -65,8 +65,8 @@ def _sort(objects: t.Iterable[Entry], needed: Survey, announced: t.Mapping[str, 
 
     That holds for what was announced too, while the lease seemed to have lapsed: such an announcement is taken back.
     """
-    fresh: t.List[str] = []
-    due: t.Dict[str, int] = {}
+    fresh: list[str] = []
+    due: dict[str, int] = {}
     rightly = set()
     for each in objects:
         if not names.may_go(each.name) or needed.needs(each.name) or each.modified >= spared_from:
@@ -121,7 +121,7 @@ class Collector:
         self._tidy(first)
         return Collected(len(found.fresh) - len(left), len(deleted), sum(deleted.values()), self._foreign, len(left))
 
-    def _announce(self, fresh: t.Sequence[str]) -> t.Set[str]:
+    def _announce(self, fresh: t.Sequence[str]) -> set[str]:
         """Announce objects; returns those for whose announcement there is no room."""
 
         def announce(name: str) -> bool:
@@ -135,7 +135,7 @@ class Collector:
         return {name for name in left if not announce(name)}  # one by one they need less room than several that are in the making at once
 
     @property
-    def _foreign(self) -> t.Tuple[str, ...]:
+    def _foreign(self) -> tuple[str, ...]:
         return tuple(self._store.foreign.words())
 
     def _survey(self) -> Survey:
@@ -147,7 +147,7 @@ class Collector:
         announced = condemned.announced(self._repository)
         return _sort(objects, needed, announced, min([*alive, self._now]), self._now, self._grace)
 
-    def _delete(self, found: _Sorted, lease: Lease) -> t.Dict[str, int]:
+    def _delete(self, found: _Sorted, lease: Lease) -> dict[str, int]:
         """Delete what is due, after a second look that sees whoever did not see the list; pardon what is named meanwhile."""
         began = leases.moment()
         lists = condemned.doom(self._repository, lease.id, list(found.due))
@@ -207,10 +207,10 @@ class Collector:
             return until is not None and until > self._now
         return False
 
-    def _over(self, needed: Survey) -> t.List[str]:
+    def _over(self, needed: Survey) -> list[str]:
         """Entries of the trash whose time is over. The points they kept are recorded as removed, but for those that were brought back."""
-        over: t.List[str] = []
-        gone: t.Set[Key] = set()
+        over: list[str] = []
+        gone: set[Key] = set()
         entries = [entry for entry in self._store.entries(names.TRASH) if expired(entry, self._now, self._grace)]
         for entry, locked in zip(entries, side_by_side(lambda entry: self._locked(entry.name), entries)):
             taken = names.parsed(entry.name)

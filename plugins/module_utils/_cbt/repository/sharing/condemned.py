@@ -20,7 +20,7 @@ from ..repository import Repository
 
 KIND = "doomed"
 VERSION = 1
-_SHAPE = {"names": t.List[str]}
+_SHAPE = {"names": list[str]}
 _LISTED = 1024  # names in one list
 
 
@@ -34,18 +34,18 @@ def pardon(repository: Repository, name: str) -> None:
     repository.discard(names.announcement(name))
 
 
-def announced(repository: Repository) -> t.Dict[str, float]:
+def announced(repository: Repository) -> dict[str, float]:
     """Names of the objects that are announced, and since when, in seconds by the store's clock."""
     entries = ((names.announced(entry.name), entry.modified) for entry in repository.store.entries(names.CONDEMNED))
     return {name: since for name, since in entries if name is not None}
 
 
-def doom(repository: Repository, session: str, objects: t.Sequence[str]) -> t.Dict[str, t.Sequence[str]]:
+def doom(repository: Repository, session: str, objects: t.Sequence[str]) -> dict[str, t.Sequence[str]]:
     """List objects as about to be deleted by a session; returns what is on each list, by its name. The lists stand until the objects are gone.
 
     If there is room for some of the lists only, the other objects are not listed. Raises StorageFull if there is room for none.
     """
-    lists: t.Dict[str, t.Sequence[str]] = {}
+    lists: dict[str, t.Sequence[str]] = {}
     for start in range(0, len(objects), _LISTED):
         name, some = names.doomed(session, start // _LISTED), objects[start : start + _LISTED]
         try:
@@ -58,7 +58,7 @@ def doom(repository: Repository, session: str, objects: t.Sequence[str]) -> t.Di
     return lists
 
 
-def on_their_way_out(repository: Repository) -> t.Set[str]:
+def on_their_way_out(repository: Repository) -> set[str]:
     """Names of all objects that are announced or listed: nothing new may be made to rest on them.
 
     What has just been deleted is no longer among them, so ask for its existence afterwards.
@@ -67,9 +67,9 @@ def on_their_way_out(repository: Repository) -> t.Set[str]:
     return found | about_to_go(repository)
 
 
-def about_to_go(repository: Repository) -> t.Set[str]:
+def about_to_go(repository: Repository) -> set[str]:
     """Names of all objects that are listed as about to be deleted."""
-    found: t.Set[str] = set()
+    found: set[str] = set()
     for name in list(repository.store.list(names.DOOMED)):
         with contextlib.suppress(ObjectMissing):  # all on it is deleted or spared since it was listed
             listed = envelope.decode(KIND, VERSION, repository.get_object(name), name, _SHAPE)["names"]

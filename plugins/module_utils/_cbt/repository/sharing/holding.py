@@ -22,8 +22,8 @@ from .holds import Hold
 class Attempt(t.NamedTuple):
     """The hold that was taken, or why there is none."""
 
-    hold: t.Optional[Hold]
-    warning: t.Optional[str]
+    hold: Hold | None
+    warning: str | None
 
 
 def hold(repository: Repository, point: RestorePoint, purpose: str) -> Hold:
@@ -68,7 +68,7 @@ def _kept(repository: Repository, taken: Hold) -> RestorePoint:
         # Its blocks were moved meanwhile, or it was removed.
 
 
-def _told(lost: t.Set[str]) -> str:
+def _told(lost: set[str]) -> str:
     first, others = min(lost), len(lost) - 1
     return f"{first}{f' and {others} other objects' if others else ''} it needs is missing, damaged or about to be deleted"
 

@@ -38,9 +38,9 @@ class Hold:
     key: Key
     host: str = ""
     purpose: str = ""
-    since: t.Optional[float] = None
-    point: t.Optional[RestorePoint] = None
-    flaw: t.Optional[str] = None
+    since: float | None = None
+    point: RestorePoint | None = None
+    flaw: str | None = None
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ class Hold:
         return names.hold(*self.key, self.id)
 
     @property
-    def begun(self) -> t.Optional[str]:
+    def begun(self) -> str | None:
         """When it began: UTC in ISO 8601."""
         return datetime.datetime.fromtimestamp(int(self.since), datetime.timezone.utc).isoformat() if self.since is not None else None
 
@@ -66,7 +66,7 @@ def encode(hold: Hold, point: RestorePoint) -> bytes:
     return envelope.encode(KIND, VERSION, {"host": hold.host, "purpose": hold.purpose, "since": hold.since, "manifest": manifest})
 
 
-def decode(data: bytes, name: str) -> t.Tuple[Hold, RestorePoint]:
+def decode(data: bytes, name: str) -> tuple[Hold, RestorePoint]:
     """A hold from its object, and what it keeps. Raises as ``envelope.decode`` does."""
     taken = names.parsed(name)
     if taken is None or taken.kind is not names.HOLD_KIND:
@@ -88,17 +88,17 @@ def _is_line(text: str) -> bool:
     return 0 < len(text) <= LONGEST and text.isprintable()
 
 
-def listed(repository: Repository) -> t.List[Hold]:
+def listed(repository: Repository) -> list[Hold]:
     """All holds, the oldest first, those that cannot be read among them. Raises RepositoryError if listing fails."""
     return _listed(repository, names.HOLDS)
 
 
-def of(repository: Repository, key: Key) -> t.List[Hold]:
+def of(repository: Repository, key: Key) -> list[Hold]:
     """The holds of a restore point, as ``listed`` gives them."""
     return _listed(repository, names.holds_folder(*key))
 
 
-def _listed(repository: Repository, folder: str) -> t.List[Hold]:
+def _listed(repository: Repository, folder: str) -> list[Hold]:
     found = []
     budget = Budget()
     for name, taken in names.of_kind(repository.store.list(folder), names.HOLD_KIND):

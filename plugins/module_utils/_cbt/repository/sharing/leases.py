@@ -80,7 +80,7 @@ class Lease:
     def __init__(self, repository: Repository, operation: str) -> None:
         self.repository = repository
         self.id = secrets.token_hex(8)
-        self.since: t.Optional[float] = None
+        self.since: float | None = None
         self._operation = operation
         self._lock = threading.Lock()  # the renewing thread and the caller renew at once
         self.since = self.now()
@@ -89,7 +89,7 @@ class Lease:
     def _name(self) -> str:
         return names.lease(self.id)
 
-    def renew(self) -> t.Optional[float]:
+    def renew(self) -> float | None:
         """Give a sign of life. Returns the time by the store's clock, None if the lease is gone again."""
         body = {"host": socket.gethostname(), "process": os.getpid(), "operation": self._operation, "since": self.since}
         self.repository.put_object(self._name, envelope.encode(KIND, VERSION, body))
@@ -138,7 +138,7 @@ def held(repository: Repository, operation: str) -> t.Iterator[Lease]:
             lease.release()
 
 
-def sessions(repository: Repository) -> t.List[Session]:
+def sessions(repository: Repository) -> list[Session]:
     """Who is at work, the longest first. Of a lease that cannot be read only the last sign of life is known."""
     found = []
     for entry in repository.store.entries(names.LEASES):

@@ -20,7 +20,7 @@ from .wholeness import needed, unsound, whole_point, with_whole_maps
 _FRESH = LAPSE / 2  # seconds for which a draft surely counts, with as much again for the one request after the last look
 _ATTEMPTS = 3  # at giving a point back what it named
 
-Again = t.Callable[[t.Set[str]], RestorePoint]
+Again = t.Callable[[set[str]], RestorePoint]
 
 
 def resting_on(repository: Repository, point: RestorePoint) -> t.Iterator[str]:
@@ -32,7 +32,7 @@ def _unsure(_name: str) -> bool:
     return False
 
 
-def lost(repository: Repository, point: RestorePoint, there: t.Callable[[str], bool] = _unsure) -> t.Set[str]:
+def lost(repository: Repository, point: RestorePoint, there: t.Callable[[str], bool] = _unsure) -> set[str]:
     """Names of the objects a restore point rests on which are gone, cut off or on their way out; what is surely ``there`` is not asked for."""
     try:
         objects = needed(repository, point)
@@ -45,7 +45,7 @@ def lost(repository: Repository, point: RestorePoint, there: t.Callable[[str], b
 @contextlib.contextmanager
 def _drafting(lease: Lease) -> t.Iterator[t.Callable[[RestorePoint], Moment]]:
     """A function that puts a manifest as a draft, which collectors heed, and tells since when. The drafts go in the end."""
-    drafts: t.List[str] = []
+    drafts: list[str] = []
 
     def draft(point: RestorePoint) -> Moment:
         lease.renew()
@@ -99,7 +99,7 @@ def publish(lease: Lease, point: RestorePoint, again: Again, appears: t.Callable
     returns the point that names them. So a point that exists is complete at every moment.
     """
     repository = lease.repository
-    put: t.List[RestorePoint] = []
+    put: list[RestorePoint] = []
     with _drafting(lease) as draft:
         while True:
             began = draft(point)

@@ -43,9 +43,9 @@ class Move(t.NamedTuple):
 Moves = t.Mapping[bytes, t.Sequence[Move]]  # by the id of the pack they lay in; in order, without overlap
 
 
-def joined(moves: t.Iterable[Move]) -> t.List[Move]:
+def joined(moves: t.Iterable[Move]) -> list[Move]:
     """Moves out of one pack in order, neighbours that stay neighbours made one."""
-    found: t.List[Move] = []
+    found: list[Move] = []
     for move in sorted(moves, key=lambda each: each.ordinal):
         last = found[-1] if found else None
         if last is not None and last.stop == move.ordinal and last.pack == move.pack and last.place + last.count == move.place:
@@ -82,13 +82,13 @@ def _stretch(run: Run, start: int, stop: int) -> Run:
     return run.part(run.first + start - run.ordinal, run.first + stop - run.ordinal)
 
 
-def relocated(extents: ExtentMap, moves: Moves) -> t.Optional[ExtentMap]:
+def relocated(extents: ExtentMap, moves: Moves) -> ExtentMap | None:
     """The map with every moved block at its new place; None if it names none of them. Pure."""
     lines = {ref.id: _Line(moves[ref.id]) for ref in extents.packs if ref.id in moves}
     if not lines:
         return None
     builder, touched = MapBuilder(extents.size), False
-    refs: t.Dict[bytes, PackRef] = {}
+    refs: dict[bytes, PackRef] = {}
     for run in extents.runs():
         for piece in lines[run.pack.id].pieces(run) if run.pack.id in lines else (run,):
             touched = touched or (piece.pack, piece.ordinal - piece.first) != (run.pack, run.ordinal - run.first)
@@ -97,7 +97,7 @@ def relocated(extents: ExtentMap, moves: Moves) -> t.Optional[ExtentMap]:
     return builder.finish(refs) if touched else None
 
 
-def _maps_of(repository: Repository, point: RestorePoint, moves: Moves) -> t.Dict[str, ExtentMap]:
+def _maps_of(repository: Repository, point: RestorePoint, moves: Moves) -> dict[str, ExtentMap]:
     """The new maps of the disks that name moved blocks. A disk whose map cannot be read stays as it is."""
     found = ((target, relocated(extents, moves)) for target, extents in repository.readable_maps(point))
     return {target: extents for target, extents in found if extents is not None}
@@ -115,7 +115,7 @@ def _stored(repository: Repository, point: RestorePoint, maps: t.Mapping[str, Ex
     return made
 
 
-def _new_names(point: RestorePoint, maps: t.Mapping[str, ExtentMap], moves: Moves) -> t.Set[str]:
+def _new_names(point: RestorePoint, maps: t.Mapping[str, ExtentMap], moves: Moves) -> set[str]:
     """The new maps of a point, and the packs that blocks were moved to among those they name."""
     targets = {move.pack for line in moves.values() for move in line}
     named = {ref.name for extents in maps.values() for ref in extents.packs if ref in targets}

@@ -25,17 +25,17 @@ from . import trash
 KIND = "removed"
 VERSION = 1
 MOST = 4096  # ids in one object
-_SHAPE = {"points": t.List[str]}
+_SHAPE = {"points": list[str]}
 _SMALL = 1 << 15  # bytes; a larger object is left as it is
 _MANY = 16  # small objects of a domain, from which on they are merged
 
 
 def record(repository: Repository, keys: t.Iterable[Key]) -> None:
     """Record restore points as removed."""
-    by_domain: t.Dict[str, t.Set[str]] = collections.defaultdict(set)
+    by_domain: dict[str, set[str]] = collections.defaultdict(set)
     for uuid, point_id in keys:
         by_domain[uuid].add(point_id)
-    small: t.Dict[str, t.List[str]] = collections.defaultdict(list)
+    small: dict[str, list[str]] = collections.defaultdict(list)
     for entry in repository.store.entries(names.REMOVED) if by_domain else ():
         taken = names.parsed(entry.name)
         if entry.size < _SMALL and taken is not None:
@@ -44,7 +44,7 @@ def record(repository: Repository, keys: t.Iterable[Key]) -> None:
         pass
 
 
-def _record(repository: Repository, uuid: str, ids: t.Set[str], small: t.Sequence[str]) -> None:
+def _record(repository: Repository, uuid: str, ids: set[str], small: t.Sequence[str]) -> None:
     """Record removed points of a domain, together with those in its ``small`` objects if these are many."""
     taken = {}
     for name in small if len(small) >= _MANY else ():
@@ -58,7 +58,7 @@ def _record(repository: Repository, uuid: str, ids: t.Set[str], small: t.Sequenc
         repository.discard(name)
 
 
-def _ids(repository: Repository, name: str) -> t.Set[str]:
+def _ids(repository: Repository, name: str) -> set[str]:
     return set(envelope.decode(KIND, VERSION, repository.get_object(name), name, _SHAPE)["points"])
 
 
@@ -86,7 +86,7 @@ def _in_trash(repository: Repository, key: Key) -> bool:
     return False
 
 
-def objects(repository: Repository, uuid: str) -> t.Set[str]:
+def objects(repository: Repository, uuid: str) -> set[str]:
     """Names of the objects in which removed points of a domain are recorded."""
     return set(repository.store.list(names.removals_folder(uuid)))
 

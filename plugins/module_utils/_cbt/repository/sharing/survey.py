@@ -25,13 +25,13 @@ class Survey:
     ``existing`` are the names of the manifests among them, ``held`` the keys of points that are held, whether they exist or not.
     """
 
-    packs: t.Set[bytes] = dataclasses.field(default_factory=set)
-    files: t.Set[str] = dataclasses.field(default_factory=set)
+    packs: set[bytes] = dataclasses.field(default_factory=set)
+    files: set[str] = dataclasses.field(default_factory=set)
     points: int = 0
     expired: int = 0
-    existing: t.Set[str] = dataclasses.field(default_factory=set)
-    held: t.Set[Key] = dataclasses.field(default_factory=set)
-    _maps: t.Set[str] = dataclasses.field(default_factory=set)
+    existing: set[str] = dataclasses.field(default_factory=set)
+    held: set[Key] = dataclasses.field(default_factory=set)
+    _maps: set[str] = dataclasses.field(default_factory=set)
 
     def needs(self, name: str) -> bool:
         """True if an object below packs or points must stay."""
@@ -103,7 +103,7 @@ def expired(entry: Entry, now: float, grace: float) -> bool:
     return now - entry.modified >= grace
 
 
-def _manifest_in(repository: Repository, name: str) -> t.Tuple[RestorePoint, bool]:
+def _manifest_in(repository: Repository, name: str) -> tuple[RestorePoint, bool]:
     """The point that a manifest, a draft, a hold or an entry of the trash keeps, and whether all it names was there. Raises as ``decode`` does."""
     taken, data = names.parsed(name), repository.get_object(name)
     if taken is not None and taken.kind is names.HOLD_KIND:
@@ -117,7 +117,7 @@ def _note(found: Survey, repository: Repository, name: str) -> None:
 
     A draft whose map is gone cannot be published as it is, and whoever takes a hold withdraws it then, so these keep nothing.
     """
-    before: t.Optional[RestorePoint] = None
+    before: RestorePoint | None = None
     while True:
         try:
             point, was_whole = _manifest_in(repository, name)

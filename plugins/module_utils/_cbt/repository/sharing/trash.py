@@ -113,7 +113,7 @@ def read(repository: Repository, entry: Entry, budget: manifests.Budget) -> Remo
     return Removed(point, entry.name, entry.modified)
 
 
-def removed(repository: Repository, since: float = 0.0) -> t.List[Removed]:
+def removed(repository: Repository, since: float = 0.0) -> list[Removed]:
     """All that came to the trash after ``since``, in seconds by the store's clock, in the order of removal.
 
     Raises DamagedObject if one of these entries cannot be read.

@@ -15,7 +15,7 @@ from ..format import names
 from ..format.manifests import DiskRecord, Key, RestorePoint, StoredFile
 from ..repository import Repository
 
-Sizes = t.Dict[str, int]  # by name of an object, in bytes
+Sizes = dict[str, int]  # by name of an object, in bytes
 
 
 def needed(repository: Repository, point: RestorePoint) -> Sizes:
@@ -33,7 +33,7 @@ def _files(repository: Repository, point: RestorePoint) -> Sizes:
     return {point.object_name(file): file.size + repository.keys.seal_size for file in point.stored_files}
 
 
-def unsound(repository: Repository, objects: t.Mapping[str, int]) -> t.Set[str]:
+def unsound(repository: Repository, objects: t.Mapping[str, int]) -> set[str]:
     """Names of those objects that are missing, are no file, or have another size: a pack that was cut off is as good as none."""
 
     def wrong(name: str) -> bool:
@@ -46,7 +46,7 @@ def unsound(repository: Repository, objects: t.Mapping[str, int]) -> t.Set[str]:
     return {name for name, is_wrong in zip(ordered, side_by_side(wrong, ordered)) if is_wrong}
 
 
-def whole_point(repository: Repository, uuid: str, point_id: str) -> t.Optional[RestorePoint]:
+def whole_point(repository: Repository, uuid: str, point_id: str) -> RestorePoint | None:
     """The restore point as it is now; None if it does not exist, cannot be read, or lacks an object."""
     try:
         point = repository.point(uuid, point_id)
@@ -55,16 +55,16 @@ def whole_point(repository: Repository, uuid: str, point_id: str) -> t.Optional[
         return None
 
 
-def whole_among(repository: Repository, points: t.Collection[RestorePoint]) -> t.Set[Key]:
+def whole_among(repository: Repository, points: t.Collection[RestorePoint]) -> set[Key]:
     """Which restore points are whole: two listings for all of them, and each map is read once."""
     sizes: Sizes = {}
     for folder in (names.POINTS, names.PACKS) if points else ():
         sizes.update((entry.name, entry.size) for entry in repository.store.entries(folder))
-    maps: t.Dict[str, bool] = {}  # whether the packs that a map names are there, by the map's SHA-256
+    maps: dict[str, bool] = {}  # whether the packs that a map names are there, by the map's SHA-256
     return {point.key for point in points if _is_whole(repository, point, sizes, maps)}
 
 
-def _is_whole(repository: Repository, point: RestorePoint, sizes: Sizes, maps: t.Dict[str, bool]) -> bool:
+def _is_whole(repository: Repository, point: RestorePoint, sizes: Sizes, maps: dict[str, bool]) -> bool:
     if any(sizes.get(name) != size for name, size in _files(repository, point).items()):
         return False
     for disk in point.disks:
@@ -76,7 +76,7 @@ def _is_whole(repository: Repository, point: RestorePoint, sizes: Sizes, maps: t
     return all(maps[disk.map.sha256] for disk in point.disks)
 
 
-def with_whole_maps(repository: Repository, point: RestorePoint) -> t.Optional[RestorePoint]:
+def with_whole_maps(repository: Repository, point: RestorePoint) -> RestorePoint | None:
     """The restore point with maps of its disks of which every pack is there, its own ones if it can; None if a disk has none, or a file is gone.
 
     Other maps of a disk beside its own hold the same content: runs that move blocks store them.

@@ -51,7 +51,7 @@ class Foreign:
 
     def __init__(self, location: str) -> None:
         self._location = location
-        self._names: t.Dict[str, None] = {}
+        self._names: dict[str, None] = {}
         self._more = False
 
     def note(self, name: str) -> None:
@@ -63,7 +63,7 @@ class Foreign:
         else:
             self._more = True
 
-    def words(self) -> t.List[str]:
+    def words(self) -> list[str]:
         """Warnings, one sentence for each name."""
         told = [f"{names.shown(name)} in {self._location} is not an object of a repository and was skipped. Remove it." for name in sorted(self._names)]
         return [*told, f"{self._location} has more files that are not objects of a repository and were skipped."] if self._more else told
@@ -77,7 +77,7 @@ def counted(found: t.Iterable[Listed], prefix: str, location: str, before: int =
         yield each
 
 
-def check_size(where: str, name: str, size: int, most: t.Optional[int]) -> int:
+def check_size(where: str, name: str, size: int, most: int | None) -> int:
     """How many bytes an object may have: ``most``, or as many as any of its kind. Raises DamagedObject if it has more."""
     limit = names.largest_stored(name) if most is None else most
     if size > limit:
@@ -105,10 +105,10 @@ class Store(t.Protocol):
     """
 
     location: str
-    local_path: t.Optional[str]
-    open_uploads: t.Optional[int]
+    local_path: str | None
+    open_uploads: int | None
     foreign: Foreign
-    spare: t.Optional[float]
+    spare: float | None
     was_full: bool
 
     def upload(self, name: str) -> Upload:
@@ -123,7 +123,7 @@ class Store(t.Protocol):
         Where the store has neither locks nor conditions, another request may come in between: read the object afterwards.
         """
 
-    def get(self, name: str, most: t.Optional[int] = None) -> bytes:
+    def get(self, name: str, most: int | None = None) -> bytes:
         """A small object, of at most so many bytes, or as many as any of its kind. Raises ObjectMissing, or DamagedObject if it has more."""
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
@@ -144,13 +144,13 @@ class Store(t.Protocol):
     def delete(self, name: str) -> None:
         """Delete an object; one that does not exist is no fault. Raises ObjectLocked if the store keeps it for a time."""
 
-    def locked_until(self, name: str) -> t.Optional[float]:
+    def locked_until(self, name: str) -> float | None:
         """Seconds since 1970 until which the store lets nobody delete an object, None if it may go. Raises ObjectMissing."""
 
     def protect(self, objects: t.Iterable[str], like: str) -> None:
         """Have the store keep objects at least as long as it keeps the object ``like``. Raises ObjectMissing."""
 
-    def occupants(self) -> t.Set[str]:
+    def occupants(self) -> set[str]:
         """First parts of the names of what is there, whoever put it: empty where a repository may be created.
 
         Raises RepositoryError if objects cannot be kept there.

@@ -9,6 +9,7 @@ read, written, listed or deleted.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import errno
 import fcntl
@@ -42,7 +43,7 @@ def _advice(error: OSError) -> str:
     return "Check the storage below it."
 
 
-def _failure(what: str, error: OSError) -> t.Type[RepositoryError]:
+def _failure(what: str, error: OSError) -> type[RepositoryError]:
     if error.errno in _FULL:
         return StorageFull
     return ReadOnly if what == "write" and error.errno in _FORBIDDEN else RepositoryError
@@ -61,7 +62,7 @@ def _explained(what: str, path: str) -> t.Iterator[None]:
         raise _failure(what, error)(f"Cannot {what} {path}: {error.strerror}. {_advice(error)}") from error
 
 
-def _locked_temporary(folder: int) -> t.Tuple[int, str]:
+def _locked_temporary(folder: int) -> tuple[int, str]:
     """A new temporary file, open, and locked (flock) for as long as it is: that tells it from one left by a killed process."""
     while True:
         name = names.temporary(socket.gethostname(), secrets.token_hex(8))
@@ -134,15 +135,15 @@ class _FileUpload:
 class DirectoryStore:
     """Objects as files below a directory: local, NFS or CephFS. Whoever may write there may delete: nothing is ever locked."""
 
-    open_uploads: t.Optional[int] = None
+    open_uploads: int | None = None
 
     def __init__(self, root: str) -> None:
         self.location = root
-        self.local_path: t.Optional[str] = root
+        self.local_path: str | None = root
         self.foreign = Foreign(root)
-        self.spare: t.Optional[float] = None
+        self.spare: float | None = None
         self.was_full = False
-        self._rooms: t.Optional[t.Tuple[int, t.List[str]]] = None  # what may be deleted to make room, and how much that was at first
+        self._rooms: tuple[int, list[str]] | None = None  # what may be deleted to make room, and how much that was at first
         self._lock = threading.Lock()
 
     def path(self, name: str) -> str:
@@ -205,17 +206,17 @@ class DirectoryStore:
             return False
 
     @contextlib.contextmanager
-    def _reading(self, name: str) -> t.Iterator[t.Tuple[int, int]]:
+    def _reading(self, name: str) -> t.Iterator[tuple[int, int]]:
         """A handle of an object, and its size."""
         path = self.path(name)
         folder, _slash, last = name.rpartition("/")
         with _explained("read", path), self.folder(folder) as inside, folders.reading(inside, last, path) as (handle, found):
             yield handle, found.st_size
 
-    def get(self, name: str, most: t.Optional[int] = None) -> bytes:
+    def get(self, name: str, most: int | None = None) -> bytes:
         with self._reading(name) as (handle, size):
             check_size(self.path(name), name, size, most)
-            pieces: t.List[bytes] = []
+            pieces: list[bytes] = []
             done = 0
             while done <= size:
                 piece = os.pread(handle, size + 1 - done, done)
@@ -248,7 +249,7 @@ class DirectoryStore:
         found = self._walk(prefix, with_status=True)
         return (Entry(name, known.st_size, as_time(known.st_mtime)) for name, known in found if known is not None)
 
-    def _walk(self, prefix: str, with_status: bool) -> t.Iterator[t.Tuple[str, t.Optional[os.stat_result]]]:
+    def _walk(self, prefix: str, with_status: bool) -> t.Iterator[tuple[str, os.stat_result | None]]:
         waiting, seen = [names.check_folder(prefix)], 0
         while waiting:
             inner, found = self._look(waiting.pop(), with_status, seen)
@@ -256,14 +257,14 @@ class DirectoryStore:
             waiting += inner
             yield from found
 
-    def _look(self, here: str, with_status: bool, before: int) -> t.Tuple[t.List[str], t.List[t.Tuple[str, t.Optional[os.stat_result]]]]:
+    def _look(self, here: str, with_status: bool, before: int) -> tuple[builtins.list[str], builtins.list[tuple[str, os.stat_result | None]]]:
         """The folders and the objects in a folder. What has no name of ours is foreign; what has one and is not what it must be is an error.
 
         For a listing that leaves out what a point needs would be taken for a whole one. All that is met counts, after ``before``
         others, while it is read: a folder without end is an error before it takes all memory.
         """
-        inner: t.List[str] = []
-        found: t.List[t.Tuple[str, t.Optional[os.stat_result]]] = []
+        inner: list[str] = []
+        found: list[tuple[str, os.stat_result | None]] = []
         path = os.path.join(self.location, here)
         with contextlib.suppress(ObjectMissing), _explained("list", path), self.folder(here) as folder:
             for each in counted(folders.contents(folder, with_status), here, self.location, before):
@@ -288,13 +289,13 @@ class DirectoryStore:
         with contextlib.suppress(OSError, Misplaced), self.folder(above) as outside:
             os.rmdir(inner, dir_fd=outside)  # only an empty folder goes
 
-    def locked_until(self, name: str) -> t.Optional[float]:
+    def locked_until(self, name: str) -> float | None:
         return None
 
     def protect(self, objects: t.Iterable[str], like: str) -> None:
         pass
 
-    def occupants(self) -> t.Set[str]:
+    def occupants(self) -> set[str]:
         if not os.path.lexists(self.location):
             return set()
         if not os.path.isdir(self.location):

@@ -124,7 +124,7 @@ def status(folder: int, name: str, path: str) -> os.stat_result:
 
 
 @contextlib.contextmanager
-def reading(folder: int, name: str, path: str) -> t.Iterator[t.Tuple[int, os.stat_result]]:
+def reading(folder: int, name: str, path: str) -> t.Iterator[tuple[int, os.stat_result]]:
     """A handle of a file in a folder to read from, and what is known of it. Raises as ``status`` does.
 
     It is looked at before it is opened, since opening a device may do something, and afterwards, since it may be another one by then.
@@ -146,7 +146,7 @@ class Seen(t.NamedTuple):
     name: str
     folder: bool
     file: bool
-    status: t.Optional[os.stat_result] = None
+    status: os.stat_result | None = None
 
     @property
     def kind(self) -> str:

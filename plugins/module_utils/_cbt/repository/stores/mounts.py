@@ -14,7 +14,7 @@ _FSTAB = "/etc/fstab"
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
-def unmounted(path: str, fstab: str, mounted: t.Callable[[str], bool] = os.path.ismount) -> t.Optional[str]:
+def unmounted(path: str, fstab: str, mounted: t.Callable[[str], bool] = os.path.ismount) -> str | None:
     """The mount point above a path, or the path itself, that a table of file systems names and that is not mounted; None if there is none."""
     for line in fstab.splitlines():
         fields = line.split()
@@ -26,7 +26,7 @@ def unmounted(path: str, fstab: str, mounted: t.Callable[[str], bool] = os.path.
     return None
 
 
-def missing_mount(path: t.Optional[str]) -> t.Optional[str]:
+def missing_mount(path: str | None) -> str | None:
     """The mount point of this host that a directory lies below and that is not mounted; None if there is none, or if it is not a directory's path."""
     if path is None:
         return None
@@ -35,7 +35,7 @@ def missing_mount(path: t.Optional[str]) -> t.Optional[str]:
     return None
 
 
-def advice(path: t.Optional[str]) -> str:
+def advice(path: str | None) -> str:
     """What to check where a repository is missing from a directory, or is not the right one; of S3 if it is none."""
     if path is None:
         return "Check bucket, prefix and endpoint_url."

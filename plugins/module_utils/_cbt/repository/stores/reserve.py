@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import typing as t
 
 from ..format import names
 from . import folders
@@ -45,7 +44,7 @@ def _make(folder: int, name: str) -> None:
         os.unlink(name, dir_fd=folder)
 
 
-def parts(root: str) -> t.List[str]:
+def parts(root: str) -> list[str]:
     """Names of the parts that are there."""
     with contextlib.suppress(OSError, Misplaced), folders.opened(root, names.RESERVE) as folder:
         return sorted({*_NAMES} & {each.name for each in folders.contents(folder) if each.file})

@@ -83,7 +83,7 @@ def connect(options: S3Options) -> t.Any:
 
 
 def _config() -> t.Any:
-    wanted: t.Dict[str, t.Any] = {
+    wanted: dict[str, t.Any] = {
         "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
         "max_pool_connections": _CONNECTIONS,
         "connect_timeout": _CONNECT_TIMEOUT,
@@ -132,16 +132,16 @@ def _send(session: t.Any, request: t.Any, **_event: t.Any) -> t.Any:
 _CONDITIONS = {"IfNoneMatch": "If-None-Match", "IfMatch": "If-Match"}
 
 
-def _take_condition(params: t.Dict[str, t.Any], context: t.Dict[str, t.Any], **_event: t.Any) -> None:
+def _take_condition(params: dict[str, t.Any], context: dict[str, t.Any], **_event: t.Any) -> None:
     # The SDK of Debian 12 and RHEL 9 knows no conditions of this request, so that it is taken past its checks.
     context["kvm_cbt_conditions"] = {header: params.pop(name) for name, header in _CONDITIONS.items() if name in params}
 
 
-def _set_condition(params: t.Dict[str, t.Any], context: t.Dict[str, t.Any], **_event: t.Any) -> None:
+def _set_condition(params: dict[str, t.Any], context: dict[str, t.Any], **_event: t.Any) -> None:
     params["headers"].update(context.get("kvm_cbt_conditions", {}))
 
 
-def _failure(what: str, advice: str) -> t.Type[RepositoryError]:
+def _failure(what: str, advice: str) -> type[RepositoryError]:
     if advice == _SPACE:
         return StorageFull
     return ReadOnly if what == "write" and advice == _ALLOWED else RepositoryError

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import typing as t
 
 S3_SCHEME = "s3://"
 
@@ -15,10 +14,10 @@ S3_SCHEME = "s3://"
 class S3Options:
     """How to reach S3. What is None follows the environment and the files of the AWS SDK."""
 
-    endpoint_url: t.Optional[str] = None
-    region: t.Optional[str] = None
-    profile: t.Optional[str] = None
-    access_key: t.Optional[str] = None
-    secret_key: t.Optional[str] = dataclasses.field(default=None, repr=False)
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = dataclasses.field(default=None, repr=False)
     validate_certs: bool = True
-    ca_bundle: t.Optional[str] = None
+    ca_bundle: str | None = None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import builtins
 import concurrent.futures
 import contextlib
 import datetime
@@ -30,14 +31,14 @@ _OPEN_UPLOADS = 4
 _RANGE = re.compile("bytes ([0-9]+-[0-9]+)/([0-9]{1,18})")
 _FAR = 0.01  # seconds to the answer of a request without content
 
-Answer = t.Dict[str, t.Any]
+Answer = dict[str, t.Any]
 
 
 class S3Store:
     """Objects below a prefix in a bucket, which must exist. May be used from several threads."""
 
-    local_path: t.Optional[str] = None
-    open_uploads: t.Optional[int] = _OPEN_UPLOADS
+    local_path: str | None = None
+    open_uploads: int | None = _OPEN_UPLOADS
 
     def __init__(self, location: str, options: S3Options) -> None:
         bucket, *folders = [part for part in location[len(S3_SCHEME) :].split("/") if part] or [""]
@@ -48,7 +49,7 @@ class S3Store:
         self._prefix = "".join(f"{folder}/" for folder in folders)
         self._answered_within = math.inf  # seconds in which the fastest answer came
         self.foreign = Foreign(self.location)
-        self.spare: t.Optional[float] = None
+        self.spare: float | None = None
         self.was_full = False
         self.client = s3_client.connect(options)
         self.spools = Spools()
@@ -109,7 +110,7 @@ class S3Store:
             self.client.put_object(**self.object_at(name), **body(after))
         return True
 
-    def _put_if(self, name: str, data: bytes, tag: str) -> t.Optional[bool]:
+    def _put_if(self, name: str, data: bytes, tag: str) -> bool | None:
         """Put an object if it has this tag; False if another request was faster, None if it has not, or if the server knows no conditions."""
         try:
             self.client.put_object(**self.object_at(name), **body(data), IfMatch=tag)
@@ -127,7 +128,7 @@ class S3Store:
 
     # Reading.
 
-    def get(self, name: str, most: t.Optional[int] = None) -> bytes:
+    def get(self, name: str, most: int | None = None) -> bytes:
         return self._read(name, most)[1]
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
@@ -146,7 +147,7 @@ class S3Store:
             raise RepositoryError(f"Cannot read {self._path(name)}: the server sent other bytes than asked for ({sent}). Check the server.")
         return data
 
-    def _read(self, name: str, most: t.Optional[int] = None, **which: str) -> t.Tuple[Answer, bytes]:
+    def _read(self, name: str, most: int | None = None, **which: str) -> tuple[Answer, bytes]:
         """Answer and body, of at most so many bytes. The SDK repeats requests but not the reading of a body that breaks off."""
         with self.explained("read", name):
             for attempt in range(s3_client.ATTEMPTS):
@@ -221,7 +222,7 @@ class S3Store:
             else:
                 self.foreign.note(name)
 
-    def occupants(self) -> t.Set[str]:
+    def occupants(self) -> set[str]:
         pages = self._pages(Prefix=self._prefix, Delimiter="/")
         keys = (each.get("Key") or each["Prefix"] for page in pages for kind in ("Contents", "CommonPrefixes") for each in page.get(kind, []))
         found = {name[len(self._prefix) :].rstrip("/") for name in counted(keys, "objects", self.location)}
@@ -229,7 +230,7 @@ class S3Store:
 
     def _pages(self, **which: str) -> t.Iterator[Answer]:
         """All pages of a listing. Raises RepositoryError rather than ending early."""
-        more: t.Dict[str, str] = {}
+        more: dict[str, str] = {}
         while True:
             page = self._page(**which, **more)
             yield page
@@ -280,10 +281,10 @@ class S3Store:
                 day = datetime.datetime.fromtimestamp(until, datetime.timezone.utc).isoformat(timespec="seconds") if until < _FOREVER else "its legal hold ends"
                 raise ObjectLocked(f"Cannot delete {self._path(name)}: the bucket's object lock keeps it until {day}.") from error
 
-    def _versions(self, name: str) -> t.List[str]:
+    def _versions(self, name: str) -> builtins.list[str]:
         """The ids of an object's versions and delete markers, newest first."""
         key = self._prefix + name
-        found: t.List[Answer] = []
+        found: list[Answer] = []
         with self.explained("list the versions of", name):
             for page in self.client.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=key):
                 _check_listing(page, self.location)
@@ -303,10 +304,10 @@ class S3Store:
 
     # Object lock.
 
-    def locked_until(self, name: str) -> t.Optional[float]:
+    def locked_until(self, name: str) -> float | None:
         return self._locked_until(name)
 
-    def _locked_until(self, name: str, **which: str) -> t.Optional[float]:
+    def _locked_until(self, name: str, **which: str) -> float | None:
         head = self._head(name, **which)
         if head.get("ObjectLockLegalHoldStatus") == "ON":
             return _FOREVER
@@ -334,7 +335,7 @@ class S3Store:
 
     # Within.
 
-    def object_at(self, name: str) -> t.Dict[str, str]:
+    def object_at(self, name: str) -> dict[str, str]:
         """How requests name an object. Raises DamagedObject if it is no name of an object."""
         return {"Bucket": self._bucket, "Key": self._prefix + names.check_object(name)}
 

@@ -23,7 +23,7 @@ _PIECE = 1 << 18  # bytes handed to the network at once
 _THREADS = 4
 _SPOOL = 72 << 20  # bytes; what a pack takes at most, and a little more
 
-Answer = t.Dict[str, t.Any]
+Answer = dict[str, t.Any]
 
 
 class Content:
@@ -39,7 +39,7 @@ class Content:
     def __len__(self) -> int:
         return len(self.data)
 
-    def read(self, size: t.Optional[int] = -1) -> memoryview:
+    def read(self, size: int | None = -1) -> memoryview:
         """What is left if ``size`` is None or negative, else a piece of at least that many bytes."""
         start = self._place
         self._place = len(self.data) if size is None or size < 0 else min(start + max(size, _PIECE), len(self.data))
@@ -75,7 +75,7 @@ class Bucket(t.Protocol):
     def exists(self, name: str) -> bool:
         """Whether there is such an object."""
 
-    def object_at(self, name: str) -> t.Dict[str, str]:
+    def object_at(self, name: str) -> dict[str, str]:
         """How requests name an object."""
 
     def explained(self, what: str, name: str) -> t.ContextManager[None]:
@@ -86,7 +86,7 @@ class Spools:
     """Memory in which uploads gather what they carry, used again by later ones: fresh memory costs as much as hashing what is put there."""
 
     def __init__(self) -> None:
-        self._free: t.List[mmap.mmap] = []
+        self._free: list[mmap.mmap] = []
 
     def take(self, size: int) -> mmap.mmap:
         """Memory of at least ``size`` bytes, with whatever stands in it. What is not written to costs nothing."""
@@ -152,7 +152,7 @@ class SpooledUpload:
                 client.abort_multipart_upload(**upload)
             raise
 
-    def _put_part(self, upload: t.Dict[str, str], number: int, part: memoryview) -> Answer:
+    def _put_part(self, upload: dict[str, str], number: int, part: memoryview) -> Answer:
         content = body(part)
         answer = self._bucket.client.upload_part(**upload, **content, PartNumber=number)
         return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": content["ChecksumCRC32"]}
