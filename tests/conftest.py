@@ -21,8 +21,16 @@ _started = time.monotonic()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of this project."""
     group = parser.getgroup("kvm.cbt")
-    group.addoption("--quick", action="store_true", help="repeat as little as makes sense, and leave out tests marked slow")
-    group.addoption("--soak", action="append", default=[], metavar="NAME[=COUNT]", help="run only the tests that this soak repeats, many times")
+    group.addoption(
+        "--quick", action="store_true", help="repeat as little as makes sense, and leave out tests marked slow"
+    )
+    group.addoption(
+        "--soak",
+        action="append",
+        default=[],
+        metavar="NAME[=COUNT]",
+        help="run only the tests that this soak repeats, many times",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,7 +44,9 @@ def pytest_configure(config: pytest.Config) -> None:
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
     # No deadline: how long an example takes says nothing about whether it is right.
-    settings.register_profile("kvm.cbt", deadline=None, max_examples=soaks.examples(), suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile(
+        "kvm.cbt", deadline=None, max_examples=soaks.examples(), suppress_health_check=[HealthCheck.too_slow]
+    )
     settings.load_profile("kvm.cbt")
 
 
@@ -53,7 +63,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if hasattr(config, "workerinput"):
         return
     spent: collections.Counter[str] = collections.Counter()
-    for report in (each for reports in terminalreporter.stats.values() for each in reports if isinstance(each, pytest.TestReport)):
+    for report in (
+        each for reports in terminalreporter.stats.values() for each in reports if isinstance(each, pytest.TestReport)
+    ):
         spent[report.nodeid.partition("@")[0]] += report.duration  # type: ignore[assignment]
     if len(spent) < _SLOWEST:
         return

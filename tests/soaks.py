@@ -58,7 +58,9 @@ def choose(words: Iterable[str]) -> tuple[str, ...]:
         name, _, number = word.partition("=")
         named = SOAKS if word == "all" else {name: SOAKS[name]} if name in SOAKS else {}
         if not named or (number and not number.isdecimal()):
-            raise ValueError(f"There is no soak {word}. Choose from: all, {', '.join(f'{each}[=COUNT]' for each in SOAKS)}.")
+            raise ValueError(
+                f"There is no soak {word}. Choose from: all, {', '.join(f'{each}[=COUNT]' for each in SOAKS)}."
+            )
         chosen.update({each: int(number or soak.soak) for each, soak in named.items()})
     _counts.update(chosen)
     return tuple(chosen)

@@ -33,9 +33,38 @@ BAD_NAMES = (
         "packs/aa/..",
         "packs/../x",
     ),
-    *("packs/ab/aa" + "0" * 30, "packs/aa/aa" + "0" * 29, "packs/aa/AA" + "0" * 30, "packs/aa/aa" + "0" * 30 + "/x", "packs/aa/aa" + "0" * 29 + "\0"),
-    *("leases/..", "leases/" + "0" * 15 + "\n", "leases/" + "0" * 100_000, "leases/" + "\u0660" * 16, "leases//" + "0" * 16),
-    *(f"{POINT}/{file}" for file in ("", ".", "..", "../x", ".hidden", "a/b", "a b", "a\0", "a\x1b", "x" * 129, "\u00e4.map", "\udcff", "-x")),
+    *(
+        "packs/ab/aa" + "0" * 30,
+        "packs/aa/aa" + "0" * 29,
+        "packs/aa/AA" + "0" * 30,
+        "packs/aa/aa" + "0" * 30 + "/x",
+        "packs/aa/aa" + "0" * 29 + "\0",
+    ),
+    *(
+        "leases/..",
+        "leases/" + "0" * 15 + "\n",
+        "leases/" + "0" * 100_000,
+        "leases/" + "\u0660" * 16,
+        "leases//" + "0" * 16,
+    ),
+    *(
+        f"{POINT}/{file}"
+        for file in (
+            "",
+            ".",
+            "..",
+            "../x",
+            ".hidden",
+            "a/b",
+            "a b",
+            "a\0",
+            "a\x1b",
+            "x" * 129,
+            "\u00e4.map",
+            "\udcff",
+            "-x",
+        )
+    ),
 )
 OTHER_POINT = "points/b9a7f3d0-1111-4222-8333-444455556666/20260102T120000Z-00000002"
 
@@ -76,7 +105,9 @@ class StoreContract:
 
     def test_of_several_that_put_without_replace_exactly_one_wins(self, store: Store) -> None:
         with ThreadPoolExecutor(8) as pool:
-            won = list(pool.map(lambda number: store.put("repository.json", str(number).encode(), replace=False), range(8)))
+            won = list(
+                pool.map(lambda number: store.put("repository.json", str(number).encode(), replace=False), range(8))
+            )
         (winner,) = [number for number, each in enumerate(won) if each]
         assert store.get("repository.json") == str(winner).encode()
 
@@ -94,7 +125,9 @@ class StoreContract:
         for turn in range(4):
             store.put("repository.json", b"before")
             with ThreadPoolExecutor(8) as pool:
-                won = list(pool.map(lambda number: store.swap("repository.json", b"before", str(number).encode()), range(8)))
+                won = list(
+                    pool.map(lambda number: store.swap("repository.json", b"before", str(number).encode()), range(8))
+                )
             (winner,) = [number for number, each in enumerate(won) if each]
             assert store.get("repository.json") == str(winner).encode(), turn
 
@@ -117,7 +150,14 @@ class StoreContract:
         random.Random(3).shuffle(offsets)
         upload = store.upload(PACK)
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda offset: upload.write([data[offset : offset + 1000], data[offset + 1000 : offset + piece]], offset), offsets))
+            list(
+                pool.map(
+                    lambda offset: upload.write(
+                        [data[offset : offset + 1000], data[offset + 1000 : offset + piece]], offset
+                    ),
+                    offsets,
+                )
+            )
         assert upload.commit()
         assert store.size(PACK) == len(data)
         assert store.get(PACK) == data
@@ -139,10 +179,20 @@ class StoreContract:
         assert store.get(LEASE) == b"first"
 
     def test_listing_is_by_folder_and_skips_objects_in_the_making(self, store: Store) -> None:
-        for name in (f"{POINT}/manifest.json", f"{POINT}/vda.map", f"{OTHER_POINT}/manifest.json", "collected.json", PACK):
+        for name in (
+            f"{POINT}/manifest.json",
+            f"{POINT}/vda.map",
+            f"{OTHER_POINT}/manifest.json",
+            "collected.json",
+            PACK,
+        ):
             store.put(name, b"x")
         upload = store.upload(f"{POINT[:-1]}3/manifest.json")
-        assert sorted(store.list("points")) == [f"{POINT}/manifest.json", f"{POINT}/vda.map", f"{OTHER_POINT}/manifest.json"]
+        assert sorted(store.list("points")) == [
+            f"{POINT}/manifest.json",
+            f"{POINT}/vda.map",
+            f"{OTHER_POINT}/manifest.json",
+        ]
         assert list(store.list(OTHER_POINT.rpartition("/")[0])) == [f"{OTHER_POINT}/manifest.json"]
         assert list(store.list("packs")) == [PACK]
         assert list(store.list("leases")) == []
@@ -174,7 +224,10 @@ class StoreContract:
             with pytest.raises(DamagedObject, match="No object of a repository can be called"):
                 act()
 
-    @pytest.mark.parametrize("prefix", ["", ".", "..", "/", "points/..", "points/", "../points", "points/x", "tmp", "packs/AA", "packs/aa/aa"])
+    @pytest.mark.parametrize(
+        "prefix",
+        ["", ".", "..", "/", "points/..", "points/", "../points", "points/x", "tmp", "packs/AA", "packs/aa/aa"],
+    )
     def test_what_is_no_folder_of_objects_is_not_listed(self, store: Store, prefix: str) -> None:
         for listing in (store.list, store.entries):
             with pytest.raises(DamagedObject, match="No folder of a repository can be called"):
@@ -183,13 +236,19 @@ class StoreContract:
     def test_an_object_larger_than_any_of_its_kind_or_than_asked_for_is_not_read(self, store: Store) -> None:
         store.put(LEASE, bytes((64 << 10) + 40))
         assert len(store.get(LEASE)) == (64 << 10) + 40
-        with pytest.raises(DamagedObject, match=r"leases/0{16} is damaged: it has 65576 bytes and cannot have more than 100"):
+        with pytest.raises(
+            DamagedObject, match=r"leases/0{16} is damaged: it has 65576 bytes and cannot have more than 100"
+        ):
             store.get(LEASE, 100)
         store.put(LEASE, bytes((64 << 10) + 41))
-        with pytest.raises(DamagedObject, match=r"leases/0{16} is damaged: it has 65577 bytes and cannot have more than 65576"):
+        with pytest.raises(
+            DamagedObject, match=r"leases/0{16} is damaged: it has 65577 bytes and cannot have more than 65576"
+        ):
             store.get(LEASE)
 
-    def test_more_objects_than_any_repository_holds_are_an_error(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_more_objects_than_any_repository_holds_are_an_error(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         store.put(LEASE, b"")
         store.put(OTHER_LEASE, b"")
         monkeypatch.setattr("_cbt.repository.stores.base.MOST_LISTED", 1)
@@ -204,7 +263,9 @@ class StoreContract:
         assert {name: entry.size for name, entry in entries.items()} == {LEASE: 100, OTHER_LEASE: 0}
         for entry in entries.values():
             assert isinstance(entry, Entry)
-            assert abs(entry.modified - store.modified(entry.name)) <= 1  # some stores round to seconds in one of the two
+            assert (
+                abs(entry.modified - store.modified(entry.name)) <= 1
+            )  # some stores round to seconds in one of the two
             assert entries[LEASE].modified <= entries[OTHER_LEASE].modified
 
     def test_deleting_forgives_a_missing_object(self, store: Store) -> None:

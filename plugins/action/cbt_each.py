@@ -32,7 +32,19 @@ _SPEC: dict[str, t.Any] = {
 _POLL = (0.5, 15.0)  # seconds between two looks at what runs, growing while nothing ends
 _DISTURBED = (1, 5)  # seconds to wait before a host that does not answer is asked again
 _GRACE = 60  # seconds in which what was killed for its time limit has to say so
-_ANSIBLE = frozenset({"ansible_job_id", "finished", "started", "invocation", "results_file", "stdout", "stdout_lines", "stderr", "stderr_lines"})
+_ANSIBLE = frozenset(
+    {
+        "ansible_job_id",
+        "finished",
+        "started",
+        "invocation",
+        "results_file",
+        "stdout",
+        "stdout_lines",
+        "stderr",
+        "stderr_lines",
+    }
+)
 
 Result = dict[str, t.Any]
 
@@ -67,8 +79,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             self._run_all()
         except AnsibleConnectionFailure as error:
             self._give_up("the host was lost")
-            return {**result, **self._result(), "failed": False, "unreachable": True, "msg": f"The host was lost: {error}"}
-        except (AnsibleError, OSError) as error:  # a host that is going down may fail in other ways: what was done before is told all the same
+            return {
+                **result,
+                **self._result(),
+                "failed": False,
+                "unreachable": True,
+                "msg": f"The host was lost: {error}",
+            }
+        except (
+            AnsibleError,
+            OSError,
+        ) as error:  # a host that is going down may fail in other ways: what was done before is told all the same
             self._give_up(f"the host failed: {error}")
         return {**result, **self._result()}
 
@@ -92,10 +113,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _start(self, item: Result) -> None:
         options = {**self._options["options"], **item["options"]}
         # ansible-core before 2.19 leaves what is to be omitted in place where it is not at the top.
-        arguments = {key: value for key, value in options.items() if value is not None and value != self._task_vars.get("omit")}
+        arguments = {
+            key: value for key, value in options.items() if value is not None and value != self._task_vars.get("omit")
+        }
         self._task.async_val = self._options["timeout"]  # async_wrapper takes its limit from there
         try:
-            started = self._execute_module(self._options["module"], arguments, task_vars=self._task_vars, wrap_async=True)
+            started = self._execute_module(
+                self._options["module"], arguments, task_vars=self._task_vars, wrap_async=True
+            )
         except AnsibleConnectionFailure:
             raise
         except AnsibleError as error:
@@ -130,20 +155,26 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _job(self, job: str, mode: str) -> Result:
         where = self.get_shell_option("async_dir", default="~/.ansible_async")
-        found: Result = self._execute_module("ansible.legacy.async_status", {"jid": job, "mode": mode, "_async_dir": where}, task_vars=self._task_vars)
+        found: Result = self._execute_module(
+            "ansible.legacy.async_status", {"jid": job, "mode": mode, "_async_dir": where}, task_vars=self._task_vars
+        )
         return found
 
     def _ended(self, item: Result, returned: Result) -> None:
         result = {key: value for key, value in returned.items() if key not in _ANSIBLE and not key.startswith("_")}
         self._warnings += [printable(_text(each)) for each in result.pop("warnings", [])]
-        self._note(item, bool(returned.get("failed")), described(self._options["module"].rpartition(".")[2], returned), result)
+        self._note(
+            item, bool(returned.get("failed")), described(self._options["module"].rpartition(".")[2], returned), result
+        )
 
     def _note(self, item: Result, failed: bool, text: str, result: Result) -> None:
         changed = bool(result.get("changed"))
         label, text = printable(item["label"]), printable(text)
         self._outcomes.append({"label": label, "failed": failed, "changed": changed, "text": text, "result": result})
         if not self._task.no_log:
-            self._display.display(f"[{self._task_vars.get('inventory_hostname')}] {label}: {'FAILED: ' if failed else ''}{text}")
+            self._display.display(
+                f"[{self._task_vars.get('inventory_hostname')}] {label}: {'FAILED: ' if failed else ''}{text}"
+            )
 
     def _give_up(self, why: str) -> None:
         for item, _limit in self._running.values():

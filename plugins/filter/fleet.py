@@ -41,20 +41,32 @@ def own_domains(host: str, hosts: Hosts, hostvars: t.Mapping[str, Variables], na
     for where, listed in found.items():
         for domain in listed.get("domains", []):
             best[domain["uuid"]] = min(_rank(where, domain, hosts), best.get(domain["uuid"], (9, 0)))
-    own = [domain for domain in found.get(host, {}).get("domains", []) if _rank(host, domain, hosts) == best[domain["uuid"]]]
+    own = [
+        domain
+        for domain in found.get(host, {}).get("domains", [])
+        if _rank(host, domain, hosts) == best[domain["uuid"]]
+    ]
     return [_run(domain["name"], domain=domain["uuid"]) for domain in own]
 
 
-def stored_domains(found: t.Mapping[str, t.Any], wanted: str | t.Sequence[str], excluded: str | t.Sequence[str]) -> list[dict[str, t.Any]]:
+def stored_domains(
+    found: t.Mapping[str, t.Any], wanted: str | t.Sequence[str], excluded: str | t.Sequence[str]
+) -> list[dict[str, t.Any]]:
     """The domains of a repository that fit patterns, all at once if all are wanted; a name that it does not have is left for the module to complain of."""
     if wanted == "all" and not excluded:
         return [_run("all domains")]
     patterns = ["*"] if wanted == "all" else _names(wanted)
     points = [point for point in found["restore_points"] if not _fits(point, _names(excluded))]
     chosen = {point["uuid"]: point["domain"] for point in points if _fits(point, patterns)}
-    unknown = [name for name in patterns if not _WILD & set(name) and not _fits({"domain": name, "uuid": name}, _names(excluded))]
+    unknown = [
+        name
+        for name in patterns
+        if not _WILD & set(name) and not _fits({"domain": name, "uuid": name}, _names(excluded))
+    ]
     unknown = [name for name in unknown if not any(_fits(point, [name]) for point in points)]
-    return [_run(name, domain=uuid) for uuid, name in sorted(chosen.items(), key=lambda each: each[1])] + [_run(name, domain=name) for name in unknown]
+    return [_run(name, domain=uuid) for uuid, name in sorted(chosen.items(), key=lambda each: each[1])] + [
+        _run(name, domain=name) for name in unknown
+    ]
 
 
 _WILD = frozenset("*?[")
@@ -79,7 +91,9 @@ def machines_of(machines: t.Any, host: str, hosts: Hosts, known: t.Container[str
         where = options.pop("host", None) or (hosts[0] if len(hosts) == 1 else None)
         if where not in known:
             place = where or "every host of the play"
-            raise AnsibleFilterError(f"{options['domain']} is to be restored on {place}. Give it a host of the inventory, or limit the play to one.")
+            raise AnsibleFilterError(
+                f"{options['domain']} is to be restored on {place}. Give it a host of the inventory, or limit the play to one."
+            )
         if where == host:
             chosen.append(_run(options.get("new_name") or options["domain"], **options))
     return chosen
@@ -115,7 +129,9 @@ class _Step:
         found, outcome = self.found.get(host), self.outcome.get(host)
         if outcome is not None and "outcomes" in outcome:
             lost = [f"LOST: {outcome['msg']}"] if outcome.get("unreachable") else []
-            each = [f"{'FAILED: ' if one['failed'] else ''}{one['label']}: {one['text']}" for one in outcome["outcomes"]]
+            each = [
+                f"{'FAILED: ' if one['failed'] else ''}{one['label']}: {one['text']}" for one in outcome["outcomes"]
+            ]
             return lost + each, not lost and not any(one["failed"] for one in outcome["outcomes"])
         for tried in (outcome, self.store.get(host), found):
             if tried is not None and tried.get("unreachable"):

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Everything Ansible: argument specs, missing libraries, signals, errors and results. Private to the collection."""
+"""Everything Ansible: argument specs, missing libraries, signals, errors and results."""
 
 from __future__ import annotations
 
@@ -72,9 +72,17 @@ DOMAIN: dict[str, t.Any] = {"domain": {"type": "str", "required": True, "aliases
 ANY_DOMAIN: dict[str, t.Any] = {"domain": {"type": "str", "aliases": ["name", "guest"]}}
 QUERY: dict[str, t.Any] = {"query": {"type": "str"}}
 
-_PACKAGES = {"libvirt": "libvirt-python", "libvirt_qemu": "libvirt-python", "nbd": "libnbd", "lz4.block": "lz4", "jmespath": "jmespath", "boto3": "boto3"}
+_PACKAGES = {
+    "libvirt": "libvirt-python",
+    "libvirt_qemu": "libvirt-python",
+    "nbd": "libnbd",
+    "lz4.block": "lz4",
+    "jmespath": "jmespath",
+    "boto3": "boto3",
+}
 _HINT = (
-    "Install it with the distribution's packages (python3-libvirt, python3-libnbd, python3-lz4, python3-jmespath, python3-boto3); PyPI's nbd is something else."
+    "Install it from the distribution's packages (python3-libvirt, python3-libnbd, python3-lz4, python3-jmespath,"
+    " python3-boto3). The package nbd on PyPI is a different library."
 )
 
 
@@ -110,7 +118,9 @@ def require(module: AnsibleModule, *libraries: str) -> None:
         try:
             importlib.import_module(library)
         except ImportError:
-            module.fail_json(msg=f"{missing_required_lib(_PACKAGES[library])} {_HINT}", exception=traceback.format_exc())
+            module.fail_json(
+                msg=f"{missing_required_lib(_PACKAGES[library])} {_HINT}", exception=traceback.format_exc()
+            )
 
 
 @contextlib.contextmanager
@@ -226,15 +236,30 @@ def point_summary(point: RestorePoint) -> dict[str, t.Any]:
 
 def point_details(point: RestorePoint) -> dict[str, t.Any]:
     """A restore point as the info module returns it."""
-    disks = [{"target": disk.target, "virtual_size": disk.size, "mode": disk.mode, "reason": disk.reason, **disk.statistics} for disk in point.disks]
-    return {**point_summary(point), "disks": disks, "tags": dict(point.tags), "pinned": point.pinned, "host": point.host}
+    disks = [
+        {"target": disk.target, "virtual_size": disk.size, "mode": disk.mode, "reason": disk.reason, **disk.statistics}
+        for disk in point.disks
+    ]
+    return {
+        **point_summary(point),
+        "disks": disks,
+        "tags": dict(point.tags),
+        "pinned": point.pinned,
+        "host": point.host,
+    }
 
 
 def session_details(writing: WritingSession) -> dict[str, t.Any]:
     """Who is at work on a repository, as modules return it."""
     since = datetime.datetime.fromtimestamp(int(writing.since), datetime.timezone.utc).isoformat()
     # The store's own clock cannot be asked without writing; this one is near enough for a person.
-    return {"host": writing.host, "process": writing.process, "operation": writing.operation, "since": since, "lapsed": writing.lapsed(time.time())}
+    return {
+        "host": writing.host,
+        "process": writing.process,
+        "operation": writing.operation,
+        "since": since,
+        "lapsed": writing.lapsed(time.time()),
+    }
 
 
 def disk_details(disk: Disk) -> dict[str, t.Any]:

@@ -52,8 +52,15 @@ class Options:
             return self._suboptions(option["options"], value)
         if kind == "dict":
             return value if _mapping(value) is not None else HIDDEN
-        if isinstance(value, (t.Mapping, list)) and kind not in _CONTAINERS or isinstance(value, bool) and option.get("no_log"):
-            self.flaws.append(f"{name} is of type {type(value).__name__}, and must be of type {kind}. Write it in quotes.")
+        if (
+            isinstance(value, (t.Mapping, list))
+            and kind not in _CONTAINERS
+            or isinstance(value, bool)
+            and option.get("no_log")
+        ):
+            self.flaws.append(
+                f"{name} is of type {type(value).__name__}, and must be of type {kind}. Write it in quotes."
+            )
             return HIDDEN
         if option.get("no_log") and value != "":
             self.secrets.add(str(value))

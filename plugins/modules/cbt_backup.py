@@ -338,7 +338,11 @@ warnings:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.backup import BackupRequest, BackupResult, backup
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.backup import (
+    BackupRequest,
+    BackupResult,
+    backup,
+)
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.plan import Wish
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.run import BackupOptions
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.transport import Transport
@@ -365,15 +369,21 @@ def _request(module: AnsibleModule) -> BackupRequest:
         dedup=params["dedup"],
         tags={str(key): str(value) for key, value in params["tags"].items()},
         pin=params["pin"],
-        transport=Transport(params["transport"], params["nbd_address"], params["nbd_port"], params["tls"], params["tls_certificates"]),
+        transport=Transport(
+            params["transport"], params["nbd_address"], params["nbd_port"], params["tls"], params["tls_certificates"]
+        ),
     )
-    return BackupRequest(params["domain"], wish, options, params["offline"] == "start_paused", params["abort_foreign_job"])
+    return BackupRequest(
+        params["domain"], wish, options, params["offline"] == "start_paused", params["abort_foreign_job"]
+    )
 
 
 def _disks(result: BackupResult) -> list[dict[str, object]]:
     disks = []
     for disk in result.disks:
-        details: dict[str, object] = {key: getattr(disk, key) for key in ("target", "mode", "reason", "virtual_size", "dirty_bytes")}
+        details: dict[str, object] = {
+            key: getattr(disk, key) for key in ("target", "mode", "reason", "virtual_size", "dirty_bytes")
+        }
         if disk.statistics is not None:
             details.update(vars(disk.statistics))
             details["healed_blocks"] = disk.healed_blocks
@@ -393,7 +403,11 @@ def main() -> None:
             **_module.CREATE_REPOSITORY,
             **_module.WORKERS,
             **_module.STORING,
-            "mode": {"type": "str", "choices": ["auto", "full", "incremental", "differential", "copy"], "default": "auto"},
+            "mode": {
+                "type": "str",
+                "choices": ["auto", "full", "incremental", "differential", "copy"],
+                "default": "auto",
+            },
             "threshold": {"type": "bytes"},
             "audit": {"type": "bool", "default": False},
             "offline": {"type": "str", "choices": ["read", "start_paused", "skip"], "default": "read"},

@@ -242,7 +242,11 @@ import dataclasses
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.info import describe_repository, healths, list_points
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.info import (
+    describe_repository,
+    healths,
+    list_points,
+)
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking import changed_blocks
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import Repository
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.selecting import by_id
@@ -287,7 +291,10 @@ def main() -> None:
         found, damaged = list_points(repository, module.params["domain"], module.params["restore_point"])
         result: dict[str, object] = {
             "repository": dataclasses.asdict(facts),
-            "restore_points": [{**_module.point_details(point), **health._asdict()} for point, health in zip(found, healths(repository, found))],
+            "restore_points": [
+                {**_module.point_details(point), **health._asdict()}
+                for point, health in zip(found, healths(repository, found))
+            ],
             "damaged": dict(damaged),
             "sessions": [_module.session_details(each) for each in leases.sessions(repository)],
         }

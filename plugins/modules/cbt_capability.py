@@ -73,8 +73,12 @@ def main() -> None:
     )
     _module.require(module, "libvirt")
     with _module.reported(module), _module.session(module) as session:
-        changed = set_capability(session, module.params["domains"], module.params["state"] == "present", module.check_mode)
-    module.exit_json(changed=bool(changed), domains=changed, diff={"before": {"to change": changed}, "after": {"to change": []}})
+        changed = set_capability(
+            session, module.params["domains"], module.params["state"] == "present", module.check_mode
+        )
+    module.exit_json(
+        changed=bool(changed), domains=changed, diff={"before": {"to change": changed}, "after": {"to change": []}}
+    )
 
 
 if __name__ == "__main__":

@@ -143,7 +143,9 @@ def _tracked(module: AnsibleModule, session: Session) -> dict[str, object]:
     present = module.params["state"] == "present"
     repository = _module.repository_or_none(module) if present else _module.repository_if_any(module)
     name, checkpoint = module.params["domain"], module.params["checkpoint"]
-    result = set_tracking(session, repository, name, present, checkpoint, _module.selection(module), check_only=module.check_mode)
+    result = set_tracking(
+        session, repository, name, present, checkpoint, _module.selection(module), check_only=module.check_mode
+    )
     return {
         "changed": bool(result.actions),
         "checkpoint": result.checkpoint,
@@ -155,7 +157,13 @@ def _tracked(module: AnsibleModule, session: Session) -> dict[str, object]:
 
 def _reconciled(module: AnsibleModule, session: Session) -> dict[str, object]:
     remove_foreign = module.params["foreign"] == "remove"
-    plan = reconcile(session, _module.existing_repository(module), module.params["domain"], remove_foreign, check_only=module.check_mode)
+    plan = reconcile(
+        session,
+        _module.existing_repository(module),
+        module.params["domain"],
+        remove_foreign,
+        check_only=module.check_mode,
+    )
     return {
         "changed": bool(plan.steps),
         "checkpoint": plan.serving,

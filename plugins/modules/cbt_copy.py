@@ -187,7 +187,12 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.point.new_
 def _details(copied: CopiedPoint) -> dict[str, object]:
     details: dict[str, object] = {"id": copied.point.id, "domain": copied.point.domain}
     if copied.statistics is not None:
-        details.update({key: getattr(copied.statistics, key) for key in ("read_bytes", "deduplicated_bytes", "new_bytes", "stored_bytes")})
+        details.update(
+            {
+                key: getattr(copied.statistics, key)
+                for key in ("read_bytes", "deduplicated_bytes", "new_bytes", "stored_bytes")
+            }
+        )
     return details
 
 
@@ -208,7 +213,13 @@ def main() -> None:
     )
     params = module.params
     wanted = params["restore_points"]
-    options = StoringOptions(params["compression"], params["compression_level"], params["dedup"], _module.check_workers(module), params["rate_limit"])
+    options = StoringOptions(
+        params["compression"],
+        params["compression_level"],
+        params["dedup"],
+        _module.check_workers(module),
+        params["rate_limit"],
+    )
     interrupt = _module.interruptible()
     with _module.reported(module):
         source = _module.existing_repository(module)
@@ -227,7 +238,9 @@ def main() -> None:
     if result.failed:
         name, cause = next(iter(result.failed.items()))
         remedy = "See failed_points, and verify the repository: the next backup heals what it can."
-        module.fail_json(msg=f"{len(result.failed)} restore points were not copied. {name}: {cause} {remedy}", **outcome)
+        module.fail_json(
+            msg=f"{len(result.failed)} restore points were not copied. {name}: {cause} {remedy}", **outcome
+        )
     module.exit_json(**outcome)
 
 

@@ -206,7 +206,12 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.convert import ConversionResult, Converted, convert_disks, convert_image
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.convert import (
+    ConversionResult,
+    Converted,
+    convert_disks,
+    convert_image,
+)
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.plan import Wish
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.run import Manner
 
@@ -222,7 +227,14 @@ def _convert(module: AnsibleModule) -> ConversionResult:
     interrupt = _module.interruptible()
     if params["path"] is not None:
         with _module.session_if_installed(module) as any_session:
-            return convert_image(any_session, os.path.abspath(params["path"]), params["source_format"], wish, interrupt, module.check_mode)
+            return convert_image(
+                any_session,
+                os.path.abspath(params["path"]),
+                params["source_format"],
+                wish,
+                interrupt,
+                module.check_mode,
+            )
     _module.require(module, "libvirt", "libvirt_qemu", "nbd")
     manner = Manner(params["scratch_dir"], params["shutdown_timeout"])
     with _module.session(module) as session:

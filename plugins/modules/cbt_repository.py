@@ -143,15 +143,27 @@ def _shown(configuration: Configuration | None, before: Configuration | None = N
     if configuration is None:
         return {}
     known = before.slots if before is not None else configuration.slots
-    slots = [name if known.get(name, slot) == slot else f"{name} (passphrase changed)" for name, slot in configuration.slots.items()]
+    slots = [
+        name if known.get(name, slot) == slot else f"{name} (passphrase changed)"
+        for name, slot in configuration.slots.items()
+    ]
     return {"encrypted": configuration.encrypted, "slots": sorted(slots)}
 
 
 def _outcome(change: KeyChange, check_mode: bool) -> dict[str, object]:
     after = change.after
     known = change.before is not None or change.rebuilt or not check_mode
-    facts = {"id": after.id if known else None, "format": FORMAT, "encrypted": after.encrypted, "slots": sorted(after.slots)}
-    return {"changed": change.changed, "repository": facts, "diff": {"before": _shown(change.before), "after": _shown(after, change.before)}}
+    facts = {
+        "id": after.id if known else None,
+        "format": FORMAT,
+        "encrypted": after.encrypted,
+        "slots": sorted(after.slots),
+    }
+    return {
+        "changed": change.changed,
+        "repository": facts,
+        "diff": {"before": _shown(change.before), "after": _shown(after, change.before)},
+    }
 
 
 def main() -> None:

@@ -241,7 +241,11 @@ import dataclasses
 import datetime
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.repository_status import Growth, RepositoryStatus, status
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.repository_status import (
+    Growth,
+    RepositoryStatus,
+    status,
+)
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.sharing.holds import Hold
 
 
@@ -269,7 +273,12 @@ def _hold(hold: Hold) -> dict[str, object]:
 
 def _result(found: RepositoryStatus) -> dict[str, object]:
     return {
-        "repository": {"id": found.id, "format": found.format, "encrypted": found.encrypted, "slots": list(found.slots)},
+        "repository": {
+            "id": found.id,
+            "format": found.format,
+            "encrypted": found.encrypted,
+            "slots": list(found.slots),
+        },
         "sizes": dataclasses.asdict(found.sizes),
         "growth": _growth(found.growth),
         "damage": [each._asdict() for each in found.damage],

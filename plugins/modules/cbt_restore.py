@@ -304,9 +304,21 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.blocks.nbd_target import NbdTls
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.errors import HypervisorError
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.restore import MachineWish, RestoreRequest, RestoreResult, restore
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.restore import (
+    MachineWish,
+    RestoreRequest,
+    RestoreResult,
+    restore,
+)
 
-_DEFINED = ("start", "autostart", "uuid", "mac", "networks", "trust_definition")  # options that mean something only for a domain
+_DEFINED = (
+    "start",
+    "autostart",
+    "uuid",
+    "mac",
+    "networks",
+    "trust_definition",
+)  # options that mean something only for a domain
 
 
 def _machine(module: AnsibleModule) -> MachineWish | None:
@@ -348,10 +360,20 @@ def _request(module: AnsibleModule) -> RestoreRequest:
 
 def _outcome(result: RestoreResult) -> dict[str, object]:
     disks = [
-        {"target": disk.target, "path": disk.path, "format": disk.format, "virtual_size": disk.size, "written_bytes": disk.written_bytes}
+        {
+            "target": disk.target,
+            "path": disk.path,
+            "format": disk.format,
+            "virtual_size": disk.size,
+            "written_bytes": disk.written_bytes,
+        }
         for disk in result.disks
     ]
-    outcome: dict[str, object] = {"restore_point": _module.point_summary(result.point), "disks": disks, "domain": result.point.domain}
+    outcome: dict[str, object] = {
+        "restore_point": _module.point_summary(result.point),
+        "disks": disks,
+        "domain": result.point.domain,
+    }
     outcome["domain_xml"] = _module.without_secrets(result.domain_xml)
     machine = result.machine
     if machine is not None:
@@ -390,7 +412,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     if module.params["dest"] is None and not module.params["disk_map"]:
-        module.fail_json(msg="Nothing says where to restore to. Set dest to a folder, or disk_map to a path for each disk.")
+        module.fail_json(
+            msg="Nothing says where to restore to. Set dest to a folder, or disk_map to a path for each disk."
+        )
     interrupt = _module.interruptible()
     with _module.reported(module), contextlib.ExitStack() as stack:
         try:
@@ -401,7 +425,9 @@ def main() -> None:
             # A restore must work where no libvirt runs; QEMU's own image locks still guard disks in use.
             module.debug(str(error))
             session = None
-        result = restore(_module.existing_repository(module), _request(module), session, interrupt, check_only=module.check_mode)
+        result = restore(
+            _module.existing_repository(module), _request(module), session, interrupt, check_only=module.check_mode
+        )
     for warning in result.warnings:
         module.warn(warning)
     duration: dict[str, object] = {} if module.check_mode else {"duration": result.duration}

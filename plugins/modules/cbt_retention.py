@@ -270,8 +270,15 @@ import zoneinfo
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.upkeep.retention import RetentionRequest, RetentionResult, retention
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.upkeep.retention_rules import Rules, parse_duration
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.upkeep.retention import (
+    RetentionRequest,
+    RetentionResult,
+    retention,
+)
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.upkeep.retention_rules import (
+    Rules,
+    parse_duration,
+)
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.format.manifests import RestorePoint
 
 _COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
@@ -384,7 +391,9 @@ def main() -> None:
     for name, cause in sorted(result.damaged.items()):
         module.warn(f"No space is reclaimed while {name} cannot be read: {cause}")
     if result.full:
-        module.warn(f"{module.params['repository']} was full, and space was reclaimed with the reserve. Keep fewer restore points, or give it more space.")
+        module.warn(
+            f"{module.params['repository']} was full, and space was reclaimed with the reserve. Keep fewer restore points, or give it more space."
+        )
     for warning in result.collected.foreign if result.collected is not None else ():
         module.warn(warning)
     module.exit_json(**_outcome(result, module.params["grace"]), diff=_diff(result))

@@ -144,7 +144,10 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify.ver
 
 
 def _verdict(verdict: PointVerdict) -> dict[str, object]:
-    damage = [{"disk": each.disk, "offset": each.offset, "length": each.length, "cause": each.cause} for each in verdict.damage]
+    damage = [
+        {"disk": each.disk, "offset": each.offset, "length": each.length, "cause": each.cause}
+        for each in verdict.damage
+    ]
     return {
         "id": verdict.name,
         "domain": verdict.point.domain if verdict.point is not None else None,

@@ -56,7 +56,17 @@ def ansible_share(rows: list[Row]) -> dict[str, float] | None:
     ansible = os.environ.get("KVM_CBT_ANSIBLE") or shutil.which("ansible")
     if ansible is None:
         return None
-    words = ["localhost", "-i", "localhost,", "-c", "local", "-e", "ansible_python_interpreter=/usr/bin/python3", "-m", "ansible.builtin.ping"]
+    words = [
+        "localhost",
+        "-i",
+        "localhost,",
+        "-c",
+        "local",
+        "-e",
+        "ansible_python_interpreter=/usr/bin/python3",
+        "-m",
+        "ansible.builtin.ping",
+    ]
     start = median_wall([measure([ansible, *words])[0] for _round in range(3)])
     engine = next(row.seconds[0] for row in rows if row.number == 3)
     return {"seconds": start, "share_of_incremental": start / (start + engine)}

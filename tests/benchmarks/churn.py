@@ -86,7 +86,8 @@ def _log_of(domain: int, day: int) -> bytes:
     length = 0
     while length < _LOG:
         lines.append(
-            b"day %d host %d service[%d]: request %016x took %d ms\n" % (day, domain, chance.randrange(1 << 15), chance.getrandbits(64), chance.randrange(999))
+            b"day %d host %d service[%d]: request %016x took %d ms\n"
+            % (day, domain, chance.randrange(1 << 15), chance.getrandbits(64), chance.randrange(999))
         )
         length += len(lines[-1])
     return b"".join(lines)[:_LOG]
@@ -172,7 +173,9 @@ def compare(hypervisor: Hypervisor, layout: Layout) -> float:
             before = (ours, theirs)
         for engine, _peer in machines:
             _prove(engine)
-        print(f"bytes: ours {ours}, virtnbdbackup {theirs}, ratio {ours / theirs:.3f}, bound {BOUND}: {'met' if ours <= theirs * BOUND else 'NOT MET'}")
+        print(
+            f"bytes: ours {ours}, virtnbdbackup {theirs}, ratio {ours / theirs:.3f}, bound {BOUND}: {'met' if ours <= theirs * BOUND else 'NOT MET'}"
+        )
         shutil.rmtree(machines[0][0].backup_folder)
     return ours / theirs
 

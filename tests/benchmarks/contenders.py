@@ -139,11 +139,18 @@ class S3Engine(Engine):
         self._bucket = ""
         account = self._server.account
         self._credentials = self.folder / "credentials"  # a file, for arguments can be seen
-        self._credentials.write_text(f"[default]\naws_access_key_id = {account.access_key}\naws_secret_access_key = {account.secret_key}\n")
+        self._credentials.write_text(
+            f"[default]\naws_access_key_id = {account.access_key}\naws_secret_access_key = {account.secret_key}\n"
+        )
 
     def command(self, verb: str, *options: str | Path) -> list[str | Path]:
-        environment = {"AWS_ENDPOINT_URL": self._server.account.endpoint, "AWS_SHARED_CREDENTIALS_FILE": self._credentials}
-        words = [f"s3://{self._bucket}" if word == self.backup_folder else word for word in super().command(verb, *options)]
+        environment = {
+            "AWS_ENDPOINT_URL": self._server.account.endpoint,
+            "AWS_SHARED_CREDENTIALS_FILE": self._credentials,
+        }
+        words = [
+            f"s3://{self._bucket}" if word == self.backup_folder else word for word in super().command(verb, *options)
+        ]
         return ["env", *(f"{name}={value}" for name, value in environment.items()), *words]
 
     def forget_backups(self) -> None:

@@ -38,10 +38,14 @@ def place(options: argparse.Namespace) -> Place:
 def run_backup(options: argparse.Namespace) -> dict[str, Any]:
     """Back up the domain; the mode of each disk and what was counted."""
     repository = open_or_create(place(options))
-    request = BackupRequest(options.domain, Wish(options.mode), BackupOptions(compression=options.compression, dedup=options.dedup))
+    request = BackupRequest(
+        options.domain, Wish(options.mode), BackupOptions(compression=options.compression, dedup=options.dedup)
+    )
     with connect() as connection:
         result = backup(connection, repository, request)
-    disks = {disk.target: {"mode": disk.mode, **(vars(disk.statistics) if disk.statistics else {})} for disk in result.disks}
+    disks = {
+        disk.target: {"mode": disk.mode, **(vars(disk.statistics) if disk.statistics else {})} for disk in result.disks
+    }
     return {"duration": result.duration, "disks": disks, "warnings": result.warnings}
 
 

@@ -94,7 +94,9 @@ def _point(repository: Repository, domain: int, day: int, whole: ExtentMap, chan
         builder.place(block, 1, chance.choice(whole.packs).id, chance.randrange(BLOCKS))
     at = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(days=day)
     uuid, name = f"{domain:08x}-0000-4000-8000-000000000000", f"{at:%Y%m%dT%H%M%SZ}-{day:08x}"
-    files = repository.put_files(names.point_folder(uuid, name), {"vda.map": builder.finish({ref.id: ref for ref in whole.packs}).encode()})
+    files = repository.put_files(
+        names.point_folder(uuid, name), {"vda.map": builder.finish({ref.id: ref for ref in whole.packs}).encode()}
+    )
     disk = DiskRecord("vda", whole.size, "incremental", "", files["vda.map"], None, {}, {})
     made = RestorePoint(
         name, repository.id, f"machine{domain}", uuid, at.isoformat(), None, None, None, name, "crash", (disk,), {}, False, {}, False, "", {}
@@ -112,8 +114,14 @@ def build(repository: Repository, packs: int, per_domain: int) -> None:
         for day in range(per_domain):
             _point(repository, domain, day, whole, chance)
         for index in range(0, len(refs), hooks.PACKS_PER_OBJECT):
-            found = [PackHooks(ref, tuple(sorted(chance.getrandbits(61) for _hook in range(24)))) for ref in refs[index : index + hooks.PACKS_PER_OBJECT]]
-            repository.put_object(names.hooks_of_run(f"{domain:08x}-0000-4000-8000-000000000000", f"20260101T000000Z-{index:08x}", 0), hooks.encode(found))
+            found = [
+                PackHooks(ref, tuple(sorted(chance.getrandbits(61) for _hook in range(24))))
+                for ref in refs[index : index + hooks.PACKS_PER_OBJECT]
+            ]
+            repository.put_object(
+                names.hooks_of_run(f"{domain:08x}-0000-4000-8000-000000000000", f"20260101T000000Z-{index:08x}", 0),
+                hooks.encode(found),
+            )
 
 
 def information(repository: Repository) -> str:
@@ -159,8 +167,22 @@ def _step(name: str, folder: str, packs: int, per_domain: int) -> None:
     started, computed = time.monotonic(), time.process_time()
     what = STEPS[name](repository) if name else build(repository, packs, per_domain)
     seconds, processor = time.monotonic() - started, time.process_time() - computed
-    memory = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
-    print(json.dumps({"step": name, "seconds": round(seconds, 2), "processor": round(processor, 2), "mib": memory >> 10, "what": what}))
+    memory = next(
+        int(line.split()[1])
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        if line.startswith("VmHWM:")
+    )
+    print(
+        json.dumps(
+            {
+                "step": name,
+                "seconds": round(seconds, 2),
+                "processor": round(processor, 2),
+                "mib": memory >> 10,
+                "what": what,
+            }
+        )
+    )
 
 
 def measure(packs: int, per_domain: int) -> list[dict[str, object]]:
@@ -168,8 +190,21 @@ def measure(packs: int, per_domain: int) -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="kvm-cbt-") as folder:
         figures = []
         for name in ("", *STEPS):
-            words = [sys.executable, __file__, "--packs", str(packs), "--points", str(per_domain), "--step", name, "--folder", f"{folder}/repository"]
-            printed = subprocess.run(words, check=True, stdout=subprocess.PIPE, env={"XDG_CACHE_HOME": f"{folder}/cache"}, text=True).stdout
+            words = [
+                sys.executable,
+                __file__,
+                "--packs",
+                str(packs),
+                "--points",
+                str(per_domain),
+                "--step",
+                name,
+                "--folder",
+                f"{folder}/repository",
+            ]
+            printed = subprocess.run(
+                words, check=True, stdout=subprocess.PIPE, env={"XDG_CACHE_HOME": f"{folder}/cache"}, text=True
+            ).stdout
             figures.append(json.loads(printed))
         return figures[1:]
 

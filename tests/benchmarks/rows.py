@@ -86,7 +86,9 @@ class Rounds:
     def __init__(self, count: int, say: Say) -> None:
         self._count, self._say = count, say
 
-    def __call__(self, title: str, trials: dict[str, Trial], before: Callable[[int], None] = lambda _: None) -> dict[str, tuple[Measurement, ...]]:
+    def __call__(
+        self, title: str, trials: dict[str, Trial], before: Callable[[int], None] = lambda _: None
+    ) -> dict[str, tuple[Measurement, ...]]:
         """The measurements of each trial; `before` is called with the number of each round."""
         results: dict[str, list[Measurement]] = {name: [] for name in trials}
         for number in range(self._count):
@@ -158,7 +160,9 @@ def rows_of_sizes(rounds: Rounds, hypervisor: Hypervisor) -> Iterator[Row]:
 
 
 @contextmanager
-def pair(hypervisor: Hypervisor, size: int = 0, images: tuple[Path | None, Path | None] = (None, None)) -> Iterator[tuple[Engine, Peer]]:
+def pair(
+    hypervisor: Hypervisor, size: int = 0, images: tuple[Path | None, Path | None] = (None, None)
+) -> Iterator[tuple[Engine, Peer]]:
     """A domain for each side: with an empty disk of `size` bytes, or with a given image.
 
     Two, because virtnbdbackup refuses a domain with checkpoints that are not its own.
@@ -179,7 +183,9 @@ def _fulls(compression: str, *contenders: Contender | RawCopy) -> dict[str, Tria
     return {each.name: functools.partial(each.full, compression) for each in contenders}
 
 
-def _incrementals(rounds: Rounds, title: str, engine: Engine, peer: Peer, size: int) -> dict[str, tuple[Measurement, ...]]:
+def _incrementals(
+    rounds: Rounds, title: str, engine: Engine, peer: Peer, size: int
+) -> dict[str, tuple[Measurement, ...]]:
     """Incremental backups by both, each after the same change of both disks of `size` bytes."""
 
     def change(number: int) -> None:

@@ -50,9 +50,27 @@ class Ansible:
 
     def run(self, module: str, **arguments: t.Any) -> dict[str, t.Any]:
         """Run a module and return its result; a failure ends the demo with the module's message."""
-        command = [str(Path(sys.executable).parent / "ansible"), "localhost", "-i", "localhost,", "-c", "local", "--tree", str(self._results)]
-        command += ["-e", f"ansible_python_interpreter={sys.executable}", "-m", f"kvm.cbt.{module}", "-a", json.dumps(arguments)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=self._environment, stdin=subprocess.DEVNULL)
+        command = [
+            str(Path(sys.executable).parent / "ansible"),
+            "localhost",
+            "-i",
+            "localhost,",
+            "-c",
+            "local",
+            "--tree",
+            str(self._results),
+        ]
+        command += [
+            "-e",
+            f"ansible_python_interpreter={sys.executable}",
+            "-m",
+            f"kvm.cbt.{module}",
+            "-a",
+            json.dumps(arguments),
+        ]
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, env=self._environment, stdin=subprocess.DEVNULL
+        )
         written = self._results / "localhost"
         result = json.loads(written.read_text()) if written.exists() else {}
         if done.returncode != 0:
@@ -72,7 +90,9 @@ def tell_backup(result: t.Mapping[str, t.Any]) -> None:
         say(f"   {result['duration']:.2f} s, {amount(rate)}/s, consistency: {result['restore_point']['consistency']}")
 
 
-def prove(ansible: Ansible, guest: LinuxGuest, repository: str, hypervisor: Hypervisor, sums: t.Mapping[str, str]) -> None:
+def prove(
+    ansible: Ansible, guest: LinuxGuest, repository: str, hypervisor: Hypervisor, sums: t.Mapping[str, str]
+) -> None:
     """Restore the latest point and hold it against the disk itself and against the guest's own checksums."""
     reference = snapshot_reference(guest, hypervisor.folder())["vda"]
     target = hypervisor.folder()
@@ -104,7 +124,9 @@ def play(hypervisor: Hypervisor, ansible: Ansible) -> None:
     say("1. Boot a Linux guest under emulation")
     with LinuxGuest(hypervisor, [DISK]) as guest:
         guest.wait_ready()
-        say(f"   {guest.name} is up after {time.monotonic() - started:.1f} s, with ext4 on {DISK.target} and the guest agent")
+        say(
+            f"   {guest.name} is up after {time.monotonic() - started:.1f} s, with ext4 on {DISK.target} and the guest agent"
+        )
         sums = {"/data/first": guest.write_random_file("/data/first", 64 * MIB)}
         say("2. Create a repository; full backup, the guest's file systems frozen for the instant of its begin")
         ansible.run("cbt_repository", repository=repository)

@@ -43,7 +43,11 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this collection under the name by which Ansible finds it."""
     tool = Path(__file__).resolve().parents[1] / "tools/collection_tree.sh"
-    return Path(subprocess.run([tool, tmp_path_factory.mktemp("collections")], check=True, capture_output=True, text=True).stdout.strip())
+    return Path(
+        subprocess.run(
+            [tool, tmp_path_factory.mktemp("collections")], check=True, capture_output=True, text=True
+        ).stdout.strip()
+    )
 
 
 @pytest.fixture(scope="session")

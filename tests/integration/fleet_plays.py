@@ -27,7 +27,15 @@ class Fleet:
         self.cluster = cluster
         self._collection, self._folder, self._others = collection, folder, others
 
-    def run(self, playbook: str, variables: dict[str, Any], *options: str, nodes: Iterable[Node] = (), fails: str | None = None, warns: str = "") -> str:
+    def run(
+        self,
+        playbook: str,
+        variables: dict[str, Any],
+        *options: str,
+        nodes: Iterable[Node] = (),
+        fails: str | None = None,
+        warns: str = "",
+    ) -> str:
         """Run a playbook on nodes, or on all; see `Play.run`."""
         names = [node.name for node in nodes or self.cluster.nodes]
         ssh = f"ansible_ssh_common_args='-F {self.cluster.ssh_config}' ansible_ssh_args='{_SSH} -o ControlPath={self._folder}/%h'"
@@ -38,4 +46,8 @@ class Fleet:
 
     def changed(self, *arguments: Any, **options: Any) -> dict[str, int]:
         """Run as above; the hosts on which tasks changed something, and how many."""
-        return {host: int(changed) for host, changed, _unreachable, _failed in _RECAP.findall(self.run(*arguments, **options)) if int(changed)}
+        return {
+            host: int(changed)
+            for host, changed, _unreachable, _failed in _RECAP.findall(self.run(*arguments, **options))
+            if int(changed)
+        }

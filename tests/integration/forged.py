@@ -23,7 +23,9 @@ _OPENING = ("info", "measure", "convert", "compare", "amend", "check", "bitmap",
 def forge(disk: Path, secret: Path, compat: str = "1.1") -> bytes:
     """Write a RAW disk as its guest may: a qcow2 header of 1 TiB that names a file of the host. Returns the disk's bytes."""
     secret.write_bytes(SECRET * 4096)
-    run_tool(["qemu-img", "create", "-q", "-f", "qcow2", "-o", f"compat={compat}", "-b", secret, "-F", "raw", disk, "1T"])
+    run_tool(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-o", f"compat={compat}", "-b", secret, "-F", "raw", disk, "1T"]
+    )
     os.truncate(disk, SIZE)
     with disk.open("r+b") as file:
         file.seek(SIZE // 2)
@@ -47,7 +49,11 @@ def names_formats(arguments: t.Sequence[str]) -> bool:
         return bool(nodes) and all(map(_node_is_named, nodes))
     if program != "qemu-img":
         return not program.startswith("qemu-")
-    names = {"-f"} | ({"-F"} if arguments[1] == "compare" or {"-b", "-B"} & set(arguments) else set()) | ({"-O"} if arguments[1] == "convert" else set())
+    names = (
+        {"-f"}
+        | ({"-F"} if arguments[1] == "compare" or {"-b", "-B"} & set(arguments) else set())
+        | ({"-O"} if arguments[1] == "convert" else set())
+    )
     return arguments[1] in _OPENING and names <= set(arguments)
 
 
@@ -60,7 +66,9 @@ class Watch:
         self.seen: list[list[str]] = []
 
     def _look(self, arguments: list[str]) -> list[str]:
-        program = arguments[arguments.index("-c") + 3 :] if arguments[0] == "setpriv" else arguments  # what ends with the engine is started by it
+        program = (
+            arguments[arguments.index("-c") + 3 :] if arguments[0] == "setpriv" else arguments
+        )  # what ends with the engine is started by it
         assert names_formats(program), program
         self.seen.append(program)
         return arguments

@@ -38,7 +38,9 @@ def collection_path(folder: Path) -> Path:
 class ModuleProcess:
     """One run of a module; ``before`` is Python code that runs in its process first."""
 
-    def __init__(self, folder: Path, module: str, arguments: t.Mapping[str, t.Any], check: bool = False, before: str = "") -> None:
+    def __init__(
+        self, folder: Path, module: str, arguments: t.Mapping[str, t.Any], check: bool = False, before: str = ""
+    ) -> None:
         handle, path = tempfile.mkstemp(dir=folder, suffix=".json")
         with os.fdopen(handle, "w") as file:
             json.dump({**arguments, "_ansible_check_mode": check}, file)

@@ -40,7 +40,10 @@ def main() -> None:
     except CbtError as error:
         print(json.dumps({"failed": str(error)}))
         return
-    disks = {disk.target: {"mode": disk.mode, "reason": disk.reason, "dirty_bytes": disk.dirty_bytes} for disk in result.disks}
+    disks = {
+        disk.target: {"mode": disk.mode, "reason": disk.reason, "dirty_bytes": disk.dirty_bytes}
+        for disk in result.disks
+    }
     point = result.point
     assert point is not None
     told = {"id": point.id, "checkpoint": point.checkpoint, "host": point.host, "versions": dict(point.versions)}
@@ -51,14 +54,26 @@ class Runner(t.Protocol):
     """What runs a program; a node of the lab is one."""
 
     def run(
-        self, words: t.Sequence[str | Path], environment: t.Mapping[str, str] | None = None, stdin: str = "", timeout: float = 300
+        self,
+        words: t.Sequence[str | Path],
+        environment: t.Mapping[str, str] | None = None,
+        stdin: str = "",
+        timeout: float = 300,
     ) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
 
 
-def back_up_in(node: Runner, repository: str, prefix: t.Sequence[str] = (), environment: t.Mapping[str, str] | None = None, **wanted: t.Any) -> t.Any:
+def back_up_in(
+    node: Runner,
+    repository: str,
+    prefix: t.Sequence[str] = (),
+    environment: t.Mapping[str, str] | None = None,
+    **wanted: t.Any,
+) -> t.Any:
     """Back up inside a node and return what the program told. ``prefix`` is put before the program, to change its user for one."""
-    done = node.run([*prefix, "/usr/bin/python3", __file__], environment, json.dumps({"repository": repository, **wanted}))
+    done = node.run(
+        [*prefix, "/usr/bin/python3", __file__], environment, json.dumps({"repository": repository, **wanted})
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 

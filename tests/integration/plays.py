@@ -21,7 +21,10 @@ from lab.process import run_tool
 from lab.tree import bare_tree
 
 # What Ansible finds fault with, but not what cbt_backup has to tell of these domains.
-COMPLAINT = re.compile(r"^\[(?:DEPRECATION )?WARNING\]: (?!Cannot track vdb: |The backup of \S+ is only crash-consistent: ).*", re.MULTILINE)
+COMPLAINT = re.compile(
+    r"^\[(?:DEPRECATION )?WARNING\]: (?!Cannot track vdb: |The backup of \S+ is only crash-consistent: ).*",
+    re.MULTILINE,
+)
 
 
 def environment(collections: Path, folder: Path) -> dict[str, str]:
@@ -76,12 +79,16 @@ class Play:
         self._inventory = folder / "inventory"
         self._inventory.write_text(f"{host}\n")
 
-    def run(self, what: str, variables: dict[str, Any], *options: str, fails: str | None = None, warns: str = "") -> str:
+    def run(
+        self, what: str, variables: dict[str, Any], *options: str, fails: str | None = None, warns: str = ""
+    ) -> str:
         """Run a playbook by its full name, or a role by `role:`; what Ansible printed. `fails` is what it is to fail with, `warns` may be warned of."""
         playbook = what
         if what.startswith("role:"):
             path = self._folder / "role.yml"
-            path.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "roles": [what.removeprefix("role:")]}]))
+            path.write_text(
+                json.dumps([{"hosts": "all", "gather_facts": False, "roles": [what.removeprefix("role:")]}])
+            )
             playbook = str(path)
         words = ["-i", self._inventory, "-e", json.dumps(variables), *options, playbook]
         done = run_playbook(words, self._collection, self._folder, within=self._within)

@@ -117,7 +117,9 @@ def test_checkpoint_removed_by_hand(trial: Trial) -> None:
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["running", "shut off"])
-@pytest.mark.parametrize(("ending", "reason"), [("", "is missing from vda"), ("@vda", "lacks the mark")], ids=["bitmap", "mark"])
+@pytest.mark.parametrize(
+    ("ending", "reason"), [("", "is missing from vda"), ("@vda", "lacks the mark")], ids=["bitmap", "mark"]
+)
 def test_bitmap_or_mark_of_one_disk_removed_by_hand(ending: str, reason: str, running: bool, trial: Trial) -> None:
     name = f"{trial.checkpoint}{ending}"
     if running:

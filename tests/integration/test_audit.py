@@ -33,7 +33,11 @@ def _tamper(domain: BlockDomain, changes: t.Mapping[int, bytes]) -> None:
     clusters = json.loads(run_tool(["qemu-img", "map", "--output=json", image]))
     with image.open("r+b") as file:
         for offset, data in changes.items():
-            place = next(each for each in clusters if each["start"] <= offset and offset + len(data) <= each["start"] + each["length"])
+            place = next(
+                each
+                for each in clusters
+                if each["start"] <= offset and offset + len(data) <= each["start"] + each["length"]
+            )
             file.seek(place["offset"] + offset - place["start"])
             file.write(data)
     domain.start()
@@ -105,7 +109,9 @@ def test_the_module_returns_what_an_audit_found(hypervisor: Hypervisor, workspac
 
 @pytest.mark.soak("histories")
 @pytest.mark.parametrize("seed", range(1, soaks.count("histories") // 2 + 1))
-def test_an_audit_of_a_random_history_finds_nothing(seed: int, hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_an_audit_of_a_random_history_finds_nothing(
+    seed: int, hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     chance = random.Random(seed)
     size = SIZE + 512 * 3
     with BlockDomain(hypervisor, [DiskSpec("vda", size)]) as domain:
@@ -134,13 +140,17 @@ def test_an_audit_of_a_random_history_finds_nothing(seed: int, hypervisor: Hyper
                 domain.destroy()
                 domain.start()
             mode = chance.choice(["auto", "auto", "differential"])
-            taken = witnessed_backup(domain, repository, workspace, ask(domain.name, mode=mode, audit=chance.random() < 0.7), touch)
+            taken = witnessed_backup(
+                domain, repository, workspace, ask(domain.name, mode=mode, audit=chance.random() < 0.7), touch
+            )
             assert (disk_result(taken.result, "vda").unmarked, taken.result.warnings) == ((), ())
             assert _untrue(domain, repository, taken, workspace / "out") == []
 
 
 @pytest.mark.parametrize("damage", ["directory", "missing"])
-def test_a_damaged_pack_of_the_base_is_not_taken_for_an_unmarked_change(damage: str, hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_a_damaged_pack_of_the_base_is_not_taken_for_an_unmarked_change(
+    damage: str, hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", SIZE)]) as domain:
         domain.write_random("vda", 0, 4 * MIB, 1)
         witnessed_backup(domain, repository, workspace)

@@ -36,7 +36,9 @@ def domain(hypervisor: Hypervisor) -> t.Iterator[BlockDomain]:
 
 @pytest.fixture
 def backed_up(domain: BlockDomain, workspace: Path) -> dict[str, t.Any]:
-    result = run_module(workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository"))
+    result = run_module(
+        workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository")
+    )
     assert not result.get("failed"), result
     return result
 
@@ -61,7 +63,10 @@ def _only(repository: Path, pattern: str) -> Path:
 
 BACKUPS: dict[str, tuple[dict[str, t.Any], str]] = {
     "unknown domain": ({"domain": "no-such-domain"}, "There is no domain no-such-domain on this host; it has"),
-    "libvirt down": ({"uri": "qemu+unix:///system?socket=/nonexistent/socket"}, "Cannot connect to libvirt at qemu+unix:///system"),
+    "libvirt down": (
+        {"uri": "qemu+unix:///system?socket=/nonexistent/socket"},
+        "Cannot connect to libvirt at qemu+unix:///system",
+    ),
     "no such disk": ({"include_disks": ["vdz"]}, "has no disk vdz; it has vda, vdb"),
     "no such disk to exclude": ({"exclude_disks": ["sda"]}, "has no disk sda; it has vda, vdb"),
     "nothing left": ({"exclude_disks": ["vda", "vdb"]}, "There is nothing to back up"),
@@ -79,7 +84,11 @@ BACKUPS: dict[str, tuple[dict[str, t.Any], str]] = {
 def test_a_backup_that_cannot_be_says_so_and_changes_nothing(case: str, domain: BlockDomain, workspace: Path) -> None:
     overrides, message = BACKUPS[case]
     repository = workspace / "repository"
-    result = run_module(workspace, "cbt_backup", **{"domain": domain.name, "repository": str(repository), "create_repository": True, **overrides})
+    result = run_module(
+        workspace,
+        "cbt_backup",
+        **{"domain": domain.name, "repository": str(repository), "create_repository": True, **overrides},
+    )
     assert result["failed"] and message in result["msg"], result
     assert "Traceback" not in json.dumps(result)
     assert (domain.checkpoints(), domain.job_running()) == ([], False)
@@ -97,7 +106,9 @@ def test_a_directory_with_other_files_is_no_repository(domain: BlockDomain, work
     assert _tree(folder) == {"cat.jpg": b"meow"}
 
 
-def test_a_repository_of_a_newer_format_is_refused_by_name(domain: BlockDomain, workspace: Path, backed_up: t.Any) -> None:
+def test_a_repository_of_a_newer_format_is_refused_by_name(
+    domain: BlockDomain, workspace: Path, backed_up: t.Any
+) -> None:
     from _cbt.repository.format import envelope
 
     repository = workspace / "repository"
@@ -112,7 +123,9 @@ def test_a_repository_of_a_newer_format_is_refused_by_name(domain: BlockDomain, 
 
 @pytest.mark.parametrize("victim", ["pack", "vda-*.map", "manifest.json"])
 @pytest.mark.parametrize("harm", ["truncated", "empty", "missing", "changed"])
-def test_a_damaged_object_is_named_by_verify_and_never_restored(victim: str, harm: str, domain: BlockDomain, workspace: Path, backed_up: t.Any) -> None:
+def test_a_damaged_object_is_named_by_verify_and_never_restored(
+    victim: str, harm: str, domain: BlockDomain, workspace: Path, backed_up: t.Any
+) -> None:
     repository = workspace / "repository"
     path = _pack(repository) if victim == "pack" else _only(repository, victim)
     whole = path.read_bytes()
@@ -128,9 +141,13 @@ def test_a_damaged_object_is_named_by_verify_and_never_restored(victim: str, har
         path.write_bytes(changed[harm])
     out = workspace / "out"
     out.mkdir()
-    restored = run_module(workspace, "cbt_restore", domain=domain.name, repository=str(repository), dest=str(out), include_disks=["vda"])
+    restored = run_module(
+        workspace, "cbt_restore", domain=domain.name, repository=str(repository), dest=str(out), include_disks=["vda"]
+    )
     assert restored["failed"] and list(out.iterdir()) == [], restored
-    verified = run_module(workspace, "cbt_verify", repository=str(repository), restore_points=["all"], fail_on_damage=False)
+    verified = run_module(
+        workspace, "cbt_verify", repository=str(repository), restore_points=["all"], fail_on_damage=False
+    )
     if (victim, harm) == ("manifest.json", "missing"):  # then the point does not exist
         assert "went back" in restored["msg"] and "went back" in verified["msg"]
         return
@@ -146,7 +163,9 @@ def test_a_damaged_object_is_named_by_verify_and_never_restored(victim: str, har
 
 
 @pytest.mark.parametrize("victim", ["vda-*.map", "manifest.json"])
-def test_the_backup_after_damage_of_a_points_own_objects_is_full_with_the_reason(victim: str, domain: BlockDomain, workspace: Path, backed_up: t.Any) -> None:
+def test_the_backup_after_damage_of_a_points_own_objects_is_full_with_the_reason(
+    victim: str, domain: BlockDomain, workspace: Path, backed_up: t.Any
+) -> None:
     repository = workspace / "repository"
     path = _only(repository, victim)
     path.write_bytes(path.read_bytes()[:-1])
@@ -155,7 +174,9 @@ def test_the_backup_after_damage_of_a_points_own_objects_is_full_with_the_reason
     result = run_module(workspace, "cbt_backup", domain=domain.name, repository=str(repository))
     assert result["disks"][0]["mode"] == "full", result
     assert victim == "manifest.json" or "cannot be built on" in result["disks"][0]["reason"]
-    verified = run_module(workspace, "cbt_verify", repository=str(repository), restore_points=[result["restore_point"]["id"]])
+    verified = run_module(
+        workspace, "cbt_verify", repository=str(repository), restore_points=[result["restore_point"]["id"]]
+    )
     assert verified["restore_points"][0]["status"] == "ok", verified
 
 
@@ -167,15 +188,25 @@ def test_a_full_target_is_named_and_nothing_is_left(domain: BlockDomain, workspa
     assert sorted(_tree(small_mount / "repository")) == ["repository.json"]
 
 
-def test_a_restore_that_cannot_fit_is_refused_beforehand(domain: BlockDomain, workspace: Path, small_mount: Path, backed_up: t.Any) -> None:
-    arguments = {"domain": domain.name, "repository": str(workspace / "repository"), "dest": str(small_mount), "format": "raw"}
+def test_a_restore_that_cannot_fit_is_refused_beforehand(
+    domain: BlockDomain, workspace: Path, small_mount: Path, backed_up: t.Any
+) -> None:
+    arguments = {
+        "domain": domain.name,
+        "repository": str(workspace / "repository"),
+        "dest": str(small_mount),
+        "format": "raw",
+    }
     result = run_module(workspace, "cbt_restore", **arguments)
     assert result["failed"] and "are needed and" in result["msg"], result
     assert list(small_mount.iterdir()) == []
 
 
 RESTORES: dict[str, tuple[dict[str, t.Any], str]] = {
-    "unknown point": ({"restore_point": "20200101T000000Z-00000000"}, "There is no restore point 20200101T000000Z-00000000"),
+    "unknown point": (
+        {"restore_point": "20200101T000000Z-00000000"},
+        "There is no restore point 20200101T000000Z-00000000",
+    ),
     "unknown domain": ({"domain": "nobody"}, "holds no restore point of nobody; it holds points of"),
     "too early": ({"until": "2001-01-01"}, "There is no restore point"),
     "unreadable date": ({"until": "yesterday"}, "Cannot read the date yesterday"),
@@ -187,7 +218,9 @@ RESTORES: dict[str, tuple[dict[str, t.Any], str]] = {
 
 
 @pytest.mark.parametrize("case", RESTORES)
-def test_a_restore_that_cannot_be_says_so_and_writes_nothing(case: str, domain: BlockDomain, workspace: Path, backed_up: t.Any) -> None:
+def test_a_restore_that_cannot_be_says_so_and_writes_nothing(
+    case: str, domain: BlockDomain, workspace: Path, backed_up: t.Any
+) -> None:
     overrides, message = RESTORES[case]
     out = workspace / "out"
     out.mkdir()
@@ -198,7 +231,9 @@ def test_a_restore_that_cannot_be_says_so_and_writes_nothing(case: str, domain: 
         assert list(out.iterdir()) == []
 
 
-def test_an_existing_image_and_a_running_domains_disk_are_not_overwritten(domain: BlockDomain, workspace: Path, backed_up: t.Any) -> None:
+def test_an_existing_image_and_a_running_domains_disk_are_not_overwritten(
+    domain: BlockDomain, workspace: Path, backed_up: t.Any
+) -> None:
     out = workspace / "out"
     out.mkdir()
     mine = out / f"{domain.name}-vda.qcow2"
@@ -209,7 +244,14 @@ def test_an_existing_image_and_a_running_domains_disk_are_not_overwritten(domain
     assert [path.name for path in out.iterdir()] == [mine.name] and mine.read_bytes() == b"precious"
     running = run_module(workspace, "cbt_restore", disk_map={"vda": str(domain.image("vda"))}, force=True, **arguments)
     assert running["failed"] and f"in use by the running domain {domain.name}" in running["msg"], running
-    blind = run_module(workspace, "cbt_restore", disk_map={"vda": str(domain.image("vda"))}, force=True, uri="test:///default", **arguments)
+    blind = run_module(
+        workspace,
+        "cbt_restore",
+        disk_map={"vda": str(domain.image("vda"))},
+        force=True,
+        uri="test:///default",
+        **arguments,
+    )
     assert blind["failed"] and "in use by" in blind["msg"], blind
     forced = run_module(workspace, "cbt_restore", dest=str(out), force=True, **arguments)
     assert forced["changed"], forced
@@ -222,9 +264,14 @@ def test_paths_with_spaces_and_names_beyond_ascii(hypervisor: Hypervisor, worksp
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB)], name=f"größe {os.getpid()} ß") as domain:
         domain.write_random("vda", 0, MIB, 5)
         repository = created(workspace, base / "das Lager")
-        assert run_module(workspace, "cbt_backup", domain=domain.name, repository=repository, tags={"grund": "übung"})["changed"]
+        assert run_module(workspace, "cbt_backup", domain=domain.name, repository=repository, tags={"grund": "übung"})[
+            "changed"
+        ]
         domain.write("vda", MIB, MIB, 6)
-        assert run_module(workspace, "cbt_backup", domain=domain.name, repository=repository)["disks"][0]["mode"] == "incremental"
+        assert (
+            run_module(workspace, "cbt_backup", domain=domain.name, repository=repository)["disks"][0]["mode"]
+            == "incremental"
+        )
         out = base / "zurück geholt"
         out.mkdir()
         restored = run_module(workspace, "cbt_restore", domain=domain.name, repository=repository, dest=str(out))
@@ -240,7 +287,9 @@ def test_a_foreign_job_is_reported_and_left_alone(domain: BlockDomain, workspace
     from lab.reference import pull_job_xml
 
     domain.handle.backupBegin(pull_job_xml(domain, workspace), None, 0)
-    result = run_module(workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository"))
+    result = run_module(
+        workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository")
+    )
     assert result["failed"] and "a backup job is running on it that is not ours" in result["msg"], result
     assert domain.job_running()
     domain.abort_job()

@@ -83,7 +83,9 @@ def _on(hypervisor: Hypervisor, workspace: Path, device: Path, fmt: str) -> t.It
         yield made
 
 
-def test_a_raw_device_is_scanned_running_and_shut_off_and_only_what_differs_is_stored(hypervisor: Hypervisor, workspace: Path, device: Path) -> None:
+def test_a_raw_device_is_scanned_running_and_shut_off_and_only_what_differs_is_stored(
+    hypervisor: Hypervisor, workspace: Path, device: Path
+) -> None:
     with _on(hypervisor, workspace, device, "raw") as it:
         it.domain.write_random("vda", MIB, 4 * MIB, 1)
         it.domain.write_zeroes("vda", 8 * MIB, MIB)
@@ -95,7 +97,11 @@ def test_a_raw_device_is_scanned_running_and_shut_off_and_only_what_differs_is_s
         it.domain.write("vda", 10 * MIB, BLOCK_SIZE, 0x22)
         it.domain.discard("vda", 4 * MIB, MIB)
         second = it.backup("scan")
-        assert (second.new_bytes, second.zero_bytes, second.unchanged_bytes) == (2 * BLOCK_SIZE, 13 * MIB - BLOCK_SIZE, 3 * MIB - BLOCK_SIZE + 512)
+        assert (second.new_bytes, second.zero_bytes, second.unchanged_bytes) == (
+            2 * BLOCK_SIZE,
+            13 * MIB - BLOCK_SIZE,
+            3 * MIB - BLOCK_SIZE + 512,
+        )
 
         it.domain.destroy()
         same = it.backup("scan")
@@ -110,7 +116,9 @@ def test_a_raw_device_is_scanned_running_and_shut_off_and_only_what_differs_is_s
         assert it.untrue() == []
 
 
-def test_a_device_with_qcow2_in_it_is_tracked_running_and_shut_off(hypervisor: Hypervisor, workspace: Path, device: Path) -> None:
+def test_a_device_with_qcow2_in_it_is_tracked_running_and_shut_off(
+    hypervisor: Hypervisor, workspace: Path, device: Path
+) -> None:
     with _on(hypervisor, workspace, device, "qcow2") as it:
         it.domain.write_random("vda", MIB, 4 * MIB, 1)
         it.backup("full")

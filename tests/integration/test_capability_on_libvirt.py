@@ -26,7 +26,9 @@ def test_the_switch_goes_on_and_off_and_the_domain_starts_with_it(hypervisor: Hy
         assert not run_module(workspace, "cbt_capability", **wanted)["changed"]
         domain.start()
         assert _SWITCH in domain.xml()
-        backup = run_module(workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository"))
+        backup = run_module(
+            workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository")
+        )
         assert backup["disks"][0]["mode"] == "full"
         assert run_module(workspace, "cbt_capability", state="absent", **wanted)["changed"]
         assert domain.xml(inactive=True) == before

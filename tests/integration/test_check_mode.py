@@ -33,7 +33,12 @@ def test_the_estimate_and_the_run_agree_in_every_situation(hypervisor: Hyperviso
     with BlockDomain(hypervisor, disks) as domain:
 
         def both(**options: t.Any) -> dict[str, t.Any]:
-            arguments = {"domain": domain.name, "repository": repository, "create_repository": not Path(repository).exists(), **options}
+            arguments = {
+                "domain": domain.name,
+                "repository": repository,
+                "create_repository": not Path(repository).exists(),
+                **options,
+            }
             checkpoints = domain.checkpoints()
             there = Path(repository).exists()
             estimate = run_module(workspace, "cbt_backup", check=True, **arguments)
@@ -51,7 +56,14 @@ def test_the_estimate_and_the_run_agree_in_every_situation(hypervisor: Hyperviso
         assert [disk["mode"] for disk in first["disks"]] == ["full", "full", "scan", "scan", "scan", "skipped"]
         domain.write("vda", 0, MIB, 2)
         second = both()
-        assert [disk["mode"] for disk in second["disks"]] == ["incremental", "incremental", "scan", "scan", "scan", "skipped"]
+        assert [disk["mode"] for disk in second["disks"]] == [
+            "incremental",
+            "incremental",
+            "scan",
+            "scan",
+            "scan",
+            "skipped",
+        ]
         both(mode="incremental", include_disks=["vda", "vdc"])
         third = both()  # vdb was left out of the last one
         assert [disk["mode"] for disk in third["disks"]][:2] == ["incremental", "full"]
@@ -74,14 +86,22 @@ def test_a_restore_in_check_mode_tells_the_images_and_writes_none(hypervisor: Hy
         planned = run_module(workspace, "cbt_restore", check=True, dest=str(out), exclude_disks=["vdb"], **arguments)
         assert list(out.iterdir()) == []
         done = run_module(workspace, "cbt_restore", dest=str(out), exclude_disks=["vdb"], **arguments)
-        assert [disk["path"] for disk in planned["disks"]] == [disk["path"] for disk in done["disks"]] == [str(path) for path in out.iterdir()]
+        assert (
+            [disk["path"] for disk in planned["disks"]]
+            == [disk["path"] for disk in done["disks"]]
+            == [str(path) for path in out.iterdir()]
+        )
 
 
 def test_tracking_in_check_mode_changes_nothing_and_predicts(hypervisor: Hypervisor, workspace: Path) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB, format="raw")]) as domain:
         arguments = {"domain": domain.name, "repository": str(workspace / "repository")}
         refused = run_module(workspace, "cbt_checkpoint", **arguments)
-        assert refused["failed"] and "There is no repository in" in refused["msg"] and not (workspace / "repository").exists()
+        assert (
+            refused["failed"]
+            and "There is no repository in" in refused["msg"]
+            and not (workspace / "repository").exists()
+        )
         arguments["create_repository"] = True
         planned = run_module(workspace, "cbt_checkpoint", check=True, **arguments)
         assert planned["changed"] and domain.checkpoints() == []
@@ -98,7 +118,9 @@ def test_tracking_in_check_mode_changes_nothing_and_predicts(hypervisor: Hypervi
         assert not run_module(workspace, "cbt_checkpoint", state="absent", **arguments)["changed"]
 
 
-def test_absent_leaves_the_checkpoints_of_others_and_works_on_a_shut_off_domain(hypervisor: Hypervisor, workspace: Path) -> None:
+def test_absent_leaves_the_checkpoints_of_others_and_works_on_a_shut_off_domain(
+    hypervisor: Hypervisor, workspace: Path
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 4 * MIB)]) as domain:
         others = "<domaincheckpoint><name>theirs</name></domaincheckpoint>"
         domain.handle.checkpointCreateXML(others, 0)

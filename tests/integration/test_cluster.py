@@ -91,7 +91,9 @@ class History:
         out = self.folder / "restored"
         out.mkdir()
         for point, copies in self._copies.items():
-            for disk in restore(self.repository, RestoreRequest(self._domain.name, restore_point=point, dest=str(out), format="raw")).disks:
+            for disk in restore(
+                self.repository, RestoreRequest(self._domain.name, restore_point=point, dest=str(out), format="raw")
+            ).disks:
                 assert same_bytes(Path(disk.path), copies[disk.target]) is None, (point, disk.target)
                 Path(disk.path).unlink()
         assert [verdict.status for verdict in verify(self.repository, wanted="all")[0]] == ["ok"] * len(self._copies)
@@ -122,7 +124,9 @@ def test_destroyed_here_and_defined_there(cluster: Cluster, domain: BlockDomain,
 
 
 @pytest.mark.parametrize("keep_source", [False, True], ids=["source forgets", "source keeps"])
-def test_live_migration_there_and_back(keep_source: bool, cluster: Cluster, domain: BlockDomain, history: History) -> None:
+def test_live_migration_there_and_back(
+    keep_source: bool, cluster: Cluster, domain: BlockDomain, history: History
+) -> None:
     first, second, _third = cluster.nodes
     history.take(first, "full")
     history.write(1)
@@ -148,7 +152,9 @@ def test_live_migration_there_and_back(keep_source: bool, cluster: Cluster, doma
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["running", "shut off"])
-def test_stale_metadata_of_a_node_that_takes_the_domain_over(running: bool, cluster: Cluster, domain: BlockDomain, history: History) -> None:
+def test_stale_metadata_of_a_node_that_takes_the_domain_over(
+    running: bool, cluster: Cluster, domain: BlockDomain, history: History
+) -> None:
     first, second, _third = cluster.nodes
     history.take(first, "full")
     stale = domain.checkpoints()
@@ -191,7 +197,9 @@ def test_what_a_guest_writes_during_the_migration_is_in_the_next_incremental(clu
             assert guest.checkpoints() == [told["checkpoint"]]
             folder = guest.hypervisor.folder()
             copy = snapshot_reference(guest, folder)["vda"]
-            restored = restore(repository, RestoreRequest(guest.name, restore_point=told["id"], dest=str(folder), format="raw")).disks[0]
+            restored = restore(
+                repository, RestoreRequest(guest.name, restore_point=told["id"], dest=str(folder), format="raw")
+            ).disks[0]
             assert same_bytes(Path(restored.path), copy) is None
             guest.handle.resume()
 
@@ -214,7 +222,9 @@ def test_a_repository_of_each_node_keeps_to_its_own(cluster: Cluster, domain: Bl
     assert len(domain.checkpoints()) == 2
 
 
-def test_to_another_release_of_libvirt_and_qemu_and_back(cluster: Cluster, domain: BlockDomain, history: History) -> None:
+def test_to_another_release_of_libvirt_and_qemu_and_back(
+    cluster: Cluster, domain: BlockDomain, history: History
+) -> None:
     old, _second, new = cluster.nodes
     versions = history.take(old, "full")["versions"]
     history.write(1)

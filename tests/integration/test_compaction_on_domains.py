@@ -35,7 +35,9 @@ def _reclaim(trial: Trial) -> None:
     """Delete every pack that no point names."""
     repository = trial.repository
     points = repository.points_of().points
-    named = {ref.name for point in points for disk in point.disks for ref in repository.read_map(point, disk.target).packs}
+    named = {
+        ref.name for point in points for disk in point.disks for ref in repository.read_map(point, disk.target).packs
+    }
     for name in list(repository.store.list("packs")):
         if name not in named:
             repository.store.delete(name)

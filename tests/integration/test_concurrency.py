@@ -74,10 +74,14 @@ class _Storm:
         self.faults: list[str] = []
         self.reclaimed = self.rewritten = 0
 
-    def run(self, chance: random.Random, host: str, module: str, kills: float, usual: float, **arguments: t.Any) -> dict[str, t.Any] | None:
+    def run(
+        self, chance: random.Random, host: str, module: str, kills: float, usual: float, **arguments: t.Any
+    ) -> dict[str, t.Any] | None:
         """One run of a module, killed with this probability at some moment of its ``usual`` seconds; its answer, if it had one."""
         before = "" if self.clocks is None else self.clocks.code(host)
-        process = ModuleProcess(self.workspace, module, {"repository": self.repository.store.location, **arguments}, before=before)
+        process = ModuleProcess(
+            self.workspace, module, {"repository": self.repository.store.location, **arguments}, before=before
+        )
         if chance.random() < kills:
             time.sleep(chance.uniform(0.3, usual * 0.8))
             process.signal(signal.SIGKILL)
@@ -105,7 +109,9 @@ def _back_up(storm: _Storm, domain: BlockDomain, host: str, scratch: Path, chanc
             disk[first : first + length] = domain.write_random("vda", first, length, chance.randrange(12))
         start = time.monotonic()
         mode = chance.choice(["auto", "auto", "auto", "full"])
-        result = storm.run(chance, host, "cbt_backup", 0.4, usual, domain=domain.name, scratch_dir=str(scratch), mode=mode)
+        result = storm.run(
+            chance, host, "cbt_backup", 0.4, usual, domain=domain.name, scratch_dir=str(scratch), mode=mode
+        )
         if result is not None:
             usual = time.monotonic() - start
             if result.get("failed"):
@@ -118,7 +124,17 @@ def _back_up(storm: _Storm, domain: BlockDomain, host: str, scratch: Path, chanc
 
 def _retain(storm: _Storm, host: str, chance: random.Random) -> None:
     while time.monotonic() < storm.until:
-        result = storm.run(chance, host, "cbt_retention", 0.4, 2.0, keep_last=KEPT, grace=storm.grace, confirm_shrink=True, compact_below=60)
+        result = storm.run(
+            chance,
+            host,
+            "cbt_retention",
+            0.4,
+            2.0,
+            keep_last=KEPT,
+            grace=storm.grace,
+            confirm_shrink=True,
+            compact_below=60,
+        )
         if result is not None and result.get("failed"):
             storm.faults.append(f"retention: {result['msg']}")
         elif result is not None:
@@ -132,7 +148,9 @@ def _verify(storm: _Storm, chance: random.Random) -> None:
         if result is None or result.get("failed"):
             continue  # killed, or there is nothing to verify yet
         published = {point.id for point in storm.repository.points_of().points}
-        storm.faults += [f"verify: {each}" for each in result["restore_points"] if each["status"] != "ok" and each["id"] in published]
+        storm.faults += [
+            f"verify: {each}" for each in result["restore_points"] if each["status"] != "ok" and each["id"] in published
+        ]
 
 
 def _set_clocks(storm: _Storm, clocks: Clocks, chance: random.Random) -> None:
@@ -151,7 +169,9 @@ def _settle(repository: Repository, grace: float) -> None:
         with leases.held(repository, "retention") as lease:
             if compacts:
                 compact(lease, Candidates(100))
-            Collector(repository, lease.now() + number * (3 * LAPSE + ASTRAY + grace), grace).collect(lease, confirm_shrink=True)
+            Collector(repository, lease.now() + number * (3 * LAPSE + ASTRAY + grace), grace).collect(
+                lease, confirm_shrink=True
+            )
             dedup.tidy(repository, repository.points_of().points)
 
 
@@ -179,7 +199,9 @@ def _untrue(storm: _Storm, names: t.Mapping[str, str]) -> list[str]:
     for point in open_repository(storm.repository.store.location).points_of().points:
         folder = storm.workspace / point.id
         folder.mkdir()
-        result = restore(storm.repository, RestoreRequest(names[point.uuid], restore_point=point.id, dest=str(folder), format="raw"))
+        result = restore(
+            storm.repository, RestoreRequest(names[point.uuid], restore_point=point.id, dest=str(folder), format="raw")
+        )
         path = Path(result.disks[0].path)
         if hashlib.sha256(path.read_bytes()).hexdigest() != storm.truth[point.id]:
             found.append(point.id)
@@ -234,7 +256,9 @@ def _check(storm: _Storm, names: t.Mapping[str, str]) -> None:
     used, least = _stored(storm.repository), _stored(fresh)
     ratio = sum(used.values()) / sum(least.values())
     print(f"\n{storm.seconds:.0f} s: {dict(storm.outcomes)}; {len(storm.truth)} points seen, {len(found)} left")
-    print(f"stored {used}, {ratio:.3f} x a fresh copy {least}; meanwhile {storm.reclaimed >> 10} KiB reclaimed and {storm.rewritten >> 10} KiB compacted")
+    print(
+        f"stored {used}, {ratio:.3f} x a fresh copy {least}; meanwhile {storm.reclaimed >> 10} KiB reclaimed and {storm.rewritten >> 10} KiB compacted"
+    )
     # A copy is made point by point, each of which finds most of what the others brought, as backups do: merging finds all.
     assert ratio <= 1.05
     assert _waste(storm.repository) == (0, 0)
@@ -242,13 +266,17 @@ def _check(storm: _Storm, names: t.Mapping[str, str]) -> None:
 
 
 @pytest.mark.soak("storm")
-def test_backups_retention_and_verification_at_once_keep_every_point_true(hypervisor: Hypervisor, workspace: Path) -> None:
+def test_backups_retention_and_verification_at_once_keep_every_point_true(
+    hypervisor: Hypervisor, workspace: Path
+) -> None:
     storm = _run(hypervisor, workspace, soaks.count("storm"))
     assert storm.outcomes["cbt_backup killed"] and storm.outcomes["cbt_retention killed"] and storm.reclaimed
 
 
 @pytest.mark.soak("clocks")
-def test_where_clocks_are_set_and_puts_hang_every_point_is_true(hypervisor: Hypervisor, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_clocks_are_set_and_puts_hang_every_point_is_true(
+    hypervisor: Hypervisor, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clocks = Clocks(workspace / "clocks.json", hangs=0.04, longest=2 * LAPSE + LONG_GRACE)
     clocks.set({})
     right = dataclasses.replace(clocks, hangs=0.0)

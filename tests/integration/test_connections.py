@@ -63,7 +63,9 @@ def _exists(domain: BlockDomain) -> bool:
     return domain.name in [each.name() for each in domain.hypervisor.connection.listAllDomains()]
 
 
-def test_a_transient_domain_keeps_its_history_when_it_is_created_again(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_a_transient_domain_keeps_its_history_when_it_is_created_again(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     taken: list[Witnessed] = []
     with TransientDomain(hypervisor, [DiskSpec("vda", 8 * MIB)]) as domain:
         assert not domain.handle.isPersistent()
@@ -103,7 +105,9 @@ def test_a_transient_domain_keeps_its_history_when_it_is_created_again(hyperviso
     assert [found for each in taken for found in differences(domain.name, repository, each, out)] == []
 
 
-def test_a_domain_may_be_named_by_its_uuid_and_reached_as_roots_session(hypervisor: Hypervisor, workspace: Path) -> None:
+def test_a_domain_may_be_named_by_its_uuid_and_reached_as_roots_session(
+    hypervisor: Hypervisor, workspace: Path
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 4 * MIB)]) as domain:
         where = {"repository": created(workspace, workspace / "repository")}
         domain.write("vda", 0, MIB, 0x11)
@@ -131,7 +135,9 @@ def test_a_lock_that_cannot_be_taken_is_named(hypervisor: Hypervisor, workspace:
         lock.parent.mkdir(mode=0o700, exist_ok=True)
         lock.symlink_to(workspace / "elsewhere")
         try:
-            result = run_module(workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository"))
+            result = run_module(
+                workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository")
+            )
         finally:
             lock.unlink()
         assert result["failed"] and f"Cannot lock {domain.name} against other runs: {lock}: " in result["msg"]
@@ -139,7 +145,14 @@ def test_a_lock_that_cannot_be_taken_is_named(hypervisor: Hypervisor, workspace:
 
 
 @pytest.mark.parametrize(
-    "uri", ["qemu+unix:///system?socket=/nonexistent/socket", "qemu+tcp://127.0.0.1:1/system", "nonsense:///system", "not a uri", "test:///nonexistent"]
+    "uri",
+    [
+        "qemu+unix:///system?socket=/nonexistent/socket",
+        "qemu+tcp://127.0.0.1:1/system",
+        "nonsense:///system",
+        "not a uri",
+        "test:///nonexistent",
+    ],
 )
 def test_a_libvirt_that_cannot_be_reached_is_named(uri: str, workspace: Path) -> None:
     result = run_module(workspace, "cbt_backup", domain="any", repository=str(workspace / "repository"), uri=uri)
@@ -155,7 +168,12 @@ def test_a_libvirt_that_accepts_and_never_answers_is_given_up(workspace: Path, m
         silent.listen()
         started = time.monotonic()
         uri = f"qemu+unix:///system?socket={workspace / 'silent'}"
-        with pytest.raises(HypervisorError, match="Cannot connect to libvirt at qemu.unix:///system: it did not answer within 1 s"), connection.connect(uri):
+        with (
+            pytest.raises(
+                HypervisorError, match="Cannot connect to libvirt at qemu.unix:///system: it did not answer within 1 s"
+            ),
+            connection.connect(uri),
+        ):
             raise AssertionError("connected to nobody")
         assert time.monotonic() - started < 5
 
@@ -182,7 +200,9 @@ class SessionHypervisor(NodeHypervisor):
         started = node.run([*self.prefix, "libvirtd", "--daemon"], self.environment)
         assert started.returncode == 0, started.stderr
         # pylint: disable-next=non-parent-init-called
-        Hypervisor.__init__(self, f"qemu+unix:///session?socket={node.path(self.home / 'run/libvirt/libvirt-sock')}", node.storage)
+        Hypervisor.__init__(
+            self, f"qemu+unix:///session?socket={node.path(self.home / 'run/libvirt/libvirt-sock')}", node.storage
+        )
 
     def folder(self, name: str | None = None) -> Path:
         """A folder of the user."""
@@ -207,13 +227,21 @@ class SessionDomain(BlockDomain):
 
 
 def test_the_session_of_an_unprivileged_user(node: Node) -> None:
-    with SessionHypervisor(node, "nobody") as session, SessionDomain(session, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 4 * MIB, format="raw")]) as domain:
+    with (
+        SessionHypervisor(node, "nobody") as session,
+        SessionDomain(session, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 4 * MIB, format="raw")]) as domain,
+    ):
         place, scratch = session.folder(), session.folder()
         where = str(place / "repository")
         copies: dict[str, t.Mapping[str, Path]] = {}
 
         def take(mode: str, dirty: int | None = None, **options: t.Any) -> None:
-            wanted = {"connection": {"uri": "qemu:///session"}, "domain": domain.name, "scratch_dir": str(scratch), **options}
+            wanted = {
+                "connection": {"uri": "qemu:///session"},
+                "domain": domain.name,
+                "scratch_dir": str(scratch),
+                **options,
+            }
             told = back_up_in(node, where, session.prefix, session.environment, **wanted)
             assert "failed" not in told, told
             assert [disk["mode"] for disk in told["disks"].values()] == [mode, "scan"], told
@@ -235,10 +263,15 @@ def test_the_session_of_an_unprivileged_user(node: Node) -> None:
         domain.start()
         domain.write("vda", 2 * MIB, GRANULE, 0x14)
         take("incremental", 1)
-        assert {(path.stat().st_uid, path.stat().st_gid) for path in [place / "repository", *(place / "repository").rglob("*")]} == {session.ids}
+        assert {
+            (path.stat().st_uid, path.stat().st_gid)
+            for path in [place / "repository", *(place / "repository").rglob("*")]
+        } == {session.ids}
         repository = open_repository(where)
         for point, expected in copies.items():
-            for disk in restore(repository, RestoreRequest(domain.name, restore_point=point, dest=str(session.folder()), format="raw")).disks:
+            for disk in restore(
+                repository, RestoreRequest(domain.name, restore_point=point, dest=str(session.folder()), format="raw")
+            ).disks:
                 assert same_bytes(Path(disk.path), expected[disk.target]) is None
 
 
@@ -248,8 +281,12 @@ class SaslLibvirt:
     def __init__(self, node: Node) -> None:
         self._node = node
         self.uri = node.uri
-        node.path(Path("/etc/sasl2/libvirt.conf")).write_text("mech_list: scram-sha-256\nsasldb_path: /etc/libvirt/passwd.db\n")
-        added = node.run(["saslpasswd2", "-p", "-a", "libvirt", "-f", "/etc/libvirt/passwd.db", "backup"], stdin=PASSWORD)
+        node.path(Path("/etc/sasl2/libvirt.conf")).write_text(
+            "mech_list: scram-sha-256\nsasldb_path: /etc/libvirt/passwd.db\n"
+        )
+        added = node.run(
+            ["saslpasswd2", "-p", "-a", "libvirt", "-f", "/etc/libvirt/passwd.db", "backup"], stdin=PASSWORD
+        )
         assert added.returncode == 0, added.stderr
         self._open_settings = node.path(Path("/etc/libvirt/libvirtd.conf")).read_text()
         self._restart(self._open_settings.replace('"none"', '"sasl"'))
@@ -293,7 +330,9 @@ def _seen_by_others(words: t.Collection[str]) -> list[str]:
     return seen
 
 
-def test_user_and_password_open_a_guarded_libvirt_and_are_told_nobody(guarded: tuple[BlockDomain, SaslLibvirt], workspace: Path) -> None:
+def test_user_and_password_open_a_guarded_libvirt_and_are_told_nobody(
+    guarded: tuple[BlockDomain, SaslLibvirt], workspace: Path
+) -> None:
     domain, sasl = guarded
     place = domain.hypervisor.folder()
     seen: list[str] = []
@@ -312,7 +351,9 @@ def test_user_and_password_open_a_guarded_libvirt_and_are_told_nobody(guarded: t
 
     def authfile(name: str, password: str) -> str:
         path = workspace / f"auth file {name}"
-        path.write_text(f"[credentials-one]\nauthname=backup\npassword={password}\n\n[auth-libvirt-default]\ncredentials=one\n")
+        path.write_text(
+            f"[credentials-one]\nauthname=backup\npassword={password}\n\n[auth-libvirt-default]\ncredentials=one\n"
+        )
         path.chmod(0o600)
         return str(path)
 
@@ -328,7 +369,10 @@ def test_user_and_password_open_a_guarded_libvirt_and_are_told_nobody(guarded: t
         {},
     ):
         refused = run(**options)
-        assert refused["failed"] and "Cannot connect to libvirt at qemu+unix:///system: authentication failed" in refused["msg"], refused
+        assert (
+            refused["failed"]
+            and "Cannot connect to libvirt at qemu+unix:///system: authentication failed" in refused["msg"]
+        ), refused
         assert "check username and password, or authfile" in refused["msg"]
     lost = run(authfile=str(workspace / "missing"))
     assert lost["failed"] and f"Cannot read the authentication file {workspace / 'missing'}." in lost["msg"]

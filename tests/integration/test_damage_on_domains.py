@@ -64,7 +64,9 @@ class Patient:
                 run_tool(["qemu-img", "convert", "-f", FORMATS[target], "-O", "raw", self.domain.image(target), copy])
             taken = Witnessed(backup(session_of(self.domain), self.repository, request), copies)
             self.domain.start()
-        assert [(disk.mode, disk.reason) for disk in taken.result.disks] == [(disk.mode, disk.reason) for disk in predicted.disks]
+        assert [(disk.mode, disk.reason) for disk in taken.result.disks] == [
+            (disk.mode, disk.reason) for disk in predicted.disks
+        ]
         self.taken.append(taken)
         return taken
 
@@ -128,13 +130,18 @@ def test_flipped_bits_are_healed_by_the_next_backup_in_all_points(patient: Patie
     assert [disk.healed_blocks for disk in healing.result.disks] == [1, 1]
     # Two blocks of each disk were stored: the one the guest wrote, and the damaged one it did not touch.
     assert [disk.statistics.new_bytes for disk in healing.result.disks if disk.statistics] == [2 * BLOCK_SIZE] * 2
-    assert healing.result.disks[0].statistics is not None and healing.result.disks[0].statistics.read_bytes == 2 * BLOCK_SIZE
+    assert (
+        healing.result.disks[0].statistics is not None
+        and healing.result.disks[0].statistics.read_bytes == 2 * BLOCK_SIZE
+    )
     assert patient.statuses() == ["ok", "ok", "ok"]
     assert patient.untrue() == []
     assert [disk.healed_blocks for disk in patient.backup().result.disks] == [0, 0]
 
 
-def test_a_signal_after_publication_says_that_the_point_is_published_and_what_was_left_undone(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_after_publication_says_that_the_point_is_published_and_what_was_left_undone(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     patient.flip(0, "vda", KEPT)
     assert patient.statuses() == ["damaged", "damaged"]
     interrupt, publish = Interrupt(), Repository.publish
@@ -149,7 +156,9 @@ def test_a_signal_after_publication_says_that_the_point_is_published_and_what_wa
         result = backup(session_of(patient.domain), patient.repository, ask(patient.domain.name), interrupt)
     assert result.point is not None
     (warning,) = [each for each in result.warnings if "SIGTERM" in each]
-    assert warning.startswith(f"Damaged blocks of earlier restore points of {patient.domain.name} were not healed: Ended by SIGTERM.")
+    assert warning.startswith(
+        f"Damaged blocks of earlier restore points of {patient.domain.name} were not healed: Ended by SIGTERM."
+    )
     assert f"Restore point {result.point.id} of {patient.domain.name} is published and complete." in warning
     assert patient.statuses() == ["damaged", "damaged", "ok"]
     patient.backup()
@@ -208,13 +217,19 @@ def test_the_modules_find_tell_and_heal(patient: Patient) -> None:
 
     def healths() -> list[tuple[t.Any, bool]]:
         points = run_module(patient.workspace, "cbt_backup_info", **place)["restore_points"]
-        return [(point["verified"] and (point["verified"]["status"], point["verified"]["percent"]), point["damaged"]) for point in points]
+        return [
+            (point["verified"] and (point["verified"]["status"], point["verified"]["percent"]), point["damaged"])
+            for point in points
+        ]
 
     patient.flip(0, "vda", KEPT)
     assert healths() == [(None, False), (None, False)]
     run_module(patient.workspace, "cbt_verify", check=True, restore_points=["all"], **place)
     assert healths() == [(None, False), (None, False)]
-    found = [run_module(patient.workspace, "cbt_verify", restore_points=["all"], sample=50, fail_on_damage=False, **place) for _run in range(2)]
+    found = [
+        run_module(patient.workspace, "cbt_verify", restore_points=["all"], sample=50, fail_on_damage=False, **place)
+        for _run in range(2)
+    ]
     assert not any(each["changed"] for each in found)
     assert healths() == [(("damaged", 50), True)] * 2
     if not patient.running:

@@ -23,7 +23,9 @@ KIB, MIB = 1 << 10, 1 << 20
 UNIT = 64 * KIB
 DATA = 128 * MIB
 SIZE = 192 * MIB
-MISSED = 8 * MIB  # what is read before the first hook is found, whatever the size. Several workers go on beside the one that finds it.
+MISSED = (
+    8 * MIB
+)  # what is read before the first hook is found, whatever the size. Several workers go on beside the one that finds it.
 
 
 @pytest.fixture
@@ -68,7 +70,9 @@ def _untrue(domain: BlockDomain, repository: Repository, workspace: Path, taken:
     return [found for each in taken for found in differences(domain.name, repository, each, folder)]
 
 
-def test_database_writes_cost_the_changed_64_kib_units_and_two_percent(hypervisor: Hypervisor, workspace: Path, repository: Repository, image: Path) -> None:
+def test_database_writes_cost_the_changed_64_kib_units_and_two_percent(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository, image: Path
+) -> None:
     chance = random.Random(5)
     offsets = [chance.randrange(SIZE // (8 * KIB)) * 8 * KIB for _write in range(500)]
     with BlockDomain(hypervisor, [DiskSpec("vda", source=image)]) as domain:
@@ -83,7 +87,9 @@ def test_database_writes_cost_the_changed_64_kib_units_and_two_percent(hyperviso
         assert _untrue(domain, repository, workspace, taken) == []
 
 
-def test_a_lost_bitmap_costs_reading_and_no_storage(hypervisor: Hypervisor, workspace: Path, repository: Repository, image: Path) -> None:
+def test_a_lost_bitmap_costs_reading_and_no_storage(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository, image: Path
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", source=image)]) as domain:
         taken = [_taken(domain, repository, workspace)]
         domain.handle.checkpointLookupByName(domain.checkpoints()[0]).delete()
@@ -95,11 +101,16 @@ def test_a_lost_bitmap_costs_reading_and_no_storage(hypervisor: Hypervisor, work
         assert _untrue(domain, repository, workspace, taken) == []
 
 
-def test_the_clone_of_a_domain_costs_little(hypervisor: Hypervisor, workspace: Path, repository: Repository, image: Path) -> None:
+def test_the_clone_of_a_domain_costs_little(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository, image: Path
+) -> None:
     copy = workspace / "clone.qcow2"
     shutil.copyfile(image, copy)
     copy.chmod(0o644)
-    with BlockDomain(hypervisor, [DiskSpec("vda", source=image)]) as domain, BlockDomain(hypervisor, [DiskSpec("vda", source=copy)]) as clone:
+    with (
+        BlockDomain(hypervisor, [DiskSpec("vda", source=image)]) as domain,
+        BlockDomain(hypervisor, [DiskSpec("vda", source=copy)]) as clone,
+    ):
         taken = [_taken(domain, repository, workspace)]
         with _added(repository, f"clone of a domain with {DATA} bytes of data") as added:
             cloned = [_taken(clone, repository, workspace, workers=1)]
@@ -117,7 +128,9 @@ def test_the_clone_of_a_domain_costs_little(hypervisor: Hypervisor, workspace: P
         assert _untrue(clone, repository, workspace, cloned) == []
 
 
-def test_a_raw_disk_that_moved_its_content_stores_what_is_new(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_a_raw_disk_that_moved_its_content_stores_what_is_new(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     """Nothing tracks it, and nothing is at its place: the scan finds the blocks all the same."""
     raw = workspace / "disk.raw"
     data = random.Random(7).randbytes(DATA // 2)
@@ -141,7 +154,10 @@ def test_blocks_of_another_domain_are_not_used_unless_asked_for(
     copy = workspace / "clone.qcow2"
     shutil.copyfile(image, copy)
     copy.chmod(0o644)
-    with BlockDomain(hypervisor, [DiskSpec("vda", source=image)]) as domain, BlockDomain(hypervisor, [DiskSpec("vda", source=copy)]) as clone:
+    with (
+        BlockDomain(hypervisor, [DiskSpec("vda", source=image)]) as domain,
+        BlockDomain(hypervisor, [DiskSpec("vda", source=copy)]) as clone,
+    ):
         _taken(domain, repository, workspace)
         taken = _taken(clone, repository, workspace, dedup=scope)
         statistics = disk_result(taken.result, "vda").statistics

@@ -71,7 +71,12 @@ class Site:
         assert self.new.run(["sh", "-c", read_only]).returncode == 0
 
     def variables(self, *machines: dict[str, Any], **fields: Any) -> dict[str, Any]:
-        return {"cbt_repository": str(self.repository), "disaster_recovery_dest": str(IMAGES), "disaster_recovery_machines": machines, **fields}
+        return {
+            "cbt_repository": str(self.repository),
+            "disaster_recovery_dest": str(IMAGES),
+            "disaster_recovery_machines": machines,
+            **fields,
+        }
 
     def lose(self, name: str) -> None:
         """A machine is lost with its host."""
@@ -95,7 +100,11 @@ def networks_of(xml: str) -> list[tuple[str, str]]:
 
 def test_a_rehearsal_runs_isolated_beside_the_originals(site: Site) -> None:
     database, application, _front = NAMES
-    variables = site.variables({"name": database}, {"name": application, "after": [database], "start": False}, disaster_recovery_rehearsal="true")
+    variables = site.variables(
+        {"name": database},
+        {"name": application, "after": [database], "start": False},
+        disaster_recovery_rehearsal="true",
+    )
     nodes = [site.old]
     connection = site.old.hypervisor.connection
     printed = site.fleet.run(PLAYBOOK, variables, "--check", nodes=nodes)
@@ -106,7 +115,9 @@ def test_a_rehearsal_runs_isolated_beside_the_originals(site: Site) -> None:
     copies = [connection.lookupByName(f"rehearsal-{name}") for name in (database, application)]
     try:
         assert [copy.isActive() for copy in copies] == [1, 0] and all(guest.running for guest in site.guests.values())
-        assert [networks_of(copy.XMLDesc(0)) for copy in copies] == [[("rehearsal", f"52:54:00:12:34:5{number}")] for number in (0, 1)]
+        assert [networks_of(copy.XMLDesc(0)) for copy in copies] == [
+            [("rehearsal", f"52:54:00:12:34:5{number}")] for number in (0, 1)
+        ]
         bridges = site.old.run(["ls", "/sys/class/net/virbr0/brif", "/sys/class/net/virbr1/brif"]).stdout
         assert bridges.count("vnet") == 4, bridges
         assert site.fleet.changed(PLAYBOOK, variables, nodes=nodes) == {}
@@ -138,7 +149,10 @@ def test_three_machines_come_back_on_a_host_that_never_saw_them(site: Site, tmp_
         site.lose(name)
     answers = {"host": "127.0.0.1", "port": 22}  # of the host itself
     variables = site.variables(
-        {"name": database, "wait_for": answers}, {"name": application}, {"name": front, "after": [database]}, disaster_recovery_networks={"lan": "office"}
+        {"name": database, "wait_for": answers},
+        {"name": application},
+        {"name": front, "after": [database]},
+        disaster_recovery_networks={"lan": "office"},
     )
     nodes, connection = [site.new], site.new.hypervisor.connection
     assert "3 of 3 machines would be back" in site.fleet.run(PLAYBOOK, variables, "--check", nodes=nodes)
@@ -147,14 +161,24 @@ def test_three_machines_come_back_on_a_host_that_never_saw_them(site: Site, tmp_
     obstacle = site.new.path(IMAGES / f"{database}-vda.qcow2")
     obstacle.touch()
     printed = site.fleet.run(PLAYBOOK, variables, nodes=nodes, fails=f"Not back: {database}, {front}.")
-    assert "it exists already" in printed and f"Not tried, as it needs {database}" in printed and "1 of 3 machines are back" in printed
+    assert (
+        "it exists already" in printed
+        and f"Not tried, as it needs {database}" in printed
+        and "1 of 3 machines are back" in printed
+    )
     assert [domain.name() for domain in connection.listAllDomains()] == [application]
     obstacle.unlink()
     printed = site.fleet.run(PLAYBOOK, variables, nodes=nodes)
     lines = [line for line in printed.splitlines() if any(line.strip(' "').startswith(f"{name}: ") for name in NAMES)]
     steps = [("restored from", "started in", "answered after"), ("is here already",), ("restored from", "started in")]
-    assert [[step in line for step in each] for line, each in zip(lines, steps, strict=True)] == [[True] * len(each) for each in steps], printed
-    assert ["not as it was: An interface was connected to the network office" in line for line in lines] == [True, False, True]
+    assert [[step in line for step in each] for line, each in zip(lines, steps, strict=True)] == [
+        [True] * len(each) for each in steps
+    ], printed
+    assert ["not as it was: An interface was connected to the network office" in line for line in lines] == [
+        True,
+        False,
+        True,
+    ]
     for guest in site.guests.values():
         guest.wait_ready()
         assert guest.sha256("/data/file") == site.data[guest.name]

@@ -64,13 +64,19 @@ def _nothing_to_be_read(repository: Repository, secret: t.Sequence[bytes]) -> No
     assert found == []
 
 
-def test_a_backup_under_way_is_not_disturbed_by_a_new_passphrase(hypervisor: Hypervisor, workspace: Path, passphrase: str) -> None:
+def test_a_backup_under_way_is_not_disturbed_by_a_new_passphrase(
+    hypervisor: Hypervisor, workspace: Path, passphrase: str
+) -> None:
     trial = Trial(hypervisor, workspace, "plain")
     made = open_or_create(Place(str(workspace / "repository"), passphrase=passphrase))
     assert made is not None
     trial.repository = made
     trial.fill()
-    changing = ModuleProcess(workspace, "cbt_repository", {"repository": made.store.location, "passphrase": passphrase, "new_passphrase": "new"})
+    changing = ModuleProcess(
+        workspace,
+        "cbt_repository",
+        {"repository": made.store.location, "passphrase": passphrase, "new_passphrase": "new"},
+    )
     trial.backup()
     assert changing.result()["changed"]
     trial.write()

@@ -32,7 +32,19 @@ from _cbt.repository.repository import Repository, open_or_create
 
 MIB = 1 << 20
 # All that there are but kvm.cbt.prepare, which comes after them.
-PLAYBOOKS = [f"kvm.cbt.{name}" for name in ("backup", "verify", "retention", "reconcile", "restore", "remediate_disk_formats", "disaster_recovery", "site")]
+PLAYBOOKS = [
+    f"kvm.cbt.{name}"
+    for name in (
+        "backup",
+        "verify",
+        "retention",
+        "reconcile",
+        "restore",
+        "remediate_disk_formats",
+        "disaster_recovery",
+        "site",
+    )
+]
 
 
 pytestmark = pytest.mark.xdist_group("fleet nights")
@@ -45,7 +57,10 @@ class Night:
         """Each node has that many domains."""
         self.fleet = fleet
         self.nodes = fleet.cluster.nodes
-        self.domains = {node: [BlockDomain(node.hypervisor, [DiskSpec("vda", 4 * MIB)]) for _number in range(domains)] for node in self.nodes}
+        self.domains = {
+            node: [BlockDomain(node.hypervisor, [DiskSpec("vda", 4 * MIB)]) for _number in range(domains)]
+            for node in self.nodes
+        }
         self._writes = 0
         self.begin_anew()
         for domain in self.all():
@@ -69,7 +84,13 @@ class Night:
 
     def variables(self, **more: Any) -> dict[str, Any]:
         # The nodes reach no archive of packages.
-        return {"cbt_repository": str(self.repository), "prepare_install": False, "retention_keep_last": 1, "backup_parallel": 2, **more}
+        return {
+            "cbt_repository": str(self.repository),
+            "prepare_install": False,
+            "retention_keep_last": 1,
+            "backup_parallel": 2,
+            **more,
+        }
 
     def points(self) -> list[str]:
         """The names of the domains, one for each restore point."""
@@ -113,7 +134,10 @@ def names(domains: list[BlockDomain]) -> list[str]:
 def test_two_nights(night: Night, tmp_path: Path) -> None:
     fleet, variables = night.fleet, night.variables()
     first, second, third = night.nodes
-    assert third.hypervisor.connection.getLibVersion() // 1_000_000 > first.hypervisor.connection.getLibVersion() // 1_000_000
+    assert (
+        third.hypervisor.connection.getLibVersion() // 1_000_000
+        > first.hypervisor.connection.getLibVersion() // 1_000_000
+    )
     fleet.run("kvm.cbt.prepare", variables, "--check")
     assert not night.repository.exists()
     # Of the hosts that prepare at the same time, one creates the repository, and a second run leaves it as it is.
@@ -133,9 +157,13 @@ def test_two_nights(night: Night, tmp_path: Path) -> None:
     lines = summed_up(fleet.run("kvm.cbt.site", variables, "kvm.cbt.prepare"))
     assert sum(line.startswith("backup on ") and "vda incremental" in line for line in lines) == 12, lines
     assert any(line.startswith(f"backup on node2: {moved.name}: ") for line in lines)
-    assert [line for line in lines if line.startswith("reconcile on ") and not line.endswith(": in order")] != []  # the one that moved
+    assert [
+        line for line in lines if line.startswith("reconcile on ") and not line.endswith(": in order")
+    ] != []  # the one that moved
     assert night.points() == names(night.all())
-    assert [night.differs(domain, tmp_path) for domain in (moved, night.domains[first][0], night.domains[third][0])] == [None] * 3
+    assert [
+        night.differs(domain, tmp_path) for domain in (moved, night.domains[first][0], night.domains[third][0])
+    ] == [None] * 3
     # What only configures has nothing left to do.
     assert fleet.changed("kvm.cbt.prepare", variables, "kvm.cbt.reconcile", "kvm.cbt.retention") == {}
 
@@ -145,7 +173,11 @@ def machines(night: Night) -> dict[str, Any]:
     shared = str(night.fleet.cluster.shared)
     wanted = {"restore_machines": [{"domain": one, "new_name": "copy"}], "restore_dest": shared}
     return night.variables(
-        **wanted, cbt_domains=[one, two], disaster_recovery_machines=[{"name": two}], disaster_recovery_dest=shared, disaster_recovery_rehearsal=True
+        **wanted,
+        cbt_domains=[one, two],
+        disaster_recovery_machines=[{"name": two}],
+        disaster_recovery_dest=shared,
+        disaster_recovery_rehearsal=True,
     )
 
 
@@ -157,9 +189,15 @@ def test_check_mode_of_every_playbook_on_a_node_that_is_prepared(night: Night) -
     assert night.points() == before
 
 
-def test_check_mode_of_every_playbook_on_a_fresh_node(night: Night, collections: Path, tmp_path: Path, workspace: Path) -> None:
+def test_check_mode_of_every_playbook_on_a_fresh_node(
+    night: Night, collections: Path, tmp_path: Path, workspace: Path
+) -> None:
     with chroot(workspace) as root:
-        play = Play(collections, tmp_path, f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3")
+        play = Play(
+            collections,
+            tmp_path,
+            f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3",
+        )
         play.run("kvm.cbt.prepare", {**machines(night), "prepare_install": True}, "--check", *PLAYBOOKS)
         assert not (root / "usr/bin/qemu-img").exists()
 
@@ -194,12 +232,16 @@ def _lose_a_node(night: Night, tmp_path: Path) -> None:
         lose(second, lost, first.hypervisor)
         lines = summed_up(running.result())
     of_lost = [line for line in lines if " on node2: " in line]
-    assert [name for name in names(lost) if not any(name in line and "FAILED" in line for line in of_lost)] == [], "\n".join(of_lost)
+    assert [name for name in names(lost) if not any(name in line and "FAILED" in line for line in of_lost)] == [], (
+        "\n".join(of_lost)
+    )
     assert sum(f": {domain.name}: " in line and "vda" in line for domain in stay for line in lines) == len(stay), lines
     for domain in lost:
         domain.start()
     night.domains[first] += lost
     # QEMU had no time to save its bitmaps: what was lost is read in full, and told.
-    lines = summed_up(night.fleet.run("kvm.cbt.backup", night.variables(), nodes=[first, third], warns="Read in full: the bitmap "))
+    lines = summed_up(
+        night.fleet.run("kvm.cbt.backup", night.variables(), nodes=[first, third], warns="Read in full: the bitmap ")
+    )
     assert sum(f" {domain.name}: " in line and "vda" in line for domain in lost for line in lines) == len(lost)
     assert [night.differs(domain, tmp_path) for domain in (lost[0], stay[0])] == [None, None]

@@ -32,7 +32,9 @@ DEAD = 'dead ansible_host=127.0.0.1 ansible_port=9 ansible_ssh_common_args="-o C
 class Fleet:
     """Domains of one disk each, a repository, and hosts to run playbooks on."""
 
-    def __init__(self, collections: Path, folder: Path, workspace: Path, hypervisor: Hypervisor, stack: ExitStack) -> None:
+    def __init__(
+        self, collections: Path, folder: Path, workspace: Path, hypervisor: Hypervisor, stack: ExitStack
+    ) -> None:
         self._collections, self._folder, self._hypervisor, self._stack = collections, folder, hypervisor, stack
         self.repository = workspace / "repository"
         self.workspace = workspace
@@ -49,7 +51,9 @@ class Fleet:
 
     def points(self) -> list[dict[str, Any]]:
         """The restore points of the repository."""
-        found: list[dict[str, Any]] = run_module(self.workspace, "cbt_backup_info", repository=str(self.repository))["restore_points"]
+        found: list[dict[str, Any]] = run_module(self.workspace, "cbt_backup_info", repository=str(self.repository))[
+            "restore_points"
+        ]
         return found
 
     def variables(self, *domains: str, **more: Any) -> dict[str, Any]:
@@ -71,14 +75,29 @@ def summed_up(printed: str) -> list[str]:
 
 
 def test_a_night_over_hosts_of_which_one_is_dead_and_domains_of_which_one_fails(fleet: Fleet) -> None:
-    good, off, bad, excluded, other = fleet.domain(), fleet.domain(start=False), fleet.domain(start=False), fleet.domain(), fleet.domain()
+    good, off, bad, excluded, other = (
+        fleet.domain(),
+        fleet.domain(start=False),
+        fleet.domain(start=False),
+        fleet.domain(),
+        fleet.domain(),
+    )
     lost = bad.image("vda").rename(bad.image("vda").with_suffix(".lost"))
     pattern = f"{good.name[:-1]}?"
-    variables = fleet.variables(pattern, off.name, bad.name, excluded.name, "no-such", cbt_exclude_domains=[f"{excluded.name[:-2]}*"])
+    variables = fleet.variables(
+        pattern, off.name, bad.name, excluded.name, "no-such", cbt_exclude_domains=[f"{excluded.name[:-2]}*"]
+    )
 
     for options in (("--check",), ()):  # there is no repository
-        lines = summed_up(fleet.play().run("kvm.cbt.site", {**variables, "retention_keep_last": 1}, *options, fails="Not all went well"))
-        assert any(line.startswith(f"backup on kvm1: FAILED: {good.name}: There is no repository in {fleet.repository}: ") for line in lines)
+        lines = summed_up(
+            fleet.play().run(
+                "kvm.cbt.site", {**variables, "retention_keep_last": 1}, *options, fails="Not all went well"
+            )
+        )
+        assert any(
+            line.startswith(f"backup on kvm1: FAILED: {good.name}: There is no repository in {fleet.repository}: ")
+            for line in lines
+        )
         assert options or f"reconcile on kvm1: FAILED: There is no repository in {fleet.repository}" in str(lines)
     assert not fleet.repository.exists() and good.checkpoints() == []
     fleet.create()
@@ -87,7 +106,9 @@ def test_a_night_over_hosts_of_which_one_is_dead_and_domains_of_which_one_fails(
     assert fleet.points() == [] and good.checkpoints() == []
 
     lines = summed_up(fleet.play(f"{TWO}\n{DEAD}").run("kvm.cbt.backup", variables, fails="Not all went well"))
-    assert sum("vda full" in line for line in lines) == 2 and not any(excluded.name in line or other.name in line for line in lines)
+    assert sum("vda full" in line for line in lines) == 2 and not any(
+        excluded.name in line or other.name in line for line in lines
+    )
     assert any(line.startswith(f"backup on kvm1: FAILED: {bad.name}: ") for line in lines)
     assert any(line.startswith("backup on dead: UNREACHABLE: ") for line in lines)
     assert "backup: MISSING: no-such is on no host that was asked" in lines
@@ -135,7 +156,9 @@ class Connection(local.Connection):
 def test_a_host_lost_in_the_middle_does_not_stop_the_others_and_is_made_up_for(fleet: Fleet, tmp_path: Path) -> None:
     first, second, third, other = sorted((fleet.domain() for _number in range(4)), key=lambda domain: domain.name)
     # Of this very domain: the other host, which may be faster, stores its point beside it.
-    (tmp_path / "fragile.py").write_text(FRAGILE.replace("POINTS", f"{fleet.repository}/points/{first.handle.UUIDString()}"))
+    (tmp_path / "fragile.py").write_text(
+        FRAGILE.replace("POINTS", f"{fleet.repository}/points/{first.handle.UUIDString()}")
+    )
     (tmp_path / "ansible.cfg").write_text(f"[defaults]\nconnection_plugins = {tmp_path}\n")
     own = f"""cbt_domains='{json.dumps([first.name, second.name, third.name])}'"""
     theirs = f"""cbt_domains='{json.dumps([other.name])}'"""
@@ -145,7 +168,9 @@ def test_a_host_lost_in_the_middle_does_not_stop_the_others_and_is_made_up_for(f
     hosts = f"kvm1 {LOCAL.replace('local', 'fragile')} {own}\nkvm2 {LOCAL} {theirs}"
     lines = summed_up(fleet.play(hosts).run("kvm.cbt.backup", variables, fails="Not all went well"))
     assert any(line.startswith("backup on kvm1: LOST: ") and "gone" in line for line in lines)
-    (about,) = (line for line in lines if first.name in line)  # what became of it may have been heard at the last moment
+    (about,) = (
+        line for line in lines if first.name in line
+    )  # what became of it may have been heard at the last moment
     assert about.startswith(f"backup on kvm1: FAILED: {first.name}: ") or "vda full" in about
     assert f"backup on kvm1: FAILED: {third.name}: not begun, for the host was lost" in lines
     assert any(line.startswith(f"backup on kvm2: {other.name}: ") and "vda full" in line for line in lines)
@@ -160,9 +185,18 @@ def test_machines_come_back_on_the_hosts_they_are_given(fleet: Fleet) -> None:
     domain.write("vda", 0, MIB, 1)
     secret = {"passphrase": "a passphrase nobody sees"}
     fleet.create(**secret)
-    assert run_module(fleet.workspace, "cbt_backup", domain=domain.name, repository=str(fleet.repository), **secret)["changed"]
-    variables = {"cbt_repository": str(fleet.repository), "cbt_passphrase": secret["passphrase"], "restore_dest": str(fleet.workspace), "restore_start": "yes"}
-    fleet.play().run("kvm.cbt.restore", {**variables, "restore_machines": f"{domain.name},other"}, fails="limit the play to one")
+    assert run_module(fleet.workspace, "cbt_backup", domain=domain.name, repository=str(fleet.repository), **secret)[
+        "changed"
+    ]
+    variables = {
+        "cbt_repository": str(fleet.repository),
+        "cbt_passphrase": secret["passphrase"],
+        "restore_dest": str(fleet.workspace),
+        "restore_start": "yes",
+    }
+    fleet.play().run(
+        "kvm.cbt.restore", {**variables, "restore_machines": f"{domain.name},other"}, fails="limit the play to one"
+    )
 
     copy = {"domain": domain.name, "new_name": name, "host": "kvm2"}
     wanted = {**variables, "restore_machines": json.dumps([copy, {"domain": "no-such", "host": "kvm1"}])}
@@ -176,10 +210,21 @@ def test_machines_come_back_on_the_hosts_they_are_given(fleet: Fleet) -> None:
     assert f"restore on kvm2: {name}: {name} of " in printed
 
 
-def test_every_playbook_can_be_checked_on_a_host_where_nothing_is_installed(collections: Path, tmp_path: Path, workspace: Path) -> None:
+def test_every_playbook_can_be_checked_on_a_host_where_nothing_is_installed(
+    collections: Path, tmp_path: Path, workspace: Path
+) -> None:
     with chroot(workspace) as root:
-        play = Play(collections, tmp_path, f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3")
-        variables = {"cbt_repository": "/backup", "cbt_passphrase": "secret", "retention_keep_last": 1, "restore_machines": []}
+        play = Play(
+            collections,
+            tmp_path,
+            f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3",
+        )
+        variables = {
+            "cbt_repository": "/backup",
+            "cbt_passphrase": "secret",
+            "retention_keep_last": 1,
+            "restore_machines": [],
+        }
         printed = play.run("kvm.cbt.site", variables, "--check", "kvm.cbt.restore")
         assert printed.count("required Python library") >= 2
         assert not (root / "backup").exists()

@@ -49,17 +49,35 @@ def content(disk: Path, workspace: Path) -> bytes:
 
 def test_the_watch_knows_a_command_without_a_format() -> None:
     """Else it would show nothing."""
-    for words in ("info x", "convert -f raw x y", "compare -f raw x y", "create -f qcow2 -b x y", "bitmap --add x b", "measure x", "dd if=x"):
+    for words in (
+        "info x",
+        "convert -f raw x y",
+        "compare -f raw x y",
+        "create -f qcow2 -b x y",
+        "bitmap --add x b",
+        "measure x",
+        "dd if=x",
+    ):
         assert not names_formats(["qemu-img", *words.split()]), words
     assert not names_formats(["qemu-nbd", "x"])
-    for node in ('{"file":{"driver":"file"}}', '{"driver":"raw","file":{"filename":"x"}}', '{"driver":"qcow2","backing":{"file":"x"},"file":"y"}'):
+    for node in (
+        '{"file":{"driver":"file"}}',
+        '{"driver":"raw","file":{"filename":"x"}}',
+        '{"driver":"qcow2","backing":{"file":"x"},"file":"y"}',
+    ):
         assert not names_formats(["qemu-storage-daemon", "--blockdev", node]), node
     assert names_formats(["qemu-img", "info", "-f", "raw", "x"])
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["running", "shut off"])
 def test_a_raw_disk_with_a_forged_header_is_read_as_raw(
-    running: bool, hypervisor: Hypervisor, workspace: Path, repository: Repository, disk: Path, content: bytes, watch: Watch
+    running: bool,
+    hypervisor: Hypervisor,
+    workspace: Path,
+    repository: Repository,
+    disk: Path,
+    content: bytes,
+    watch: Watch,
 ) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", format="raw", source=disk)], start=running) as domain:
         session = session_of(domain)
@@ -88,7 +106,9 @@ def test_a_raw_disk_with_a_forged_header_is_read_as_raw(
 
 @pytest.mark.parametrize("method", ["convert", "auto"])
 @pytest.mark.parametrize("compat", ["0.10", "1.1"])
-def test_a_forged_image_by_itself_is_copied_as_raw(method: str, compat: str, workspace: Path, disk: Path, watch: Watch) -> None:
+def test_a_forged_image_by_itself_is_copied_as_raw(
+    method: str, compat: str, workspace: Path, disk: Path, watch: Watch
+) -> None:
     content = forge(disk, workspace / "secret", compat)
     made = convert_image(None, str(disk), "raw", Wish(method=method))
     run_tool(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", made.images[0].path, workspace / "seen"])
@@ -143,13 +163,17 @@ def test_what_an_older_version_began_is_not_opened_by_a_guessed_format(
         image_marker.remove(str(made))
         image_marker.make(str(made), Original(str(disk), None))
         done = convert_disks(session_of(domain), domain.name, None, Wish())
-        assert [image.original for image in done.images] == [str(disk)] and "was kept without a comparison" in done.notes[0]
+        assert [image.original for image in done.images] == [
+            str(disk)
+        ] and "was kept without a comparison" in done.notes[0]
         assert disk.read_bytes() == content and domain.bitmaps("vda") == [] and not image_marker.there(str(made))
         assert "qemu-storage-daemon" not in watch.commands and watch.formats_of(disk) == {"raw"}
         assert convert_disks(session_of(domain), domain.name, None, Wish()).images == ()
 
 
-def test_what_an_older_version_began_with_a_plain_raw_disk_is_finished(hypervisor: Hypervisor, workspace: Path, disk: Path) -> None:
+def test_what_an_older_version_began_with_a_plain_raw_disk_is_finished(
+    hypervisor: Hypervisor, workspace: Path, disk: Path
+) -> None:
     disk.write_bytes(bytes(SIZE))
     disk.chmod(0o666)
     with BlockDomain(hypervisor, [DiskSpec("vda", format="raw", source=disk)]) as domain:
@@ -172,7 +196,9 @@ def test_a_marker_that_another_user_made_is_not_followed(hypervisor: Hypervisor,
         assert convert_disks(session_of(domain), domain.name, None, Wish()).images == ()
         assert precious.exists() and marker.is_symlink()
         os.lchown(marker, 0, 0)
-        assert [image.method for image in convert_disks(session_of(domain), domain.name, None, Wish()).images] == ["finish"]
+        assert [image.method for image in convert_disks(session_of(domain), domain.name, None, Wish()).images] == [
+            "finish"
+        ]
 
 
 # What an image rests on.
@@ -181,7 +207,24 @@ def test_a_marker_that_another_user_made_is_not_followed(hypervisor: Hypervisor,
 def _overlay(workspace: Path, base: Path, named: bool, compat: str = "1.1") -> Path:
     """A qcow2 image over a RAW file, whose format it names or, like those that qemu-img made before 6.1, does not."""
     image = workspace / "overlay.qcow2"
-    run_tool(["qemu-img", "create", "-q", "-f", "qcow2", "-o", f"compat={compat}", "-u", "-b", base, "-F", "raw", image, str(SIZE)])
+    run_tool(
+        [
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            f"compat={compat}",
+            "-u",
+            "-b",
+            base,
+            "-F",
+            "raw",
+            image,
+            str(SIZE),
+        ]
+    )
     if not named:
         name_of_format = bytes.fromhex("e2792aca")  # a header extension, which becomes one that QEMU does not know
         data = image.read_bytes()
@@ -206,9 +249,14 @@ def test_a_backing_file_is_read_as_it_is_named_and_else_as_raw(
         restored = restore(repository, RestoreRequest(domain.name, dest=str(workspace), format="raw"))
         assert Path(restored.disks[0].path).read_bytes() == base.read_bytes()
     (serving,) = [arguments for arguments in watch.seen if arguments[0] == "qemu-storage-daemon"]
-    assert [str(base) in word for word in serving if word.startswith("{")] == [not named, False]  # written out where the header lacks it
+    assert [str(base) in word for word in serving if word.startswith("{")] == [
+        not named,
+        False,
+    ]  # written out where the header lacks it
     bitmaps = [arguments for arguments in watch.seen if "bitmap" in arguments]
-    assert bitmaps and all('"backing": null' in arguments[-2] for arguments in bitmaps)  # which is not even opened for that
+    assert bitmaps and all(
+        '"backing": null' in arguments[-2] for arguments in bitmaps
+    )  # which is not even opened for that
 
 
 def test_a_forged_backing_file_whose_format_is_not_named_is_refused(
@@ -223,14 +271,18 @@ def test_a_forged_backing_file_whose_format_is_not_named_is_refused(
         qemu_img.require_formats(str(overlay), "qcow2")
 
 
-def test_an_old_image_whose_backing_file_has_no_named_format_is_not_converted(workspace: Path, disk: Path, content: bytes, watch: Watch) -> None:
+def test_an_old_image_whose_backing_file_has_no_named_format_is_not_converted(
+    workspace: Path, disk: Path, content: bytes, watch: Watch
+) -> None:
     old = _overlay(workspace, disk, False, compat="0.10")
     for check in (True, False):
         with pytest.raises(Refused, match="does not name the format of its backing file"):
             convert_image(None, str(old), "qcow2", Wish(), check_only=check)
 
 
-def test_facts_of_a_shut_off_domain_are_those_of_its_definition(hypervisor: Hypervisor, disk: Path, content: bytes) -> None:
+def test_facts_of_a_shut_off_domain_are_those_of_its_definition(
+    hypervisor: Hypervisor, disk: Path, content: bytes
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", format="raw", source=disk)], start=False) as domain:
         (read,) = read_domain(session_of(domain).domain(domain.name)).disks
         assert (read.virtual_size, read.image.get("backing-filename"), read.image["format"]) == (SIZE, None, "raw")

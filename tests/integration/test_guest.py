@@ -41,7 +41,9 @@ def _dump(image: Path, path: str) -> bytes:
     return subprocess.run(["debugfs", "-R", f"cat {path}", str(image)], check=True, capture_output=True).stdout
 
 
-def test_a_frozen_backup_under_writes_is_file_system_consistent(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_a_frozen_backup_under_writes_is_file_system_consistent(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     seen: list[bool] = []
     with LinuxGuest(hypervisor, [DiskSpec("vda", 256 * MIB)]) as guest:
         guest.wait_ready()
@@ -72,7 +74,9 @@ def _longest_pause(guest: LinuxGuest, log: str) -> float:
     return max(after - before for before, after in zip(times, times[1:]))
 
 
-def test_only_the_named_mount_points_are_frozen(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_only_the_named_mount_points_are_frozen(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     held = 4.0
 
     def hold(progress: Progress) -> None:
@@ -90,7 +94,11 @@ def test_only_the_named_mount_points_are_frozen(hypervisor: Hypervisor, workspac
         wait_until(lambda: _longest_pause(guest, "/tmp/vdb.log") >= held, 20, "a write that waited for the thaw")
         assert _longest_pause(guest, "/tmp/vda.log") < held
         with pytest.raises(CbtError, match="Cannot freeze the file systems"):
-            backup(session_of(guest), repository, ask(guest.name, quiesce="required", freeze_mountpoints=("/no/such/mount",)))
+            backup(
+                session_of(guest),
+                repository,
+                ask(guest.name, quiesce="required", freeze_mountpoints=("/no/such/mount",)),
+            )
         assert not guest.frozen()
 
 
@@ -112,7 +120,9 @@ def test_an_agent_that_is_gone_or_hangs_holds_up_neither_backup_nor_guest(
         assert any("only crash-consistent" in warning for warning in result.warnings)
 
 
-def test_a_backup_that_fails_while_frozen_thaws_the_guest(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_a_backup_that_fails_while_frozen_thaws_the_guest(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     def fail(progress: Progress) -> None:
         if progress.phase == "freezing":
             raise CbtError("made to fail")
@@ -137,7 +147,9 @@ def test_a_paused_domain_is_not_frozen(hypervisor: Hypervisor, workspace: Path, 
         guest.check("true")
 
 
-def test_a_restored_disk_boots_and_holds_the_data(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_a_restored_disk_boots_and_holds_the_data(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     with LinuxGuest(hypervisor, [DiskSpec("vda", 256 * MIB)]) as guest:
         guest.wait_ready()
         backup(session_of(guest), repository, ask(guest.name))

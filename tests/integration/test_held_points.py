@@ -29,7 +29,14 @@ from _cbt.repository.sharing import holding, holds
 UUID = "6f1d0a52-9a3c-4c0e-8a53-0d1b1f6f4a11"
 NIGHT: dict[str, Any] = {"keep_last": 1, "grace": 0}
 # Mounts a directory read-only for one process, and runs it.
-_READ_ONLY = ["unshare", "--mount", "sh", "-c", 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"', "sh"]
+_READ_ONLY = [
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"',
+    "sh",
+]
 _HOLD = """
 import datetime, json, sys
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations import repository_status
@@ -47,7 +54,9 @@ def published(repository: Repository, age: int) -> RestorePoint:
     taken = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=age)
     point_id, data = manifests.new_id(taken), bytes([age + 1]) * BLOCK_SIZE
     writer, builder = repository.writer(), MapBuilder(BLOCK_SIZE)
-    builder.place(0, 1, *writer.append([Encoded(repository.keys.block_id(data), *codecs.encoder("none")(data), len(data))]))
+    builder.place(
+        0, 1, *writer.append([Encoded(repository.keys.block_id(data), *codecs.encoder("none")(data), len(data))])
+    )
     extents = builder.finish(writer.finish())
     files = repository.put_files(names.point_folder(UUID, point_id), {names.map_file("vda"): extents.encode()})
     statistics = {"new_bytes": BLOCK_SIZE, "stored_bytes": 1000 + age}
@@ -87,7 +96,9 @@ def test_a_held_point_survives_retention_until_it_is_released(place: str, tmp_pa
     reason = f"held by export on {socket.gethostname()} since {hold.begun}"
     for check in (True, False):
         result = run_module(tmp_path, "cbt_retention", check, repository=place, **NIGHT)
-        assert [(each["id"], each["rules"]) for each in result["kept"]] == [(old.id, [reason]), (young.id, ["last"])], result
+        assert [(each["id"], each["rules"]) for each in result["kept"]] == [(old.id, [reason]), (young.id, ["last"])], (
+            result
+        )
         assert (result["removed"], result["damaged"], result["changed"]) == ([], {}, False)
     assert [each.id for each in open_repository(place).points_of().points] == [old.id, young.id]
     holds.release(open_repository(place), hold.id)
@@ -105,7 +116,10 @@ def test_a_damaged_hold_keeps_its_point_and_retention_says_what_to_do(place: str
     assert result["kept"][0]["rules"] == [f"held by {hold.name}, which cannot be read"] and result["removed"] == []
     assert "reclaimed_bytes" not in result and list(result["damaged"]) == [hold.name]
     told = str(result["warnings"])
-    assert f"No space is reclaimed while {hold.name} cannot be read: " in told and f"Delete {hold.name} from the repository" in told
+    assert (
+        f"No space is reclaimed while {hold.name} cannot be read: " in told
+        and f"Delete {hold.name} from the repository" in told
+    )
     (listed,) = run_module(tmp_path, "cbt_repository_info", repository=place)["holds"]
     assert (listed["id"], listed["restore_point"], listed["uuid"]) == (hold.id, old.id, UUID)
     assert (listed["domain"], listed["host"], listed["since"]) == (None, None, None) and "Delete" in listed["damaged"]
@@ -118,7 +132,9 @@ def test_the_state_of_a_repository_is_returned_and_nothing_is_written(place: str
     latest = repository.points_of().points[-1]
     hold = holding.hold(repository, latest, "export")
     (pack,) = repository.read_packs(latest, latest.disks[0])
-    repository.put_object(names.damage_of(pack.id), damage.encode(PackDamage(frozenset({0}), "block 0 has another checksum")))
+    repository.put_object(
+        names.damage_of(pack.id), damage.encode(PackDamage(frozenset({0}), "block 0 has another checksum"))
+    )
     before = {path: path.stat().st_mtime_ns for path in Path(place).rglob("*")}
     found = run_module(tmp_path, "cbt_repository_info", repository=place)
     assert {path: path.stat().st_mtime_ns for path in Path(place).rglob("*")} == before
@@ -136,12 +152,22 @@ def test_the_state_of_a_repository_is_returned_and_nothing_is_written(place: str
         "metadata_bytes": sum(size for path, size in sizes.items() if "/points/" in str(path)),
     }
     growth = found["growth"]
-    assert [(day["restore_points"], day["new_bytes"], day["stored_bytes"]) for day in growth["days"]] == [(1, BLOCK_SIZE, 1000 + age) for age in (20, 3, 1)]
+    assert [(day["restore_points"], day["new_bytes"], day["stored_bytes"]) for day in growth["days"]] == [
+        (1, BLOCK_SIZE, 1000 + age) for age in (20, 3, 1)
+    ]
     assert growth["last_7_days"] == {"restore_points": 2, "new_bytes": 2 * BLOCK_SIZE, "stored_bytes": 2004}
     assert growth["last_30_days"] == {"restore_points": 3, "new_bytes": 3 * BLOCK_SIZE, "stored_bytes": 3024}
     assert found["damage"] == [{"object": pack.name, "blocks": 1, "cause": "block 0 has another checksum"}]
     host = socket.gethostname()
-    kept = {"restore_point": latest.id, "domain": "web1", "uuid": UUID, "host": host, "purpose": "export", "since": hold.begun, "damaged": None}
+    kept = {
+        "restore_point": latest.id,
+        "domain": "web1",
+        "uuid": UUID,
+        "host": host,
+        "purpose": "export",
+        "since": hold.begun,
+        "damaged": None,
+    }
     assert found["holds"] == [{"id": hold.id, **kept}]
     assert found["sessions"] == []
 
@@ -149,8 +175,16 @@ def test_the_state_of_a_repository_is_returned_and_nothing_is_written(place: str
 def test_a_repository_that_is_mounted_read_only_serves_with_a_warning(place: str, tmp_path: Path) -> None:
     made = published(open_repository(place), 1)
     command = [*_READ_ONLY, place, sys.executable, "-c", _HOLD, place]
-    environment = {"PYTHONPATH": str(collection_path(tmp_path)), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
-    hold, warning, count = json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60).stdout)
+    environment = {
+        "PYTHONPATH": str(collection_path(tmp_path)),
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL": "C.UTF-8",
+    }
+    hold, warning, count = json.loads(
+        subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60).stdout
+    )
     assert (hold, count) == (None, 1)
-    assert warning.startswith(f"Restore point {made.id} of web1 is used without a hold, because the repository is read-only here: Cannot write")
+    assert warning.startswith(
+        f"Restore point {made.id} of web1 is used without a hold, because the repository is read-only here: Cannot write"
+    )
     assert list(Path(place).glob("holds/*")) == []

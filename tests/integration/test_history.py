@@ -43,7 +43,9 @@ def _touch(domain: BlockDomain, chance: random.Random) -> None:
 
 @pytest.mark.soak("histories")
 @pytest.mark.parametrize("seed", range(1, soaks.count("histories") + 1))
-def test_every_point_of_a_random_history_restores_to_the_bytes_it_had(seed: int, hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_every_point_of_a_random_history_restores_to_the_bytes_it_had(
+    seed: int, hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     chance = random.Random(seed)
     taken: list[Witnessed] = []
     with BlockDomain(hypervisor, [DiskSpec(target, size) for target, size in SIZES.items()]) as domain:
@@ -51,7 +53,12 @@ def test_every_point_of_a_random_history_restores_to_the_bytes_it_had(seed: int,
             for _touch_number in range(chance.randrange(8)):
                 _touch(domain, chance)
             modes = ["auto", "auto", "incremental", "full", "copy"] if step else ["auto"]
-            request = ask(domain.name, mode=chance.choice(modes), compression=chance.choice(["lz4", "none"]), workers=chance.choice([1, 2, 5]))
+            request = ask(
+                domain.name,
+                mode=chance.choice(modes),
+                compression=chance.choice(["lz4", "none"]),
+                workers=chance.choice([1, 2, 5]),
+            )
             folder = workspace / f"step-{step}"
             folder.mkdir()
             taken.append(witnessed_backup(domain, repository, folder, request, lambda: _touch(domain, chance)))
@@ -84,7 +91,9 @@ def test_z1_data_that_the_guest_zeroed_after_the_full_backup_is_zero_in_the_rest
         assert differences(domain.name, repository, second, restored) == []
 
 
-def test_z1_a_discarded_range_is_restored_as_the_export_shows_it(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_z1_a_discarded_range_is_restored_as_the_export_shows_it(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 16 * MIB)]) as domain:
         domain.write("vda", 1 * MIB, 4 * MIB, 0xAA)
         witnessed_backup(domain, repository, workspace)
@@ -95,7 +104,9 @@ def test_z1_a_discarded_range_is_restored_as_the_export_shows_it(hypervisor: Hyp
         assert differences(domain.name, repository, second, restored, "qcow2") == []
 
 
-def test_an_incremental_reads_only_what_is_dirty_and_not_zero(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_an_incremental_reads_only_what_is_dirty_and_not_zero(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 1 << 30)]) as domain:
         domain.write_random("vda", 0, 32 * MIB, 7)
         witnessed_backup(domain, repository, workspace)
@@ -110,7 +121,9 @@ def test_an_incremental_reads_only_what_is_dirty_and_not_zero(hypervisor: Hyperv
         assert differing(disk_result(second.result, "vda")) == 2 * MIB
 
 
-def test_rewriting_the_same_bytes_stores_nothing(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_rewriting_the_same_bytes_stores_nothing(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 16 * MIB)]) as domain:
         domain.write_random("vda", 0, 4 * MIB, 7)
         witnessed_backup(domain, repository, workspace)
@@ -119,7 +132,9 @@ def test_rewriting_the_same_bytes_stores_nothing(hypervisor: Hypervisor, workspa
         assert (counted.unchanged_bytes, counted.stored_bytes) == (4 * MIB, 0)
 
 
-def test_untracked_disks_are_scanned_and_only_what_differs_is_stored(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_untracked_disks_are_scanned_and_only_what_differs_is_stored(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     disks = [DiskSpec("vda", 8 * MIB, format="raw"), DiskSpec("vdb", 8 * MIB, compat="0.10"), DiskSpec("vdc", 8 * MIB)]
     with BlockDomain(hypervisor, disks) as domain:
         for target in ("vda", "vdb", "vdc"):

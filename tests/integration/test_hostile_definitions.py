@@ -47,7 +47,9 @@ NEEDS = {
 def written(parts: dict[str, str]) -> str:
     """A definition with these parts, as QEMU without acceleration can have it."""
     extra = [part for part in parts.values() if part.startswith(("<seclabel", "<qemu:"))]
-    return definition("".join(part for part in parts.values() if part not in extra), "".join(extra), kind="qemu").replace("machine='pc'", "machine='q35'")
+    return definition(
+        "".join(part for part in parts.values() if part not in extra), "".join(extra), kind="qemu"
+    ).replace("machine='pc'", "machine='q35'")
 
 
 @pytest.fixture
@@ -76,7 +78,10 @@ def publish(location: Path, repository: Repository, xml: str) -> None:
 
 def kept(api: libvirt.virConnect) -> str:
     """The definition as libvirt keeps it."""
-    return ElementTree.tostring(ElementTree.fromstring(api.lookupByUUIDString(UUID).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)), encoding="unicode")
+    return ElementTree.tostring(
+        ElementTree.fromstring(api.lookupByUUIDString(UUID).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)),
+        encoding="unicode",
+    )
 
 
 def arguments(workspace: Path, repository: Repository) -> dict[str, Any]:
@@ -85,7 +90,9 @@ def arguments(workspace: Path, repository: Repository) -> dict[str, Any]:
     return {"domain": UUID, "repository": str(repository.store.local_path), "dest": str(dest), "define": True}
 
 
-def test_what_the_machine_runs_without_is_removed_unless_it_is_trusted(workspace: Path, repository: Repository, cleaned: libvirt.virConnect) -> None:
+def test_what_the_machine_runs_without_is_removed_unless_it_is_trusted(
+    workspace: Path, repository: Repository, cleaned: libvirt.virConnect
+) -> None:
     publish(Path(str(repository.store.local_path)), repository, written(RUNS_WITHOUT))
     options = arguments(workspace, repository)
     predicted = run_module(workspace, "cbt_restore", check=True, **options)
@@ -100,13 +107,22 @@ def test_what_the_machine_runs_without_is_removed_unless_it_is_trusted(workspace
     assert [mark for mark in RUNS_WITHOUT if mark not in xml] == []
 
 
-def test_what_the_machine_needs_is_refused_unless_it_is_trusted(workspace: Path, repository: Repository, cleaned: libvirt.virConnect) -> None:
+def test_what_the_machine_needs_is_refused_unless_it_is_trusted(
+    workspace: Path, repository: Repository, cleaned: libvirt.virConnect
+) -> None:
     publish(Path(str(repository.store.local_path)), repository, written({**RUNS_WITHOUT, **NEEDS}))
     options = arguments(workspace, repository)
     for check in (True, False):
         refused = run_module(workspace, "cbt_restore", check=check, **options)
-        assert refused.get("failed") and "filesystem" in refused["msg"] and "hostdev" in refused["msg"] and "trust_definition: true" in refused["msg"], refused
-    assert list((workspace / "dest").iterdir()) == [] and UUID not in [domain.UUIDString() for domain in cleaned.listAllDomains()]
+        assert (
+            refused.get("failed")
+            and "filesystem" in refused["msg"]
+            and "hostdev" in refused["msg"]
+            and "trust_definition: true" in refused["msg"]
+        ), refused
+    assert list((workspace / "dest").iterdir()) == [] and UUID not in [
+        domain.UUIDString() for domain in cleaned.listAllDomains()
+    ]
     copy = run_module(workspace, "cbt_restore", check=True, new_name="copy", **options)
     assert copy["changed"] and [mark for mark in (*NEEDS, *RUNS_WITHOUT) if mark in copy["domain_xml"]] == [], copy
     trusting = run_module(workspace, "cbt_restore", trust_definition=True, **options)
@@ -115,7 +131,9 @@ def test_what_the_machine_needs_is_refused_unless_it_is_trusted(workspace: Path,
     assert [mark for mark in (*RUNS_WITHOUT, *NEEDS) if mark not in xml] == []
 
 
-def test_libvirt_defines_what_is_left_of_each_definition_and_keeps_nothing_of_what_was_removed(workspace: Path, cleaned: libvirt.virConnect) -> None:
+def test_libvirt_defines_what_is_left_of_each_definition_and_keeps_nothing_of_what_was_removed(
+    workspace: Path, cleaned: libvirt.virConnect
+) -> None:
     wanted = Wanted("web1", UUID, {"vda": DiskPlace(str(workspace / "vda.qcow2"), "qcow2")})
     refused, left = {}, {}
     for name, reach in REACHES.items():
@@ -132,11 +150,17 @@ def test_libvirt_defines_what_is_left_of_each_definition_and_keeps_nothing_of_wh
 
 
 @pytest.mark.parametrize("name", [name for name in ORDINARY if name != "another architecture"])
-def test_an_ordinary_machine_is_to_libvirt_what_it_is_with_trust(name: str, workspace: Path, cleaned: libvirt.virConnect) -> None:
+def test_an_ordinary_machine_is_to_libvirt_what_it_is_with_trust(
+    name: str, workspace: Path, cleaned: libvirt.virConnect
+) -> None:
     found = []
     for trusted in (True, False):
         wanted = Wanted("web1", UUID, {"vda": DiskPlace(str(workspace / "vda.qcow2"), "qcow2")}, trusted=trusted)
-        cleaned.defineXML(adapt(_defineable(ORDINARY[name].xml), wanted, lambda path: path.endswith(".iso") or Path(path).exists()).xml)
+        cleaned.defineXML(
+            adapt(
+                _defineable(ORDINARY[name].xml), wanted, lambda path: path.endswith(".iso") or Path(path).exists()
+            ).xml
+        )
         found.append(re.sub("<(genid|mac address)[^/]*/", "", kept(cleaned)))  # where there is none, libvirt makes one
         forget(cleaned)
     assert (found[0] == found[1]) == (not ORDINARY[name].changes)
@@ -144,4 +168,8 @@ def test_an_ordinary_machine_is_to_libvirt_what_it_is_with_trust(name: str, work
 
 def _defineable(xml: str) -> str:
     """For QEMU without acceleration."""
-    return xml.replace("type='kvm'", "type='qemu'", 1).replace("machine='pc'", "machine='q35'").replace(VDA, VDA.replace("dev='vda'", "dev='vda' bus='virtio'"))
+    return (
+        xml.replace("type='kvm'", "type='qemu'", 1)
+        .replace("machine='pc'", "machine='q35'")
+        .replace(VDA, VDA.replace("dev='vda'", "dev='vda' bus='virtio'"))
+    )

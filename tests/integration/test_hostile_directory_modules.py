@@ -53,7 +53,9 @@ class Host:
 
     def run(self, module: str, **options: Any) -> dict[str, Any]:
         """One run of a module on the repository."""
-        domain = {"cbt_retention": {}, "cbt_backup_info": {}, "cbt_repository_info": {}}.get(module, {"domain": self.domain.name})
+        domain = {"cbt_retention": {}, "cbt_backup_info": {}, "cbt_repository_info": {}}.get(
+            module, {"domain": self.domain.name}
+        )
         return run_module(self.workspace, module, **{"repository": str(self.repository), **domain, **options})
 
     def read(self, folder: str) -> dict[str, Any]:
@@ -76,7 +78,13 @@ class Host:
         target.mkdir(exist_ok=True)
         inner = target / self.domain.uuid / "20200101T000000Z-00000000"
         inner.mkdir(parents=True, exist_ok=True)
-        for path in (target / ("0" * 16), target / ("0" * 32), target / "fstab", inner / ("0" * 16), inner.with_name("20200101T000000Z-00000001")):
+        for path in (
+            target / ("0" * 16),
+            target / ("0" * 32),
+            target / "fstab",
+            inner / ("0" * 16),
+            inner.with_name("20200101T000000Z-00000001"),
+        ):
             path.write_bytes(b"precious")
             os.utime(path, (LONG_AGO, LONG_AGO))
         place.symlink_to(target)
@@ -89,7 +97,10 @@ class Host:
 
     def tree(self) -> dict[str, tuple[int, int, bytes]]:
         """All there is outside."""
-        return {str(path): (path.lstat().st_mode, path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else b"") for path in self.outside.rglob("*")}
+        return {
+            str(path): (path.lstat().st_mode, path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+            for path in self.outside.rglob("*")
+        }
 
 
 @pytest.fixture

@@ -46,7 +46,9 @@ class Place:
         """A point of the ``number``-th day, with another value at a place of its manifest, or another machine.json."""
         files = self.enemy.files(None if index is None else text_of(index))
         body = self.enemy.manifest(files, number)
-        self.enemy.publish(changed(body, path, value) if path else body, f"points/{UUID}/{point_id(number)}/manifest.json")
+        self.enemy.publish(
+            changed(body, path, value) if path else body, f"points/{UUID}/{point_id(number)}/manifest.json"
+        )
         for name, data in self._store.objects.items():
             place = self.location / name
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +56,11 @@ class Place:
 
     def around(self) -> list[tuple[str, int, int]]:
         """All that is outside of the repository and of ``dest``."""
-        found = [path for path in self.folder.rglob("*") if self.dest not in path.parents and self.location not in path.parents]
+        found = [
+            path
+            for path in self.folder.rglob("*")
+            if self.dest not in path.parents and self.location not in path.parents
+        ]
         kept = [path for path in found if path.suffix != ".json" and "collections" not in path.parts]
         return sorted((str(path), path.lstat().st_size, path.lstat().st_mode) for path in kept)
 
@@ -86,7 +92,12 @@ MANIFESTS = {
     "size": (("disks", 0, "size"), "2**63"),
     "deep": (("disks", 0, "image"), "deep"),
 }
-INDEXES = {"kind": ("kind", "up"), "pieces": ("pieces", "100,000 names"), "size": ("size", "2**63"), "mode": ("mode", "2**80")}
+INDEXES = {
+    "kind": ("kind", "up"),
+    "pieces": ("pieces", "100,000 names"),
+    "size": ("size", "2**63"),
+    "mode": ("mode", "2**80"),
+}
 
 
 def test_the_module_puts_nothing_outside_of_dest(place: Place, cleaned: libvirt.virConnect) -> None:
@@ -102,7 +113,9 @@ def test_the_module_puts_nothing_outside_of_dest(place: Place, cleaned: libvirt.
         place.publish(number, index={"files": [{**honest, field: hostile[value]}]})
         for check in (True, False):
             refused = run_module(place.folder, "cbt_restore", check=check, define=True, force=True, **arguments)
-            assert refused.get("failed") and "machine.json is damaged" in refused["msg"] and len(refused["msg"]) < 1000, refused
+            assert (
+                refused.get("failed") and "machine.json is damaged" in refused["msg"] and len(refused["msg"]) < 1000
+            ), refused
     assert place.restored() == {} and place.around() == before
     disks = run_module(place.folder, "cbt_restore", format="raw", **arguments)
     assert disks["changed"] and place.restored() == {"web1-vda.raw": SIZE} and place.around() == before
@@ -119,11 +132,21 @@ def test_the_role_brings_a_machine_back_by_uuid_and_puts_nothing_outside_of_dest
     before = place.around()
     # The newest point has a hostile index. Before it an older one is taken: those in between are damaged, whatever they name.
     machines = [{"name": UUID, "start": False, "force": True}, {"name": "web1", "start": False, "until": created(19)}]
-    variables = {"cbt_repository": str(place.location), "disaster_recovery_dest": str(place.dest), "disaster_recovery_machines": machines}
+    variables = {
+        "cbt_repository": str(place.location),
+        "disaster_recovery_dest": str(place.dest),
+        "disaster_recovery_machines": machines,
+    }
     play = Play(collections, tmp_path)
     for options in (["--check"], []):
-        printed = play.run("role:kvm.cbt.disaster_recovery", variables, *options, fails=f"Not back: {UUID}.", warns="is damaged")
-        assert "machine.json is damaged" in printed and "Traceback" not in printed and f"restored from {point_id(1)}" in printed
+        printed = play.run(
+            "role:kvm.cbt.disaster_recovery", variables, *options, fails=f"Not back: {UUID}.", warns="is damaged"
+        )
+        assert (
+            "machine.json is damaged" in printed
+            and "Traceback" not in printed
+            and f"restored from {point_id(1)}" in printed
+        )
         assert place.around() == before
         assert set(place.restored()) == (set() if options else {"web1-vda.qcow2", "web1-kernel", "web1-dtb"})
     assert cleaned.lookupByUUIDString(UUID).name() == "web1"

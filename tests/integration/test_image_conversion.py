@@ -27,7 +27,12 @@ V2 = DiskSpec("vda", 256 * MIB, compat="0.10")
 
 
 def _compat(path: str | Path) -> str | None:
-    return t.cast("str | None", json.loads(run_tool(["qemu-img", "info", "-U", "--output=json", path]))["format-specific"]["data"].get("compat"))
+    return t.cast(
+        "str | None",
+        json.loads(run_tool(["qemu-img", "info", "-U", "--output=json", path]))["format-specific"]["data"].get(
+            "compat"
+        ),
+    )
 
 
 def _defined(domain: t.Any, target: str = "vda") -> str:
@@ -35,12 +40,16 @@ def _defined(domain: t.Any, target: str = "vda") -> str:
 
 
 @pytest.mark.parametrize("disk", [V2, DiskSpec("vda", 256 * MIB, format="raw")], ids=["qcow2 v2", "raw"])
-def test_a_writing_guest_is_converted_without_a_stop_and_loses_nothing(disk: DiskSpec, hypervisor: Hypervisor, workspace: Path) -> None:
+def test_a_writing_guest_is_converted_without_a_stop_and_loses_nothing(
+    disk: DiskSpec, hypervisor: Hypervisor, workspace: Path
+) -> None:
     with LinuxGuest(hypervisor, [disk]) as guest:
         guest.wait_ready()
         before = guest.write_random_file("/data/before", 24 * MIB)
         guest.sync()
-        loop = "i=0; while true; do i=$((i+1)); echo $i > /data/n$i; sync; cut -d' ' -f1 /proc/uptime >> /tmp/ticks; done"
+        loop = (
+            "i=0; while true; do i=$((i+1)); echo $i > /data/n$i; sync; cut -d' ' -f1 /proc/uptime >> /tmp/ticks; done"
+        )
         guest.check(f"({loop}) >/dev/null 2>&1 &")
         original, pid = guest.image("vda"), guest.qemu_pid
         arguments = {"domain": guest.name}
@@ -58,11 +67,17 @@ def test_a_writing_guest_is_converted_without_a_stop_and_loses_nothing(disk: Dis
         written = int(guest.check("ls /data | grep -c '^n'"))
         wait_until(lambda: int(guest.check("ls /data | grep -c '^n'")) > written, 30, "further writes of the guest")
         assert not run_module(workspace, "cbt_image", **arguments)["changed"]
-        first = run_module(workspace, "cbt_backup", repository=created(workspace, workspace / "repository"), **arguments)
+        first = run_module(
+            workspace, "cbt_backup", repository=created(workspace, workspace / "repository"), **arguments
+        )
         guest.write_random_file("/data/after", MIB)
-        second = run_module(workspace, "cbt_backup", repository=str(workspace / "repository"), mode="incremental", **arguments)
+        second = run_module(
+            workspace, "cbt_backup", repository=str(workspace / "repository"), mode="incremental", **arguments
+        )
         assert [first["disks"][0]["mode"], second["disks"][0]["mode"]] == ["full", "incremental"]
-        guest.check("for n in $(seq $(ls /data | grep -c '^n')); do [ $(cat /data/n$n) = $n ] || [ $n -ge $(($(ls /data | grep -c '^n')-1)) ]; done")
+        guest.check(
+            "for n in $(seq $(ls /data | grep -c '^n')); do [ $(cat /data/n$n) = $n ] || [ $n -ge $(($(ls /data | grep -c '^n')-1)) ]; done"
+        )
         assert guest.sha256("/data/before") == before
         guest.destroy()
         run_tool(["qemu-img", "check", new])
@@ -71,7 +86,9 @@ def test_a_writing_guest_is_converted_without_a_stop_and_loses_nothing(disk: Dis
         assert guest.sha256("/data/before") == before
 
 
-def test_the_proof_finds_a_difference_and_keeps_the_original(hypervisor: Hypervisor, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proof_finds_a_difference_and_keeps_the_original(
+    hypervisor: Hypervisor, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from witness import session_of
 
     from _cbt.errors import CbtError
@@ -120,7 +137,9 @@ def test_a_copy_that_fails_leaves_the_guest_with_its_original(hypervisor: Hyperv
 
 
 @pytest.mark.parametrize("state", ["off", "window"])
-def test_at_rest_images_are_amended_or_copied_and_the_domain_runs_on_them(state: str, hypervisor: Hypervisor, workspace: Path) -> None:
+def test_at_rest_images_are_amended_or_copied_and_the_domain_runs_on_them(
+    state: str, hypervisor: Hypervisor, workspace: Path
+) -> None:
     with LinuxGuest(hypervisor, [V2, DiskSpec("vdb", 256 * MIB, format="raw")]) as guest:
         guest.wait_ready()
         sums = {disk: guest.write_random_file(f"/disks/{disk}/file", 4 * MIB) for disk in ("vda", "vdb")}
@@ -145,7 +164,9 @@ def test_at_rest_images_are_amended_or_copied_and_the_domain_runs_on_them(state:
         assert not raw.exists()
 
 
-def test_a_domain_that_cannot_start_on_the_copy_goes_back_to_the_original(hypervisor: Hypervisor, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_domain_that_cannot_start_on_the_copy_goes_back_to_the_original(
+    hypervisor: Hypervisor, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from witness import session_of
 
     from _cbt.errors import CbtError
@@ -175,17 +196,23 @@ def test_a_domain_that_cannot_start_on_the_copy_goes_back_to_the_original(hyperv
         guest.wait_ready()
 
 
-def test_backing_files_are_neither_changed_nor_left_without_their_images(hypervisor: Hypervisor, workspace: Path) -> None:
+def test_backing_files_are_neither_changed_nor_left_without_their_images(
+    hypervisor: Hypervisor, workspace: Path
+) -> None:
     base = workspace / "base.qcow2"
     run_tool(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=0.10", base, "16M"])
     run_tool(["qemu-io", "-f", "qcow2", "-c", "write -P 7 0 4M", base])
     for name in ("one", "two"):
         overlay = workspace / f"{name}.qcow2"
-        run_tool(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=0.10", "-b", "base.qcow2", "-F", "qcow2", overlay])
+        run_tool(
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=0.10", "-b", "base.qcow2", "-F", "qcow2", overlay]
+        )
         overlay.chmod(0o644)
     base.chmod(0o644)
     held = base.read_bytes()
-    with BlockDomain(hypervisor, [DiskSpec("vda", source=workspace / "one.qcow2"), DiskSpec("vdb", source=workspace / "two.qcow2")]) as domain:
+    with BlockDomain(
+        hypervisor, [DiskSpec("vda", source=workspace / "one.qcow2"), DiskSpec("vdb", source=workspace / "two.qcow2")]
+    ) as domain:
         domain.write("vda", MIB, MIB, 9)
         done = run_module(workspace, "cbt_image", domain=domain.name)
         assert not done.get("failed"), done
@@ -194,7 +221,21 @@ def test_backing_files_are_neither_changed_nor_left_without_their_images(hypervi
         assert base.read_bytes() == held
         for name in ("one", "two"):
             assert describe(str(workspace / f"{name}-v3.qcow2"), "qcow2").backing == "base.qcow2"
-        run_tool(["qemu-io", "-f", "qcow2", "-r", "-c", "read -P 7 0 1M", "-c", "read -P 9 1M 1M", "-c", "read -P 7 2M 2M", workspace / "one-v3.qcow2"])
+        run_tool(
+            [
+                "qemu-io",
+                "-f",
+                "qcow2",
+                "-r",
+                "-c",
+                "read -P 7 0 1M",
+                "-c",
+                "read -P 9 1M 1M",
+                "-c",
+                "read -P 7 2M 2M",
+                workspace / "one-v3.qcow2",
+            ]
+        )
 
 
 def test_an_original_on_which_others_rest_is_kept(hypervisor: Hypervisor, workspace: Path) -> None:

@@ -59,7 +59,14 @@ def _daemon(image: Path, fmt: str, *options: str) -> t.ContextManager[None]:
     node = f"driver={fmt},node-name=disk,file.driver=file,file.filename={image}"
     export = "type=nbd,id=e,node-name=disk,writable=" + ("off" if "read-only" in options else "on")
     server = f"addr.type=unix,addr.path={socket}"
-    words = ["--blockdev", node + (",read-only=on" if "read-only" in options else ""), "--nbd-server", server, "--export", export]
+    words = [
+        "--blockdev",
+        node + (",read-only=on" if "read-only" in options else ""),
+        "--nbd-server",
+        server,
+        "--export",
+        export,
+    ]
     return _running(ready, "qemu-storage-daemon", "--pidfile", ready, *words)
 
 
@@ -95,7 +102,9 @@ def test_an_image_is_in_use_as_long_as_a_process_has_it_open(
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-def test_a_disk_of_a_running_domain_is_in_use_and_that_of_a_stopped_one_is_free(fmt: str, hypervisor: Hypervisor) -> None:
+def test_a_disk_of_a_running_domain_is_in_use_and_that_of_a_stopped_one_is_free(
+    fmt: str, hypervisor: Hypervisor
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", MIB, format=fmt)], start=False) as domain:
         path = str(domain.image("vda"))
         assert not locks.in_use(path)
@@ -131,7 +140,9 @@ def test_nothing_is_restored_over_an_image_that_is_in_use_without_libvirt(fmt: s
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_no_image_that_is_in_use_is_converted(fmt: str, check: bool, workspace: Path) -> None:
     image = workspace / f"old.{fmt}"
-    run_tool(["qemu-img", "create", "-q", "-f", fmt, *(["-o", "compat=0.10"] if fmt == "qcow2" else []), image, str(MIB)])
+    run_tool(
+        ["qemu-img", "create", "-q", "-f", fmt, *(["-o", "compat=0.10"] if fmt == "qcow2" else []), image, str(MIB)]
+    )
     with _daemon(image, fmt):
         refused = run_module(workspace, "cbt_image", check=check, path=str(image), source_format=fmt)
         assert refused.get("failed") and "is in use by a running process" in refused["msg"], refused
@@ -139,7 +150,9 @@ def test_no_image_that_is_in_use_is_converted(fmt: str, check: bool, workspace: 
     assert run_module(workspace, "cbt_image", check=True, path=str(image), source_format=fmt)["changed"]
 
 
-def test_an_image_that_is_opened_while_it_is_copied_is_not_taken_for_converted(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_is_opened_while_it_is_copied_is_not_taken_for_converted(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = _image(workspace, "raw")
     real = image_files.compare
     with contextlib.ExitStack() as stack:

@@ -35,7 +35,9 @@ def _traces(domain: BlockDomain, repository: Repository, scratch: Path) -> dict[
         "bitmaps": [bitmap["name"] for bitmap in domain.bitmaps("vda", marks=True)],
         "scratch": sorted(path.name for path in scratch.iterdir()),
         "points": [point.id for point in repository.points_of().points],
-        "objects": sorted(repository.store.list("packs")) + sorted(repository.store.list("points")) + unfinished(repository),
+        "objects": sorted(repository.store.list("packs"))
+        + sorted(repository.store.list("points"))
+        + unfinished(repository),
     }
 
 
@@ -50,7 +52,9 @@ def scratch(workspace: Path) -> Path:
 def _prepared(domain: BlockDomain, workspace: Path) -> Repository:
     """A domain with a full backup and changes since."""
     domain.write_random("vda", 0, 24 * MIB, 1)
-    result = run_module(workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository"))
+    result = run_module(
+        workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository")
+    )
     assert result["changed"], result
     domain.write_random("vda", 8 * MIB, 16 * MIB, 2)
     return open_repository(str(workspace / "repository"))
@@ -64,7 +68,12 @@ def test_a_signal_at_any_moment_leaves_nothing_and_the_next_run_is_incremental(
     chance = random.Random(int(number))
     with BlockDomain(hypervisor, [DiskSpec("vda", 64 * MIB)]) as domain:
         repository = _prepared(domain, workspace)
-        arguments = {"domain": domain.name, "repository": repository.store.location, "scratch_dir": str(scratch), "workers": 2}
+        arguments = {
+            "domain": domain.name,
+            "repository": repository.store.location,
+            "scratch_dir": str(scratch),
+            "workers": 2,
+        }
         arguments["rate_limit"] = "8M"  # so that reading takes as long as the start of the module does
         before = _traces(domain, repository, scratch)
         outcomes = set()
@@ -97,7 +106,9 @@ def test_a_signal_at_any_moment_leaves_nothing_and_the_next_run_is_incremental(
 
 
 @pytest.mark.parametrize("phase", ["freezing", "reading", "publishing"])
-def test_an_error_in_any_phase_leaves_nothing_and_the_next_run_is_incremental(phase: str, hypervisor: Hypervisor, workspace: Path, scratch: Path) -> None:
+def test_an_error_in_any_phase_leaves_nothing_and_the_next_run_is_incremental(
+    phase: str, hypervisor: Hypervisor, workspace: Path, scratch: Path
+) -> None:
     def fail(progress: Progress) -> None:
         if progress.phase == phase:
             raise CbtError("made to fail")
@@ -116,7 +127,9 @@ def test_an_error_in_any_phase_leaves_nothing_and_the_next_run_is_incremental(ph
         assert differences(domain.name, repository, after, restored) == []
 
 
-def test_a_domain_that_dies_during_the_backup_publishes_nothing(hypervisor: Hypervisor, workspace: Path, scratch: Path) -> None:
+def test_a_domain_that_dies_during_the_backup_publishes_nothing(
+    hypervisor: Hypervisor, workspace: Path, scratch: Path
+) -> None:
     def kill(progress: Progress) -> None:
         if progress.phase == "reading" and domain.running:
             domain.kill()
@@ -139,7 +152,9 @@ def test_a_domain_that_dies_during_the_backup_publishes_nothing(hypervisor: Hype
         assert differences(domain.name, repository, after, restored) == []
 
 
-def test_two_backups_of_one_domain_at_once_one_is_refused_and_both_outcomes_are_true(hypervisor: Hypervisor, workspace: Path) -> None:
+def test_two_backups_of_one_domain_at_once_one_is_refused_and_both_outcomes_are_true(
+    hypervisor: Hypervisor, workspace: Path
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 64 * MIB)]) as domain:
         repository = _prepared(domain, workspace)
         arguments = {"domain": domain.name, "repository": repository.store.location}

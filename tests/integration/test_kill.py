@@ -53,7 +53,9 @@ class _History:
     workspace: Path
     scratch: Path
     chance: random.Random
-    disks: dict[str, bytearray] = dataclasses.field(default_factory=lambda: {target: bytearray(size) for target, size in SIZES.items()})
+    disks: dict[str, bytearray] = dataclasses.field(
+        default_factory=lambda: {target: bytearray(size) for target, size in SIZES.items()}
+    )
     truth: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     outcomes: t.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
@@ -149,7 +151,9 @@ class _History:
         for each in self.points():
             folder = self.workspace / each
             folder.mkdir()
-            result = restore(self.repository, RestoreRequest(self.domain.name, restore_point=each, dest=str(folder), format="raw"))
+            result = restore(
+                self.repository, RestoreRequest(self.domain.name, restore_point=each, dest=str(folder), format="raw")
+            )
             if _sums({disk.target: Path(disk.path) for disk in result.disks}) != self.truth[each]:
                 found.append(each)
         return found
@@ -186,18 +190,26 @@ def test_killed_at_any_moment_of_a_long_history(hypervisor: Hypervisor, workspac
             time.sleep(0.2)  # what libvirt was told before the kill is done
             left = domain.job_running()
             result = history.run()
-            assert not left or any("A backup job that a killed run had left" in warning for warning in result.warnings), result.warnings
+            assert not left or any(
+                "A backup job that a killed run had left" in warning for warning in result.warnings
+            ), result.warnings
         history.touch()
         history.run()
         assert _sums(snapshot_reference(domain, workspace)) == history.now()
-        print(f"\n{KILLS} kills: {dict(history.outcomes)}; {len(history.truth)} points; begin after {until_begun:.2f} s, end {from_then:.2f} s later")
+        print(
+            f"\n{KILLS} kills: {dict(history.outcomes)}; {len(history.truth)} points; begin after {until_begun:.2f} s, end {from_then:.2f} s later"
+        )
         assert history.untrue() == []
-        assert [verdict.status for verdict in verify(history.repository, wanted="all")[0]] == ["ok"] * len(history.truth)
+        assert [verdict.status for verdict in verify(history.repository, wanted="all")[0]] == ["ok"] * len(
+            history.truth
+        )
         assert KILLS < 30 or all(history.outcomes[each] for each in (DURING, AFTER)), history.outcomes
 
 
 @pytest.mark.soak("kills")
-def test_a_killed_backup_of_a_shut_off_domain_lets_go_of_its_images(hypervisor: Hypervisor, workspace: Path, scratch: Path) -> None:
+def test_a_killed_backup_of_a_shut_off_domain_lets_go_of_its_images(
+    hypervisor: Hypervisor, workspace: Path, scratch: Path
+) -> None:
     chance = random.Random(7)
     with BlockDomain(hypervisor, [DiskSpec(target, size) for target, size in SIZES.items()]) as domain:
         history = _History(domain, _repository(workspace), workspace, scratch, chance)

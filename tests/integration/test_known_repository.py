@@ -65,7 +65,11 @@ class Host:
             result = self.run(module, **options)
             option = "dest_accept_repository: true" if what == "cbt_copy to" else " accept_repository: true"
             assert result.get("failed") and reason in result["msg"] and option in result["msg"], (what, result)
-        assert sorted(self.share.rglob("*")) == before and list(self.out.iterdir()) == [] and self.domain.checkpoints() == []
+        assert (
+            sorted(self.share.rglob("*")) == before
+            and list(self.out.iterdir()) == []
+            and self.domain.checkpoints() == []
+        )
 
 
 @pytest.fixture
@@ -122,13 +126,19 @@ def test_both_repositories_of_a_copy_are_compared_each_with_an_option_of_its_own
 
 def test_roles_refuse_and_accept(host: Host, collections: Path, tmp_path: Path) -> None:
     play = Play(collections, tmp_path)
-    variables: dict[str, Any] = {"cbt_repository": str(host.share), "cbt_domains": [host.domain.name], "prepare_install": False}
+    variables: dict[str, Any] = {
+        "cbt_repository": str(host.share),
+        "cbt_domains": [host.domain.name],
+        "prepare_install": False,
+    }
     shutil.rmtree(host.share)
     host.share.mkdir(mode=0o700)
     play.run("role:kvm.cbt.prepare", variables, fails=MISSING)
     assert list(host.share.iterdir()) == []
     accepted = {**variables, "cbt_accept_repository": "true"}
-    assert play.changed("role:kvm.cbt.prepare", accepted, "--check") == play.changed("role:kvm.cbt.prepare", accepted) == 1
+    assert (
+        play.changed("role:kvm.cbt.prepare", accepted, "--check") == play.changed("role:kvm.cbt.prepare", accepted) == 1
+    )
     assert play.changed("role:kvm.cbt.prepare", variables) == 0
     assert host.backup()["changed"]
     shutil.rmtree(host.share / "points")
@@ -137,7 +147,13 @@ def test_roles_refuse_and_accept(host: Host, collections: Path, tmp_path: Path) 
     assert host.backup()["changed"]
 
 
-def test_a_role_that_shall_not_create_a_repository_creates_none(collections: Path, tmp_path: Path, workspace: Path) -> None:
-    variables = {"cbt_repository": str(workspace / "share"), "prepare_install": False, "prepare_create_repository": "false"}
+def test_a_role_that_shall_not_create_a_repository_creates_none(
+    collections: Path, tmp_path: Path, workspace: Path
+) -> None:
+    variables = {
+        "cbt_repository": str(workspace / "share"),
+        "prepare_install": False,
+        "prepare_create_repository": "false",
+    }
     assert Play(collections, tmp_path).changed("role:kvm.cbt.prepare", variables) == 1
     assert list((workspace / "share").iterdir()) == []

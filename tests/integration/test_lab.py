@@ -214,7 +214,13 @@ with Hypervisor() as hypervisor:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_leaves_nothing_behind(hypervisor: Hypervisor, number: signal.Signals) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    with subprocess.Popen([sys.executable, "-c", ENDED_SCRIPT], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDED_SCRIPT],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as other:
         assert other.stdout is not None
         name, pid, folder = other.stdout.readline().split()
         assert hypervisor.connection.lookupByName(name).isActive()

@@ -199,7 +199,13 @@ with Cluster(1) as cluster:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_process_is_left_after_a_signal(number: signal.Signals) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    with subprocess.Popen([sys.executable, "-c", KILLED_SCRIPT], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED_SCRIPT],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as other:
         assert other.stdout is not None
         pid, folder = other.stdout.readline().split()
         namespaces = own_namespaces(int(pid))

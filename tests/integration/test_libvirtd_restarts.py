@@ -48,7 +48,12 @@ def test_libvirtd_restarted_during_a_backup(phase: str, trial: Trial) -> None:
     before = trial.domain.checkpoints()
     known = [point.id for point in trial.repository.points_of().points]
     try:
-        result = backup(session_of(trial.domain), trial.repository, ask(trial.domain.name, scratch_dir=str(scratch)), observer=restart)
+        result = backup(
+            session_of(trial.domain),
+            trial.repository,
+            ask(trial.domain.name, scratch_dir=str(scratch)),
+            observer=restart,
+        )
     except CbtError:
         assert trial.domain.checkpoints() == before
         assert [point.id for point in trial.repository.points_of().points] == known

@@ -48,27 +48,44 @@ def _answers(handle: libvirt.virDomain) -> bool:
 
 def _files(xml: str) -> set[str]:
     """Everything in a configuration that looks like the path of a file that is written to."""
-    found = {text for element in ElementTree.fromstring(xml).iter() for text in (element.text, *element.attrib.values()) if text and text.startswith("/")}
+    found = {
+        text
+        for element in ElementTree.fromstring(xml).iter()
+        for text in (element.text, *element.attrib.values())
+        if text and text.startswith("/")
+    }
     return {path for path in found if path != "/machine" and not path.startswith(("/usr/", "/dev/"))}
 
 
 def _identity(xml: str) -> set[str]:
     """Names, UUIDs and addresses that may be there once only."""
     root = ElementTree.fromstring(xml)
-    return {str(root.findtext("name")), str(root.findtext("uuid")), *(mac.attrib["address"] for mac in root.iterfind("./devices/interface/mac"))}
+    return {
+        str(root.findtext("name")),
+        str(root.findtext("uuid")),
+        *(mac.attrib["address"] for mac in root.iterfind("./devices/interface/mac")),
+    }
 
 
 def test_a_renamed_copy_runs_beside_the_original_and_shares_nothing_with_it(
     hypervisor: Hypervisor, workspace: Path, repository: Repository, session: Session
 ) -> None:
     name = new_name()
-    with LinuxGuest(hypervisor, [DiskSpec("vda", 256 * MIB), DiskSpec("vdb", 64 * MIB, format="raw")]) as guest, removed(session, name):
+    with (
+        LinuxGuest(hypervisor, [DiskSpec("vda", 256 * MIB), DiskSpec("vdb", 64 * MIB, format="raw")]) as guest,
+        removed(session, name),
+    ):
         guest.wait_ready()
         guest.write_file("/data/one", b"of the original")
         guest.sync()
         taken = backup(session_of(guest), repository, ask(guest.name, quiesce="required"))
         assert not [warning for warning in taken.warnings if "not saved" in warning]
-        request = RestoreRequest(guest.name, dest=str(workspace), new_name=name, machine=MachineWish(new_uuid=True, new_macs=True, start=True))
+        request = RestoreRequest(
+            guest.name,
+            dest=str(workspace),
+            new_name=name,
+            machine=MachineWish(new_uuid=True, new_macs=True, start=True),
+        )
         result = restore(repository, request, session)
         assert result.machine is not None and [file.saved.kind for file in result.machine.files] == ["kernel", "initrd"]
         copy = session.api.lookupByName(name)
@@ -142,7 +159,9 @@ def firmware(session: Session, workspace: Path) -> t.Iterator[Firmware]:
         yield made
 
 
-def test_firmware_variables_and_tpm_come_back_with_the_machine(firmware: Firmware, session: Session, workspace: Path, repository: Repository) -> None:
+def test_firmware_variables_and_tpm_come_back_with_the_machine(
+    firmware: Firmware, session: Session, workspace: Path, repository: Repository
+) -> None:
     taken = backup(session, repository, ask(firmware.name))
     assert taken.warnings == ()
     variables, state, owner = firmware.nvram.read_bytes(), firmware.tpm.read_bytes(), firmware.tpm.stat().st_uid
@@ -152,7 +171,11 @@ def test_firmware_variables_and_tpm_come_back_with_the_machine(firmware: Firmwar
     result = restore(repository, request, session)
     assert result.machine == predicted.machine
     assert (workspace / f"{firmware.name}-nvram").read_bytes() == variables
-    assert (firmware.tpm.read_bytes(), firmware.tpm.stat().st_uid, firmware.tpm.stat().st_mode & 0o777) == (state, owner, 0o600)
+    assert (firmware.tpm.read_bytes(), firmware.tpm.stat().st_uid, firmware.tpm.stat().st_mode & 0o777) == (
+        state,
+        owner,
+        0o600,
+    )
     assert "passwd='secret'" in result.domain_xml
     firmware.handle.create()
     assert firmware.handle.isActive()
@@ -166,7 +189,9 @@ def test_a_copy_of_a_machine_with_firmware_has_variables_and_tpm_of_its_own(
     backup(session, repository, ask(firmware.name))
     name = new_name()
     with removed(session, name):
-        result = restore(repository, RestoreRequest(firmware.name, dest=str(workspace), new_name=name, machine=COPY), session)
+        result = restore(
+            repository, RestoreRequest(firmware.name, dest=str(workspace), new_name=name, machine=COPY), session
+        )
         copy = session.api.lookupByName(name)
         assert (workspace / f"{name}-nvram").read_bytes() == firmware.nvram.read_bytes()
         assert tpm_state(copy.UUIDString()).read_bytes() == firmware.tpm.read_bytes()
@@ -176,7 +201,9 @@ def test_a_copy_of_a_machine_with_firmware_has_variables_and_tpm_of_its_own(
         assert result.machine is not None and not result.machine.autostart
 
 
-def test_firmware_that_libvirt_chose_keeps_its_variables(session: Session, workspace: Path, repository: Repository) -> None:
+def test_firmware_that_libvirt_chose_keeps_its_variables(
+    session: Session, workspace: Path, repository: Repository
+) -> None:
     name, copy = new_name(), new_name()
     image = workspace / "a.qcow2"
     run_tool(["qemu-img", "create", "-q", "-f", "qcow2", image, "8M"])
@@ -193,7 +220,11 @@ def test_firmware_that_libvirt_chose_keeps_its_variables(session: Session, works
         content[-16:] = b"of this machine!"
         variables.write_bytes(content)
         backup(session, repository, ask(name))  # shut off: libvirt does not tell where they are
-        restore(repository, RestoreRequest(name, dest=str(workspace), new_name=copy, machine=MachineWish(new_uuid=True, start=True)), session)
+        restore(
+            repository,
+            RestoreRequest(name, dest=str(workspace), new_name=copy, machine=MachineWish(new_uuid=True, start=True)),
+            session,
+        )
         live = ElementTree.fromstring(session.api.lookupByName(copy).XMLDesc(0))
         assert live.findtext("./os/nvram") == str(workspace / f"{copy}-nvram")
         assert (workspace / f"{copy}-nvram").read_bytes() == content

@@ -82,7 +82,10 @@ def test_a_differential_holds_what_an_incremental_of_the_same_moment_holds_and_l
             for _number in range(4):
                 _touch(domain, chance)
             tracking = domain.checkpoints(), domain.bitmaps("vda"), domain.bitmaps("vdb")
-            differentials = [witnessed_backup(domain, repository, workspace, ask(domain.name, mode="differential")) for _number in range(2)]
+            differentials = [
+                witnessed_backup(domain, repository, workspace, ask(domain.name, mode="differential"))
+                for _number in range(2)
+            ]
             assert (domain.checkpoints(), domain.bitmaps("vda"), domain.bitmaps("vdb")) == tracking
             incremental = witnessed_backup(domain, repository, workspace, ask(domain.name, mode="incremental"))
             assert [[disk.mode for disk in each.result.disks] for each in (*differentials, incremental)] == [
@@ -96,12 +99,17 @@ def test_a_differential_holds_what_an_incremental_of_the_same_moment_holds_and_l
             expected = _restored(domain, repository, incremental.id, workspace / "out")
             for each in differentials:
                 assert _point(each).incremental_set == _point(full).incremental_set
-                assert all(changed_blocks.between(repository, _point(each), _point(incremental), target) == [] for target in ("vda", "vdb"))
+                assert all(
+                    changed_blocks.between(repository, _point(each), _point(incremental), target) == []
+                    for target in ("vda", "vdb")
+                )
                 assert _restored(domain, repository, each.id, workspace / "out") == expected
             assert _untrue(domain, repository, incremental, workspace / "out") == []
 
 
-def test_a_differential_where_nothing_is_known_reads_all_and_still_begins_no_tracking(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_a_differential_where_nothing_is_known_reads_all_and_still_begins_no_tracking(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", SIZE)]) as domain:
         domain.write_random("vda", 0, MIB, 1)
         first = witnessed_backup(domain, repository, workspace, ask(domain.name, mode="differential"))
@@ -115,7 +123,11 @@ def test_a_differential_where_nothing_is_known_reads_all_and_still_begins_no_tra
 
 def test_a_threshold_holds_back_what_is_too_little_and_nothing_else(hypervisor: Hypervisor, workspace: Path) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", SIZE), DiskSpec("vdb", 4 * MIB)]) as domain:
-        arguments = {"domain": domain.name, "repository": created(workspace, workspace / "repository"), "threshold": "1M"}
+        arguments = {
+            "domain": domain.name,
+            "repository": created(workspace, workspace / "repository"),
+            "threshold": "1M",
+        }
         domain.write("vda", 0, BLOCK, 1)
         first = run_module(workspace, "cbt_backup", **arguments)
         assert first["changed"] and "skipped" not in first  # it has to be read in full
@@ -125,7 +137,10 @@ def test_a_threshold_holds_back_what_is_too_little_and_nothing_else(hypervisor: 
         for check in (True, False):
             held_back = run_module(workspace, "cbt_backup", check=check, **arguments)
             assert not held_back["changed"] and "restore_point" not in held_back
-            assert held_back["skipped"] == f"960 KiB have changed on {domain.name}, which is less than the threshold of 1 MiB."
+            assert (
+                held_back["skipped"]
+                == f"960 KiB have changed on {domain.name}, which is less than the threshold of 1 MiB."
+            )
             assert [disk["dirty_bytes"] for disk in held_back["disks"]] == [BLOCK, 14 * BLOCK]
         assert domain.checkpoints() == before and not domain.job_running()
         assert not run_module(workspace, "cbt_backup", **{**arguments, "mode": "differential"})["changed"]
@@ -140,7 +155,9 @@ def test_a_threshold_holds_back_what_is_too_little_and_nothing_else(hypervisor: 
 # Rate limit
 
 
-def test_a_limited_backup_reads_no_faster_and_is_true(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_a_limited_backup_reads_no_faster_and_is_true(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", SIZE)]) as domain:
         domain.write_random("vda", 0, 8 * MIB, 1)
         taken = witnessed_backup(domain, repository, workspace, ask(domain.name, rate_limit=8 * MIB, workers=3))
@@ -149,7 +166,9 @@ def test_a_limited_backup_reads_no_faster_and_is_true(hypervisor: Hypervisor, wo
         assert _untrue(domain, repository, taken, workspace / "out") == []
 
 
-def test_a_signal_is_heeded_while_the_limit_lets_nobody_read(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_a_signal_is_heeded_while_the_limit_lets_nobody_read(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     interrupt = Interrupt()
 
     def strike(progress: Progress) -> None:
@@ -185,7 +204,9 @@ def test_a_foreign_job_is_left_alone_unless_its_end_is_asked_for(hypervisor: Hyp
 # Changed blocks
 
 
-def test_changed_blocks_between_points_and_until_now(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_changed_blocks_between_points_and_until_now(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", SIZE), DiskSpec("vdb", MIB + 512)]) as domain:
         domain.write_random("vda", 0, 8 * MIB, 1)
         first = _point(witnessed_backup(domain, repository, workspace))
@@ -207,7 +228,9 @@ def test_changed_blocks_between_points_and_until_now(hypervisor: Hypervisor, wor
         assert changed_blocks.between(repository, first, second, "vda") == one_to_two
         assert changed_blocks.between(repository, first, second, "vdb") == [(MIB, 512, False)]
         assert changed_blocks.between(repository, first, first, "vda") == []
-        assert changed_blocks.between(repository, second, first, "vda") == [(offset, length, False) for offset, length, _zero in one_to_two]
+        assert changed_blocks.between(repository, second, first, "vda") == [
+            (offset, length, False) for offset, length, _zero in one_to_two
+        ]
         tracking = domain.checkpoints(), domain.bitmaps("vda")
         left = Path(f"/var/tmp/kvm-cbt-{domain.uuid[:8]}-left")  # as by a run that was killed
         left.mkdir()
@@ -225,13 +248,24 @@ def test_changed_blocks_between_points_and_until_now(hypervisor: Hypervisor, wor
         assert now() == two_to_now
         asked = {"from": first.id, "to": second.id, "disk": "vda"}
         told = run_module(workspace, "cbt_backup_info", repository=repository.store.location, changed_blocks=asked)
-        assert told["changed_blocks"] == [{"offset": offset, "length": length, "zero": zero} for offset, length, zero in one_to_two]
-        told = run_module(workspace, "cbt_backup_info", repository=repository.store.location, changed_blocks={"from": second.id, "disk": "vda"})
-        assert told["changed_blocks"] == [{"offset": offset, "length": length, "zero": zero} for offset, length, zero in two_to_now]
+        assert told["changed_blocks"] == [
+            {"offset": offset, "length": length, "zero": zero} for offset, length, zero in one_to_two
+        ]
+        told = run_module(
+            workspace,
+            "cbt_backup_info",
+            repository=repository.store.location,
+            changed_blocks={"from": second.id, "disk": "vda"},
+        )
+        assert told["changed_blocks"] == [
+            {"offset": offset, "length": length, "zero": zero} for offset, length, zero in two_to_now
+        ]
 
 
 @pytest.mark.parametrize("how", ["tracking was disabled", "a full backup", "a crash"])
-def test_points_between_which_tracking_was_interrupted_are_unrelated(how: str, hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_points_between_which_tracking_was_interrupted_are_unrelated(
+    how: str, hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", SIZE)]) as domain:
         domain.write_random("vda", 0, MIB, 1)
         before = _point(witnessed_backup(domain, repository, workspace))
@@ -244,7 +278,9 @@ def test_points_between_which_tracking_was_interrupted_are_unrelated(how: str, h
         elif how == "a crash":
             domain.kill()
             domain.start()
-        taken = witnessed_backup(domain, repository, workspace, ask(domain.name, mode="full" if how == "a full backup" else "auto"))
+        taken = witnessed_backup(
+            domain, repository, workspace, ask(domain.name, mode="full" if how == "a full backup" else "auto")
+        )
         after = _point(taken)
         assert disk_result(taken.result, "vda").mode == "full"
         for old, new in ((before, after), (after, before)):
@@ -260,7 +296,9 @@ def test_points_between_which_tracking_was_interrupted_are_unrelated(how: str, h
 # The choice of disks
 
 
-def test_included_and_excluded_disks_each_keep_a_true_history_of_their_own(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_included_and_excluded_disks_each_keep_a_true_history_of_their_own(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     choices: list[tuple[Selection, list[str]]] = [
         (Selection(), ["full", "full", "scan"]),
         (Selection(include=("vda", "vdc")), ["incremental", "skipped", "scan"]),
@@ -270,7 +308,9 @@ def test_included_and_excluded_disks_each_keep_a_true_history_of_their_own(hyper
         (Selection(include=("vda",)), ["incremental", "skipped", "skipped"]),
         (Selection(), ["incremental", "full", "scan"]),
     ]
-    with BlockDomain(hypervisor, [DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB), DiskSpec("vdc", 2 * MIB, format="raw")]) as domain:
+    with BlockDomain(
+        hypervisor, [DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB), DiskSpec("vdc", 2 * MIB, format="raw")]
+    ) as domain:
         taken = []
         for number, (selection, modes) in enumerate(choices):
             for target in ("vda", "vdb", "vdc"):
@@ -279,7 +319,9 @@ def test_included_and_excluded_disks_each_keep_a_true_history_of_their_own(hyper
             folder.mkdir()
             each = witnessed_backup(domain, repository, folder, ask(domain.name, selection=selection))
             assert [disk.mode for disk in each.result.disks] == modes
-            assert {disk.target for disk in _point(each).disks} == {disk.target for disk in each.result.disks if disk.mode != "skipped"}
+            assert {disk.target for disk in _point(each).disks} == {
+                disk.target for disk in each.result.disks if disk.mode != "skipped"
+            }
             taken.append(each)
         assert [_untrue(domain, repository, each, workspace / "out") for each in taken] == [[]] * len(taken)
         with pytest.raises(Refused, match=f"{domain.name} has no disk vdx; it has vda, vdb, vdc"):

@@ -31,7 +31,11 @@ class Fleet:
 
     def __init__(self, collection: Path, folder: Path) -> None:
         self._collection, self.folder = collection, folder
-        self.authority, self.server, self.client = folder / "authority", folder / "kvm1/pki/qemu", folder / "backup1/pki/libnbd"
+        self.authority, self.server, self.client = (
+            folder / "authority",
+            folder / "kvm1/pki/qemu",
+            folder / "backup1/pki/libnbd",
+        )
         self.conf = folder / "kvm1/qemu.conf"
         for host in ("kvm1", "backup1"):
             (folder / host).mkdir()
@@ -40,12 +44,18 @@ class Fleet:
             "[all:vars]\nansible_connection=local\nansible_python_interpreter=/usr/bin/python3\n"
         )
         roles = [{"role": "kvm.cbt.nbd_tls"}]
-        (folder / "playbook.yml").write_text(json.dumps([{"hosts": "kvm1:backup1", "gather_facts": False, "roles": roles}]))
+        (folder / "playbook.yml").write_text(
+            json.dumps([{"hosts": "kvm1:backup1", "gather_facts": False, "roles": roles}])
+        )
 
     def run(self, *options: str, fails: str | None = None, **variables: t.Any) -> list[int]:
         """Run the role; how many tasks changed something on the hypervisor and on the other. ``fails`` is what it is to fail with."""
         own = f"{self.folder}/{{{{ inventory_hostname }}}}"
-        given = {"nbd_tls_server_folder": f"{own}/pki/qemu", "nbd_tls_client_folder": f"{own}/pki/libnbd", "nbd_tls_qemu_conf": f"{own}/qemu.conf"}
+        given = {
+            "nbd_tls_server_folder": f"{own}/pki/qemu",
+            "nbd_tls_client_folder": f"{own}/pki/libnbd",
+            "nbd_tls_qemu_conf": f"{own}/qemu.conf",
+        }
         given.update(nbd_tls_ca_folder=str(self.authority), nbd_tls_group="root", nbd_tls_restart=False, **variables)
         words = ["-i", self.folder / "inventory", "-e", json.dumps(given), *options, self.folder / "playbook.yml"]
         done = run_playbook(words, self._collection, self.folder, timeout=600)
@@ -53,7 +63,11 @@ class Fleet:
             pytest.fail(done.stdout, pytrace=False)
         assert fails is None or fails in re.sub(r"\s+", " ", done.stdout), done.stdout
         return [
-            int(re.findall(rf"^{host}\s+: .*changed=(\d+)", done.stdout, re.MULTILINE)[-1] if f"\n{host} " in done.stdout else 0)
+            int(
+                re.findall(rf"^{host}\s+: .*changed=(\d+)", done.stdout, re.MULTILINE)[-1]
+                if f"\n{host} " in done.stdout
+                else 0
+            )
             for host in ("kvm1", "backup1")
         ]
 
@@ -69,8 +83,15 @@ def served(image: Path, certificates: Path) -> t.Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    credentials = ["--object", f"tls-creds-x509,id=tls,dir={certificates},endpoint=server,verify-peer=yes", "--tls-creds", "tls"]
-    with subprocess.Popen(["qemu-nbd", "-r", "-f", "raw", "-x", "vda", "-t", "-b", "127.0.0.1", "-p", str(port), *credentials, image]) as server:
+    credentials = [
+        "--object",
+        f"tls-creds-x509,id=tls,dir={certificates},endpoint=server,verify-peer=yes",
+        "--tls-creds",
+        "tls",
+    ]
+    with subprocess.Popen(
+        ["qemu-nbd", "-r", "-f", "raw", "-x", "vda", "-t", "-b", "127.0.0.1", "-p", str(port), *credentials, image]
+    ) as server:
         try:
             wait_until(lambda: server.poll() is not None or _listens(port), 30, "start of qemu-nbd")
             assert server.poll() is None, "qemu-nbd has ended"
@@ -109,7 +130,11 @@ def test_certificates_from_the_first_to_the_last(fleet: Fleet, tmp_path: Path) -
     assert all(fleet.run())
     assert fleet.run() == [0, 0]
     assert modes(fleet.server) == {"ca-cert.pem": "0o644", "server-cert.pem": "0o644", "server-key.pem": "0o640"}
-    assert modes(fleet.client) == modes(own) == {"ca-cert.pem": "0o644", "client-cert.pem": "0o644", "client-key.pem": "0o600"}
+    assert (
+        modes(fleet.client)
+        == modes(own)
+        == {"ca-cert.pem": "0o644", "client-cert.pem": "0o644", "client-key.pem": "0o600"}
+    )
     assert (fleet.client.stat().st_mode & 0o777, fleet.authority.stat().st_mode & 0o777) == (0o700, 0o700)
     assert fleet.conf.read_text() == f'backup_tls_x509_cert_dir = "{fleet.server}"\nbackup_tls_x509_verify = 1\n'
     stranger = Authority(tmp_path / "others", "others").issue("client", "backup1", "127.0.0.1")
@@ -132,7 +157,11 @@ def test_certificates_from_the_first_to_the_last(fleet: Fleet, tmp_path: Path) -
     revocations = (fleet.authority / "ca-crl.pem").read_bytes()
     (fleet.server / "file").touch()
     assert all(fleet.run(nbd_tls_state="{{ 'absent' if inventory_hostname == 'kvm1' else 'present' }}"))
-    assert [path.name for path in fleet.server.iterdir()] == ["file"] and list(own.iterdir()) == [] and fleet.conf.read_text() == ""
+    assert (
+        [path.name for path in fleet.server.iterdir()] == ["file"]
+        and list(own.iterdir()) == []
+        and fleet.conf.read_text() == ""
+    )
     assert (fleet.client / "client-cert.pem").read_bytes() != (lost / "client-cert.pem").read_bytes()
     assert (fleet.client / "ca-crl.pem").read_bytes() == revocations
 
@@ -141,4 +170,6 @@ def test_certificates_of_another_authority_are_left_alone(fleet: Fleet, tmp_path
     others = Authority(tmp_path / "others", "others").issue("server", "kvm1", "127.0.0.1")
     shutil.copytree(others, fleet.server)
     fleet.run("--limit", "kvm1", fails="holds certificates of another authority")
-    assert sorted(path.read_bytes() for path in fleet.server.iterdir()) == sorted(path.read_bytes() for path in others.iterdir())
+    assert sorted(path.read_bytes() for path in fleet.server.iterdir()) == sorted(
+        path.read_bytes() for path in others.iterdir()
+    )

@@ -65,13 +65,17 @@ def image_bitmaps(domain: Domain, target: str) -> dict[str, list[str]]:
     return {name: found[name] for name in names}
 
 
-def offline_backup(domain: Domain, repository: Repository, folder: Path, observer: Observer = silent, **wanted: t.Any) -> Witnessed:
+def offline_backup(
+    domain: Domain, repository: Repository, folder: Path, observer: Observer = silent, **wanted: t.Any
+) -> Witnessed:
     """Back up a shut-off domain. Its images are copied before, and must hold the same after."""
     assert not domain.running
     copies = {}
     for spec in domain.disks:
         copies[spec.target] = folder / f"{spec.target}.raw"
-        run_tool(["qemu-img", "convert", "-f", spec.format, "-O", "raw", domain.image(spec.target), copies[spec.target]])
+        run_tool(
+            ["qemu-img", "convert", "-f", spec.format, "-O", "raw", domain.image(spec.target), copies[spec.target]]
+        )
     result = backup(session_of(domain), repository, ask(domain.name, **wanted), observer=observer)
     for spec in domain.disks:
         assert same_bytes(domain.image(spec.target), copies[spec.target], spec.format) is None
@@ -123,7 +127,9 @@ def traces(domain: Domain, repository: Repository, scratch: Path) -> dict[str, t
     """Everything a backup of a shut-off domain could leave behind."""
     return {
         "checkpoints": domain.checkpoints(),
-        "bitmaps": {spec.target: sorted(image_bitmaps(domain, spec.target)) for spec in domain.disks if spec.format == "qcow2"},
+        "bitmaps": {
+            spec.target: sorted(image_bitmaps(domain, spec.target)) for spec in domain.disks if spec.format == "qcow2"
+        },
         "scratch": sorted(path.name for path in scratch.iterdir()),
         "servers": servers(scratch),
         "points": [point.id for point in repository.points_of().points],
@@ -184,7 +190,9 @@ def test_every_mode_on_a_domain_that_never_ran(hypervisor: Hypervisor, workspace
 
 
 @pytest.mark.parametrize("way", ["destroy", "quit"])
-def test_the_history_goes_on_from_running_to_off_and_back(way: str, hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_the_history_goes_on_from_running_to_off_and_back(
+    way: str, hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 16 * MIB), DiskSpec("vdb", 8 * MIB)]) as domain:
         end = domain.destroy if way == "destroy" else domain.shutdown_hard
         domain.write_random("vda", 0, 6 * MIB, 1)
@@ -199,21 +207,30 @@ def test_the_history_goes_on_from_running_to_off_and_back(way: str, hypervisor: 
         domain.start()
         domain.write("vda", 4 * MIB, 64 * KIB, 0x04)
         meanwhile = step_folder(workspace, "on")
-        taken.append(witnessed_backup(domain, repository, meanwhile, meanwhile=lambda: domain.write("vda", 5 * MIB, 64 * KIB, 0x05)))
+        taken.append(
+            witnessed_backup(
+                domain, repository, meanwhile, meanwhile=lambda: domain.write("vda", 5 * MIB, 64 * KIB, 0x05)
+            )
+        )
         assert disk_result(taken[-1].result, "vda").statistics.dirty_bytes == 128 * KIB
         only_checkpoint(domain, taken[-1])
         end()
         qemu_io(domain, "vdb", "write -z 1M 512k")
         taken.append(offline_backup(domain, repository, step_folder(workspace, "off again")))
         assert [modes(each.result) for each in taken[1:]] == [["incremental", "incremental"]] * 3
-        assert [disk_result(taken[-1].result, target).statistics.dirty_bytes for target in ("vda", "vdb")] == [64 * KIB, 512 * KIB]
+        assert [disk_result(taken[-1].result, target).statistics.dirty_bytes for target in ("vda", "vdb")] == [
+            64 * KIB,
+            512 * KIB,
+        ]
         only_checkpoint(domain, taken[-1])
         check_all(domain.name, repository, taken, workspace)
 
 
 @pytest.mark.soak("histories")
 @pytest.mark.parametrize("seed", range(1, soaks.count("histories") // 2 + 1))
-def test_any_history_of_on_off_and_crash_restores_byte_for_byte(seed: int, hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_any_history_of_on_off_and_crash_restores_byte_for_byte(
+    seed: int, hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     chance = random.Random(seed)
     sizes = {"vda": 8 * MIB, "vdb": 4 * MIB + 512}
     with BlockDomain(hypervisor, [DiskSpec(target, size) for target, size in sizes.items()], start=False) as domain:
@@ -250,8 +267,14 @@ def test_any_history_of_on_off_and_crash_restores_byte_for_byte(seed: int, hyper
         check_all(domain.name, repository, taken, workspace)
 
 
-def test_disks_that_cannot_be_tracked_are_scanned(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
-    disks = [DiskSpec("vda", 8 * MIB, format="raw"), DiskSpec("vdb", 8 * MIB + 512, compat="0.10"), DiskSpec("vdc", 8 * MIB)]
+def test_disks_that_cannot_be_tracked_are_scanned(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
+    disks = [
+        DiskSpec("vda", 8 * MIB, format="raw"),
+        DiskSpec("vdb", 8 * MIB + 512, compat="0.10"),
+        DiskSpec("vdc", 8 * MIB),
+    ]
     with BlockDomain(hypervisor, disks, start=False) as domain:
         for spec in disks:
             qemu_io(domain, spec.target, "write -P 0x11 0 4M", "write -P 0x12 7M 512")
@@ -264,7 +287,9 @@ def test_disks_that_cannot_be_tracked_are_scanned(hypervisor: Hypervisor, worksp
         check_all(domain.name, repository, taken, workspace)
 
 
-def test_an_image_over_a_backing_file_is_read_through_both(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_an_image_over_a_backing_file_is_read_through_both(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     base, overlay = workspace / "base image.qcow2", workspace / "overlay, with data.qcow2"
     run_tool(["qemu-img", "create", "-q", "-f", "qcow2", base, "8M"])
     run_tool(["qemu-io", "-f", "qcow2", "-c", "write -P 0x11 0 4M", base])
@@ -279,7 +304,9 @@ def test_an_image_over_a_backing_file_is_read_through_both(hypervisor: Hyperviso
         check_all(domain.name, repository, taken, workspace)
 
 
-def test_libvirt_builds_on_a_checkpoint_made_while_the_domain_was_off(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_libvirt_builds_on_a_checkpoint_made_while_the_domain_was_off(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 16 * MIB)], start=False) as domain:
         qemu_io(domain, "vda", "write -P 0x11 0 4M")
         taken = [offline_backup(domain, repository, step_folder(workspace, "off"))]
@@ -287,7 +314,12 @@ def test_libvirt_builds_on_a_checkpoint_made_while_the_domain_was_off(hypervisor
         domain.start()
         domain.write("vda", MIB, 64 * KIB, 0x22)
         (bitmap,) = domain.bitmaps("vda")
-        assert (bitmap["name"], bitmap["count"], bitmap["recording"], bitmap["granularity"]) == (checkpoint, 64 * KIB, True, 64 * KIB)
+        assert (bitmap["name"], bitmap["count"], bitmap["recording"], bitmap["granularity"]) == (
+            checkpoint,
+            64 * KIB,
+            True,
+            64 * KIB,
+        )
         described = domain.handle.checkpointLookupByName(checkpoint).getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_SIZE)
         assert f"size='{64 * KIB}'" in described
         taken.append(witnessed_backup(domain, repository, step_folder(workspace, "on")))
@@ -296,7 +328,9 @@ def test_libvirt_builds_on_a_checkpoint_made_while_the_domain_was_off(hypervisor
         check_all(domain.name, repository, taken, workspace)
 
 
-def test_consistency_is_that_of_the_way_the_guest_ended(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_consistency_is_that_of_the_way_the_guest_ended(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     with LinuxGuest(hypervisor, [DiskSpec("vda", 32 * MIB)]) as guest:
         guest.wait_ready()
         guest.write_file("/data/kept", b"content")
@@ -325,7 +359,9 @@ def test_consistency_is_that_of_the_way_the_guest_ended(hypervisor: Hypervisor, 
 def test_an_image_that_another_process_holds_is_told_and_nothing_changes(
     fmt: str, mode: str, hypervisor: Hypervisor, workspace: Path, scratch: Path, repository: Repository
 ) -> None:
-    with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 8 * MIB, format=fmt)], start=False) as domain:
+    with BlockDomain(
+        hypervisor, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 8 * MIB, format=fmt)], start=False
+    ) as domain:
         qemu_io(domain, "vda", "write -P 0x11 0 1M")
         taken = [offline_backup(domain, repository, step_folder(workspace, "one"), scratch_dir=str(scratch))]
         before = traces(domain, repository, scratch)
@@ -339,7 +375,9 @@ def test_an_image_that_another_process_holds_is_told_and_nothing_changes(
 
 
 @pytest.mark.parametrize("fmt", ["qcow2", "raw"])
-def test_the_domain_cannot_be_started_while_it_is_read(fmt: str, hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_the_domain_cannot_be_started_while_it_is_read(
+    fmt: str, hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     refused: list[str] = []
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB, format=fmt)], start=False) as domain:
 
@@ -359,9 +397,17 @@ def test_the_domain_cannot_be_started_while_it_is_read(fmt: str, hypervisor: Hyp
         check_all(domain.name, repository, taken, workspace)
 
 
-@pytest.mark.parametrize(("fmt", "step"), [("qcow2", "add_bitmaps"), ("qcow2", "image_exports"), ("raw", "image_exports")])
+@pytest.mark.parametrize(
+    ("fmt", "step"), [("qcow2", "add_bitmaps"), ("qcow2", "image_exports"), ("raw", "image_exports")]
+)
 def test_a_domain_that_starts_after_the_decision_ends_the_backup_in_order(
-    fmt: str, step: str, hypervisor: Hypervisor, workspace: Path, scratch: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+    fmt: str,
+    step: str,
+    hypervisor: Hypervisor,
+    workspace: Path,
+    scratch: Path,
+    repository: Repository,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # No moment of a real run is long enough to strike in time: the domain is started as the step begins.
     place = checkpoints if step == "add_bitmaps" else offline_export
@@ -398,7 +444,9 @@ def test_an_error_leaves_nothing_and_the_next_run_is_incremental(
             assert servers(scratch)
             raise CbtError("made to fail")
 
-    with BlockDomain(hypervisor, [DiskSpec("vda", 16 * MIB), DiskSpec("vdb", 4 * MIB, format="raw")], start=False) as domain:
+    with BlockDomain(
+        hypervisor, [DiskSpec("vda", 16 * MIB), DiskSpec("vdb", 4 * MIB, format="raw")], start=False
+    ) as domain:
         for attempt in ("full", "incremental"):
             qemu_io(domain, "vda", "write -P 0x11 0 4M")
             before = traces(domain, repository, scratch)
@@ -412,7 +460,9 @@ def test_an_error_leaves_nothing_and_the_next_run_is_incremental(
 def _prepared(domain: BlockDomain, workspace: Path) -> Repository:
     """A shut-off domain with a backup and 16 MiB changed since."""
     qemu_io(domain, "vda", "write -P 0x11 0 24M")
-    result = run_module(workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository"))
+    result = run_module(
+        workspace, "cbt_backup", domain=domain.name, repository=created(workspace, workspace / "repository")
+    )
     assert result["disks"][0]["mode"] == "full", result
     (workspace / "random").write_bytes(random.Random(1).randbytes(16 * MIB))
     qemu_io(domain, "vda", f"write -s {workspace / 'random'} 8M 16M")
@@ -421,11 +471,18 @@ def _prepared(domain: BlockDomain, workspace: Path) -> Repository:
 
 def _slow_run(domain: BlockDomain, workspace: Path, scratch: Path) -> ModuleProcess:
     """A backup as a process of its own, slow enough to be struck while it reads."""
-    arguments = {"domain": domain.name, "repository": str(workspace / "repository"), "scratch_dir": str(scratch), "rate_limit": "4M"}
+    arguments = {
+        "domain": domain.name,
+        "repository": str(workspace / "repository"),
+        "scratch_dir": str(scratch),
+        "rate_limit": "4M",
+    }
     return ModuleProcess(workspace, "cbt_backup", arguments)
 
 
-def test_a_signal_leaves_nothing_and_the_next_run_is_incremental(hypervisor: Hypervisor, workspace: Path, scratch: Path) -> None:
+def test_a_signal_leaves_nothing_and_the_next_run_is_incremental(
+    hypervisor: Hypervisor, workspace: Path, scratch: Path
+) -> None:
     chance = random.Random(15)
     with BlockDomain(hypervisor, [DiskSpec("vda", 32 * MIB)], start=False) as domain:
         repository = _prepared(domain, workspace)
@@ -442,7 +499,9 @@ def test_a_signal_leaves_nothing_and_the_next_run_is_incremental(hypervisor: Hyp
         assert modes(done.result) == ["incremental"]
 
 
-def test_a_run_that_is_killed_outright_does_not_keep_the_domain_from_starting(hypervisor: Hypervisor, workspace: Path, scratch: Path) -> None:
+def test_a_run_that_is_killed_outright_does_not_keep_the_domain_from_starting(
+    hypervisor: Hypervisor, workspace: Path, scratch: Path
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 32 * MIB)], start=False) as domain:
         repository = _prepared(domain, workspace)
         run = _slow_run(domain, workspace, scratch)
@@ -476,18 +535,33 @@ def test_skip_changes_nothing(hypervisor: Hypervisor, workspace: Path, scratch: 
         assert run_module(workspace, "cbt_backup", **arguments)["changed"]
 
 
-def test_start_paused_shuts_off_again_and_carries_the_history_on(hypervisor: Hypervisor, workspace: Path, scratch: Path, repository: Repository) -> None:
+def test_start_paused_shuts_off_again_and_carries_the_history_on(
+    hypervisor: Hypervisor, workspace: Path, scratch: Path, repository: Repository
+) -> None:
     states: list[int] = []
-    with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 4 * MIB, format="raw")], start=False) as domain:
+    with BlockDomain(
+        hypervisor, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 4 * MIB, format="raw")], start=False
+    ) as domain:
 
         def observe(progress: Progress) -> None:
             states.append(domain.handle.state()[0])
 
         taken: list[Witnessed] = []
-        for number, (wanted, mode) in enumerate([("start_paused", "full"), ("read", "incremental"), ("start_paused", "incremental"), ("read", "incremental")]):
+        for number, (wanted, mode) in enumerate(
+            [
+                ("start_paused", "full"),
+                ("read", "incremental"),
+                ("start_paused", "incremental"),
+                ("read", "incremental"),
+            ]
+        ):
             qemu_io(domain, "vda", f"write -P {number + 1} {number}M 64k")
             folder = step_folder(workspace, str(number))
-            taken.append(offline_backup(domain, repository, folder, observe, offline=wanted, start_paused=wanted == "start_paused"))
+            taken.append(
+                offline_backup(
+                    domain, repository, folder, observe, offline=wanted, start_paused=wanted == "start_paused"
+                )
+            )
             assert modes(taken[-1].result) == [mode, "scan"]
             assert not domain.running
             assert image_bitmaps(domain, "vda") == {only_checkpoint(domain, taken[-1]): ["auto"]}
@@ -498,18 +572,33 @@ def test_start_paused_shuts_off_again_and_carries_the_history_on(hypervisor: Hyp
 
         before = traces(domain, repository, scratch)
         with pytest.raises(CbtError, match="made to fail"):
-            backup(session_of(domain), repository, ask(domain.name, start_paused=True, scratch_dir=str(scratch)), observer=fail)
+            backup(
+                session_of(domain),
+                repository,
+                ask(domain.name, start_paused=True, scratch_dir=str(scratch)),
+                observer=fail,
+            )
         assert not domain.running
         assert traces(domain, repository, scratch) == before
         check_all(domain.name, repository, taken, workspace)
 
 
 def test_check_mode_predicts_for_a_shut_off_domain(hypervisor: Hypervisor, workspace: Path, scratch: Path) -> None:
-    disks = [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 4 * MIB + 512), DiskSpec("vdc", 4 * MIB, format="raw"), DiskSpec("sda", MIB, device="cdrom")]
+    disks = [
+        DiskSpec("vda", 8 * MIB),
+        DiskSpec("vdb", 4 * MIB + 512),
+        DiskSpec("vdc", 4 * MIB, format="raw"),
+        DiskSpec("sda", MIB, device="cdrom"),
+    ]
     with BlockDomain(hypervisor, disks, start=False) as domain:
 
         def both(**options: t.Any) -> list[str]:
-            arguments = {"domain": domain.name, "repository": str(workspace / "repository"), "scratch_dir": str(scratch), **options}
+            arguments = {
+                "domain": domain.name,
+                "repository": str(workspace / "repository"),
+                "scratch_dir": str(scratch),
+                **options,
+            }
             there = (workspace / "repository").exists()
             arguments["create_repository"] = not there
             before = traces(domain, open_repository(arguments["repository"]), scratch) if there else None
@@ -536,7 +625,9 @@ def test_check_mode_predicts_for_a_shut_off_domain(hypervisor: Hypervisor, works
         assert both(mode="copy") == ["copy", "copy", "copy", "skipped"]
 
 
-def test_a_bitmap_that_was_not_closed_is_not_believed(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
+def test_a_bitmap_that_was_not_closed_is_not_believed(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 4 * MIB)]) as domain:
         domain.write_random("vda", 0, 4 * MIB, 1)
         taken = [witnessed_backup(domain, repository, step_folder(workspace, "on"))]

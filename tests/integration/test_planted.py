@@ -70,7 +70,16 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user"
 def as_qemu(*arguments: str | Path) -> list[str]:
     """Run the attack as QEMU's user; what worked."""
     command = ["/usr/bin/python3", "-I", "-c", ATTACK, *(str(each) for each in arguments)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, user=QEMU.pw_uid, group=QEMU.pw_gid, extra_groups=[], cwd="/")
+    done = subprocess.run(
+        command,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        user=QEMU.pw_uid,
+        group=QEMU.pw_gid,
+        extra_groups=[],
+        cwd="/",
+    )
     return t.cast("list[str]", json.loads(done.stdout))
 
 
@@ -93,7 +102,9 @@ class Outside:
         for path in sorted((self.folder, *self.folder.rglob("*"))):
             status = path.lstat()
             content = path.read_bytes() if path.is_file() else b""
-            found.append((str(path), status.st_mode, status.st_uid, status.st_gid, status.st_nlink, status.st_ino, content))
+            found.append(
+                (str(path), status.st_mode, status.st_uid, status.st_gid, status.st_nlink, status.st_ino, content)
+            )
         return found
 
     @property
@@ -124,7 +135,9 @@ def _run_folder(parent: Path) -> Path:
     return found
 
 
-def test_what_is_planted_during_a_backup_gains_nothing(hypervisor: Hypervisor, parent: Path, outside: Outside, repository: Repository) -> None:
+def test_what_is_planted_during_a_backup_gains_nothing(
+    hypervisor: Hypervisor, parent: Path, outside: Outside, repository: Repository
+) -> None:
     worked: list[str] = []
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB)]) as domain:
         domain.write("vda", 0, MIB, 7)
@@ -139,13 +152,17 @@ def test_what_is_planted_during_a_backup_gains_nothing(hypervisor: Hypervisor, p
 
         made = backup(session_of(domain), repository, ask(domain.name, scratch_dir=str(parent)), observer=attack)
         assert made.point is not None and outside.untouched
-        assert b"precious" not in b"".join(path.read_bytes() for path in Path(str(repository.store.local_path)).rglob("*") if path.is_file())
+        assert b"precious" not in b"".join(
+            path.read_bytes() for path in Path(str(repository.store.local_path)).rglob("*") if path.is_file()
+        )
         assert set(worked) == INSIDE
         assert list(parent.iterdir()) == []
         assert not domain.job_running() and outside.untouched
 
 
-def test_what_is_planted_before_a_backup_gains_nothing(hypervisor: Hypervisor, parent: Path, outside: Outside, repository: Repository) -> None:
+def test_what_is_planted_before_a_backup_gains_nothing(
+    hypervisor: Hypervisor, parent: Path, outside: Outside, repository: Repository
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", MIB)]) as domain:
         prefix = parent / scratch.local_prefix(domain.uuid)[0]
         Path(f"{prefix}link").symlink_to(outside.folder)
@@ -164,7 +181,9 @@ def test_what_is_planted_before_a_backup_gains_nothing(hypervisor: Hypervisor, p
         assert not folder.exists()
 
 
-def test_leftovers_that_cannot_be_removed_are_not_said_to_be(hypervisor: Hypervisor, parent: Path, outside: Outside) -> None:
+def test_leftovers_that_cannot_be_removed_are_not_said_to_be(
+    hypervisor: Hypervisor, parent: Path, outside: Outside
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", MIB)], start=False) as domain:
         folder = Path(f"{parent}/{scratch.local_prefix(domain.uuid)[0]}left")
         deepest = folder.joinpath(*"abcdefghij")
@@ -217,8 +236,20 @@ def _exchangeable(parent: Path, how: str) -> Path:
     return place
 
 
-@pytest.mark.parametrize("how", ["QEMU's own", "in a folder of QEMU's", "a link into a folder of QEMU's", "for all", "for QEMU's group", "QEMU's own, sticky"])
-def test_a_place_whose_folders_can_be_exchanged_is_refused(how: str, hypervisor: Hypervisor, parent: Path, repository: Repository) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        "QEMU's own",
+        "in a folder of QEMU's",
+        "a link into a folder of QEMU's",
+        "for all",
+        "for QEMU's group",
+        "QEMU's own, sticky",
+    ],
+)
+def test_a_place_whose_folders_can_be_exchanged_is_refused(
+    how: str, hypervisor: Hypervisor, parent: Path, repository: Repository
+) -> None:
     place = _exchangeable(parent, how)
     with BlockDomain(hypervisor, [DiskSpec("vda", MIB)]) as domain:
         with pytest.raises(Refused, match=f"Cannot use {place} for scratch files: another user could replace"):
@@ -228,7 +259,12 @@ def test_a_place_whose_folders_can_be_exchanged_is_refused(how: str, hypervisor:
 
 @pytest.mark.parametrize("what", ["link", "pipe", "link above"])
 def test_a_file_of_the_machine_that_was_exchanged_is_not_captured(
-    what: str, hypervisor: Hypervisor, workspace: Path, outside: Outside, repository: Repository, monkeypatch: pytest.MonkeyPatch
+    what: str,
+    hypervisor: Hypervisor,
+    workspace: Path,
+    outside: Outside,
+    repository: Repository,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The folder of firmware variables belongs to QEMU's user."""
     variables = workspace / "nvram"
@@ -250,4 +286,6 @@ def test_a_file_of_the_machine_that_was_exchanged_is_not_captured(
         assert made.point is not None and "machine.json" not in made.point.files
         (warning,) = [each for each in made.warnings if "nvram" in each]
         assert ("not a regular file" if what == "pipe" else "a link of another user") in warning
-    assert b"precious" not in b"".join(path.read_bytes() for path in Path(str(repository.store.local_path)).rglob("*") if path.is_file())
+    assert b"precious" not in b"".join(
+        path.read_bytes() for path in Path(str(repository.store.local_path)).rglob("*") if path.is_file()
+    )

@@ -35,10 +35,14 @@ _DISK = """
 """
 
 missing = [program for program in PROGRAMS if shutil.which(program) is None]
-if not any(Path(folder, "qemu", "block-rbd.so").exists() for folder in ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")):
+if not any(
+    Path(folder, "qemu", "block-rbd.so").exists()
+    for folder in ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
+):
     missing.append("qemu-block-extra")
 pytestmark = pytest.mark.skipif(
-    bool(missing), reason=f"not installed: {', '.join(missing)}; tests/tools/install.sh installs them where the distribution has them"
+    bool(missing),
+    reason=f"not installed: {', '.join(missing)}; tests/tools/install.sh installs them where the distribution has them",
 )
 
 
@@ -48,14 +52,18 @@ def ceph() -> t.Iterator[Ceph]:
         yield cluster
 
 
-def test_an_rbd_disk_is_scanned_beside_a_tracked_one_and_stores_only_what_differs(hypervisor: Hypervisor, workspace: Path, ceph: Ceph) -> None:
+def test_an_rbd_disk_is_scanned_beside_a_tracked_one_and_stores_only_what_differs(
+    hypervisor: Hypervisor, workspace: Path, ceph: Ceph
+) -> None:
     repository = open_or_create(str(workspace / "repository"))
     assert repository is not None
     ceph.create("disk", SIZE)
     restored = workspace / "restored"
     restored.mkdir()
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB)], start=False) as domain:
-        domain.handle.attachDeviceFlags(_DISK.format(name=ceph.name("disk"), config=ceph.config, target="vdb"), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+        domain.handle.attachDeviceFlags(
+            _DISK.format(name=ceph.name("disk"), config=ceph.config, target="vdb"), libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        )
         domain.start()
         domain.write_random("vda", 0, MIB, 1)
         domain.write_random("vdb", 0, 8 * MIB, 2)
@@ -81,12 +89,16 @@ def test_an_rbd_disk_is_scanned_beside_a_tracked_one_and_stores_only_what_differ
         assert differences(domain.name, repository, third, restored, "qcow2") == []
 
 
-def test_an_rbd_disk_of_a_shut_off_domain_is_read_by_starting_it_paused(hypervisor: Hypervisor, workspace: Path, ceph: Ceph) -> None:
+def test_an_rbd_disk_of_a_shut_off_domain_is_read_by_starting_it_paused(
+    hypervisor: Hypervisor, workspace: Path, ceph: Ceph
+) -> None:
     repository = open_or_create(str(workspace / "repository"))
     assert repository is not None
     ceph.create("cold", SIZE)
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB)], start=False) as domain:
-        domain.handle.attachDeviceFlags(_DISK.format(name=ceph.name("cold"), config=ceph.config, target="vdb"), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+        domain.handle.attachDeviceFlags(
+            _DISK.format(name=ceph.name("cold"), config=ceph.config, target="vdb"), libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        )
         domain.start()
         data = domain.write_random("vdb", MIB, 2 * MIB, 5)
         domain.destroy()

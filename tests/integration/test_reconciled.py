@@ -34,7 +34,13 @@ class Reconciling:
 
     def backup(self, repository: str = "repository", **options: t.Any) -> str:
         """Back up; returns the new checkpoint's name."""
-        result = run_module(self.workspace, "cbt_backup", domain=self.domain.name, repository=str(self.workspace / repository), **options)
+        result = run_module(
+            self.workspace,
+            "cbt_backup",
+            domain=self.domain.name,
+            repository=str(self.workspace / repository),
+            **options,
+        )
         assert not result.get("failed"), result
         return str(result["restore_point"]["checkpoint"])
 
@@ -42,7 +48,13 @@ class Reconciling:
         """Bitmaps and marks of ours that nothing knows of, as a run leaves them that is killed at the wrong moment."""
         name = f"{self.serving[:-8]}00000000"
         for target in ("vda", "vdb"):
-            self.domain.qmp("block-dirty-bitmap-add", node=self.node(target), name=f"{name}@{target}", persistent=True, disabled=True)
+            self.domain.qmp(
+                "block-dirty-bitmap-add",
+                node=self.node(target),
+                name=f"{name}@{target}",
+                persistent=True,
+                disabled=True,
+            )
         self.domain.handle.checkpointCreateXML(f"<domaincheckpoint><name>{name}</name></domaincheckpoint>", 0)
         self.forget(name)
         return name
@@ -66,7 +78,9 @@ class Reconciling:
 
     def state(self) -> tuple[list[str], list[list[str]]]:
         """The checkpoints libvirt knows, and the bitmaps of each disk without the marks."""
-        return sorted(self.domain.checkpoints()), [[name for name in names if "@" not in name] for names in self._bitmaps()]
+        return sorted(self.domain.checkpoints()), [
+            [name for name in names if "@" not in name] for names in self._bitmaps()
+        ]
 
     def marks(self) -> list[list[str]]:
         """The marks in each disk."""
@@ -74,7 +88,10 @@ class Reconciling:
 
     def _bitmaps(self) -> list[list[str]]:
         if self.domain.running:
-            return [sorted(bitmap["name"] for bitmap in self.domain.bitmaps(target, marks=True)) for target in ("vda", "vdb")]
+            return [
+                sorted(bitmap["name"] for bitmap in self.domain.bitmaps(target, marks=True))
+                for target in ("vda", "vdb")
+            ]
         printed = [run_tool(["qemu-img", "info", self.domain.image(target)]).split() for target in ("vda", "vdb")]
         return [sorted(word for word, before in zip(words[1:], words) if before == "name:") for words in printed]
 
@@ -154,7 +171,10 @@ def test_those_of_others_are_told_of_and_left_alone_until_they_are_to_go(running
     names = sorted([it.serving, other, "theirs", "bitmaps-of-theirs"])
     assert it.state() == (sorted([it.serving, other, "theirs"]), [names, names])
     gone = it.reconciled(foreign="remove")
-    assert [action.split(":")[0] for action in gone["actions"]] == ["remove checkpoint bitmaps-of-theirs", "remove checkpoint theirs"]
+    assert [action.split(":")[0] for action in gone["actions"]] == [
+        "remove checkpoint bitmaps-of-theirs",
+        "remove checkpoint theirs",
+    ]
     _in_order(it, other)
     it.backup("other", mode="incremental")
 

@@ -58,7 +58,10 @@ except nbd.Error as error:
 def install(node: Node, source: Path, place: Path, owner: str = "root") -> None:
     """Have files in a folder of a node, closed to others than their owner."""
     shutil.copytree(source, node.path(place), dirs_exist_ok=True)
-    assert node.run(["sh", "-c", f"chown -R {owner} {place} && chmod 0700 {place} && chmod 0600 {place}/*"]).returncode == 0
+    assert (
+        node.run(["sh", "-c", f"chown -R {owner} {place} && chmod 0700 {place} && chmod 0600 {place}/*"]).returncode
+        == 0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +107,23 @@ def take(nodes: tuple[Node, Node], domain: BlockDomain, repository: Repository) 
 
     def back_up(**wanted: t.Any) -> t.Any:
         transport = {"kind": "tcp", **wanted.pop("transport", {})}
-        return back_up_in(nodes[1], repository.store.location, connection=CONNECTION, domain=domain.name, transport=transport, **wanted)
+        return back_up_in(
+            nodes[1],
+            repository.store.location,
+            connection=CONNECTION,
+            domain=domain.name,
+            transport=transport,
+            **wanted,
+        )
 
     return back_up
 
 
 def check(domain: BlockDomain, repository: Repository, point: str, copies: t.Mapping[str, Path], folder: Path) -> None:
     """The point restores to the bytes of the copies."""
-    for disk in restore(repository, RestoreRequest(domain.name, restore_point=point, dest=str(folder), format="raw")).disks:
+    for disk in restore(
+        repository, RestoreRequest(domain.name, restore_point=point, dest=str(folder), format="raw")
+    ).disks:
         assert same_bytes(Path(disk.path), copies[disk.target]) is None, (point, disk.target)
         Path(disk.path).unlink()
 
@@ -133,7 +145,10 @@ def test_full_and_incremental_over_tls_hold_the_bytes_of_the_disks(
     domain.write("vda", 2 * MIB, GRANULE, 0xAA)
     domain.write_zeroes("vda", 0, GRANULE)
     second = take(transport={"address": nodes[0].address, "port": 12345})
-    assert [(disk["mode"], disk["dirty_bytes"]) for disk in second["disks"].values()] == [("incremental", 2 * GRANULE), ("incremental", 0)]
+    assert [(disk["mode"], disk["dirty_bytes"]) for disk in second["disks"].values()] == [
+        ("incremental", 2 * GRANULE),
+        ("incremental", 0),
+    ]
     assert domain.checkpoints() == [second["checkpoint"]]
     copies[second["id"]] = copied(domain, tmp_path, "second")
     for point, copy in copies.items():
@@ -147,9 +162,16 @@ class Running:
     """A backup under way in the second node, slow enough to look at."""
 
     def __init__(self, reader: Node, domain: BlockDomain, repository: Repository, **wanted: t.Any) -> None:
-        asked = {"repository": repository.store.location, "connection": CONNECTION, "domain": domain.name, "transport": {"kind": "tcp"}}
+        asked = {
+            "repository": repository.store.location,
+            "connection": CONNECTION,
+            "domain": domain.name,
+            "transport": {"kind": "tcp"},
+        }
         words = reader.command(["sh", "-c", 'echo $$ >&2; exec /usr/bin/python3 "$0"', node_backup.__file__])
-        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         assert self._process.stdin is not None and self._process.stderr is not None
         self._pid = reader.process(int(self._process.stderr.readline()))
         self._process.stdin.write(json.dumps({**asked, "rate_limit": 64 << 10, **wanted}))
@@ -208,7 +230,9 @@ def _before(folder: Path) -> Path:
     return path
 
 
-def test_a_server_that_does_not_prove_its_name_is_not_read_from(nodes: tuple[Node, Node], domain: BlockDomain, take: t.Callable[..., t.Any]) -> None:
+def test_a_server_that_does_not_prove_its_name_is_not_read_from(
+    nodes: tuple[Node, Node], domain: BlockDomain, take: t.Callable[..., t.Any]
+) -> None:
     hosts = nodes[1].path(Path("/etc/hosts"))
     hosts.write_text(hosts.read_text() + f"{nodes[0].address} node1.other\n")
     told = take(transport={"address": "node1.other"})["failed"]
@@ -216,9 +240,15 @@ def test_a_server_that_does_not_prove_its_name_is_not_read_from(nodes: tuple[Nod
     assert domain.checkpoints() == []
 
 
-def test_a_taken_port_is_passed_over_unless_it_is_asked_for(nodes: tuple[Node, Node], domain: BlockDomain, take: t.Callable[..., t.Any]) -> None:
-    listen = f"import socket; s = socket.create_server(('{nodes[0].address}', 10809)); print('ready', flush=True); input()"
-    with subprocess.Popen(nodes[0].command(["/usr/bin/python3", "-c", listen]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+def test_a_taken_port_is_passed_over_unless_it_is_asked_for(
+    nodes: tuple[Node, Node], domain: BlockDomain, take: t.Callable[..., t.Any]
+) -> None:
+    listen = (
+        f"import socket; s = socket.create_server(('{nodes[0].address}', 10809)); print('ready', flush=True); input()"
+    )
+    with subprocess.Popen(
+        nodes[0].command(["/usr/bin/python3", "-c", listen]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None and other.stdout.readline() == "ready\n"
         assert "Address already in use" in take(transport={"port": 10809})["failed"]
         assert domain.checkpoints() == []
@@ -249,7 +279,11 @@ def test_a_shut_off_domain_is_started_paused_or_refused(
     assert "its files are needed" in take()["failed"]
     told = take(start_paused=True)
     assert not domain.running and told["warnings"] == []
-    (saved,) = (file for file in saved_files(repository, repository.points_of(domain.handle.UUIDString()).points[-1]) if file.kind == "nvram")
+    (saved,) = (
+        file
+        for file in saved_files(repository, repository.points_of(domain.handle.UUIDString()).points[-1])
+        if file.kind == "nvram"
+    )
     assert saved.sha256 == hashlib.sha256(nodes[0].path(variables).read_bytes()).hexdigest() and not variables.exists()
     assert [disk["mode"] for disk in told["disks"].values()] == ["incremental", "incremental"], told
     assert told["disks"]["vdb"]["dirty_bytes"] == GRANULE
@@ -261,7 +295,10 @@ def test_scratch_space_of_the_hypervisor_is_watched_from_afar(
     nodes: tuple[Node, Node], domain: BlockDomain, repository: Repository, take: t.Callable[..., t.Any]
 ) -> None:
     hypervisor, reader = nodes
-    assert hypervisor.run(["sh", "-c", "mkdir /mnt/scratch && mount -t tmpfs -o size=4M scratch /mnt/scratch"]).returncode == 0
+    assert (
+        hypervisor.run(["sh", "-c", "mkdir /mnt/scratch && mount -t tmpfs -o size=4M scratch /mnt/scratch"]).returncode
+        == 0
+    )
     try:
         running = Running(reader, domain, repository, scratch_dir="/mnt/scratch")
         for start in range(0, 4 * MIB, GRANULE):  # more than there is space for, unless it is ended
@@ -271,9 +308,14 @@ def test_scratch_space_of_the_hypervisor_is_watched_from_afar(
             time.sleep(0.05)
         told = running.end()
         assert "The backup was ended because the scratch directory on node1," in told["failed"], told
-        assert "guest was not affected" in told["failed"] and "error" not in domain.qmp("query-block")[0].get("io-status", "ok")
+        assert "guest was not affected" in told["failed"] and "error" not in domain.qmp("query-block")[0].get(
+            "io-status", "ok"
+        )
         assert list(hypervisor.path(Path("/mnt/scratch")).iterdir()) == []
         (hypervisor.path(Path("/mnt/scratch")) / "file").write_bytes(bytes(4 * MIB - 65536))
-        assert "The backup was not begun because the scratch directory on node1," in take(scratch_dir="/mnt/scratch")["failed"]
+        assert (
+            "The backup was not begun because the scratch directory on node1,"
+            in take(scratch_dir="/mnt/scratch")["failed"]
+        )
     finally:
         hypervisor.run(["umount", "-l", "/mnt/scratch"])

@@ -23,7 +23,12 @@ MIB = 1 << 20
 def test_a_domain_is_backed_up_over_the_certificates_of_the_role(collections: Path, tmp_path: Path) -> None:
     with Cluster(2, shared=False, ssh=True) as cluster:
         hypervisor, reader = cluster.nodes
-        fleet = Fleet(cluster, collections, tmp_path, "localhost ansible_connection=local ansible_python_interpreter=/usr/bin/python3")
+        fleet = Fleet(
+            cluster,
+            collections,
+            tmp_path,
+            "localhost ansible_connection=local ansible_python_interpreter=/usr/bin/python3",
+        )
         repository = reader.hypervisor.folder() / "repository"
         with BlockDomain(hypervisor.hypervisor, [DiskSpec("vda", 8 * MIB)]) as domain:
             domain.write_random("vda", 0, 4 * MIB, 1)
@@ -45,7 +50,11 @@ def test_a_domain_is_backed_up_over_the_certificates_of_the_role(collections: Pa
                     "nbd_tls_restart": False,  # nodes have no systemd
                 },
             }
-            take = {"hosts": reader.name, "gather_facts": False, "tasks": [{"name": "Back up", "kvm.cbt.cbt_backup": backup}]}
+            take = {
+                "hosts": reader.name,
+                "gather_facts": False,
+                "tasks": [{"name": "Back up", "kvm.cbt.cbt_backup": backup}],
+            }
             certificates, night = tmp_path / "certificates.yml", tmp_path / "night.yml"
             certificates.write_text(json.dumps([issue]))
             night.write_text(json.dumps([take]))

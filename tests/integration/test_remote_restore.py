@@ -32,7 +32,9 @@ def nodes() -> t.Iterator[tuple[Node, Node]]:
         yield cluster.nodes[0], cluster.nodes[1]
 
 
-def test_a_machine_is_started_on_another_host_where_that_sees_its_images_and_refused_where_not(nodes: tuple[Node, Node], tmp_path: Path) -> None:
+def test_a_machine_is_started_on_another_host_where_that_sees_its_images_and_refused_where_not(
+    nodes: tuple[Node, Node], tmp_path: Path
+) -> None:
     target, here = nodes
     name = new_name()
     with BlockDomain(target.hypervisor, [DiskSpec("vda", 8 * MIB)]) as domain:
@@ -43,7 +45,13 @@ def test_a_machine_is_started_on_another_host_where_that_sees_its_images_and_ref
         taken = witnessed_backup(domain, made, tmp_path, ask(domain.name, scratch_dir=str(folder)))
 
         def bring_back(dest: str) -> t.Any:
-            asked = {"domain": domain.name, "new_name": name, "uri": "qemu+ssh://node1/system", "repository": str(folder / "repository"), "dest": dest}
+            asked = {
+                "domain": domain.name,
+                "new_name": name,
+                "uri": "qemu+ssh://node1/system",
+                "repository": str(folder / "repository"),
+                "dest": dest,
+            }
             done = here.run(["/usr/bin/python3", node_restore.__file__], stdin=json.dumps(asked))
             assert done.returncode == 0, done.stderr
             return json.loads(done.stdout)

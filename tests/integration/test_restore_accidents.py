@@ -35,8 +35,18 @@ def test_a_domain_that_is_there_is_not_replaced_unasked_nor_while_it_runs(
     same = RestoreRequest(name, dest=str(out), machine=MachineWish())
     by_force = RestoreRequest(name, dest=str(out), machine=MachineWish(), force=True)
     refused(repository, session, same, "it exists already. Restore a copy")
-    refused(repository, session, RestoreRequest(name, dest=str(out), machine=COPY), f"another domain of that name with UUID {original.uuid}")
-    refused(repository, session, RestoreRequest(name, dest=str(out), new_name=other, machine=MachineWish()), f"{name} has its UUID")
+    refused(
+        repository,
+        session,
+        RestoreRequest(name, dest=str(out), machine=COPY),
+        f"another domain of that name with UUID {original.uuid}",
+    )
+    refused(
+        repository,
+        session,
+        RestoreRequest(name, dest=str(out), new_name=other, machine=MachineWish()),
+        f"{name} has its UUID",
+    )
     original.start()
     refused(repository, session, by_force, "it exists already and is running")
     original.handle.managedSave()
@@ -50,21 +60,38 @@ def test_a_domain_that_is_there_is_not_replaced_unasked_nor_while_it_runs(
     assert original.running
 
 
-def test_a_configuration_libvirt_refuses_leaves_nothing(original: BlockDomain, session: Session, workspace: Path, repository: Repository) -> None:
+def test_a_configuration_libvirt_refuses_leaves_nothing(
+    original: BlockDomain, session: Session, workspace: Path, repository: Repository
+) -> None:
     out = workspace / "out"
     out.mkdir()
-    request = RestoreRequest(original.name, dest=str(out), new_name="not/a/name", disk_map={"vda": str(out / "a"), "vdb": str(out / "b")}, machine=COPY)
+    request = RestoreRequest(
+        original.name,
+        dest=str(out),
+        new_name="not/a/name",
+        disk_map={"vda": str(out / "a"), "vdb": str(out / "b")},
+        machine=COPY,
+    )
     with pytest.raises(CbtError, match="Cannot define not/a/name"):
         restore(repository, request, session)
     assert list(out.iterdir()) == []
 
 
-def test_a_machine_that_cannot_start_is_defined_all_the_same(original: BlockDomain, session: Session, workspace: Path, repository: Repository) -> None:
+def test_a_machine_that_cannot_start_is_defined_all_the_same(
+    original: BlockDomain, session: Session, workspace: Path, repository: Repository
+) -> None:
     name = new_name()
-    request = RestoreRequest(original.name, dest=str(workspace), new_name=name, machine=MachineWish(new_uuid=True, start=True, autostart=True))
+    request = RestoreRequest(
+        original.name,
+        dest=str(workspace),
+        new_name=name,
+        machine=MachineWish(new_uuid=True, start=True, autostart=True),
+    )
     point = repository.points_of().points[-1]
     taken = repository.get_file(point, point.files["inactive.xml"]).decode()
-    broken = taken.replace("</devices>", "<interface type='network'><source network='no-such-network'/></interface></devices>")
+    broken = taken.replace(
+        "</devices>", "<interface type='network'><source network='no-such-network'/></interface></devices>"
+    )
     files = repository.put_files(point.folder, {"inactive.xml": broken.encode()})
     repository.publish(dataclasses.replace(point, files={**point.files, **files}))
     with removed(session, name):

@@ -87,28 +87,59 @@ def _unlike(device: Path, fmt: str, original: BlockDomain) -> str | None:
     return same_bytes(plain, expected, "raw", "raw")
 
 
-def test_a_device_must_be_free_and_large_enough(original: BlockDomain, hypervisor: Hypervisor, session: Session, repository: Repository, device: Path) -> None:
+def test_a_device_must_be_free_and_large_enough(
+    original: BlockDomain, hypervisor: Hypervisor, session: Session, repository: Repository, device: Path
+) -> None:
     target = {"vda": str(device)}
-    refused(repository, session, RestoreRequest(original.name, disk_map=target, format="raw"), "what the device holds would be lost")
-    refused(repository, session, RestoreRequest(original.name, disk_map=target, preallocation="full", force=True), "it has its size")
+    refused(
+        repository,
+        session,
+        RestoreRequest(original.name, disk_map=target, format="raw"),
+        "what the device holds would be lost",
+    )
+    refused(
+        repository,
+        session,
+        RestoreRequest(original.name, disk_map=target, preallocation="full", force=True),
+        "it has its size",
+    )
     with BlockDomain(hypervisor, [DiskSpec("vda", format="raw", source=device)]):
-        refused(repository, session, RestoreRequest(original.name, disk_map=target, format="raw", force=True), "in use by the running domain")
+        refused(
+            repository,
+            session,
+            RestoreRequest(original.name, disk_map=target, format="raw", force=True),
+            "in use by the running domain",
+        )
     holder = os.open(device, os.O_RDONLY | os.O_EXCL)  # as a mounted file system or a volume group holds it
     try:
-        refused(repository, session, RestoreRequest(original.name, disk_map=target, format="raw", force=True), "Device or resource busy")
+        refused(
+            repository,
+            session,
+            RestoreRequest(original.name, disk_map=target, format="raw", force=True),
+            "Device or resource busy",
+        )
     finally:
         os.close(holder)
     assert device.read_bytes() == b"\xa5" * (16 * MIB)
 
 
-def test_a_device_that_is_too_small_is_left_alone(hypervisor: Hypervisor, session: Session, repository: Repository, device: Path) -> None:
+def test_a_device_that_is_too_small_is_left_alone(
+    hypervisor: Hypervisor, session: Session, repository: Repository, device: Path
+) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 16 * MIB), DiskSpec("vdb", 16 * MIB + 512, format="raw")]) as domain:
         domain.write_random("vda", 0, 16 * MIB, 1)
         backup(session_of(domain), repository, ask(domain.name))
         for disk, fmt in (("vda", "qcow2"), ("vdb", "raw")):
-            refused(repository, session, RestoreRequest(domain.name, disk_map={disk: str(device)}, format=fmt, force=True), "Choose a larger one")
+            refused(
+                repository,
+                session,
+                RestoreRequest(domain.name, disk_map={disk: str(device)}, format=fmt, force=True),
+                "Choose a larger one",
+            )
         assert device.read_bytes() == b"\xa5" * (16 * MIB)
-        restore(repository, RestoreRequest(domain.name, disk_map={"vda": str(device)}, format="raw", force=True), session)
+        restore(
+            repository, RestoreRequest(domain.name, disk_map={"vda": str(device)}, format="raw", force=True), session
+        )
         domain.destroy()
         assert same_bytes(device, domain.image("vda"), "raw", "qcow2") is None
 
@@ -127,7 +158,11 @@ def test_a_device_whose_restore_is_killed_holds_nothing_one_could_take_for_a_dis
             raise Killed
 
     with pytest.raises(Killed):
-        restore(repository, RestoreRequest(original.name, disk_map={"vda": str(device)}, format=fmt, force=True), observer=kill)
+        restore(
+            repository,
+            RestoreRequest(original.name, disk_map={"vda": str(device)}, format=fmt, force=True),
+            observer=kill,
+        )
     assert device.open("rb").read(MIB) == bytes(MIB)
 
 
@@ -154,7 +189,11 @@ def test_an_image_is_made_like_the_original(
         domain.write("vda", 20 * MIB, 512, 0x77)
         backup(session_of(domain), repository, ask(domain.name))
         domain.destroy()
-        restored = Path(restore(repository, RestoreRequest(domain.name, dest=str(out), preallocation=preallocation), session).disks[0].path)
+        restored = Path(
+            restore(repository, RestoreRequest(domain.name, dest=str(out), preallocation=preallocation), session)
+            .disks[0]
+            .path
+        )
         assert same_bytes(restored, image, "qcow2", "qcow2") is None
         assert _features(restored) == _features(image)
         run_tool(["qemu-img", "check", "-q", restored])
@@ -169,26 +208,39 @@ def _features(image: Path) -> dict[str, t.Any]:
 
 
 @pytest.mark.parametrize("preallocation", ["falloc", "full"])
-def test_a_raw_image_can_be_allocated_beforehand(preallocation: str, original: BlockDomain, session: Session, workspace: Path, repository: Repository) -> None:
+def test_a_raw_image_can_be_allocated_beforehand(
+    preallocation: str, original: BlockDomain, session: Session, workspace: Path, repository: Repository
+) -> None:
     out = workspace / "out"
     out.mkdir()
-    result = restore(repository, RestoreRequest(original.name, dest=str(out), format="raw", preallocation=preallocation), session)
+    result = restore(
+        repository, RestoreRequest(original.name, dest=str(out), format="raw", preallocation=preallocation), session
+    )
     for disk in result.disks:
         path = Path(disk.path)
         assert same_bytes(path, original.image(disk.target), "raw", original_format(disk.target)) is None
         assert path.stat().st_blocks * 512 >= disk.size
 
 
-def test_a_backing_image_of_a_running_domain_is_never_replaced(hypervisor: Hypervisor, session: Session, workspace: Path, repository: Repository) -> None:
+def test_a_backing_image_of_a_running_domain_is_never_replaced(
+    hypervisor: Hypervisor, session: Session, workspace: Path, repository: Repository
+) -> None:
     base, top = workspace / "base.qcow2", workspace / "top.qcow2"
     run_tool(["qemu-img", "create", "-q", "-f", "qcow2", base, "8M"])
     run_tool(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top])
     with BlockDomain(hypervisor, [DiskSpec("vda", source=top)]) as domain:
         backup(session_of(domain), repository, ask(domain.name))
-        refused(repository, session, RestoreRequest(domain.name, disk_map={"vda": str(base)}, force=True), f"running domain {domain.name}")
+        refused(
+            repository,
+            session,
+            RestoreRequest(domain.name, disk_map={"vda": str(base)}, force=True),
+            f"running domain {domain.name}",
+        )
 
 
-def test_the_module_tells_beforehand_what_it_then_does(original: BlockDomain, session: Session, workspace: Path) -> None:
+def test_the_module_tells_beforehand_what_it_then_does(
+    original: BlockDomain, session: Session, workspace: Path
+) -> None:
     name = new_name()
     out = workspace / "out"
     out.mkdir()
@@ -217,7 +269,18 @@ def test_the_module_tells_beforehand_what_it_then_does(original: BlockDomain, se
 @contextlib.contextmanager
 def _served(image: Path, socket: Path, *options: str) -> t.Iterator[str]:
     """An image as an NBD export named disk; its URI."""
-    server = subprocess.Popen(["qemu-nbd", "--persistent", "--shared=4", "--format=raw", "--export-name=disk", f"--socket={socket}", *options, image])
+    server = subprocess.Popen(
+        [
+            "qemu-nbd",
+            "--persistent",
+            "--shared=4",
+            "--format=raw",
+            "--export-name=disk",
+            f"--socket={socket}",
+            *options,
+            image,
+        ]
+    )
     try:
         wait_until(socket.exists, 20, "qemu-nbd listens")
         yield f"nbd+unix:///disk?socket={socket}"
@@ -226,18 +289,29 @@ def _served(image: Path, socket: Path, *options: str) -> t.Iterator[str]:
         server.wait()
 
 
-def test_a_disk_goes_to_an_nbd_export(original: BlockDomain, session: Session, workspace: Path, repository: Repository) -> None:
+def test_a_disk_goes_to_an_nbd_export(
+    original: BlockDomain, session: Session, workspace: Path, repository: Repository
+) -> None:
     image = workspace / "served.raw"
     image.write_bytes(b"\xa5" * (10 * MIB))
     with _served(image, workspace / "nbd.sock") as uri:
-        result = run_module(workspace, "cbt_restore", repository=str(workspace / "repository"), domain=original.name, disk_map={"vda": uri}, force=True)
+        result = run_module(
+            workspace,
+            "cbt_restore",
+            repository=str(workspace / "repository"),
+            domain=original.name,
+            disk_map={"vda": uri},
+            force=True,
+        )
         assert [(disk["path"], disk["format"]) for disk in result["disks"]] == [(uri, "raw")]
     # What it held is gone where the disk is zero, and stays behind the disk.
     assert image.read_bytes()[8 * MIB :] == b"\xa5" * (2 * MIB)
     assert _unlike(image, "raw", original) is None
 
 
-def test_an_nbd_export_must_be_large_enough_writable_and_given_up(original: BlockDomain, session: Session, workspace: Path, repository: Repository) -> None:
+def test_an_nbd_export_must_be_large_enough_writable_and_given_up(
+    original: BlockDomain, session: Session, workspace: Path, repository: Repository
+) -> None:
     image = workspace / "served.raw"
     image.write_bytes(b"\xa5" * (8 * MIB - 512))
 
@@ -254,14 +328,28 @@ def test_an_nbd_export_must_be_large_enough_writable_and_given_up(original: Bloc
     assert image.read_bytes() == b"\xa5" * (8 * MIB - 512)
     image.write_bytes(b"\xa5" * (8 * MIB))
     with _served(image, workspace / "nbd.sock") as uri:
-        machine = RestoreRequest(original.name, disk_map={"vda": uri}, dest=str(workspace), new_name=new_name(), force=True, machine=MachineWish(new_uuid=True))
+        machine = RestoreRequest(
+            original.name,
+            disk_map={"vda": uri},
+            dest=str(workspace),
+            new_name=new_name(),
+            force=True,
+            machine=MachineWish(new_uuid=True),
+        )
         refused(repository, session, machine, "must be files or devices")
     assert image.read_bytes() == b"\xa5" * (8 * MIB)
 
 
-def test_an_nbd_server_of_another_host_is_verified_unless_tls_is_given_up(original: BlockDomain, workspace: Path, repository: Repository) -> None:
+def test_an_nbd_server_of_another_host_is_verified_unless_tls_is_given_up(
+    original: BlockDomain, workspace: Path, repository: Repository
+) -> None:
     def said(uri: str, **options: t.Any) -> str:
-        where = {"domain": original.name, "repository": repository.store.location, "disk_map": {"vda": uri}, "force": True}
+        where = {
+            "domain": original.name,
+            "repository": repository.store.location,
+            "disk_map": {"vda": uri},
+            "force": True,
+        }
         result = run_module(workspace, "cbt_restore", **where, **options)
         assert result["failed"]
         return t.cast(str, result["msg"])
@@ -280,7 +368,9 @@ def test_a_restore_that_is_ended_leaves_nothing_on_an_nbd_export_that_looks_like
     interrupt = Interrupt()
 
     with _served(image, workspace / "nbd.sock") as uri:
-        with pytest.raises(Interrupted, match=r"Ended by SIGTERM\. nbd\+unix:.* holds a part of vda only\. Run it again\."):
+        with pytest.raises(
+            Interrupted, match=r"Ended by SIGTERM\. nbd\+unix:.* holds a part of vda only\. Run it again\."
+        ):
             ending = RestoreRequest(original.name, disk_map={"vda": uri}, force=True, workers=1)
             restore(repository, ending, session, interrupt, observer=lambda _progress: interrupt.request("SIGTERM"))
         assert image.read_bytes()[:MIB] == bytes(MIB)
@@ -288,7 +378,9 @@ def test_a_restore_that_is_ended_leaves_nothing_on_an_nbd_export_that_looks_like
     assert _unlike(image, "raw", original) is None
 
 
-def test_what_is_said_of_a_restore_that_meets_damage_is_true(original: BlockDomain, session: Session, workspace: Path, repository: Repository) -> None:
+def test_what_is_said_of_a_restore_that_meets_damage_is_true(
+    original: BlockDomain, session: Session, workspace: Path, repository: Repository
+) -> None:
     for pack in (workspace / "repository/packs").glob("*/*"):
         data = bytearray(pack.read_bytes())
         data[len(data) // 3] ^= 1
@@ -302,7 +394,9 @@ def test_what_is_said_of_a_restore_that_meets_damage_is_true(original: BlockDoma
     with _served(image, workspace / "nbd.sock") as uri:
         with pytest.raises(CbtError) as caught:
             restore(repository, RestoreRequest(original.name, disk_map={"vda": uri}, force=True), session)
-        assert f"The previous content of {uri} is lost. Choose another restore point" in str(caught.value) and "Nothing was restored" not in str(caught.value)
+        assert f"The previous content of {uri} is lost. Choose another restore point" in str(
+            caught.value
+        ) and "Nothing was restored" not in str(caught.value)
     assert image.read_bytes()[:MIB] == bytes(MIB)
 
 
@@ -311,5 +405,8 @@ def test_a_device_that_was_written_is_named_when_libvirt_refuses_the_domain(
 ) -> None:
     wanted = {"disk_map": {"vda": str(device)}, "format": "raw", "force": True, "new_name": "not/a/name"}
     request = RestoreRequest(original.name, **wanted, machine=MachineWish(new_uuid=True))
-    with pytest.raises(CbtError, match=f"Cannot define not/a/name: .* The restored files and devices were kept and replace the previous ones: {device}"):
+    with pytest.raises(
+        CbtError,
+        match=f"Cannot define not/a/name: .* The restored files and devices were kept and replace the previous ones: {device}",
+    ):
         restore(repository, request, session)

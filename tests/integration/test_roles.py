@@ -41,7 +41,9 @@ def test_disks_are_reported_and_converted_by_the_playbook(play: Play, hypervisor
         # Words for booleans, as -e and surveys give them.
         variables = {"cbt_domains": [one.name, f"{two.name[:-2]}*"], "qcow2_v3_report_only": "false"}
         report = play.run(playbook, {**variables, "qcow2_v3_report_only": "true"})
-        assert report.count("which holds no bitmaps") == 1 and report.count("a RAW image") == 1 and "cdrom" not in report
+        assert (
+            report.count("which holds no bitmaps") == 1 and report.count("a RAW image") == 1 and "cdrom" not in report
+        )
         assert play.changed(playbook, variables, "--check") == 1
         assert [domain.image("vda") for domain in (one, two, other)] == images
         assert play.changed(playbook, variables) == 1
@@ -66,12 +68,18 @@ def test_a_domain_that_fails_does_not_stop_the_others_and_fails_the_play(play: P
 def test_a_window_converts_the_disks_of_a_domain_that_shuts_down(play: Play, hypervisor: Hypervisor) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB, compat="0.10")]) as domain:
         variables = {"cbt_domains": domain.name, "qcow2_v3_window": True, "qcow2_v3_shutdown_timeout": 1}
-        play.run("role:kvm.cbt.qcow2_v3", variables, fails="did not shut down within 1 s")  # it has no system that would
+        play.run(
+            "role:kvm.cbt.qcow2_v3", variables, fails="did not shut down within 1 s"
+        )  # it has no system that would
         assert domain.running and domain.image("vda").name == "vda.qcow2"
 
 
 def test_a_prepared_host_gets_its_folders_once(play: Play, workspace: Path) -> None:
-    variables = {"cbt_repository": str(workspace / "repository"), "prepare_scratch_dir": str(workspace / "scratch"), "prepare_features": ["s3", "zstd"]}
+    variables = {
+        "cbt_repository": str(workspace / "repository"),
+        "prepare_scratch_dir": str(workspace / "scratch"),
+        "prepare_features": ["s3", "zstd"],
+    }
     assert play.changed("kvm.cbt.prepare", variables, "--check") == 3
     assert not (workspace / "repository").exists()
     assert play.changed("kvm.cbt.prepare", variables) == 3
@@ -82,7 +90,9 @@ def test_a_prepared_host_gets_its_folders_once(play: Play, workspace: Path) -> N
     assert play.changed("kvm.cbt.prepare", variables, "--check") == 0
 
 
-def test_a_link_that_a_store_puts_in_the_place_of_the_repository_changes_no_folder_of_the_host(play: Play, workspace: Path) -> None:
+def test_a_link_that_a_store_puts_in_the_place_of_the_repository_changes_no_folder_of_the_host(
+    play: Play, workspace: Path
+) -> None:
     host = workspace / "host"
     host.mkdir()
     host.chmod(0o755)
@@ -98,7 +108,12 @@ def test_what_is_too_old_or_missing_is_refused_before_anything_is_made(play: Pla
     variables: dict[str, Any] = {"cbt_repository": str(workspace / "repository")}
     newest = {"libvirt": "7.0.0", "qemu": "99.1.0", "python": "3.9.0"}
     for options in ((), ("--check",)):
-        play.run("role:kvm.cbt.prepare", {**variables, "__prepare_minimum": newest}, *options, fails="is too old: 99.1.0 or later is needed")
+        play.run(
+            "role:kvm.cbt.prepare",
+            {**variables, "__prepare_minimum": newest},
+            *options,
+            fails="is too old: 99.1.0 or later is needed",
+        )
     assert not (workspace / "repository").exists()
 
 
@@ -111,16 +126,24 @@ def test_an_older_libvirt_has_incremental_backup_switched_on_once(play: Play, hy
         assert play.changed("role:kvm.cbt.prepare", variables) == 0
 
 
-def test_a_fresh_host_is_prepared_and_check_mode_works_before(collections: Path, tmp_path: Path, workspace: Path) -> None:
+def test_a_fresh_host_is_prepared_and_check_mode_works_before(
+    collections: Path, tmp_path: Path, workspace: Path
+) -> None:
     with chroot(workspace) as root:
-        play = Play(collections, tmp_path, f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3")
+        play = Play(
+            collections,
+            tmp_path,
+            f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3",
+        )
         variables = {"cbt_repository": "/backup", "prepare_features": ["encryption"]}
         assert play.changed("kvm.cbt.prepare", variables, "--check") == 3
         assert not (root / "backup").exists() and not (root / "usr/bin/qemu-img").exists()
         assert play.changed("kvm.cbt.prepare", variables) == 3
         assert (root / "backup/repository.json").exists()
         assert (root / "usr/bin/qemu-storage-daemon").exists() and (root / "backup").is_dir()
-        run_tool(["chroot", root, "/usr/bin/python3", "-c", "import libvirt, libvirt_qemu, nbd, lz4.block, cryptography"])
+        run_tool(
+            ["chroot", root, "/usr/bin/python3", "-c", "import libvirt, libvirt_qemu, nbd, lz4.block, cryptography"]
+        )
         assert play.changed("kvm.cbt.prepare", variables) == 0
         assert play.changed("kvm.cbt.prepare", variables, "--check") == 0
 
@@ -132,7 +155,12 @@ def profiles(tmp_path: Path) -> Path:
 
 
 def _variables(profiles: Path, **fields: Any) -> dict[str, Any]:
-    return {"apparmor_force": "true", "apparmor_folder": str(profiles), "apparmor_scratch_dirs": ["/var/tmp", "/srv/scratch files"], **fields}
+    return {
+        "apparmor_force": "true",
+        "apparmor_folder": str(profiles),
+        "apparmor_scratch_dirs": ["/var/tmp", "/srv/scratch files"],
+        **fields,
+    }
 
 
 def test_rules_are_added_beside_those_of_others_and_removed_again(play: Play, profiles: Path) -> None:
@@ -144,7 +172,10 @@ def test_rules_are_added_beside_those_of_others_and_removed_again(play: Play, pr
     assert local.read_bytes() == before
     assert play.changed("role:kvm.cbt.apparmor", _variables(profiles)) == 1
     assert play.changed("role:kvm.cbt.apparmor", _variables(profiles)) == 0
-    assert '"/srv/scratch files/kvm-cbt-{,remote-}@{profile_name}-*/**" rwk,' in local.read_text() and "/srv/images/** rwk," in local.read_text()
+    assert (
+        '"/srv/scratch files/kvm-cbt-{,remote-}@{profile_name}-*/**" rwk,' in local.read_text()
+        and "/srv/images/** rwk," in local.read_text()
+    )
     for options in (("--check",), ()):
         assert play.changed("role:kvm.cbt.apparmor", _variables(profiles, apparmor_state="absent"), *options) == 1
     assert local.read_bytes() == before
@@ -155,7 +186,9 @@ def _opened(profiles: Path, uuid: str) -> list[re.Pattern[str]]:
     """What AppArmor's parser makes of all paths in the profile of a domain."""
     profile = f"#include <tunables/global>\nprofile libvirt-{uuid} flags=(attach_disconnected) {{\n#include <abstractions/libvirt-qemu>\n}}\n"
     parser = ["apparmor_parser", "-Q", "-K", "-D", "rule-exprs", "--base", profiles]
-    dumped = subprocess.run(parser, input=profile, text=True, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+    dumped = subprocess.run(
+        parser, input=profile, text=True, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ).stdout
     return [re.compile(each) for each in re.findall(r"^aare: /.*?   ->   (.*)$", dumped, re.MULTILINE)]
 
 
@@ -163,7 +196,9 @@ def test_the_rules_open_a_domains_folder_to_its_own_qemu_alone(play: Play, profi
     play.run("role:kvm.cbt.apparmor", _variables(profiles))
     one, other = "0a1b2c3d-0000-4000-8000-000000000001", "0a1b2c3d-0000-4000-8000-000000000002"
     rules = {uuid: _opened(profiles, uuid) for uuid in (one, other)}
-    for parent, prefix in itertools.product(("/var/tmp", "/srv/scratch files"), (scratch.local_prefix(one)[0], scratch.remote_prefix(one)[0])):
+    for parent, prefix in itertools.product(
+        ("/var/tmp", "/srv/scratch files"), (scratch.local_prefix(one)[0], scratch.remote_prefix(one)[0])
+    ):
         folder = f"{parent}/{prefix}a1b2c3d4/"
         assert any(rule.fullmatch(folder) for rule in rules[one])
         for path in (f"{folder}nbd.sock", f"{folder}vda.scratch"):
@@ -172,14 +207,21 @@ def test_the_rules_open_a_domains_folder_to_its_own_qemu_alone(play: Play, profi
 
 
 def test_a_scratch_folder_whose_backups_could_not_be_told_apart_is_refused(play: Play, profiles: Path) -> None:
-    play.run("role:kvm.cbt.apparmor", _variables(profiles, apparmor_scratch_dirs=["/srv/" + "x" * 27]), fails="must not have more than 31 characters")
+    play.run(
+        "role:kvm.cbt.apparmor",
+        _variables(profiles, apparmor_scratch_dirs=["/srv/" + "x" * 27]),
+        fails="must not have more than 31 characters",
+    )
     assert play.changed("role:kvm.cbt.apparmor", _variables(profiles, apparmor_scratch_dirs=["/srv/" + "x" * 26])) == 1
 
 
 def test_rules_that_do_not_parse_are_not_installed(play: Play, profiles: Path) -> None:
     wrong = _variables(profiles, apparmor_scratch_dirs=['/with"quote'])
     play.run("role:kvm.cbt.apparmor", wrong, fails="AppArmor parser error")
-    assert not (profiles / "local/abstractions/libvirt-qemu").exists() or "kvm.cbt" not in (profiles / "local/abstractions/libvirt-qemu").read_text()
+    assert (
+        not (profiles / "local/abstractions/libvirt-qemu").exists()
+        or "kvm.cbt" not in (profiles / "local/abstractions/libvirt-qemu").read_text()
+    )
 
 
 def test_nothing_is_done_where_apparmor_is_not_active(play: Play, profiles: Path) -> None:
@@ -187,17 +229,34 @@ def test_nothing_is_done_where_apparmor_is_not_active(play: Play, profiles: Path
     if active.exists() and active.read_text().strip() == "Y":
         pytest.skip("AppArmor is active on this machine")
     assert play.changed("role:kvm.cbt.apparmor", _variables(profiles, apparmor_force="false")) == 0
-    assert play.changed("role:kvm.cbt.apparmor", {"apparmor_force": True, "apparmor_folder": str(profiles / "none")}) == 0
+    assert (
+        play.changed("role:kvm.cbt.apparmor", {"apparmor_force": True, "apparmor_folder": str(profiles / "none")}) == 0
+    )
 
 
 def test_selinux_gives_scratch_folders_a_label_qemu_may_use(collections: Path, tmp_path: Path, workspace: Path) -> None:
     with chroot(workspace) as root:
-        play = Play(collections, tmp_path, f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3")
+        play = Play(
+            collections,
+            tmp_path,
+            f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3",
+        )
         role = "role:kvm.cbt.apparmor"
         variables = {"apparmor_force": True, "apparmor_scratch_dirs": ["/var/tmp", "/srv/scratch files"]}
         assert play.changed(role, variables) == 0, "neither is installed"
         run_tool(["chroot", root, "apt-get", "update", "--quiet"])
-        run_tool(["chroot", root, "apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "selinux-policy-default"])
+        run_tool(
+            [
+                "chroot",
+                root,
+                "apt-get",
+                "install",
+                "--quiet",
+                "--yes",
+                "--no-install-recommends",
+                "selinux-policy-default",
+            ]
+        )
         assert play.changed(role, variables, "--check") == 1, "the tool itself is missing yet"
         assert play.changed(role, variables) == 2
         assert play.changed(role, variables) == play.changed(role, variables, "--check") == 0
@@ -206,7 +265,9 @@ def test_selinux_gives_scratch_folders_a_label_qemu_may_use(collections: Path, t
             return run_tool(["chroot", root, "matchpathcon", "-n", path]).strip()
 
         for folder in variables["apparmor_scratch_dirs"]:
-            assert ":svirt_image_t:" in label(f"{folder}/kvm-cbt-0a1b2c3d-x/nbd.sock") and ":svirt_image_t:" in label(f"{folder}/kvm-cbt-0a1b2c3d-x")
+            assert ":svirt_image_t:" in label(f"{folder}/kvm-cbt-0a1b2c3d-x/nbd.sock") and ":svirt_image_t:" in label(
+                f"{folder}/kvm-cbt-0a1b2c3d-x"
+            )
             assert ":svirt_image_t:" not in label(f"{folder}/other")
         assert play.changed(role, {**variables, "apparmor_state": "absent"}) == 1
         assert ":svirt_image_t:" not in label("/var/tmp/kvm-cbt-0a1b2c3d-x")

@@ -31,7 +31,14 @@ from _cbt.repository.stores.s3_options import S3Options
 pytestmark = pytest.mark.xdist_group("ceph")
 
 MIB = 1 << 20
-VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
+VARIABLES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_ENDPOINT_URL",
+    "AWS_PROFILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_CONFIG_FILE",
+)
 
 
 @pytest.fixture(params=["rclone", "gateway"])
@@ -57,7 +64,9 @@ def filled(domain: BlockDomain) -> None:
     domain.write_random("vda", 100 * MIB, MIB, 2)
 
 
-def test_full_and_incremental_points_on_s3_are_true_and_verified(hypervisor: Hypervisor, workspace: Path, account: Account) -> None:
+def test_full_and_incremental_points_on_s3_are_true_and_verified(
+    hypervisor: Hypervisor, workspace: Path, account: Account
+) -> None:
     repository = repository_in(account, f"s3://{account.bucket()}/backups/kvm")
     restored = workspace / "restored"
     restored.mkdir()
@@ -79,10 +88,14 @@ def test_full_and_incremental_points_on_s3_are_true_and_verified(hypervisor: Hyp
     assert len(list(repository.store.list("packs"))) == 3
 
 
-def test_points_in_a_locked_bucket_are_kept_and_so_is_all_they_rely_on(hypervisor: Hypervisor, workspace: Path, gateway: Account) -> None:
+def test_points_in_a_locked_bucket_are_kept_and_so_is_all_they_rely_on(
+    hypervisor: Hypervisor, workspace: Path, gateway: Account
+) -> None:
     def lock_for(days: int) -> None:
         rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": days}}
-        gateway.client().put_object_lock_configuration(Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule})
+        gateway.client().put_object_lock_configuration(
+            Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+        )
 
     bucket = gateway.bucket(ObjectLockEnabledForBucket=True)
     lock_for(1)
@@ -109,11 +122,15 @@ def test_points_in_a_locked_bucket_are_kept_and_so_is_all_they_rely_on(hyperviso
     assert all(store.locked_until(name) is not None for name in [*store.list("packs"), *store.list("points")])
 
 
-def test_retention_keeps_what_is_locked_until_its_date_and_removes_it_then(hypervisor: Hypervisor, workspace: Path, gateway: Account) -> None:
+def test_retention_keeps_what_is_locked_until_its_date_and_removes_it_then(
+    hypervisor: Hypervisor, workspace: Path, gateway: Account
+) -> None:
     """The bucket's rule locks for days; a privileged key then sets the date of what there is to some seconds from now."""
     bucket, client = gateway.bucket(ObjectLockEnabledForBucket=True), gateway.client()
     rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 3}}
-    client.put_object_lock_configuration(Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule})
+    client.put_object_lock_configuration(
+        Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+    )
     repository = repository_in(gateway, f"s3://{bucket}/kvm")
     place = {"repository": repository.store.location, "s3": gateway.options}
 
@@ -128,7 +145,9 @@ def test_retention_keeps_what_is_locked_until_its_date_and_removes_it_then(hyper
         packs = set(repository.store.list("packs"))
         domain.write_random("vda", 0, 4 * MIB, 2)
         second = run_module(workspace, "cbt_backup", domain=domain.name, **place)["restore_point"]["id"]
-        assert [disk["mode"] for disk in run_module(workspace, "cbt_backup_info", **place)["restore_points"][0]["disks"]]
+        assert [
+            disk["mode"] for disk in run_module(workspace, "cbt_backup_info", **place)["restore_points"][0]["disks"]
+        ]
         restored = workspace / "restored"
         restored.mkdir()
 
@@ -140,7 +159,11 @@ def test_retention_keeps_what_is_locked_until_its_date_and_removes_it_then(hyper
         assert packs <= set(repository.store.list("packs"))
 
         ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=12)
-        versions = [each for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket) for each in page.get("Versions", [])]
+        versions = [
+            each
+            for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket)
+            for each in page.get("Versions", [])
+        ]
         for each in versions:
             client.put_object_retention(
                 Bucket=bucket, Key=each["Key"], VersionId=each["VersionId"], BypassGovernanceRetention=True,
@@ -152,11 +175,19 @@ def test_retention_keeps_what_is_locked_until_its_date_and_removes_it_then(hyper
             client.delete_object(Bucket=bucket, Key=f"kvm/{left}")
         assert [each["id"] for each in retention()["removed"]] == [first.id]
         assert [point.id for point in repository.points_of().points] == [second]
-        assert retention()["removed"] == []  # the store tells times by the second, so what was removed in this one was not over yet
+        assert (
+            retention()["removed"] == []
+        )  # the store tells times by the second, so what was removed in this one was not over yet
         assert not packs & set(repository.store.list("packs"))
-        there = [each for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket) for each in page.get("Versions", [])]
+        there = [
+            each
+            for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket)
+            for each in page.get("Versions", [])
+        ]
         assert not [each["Key"] for each in there if first.id in each["Key"] and "/points/" in each["Key"]]
-        assert run_module(workspace, "cbt_verify", **place, restore_points=["all"])["restore_points"][0]["status"] == "ok"
+        assert (
+            run_module(workspace, "cbt_verify", **place, restore_points=["all"])["restore_points"][0]["status"] == "ok"
+        )
 
 
 def test_a_server_that_dies_during_a_backup_publishes_nothing_and_the_next_run_is_incremental(
@@ -176,7 +207,10 @@ def test_a_server_that_dies_during_a_backup_publishes_nothing_and_the_next_run_i
             if progress.phase == "reading":
                 server.kill()
 
-        with pytest.raises(RepositoryError, match=r"Cannot (read|write) s3://.*/packs/.*: Could not connect to the endpoint.*Check endpoint_url"):
+        with pytest.raises(
+            RepositoryError,
+            match=r"Cannot (read|write) s3://.*/packs/.*: Could not connect to the endpoint.*Check endpoint_url",
+        ):
             backup(session_of(domain), repository, ask(domain.name, compression="none"), observer=kill)
         assert domain.checkpoints() == checkpoints and not domain.job_running()
         server.start()
@@ -208,7 +242,11 @@ def test_modules_take_credentials_from_options_environment_and_profile_and_tell_
     location = f"s3://{rclone.bucket()}/kvm"
     with BlockDomain(hypervisor, [DiskSpec("vda", 16 * MIB)]) as domain:
         domain.write_random("vda", 0, MIB, 1)
-        run = ModuleProcess(workspace, "cbt_backup", {"domain": domain.name, "repository": location, "s3": rclone.options, "create_repository": True})
+        run = ModuleProcess(
+            workspace,
+            "cbt_backup",
+            {"domain": domain.name, "repository": location, "s3": rclone.options, "create_repository": True},
+        )
         shown = _everywhere(rclone.secret_key)
         while run.process.poll() is None and not shown:
             shown = _everywhere(rclone.secret_key)
@@ -229,7 +267,9 @@ def test_modules_take_credentials_from_options_environment_and_profile_and_tell_
     assert "Unable to locate credentials. Check access_key and secret_key" in refused["msg"]
 
     profile = tmp_path / "credentials"
-    profile.write_text(f"[backups]\naws_access_key_id = {rclone.access_key}\naws_secret_access_key = {rclone.secret_key}\n")
+    profile.write_text(
+        f"[backups]\naws_access_key_id = {rclone.access_key}\naws_secret_access_key = {rclone.secret_key}\n"
+    )
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profile))
     assert points(s3={**without_key, "profile": "backups"}) == [point]
 
@@ -244,7 +284,12 @@ def test_modules_take_credentials_from_options_environment_and_profile_and_tell_
 def test_modules_tell_a_missing_bucket_and_a_wrong_key(workspace: Path, account: Account) -> None:
     missing = run_module(workspace, "cbt_backup_info", repository="s3://lab-never-made/kvm", s3=account.options)
     assert missing["failed"] and "NoSuchBucket" in missing["msg"] and "Create the bucket" in missing["msg"]
-    wrong = run_module(workspace, "cbt_backup_info", repository=f"s3://{account.bucket()}", s3={**account.options, "secret_key": "not-the-secret"})
+    wrong = run_module(
+        workspace,
+        "cbt_backup_info",
+        repository=f"s3://{account.bucket()}",
+        s3={**account.options, "secret_key": "not-the-secret"},
+    )
     assert wrong["failed"] and "SignatureDoesNotMatch" in wrong["msg"] and "not-the-secret" not in json.dumps(wrong)
     empty = run_module(workspace, "cbt_backup_info", repository=f"s3://{account.bucket()}", s3=account.options)
     assert empty["failed"] and "There is no repository in s3://" in empty["msg"]
@@ -253,7 +298,12 @@ def test_modules_tell_a_missing_bucket_and_a_wrong_key(workspace: Path, account:
 def test_a_bucket_with_other_objects_is_not_taken(account: Account) -> None:
     bucket = account.bucket()
     account.client().put_object(Bucket=bucket, Key="backups/photos/cat.jpg", Body=b"x")
-    with pytest.raises(RepositoryError, match=r"s3://.*/backups is not a repository: it has files but no repository.json"):
+    with pytest.raises(
+        RepositoryError, match=r"s3://.*/backups is not a repository: it has files but no repository.json"
+    ):
         repository_in(account, f"s3://{bucket}/backups")
     assert repository_in(account, f"s3://{bucket}/backups/kvm").id
-    assert os.path.basename(account.client().list_objects_v2(Bucket=bucket, Prefix="backups/kvm/")["Contents"][0]["Key"]) == "repository.json"
+    assert (
+        os.path.basename(account.client().list_objects_v2(Bucket=bucket, Prefix="backups/kvm/")["Contents"][0]["Key"])
+        == "repository.json"
+    )

@@ -122,10 +122,16 @@ class TestObjectLock:
 
     def lock_from_now_on(self, gateway: Account, bucket: str, days: int, mode: str = "COMPLIANCE") -> None:
         rule = {"DefaultRetention": {"Mode": mode, "Days": days}}
-        gateway.client().put_object_lock_configuration(Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule})
+        gateway.client().put_object_lock_configuration(
+            Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+        )
 
-    @pytest.mark.parametrize(("size", "far"), [(10, False), (2 * PART, False), (2 * PART, True)], ids=["small", "large", "in parts"])
-    def test_what_is_locked_is_never_reported_as_deleted_and_stays(self, store: S3Store, size: int, far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("size", "far"), [(10, False), (2 * PART, False), (2 * PART, True)], ids=["small", "large", "in parts"]
+    )
+    def test_what_is_locked_is_never_reported_as_deleted_and_stays(
+        self, store: S3Store, size: int, far: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(store, "is_far", lambda: far)
         upload = store.upload(PACK)
         upload.write([b"x" * size], 0)
@@ -134,7 +140,9 @@ class TestObjectLock:
         assert until is not None
         ends = datetime.datetime.fromtimestamp(until, datetime.UTC) - datetime.datetime.now(datetime.UTC)
         assert datetime.timedelta(hours=23) < ends < datetime.timedelta(hours=25)
-        with pytest.raises(ObjectLocked, match=r"Cannot delete s3://.*/packs/aa/aa0+: the bucket's object lock keeps it until 20"):
+        with pytest.raises(
+            ObjectLocked, match=r"Cannot delete s3://.*/packs/aa/aa0+: the bucket's object lock keeps it until 20"
+        ):
             store.delete(PACK)
         assert store.get(PACK) == b"x" * size
         assert list(store.list("packs")) == [PACK]
@@ -147,7 +155,9 @@ class TestObjectLock:
             store.delete(LEASE)
         assert store.get(LEASE) == b"two"
 
-    def test_older_objects_are_kept_as_long_as_the_new_one_that_relies_on_them(self, store: S3Store, gateway: Account) -> None:
+    def test_older_objects_are_kept_as_long_as_the_new_one_that_relies_on_them(
+        self, store: S3Store, gateway: Account
+    ) -> None:
         store.put(PACK, b"x")
         before = store.locked_until(PACK)
         self.lock_from_now_on(gateway, store._bucket, 3)
@@ -159,7 +169,9 @@ class TestObjectLock:
         assert store.locked_until(PACK) == store.locked_until(f"{POINT}/vda.map") > before
         assert store.locked_until(OTHER_PACK) == longest
 
-    def test_older_objects_are_kept_longer_in_the_mode_they_have_whatever_the_rule_is_now(self, store: S3Store, gateway: Account) -> None:
+    def test_older_objects_are_kept_longer_in_the_mode_they_have_whatever_the_rule_is_now(
+        self, store: S3Store, gateway: Account
+    ) -> None:
         modes = ("GOVERNANCE", "COMPLIANCE", "GOVERNANCE")
         for days, mode in enumerate(modes, 1):
             self.lock_from_now_on(gateway, store._bucket, days, mode)
@@ -202,7 +214,10 @@ def test_a_bucket_that_is_missing_is_no_missing_object(gateway: Account, rclone:
         ({"secret_key": "wrong"}, r"SignatureDoesNotMatch.*Check access_key and secret_key"),
         ({"access_key": "WRONG"}, r"InvalidAccessKeyId.*Check access_key and secret_key"),
         ({"endpoint_url": "not a url"}, r"Cannot use S3: Invalid endpoint: not a url.*Check endpoint_url"),
-        ({"profile": "nobody", "access_key": None, "secret_key": None}, r"profile \(nobody\) could not be found.*Check access_key"),
+        (
+            {"profile": "nobody", "access_key": None, "secret_key": None},
+            r"profile \(nobody\) could not be found.*Check access_key",
+        ),
     ],
     ids=["secret", "key", "endpoint", "profile"],
 )

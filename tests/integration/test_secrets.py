@@ -87,7 +87,15 @@ _NUMBER = 4815162342
 
 def misshapen() -> list[t.Any]:
     """A secret in shapes that no text has."""
-    return [[_SECRET], [[_SECRET]], {"a": _SECRET}, {_SECRET: None}, [{"a": _SECRET}], [_NUMBER], {"a": {"b": [_SECRET]}}]
+    return [
+        [_SECRET],
+        [[_SECRET]],
+        {"a": _SECRET},
+        {_SECRET: None},
+        [{"a": _SECRET}],
+        [_NUMBER],
+        {"a": {"b": [_SECRET]}},
+    ]
 
 
 def misspelled(option: str) -> list[str]:
@@ -134,7 +142,14 @@ def wrong_options(specs: t.Mapping[str, set[str]]) -> t.Iterator[tuple[str, dict
 def test_no_secret_is_shown_where_an_option_is_misspelled_or_has_the_wrong_shape(tmp_path: Path) -> None:
     cases = list(wrong_options(secret_options(tmp_path)))
     environment = {**os.environ, "PYTHONPATH": str(collection_path(tmp_path))}
-    run = subprocess.run([sys.executable, "-c", _WRONG], input=json.dumps(cases), text=True, check=True, capture_output=True, env=environment)
+    run = subprocess.run(
+        [sys.executable, "-c", _WRONG],
+        input=json.dumps(cases),
+        text=True,
+        check=True,
+        capture_output=True,
+        env=environment,
+    )
     told = json.loads(run.stdout)
     assert len(told) == len(cases) > 500
     assert [case for case, text in zip(cases, told) if not json.loads(text).get("failed")] == []
@@ -156,7 +171,10 @@ def test_ansible_itself_shows_no_secret_of_wrong_options_at_its_most_verbose(col
         ("cbt_each", {**run, "options": values, "each": ["{{ secret }}"]}),
         ("cbt_each", {**run, "options": ["{{ secret }}"], "each": item}),
         ("cbt_each", {**run, "options": {**values, "s3": "{{ secret }}"}, "each": item}),
-        ("cbt_each", {**run, "options": values, "each": [{"label": "one", "options": {"passphrase": {"a": "{{ secret }}"}}}]}),
+        (
+            "cbt_each",
+            {**run, "options": values, "each": [{"label": "one", "options": {"passphrase": {"a": "{{ secret }}"}}}]},
+        ),
     ]
     tasks = [{f"kvm.cbt.{module}": options, "ignore_errors": True} for module, options in wrong]
     (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
@@ -173,7 +191,9 @@ def secret_options(folder: Path) -> dict[str, set[str]]:
     """By module, the options that are secrets, those within others as ``s3.secret_key``."""
     names = [path.stem for path in MODULES.glob("*.py")]
     environment = {**os.environ, "PYTHONPATH": str(collection_path(folder))}
-    printed = subprocess.run([sys.executable, "-c", _SPECS, *names], check=True, stdout=subprocess.PIPE, env=environment).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", _SPECS, *names], check=True, stdout=subprocess.PIPE, env=environment
+    ).stdout
     return {name: set(options) for name, options in json.loads(printed).items()}
 
 
@@ -227,7 +247,9 @@ class _Runs:
         result: dict[str, t.Any] = json.loads(out)
         assert bool(result.get("failed")) == failed, result
         assert "exception" not in result
-        self.given.setdefault(module, set()).update(option for option in self._specs[module] if option.partition(".")[0] in given)
+        self.given.setdefault(module, set()).update(
+            option for option in self._specs[module] if option.partition(".")[0] in given
+        )
         return result
 
 
@@ -237,7 +259,9 @@ def server() -> t.Iterator[Rclone]:
         yield server
 
 
-def test_no_secret_of_any_module_is_in_arguments_logs_results_processes_and_objects(hypervisor: Hypervisor, workspace: Path, server: Rclone) -> None:
+def test_no_secret_of_any_module_is_in_arguments_logs_results_processes_and_objects(
+    hypervisor: Hypervisor, workspace: Path, server: Rclone
+) -> None:
     log = workspace / "log"
     (collection_path(workspace) / "sitecustomize.py").write_text(_LOGGED.format(path=str(log)))
     specs = secret_options(workspace)
@@ -277,7 +301,9 @@ def test_no_secret_of_any_module_is_in_arguments_logs_results_processes_and_obje
                     first = run(module, **each)["restore_point"]["id"]
                     domain.write_bytes("vda", 4 * MIB, MARK * 5000)
                     second = run(module, **each)["restore_point"]["id"]
-                    shown = run("cbt_backup_info", **here, changed_blocks={"from": first, "to": second, "disk": "vda"})["changed_blocks"]
+                    shown = run("cbt_backup_info", **here, changed_blocks={"from": first, "to": second, "disk": "vda"})[
+                        "changed_blocks"
+                    ]
                     assert shown == [{"offset": 4 * MIB, "length": 262144, "zero": False}]
             domain.destroy()
             run("cbt_backup", **arguments["cbt_backup"])
@@ -286,7 +312,9 @@ def test_no_secret_of_any_module_is_in_arguments_logs_results_processes_and_obje
                 assert "key slot of the repository" in refused["msg"]
             for module in ("cbt_backup_info", "cbt_copy"):
                 refused = run(module, failed=True, **{**arguments[module], "s3": {**s3, "secret_key": wrong}})
-                assert "Check access_key and secret_key" in refused["msg"] or "Check what the policies" in refused["msg"], refused
+                assert (
+                    "Check access_key and secret_key" in refused["msg"] or "Check what the policies" in refused["msg"]
+                ), refused
             run("cbt_repository", **here, new_passphrase=new)
             run("cbt_repository", failed=True, **here, new_passphrase=wrong)
         masters = _masters(server, (here, new), (there, dest))
@@ -301,7 +329,12 @@ def test_no_secret_of_any_module_is_in_arguments_logs_results_processes_and_obje
     assert [(text, each) for text in run.told for each in unseen if each in text] == []
     objects = [path for path in server.data.rglob("*") if path.is_file()]
     assert len(objects) > 10
-    assert [(path, each) for path in objects for each in [*unseen, MARK, domain.name.encode(), b"<domain"] if each in path.read_bytes()] == []
+    assert [
+        (path, each)
+        for path in objects
+        for each in [*unseen, MARK, domain.name.encode(), b"<domain"]
+        if each in path.read_bytes()
+    ] == []
 
 
 # What libvirt shows of a machine only to who may see its secrets.
@@ -315,12 +348,16 @@ _SHOWN = "import sys; from ansible_collections.kvm.cbt.plugins.module_utils._mod
 
 def test_a_machine_is_shown_without_its_passwords_and_cookies(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(collection_path(tmp_path))}
-    shown = subprocess.run([sys.executable, "-c", _SHOWN], input=_MACHINE, text=True, check=True, stdout=subprocess.PIPE, env=environment).stdout
+    shown = subprocess.run(
+        [sys.executable, "-c", _SHOWN], input=_MACHINE, text=True, check=True, stdout=subprocess.PIPE, env=environment
+    ).stdout
     assert "secret" not in shown
     assert "mirror" in shown and "5999" in shown and "spice" in shown
 
 
 def _masters(server: Rclone, *opened: tuple[dict[str, str], str]) -> list[bytes]:
     """The master keys of repositories with these passphrases."""
-    places = [Place(where["repository"], S3Options(**server.account.options), passphrase) for where, passphrase in opened]
+    places = [
+        Place(where["repository"], S3Options(**server.account.options), passphrase) for where, passphrase in opened
+    ]
     return [open_repository(place).keys._master for place in places]  # type: ignore[attr-defined]

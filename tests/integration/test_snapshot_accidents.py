@@ -35,8 +35,15 @@ def trial(hypervisor: Hypervisor, workspace: Path) -> t.Iterator[Trial]:
 def _snapshot(trial: Trial) -> dict[str, Path]:
     """Take an external snapshot; returns the base images by target."""
     bases = {target: trial.domain.image(target) for target in trial.targets}
-    disks = "".join(f"<disk name='{target}' snapshot='external'><source file='{image}.overlay'/></disk>" for target, image in bases.items())
-    flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+    disks = "".join(
+        f"<disk name='{target}' snapshot='external'><source file='{image}.overlay'/></disk>"
+        for target, image in bases.items()
+    )
+    flags = (
+        libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+        | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+        | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+    )
     trial.domain.handle.snapshotCreateXML(f"<domainsnapshot><disks>{disks}</disks></domainsnapshot>", flags)
     return bases
 

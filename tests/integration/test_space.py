@@ -85,7 +85,9 @@ def test_a_scratch_directory_that_fills_up_ends_the_backup_before_the_guest_sees
 ) -> None:
     repository = _repository(workspace / "repository")
     with BlockDomain(hypervisor, [DiskSpec("vda", SIZE)]) as domain:
-        assert _seen_by_qemu(domain, small), "libvirtd runs in another mount namespace; run this with tests/lab/isolated.sh"
+        assert _seen_by_qemu(domain, small), (
+            "libvirtd runs in another mount namespace; run this with tests/lab/isolated.sh"
+        )
         domain.write_random("vda", 0, SIZE, 1)
         witnessed_backup(domain, repository, workspace)
         domain.write_random("vda", 0, SIZE, 2)
@@ -98,7 +100,10 @@ def test_a_scratch_directory_that_fills_up_ends_the_backup_before_the_guest_sees
                 guest.end()  # as if the repository took its time
 
         request = ask(domain.name, scratch_dir=str(small), workers=1, rate_limit=rate_limit)
-        with pytest.raises(HypervisorError, match=f"ended because the scratch directory {small}/kvm-cbt-.* runs out of space .*another place with scratch_dir"):
+        with pytest.raises(
+            HypervisorError,
+            match=f"ended because the scratch directory {small}/kvm-cbt-.* runs out of space .*another place with scratch_dir",
+        ):
             backup(session_of(domain), repository, request, observer=hold)
         guest.end()
         assert (guest.failed, guest.written) == ([], SIZE)
@@ -113,7 +118,9 @@ def test_a_scratch_directory_that_fills_up_ends_the_backup_before_the_guest_sees
         assert differences(domain.name, repository, after, restored) == []
 
 
-def test_a_repository_that_fills_up_ends_the_backup_and_keeps_what_it_had(hypervisor: Hypervisor, workspace: Path, small: Path) -> None:
+def test_a_repository_that_fills_up_ends_the_backup_and_keeps_what_it_had(
+    hypervisor: Hypervisor, workspace: Path, small: Path
+) -> None:
     repository = _repository(small / "repository")
     with BlockDomain(hypervisor, [DiskSpec("vda", SIZE)]) as domain:
         domain.write_random("vda", 0, 8 * MIB, 1)
@@ -125,7 +132,10 @@ def test_a_repository_that_fills_up_ends_the_backup_and_keeps_what_it_had(hyperv
         domain.write_random("vda", 0, SIZE, 2)
         for rate_limit in (None, 16 * MIB):  # full before anybody looked, or seen to fill up
             request = ask(domain.name, scratch_dir=str(workspace), rate_limit=rate_limit)
-            with pytest.raises(CbtError, match="No space left on device. Free space there|the repository .* runs out of space .*another place with repository"):
+            with pytest.raises(
+                CbtError,
+                match="No space left on device. Free space there|the repository .* runs out of space .*another place with repository",
+            ):
                 backup(session_of(domain), repository, request)
             assert (_objects(repository), domain.checkpoints(), domain.job_running()) == (*before, False)
             assert not list(workspace.glob("kvm-cbt-*"))
@@ -141,7 +151,9 @@ def test_a_repository_that_fills_up_ends_the_backup_and_keeps_what_it_had(hyperv
 
 
 @pytest.mark.parametrize("short", ["scratch_dir", "repository"])
-def test_where_there_is_no_room_the_backup_is_refused_before_it_begins(short: str, hypervisor: Hypervisor, workspace: Path, small: Path) -> None:
+def test_where_there_is_no_room_the_backup_is_refused_before_it_begins(
+    short: str, hypervisor: Hypervisor, workspace: Path, small: Path
+) -> None:
     folders = {"scratch_dir": workspace, "repository": workspace}
     folders[short] = small
     repository = _repository(folders["repository"] / "repository")
@@ -151,16 +163,23 @@ def test_where_there_is_no_room_the_backup_is_refused_before_it_begins(short: st
         ballast = small / "ballast"
         ballast.write_bytes(bytes((30 if short == "repository" else 31) * MIB))  # the repository has a reserve of 1 MiB
         request = ask(domain.name, scratch_dir=str(folders["scratch_dir"]))
-        with pytest.raises(Refused, match=f"not begun because the .* {small}/.* runs out of space .*another place with {short}"):
+        with pytest.raises(
+            Refused, match=f"not begun because the .* {small}/.* runs out of space .*another place with {short}"
+        ):
             backup(session_of(domain), repository, request, observer=lambda progress: phases.append(progress.phase))
         assert (phases, _objects(repository), domain.checkpoints(), domain.job_running()) == ([], [], [], False)
         ballast.unlink()
         assert backup(session_of(domain), repository, request).point is not None
 
 
-def test_a_file_system_that_is_full_to_the_last_byte_is_told_of(hypervisor: Hypervisor, workspace: Path, small: Path) -> None:
+def test_a_file_system_that_is_full_to_the_last_byte_is_told_of(
+    hypervisor: Hypervisor, workspace: Path, small: Path
+) -> None:
     repository = _repository(small / "repository")
-    with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB)]) as domain, (small / "ballast").open("wb", buffering=0) as ballast:
+    with (
+        BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB)]) as domain,
+        (small / "ballast").open("wb", buffering=0) as ballast,
+    ):
         with pytest.raises(OSError):
             while True:
                 ballast.write(bytes(4096))

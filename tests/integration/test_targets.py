@@ -20,7 +20,9 @@ TIME_LIMIT = 600
 
 @pytest.mark.parametrize("options", [(), ("--check",)], ids=["run", "check"])
 @pytest.mark.parametrize("target", NAMES)
-def test_target(target: str, options: tuple[str, ...], collections: Path, hypervisor: Hypervisor, tmp_path: Path) -> None:
+def test_target(
+    target: str, options: tuple[str, ...], collections: Path, hypervisor: Hypervisor, tmp_path: Path
+) -> None:
     playbook = tmp_path / "playbook.yml"
     play = {"hosts": "testhost", "gather_facts": False, "roles": [target]}
     playbook.write_text(json.dumps([play]))

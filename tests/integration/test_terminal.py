@@ -18,9 +18,20 @@ _SHOWN = "web\\x1b[2J\\r\\u202e\\nall is well"
 def test_errors_and_the_lines_of_cbt_each_show_escapes(collections: Path, tmp_path: Path) -> None:
     options = {"repository": f"/nonexistent/{_HOSTILE}"}
     each = {"module": "kvm.cbt.cbt_verify", "options": options, "each": [{"label": _HOSTILE}]}
-    tasks = [{f"kvm.cbt.{name}": given, "ignore_errors": True} for name, given in (("cbt_verify", options), ("cbt_each", each))]
+    tasks = [
+        {f"kvm.cbt.{name}": given, "ignore_errors": True}
+        for name, given in (("cbt_verify", options), ("cbt_each", each))
+    ]
     (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
-    words = ["-i", "localhost,", "-c", "local", "-e", "ansible_python_interpreter=/usr/bin/python3", tmp_path / "play.yml"]
+    words = [
+        "-i",
+        "localhost,",
+        "-c",
+        "local",
+        "-e",
+        "ansible_python_interpreter=/usr/bin/python3",
+        tmp_path / "play.yml",
+    ]
     shown = run_playbook(words, collections, tmp_path).stdout
     assert "ignored=2" in shown, shown
     assert f"[localhost] {_SHOWN}: FAILED: " in shown

@@ -116,7 +116,9 @@ class Trial:
         assert [name for name in self.domain.checkpoints() if name.startswith(ours)] == [checkpoint]
         if self.domain.running:
             for target in self.targets:
-                bitmaps = {each["name"] for each in self.domain.bitmaps(target, marks=True) if each["name"].startswith(ours)}
+                bitmaps = {
+                    each["name"] for each in self.domain.bitmaps(target, marks=True) if each["name"].startswith(ours)
+                }
                 assert bitmaps == {checkpoint, f"{checkpoint}@{target}"}
         found = self.untrue()
         assert found == [], found
@@ -171,7 +173,9 @@ class Trial:
 
     def plug(self, target: str, image: Path) -> None:
         """Add a disk, to the running domain and to its definition."""
-        self.domain.handle.attachDeviceFlags(_disk_xml(target, image), libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+        self.domain.handle.attachDeviceFlags(
+            _disk_xml(target, image), libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        )
 
     def unplug(self, target: str) -> Path:
         """Take a disk away, from the running domain and from its definition; returns its image."""

@@ -27,7 +27,11 @@ from lab.process import end_process, wait_until
 
 _LOG_FOLDER = Path("/var/log/libvirt/qemu")
 _PID_FILES = Path("/run/libvirt/qemu")
-UNDEFINE_ALL = libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+UNDEFINE_ALL = (
+    libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+)
 
 
 class Domain(Closing):

@@ -92,7 +92,18 @@ class Ceph(Closing):
         wait_until(lambda: listens(self._gateway_port), _START_TIMEOUT, "start of the object gateway")
         account = Account(f"http://127.0.0.1:{self._gateway_port}", "LABACCESSKEY", uuid.uuid4().hex)
         names = ["--uid", "lab", "--display-name", "lab"]
-        self._run(["radosgw-admin", "user", "create", *names, "--access-key", account.access_key, "--secret-key", account.secret_key])
+        self._run(
+            [
+                "radosgw-admin",
+                "user",
+                "create",
+                *names,
+                "--access-key",
+                account.access_key,
+                "--secret-key",
+                account.secret_key,
+            ]
+        )
         return account
 
     def close(self) -> None:
@@ -107,7 +118,11 @@ class Ceph(Closing):
 
     def _begin(self, memory: int) -> None:
         fsid, address = str(uuid.uuid4()), f"v2:127.0.0.1:{free_port()}"
-        self.config.write_text(_CONFIG.format(fsid=fsid, address=address, folder=self.folder, memory=memory, gateway_port=self._gateway_port))
+        self.config.write_text(
+            _CONFIG.format(
+                fsid=fsid, address=address, folder=self.folder, memory=memory, gateway_port=self._gateway_port
+            )
+        )
         for name in ("mon", "osd"):
             (self.folder / name).mkdir()
         map_of_monitors = str(self.folder / "monmap")
@@ -127,7 +142,16 @@ class Ceph(Closing):
     def _serve(self, command: Sequence[str]) -> None:
         with (self.folder / "daemons.log").open("ab") as log:
             daemon = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", command[0], "--conf", str(self.config), *command[1:], "--foreground"],
+                [
+                    "setpriv",
+                    "--pdeathsig",
+                    "KILL",
+                    command[0],
+                    "--conf",
+                    str(self.config),
+                    *command[1:],
+                    "--foreground",
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

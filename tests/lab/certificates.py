@@ -21,7 +21,24 @@ class Authority:
         self._folder = folder
         self._key, self.certificate = folder / "key.pem", folder / "cert.pem"
         usage = "keyUsage=critical,keyCertSign,cRLSign"
-        run_tool(["openssl", "req", "-x509", *_KEY, "-days", "2", "-subj", f"/CN={name}", "-addext", usage, "-keyout", self._key, "-out", self.certificate])
+        run_tool(
+            [
+                "openssl",
+                "req",
+                "-x509",
+                *_KEY,
+                "-days",
+                "2",
+                "-subj",
+                f"/CN={name}",
+                "-addext",
+                usage,
+                "-keyout",
+                self._key,
+                "-out",
+                self.certificate,
+            ]
+        )
 
     def issue(self, kind: str, host: str, address: str, days: int = 2) -> Path:
         """A folder with the certificates of a host, for a `kind` of server or client; with negative `days` they have expired."""
@@ -33,7 +50,17 @@ class Authority:
         extensions.write_text(
             f"basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage={kind}Auth\nsubjectAltName=DNS:{host},IP:{address}\n"
         )
-        signing = ["-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial", "-days", str(days), "-extfile", extensions]
+        signing = [
+            "-CA",
+            self.certificate,
+            "-CAkey",
+            self._key,
+            "-CAcreateserial",
+            "-days",
+            str(days),
+            "-extfile",
+            extensions,
+        ]
         run_tool(["openssl", "x509", "-req", "-in", request, *signing, "-out", certificate])
         request.unlink()
         extensions.unlink()

@@ -21,7 +21,9 @@ from lab.workspace import make_workspace
 class Cluster(Closing):
     """`nodes` hypervisors named node1, node2 and so on. Everything is removed at the end."""
 
-    def __init__(self, nodes: int = 2, shared: bool = True, trees: Sequence[Path | None] = (), ssh: bool = False) -> None:
+    def __init__(
+        self, nodes: int = 2, shared: bool = True, trees: Sequence[Path | None] = (), ssh: bool = False
+    ) -> None:
         """Start the nodes.
 
         With `shared` they have one folder of storage, else each has its own. `trees` are their
@@ -67,7 +69,9 @@ class Cluster(Closing):
     def run(self, words: Sequence[str | Path], timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Run a program of this machine in the network of the nodes to its end, whatever it ends with."""
         command = self.command(words)
-        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+        )
 
     def close(self) -> None:
         """Remove nodes, network and storage. May be called twice."""

@@ -82,7 +82,11 @@ def _add_disk(devices: ElementTree.Element, spec: DiskSpec, image: Path | None) 
     if image is not None:
         _add(disk, "source", **{"dev" if device else "file": str(image)})
     _add(disk, "target", dev=spec.target, bus=spec.bus)
-    sectors = {name: str(value) for name in ("logical_block_size", "physical_block_size") if (value := getattr(spec, name)) is not None}
+    sectors = {
+        name: str(value)
+        for name in ("logical_block_size", "physical_block_size")
+        if (value := getattr(spec, name)) is not None
+    }
     if sectors:
         _add(disk, "blockio", **sectors)
     if spec.readonly or spec.device == "cdrom":

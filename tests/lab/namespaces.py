@@ -38,7 +38,9 @@ class Namespaces:
             )
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         try:
-            wait_until(lambda: self._process.poll() is not None or bool(children.read_text()), 10, "start of a namespace")
+            wait_until(
+                lambda: self._process.poll() is not None or bool(children.read_text()), 10, "start of a namespace"
+            )
             if self._process.poll() is not None:
                 raise LabError(f"{program[0]} ended at once: {log.read_text()[-2000:]}")
             self.pid = int(children.read_text())

@@ -61,7 +61,15 @@ class Node(Closing):
         if ssh and tree is None:
             # Not a second lower layer of the overlay, which may not be within the first.
             shutil.copytree(sshd_files(), folder / "files", dirs_exist_ok=True, symlinks=True)
-        program = ["sh", _INIT, name, folder, tree or "/", *(f"ro:{path}" for path in (CHECKOUT, cache_folder())), f"rw:{storage}"]
+        program = [
+            "sh",
+            _INIT,
+            name,
+            folder,
+            tree or "/",
+            *(f"ro:{path}" for path in (CHECKOUT, cache_folder())),
+            f"rw:{storage}",
+        ]
         self._namespaces = Namespaces(["mount", "uts", "pid", "ipc", "net"], program, self._log)
         try:
             network.join(self._namespaces, number)
@@ -115,7 +123,12 @@ class Node(Closing):
 
         A signal to it does not reach the program; when the node ends, the program does too.
         """
-        settings = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", **(environment or {})}
+        settings = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/root",
+            "LC_ALL": "C.UTF-8",
+            **(environment or {}),
+        }
         inside = ["env", "-i", *(f"{name}={value}" for name, value in settings.items()), *words]
         return self._namespaces.command(inside)
 

@@ -71,7 +71,18 @@ class Rclone(Closing):
         try:
             self.data.mkdir()
             if self._certificate is not None:
-                words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1"]
+                words = [
+                    "-x509",
+                    "-newkey",
+                    "rsa:2048",
+                    "-nodes",
+                    "-days",
+                    "2",
+                    "-subj",
+                    "/CN=lab",
+                    "-addext",
+                    "subjectAltName=IP:127.0.0.1",
+                ]
                 run_tool(["openssl", "req", *words, "-keyout", self.folder / "key", "-out", self._certificate])
             self.start()
         except BaseException:
@@ -84,7 +95,17 @@ class Rclone(Closing):
         if program is None:
             raise LabError("rclone is not installed")
         # Unless told otherwise it reads each stored object once more to compare its MD5, and takes twice as long.
-        words = [program, "serve", "s3", "--config", "", "--addr", f"127.0.0.1:{self._port}", "--ignore-checksum", self.data]
+        words = [
+            program,
+            "serve",
+            "s3",
+            "--config",
+            "",
+            "--addr",
+            f"127.0.0.1:{self._port}",
+            "--ignore-checksum",
+            self.data,
+        ]
         if self._certificate is not None:
             words += ["--cert", self._certificate, "--key", self.folder / "key"]
         with (self.folder / "log").open("ab") as log:
@@ -93,7 +114,11 @@ class Rclone(Closing):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={"RCLONE_AUTH_KEY": f'"{self.account.access_key},{self.account.secret_key}"', "HOME": str(self.folder), "PATH": "/usr/bin:/bin"},
+                env={
+                    "RCLONE_AUTH_KEY": f'"{self.account.access_key},{self.account.secret_key}"',
+                    "HOME": str(self.folder),
+                    "PATH": "/usr/bin:/bin",
+                },
                 start_new_session=True,
             )
         wait_until(lambda: listens(self._port), _START_TIMEOUT, "start of rclone")

@@ -84,14 +84,27 @@ def mutated(tree: Path, mutation: Mutation) -> Iterator[str | None]:
 def command(tests: Sequence[str]) -> list[str]:
     """What runs these tests, up to the first that fails."""
     isolated = ["tests/lab/isolated.sh"] if any(test.startswith("integration/") for test in tests) else []
-    return [*isolated, sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]
+    return [
+        *isolated,
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-rfE",
+        "-p",
+        "no:cacheprovider",
+        *(f"tests/{test}" for test in tests),
+    ]
 
 
 def run(tree: Path, tests: Sequence[str]) -> tuple[int | None, str]:
     """Exit code and output of pytest; None if it took too long."""
     # Bytecode is taken for that of the source by time and size alone, which a fault may leave as they were.
     environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
-    process = subprocess.Popen(command(tests), cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command(tests), cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         output, _errors = process.communicate(timeout=LIMIT)
         return process.returncode, output
@@ -119,7 +132,11 @@ def judged(name: str, code: int | None, output: str, seconds: float) -> Outcome:
         return Outcome(name, found.group(1).removeprefix("tests/"), "", seconds)
     if code == 0:
         return Outcome(name, None, "SURVIVED", seconds)
-    why = f"took longer than {LIMIT} s" if code is None else f"pytest ended with {code}: {output.strip().splitlines()[-1:]}"
+    why = (
+        f"took longer than {LIMIT} s"
+        if code is None
+        else f"pytest ended with {code}: {output.strip().splitlines()[-1:]}"
+    )
     return Outcome(name, None, f"NOT TESTED: {why}", seconds)
 
 

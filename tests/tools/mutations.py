@@ -68,14 +68,18 @@ CONTENT = (
         "operations/backup/plan.py",
         "    if disk.virtual_size != record.size:\n",
         "    if False:\n",
-        ("unit/operations/backup/test_backup_plan.py::test_auto_reads_in_full_where_changes_are_not_known_and_says_why",),
+        (
+            "unit/operations/backup/test_backup_plan.py::test_auto_reads_in_full_where_changes_are_not_known_and_says_why",
+        ),
     ),
     Mutation(
         "a bitmap of another disk is believed",
         "hypervisor/checkpoints.py",
         "    if marks == (disk.target,):\n",
         "    if True:\n",
-        ("unit/operations/backup/test_backup_plan.py::test_auto_reads_in_full_where_changes_are_not_known_and_says_why",),
+        (
+            "unit/operations/backup/test_backup_plan.py::test_auto_reads_in_full_where_changes_are_not_known_and_says_why",
+        ),
     ),
 )
 
@@ -132,14 +136,18 @@ PROOFS = (
         "repository/format/codecs.py",
         "            piece = engine.decompress(rest, min(left, _PIECE))\n",
         "            piece = engine.decompress(rest)[: min(left, _PIECE)]\n",
-        ("unit/repository/format/test_codecs.py::test_a_payload_that_unpacks_to_more_than_the_block_costs_no_more_memory_than_the_block",),
+        (
+            "unit/repository/format/test_codecs.py::test_a_payload_that_unpacks_to_more_than_the_block_costs_no_more_memory_than_the_block",
+        ),
     ),
     Mutation(
         "zstd unpacks whatever a frame promises",
         "repository/format/zstd.py",
         "        if self._module.frame_content_size(payload) not in (length, -1):\n",
         "        if False:\n",
-        ("unit/repository/format/test_codecs.py::test_a_payload_that_unpacks_to_more_than_the_block_costs_no_more_memory_than_the_block",),
+        (
+            "unit/repository/format/test_codecs.py::test_a_payload_that_unpacks_to_more_than_the_block_costs_no_more_memory_than_the_block",
+        ),
     ),
     Mutation(
         "a map takes the memory its header asks for",
@@ -165,7 +173,9 @@ ORDER = (
         "repository/stores/directory.py",
         "            os.fsync(self._handle)\n",
         "",
-        ("unit/repository/stores/test_directory_store.py::test_what_is_committed_was_synced_first_and_its_folder_after",),
+        (
+            "unit/repository/stores/test_directory_store.py::test_what_is_committed_was_synced_first_and_its_folder_after",
+        ),
     ),
     Mutation(
         "a manifest is put before what is lost is stored again",
@@ -179,14 +189,18 @@ ORDER = (
         "repository/sharing/condemned.py",
         "    found = set(filter(None, map(names.announced, repository.store.list(names.CONDEMNED))))\n",
         "    found: t.Set[str] = set()\n",
-        ("unit/repository/sharing/test_sharing.py::test_a_writer_sees_what_a_collector_is_about_to_delete_even_where_the_announcement_was_taken_back",),
+        (
+            "unit/repository/sharing/test_sharing.py::test_a_writer_sees_what_a_collector_is_about_to_delete_even_where_the_announcement_was_taken_back",
+        ),
     ),
     Mutation(
         "a writer does not check what is doomed",
         "repository/sharing/condemned.py",
         "    for name in list(repository.store.list(names.DOOMED)):\n",
         "    for name in ():\n",
-        ("unit/repository/sharing/test_sharing.py::test_a_writer_sees_what_a_collector_is_about_to_delete_even_where_the_announcement_was_taken_back",),
+        (
+            "unit/repository/sharing/test_sharing.py::test_a_writer_sees_what_a_collector_is_about_to_delete_even_where_the_announcement_was_taken_back",
+        ),
     ),
     Mutation(
         "a writer does not check what is gone",
@@ -199,7 +213,9 @@ ORDER = (
         "a writer checks for missing objects before condemned ones",
         "repository/sharing/publishing.py",
         "    leaving = objects.keys() & condemned.on_their_way_out(repository)\n"
-        "    return leaving | unsound(repository, {name: size for name, size in objects.items() if name not in leaving and not there(name)})\n",
+        "    return leaving | unsound(\n"
+        "        repository, {name: size for name, size in objects.items() if name not in leaving and not there(name)}\n"
+        "    )\n",
         "    gone = unsound(repository, {name: size for name, size in objects.items() if not there(name)})\n"
         "    return gone | (objects.keys() & condemned.on_their_way_out(repository))\n",
         ("unit/repository/sharing/test_publishing.py::test_what_a_collector_deletes_between_any_two_requests_is_lost",),
@@ -216,7 +232,9 @@ ORDER = (
         "repository/sharing/trash.py",
         "            entries.append(_keep(repository, point, manifest))\n",
         "            repository.store.delete(name)\n            entries.append(_keep(repository, point, manifest))\n",
-        ("unit/operations/upkeep/test_store_faults_of_upkeep.py::test_whatever_call_fails_no_point_is_lost_and_the_next_run_goes_on",),
+        (
+            "unit/operations/upkeep/test_store_faults_of_upkeep.py::test_whatever_call_fails_no_point_is_lost_and_the_next_run_goes_on",
+        ),
     ),
     Mutation(
         "a collector does not check a second time",
@@ -230,7 +248,9 @@ ORDER = (
         "repository/sharing/collector.py",
         "        if now - since >= grace:\n            due",
         "        if True:\n            due",
-        ("unit/repository/test_repository_v1.py::test_of_what_is_condemned_only_what_was_so_for_the_grace_period_goes",),
+        (
+            "unit/repository/test_repository_v1.py::test_of_what_is_condemned_only_what_was_so_for_the_grace_period_goes",
+        ),
     ),
     Mutation(
         "a lease spares nothing",
@@ -244,7 +264,9 @@ ORDER = (
         "repository/sharing/collector.py",
         "condemned.pardon(self._repository, name), found.idle)",
         "condemned.pardon(self._repository, name), ())",
-        ("unit/repository/sharing/test_collector.py::test_an_announcement_of_what_is_needed_is_taken_back_and_another_keeps_its_time",),
+        (
+            "unit/repository/sharing/test_collector.py::test_an_announcement_of_what_is_needed_is_taken_back_and_another_keeps_its_time",
+        ),
     ),
     Mutation(
         "a repository that shrank is collected unasked",
@@ -258,7 +280,9 @@ ORDER = (
         "repository/sharing/publishing.py",
         "            trash.remove(repository, point)\n",
         "            pass\n",
-        ("unit/repository/sharing/test_relocation.py::test_a_point_removed_at_any_operation_stays_removed_and_can_be_brought_back",),
+        (
+            "unit/repository/sharing/test_relocation.py::test_a_point_removed_at_any_operation_stays_removed_and_can_be_brought_back",
+        ),
     ),
 )
 
@@ -270,7 +294,9 @@ RULES = (
         "operations/upkeep/retention.py",
         "        if goes and not stays and not request.allow_empty:\n",
         "        if False:\n",
-        ("unit/operations/upkeep/test_retention.py::test_rules_that_take_nothing_are_refused_whatever_stays_without_them",),
+        (
+            "unit/operations/upkeep/test_retention.py::test_rules_that_take_nothing_are_refused_whatever_stays_without_them",
+        ),
     ),
     Mutation(
         "a pinned point is not kept",
@@ -291,7 +317,9 @@ RULES = (
         "operations/upkeep/live_blocks.py",
         "count(bits | held.get(ref, 0))",
         "count(bits)",
-        ("unit/repository/sharing/test_collector.py::test_what_a_removed_point_needs_is_not_worth_a_compaction_until_it_cannot_be_brought_back",),
+        (
+            "unit/repository/sharing/test_collector.py::test_what_a_removed_point_needs_is_not_worth_a_compaction_until_it_cannot_be_brought_back",
+        ),
     ),
     Mutation(
         "a restored file has its name before it is complete",
@@ -305,7 +333,9 @@ RULES = (
         "operations/restore/restore.py",
         "            os.link(partial, final, follow_symlinks=False)\n            os.unlink(partial)\n",
         "            os.replace(partial, final)\n",
-        ("unit/operations/restore/test_restore_files.py::test_a_file_of_another_that_appears_at_the_last_moment_stays_unless_by_force",),
+        (
+            "unit/operations/restore/test_restore_files.py::test_a_file_of_another_that_appears_at_the_last_moment_stays_unless_by_force",
+        ),
     ),
     Mutation(
         "a wish to stop is not heeded",
@@ -324,7 +354,9 @@ GUARDS = (
         "hypervisor/free_space.py",
         "        if not space.short and space.free >= looks[0] - space.free:\n",
         "        if True:\n",
-        ("integration/test_space.py::test_a_scratch_directory_that_fills_up_ends_the_backup_before_the_guest_sees_an_error[slow]",),
+        (
+            "integration/test_space.py::test_a_scratch_directory_that_fills_up_ends_the_backup_before_the_guest_sees_an_error[slow]",
+        ),
     ),
     Mutation(
         "a backup begins where there is no room",
@@ -357,8 +389,10 @@ GUARDS = (
     Mutation(
         "an image that is there is written over unasked",
         "operations/restore/plan.py",
-        '    if not force:\n        raise Refused(f"Cannot restore {plan.target} to {plan.path}: it exists already.',
-        '    if False:\n        raise Refused(f"Cannot restore {plan.target} to {plan.path}: it exists already.',
+        "    if not force:\n        raise Refused(\n"
+        '            f"Cannot restore {plan.target} to {plan.path}: it exists already.',
+        "    if False:\n        raise Refused(\n"
+        '            f"Cannot restore {plan.target} to {plan.path}: it exists already.',
         ("integration/test_bad_input.py::test_an_existing_image_and_a_running_domains_disk_are_not_overwritten",),
     ),
     Mutation(
@@ -373,7 +407,9 @@ GUARDS = (
         "operations/restore/machine.py",
         '        if domain.api.isActive():\n            raise Refused(f"{what} and is running.',
         '        if False:\n            raise Refused(f"{what} and is running.',
-        ("integration/test_restore_accidents.py::test_a_domain_that_is_there_is_not_replaced_unasked_nor_while_it_runs",),
+        (
+            "integration/test_restore_accidents.py::test_a_domain_that_is_there_is_not_replaced_unasked_nor_while_it_runs",
+        ),
     ),
     Mutation(
         "a job of another tool is not respected",
@@ -387,7 +423,9 @@ GUARDS = (
         "operations/backup/run.py",
         "            undo.callback(self._forget_checkpoint)\n",
         "",
-        ("integration/test_interruption.py::test_an_error_in_any_phase_leaves_nothing_and_the_next_run_is_incremental[reading]",),
+        (
+            "integration/test_interruption.py::test_an_error_in_any_phase_leaves_nothing_and_the_next_run_is_incremental[reading]",
+        ),
     ),
 )
 
@@ -423,8 +461,8 @@ TRUST = (
     Mutation(
         "a repository that went back is taken",
         "repository/sharing/removals.py",
-        "    return not (_exists(repository, key) or",
-        "    return not (True or",
+        "    return not (\n        _exists(repository, key) or",
+        "    return not (\n        True or",
         ("unit/repository/memory/test_known_state.py",),
     ),
 )
@@ -580,8 +618,8 @@ LATE = (
     Mutation(
         "a replaced manifest that came too late is not looked at again",
         "repository/sharing/publishing.py",
-        "(looked.elapsed() < STEADY or _settled(repository, before, after, records))",
-        "True",
+        "            looked.elapsed() < STEADY or _settled(repository, before, after, records)\n",
+        "            True\n",
         ("unit/repository/sharing/test_late_replacements.py",),
     ),
     Mutation(
@@ -706,22 +744,22 @@ LATE = (
     Mutation(
         "leases go as soon as they lapsed",
         "repository/sharing/collector.py",
-        "> LAPSE + self._grace]",
-        "> LAPSE]",
+        "> LAPSE + self._grace\n",
+        "> LAPSE\n",
         ("unit/repository/sharing/test_late_sessions.py",),
     ),
     Mutation(
         "leases of dead sessions stay",
         "repository/sharing/collector.py",
-        "if self._now - entry.modified > LAPSE + self._grace]",
-        "if False]",
+        "            if self._now - entry.modified > LAPSE + self._grace\n",
+        "            if False\n",
         ("unit/repository/sharing/test_late_sessions.py",),
     ),
     Mutation(
         "a young entry of the trash goes while its point exists",
         "repository/sharing/collector.py",
-        " or (exists and self._now - entry.modified <= LAPSE):",
-        ":",
+        "                or (exists and self._now - entry.modified <= LAPSE)\n",
+        "",
         ("unit/repository/sharing/test_removals.py",),
     ),
     Mutation(
@@ -860,14 +898,18 @@ HOLDS = (
         "repository/sharing/trash.py",
         "            _check_free(repository, point, entries)\n",
         "",
-        ("unit/repository/sharing/test_holds.py::test_a_held_point_is_not_removed_by_anyone_and_the_error_says_what_to_do",),
+        (
+            "unit/repository/sharing/test_holds.py::test_a_held_point_is_not_removed_by_anyone_and_the_error_says_what_to_do",
+        ),
     ),
     Mutation(
         "a removal looks for holds before its entry is there",
         "repository/sharing/trash.py",
         "            entries.append(_keep(repository, point, manifest))\n            _check_free(repository, point, entries)\n",
         "            _check_free(repository, point, entries)\n            entries.append(_keep(repository, point, manifest))\n",
-        ("unit/repository/sharing/test_holds_beside_others.py::test_a_hold_given_before_the_entry_of_a_removal_is_there_ends_the_removal",),
+        (
+            "unit/repository/sharing/test_holds_beside_others.py::test_a_hold_given_before_the_entry_of_a_removal_is_there_ends_the_removal",
+        ),
     ),
     Mutation(
         "a removal does not look for holds once the manifest is gone",
@@ -907,9 +949,11 @@ HOLDS = (
     Mutation(
         "an entry of a held point leaves the trash",
         "repository/sharing/collector.py",
-        "locked or taken.point in needed.held or (",
-        "locked or (",
-        ("unit/repository/sharing/test_holds_beside_others.py::test_a_point_whose_removal_was_killed_when_it_met_a_hold_stays_in_the_trash_as_long_as_that",),
+        "                or taken.point in needed.held\n",
+        "",
+        (
+            "unit/repository/sharing/test_holds_beside_others.py::test_a_point_whose_removal_was_killed_when_it_met_a_hold_stays_in_the_trash_as_long_as_that",
+        ),
     ),
     Mutation(
         "what an entry of a held point names goes",
@@ -923,7 +967,9 @@ HOLDS = (
         "operations/upkeep/retention.py",
         "*(each.reason for each in self._holds if each.key == verdict.point.key)",
         "",
-        ("unit/repository/sharing/test_holds.py::test_a_held_point_survives_retention_which_says_why_until_it_is_released",),
+        (
+            "unit/repository/sharing/test_holds.py::test_a_held_point_survives_retention_which_says_why_until_it_is_released",
+        ),
     ),
     Mutation(
         "space is reclaimed although a hold cannot be read",
@@ -944,7 +990,9 @@ HOLDS = (
         "repository/sharing/survey.py",
         "        return point, hold.since is not None\n",
         "        return point, False\n",
-        ("unit/repository/sharing/test_holds.py::test_a_hold_of_which_a_map_is_gone_stops_collectors_unless_it_was_never_whole",),
+        (
+            "unit/repository/sharing/test_holds.py::test_a_hold_of_which_a_map_is_gone_stops_collectors_unless_it_was_never_whole",
+        ),
     ),
     Mutation(
         "packs of a held point are emptied",
@@ -958,14 +1006,18 @@ HOLDS = (
         "repository/sharing/trash.py",
         "            _withdraw(repository, entries[:-1])",
         "            _withdraw(repository, ())",
-        ("unit/repository/sharing/test_late_requests.py::test_an_entry_that_came_late_does_not_outlast_the_manifest_that_it_keeps",),
+        (
+            "unit/repository/sharing/test_late_requests.py::test_an_entry_that_came_late_does_not_outlast_the_manifest_that_it_keeps",
+        ),
     ),
     Mutation(
         "a late entry keeps what is about to be deleted",
         "repository/sharing/trash.py",
         "    return not any(name in going for name in objects) and",
         "    return",
-        ("unit/repository/sharing/test_late_requests.py::test_an_entry_after_the_deletion_is_withdrawn_if_a_collector_is_about_to_delete_what_it_names",),
+        (
+            "unit/repository/sharing/test_late_requests.py::test_an_entry_after_the_deletion_is_withdrawn_if_a_collector_is_about_to_delete_what_it_names",
+        ),
     ),
 )
 

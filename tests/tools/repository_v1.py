@@ -66,7 +66,14 @@ UUIDS = {
     DB: "5d0a3b0e-7c1f-4a53-9f43-6e1f3d1c0a02",
     OFFICE: "5d0a3b0e-7c1f-4a53-9f43-6e1f3d1c0a03",
 }
-QCOW2 = {"format": "qcow2", "type": "file", "compat": "1.1", "cluster-size": 65536, "compression-type": "zlib", "lazy-refcounts": False}
+QCOW2 = {
+    "format": "qcow2",
+    "type": "file",
+    "compat": "1.1",
+    "cluster-size": 65536,
+    "compression-type": "zlib",
+    "lazy-refcounts": False,
+}
 QCOW2.update({"refcount-bits": 16, "extended-l2": False})
 RAW = {"format": "raw", "type": "block"}
 VERSIONS = {"kvm.cbt": "0.1.0", "libvirt": "9.0.0", "qemu": "7.2.19"}
@@ -135,7 +142,11 @@ class MortalStore(MemoryStore):
 def content(number: int) -> bytes:
     """A block of its own for each number: most are small once compressed, those below 10 do not compress."""
     made = random.Random(number)
-    return made.randbytes(BLOCK_SIZE) if number < 10 else made.randbytes(48) * (BLOCK_SIZE // 48) + made.randbytes(BLOCK_SIZE % 48)
+    return (
+        made.randbytes(BLOCK_SIZE)
+        if number < 10
+        else made.randbytes(48) * (BLOCK_SIZE // 48) + made.randbytes(BLOCK_SIZE % 48)
+    )
 
 
 class GuestDisk:
@@ -186,9 +197,15 @@ def _xml(name: str, disks: list[GuestDisk], firmware: bool) -> str:
     machine = "<os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>"
     devices = ""
     if firmware:
-        files = {"loader": "/usr/share/OVMF/OVMF_CODE_4M.fd", "kernel": "/var/lib/kernels/db1", "initrd": "/var/lib/kernels/db1.initrd"}
+        files = {
+            "loader": "/usr/share/OVMF/OVMF_CODE_4M.fd",
+            "kernel": "/var/lib/kernels/db1",
+            "initrd": "/var/lib/kernels/db1.initrd",
+        }
         files.update(dtb="/var/lib/kernels/db1.dtb", nvram="/var/lib/libvirt/qemu/nvram/db1_VARS.fd")
-        machine = machine.replace("</os>", "".join(f"<{kind}>{path}</{kind}>" for kind, path in files.items()) + "</os>")
+        machine = machine.replace(
+            "</os>", "".join(f"<{kind}>{path}</{kind}>" for kind, path in files.items()) + "</os>"
+        )
         devices = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
     for disk in disks:
         kind = ("file", "file") if disk.image is QCOW2 else ("block", "dev")
@@ -201,7 +218,9 @@ def _xml(name: str, disks: list[GuestDisk], firmware: bool) -> str:
 class Machine:
     """A domain and its disks."""
 
-    def __init__(self, name: str, disks: list[GuestDisk], firmware: bool = False, guest: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, name: str, disks: list[GuestDisk], firmware: bool = False, guest: dict[str, Any] | None = None
+    ) -> None:
         self.name, self.uuid, self.disks = name, UUIDS[name], disks
         self.xml, self.guest = _xml(name, disks, firmware), guest
         self.tracked_since: RestorePoint | None = None
@@ -217,10 +236,17 @@ class Machine:
 
 def machines() -> dict[str, Machine]:
     """The domains before they write anything: their disks end with a short block, all but one."""
-    web = [GuestDisk("vda", 11 * BLOCK_SIZE + 1536, QCOW2, "/var/lib/libvirt/images/web1.qcow2"), GuestDisk("vdb", 3 * BLOCK_SIZE + 512, RAW, "/dev/vg0/web1")]
+    web = [
+        GuestDisk("vda", 11 * BLOCK_SIZE + 1536, QCOW2, "/var/lib/libvirt/images/web1.qcow2"),
+        GuestDisk("vdb", 3 * BLOCK_SIZE + 512, RAW, "/dev/vg0/web1"),
+    ]
     database = [GuestDisk("vda", 5 * BLOCK_SIZE, QCOW2, "/var/lib/libvirt/images/db1.qcow2")]
     office = [GuestDisk("sda", 5 * BLOCK_SIZE + 4096, QCOW2, "/var/lib/libvirt/images/office.qcow2")]
-    made = [Machine(WEB, web), Machine(DB, database, firmware=True, guest={"os": {"id": "debian"}}), Machine(OFFICE, office, guest={"hostname": "büro"})]
+    made = [
+        Machine(WEB, web),
+        Machine(DB, database, firmware=True, guest={"os": {"id": "debian"}}),
+        Machine(OFFICE, office, guest={"hostname": "büro"}),
+    ]
     return {each.name: each for each in made}
 
 
@@ -348,8 +374,14 @@ class _Backup:
     def _read(self, disk: GuestDisk) -> None:
         disk.reads_all = self._modes[disk.target] not in ("incremental", "differential")
         compared = self._last if disk.reads_all else self._machine.tracked_since
-        base = self._repository.read_map(self._repository.point(compared.uuid, compared.id), disk.target) if compared is not None else None
-        again: tuple[BlockRange, ...] = ranges_of(damage.damaged_runs(base, self._damages)) if base is not None and not disk.reads_all else ()
+        base = (
+            self._repository.read_map(self._repository.point(compared.uuid, compared.id), disk.target)
+            if compared is not None
+            else None
+        )
+        again: tuple[BlockRange, ...] = (
+            ranges_of(damage.damaged_runs(base, self._damages)) if base is not None and not disk.reads_all else ()
+        )
         self._new.read(disk, disk.target, base, again=again)
 
     def _describe(self, maps: Files, files: Files) -> RestorePoint:
@@ -366,7 +398,9 @@ class _Backup:
             parent=self._last.id if self._last is not None else None,
             checkpoint=name,
             checkpoint_xml=xml if tracks else None,
-            incremental_set=since.incremental_set if since is not None and self._wish.mode in ("incremental", "differential") else self._id,
+            incremental_set=since.incremental_set
+            if since is not None and self._wish.mode in ("incremental", "differential")
+            else self._id,
             consistency="filesystem" if self._machine.guest else "crash",
             disks=tuple(self._record(disk, maps) for disk in self._machine.disks),
             files=files,
@@ -381,11 +415,26 @@ class _Backup:
     def _record(self, disk: GuestDisk, maps: Files) -> DiskRecord:
         mode = self._modes[disk.target]
         statistics = dataclasses.asdict(self._new.disks[disk.target].statistics)
-        return DiskRecord(disk.target, disk.size, mode, f"Read as {mode}.", maps[disk.target], disk.source, disk.image, statistics)
+        return DiskRecord(
+            disk.target, disk.size, mode, f"Read as {mode}.", maps[disk.target], disk.source, disk.image, statistics
+        )
 
     def _expect(self, made: RestorePoint, captured: Capture) -> None:
         """Note what the point must be, from what went into it."""
-        fields = ("domain", "uuid", "created", "parent", "checkpoint", "incremental_set", "consistency", "autostart", "tags", "pinned", "host", "dedup")
+        fields = (
+            "domain",
+            "uuid",
+            "created",
+            "parent",
+            "checkpoint",
+            "incremental_set",
+            "consistency",
+            "autostart",
+            "tags",
+            "pinned",
+            "host",
+            "dedup",
+        )
         disks = {
             disk.target: {
                 "size": disk.size,
@@ -396,7 +445,9 @@ class _Backup:
             }
             for disk in self._machine.disks
         }
-        machine = {each.kind: (self._world.files / each.path[1:]).read_bytes() for each in machine_files(self._machine.xml)}
+        machine = {
+            each.kind: (self._world.files / each.path[1:]).read_bytes() for each in machine_files(self._machine.xml)
+        }
         self._world.points[made.id] = {
             **{field: getattr(made, field) for field in fields},
             "disks": disks,
@@ -511,7 +562,14 @@ def damaged_for_good(world: World, disk: GuestDisk) -> None:
     del world.store.objects[world.pack_of(second, "sda", 3)[0]]
     name = f"{second.folder}/guest.json"
     world.store.objects[name] = world.keys.seal(name, b'{"hostname": "changed"}')
-    gone = {"disk": "sda", "offset": 2 * BLOCK_SIZE, "length": 3 * BLOCK_SIZE, "level": "structure", "missing": True, "own": False}
+    gone = {
+        "disk": "sda",
+        "offset": 2 * BLOCK_SIZE,
+        "length": 3 * BLOCK_SIZE,
+        "level": "structure",
+        "missing": True,
+        "own": False,
+    }
     changed = {"disk": "", "offset": 0, "length": 0, "level": "structure", "missing": False, "own": True}
     world.points[first.id]["damage"] = [{**gone, "length": BLOCK_SIZE, "level": "data", "missing": False}]
     world.points[second.id]["damage"] = [changed, gone]
@@ -535,7 +593,11 @@ def pack_up(world: World, path: Path) -> None:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
         for name, data in sorted(objects.items()):
             member = tarfile.TarInfo(name)
-            member.size, member.mode, member.mtime = len(data), 0o600, int(world.store.times.get(name, world.now.timestamp()))
+            member.size, member.mode, member.mtime = (
+                len(data),
+                0o600,
+                int(world.store.times.get(name, world.now.timestamp())),
+            )
             archive.addfile(member, io.BytesIO(data))
 
 
@@ -551,7 +613,10 @@ def make(passphrases: dict[str, str]) -> World:
 
 def main(folder: Path) -> None:
     """Write both repositories and what is expected of them."""
-    kinds: dict[str, Callable[[], World]] = {"plain": functools.partial(make, {}), "encrypted": functools.partial(make, PASSPHRASES)}
+    kinds: dict[str, Callable[[], World]] = {
+        "plain": functools.partial(make, {}),
+        "encrypted": functools.partial(make, PASSPHRASES),
+    }
     expected = {}
     with unittest.mock.patch("socket.gethostname", lambda: HOST):
         for kind, made in kinds.items():

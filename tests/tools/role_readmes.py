@@ -67,7 +67,13 @@ def _default(option: dict[str, Any]) -> str:
     if "default" not in option:
         return "required" if option.get("required") else ""
     value = option["default"]
-    shown = str(value).lower() if isinstance(value, bool) else value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=1000)
+    shown = (
+        str(value).lower()
+        if isinstance(value, bool)
+        else value
+        if isinstance(value, str)
+        else yaml.safe_dump(value, default_flow_style=True, width=1000)
+    )
     shown = str(shown).removesuffix("\n...\n").strip().replace("|", "\\|") or "''"
     return f"`{shown}`"
 

@@ -17,7 +17,17 @@ import tokenize
 from pathlib import Path
 
 ENGINE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils" / "_cbt"
-_LAYOUT = frozenset({tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER})
+_LAYOUT = frozenset(
+    {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENCODING,
+        tokenize.ENDMARKER,
+    }
+)
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -34,7 +44,9 @@ def tokens_of(path: Path) -> int:
     """The tokens of a file."""
     spared = docstrings(path.read_text(encoding="utf-8"))
     with path.open("rb") as file:
-        return sum(token.type not in _LAYOUT and token.start not in spared for token in tokenize.tokenize(file.readline))
+        return sum(
+            token.type not in _LAYOUT and token.start not in spared for token in tokenize.tokenize(file.readline)
+        )
 
 
 def main() -> None:

@@ -14,7 +14,11 @@ _ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(_ROOT / "plugins" / "module_utils"))
 
 # The collection under its full name, by which plugins import from each other.
-for _name, _path in {"ansible_collections": [], "ansible_collections.kvm": [], "ansible_collections.kvm.cbt": [str(_ROOT)]}.items():
+for _name, _path in {
+    "ansible_collections": [],
+    "ansible_collections.kvm": [],
+    "ansible_collections.kvm.cbt": [str(_ROOT)],
+}.items():
     sys.modules[_name] = types.ModuleType(_name)
     sys.modules[_name].__path__ = _path
 

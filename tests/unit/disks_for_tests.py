@@ -56,7 +56,12 @@ class MemoryDisk:
 
 
 def back_up(
-    repository: Repository, disk: MemoryDisk, session: str, base: ExtentMap | None = None, scope: str = dedup.REPOSITORY, domain: str = "domain"
+    repository: Repository,
+    disk: MemoryDisk,
+    session: str,
+    base: ExtentMap | None = None,
+    scope: str = dedup.REPOSITORY,
+    domain: str = "domain",
 ) -> tuple[ExtentMap, Statistics]:
     """Store a disk and leave hooks, as a run does."""
     damages = damage.read_all(repository)

@@ -42,7 +42,11 @@ class EngineHistory(History):
             damages = damage.read_all(repository)
             if base is not None:
                 damages.update(damage.unsound_packs(base.packs, repository.store))
-            again = [BlockRange(run.first, run.count, False) for run in damage.damaged_runs(base, damages)] if base is not None else []
+            again = (
+                [BlockRange(run.first, run.count, False) for run in damage.damaged_runs(base, damages)]
+                if base is not None
+                else []
+            )
             if last is None or self.truth[last.id] != self.at_mark:
                 self.disk.dirty = set(range(len(self.disk.content)))
             new = NewPoint(lease, uuid, name, OPTIONS, damages, Interrupt(), silent)
@@ -52,7 +56,15 @@ class EngineHistory(History):
             def describe(maps: Files, files: Files) -> RestorePoint:
                 disks = (record(size=read.size, map=maps["vda"]),)
                 parent = last.id if last is not None else None
-                return point(1, disks, id=name, uuid=uuid, created=at.isoformat(timespec="microseconds"), parent=parent, files=files)
+                return point(
+                    1,
+                    disks,
+                    id=name,
+                    uuid=uuid,
+                    created=at.isoformat(timespec="microseconds"),
+                    parent=parent,
+                    files=files,
+                )
 
             made = new.publish(FILES, describe, lambda _target: contextlib.nullcontext(self.disk))  # type: ignore[arg-type,return-value]
             undo.pop_all()
@@ -65,7 +77,13 @@ class EngineHistory(History):
 
     def kept(self) -> Callable[[], None]:
         """A function that brings everything back to what it is now, but for the time."""
-        objects, times, truth, dirty, mark = dict(self.store.objects), dict(self.store.times), dict(self.truth), set(self.disk.dirty), self.at_mark
+        objects, times, truth, dirty, mark = (
+            dict(self.store.objects),
+            dict(self.store.times),
+            dict(self.truth),
+            set(self.disk.dirty),
+            self.at_mark,
+        )
 
         def restore() -> None:
             self.store.objects, self.store.times = dict(objects), dict(times)
@@ -102,5 +120,9 @@ def repaired(history: EngineHistory, where: str) -> None:
     history.backup()
     history.collect()
     assert not history.wrong(), where
-    left = {name for name in history.store.objects if name.startswith(("packs/", "points/", "drafts/", "doomed/", "condemned/"))}
+    left = {
+        name
+        for name in history.store.objects
+        if name.startswith(("packs/", "points/", "drafts/", "doomed/", "condemned/"))
+    }
     assert left == history.needed(), where

@@ -70,7 +70,9 @@ class FaultyUpload:
 
     def write(self, buffers: Sequence[Any], offset: int) -> None:
         half = [bytes(buffers[0])[: len(buffers[0]) // 2]]
-        self._store.call("write", self._name, lambda: self._upload.write(buffers, offset), lambda: self._upload.write(half, offset))
+        self._store.call(
+            "write", self._name, lambda: self._upload.write(buffers, offset), lambda: self._upload.write(half, offset)
+        )
 
     def commit(self, replace: bool = True) -> bool:
         return bool(self._store.call("commit", self._name, lambda: self._upload.commit(replace)))
@@ -108,7 +110,9 @@ class FaultyStore(MemoryStore):
                 half()
             elif self.fault == "full" and what not in WRITING:
                 return action()
-            raise RepositoryError(f"Cannot {what} {name}: {'No space left on device' if self.fault == 'full' else 'Input/output error'}.")
+            raise RepositoryError(
+                f"Cannot {what} {name}: {'No space left on device' if self.fault == 'full' else 'Input/output error'}."
+            )
         return action()
 
     def upload(self, name: str) -> Any:
@@ -132,7 +136,9 @@ class FaultyStore(MemoryStore):
         return self._listed(prefix, list(super().list(prefix)))
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        return self._listed(prefix, [Entry(name, len(self.objects[name]), self.times.get(name, 0.0)) for name in super().list(prefix)])
+        return self._listed(
+            prefix, [Entry(name, len(self.objects[name]), self.times.get(name, 0.0)) for name in super().list(prefix)]
+        )
 
     def _listed(self, prefix: str, found: list[Any]) -> Iterator[Any]:
         """What is found, the fault in the midst of it."""

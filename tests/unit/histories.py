@@ -56,7 +56,10 @@ class Disk:
 
     def extents(self) -> Iterator[Extent]:
         """What changed."""
-        return (Extent(block * BLOCK_SIZE, min(BLOCK_SIZE, self.size - block * BLOCK_SIZE), False) for block in sorted(self.dirty))
+        return (
+            Extent(block * BLOCK_SIZE, min(BLOCK_SIZE, self.size - block * BLOCK_SIZE), False)
+            for block in sorted(self.dirty)
+        )
 
     @contextlib.contextmanager
     def connect(self) -> Iterator[Disk]:
@@ -88,12 +91,18 @@ class History:
     def backup(self, uuid: str = UUID) -> RestorePoint:
         """A backup as the engine makes it: what is damaged of the base is read again, and healed."""
         repository = self.fresh()
-        last = repository.point(self._last.uuid, self._last.id) if self._last is not None else None  # its blocks may have been moved
+        last = (
+            repository.point(self._last.uuid, self._last.id) if self._last is not None else None
+        )  # its blocks may have been moved
         base = repository.read_map(last, "vda") if last is not None else None
         damages = damage.read_all(repository)
         if base is not None:
             damages.update(damage.unsound_packs(base.packs, self.store))
-        again = [BlockRange(run.first, run.count, False) for run in damage.damaged_runs(base, damages)] if base is not None else []
+        again = (
+            [BlockRange(run.first, run.count, False) for run in damage.damaged_runs(base, damages)]
+            if base is not None
+            else []
+        )
         writer = repository.writer()
         reader = Reader(writer, encoder("none"), 1, Interrupt(), silent, Throttle(None, lambda: None))
         if base is None:

@@ -107,7 +107,14 @@ class Enemy:
     @staticmethod
     def _entry(kind: str, data: bytes) -> dict[str, Any]:
         owner = {"owner": "root", "group": "root", "mode": 0o644}
-        return {"kind": kind, "path": f"/{kind}", "size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pieces": [f"{kind}.0"], **owner}
+        return {
+            "kind": kind,
+            "path": f"/{kind}",
+            "size": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "pieces": [f"{kind}.0"],
+            **owner,
+        }
 
     def files(self, index: bytes | None = None) -> dict[str, bytes]:
         """The files of a restore point, honest but for machine.json if that is given."""
@@ -126,16 +133,50 @@ class Enemy:
         stored = {"vda.map": self._map, **(self.files() if files is None else files)}
         for name, data in stored.items():
             self._repository.put_object(f"{folder}/{name}", data)
-        table = {name: {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in stored.items()}
-        image = {"format": "qcow2", "cluster-size": 65536, "compression-type": "zlib", "lazy-refcounts": False, "extended-l2": False}
-        disk = {"target": "vda", "size": SIZE, "mode": "full", "reason": "", "map": table.pop("vda.map"), "source": "/i", "image": image, "statistics": {}}
-        text = {"repository": self._repository.id, "domain": "web1", "consistency": "crash", "created": created(number), "host": "host1"}
+        table = {
+            name: {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in stored.items()
+        }
+        image = {
+            "format": "qcow2",
+            "cluster-size": 65536,
+            "compression-type": "zlib",
+            "lazy-refcounts": False,
+            "extended-l2": False,
+        }
+        disk = {
+            "target": "vda",
+            "size": SIZE,
+            "mode": "full",
+            "reason": "",
+            "map": table.pop("vda.map"),
+            "source": "/i",
+            "image": image,
+            "statistics": {},
+        }
+        text = {
+            "repository": self._repository.id,
+            "domain": "web1",
+            "consistency": "crash",
+            "created": created(number),
+            "host": "host1",
+        }
         nothing = dict.fromkeys(("parent", "checkpoint", "checkpoint_xml"))
-        more = {"disks": [disk], "files": table, "autostart": False, "tags": {}, "pinned": False, "versions": {"qemu": "7"}}
+        more = {
+            "disks": [disk],
+            "files": table,
+            "autostart": False,
+            "tags": {},
+            "pinned": False,
+            "versions": {"qemu": "7"},
+        }
         return {"id": point_id(number), "uuid": UUID, "incremental_set": point_id(number), **text, **nothing, **more}
 
     def publish(self, body: Any, name: str = f"points/{UUID}/{point_id(1)}/manifest.json") -> None:
         """Store a manifest, sealed as a true one is, under any name: the store is the enemy's."""
         data = text_of(body)
         digest = hashlib.sha256(b"manifest 1 " + data).hexdigest()
-        self._store.objects[name] = b'{"kvm.cbt":"manifest","version":1,"sha256":"%s","body":%s}\n' % (digest.encode(), data)
+        self._store.objects[name] = b'{"kvm.cbt":"manifest","version":1,"sha256":"%s","body":%s}\n' % (
+            digest.encode(),
+            data,
+        )

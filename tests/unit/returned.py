@@ -46,7 +46,11 @@ class _Source:
         """The function that a call names, None if it is of neither file."""
         if isinstance(function, ast.Name):
             return self._own.get(function.id) or self._helpers.get(function.id)
-        if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id in ("_module", "self"):
+        if (
+            isinstance(function, ast.Attribute)
+            and isinstance(function.value, ast.Name)
+            and function.value.id in ("_module", "self")
+        ):
             return (self._helpers if function.value.id == "_module" else self._own).get(function.attr)
         return None
 
@@ -66,7 +70,11 @@ class _Source:
             function = self.called(node.func)
             if function is None:
                 return self._fields(_object_shown(node), within)
-            values = [self.value(each.value, function) for each in ast.walk(function) if isinstance(each, ast.Return) and each.value is not None]
+            values = [
+                self.value(each.value, function)
+                for each in ast.walk(function)
+                if isinstance(each, ast.Return) and each.value is not None
+            ]
             return _merged(*values) if values else OPAQUE
         return OPAQUE
 
@@ -87,7 +95,11 @@ class _Source:
     def _comprehension(self, node: ast.DictComp, within: ast.FunctionDef) -> Keys | Opaque:
         source = node.generators[0].iter
         if isinstance(source, ast.Name):
-            assigned = [each.value for each in ast.walk(within) if isinstance(each, ast.Assign) and _is_name(each.targets[0], source.id)]
+            assigned = [
+                each.value
+                for each in ast.walk(within)
+                if isinstance(each, ast.Assign) and _is_name(each.targets[0], source.id)
+            ]
             source = assigned[0] if len(assigned) == 1 else source
         if isinstance(source, (ast.Tuple, ast.List)) and all(isinstance(each, ast.Constant) for each in source.elts):
             return {str(ast.literal_eval(each)): OPAQUE for each in source.elts}
@@ -103,8 +115,12 @@ class _Source:
                     values.append(self.value(node.value, within))
                 elif isinstance(target, ast.Subscript) and _is_name(target.value, name):
                     key = target.slice
-                    values.append({str(key.value): self.value(node.value, within)} if isinstance(key, ast.Constant) else OPAQUE)
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is_name(node.func.value, name):
+                    values.append(
+                        {str(key.value): self.value(node.value, within)} if isinstance(key, ast.Constant) else OPAQUE
+                    )
+            elif (
+                isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is_name(node.func.value, name)
+            ):
                 if node.func.attr == "update":
                     values += [self.value(each, within) for each in node.args]
                     values.append(self.arguments(node, within))
@@ -160,7 +176,10 @@ def _engine(folder: Path) -> tuple[Fields, dict[str, str | None]]:
     functions = {node.name: node.returns for node in unique if isinstance(node, ast.FunctionDef)}
     fields = {name: [each for each in node.body if isinstance(each, ast.AnnAssign)] for name, node in classes.items()}
     return (
-        {name: {ast.unparse(each.target): _class_in(each.annotation, classes) for each in group} for name, group in fields.items()},
+        {
+            name: {ast.unparse(each.target): _class_in(each.annotation, classes) for each in group}
+            for name, group in fields.items()
+        },
         {name: _class_in(returns, classes) for name, returns in functions.items() if returns is not None},
     )
 
@@ -177,7 +196,9 @@ def _object_shown(call: ast.Call) -> ast.expr | None:
     function = call.func
     if isinstance(function, ast.Attribute) and function.attr == "_asdict":
         return function.value
-    named = function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    named = (
+        function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    )
     return call.args[0] if named in ("asdict", "vars") and len(call.args) == 1 else None
 
 

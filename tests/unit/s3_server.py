@@ -41,7 +41,9 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def store_on(endpoint: str, **options: Any) -> Store:
     """s3://bucket/p on a server."""
-    return store_at(Place("s3://bucket/p", S3Options(endpoint_url=endpoint, access_key="KEY", secret_key="SECRET", **options)))
+    return store_at(
+        Place("s3://bucket/p", S3Options(endpoint_url=endpoint, access_key="KEY", secret_key="SECRET", **options))
+    )
 
 
 @contextmanager
@@ -111,7 +113,10 @@ class S3Server(ThreadingHTTPServer):
 
     def _get(self, name: str, wanted: str | None) -> Answer:
         data = self.store.objects[name]
-        head = {"ETag": _etag(data), "Last-Modified": email.utils.formatdate(self.store.times.get(name, 0.0), usegmt=True)}
+        head = {
+            "ETag": _etag(data),
+            "Last-Modified": email.utils.formatdate(self.store.times.get(name, 0.0), usegmt=True),
+        }
         if wanted is None:
             return 200, head, data
         first, _dash, last = wanted.partition("=")[2].partition("-")
@@ -127,7 +132,11 @@ class S3Server(ThreadingHTTPServer):
             for name in sorted(self.store.objects)
             if f"p/{name}".startswith(prefix)
         )
-        return 200, {}, f"<?xml version='1.0'?><ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode()
+        return (
+            200,
+            {},
+            f"<?xml version='1.0'?><ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode(),
+        )
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -142,7 +151,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if fault in ("busy", "refused"):
-            status, headers, answer = (503, {}, refusal("SlowDown")) if fault == "busy" else (403, {}, refusal("AccessDenied"))
+            status, headers, answer = (
+                (503, {}, refusal("SlowDown")) if fault == "busy" else (403, {}, refusal("AccessDenied"))
+            )
         else:
             headers = {name.lower(): value for name, value in self.headers.items()}
             status, headers, answer = self.server.carry_out(self.command, self.path, headers, body)

@@ -65,7 +65,14 @@ def created(number: int) -> str:
 def record(target: str = "vda", size: int = GIB, source: str | None = None, **fields: Any) -> DiskRecord:
     """A disk of a restore point."""
     stored = StoredFile(f"{target}.map", 3, hashlib.sha256(b"map").hexdigest())
-    given = {"mode": "full", "reason": "", "map": stored, "source": source or f"/images/{target}.qcow2", "image": {}, "statistics": {}}
+    given = {
+        "mode": "full",
+        "reason": "",
+        "map": stored,
+        "source": source or f"/images/{target}.qcow2",
+        "image": {},
+        "statistics": {},
+    }
     return DiskRecord(target, size, **{**given, **fields})
 
 
@@ -96,7 +103,9 @@ def point(number: int, disks: tuple[DiskRecord, ...] = (), **fields: Any) -> Res
 def disk(target: str = "vda", bitmaps: tuple[str | Bitmap, ...] = (), **fields: Any) -> Disk:
     """A qcow2 v3 disk of 1 GiB; ``bitmaps`` by name are healthy ones, each beside its mark."""
     healthy = tuple(each if isinstance(each, Bitmap) else Bitmap(each, 65536, 131072) for each in bitmaps)
-    healthy += tuple(Bitmap(mark(each, target), 1 << 31, 0, recording=False) for each in bitmaps if isinstance(each, str))
+    healthy += tuple(
+        Bitmap(mark(each, target), 1 << 31, 0, recording=False) for each in bitmaps if isinstance(each, str)
+    )
     given = {"format": "qcow2", "compat": "1.1", "source": f"/images/{target}.qcow2", "virtual_size": GIB}
     return Disk(target, bitmaps=healthy, **{**given, **fields})
 

@@ -74,7 +74,12 @@ class MemoryStore:
     def copy(self) -> MemoryStore:
         """Another one with the same objects."""
         made = MemoryStore()
-        made.objects, made.times, made.locks, made.clock = dict(self.objects), dict(self.times), dict(self.locks), self.clock
+        made.objects, made.times, made.locks, made.clock = (
+            dict(self.objects),
+            dict(self.times),
+            dict(self.locks),
+            self.clock,
+        )
         return made
 
     def upload(self, name: str) -> MemoryUpload:

@@ -22,18 +22,25 @@ MIB = 1 << 20
 
 
 def _cached_bytes(path: Path) -> int:
-    shown = subprocess.run(["fincore", "--bytes", "--noheadings", "--output", "RES", str(path)], check=True, capture_output=True, text=True)
+    shown = subprocess.run(
+        ["fincore", "--bytes", "--noheadings", "--output", "RES", str(path)], check=True, capture_output=True, text=True
+    )
     return int(shown.stdout)
 
 
-def test_pieces_written_by_several_threads_in_any_order_make_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_written_by_several_threads_in_any_order_make_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "_BEHIND", 5 * MIB)
     pieces = [random_bytes(MIB - index, index) for index in range(40)]
     offsets = [sum(len(each) for each in pieces[:index]) for index in range(40)]
     path = tmp_path / "file"
     with path.open("wb") as opened, ThreadPoolExecutor(4) as pool:
         file = ParallelFile(opened.fileno())
-        for done in [pool.submit(file.write, [pieces[index][:70000], pieces[index][70000:]], offsets[index]) for index in reversed(range(40))]:
+        for done in [
+            pool.submit(file.write, [pieces[index][:70000], pieces[index][70000:]], offsets[index])
+            for index in reversed(range(40))
+        ]:
             done.result()
     assert path.read_bytes() == b"".join(pieces)
 
@@ -50,7 +57,9 @@ def test_what_was_written_leaves_the_page_cache(tmp_path: Path, monkeypatch: pyt
     assert path.read_bytes() == piece * 40
 
 
-def test_an_error_the_kernel_tells_while_writing_back_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_the_kernel_tells_while_writing_back_is_not_swallowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class FailingDisk:
         def sync_file_range(self, _handle: int, _offset: object, _length: object, flags: int) -> int:
             ctypes.set_errno(errno.EIO)

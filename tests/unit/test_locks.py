@@ -109,7 +109,11 @@ def test_another_user_can_neither_make_nor_hold_a_lock_of_root(name: str, engine
 
 
 def test_a_second_run_is_refused_and_the_next_one_is_not(name: str, folder: Path) -> None:
-    with domain_lock(name, "web1"), pytest.raises(Refused, match="Another run of kvm.cbt is working on web1"), domain_lock(name, "web1"):
+    with (
+        domain_lock(name, "web1"),
+        pytest.raises(Refused, match="Another run of kvm.cbt is working on web1"),
+        domain_lock(name, "web1"),
+    ):
         raise AssertionError("both hold it")
     with domain_lock(name, "web1"):
         assert sorted(path.name for path in folder.iterdir()) == [f"{name}.lock"]
@@ -151,7 +155,9 @@ def test_another_user_locks_in_the_runtime_directory(name: str, theirs: Path, en
 
 
 @pytest.mark.parametrize("runtime_directory", ["", "relative", "/nonexistent/runtime", "/run/user/0", "/tmp"])
-def test_without_a_runtime_directory_of_its_own_another_user_locks_below_the_home(runtime_directory: str, name: str, theirs: Path, engine: Path) -> None:
+def test_without_a_runtime_directory_of_its_own_another_user_locks_below_the_home(
+    runtime_directory: str, name: str, theirs: Path, engine: Path
+) -> None:
     if Path(f"/run/user/{NOBODY.pw_uid}").exists():
         pytest.skip("this user has a runtime directory")
     said, _error = as_nobody(engine, _LOCK, name, XDG_RUNTIME_DIR=runtime_directory, HOME=str(theirs)).communicate()

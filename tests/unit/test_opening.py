@@ -33,7 +33,16 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-GOOD = ("real/file", "relative", "absolute", "over another", "up", "folder/file", "folder/below/up", "real/./below//../file")
+GOOD = (
+    "real/file",
+    "relative",
+    "absolute",
+    "over another",
+    "up",
+    "folder/file",
+    "folder/below/up",
+    "real/./below//../file",
+)
 
 
 def _open_handles() -> int:

@@ -44,7 +44,10 @@ def test_a_failing_task_is_raised_after_the_results_before_it(tasks: int, worker
         return number
 
     seen = []
-    with pytest.raises(Broken, match=str(bad)), in_parallel(iter(range(tasks)), worker(work), workers, Interrupt()) as results:
+    with (
+        pytest.raises(Broken, match=str(bad)),
+        in_parallel(iter(range(tasks)), worker(work), workers, Interrupt()) as results,
+    ):
         for result in results:
             seen.append(result)
     assert seen == list(range(len(seen)))
@@ -58,7 +61,10 @@ def test_tasks_that_cannot_be_made_are_an_error(workers: int, good: int) -> None
         yield from range(good)
         raise Broken("the server is gone")
 
-    with pytest.raises(Broken, match="the server is gone"), in_parallel(tasks(), worker(same), workers, Interrupt()) as results:
+    with (
+        pytest.raises(Broken, match="the server is gone"),
+        in_parallel(tasks(), worker(same), workers, Interrupt()) as results,
+    ):
         list(results)
 
 
@@ -93,7 +99,10 @@ def test_a_worker_that_cannot_be_made_is_an_error(bad: int) -> None:
             raise Broken("cannot connect")
         return contextlib.nullcontext(same)
 
-    with pytest.raises(Broken, match="cannot connect"), in_parallel(itertools.count(), make_worker, 4, Interrupt()) as results:
+    with (
+        pytest.raises(Broken, match="cannot connect"),
+        in_parallel(itertools.count(), make_worker, 4, Interrupt()) as results,
+    ):
         for _result in results:
             pass
 
@@ -109,7 +118,10 @@ def test_a_worker_that_cannot_be_left_in_order_is_an_error_though_all_results_ca
         assert consumed.wait(30)
         raise Broken("cannot close")
 
-    with pytest.raises(Broken, match="cannot close"), in_parallel(iter(range(5)), make_worker, 2, Interrupt()) as results:
+    with (
+        pytest.raises(Broken, match="cannot close"),
+        in_parallel(iter(range(5)), make_worker, 2, Interrupt()) as results,
+    ):
         assert list(results) == list(range(5))
         consumed.set()
 
@@ -143,7 +155,10 @@ def test_the_consumers_error_counts_and_not_what_follows_from_it() -> None:
             raise Broken("worker")
         return number
 
-    with pytest.raises(KeyError, match="consumer"), in_parallel(iter(range(100)), worker(work), 2, Interrupt()) as results:
+    with (
+        pytest.raises(KeyError, match="consumer"),
+        in_parallel(iter(range(100)), worker(work), 2, Interrupt()) as results,
+    ):
         next(results)
         raise KeyError("consumer")
 
@@ -160,7 +175,10 @@ def test_an_interrupt_before_the_start_ends_it_at_once() -> None:
     interrupt = Interrupt()
     interrupt.request("SIGTERM")
     seen = []
-    with pytest.raises(Interrupted, match="Ended by SIGTERM"), in_parallel(iter(range(100)), worker(same), 3, interrupt) as results:
+    with (
+        pytest.raises(Interrupted, match="Ended by SIGTERM"),
+        in_parallel(iter(range(100)), worker(same), 3, interrupt) as results,
+    ):
         for result in results:
             seen.append(result)
     assert seen == []
@@ -185,7 +203,10 @@ def test_an_interrupt_is_honoured_while_waiting_for_a_result() -> None:
         assert release.wait(30)
         return number
 
-    with pytest.raises(Interrupted, match="SIGHUP"), in_parallel(iter(range(10)), worker(work), 2, interrupt) as results:
+    with (
+        pytest.raises(Interrupted, match="SIGHUP"),
+        in_parallel(iter(range(10)), worker(work), 2, interrupt) as results,
+    ):
         try:
             list(results)
         finally:

@@ -31,8 +31,15 @@ def parent(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that starts a program and waits. The program is ``serve`` in the folder ``bin``, where programs are looked for first."""
     (tmp_path / "bin").mkdir()
     tool(tmp_path, "serve", "exec sleep 600")
-    environment = {**os.environ, "PYTHONPATH": str(_ENGINE), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "HOME": str(tmp_path)}
-    process = subprocess.Popen([sys.executable, "-c", _PARENT, "serve"], stdout=subprocess.PIPE, text=True, env=environment)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(_ENGINE),
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PARENT, "serve"], stdout=subprocess.PIPE, text=True, env=environment
+    )
     yield process
     process.kill()
     process.communicate()
@@ -63,7 +70,9 @@ def test_a_program_ends_when_its_parent_is_killed(number: int, parent: subproces
     assert ends(child)
 
 
-def test_a_program_whose_parent_died_before_the_kernel_knew_is_never_begun(tmp_path: Path, parent: subprocess.Popen[str]) -> None:
+def test_a_program_whose_parent_died_before_the_kernel_knew_is_never_begun(
+    tmp_path: Path, parent: subprocess.Popen[str]
+) -> None:
     os.mkfifo(tmp_path / "go")
     # What comes before the kernel is asked takes as long as the test wants.
     tool(tmp_path, "setpriv", f'read -r word <"$HOME/go"; PATH={os.environ["PATH"]} exec setpriv "$@"')
@@ -103,13 +112,18 @@ def test_a_program_started_beside_other_threads_lasts_as_long_as_its_block(tmp_p
 
 
 @pytest.mark.parametrize("gone", ["setpriv", "qemu-img"])
-def test_a_program_that_is_not_installed_is_named_with_its_package(gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_is_not_installed_is_named_with_its_package(
+    gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "bin").mkdir()
     for name in {"setpriv", "qemu-img"} - {gone}:
         tool(tmp_path, name, "exit 0")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin")
     package = {"setpriv": "util-linux", "qemu-img": "QEMU's tools"}[gone]
-    with pytest.raises(ProgramError, match=f"Cannot run {gone}: it is not installed. Install {package}"), programs.service(["qemu-img", "convert"]):
+    with (
+        pytest.raises(ProgramError, match=f"Cannot run {gone}: it is not installed. Install {package}"),
+        programs.service(["qemu-img", "convert"]),
+    ):
         raise AssertionError("it was started")
 
 

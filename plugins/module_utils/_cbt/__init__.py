@@ -35,15 +35,12 @@ A backup from its options to the published manifest, and back to a restored disk
     repository/packs/writer.py          writes blocks into packs
     repository/packs/reader.py          reads them back and proves them
     repository/repository.py            opens, creates, lists, reads
-    repository/sharing/leases.py        who works on the repository
-    repository/sharing/condemned.py     objects that a collector is about to delete
     repository/sharing/publishing.py    makes a restore point visible beside running collectors
     operations/point/known_blocks.py    the blocks of the parent restore point
     operations/point/portion.py         reads one portion: zero, unchanged, stored already or new
     operations/point/disk_reader.py     reads a disk in portions, and makes its map
     operations/point/new_point.py       a restore point while it is made
     operations/backup/plan.py           decides how each disk is read, and why
-    operations/backup/situation.py      gathers the facts for that decision
     operations/backup/frozen_view.py    a running or a shut-off domain as one frozen view
     operations/backup/run.py            carries the plan out
     operations/backup/backup.py         the verb: request, result, order of the steps
@@ -71,6 +68,7 @@ Files that the core path imports. Their names are enough for a first reading.
     images/locks.py
     images/qcow2_layout.py
     images/qemu_img.py
+    operations/backup/situation.py
     operations/backup/spot_check.py
     operations/backup/transport.py
     operations/point/machine_files.py
@@ -89,7 +87,9 @@ Files that the core path imports. Their names are enough for a first reading.
     repository/location.py
     repository/records/damage.py
     repository/selecting.py
+    repository/sharing/condemned.py
     repository/sharing/holds.py
+    repository/sharing/leases.py
     repository/sharing/removals.py
     repository/sharing/trash.py
     repository/sharing/wholeness.py

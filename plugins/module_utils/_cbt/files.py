@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writing files in large pieces. Private to the collection."""
+"""Writing files in large pieces."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ class ParallelFile:
             os.posix_fadvise(self._handle, behind[0], behind[1] - behind[0], os.POSIX_FADV_DONTNEED)
 
     def _sync(self, start: int, end: int, flags: int) -> int:
-        return t.cast(int, _LIBC.sync_file_range(self._handle, ctypes.c_int64(start), ctypes.c_int64(end - start), flags))
+        return t.cast(
+            int, _LIBC.sync_file_range(self._handle, ctypes.c_int64(start), ctypes.c_int64(end - start), flags)
+        )
 
 
 def _write_all(handle: int, buffers: t.Sequence[Buffer], offset: int) -> int:

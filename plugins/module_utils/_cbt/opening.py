@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Opening a file of the host that lies where other users may write. Private to the collection.
+"""Opening a file of the host that lies where other users may write.
 
 QEMU's user owns the folder of firmware variables, that of the emulated TPM the folder of its state. Who has taken over one of
 their processes can put a link there, to have root read any file of the host into a repository.

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The only place where external programs are started. Private to the collection."""
+"""The only place where external programs are started."""
 
 from __future__ import annotations
 
@@ -42,7 +42,13 @@ def run(arguments: t.Sequence[str]) -> str:
     try:
         # A session of its own: a Ctrl-C meant for us must not tear the tool down half-way.
         result = subprocess.run(
-            list(arguments), check=False, capture_output=True, text=True, env=_environment(), stdin=subprocess.DEVNULL, start_new_session=True
+            list(arguments),
+            check=False,
+            capture_output=True,
+            text=True,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
     except FileNotFoundError as error:
         raise _missing(arguments[0]) from error

@@ -46,7 +46,9 @@ def own_folder() -> t.Iterator[tuple[str, int]]:
             os.mkdir(path, 0o700)
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise Refused(f"Cannot use {path} for locks: {error.strerror}. It must be a directory of user {os.geteuid()}, not a link.") from error
+        raise Refused(
+            f"Cannot use {path} for locks: {error.strerror}. It must be a directory of user {os.geteuid()}, not a link."
+        ) from error
     try:
         if os.fstat(handle).st_uid != os.geteuid():
             raise Refused(f"Cannot use {path} for locks: it belongs to user {os.fstat(handle).st_uid}. Delete it.")

@@ -53,7 +53,9 @@ def test_clip_gives_the_reply_itself_within_the_disk(case: Any) -> None:
     extents = extents_of(entries, sectors)
     assert extents[-1].end == sectors * SECTOR
     assert [each.offset for each in extents[1:]] == [each.end for each in extents[:-1]]
-    assert [flag for each in extents for flag in [each.flag] * (each.length // SECTOR)] == sector_flags(entries, sectors)
+    assert [flag for each in extents for flag in [each.flag] * (each.length // SECTOR)] == sector_flags(
+        entries, sectors
+    )
 
 
 @given(disks(), st.data())
@@ -111,7 +113,9 @@ def test_blocks_cover_every_dirty_byte_and_are_zero_only_if_all_of_them_is(case:
 def ranges(draw: st.DrawFn) -> list[BlockRange]:
     """Ordered block ranges with gaps, zero or to be read."""
     result, block = [], 0
-    for gap, count, zero in draw(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 40), st.booleans()), max_size=20)):
+    for gap, count, zero in draw(
+        st.lists(st.tuples(st.integers(0, 3), st.integers(1, 40), st.booleans()), max_size=20)
+    ):
         result.append(BlockRange(block + gap, count, zero))
         block += gap + count
     return result
@@ -123,8 +127,15 @@ def test_pieces_keep_every_block_in_order_and_obey_the_limit(given_ranges: list[
     assert all(portions), "no empty portion"
     assert all(sum(each.count for each in portion if not each.zero) <= limit for portion in portions)
     assert all(len(portion) <= limit for portion in portions)
-    dealt = [(block, each.zero) for portion in portions for each in portion for block in range(each.first, each.first + each.count)]
-    assert dealt == [(block, each.zero) for each in given_ranges for block in range(each.first, each.first + each.count)]
+    dealt = [
+        (block, each.zero)
+        for portion in portions
+        for each in portion
+        for block in range(each.first, each.first + each.count)
+    ]
+    assert dealt == [
+        (block, each.zero) for each in given_ranges for block in range(each.first, each.first + each.count)
+    ]
 
 
 @given(ranges(), st.integers(1, 17))

@@ -80,7 +80,9 @@ def test_unequal_replies_lose_no_dirty_sector(dirty_runs: Any, allocation_runs: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nbd, "STATUS_STEP", step * SECTOR)
         found = list(source(dirty, allocation, seed).extents())
-    assert flags_of(found, len(allocation)) == [bool(zero & 2) if changed else None for changed, zero in zip(dirty, allocation)]
+    assert flags_of(found, len(allocation)) == [
+        bool(zero & 2) if changed else None for changed, zero in zip(dirty, allocation)
+    ]
 
 
 @given(RUNS, st.integers(0, 999))
@@ -90,7 +92,9 @@ def test_without_tracking_every_sector_is_told(runs: Any, seed: int) -> None:
     assert flags_of(found, len(allocation)) == [bool(flag & 2) for flag in allocation]
 
 
-@pytest.mark.parametrize(("flags", "zero"), [(0, False), (1, False), (2, True), (3, True)], ids=["data", "hole", "zero", "hole and zero"])
+@pytest.mark.parametrize(
+    ("flags", "zero"), [(0, False), (1, False), (2, True), (3, True)], ids=["data", "hole", "zero", "hole and zero"]
+)
 def test_only_the_zero_bit_spares_a_read(flags: int, zero: bool) -> None:
     """Z7: a hole without zero may hold a backing file's data."""
     per_block = BLOCK_SIZE // SECTOR

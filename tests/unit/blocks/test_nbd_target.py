@@ -31,7 +31,9 @@ class Pki:
             "another name": self.right.issue("server", "elsewhere.example", "192.0.2.7"),
             "expired": self.right.issue("server", "localhost", "127.0.0.1", days=-1),
             "self-signed": self._self_signed(folder / "self-signed"),
-            "of a client with another name": self._as_server(self.right.issue("client", "backup0.example", "192.0.2.8")),
+            "of a client with another name": self._as_server(
+                self.right.issue("client", "backup0.example", "192.0.2.8")
+            ),
         }
         self.client = self.right.issue("client", "backup0.example", "192.0.2.8", days=3)
         self.authority = folder / "authority"
@@ -43,7 +45,23 @@ class Pki:
         folder.mkdir()
         key, certificate = folder / "server-key.pem", folder / "server-cert.pem"
         named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-        run_tool(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", *named, "-keyout", key, "-out", certificate])
+        run_tool(
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                *named,
+                "-keyout",
+                key,
+                "-out",
+                certificate,
+            ]
+        )
         shutil.copy(certificate, folder / "ca-cert.pem")
         return folder
 
@@ -77,7 +95,19 @@ def served(image: Path, certificates: Path | None = None, ask_client: bool = Fal
     credentials = f"tls-creds-x509,id=tls,dir={certificates},endpoint=server,verify-peer={asking},sanity-check=no"
     tls = ["--object", credentials, "--tls-creds", "tls"] if certificates is not None else []
     pid = image.with_name("pid")
-    run_tool(["qemu-nbd", "--fork", "--persistent", f"--pid-file={pid}", "--bind=127.0.0.1", f"--port={port}", "--format=raw", *tls, image])
+    run_tool(
+        [
+            "qemu-nbd",
+            "--fork",
+            "--persistent",
+            f"--pid-file={pid}",
+            "--bind=127.0.0.1",
+            f"--port={port}",
+            "--format=raw",
+            *tls,
+            image,
+        ]
+    )
     try:
         yield port
     finally:
@@ -109,17 +139,25 @@ def test_a_server_that_asks_for_a_certificate_is_shown_one(pki: Pki, image: Path
     assert image.read_bytes().startswith(SECRET)
 
 
-@pytest.mark.parametrize("wrong", ["another CA", "another name", "expired", "self-signed", "of a client with another name", "plain"])
+@pytest.mark.parametrize(
+    "wrong", ["another CA", "another name", "expired", "self-signed", "of a client with another name", "plain"]
+)
 def test_a_wrong_server_gets_nothing(wrong: str, pki: Pki, image: Path) -> None:
-    said = r"Cannot write to nbds://localhost:\d+/: .* The certificate of the server must be of the CA in tls_certificates"
+    said = (
+        r"Cannot write to nbds://localhost:\d+/: .* The certificate of the server must be of the CA in tls_certificates"
+    )
     with served(image, pki.servers.get(wrong)) as port, pytest.raises(CbtError, match=said):
         send(f"nbds://localhost:{port}/", NbdTls(required=False, certificates=str(pki.authority)))
     assert not any(image.read_bytes())
 
 
 @pytest.mark.parametrize("trusted", ["right", "self-signed"])
-def test_without_a_folder_of_certificates_no_server_is_believed_that_no_authority_of_the_system_vouches_for(trusted: str, pki: Pki, image: Path) -> None:
-    refused = pytest.raises(CbtError, match="Cannot write to nbds://localhost")  # by libnbd, or in its place where it does not verify
+def test_without_a_folder_of_certificates_no_server_is_believed_that_no_authority_of_the_system_vouches_for(
+    trusted: str, pki: Pki, image: Path
+) -> None:
+    refused = pytest.raises(
+        CbtError, match="Cannot write to nbds://localhost"
+    )  # by libnbd, or in its place where it does not verify
     with served(image, pki.servers[trusted]) as port, refused:
         send(f"nbds://localhost:{port}/", NbdTls())
     assert not any(image.read_bytes())
@@ -131,7 +169,16 @@ def test_a_plain_server_of_this_host_gets_the_disk(image: Path) -> None:
     assert image.read_bytes().startswith(SECRET)
 
 
-@pytest.mark.parametrize("uri", ["nbd://backup.example/", "nbd://192.0.2.1:10809/x", "nbd://[2001:db8::1]/", "nbd://127.0.0.1.example/", "nbd://0.0.0.0/"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "nbd://backup.example/",
+        "nbd://192.0.2.1:10809/x",
+        "nbd://[2001:db8::1]/",
+        "nbd://127.0.0.1.example/",
+        "nbd://0.0.0.0/",
+    ],
+)
 def test_plain_tcp_to_another_host_has_to_be_written_out(uri: str) -> None:
     with pytest.raises(Refused, match="Use nbds:// and tls_certificates, or set tls: false"):
         check_tls(uri, NbdTls(), "1.22.0")
@@ -144,7 +191,17 @@ def test_a_uri_that_is_none_or_asks_for_no_verification_is_refused(uri: str) -> 
         check_tls(uri, NbdTls(required=True), "1.22.0")
 
 
-@pytest.mark.parametrize("uri", ["nbd://localhost/", "nbd:///", "nbd://127.3.2.1:1/", "nbd://[::1]/", "nbd+unix:///?socket=/a", "nbds+unix:///?socket=/a"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "nbd://localhost/",
+        "nbd:///",
+        "nbd://127.3.2.1:1/",
+        "nbd://[::1]/",
+        "nbd+unix:///?socket=/a",
+        "nbds+unix:///?socket=/a",
+    ],
+)
 def test_this_host_is_reached_without_tls(uri: str) -> None:
     check_tls(uri, NbdTls(), "1.14.2")
 
@@ -152,7 +209,10 @@ def test_this_host_is_reached_without_tls(uri: str) -> None:
 @pytest.mark.parametrize(
     ("version", "verifies"),
     [
-        *[(old, False) for old in ("1.8.0", "1.14.2", "1.18.4", "1.19.9", "1.20.0", "1.20.1", "1.21.3", "", None, "unknown")],
+        *[
+            (old, False)
+            for old in ("1.8.0", "1.14.2", "1.18.4", "1.19.9", "1.20.0", "1.20.1", "1.21.3", "", None, "unknown")
+        ],
         *[(new, True) for new in ("1.18.5", "1.18.6", "1.20.2", "1.20.3-1.el9", "1.22.0", "1.24.1", "2.0.0")],
     ],
 )

@@ -19,7 +19,10 @@ STATES = some.sampled_from(["running", "paused", "shutoff", "crashed", "pmsuspen
 
 def _hostvars(**states: dict[str, str]) -> dict[str, Any]:
     """What hosts found: their domains by UUID, with the state of each."""
-    return {host: {"f": {"domains": [{"name": f"n{uuid}", "uuid": uuid, "state": state} for uuid, state in found.items()]}} for host, found in states.items()}
+    return {
+        host: {"f": {"domains": [{"name": f"n{uuid}", "uuid": uuid, "state": state} for uuid, state in found.items()]}}
+        for host, found in states.items()
+    }
 
 
 def _own(hostvars: dict[str, Any]) -> dict[str, list[str]]:
@@ -27,25 +30,39 @@ def _own(hostvars: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def test_a_domain_on_two_nodes_belongs_to_the_one_where_it_runs() -> None:
-    found = _hostvars(kvm1={"a": "shutoff", "b": "paused", "c": "running"}, kvm2={"a": "running", "b": "running", "c": "paused"}, kvm3={"a": "paused"})
+    found = _hostvars(
+        kvm1={"a": "shutoff", "b": "paused", "c": "running"},
+        kvm2={"a": "running", "b": "running", "c": "paused"},
+        kvm3={"a": "paused"},
+    )
     assert _own(found) == {"kvm1": ["c"], "kvm2": ["a", "b"], "kvm3": []}
 
 
 def test_a_domain_that_is_shut_off_everywhere_belongs_to_the_first_node_that_answers() -> None:
-    found = {**_hostvars(kvm2={"a": "shutoff"}, kvm3={"a": "shutoff"}), "kvm1": {"f": {"unreachable": True, "msg": "gone"}}}
+    found = {
+        **_hostvars(kvm2={"a": "shutoff"}, kvm3={"a": "shutoff"}),
+        "kvm1": {"f": {"unreachable": True, "msg": "gone"}},
+    }
     assert _own(found) == {"kvm1": [], "kvm2": ["a"], "kvm3": []}
 
 
 @given(some.dictionaries(some.sampled_from(HOSTS), some.dictionaries(some.sampled_from("abcd"), STATES)))
 def test_each_domain_belongs_to_just_one_host_that_has_it(states: dict[str, dict[str, str]]) -> None:
     own = _own(_hostvars(**states))
-    assert sorted(uuid for uuids in own.values() for uuid in uuids) == sorted({uuid for found in states.values() for uuid in found})
+    assert sorted(uuid for uuids in own.values() for uuid in uuids) == sorted(
+        {uuid for found in states.values() for uuid in found}
+    )
     for host, uuids in own.items():
         assert set(uuids) <= set(states.get(host, {}))
 
 
 def test_a_repository_is_worked_on_by_the_first_host_that_reaches_it_whatever_it_is_called_there() -> None:
-    found = {"kvm1": {"f": {"failed": True}}, "kvm2": {"f": {"repository": {"id": "1"}}}, "kvm3": {"f": {"repository": {"id": "1"}}}, "kvm4": {}}
+    found = {
+        "kvm1": {"f": {"failed": True}},
+        "kvm2": {"f": {"repository": {"id": "1"}}},
+        "kvm3": {"f": {"repository": {"id": "1"}}},
+        "kvm4": {},
+    }
     assert fleet.first_of_repository([*HOSTS, "kvm4"], found, "f") == ["kvm2"]
     found["kvm3"]["f"]["repository"] = {"id": "2"}
     assert fleet.first_of_repository(HOSTS, found, "f") == ["kvm2", "kvm3"]
@@ -65,11 +82,15 @@ STORED = {"restore_points": [{"domain": name, "uuid": f"u-{name}"} for name in (
         (["db1", "lost"], ["l*"], ["u-db1"]),
     ],
 )
-def test_stored_domains_are_chosen_by_patterns_and_a_name_that_is_not_stored_is_left_to_be_complained_of(wanted: Any, excluded: Any, chosen: Any) -> None:
+def test_stored_domains_are_chosen_by_patterns_and_a_name_that_is_not_stored_is_left_to_be_complained_of(
+    wanted: Any, excluded: Any, chosen: Any
+) -> None:
     assert [run["options"].get("domain") for run in fleet.stored_domains(STORED, wanted, excluded)] == chosen
 
 
-@pytest.mark.parametrize("machines", ["a, b", ["a", "b"], ["a", {"domain": "b"}], '["a", {"domain": "b", "host": "kvm1"}]'])
+@pytest.mark.parametrize(
+    "machines", ["a, b", ["a", "b"], ["a", {"domain": "b"}], '["a", {"domain": "b", "host": "kvm1"}]']
+)
 def test_machines_may_be_given_as_a_list_or_as_a_survey_gives_them(machines: Any) -> None:
     runs = fleet.machines_of(machines, "kvm1", ["kvm1"], HOSTS)
     assert runs == [{"label": name, "options": {"domain": name}} for name in ("a", "b")]
@@ -78,7 +99,9 @@ def test_machines_may_be_given_as_a_list_or_as_a_survey_gives_them(machines: Any
 def test_a_machine_is_restored_on_its_host_only() -> None:
     machines = [{"domain": "a", "host": "kvm2", "new_name": "copy"}, {"domain": "b", "host": "kvm1"}]
     assert [run["label"] for run in fleet.machines_of(machines, "kvm1", HOSTS, HOSTS)] == ["b"]
-    assert fleet.machines_of(machines, "kvm2", ["kvm2"], HOSTS) == [{"label": "copy", "options": {"domain": "a", "new_name": "copy"}}]
+    assert fleet.machines_of(machines, "kvm2", ["kvm2"], HOSTS) == [
+        {"label": "copy", "options": {"domain": "a", "new_name": "copy"}}
+    ]
 
 
 @pytest.mark.parametrize("machine", ["a", {"domain": "a", "host": "kvm9"}, {"domain": "a", "host": ""}])
@@ -96,10 +119,17 @@ def test_the_summary_names_what_failed_where_and_why() -> None:
     hostvars: dict[str, Any] = {
         "kvm1": {"backup_found": found, "backup_outcome": _outcome(False, "done")},
         "kvm2": {"backup_found": found, "backup_outcome": _outcome(True, "no space")},
-        "kvm3": {"backup_found": found, "backup_outcome": {**_outcome(True, "not begun"), "unreachable": True, "msg": "gone"}},
+        "kvm3": {
+            "backup_found": found,
+            "backup_outcome": {**_outcome(True, "not begun"), "unreachable": True, "msg": "gone"},
+        },
         "kvm4": {"backup_found": {"unreachable": True, "msg": "no route"}, "backup_outcome": {"skipped": True}},
         "kvm5": {"backup_found": {"failed": True, "msg": "no libvirt"}},
-        "kvm6": {"backup_found": found, "backup_store": {"failed": True, "msg": "no repository"}, "backup_outcome": {"skipped": True}},
+        "kvm6": {
+            "backup_found": found,
+            "backup_store": {"failed": True, "msg": "no repository"},
+            "backup_outcome": {"skipped": True},
+        },
         "kvm7": {"backup_found": {"msg": "not installed"}, "backup_outcome": {"skipped": True}},
         "kvm8": {},
     }
@@ -123,7 +153,9 @@ def test_a_name_is_missing_only_if_no_host_has_it() -> None:
     hostvars: dict[str, Any] = {
         "kvm1": {"backup_found": {"domains": here, "missing": ["db1", "gone"]}},
         "kvm2": {"backup_found": {"domains": [], "missing": ["web1", "db1", "gone"]}},
-        "kvm3": {"backup_found": {"domains": [{"name": "db1", "uuid": "v", "state": "shutoff"}], "missing": ["web1", "gone"]}},
+        "kvm3": {
+            "backup_found": {"domains": [{"name": "db1", "uuid": "v", "state": "shutoff"}], "missing": ["web1", "gone"]}
+        },
     }
     told = fleet.summary(HOSTS, hostvars, "backup,verify")
     assert (told["missing"], told["failed"]) == (["gone"], [])

@@ -30,19 +30,36 @@ DISKS = [
         ("cbt_backup", {"disks": DISKS}, "would look at 2.0 KiB: vda incremental, vdb skipped"),
         ("cbt_backup", {"disks": [], "skipped": "it is shut off"}, "skipped: it is shut off"),
         ("cbt_checkpoint", {"actions": [], "foreign": []}, "in order"),
-        ("cbt_checkpoint", {"actions": ["remove a", "remove b"], "foreign": ["theirs"]}, "remove a; remove b; not ours: theirs"),
+        (
+            "cbt_checkpoint",
+            {"actions": ["remove a", "remove b"], "foreign": ["theirs"]},
+            "remove a; remove b; not ours: theirs",
+        ),
         (
             "cbt_restore",
             {"domain": "web1", "restore_point": POINT, "disks": [{"target": "vda", "path": "/a"}]},
             f"would restore web1 of {POINT['id']}: vda to /a",
         ),
-        ("cbt_restore", {"domain": "web1", "restore_point": POINT, "disks": [], "duration": 1.6}, f"web1 of {POINT['id']}:  in 2 s"),
+        (
+            "cbt_restore",
+            {"domain": "web1", "restore_point": POINT, "disks": [], "duration": 1.6},
+            f"web1 of {POINT['id']}:  in 2 s",
+        ),
         (
             "cbt_verify",
-            {"restore_points": [{"id": "a", "status": "ok", "checked_bytes": 1}, {"id": "b", "status": "damaged", "checked_bytes": 1}]},
+            {
+                "restore_points": [
+                    {"id": "a", "status": "ok", "checked_bytes": 1},
+                    {"id": "b", "status": "damaged", "checked_bytes": 1},
+                ]
+            },
             "1 of 2 restore points are sound, 2 bytes looked at; damaged: b",
         ),
-        ("cbt_retention", {"kept": [1], "removed": [1, 2], "reclaimed_bytes": 0}, "1 kept, 2 removed, 0 bytes reclaimed"),
+        (
+            "cbt_retention",
+            {"kept": [1], "removed": [1, 2], "reclaimed_bytes": 0},
+            "1 kept, 2 removed, 0 bytes reclaimed",
+        ),
         ("cbt_retention", {"kept": [], "removed": []}, "0 kept, 0 removed"),
         ("command", {"changed": True}, "changed"),
         ("command", {}, "ok"),
@@ -53,7 +70,15 @@ def test_a_line_tells_what_was_done(module: str, result: dict[str, Any], line: s
 
 
 @pytest.mark.parametrize(
-    ("count", "shown"), [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (3 << 19, "1.5 MiB"), (5 << 40, "5.0 TiB"), (5 << 50, "5120.0 TiB")]
+    ("count", "shown"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1024, "1.0 KiB"),
+        (3 << 19, "1.5 MiB"),
+        (5 << 40, "5.0 TiB"),
+        (5 << 50, "5120.0 TiB"),
+    ],
 )
 def test_sizes_are_shown_in_the_largest_unit_that_fits(count: int, shown: str) -> None:
     assert size(count) == shown

@@ -31,7 +31,9 @@ def tmp_path() -> t.Iterator[Path]:
 
 
 @pytest.mark.parametrize("active", [True, False])
-def test_the_folder_gets_the_label_of_the_hosts_rules_where_selinux_is_active(active: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_gets_the_label_of_the_hosts_rules_where_selinux_is_active(
+    active: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     labelled = tmp_path / "labelled"
     program = tmp_path / "restorecon"
     program.write_text(f'#!/bin/sh\necho "$@" >> {labelled}\n')
@@ -46,19 +48,26 @@ def test_the_folder_gets_the_label_of_the_hosts_rules_where_selinux_is_active(ac
     assert not active or labelled.read_text() == f"{folder} {folder}/qemu\n"
 
 
-def test_a_label_that_cannot_be_set_is_told_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_label_that_cannot_be_set_is_told_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = tmp_path / "restorecon"
     program.write_text("#!/bin/sh\necho no such rule >&2; exit 1\n")
     program.chmod(0o755)
     monkeypatch.setattr(scratch, "SELINUX", str(program))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    with pytest.raises(Exception, match="restorecon failed: no such rule"), scratch.scratch_folder(_Facts(), str(tmp_path)):
+    with (
+        pytest.raises(Exception, match="restorecon failed: no such rule"),
+        scratch.scratch_folder(_Facts(), str(tmp_path)),
+    ):
         pass
     assert list(tmp_path.glob("kvm-cbt-*")) == []
 
 
 @pytest.mark.parametrize(("length", "named"), [(20, True), (31, True), (32, False), (67, False)])
-def test_a_folder_is_named_after_the_domains_profile_where_the_path_of_its_socket_allows_that(length: int, named: bool) -> None:
+def test_a_folder_is_named_after_the_domains_profile_where_the_path_of_its_socket_allows_that(
+    length: int, named: bool
+) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="x") as short:
         parent = f"{short}/".ljust(length, "d")
         os.makedirs(parent)
@@ -76,7 +85,9 @@ def test_names_of_local_folders_are_none_of_remote_ones() -> None:
     assert not any(each.startswith(scratch.remote_prefix(uuid)) for each in scratch.local_prefix(uuid))
 
 
-def test_a_folder_that_is_exchanged_for_a_link_while_it_is_removed_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_exchanged_for_a_link_while_it_is_removed_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """QEMU's user does so just when it has turned out to be a folder."""
     outside, folder = tmp_path / "outside", tmp_path / "run"
     (outside / "below").mkdir(parents=True)
@@ -101,7 +112,9 @@ def test_a_folder_that_is_exchanged_for_a_link_while_it_is_removed_is_not_follow
     assert not folder.exists() and (outside / "precious").exists()
 
 
-def test_a_folder_that_is_exchanged_for_a_pipe_while_it_is_removed_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_exchanged_for_a_pipe_while_it_is_removed_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "run/qemu").mkdir(parents=True)
     real = os.unlink
 
@@ -139,7 +152,9 @@ def test_what_is_not_a_folder_of_a_run_is_removed_as_it_is(tmp_path: Path) -> No
     assert not any(os.path.lexists(tmp_path / name) for name in ("link", "outside"))
 
 
-def test_another_users_folder_in_the_place_of_the_one_just_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_users_folder_in_the_place_of_the_one_just_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give folders away")
     real = scratch.tempfile.mkdtemp
@@ -150,5 +165,8 @@ def test_another_users_folder_in_the_place_of_the_one_just_made_is_refused(tmp_p
         return str(path)
 
     monkeypatch.setattr(scratch.tempfile, "mkdtemp", exchanged)
-    with pytest.raises(Exception, match="another user replaced the one that was just created"), scratch.scratch_folder(_Facts(), str(tmp_path)):
+    with (
+        pytest.raises(Exception, match="another user replaced the one that was just created"),
+        scratch.scratch_folder(_Facts(), str(tmp_path)),
+    ):
         pass

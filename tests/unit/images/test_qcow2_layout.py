@@ -23,9 +23,15 @@ CLUSTER = 65536  # the unit blocks come in, whatever the clusters of the image a
 
 
 def _write(
-    path: Path, size: int, ranges: t.Sequence[tuple[int, int]], fill: t.Callable[[int], bytes], features: qcow2_layout.Features = qcow2_layout.DEFAULT
+    path: Path,
+    size: int,
+    ranges: t.Sequence[tuple[int, int]],
+    fill: t.Callable[[int], bytes],
+    features: qcow2_layout.Features = qcow2_layout.DEFAULT,
 ) -> qcow2_layout.Layout:
-    layout = qcow2_layout.plan(size, [(first * CLUSTER, min(count * CLUSTER, size - first * CLUSTER)) for first, count in ranges], features)
+    layout = qcow2_layout.plan(
+        size, [(first * CLUSTER, min(count * CLUSTER, size - first * CLUSTER)) for first, count in ranges], features
+    )
     with open(path, "wb") as file:
         file.truncate(layout.file_size)
         for offset, data in layout.metadata():
@@ -52,23 +58,46 @@ def _disks(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
 
 
 _FEATURES = st.one_of(
-    st.builds(qcow2_layout.Features, st.sampled_from([1 << bits for bits in range(9, 22)]), st.just(False), st.booleans(), st.booleans()),
-    st.builds(qcow2_layout.Features, st.sampled_from([1 << bits for bits in range(14, 22)]), st.just(True), st.booleans(), st.booleans()),
+    st.builds(
+        qcow2_layout.Features,
+        st.sampled_from([1 << bits for bits in range(9, 22)]),
+        st.just(False),
+        st.booleans(),
+        st.booleans(),
+    ),
+    st.builds(
+        qcow2_layout.Features,
+        st.sampled_from([1 << bits for bits in range(14, 22)]),
+        st.just(True),
+        st.booleans(),
+        st.booleans(),
+    ),
 )
 
 
 @settings(max_examples=soaks.examples(0.27))
 @given(_disks(), _FEATURES)
-def test_qemu_finds_the_image_sound_and_reads_back_every_cluster(disk: tuple[int, list[tuple[int, int]]], features: qcow2_layout.Features) -> None:
+def test_qemu_finds_the_image_sound_and_reads_back_every_cluster(
+    disk: tuple[int, list[tuple[int, int]]], features: qcow2_layout.Features
+) -> None:
     size, ranges = disk
     with tempfile.TemporaryDirectory() as folder:
         image, plain = Path(folder, "a.qcow2"), Path(folder, "a.raw")
         _write(image, size, ranges, lambda cluster: bytes([cluster % 255 + 1]) * CLUSTER, features)
         report = json.loads(_qemu_img("check", "--output=json", str(image)))
-        assert {key: report.get(key, 0) for key in ("leaks", "corruptions", "check-errors")} == {"leaks": 0, "corruptions": 0, "check-errors": 0}
+        assert {key: report.get(key, 0) for key in ("leaks", "corruptions", "check-errors")} == {
+            "leaks": 0,
+            "corruptions": 0,
+            "check-errors": 0,
+        }
         info = json.loads(_qemu_img("info", "--output=json", str(image)))
         details = info["format-specific"]["data"]
-        assert (info["virtual-size"], details["compat"], details["refcount-bits"], details["corrupt"]) == (size, "1.1", 16, False)
+        assert (info["virtual-size"], details["compat"], details["refcount-bits"], details["corrupt"]) == (
+            size,
+            "1.1",
+            16,
+            False,
+        )
         assert qcow2_layout.features_like({**details, "cluster-size": info["cluster-size"]}) == features
         with open(plain, "wb") as file:
             file.truncate(size)
@@ -91,13 +120,21 @@ def test_an_image_of_a_large_sparse_disk_is_thin_and_sound(tmp_path: Path) -> No
 def test_the_image_can_be_written_by_qemu_afterwards(tmp_path: Path) -> None:
     image = tmp_path / "a.qcow2"
     _write(image, 64 << 20, [(3, 5)], lambda _cluster: b"y" * CLUSTER)
-    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 7 0 32M", "-c", "read -P 7 0 32M", str(image)], check=True, capture_output=True)
+    subprocess.run(
+        ["qemu-io", "-f", "qcow2", "-c", "write -P 7 0 32M", "-c", "read -P 7 0 32M", str(image)],
+        check=True,
+        capture_output=True,
+    )
     _qemu_img("check", str(image))
     _qemu_img("bitmap", "--add", "-g", "65536", str(image), "b0")
 
 
-@pytest.mark.parametrize("features", [qcow2_layout.Features(512), qcow2_layout.Features(2 << 20, True, True, True)], ids=str)
-def test_an_image_with_all_of_its_clusters_reserved_is_sound_and_empty(tmp_path: Path, features: qcow2_layout.Features) -> None:
+@pytest.mark.parametrize(
+    "features", [qcow2_layout.Features(512), qcow2_layout.Features(2 << 20, True, True, True)], ids=str
+)
+def test_an_image_with_all_of_its_clusters_reserved_is_sound_and_empty(
+    tmp_path: Path, features: qcow2_layout.Features
+) -> None:
     image, size = tmp_path / "a.qcow2", (40 << 20) + 512
     layout = qcow2_layout.plan(size, [(0, size)], features)
     with open(image, "wb") as file:

@@ -82,7 +82,9 @@ class World:
         for result in self.results:
             assert not result.failed
             assert {each.point.id for each in result.copied} | {each.id for each in result.present} == points
-        assert {each.id for each in self.dest().points_of().points} == (points if self.results else {each.id for each in self.dest().points_of().points})
+        assert {each.id for each in self.dest().points_of().points} == (
+            points if self.results else {each.id for each in self.dest().points_of().points}
+        )
         assert not self.untrue()
         for _run in range(2):
             self.store.clock += 2 * LAPSE
@@ -90,7 +92,11 @@ class World:
         assert not self.untrue()
         found = self.dest().points_of().points
         needed = {name for each in found for name in publishing.needed(self.dest(), each)}
-        left = {name for name in self.store.objects if name.startswith(("packs/", "points/", "drafts/", "doomed/", "condemned/"))}
+        left = {
+            name
+            for name in self.store.objects
+            if name.startswith(("packs/", "points/", "drafts/", "doomed/", "condemned/"))
+        }
         assert left == needed | {names.manifest(each.uuid, each.id) for each in found}
 
 
@@ -318,9 +324,15 @@ def processes(source: Path, dest: Path, at: list[int], cache: Path) -> list[dict
     """Copies that begin at the same time, each killed at a request to the destination, or not for 0; what those that ended report."""
     running = []
     for number, each in enumerate(at):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(cache / str(number))}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "XDG_CACHE_HOME": str(cache / str(number)),
+        }
         command = [sys.executable, "-c", CHILD, str(source), str(dest), str(each)]
-        running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment))
+        running.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        )
     for process in running:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -347,7 +359,12 @@ def test_copies_in_processes_of_their_own_lose_no_point_some_of_them_killed(tmp_
         chance = random.Random(number)
         dest = tmp_path / f"dest{number}"
         open_or_create(str(dest))
-        told = processes(source, dest, [0, 0, *(chance.randrange(1, 120) for _killed in range(number % 3))], tmp_path / f"cache{number}")
+        told = processes(
+            source,
+            dest,
+            [0, 0, *(chance.randrange(1, 120) for _killed in range(number % 3))],
+            tmp_path / f"cache{number}",
+        )
         repository = open_repository(str(dest))
         assert len(told) >= 2
         for each in told:

@@ -80,7 +80,8 @@ def test_a_copy_tells_how_it_was_stored_itself(sides: tuple[History, Destination
 
 @pytest.mark.parametrize("check_only", [False, True])
 @pytest.mark.parametrize(
-    ("options", "said"), [({"compression_level": 99}, "none has no level 99"), ({"rate_limit": 0}, "Leave it out to read without a limit")]
+    ("options", "said"),
+    [({"compression_level": 99}, "none has no level 99"), ({"rate_limit": 0}, "Leave it out to read without a limit")],
 )
 def test_what_cannot_be_stored_so_is_refused_before_anything_is_done(
     sides: tuple[History, Destination], options: dict[str, int], said: str, check_only: bool
@@ -88,7 +89,13 @@ def test_what_cannot_be_stored_so_is_refused_before_anything_is_done(
     source, dest = sides
     before = dict(dest.history.store.objects)
     with pytest.raises(CbtError, match=said):
-        copy(source.fresh(), dest.repository, CopyRequest(), dataclasses.replace(OPTIONS, **options), check_only=check_only)  # type: ignore[arg-type]
+        copy(
+            source.fresh(),
+            dest.repository,
+            CopyRequest(),
+            dataclasses.replace(OPTIONS, **options),
+            check_only=check_only,
+        )  # type: ignore[arg-type]
     assert dest.history.store.objects == before
 
 
@@ -101,7 +108,9 @@ def test_copying_again_copies_nothing(sides: tuple[History, Destination]) -> Non
     assert dest.history.store.objects == before
 
 
-def test_a_point_whose_base_has_too_many_runs_is_read_as_a_whole(sides: tuple[History, Destination], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_point_whose_base_has_too_many_runs_is_read_as_a_whole(
+    sides: tuple[History, Destination], monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, dest = sides
     monkeypatch.setattr(copying, "_COMPARED", 0)
     first, second, _third = (each.statistics for each in dest.take(source).copied)
@@ -210,7 +219,9 @@ def test_damage_of_the_destination_is_not_carried_on(harm: str, sides: tuple[His
     for name in packs:
         whole = dest.history.store.objects.pop(name)
         if harm != "missing":
-            dest.history.store.objects[name] = whole[:-1] if harm == "truncated" else whole[:50] + bytes(len(whole) - 50)
+            dest.history.store.objects[name] = (
+                whole[:-1] if harm == "truncated" else whole[:50] + bytes(len(whole) - 50)
+            )
     if harm == "recorded":
         verify(dest.repository, wanted="all", workers=1)
     dest.history.repository = dest.repository = Repository(dest.history.store, "11" * 16, dest.repository.keys)
@@ -285,7 +296,10 @@ def ended(source: History, dest: Destination, options: StoringOptions = OPTIONS)
         if dest.repository.points_of().points:
             interrupt.request("SIGTERM")
 
-    with pytest.raises(Interrupted, match=r"Ended by SIGTERM\. 1 of 3 restore points were copied, and these are complete\. Run it again for the others\."):
+    with pytest.raises(
+        Interrupted,
+        match=r"Ended by SIGTERM\. 1 of 3 restore points were copied, and these are complete\. Run it again for the others\.",
+    ):
         copy(source.fresh(), dest.repository, CopyRequest(), options, interrupt, end)
 
 
@@ -299,7 +313,14 @@ def test_a_copy_that_is_ended_says_so_and_finds_again_what_it_had_stored(sides: 
     before = dest.stored()
     interrupt = Interrupt()
     with pytest.raises(Interrupted):
-        copy(source.fresh(), dest.repository, CopyRequest(wanted=[fourth.id]), OPTIONS, interrupt, lambda _progress: interrupt.request("SIGTERM"))
+        copy(
+            source.fresh(),
+            dest.repository,
+            CopyRequest(wanted=[fourth.id]),
+            OPTIONS,
+            interrupt,
+            lambda _progress: interrupt.request("SIGTERM"),
+        )
     assert [point.id for point in dest.repository.points_of().points] == [first]
     folder = f"points/{UUID}/{fourth.id}"
     assert not [name for name in dest.history.store.objects if name.startswith(folder)]
@@ -312,7 +333,9 @@ def test_a_copy_that_is_ended_says_so_and_finds_again_what_it_had_stored(sides: 
     assert dest.history.read(fourth.id) == source.truth[fourth.id]
 
 
-def test_a_copy_that_is_ended_while_it_heals_says_that_all_points_are_copied(sides: tuple[History, Destination]) -> None:
+def test_a_copy_that_is_ended_while_it_heals_says_that_all_points_are_copied(
+    sides: tuple[History, Destination],
+) -> None:
     source, dest = sides
     dest.take(source)
     first, *_others = sorted(source.truth)
@@ -367,8 +390,13 @@ def test_what_an_ended_copy_left_goes_with_the_collector(sides: tuple[History, D
 
 
 @settings(max_examples=soaks.examples(0.27))
-@given(st.lists(st.sampled_from(["write", "write", "backup", "copy", "latest"]), max_size=20), st.randoms(use_true_random=False))
-def test_whatever_was_written_and_copied_in_between_the_bytes_are_the_same(steps: list[str], chance: random.Random) -> None:
+@given(
+    st.lists(st.sampled_from(["write", "write", "backup", "copy", "latest"]), max_size=20),
+    st.randoms(use_true_random=False),
+)
+def test_whatever_was_written_and_copied_in_between_the_bytes_are_the_same(
+    steps: list[str], chance: random.Random
+) -> None:
     source, dest = History(), Destination(KEYS["plain"])
     source.disk.write(0, 1)
     source.backup()

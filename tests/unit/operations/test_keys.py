@@ -39,7 +39,12 @@ def cheap_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked(
-    place: Path, passphrase: str | None = None, new: str | None = None, slot: str = "default", remove: tuple[str, ...] = (), check: bool = False
+    place: Path,
+    passphrase: str | None = None,
+    new: str | None = None,
+    slot: str = "default",
+    remove: tuple[str, ...] = (),
+    check: bool = False,
 ) -> KeyChange:
     return arrange(Place(str(place), passphrase=passphrase), KeyRequest(new, slot, remove), check)
 
@@ -91,7 +96,9 @@ def test_a_new_passphrase_replaces_the_old_one_and_no_other_object_changes(place
     assert open_repository(Place(str(place), passphrase="new")).get_object(OBJECT) == b"a map"
 
 
-def test_the_second_run_changes_nothing_whatever_passphrase_is_given_with_it(place: Path, protected: Repository) -> None:
+def test_the_second_run_changes_nothing_whatever_passphrase_is_given_with_it(
+    place: Path, protected: Repository
+) -> None:
     asked(place, "old", "new")
     before = everything(place)
     for passphrase in ("old", "new", "forgotten", None):
@@ -165,11 +172,16 @@ def test_slots_that_ask_for_much_work_together_are_refused_before_any_is_tried(
     asked = {f"slot {number}": Slot(n, 4, p, bytes(32), bytes(48)) for number in range(slots)}
     greedy = {name: dataclasses.replace(slot, r=8) for name, slot in asked.items()}
     (place / configuration.NAME).write_bytes(Configuration(protected.id, greedy, "00").encode())
-    with pytest.raises(DamagedObject, match=r"is damaged: (its key slots ask for \d+ times the work of one slot|a key slot asks for what none does)"):
+    with pytest.raises(
+        DamagedObject,
+        match=r"is damaged: (its key slots ask for \d+ times the work of one slot|a key slot asks for what none does)",
+    ):
         open_repository(Place(str(place), passphrase="any"))
 
 
-def test_as_many_slots_as_there_may_be_of_our_own_cost_can_be_tried(place: Path, protected: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_slots_as_there_may_be_of_our_own_cost_can_be_tried(
+    place: Path, protected: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried: list[object] = []
     monkeypatch.setattr(hashlib, "scrypt", lambda *_arguments, **_options: tried.append(1) or bytes(32))
     ours = {f"slot {number}": Slot(1 << 17, 8, 1, bytes(32), bytes(48)) for number in range(key_slots.MAX_SLOTS)}
@@ -189,7 +201,9 @@ def test_there_is_an_end_to_slots(place: Path, protected: Repository) -> None:
 
 
 @pytest.mark.parametrize("given", [{"passphrase": "x"}, {"new": "x"}])
-def test_a_plain_repository_cannot_become_an_encrypted_one(place: Path, repository: Repository, given: dict[str, str]) -> None:
+def test_a_plain_repository_cannot_become_an_encrypted_one(
+    place: Path, repository: Repository, given: dict[str, str]
+) -> None:
     with pytest.raises(PassphraseRefused, match="is not encrypted, and cannot become so"):
         asked(place, **given)  # type: ignore[arg-type]
     assert not asked(place, remove=("default",)).changed
@@ -205,10 +219,14 @@ def test_who_cannot_open_it_cannot_slip_in_a_slot(place: Path, protected: Reposi
         asked(place, "old", "new")
 
 
-def test_a_change_by_somebody_else_meanwhile_is_not_undone(place: Path, protected: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_by_somebody_else_meanwhile_is_not_undone(
+    place: Path, protected: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = keys._decide
 
-    def overtaken(found: Configuration | None, passphrase: str | None, request: KeyRequest, location: str) -> Configuration:
+    def overtaken(
+        found: Configuration | None, passphrase: str | None, request: KeyRequest, location: str
+    ) -> Configuration:
         monkeypatch.setattr(keys, "_decide", real)
         asked(place, "old", "theirs", "theirs")
         return real(found, passphrase, request, location)
@@ -254,7 +272,9 @@ def test_eight_changes_at_once_all_count(place: Path, protected: Repository) -> 
     assert opens(place, "old")
 
 
-def test_who_takes_away_the_slot_of_another_at_the_same_time_is_refused(place: Path, protected: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_takes_away_the_slot_of_another_at_the_same_time_is_refused(
+    place: Path, protected: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked(place, "old", "spare", "emergency")
     real = DirectoryStore.swap
 

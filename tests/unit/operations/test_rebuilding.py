@@ -22,7 +22,9 @@ REBUILD = KeyRequest(rebuild=True)
 def lost(place: Path, repository: Repository) -> bytes:
     """What the configuration was; a restore point is left, and one with a damaged manifest."""
     repository.publish(point(1, repository=repository.id))
-    repository.store.put(names.manifest("00000000-0000-4000-8000-000000000000", "20260101T120000Z-00000000"), b"damaged")
+    repository.store.put(
+        names.manifest("00000000-0000-4000-8000-000000000000", "20260101T120000Z-00000000"), b"damaged"
+    )
     path = place / configuration.NAME
     data = path.read_bytes()
     path.unlink()

@@ -29,16 +29,29 @@ HOUR = datetime.timedelta(hours=1)
 
 def taken(at: datetime.datetime, *stored: int) -> RestorePoint:
     """A point with a disk for each of these counts of bytes."""
-    disks = [record(f"vd{number}", statistics={"new_bytes": 2 * each, "stored_bytes": each}) for number, each in enumerate(stored)]
+    disks = [
+        record(f"vd{number}", statistics={"new_bytes": 2 * each, "stored_bytes": each})
+        for number, each in enumerate(stored)
+    ]
     return point(1, tuple(disks), created=at.isoformat(timespec="microseconds"))
 
 
 def test_growth_is_that_of_each_day_and_of_7_and_30_times_24_hours() -> None:
-    ages = {"now": 0, "a week but an hour": 7 * 24 - 1, "a week": 7 * 24, "a month but an hour": 30 * 24 - 1, "a month": 30 * 24}
+    ages = {
+        "now": 0,
+        "a week but an hour": 7 * 24 - 1,
+        "a week": 7 * 24,
+        "a month but an hour": 30 * 24 - 1,
+        "a month": 30 * 24,
+    }
     found = growth([taken(NOW - age * HOUR, 1 << number, 100) for number, age in enumerate(ages.values())], NOW)
     assert found.last_7_days == Added(2, 2 * (3 + 200), 3 + 200)
     assert found.last_30_days == Added(4, 2 * (15 + 400), 15 + 400)
-    assert {day: each.stored_bytes for day, each in found.days.items()} == {"2026-01-01": 108, "2026-01-24": 206, "2026-01-31": 101}
+    assert {day: each.stored_bytes for day, each in found.days.items()} == {
+        "2026-01-01": 108,
+        "2026-01-24": 206,
+        "2026-01-31": 101,
+    }
     assert list(found.days) == sorted(found.days)
 
 
@@ -88,7 +101,9 @@ def test_a_point_that_was_brought_back_is_no_removed_one(history: EngineHistory)
 def test_recorded_damage_and_manifests_that_cannot_be_read_are_found(history: EngineHistory) -> None:
     repository = history.fresh()
     first, second = repository.points_of().points[:2]
-    verified.record(repository, first, Verified("2026-01-01T00:00:00+00:00", "data", 100, "damaged", "vda.map is damaged"))
+    verified.record(
+        repository, first, Verified("2026-01-01T00:00:00+00:00", "data", 100, "damaged", "vda.map is damaged")
+    )
     history.store.objects[names.manifest(*second.key)] = b"x"
     found = {flaw.object: (flaw.blocks, flaw.cause) for flaw in status(history.fresh(), NOW).damage}
     assert found.pop(names.manifest(*second.key))[0] is None

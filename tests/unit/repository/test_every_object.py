@@ -39,9 +39,30 @@ from _cbt.repository.sharing import condemned, holds, leases, trash
 
 pytestmark = pytest.mark.slow
 
-MAY_BE_LOST = ("hooks/", "damaged/", "verified/", "leases/", "condemned/", "doomed/", "drafts/", "trash/", "removed/", "holds/", "collected.json")
+MAY_BE_LOST = (
+    "hooks/",
+    "damaged/",
+    "verified/",
+    "leases/",
+    "condemned/",
+    "doomed/",
+    "drafts/",
+    "trash/",
+    "removed/",
+    "holds/",
+    "collected.json",
+)
 NOT_SEALED = ("packs/", "condemned/")
-UPKEEP = ("leases/", "condemned/", "doomed/", "drafts/", "trash/", "removed/", "holds/", "collected.json")  # what only publishing and retention look at
+UPKEEP = (
+    "leases/",
+    "condemned/",
+    "doomed/",
+    "drafts/",
+    "trash/",
+    "removed/",
+    "holds/",
+    "collected.json",
+)  # what only publishing and retention look at
 PASSPHRASE = "correct horse"
 FORMAT = Path(__file__).resolve().parents[3] / "docs" / "repository-format.md"
 
@@ -77,19 +98,27 @@ def examine(history: EngineHistory, name: str, what: str) -> None:
         try:
             if history.read(each.id, each.uuid) != history.truth[each.id]:
                 pytest.fail(f"{name} {what}: {each.id} restores to something else")
-            if {key: history.repository.get_file(each, file) for key, file in each.files.items()} != engine_history.FILES:
+            if {
+                key: history.repository.get_file(each, file) for key, file in each.files.items()
+            } != engine_history.FILES:
                 pytest.fail(f"{name} {what}: files of {each.id} are something else")
         except CbtError as error:
             assert str(error)
             hurt.add(each.id)
-    missing = {point for point in history.truth if point not in present and not any(point in each for each in [*listing.damaged, removed(history)])}
+    missing = {
+        point
+        for point in history.truth
+        if point not in present and not any(point in each for each in [*listing.damaged, removed(history)])
+    }
     if missing and not any(f"{point}/manifest.json" in name for point in missing):
         pytest.fail(f"{name} {what}: {missing} vanished")
     if not looked_closer(name, what):
         return
     verdicts, _seconds = verify(history.fresh(), wanted="all", workers=1, interrupt=Interrupt(), record=False)
     if {verdict.name for verdict in verdicts if verdict.damage} != hurt:
-        pytest.fail(f"{name} {what}: verification found {[verdict.name for verdict in verdicts if verdict.damage]}, not {hurt}")
+        pytest.fail(
+            f"{name} {what}: verification found {[verdict.name for verdict in verdicts if verdict.damage]}, not {hurt}"
+        )
     if hurt and name.startswith(MAY_BE_LOST):
         pytest.fail(f"{name} {what}: {hurt} cannot be restored without it")
 
@@ -116,7 +145,9 @@ def maintain(history: EngineHistory, name: str, what: str) -> None:
         else:
             if step == "undelete" and removed(history) not in {each.id for each in history.fresh().points_of().points}:
                 pytest.fail(f"{name} {what}: {step} did nothing")
-        if history.wrong() or not set(truth) - {removed(history)} <= {each.id for each in history.fresh().points_of().points}:
+        if history.wrong() or not set(truth) - {removed(history)} <= {
+            each.id for each in history.fresh().points_of().points
+        }:
             pytest.fail(f"{name} {what}: after {step} {history.wrong()} is wrong")
         history.store, history.numbers, history.truth, history.at_mark = whole, numbers, truth, at_mark
 
@@ -135,7 +166,13 @@ def look(history: EngineHistory) -> None:
             read(repository)
 
 
-def changed(history: EngineHistory, name: str, data: bytes | None, what: str, check: Callable[[EngineHistory, str, str], None] = examine) -> None:
+def changed(
+    history: EngineHistory,
+    name: str,
+    data: bytes | None,
+    what: str,
+    check: Callable[[EngineHistory, str, str], None] = examine,
+) -> None:
     """Look at the repository while an object holds something else, or is gone."""
     before = history.store.objects[name]
     if data is None:
@@ -165,7 +202,12 @@ def objects(history: EngineHistory) -> list[str]:
 
 def first_of_each_kind(history: EngineHistory) -> set[str]:
     """One object of each kind: every byte of these is looked at, and every sixteenth of the others."""
-    return set({(name.split("/")[0], name.rpartition(".")[2].partition("-")[0] if "." in name else ""): name for name in objects(history)}.values())
+    return set(
+        {
+            (name.split("/")[0], name.rpartition(".")[2].partition("-")[0] if "." in name else ""): name
+            for name in objects(history)
+        }.values()
+    )
 
 
 def names_in_the_format() -> dict[str, re.Pattern[str]]:
@@ -179,7 +221,9 @@ def names_in_the_format() -> dict[str, re.Pattern[str]]:
             whole = name if "/" in name else folder + name  # a second name is of the same folder
             folder = whole.rpartition("/")[0] + "/" * ("/" in whole)
             literal_and_not = re.split(r"<([^>]*)>", whole)
-            literal_and_not[1::2] = [f"[0-9a-f]{{{each[:-4]}}}" if each.endswith(" hex") else "[^/]+" for each in literal_and_not[1::2]]
+            literal_and_not[1::2] = [
+                f"[0-9a-f]{{{each[:-4]}}}" if each.endswith(" hex") else "[^/]+" for each in literal_and_not[1::2]
+            ]
             literal_and_not[::2] = map(re.escape, literal_and_not[::2])
             found[whole] = re.compile("".join(literal_and_not))
     return found
@@ -192,8 +236,12 @@ def test_every_kind_of_object_is_among_those_that_are_changed(history: EngineHis
         assert any(kind.fullmatch(name) for kind in kinds.values()), f"{name} is not in docs/repository-format.md"
     swept = set(objects(history))
     missing = {kind for kind, pattern in kinds.items() if not any(map(pattern.fullmatch, swept))}
-    missing -= {kind for kind in missing if f"{kind}-<8 hex>" in kinds}  # names of earlier versions, of the same kinds of objects
-    assert missing == {"repository.json", "reserve/", "tmp/"}, "the configuration is swept below, the others are no part of the repository"
+    missing -= {
+        kind for kind in missing if f"{kind}-<8 hex>" in kinds
+    }  # names of earlier versions, of the same kinds of objects
+    assert missing == {"repository.json", "reserve/", "tmp/"}, (
+        "the configuration is swept below, the others are no part of the repository"
+    )
 
 
 def test_every_folder_that_the_engine_names_is_among_those_that_are_changed(history: EngineHistory) -> None:
@@ -219,7 +267,13 @@ def test_cut_off_at_any_length(history: EngineHistory) -> None:
 def test_doubled_prolonged_emptied_and_deleted(history: EngineHistory) -> None:
     for name in objects(history):
         whole = history.store.objects[name]
-        for what, data in (("doubled", whole * 2), ("prolonged", whole + b"\0"), ("emptied", b""), ("zeroed", bytes(len(whole))), ("deleted", None)):
+        for what, data in (
+            ("doubled", whole * 2),
+            ("prolonged", whole + b"\0"),
+            ("emptied", b""),
+            ("zeroed", bytes(len(whole))),
+            ("deleted", None),
+        ):
             changed(history, name, data, what)
 
 
@@ -263,7 +317,11 @@ def test_any_field_made_anything(history: EngineHistory) -> None:
     """By somebody who can make the checksum, or by another version: an error of ours, or nothing."""
     keys = history.fresh().keys
     for name in sorted(first_of_each_kind(history)):
-        found = re.match(rb'\{"kvm\.cbt":"([a-z]+)",', keys.unseal(name, history.store.objects[name])) if not name.startswith(NOT_SEALED) else None
+        found = (
+            re.match(rb'\{"kvm\.cbt":"([a-z]+)",', keys.unseal(name, history.store.objects[name]))
+            if not name.startswith(NOT_SEALED)
+            else None
+        )
         if found is not None:
             kind = found.group(1).decode()
             for body in oddities(envelope.decode(kind, 1, keys.unseal(name, history.store.objects[name]), name)):
@@ -278,7 +336,14 @@ def test_a_copy_under_a_name_that_is_none(history: EngineHistory) -> None:
     """As a person, an editor or a file system may put it there: every point stays and stays true, and only errors of the engine come of it."""
     for name in sorted(first_of_each_kind(history)):
         kind, (folder, _slash, last) = name.partition("/")[0], name.rpartition("/")
-        names = {f"{name}~", f"{name}/deeper", f"{kind}/README", f"{kind}/{'f' * 32}", f"{kind}/ff/{last}", f"{folder}/" + ODD_NAME}
+        names = {
+            f"{name}~",
+            f"{name}/deeper",
+            f"{kind}/README",
+            f"{kind}/{'f' * 32}",
+            f"{kind}/ff/{last}",
+            f"{folder}/" + ODD_NAME,
+        }
         for other in sorted(names - set(objects(history))):
             whole, numbers, truth, at_mark = history.store, history.numbers, dict(history.truth), history.at_mark
             history.store = whole.copy()
@@ -303,7 +368,10 @@ def test_the_configuration_in_any_byte(passphrase: str | None, monkeypatch: pyte
     made = opening.open_or_create(place)
     assert made is not None
     whole, seal = store.objects[configuration.NAME], made.keys.seal("x", b"data")
-    kinds = [bytes(whole[:index] + bytes([whole[index] ^ 1 << index % 8]) + whole[index + 1 :]) for index in range(len(whole))]
+    kinds = [
+        bytes(whole[:index] + bytes([whole[index] ^ 1 << index % 8]) + whole[index + 1 :])
+        for index in range(len(whole))
+    ]
     kinds += [whole[:length] for length in range(len(whole))] + [whole * 2, whole + b"\0", b"{}", b"null"]
     for data in kinds:
         store.objects[configuration.NAME] = data

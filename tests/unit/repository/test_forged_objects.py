@@ -36,7 +36,9 @@ def _everything(history: EngineHistory) -> list[str]:
 
 
 def _lease(since: float) -> bytes:
-    return envelope.encode(leases.KIND, leases.VERSION, {"host": "web1", "process": 1, "operation": "backup", "since": since})
+    return envelope.encode(
+        leases.KIND, leases.VERSION, {"host": "web1", "process": 1, "operation": "backup", "since": since}
+    )
 
 
 def _copy_of(history: EngineHistory, newest: bool) -> bytes:
@@ -54,7 +56,9 @@ Forgery = Callable[[EngineHistory], dict[str, bytes]]
 FORGERIES: dict[str, Forgery] = {
     "announcements of everything": lambda history: {names.announcement(name): b"" for name in _everything(history)},
     "a list of everything": lambda history: {
-        names.doomed(SESSION, 0): envelope.encode(condemned.KIND, condemned.VERSION, {"names": [*_everything(history), names.CONFIGURATION]})
+        names.doomed(SESSION, 0): envelope.encode(
+            condemned.KIND, condemned.VERSION, {"names": [*_everything(history), names.CONFIGURATION]}
+        )
     },
     "a list that cannot be read": lambda _history: {names.doomed(SESSION, 0): b"x"},
     "a lease that began at the first moment": lambda _history: {names.lease(SESSION): _lease(0.0)},
@@ -67,7 +71,9 @@ FORGERIES: dict[str, Forgery] = {
     },
     "a draft": lambda history: {names.draft(SESSION, UUID, _of_last(history), MARK): _copy_of(history, newest=True)},
     "a draft that cannot be read": lambda history: {names.draft(SESSION, UUID, _of_last(history), MARK): b"x"},
-    "a removal of a point that exists": lambda history: {names.trash_entry(UUID, _of_last(history), MARK): _copy_of(history, newest=True)},
+    "a removal of a point that exists": lambda history: {
+        names.trash_entry(UUID, _of_last(history), MARK): _copy_of(history, newest=True)
+    },
     "a removal that cannot be read": lambda history: {names.trash_entry(UUID, _of_last(history), MARK): b"x"},
     "a removal of a point that never was": lambda _history: {names.trash_entry(UUID, point_id(9), MARK): b"x"},
     "a record of removed points": lambda history: {
@@ -123,7 +129,9 @@ def check(history: EngineHistory, expected: set[str]) -> None:
 def test_no_point_is_lost_to_what_is_forged(what: str, when: str, history: EngineHistory) -> None:
     forged = forge(history, what, when)
     expected = set(history.truth)
-    for number, request in enumerate((RetentionRequest(), RetentionRequest(compact_below=99), RetentionRequest(grace=0.0)), 10):
+    for number, request in enumerate(
+        (RetentionRequest(), RetentionRequest(compact_below=99), RetentionRequest(grace=0.0)), 10
+    ):
         with may_fail(forged):
             retention(history.fresh(), request)
         check(history, expected)

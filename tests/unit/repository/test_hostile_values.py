@@ -65,7 +65,19 @@ def made(request: pytest.FixtureRequest) -> Iterator[EngineHistory]:
 
 
 DEEP = json.loads("[" * 300 + "]" * 300)  # as deep as Python can be asked to write it again
-STRINGS = ("../../../../outside/x", "/outside/x", "..", ".", "", "a\0b", "a\x1b[2Jb", "a\nb", "x" * 100_000, "vda/../../x", "manifest.json")
+STRINGS = (
+    "../../../../outside/x",
+    "/outside/x",
+    "..",
+    ".",
+    "",
+    "a\0b",
+    "a\x1b[2Jb",
+    "a\nb",
+    "x" * 100_000,
+    "vda/../../x",
+    "manifest.json",
+)
 NUMBERS = (-1, 1 << 63, 1 << 200, 0)
 
 
@@ -80,12 +92,16 @@ def hostile(value: object) -> Iterator[object]:
         yield from NUMBERS
     elif isinstance(value, list):
         yield from ([], value * 2, value * 10_000, DEEP)
-        yield from ([*value[:index], odd, *value[index + 1 :]] for index, each in enumerate(value[:2]) for odd in hostile(each))
+        yield from (
+            [*value[:index], odd, *value[index + 1 :]] for index, each in enumerate(value[:2]) for odd in hostile(each)
+        )
     elif isinstance(value, dict):
         yield from ({}, DEEP)
         yield from ({**value, key: odd} for key, each in value.items() for odd in hostile(each))
         for key in list(value)[:2]:
-            yield from ({**{other: each for other, each in value.items() if other != key}, odd: value[key]} for odd in STRINGS)
+            yield from (
+                {**{other: each for other, each in value.items() if other != key}, odd: value[key]} for odd in STRINGS
+            )
         yield {**value, **dict.fromkeys(map(str, range(100_000)), 1)}
 
 
@@ -114,14 +130,28 @@ def sealed_objects(history: EngineHistory) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in sorted(history.store.objects):
         taken = names.parsed(name)
-        if taken is None or taken.kind in (names.PACK_KIND, names.CONDEMNED_PACK_KIND, names.CONDEMNED_FILE_KIND, names.REPOSITORY_KIND):
+        if taken is None or taken.kind in (
+            names.PACK_KIND,
+            names.CONDEMNED_PACK_KIND,
+            names.CONDEMNED_FILE_KIND,
+            names.REPOSITORY_KIND,
+        ):
             continue
         if history.fresh().keys.unseal(name, history.store.objects[name]).startswith(b'{"kvm.cbt"'):
             found[taken.kind.title] = name
     return found
 
 
-OF_JSON = ["manifest", "draft", "entry of the trash", "lease", "list of the doomed", "record of the last collection", "record of damage", "verification"]
+OF_JSON = [
+    "manifest",
+    "draft",
+    "entry of the trash",
+    "lease",
+    "list of the doomed",
+    "record of the last collection",
+    "record of damage",
+    "verification",
+]
 OF_JSON += ["turn of a verification", "record of removed points", "hold"]
 
 
@@ -137,7 +167,9 @@ def test_whatever_an_object_says_the_host_is_not_harmed(kind: str, made: EngineH
     assert match is not None
     magic, body = match.group(1).decode(), json.loads(match.group(4))
     truth, disk, numbers, mark = dict(made.truth), set(made.disk.dirty), made.numbers, made.at_mark
-    one_in = (1 if isinstance(keys, PlainKeys) else 8) * (6 if kind in ("draft", "entry of the trash") else 1)  # a manifest is looked at closest
+    one_in = (1 if isinstance(keys, PlainKeys) else 8) * (
+        6 if kind in ("draft", "entry of the trash") else 1
+    )  # a manifest is looked at closest
     for number, odd in enumerate(hostile(body)):
         if not isinstance(odd, dict) or number % one_in:
             continue
@@ -155,7 +187,9 @@ def test_whatever_an_object_says_the_host_is_not_harmed(kind: str, made: EngineH
     assert {each.name for each in tmp_path.iterdir()} <= {"copy", "cache"}
     for path in (tmp_path / "copy").rglob("*") if (tmp_path / "copy").exists() else ():
         relative = str(path.relative_to(tmp_path / "copy"))
-        assert path.is_dir() or names.is_object(relative) or relative.startswith("tmp/"), f"{relative} is no object of a repository"
+        assert path.is_dir() or names.is_object(relative) or relative.startswith("tmp/"), (
+            f"{relative} is no object of a repository"
+        )
 
 
 def _is_refused(history: EngineHistory, name: str, data: bytes) -> bool:
@@ -188,7 +222,9 @@ def test_a_manifest_with_a_name_that_is_none_is_damage(field: str) -> None:
             manifests.decode(manifests.encode(made), names.manifest(UUID, point(1).id))
 
 
-@pytest.mark.parametrize("name", ["web 1", "[web]", "wéb", "日本", "web;1", "$(web)", ".web", "-web", "w" * 255, "web\u2028"])
+@pytest.mark.parametrize(
+    "name", ["web 1", "[web]", "wéb", "日本", "web;1", "$(web)", ".web", "-web", "w" * 255, "web\u2028"]
+)
 def test_a_domain_may_have_any_name_that_libvirt_takes(name: str) -> None:
     made = point(1, domain=name)
     assert manifests.decode(manifests.encode(made), names.manifest(UUID, made.id)) == made
@@ -221,7 +257,9 @@ def test_a_map_with_a_name_that_is_none_is_damage(name: str) -> None:
         manifests.decode(manifests.encode(made), names.manifest(UUID, made.id))
 
 
-@pytest.mark.parametrize("name", [*STRINGS, "Manifest.json", "MANIFEST.JSON"])  # some file systems do not tell these apart
+@pytest.mark.parametrize(
+    "name", [*STRINGS, "Manifest.json", "MANIFEST.JSON"]
+)  # some file systems do not tell these apart
 @pytest.mark.parametrize("what", ["key", "object"])
 def test_a_file_with_a_name_that_is_none_is_damage(what: str, name: str) -> None:
     file = manifests.StoredFile(name if what == "object" else "domain.xml", 3, "0" * 64)
@@ -296,13 +334,27 @@ MAPS = {
     "more packs than runs": lambda: _map((BLOCK_SIZE * 8, 2, 1), b"", 2 * maps.PACK.size + 20),
     "a header that asks for all": lambda: _map(((1 << 64) - 1, (1 << 32) - 1, (1 << 64) - 1), b""),
     "no packs but runs": lambda: _map((BLOCK_SIZE * 8, 0, 1), b"", 20),
-    "a pack without end": lambda: _map((BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, (1 << 64) - 1, 1) + struct.pack("<QIII", 0, 1, 0, 0)),
-    "blocks without end": lambda: _map((BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 1 << 20, (1 << 32) - 1) + struct.pack("<QIII", 0, 1, 0, 0)),
-    "a pack smaller than its directory": lambda: _map((BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 60, 1) + struct.pack("<QIII", 0, 1, 0, 0)),
-    "a gap without end": lambda: _map((BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 1 << 20, 1) + struct.pack("<QIII", (1 << 64) - 1, 1, 0, 0)),
-    "a run behind the disk": lambda: _map((BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 1 << 20, 2) + struct.pack("<QIII", 0, 2, 0, 0)),
-    "a pack that is none of its": lambda: _map((BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 1 << 20, 1) + struct.pack("<QIII", 0, 1, 1, 0)),
-    "an empty run": lambda: _map((BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 1 << 20, 1) + struct.pack("<QIII", 0, 0, 0, 0)),
+    "a pack without end": lambda: _map(
+        (BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, (1 << 64) - 1, 1) + struct.pack("<QIII", 0, 1, 0, 0)
+    ),
+    "blocks without end": lambda: _map(
+        (BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 1 << 20, (1 << 32) - 1) + struct.pack("<QIII", 0, 1, 0, 0)
+    ),
+    "a pack smaller than its directory": lambda: _map(
+        (BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 60, 1) + struct.pack("<QIII", 0, 1, 0, 0)
+    ),
+    "a gap without end": lambda: _map(
+        (BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 1 << 20, 1) + struct.pack("<QIII", (1 << 64) - 1, 1, 0, 0)
+    ),
+    "a run behind the disk": lambda: _map(
+        (BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 1 << 20, 2) + struct.pack("<QIII", 0, 2, 0, 0)
+    ),
+    "a pack that is none of its": lambda: _map(
+        (BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 1 << 20, 1) + struct.pack("<QIII", 0, 1, 1, 0)
+    ),
+    "an empty run": lambda: _map(
+        (BLOCK_SIZE, 1, 1), maps.PACK.pack(b"\1" * 16, 1 << 20, 1) + struct.pack("<QIII", 0, 0, 0, 0)
+    ),
     "more than it says": lambda: _map((BLOCK_SIZE, 0, 0), b"", 1 << 28),
     "nothing": lambda: b"",
 }
@@ -311,10 +363,20 @@ MAPS = {
 @pytest.mark.parametrize("kind", MAPS)
 def test_a_map_that_cannot_be_one_is_damage_whatever_it_says(kind: str) -> None:
     data = MAPS[kind]()
-    told = "its header is not what was written" if kind in ("runs without end", "packs without end", "more runs than blocks", "more packs than runs") else "."
+    told = (
+        "its header is not what was written"
+        if kind in ("runs without end", "packs without end", "more runs than blocks", "more packs than runs")
+        else "."
+    )
     with pytest.raises(DamagedObject, match=told):
         maps.decode(data)
-    if kind not in ("a gap without end", "a run behind the disk", "a pack that is none of its", "an empty run", "no packs but runs"):
+    if kind not in (
+        "a gap without end",
+        "a run behind the disk",
+        "a pack that is none of its",
+        "an empty run",
+        "no packs but runs",
+    ):
         with pytest.raises(DamagedObject, match=told):
             maps.decode_packs(data)
 
@@ -344,7 +406,9 @@ def test_a_map_that_could_not_be_read_again_is_not_stored(monkeypatch: pytest.Mo
 
 def test_an_object_that_could_not_be_read_again_is_not_stored() -> None:
     repository = Repository(MemoryStore(), "00" * 16)
-    with pytest.raises(CbtError, match="Cannot store leases/0{16}: it has 65537 bytes, and at most 65536 can be read again"):
+    with pytest.raises(
+        CbtError, match="Cannot store leases/0{16}: it has 65537 bytes, and at most 65536 can be read again"
+    ):
         repository.put_object(names.lease("0" * 16), bytes(65537))
     repository.put_object(names.lease("0" * 16), bytes(65536))
     assert len(repository.get_object(names.lease("0" * 16))) == 65536
@@ -353,7 +417,11 @@ def test_an_object_that_could_not_be_read_again_is_not_stored() -> None:
 def test_hooks_that_say_anything_mislead_nobody(made: EngineHistory) -> None:
     name = names.hooks_of_run(UUID, f"20260101T120000Z-{9:08x}", 0)
     whole, keys = made.store, made.fresh().keys
-    for packs, table in ((0, b""), ((1 << 32) - 1, b""), (1, hooks.PACK.pack(b"\1" * 16, 1 << 63, (1 << 32) - 1, 1) + bytes(8))):
+    for packs, table in (
+        (0, b""),
+        ((1 << 32) - 1, b""),
+        (1, hooks.PACK.pack(b"\1" * 16, 1 << 63, (1 << 32) - 1, 1) + bytes(8)),
+    ):
         head = hooks.HEADER.pack(hooks.MAGIC, 1, 0, packs)
         made.store = whole.copy()
         made.store.objects[name] = keys.seal(name, head + hashlib.sha256(head + table).digest() + table)
@@ -368,7 +436,9 @@ def test_hooks_that_say_anything_mislead_nobody(made: EngineHistory) -> None:
 # What is kept in mind of many objects.
 
 
-def test_manifests_that_would_take_all_memory_are_an_error(made: EngineHistory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_manifests_that_would_take_all_memory_are_an_error(
+    made: EngineHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert len(made.fresh().points_of().points) == 3
     monkeypatch.setattr(manifests, "MOST_MANIFESTS", 20_000)
     with pytest.raises(RepositoryError, match="The manifests of the restore points take more than 0 MiB of memory"):
@@ -389,7 +459,9 @@ def test_more_packs_than_a_repository_holds_are_an_error(made: EngineHistory, mo
         living_blocks([extents, extents], lambda _ref: True)
 
 
-def test_damage_in_more_pieces_than_are_told_is_told_of_the_whole_disk(made: EngineHistory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_in_more_pieces_than_are_told_is_told_of_the_whole_disk(
+    made: EngineHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("_cbt.operations.verify.verify.MOST_RANGES", 0)
     whole = made.store
     made.store = whole.copy()
@@ -404,7 +476,9 @@ def test_damage_in_more_pieces_than_are_told_is_told_of_the_whole_disk(made: Eng
     made.store = whole
 
 
-def test_maps_that_do_not_agree_about_a_pack_and_packs_without_end_are_kept_in_mind_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_that_do_not_agree_about_a_pack_and_packs_without_end_are_kept_in_mind_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     findings = Findings(Repository(MemoryStore(), "00" * 16))
     small, large = pack_ref(1, 3), pack_ref(1, 5)
     findings.sound_blocks(small)[2] = 1
@@ -450,10 +524,14 @@ def test_a_session_that_began_at_no_time_is_one_of_which_nothing_is_known(since:
 
 
 @pytest.mark.parametrize(("told", "taken"), [(-1e12, 0.0), (1e300, LATEST), (1_700_000_000.5, 1_700_000_000.5)])
-def test_a_time_that_no_date_has_is_the_nearest_that_one_has(told: float, taken: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_that_no_date_has_is_the_nearest_that_one_has(
+    told: float, taken: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = DirectoryStore(str(tmp_path))
     store.put(names.lease("0" * 16), b"")
-    monkeypatch.setattr("_cbt.repository.stores.folders.status", lambda *_arguments: SimpleNamespace(st_size=0, st_mtime=told))
+    monkeypatch.setattr(
+        "_cbt.repository.stores.folders.status", lambda *_arguments: SimpleNamespace(st_size=0, st_mtime=told)
+    )
     assert store.modified(names.lease("0" * 16)) == taken
     assert datetime.datetime.fromtimestamp(taken, datetime.UTC).year < 10_000
 
@@ -466,7 +544,9 @@ def test_a_damaged_point_is_named_by_a_copy_which_copies_the_others(check_only: 
     name = names.manifest(first.uuid, first.id)
     made.repository.put_object(name, manifests.encode(dataclasses.replace(first, domain="../x")))
     dest = Repository(MemoryStore(), "11" * 16)
-    result = copy(made.fresh(), dest, CopyRequest(), StoringOptions(compression="none", workers=1), check_only=check_only)
+    result = copy(
+        made.fresh(), dest, CopyRequest(), StoringOptions(compression="none", workers=1), check_only=check_only
+    )
     assert [each.point.id for each in result.copied] == [each.id for each in others]
     (warning,) = result.warnings
     assert (

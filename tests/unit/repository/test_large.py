@@ -154,7 +154,9 @@ print(json.dumps({"keys": keys // 11_000, "kept": kept // 10_000, "memory": memo
 
 def measured(program: str, *arguments: str) -> dict[str, Any]:
     """What a program printed, which is a JSON object."""
-    printed = subprocess.run([sys.executable, "-c", MEMORY + program, ENGINE, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", MEMORY + program, ENGINE, *arguments], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
     figures: dict[str, Any] = json.loads(printed)
     print(figures)
     return figures

@@ -19,7 +19,18 @@ from _cbt.repository.records.damage import PackDamage
 from _cbt.repository.sharing import condemned, removals, trash
 from _cbt.repository.sharing.leases import Lease
 
-FOLDERS = ("hooks", "leases", "condemned", "doomed", "drafts", "trash", "removed", "damaged", "verified", "collected.json")
+FOLDERS = (
+    "hooks",
+    "leases",
+    "condemned",
+    "doomed",
+    "drafts",
+    "trash",
+    "removed",
+    "damaged",
+    "verified",
+    "collected.json",
+)
 
 
 @pytest.fixture(params=KEYS)

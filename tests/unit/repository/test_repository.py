@@ -113,7 +113,9 @@ def test_two_domains_may_have_points_of_the_same_id(repository: Repository) -> N
 def test_a_map_is_read_for_its_disk_alone(repository: Repository) -> None:
     made = point(1)
     file = repository.put_files(made.folder, {"vda.map": MapBuilder(BLOCK_SIZE).finish({}).encode()})["vda.map"]
-    made = dataclasses.replace(made, disks=(record(size=BLOCK_SIZE, map=file), record("vdb", size=2 * BLOCK_SIZE, map=file)))
+    made = dataclasses.replace(
+        made, disks=(record(size=BLOCK_SIZE, map=file), record("vdb", size=2 * BLOCK_SIZE, map=file))
+    )
     assert repository.read_map(made, "vda").size == BLOCK_SIZE
     with pytest.raises(DamagedObject, match="another size"):
         repository.read_map(made, "vdb")
@@ -123,6 +125,8 @@ def test_a_map_is_read_for_its_disk_alone(repository: Repository) -> None:
 
 def test_a_map_that_is_none_is_named_in_the_message(repository: Repository) -> None:
     made = point(1)
-    made = dataclasses.replace(made, disks=(record(map=repository.put_files(made.folder, {"vda.map": b"no map"})["vda.map"]),))
+    made = dataclasses.replace(
+        made, disks=(record(map=repository.put_files(made.folder, {"vda.map": b"no map"})["vda.map"]),)
+    )
     with pytest.raises(DamagedObject, match=f"{made.folder}/vda.map is damaged: it is not an extent map"):
         repository.read_map(made, "vda")

@@ -99,7 +99,9 @@ def test_every_flipped_bit_of_the_configuration_is_damage(place: Path, repositor
             open_or_create(str(place))
 
 
-def test_a_creator_overtaken_after_it_looked_takes_the_others_repository(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_creator_overtaken_after_it_looked_takes_the_others_repository(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between finding no configuration and looking into the directory, another host creates the repository."""
     real, first = module.check_vacant, []
 
@@ -120,7 +122,9 @@ def test_many_creators_at_once_end_with_the_same_repository(tmp_path: Path) -> N
         start = threading.Barrier(4)
 
         # pylint: disable-next=dangerous-default-value
-        def create(place: str = str(tmp_path / str(turn)), start: threading.Barrier = start, outcome: list[object] = outcome) -> None:
+        def create(
+            place: str = str(tmp_path / str(turn)), start: threading.Barrier = start, outcome: list[object] = outcome
+        ) -> None:
             start.wait()
             try:
                 made = open_or_create(place)

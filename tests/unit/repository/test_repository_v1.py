@@ -66,7 +66,10 @@ NOT_IN_THE_FIXTURE = {
     "removed/<domain uuid>/<16 hex>": "came later, and may be lost; test_known_state.py has records of removed points",
     "holds/<domain uuid>/<point id>/<16 hex>": "came later; test_holds.py has holds",
     "reserve/": "came later, in directories only, and holds nothing; test_full_store.py has reserves",
-    **{f"{_FOLDER}{file}-<8 hex>": _MARKED for file in ("domain.xml", "inactive.xml", "guest.json", "machine.json", "<kind>.<number>")},
+    **{
+        f"{_FOLDER}{file}-<8 hex>": _MARKED
+        for file in ("domain.xml", "inactive.xml", "guest.json", "machine.json", "<kind>.<number>")
+    },
 }
 
 PLACEHOLDERS = {
@@ -126,7 +129,10 @@ class Unpacked:
 
     def ids(self, *states: str) -> list[str]:
         """The points in these states, oldest first."""
-        return sorted((each for each, described in self.points.items() if described["state"] in states), key=lambda each: (self.points[each]["created"], each))
+        return sorted(
+            (each for each, described in self.points.items() if described["state"] in states),
+            key=lambda each: (self.points[each]["created"], each),
+        )
 
     @property
     def names(self) -> list[str]:
@@ -259,7 +265,12 @@ def test_there_is_every_kind_of_point(unpacked: Unpacked) -> None:
     assert {each["dedup"] for each in described} == {"repository", "domain", "none"}
     assert {each["state"] for each in described} == {"there", "removed", "expired"}
     assert {each["consistency"] for each in described} == {"filesystem", "crash"}
-    assert {each["pinned"] for each in described} == {bool(each["tags"]) for each in described} == {each["autostart"] for each in described} == {False, True}
+    assert (
+        {each["pinned"] for each in described}
+        == {bool(each["tags"]) for each in described}
+        == {each["autostart"] for each in described}
+        == {False, True}
+    )
 
 
 @pytest.mark.parametrize("slot", PASSPHRASES)
@@ -280,10 +291,24 @@ def test_the_listing(unpacked: Unpacked) -> None:
     assert [each.id for each in listing.points] == unpacked.ids("there")
     for each in listing.points:
         described = unpacked.points[each.id]
-        plain = {"domain", "uuid", "created", "parent", "checkpoint", "incremental_set", "consistency", "autostart", "tags", "pinned", "host", "dedup"}
+        plain = {
+            "domain",
+            "uuid",
+            "created",
+            "parent",
+            "checkpoint",
+            "incremental_set",
+            "consistency",
+            "autostart",
+            "tags",
+            "pinned",
+            "host",
+            "dedup",
+        }
         assert {field: getattr(each, field) for field in plain} == {field: described[field] for field in plain}
         assert {disk.target: (disk.size, disk.mode, disk.image["format"], disk.source) for disk in each.disks} == {
-            target: (disk["size"], disk["mode"], disk["format"], disk["source"]) for target, disk in described["disks"].items()
+            target: (disk["size"], disk["mode"], disk["format"], disk["source"])
+            for target, disk in described["disks"].items()
         }
         assert sorted(each.files) == described["objects"]
         assert each.repository == unpacked.fresh().id
@@ -297,7 +322,9 @@ def test_what_is_known_of_sessions_damage_and_what_goes(unpacked: Unpacked) -> N
     announced = condemned.announced(repository)
     assert len(announced) == sum(name.startswith("condemned/") for name in unpacked.names)
     assert condemned.on_their_way_out(repository) == set(announced), "what is doomed is condemned first"
-    assert sorted(map(names.damage_of, damage.read_all(repository))) == [name for name in unpacked.names if name.startswith("damaged/")]
+    assert sorted(map(names.damage_of, damage.read_all(repository))) == [
+        name for name in unpacked.names if name.startswith("damaged/")
+    ]
     assert [each.damaged for each in info.healths(repository, repository.points_of().points)] == [
         bool(unpacked.points[each]["damage"]) for each in unpacked.ids("there")
     ]
@@ -308,10 +335,19 @@ def test_a_verification_finds_the_damage_there_is(unpacked: Unpacked, level: str
     verdicts, _seconds = verify(unpacked.fresh(), wanted="all", level=level, workers=2)
     wanted, states = {}, {}
     for each in unpacked.ids("there"):
-        described = [damage for damage in unpacked.points[each]["damage"] if level == "data" or damage["level"] == level]
-        wanted[each] = sorted((one["disk"], one["offset"], one["length"], one["missing"], one["own"]) for one in described)
-        states[each] = "ok" if not described else "incomplete" if all(one["missing"] for one in described) else "damaged"
-    assert {each.name: sorted((one.disk, one.offset, one.length, one.missing, one.own) for one in each.damage) for each in verdicts} == wanted
+        described = [
+            damage for damage in unpacked.points[each]["damage"] if level == "data" or damage["level"] == level
+        ]
+        wanted[each] = sorted(
+            (one["disk"], one["offset"], one["length"], one["missing"], one["own"]) for one in described
+        )
+        states[each] = (
+            "ok" if not described else "incomplete" if all(one["missing"] for one in described) else "damaged"
+        )
+    assert {
+        each.name: sorted((one.disk, one.offset, one.length, one.missing, one.own) for one in each.damage)
+        for each in verdicts
+    } == wanted
     assert {each.name: each.status for each in verdicts} == states
     assert set(states.values()) == {"ok", "damaged", "incomplete"}
 
@@ -333,7 +369,9 @@ def test_every_disk_of_every_point_is_restored(unpacked: Unpacked, tmp_path: Pat
             path = Path(disk.path)
             if image_format == "qcow2":
                 path = dest / f"{disk.target}.plain"
-                subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", disk.path, str(path)], check=True, timeout=60)
+                subprocess.run(
+                    ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", disk.path, str(path)], check=True, timeout=60
+                )
             assert _sha256(path.read_bytes()) == described["disks"][disk.target]["sha256"], (each, disk.target)
 
 
@@ -396,7 +434,9 @@ def test_what_a_session_at_work_stored_is_spared_by_its_lease_alone(unpacked: Un
     """Before its draft nothing names what it stored."""
     (draft,) = (name for name in unpacked.names if name.startswith("drafts/"))
     folder = f"points/{draft.split('/', 2)[2].rpartition('/')[0]}/"
-    made = manifests.decode((unpacked.keys.unseal(draft, (unpacked.folder / draft).read_bytes())), f"{folder}manifest.json")
+    made = manifests.decode(
+        (unpacked.keys.unseal(draft, (unpacked.folder / draft).read_bytes())), f"{folder}manifest.json"
+    )
     stored = [name for name in unpacked.names if name.startswith(folder)]
     stored += [ref.name for disk in made.disks for ref in unpacked.fresh().read_packs(made, disk)]
     (unpacked.folder / draft).unlink()
@@ -410,14 +450,18 @@ def test_what_a_session_at_work_stored_is_spared_by_its_lease_alone(unpacked: Un
 
 def test_of_what_is_condemned_only_what_was_so_for_the_grace_period_goes(later: Unpacked) -> None:
     repository = later.fresh()
-    since = {name: (later.folder / names.announcement(name)).stat().st_mtime for name in condemned.announced(repository)}
+    since = {
+        name: (later.folder / names.announcement(name)).stat().st_mtime for name in condemned.announced(repository)
+    }
     due = {name for name, moment in since.items() if time.time() - moment > GRACE}
     assert due and len(due) < len(since)
     retention(repository, RetentionRequest(grace=GRACE))
     assert {name for name in since if not (later.folder / name).exists()} == due
 
 
-def test_all_that_nothing_needs_is_reclaimed_once_no_session_is_at_work(later: Unpacked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_nothing_needs_is_reclaimed_once_no_session_is_at_work(
+    later: Unpacked, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = retention(later.fresh(), RetentionRequest(grace=0.0, compact_below=60))
     assert result.collected is not None and result.collected.deleted
     monkeypatch.setattr(directory_store.socket, "gethostname", lambda: HOST)
@@ -431,7 +475,11 @@ def test_all_that_nothing_needs_is_reclaimed_once_no_session_is_at_work(later: U
         needed |= {ref.name for disk in each.disks for ref in repository.read_packs(each, disk)}
     gone = {name for name in needed if not (later.folder / name).exists()}
     assert len(gone) == 1, "one pack was missing from the beginning"
-    left = [name for name in later.names if not name.startswith(("hooks/", "damaged/", "verified/", "leases/", "removed/", "reserve/"))]
+    left = [
+        name
+        for name in later.names
+        if not name.startswith(("hooks/", "damaged/", "verified/", "leases/", "removed/", "reserve/"))
+    ]
     assert sorted(left) == sorted({*needed - gone, "repository.json", "collected.json"})
     _check_sound_points(later, repository, later.ids("there"))
 
@@ -461,13 +509,24 @@ class Written:
 def _backed_up(repository: Repository, last: RestorePoint, disk: Written) -> RestorePoint:
     """An incremental backup of one disk as a run makes it."""
     with leases.held(repository, "backup") as lease:
-        new = NewPoint(lease, last.uuid, point(1).id, StoringOptions(workers=1), damage.read_all(repository), Interrupt(), silent)
+        new = NewPoint(
+            lease, last.uuid, point(1).id, StoringOptions(workers=1), damage.read_all(repository), Interrupt(), silent
+        )
         new.read(disk, "vda", repository.read_map(last, "vda"))  # type: ignore[arg-type]
 
         def describe(maps: Files, files: Files) -> RestorePoint:
             disks = (record(size=disk.size, map=maps["vda"], mode="incremental"),)
             created = last.created.replace("2026-", "2027-")
-            return point(1, disks, uuid=last.uuid, domain=last.domain, parent=last.id, created=created, repository=repository.id, files=files)
+            return point(
+                1,
+                disks,
+                uuid=last.uuid,
+                domain=last.domain,
+                parent=last.id,
+                created=created,
+                repository=repository.id,
+                files=files,
+            )
 
         made = new.publish({"domain.xml": b"<domain/>"}, describe, lambda _target: contextlib.nullcontext(disk))  # type: ignore[arg-type,return-value]
         new.record_hooks()
@@ -503,5 +562,12 @@ def test_its_points_are_copied_to_a_new_repository(unpacked: Unpacked, tmp_path:
     _check_sound_points(unpacked, copied, sound)
     for each in copied.points_of().points:
         described = unpacked.points[each.id]
-        assert {name: _sha256(copied.get_file(each, each.files[name])) for name in described["files"]} == described["files"]
-        assert (each.tags, each.pinned, each.parent, each.checkpoint) == (described["tags"], described["pinned"], described["parent"], described["checkpoint"])
+        assert {name: _sha256(copied.get_file(each, each.files[name])) for name in described["files"]} == described[
+            "files"
+        ]
+        assert (each.tags, each.pinned, each.parent, each.checkpoint) == (
+            described["tags"],
+            described["pinned"],
+            described["parent"],
+            described["checkpoint"],
+        )

@@ -36,18 +36,34 @@ TIMES = {
 
 
 @pytest.mark.parametrize(("text", "moment"), TIMES.items(), ids=TIMES.keys())
-def test_a_time_is_read_in_its_zone_and_a_date_alone_means_the_end_of_that_day(text: str, moment: datetime.datetime) -> None:
+def test_a_time_is_read_in_its_zone_and_a_date_alone_means_the_end_of_that_day(
+    text: str, moment: datetime.datetime
+) -> None:
     assert parse_time(text) == moment
     assert parse_time(text).tzinfo is not None
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "22.11.2026", "2026-13-01", "2026-11-22 25:00", "2026-11-22T", "1763800000", "2026-11-22T14:30 CET"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yesterday",
+        "22.11.2026",
+        "2026-13-01",
+        "2026-11-22 25:00",
+        "2026-11-22T",
+        "1763800000",
+        "2026-11-22T14:30 CET",
+    ],
+)
 def test_what_is_no_date_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(Refused, match="Cannot read the date .* Write it like 2026-11-22 14:30"):
         parse_time(text)
 
 
-@pytest.mark.parametrize("text", ["2026-11-22Z", "2026-11-22+01:00", "2026-11-22-05:00", "20261122", "2026-W47", "2026-W47-7"])
+@pytest.mark.parametrize(
+    "text", ["2026-11-22Z", "2026-11-22+01:00", "2026-11-22-05:00", "20261122", "2026-W47", "2026-W47-7"]
+)
 def test_a_date_in_another_form_is_refused_or_the_end_of_that_day_and_never_its_beginning(text: str) -> None:
     """Python reads some of these as a time of day, and differently from version to version."""
     try:
@@ -70,7 +86,10 @@ def test_a_point_is_chosen_by_its_id() -> None:
 def test_an_unknown_id_is_refused_with_what_there_is(wanted: str) -> None:
     with pytest.raises(Refused) as caught:
         choose(POINTS, "web1", wanted)
-    assert str(caught.value) == f"There is no restore point {wanted} of web1; the latest is {point_id(3)}, the oldest {point_id(1)}."
+    assert (
+        str(caught.value)
+        == f"There is no restore point {wanted} of web1; the latest is {point_id(3)}, the oldest {point_id(1)}."
+    )
 
 
 def test_the_point_of_another_domain_is_not_chosen_by_its_id() -> None:
@@ -129,7 +148,9 @@ def test_an_empty_repository_says_so() -> None:
         choose([], "web1")
 
 
-def test_more_restore_points_than_memory_is_there_for_do_not_keep_a_machine_from_being_restored_by_its_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_restore_points_than_memory_is_there_for_do_not_keep_a_machine_from_being_restored_by_its_uuid(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     repository = Repository(MemoryStore(), "ab" * 16)
     fleet = [point(number, uuid=f"{number:08x}{OTHER_UUID[8:]}", domain=f"db{number}") for number in range(4, 24)]
     for each in [*POINTS[:3], *fleet]:
@@ -141,7 +162,8 @@ def test_more_restore_points_than_memory_is_there_for_do_not_keep_a_machine_from
     assert {each.key for each in repository.points_with(unknown)} == everything
     monkeypatch.setattr(manifests, "MOST_MANIFESTS", 60_000)
     with pytest.raises(
-        RepositoryError, match="more than 0 MiB of memory. Restore a machine by its UUID, which reads no other manifests. For all else use a host"
+        RepositoryError,
+        match="more than 0 MiB of memory. Restore a machine by its UUID, which reads no other manifests. For all else use a host",
     ):
         repository.points_with("web1")
     assert choose(repository.points_with(UUID), UUID) == POINTS[2]

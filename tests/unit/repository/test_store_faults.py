@@ -82,7 +82,9 @@ def test_what_others_came_to_need_of_a_point_that_seemed_not_to_appear_stays(mon
         put(name, data, replace)
         if name.startswith(f"points/{OTHER_UUID}/") and name.endswith("manifest.json"):
             monkeypatch.setattr(history.store, "put", put)
-            moved.append(retention(history.fresh(), RetentionRequest(Rules(last=-1), grace=0, compact_below=100)).compacted)
+            moved.append(
+                retention(history.fresh(), RetentionRequest(Rules(last=-1), grace=0, compact_below=100)).compacted
+            )
             raise RepositoryError("Cannot write it: the server does not answer.")
         return True
 

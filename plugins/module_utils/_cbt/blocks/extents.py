@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Arithmetic of extents. Pure. Private to the collection.
+"""Arithmetic of extents. Pure.
 
 An extent is a byte range of a disk with one state. QEMU reports two kinds of state, each in an NBD
 metadata context of its own: dirty or not, and reading as zero or not.

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""NBD connections for reading an export. Private to the collection."""
+"""NBD connections for reading an export."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def check_certificates(folder: str) -> None:
     for name in ("ca-cert.pem", "client-cert.pem", "client-key.pem"):
         path = os.path.join(folder, name)
         if not os.access(path, os.R_OK):
-            raise Refused(f"Cannot read {path}, which TLS needs. The role kvm.cbt.nbd_tls installs it; tls_certificates names another folder.")
+            raise Refused(
+                f"Cannot read {path}, which TLS needs. The role kvm.cbt.nbd_tls installs it; tls_certificates names another folder."
+            )
 
 
 def check_reachable(server: TcpServer) -> None:
@@ -73,7 +75,9 @@ class Connection:
             self._connect(server)
             self.size: int = self._handle.get_size()
             if context is not None and not self._handle.can_meta_context(context):
-                raise HypervisorError(f"The NBD export {self._name} does not offer {context}, so its extents are unknown.")
+                raise HypervisorError(
+                    f"The NBD export {self._name} does not offer {context}, so its extents are unknown."
+                )
 
     def _connect(self, server: Server) -> None:
         if isinstance(server, str):
@@ -105,7 +109,13 @@ class Connection:
             entries: list[int] = []
             with self._explained("ask for extents of"):
                 self._handle.block_status(min(STATUS_STEP, end - offset), offset, functools.partial(_collect, entries))
-            covered = list(clip(((length, bool(flags & flag_bit)) for length, flags in zip(entries[::2], entries[1::2])), offset, end))
+            covered = list(
+                clip(
+                    ((length, bool(flags & flag_bit)) for length, flags in zip(entries[::2], entries[1::2])),
+                    offset,
+                    end,
+                )
+            )
             if not covered:
                 raise HypervisorError(f"The NBD export {self._name} told no extents at offset {offset}.")
             yield from covered
@@ -135,7 +145,9 @@ class Source:
             self._allocation = stack.enter_context(Connection(server, export, ALLOCATION))
             # A connection of its own: asked together, every question about changes would also make QEMU
             # walk the allocation of parts that did not change, at a cost that grows with the disk.
-            self._dirty = stack.enter_context(Connection(server, export, dirty_context)) if dirty_context is not None else None
+            self._dirty = (
+                stack.enter_context(Connection(server, export, dirty_context)) if dirty_context is not None else None
+            )
             self._stack = stack.pop_all()
         self.size = self._allocation.size
 

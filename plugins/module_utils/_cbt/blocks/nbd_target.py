@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An NBD export that a disk is written to. Private to the collection."""
+"""An NBD export that a disk is written to."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def check_tls(uri: str, tls: NbdTls, library: str | None) -> None:
     """Raise Refused unless the server of a URI can be reached as safely as ``tls`` asks. ``library`` is the version of libnbd."""
     address = _address(uri)
     if "tls-verify-peer" in address.query:
-        raise Refused(f"Cannot write to {uri}: it turns off the verification of the server. Remove tls-verify-peer from it.")
+        raise Refused(
+            f"Cannot write to {uri}: it turns off the verification of the server. Remove tls-verify-peer from it."
+        )
     if address.scheme.endswith("+unix"):
         return
     if address.scheme == "nbd":
@@ -80,14 +82,22 @@ def _check_folder(uri: str, folder: str) -> None:
     needed = ["ca-cert.pem", *(("client-cert.pem", "client-key.pem") if client else ())]
     for name in needed:
         if not os.access(os.path.join(folder, name), os.R_OK):
-            raise Refused(f"Cannot write to {uri}: {os.path.join(folder, name)} cannot be read. Check tls_certificates.")
+            raise Refused(
+                f"Cannot write to {uri}: {os.path.join(folder, name)} cannot be read. Check tls_certificates."
+            )
 
 
 def verifies_by_itself(library: str | None) -> bool:
     """Whether this version of libnbd verifies a server where no CA is named. Distributions may have mended earlier ones, which cannot be seen."""
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", library or "")
     major, minor, patch = map(int, found.groups()) if found else (0, 0, 0)
-    return (major, minor) >= (1, 22) or (major, minor) == (1, 20) and patch >= 2 or (major, minor) == (1, 18) and patch >= 5
+    return (
+        (major, minor) >= (1, 22)
+        or (major, minor) == (1, 20)
+        and patch >= 2
+        or (major, minor) == (1, 18)
+        and patch >= 5
+    )
 
 
 def is_nbd(path: str) -> bool:
@@ -103,7 +113,9 @@ class NbdTarget:
     def __init__(self, uri: str, tls: NbdTls = VERIFIED) -> None:
         """Connect. Raises Refused if libnbd is missing, the server cannot be verified or the export cannot be written, CbtError if the server refuses."""
         if nbd is None:
-            raise Refused(f"Cannot write to {uri}: libnbd is not installed here. Install python3-libnbd, or restore to a file.")
+            raise Refused(
+                f"Cannot write to {uri}: libnbd is not installed here. Install python3-libnbd, or restore to a file."
+            )
         self._uri, self._advice = uri, "Check that the server runs, and read its log."
         self._handle: t.Any = nbd.NBD()
         check_tls(uri, tls, self._handle.get_version())

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Freezing and thawing the guest's file systems. Private to the collection."""
+"""Freezing and thawing the guest's file systems."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def _thaw(domain: Domain, frozen: bool) -> None:
 
 
 @contextlib.contextmanager
-def quiesced(domain: Domain, facts: DomainFacts, policy: str, mountpoints: t.Sequence[str] | None = None) -> t.Iterator[Quiesce]:
+def quiesced(
+    domain: Domain, facts: DomainFacts, policy: str, mountpoints: t.Sequence[str] | None = None
+) -> t.Iterator[Quiesce]:
     """Freeze the guest's file systems for the block and thaw them after it, however it ends.
 
     ``policy`` is auto (freeze if the agent answers), required or never. Raises Refused if a required freeze is
@@ -83,11 +85,15 @@ def quiesced(domain: Domain, facts: DomainFacts, policy: str, mountpoints: t.Seq
             frozen = True
             # An agent that knows none of the mount points says that it froze nothing, and calls that a success.
             if count < max(1, len(mountpoints or ())):
-                failure = f"the agent froze {count} file systems" + (f" of {', '.join(mountpoints)}" if mountpoints else "")
+                failure = f"the agent froze {count} file systems" + (
+                    f" of {', '.join(mountpoints)}" if mountpoints else ""
+                )
         except libvirt.libvirtError as error:
             failure = str(error)
         if failure is not None and policy == "required":
-            raise HypervisorError(f"Cannot freeze the file systems of {facts.name}: {failure}. Check qemu-guest-agent in the guest, or set quiesce to auto.")
+            raise HypervisorError(
+                f"Cannot freeze the file systems of {facts.name}: {failure}. Check qemu-guest-agent in the guest, or set quiesce to auto."
+            )
         result.note = None if failure is None else f"the file systems were not frozen: {failure}"
         result.consistency = FILESYSTEM if failure is None else CRASH
         yield result

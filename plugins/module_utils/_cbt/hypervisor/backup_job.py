@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The pull-mode backup job: a frozen view of a domain's disks, served over NBD. Private to the collection."""
+"""The pull-mode backup job: a frozen view of a domain's disks, served over NBD."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def backup_xml(wanted: t.Sequence[JobDisk], disks: t.Iterable[Disk], folder: str
         if item is None:
             ElementTree.SubElement(listed, "disk", name=disk.target, backup="no")
             continue
-        element = ElementTree.SubElement(listed, "disk", name=disk.target, backup="yes", type="file", exportname=disk.target)
+        element = ElementTree.SubElement(
+            listed, "disk", name=disk.target, backup="yes", type="file", exportname=disk.target
+        )
         if item.since is None:
             element.set("backupmode", "full")
         else:
@@ -79,7 +81,11 @@ def _gone(domain: Domain) -> bool:
     try:
         domain.api.backupGetXMLDesc()
     except libvirt.libvirtError as error:
-        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_BACKUP, libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
+        if error.get_error_code() in (
+            libvirt.VIR_ERR_NO_DOMAIN_BACKUP,
+            libvirt.VIR_ERR_OPERATION_INVALID,
+            libvirt.VIR_ERR_NO_DOMAIN,
+        ):
             return True
         raise
     return False
@@ -101,13 +107,17 @@ def end(domain: Domain) -> None:
             if domain.session.alive:
                 deadline = 0.0
         if time.monotonic() > deadline:
-            raise HypervisorError(f"Cannot end the backup job of {domain.name}: {reason}. End it with virsh domjobabort {domain.name}.")
+            raise HypervisorError(
+                f"Cannot end the backup job of {domain.name}: {reason}. End it with virsh domjobabort {domain.name}."
+            )
         with contextlib.suppress(libvirt.libvirtError):
             domain.api.abortJob()
         time.sleep(0.02)
 
 
-def _begin(domain: Domain, servers: t.Sequence[Server], xml: t.Callable[[Server], str], new_checkpoint: str | None) -> Server:
+def _begin(
+    domain: Domain, servers: t.Sequence[Server], xml: t.Callable[[Server], str], new_checkpoint: str | None
+) -> Server:
     """Begin the job at the first of ``servers`` whose port is free, and return that one. Raises libvirtError."""
     for server in servers[:-1]:
         try:
@@ -140,9 +150,17 @@ def backup_job(
     def begin() -> tuple[Export, ...]:
         nonlocal begun
         with explained(f"begin the backup job of {facts.name}", "See libvirt's and QEMU's log of this domain."):
-            server = _begin(domain, servers or [scratch.socket_of_qemu(folder)], lambda each: backup_xml(wanted, facts.disks, folder, each), new_checkpoint)
+            server = _begin(
+                domain,
+                servers or [scratch.socket_of_qemu(folder)],
+                lambda each: backup_xml(wanted, facts.disks, folder, each),
+                new_checkpoint,
+            )
             begun = True
-        return tuple(Export(each.target, server, each.target, f"qemu:dirty-bitmap:backup-{each.target}" if each.since else None) for each in wanted)
+        return tuple(
+            Export(each.target, server, each.target, f"qemu:dirty-bitmap:backup-{each.target}" if each.since else None)
+            for each in wanted
+        )
 
     try:
         yield begin

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Copying a disk of a running domain to another image while the guest writes, and going over to it. Private to the collection."""
+"""Copying a disk of a running domain to another image while the guest writes, and going over to it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def mirror(xml: str, target: str) -> Mirror | None:
 def _of(domain: Domain, target: str) -> Mirror:
     found = mirror(domain.api.XMLDesc(0), target)
     if found is None:
-        raise HypervisorError(f"Copying {target} of {domain.name} ended early; the guest goes on with the image it has. See QEMU's log of this domain.")
+        raise HypervisorError(
+            f"Copying {target} of {domain.name} ended early; the guest goes on with the image it has. See QEMU's log of this domain."
+        )
     return found
 
 
@@ -53,7 +55,12 @@ def begin(domain: Domain, target: str, path: str, shallow: bool) -> None:
     # libvirt copies a disk of a persistent domain only if told that the job may be lost when the domain ends.
     flags = libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT | libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
     with explained(f"copy {target} of {domain.name}"):
-        domain.api.blockCopy(target, ElementTree.tostring(root, encoding="unicode"), {}, flags | (libvirt.VIR_DOMAIN_BLOCK_COPY_SHALLOW if shallow else 0))
+        domain.api.blockCopy(
+            target,
+            ElementTree.tostring(root, encoding="unicode"),
+            {},
+            flags | (libvirt.VIR_DOMAIN_BLOCK_COPY_SHALLOW if shallow else 0),
+        )
 
 
 def wait(domain: Domain, target: str, watch: t.Callable[[], None]) -> None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checkpoints of a domain: made, read, judged and removed. Private to the collection.
+"""Checkpoints of a domain: made, read, judged and removed.
 
 A checkpoint is metadata in libvirt plus one bitmap of the same name in each tracked disk.
 Ours are called ``cbt-<first 8 digits of the repository's id>-<restore point id>``. Those that a restore point is made with
@@ -68,14 +68,19 @@ def parse_checkpoint(xml: str) -> Checkpoint:
 def list_checkpoints(domain: Domain) -> list[Checkpoint]:
     """All checkpoints libvirt knows of a domain, oldest first."""
     with explained(f"list the checkpoints of {domain.name}"):
-        found = [parse_checkpoint(each.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN)) for each in domain.api.listAllCheckpoints()]
+        found = [
+            parse_checkpoint(each.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN))
+            for each in domain.api.listAllCheckpoints()
+        ]
     return sorted(found, key=lambda checkpoint: (checkpoint.created, checkpoint.name))
 
 
 def read_xml(domain: Domain, name: str) -> str:
     """libvirt's XML of a checkpoint without the domain's configuration, fit for redefining it."""
     with explained(f"read checkpoint {name} of {domain.name}"):
-        return t.cast(str, domain.api.checkpointLookupByName(name).getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN))
+        return t.cast(
+            str, domain.api.checkpointLookupByName(name).getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN)
+        )
 
 
 def flaw(disk: Disk, name: str) -> str | None:
@@ -92,7 +97,9 @@ def flaw(disk: Disk, name: str) -> str | None:
 
 def named(prefix: str, known: t.Iterable[str], disks: t.Iterable[Disk]) -> list[str]:
     """Names of checkpoints that begin so, ``known`` to libvirt or left as bitmaps in the disks; ours are oldest first then."""
-    return sorted(name for name in {*known, *(name for disk in disks for name in disk.checkpoints)} if name.startswith(prefix))
+    return sorted(
+        name for name in {*known, *(name for disk in disks for name in disk.checkpoints)} if name.startswith(prefix)
+    )
 
 
 def misplaced(disk: Disk, name: str) -> str | None:
@@ -109,7 +116,14 @@ def add_marks(domain: Domain, facts: DomainFacts, name: str, targets: t.Collecti
     """Mark in the images of a running domain which disks they are, before a checkpoint is taken."""
     nodes = {disk.target: f"{disk.node}-format" for disk in facts.disks if disk.target in targets}
     added = [
-        {"node": node, "name": mark(name, target), "persistent": True, "disabled": True, "granularity": _MARK_GRANULARITY} for target, node in nodes.items()
+        {
+            "node": node,
+            "name": mark(name, target),
+            "persistent": True,
+            "disabled": True,
+            "granularity": _MARK_GRANULARITY,
+        }
+        for target, node in nodes.items()
     ]
     monitor(domain, "transaction", actions=[{"type": "block-dirty-bitmap-add", "data": each} for each in added])
 
@@ -126,7 +140,9 @@ def add_bitmaps(facts: DomainFacts, name: str, targets: t.Collection[str]) -> No
                 qemu_img.add_bitmap(disk.source, mark(name, disk.target), _MARK_GRANULARITY, recording=False)
                 qemu_img.add_bitmap(disk.source, name, GRANULARITY, recording=True)
             except ProgramError as error:
-                raise HypervisorError(f"Cannot track {disk.target} of {facts.name}: {error}. If an image is in use, wait until it is free.") from error
+                raise HypervisorError(
+                    f"Cannot track {disk.target} of {facts.name}: {error}. If an image is in use, wait until it is free."
+                ) from error
 
 
 def create(domain: Domain, facts: DomainFacts, name: str, tracked: t.Collection[str]) -> None:
@@ -165,7 +181,11 @@ def remove(domain: Domain, name: str) -> None:
 def _remove_running(domain: Domain, facts: DomainFacts, name: str, known: bool) -> None:
     holders = [disk for disk in facts.disks if disk.bitmap(name) is not None]
     _delete(domain, facts, name, holders, known)
-    marks = [{"node": f"{disk.node}-format", "name": mark(name, target)} for disk in facts.disks for target in disk.marks(name)]
+    marks = [
+        {"node": f"{disk.node}-format", "name": mark(name, target)}
+        for disk in facts.disks
+        for target in disk.marks(name)
+    ]
     if marks:
         monitor(domain, "transaction", actions=[{"type": "block-dirty-bitmap-remove", "data": each} for each in marks])
 
@@ -179,7 +199,9 @@ def _delete(domain: Domain, facts: DomainFacts, name: str, holders: t.Sequence[D
         # libvirt refuses to delete a checkpoint some of whose bitmaps are gone, so its record is made to agree first.
         domain.api.checkpointLookupByName(name).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
     if holders:
-        domain.api.checkpointCreateXML(_redefinition(name, holders, facts.disks), libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
+        domain.api.checkpointCreateXML(
+            _redefinition(name, holders, facts.disks), libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
+        )
         domain.api.checkpointLookupByName(name).delete(0)
 
 
@@ -196,6 +218,8 @@ def _remove_shut_off(domain: Domain, facts: DomainFacts, name: str, known: bool)
             try:
                 qemu_img.remove_bitmap(disk.source or "", bitmap)
             except ProgramError as error:
-                raise HypervisorError(f"Cannot remove bitmap {bitmap} from {disk.target} of {domain.name}: {error}") from error
+                raise HypervisorError(
+                    f"Cannot remove bitmap {bitmap} from {disk.target} of {domain.name}: {error}"
+                ) from error
     if known:
         domain.api.checkpointLookupByName(name).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Connecting to libvirt, and libvirt's errors as ours. Private to the collection."""
+"""Connecting to libvirt, and libvirt's errors as ours."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ def _ignore(_context: t.Any, _error: t.Any) -> None:
 
 
 def _credentials(username: str | None, password: str | None) -> list[t.Any]:
-    wanted = [libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_USERNAME, libvirt.VIR_CRED_PASSPHRASE, libvirt.VIR_CRED_NOECHOPROMPT]
+    wanted = [
+        libvirt.VIR_CRED_AUTHNAME,
+        libvirt.VIR_CRED_USERNAME,
+        libvirt.VIR_CRED_PASSPHRASE,
+        libvirt.VIR_CRED_NOECHOPROMPT,
+    ]
 
     def answer(credentials: list[list[t.Any]], _data: t.Any) -> int:
         for credential in credentials:
@@ -68,7 +73,9 @@ class Session:
         try:
             return _in_time(self._open)
         except concurrent.futures.TimeoutError as error:
-            raise HypervisorError(f"{what}: it did not answer within {ANSWER_WITHIN} s. Check that libvirtd or virtqemud there does not hang.") from error
+            raise HypervisorError(
+                f"{what}: it did not answer within {ANSWER_WITHIN} s. Check that libvirtd or virtqemud there does not hang."
+            ) from error
         except libvirt.libvirtError as error:
             advice = "Check that libvirtd or virtqemud runs there and that this user may use it."
             if error.get_error_code() in (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED):
@@ -111,7 +118,9 @@ class Session:
                 if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
                     raise HypervisorError(f"Cannot look up domain {name}: {error}") from error
         known = sorted(domain.name for domain in self.domains())
-        raise Refused(f"There is no domain {name} on this host; it has {', '.join(known) or 'none'}. Check the name and the host.")
+        raise Refused(
+            f"There is no domain {name} on this host; it has {', '.join(known) or 'none'}. Check the name and the host."
+        )
 
     def domains(self, active_only: bool = False) -> list[Domain]:
         """All domains, or those that run, by name."""

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which image a domain's definition names for a disk, and having a domain off and on. Private to the collection."""
+"""Which image a domain's definition names for a disk, and having a domain off and on."""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ def shut_down(domain: Domain, within: float, watch: t.Callable[[], None]) -> Non
         while domain.api.isActive():
             watch()
             if time.monotonic() > deadline:
-                raise HypervisorError(f"{domain.name} did not shut down within {within:.0f} s, so nothing was changed. See to its guest, or allow more time.")
+                raise HypervisorError(
+                    f"{domain.name} did not shut down within {within:.0f} s, so nothing was changed. See to its guest, or allow more time."
+                )
             time.sleep(0.2)
 
 
@@ -108,7 +110,9 @@ def start(domain: Domain) -> None:
         deadline = time.monotonic() + _SEEN_FOR
         while time.monotonic() < deadline:
             if domain.api.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
-                raise HypervisorError(f"{domain.name} was started and did not go on running. See libvirt's and QEMU's log of this domain.")
+                raise HypervisorError(
+                    f"{domain.name} was started and did not go on running. See libvirt's and QEMU's log of this domain."
+                )
             time.sleep(0.2)
 
 

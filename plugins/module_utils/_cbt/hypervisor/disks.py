@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The disks of a domain, and whether their changes can be tracked. Private to the collection."""
+"""The disks of a domain, and whether their changes can be tracked."""
 
 from __future__ import annotations
 
@@ -212,7 +212,15 @@ def with_image(disk: Disk, info: t.Mapping[str, t.Any]) -> Disk:
     """
     details = info.get("format-specific", {}).get("data", {})
     bitmaps = tuple(
-        Bitmap(raw["name"], raw["granularity"], None, inconsistent="in-use" in raw["flags"], recording="auto" in raw["flags"])
+        Bitmap(
+            raw["name"],
+            raw["granularity"],
+            None,
+            inconsistent="in-use" in raw["flags"],
+            recording="auto" in raw["flags"],
+        )
         for raw in details.get("bitmaps", ())
     )
-    return dataclasses.replace(disk, compat=details.get("compat"), virtual_size=info.get("virtual-size"), bitmaps=bitmaps, image=info)
+    return dataclasses.replace(
+        disk, compat=details.get("compat"), virtual_size=info.get("virtual-size"), bitmaps=bitmaps, image=info
+    )

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading a domain: its state, disks and what else a restore point keeps. Private to the collection."""
+"""Reading a domain: its state, disks and what else a restore point keeps."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def state_of(domain: Domain) -> str | None:
 def monitor(domain: Domain, command: str, **arguments: t.Any) -> t.Any:
     """What QEMU itself returns to a monitor command. Raises HypervisorError with QEMU's words if it refuses."""
     with explained(f"ask QEMU of {domain.name} for {command}"):
-        answer = json.loads(libvirt_qemu.qemuMonitorCommand(domain.api, json.dumps({"execute": command, "arguments": arguments}), 0))
+        answer = json.loads(
+            libvirt_qemu.qemuMonitorCommand(domain.api, json.dumps({"execute": command, "arguments": arguments}), 0)
+        )
     if "error" in answer:
         raise HypervisorError(f"Cannot ask QEMU of {domain.name} for {command}: {answer['error'].get('desc')}")
     return answer["return"]
@@ -153,13 +155,20 @@ def read_domain(domain: Domain) -> DomainFacts:
 def require_files_here(facts: DomainFacts, what: str) -> None:
     """Raise Refused if a domain is on another host, for ``what`` needs its files."""
     if facts.host is not None:
-        raise Refused(f"Cannot {what}: {facts.name} is on {facts.host}, and its files are needed. Let the task run on that host.")
+        raise Refused(
+            f"Cannot {what}: {facts.name} is on {facts.host}, and its files are needed. Let the task run on that host."
+        )
 
 
 def _uses(domain_xml: str, path: str) -> bool:
     """True if a disk of the domain is the file or device ``path``, or has it below as a backing image."""
     sources = ElementTree.fromstring(domain_xml).iterfind("./devices/disk//source")
-    return any(os.path.realpath(place) == path for source in sources for place in (source.get("file"), source.get("dev")) if place)
+    return any(
+        os.path.realpath(place) == path
+        for source in sources
+        for place in (source.get("file"), source.get("dev"))
+        if place
+    )
 
 
 def running_users_of(session: Session, path: str) -> list[str]:

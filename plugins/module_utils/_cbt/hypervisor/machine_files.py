@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files a machine needs beside its disks: firmware, its variables, a kernel of its own, the state of its TPM. Private to the collection."""
+"""Files a machine needs beside its disks: firmware, its variables, a kernel of its own, the state of its TPM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
 TPM_FOLDER = "/var/lib/libvirt/swtpm"
 
 # Paths in a domain's XML by the name their content gets in a restore point.
-_PATHS = {"loader": "./os/loader", "nvram": "./os/nvram", "kernel": "./os/kernel", "initrd": "./os/initrd", "dtb": "./os/dtb"}
+_PATHS = {
+    "loader": "./os/loader",
+    "nvram": "./os/nvram",
+    "kernel": "./os/kernel",
+    "initrd": "./os/initrd",
+    "dtb": "./os/dtb",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading the disks of a shut-off domain straight from their images. Private to the collection."""
+"""Reading the disks of a shut-off domain straight from their images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,13 @@ def _arguments(disks: t.Sequence[Disk], wanted: t.Mapping[str, JobDisk], socket:
     arguments = ["qemu-storage-daemon", "--pidfile", ready, "--nbd-server", f"addr.type=unix,addr.path={address}"]
     for disk in disks:
         arguments += ["--blockdev", json.dumps(_node(disk))]
-        export: dict[str, t.Any] = {"type": "nbd", "id": disk.target, "node-name": disk.target, "name": disk.target, "writable": False}
+        export: dict[str, t.Any] = {
+            "type": "nbd",
+            "id": disk.target,
+            "node-name": disk.target,
+            "name": disk.target,
+            "writable": False,
+        }
         since = wanted[disk.target].since
         if since is not None:
             export["bitmaps"] = [since]
@@ -72,10 +78,15 @@ def image_exports(facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str) 
     try:
         arguments = _arguments(disks, by_target, socket, ready)
     except (OSError, ProgramError) as error:
-        raise HypervisorError(f"Cannot read the disks of {facts.name}: {error}. Check that its images are whole.") from error
+        raise HypervisorError(
+            f"Cannot read the disks of {facts.name}: {error}. Check that its images are whole."
+        ) from error
     with programs.service(arguments) as server:
         _wait_for(ready, server, facts.name)
-        yield tuple(Export(each.target, socket, each.target, f"qemu:dirty-bitmap:{each.since}" if each.since else None) for each in wanted)
+        yield tuple(
+            Export(each.target, socket, each.target, f"qemu:dirty-bitmap:{each.since}" if each.since else None)
+            for each in wanted
+        )
         with contextlib.suppress(ProgramError):  # it only read
             server.stop(_START_WITHIN)
 
@@ -85,7 +96,11 @@ def _wait_for(ready: str, server: programs.Service, name: str) -> None:
     while not os.path.exists(ready):
         reason = server.failed()
         if reason is not None and "lock" in reason:
-            raise HypervisorError(f"Cannot read the disks of {name}: an image is in use by another process ({reason}). Was it started meanwhile? Try again.")
+            raise HypervisorError(
+                f"Cannot read the disks of {name}: an image is in use by another process ({reason}). Was it started meanwhile? Try again."
+            )
         if reason is not None or time.monotonic() > deadline:
-            raise HypervisorError(f"Cannot read the disks of {name}: {reason or 'qemu-storage-daemon did not open the images in time'}.")
+            raise HypervisorError(
+                f"Cannot read the disks of {name}: {reason or 'qemu-storage-daemon did not open the images in time'}."
+            )
         time.sleep(0.01)

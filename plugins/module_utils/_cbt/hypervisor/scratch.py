@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Folders for the scratch files of backup jobs, on this host and on others. Private to the collection.
+"""Folders for the scratch files of backup jobs, on this host and on others.
 
 On another host the folder is a storage pool, for of pools libvirt tells the free space, and makes and removes their folders.
 The name of a folder tells the domain; that of a pool also tells which host reads, since no other can tell whether the run lives.
@@ -119,10 +119,14 @@ def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[_Folder]:
         path = tempfile.mkdtemp(prefix=_fitting_prefix(facts.uuid, own), dir=own)
         handle = os.open(path, FOLDER)
     except OSError as error:
-        raise Refused(f"Cannot create a scratch folder in {parent}: {error.strerror}. Choose another with scratch_dir.") from error
+        raise Refused(
+            f"Cannot create a scratch folder in {parent}: {error.strerror}. Choose another with scratch_dir."
+        ) from error
     try:
         if os.fstat(handle).st_uid != os.geteuid():
-            raise Refused(f"Cannot use {path} for scratch files: another user replaced the one that was just created. Choose another with scratch_dir.")
+            raise Refused(
+                f"Cannot use {path} for scratch files: another user replaced the one that was just created. Choose another with scratch_dir."
+            )
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield _Folder(path, handle)
     finally:
@@ -200,7 +204,9 @@ def scratch_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
         _let_qemu_in(folder, facts.owner)
         _label(folder.path, os.path.join(folder.path, FOR_QEMU))
         if not _fits(folder.path):
-            raise Refused(f"The scratch directory {parent} is too long a path for a Unix socket. Choose a shorter one with scratch_dir.")
+            raise Refused(
+                f"The scratch directory {parent} is too long a path for a Unix socket. Choose a shorter one with scratch_dir."
+            )
         yield folder.path
 
 
@@ -219,7 +225,13 @@ def workspace(domain: Domain, facts: DomainFacts, parent: str) -> t.Iterator[Wor
             advice = "libvirt's storage driver must be there. Choose another folder with scratch_dir."
             with explained(f"create the scratch folder {path} on {facts.host}", advice):
                 storage_pools.make(session, name, path)
-            place = free_space.Place(path, f"the scratch directory on {facts.host},", option, 0.1, lambda _path: storage_pools.measure(session, name))
+            place = free_space.Place(
+                path,
+                f"the scratch directory on {facts.host},",
+                option,
+                0.1,
+                lambda _path: storage_pools.measure(session, name),
+            )
             yield Workspace(folder.path, path, (place,))
         finally:
             storage_pools.remove(session, name)

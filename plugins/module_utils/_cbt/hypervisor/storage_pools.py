@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Folders and files of another host, through libvirt's storage pools of type dir. Private to the collection."""
+"""Folders and files of another host, through libvirt's storage pools of type dir."""
 
 from __future__ import annotations
 
@@ -80,7 +80,10 @@ def _over(session: Session, folder: str) -> t.Iterator[t.Any]:
 
 def has_file(session: Session, path: str) -> bool:
     """Whether the file exists on libvirt's host. Raises HypervisorError if its folder does not, or if libvirt cannot tell."""
-    with explained(f"look into {os.path.dirname(path)} on libvirt's host"), _over(session, os.path.dirname(path)) as pool:
+    with (
+        explained(f"look into {os.path.dirname(path)} on libvirt's host"),
+        _over(session, os.path.dirname(path)) as pool,
+    ):
         return os.path.basename(path) in pool.listVolumes()
 
 

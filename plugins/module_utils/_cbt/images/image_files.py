@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Image files as they are converted: read, made, compared. Private to the collection."""
+"""Image files as they are converted: read, made, compared."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def describe(path: str, fmt: str) -> Image:
 
 def needed(image: Image) -> int:
     """Bytes that a qcow2 image of the same content takes, as far as can be told while a guest writes."""
-    measured = programs.run_json(["qemu-img", "measure", "-U", "--output=json", "-O", "qcow2", "-f", image.format, image.path])
+    measured = programs.run_json(
+        ["qemu-img", "measure", "-U", "--output=json", "-O", "qcow2", "-f", image.format, image.path]
+    )
     return t.cast(int, measured["required"])
 
 
@@ -84,19 +86,50 @@ def _backing(image: Image, dest: str, file_option: str) -> list[str]:
         return []
     # A relative name is relative to the folder of the image that holds it.
     beside = os.path.dirname(os.path.realpath(image.path)) == os.path.dirname(os.path.realpath(dest))
-    return [file_option, image.backing if beside else (image.backing_path or image.backing), "-F", image.backing_format or "raw"]
+    return [
+        file_option,
+        image.backing if beside else (image.backing_path or image.backing),
+        "-F",
+        image.backing_format or "raw",
+    ]
 
 
 def create_like(image: Image, dest: str) -> None:
     """Make an empty qcow2 v3 image of the size, cluster size and backing file of another."""
-    programs.run(["qemu-img", "create", "-q", "-f", "qcow2", *_options(image), *_backing(image, dest, "-b"), "--", dest, str(image.size)])
+    programs.run(
+        [
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            *_options(image),
+            *_backing(image, dest, "-b"),
+            "--",
+            dest,
+            str(image.size),
+        ]
+    )
     take_owner(image.path, dest)
 
 
 def convert(image: Image, dest: str, watch: t.Callable[[], None]) -> None:
     """Copy an image that is not in use to a new qcow2 v3 image. Raises HypervisorError, Refused if it is in use, or what ``watch`` raises."""
     locks.require_free(image.path, f"convert {image.path}")
-    copying = ["qemu-img", "convert", "-q", "-f", image.format, "-O", "qcow2", *_options(image), *_backing(image, dest, "-B"), "--", image.path, dest]
+    copying = [
+        "qemu-img",
+        "convert",
+        "-q",
+        "-f",
+        image.format,
+        "-O",
+        "qcow2",
+        *_options(image),
+        *_backing(image, dest, "-B"),
+        "--",
+        image.path,
+        dest,
+    ]
     _complete(copying, watch, f"convert {image.path}")
     take_owner(image.path, dest)
     files.sync(dest)
@@ -112,7 +145,9 @@ def _complete(arguments: t.Sequence[str], watch: t.Callable[[], None], what: str
     with programs.service(arguments) as running:
         status, said = running.complete(watch)
     if status != 0:
-        raise HypervisorError(f"Cannot {what}: {arguments[0]} {arguments[1]} ended with {status}{': ' if said else ''}{said}")
+        raise HypervisorError(
+            f"Cannot {what}: {arguments[0]} {arguments[1]} ended with {status}{': ' if said else ''}{said}"
+        )
 
 
 def set_compat(path: str, version: str) -> None:
@@ -120,7 +155,9 @@ def set_compat(path: str, version: str) -> None:
     try:
         programs.run(["qemu-img", "amend", "-f", "qcow2", "-o", f"compat={version}", "--", path])
     except ProgramError as error:
-        raise HypervisorError(f"Cannot make {path} a qcow2 image of compat {version}: {error}. If a domain uses it, shut that down.") from error
+        raise HypervisorError(
+            f"Cannot make {path} a qcow2 image of compat {version}: {error}. If a domain uses it, shut that down."
+        ) from error
 
 
 def check(path: str) -> None:
@@ -140,11 +177,15 @@ def take_owner(path: str, other: str) -> None:
     try:
         handle = os.open(other, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise HypervisorError(f"Cannot go on with the new image {other}: {error.strerror}. Check whether another user replaced it.") from error
+        raise HypervisorError(
+            f"Cannot go on with the new image {other}: {error.strerror}. Check whether another user replaced it."
+        ) from error
     try:
         made = os.fstat(handle)
         if not stat.S_ISREG(made.st_mode) or made.st_nlink != 1 or made.st_uid != os.geteuid():
-            raise HypervisorError(f"Cannot go on with the new image {other}: another user replaced it. Make root the owner of its folder.")
+            raise HypervisorError(
+                f"Cannot go on with the new image {other}: another user replaced it. Make root the owner of its folder."
+            )
         os.fchmod(handle, status.st_mode & 0o777)
         if os.geteuid() == 0:
             os.fchown(handle, status.st_uid, status.st_gid)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""QEMU's locks on disk images, which show whether an image is in use. Private to the collection.
+"""QEMU's locks on disk images, which show whether an image is in use.
 
 Each process that opens an image with QEMU's block layer locks single bytes of the file from 100 on: one for each permission it
 uses, and from 200 on one for each that it denies others (QEMU's block/file-posix.c). The format of the image does not matter.
@@ -18,7 +18,11 @@ from ..errors import Refused
 
 _FIRST, _LENGTH = 100, 200  # bytes
 _LOCK = struct.Struct("hhqqi4x")  # struct flock
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # a file system or kernel without them, which QEMU does without, too
+_NO_LOCKS = (
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+)  # a file system or kernel without them, which QEMU does without, too
 
 
 def in_use(path: str) -> bool:
@@ -35,11 +39,15 @@ def in_use(path: str) -> bool:
     except OSError as error:
         if error.errno in _NO_LOCKS:
             return False
-        raise Refused(f"Cannot determine whether {path} is in use: {error.strerror}. Run the task as a user who can read it.") from error
+        raise Refused(
+            f"Cannot determine whether {path} is in use: {error.strerror}. Run the task as a user who can read it."
+        ) from error
     return bool(_LOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
 def require_free(path: str, what: str) -> None:
     """Raise Refused if a process has an image open; ``what`` cannot be done then."""
     if in_use(path):
-        raise Refused(f"Cannot {what}: {path} is in use by a running process. Shut its domain down, or end the process.")
+        raise Refused(
+            f"Cannot {what}: {path} is in use by a running process. Shut its domain down, or end the process."
+        )

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The marker of a conversion: a link beside a new image to the one it was made of. Private to the collection.
+"""The marker of a conversion: a link beside a new image to the one it was made of.
 
 Until it is gone the conversion is not over. Its name ends in the format of the original, which is not guessed: a guest writes
 every byte of a RAW disk. Markers of older versions do not record the format.

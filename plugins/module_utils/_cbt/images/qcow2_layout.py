@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The layout of a new qcow2 v3 image whose content is known beforehand. Pure. Private to the collection.
+"""The layout of a new qcow2 v3 image whose content is known beforehand. Pure.
 
 QEMU's own writer allocates clusters as they come, through one thread. A restore knows all of them in advance: the tables can
 be laid out at once and the data written in place, from several threads, at the speed of a plain file.
@@ -57,7 +57,10 @@ def features_like(image: t.Mapping[str, t.Any]) -> Features:
     if cluster not in _CLUSTERS or isinstance(cluster, bool):
         raise ValueError("qcow2 has no clusters of that size")
     flags = {key: image.get(key, False) for key in ("extended-l2", "lazy-refcounts")}
-    if not all(isinstance(flag, bool) for flag in flags.values()) or image.get("compression-type", "zlib") not in ("zlib", "zstd"):
+    if not all(isinstance(flag, bool) for flag in flags.values()) or image.get("compression-type", "zlib") not in (
+        "zlib",
+        "zstd",
+    ):
         raise ValueError("qcow2 has no such features")
     if flags["extended-l2"] and cluster < _SMALLEST_EXTENDED:
         raise ValueError("qcow2 has extended L2 entries for larger clusters only")

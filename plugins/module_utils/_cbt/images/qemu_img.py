@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Disk images outside of a running domain, by QEMU's own tools. Private to the collection.
+"""Disk images outside of a running domain, by QEMU's own tools.
 
 A guest writes every byte of a RAW disk, and can make it look like an image of any format that names any file of the host. So
 the format of an image is never guessed: it is that of the definition, or what the image above it in a chain names.
@@ -57,7 +57,9 @@ def chain(path: str, fmt: str) -> list[Link]:
         named = found.get("backing-filename-format")
         links.append(Link(below, named or "raw", named is not None))
         if len(links) > _LONGEST_CHAIN:
-            raise Refused(f"Cannot read {path}: it has more than {_LONGEST_CHAIN} backing images. Shorten the chain with virsh blockcommit.")
+            raise Refused(
+                f"Cannot read {path}: it has more than {_LONGEST_CHAIN} backing images. Shorten the chain with virsh blockcommit."
+            )
     return links
 
 
@@ -106,5 +108,14 @@ def remove_bitmap(path: str, name: str) -> None:
 
 def add_bitmap(path: str, name: str, granularity: int, recording: bool) -> None:
     """Add a bitmap to the qcow2 image of a shut-off domain; ``granularity`` in bytes."""
-    arguments = ["qemu-img", "bitmap", "--add", *([] if recording else ["--disable"]), "-g", str(granularity), "-f", "qcow2"]
+    arguments = [
+        "qemu-img",
+        "bitmap",
+        "--add",
+        *([] if recording else ["--disable"]),
+        "-g",
+        str(granularity),
+        "-f",
+        "qcow2",
+    ]
     programs.run([*arguments, "--", _alone(path), name])

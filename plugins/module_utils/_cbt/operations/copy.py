@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Copying restore points into another repository, only what is missing there. Private to the collection."""
+"""Copying restore points into another repository, only what is missing there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ from .point.point_source import PointSource
 from .point.portion import Statistics
 from .upkeep.healing import heal
 
-_COMPARED = 1 << 21  # runs of a map that a point is compared with: maps of more, together, take more memory than a run may use
+_COMPARED = (
+    1 << 21
+)  # runs of a map that a point is compared with: maps of more, together, take more memory than a run may use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,9 @@ class CopyResult:
 Bases = tuple[RestorePoint, RestorePoint]  # one restore point as the source has it, and as the destination has it
 
 
-def nearest(point: RestorePoint, disk: DiskRecord, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]) -> Bases | None:
+def nearest(
+    point: RestorePoint, disk: DiskRecord, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]
+) -> Bases | None:
     """The restore point next to ``point`` that both sides hold, with a disk of this target and size. Pure.
 
     ``there`` are the source's points in order, ``here`` the destination's. An earlier point is preferred; None if there is none.
@@ -109,7 +113,9 @@ class _Copier:
     observer: Observer
     warnings: list[str] = dataclasses.field(default_factory=list)
 
-    def copy(self, point: RestorePoint, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]) -> tuple[RestorePoint, Statistics | None]:
+    def copy(
+        self, point: RestorePoint, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]
+    ) -> tuple[RestorePoint, Statistics | None]:
         """Copy one point; returns it as it exists then, and what it took, None if another run copied it.
 
         Raises a CbtError; then nothing of it is left but packs that the next attempt finds, if the source is whole.
@@ -119,7 +125,9 @@ class _Copier:
             return present, None
         new = NewPoint(self.lease, point.uuid, point.id, self.options, self.damages, self.interrupt, self.observer)
         try:
-            sources = {disk.target: self._read(new, point, disk, nearest(point, disk, there, here)) for disk in point.disks}
+            sources = {
+                disk.target: self._read(new, point, disk, nearest(point, disk, there, here)) for disk in point.disks
+            }
             files = _PointFiles(self.source, point)
             described: list[RestorePoint] = []
 
@@ -127,7 +135,9 @@ class _Copier:
                 described.append(_described(point, self.lease.repository.id, self.options.dedup, maps, stored))
                 return described[-1]
 
-            published = new.publish(files, describe, lambda target: contextlib.nullcontext(sources[target]), yields=True)
+            published = new.publish(
+                files, describe, lambda target: contextlib.nullcontext(sources[target]), yields=True
+            )
         except (DamagedObject, ObjectMissing):
             new.withdraw()
             raise
@@ -215,10 +225,15 @@ def copy(
     started = time.monotonic()
     check(options)
     if dest is not None and dest.id == source.id:
-        raise Refused(f"Cannot copy from {source.store.location} to {dest.store.location}: they are the same repository. Name another destination.")
+        raise Refused(
+            f"Cannot copy from {source.store.location} to {dest.store.location}: they are the same repository. Name another destination."
+        )
     listing = source.points_of()
     there = listing.points
-    warnings = [f"The restore point of {name} is not copied, because its manifest cannot be read: {cause}" for name, cause in sorted(listing.damaged.items())]
+    warnings = [
+        f"The restore point of {name} is not copied, because its manifest cannot be read: {cause}"
+        for name, cause in sorted(listing.damaged.items())
+    ]
     here = list(dest.points_of().points) if dest is not None else []
     wanted = several(there, request.domain, request.wanted)
     keys = {point.key for point in wanted}
@@ -254,4 +269,6 @@ def copy(
             warnings += _healed(lease, each, copier.damages, copier.interrupt)
     present = tuple(point for point in wanted if point.key in held)
     warnings += [*copier.warnings, *source.store.foreign.words(), *dest.store.foreign.words()]
-    return CopyResult(tuple(copied), present, failed, tuple(dict.fromkeys(warnings)), round(time.monotonic() - started, 3))
+    return CopyResult(
+        tuple(copied), present, failed, tuple(dict.fromkeys(warnings)), round(time.monotonic() - started, 3)
+    )

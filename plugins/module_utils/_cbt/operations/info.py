@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What domains and repositories hold, told without changing anything. Private to the collection."""
+"""What domains and repositories hold, told without changing anything."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def _judge(checkpoint: Checkpoint, disks: t.Sequence[Disk], prefix: str | None) 
     )
 
 
-def describe_domains(session: Session, name: str | None = None, repository: Repository | None = None) -> list[tuple[DomainFacts, list[CheckpointFacts]]]:
+def describe_domains(
+    session: Session, name: str | None = None, repository: Repository | None = None
+) -> list[tuple[DomainFacts, list[CheckpointFacts]]]:
     """All domains, or one, with their checkpoints; ``repository`` narrows which count as ours."""
     domains = [session.domain(name)] if name is not None else session.domains()
     prefix = checkpoints.prefix(repository.id) if repository is not None else None
@@ -75,8 +77,15 @@ def list_domains(session: Session, patterns: t.Sequence[str], excluded: t.Sequen
     """The domains whose name or UUID fits one of the patterns and none of the excluded ones. Their disks are not looked at."""
     known = session.domains()
     wanted = [domain for domain in known if _fits(domain, patterns) and not _fits(domain, excluded)]
-    found = [{"name": domain.name, "uuid": domain.uuid, "state": state} for domain in wanted for state in [state_of(domain)] if state is not None]
-    missing = [each for each in patterns if not _WILD & set(each) and not any(_fits(domain, [each]) for domain in known)]
+    found = [
+        {"name": domain.name, "uuid": domain.uuid, "state": state}
+        for domain in wanted
+        for state in [state_of(domain)]
+        if state is not None
+    ]
+    missing = [
+        each for each in patterns if not _WILD & set(each) and not any(_fits(domain, [each]) for domain in known)
+    ]
     return DomainListing(tuple(found), tuple(missing))
 
 
@@ -107,7 +116,9 @@ def describe_repository(repository: Repository) -> RepositoryFacts:
     return RepositoryFacts(repository.id, FORMAT, bool(repository.slots), stored, packs)
 
 
-def list_points(repository: Repository, domain: str | None = None, wanted: str | None = None) -> tuple[list[RestorePoint], t.Mapping[str, str]]:
+def list_points(
+    repository: Repository, domain: str | None = None, wanted: str | None = None
+) -> tuple[list[RestorePoint], t.Mapping[str, str]]:
     """Restore points, oldest first, and damaged manifests with their cause. An unknown domain has none."""
     listing = repository.points_of()
     found = list(listing.points)
@@ -133,7 +144,9 @@ def healths(repository: Repository, points: t.Iterable[RestorePoint]) -> list[He
     found = []
     for point in points:
         last = verified.last(repository, point)
-        hurt = (last is not None and last.own_damage is not None) or (bool(damages) and _names_damage(repository, point, damages))
+        hurt = (last is not None and last.own_damage is not None) or (
+            bool(damages) and _names_damage(repository, point, damages)
+        )
         shown = {key: getattr(last, key) for key in ("at", "level", "percent", "status")} if last is not None else None
         found.append(Health(shown, hurt))
     return found

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Creating a repository, changing who can open it, and making its lost configuration again. Private to the collection."""
+"""Creating a repository, changing who can open it, and making its lost configuration again."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def _master(found: Configuration, passphrases: t.Iterable[str | None], location:
         opened = found.opened(passphrase) if passphrase is not None else None
         if opened is not None:
             return opened[1]
-    raise PassphraseRefused(f"No passphrase given opens a key slot of the repository {location}: they are wrong, or the slot was changed.")
+    raise PassphraseRefused(
+        f"No passphrase given opens a key slot of the repository {location}: they are wrong, or the slot was changed."
+    )
 
 
 def _changed(found: Configuration, passphrase: str | None, request: KeyRequest, location: str) -> Configuration:
@@ -68,22 +70,37 @@ def _changed(found: Configuration, passphrase: str | None, request: KeyRequest, 
         present = slots.get(request.slot)
         if present is None or key_slots.unwrap(present, request.new_passphrase, found.id, request.slot) is None:
             slots[request.slot] = key_slots.wrap(master, request.new_passphrase, found.id, request.slot)
-    after = dataclasses.replace(found, slots=slots) if slots == found.slots else dataclasses.replace(found, slots=slots).proven_by(master)
+    after = (
+        dataclasses.replace(found, slots=slots)
+        if slots == found.slots
+        else dataclasses.replace(found, slots=slots).proven_by(master)
+    )
     given = [each for each in (request.new_passphrase, passphrase) if each is not None]
     if not any(after.opened(each) for each in given):
-        raise Refused(f"Cannot remove the last key slot of the repository {location} that a passphrase given opens: nothing could be read any more.")
+        raise Refused(
+            f"Cannot remove the last key slot of the repository {location} that a passphrase given opens: nothing could be read any more."
+        )
     if len(slots) > key_slots.MAX_SLOTS:
-        raise Refused(f"Cannot add a key slot to the repository {location}: it has {key_slots.MAX_SLOTS}, as many as there can be. Remove one.")
+        raise Refused(
+            f"Cannot add a key slot to the repository {location}: it has {key_slots.MAX_SLOTS}, as many as there can be. Remove one."
+        )
     return after
 
 
 def _decide(found: Configuration | None, passphrase: str | None, request: KeyRequest, location: str) -> Configuration:
     given = [configuration.checked(each) for each in (request.new_passphrase, passphrase) if each is not None]
     if not _NAME.fullmatch(request.slot):
-        raise Refused(f"A key slot cannot be named {request.slot}: use up to 64 letters, digits, dots, hyphens and underscores.")
+        raise Refused(
+            f"A key slot cannot be named {request.slot}: use up to 64 letters, digits, dots, hyphens and underscores."
+        )
     if request.new_passphrase is not None and request.slot in request.remove:
         raise Refused(f"The key slot {request.slot} of the repository {location} cannot be set and removed at once.")
-    if found is None and passphrase is not None and request.new_passphrase is not None and request.slot != configuration.FIRST_SLOT:
+    if (
+        found is None
+        and passphrase is not None
+        and request.new_passphrase is not None
+        and request.slot != configuration.FIRST_SLOT
+    ):
         found = configuration.create(passphrase)[0]
     if found is None:
         return configuration.create(given[0] if given else None, request.slot)[0]
@@ -131,7 +148,9 @@ def arrange(place: Place, request: KeyRequest, check_only: bool = False, watchin
                 if watch is not None:
                     watch.check_identity(change.after)
                 return KeyChange(first.before, change.after)
-    raise RepositoryError(f"The key slots of the repository {store.location} are being changed by other runs. Try again.")
+    raise RepositoryError(
+        f"The key slots of the repository {store.location} are being changed by other runs. Try again."
+    )
 
 
 def _rebuilt(store: Store, passphrase: str | None, request: KeyRequest, watch: Watch | None) -> KeyChange:
@@ -156,7 +175,9 @@ def _written(store: Store, found: Configuration | None, after: Configuration) ->
         store.keep_reserve()
         return created
     before = store.get(configuration.NAME)
-    return configuration.decode(before, store.location) == found and store.swap(configuration.NAME, before, after.encode())
+    return configuration.decode(before, store.location) == found and store.swap(
+        configuration.NAME, before, after.encode()
+    )
 
 
 def lost(store: Store) -> bool:
@@ -181,6 +202,12 @@ def rebuilt(store: Store) -> Configuration:
                 )
             ids.add(manifests.decode(data, name).repository)
     if len(ids) != 1:
-        what = f"its restore points come from different ones ({', '.join(sorted(ids))})" if ids else "no restore point can be read that tells its id"
-        raise Refused(f"Cannot make {configuration.NAME} of the repository {store.location} again: {what}. Put a copy of that file back.")
+        what = (
+            f"its restore points come from different ones ({', '.join(sorted(ids))})"
+            if ids
+            else "no restore point can be read that tells its id"
+        )
+        raise Refused(
+            f"Cannot make {configuration.NAME} of the repository {store.location} again: {what}. Put a copy of that file back."
+        )
     return configuration.decode(Configuration(ids.pop()).encode(), store.location)

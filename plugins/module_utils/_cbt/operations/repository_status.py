@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a repository takes, how it grows, and what of it is damaged or in use; by listings and small objects alone. Private to the collection."""
+"""What a repository takes, how it grows, and what of it is damaged or in use; by listings and small objects alone."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ def added(points: t.Iterable[RestorePoint]) -> Added:
     """What restore points added, by the statistics in their manifests. Pure."""
     total = Added()
     for point in points:
-        new, stored = (sum(_bytes(disk.statistics.get(key, 0)) for disk in point.disks) for key in ("new_bytes", "stored_bytes"))
+        new, stored = (
+            sum(_bytes(disk.statistics.get(key, 0)) for disk in point.disks) for key in ("new_bytes", "stored_bytes")
+        )
         total = Added(total.restore_points + 1, total.new_bytes + new, total.stored_bytes + stored)
     return total
 
@@ -96,7 +98,9 @@ def growth(points: t.Iterable[RestorePoint], now: datetime.datetime) -> Growth:
     def since(days: int) -> list[tuple[datetime.datetime, RestorePoint]]:
         return [(created, point) for created, point in dated if now - datetime.timedelta(days=days) < created <= now]
 
-    dated = [(datetime.datetime.fromisoformat(point.created).astimezone(datetime.timezone.utc), point) for point in points]
+    dated = [
+        (datetime.datetime.fromisoformat(point.created).astimezone(datetime.timezone.utc), point) for point in points
+    ]
     recent = since(DAYS)
     by_day: dict[str, list[RestorePoint]] = {}
     for created, point in sorted(recent, key=lambda each: each[0]):
@@ -143,7 +147,9 @@ def _damage(repository: Repository, listing: Listing) -> t.Iterator[Flaw]:
         yield Flaw(name, None, cause)
     for pack_id, found in sorted(damage.read_all(repository).items()):
         yield Flaw(names.pack(pack_id), len(found.blocks) if found.blocks is not None else None, found.cause)
-    looked_at = {taken.point for _name, taken in names.of_kind(repository.store.list(names.VERIFIED), names.VERIFIED_KIND)}
+    looked_at = {
+        taken.point for _name, taken in names.of_kind(repository.store.list(names.VERIFIED), names.VERIFIED_KIND)
+    }
     for point in listing.points:
         last = verified.last(repository, point) if point.key in looked_at else None
         if last is not None and last.own_damage is not None:

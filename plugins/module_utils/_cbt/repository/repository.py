@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A repository: opened or created, its restore points listed, read and published. Private to the collection."""
+"""A repository: opened or created, its restore points listed, read and published."""
 
 from __future__ import annotations
 
@@ -55,7 +55,14 @@ Watching = t.Callable[[Store], Watch]
 class Repository:
     """A place holding packs and restore points of many domains. Make one with ``open_repository``."""
 
-    def __init__(self, store: Store, repository_id: str, keys: Keys | None = None, slots: tuple[str, ...] = (), watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        repository_id: str,
+        keys: Keys | None = None,
+        slots: tuple[str, ...] = (),
+        watch: Watch | None = None,
+    ) -> None:
         """``slots`` are the names of the key slots, if it is encrypted; ``watch`` compares what it holds with what is known of it."""
         self.store = store
         self.watch = watch
@@ -74,7 +81,9 @@ class Repository:
         What could not be read again for its size is not stored: that raises RepositoryError.
         """
         if len(data) > names.largest(name):
-            raise RepositoryError(f"Cannot store {name}: it has {len(data)} bytes, and at most {names.largest(name)} can be read again.")
+            raise RepositoryError(
+                f"Cannot store {name}: it has {len(data)} bytes, and at most {names.largest(name)} can be read again."
+            )
         return self.store.put(name, self.keys.seal(name, data), replace)
 
     def get_object(self, name: str, most: int | None = None) -> bytes:
@@ -183,7 +192,9 @@ def check_creatable(store: Store) -> None:
     """Raise Refused if a repository would be created on this host's own disk where a share is to be mounted."""
     point = mounts.missing_mount(store.local_path)
     if point is not None:
-        raise Refused(f"Cannot create a repository in {store.location}: {point} is in /etc/fstab but not mounted. Mount it, or use another path.")
+        raise Refused(
+            f"Cannot create a repository in {store.location}: {point} is in /etc/fstab but not mounted. Mount it, or use another path."
+        )
 
 
 def _opened(store: Store, passphrase: str | None, watch: Watch | None) -> Repository | None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Choosing restore points by domain, id and time. Pure. Private to the collection."""
+"""Choosing restore points by domain, id and time. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from ..errors import Refused
 from .format.manifests import RestorePoint
 
 # Python takes more forms, differently from version to version, and 2026-11-22+01:00 as one o'clock.
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?")
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?"
+)
 
 
 def parse_time(text: str) -> datetime.datetime:
@@ -27,7 +29,9 @@ def parse_time(text: str) -> datetime.datetime:
             raise ValueError(text)
         moment = datetime.datetime.fromisoformat(match.group().replace("Z", "+00:00"))
     except ValueError as error:
-        raise Refused(f"Cannot read the date {text}. Write it like 2026-11-22 14:30 or 2026-11-22T14:30:00+01:00.") from error
+        raise Refused(
+            f"Cannot read the date {text}. Write it like 2026-11-22 14:30 or 2026-11-22T14:30:00+01:00."
+        ) from error
     if match.group(1) is None:
         moment += datetime.timedelta(days=1, microseconds=-1)
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.timezone.utc)
@@ -41,11 +45,15 @@ def of_domain(found: t.Sequence[RestorePoint], domain: str) -> list[RestorePoint
     mine = [point for point in found if domain in (point.uuid, point.domain)]
     if not mine:
         known = sorted({point.domain for point in found})
-        raise Refused(f"The repository holds no restore point of {domain}; it holds points of {', '.join(known) or 'no domain'}.")
+        raise Refused(
+            f"The repository holds no restore point of {domain}; it holds points of {', '.join(known) or 'no domain'}."
+        )
     uuids = {point.uuid: point for point in mine}
     if len(uuids) > 1:
         lines = "; ".join(f"{uuid} (last point {point.id})" for uuid, point in sorted(uuids.items()))
-        raise Refused(f"The repository holds restore points of {len(uuids)} machines called {domain}: {lines}. Give the UUID instead of the name.")
+        raise Refused(
+            f"The repository holds restore points of {len(uuids)} machines called {domain}: {lines}. Give the UUID instead of the name."
+        )
     return mine
 
 
@@ -73,7 +81,9 @@ def several(found: t.Sequence[RestorePoint], domain: str | None, wanted: str | t
     return chosen
 
 
-def choose(found: t.Sequence[RestorePoint], domain: str, wanted: str = "latest", until: str | None = None) -> RestorePoint:
+def choose(
+    found: t.Sequence[RestorePoint], domain: str, wanted: str = "latest", until: str | None = None
+) -> RestorePoint:
     """The restore point of a domain that was asked for: by id, the latest, or the latest not after ``until``.
 
     Raises Refused if there is none.
@@ -90,4 +100,6 @@ def choose(found: t.Sequence[RestorePoint], domain: str, wanted: str = "latest",
     for point in mine:
         if point.id == wanted:
             return point
-    raise Refused(f"There is no restore point {wanted} of {domain}; the latest is {mine[-1].id}, the oldest {mine[0].id}.")
+    raise Refused(
+        f"There is no restore point {wanted} of {domain}; the latest is {mine[-1].id}, the oldest {mine[0].id}."
+    )

@@ -22,10 +22,14 @@ def checkpoint(number: int) -> str:
 
 def tracked_point(number: int, *targets: str, **fields: Any) -> RestorePoint:
     """A restore point with a checkpoint of ours."""
-    return point(number, tuple(record(target) for target in targets or ("vda",)), checkpoint=checkpoint(number), **fields)
+    return point(
+        number, tuple(record(target) for target in targets or ("vda",)), checkpoint=checkpoint(number), **fields
+    )
 
 
-def situation(*disks: Disk, points: tuple[RestorePoint, ...] = (), known: tuple[str, ...] | None = None, **fields: Any) -> Situation:
+def situation(
+    *disks: Disk, points: tuple[RestorePoint, ...] = (), known: tuple[str, ...] | None = None, **fields: Any
+) -> Situation:
     """What is found; ``known`` to libvirt are by default the checkpoints of all points."""
     names = tuple(each.checkpoint for each in points if each.checkpoint) if known is None else known
     return Situation(facts(*disks), points, names, OURS, **fields)
@@ -54,7 +58,9 @@ CONVERT = "Convert it with the kvm.cbt.qcow2_v3 role, or let it be backed up by 
 def test_changes_since_the_newest_point_are_read_where_its_bitmap_is_sound() -> None:
     plan = plan_of(situation(disk(bitmaps=(SINCE1,)), points=(tracked_point(1),)))
     reason = f"Changes since restore point {ONE} are known from checkpoint {SINCE1}."
-    assert plan == BackupPlan((DiskPlan("vda", "incremental", reason, SINCE1, ONE, 131072),), ("vda",), ONE, (SINCE1,), ())
+    assert plan == BackupPlan(
+        (DiskPlan("vda", "incremental", reason, SINCE1, ONE, 131072),), ("vda",), ONE, (SINCE1,), ()
+    )
 
 
 def test_the_first_backup_is_full_without_warning() -> None:
@@ -66,26 +72,61 @@ def test_the_first_backup_is_full_without_warning() -> None:
 # What stands in the way of an incremental: disk, points, other facts, and how the reason begins.
 GAPS: dict[str, tuple[Disk, tuple[RestorePoint, ...], dict[str, Any], str]] = {
     "bitmap missing": (disk(), (tracked_point(1),), {}, f"the bitmap {SINCE1} is missing from vda"),
-    "bitmap inconsistent": (disk(bitmaps=(BROKEN,)), (tracked_point(1),), {}, f"the bitmap {SINCE1} of vda was not closed in order"),
-    "bitmap not recording": (disk(bitmaps=(STOPPED,)), (tracked_point(1),), {}, f"the bitmap {SINCE1} of vda is not recording"),
+    "bitmap inconsistent": (
+        disk(bitmaps=(BROKEN,)),
+        (tracked_point(1),),
+        {},
+        f"the bitmap {SINCE1} of vda was not closed in order",
+    ),
+    "bitmap not recording": (
+        disk(bitmaps=(STOPPED,)),
+        (tracked_point(1),),
+        {},
+        f"the bitmap {SINCE1} of vda is not recording",
+    ),
     "another disk's image": (
         disk(bitmaps=(SOUND, marking("vdb"))),
         (tracked_point(1),),
         {},
         f"the bitmap {SINCE1} in the image of vda is that of vdb: another disk's image was put in its place",
     ),
-    "mark missing": (disk(bitmaps=(SOUND,)), (tracked_point(1),), {}, f"the bitmap {SINCE1} of vda lacks the mark that tells whose it is"),
-    "marked twice": (disk(bitmaps=(SOUND, marking("vda"), marking("vdb"))), (tracked_point(1),), {}, f"the bitmap {SINCE1} in the image of vda is that of"),
-    "marked at another point": (disk(bitmaps=(SOUND, marking("vda", TWO))), (tracked_point(1),), {}, f"the bitmap {SINCE1} of vda lacks the mark"),
+    "mark missing": (
+        disk(bitmaps=(SOUND,)),
+        (tracked_point(1),),
+        {},
+        f"the bitmap {SINCE1} of vda lacks the mark that tells whose it is",
+    ),
+    "marked twice": (
+        disk(bitmaps=(SOUND, marking("vda"), marking("vdb"))),
+        (tracked_point(1),),
+        {},
+        f"the bitmap {SINCE1} in the image of vda is that of",
+    ),
+    "marked at another point": (
+        disk(bitmaps=(SOUND, marking("vda", TWO))),
+        (tracked_point(1),),
+        {},
+        f"the bitmap {SINCE1} of vda lacks the mark",
+    ),
     "disk new": (disk(bitmaps=(SINCE1,)), (tracked_point(1, "vdb"),), {}, f"vda was not part of restore point {ONE}"),
-    "disk grown": (disk(bitmaps=(SINCE1,), virtual_size=2 * GIB), (tracked_point(1),), {}, f"vda had 1 GiB at restore point {ONE} and has 2 GiB now"),
+    "disk grown": (
+        disk(bitmaps=(SINCE1,), virtual_size=2 * GIB),
+        (tracked_point(1),),
+        {},
+        f"vda had 1 GiB at restore point {ONE} and has 2 GiB now",
+    ),
     "disk shrunk": (
         disk(bitmaps=(SINCE1,), virtual_size=GIB - 512),
         (tracked_point(1),),
         {},
         f"vda had 1 GiB at restore point {ONE} and has 1073741312 bytes now",
     ),
-    "size unknown": (disk(bitmaps=(SINCE1,), virtual_size=None), (tracked_point(1),), {}, f"vda had 1 GiB at restore point {ONE}"),
+    "size unknown": (
+        disk(bitmaps=(SINCE1,), virtual_size=None),
+        (tracked_point(1),),
+        {},
+        f"vda had 1 GiB at restore point {ONE}",
+    ),
     "source changed": (
         disk(bitmaps=(SINCE1,), source="/images/new.qcow2"),
         (tracked_point(1),),
@@ -102,7 +143,9 @@ GAPS: dict[str, tuple[Disk, tuple[RestorePoint, ...], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("found", "points", "others", "cause"), GAPS.values(), ids=GAPS.keys())
-def test_auto_reads_in_full_where_changes_are_not_known_and_says_why(found: Disk, points: Any, others: dict[str, Any], cause: str) -> None:
+def test_auto_reads_in_full_where_changes_are_not_known_and_says_why(
+    found: Disk, points: Any, others: dict[str, Any], cause: str
+) -> None:
     plan = plan_of(situation(found, points=points, **others))
     assert only(plan).mode == "full"
     assert only(plan).since is None
@@ -112,7 +155,9 @@ def test_auto_reads_in_full_where_changes_are_not_known_and_says_why(found: Disk
 
 
 @pytest.mark.parametrize(("found", "points", "others", "cause"), GAPS.values(), ids=GAPS.keys())
-def test_incremental_is_refused_where_changes_are_not_known_and_says_why(found: Disk, points: Any, others: dict[str, Any], cause: str) -> None:
+def test_incremental_is_refused_where_changes_are_not_known_and_says_why(
+    found: Disk, points: Any, others: dict[str, Any], cause: str
+) -> None:
     with pytest.raises(Refused) as caught:
         plan_of(situation(found, points=points, **others), "incremental")
     message = str(caught.value)
@@ -163,8 +208,12 @@ def test_each_disk_is_decided_alone_and_joins_the_same_checkpoint() -> None:
 
 
 def test_incremental_names_every_disk_that_stands_in_its_way() -> None:
-    found = situation(disk("vda", (SINCE1,)), disk("vdb"), disk("vdc", (BROKEN,)), points=(tracked_point(1, "vda", "vdb", "vdc"),))
-    with pytest.raises(Refused, match=r"vdb: Read in full: .*missing.* vdc: Read in full: .*not closed in order") as caught:
+    found = situation(
+        disk("vda", (SINCE1,)), disk("vdb"), disk("vdc", (BROKEN,)), points=(tracked_point(1, "vda", "vdb", "vdc"),)
+    )
+    with pytest.raises(
+        Refused, match=r"vdb: Read in full: .*missing.* vdc: Read in full: .*not closed in order"
+    ) as caught:
         plan_of(found, "incremental")
     assert "vda:" not in str(caught.value)
 
@@ -196,7 +245,9 @@ def test_a_bitmap_whose_name_only_begins_alike_does_not_serve() -> None:
 
 def test_full_asked_for_reads_all_and_keeps_the_history() -> None:
     plan = plan_of(situation(disk(bitmaps=(SINCE1,)), points=(tracked_point(1),)), "full")
-    assert plan == BackupPlan((DiskPlan("vda", "full", "A full backup was asked for.", None, ONE, GIB),), ("vda",), ONE, (SINCE1,), ())
+    assert plan == BackupPlan(
+        (DiskPlan("vda", "full", "A full backup was asked for.", None, ONE, GIB),), ("vda",), ONE, (SINCE1,), ()
+    )
 
 
 def test_a_copy_leaves_tracking_untouched() -> None:
@@ -208,10 +259,16 @@ def test_a_copy_leaves_tracking_untouched() -> None:
 
 UNTRACKABLE = {
     "raw": (disk(format="raw", compat=None), f"Cannot track vda: a RAW image (file) holds no bitmaps. {CONVERT}"),
-    "raw device": (disk(format="raw", type="block"), f"Cannot track vda: a RAW image (block) holds no bitmaps. {CONVERT}"),
+    "raw device": (
+        disk(format="raw", type="block"),
+        f"Cannot track vda: a RAW image (block) holds no bitmaps. {CONVERT}",
+    ),
     "vmdk": (disk(format="vmdk"), f"Cannot track vda: a vmdk image (file) holds no bitmaps. {CONVERT}"),
     "qcow2 v2": (disk(compat="0.10"), f"Cannot track vda: the image is qcow2 v2, which holds no bitmaps. {CONVERT}"),
-    "read-only": (disk(readonly=True), "Cannot track vda: it is read-only, so no bitmap can be stored in it. It is read in full each time."),
+    "read-only": (
+        disk(readonly=True),
+        "Cannot track vda: it is read-only, so no bitmap can be stored in it. It is read in full each time.",
+    ),
 }
 
 
@@ -230,7 +287,9 @@ def test_incremental_is_refused_where_nothing_is_tracked(found: Disk, reason: st
 
 
 def test_incremental_takes_a_scanned_disk_along_with_a_tracked_one() -> None:
-    plan = plan_of(situation(disk(bitmaps=(SINCE1,)), disk("vdb", format="raw"), points=(tracked_point(1),)), "incremental")
+    plan = plan_of(
+        situation(disk(bitmaps=(SINCE1,)), disk("vdb", format="raw"), points=(tracked_point(1),)), "incremental"
+    )
     assert [each.mode for each in plan.disks] == ["incremental", "scan"]
 
 

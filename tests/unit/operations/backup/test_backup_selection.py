@@ -15,7 +15,10 @@ FOREIGN = ("backup-2026", "cbt-87654321-20260101T120000Z-00000001", "virtnbdback
 UNREADABLE = {
     "cdrom": (disk("sdz", device="cdrom"), "sdz is a cdrom: removable media are not part of a backup."),
     "floppy": (disk("fda", device="floppy"), "fda is a floppy: removable media are not part of a backup."),
-    "lun": (disk("sdz", device="lun"), "sdz is a passed-through LUN, which QEMU cannot read for a backup. Back it up inside the guest."),
+    "lun": (
+        disk("sdz", device="lun"),
+        "sdz is a passed-through LUN, which QEMU cannot read for a backup. Back it up inside the guest.",
+    ),
     "empty": (Disk("sdz"), "sdz has no medium."),
     "transient": (disk("sdz", transient=True), "sdz is transient: its changes are dropped when the domain ends."),
 }
@@ -53,7 +56,10 @@ def test_a_domain_without_disks_is_refused() -> None:
 
 
 def test_a_domain_whose_disks_are_all_left_out_is_refused() -> None:
-    with pytest.raises(Refused, match="nothing to back up on web1. vda is among exclude_disks. Cannot track vdb: .* scan_untracked is false"):
+    with pytest.raises(
+        Refused,
+        match="nothing to back up on web1. vda is among exclude_disks. Cannot track vdb: .* scan_untracked is false",
+    ):
         plan_of(found(disk(), disk("vdb", format="raw")), selection=Selection(exclude=("vda",)), scan_untracked=False)
 
 
@@ -74,12 +80,17 @@ def test_disks_are_selected_by_their_exact_target(selection: Selection, expected
 
 def test_what_was_left_out_says_which_option_did_it() -> None:
     plan = plan_of(found(disk("vda"), disk("vdb"), disk("vdc")), selection=Selection(("vda", "vdb"), ("vdb",)))
-    assert [each.reason for each in plan.disks[1:]] == ["vdb is among exclude_disks.", "vdc is not among include_disks."]
+    assert [each.reason for each in plan.disks[1:]] == [
+        "vdb is among exclude_disks.",
+        "vdc is not among include_disks.",
+    ]
     assert plan.tracked == ("vda",)
 
 
 @pytest.mark.parametrize(
-    "selection", [Selection(("vda", "vdx")), Selection(exclude=("vdx",)), Selection(("vda",), ("vdx",))], ids=["include", "exclude", "both"]
+    "selection",
+    [Selection(("vda", "vdx")), Selection(exclude=("vdx",)), Selection(("vda",), ("vdx",))],
+    ids=["include", "exclude", "both"],
 )
 def test_an_unknown_disk_is_refused_with_what_there_is(selection: Selection) -> None:
     with pytest.raises(Refused) as caught:
@@ -99,7 +110,9 @@ def with_checkpoints(*disks: Disk, known: tuple[str, ...] = ()) -> Situation:
 def test_all_of_ours_are_superseded_those_known_and_those_left_as_bitmaps() -> None:
     """A run that was killed leaves a bitmap, or no more than a mark, whose checkpoint libvirt may have lost."""
     mark = Bitmap(f"{OURS}e@vda", 1 << 31, 0, recording=False)
-    situation = with_checkpoints(disk("vda", (f"{OURS}a", f"{OURS}b", mark)), disk("vdb", (f"{OURS}c",)), known=(f"{OURS}d", f"{OURS}a"))
+    situation = with_checkpoints(
+        disk("vda", (f"{OURS}a", f"{OURS}b", mark)), disk("vdb", (f"{OURS}c",)), known=(f"{OURS}d", f"{OURS}a")
+    )
     assert plan_of(situation).superseded == tuple(f"{OURS}{letter}" for letter in "abcde")
     assert our_checkpoints(situation) == [f"{OURS}{letter}" for letter in "abcde"]
 
@@ -135,7 +148,15 @@ def test_the_parent_is_the_newest_point_any_disk_is_compared_with() -> None:
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 bytes"), (512, "512 bytes"), (1024, "1 KiB"), (65536 + 512, "66048 bytes"), (3 << 20, "3 MiB"), (20 * GIB, "20 GiB"), (GIB + 1024, "1048577 KiB")],
+    [
+        (0, "0 bytes"),
+        (512, "512 bytes"),
+        (1024, "1 KiB"),
+        (65536 + 512, "66048 bytes"),
+        (3 << 20, "3 MiB"),
+        (20 * GIB, "20 GiB"),
+        (GIB + 1024, "1048577 KiB"),
+    ],
 )
 def test_sizes_are_told_exactly(size: int, text: str) -> None:
     assert size_text(size) == text

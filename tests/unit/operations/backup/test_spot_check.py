@@ -31,7 +31,11 @@ class Disk:
 
     def marked(self, start: int, end: int) -> list[Extent]:
         touched = range(start // BLOCK_SIZE, -(-end // BLOCK_SIZE))
-        return [Extent(block * BLOCK_SIZE, min(BLOCK_SIZE, SIZE - block * BLOCK_SIZE), True) for block in touched if block in self._marked]
+        return [
+            Extent(block * BLOCK_SIZE, min(BLOCK_SIZE, SIZE - block * BLOCK_SIZE), True)
+            for block in touched
+            if block in self._marked
+        ]
 
     @contextlib.contextmanager
     def connect(self) -> t.Iterator[Disk]:
@@ -71,14 +75,18 @@ def _found(base: t.Sequence[int], now: t.Sequence[int], marked: t.Collection[int
 FULL = [1 + block % 255 for block in range(BLOCKS)]
 
 
-@pytest.mark.parametrize("base", [FULL, [0] * BLOCKS, [0] * 400 + FULL[400:700] + [0] * 300], ids=["full", "empty", "half"])
+@pytest.mark.parametrize(
+    "base", [FULL, [0] * BLOCKS, [0] * 400 + FULL[400:700] + [0] * 300], ids=["full", "empty", "half"]
+)
 def test_what_did_not_change_contradicts_nothing(base: list[int]) -> None:
     assert _found(base, base) is None
     assert _found(base, [7] * BLOCKS, range(BLOCKS)) is None
 
 
 @pytest.mark.parametrize("kept", [0, 1, 500, 990, 996])
-@pytest.mark.parametrize("marked", [(), range(100), range(991, 997), range(1, 997)], ids=["nothing", "begin", "end", "middle"])
+@pytest.mark.parametrize(
+    "marked", [(), range(100), range(991, 997), range(1, 997)], ids=["nothing", "begin", "end", "middle"]
+)
 def test_a_lost_end_is_found_however_short_and_whatever_was_written_since(kept: int, marked: t.Collection[int]) -> None:
     base = FULL[:997] + [0] * 3
     written = [9 if block in marked else held for block, held in enumerate(base)]

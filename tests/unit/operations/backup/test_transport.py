@@ -59,7 +59,10 @@ def test_the_address_is_that_of_the_uri_or_the_one_given_and_the_port_one_of_a_r
     ("server", "expected"),
     [
         ("/scratch/nbd.sock", {"transport": "unix", "socket": "/scratch/nbd.sock"}),
-        (TcpServer("kvm1", "10.0.0.1", 10809, "/etc/pki/libnbd"), {"transport": "tcp", "name": "10.0.0.1", "port": "10809", "tls": "yes"}),
+        (
+            TcpServer("kvm1", "10.0.0.1", 10809, "/etc/pki/libnbd"),
+            {"transport": "tcp", "name": "10.0.0.1", "port": "10809", "tls": "yes"},
+        ),
         (TcpServer("kvm1", "10.0.0.1", 10809), {"transport": "tcp", "name": "10.0.0.1", "port": "10809"}),
     ],
     ids=["unix", "tls", "plain"],
@@ -70,5 +73,7 @@ def test_libvirt_is_told_where_to_serve(server: Server, expected: dict[str, str]
 
 
 def test_a_port_nobody_listens_at_is_told_of_before_anything_is_read() -> None:
-    with pytest.raises(HypervisorError, match="Cannot reach the NBD server at 127.0.0.1 port 1: Connection refused. Check firewalls"):
+    with pytest.raises(
+        HypervisorError, match="Cannot reach the NBD server at 127.0.0.1 port 1: Connection refused. Check firewalls"
+    ):
         check_reachable(TcpServer("127.0.0.1", "127.0.0.1", 1))

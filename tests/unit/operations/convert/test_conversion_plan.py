@@ -45,7 +45,9 @@ def candidate(image: Image = V2, **fields: Any) -> Candidate:
         (RAW, True, Wish(dest="/new/disk"), "blockcopy", "/new/disk"),
     ],
 )
-def test_the_method_follows_from_image_and_domain(image: Image, running: bool, wish: Wish, method: str, path: str) -> None:
+def test_the_method_follows_from_image_and_domain(
+    image: Image, running: bool, wish: Wish, method: str, path: str
+) -> None:
     made = plan(candidate(image, running=running), wish)
     assert made is not None
     assert (made.method, made.path) == (method, path)
@@ -112,7 +114,11 @@ def test_a_running_copy_is_read_from_the_domain() -> None:
     xml = disk.format("<mirror job='copy' ready='yes'><source file='/new.qcow2' index='7'/></mirror>")
     assert mirror(xml, "vda") == ("/new.qcow2", True, "libvirt-7-format")
     assert mirror(xml, "vdb") is None
-    assert mirror(disk.format("<mirror job='active-commit'><source file='/base' index='7'/></mirror>"), "vda") == (None, False, "")
+    assert mirror(disk.format("<mirror job='active-commit'><source file='/base' index='7'/></mirror>"), "vda") == (
+        None,
+        False,
+        "",
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 20))), st.integers(0, 50))

@@ -30,7 +30,10 @@ FOUND = {
         "<os><loader>/fw</loader><nvram>/nv</nvram></os>",
         [MachineFile("loader", "/fw"), MachineFile("nvram", "/nv")],
     ),
-    "variables in a source": ("<os><nvram type='file'><source file='/nv'/></nvram></os>", [MachineFile("nvram", "/nv")]),
+    "variables in a source": (
+        "<os><nvram type='file'><source file='/nv'/></nvram></os>",
+        [MachineFile("nvram", "/nv")],
+    ),
     "variables on a block device elsewhere": ("<os><nvram type='network'><source protocol='iscsi'/></nvram></os>", []),
     "firmware chosen by libvirt": (
         "<os firmware='efi'/>",
@@ -42,7 +45,10 @@ FOUND = {
         [MachineFile("kernel", "/k"), MachineFile("initrd", "/i"), MachineFile("dtb", "/d")],
     ),
     "TPM": (TPM, [MachineFile("tpm", f"/var/lib/libvirt/swtpm/{UUID}/tpm2/tpm2-00.permall", certain=False)]),
-    "old TPM": (TPM.replace("2.0", "1.2"), [MachineFile("tpm", f"/var/lib/libvirt/swtpm/{UUID}/tpm1.2/tpm-00.permall", certain=False)]),
+    "old TPM": (
+        TPM.replace("2.0", "1.2"),
+        [MachineFile("tpm", f"/var/lib/libvirt/swtpm/{UUID}/tpm1.2/tpm-00.permall", certain=False)],
+    ),
     "TPM of the host": (TPM.replace("emulator", "passthrough"), []),
 }
 
@@ -94,20 +100,28 @@ def test_a_point_without_such_files_has_none(repository: Repository, tmp_path: P
 
 def test_what_cannot_be_read_is_told_and_what_need_not_exist_is_not(repository: Repository, tmp_path: Path) -> None:
     missing = str(tmp_path / "nvram")
-    made, warnings = _saved(repository, tmp_path, MachineFile("nvram", missing), MachineFile("tpm", missing, certain=False))
+    made, warnings = _saved(
+        repository, tmp_path, MachineFile("nvram", missing), MachineFile("tpm", missing, certain=False)
+    )
     assert warnings == [f"nvram of the machine was not saved: cannot read {missing}: No such file or directory."]
     assert (saved_files(repository, made), made.files) == ([], {})
 
 
-def test_a_file_too_large_for_a_restore_point_is_told(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_too_large_for_a_restore_point_is_told(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kept, "LARGEST", {"initrd": 1 << 20})
     with open(tmp_path / "initrd", "wb") as file:
         file.truncate((1 << 20) + 1)
     _made, warnings = _saved(repository, tmp_path, MachineFile("initrd", str(tmp_path / "initrd")))
-    assert warnings == [f"initrd of the machine was not saved: cannot read {tmp_path / 'initrd'}: it is larger than 1 MiB."]
+    assert warnings == [
+        f"initrd of the machine was not saved: cannot read {tmp_path / 'initrd'}: it is larger than 1 MiB."
+    ]
 
 
-def test_a_file_written_to_meanwhile_is_read_again_until_it_is_of_one_moment(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_written_to_meanwhile_is_read_again_until_it_is_of_one_moment(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The guest sets a firmware variable while its file is read."""
     variables = tmp_path / "nvram"
     variables.write_bytes(b"a" * (PIECE + 1000))
@@ -127,7 +141,9 @@ def test_a_file_written_to_meanwhile_is_read_again_until_it_is_of_one_moment(rep
     assert warnings == []
 
 
-def test_damage_is_found_and_nothing_is_taken_for_the_file(repository: Repository, store: MemoryStore, tmp_path: Path) -> None:
+def test_damage_is_found_and_nothing_is_taken_for_the_file(
+    repository: Repository, store: MemoryStore, tmp_path: Path
+) -> None:
     original = tmp_path / "nvram"
     original.write_bytes(b"variables" * 1000)
     made, warnings = _saved(repository, tmp_path, MachineFile("nvram", str(original)))
@@ -139,7 +155,9 @@ def test_damage_is_found_and_nothing_is_taken_for_the_file(repository: Repositor
 
 
 @pytest.mark.parametrize("change", [{"sha256": "00" * 32}, {"size": 8999}, {"pieces": ()}], ids=str)
-def test_pieces_that_are_not_the_whole_file_are_refused(change: dict[str, t.Any], repository: Repository, tmp_path: Path) -> None:
+def test_pieces_that_are_not_the_whole_file_are_refused(
+    change: dict[str, t.Any], repository: Repository, tmp_path: Path
+) -> None:
     original = tmp_path / "nvram"
     original.write_bytes(b"variables" * 1000)
     made, warnings = _saved(repository, tmp_path, MachineFile("nvram", str(original)))

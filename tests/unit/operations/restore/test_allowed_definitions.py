@@ -54,7 +54,9 @@ def plain(mark: str) -> str:
 
 
 def canonical(root: ElementTree.Element) -> str:
-    return ElementTree.canonicalize(ElementTree.tostring(root, encoding="unicode"), rewrite_prefixes=True, strip_text=True)
+    return ElementTree.canonicalize(
+        ElementTree.tostring(root, encoding="unicode"), rewrite_prefixes=True, strip_text=True
+    )
 
 
 # What needs no name, as it is the source of a restored disk or no part of the machine, or is removed from a trusted definition as well.
@@ -111,19 +113,29 @@ def _only(path: str, name: str, value: str) -> ElementTree.Element:
 @pytest.mark.parametrize("value", ["/etc/shadow", "../etc/shadow", "x/y"])
 def test_no_value_is_a_path_but_free_text(value: str) -> None:
     every = [(path, name, rule.values[name].kind) for path, rule in ALLOWED.items() for name in rule.values]
-    kept = {kind for path, name, kind in every if value in ElementTree.tostring(filtered(_only(path, name, value), HOST).root, encoding="unicode")}
+    kept = {
+        kind
+        for path, name, kind in every
+        if value in ElementTree.tostring(filtered(_only(path, name, value), HOST).root, encoding="unicode")
+    }
     assert len(every) > 500 and kept <= {"TEXT", "BASE64", "ZONE", "ADDRESS"}
     starts = {kind for kind in kept if value.startswith(("/", "."))}
     assert starts <= {"TEXT", "BASE64"}
 
 
 def test_a_refusal_names_all_that_the_machine_needs_at_once() -> None:
-    refused = {name: reach for name, reach in REACHES.items() if reach.refused and "once more" not in name and "<os><type" in reach.xml}
+    refused = {
+        name: reach
+        for name, reach in REACHES.items()
+        if reach.refused and "once more" not in name and "<os><type" in reach.xml
+    }
     devices = "".join(re.findall(f"{re.escape(VDA)}(.*)</devices>", reach.xml)[0] for reach in refused.values())
     system = "".join(re.findall("hvm</type>(.*)</os>", reach.xml)[0] for reach in refused.values())
     with pytest.raises(Refused) as caught:
         adapted(definition(devices, system=system))
-    assert {name: [mark for mark in reach.marks if mark not in str(caught.value)] for name, reach in refused.items()} == dict.fromkeys(refused, [])
+    assert {
+        name: [mark for mark in reach.marks if mark not in str(caught.value)] for name, reach in refused.items()
+    } == dict.fromkeys(refused, [])
 
 
 @pytest.mark.parametrize("copy", [False, True])
@@ -131,7 +143,9 @@ def test_the_host_in_a_manifest_does_not_make_a_device_of_the_host_stay(copy: bo
     xml = definition("<hostdev mode='subsystem' type='usb'/>")
     if copy:
         found = adapted(xml, copy=True)
-        assert "hostdev" not in found.xml and found.changes == ("A device passed through from the host (hostdev) was removed.",)
+        assert "hostdev" not in found.xml and found.changes == (
+            "A device passed through from the host (hostdev) was removed.",
+        )
     else:
         with pytest.raises(Refused, match="hostdev mode=subsystem type=usb"):
             adapted(xml)
@@ -158,7 +172,9 @@ def test_an_ordinary_machine_comes_back_as_it_was(ordinary: Ordinary) -> None:
         assert canonical(ElementTree.fromstring(found.xml)) == canonical(expected)
 
 
-@pytest.mark.parametrize("xml", [each.xml for each in (*ORDINARY.values(), *REACHES.values()) if not getattr(each, "refused", False)])
+@pytest.mark.parametrize(
+    "xml", [each.xml for each in (*ORDINARY.values(), *REACHES.values()) if not getattr(each, "refused", False)]
+)
 def test_adapting_twice_is_adapting_once(xml: str) -> None:
     once = adapted(xml)
     assert adapted(once.xml) == Adapted(once.xml, ())
@@ -166,7 +182,13 @@ def test_adapting_twice_is_adapting_once(xml: str) -> None:
 
 # Files that the machine brings along.
 
-FILES = {"kernel": "/new/web1-kernel", "initrd": "/new/web1-initrd", "dtb": "/new/web1-dtb", "loader": "/new/web1-loader", "nvram": "/new/web1-nvram"}
+FILES = {
+    "kernel": "/new/web1-kernel",
+    "initrd": "/new/web1-initrd",
+    "dtb": "/new/web1-dtb",
+    "loader": "/new/web1-loader",
+    "nvram": "/new/web1-nvram",
+}
 SYSTEM = "<loader type='pflash'>/fw</loader><nvram template='/usr/share/OVMF/V.fd'>/nv</nvram><kernel>/k</kernel><initrd>/i</initrd><dtb>/d</dtb>"
 
 
@@ -177,7 +199,10 @@ def test_files_that_were_restored_are_the_machines_own() -> None:
 
 
 def test_a_path_is_handed_on_without_the_white_space_around_it() -> None:
-    xml = definition("<emulator> /usr/bin/qemu-system-x86_64\n</emulator>", system="<nvram> /var/lib/libvirt/qemu/nvram/web1_VARS.fd </nvram>")
+    xml = definition(
+        "<emulator> /usr/bin/qemu-system-x86_64\n</emulator>",
+        system="<nvram> /var/lib/libvirt/qemu/nvram/web1_VARS.fd </nvram>",
+    )
     found = adapted(xml)
     assert ">/usr/bin/qemu-system-x86_64<" in found.xml and ">/var/lib/libvirt/qemu/nvram/web1_VARS.fd<" in found.xml
 
@@ -238,10 +263,16 @@ def test_firmware_is_what_the_host_describes_or_keeps_in_its_folders(path: str, 
 
 
 def test_descriptors_name_firmware_and_templates_and_damaged_ones_nothing(tmp_path: Path) -> None:
-    mapping = {"device": "flash", "executable": {"filename": "/f/code.fd", "format": "raw"}, "nvram-template": {"filename": "/f/vars.fd"}}
+    mapping = {
+        "device": "flash",
+        "executable": {"filename": "/f/code.fd", "format": "raw"},
+        "nvram-template": {"filename": "/f/vars.fd"},
+    }
     (tmp_path / "50-good.json").write_text(json.dumps({"mapping": mapping, "targets": [{"machines": ["q35"]}]}))
     (tmp_path / "60-list.json").write_text(
-        json.dumps([{"mapping": {"device": "memory", "filename": "/f/bios.bin"}}, {"filename": "relative"}, {"filename": 7}])
+        json.dumps(
+            [{"mapping": {"device": "memory", "filename": "/f/bios.bin"}}, {"filename": "relative"}, {"filename": 7}]
+        )
     )
     (tmp_path / "70-bad.json").write_bytes(b"\xff{")
     (tmp_path / "80-deep.json").write_text("[" * 100_000)
@@ -254,7 +285,10 @@ def test_descriptors_name_firmware_and_templates_and_damaged_ones_nothing(tmp_pa
 
 
 def test_messages_stay_short_and_printable_whatever_a_definition_holds() -> None:
-    many = "".join(f"<e{number}/>" for number in range(5000)) + f"<long path='{'x' * 100_000}'/><text>{'&#x202e;' * 1000}</text>"
+    many = (
+        "".join(f"<e{number}/>" for number in range(5000))
+        + f"<long path='{'x' * 100_000}'/><text>{'&#x202e;' * 1000}</text>"
+    )
     found = adapted(definition(extra=f"<odd a='&#9;&#x9b;31m{'b' * 1000}'/>{many}"))
     assert len(found.changes) == 101 and found.changes[-1] == "And 4903 more."
     assert all(line.isprintable() and len(line) < 300 for line in found.changes)
@@ -264,7 +298,13 @@ def test_messages_stay_short_and_printable_whatever_a_definition_holds() -> None
 
 
 @pytest.mark.parametrize(
-    "root", ["<domain xmlns='urn:other' type='kvm'/>", "<o:domain xmlns:o='urn:other'/>", "<domainsnapshot/>", "<future><domain/></future>"]
+    "root",
+    [
+        "<domain xmlns='urn:other' type='kvm'/>",
+        "<o:domain xmlns:o='urn:other'/>",
+        "<domainsnapshot/>",
+        "<future><domain/></future>",
+    ],
 )
 def test_what_is_no_domain_is_refused(root: str) -> None:
     with pytest.raises(Refused):
@@ -294,7 +334,9 @@ def test_no_other_text_of_a_repository_comes_to_libvirt() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     }
     assert {
-        (path, name) for path, name in calls if re.search(r"(Define|Create|define|create)XML|Device(Flags)?$|^backupBegin|^migrate|^restore.*Flags", name)
+        (path, name)
+        for path, name in calls
+        if re.search(r"(Define|Create|define|create)XML|Device(Flags)?$|^backupBegin|^migrate|^restore.*Flags", name)
     } == GIVEN
     readers = [path for path in engine.rglob("*.py") if re.search(r"\bpoint\.checkpoint_xml", path.read_text())]
     assert readers == []
@@ -305,9 +347,16 @@ def test_no_other_text_of_a_repository_comes_to_libvirt() -> None:
 HOST = Host(frozenset({NEW, "/new/web1-kernel"}), frozenset({"/opt/described.fd"}), lambda path: True)
 SCHEMAS = sorted(Path("/usr/share/libvirt/schemas").glob("*.rng"))
 WORDS = sorted(
-    {part for path in ALLOWED for part in path.split("/") if part != "."} | {name for rule in ALLOWED.values() for name in rule.values if name != "#"}
+    {part for path in ALLOWED for part in path.split("/") if part != "."}
+    | {name for rule in ALLOWED.values() for name in rule.values if name != "#"}
 )
-WORDS += sorted({word for path in SCHEMAS for word in re.findall(r'<(?:element|attribute) name="([A-Za-z][A-Za-z0-9_-]*)"', path.read_text())})
+WORDS += sorted(
+    {
+        word
+        for path in SCHEMAS
+        for word in re.findall(r'<(?:element|attribute) name="([A-Za-z][A-Za-z0-9_-]*)"', path.read_text())
+    }
+)
 VALUES = [
     "",
     "1",
@@ -343,22 +392,48 @@ VALUES += sorted({word for path in SCHEMAS for word in re.findall(r"<value>([^<]
 _TEXTS = re.compile(
     r"(title|description|os/cmdline|sysinfo/.*|clock timezone|launchSecurity/.*|devices/graphics passwd|devices/interface/filterref/parameter value)( .*)?"
 )
-_OWN_PATHS = {NEW, "/new/web1-kernel", "/usr/bin/qemu-system-x86_64", "/usr/share/OVMF/c.fd", "/opt/described.fd", "/dev/urandom", "/machine"}
+_OWN_PATHS = {
+    NEW,
+    "/new/web1-kernel",
+    "/usr/bin/qemu-system-x86_64",
+    "/usr/share/OVMF/c.fd",
+    "/opt/described.fd",
+    "/dev/urandom",
+    "/machine",
+}
 
 
 def _grown(chance: random.Random, tag: str, path: str, depth: int) -> ElementTree.Element:
     """An element with attributes and children, most of them such as the table has at its place."""
-    element = ElementTree.Element(tag, {chance.choice(WORDS): chance.choice(VALUES) for _each in range(chance.randrange(3))})
+    element = ElementTree.Element(
+        tag, {chance.choice(WORDS): chance.choice(VALUES) for _each in range(chance.randrange(3))}
+    )
     known = ALLOWED.get(path)
     for name in known.values if known is not None else ():
         if name != "#" and chance.random() < 0.5:
             element.set(name, _value(chance, known.values[name].kind if known is not None else ""))
     element.text = chance.choice(
-        [None, " \n", chance.choice(VALUES), _value(chance, known.values["#"].kind) if known is not None and "#" in known.values else "x"]
+        [
+            None,
+            " \n",
+            chance.choice(VALUES),
+            _value(chance, known.values["#"].kind) if known is not None and "#" in known.values else "x",
+        ]
     )
-    below = sorted({each.split("/")[len(path.split("/")) if path != "." else 0] for each in ALLOWED if path == "." or each.startswith(f"{path}/")} - {"."})
+    below = sorted(
+        {
+            each.split("/")[len(path.split("/")) if path != "." else 0]
+            for each in ALLOWED
+            if path == "." or each.startswith(f"{path}/")
+        }
+        - {"."}
+    )
     for _each in range(chance.randrange(6) if depth else 0):
-        child = chance.choice(below) if below and chance.random() < 0.8 else chance.choice([*WORDS, "{urn:other}source", "metadata"])
+        child = (
+            chance.choice(below)
+            if below and chance.random() < 0.8
+            else chance.choice([*WORDS, "{urn:other}source", "metadata"])
+        )
         element.append(_grown(chance, child, child if path == "." else f"{path}/{child}", depth - 1))
     element.tail = chance.choice([None, "\n", "/etc/shadow"])
     return element
@@ -386,7 +461,13 @@ def test_of_any_tree_only_what_the_table_has_is_left(seed: int) -> None:
         assert path in ALLOWED, path
         if path != "metadata":
             assert name in ALLOWED[path].values or name == "", (path, name, value)
-            assert "/" not in value or value.strip() in _OWN_PATHS or _TEXTS.fullmatch(f"{path} {name}".replace(" #", "")), (path, name, value)
-    assert not (REFUSED - {"."}) & {"devices/hostdev", "devices/filesystem", "devices/shmem"} & {path for path, _name, _value in _held(found.root)}
+            assert (
+                "/" not in value or value.strip() in _OWN_PATHS or _TEXTS.fullmatch(f"{path} {name}".replace(" #", ""))
+            ), (path, name, value)
+    assert (
+        not (REFUSED - {"."})
+        & {"devices/hostdev", "devices/filesystem", "devices/shmem"}
+        & {path for path, _name, _value in _held(found.root)}
+    )
     again = filtered(found.root, HOST)
     assert (canonical(again.root), again.changes, again.refused) == (canonical(found.root), (), ())

@@ -70,11 +70,20 @@ def bare(place: Path, dest: Path) -> object:
     """What a host without any module says that restores and verifies."""
     dest.mkdir()
     engine = str(Path(__file__).resolve().parents[4] / "plugins" / "module_utils")
-    return json.loads(subprocess.run([sys.executable, "-c", RESTORE, engine, str(place), str(dest)], check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return json.loads(
+        subprocess.run(
+            [sys.executable, "-c", RESTORE, engine, str(place), str(dest)],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+    )
 
 
 @pytest.mark.parametrize("compression", ["zlib", "none"])
-def test_what_is_stored_with_python_alone_is_restored_with_python_alone(compression: str, repository: Repository, place: Path, tmp_path: Path) -> None:
+def test_what_is_stored_with_python_alone_is_restored_with_python_alone(
+    compression: str, repository: Repository, place: Path, tmp_path: Path
+) -> None:
     store(repository, compression)
     assert bare(place, tmp_path / "restored") == ["ok"]
     (image,) = (tmp_path / "restored").iterdir()
@@ -82,7 +91,9 @@ def test_what_is_stored_with_python_alone_is_restored_with_python_alone(compress
 
 
 @pytest.mark.parametrize(("compression", "package"), [("lz4", "python3-lz4"), ("zstd", "python3-zstandard")])
-def test_what_needs_a_module_says_which_and_leaves_nothing(compression: str, package: str, repository: Repository, place: Path, tmp_path: Path) -> None:
+def test_what_needs_a_module_says_which_and_leaves_nothing(
+    compression: str, package: str, repository: Repository, place: Path, tmp_path: Path
+) -> None:
     store(repository, compression)
     assert f"Install {package}" in str(bare(place, tmp_path / "restored"))
     assert list((tmp_path / "restored").iterdir()) == []

@@ -57,8 +57,14 @@ class Trial:
 
     def around(self) -> list[tuple[str, int]]:
         """All that is not in ``dest``."""
-        found = itertools.chain.from_iterable(((folder, *(f"{folder}/{name}" for name in files)) for folder, _below, files in os.walk(self.folder)))
-        return sorted((path, os.lstat(path).st_mtime_ns) for path in found if not path.startswith(f"{self.dest}") and path != f"{self.dest.parent}")
+        found = itertools.chain.from_iterable(
+            ((folder, *(f"{folder}/{name}" for name in files)) for folder, _below, files in os.walk(self.folder))
+        )
+        return sorted(
+            (path, os.lstat(path).st_mtime_ns)
+            for path in found
+            if not path.startswith(f"{self.dest}") and path != f"{self.dest.parent}"
+        )
 
     def restore(self, session: Any, check_only: bool = False, **fields: Any) -> RestoreResult | str:
         """Restore, and return the outcome, or the error in words; nothing else may come of it, and nothing may be left behind."""
@@ -86,7 +92,9 @@ class Trial:
             status = path.lstat()
             assert stat.S_ISREG(status.st_mode) and status.st_mode & 0o7022 == 0, (path, oct(status.st_mode))
             if "-vda." in path.name:
-                assert status.st_blocks * 512 <= SIZE + (1 << 21) and (path.suffix != ".raw" or path.read_bytes() == self.enemy.content)
+                assert status.st_blocks * 512 <= SIZE + (1 << 21) and (
+                    path.suffix != ".raw" or path.read_bytes() == self.enemy.content
+                )
             else:
                 assert path.read_bytes() in (KERNEL, TREE)
             path.unlink()
@@ -162,7 +170,9 @@ def test_no_value_of_a_manifest_leads_out(place: tuple[Any, ...], trial: Trial, 
         body = hostile.changed(honest, place, value)
         name = f"points/{body['uuid']}/{body['id']}/manifest.json"  # a manifest that is elsewhere than it says is not taken at all
         trial.enemy.publish(body, name)
-        known = isinstance(body["uuid"], str) and body["uuid"].isprintable() and len(body["uuid"]) < 1000  # else nobody can ask for it
+        known = (
+            isinstance(body["uuid"], str) and body["uuid"].isprintable() and len(body["uuid"]) < 1000
+        )  # else nobody can ask for it
         asked = body["uuid"] if known else UUID
         trial.restore(None, domain=asked, format="raw")
         trial.restore(session, domain=asked, force=True)
@@ -191,7 +201,10 @@ XMLS = {
     "NUL": (XML.replace("web1", "we\0b1").encode(), "is not the XML of a domain"),
     "of something else": (b"<network/>", "is not the XML of a domain"),
     "entities": (_bomb().encode(), "it declares a document type"),
-    "a file of the host": (b"<!DOCTYPE d [<!ENTITY e SYSTEM 'file:///etc/passwd'>]><domain><name>&e;</name></domain>", "it declares a document type"),
+    "a file of the host": (
+        b"<!DOCTYPE d [<!ENTITY e SYSTEM 'file:///etc/passwd'>]><domain><name>&e;</name></domain>",
+        "it declares a document type",
+    ),
     "deep": (b"<domain>" + b"<a>" * 10_000 + b"</a>" * 10_000 + b"</domain>", "too deep"),
     "large": (b"<domain>" + b" " * (4 << 20) + b"</domain>", "cannot be of"),
 }
@@ -199,7 +212,9 @@ XMLS = {
 
 @pytest.mark.parametrize("key", ["domain.xml", "inactive.xml"])
 @pytest.mark.parametrize(("content", "message"), XMLS.values(), ids=XMLS.keys())
-def test_a_configuration_that_is_none_is_named(content: bytes, message: str, key: str, trial: Trial, session: Any) -> None:
+def test_a_configuration_that_is_none_is_named(
+    content: bytes, message: str, key: str, trial: Trial, session: Any
+) -> None:
     trial.enemy.publish(trial.enemy.manifest({**trial.enemy.files(), key: content}))
     said = trial.restore(session)
     assert isinstance(said, str) and f"{key} is damaged" in said and message in said, said
@@ -214,7 +229,9 @@ def test_a_configuration_that_is_missing_is_named(key: str, trial: Trial, sessio
     assert isinstance(said, str) and f"its manifest names no {key}" in said, said
 
 
-def test_a_configuration_with_a_name_of_100_000_characters_and_guest_json_that_is_none_are_restored(trial: Trial, session: Any) -> None:
+def test_a_configuration_with_a_name_of_100_000_characters_and_guest_json_that_is_none_are_restored(
+    trial: Trial, session: Any
+) -> None:
     files = {**trial.enemy.files(), "guest.json": b"\xff{", "inactive.xml": XML.replace("web1", "x" * 100_000).encode()}
     trial.enemy.publish(trial.enemy.manifest(files))
     made = trial.restore(session)
@@ -238,7 +255,10 @@ INDEXES = {
     "one piece a hundred times": (_entry(pieces=["kernel.0"] * 100), "the pieces of its kernel"),
     "one piece twice": (_entry(pieces=["kernel.0"] * 2, size=2 * len(KERNEL)), "other names"),
     "another file's piece": (_entry(pieces=["dtb.0"]), "other names"),
-    "a piece that the manifest lacks": (_entry(pieces=["kernel.0", "kernel.1"], size=2 * PIECE), "the manifest lacks a piece"),
+    "a piece that the manifest lacks": (
+        _entry(pieces=["kernel.0", "kernel.1"], size=2 * PIECE),
+        "the manifest lacks a piece",
+    ),
     "a size beyond all": (_entry(size=LARGEST["kernel"] + 1), "size or mode of its kernel is not valid"),
     "a mode of true": (_entry(mode=True), "size or mode of its kernel is not valid"),
     "less than its pieces": (_entry(size=7), "its pieces do not match what was saved"),
@@ -248,7 +268,9 @@ INDEXES = {
 
 
 @pytest.mark.parametrize(("index", "message"), INDEXES.values(), ids=INDEXES.keys())
-def test_an_index_of_files_that_cannot_be_is_named_and_nothing_is_written(index: Any, message: str, trial: Trial, session: Any) -> None:
+def test_an_index_of_files_that_cannot_be_is_named_and_nothing_is_written(
+    index: Any, message: str, trial: Trial, session: Any
+) -> None:
     made = index(trial.enemy)
     trial.enemy.publish(trial.enemy.manifest(trial.enemy.files(made if isinstance(made, bytes) else text_of(made))))
     said = trial.restore(session)
@@ -294,7 +316,9 @@ def test_a_piece_that_is_gone_is_named(trial: Trial, session: Any) -> None:
     assert isinstance(said, str) and "kernel.0" in said, said
 
 
-def test_files_for_which_there_is_no_space_are_refused_before_anything_is_written(trial: Trial, session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_for_which_there_is_no_space_are_refused_before_anything_is_written(
+    trial: Trial, session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trial.enemy.publish(trial.enemy.manifest())
     real = os.statvfs(trial.dest)
     needed = 2 * 65536 + len(KERNEL) + len(TREE)  # of a raw image and the files
@@ -335,7 +359,9 @@ def test_an_image_that_qcow2_cannot_be_is_refused_and_goes_as_raw(image: dict[st
 
 
 @pytest.mark.parametrize("mode", [0o4755, 0o6777, 0o666, 0o1777, 0o600])
-def test_no_mode_of_a_repository_lets_others_write_or_runs_as_somebody_else(mode: int, trial: Trial, session: Any) -> None:
+def test_no_mode_of_a_repository_lets_others_write_or_runs_as_somebody_else(
+    mode: int, trial: Trial, session: Any
+) -> None:
     trial.enemy.publish(trial.enemy.manifest(trial.enemy.files(text_of(_entry(mode=mode)(trial.enemy)))))
     assert isinstance(trial.restore(session), RestoreResult)  # the trial looks at the modes
 
@@ -346,7 +372,10 @@ def test_an_owner_that_this_host_does_not_know_is_a_warning(owner: str, trial: T
     made = trial.restore(session)
     assert isinstance(made, RestoreResult)
     if os.geteuid() == 0:
-        assert len(made.warnings) == 1 and "kernel of the machine belongs to root: this host has no user" in made.warnings[0]
+        assert (
+            len(made.warnings) == 1
+            and "kernel of the machine belongs to root: this host has no user" in made.warnings[0]
+        )
         assert "\x1b" not in made.warnings[0] and len(made.warnings[0]) < 1000
 
 
@@ -427,7 +456,9 @@ def test_what_is_planted_in_dest_is_neither_followed_nor_waited_for(trial: Trial
     assert not final.is_symlink() and final.read_bytes() == trial.enemy.content
 
 
-def test_a_link_in_the_place_of_the_finished_image_is_not_followed(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_in_the_place_of_the_finished_image_is_not_followed(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who can write to ``dest`` exchanges the image just before it gets its name."""
     trial.enemy.publish(trial.enemy.manifest())
     secret = trial.outside / "secret"
@@ -448,7 +479,9 @@ def test_a_link_in_the_place_of_the_finished_image_is_not_followed(trial: Trial,
 
 
 @pytest.mark.parametrize("trust", [True, False])
-def test_libvirt_is_given_what_adapting_returned_and_nothing_else(trust: bool, trial: Trial, session: Any, monkeypatch: Any) -> None:
+def test_libvirt_is_given_what_adapting_returned_and_nothing_else(
+    trust: bool, trial: Trial, session: Any, monkeypatch: Any
+) -> None:
     returned: list[Any] = []
     given: list[str] = []
     adapt, define = machine.adapt, connection.libvirt.virConnect.defineXML
@@ -464,7 +497,9 @@ def test_libvirt_is_given_what_adapting_returned_and_nothing_else(trust: bool, t
     monkeypatch.setattr(machine, "adapt", adapting)
     monkeypatch.setattr(connection.libvirt.virConnect, "defineXML", defining)
     files = trial.enemy.files()
-    files["inactive.xml"] = XML.replace("<devices>", "<seclabel type='none'/><devices><emulator>/evil</emulator>").encode()
+    files["inactive.xml"] = XML.replace(
+        "<devices>", "<seclabel type='none'/><devices><emulator>/evil</emulator>"
+    ).encode()
     trial.enemy.publish(trial.enemy.manifest(files))
     made = trial.restore(session, machine=MachineWish(trust_definition=trust))
     assert isinstance(made, RestoreResult) and made.machine is not None
@@ -472,9 +507,13 @@ def test_libvirt_is_given_what_adapting_returned_and_nothing_else(trust: bool, t
     assert ("seclabel" in given[0], "/evil" in given[0]) == (trust, False)  # there is no such emulator here
 
 
-def test_nothing_is_asked_or_written_before_a_definition_is_refused(trial: Trial, session: Any, monkeypatch: Any) -> None:
+def test_nothing_is_asked_or_written_before_a_definition_is_refused(
+    trial: Trial, session: Any, monkeypatch: Any
+) -> None:
     files = trial.enemy.files()
-    files["inactive.xml"] = XML.replace("<devices>", "<devices><hostdev mode='subsystem' type='usb'/><shmem name='x'/>").encode()
+    files["inactive.xml"] = XML.replace(
+        "<devices>", "<devices><hostdev mode='subsystem' type='usb'/><shmem name='x'/>"
+    ).encode()
     trial.enemy.publish({**trial.enemy.manifest(files), "host": os.uname().nodename})
     monkeypatch.setattr(os, "mkdir", lambda *_arguments: pytest.fail("a folder was made"))
     for check_only in (True, False):

@@ -41,13 +41,16 @@ def canonical(device: str) -> str:
 
 def test_a_machine_that_comes_back_as_it_was_differs_in_the_paths_of_its_disks_alone() -> None:
     xml = xml_of(
-        VDA + "<interface type='network'><mac address='52:54:00:00:00:01'/></interface><graphics type='vnc' port='5901' passwd='secret'/>"
+        VDA
+        + "<interface type='network'><mac address='52:54:00:00:00:01'/></interface><graphics type='vnc' port='5901' passwd='secret'/>"
         "<serial type='file'><source path='/log'/></serial><filesystem><source dir='/share'/></filesystem>",
         extra="<metadata><a:b xmlns:a='urn:x'>kept</a:b></metadata>",
     )
     found = adapted(xml)
     expected = xml.replace(" id='7'", "").replace("/old/vda", "/new/vda.qcow2")
-    assert ElementTree.canonicalize(found.xml, rewrite_prefixes=True) == ElementTree.canonicalize(expected, rewrite_prefixes=True)
+    assert ElementTree.canonicalize(found.xml, rewrite_prefixes=True) == ElementTree.canonicalize(
+        expected, rewrite_prefixes=True
+    )
     assert found.changes == ()
 
 
@@ -87,7 +90,9 @@ def test_a_restored_disk_names_its_image_and_nothing_of_the_old_one(before: str,
 def test_a_disk_on_a_device_says_so() -> None:
     found = adapted(xml_of(), disks={"vda": DiskPlace("/dev/vg/web1", "raw", device=True)})
     assert devices_of(found) == [
-        canonical("<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='/dev/vg/web1'/><target dev='vda'/></disk>")
+        canonical(
+            "<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='/dev/vg/web1'/><target dev='vda'/></disk>"
+        )
     ]
 
 
@@ -111,7 +116,14 @@ REMOVED: dict[str, tuple[str, bool, tuple[str, ...], tuple[str, ...], tuple[str,
         ("vdb is not part of this restore and was removed.",),
     ),
     "a medium that is there": (CDROM, True, ("/a.iso",), ("/a.iso",), (), ()),
-    "a medium that is not there": (CDROM, False, (), ("cdrom",), ("/a.iso",), ("sda is empty: /a.iso is not on this host.",)),
+    "a medium that is not there": (
+        CDROM,
+        False,
+        (),
+        ("cdrom",),
+        ("/a.iso",),
+        ("sda is empty: /a.iso is not on this host.",),
+    ),
     "a medium in a pool": (
         CDROM.replace("type='file' device", "type='volume' device").replace("file='/a.iso'", "pool='p' volume='v.iso'"),
         False,
@@ -122,7 +134,14 @@ REMOVED: dict[str, tuple[str, bool, tuple[str, ...], tuple[str, ...], tuple[str,
     ),
     "an empty drive": (CDROM.replace("<source file='/a.iso'/>", ""), True, (), ("cdrom",), (), ()),
     "a floppy of the same machine": (FLOPPY, False, ("/a.img",), ("/a.img",), (), ()),
-    "a floppy of a copy": (FLOPPY, True, ("/a.img",), ("floppy",), ("/a.img",), ("sda is empty: /a.img stays with the original.",)),
+    "a floppy of a copy": (
+        FLOPPY,
+        True,
+        ("/a.img",),
+        ("floppy",),
+        ("/a.img",),
+        ("sda is empty: /a.img stays with the original.",),
+    ),
     "a device of another host": (
         "<hostdev mode='subsystem' type='pci'/>",
         False,
@@ -190,8 +209,22 @@ REMOVED: dict[str, tuple[str, bool, tuple[str, ...], tuple[str, ...], tuple[str,
         ("/s",),
         (),
     ),
-    "a fixed port": ("<graphics type='vnc' port='5901' autoport='no' passwd='secret'/>", True, (), ("secret", 'autoport="yes"'), ("5901",), ()),
-    "a display's socket": ("<graphics type='vnc'><listen type='socket' socket='/display'/></graphics>", True, (), ('type="socket"',), ("/display",), ()),
+    "a fixed port": (
+        "<graphics type='vnc' port='5901' autoport='no' passwd='secret'/>",
+        True,
+        (),
+        ("secret", 'autoport="yes"'),
+        ("5901",),
+        (),
+    ),
+    "a display's socket": (
+        "<graphics type='vnc'><listen type='socket' socket='/display'/></graphics>",
+        True,
+        (),
+        ('type="socket"',),
+        ("/display",),
+        (),
+    ),
     "a named network device": (
         "<interface type='bridge'><source bridge='br0'/><target dev='tap1'/></interface>",
         True,
@@ -206,7 +239,12 @@ REMOVED: dict[str, tuple[str, bool, tuple[str, ...], tuple[str, ...], tuple[str,
 
 @pytest.mark.parametrize(("device", "copy", "present", "kept", "gone", "changes"), REMOVED.values(), ids=REMOVED.keys())
 def test_what_is_not_here_or_would_be_shared_goes_and_is_told(
-    device: str, copy: bool, present: tuple[str, ...], kept: tuple[str, ...], gone: tuple[str, ...], changes: tuple[str, ...]
+    device: str,
+    copy: bool,
+    present: tuple[str, ...],
+    kept: tuple[str, ...],
+    gone: tuple[str, ...],
+    changes: tuple[str, ...],
 ) -> None:
     found = adapted(xml_of(VDA + device), copy, present)
     assert found.changes == changes
@@ -217,7 +255,9 @@ def test_what_is_not_here_or_would_be_shared_goes_and_is_told(
 def test_devices_in_a_second_list_are_adapted_too() -> None:
     more = f"<devices>{VDA.replace('vda', 'vdb')}{VDA.replace('vda', 'vdc')}</devices></domain>"
     found = adapted(xml_of().replace("</domain>", more))
-    assert [ElementTree.fromstring(each).find("source").attrib for each in devices_of(found)] == [{"file": "/new/vda.qcow2"}]  # type: ignore[union-attr]
+    assert [ElementTree.fromstring(each).find("source").attrib for each in devices_of(found)] == [
+        {"file": "/new/vda.qcow2"}
+    ]  # type: ignore[union-attr]
     assert found.xml.count("<devices>") == 1 and len(found.changes) == 2
 
 
@@ -230,17 +270,27 @@ def test_host_devices_stay_where_the_same_machine_comes_back_on_its_host() -> No
 # an interface, and where it is after two networks have been replaced
 MAC = "<mac address='52:54:00:00:00:01'/>"
 INTERFACES = {
-    "of a network": (f"<interface type='network'>{MAC}<source network='lan' portgroup='p'/><vlan><tag id='7'/></vlan></interface>", "lan2"),
-    "of a bridge": (f"<interface type='bridge'>{MAC}<source bridge='br0'/><virtualport type='openvswitch'/><target dev='t'/></interface>", "bridged"),
+    "of a network": (
+        f"<interface type='network'>{MAC}<source network='lan' portgroup='p'/><vlan><tag id='7'/></vlan></interface>",
+        "lan2",
+    ),
+    "of a bridge": (
+        f"<interface type='bridge'>{MAC}<source bridge='br0'/><virtualport type='openvswitch'/><target dev='t'/></interface>",
+        "bridged",
+    ),
     "of another network": (f"<interface type='network'>{MAC}<source network='other'/></interface>", None),
     "of none": (f"<interface type='user'>{MAC}</interface>", None),
 }
 
 
 @pytest.mark.parametrize(("interface", "network"), INTERFACES.values(), ids=INTERFACES.keys())
-def test_interfaces_come_to_the_networks_told_and_others_stay_where_they_were(interface: str, network: str | None) -> None:
+def test_interfaces_come_to_the_networks_told_and_others_stay_where_they_were(
+    interface: str, network: str | None
+) -> None:
     found = adapted(xml_of(VDA + interface), networks={"lan": "lan2", "br0": "bridged"})
-    expected = interface if network is None else f"<interface type='network'><source network='{network}'/>{MAC}</interface>"
+    expected = (
+        interface if network is None else f"<interface type='network'><source network='{network}'/>{MAC}</interface>"
+    )
     assert devices_of(found)[1:] == [canonical(expected)]
     assert len(found.changes) == (network is not None)
 
@@ -260,7 +310,9 @@ _ANY_INTERFACE = [
 @given(st.lists(st.sampled_from(_ANY_INTERFACE), max_size=5), st.booleans())
 def test_no_interface_whatever_its_kind_is_left_on_a_network_of_the_original(interfaces: list[str], copy: bool) -> None:
     found = adapted(xml_of(VDA + "".join(interfaces)), copy, networks={"*": "isolated"}, keep_host_devices=True)
-    alone, with_address = (canonical(f"<interface type='network'><source network='isolated'/>{mac}</interface>") for mac in ("", MAC))
+    alone, with_address = (
+        canonical(f"<interface type='network'><source network='isolated'/>{mac}</interface>") for mac in ("", MAC)
+    )
     assert devices_of(found)[1:] == [with_address if MAC in interface else alone for interface in interfaces]
 
 
@@ -271,7 +323,10 @@ def test_the_identity_changes_everywhere_it_is_written() -> None:
     root = ElementTree.fromstring(found.xml)
     assert (root.findtext("name"), root.findtext("uuid"), root.get("id")) == ("web2", OTHER, None)
     assert UUID not in found.xml and "52:54" not in found.xml
-    assert (root.findtext("./sysinfo/system/entry[@name='uuid']"), root.findtext("./sysinfo/system/entry[@name='serial']")) == (OTHER, "x")
+    assert (
+        root.findtext("./sysinfo/system/entry[@name='uuid']"),
+        root.findtext("./sysinfo/system/entry[@name='serial']"),
+    ) == (OTHER, "x")
     assert root.find("genid") is not None
     assert "52:54" in adapted(xml_of(VDA + macs), copy=True).xml
 
@@ -356,8 +411,15 @@ _SHARED = {
 
 @given(st.lists(st.sampled_from(sorted(_SHARED)), max_size=20))
 def test_nothing_of_the_original_is_left_in_a_copy_whatever_its_devices(names: list[str]) -> None:
-    found = adapted(xml_of("".join(_SHARED[name] for name in names)), True, ("/old/vdb", "/a.img", "/share", "/lease", "/u"))
-    left = {text for each in ElementTree.fromstring(found.xml).iter() for text in each.attrib.values() if text.startswith("/")}
+    found = adapted(
+        xml_of("".join(_SHARED[name] for name in names)), True, ("/old/vdb", "/a.img", "/share", "/lease", "/u")
+    )
+    left = {
+        text
+        for each in ElementTree.fromstring(found.xml).iter()
+        for text in each.attrib.values()
+        if text.startswith("/")
+    }
     assert left <= {"/new/vda.qcow2"}
     for gone in ("port=", "tlsPort=", "websocket=", "shmem", "hostdev", "service="):
         assert gone not in found.xml.replace("autoport=", "")

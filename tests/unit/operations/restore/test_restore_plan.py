@@ -55,10 +55,22 @@ def test_disks_go_where_they_were_told(fields: dict[str, Any], expected: dict[st
 
 REFUSED = {
     "unknown in disk_map": ({"disk_map": {"sda": "/x/a"}}, f"{WHOSE} has no disk sda; it has sdaa, vda, vdb."),
-    "unknown in include_disks": ({"dest": "/r", "selection": Selection(("vdc",))}, f"{WHOSE} has no disk vdc; it has sdaa, vda, vdb."),
-    "unknown in exclude_disks": ({"dest": "/r", "selection": Selection(exclude=("vdc",))}, f"{WHOSE} has no disk vdc; it has sdaa, vda, vdb."),
-    "nowhere": ({}, "Cannot restore vda to web1-vda.qcow2: the path is not absolute. Set dest, or give disk_map an absolute path."),
-    "relative dest": ({"dest": "r"}, "Cannot restore vda to r/web1-vda.qcow2: the path is not absolute. Set dest, or give disk_map an absolute path."),
+    "unknown in include_disks": (
+        {"dest": "/r", "selection": Selection(("vdc",))},
+        f"{WHOSE} has no disk vdc; it has sdaa, vda, vdb.",
+    ),
+    "unknown in exclude_disks": (
+        {"dest": "/r", "selection": Selection(exclude=("vdc",))},
+        f"{WHOSE} has no disk vdc; it has sdaa, vda, vdb.",
+    ),
+    "nowhere": (
+        {},
+        "Cannot restore vda to web1-vda.qcow2: the path is not absolute. Set dest, or give disk_map an absolute path.",
+    ),
+    "relative dest": (
+        {"dest": "r"},
+        "Cannot restore vda to r/web1-vda.qcow2: the path is not absolute. Set dest, or give disk_map an absolute path.",
+    ),
     "relative disk_map": (
         {"disk_map": {"vda": "a.img"}},
         "Cannot restore vda to a.img: the path is not absolute. Set dest, or give disk_map an absolute path.",
@@ -75,7 +87,10 @@ REFUSED = {
         {"disk_map": {"vda": "/x/a"}, "selection": Selection(exclude=("vda",))},
         f"{WHOSE} has no disk left to restore. Check include_disks, exclude_disks and disk_map.",
     ),
-    "same path twice": ({"disk_map": {"vda": "/x/a", "vdb": "/x/a"}}, "Two disks cannot be restored to the same path /x/a."),
+    "same path twice": (
+        {"disk_map": {"vda": "/x/a", "vdb": "/x/a"}},
+        "Two disks cannot be restored to the same path /x/a.",
+    ),
     "same path by disk_map and dest": (
         {"disk_map": {"vda": "/r/web1-vdb.qcow2"}, "dest": "/r"},
         "Two disks cannot be restored to the same path /r/web1-vdb.qcow2.",

@@ -33,7 +33,10 @@ def test_stretches_are_the_rows_of_set_bits(ordinals: set[int]) -> None:
     assert all(first + count < following for (first, count), (following, _count) in zip(found, found[1:]))
 
 
-@given(st.lists(st.dictionaries(st.integers(0, 20), st.tuples(st.integers(0, 2), st.integers(0, 9))), max_size=4), st.integers(1, 100))
+@given(
+    st.lists(st.dictionaries(st.integers(0, 20), st.tuples(st.integers(0, 2), st.integers(0, 9))), max_size=4),
+    st.integers(1, 100),
+)
 def test_a_block_lives_if_any_map_names_it(disks: list[dict[int, tuple[int, int]]], below: int) -> None:
     maps = []
     for held in disks:
@@ -43,12 +46,18 @@ def test_a_block_lives_if_any_map_names_it(disks: list[dict[int, tuple[int, int]
         maps.append(builder.finish({pack_ref(pack, 10).id: pack_ref(pack, 10) for pack in range(3)}))
     named = {place for held in disks for place in held.values() if place[0] != 1}
     living = living_blocks(maps, lambda ref: ref != pack_ref(1, 10))
-    assert {(pack, ordinal) for pack in (0, 2) for ordinal in range(10) if living.get(pack_ref(pack, 10), 0) >> ordinal & 1} == named
+    assert {
+        (pack, ordinal) for pack in (0, 2) for ordinal in range(10) if living.get(pack_ref(pack, 10), 0) >> ordinal & 1
+    } == named
     share = {pack: 10 * len([place for place in named if place[0] == pack]) for pack in (0, 2)}
-    assert {ref.id for ref in mostly_dead(living, below)} == {pack_ref(pack, 10).id for pack, percent in share.items() if 0 < percent < below}
+    assert {ref.id for ref in mostly_dead(living, below)} == {
+        pack_ref(pack, 10).id for pack, percent in share.items() if 0 < percent < below
+    }
 
 
-def compact(repository: Repository, below: int, workers: int | None = None, interrupt: Interrupt | None = None) -> Compacted:
+def compact(
+    repository: Repository, below: int, workers: int | None = None, interrupt: Interrupt | None = None
+) -> Compacted:
     """As retention does it."""
     lease = Lease(repository, "compaction")
     try:
@@ -162,7 +171,9 @@ def test_a_backup_made_from_a_point_that_is_moved_meanwhile_is_true(history: His
     files = repository.put_files(f"points/{UUID}/{point_id(4)}", {"vda.map": base.encode()})
 
     third = repository.point(UUID, point_id(3))
-    fourth = dataclasses.replace(third, id=point_id(4), disks=(dataclasses.replace(third.disks[0], map=files["vda.map"]),))
+    fourth = dataclasses.replace(
+        third, id=point_id(4), disks=(dataclasses.replace(third.disks[0], map=files["vda.map"]),)
+    )
     repository.publish(fourth)
     history.truth[point_id(4)] = history.truth[point_id(3)]
     collect(history)
@@ -233,7 +244,9 @@ def test_interrupted_while_it_copies_it_leaves_nothing_behind(history: History) 
     assert history.store.uploads == set()
 
 
-STEPS = st.sampled_from(["write", "write", "backup", "backup", "flip", "lose", "verify", "forget", "compact", "compact", "collect", "die"])
+STEPS = st.sampled_from(
+    ["write", "write", "backup", "backup", "flip", "lose", "verify", "forget", "compact", "compact", "collect", "die"]
+)
 
 
 @settings(max_examples=soaks.examples(0.53))
@@ -253,7 +266,9 @@ def test_whatever_happens_no_point_restores_to_anything_but_its_bytes(steps: lis
             history.backup()
         elif step == "flip" and packs:
             name = chance.choice(packs)
-            history.store.objects[name] = with_bit_flipped(history.store.objects[name], chance.randrange(len(history.store.objects[name]) * 8))
+            history.store.objects[name] = with_bit_flipped(
+                history.store.objects[name], chance.randrange(len(history.store.objects[name]) * 8)
+            )
             harmed = True
         elif step == "lose" and packs:
             del history.store.objects[chance.choice(packs)]

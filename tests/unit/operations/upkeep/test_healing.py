@@ -149,15 +149,22 @@ def test_only_the_damaged_blocks_are_read_again(history: History) -> None:
     st.sets(st.tuples(st.integers(0, 2), st.integers(0, 9))),
     st.booleans(),
 )
-def test_damaged_runs_cover_damaged_blocks_and_no_others(held: dict[int, tuple[int, int]], hurt: set[tuple[int, int]], whole: bool) -> None:
+def test_damaged_runs_cover_damaged_blocks_and_no_others(
+    held: dict[int, tuple[int, int]], hurt: set[tuple[int, int]], whole: bool
+) -> None:
     builder = MapBuilder(31 * 65536)
     for block, (pack, ordinal) in sorted(held.items()):
         builder.place(block, 1, pack_ref(pack).id, ordinal)
     extents = builder.finish({pack_ref(pack).id: pack_ref(pack) for pack, _ordinal in held.values()})
-    damages = {pack_ref(pack).id: PackDamage(frozenset(each for other, each in hurt if other == pack), "") for pack, _ordinal in hurt}
+    damages = {
+        pack_ref(pack).id: PackDamage(frozenset(each for other, each in hurt if other == pack), "")
+        for pack, _ordinal in hurt
+    }
     if whole:
         damages[pack_ref(0).id] = PackDamage(None, "")
-    found = {run.first + index: run.ordinal + index for run in damaged_runs(extents, damages) for index in range(run.count)}
+    found = {
+        run.first + index: run.ordinal + index for run in damaged_runs(extents, damages) for index in range(run.count)
+    }
     assert found == {block: place[1] for block, place in held.items() if place in hurt or (whole and place[0] == 0)}
 
 
@@ -178,7 +185,9 @@ def test_whatever_happens_no_point_restores_to_anything_but_its_bytes(steps: lis
                 history.disk.write(chance.randrange(BLOCKS), chance.choice([0, chance.randint(1, 90)]))
         elif step == "backup":
             history.backup()
-            assert history.read(list(history.truth)[-1]) == history.truth[list(history.truth)[-1]], "a new point whose base is known to be damaged is whole"
+            assert history.read(list(history.truth)[-1]) == history.truth[list(history.truth)[-1]], (
+                "a new point whose base is known to be damaged is whole"
+            )
         elif step == "flip":
             with contextlib.suppress(StopIteration, DamagedObject, RepositoryError):
                 history.flip(chance.choice(existing), chance.randrange(BLOCKS))

@@ -41,8 +41,13 @@ def merged(packs: list[list[int]], order: list[int], remembered: int) -> dict[tu
 
 
 @given(packs_of_blocks, st.data())
-def test_of_equal_blocks_the_first_is_kept_in_whatever_order_packs_are_looked_at(packs: list[list[int]], data: st.DataObject) -> None:
-    order = [*data.draw(st.permutations(range(len(packs)))), *data.draw(st.lists(st.sampled_from(range(len(packs))), max_size=3) if packs else st.just([]))]
+def test_of_equal_blocks_the_first_is_kept_in_whatever_order_packs_are_looked_at(
+    packs: list[list[int]], data: st.DataObject
+) -> None:
+    order = [
+        *data.draw(st.permutations(range(len(packs)))),
+        *data.draw(st.lists(st.sampled_from(range(len(packs))), max_size=3) if packs else st.just([])),
+    ]
     places: dict[int, list[tuple[int, int]]] = {}
     for rank, blocks in enumerate(packs):
         for ordinal, block in enumerate(blocks):
@@ -51,7 +56,9 @@ def test_of_equal_blocks_the_first_is_kept_in_whatever_order_packs_are_looked_at
 
 
 @given(packs_of_blocks, st.integers(1, 12), st.data())
-def test_what_is_forgotten_is_not_found_and_nothing_else_is(packs: list[list[int]], remembered: int, data: st.DataObject) -> None:
+def test_what_is_forgotten_is_not_found_and_nothing_else_is(
+    packs: list[list[int]], remembered: int, data: st.DataObject
+) -> None:
     order = data.draw(st.permutations(range(len(packs))))
     found = merged(packs, order, remembered)
     for (pack, ordinal), (kept, place) in found.items():
@@ -85,7 +92,11 @@ def stored_blocks(history: History) -> list[bytes]:
     """The ids of all blocks in packs that points name."""
     repository = history.fresh()
     packs = {ref for each in repository.points_of().points for ref in repository.read_map(each, "vda").packs}
-    return [directory.digest(ordinal) for directory in map(repository.reader.directory, packs) for ordinal in range(len(directory))]
+    return [
+        directory.digest(ordinal)
+        for directory in map(repository.reader.directory, packs)
+        for ordinal in range(len(directory))
+    ]
 
 
 @pytest.fixture(params=KEYS, ids=KEYS.keys())
@@ -127,7 +138,10 @@ def test_what_was_to_be_stored_apart_is_neither_given_up_for_a_copy_nor_one(hist
     collect(history)
     assert (history.untrue(), history.damaged()) == ([], [])
     assert repository.read_map(history.fresh().point(apart.uuid, apart.id), "vda").packs == packs
-    assert sum(packs == history.repository.read_map(each, "vda").packs for each in history.repository.points_of().points) == 1
+    assert (
+        sum(packs == history.repository.read_map(each, "vda").packs for each in history.repository.points_of().points)
+        == 1
+    )
     found = stored_blocks(history)
     assert len(found) == 2 * (BLOCKS - 1) + OWN
     assert len(set(found)) == BLOCKS - 1 + OWN
@@ -149,7 +163,9 @@ def test_no_point_is_told_of_a_copy_that_is_damaged(history: History) -> None:
 def test_copies_that_are_not_remembered_any_more_are_found_by_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merging, "EqualBlocks", lambda: EqualBlocks(2))
     made = History()
-    for number, blocks in enumerate((44, 43, 42, 41)):  # the first and the last hold the same; in this order they are looked at
+    for number, blocks in enumerate(
+        (44, 43, 42, 41)
+    ):  # the first and the last hold the same; in this order they are looked at
         made._last = None
         for block in range(BLOCKS):
             made.disk.write(block, 0 if block >= blocks else block + 1 + 100 * (number % 3))
@@ -175,7 +191,11 @@ def test_a_copy_that_points_are_told_of_is_locked_as_they_are(history: History) 
     locking = Locking()
     locking.objects, history.store = history.store.objects, locking
     compact(history.fresh(), 60)
-    named = {ref.name for each in history.fresh().points_of().points for ref in history.repository.read_map(each, "vda").packs}
+    named = {
+        ref.name
+        for each in history.fresh().points_of().points
+        for ref in history.repository.read_map(each, "vda").packs
+    }
     assert len(named) == 2
     assert all(locking.locked_until(name) == locking.clock + 1000 for name in named)
 
@@ -207,5 +227,9 @@ def test_later_runs_find_the_copy_that_was_kept_by_its_hooks(history: History) -
     repository: Repository = history.fresh()
     compact(repository, 60)
     collect(history)
-    told = {each.ref for name in repository.store.list("hooks/compaction") for each in hooks.decode(repository.get_object(name), name)}
+    told = {
+        each.ref
+        for name in repository.store.list("hooks/compaction")
+        for each in hooks.decode(repository.get_object(name), name)
+    }
     assert told == {ref for each in repository.points_of().points for ref in repository.read_map(each, "vda").packs}

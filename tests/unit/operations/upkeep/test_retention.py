@@ -21,14 +21,24 @@ FUTURE = {"created": "2031-01-01T00:00:00+00:00"}
 
 @pytest.mark.parametrize(
     ("rules", "last"),
-    [(Rules(), {}), (Rules(), {"pinned": True}), (Rules(), FUTURE), (Rules(tags=("hold",)), {}), (Rules(tags=("hold",)), FUTURE)],
+    [
+        (Rules(), {}),
+        (Rules(), {"pinned": True}),
+        (Rules(), FUTURE),
+        (Rules(tags=("hold",)), {}),
+        (Rules(tags=("hold",)), FUTURE),
+    ],
     ids=["none", "none, pinned", "none, of the future", "no tag", "no tag, of the future"],
 )
 def test_rules_that_take_nothing_are_refused_whatever_stays_without_them(rules: Rules, last: dict[str, Any]) -> None:
     found = [point(1), point(2), point(3, **last)]
     with pytest.raises(Refused, match=r"would keep no restore point of web1.*keep_last: 1.*allow_empty: true"):
         decide_all(found, RetentionRequest(rules), NOW)
-    assert [verdict.kept for verdict in decide_all(found, RetentionRequest(rules, allow_empty=True), NOW)] == [False, False, bool(last)]
+    assert [verdict.kept for verdict in decide_all(found, RetentionRequest(rules, allow_empty=True), NOW)] == [
+        False,
+        False,
+        bool(last),
+    ]
 
 
 def test_where_nothing_goes_or_a_rule_leaves_pinned_points_alone_nothing_is_refused() -> None:

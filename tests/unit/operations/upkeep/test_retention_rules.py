@@ -47,8 +47,14 @@ TABLE: dict[str, tuple[Rules, dict[int, tuple[str, ...]]]] = {
     "last": (Rules(last=2), {6: ("last",), 7: ("last",)}),
     "last without limit": (Rules(last=-1), {number: ("last",) for number in range(8)}),
     "daily takes the newest of each day": (Rules(daily=2), {5: ("daily",), 7: ("daily",)}),
-    "the oldest stays while counts are left": (Rules(daily=9), {0: ("daily",), 1: ("daily",), 3: ("daily",), 5: ("daily",), 7: ("daily",)}),
-    "the oldest goes when the counts are used up": (Rules(daily=4), {1: ("daily",), 3: ("daily",), 5: ("daily",), 7: ("daily",)}),
+    "the oldest stays while counts are left": (
+        Rules(daily=9),
+        {0: ("daily",), 1: ("daily",), 3: ("daily",), 5: ("daily",), 7: ("daily",)},
+    ),
+    "the oldest goes when the counts are used up": (
+        Rules(daily=4),
+        {1: ("daily",), 3: ("daily",), 5: ("daily",), 7: ("daily",)},
+    ),
     "monthly and the oldest": (Rules(monthly=3), {0: ("monthly",), 3: ("monthly",), 7: ("monthly",)}),
     "each rule counts for itself": (Rules(last=1, daily=1, yearly=1), {7: ("last", "daily", "yearly")}),
     "hours": (Rules(hourly=3), {5: ("hourly",), 6: ("hourly",), 7: ("hourly",)}),
@@ -63,7 +69,11 @@ def test_points_are_kept_as_restic_does(rules: Rules, expected: dict[int, tuple[
 
 
 def test_pinned_points_stay_and_count_for_no_rule() -> None:
-    found = [taken(0, "2026-01-01T00:00:00"), taken(1, "2026-01-02T00:00:00"), taken(2, "2026-01-03T00:00:00", pinned=True)]
+    found = [
+        taken(0, "2026-01-01T00:00:00"),
+        taken(1, "2026-01-02T00:00:00"),
+        taken(2, "2026-01-03T00:00:00", pinned=True),
+    ]
     assert kept(found, Rules(last=1)) == {1: ("last",), 2: ("pinned",)}
 
 
@@ -91,8 +101,15 @@ def test_a_point_taken_while_the_clock_was_set_back_counts_as_the_newest_it_is()
 
 def test_points_taken_after_one_of_a_clock_that_ran_ahead_count_by_their_own_time() -> None:
     """Once that time has come, too: they are none of that day, and not to be taken for one."""
-    moments = ["2026-04-01T00:00:00", "2026-06-20T00:00:00", *[f"2026-{month:02d}-10T00:00:00" for month in (4, 5, 6)], "2026-06-29T00:00:00"]
-    found = manifests.ordered([taken(number, moment, parent=f"{number - 1:04d}") for number, moment in enumerate(moments)])
+    moments = [
+        "2026-04-01T00:00:00",
+        "2026-06-20T00:00:00",
+        *[f"2026-{month:02d}-10T00:00:00" for month in (4, 5, 6)],
+        "2026-06-29T00:00:00",
+    ]
+    found = manifests.ordered(
+        [taken(number, moment, parent=f"{number - 1:04d}") for number, moment in enumerate(moments)]
+    )
     assert [int(each.id) for each in found] == list(range(6)), "each was made from the one before"
     assert kept(found, Rules(monthly=12)) == {0: ("monthly",), 2: ("monthly",), 3: ("monthly",), 5: ("monthly",)}
     assert kept(found, Rules(daily=4)) == {number: ("daily",) for number in (2, 3, 4, 5)}
@@ -132,8 +149,12 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 
 def test_a_month_before_its_last_day_is_the_last_day_of_the_month_before() -> None:
-    assert Duration(months=1).before(datetime.datetime(2026, 3, 31, 12, tzinfo=UTC)) == datetime.datetime(2026, 2, 28, 12, tzinfo=UTC)
-    assert Duration(months=12).before(datetime.datetime(2024, 2, 29, tzinfo=UTC)) == datetime.datetime(2023, 2, 28, tzinfo=UTC)
+    assert Duration(months=1).before(datetime.datetime(2026, 3, 31, 12, tzinfo=UTC)) == datetime.datetime(
+        2026, 2, 28, 12, tzinfo=UTC
+    )
+    assert Duration(months=12).before(datetime.datetime(2024, 2, 29, tzinfo=UTC)) == datetime.datetime(
+        2023, 2, 28, tzinfo=UTC
+    )
     assert Duration(months=99999).before(NOW) == datetime.datetime.min.replace(tzinfo=UTC)
     assert Duration(days=999999).before(NOW) == datetime.datetime.min.replace(tzinfo=UTC)
 
@@ -142,7 +163,9 @@ MOMENTS = st.datetimes(datetime.datetime(2023, 1, 1), datetime.datetime(2026, 8,
 ZONES = st.sampled_from([UTC, BERLIN, zoneinfo.ZoneInfo("Pacific/Apia"), zoneinfo.ZoneInfo("America/St_Johns")])
 COUNTS = st.sampled_from([-1, 0, 0, 1, 2, 3, 7])
 WITHIN = st.none() | st.builds(Duration, st.integers(0, 30), st.integers(0, 40), st.integers(0, 50))
-RULES = st.builds(Rules, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, WITHIN, st.sampled_from([(), ("hold",)]), ZONES)
+RULES = st.builds(
+    Rules, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, WITHIN, st.sampled_from([(), ("hold",)]), ZONES
+)
 
 
 @st.composite
@@ -159,7 +182,9 @@ def histories(draw: st.DrawFn) -> list[RestorePoint]:
 
 def steady() -> st.SearchStrategy[list[RestorePoint]]:
     """Histories of a clock that was never set back: only then is a point's place known without those before it."""
-    return histories().map(lambda found: manifests.ordered([point(1, **{**vars(each), "parent": None}) for each in found]))
+    return histories().map(
+        lambda found: manifests.ordered([point(1, **{**vars(each), "parent": None}) for each in found])
+    )
 
 
 @given(steady(), RULES)
@@ -190,9 +215,13 @@ def test_the_newest_point_stays_whatever_rule_counts(found: list[RestorePoint], 
 
 
 @given(steady(), RULES)
-def test_pinned_points_and_those_of_the_future_change_nothing_for_the_others(found: list[RestorePoint], rules: Rules) -> None:
+def test_pinned_points_and_those_of_the_future_change_nothing_for_the_others(
+    found: list[RestorePoint], rules: Rules
+) -> None:
     counted = [each for each in found if not each.pinned and datetime.datetime.fromisoformat(each.created) <= NOW]
     expected = kept(counted, rules)
     verdicts = kept(found, rules)
-    assert {number: rules for number, rules in verdicts.items() if number in {int(each.id) for each in counted}} == expected
+    assert {
+        number: rules for number, rules in verdicts.items() if number in {int(each.id) for each in counted}
+    } == expected
     assert len(verdicts) == len(expected) + len(found) - len(counted)

@@ -64,7 +64,9 @@ class Scene:
         for each in trash.removed(self.repository):
             with contextlib.suppress(ObjectMissing):
                 packs = {ref.name for disk in each.point.disks for ref in self.repository.read_packs(each.point, disk)}
-                if packs | {f"{each.point.folder}/{file.name}" for file in each.point.stored_files} <= set(self.history.store.objects):
+                if packs | {f"{each.point.folder}/{file.name}" for file in each.point.stored_files} <= set(
+                    self.history.store.objects
+                ):
                     found.add(each.point.id)
         return found
 
@@ -121,7 +123,11 @@ def nothing_else_is_left(made: Scene) -> None:
     assert made.published() == made.points
     made.store.clock += leases.LAPSE * 2
     made.history.collect()
-    left = {name for name in made.history.store.objects if name.startswith(("packs/", "points/", "drafts/", "doomed/", "condemned/", "trash/"))}
+    left = {
+        name
+        for name in made.history.store.objects
+        if name.startswith(("packs/", "points/", "drafts/", "doomed/", "condemned/", "trash/"))
+    }
     assert left == made.history.needed()
 
 
@@ -234,7 +240,9 @@ def taken(made: Scene, dest: EngineHistory) -> None:
     assert not result.failed
 
 
-def test_whatever_call_fails_a_repository_opens_with_the_old_or_the_new_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_call_fails_a_repository_opens_with_the_old_or_the_new_passphrase(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(key_slots, "COST", 16)
     store = FaultyStore()
     monkeypatch.setattr(repository_keys, "store_at", lambda _place: store)
@@ -257,7 +265,9 @@ def test_whatever_call_fails_a_repository_opens_with_the_old_or_the_new_passphra
         assert tried.at > 2
 
 
-def test_whatever_call_fails_a_lost_configuration_is_made_again_as_it_was_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_call_fails_a_lost_configuration_is_made_again_as_it_was_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made = scene("plain")
     store = made.store
     monkeypatch.setattr(repository_keys, "store_at", lambda _place: store)
@@ -271,6 +281,8 @@ def test_whatever_call_fails_a_lost_configuration_is_made_again_as_it_was_or_not
         for tried in each_call(store, fault, restore, lambda: arrange(Place("memory"), KeyRequest(rebuild=True))):
             there = store.objects.pop(configuration.NAME, None)
             assert store.objects == objects, tried.where
-            assert there is not None if tried.outcome == "done" else there is None or fault == "answer lost", tried.where
+            assert there is not None if tried.outcome == "done" else there is None or fault == "answer lost", (
+                tried.where
+            )
             assert there is None or configuration.decode(there, "memory").id == made.repository.id
         assert tried.at > 3

@@ -33,7 +33,10 @@ def recorded(history: History) -> dict[bytes, PackDamage]:
 
 def told(history: History) -> list[tuple[str | None, bool]]:
     repository = history.fresh()
-    return [(each.verified and each.verified["status"], each.damaged) for each in healths(repository, repository.points_of().points)]
+    return [
+        (each.verified and each.verified["status"], each.damaged)
+        for each in healths(repository, repository.points_of().points)
+    ]
 
 
 @pytest.fixture
@@ -215,7 +218,9 @@ def readings(history: History, level: str) -> int:
     return counting.readings
 
 
-@pytest.mark.parametrize("fault", [flipped, lambda data: data[: len(data) // 2], lambda _data: b""], ids=["flipped", "short", "empty"])
+@pytest.mark.parametrize(
+    "fault", [flipped, lambda data: data[: len(data) // 2], lambda _data: b""], ids=["flipped", "short", "empty"]
+)
 @pytest.mark.parametrize("level", ["structure", "data"])
 def test_a_reading_that_fails_once_is_no_damage(level: str, fault: Callable[[bytes], bytes], history: History) -> None:
     for at in range(1, readings(history, level) + 1):
@@ -251,7 +256,9 @@ def test_readings_that_fail_at_different_places_are_no_damage(history: History) 
 
 @pytest.mark.parametrize("fault", [lambda data: flipped(last_flipped(data)), absent], ids=["flipped", "missing"])
 @pytest.mark.parametrize("at", [1, 2])
-def test_beside_a_reading_that_fails_at_more_places_only_what_both_found_is_damage(at: int, fault: Callable[[bytes], bytes], history: History) -> None:
+def test_beside_a_reading_that_fails_at_more_places_only_what_both_found_is_damage(
+    at: int, fault: Callable[[bytes], bytes], history: History
+) -> None:
     history.flip(point_id(1), 5)
     history.store = Unsteady(history.store, {at: fault})
     assert [verdict.status for verdict in found(history)] == ["damaged", "damaged"]
@@ -375,7 +382,11 @@ def test_a_sample_finds_every_damage_within_its_runs_and_reads_it_ever_after(blo
 
 def test_domains_and_selections_have_their_own_turns(history: History) -> None:
     def turns() -> list[int]:
-        return [verified.turn(history.fresh(), uuid, selection, 4) for uuid in (UUID, OTHER_UUID) for selection in ("all", "latest")]
+        return [
+            verified.turn(history.fresh(), uuid, selection, 4)
+            for uuid in (UUID, OTHER_UUID)
+            for selection in ("all", "latest")
+        ]
 
     found(history, sample=25)
     assert turns() == [1, 0, 0, 0]
@@ -396,7 +407,9 @@ def test_what_was_verified_of_points_that_are_gone_is_forgotten(history: History
     found(history)
     del history.store.objects[names.manifest(UUID, point_id(1))]
     found(history)
-    assert sorted(name for name in history.store.objects if name.startswith("verified/")) == [f"verified/{UUID}/{point_id(2)}"]
+    assert sorted(name for name in history.store.objects if name.startswith("verified/")) == [
+        f"verified/{UUID}/{point_id(2)}"
+    ]
 
 
 def test_a_record_of_damage_that_is_damaged_itself_counts_for_the_whole_pack(history: History) -> None:
@@ -427,7 +440,18 @@ def test_a_record_of_damage_of_blocks_there_are_not_hinders_nothing(number: int,
     assert (history.untrue(), history.damaged()) == ([], [])
 
 
-@pytest.mark.parametrize("body", [{}, {"next": None}, {"next": "1"}, {"next": [1]}, {"next": float("inf")}, {"at": "now"}, {"next": 1, "later": True}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"next": None},
+        {"next": "1"},
+        {"next": [1]},
+        {"next": float("inf")},
+        {"at": "now"},
+        {"next": 1, "later": True},
+    ],
+)
 def test_what_was_verified_counts_for_nothing_where_nobody_wrote_it_so(body: dict[str, Any], history: History) -> None:
     for what in (point_id(1), "turn-all-2"):
         kind = "turn" if what == "turn-all-2" else "verified"

@@ -59,7 +59,9 @@ def fill(repository: Repository) -> tuple[RestorePoint, PackRef]:
     builder = MapBuilder(size)
     builder.place(0, 3, placement.pack, 0)
     made = point(1)
-    files = repository.put_files(made.folder, {"vda.map": builder.finish(written).encode(), "domain.xml": b"<domain>" + MARK + b"</domain>"})
+    files = repository.put_files(
+        made.folder, {"vda.map": builder.finish(written).encode(), "domain.xml": b"<domain>" + MARK + b"</domain>"}
+    )
     disk = dataclasses.replace(record(size=size), map=files["vda.map"])
     made = dataclasses.replace(made, disks=(disk,), files={"domain.xml": files["domain.xml"]})
     repository.publish(made)
@@ -67,7 +69,10 @@ def fill(repository: Repository) -> tuple[RestorePoint, PackRef]:
 
 
 def content(repository: Repository, ref: PackRef) -> list[object]:
-    return [block if isinstance(block, DamagedObject) else bytes(block) for block in repository.reader.blocks(ref, 0, ref.blocks)]
+    return [
+        block if isinstance(block, DamagedObject) else bytes(block)
+        for block in repository.reader.blocks(ref, 0, ref.blocks)
+    ]
 
 
 def objects(location: Path) -> list[Path]:
@@ -83,7 +88,9 @@ def filled(place: Path) -> tuple[Repository, RestorePoint, PackRef]:
 # What is read and by whom
 
 
-def test_everything_comes_back_with_the_passphrase(place: Path, filled: tuple[Repository, RestorePoint, PackRef]) -> None:
+def test_everything_comes_back_with_the_passphrase(
+    place: Path, filled: tuple[Repository, RestorePoint, PackRef]
+) -> None:
     _repository, made, ref = filled
     again = open_repository(Place(str(place), passphrase=PASSPHRASE))
     assert again.slots == ("default",)
@@ -94,13 +101,17 @@ def test_everything_comes_back_with_the_passphrase(place: Path, filled: tuple[Re
     assert content(again, ref) == BLOCKS
 
 
-def test_nothing_that_was_stored_can_be_read_without(place: Path, filled: tuple[Repository, RestorePoint, PackRef]) -> None:
+def test_nothing_that_was_stored_can_be_read_without(
+    place: Path, filled: tuple[Repository, RestorePoint, PackRef]
+) -> None:
     repository, made, ref = filled
     secrets = [PASSPHRASE.encode(), MARK, b"web1", BLOCKS[1][:32], repository.keys._master]  # type: ignore[attr-defined]
     secrets += [hashlib.sha256(block).digest() for block in BLOCKS]  # nor whether certain known data is stored
     secrets += [repository.keys.block_id(block) for block in BLOCKS]
     secrets += [secret.hex().encode() for secret in secrets]
-    found = {path.relative_to(place): secret for path in objects(place) for secret in secrets if secret in path.read_bytes()}
+    found = {
+        path.relative_to(place): secret for path in objects(place) for secret in secrets if secret in path.read_bytes()
+    }
     assert found == {}
     assert len(objects(place)) == 5
     assert made.disks and ref.blocks == 3
@@ -135,7 +146,10 @@ def test_the_same_content_is_never_the_same_bytes_twice(filled: tuple[Repository
 
 def test_a_wrong_passphrase_is_named_as_such(place: Path, filled: tuple[Repository, RestorePoint, PackRef]) -> None:
     for opening in (open_repository, open_or_create):
-        with pytest.raises(PassphraseRefused, match=r"The passphrase opens no key slot of the repository .*: it is wrong, or the slot was changed") as caught:
+        with pytest.raises(
+            PassphraseRefused,
+            match=r"The passphrase opens no key slot of the repository .*: it is wrong, or the slot was changed",
+        ) as caught:
             opening(Place(str(place), passphrase="wrong horse"))
         assert "horse" not in str(caught.value)
 
@@ -146,7 +160,9 @@ def test_a_missing_passphrase_is_asked_for(place: Path, filled: tuple[Repository
             opening(str(place))
 
 
-def test_a_passphrase_for_a_plain_repository_is_refused_and_nothing_written(place: Path, repository: Repository) -> None:
+def test_a_passphrase_for_a_plain_repository_is_refused_and_nothing_written(
+    place: Path, repository: Repository
+) -> None:
     before = objects(place)
     for opening in (open_repository, open_or_create):
         with pytest.raises(PassphraseRefused, match="is not encrypted, but a passphrase was given"):
@@ -180,14 +196,18 @@ def test_a_passphrase_that_is_no_text_is_refused(place: Path, filled: object) ->
 
 
 @pytest.mark.parametrize("error", [ValueError("unsupported"), MemoryError()])
-def test_a_host_that_cannot_try_a_passphrase_is_told_why(place: Path, filled: object, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_a_host_that_cannot_try_a_passphrase_is_told_why(
+    place: Path, filled: object, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     """Its crypto policy may forbid scrypt, as that of FIPS does, or it may lack the memory."""
 
     def refuse(*_arguments: object, **_options: object) -> bytes:
         raise error
 
     monkeypatch.setattr(hashlib, "scrypt", refuse)
-    with pytest.raises(RepositoryError, match="A passphrase cannot be tried on this host.* Check the memory and the crypto policy") as caught:
+    with pytest.raises(
+        RepositoryError, match="A passphrase cannot be tried on this host.* Check the memory and the crypto policy"
+    ) as caught:
         open_repository(Place(str(place), passphrase=PASSPHRASE))
     assert not isinstance(caught.value, DamagedObject)
 
@@ -196,7 +216,9 @@ def test_a_place_does_not_show_its_passphrase() -> None:
     assert PASSPHRASE not in repr(Place("/backup", passphrase=PASSPHRASE))
 
 
-def test_without_the_library_the_message_says_what_to_install(place: Path, filled: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_the_message_says_what_to_install(
+    place: Path, filled: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gcm, "AESGCM", None)
     with pytest.raises(RepositoryError, match="python3-cryptography"):
         open_repository(Place(str(place), passphrase=PASSPHRASE))
@@ -211,7 +233,9 @@ from _cbt.repository.repository import open_or_create
 open_or_create(sys.argv[2])
 sys.exit("cryptography" in sys.modules)
 """
-    subprocess.run([sys.executable, "-c", program, str(Path(__file__).parents[4] / "plugins/module_utils"), str(place)], check=True)
+    subprocess.run(
+        [sys.executable, "-c", program, str(Path(__file__).parents[4] / "plugins/module_utils"), str(place)], check=True
+    )
 
 
 # The configuration
@@ -256,10 +280,14 @@ def test_a_changed_slot_does_not_open(place: Path, filled: object, change: dict[
         open_repository(Place(str(place), passphrase=PASSPHRASE))
 
 
-def test_a_slot_that_was_added_renamed_or_removed_is_noticed(place: Path, filled: tuple[Repository, RestorePoint, PackRef], tmp_path: Path) -> None:
+def test_a_slot_that_was_added_renamed_or_removed_is_noticed(
+    place: Path, filled: tuple[Repository, RestorePoint, PackRef], tmp_path: Path
+) -> None:
     shutil.copytree(place, tmp_path / "sound")
     encrypted(tmp_path / "other", "theirs")
-    theirs = envelope.decode("repository", 1, (tmp_path / "other" / "repository.json").read_bytes(), "")["slots"]["default"]
+    theirs = envelope.decode("repository", 1, (tmp_path / "other" / "repository.json").read_bytes(), "")["slots"][
+        "default"
+    ]
     changes: list[tuple[Callable[[dict[str, object]], object], type[CbtError]]] = [
         (lambda body: body["slots"].update(theirs=theirs), DamagedObject),  # type: ignore[attr-defined]
         (lambda body: body.update(slots={"renamed": body["slots"]["default"]}), PassphraseRefused),  # type: ignore[index]
@@ -297,7 +325,9 @@ def test_features_that_are_not_known_are_refused_by_name(place: Path, filled: ob
         {"key": "zz"},
     ],
 )
-def test_a_slot_that_would_take_all_memory_or_for_ever_is_refused_before_it_is_tried(place: Path, filled: object, change: dict[str, object]) -> None:
+def test_a_slot_that_would_take_all_memory_or_for_ever_is_refused_before_it_is_tried(
+    place: Path, filled: object, change: dict[str, object]
+) -> None:
     rewrite(place, lambda body: body["slots"]["default"].update(change))  # type: ignore[index]
     with pytest.raises(DamagedObject, match="key slot"):
         open_repository(Place(str(place), passphrase=PASSPHRASE))
@@ -311,7 +341,15 @@ FIELDS = st.dictionaries(NAMES, JSON | st.just(["encryption"]) | st.just("hmac-s
 
 @given(FIELDS)
 def test_whatever_stands_in_a_configuration_it_is_read_or_refused(fields: dict[str, object]) -> None:
-    body = {"id": "0" * 32, "block_size": 65536, "hash": "hmac-sha256", "features": ["encryption"], "slots": {}, "code": "", **fields}
+    body = {
+        "id": "0" * 32,
+        "block_size": 65536,
+        "hash": "hmac-sha256",
+        "features": ["encryption"],
+        "slots": {},
+        "code": "",
+        **fields,
+    }
     with contextlib.suppress(RepositoryError):
         configuration.decode(envelope.encode("repository", 1, body), "/backup")
 
@@ -319,7 +357,9 @@ def test_whatever_stands_in_a_configuration_it_is_read_or_refused(fields: dict[s
 # Sealed objects
 
 
-def test_every_changed_bit_of_a_sealed_object_is_noticed_and_every_cut(filled: tuple[Repository, RestorePoint, PackRef]) -> None:
+def test_every_changed_bit_of_a_sealed_object_is_noticed_and_every_cut(
+    filled: tuple[Repository, RestorePoint, PackRef],
+) -> None:
     keys = filled[0].keys
     stored = keys.seal("points/a/b/vda.map", b"a map")
     for bit in range(len(stored) * 8):
@@ -340,7 +380,9 @@ def test_garbage_is_no_sealed_object(stored: bytes) -> None:
         EncryptedKeys(bytes(32)).unseal("hooks/1", b"KVMCBTSO\1\0" + stored)
 
 
-def test_a_plain_object_in_an_encrypted_repository_is_damage(place: Path, filled: tuple[Repository, RestorePoint, PackRef]) -> None:
+def test_a_plain_object_in_an_encrypted_repository_is_damage(
+    place: Path, filled: tuple[Repository, RestorePoint, PackRef]
+) -> None:
     repository, made, _ref = filled
     name = names.manifest(made.uuid, made.id)
     (place / name).write_bytes(manifests.encode(dataclasses.replace(made, domain="forged")))
@@ -349,7 +391,9 @@ def test_a_plain_object_in_an_encrypted_repository_is_damage(place: Path, filled
     assert "it is not a sealed object of this encrypted repository" in listing.damaged[name]
 
 
-def test_a_manifest_or_map_under_another_name_is_damage(place: Path, filled: tuple[Repository, RestorePoint, PackRef]) -> None:
+def test_a_manifest_or_map_under_another_name_is_damage(
+    place: Path, filled: tuple[Repository, RestorePoint, PackRef]
+) -> None:
     repository, made, _ref = filled
     copied = names.manifest(UUID, "20260102T120000Z-00000002")
     (place / copied).parent.mkdir(parents=True)
@@ -393,7 +437,9 @@ def test_an_older_map_put_back_is_damage(place: Path, filled: tuple[Repository, 
         repository.read_map(changed, "vda")
 
 
-def test_a_newer_seal_is_refused_by_name(filled: tuple[Repository, RestorePoint, PackRef], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_seal_is_refused_by_name(
+    filled: tuple[Repository, RestorePoint, PackRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = filled[0].keys
     monkeypatch.setattr(encryption, "VERSION", 2)
     stored = keys.seal("leases/a", b"x")
@@ -417,7 +463,11 @@ def test_every_changed_byte_of_a_pack_is_noticed(place: Path, filled: tuple[Repo
     data = path.read_bytes()
     entries = [repository.reader.directory(ref).entry(ordinal) for ordinal in range(3)]
     step = 997  # of the large payload not every byte is tried, of the rest every one
-    places = [*range(entries[1].offset), *range(entries[1].offset, entries[2].offset, step), *range(entries[2].offset, len(data))]
+    places = [
+        *range(entries[1].offset),
+        *range(entries[1].offset, entries[2].offset, step),
+        *range(entries[2].offset, len(data)),
+    ]
     for offset in places:
         path.write_bytes(with_bit_flipped(data, offset * 8 + offset % 8))
         try:
@@ -425,10 +475,14 @@ def test_every_changed_byte_of_a_pack_is_noticed(place: Path, filled: tuple[Repo
         except DamagedObject:
             assert offset < packs.HEADER.size or offset >= ref.directory_offset
             continue
-        struck = next(ordinal for ordinal, entry in enumerate(entries) if entry.offset <= offset < entry.offset + entry.stored)
+        struck = next(
+            ordinal for ordinal, entry in enumerate(entries) if entry.offset <= offset < entry.offset + entry.stored
+        )
         assert [isinstance(block, DamagedObject) for block in found] == [ordinal == struck for ordinal in range(3)]
         assert "its seal is broken" in str(found[struck])
-        assert [block for block in found if not isinstance(block, DamagedObject)] == [block for ordinal, block in enumerate(BLOCKS) if ordinal != struck]
+        assert [block for block in found if not isinstance(block, DamagedObject)] == [
+            block for ordinal, block in enumerate(BLOCKS) if ordinal != struck
+        ]
 
 
 def test_every_cut_of_a_pack_is_noticed(place: Path, filled: tuple[Repository, RestorePoint, PackRef]) -> None:
@@ -450,7 +504,12 @@ def test_blocks_exchanged_within_a_pack_or_between_packs_are_noticed(place: Path
         refs += writer.finish().values()
     stored = 65536 + encryption.TAG_SIZE
     first, second = ((place / ref.name).read_bytes() for ref in refs)
-    head, one, two, rest = first[:32], first[32 : 32 + stored], first[32 + stored : 32 + 2 * stored], first[32 + 2 * stored :]
+    head, one, two, rest = (
+        first[:32],
+        first[32 : 32 + stored],
+        first[32 + stored : 32 + 2 * stored],
+        first[32 + 2 * stored :],
+    )
     (place / refs[0].name).write_bytes(head + two + one + rest)
     assert ["its seal is broken" in str(block) for block in found_in(place, refs[0])] == [True, True]
     (place / refs[0].name).write_bytes(head + second[32 : 32 + stored] + two + rest)
@@ -460,7 +519,9 @@ def test_blocks_exchanged_within_a_pack_or_between_packs_are_noticed(place: Path
         found_in(place, refs[0])
 
 
-def test_a_pack_of_a_plain_repository_is_damage_in_an_encrypted_one(filled: tuple[Repository, RestorePoint, PackRef], tmp_path: Path) -> None:
+def test_a_pack_of_a_plain_repository_is_damage_in_an_encrypted_one(
+    filled: tuple[Repository, RestorePoint, PackRef], tmp_path: Path
+) -> None:
     repository, _made, _ref = filled
     made = open_or_create(str(tmp_path / "plain"))
     assert made is not None
@@ -472,8 +533,14 @@ def test_a_pack_of_a_plain_repository_is_damage_in_an_encrypted_one(filled: tupl
         content(repository, ref)
 
 
-@given(st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=9), st.integers(0, 20000), st.binary(min_size=16, max_size=16))
-def test_blocks_sealed_together_are_unsealed_one_by_one_and_only_in_their_place(payloads: list[bytes], first: int, pack_id: bytes) -> None:
+@given(
+    st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=9),
+    st.integers(0, 20000),
+    st.binary(min_size=16, max_size=16),
+)
+def test_blocks_sealed_together_are_unsealed_one_by_one_and_only_in_their_place(
+    payloads: list[bytes], first: int, pack_id: bytes
+) -> None:
     keys = EncryptedKeys(bytes(32))
     sealed_blocks = sealed_apart(keys, pack_id, first, payloads)
     for ordinal, (stored, payload) in enumerate(zip(sealed_blocks, payloads), first):
@@ -489,7 +556,12 @@ def test_blocks_sealed_together_are_unsealed_one_by_one_and_only_in_their_place(
 @pytest.mark.parametrize("strike", ["wrong", "missing", "manifest", "map", "pack", "configuration"])
 def test_no_error_tells_a_secret(place: Path, filled: tuple[Repository, RestorePoint, PackRef], strike: str) -> None:
     repository, made, ref = filled
-    name = {"manifest": names.manifest(made.uuid, made.id), "map": f"{made.folder}/vda.map", "pack": ref.name, "configuration": "repository.json"}.get(strike)
+    name = {
+        "manifest": names.manifest(made.uuid, made.id),
+        "map": f"{made.folder}/vda.map",
+        "pack": ref.name,
+        "configuration": "repository.json",
+    }.get(strike)
     if name is not None:
         (place / name).write_bytes(with_bit_flipped((place / name).read_bytes(), 300))
     told: list[str] = []

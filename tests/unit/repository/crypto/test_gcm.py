@@ -49,7 +49,8 @@ def expected(key: bytes, messages: Sequence[tuple[bytes, bytes]]) -> list[bytes]
 def changed(stored: bytes) -> list[bytes]:
     """What is not a sealed message any more."""
     flipped = [
-        stored[:place] + bytes([stored[place] ^ 1]) + stored[place + 1 :] for place in sorted({0, len(stored) // 2, len(stored) - TAG_SIZE, len(stored) - 1})
+        stored[:place] + bytes([stored[place] ^ 1]) + stored[place + 1 :]
+        for place in sorted({0, len(stored) // 2, len(stored) - TAG_SIZE, len(stored) - 1})
     ]
     return [*flipped, stored[1:], stored[:-1], stored + b"\0", stored[:TAG_SIZE], stored[: TAG_SIZE - 1], b""]
 
@@ -78,10 +79,19 @@ def test_the_functions_of_openssl_seal_and_unseal_the_same_and_take_nothing_that
     asked = {
         "key": KEY.hex(),
         "seal": [(nonce.hex(), content.hex()) for nonce, content in MESSAGES],
-        "unseal": [(nonce.hex(), sealed.hex()) for nonce, sealed in [*whole, *broken, *whole]],  # a refusal leaves nothing behind
+        "unseal": [
+            (nonce.hex(), sealed.hex()) for nonce, sealed in [*whole, *broken, *whole]
+        ],  # a refusal leaves nothing behind
     }
     environment = {"PYTHONPATH": str(Path(_cbt.__file__).parents[1])}
-    done = subprocess.run(["/usr/bin/python3", "-c", _DIRECTLY], input=json.dumps(asked), env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", _DIRECTLY],
+        input=json.dumps(asked),
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     told = json.loads(done.stdout)
     assert told["class"] == "DirectGcm"
     assert bytes.fromhex(told["sealed"]) == b"".join(stored)

@@ -72,7 +72,9 @@ def test_the_same_content_on_another_disk_in_any_order_of_regions_is_stored_once
     assert len(extents.packs) <= 2
 
 
-def test_a_worker_waits_for_what_another_one_is_just_loading(memory: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_waits_for_what_another_one_is_just_loading(
+    memory: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
     back_up(memory, MemoryDisk(KINDS), "one")
     asking, go_on = threading.Semaphore(0), threading.Event()
     directory = memory.reader.directory
@@ -178,9 +180,15 @@ def test_a_hit_brings_the_pack_that_was_written_next_along(memory: Repository) -
         assert list(lookup([ids[3], ids[1]])) == [pack_ref(3), pack_ref(1), pack_ref(2)]
 
 
-def test_hooks_of_very_many_packs_are_stored_in_several_objects(memory: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hooks_of_very_many_packs_are_stored_in_several_objects(
+    memory: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hooks, "PACKS_PER_OBJECT", 3)
-    dedup.record(memory, dedup.of_backup(uuid_of("a"), run_of("one")), [PackHooks(pack_ref(number), (number,)) for number in range(8)])
+    dedup.record(
+        memory,
+        dedup.of_backup(uuid_of("a"), run_of("one")),
+        [PackHooks(pack_ref(number), (number,)) for number in range(8)],
+    )
     assert sorted(memory.store.list("hooks")) == [hooks_of("a", "one", number) for number in range(3)]
     dedup.record(memory, dedup.of_backup(uuid_of("a"), run_of("two")), [])
     assert len(list(memory.store.list("hooks"))) == 3, "a run that stored nothing leaves no object"
@@ -232,8 +240,23 @@ def test_a_pack_that_is_gone_or_damaged_behind_the_index_is_not_used(fault: str,
     assert restored(again, extents) == MemoryDisk(KINDS).content(0, 300)
 
 
-@pytest.mark.parametrize("content", ["text", "empty", "spoiled", "spoiled head", "other entries", "cut", "another format", "a folder", "nothing readable"])
-def test_whatever_the_index_holds_the_backup_is_true_and_the_next_one_finds_again(content: str, memory: Repository, cache_folder: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        "text",
+        "empty",
+        "spoiled",
+        "spoiled head",
+        "other entries",
+        "cut",
+        "another format",
+        "a folder",
+        "nothing readable",
+    ],
+)
+def test_whatever_the_index_holds_the_backup_is_true_and_the_next_one_finds_again(
+    content: str, memory: Repository, cache_folder: Path
+) -> None:
     disk = MemoryDisk(KINDS)
     back_up(memory, disk, "one")
     back_up(memory, disk, "two")
@@ -268,11 +291,18 @@ def test_wrong_places_in_the_index_cannot_mislead(memory: Repository) -> None:
     base, _counted = back_up(memory, MemoryDisk(KINDS), "one")
     (ref,), (name,) = base.packs, memory.store.list("hooks")
     (true,) = hooks.decode(memory.store.get(name), name)
-    wrong = [PackRef(ref.id, ref.size - 44, ref.blocks), PackRef(ref.id, ref.size, ref.blocks - 1), PackRef(ref.id, ref.size, (1 << 32) - 1), pack_ref(9)]
+    wrong = [
+        PackRef(ref.id, ref.size - 44, ref.blocks),
+        PackRef(ref.id, ref.size, ref.blocks - 1),
+        PackRef(ref.id, ref.size, (1 << 32) - 1),
+        pack_ref(9),
+    ]
     for number, each in enumerate(wrong):
         for hooked in list(memory.store.list("hooks")):
             memory.store.delete(hooked)
-        dedup.record(memory, dedup.of_backup(uuid_of("domain"), run_of(f"wrong-{number}")), [PackHooks(each, true.keys)])
+        dedup.record(
+            memory, dedup.of_backup(uuid_of("domain"), run_of(f"wrong-{number}")), [PackHooks(each, true.keys)]
+        )
         disk = MemoryDisk([*KINDS, 1000 + number])
         extents, _counted = back_up(memory, disk, f"wrong-{number}", scope=dedup.REPOSITORY)
         assert restored(memory, extents) == disk.content(0, 301)
@@ -291,7 +321,9 @@ def test_an_index_that_cannot_be_written_is_told_and_costs_space_only(memory: Re
 
 
 @pytest.mark.parametrize("value", [None, "", "relative"])
-def test_the_index_is_never_kept_relative_to_where_somebody_stands(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_index_is_never_kept_relative_to_where_somebody_stands(
+    value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME") if value is None else monkeypatch.setenv("XDG_CACHE_HOME", value)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert index.cache_folder() == "/var/cache/kvm.cbt"
@@ -299,7 +331,9 @@ def test_the_index_is_never_kept_relative_to_where_somebody_stands(value: str | 
     assert index.cache_folder() == os.path.expanduser("~/.cache/kvm.cbt")
 
 
-def test_an_index_that_another_process_is_filling_is_used_as_it_is(memory: Repository, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_another_process_is_filling_is_used_as_it_is(
+    memory: Repository, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     back_up(memory, MemoryDisk(KINDS), "one")
     back_up(memory, MemoryDisk(KINDS), "two")
     monkeypatch.setattr("_cbt.repository.dedup.index._WAIT", 0.05)
@@ -324,9 +358,13 @@ for _again in range(5):
 """
 
 
-def test_processes_that_fill_one_index_at_the_same_time_do_not_fail(repository: Repository, place: Path, cache_folder: Path) -> None:
+def test_processes_that_fill_one_index_at_the_same_time_do_not_fail(
+    repository: Repository, place: Path, cache_folder: Path
+) -> None:
     for number in range(300):
-        dedup.record(repository, dedup.of_backup(uuid_of("a"), run_of(str(number))), [PackHooks(pack_ref(number), (number,))])
+        dedup.record(
+            repository, dedup.of_backup(uuid_of("a"), run_of(str(number))), [PackHooks(pack_ref(number), (number,))]
+        )
     engine = str(Path(__file__).resolve().parents[4] / "plugins" / "module_utils")
     command = [sys.executable, "-c", FILLER, engine, str(place)]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, env=dict(os.environ)) for _process in range(4)]
@@ -362,13 +400,21 @@ dedup.deduplicator(open_repository(sys.argv[2]), "repository", "b9a7f3d0-1111-42
 """
 
 
-def test_a_process_that_is_killed_while_it_fills_the_index_loses_little_and_leaves_nothing(repository: Repository, place: Path, cache_folder: Path) -> None:
+def test_a_process_that_is_killed_while_it_fills_the_index_loses_little_and_leaves_nothing(
+    repository: Repository, place: Path, cache_folder: Path
+) -> None:
     for number in range(100):
-        dedup.record(repository, dedup.of_backup(uuid_of("a"), run_of(str(number))), [PackHooks(pack_ref(number), (number << 40,))])
+        dedup.record(
+            repository,
+            dedup.of_backup(uuid_of("a"), run_of(str(number))),
+            [PackHooks(pack_ref(number), (number << 40,))],
+        )
     engine = str(Path(__file__).resolve().parents[4] / "plugins" / "module_utils")
     held = []
     for turn in range(40):
-        ended = subprocess.run([sys.executable, "-c", KILLED, engine, str(place), str(17 + turn)], check=False).returncode
+        ended = subprocess.run(
+            [sys.executable, "-c", KILLED, engine, str(place), str(17 + turn)], check=False
+        ).returncode
         held.append(len(dict(HookIndex(repository).packs())))
         if not ended:
             break
@@ -465,7 +511,15 @@ def test_the_blocks_remembered_are_bounded_and_the_latest_are_among_them(memory:
 # Nothing of it ever shows in what is restored.
 
 Step = tuple[str, str, str, list[tuple[int, int]], int]
-ACTIONS = ["back up", "back up from base", "lose index", "spoil index", "lose hooks", "spoil hooks", "lose unnamed packs"]
+ACTIONS = [
+    "back up",
+    "back up from base",
+    "lose index",
+    "spoil index",
+    "lose hooks",
+    "spoil hooks",
+    "lose unnamed packs",
+]
 STEPS = st.lists(
     st.tuples(
         st.sampled_from([*ACTIONS, "back up", "back up"]),
@@ -481,7 +535,9 @@ STEPS = st.lists(
 
 @settings(max_examples=soaks.examples(0.53))
 @given(STEPS)
-def test_whatever_happens_every_point_restores_to_its_bytes(tmp_path_factory: pytest.TempPathFactory, steps: list[Step]) -> None:
+def test_whatever_happens_every_point_restores_to_its_bytes(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[Step]
+) -> None:
     folder = tmp_path_factory.mktemp("case")
     with pytest.MonkeyPatch.context() as changed:
         changed.setenv("XDG_CACHE_HOME", str(folder))
@@ -505,7 +561,9 @@ def _play(steps: list[Step], cache: Path) -> None:
                 spoiled(path)
         elif action in ("lose hooks", "spoil hooks"):
             for name in list(store.list("hooks"))[::2]:
-                store.delete(name) if action == "lose hooks" else store.put(name, with_bit_flipped(store.get(name), 300))
+                store.delete(name) if action == "lose hooks" else store.put(
+                    name, with_bit_flipped(store.get(name), 300)
+                )
         else:
             taken = taken[1:]
             named = {ref.name for extents, _disk in taken for ref in extents.packs}

@@ -11,7 +11,12 @@ SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "many_packs.py"
 
 
 def test_every_step_does_what_it_says() -> None:
-    printed = subprocess.run([sys.executable, str(SCRIPT), "--packs", "12000", "--points", "9", "--json"], check=True, stdout=subprocess.PIPE, text=True).stdout
+    printed = subprocess.run(
+        [sys.executable, str(SCRIPT), "--packs", "12000", "--points", "9", "--json"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
     steps = {each["step"]: each for each in json.loads(printed)}
     assert {name: each["what"] for name, each in steps.items()} == {
         "information": "12000 packs, 18 points",

@@ -86,10 +86,14 @@ def test_files_larger_than_any_window_are_merged_whole(tmp_path: Path) -> None:
         changed.setattr(files, "_WINDOW", 2)
         merge(segments, lambda name: name != "1", str(tmp_path / "merged"))
     with opened(tmp_path / "merged") as (merged,):
-        assert list(merged.refs()) == [(pack_ref(n), 0) for n in range(400)] + [(pack_ref(n), 1) for n in range(800, 1200)]
+        assert list(merged.refs()) == [(pack_ref(n), 0) for n in range(400)] + [
+            (pack_ref(n), 1) for n in range(800, 1200)
+        ]
         for index, packs in enumerate(keys):
             for number, each in enumerate(packs, index * 400):
-                assert {tuple(merged.near(key, ())[:1]) for key in each} == ({(pack_ref(number),)} if index != 1 else {()})
+                assert {tuple(merged.near(key, ())[:1]) for key in each} == (
+                    {(pack_ref(number),)} if index != 1 else {()}
+                )
 
 
 def test_packs_of_a_source_that_is_gone_are_not_told_of(tmp_path: Path) -> None:
@@ -101,7 +105,10 @@ def test_packs_of_a_source_that_is_gone_are_not_told_of(tmp_path: Path) -> None:
 
 
 def test_a_changed_bit_anywhere_is_noticed_or_leads_to_a_pack_that_can_be_proven_false(tmp_path: Path) -> None:
-    sources: list[Source] = [("hooks/a/one", [[spread(n), spread(n + 50)] for n in range(50)]), ("hooks/a/two", [[spread(200)]])]
+    sources: list[Source] = [
+        ("hooks/a/one", [[spread(n), spread(n + 50)] for n in range(50)]),
+        ("hooks/a/two", [[spread(200)]]),
+    ]
     whole = written(tmp_path / "x", sources).read_bytes()
     chance = random.Random(2)
     places = [*range(files._HEAD.size * 8), *chance.sample(range(files._PAGE * 8, len(whole) * 8), 400)]

@@ -39,10 +39,14 @@ def zstd_module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(codecs, "_ZSTD", ZSTD_MODULES[request.param])
 
 
-@pytest.mark.parametrize(("name", "level"), [(name, level) for name, levels in LEVELS.items() for level in (None, *levels)])
+@pytest.mark.parametrize(
+    ("name", "level"), [(name, level) for name, levels in LEVELS.items() for level in (None, *levels)]
+)
 @settings(max_examples=soaks.examples(0.13))
 @given(block=BLOCKS)
-def test_every_compression_gives_back_what_it_was_given_at_every_level(name: str, level: int | None, block: bytes) -> None:
+def test_every_compression_gives_back_what_it_was_given_at_every_level(
+    name: str, level: int | None, block: bytes
+) -> None:
     codec, payload = codecs.encoder(name, level)(block)
     assert codec in (codecs.STORED, CODES[name])
     assert len(payload) <= len(block)
@@ -56,9 +60,14 @@ def test_every_compression_takes_a_view_as_well(name: str, block: bytes) -> None
     assert bytes(codecs.decode(codec, memoryview(payload), len(block))) == block
 
 
-@pytest.mark.parametrize(("name", "level"), [("lz4", -1), ("lz4", 13), ("zstd", 0), ("zstd", 23), ("zlib", 0), ("zlib", 10), ("none", 0), ("none", 1)])
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [("lz4", -1), ("lz4", 13), ("zstd", 0), ("zstd", 23), ("zlib", 0), ("zlib", 10), ("none", 0), ("none", 1)],
+)
 def test_a_level_that_there_is_not_is_refused_with_those_there_are(name: str, level: int) -> None:
-    with pytest.raises(RepositoryError, match=f"Compression {name} has no level {level}: it (goes from . to|has no levels)"):
+    with pytest.raises(
+        RepositoryError, match=f"Compression {name} has no level {level}: it (goes from . to|has no levels)"
+    ):
         codecs.encoder(name, level)
 
 
@@ -96,7 +105,9 @@ def _frame_without_size(size: int) -> bytes:
 
 
 def _frame_that_promises(size: int) -> bytes:
-    return struct.pack("<IBQ", 0xFD2FB528, 0b11100000, size) + b"\x03\x00\x00" + b"x"  # one raw block that is not as long
+    return (
+        struct.pack("<IBQ", 0xFD2FB528, 0b11100000, size) + b"\x03\x00\x00" + b"x"
+    )  # one raw block that is not as long
 
 
 @pytest.mark.usefixtures("zstd_module")
@@ -139,7 +150,9 @@ def test_the_codes_keep_their_meaning() -> None:
 
 @pytest.mark.parametrize("name", ["", "LZ4", "gzip"])
 def test_an_unknown_compression_is_refused_with_what_there_is(name: str) -> None:
-    with pytest.raises(RepositoryError, match=re.escape(f"Compression {name} is unknown. Choose one of lz4, zstd, zlib, none.")):
+    with pytest.raises(
+        RepositoryError, match=re.escape(f"Compression {name} is unknown. Choose one of lz4, zstd, zlib, none.")
+    ):
         codecs.encoder(name)
 
 

@@ -47,7 +47,9 @@ def derived(purpose: bytes, context: bytes = b"") -> bytes:
 
 
 def configuration() -> dict[str, Any]:
-    match = re.fullmatch(rb'\{"kvm\.cbt":"repository","version":1,"sha256":"(.{64})","body":(.*)\}\n', read("repository.json"))
+    match = re.fullmatch(
+        rb'\{"kvm\.cbt":"repository","version":1,"sha256":"(.{64})","body":(.*)\}\n', read("repository.json")
+    )
     assert match is not None
     assert hashlib.sha256(b"repository 1 " + match[2]).hexdigest() == match[1].decode()
     body: dict[str, Any] = json.loads(match[2])
@@ -88,12 +90,16 @@ def test_the_vectors_are_those_that_were_released(name: str) -> None:
 
 
 def test_there_is_no_object_without_description() -> None:
-    assert sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.rglob("*") if path.is_file()) == sorted(EXPECTED["objects"])
+    assert sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.rglob("*") if path.is_file()) == sorted(
+        EXPECTED["objects"]
+    )
 
 
 def test_the_derived_keys() -> None:
     context = {"pack": bytes.fromhex(PACK["id"])}
-    assert {name: derived(name.encode(), context.get(name, b"")).hex() for name in EXPECTED["derived"]} == EXPECTED["derived"]
+    assert {name: derived(name.encode(), context.get(name, b"")).hex() for name in EXPECTED["derived"]} == EXPECTED[
+        "derived"
+    ]
 
 
 @pytest.mark.parametrize("name", EXPECTED["passphrases"])
@@ -102,9 +108,15 @@ def test_each_slot_gives_the_master_key_to_its_passphrase(name: str) -> None:
     slot = body["slots"][name]
     assert (slot["kdf"], len(bytes.fromhex(slot["salt"]))) == ("scrypt", 32)
     passphrase = EXPECTED["passphrases"][name].encode()
-    key = hashlib.scrypt(passphrase, salt=bytes.fromhex(slot["salt"]), n=slot["n"], r=slot["r"], p=slot["p"], maxmem=1 << 30, dklen=32)
+    key = hashlib.scrypt(
+        passphrase, salt=bytes.fromhex(slot["salt"]), n=slot["n"], r=slot["r"], p=slot["p"], maxmem=1 << 30, dklen=32
+    )
     around = f"kvm.cbt slot {body['id']} {name}".encode()
-    assert AESGCM(key).decrypt(bytes(12), bytes.fromhex(slot["key"]), around) == MASTER == bytes.fromhex(EXPECTED["master_key"])
+    assert (
+        AESGCM(key).decrypt(bytes(12), bytes.fromhex(slot["key"]), around)
+        == MASTER
+        == bytes.fromhex(EXPECTED["master_key"])
+    )
 
 
 def test_the_configuration_is_proven_by_the_master_key() -> None:
@@ -122,7 +134,9 @@ def test_the_pack() -> None:
 
 
 def test_the_disk_is_put_together_from_manifest_map_and_pack() -> None:
-    manifest = json.loads(re.fullmatch(rb'\{"kvm\.cbt":"manifest".*?"body":(.*)\}\n', unsealed(EXPECTED["manifest"]))[1])  # type: ignore[index]
+    manifest = json.loads(
+        re.fullmatch(rb'\{"kvm\.cbt":"manifest".*?"body":(.*)\}\n', unsealed(EXPECTED["manifest"]))[1]
+    )  # type: ignore[index]
     assert manifest["domain"] == "büro-1"
     data = unsealed(EXPECTED["map"])
     assert hashlib.sha256(data).hexdigest() == manifest["disks"][0]["map"]["sha256"]
@@ -140,7 +154,10 @@ def test_the_engine_reads_the_same(passphrase: str) -> None:
     (found,) = repository.points_of().points
     (ref,) = repository.read_map(found, "vda").packs
     assert [bytes(block) for block in repository.reader.blocks(ref, 0, ref.blocks)] == pack_blocks()  # type: ignore[arg-type]
-    assert repository.get_file(found, found.files["domain.xml"]).decode() == "<domain type='kvm'><name>büro-1</name></domain>\n"
+    assert (
+        repository.get_file(found, found.files["domain.xml"]).decode()
+        == "<domain type='kvm'><name>büro-1</name></domain>\n"
+    )
 
 
 def test_the_engine_writes_the_same_pack(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +170,9 @@ def test_the_engine_writes_the_same_pack(monkeypatch: pytest.MonkeyPatch) -> Non
     codes = {"stored": 0, "lz4": 1, "zstd": 2, "zlib": 3}
     blocks = []
     for each in PACK["blocks"]:
-        payload = cipher.decrypt(each["ordinal"].to_bytes(12, "little"), data[each["offset"] : each["offset"] + each["stored"]], b"")
+        payload = cipher.decrypt(
+            each["ordinal"].to_bytes(12, "little"), data[each["offset"] : each["offset"] + each["stored"]], b""
+        )
         blocks.append(Encoded(bytes.fromhex(each["id"]), codes[each["codec"]], payload, each["length"]))
     writer.append(blocks)
     assert writer.finish() == {pack_id: PackRef(pack_id, len(data), len(blocks))}

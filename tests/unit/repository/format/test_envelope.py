@@ -17,7 +17,10 @@ from _cbt.repository.format import envelope
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4)
+    ),
     max_leaves=10,
 )
 BODIES = st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), VALUES, max_size=5)
@@ -58,7 +61,9 @@ def test_bytes_appended_are_damage() -> None:
 
 
 def test_a_newer_version_is_refused_by_name_and_not_called_damaged() -> None:
-    with pytest.raises(RepositoryError, match=r"^repo/repository.json has format 2; .*reads up to format 1.*Update the collection") as caught:
+    with pytest.raises(
+        RepositoryError, match=r"^repo/repository.json has format 2; .*reads up to format 1.*Update the collection"
+    ) as caught:
         envelope.decode("repository", 1, envelope.encode("repository", 2, {}), "repo/repository.json")
     assert not isinstance(caught.value, DamagedObject)
 
@@ -79,16 +84,28 @@ def test_a_version_changed_by_hand_is_damage() -> None:
         envelope.decode("manifest", 1, data, "name")
 
 
-@pytest.mark.parametrize("body", [b"{no}", b'{"a":"\xff"}', b'{"a":' + b"[" * 100000 + b"]" * 100000 + b"}", b'{"a":' + b"9" * 5000 + b"}"])
+@pytest.mark.parametrize(
+    "body", [b"{no}", b'{"a":"\xff"}', b'{"a":' + b"[" * 100000 + b"]" * 100000 + b"}", b'{"a":' + b"9" * 5000 + b"}"]
+)
 def test_what_has_a_checksum_but_is_no_json_is_damage(body: bytes) -> None:
     checksum = hashlib.sha256(b"manifest 1 " + body).hexdigest().encode()
     with pytest.raises(DamagedObject, match="^the/name is damaged: it cannot be read"):
-        envelope.decode("manifest", 1, b'{"kvm.cbt":"manifest","version":1,"sha256":"%s","body":%s}\n' % (checksum, body), "the/name")
+        envelope.decode(
+            "manifest",
+            1,
+            b'{"kvm.cbt":"manifest","version":1,"sha256":"%s","body":%s}\n' % (checksum, body),
+            "the/name",
+        )
 
 
 def test_a_version_without_end_is_damage() -> None:
     with pytest.raises(DamagedObject):
-        envelope.decode("manifest", 1, envelope.encode("manifest", 1, {}).replace(b'"version":1', b'"version":' + b"1" * 5000), "name")
+        envelope.decode(
+            "manifest",
+            1,
+            envelope.encode("manifest", 1, {}).replace(b'"version":1', b'"version":' + b"1" * 5000),
+            "name",
+        )
 
 
 def test_a_name_that_is_not_utf_8_comes_back() -> None:

@@ -90,13 +90,18 @@ def map_content(data: bytes) -> dict[str, Any]:
     assert len(columns) == packs * 28 + runs * 20
     table = [struct.unpack_from("<16sQI", columns, index * 28) for index in range(packs)]
     gaps, counts, indexes, ordinals = (
-        struct.unpack_from(f"<{runs}{code}", columns, packs * 28 + runs * start) for code, start in (("Q", 0), ("I", 8), ("I", 12), ("I", 16))
+        struct.unpack_from(f"<{runs}{code}", columns, packs * 28 + runs * start)
+        for code, start in (("Q", 0), ("I", 8), ("I", 12), ("I", 16))
     )
     found, end = [], 0
     for gap, count, index, ordinal in zip(gaps, counts, indexes, ordinals):
         found.append({"first": end + gap, "count": count, "pack": index, "ordinal": ordinal})
         end += gap + count
-    return {"disk_size": size, "packs": [{"id": each[0].hex(), "size": each[1], "blocks": each[2]} for each in table], "runs": found}
+    return {
+        "disk_size": size,
+        "packs": [{"id": each[0].hex(), "size": each[1], "blocks": each[2]} for each in table],
+        "runs": found,
+    }
 
 
 def sealed_body(data: bytes, kind: str) -> Any:
@@ -113,7 +118,9 @@ def test_the_vectors_are_those_that_were_released(name: str) -> None:
 
 
 def test_there_is_no_object_without_description() -> None:
-    assert sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.rglob("*") if path.is_file()) == sorted(EXPECTED["objects"])
+    assert sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.rglob("*") if path.is_file()) == sorted(
+        EXPECTED["objects"]
+    )
 
 
 def test_the_pack() -> None:

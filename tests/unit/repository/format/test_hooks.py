@@ -28,7 +28,9 @@ FOUND = [PackHooks(pack_ref(number), hooks.choose(block_ids(100 * number, number
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 20, 200, 1024, 16384])
-def test_a_pack_has_at_most_32_hooks_and_a_small_one_those_of_its_blocks_that_begin_with_three_zero_bits(blocks: int) -> None:
+def test_a_pack_has_at_most_32_hooks_and_a_small_one_those_of_its_blocks_that_begin_with_three_zero_bits(
+    blocks: int,
+) -> None:
     given = block_ids(blocks)
     chosen = hooks.choose(given)
     assert len(chosen) <= 32

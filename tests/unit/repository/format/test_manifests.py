@@ -22,7 +22,9 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 SHA256 = "0" * 64
 TARGET = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,31}", fullmatch=True)
 FILE = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,60}", fullmatch=True).filter(names.is_file_name)
-DOMAIN = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1, max_size=20).filter(lambda name: name not in (".", ".."))
+DOMAIN = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1, max_size=20
+).filter(lambda name: name not in (".", ".."))
 
 
 def name_of(restore_point: RestorePoint) -> str:
@@ -42,13 +44,27 @@ def test_an_id_is_utc_to_the_second_with_a_random_suffix_and_sorts_by_time() -> 
     assert manifests.new_id(moment + datetime.timedelta(seconds=1)) > made
 
 
-@given(DOMAIN, TEXT, st.lists(TARGET, max_size=3, unique=True), st.sets(FILE, max_size=3), st.dictionaries(TEXT, TEXT, max_size=3), st.booleans())
+@given(
+    DOMAIN,
+    TEXT,
+    st.lists(TARGET, max_size=3, unique=True),
+    st.sets(FILE, max_size=3),
+    st.dictionaries(TEXT, TEXT, max_size=3),
+    st.booleans(),
+)
 def test_a_manifest_gives_back_the_point_whatever_the_names(
     domain: str, source: str, targets: list[str], given: set[str], tags: dict[str, str], flag: bool
 ) -> None:
     files = {name: StoredFile(f"{name}-2", 1 << 20, SHA256) for name in given}
-    disks = tuple(record(target, source=source, image={"format": "qcow2", "cluster-size": 65536}, statistics={"new_bytes": 1 << 60}) for target in targets)
-    made = dataclasses.replace(point(1, domain=domain, files=files, tags=tags, pinned=flag, autostart=not flag, checkpoint=source), disks=disks)
+    disks = tuple(
+        record(
+            target, source=source, image={"format": "qcow2", "cluster-size": 65536}, statistics={"new_bytes": 1 << 60}
+        )
+        for target in targets
+    )
+    made = dataclasses.replace(
+        point(1, domain=domain, files=files, tags=tags, pinned=flag, autostart=not flag, checkpoint=source), disks=disks
+    )
     assert manifests.decode(manifests.encode(made), name_of(made)) == made
 
 
@@ -75,7 +91,9 @@ def test_a_manifest_in_anothers_place_is_damage(other: str) -> None:
         manifests.decode(manifests.encode(made), elsewhere)
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(RestorePoint) if field.default is dataclasses.MISSING])
+@pytest.mark.parametrize(
+    "field", [field.name for field in dataclasses.fields(RestorePoint) if field.default is dataclasses.MISSING]
+)
 def test_a_manifest_that_lacks_a_field_is_damage(field: str) -> None:
     made = point(1)
     body = dataclasses.asdict(made)
@@ -108,22 +126,35 @@ def test_after_a_clock_set_back_the_next_right_time_counts_again() -> None:
 
 def test_a_point_made_from_an_older_one_than_the_latest_is_ordered_by_its_own_time() -> None:
     """Such as after a rollback: its parent is old, but it is the newest."""
-    assert ids(manifests.ordered([point(3, parent=point_id(1)), point(2, parent=point_id(1)), point(1)])) == [point_id(1), point_id(2), point_id(3)]
+    assert ids(manifests.ordered([point(3, parent=point_id(1)), point(2, parent=point_id(1)), point(1)])) == [
+        point_id(1),
+        point_id(2),
+        point_id(3),
+    ]
 
 
 def test_a_parent_that_was_deleted_or_a_cycle_of_parents_does_not_hang_or_lose_points() -> None:
-    made = [point(1, parent=point_id(9)), point(2, parent=point_id(3)), point(3, parent=point_id(2)), point(4, parent=point_id(4))]
+    made = [
+        point(1, parent=point_id(9)),
+        point(2, parent=point_id(3)),
+        point(3, parent=point_id(2)),
+        point(4, parent=point_id(4)),
+    ]
     for shuffled in itertools.permutations(made):
         assert sorted(ids(manifests.ordered(shuffled))) == ids(made)
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.none() | st.integers(0, 11)), max_size=12), st.randoms())
-def test_no_point_ever_precedes_its_parent_and_the_order_of_listing_does_not_matter(shape: list[tuple[int, int | None]], chance: random.Random) -> None:
+def test_no_point_ever_precedes_its_parent_and_the_order_of_listing_does_not_matter(
+    shape: list[tuple[int, int | None]], chance: random.Random
+) -> None:
     """Parents are made before their children, at whatever time the clock showed."""
     made = []
     for number, (day, parent) in enumerate(shape):
         known = parent is not None and parent < number
-        made.append(point(number, parent=point_id(parent) if known and parent is not None else None, created=created(day)))
+        made.append(
+            point(number, parent=point_id(parent) if known and parent is not None else None, created=created(day))
+        )
     expected = manifests.ordered(made)
     chance.shuffle(made)
     assert manifests.ordered(made) == expected
@@ -132,7 +163,10 @@ def test_no_point_ever_precedes_its_parent_and_the_order_of_listing_does_not_mat
 
 
 def test_a_long_chain_is_ordered_without_recursion() -> None:
-    made = [point(number, parent=point_id(number - 1) if number else None, created=f"{number:08d}") for number in range(1500)]
+    made = [
+        point(number, parent=point_id(number - 1) if number else None, created=f"{number:08d}")
+        for number in range(1500)
+    ]
     assert ids(manifests.ordered(list(reversed(made)))) == ids(made)
 
 

@@ -22,7 +22,14 @@ Blocks = list[tuple[bytes, int] | None]
 Step = tuple[int, int, str, int, int]
 
 STEPS = st.lists(
-    st.tuples(st.integers(0, 5), st.integers(1, 12), st.sampled_from(["zero", "keep", "place"]), st.integers(0, 5), st.integers(0, 60)), max_size=12
+    st.tuples(
+        st.integers(0, 5),
+        st.integers(1, 12),
+        st.sampled_from(["zero", "keep", "place"]),
+        st.integers(0, 5),
+        st.integers(0, 60),
+    ),
+    max_size=12,
 )
 
 
@@ -87,7 +94,11 @@ def test_speaking_of_a_block_twice_is_an_error(action: str) -> None:
     builder = MapBuilder(10 * BLOCK_SIZE)
     builder.zero(0, 5)
     with pytest.raises(ValueError, match="block 4 was already spoken of"):
-        {"zero": builder.zero, "keep": builder.keep, "place": lambda first, count: builder.place(first, count, IDS[0], 0)}[action](4, 1)
+        {
+            "zero": builder.zero,
+            "keep": builder.keep,
+            "place": lambda first, count: builder.place(first, count, IDS[0], 0),
+        }[action](4, 1)
 
 
 def test_a_zero_range_cuts_the_parents_run_out() -> None:

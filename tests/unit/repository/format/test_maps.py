@@ -30,7 +30,9 @@ def extent_maps(draw: st.DrawFn) -> ExtentMap:
     size = draw(st.integers(0, 200 * BLOCK_SIZE))
     builder, block, total = MapBuilder(size), 0, block_count(size)
     packs = [pack_ref(number) for number in range(draw(st.integers(1, 4)))]
-    for gap, count, index, ordinal in draw(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 30), st.integers(0, 3), st.integers(0, 900)), max_size=12)):
+    for gap, count, index, ordinal in draw(
+        st.lists(st.tuples(st.integers(0, 9), st.integers(1, 30), st.integers(0, 3), st.integers(0, 900)), max_size=12)
+    ):
         if block + gap + count > total:
             break
         builder.place(block + gap, count, packs[index % len(packs)].id, ordinal)
@@ -176,12 +178,19 @@ def test_a_mutated_map_is_damage_or_the_same_map(changes: list[tuple[int, int]],
 NUMBERS = st.one_of(st.integers(0, 12), st.sampled_from([255, 65536, (1 << 32) - 1]))
 
 
-@given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), max_size=4), st.integers(0, 3), st.integers(0, 40), st.integers(0, 12))
+@given(
+    st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), max_size=4),
+    st.integers(0, 3),
+    st.integers(0, 40),
+    st.integers(0, 12),
+)
 @example([(0, 0, 0, 0)], 1, 10, 5)  # a run of no blocks
 @example([(0, 5, 0, 1)], 1, 10, 5)  # beyond the pack
 @example([(6, 5, 0, 0)], 1, 10, 5)  # beyond the disk
 @example([], 1, 10, 5)  # a pack without runs
-def test_columns_with_a_right_checksum_are_still_checked(runs: list[tuple[int, ...]], packs: int, blocks: int, in_pack: int) -> None:
+def test_columns_with_a_right_checksum_are_still_checked(
+    runs: list[tuple[int, ...]], packs: int, blocks: int, in_pack: int
+) -> None:
     """Whatever is written there, what is accepted lies within the disk and its packs."""
     refs = [pack_ref(number, in_pack) for number in range(packs)]
     columns = b"".join(maps.PACK.pack(ref.id, ref.size, ref.blocks) for ref in refs)

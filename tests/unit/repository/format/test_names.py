@@ -66,7 +66,11 @@ def test_parts_come_back() -> None:
         return found
 
     assert taken(names.pack(PACK)).pack == taken(names.damage_of(PACK)).pack == PACK
-    for name in (names.draft(SESSION, UUID, point_id(1), SESSION), names.trash_entry(UUID, point_id(1), SESSION), names.manifest(UUID, point_id(1))):
+    for name in (
+        names.draft(SESSION, UUID, point_id(1), SESSION),
+        names.trash_entry(UUID, point_id(1), SESSION),
+        names.manifest(UUID, point_id(1)),
+    ):
         assert taken(name).point == (UUID, point_id(1))
         assert names.manifest_kept_by(name) == names.manifest(UUID, point_id(1))
     for name in (names.pack(PACK), names.point_file(UUID, point_id(1), "vda.map")):
@@ -89,7 +93,12 @@ def test_what_is_no_name_is_none(name: str) -> None:
 @given(st.sampled_from(sorted(BUILT)), st.data())
 def test_a_name_with_any_character_more_or_less_leads_nowhere_else(name: str, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(name)))
-    changed = data.draw(st.sampled_from([name[:place] + odd + name[place:] for odd in ("/", "..", "/../", "\0", "\n", " ", "\u0660")] + [name[:place]]))
+    changed = data.draw(
+        st.sampled_from(
+            [name[:place] + odd + name[place:] for odd in ("/", "..", "/../", "\0", "\n", " ", "\u0660")]
+            + [name[:place]]
+        )
+    )
     if names.is_object(changed):
         assert all(part not in ("", ".", "..") for part in changed.split("/"))
         assert changed.isascii() and changed.isprintable() and "//" not in changed
@@ -97,19 +106,32 @@ def test_a_name_with_any_character_more_or_less_leads_nowhere_else(name: str, da
 
 @pytest.mark.parametrize("bad", ["", "..", "a/b", "a\0", "x" * 1000, None, 1, [], b"vda"])
 def test_parts_that_are_none_are_refused_whatever_they_are(bad: object) -> None:
-    checks = (names.check_uuid, names.check_point_id, names.check_target, names.check_file_name, names.check_repository_id, names.check_machine_file_kind)
+    checks = (
+        names.check_uuid,
+        names.check_point_id,
+        names.check_target,
+        names.check_file_name,
+        names.check_repository_id,
+        names.check_machine_file_kind,
+    )
     for check in checks:
         with pytest.raises(DamagedObject, match="is not "):
             check(bad)
-    for build in (names.lease, lambda part: names.manifest(part, point_id(1)), lambda part: names.trash_entry(UUID, point_id(1), part)):
+    for build in (
+        names.lease,
+        lambda part: names.manifest(part, point_id(1)),
+        lambda part: names.trash_entry(UUID, point_id(1), part),
+    ):
         with pytest.raises(DamagedObject, match="can be called"):
             build(bad)  # type: ignore[no-untyped-call]
 
 
 def test_kinds_of_files_of_a_machine_are_the_six() -> None:
-    assert [kind for kind in ("loader", "nvram", "kernel", "initrd", "dtb", "tpm", "suid", "", "../x") if names.is_machine_file_kind(kind)] == [
-        *("loader", "nvram", "kernel", "initrd", "dtb", "tpm")
-    ]
+    assert [
+        kind
+        for kind in ("loader", "nvram", "kernel", "initrd", "dtb", "tpm", "suid", "", "../x")
+        if names.is_machine_file_kind(kind)
+    ] == [*("loader", "nvram", "kernel", "initrd", "dtb", "tpm")]
 
 
 def test_what_a_message_shows_of_a_name_is_one_short_line() -> None:
@@ -121,7 +143,10 @@ def test_the_document_of_the_format_tells_the_limits() -> None:
     text = re.sub(r"\s+", " ", FORMAT.read_text(encoding="utf-8"))
     section = text[text.index("### The largest sizes") : text.index("## Sharing a repository")]
     told = dict(re.findall(r"\| ([^|]+?) \| (\d+ [KM]iB)", section))
-    sizes = {f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB" for size in (kind.largest for kind in names.KINDS)}
+    sizes = {
+        f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
+        for size in (kind.largest for kind in names.KINDS)
+    }
     assert set(told.values()) == sizes
     expected = {
         "pack": names.PACK_KIND,

@@ -53,16 +53,27 @@ def test_the_repository_is_opened(repository: Repository) -> None:
 
 def test_the_directory_says_what_is_described(repository: Repository, ref: PackRef) -> None:
     directory = repository.reader.directory(ref)
-    assert (ref.name, ref.directory_offset, directory.end) == (PACK["name"], PACK["directory_offset"], PACK["directory_offset"])
+    assert (ref.name, ref.directory_offset, directory.end) == (
+        PACK["name"],
+        PACK["directory_offset"],
+        PACK["directory_offset"],
+    )
     for expected in PACK["blocks"]:
         assert directory.entry(expected["ordinal"]) == packs.BlockEntry(
-            bytes.fromhex(expected["sha256"]), expected["offset"], expected["stored"], expected["crc32"], expected["length"], CODECS[expected["codec"]]
+            bytes.fromhex(expected["sha256"]),
+            expected["offset"],
+            expected["stored"],
+            expected["crc32"],
+            expected["length"],
+            CODECS[expected["codec"]],
         )
 
 
 def test_the_blocks_are_what_is_described(repository: Repository, ref: PackRef) -> None:
     blocks = list(repository.reader.blocks(ref, 0, ref.blocks))
-    assert [hashlib.sha256(block).hexdigest() for block in blocks if not isinstance(block, DamagedObject)] == [each["sha256"] for each in PACK["blocks"]]
+    assert [hashlib.sha256(block).hexdigest() for block in blocks if not isinstance(block, DamagedObject)] == [
+        each["sha256"] for each in PACK["blocks"]
+    ]
     assert bytes(blocks[1]) == b"kvm.cbt " * 8192  # type: ignore[arg-type]
 
 
@@ -81,7 +92,9 @@ def test_the_restore_point_is_what_is_described(restore_point: RestorePoint) -> 
 def test_the_map_is_what_is_described(repository: Repository, restore_point: RestorePoint, ref: PackRef) -> None:
     extents = repository.read_map(restore_point, "vda")
     assert (extents.size, extents.packs) == (MAP["disk_size"], (ref,))
-    assert [(run.first, run.count, run.ordinal) for run in extents.runs()] == [(each["first"], each["count"], each["ordinal"]) for each in MAP["runs"]]
+    assert [(run.first, run.count, run.ordinal) for run in extents.runs()] == [
+        (each["first"], each["count"], each["ordinal"]) for each in MAP["runs"]
+    ]
 
 
 def test_the_disk_is_what_is_described(repository: Repository, restore_point: RestorePoint) -> None:
@@ -107,7 +120,12 @@ def test_the_pack_is_written_the_same(repository: Repository, ref: PackRef, monk
     writer = PackWriter(store, PlainKeys())
     writer.append(
         [
-            Encoded(bytes.fromhex(each["sha256"]), CODECS[each["codec"]], released[each["offset"] : each["offset"] + each["stored"]], each["length"])
+            Encoded(
+                bytes.fromhex(each["sha256"]),
+                CODECS[each["codec"]],
+                released[each["offset"] : each["offset"] + each["stored"]],
+                each["length"],
+            )
             for each in PACK["blocks"]
         ]
     )
@@ -124,7 +142,9 @@ def test_the_map_is_written_the_same_but_for_its_compression(repository: Reposit
     assert list(maps.decode(written).runs()) == list(maps.decode(released).runs())
 
 
-def test_the_manifest_and_the_configuration_are_written_the_same(repository: Repository, restore_point: RestorePoint) -> None:
+def test_the_manifest_and_the_configuration_are_written_the_same(
+    repository: Repository, restore_point: RestorePoint
+) -> None:
     assert manifests.encode(restore_point) == repository.store.get(EXPECTED["manifest"]["name"])
     data = repository.store.get("repository.json")
     assert envelope.encode("repository", 1, envelope.decode("repository", 1, data, "repository.json")) == data
@@ -136,8 +156,14 @@ def test_the_hooks_are_what_is_described_and_written_the_same(repository: Reposi
     gone = described["packs"][1]
     ids = [hashlib.sha256(b"hook" + number.to_bytes(4, "little")).digest() for number in range(gone["blocks"])]
     zero_bits = [256 - int.from_bytes(each, "big").bit_length() for each in ids]
-    assert sum(bits >= gone["leading_zero_bits"] for bits in zero_bits) <= 32 < sum(bits >= gone["leading_zero_bits"] - 1 for bits in zero_bits)
-    assert gone["hooks"] == sorted(each.hex()[:16] for each, bits in zip(ids, zero_bits) if bits >= gone["leading_zero_bits"])
+    assert (
+        sum(bits >= gone["leading_zero_bits"] for bits in zero_bits)
+        <= 32
+        < sum(bits >= gone["leading_zero_bits"] - 1 for bits in zero_bits)
+    )
+    assert gone["hooks"] == sorted(
+        each.hex()[:16] for each, bits in zip(ids, zero_bits) if bits >= gone["leading_zero_bits"]
+    )
 
     refs = [PackRef(bytes.fromhex(each["id"]), each["size"], each["blocks"]) for each in described["packs"]]
     found = [PackHooks(refs[0], ()), PackHooks(refs[1], hooks.choose(ids))]

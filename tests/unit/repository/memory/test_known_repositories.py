@@ -42,7 +42,11 @@ OBJECTIONS: list[tuple[Known | None, Known | None, str | None]] = [
     (SECRET, None, f"The repository {ONE} that this host knows in /share is missing"),
     (PLAIN, Known(TWO, False), f"it is {TWO} in place of {ONE}."),
     (SECRET, Known(TWO, True), f"it is {TWO} in place of {ONE}."),
-    (SECRET, Known(TWO, False), f"it is {TWO} in place of {ONE}, which is not encrypted; the one before was encrypted."),
+    (
+        SECRET,
+        Known(TWO, False),
+        f"it is {TWO} in place of {ONE}, which is not encrypted; the one before was encrypted.",
+    ),
     (PLAIN, Known(TWO, True), f"it is {TWO} in place of {ONE}, which is encrypted; the one before was not encrypted."),
     (SECRET, PLAIN, "is not encrypted, but this host knows it as encrypted, which cannot change"),
     (PLAIN, SECRET, "is encrypted, but this host knows it as not encrypted, which cannot change"),
@@ -50,7 +54,9 @@ OBJECTIONS: list[tuple[Known | None, Known | None, str | None]] = [
 
 
 @pytest.mark.parametrize(("known", "found", "said"), OBJECTIONS)
-def test_what_is_said_of_a_repository_that_was_found(known: Known | None, found: Known | None, said: str | None) -> None:
+def test_what_is_said_of_a_repository_that_was_found(
+    known: Known | None, found: Known | None, said: str | None
+) -> None:
     reason = objection(known, found, "/share")
     assert reason is None if said is None else reason is not None and said in reason
 
@@ -79,7 +85,9 @@ MERGES: list[tuple[Known | None, Known | None, Known, Known]] = [
 
 
 @pytest.mark.parametrize(("kept", "before", "after", "expected"), MERGES)
-def test_what_runs_side_by_side_learn_is_put_together(kept: Known | None, before: Known | None, after: Known, expected: Known) -> None:
+def test_what_runs_side_by_side_learn_is_put_together(
+    kept: Known | None, before: Known | None, after: Known, expected: Known
+) -> None:
     assert merged(kept, before, after) == expected
 
 
@@ -134,7 +142,9 @@ def test_root_keeps_it_in_var_lib_and_others_in_their_homes(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077])
-def test_others_can_neither_read_nor_write_what_is_kept(repository: Repository, place: Path, state_folder: Path, umask: int) -> None:
+def test_others_can_neither_read_nor_write_what_is_kept(
+    repository: Repository, place: Path, state_folder: Path, umask: int
+) -> None:
     before = os.umask(umask)
     try:
         look(place)
@@ -217,9 +227,23 @@ KEEP = "Cannot keep the known state of the repository"
 
 @pytest.mark.parametrize(
     "harm",
-    [_cut, _emptied, _linked, _pipe, _folder, _writable, _of_newer_version, _folder_writable, _folder_linked, _parent_writable, _no_folder],
+    [
+        _cut,
+        _emptied,
+        _linked,
+        _pipe,
+        _folder,
+        _writable,
+        _of_newer_version,
+        _folder_writable,
+        _folder_linked,
+        _parent_writable,
+        _no_folder,
+    ],
 )
-def test_a_state_that_cannot_be_used_is_a_warning(repository: Repository, place: Path, state_folder: Path, harm: Callable[[Path], None]) -> None:
+def test_a_state_that_cannot_be_used_is_a_warning(
+    repository: Repository, place: Path, state_folder: Path, harm: Callable[[Path], None]
+) -> None:
     look(place)
     harm(state_folder)
     targets = {each: each.read_bytes() for each in state_folder.parent.rglob("elsewhere*") if each.is_file()}
@@ -231,7 +255,9 @@ def test_a_state_that_cannot_be_used_is_a_warning(repository: Repository, place:
 
 
 @pytest.mark.parametrize("harm", [_cut, _emptied, _of_newer_version])
-def test_a_damaged_state_is_made_anew(repository: Repository, place: Path, state_folder: Path, harm: Callable[[Path], None]) -> None:
+def test_a_damaged_state_is_made_anew(
+    repository: Repository, place: Path, state_folder: Path, harm: Callable[[Path], None]
+) -> None:
     look(place)
     before = _state_file(state_folder).read_bytes()
     harm(state_folder)
@@ -246,14 +272,18 @@ def test_a_folder_that_cannot_be_made_is_a_warning(repository: Repository, place
     assert warning.startswith((READ, KEEP))
 
 
-def test_what_belongs_to_another_user_is_not_trusted(repository: Repository, place: Path, state_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_belongs_to_another_user_is_not_trusted(
+    repository: Repository, place: Path, state_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     look(place)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     (warning,) = look(place)
     assert "other users can write there" in warning
 
 
-def test_another_user_of_the_host_knows_nothing(repository: Repository, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_user_of_the_host_knows_nothing(
+    repository: Repository, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     look(place)
     (place / "repository.json").unlink()
     open_or_create(str(place))
@@ -286,14 +316,18 @@ def test_runs_side_by_side_lose_nothing(repository: Repository, place: Path) -> 
     assert known.newest == dict.fromkeys(uuids, point_id(2))
 
 
-def test_nothing_is_written_while_nothing_is_new_and_never_in_check_mode(repository: Repository, place: Path, state_folder: Path) -> None:
+def test_nothing_is_written_while_nothing_is_new_and_never_in_check_mode(
+    repository: Repository, place: Path, state_folder: Path
+) -> None:
     checking = functools.partial(Memory, terms=Terms(keep=False))
     open_repository(str(place), checking).points_of()
     assert not state_folder.parent.exists()
     look(place)
     file = _state_file(state_folder)
     before = file.stat()
-    repository.put_object(f"points/{UUID}/{point_id(1)}/manifest.json", envelope.encode("manifest", 1, dataclasses.asdict(point(1))))
+    repository.put_object(
+        f"points/{UUID}/{point_id(1)}/manifest.json", envelope.encode("manifest", 1, dataclasses.asdict(point(1)))
+    )
     open_repository(str(place), checking).points_of()
     assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     look(place)
@@ -310,7 +344,15 @@ def test_a_location_is_the_same_however_it_is_written(repository: Repository, pl
     look(place)
     (tmp_path / "link").symlink_to(place)
     (tmp_path / "up").symlink_to(tmp_path)
-    spellings = [f"{place}/", f"{place}//", f"{place}/.", f"{place}/../{place.name}", f"{tmp_path}/link", f"{tmp_path}/link/", f"{tmp_path}/up/link"]
+    spellings = [
+        f"{place}/",
+        f"{place}//",
+        f"{place}/.",
+        f"{place}/../{place.name}",
+        f"{tmp_path}/link",
+        f"{tmp_path}/link/",
+        f"{tmp_path}/up/link",
+    ]
     (place / "repository.json").unlink()
     for spelling in spellings:
         with pytest.raises(CbtError, match="is missing"):
@@ -318,7 +360,9 @@ def test_a_location_is_the_same_however_it_is_written(repository: Repository, pl
 
 
 @pytest.mark.parametrize("target", ["other", "{share}/other", "./x/../other", "second"])
-def test_a_folder_of_a_share_that_becomes_a_link_does_not_hide_that_the_repository_was_replaced(target: str, tmp_path: Path) -> None:
+def test_a_folder_of_a_share_that_becomes_a_link_does_not_hide_that_the_repository_was_replaced(
+    target: str, tmp_path: Path
+) -> None:
     share = tmp_path / "share"
     (share / "x").mkdir(parents=True)
     (share / "second").symlink_to("other")
@@ -353,7 +397,9 @@ def test_a_link_that_leads_to_itself_has_no_more_names_than_the_kernel_follows(t
     assert len(addresses(DirectoryStore(str(tmp_path / "growing")))) <= 41
 
 
-def test_a_repository_that_is_mounted_elsewhere_is_seen_for_the_first_time(repository: Repository, place: Path, tmp_path: Path) -> None:
+def test_a_repository_that_is_mounted_elsewhere_is_seen_for_the_first_time(
+    repository: Repository, place: Path, tmp_path: Path
+) -> None:
     look(place)
     place.rename(tmp_path / "moved")
     assert look(tmp_path / "moved") == []
@@ -362,7 +408,9 @@ def test_a_repository_that_is_mounted_elsewhere_is_seen_for_the_first_time(repos
 
 
 def _s3(location: str, endpoint: str | None, region: str = "eu-central-1") -> str:
-    return address(S3Store(location, S3Options(endpoint_url=endpoint, region=region, access_key="KEY", secret_key="SECRET")))
+    return address(
+        S3Store(location, S3Options(endpoint_url=endpoint, region=region, access_key="KEY", secret_key="SECRET"))
+    )
 
 
 def test_locations_in_buckets_are_apart_by_server_bucket_and_prefix() -> None:
@@ -373,10 +421,22 @@ def test_locations_in_buckets_are_apart_by_server_bucket_and_prefix() -> None:
         _s3("s3://b//p", "https://s3.example.com:443", region="us-east-1"),
     }
     assert same == {"s3://b/p at s3.example.com:443"}
-    aws = {_s3("s3://b/p", None), _s3("s3://b/p", "https://s3.eu-west-1.amazonaws.com"), _s3("s3://b/p", None, region="us-east-1")}
+    aws = {
+        _s3("s3://b/p", None),
+        _s3("s3://b/p", "https://s3.eu-west-1.amazonaws.com"),
+        _s3("s3://b/p", None, region="us-east-1"),
+    }
     assert aws == {"s3://b/p at AWS"}
-    others = {_s3("s3://b/q", "https://s3.example.com"), _s3("s3://b", "https://s3.example.com"), _s3("s3://c/p", "https://s3.example.com")}
-    others |= {_s3("s3://b/p", "https://s3.example.com:9000"), _s3("s3://b/p", "https://s3.example.org"), _s3("s3://b/p", "https://notamazonaws.com")}
+    others = {
+        _s3("s3://b/q", "https://s3.example.com"),
+        _s3("s3://b", "https://s3.example.com"),
+        _s3("s3://c/p", "https://s3.example.com"),
+    }
+    others |= {
+        _s3("s3://b/p", "https://s3.example.com:9000"),
+        _s3("s3://b/p", "https://s3.example.org"),
+        _s3("s3://b/p", "https://notamazonaws.com"),
+    }
     assert len(others | same | aws) == 8
 
 
@@ -410,15 +470,22 @@ def test_a_share_that_is_to_be_mounted_and_is_not_is_found(path: str, mounted: l
     assert mounts.unmounted(path, TABLE, mounted.__contains__) == expected
 
 
-def test_no_repository_is_created_below_a_share_that_is_not_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_repository_is_created_below_a_share_that_is_not_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = tmp_path / "fstab"
     table.write_text(f"nas:/kvm {tmp_path}/share nfs4 defaults 0 0\n")
     monkeypatch.setattr(mounts, "_FSTAB", str(table))
     (tmp_path / "share").mkdir()
     for check_only in (True, False):
-        with pytest.raises(Refused, match=rf"Cannot create a repository in {tmp_path}/share/kvm: {tmp_path}/share is in .* not mounted"):
+        with pytest.raises(
+            Refused, match=rf"Cannot create a repository in {tmp_path}/share/kvm: {tmp_path}/share is in .* not mounted"
+        ):
             open_or_create(f"{tmp_path}/share/kvm", check_only)
-    with pytest.raises(RepositoryError, match=f"There is no repository in .*does not exist.* {tmp_path}/share is in {table} but not mounted: mount it"):
+    with pytest.raises(
+        RepositoryError,
+        match=f"There is no repository in .*does not exist.* {tmp_path}/share is in {table} but not mounted: mount it",
+    ):
         open_repository(f"{tmp_path}/share/kvm")
     assert list((tmp_path / "share").iterdir()) == []
     table.write_text("")

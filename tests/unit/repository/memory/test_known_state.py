@@ -291,7 +291,9 @@ def newest_lost_that_a_clock_set_back_made_older(share: Share) -> None:
 
 
 def newest_lost_beside_one_from_the_future(share: Share) -> None:
-    future = dataclasses.replace(latest(share), uuid=THIRD_UUID, created="2099-01-01T00:00:00+00:00", id="20990101T000000Z-00000000")
+    future = dataclasses.replace(
+        latest(share), uuid=THIRD_UUID, created="2099-01-01T00:00:00+00:00", id="20990101T000000Z-00000000"
+    )
     repository = share.open("b")
     repository.publish(future)
     share.look()
@@ -336,7 +338,9 @@ WENT_BACK = [
 
 
 @pytest.mark.parametrize("happens", WENT_BACK, ids=lambda row: row.__name__)
-def test_a_repository_that_went_back_is_refused_until_it_is_accepted_once(share: Share, happens: Callable[[Share], None]) -> None:
+def test_a_repository_that_went_back_is_refused_until_it_is_accepted_once(
+    share: Share, happens: Callable[[Share], None]
+) -> None:
     happens(share)
     for _run in range(2):
         with pytest.raises(Refused, match=rf"{BACK} \S+ of domain \S+, .*accept_repository: true"):
@@ -352,7 +356,9 @@ def test_a_repository_that_went_back_is_refused_until_it_is_accepted_once(share:
 
 
 @pytest.mark.parametrize("happens", [rolled_back, emptied, a_copy_of_an_old_point_lost], ids=lambda row: row.__name__)
-def test_a_run_for_a_domain_that_is_new_notices_by_the_last_point(share: Share, happens: Callable[[Share], None]) -> None:
+def test_a_run_for_a_domain_that_is_new_notices_by_the_last_point(
+    share: Share, happens: Callable[[Share], None]
+) -> None:
     happens(share)
     with pytest.raises(Refused, match=BACK):
         share.open("a")
@@ -447,7 +453,9 @@ def test_a_record_that_is_merged_while_it_is_read_is_found(share: Share, monkeyp
     assert removals.recorded(repository, (UUID, gone))
 
 
-def test_no_object_of_the_record_grows_without_bounds_and_none_is_forgotten(share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_object_of_the_record_grows_without_bounds_and_none_is_forgotten(
+    share: Share, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(removals, "MOST", 50)
     monkeypatch.setattr(removals, "_SMALL", 1400)
     start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -489,7 +497,10 @@ def test_another_repository_is_refused_until_it_is_accepted_once(share: Share, p
     before = share.store
     replaced(share, passphrase)
     for given in (None, "theirs", share.passphrase):  # whatever it takes to open it
-        with pytest.raises(Refused, match="is not the one that this host knows there: it is [0-9a-f]{32} in place of .*accept_repository: true"):
+        with pytest.raises(
+            Refused,
+            match="is not the one that this host knows there: it is [0-9a-f]{32} in place of .*accept_repository: true",
+        ):
             share.open("a", passphrase=given)
     share.open("a", accept=True, keep=False, passphrase=passphrase)
     with pytest.raises(Refused):  # check mode took nothing
@@ -505,7 +516,11 @@ def test_an_encrypted_repository_that_was_made_a_plain_one_is_refused(share: Sha
     known = configuration.decode(share.store.objects[configuration.NAME], "share")
     share.store.objects[configuration.NAME] = configuration.Configuration(known.id).encode()
     for passphrase in {None, share.passphrase}:
-        with pytest.raises(Refused, match="cannot change: its configuration was replaced") if share.passphrase else contextlib.nullcontext():
+        with (
+            pytest.raises(Refused, match="cannot change: its configuration was replaced")
+            if share.passphrase
+            else contextlib.nullcontext()
+        ):
             share.open("a", passphrase=passphrase)
 
 
@@ -514,7 +529,10 @@ def test_a_repository_that_is_gone_is_refused_and_not_created_anew(share: Share)
     share.on("a")
     created = functools.partial(opening.open_or_create, Place("/share", passphrase=share.passphrase))
     for check_only in (True, False):
-        with pytest.raises(Refused, match="The repository [0-9a-f]{32} that this host knows in memory is missing.*accept_repository: true"):
+        with pytest.raises(
+            Refused,
+            match="The repository [0-9a-f]{32} that this host knows in memory is missing.*accept_repository: true",
+        ):
             created(check_only, functools.partial(Memory, terms=Terms(keep=not check_only)))
     assert created(True, functools.partial(Memory, terms=Terms(accept=True, keep=False))) is None
     assert share.store.objects == {}
@@ -530,7 +548,9 @@ def test_a_repository_that_is_gone_is_refused_and_not_created_anew(share: Share)
 def test_a_repository_that_was_created_is_known_before_anything_is_stored(share: Share) -> None:
     share.history.store = MemoryStore()
     share.on("new")
-    opening.open_or_create(Place("/share", passphrase=share.passphrase), watching=functools.partial(Memory, terms=Terms()))
+    opening.open_or_create(
+        Place("/share", passphrase=share.passphrase), watching=functools.partial(Memory, terms=Terms())
+    )
     replaced(share, share.passphrase)
     with pytest.raises(Refused, match="is not the one"):
         share.open("new")
@@ -540,14 +560,22 @@ def test_the_option_that_accepts_is_named_as_the_caller_names_it(share: Share) -
     replaced(share, None)
     share.on("a")
     with pytest.raises(Refused, match="once with dest_accept_repository: true"):
-        opening.open_repository(Place("/share"), functools.partial(Memory, terms=Terms(option="dest_accept_repository")))
+        opening.open_repository(
+            Place("/share"), functools.partial(Memory, terms=Terms(option="dest_accept_repository"))
+        )
 
 
-def test_knowing_costs_one_request_and_nothing_while_nothing_is_amiss(share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_knowing_costs_one_request_and_nothing_while_nothing_is_amiss(
+    share: Share, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counted = []
     for kind in ("get", "size", "list", "entries", "occupants"):
         whole = getattr(MemoryStore, kind)
-        monkeypatch.setattr(MemoryStore, kind, lambda store, *names, kind=kind, whole=whole: (counted.append((kind, *names)), whole(store, *names))[1])
+        monkeypatch.setattr(
+            MemoryStore,
+            kind,
+            lambda store, *names, kind=kind, whole=whole: (counted.append((kind, *names)), whole(store, *names))[1],
+        )
 
     def requests(run: Callable[[], Repository]) -> collections.Counter[tuple[str, ...]]:
         counted.clear()
@@ -613,14 +641,18 @@ def test_a_lost_configuration_is_made_again_for_the_known_repository_only(share:
         share.arrange(rebuild=True)
     # Of another one.
     for each in share.open("nobody").points_of().points if share.arrange(rebuild=True, host="nobody") else ():
-        share.store.objects[names.manifest(*each.key)] = manifests.encode(dataclasses.replace(each, repository="11" * 16))
+        share.store.objects[names.manifest(*each.key)] = manifests.encode(
+            dataclasses.replace(each, repository="11" * 16)
+        )
     share.delete(configuration.NAME)
     with pytest.raises(Refused, match="it is 1{32} in place of 0{32}"):
         share.arrange(rebuild=True)
     assert configuration.NAME not in share.store.objects
 
 
-def test_no_repository_is_arranged_below_a_share_that_is_not_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_repository_is_arranged_below_a_share_that_is_not_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "fstab").write_text(f"nas:/kvm {tmp_path}/share nfs4 defaults 0 0\n")
     monkeypatch.setattr("_cbt.repository.stores.mounts._FSTAB", str(tmp_path / "fstab"))
     for check_only in (True, False):

@@ -90,7 +90,9 @@ def test_a_flipped_bit_that_still_unpacks_to_the_right_bytes_is_noticed(small: t
     assert harmless, "the block of this test must have such a bit"
     for changed in harmless:
         store.objects[ref.name] = changed
-        assert [str(error) for error in faults(store, ref, BLOCKS)] == [f"block 1 of pack {ref.id.hex()}: its stored bytes have changed"]
+        assert [str(error) for error in faults(store, ref, BLOCKS)] == [
+            f"block 1 of pack {ref.id.hex()}: its stored bytes have changed"
+        ]
 
 
 def test_truncation_at_every_length_is_noticed(small: tuple[MemoryStore, PackRef]) -> None:
@@ -191,7 +193,9 @@ def test_a_block_longer_than_a_block_is_refused_before_it_is_unpacked(length: in
     assert "length" in str(block)
 
 
-def test_of_a_block_that_is_stored_in_more_bytes_than_any_takes_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_block_that_is_stored_in_more_bytes_than_any_takes_nothing_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     store = MemoryStore()
     writer = PackWriter(store, PlainKeys())
     pack = writer.append([packs.Encoded(bytes(32), codecs.STORED, bytes(10_000_000), 65536), encoded(b"sound")]).pack
@@ -199,7 +203,11 @@ def test_of_a_block_that_is_stored_in_more_bytes_than_any_takes_nothing_is_read(
     reader = PackReader(store)
     reader.directory(ref)
     read: list[int] = []
-    monkeypatch.setattr(store, "get_range", lambda name, offset, length: (read.append(length), MemoryStore.get_range(store, name, offset, length))[1])
+    monkeypatch.setattr(
+        store,
+        "get_range",
+        lambda name, offset, length: (read.append(length), MemoryStore.get_range(store, name, offset, length))[1],
+    )
     damaged, sound = reader.blocks(ref, 0, 2)
     assert isinstance(damaged, DamagedObject) and "more than any block takes" in str(damaged)
     assert sound == b"sound" and read == [5]

@@ -45,7 +45,9 @@ def test_blocks_come_back_alone_and_together(tmp_path: Path, compression: str) -
     assert placement.ordinal == 0
     assert content(reader, ref, 0, 4) == BLOCKS
     assert [content(reader, ref, ordinal, 1)[0] for ordinal in range(4)] == BLOCKS
-    assert [reader.directory(ref).digest(ordinal) for ordinal in range(4)] == [encoded(block).digest for block in BLOCKS]
+    assert [reader.directory(ref).digest(ordinal) for ordinal in range(4)] == [
+        encoded(block).digest for block in BLOCKS
+    ]
 
 
 @pytest.mark.parametrize("compression", ["none", "lz4"])
@@ -58,7 +60,9 @@ def test_many_blocks_of_one_append_are_sealed_each_at_its_place(tmp_path: Path, 
         assert writer.append(sealed).ordinal == first
     (ref,) = writer.finish().values()
     assert content(PackReader(store, keys), ref, 0, 45) == plain
-    assert {PackReader(store, keys).directory(ref).entry(ordinal).crc for ordinal in range(45)} == {0}, "the seal says it all"
+    assert {PackReader(store, keys).directory(ref).entry(ordinal).crc for ordinal in range(45)} == {0}, (
+        "the seal says it all"
+    )
 
 
 def test_a_block_that_is_not_as_long_as_the_disks_is_damaged() -> None:
@@ -83,7 +87,9 @@ def test_a_pack_is_one_object_named_by_its_id_and_as_large_as_its_ref_says(tmp_p
     assert (ref.id, ref.blocks) == (pack, 1)
 
 
-def test_several_threads_append_side_by_side_and_nothing_is_mixed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_threads_append_side_by_side_and_nothing_is_mixed_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(packs, "TARGET_SIZE", 300_000)  # so that packs fill up and close while others still write
     store = DirectoryStore(str(tmp_path))
     writer = PackWriter(store, PlainKeys())
@@ -92,7 +98,10 @@ def test_several_threads_append_side_by_side_and_nothing_is_mixed_up(tmp_path: P
         chance = random.Random(seed)
         done = []
         for turn in range(25):
-            blocks = [random_bytes(chance.choice([100, 4096, 65536]), seed * 1000 + turn * 10 + index) for index in range(chance.randint(1, 4))]
+            blocks = [
+                random_bytes(chance.choice([100, 4096, 65536]), seed * 1000 + turn * 10 + index)
+                for index in range(chance.randint(1, 4))
+            ]
             done.append((writer.append([encoded(block, chance.choice(["none", "lz4"])) for block in blocks]), blocks))
         return done
 
@@ -143,7 +152,9 @@ def test_discard_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_store_that_is_slow_to_seal_holds_up_the_writing_before_open_files_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_slow_to_seal_holds_up_the_writing_before_open_files_run_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, begun, sealing = DirectoryStore(str(tmp_path)), threading.Semaphore(0), threading.Event()
     upload, fsync = store.upload, os.fsync
     store.put("collected.json", b"")
@@ -185,7 +196,9 @@ def test_a_store_that_is_full_is_reported_to_every_thread_that_appends() -> None
 
 
 @pytest.mark.parametrize("more", [1, 9])
-def test_a_pack_that_cannot_be_sealed_is_an_error_at_the_latest_when_finishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int) -> None:
+def test_a_pack_that_cannot_be_sealed_is_an_error_at_the_latest_when_finishing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
     """What append returned must never be taken for stored."""
     monkeypatch.setattr(packs, "MAX_BLOCKS", 2)
     writer = PackWriter(DirectoryStore(str(tmp_path)), PlainKeys())
@@ -226,7 +239,9 @@ def test_one_reader_serves_several_threads(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(pack_reader, "CACHED_BLOCKS", 9)
     store = MemoryStore()
     writer = PackWriter(store, PlainKeys())
-    placements = [writer.append([encoded(random_bytes(200, turn * 3 + index)) for index in range(3)]) for turn in range(20)]
+    placements = [
+        writer.append([encoded(random_bytes(200, turn * 3 + index)) for index in range(3)]) for turn in range(20)
+    ]
     written, reader, start = writer.finish(), PackReader(store), threading.Barrier(4)
 
     def read(_thread: int) -> list[list[bytes]]:

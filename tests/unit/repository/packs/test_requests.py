@@ -64,7 +64,10 @@ def made_point(repository: Repository) -> RestorePoint:
         builder = MapBuilder(len(PACKS) * BLOCK_SIZE)
         for block, ref in enumerate(PACKS):
             builder.place(block, 1, ref.id, 0)
-        files = repository.put_files(names.point_folder(UUID, point(1).id), {f"{target}.map": builder.finish({ref.id: ref for ref in PACKS}).encode()})
+        files = repository.put_files(
+            names.point_folder(UUID, point(1).id),
+            {f"{target}.map": builder.finish({ref.id: ref for ref in PACKS}).encode()},
+        )
         disks.append(record(target, len(PACKS) * BLOCK_SIZE, map=files[f"{target}.map"]))
     return point(1, tuple(disks))
 
@@ -79,7 +82,13 @@ def test_whether_a_pack_is_gone_or_on_its_way_out_takes_one_request_each_and_two
     made = made_point(repository)
     store.meeting = threading.Barrier(1)  # the maps are looked at among the packs
     assert publishing.lost(repository, made) == set()
-    assert store.requests == {"get points": 2, "list condemned": 1, "list doomed": 1, "size packs": len(PACKS), "size points": 2}
+    assert store.requests == {
+        "get points": 2,
+        "list condemned": 1,
+        "list doomed": 1,
+        "size packs": len(PACKS),
+        "size points": 2,
+    }
 
 
 def test_of_a_point_that_is_replaced_only_what_is_new_is_asked_for(store: Counting) -> None:

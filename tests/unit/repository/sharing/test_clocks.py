@@ -58,7 +58,9 @@ class World:
     def _point(self, builder: MapBuilder, number: int = 1) -> RestorePoint:
         repository, made = Repository(self.store, "0" * 32), point(number)
         mark = f"{len(self.store.objects):08x}"
-        files = repository.put_files(names.point_folder(UUID, made.id), {f"vda-{mark}.map": builder.finish(self.written).encode()})
+        files = repository.put_files(
+            names.point_folder(UUID, made.id), {f"vda-{mark}.map": builder.finish(self.written).encode()}
+        )
         return dataclasses.replace(made, disks=(record(size=BLOCK_SIZE, map=files[f"vda-{mark}.map"]),))
 
     def begin(self) -> Lease:
@@ -118,7 +120,9 @@ def test_where_clocks_agree_nothing_is_announced_or_stored_again(monkeypatch: py
 
 
 @GRACES
-def test_what_was_announced_while_a_lease_seemed_to_have_lapsed_is_not_deleted_while_it_lives(monkeypatch: pytest.MonkeyPatch, grace: float) -> None:
+def test_what_was_announced_while_a_lease_seemed_to_have_lapsed_is_not_deleted_while_it_lives(
+    monkeypatch: pytest.MonkeyPatch, grace: float
+) -> None:
     world = World(monkeypatch)
     lease = world.begin()
     world.step += LAPSE + 60
@@ -132,7 +136,9 @@ def test_what_was_announced_while_a_lease_seemed_to_have_lapsed_is_not_deleted_w
 
 @GRACES
 @pytest.mark.parametrize("behind", [2400.0, 10800.0])
-def test_a_writer_whose_times_are_hours_behind_stores_again_what_was_deleted(monkeypatch: pytest.MonkeyPatch, grace: float, behind: float) -> None:
+def test_a_writer_whose_times_are_hours_behind_stores_again_what_was_deleted(
+    monkeypatch: pytest.MonkeyPatch, grace: float, behind: float
+) -> None:
     world = World(monkeypatch, behind)
     lease = world.begin()
     assert world.collect(grace).condemned == 1
@@ -142,7 +148,9 @@ def test_a_writer_whose_times_are_hours_behind_stores_again_what_was_deleted(mon
     assert world.stored_again == world.own
 
 
-def test_a_session_whose_lease_is_deleted_while_it_is_renewed_stores_again_what_was_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_whose_lease_is_deleted_while_it_is_renewed_stores_again_what_was_deleted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     world = World(monkeypatch)
     lease = world.begin()
     modified = world.store.modified
@@ -162,7 +170,9 @@ def test_a_session_whose_lease_is_deleted_while_it_is_renewed_stores_again_what_
     assert world.stored_again == world.own
 
 
-def test_after_the_clock_of_the_store_was_set_back_what_the_session_stores_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_the_clock_of_the_store_was_set_back_what_the_session_stores_is_spared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     world = World(monkeypatch)
     lease = Lease(world.writing(), "backup")
     world.step -= 7200

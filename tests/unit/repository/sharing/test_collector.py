@@ -89,7 +89,10 @@ def test_what_there_is_no_room_to_announce_is_not_deleted(history: History, monk
 def test_a_point_that_is_locked_is_kept_and_says_so(history: History) -> None:
     history.store.locks[names.manifest(UUID, point_id(1))] = history.store.clock + 100
     result = run(history, rules=Rules(last=1))
-    assert {verdict.point.id: verdict.rules for verdict in result.kept} == {point_id(1): ("locked",), point_id(3): ("last",)}
+    assert {verdict.point.id: verdict.rules for verdict in result.kept} == {
+        point_id(1): ("locked",),
+        point_id(3): ("last",),
+    }
     assert [each.id for each in result.removed] == [point_id(2)]
     assert whole(history)
 
@@ -112,7 +115,9 @@ def test_far_fewer_points_than_the_last_time_ask_for_confirmation(history: Histo
     forget(history, 1, 2)  # as on storage of which a part is missing
     before = packs(history)
     for check_only in (True, False):
-        with pytest.raises(Refused, match="1 restore points are listed where there were 3 the last time.*confirm_shrink"):
+        with pytest.raises(
+            Refused, match="1 restore points are listed where there were 3 the last time.*confirm_shrink"
+        ):
             run(history, check_only)
     assert packs(history) == before
     assert run(history, check_only=True, confirm_shrink=True).collected
@@ -183,7 +188,9 @@ def test_what_a_removed_point_needs_is_not_worth_a_compaction_until_it_cannot_be
 def test_lost_hooks_are_made_again_and_idle_ones_go(history: History) -> None:
     dedup.record(history.fresh(), dedup.of_backup(UUID, point_id(9)), [])
     run(history)
-    assert {name.rpartition("/")[2].partition("-")[0] for name in history.store.list("hooks")} <= {point_id(number).partition("-")[0] for number in (1, 2, 3)}
+    assert {name.rpartition("/")[2].partition("-")[0] for name in history.store.list("hooks")} <= {
+        point_id(number).partition("-")[0] for number in (1, 2, 3)
+    }
     assert list(history.store.list("hooks"))
     before = set(history.store.list("hooks"))
     run(history)
@@ -191,9 +198,29 @@ def test_lost_hooks_are_made_again_and_idle_ones_go(history: History) -> None:
 
 
 FOREIGN = (
-    *(f"condemned/{name}" for name in ("README", "ABCDEF" + "0" * 26, "0" * 31, "one/two/three", f"{UUID}/notes", f"{UUID}/{point_id(1)}/manifest.json")),
+    *(
+        f"condemned/{name}"
+        for name in (
+            "README",
+            "ABCDEF" + "0" * 26,
+            "0" * 31,
+            "one/two/three",
+            f"{UUID}/notes",
+            f"{UUID}/{point_id(1)}/manifest.json",
+        )
+    ),
     *(f"trash/{name}" for name in ("README", "", f"{UUID}/notes", f"{UUID}/{point_id(1)}/0/1")),
-    *("packs/README", "points/README", f"points/{UUID}/{point_id(1)}/.vda.map.swp", "drafts/x", "doomed/x", "leases/x", "damaged/x", "verified/x", "hooks/x/y"),
+    *(
+        "packs/README",
+        "points/README",
+        f"points/{UUID}/{point_id(1)}/.vda.map.swp",
+        "drafts/x",
+        "doomed/x",
+        "leases/x",
+        "damaged/x",
+        "verified/x",
+        "hooks/x/y",
+    ),
 )
 
 

@@ -77,7 +77,10 @@ class World:
     def check_changes(self) -> None:
         """As ``check``, where a point may have become untrue since: by another manifest, or an object less."""
         objects = self.history.store.objects
-        state = sorted(name for name in objects if name.endswith("manifest.json")), sum(1 for name in objects if name.startswith(("packs/", "points/")))
+        state = (
+            sorted(name for name in objects if name.endswith("manifest.json")),
+            sum(1 for name in objects if name.startswith(("packs/", "points/"))),
+        )
         if state != self._checked:
             self._checked = state
             self.check()

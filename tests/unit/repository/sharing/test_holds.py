@@ -64,7 +64,9 @@ def night(history: EngineHistory, request: RetentionRequest = NIGHT) -> Retentio
     history.store.clock += 2 * leases.LAPSE + leases.ASTRAY
     told = retention(history.fresh(), request, check_only=True)
     result = retention(history.fresh(), request)
-    assert [(verdict.point.key, verdict.rules) for verdict in told.verdicts] == [(verdict.point.key, verdict.rules) for verdict in result.verdicts]
+    assert [(verdict.point.key, verdict.rules) for verdict in told.verdicts] == [
+        (verdict.point.key, verdict.rules) for verdict in result.verdicts
+    ]
     return result
 
 
@@ -72,7 +74,10 @@ def test_a_held_point_survives_retention_which_says_why_until_it_is_released(his
     hold = held(history)
     result = night(history)
     newest = history.fresh().points_of().points[-1]
-    assert [(verdict.point.id, verdict.rules) for verdict in result.kept] == [(hold.key[1], (f"held by export on kvm1 since {SINCE}",)), (newest.id, ("last",))]
+    assert [(verdict.point.id, verdict.rules) for verdict in result.kept] == [
+        (hold.key[1], (f"held by export on kvm1 since {SINCE}",)),
+        (newest.id, ("last",)),
+    ]
     assert len(result.removed) == 1 and not history.wrong()
     holds.release(history.fresh(), hold.id)
     assert [each.key for each in night(history).removed] == [hold.key]
@@ -94,7 +99,9 @@ def test_a_hold_is_no_rule(history: EngineHistory) -> None:
 
 def test_every_hold_counts_by_itself(history: EngineHistory) -> None:
     first, second = held(history), held(history, "instant recovery")
-    assert [(each.id, each.purpose) for each in holds.listed(history.fresh())] == sorted([(first.id, "export"), (second.id, "instant recovery")])
+    assert [(each.id, each.purpose) for each in holds.listed(history.fresh())] == sorted(
+        [(first.id, "export"), (second.id, "instant recovery")]
+    )
     holds.release(history.fresh(), first.id)
     assert (f"held by instant recovery on kvm1 since {SINCE}",) in [verdict.rules for verdict in night(history).kept]
 
@@ -138,7 +145,10 @@ def test_a_point_of_which_something_is_lost_is_not_held(history: EngineHistory) 
     point = oldest(history)
     (ref,) = history.fresh().read_packs(point, point.disks[0])
     del history.store.objects[ref.name]
-    with pytest.raises(DamagedObject, match=f"Restore point {point.id} of web1 cannot be held: {ref.name} it needs is missing, damaged or about"):
+    with pytest.raises(
+        DamagedObject,
+        match=f"Restore point {point.id} of web1 cannot be held: {ref.name} it needs is missing, damaged or about",
+    ):
         holding.hold(history.fresh(), point, "export")
     assert list(history.store.list(names.HOLDS)) == []
 
@@ -164,7 +174,9 @@ def test_packs_that_a_held_point_needs_are_not_emptied(history: EngineHistory) -
     history.disk.write(21, 99)
     last = history.backup()
     night(history)
-    assert {pack for each in compaction.Candidates(100).find(history.fresh(), Interrupt()) for pack in each.packs}, "it names half of a pack"
+    assert {pack for each in compaction.Candidates(100).find(history.fresh(), Interrupt()) for pack in each.packs}, (
+        "it names half of a pack"
+    )
     hold = holding.hold(history.fresh(), last, "export")
     result = night(history, dataclasses.replace(NIGHT, compact_below=100))
     assert result.compacted == compaction.Compacted() and oldest(history) == last
@@ -199,7 +211,9 @@ def damaged(history: EngineHistory, hold: Hold, what: str) -> None:
     made = {
         "cut off": lambda: whole[:40],
         "empty": lambda: b"",
-        "a manifest of another point": lambda: keys.seal(hold.name, _with(body, manifest=body["manifest"].replace(UUID, OTHER_UUID))),
+        "a manifest of another point": lambda: keys.seal(
+            hold.name, _with(body, manifest=body["manifest"].replace(UUID, OTHER_UUID))
+        ),
         "a purpose of two lines": lambda: keys.seal(hold.name, _with(body, purpose="a\nb")),
         "no host": lambda: keys.seal(hold.name, _with(body, host="")),
         "a time that is none": lambda: keys.seal(hold.name, _with(body, since=-1)),
@@ -211,7 +225,10 @@ def _with(body: dict[str, object], **changed: object) -> bytes:
     return envelope.encode(holds.KIND, 1, {**body, **changed})
 
 
-@pytest.mark.parametrize("what", ["cut off", "empty", "a manifest of another point", "a purpose of two lines", "no host", "a time that is none"])
+@pytest.mark.parametrize(
+    "what",
+    ["cut off", "empty", "a manifest of another point", "a purpose of two lines", "no host", "a time that is none"],
+)
 def test_a_damaged_hold_keeps_its_point_and_frees_nothing(history: EngineHistory, what: str) -> None:
     hold = held(history)
     damaged(history, hold, what)
@@ -220,8 +237,12 @@ def test_a_damaged_hold_keeps_its_point_and_frees_nothing(history: EngineHistory
     assert (f"held by {hold.name}, which cannot be read",) in [verdict.rules for verdict in result.kept]
     assert result.collected is None and set(history.store.list("packs")) == packs
     assert list(result.damaged) == [hold.name]
-    assert result.damaged[hold.name].endswith(f"Delete {hold.name} from the repository if nothing uses the restore point any more.")
-    with pytest.raises(RepositoryError, match=f"Space cannot be reclaimed, for what {hold.name} needs is not known.*Delete {hold.name}"):
+    assert result.damaged[hold.name].endswith(
+        f"Delete {hold.name} from the repository if nothing uses the restore point any more."
+    )
+    with pytest.raises(
+        RepositoryError, match=f"Space cannot be reclaimed, for what {hold.name} needs is not known.*Delete {hold.name}"
+    ):
         _collect(history)
     with pytest.raises(Held, match=f"cannot be removed: it is held by {hold.name}, which cannot be read"):
         trash.remove(history.fresh(), oldest(history))
@@ -247,7 +268,11 @@ def test_a_hold_of_an_unknown_point_keeps_what_it_names(history: EngineHistory) 
     """As where its point was removed by hand."""
     hold = held(history)
     del history.store.objects[names.manifest(*hold.key)]
-    needed = {f"{oldest(history).folder.rpartition('/')[0]}/{hold.key[1]}/{file.name}" for file in hold.point.stored_files} if hold.point else set()
+    needed = (
+        {f"{oldest(history).folder.rpartition('/')[0]}/{hold.key[1]}/{file.name}" for file in hold.point.stored_files}
+        if hold.point
+        else set()
+    )
     result = night(history)
     assert result.collected is not None and result.damaged == {}
     assert needed and needed <= set(history.store.objects)
@@ -257,7 +282,9 @@ def test_a_hold_of_an_unknown_point_keeps_what_it_names(history: EngineHistory) 
 
 
 @pytest.mark.parametrize("since", [None, 1.0])
-def test_a_hold_of_which_a_map_is_gone_stops_collectors_unless_it_was_never_whole(history: EngineHistory, since: float | None) -> None:
+def test_a_hold_of_which_a_map_is_gone_stops_collectors_unless_it_was_never_whole(
+    history: EngineHistory, since: float | None
+) -> None:
     """As one that is about to be withdrawn, or one whose point was lost."""
     hold, point = held(history), oldest(history)
     history.fresh().put_object(hold.name, holds.encode(dataclasses.replace(hold, since=since), point))
@@ -266,7 +293,10 @@ def test_a_hold_of_which_a_map_is_gone_stops_collectors_unless_it_was_never_whol
     if since is None:
         _collect(history)
     else:
-        with pytest.raises(RepositoryError, match=f"Space cannot be reclaimed, for what {hold.name} needs is not known.*Delete {hold.name}"):
+        with pytest.raises(
+            RepositoryError,
+            match=f"Space cannot be reclaimed, for what {hold.name} needs is not known.*Delete {hold.name}",
+        ):
             _collect(history)
     assert not history.wrong()
 
@@ -274,7 +304,9 @@ def test_a_hold_of_which_a_map_is_gone_stops_collectors_unless_it_was_never_whol
 # A repository that cannot be written to.
 
 
-def test_a_read_only_directory_serves_without_a_hold_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_directory_serves_without_a_hold_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     history = EngineHistory()
     history.backup()
     for name, data in history.store.objects.items():
@@ -287,7 +319,9 @@ def test_a_read_only_directory_serves_without_a_hold_with_a_warning(tmp_path: Pa
         holding.hold(repository, point, "export")
     attempt = holding.hold_if_writable(repository, point, "export")
     assert attempt.hold is None and attempt.warning is not None
-    assert attempt.warning.startswith(f"Restore point {point.id} of web1 is used without a hold, because the repository is read-only here: Cannot write ")
+    assert attempt.warning.startswith(
+        f"Restore point {point.id} of web1 is used without a hold, because the repository is read-only here: Cannot write "
+    )
     monkeypatch.undo()
     attempt = holding.hold_if_writable(repository, point, "export")
     assert attempt.warning is None and holds.listed(repository) == [attempt.hold]

@@ -61,7 +61,9 @@ class World(Moving):
 
     def check(self) -> None:
         """All that is published, and all that is held, is there and what it was."""
-        objects = {name: data for name, data in self.store.objects.items() if name.startswith(("packs/", "points/", "holds/"))}
+        objects = {
+            name: data for name, data in self.store.objects.items() if name.startswith(("packs/", "points/", "holds/"))
+        }
         if objects == self._checked:
             return
         self._checked = objects
@@ -117,7 +119,9 @@ def finish(world: World, actor: Actor) -> None:
     while not actor.over:
         actor.step()
         world.check()
-    assert actor.error is None or (isinstance(actor.error, Refused) and not world.held), "only what is about to go cannot be brought back"
+    assert actor.error is None or (isinstance(actor.error, Refused) and not world.held), (
+        "only what is about to go cannot be brought back"
+    )
 
 
 def cleared(world: World) -> None:
@@ -131,9 +135,14 @@ def cleared(world: World) -> None:
         world.collect(world.repository())
     world.check()
     found = repository.points_of().points
-    needed = {f"{each.folder}/{file.name}" for each in found for file in each.stored_files} | {names.manifest(*each.key) for each in found}
+    needed = {f"{each.folder}/{file.name}" for each in found for file in each.stored_files} | {
+        names.manifest(*each.key) for each in found
+    }
     needed |= {ref.name for each in found for ref in repository.read_packs(each, each.disks[0])}
-    assert {name for name in world.store.objects if not name.startswith(("removed/", "hooks/"))} == {*needed, names.RECORD}
+    assert {name for name in world.store.objects if not name.startswith(("removed/", "hooks/"))} == {
+        *needed,
+        names.RECORD,
+    }
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed"])

@@ -65,7 +65,9 @@ class World:
         """Have the point name copies of so many blocks."""
         lease = Lease(self.repository(), "compaction")
         try:
-            return relocate(lease, self.repository().point(UUID, self.point.id), {self.old.id: [Move(0, count, pack, 0)]})
+            return relocate(
+                lease, self.repository().point(UUID, self.point.id), {self.old.id: [Move(0, count, pack, 0)]}
+            )
         finally:
             lease.release()
 
@@ -107,7 +109,9 @@ class World:
         for each in listing.points:
             for number, target in enumerate(("vda", "vdb")):
                 runs = repository.read_map(each, target).runs()
-                blocks = [bytes(block) for run in runs for block in repository.reader.blocks(run.pack, run.ordinal, run.count)]  # type: ignore[arg-type]
+                blocks = [
+                    bytes(block) for run in runs for block in repository.reader.blocks(run.pack, run.ordinal, run.count)
+                ]  # type: ignore[arg-type]
                 assert blocks == CONTENTS[2 * number : 2 * number + 2]
 
 
@@ -145,7 +149,9 @@ def test_a_point_just_removed_before_the_manifest_appears_stays_in_the_trash(wor
 
 
 @pytest.mark.parametrize("nights", [0, 1])
-def test_a_point_removed_whose_entry_is_gone_before_the_manifest_appears_stays_removed(nights: int, world: World) -> None:
+def test_a_point_removed_whose_entry_is_gone_before_the_manifest_appears_stays_removed(
+    nights: int, world: World
+) -> None:
     def others() -> None:
         world.remove()
         for _night in range(nights + 1):
@@ -169,7 +175,9 @@ def test_a_point_that_was_removed_and_came_back_before_it_was_moved_stays(world:
     world.check(exists=True)
 
 
-def test_a_point_removed_and_what_its_late_manifest_names_gone_leaves_nothing_that_blocks_retention(world: World) -> None:
+def test_a_point_removed_and_what_its_late_manifest_names_gone_leaves_nothing_that_blocks_retention(
+    world: World,
+) -> None:
     def others() -> None:
         world.collect(300.0)  # what only the draft named
         world.remove()
@@ -268,7 +276,9 @@ def test_a_manifest_that_appears_late_and_names_nothing_that_is_lost_stays(world
 
 
 @pytest.mark.parametrize(("request_", "name", "before"), [("put", "trash/", False), ("delete", "manifest.json", True)])
-def test_a_removal_that_goes_on_late_leaves_an_entry_in_the_trash(world: World, request_: str, name: str, before: bool) -> None:
+def test_a_removal_that_goes_on_late_leaves_an_entry_in_the_trash(
+    world: World, request_: str, name: str, before: bool
+) -> None:
     def others() -> None:
         world.store.clock += LAPSE + 1
         world.remove()
@@ -280,7 +290,9 @@ def test_a_removal_that_goes_on_late_leaves_an_entry_in_the_trash(world: World, 
     delete = world.store.delete
 
     def checked(name: str) -> None:
-        assert not name.endswith("manifest.json") or trash.contains(world.repository(), world.point), "it could not be brought back for a moment"
+        assert not name.endswith("manifest.json") or trash.contains(world.repository(), world.point), (
+            "it could not be brought back for a moment"
+        )
         delete(name)
 
     if request_ == "put":
@@ -292,8 +304,13 @@ def test_a_removal_that_goes_on_late_leaves_an_entry_in_the_trash(world: World, 
     world.check(exists=True)
 
 
-@pytest.mark.parametrize(("request_", "name", "before"), [("put", "trash/", True), ("put", "trash/", False), ("delete", "manifest.json", True)])
-def test_a_removal_that_goes_on_after_all_was_deleted_leaves_nothing_that_blocks_retention(world: World, request_: str, name: str, before: bool) -> None:
+@pytest.mark.parametrize(
+    ("request_", "name", "before"),
+    [("put", "trash/", True), ("put", "trash/", False), ("delete", "manifest.json", True)],
+)
+def test_a_removal_that_goes_on_after_all_was_deleted_leaves_nothing_that_blocks_retention(
+    world: World, request_: str, name: str, before: bool
+) -> None:
     def others() -> None:
         world.remove()
         world.collect(86400.0)
@@ -307,7 +324,9 @@ def test_a_removal_that_goes_on_after_all_was_deleted_leaves_nothing_that_blocks
 
 
 @pytest.mark.parametrize("passed", [0.0, LAPSE / 2 - 1])
-def test_an_entry_of_a_host_whose_clock_is_hours_behind_stays_when_the_point_is_brought_back(passed: float, world: World) -> None:
+def test_an_entry_of_a_host_whose_clock_is_hours_behind_stays_when_the_point_is_brought_back(
+    passed: float, world: World
+) -> None:
     def others() -> None:
         world.remove()
         world.store.clock += passed

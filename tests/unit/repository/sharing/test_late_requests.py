@@ -103,7 +103,9 @@ def test_an_entry_that_came_late_does_not_outlast_the_manifest_that_it_keeps(his
     assert {each.point.key for each in trash.removed(history.fresh())} == {made.key}
 
 
-def test_an_entry_after_the_deletion_is_withdrawn_if_a_collector_is_about_to_delete_what_it_names(history: EngineHistory) -> None:
+def test_an_entry_after_the_deletion_is_withdrawn_if_a_collector_is_about_to_delete_what_it_names(
+    history: EngineHistory,
+) -> None:
     slow = removing(history, "delete points")
     pack = next(iter(history.store.list("packs")))
     history.store.clock += DAY

@@ -33,7 +33,9 @@ class Held(World):
         super().__init__()
         self.real = self.store.clock
         monkeypatch.setattr(leases, "boot_clock", lambda: self.real if clock == "boot" else 0.0)
-        monkeypatch.setattr(leases, "wall_clock", lambda: self.real * {"boot": 0, "wall": 1, "wall set back": -1}[clock])
+        monkeypatch.setattr(
+            leases, "wall_clock", lambda: self.real * {"boot": 0, "wall": 1, "wall set back": -1}[clock]
+        )
         monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", OneAfterAnother)
         self.pass_time(LAPSE)
         self.retain()
@@ -193,7 +195,9 @@ def held_up_after_the_look(world: Held, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(leases, "moment", late)
 
 
-def test_a_session_that_was_held_up_after_it_looked_replaces_nothing(world: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_that_was_held_up_after_it_looked_replaces_nothing(
+    world: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.pardon()
     held_up_after_the_look(world, monkeypatch)
     assert not world.move(2, world.half)

@@ -55,7 +55,9 @@ def shorter(history: EngineHistory) -> set[str]:
 
 
 @pytest.mark.parametrize("grace", [0.0, DAY])
-def test_days_of_backups_and_retention_keep_what_is_locked_and_reclaim_it_afterwards(history: EngineHistory, grace: float) -> None:
+def test_days_of_backups_and_retention_keep_what_is_locked_and_reclaim_it_afterwards(
+    history: EngineHistory, grace: float
+) -> None:
     request = RetentionRequest(Rules(last=1), grace=grace, compact_below=50)
     for number in range(10):
         rules = list(day(history, number, request).values())
@@ -65,7 +67,13 @@ def test_days_of_backups_and_retention_keep_what_is_locked_and_reclaim_it_afterw
         retention(history.fresh(), request)
     assert not history.wrong()
     assert {name for name in history.store.objects if name.startswith(("packs/", "points/"))} == history.needed()
-    left = {name.split("/")[0] for name in history.store.objects} - {"packs", "points", "hooks", "verified", "repository.json"}
+    left = {name.split("/")[0] for name in history.store.objects} - {
+        "packs",
+        "points",
+        "hooks",
+        "verified",
+        "repository.json",
+    }
     assert left <= {"leases", "collected.json", "condemned", "doomed", "removed"}
     recorded = [each for name in history.store.list("removed") for each in removals._ids(history.fresh(), name)]
     assert len(recorded) == len(set(recorded)) > 0, "what the lock keeps in the trash is recorded once, when it goes"
@@ -78,7 +86,9 @@ def test_a_point_whose_entry_in_the_trash_is_locked_is_brought_back_and_stays(hi
     history.backup()
     history.store.lock_for = 3 * DAY
     assert [point.id for point in retention(history.fresh(), RetentionRequest(Rules(last=1))).removed] == [made.id]
-    assert [point.id for point in retention(history.fresh(), RetentionRequest(undelete=(made.id,))).undeleted] == [made.id]
+    assert [point.id for point in retention(history.fresh(), RetentionRequest(undelete=(made.id,))).undeleted] == [
+        made.id
+    ]
     assert not shorter(history)
     for number in range(8):
         day(history, number, RetentionRequest(Rules(last=20), compact_below=90))

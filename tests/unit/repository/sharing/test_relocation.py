@@ -25,7 +25,9 @@ from _cbt.repository.sharing.relocation import Move, Moves, joined, relocate, re
 Places = dict[int, tuple[int, int]]  # block: number of pack, ordinal
 
 places = st.dictionaries(st.integers(0, 40), st.tuples(st.integers(0, 2), st.integers(0, 30)))
-changes = st.dictionaries(st.tuples(st.integers(0, 3), st.integers(0, 30)), st.tuples(st.integers(5, 6), st.integers(0, 30)))
+changes = st.dictionaries(
+    st.tuples(st.integers(0, 3), st.integers(0, 30)), st.tuples(st.integers(5, 6), st.integers(0, 30))
+)
 
 
 def made_map(held: Places) -> ExtentMap:
@@ -37,14 +39,23 @@ def made_map(held: Places) -> ExtentMap:
 
 
 def told(extents: ExtentMap) -> Places:
-    return {run.first + index: (int.from_bytes(run.pack.id, "big"), run.ordinal + index) for run in extents.runs() for index in range(run.count)}
+    return {
+        run.first + index: (int.from_bytes(run.pack.id, "big"), run.ordinal + index)
+        for run in extents.runs()
+        for index in range(run.count)
+    }
 
 
 @given(places, changes)
-def test_every_block_is_where_it_was_or_where_it_was_moved_to(held: Places, moved: dict[tuple[int, int], tuple[int, int]]) -> None:
+def test_every_block_is_where_it_was_or_where_it_was_moved_to(
+    held: Places, moved: dict[tuple[int, int], tuple[int, int]]
+) -> None:
     packs = {pack for pack, _ordinal in moved}
     moves = {
-        pack_ref(pack).id: joined(Move(ordinal, 1, pack_ref(new), place) for (old, ordinal), (new, place) in moved.items() if old == pack) for pack in packs
+        pack_ref(pack).id: joined(
+            Move(ordinal, 1, pack_ref(new), place) for (old, ordinal), (new, place) in moved.items() if old == pack
+        )
+        for pack in packs
     }
     expected = {block: moved.get(place, place) for block, place in held.items()}
     found = relocated(made_map(held), moves)
@@ -56,7 +67,11 @@ def test_every_block_is_where_it_was_or_where_it_was_moved_to(held: Places, move
 
 def test_neighbours_that_stay_neighbours_become_one_run() -> None:
     held = {block: (0, block) for block in range(40)}
-    moves = {pack_ref(0).id: joined(Move(ordinal, 1, pack_ref(7), ordinal - 10) for ordinal in random.Random(1).sample(range(10, 30), 20))}
+    moves = {
+        pack_ref(0).id: joined(
+            Move(ordinal, 1, pack_ref(7), ordinal - 10) for ordinal in random.Random(1).sample(range(10, 30), 20)
+        )
+    }
     assert len(moves[pack_ref(0).id]) == 1
     found = relocated(made_map(held), moves)
     assert found is not None
@@ -100,7 +115,11 @@ class Interfering(MemoryStore):
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         self._count()
-        return self.objects[name][offset : offset + length] if name in self.objects else super().get_range(name, offset, length)
+        return (
+            self.objects[name][offset : offset + length]
+            if name in self.objects
+            else super().get_range(name, offset, length)
+        )
 
     def delete(self, name: str) -> None:
         self._count()
@@ -120,8 +139,12 @@ def history() -> tuple[History, Moves]:
     repository = made.fresh()
     (ref,) = repository.read_map(first, "vda").packs
     directory, writer = repository.reader.directory(ref), repository.writer()
-    blocks = [bytes(block) for block in repository.reader.blocks(ref, 0, len(directory)) if not isinstance(block, Exception)]
-    placed = writer.append([Encoded(directory.digest(ordinal), 0, block, len(block)) for ordinal, block in enumerate(blocks)])
+    blocks = [
+        bytes(block) for block in repository.reader.blocks(ref, 0, len(directory)) if not isinstance(block, Exception)
+    ]
+    placed = writer.append(
+        [Encoded(directory.digest(ordinal), 0, block, len(block)) for ordinal, block in enumerate(blocks)]
+    )
     return made, {ref.id: [Move(0, len(directory), writer.finish()[placed.pack], 0)]}
 
 
@@ -225,7 +248,11 @@ def test_a_new_map_deleted_at_any_operation_before_a_draft_names_it_costs_no_poi
         """As a collector does, which found nothing that names it."""
         if drafted(store):
             return
-        named = {f"{each.folder}/{disk.map.name}" for each in Repository(MemoryView(store), "00" * 16).points_of().points for disk in each.disks}
+        named = {
+            f"{each.folder}/{disk.map.name}"
+            for each in Repository(MemoryView(store), "00" * 16).points_of().points
+            for disk in each.disks
+        }
         for name in [name for name in store.objects if name.endswith(".map") and name not in named]:
             store.objects[f"condemned/{name.partition('/')[2]}"] = b""
             del store.objects[name]

@@ -51,7 +51,9 @@ class World:
             builder.place(block, 1, *writer.append([encoded(content)]))
             written.update(writer.finish())
         self.packs[uuid] = list(written.values())
-        files = repository.put_files(names.point_folder(uuid, point_id(1)), {"vda.map": builder.finish(written).encode()})
+        files = repository.put_files(
+            names.point_folder(uuid, point_id(1)), {"vda.map": builder.finish(written).encode()}
+        )
         disk = dataclasses.replace(record(size=2 * BLOCK_SIZE), map=files["vda.map"])
         repository.publish(point(1, (disk,), uuid=uuid, repository="0" * 32))
 
@@ -87,7 +89,9 @@ class World:
         repository = self.repository()
         for each in repository.points_of().points:
             runs = list(repository.read_map(each, "vda").runs())
-            assert [bytes(block) for run in runs for block in repository.reader.blocks(run.pack, run.ordinal, run.count)] == CONTENTS  # type: ignore[arg-type]
+            assert [
+                bytes(block) for run in runs for block in repository.reader.blocks(run.pack, run.ordinal, run.count)
+            ] == CONTENTS  # type: ignore[arg-type]
 
 
 ACTIONS: dict[str, Callable[[World], Callable[[Repository], object]]] = {
@@ -128,7 +132,9 @@ def run(before: Sequence[str], halted: str, requests: int, meanwhile: Sequence[s
     ],
     ids=lambda value: value if isinstance(value, str) else ", ".join(value) or "-",
 )
-def test_a_point_is_whole_whatever_others_do_before_any_request(before: list[str], halted: str, meanwhile: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_point_is_whole_whatever_others_do_before_any_request(
+    before: list[str], halted: str, meanwhile: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", OneAfterAnother)
     monkeypatch.setattr(leases, "boot_clock", lambda: 0.0)
     requests = 0

@@ -29,7 +29,14 @@ import pytest
 import soaks
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from samples import OTHER_UUID, UUID, encoded, point, record
 from stepping import Actor, OneAfterAnother, SteppedStore
 from stores_for_tests import MemoryStore
@@ -135,7 +142,9 @@ class World:
                 objects[run.pack.name] = self.store.objects[run.pack.name]
         except CbtError as error:
             return f"{found.id}: {error}"
-        holds = tuple(DIGESTS.index(hashlib.sha256(blocks[index]).digest()) if index in blocks else 0 for index in range(BLOCKS))
+        holds = tuple(
+            DIGESTS.index(hashlib.sha256(blocks[index]).digest()) if index in blocks else 0 for index in range(BLOCKS)
+        )
         return objects if holds == self.truth[found.id] else f"{found.id} holds {holds} and not {self.truth[found.id]}"
 
     def published(self) -> dict[str, bytes]:
@@ -149,7 +158,11 @@ class World:
 
     def recorded(self) -> set[str]:
         """Names that the manifests of points recorded as removed had."""
-        found = [(name.split("/")[1], json.loads(data)["body"]["points"]) for name, data in self.store.objects.items() if name.startswith("removed/")]
+        found = [
+            (name.split("/")[1], json.loads(data)["body"]["points"])
+            for name, data in self.store.objects.items()
+            if name.startswith("removed/")
+        ]
         return {names.manifest(uuid, each) for uuid, ids in found for each in ids}
 
     def now(self) -> str:
@@ -188,14 +201,24 @@ def back_up(repository: Repository, world: World, uuid: str, changes: dict[int, 
         world.note(value, placement, refs)
     extents = builder.finish(refs)
     world.numbers += 1
-    made = point(1, id=f"20260101T000000Z-{world.numbers:08x}", uuid=uuid, created=world.now(), parent=before[-1].id if before else None)
+    made = point(
+        1,
+        id=f"20260101T000000Z-{world.numbers:08x}",
+        uuid=uuid,
+        created=world.now(),
+        parent=before[-1].id if before else None,
+    )
     world.truth[made.id] = tuple(disk)
 
     def with_files() -> RestorePoint:
         suffix = secrets.token_hex(4)
-        files = repository.put_files(made.folder, {f"vda-{suffix}.map": extents.encode(), f"domain-{suffix}.xml": b"<domain/>"})
+        files = repository.put_files(
+            made.folder, {f"vda-{suffix}.map": extents.encode(), f"domain-{suffix}.xml": b"<domain/>"}
+        )
         return dataclasses.replace(
-            made, disks=(record(size=BLOCKS * BLOCK_SIZE, map=files[f"vda-{suffix}.map"]),), files={"domain.xml": files[f"domain-{suffix}.xml"]}
+            made,
+            disks=(record(size=BLOCKS * BLOCK_SIZE, map=files[f"vda-{suffix}.map"]),),
+            files={"domain.xml": files[f"domain-{suffix}.xml"]},
         )
 
     def again(lost: set[str]) -> RestorePoint:
@@ -219,7 +242,9 @@ def mend(repository: Repository) -> None:
     doubted = {}
     for each in repository.points_of(UUID).points:
         with contextlib.suppress(ObjectMissing):
-            doubted.update({ref.id: PackDamage(frozenset({0, 1}), "doubted") for ref in repository.read_map(each, "vda").packs})
+            doubted.update(
+                {ref.id: PackDamage(frozenset({0, 1}), "doubted") for ref in repository.read_map(each, "vda").packs}
+            )
             break  # what later points store anew is not doubted
     heal(lease, UUID, doubted)
     lease.release()
@@ -240,7 +265,9 @@ class Sharing(RuleBasedStateMachine):
         self.actors: list[Actor] = []
         self.published: dict[str, bytes] = {}
         self.ever: set[str] = set()  # names of all manifests there were
-        self.alone: dict[str, bool] = {}  # ids of all holds there were, and whether no removal of their points can have been under way
+        self.alone: dict[
+            str, bool
+        ] = {}  # ids of all holds there were, and whether no removal of their points can have been under way
         self.hosts: dict[Actor, int] = {}
         self.begun = 0
 
@@ -277,14 +304,19 @@ class Sharing(RuleBasedStateMachine):
     @precondition(room)
     @rule(last=st.sampled_from([0, 1, 1, 2, -1]), below=st.sampled_from([None, 100]))
     def retention_begins(self, last: int, below: int | None) -> None:
-        self._begin("retention", lambda repository: retention(repository, self._request(rules=Rules(last=last), compact_below=below)))
+        self._begin(
+            "retention",
+            lambda repository: retention(repository, self._request(rules=Rules(last=last), compact_below=below)),
+        )
 
     @precondition(lambda self: self.room() and self.world.removed())
     @rule(number=st.integers(0, 9))
     def undelete_begins(self, number: int) -> None:
         wanted = sorted({name.split("/")[2] for name in self.world.removed()})
         each = wanted[number % len(wanted)]
-        self._begin("undelete", lambda repository: retention(repository, self._request(undelete=(each,), collect=False)))
+        self._begin(
+            "undelete", lambda repository: retention(repository, self._request(undelete=(each,), collect=False))
+        )
 
     @precondition(lambda self: self.room() and self.world.published())
     @rule(number=st.integers(0, 9))
@@ -313,7 +345,10 @@ class Sharing(RuleBasedStateMachine):
         """To just before its next request of a kind, which is where it matters that others do something."""
         if number < len(self.actors):
             actor = self.actors[number]
-            while self._step(actor) and not (actor.pending.startswith(kind) or (actor.pending.startswith(("put", "delete")) and actor.pending.endswith(kind))):
+            while self._step(actor) and not (
+                actor.pending.startswith(kind)
+                or (actor.pending.startswith(("put", "delete")) and actor.pending.endswith(kind))
+            ):
                 pass
 
     @precondition(lambda self: self.actors)
@@ -345,7 +380,12 @@ class Sharing(RuleBasedStateMachine):
         self.world.offsets[clock] = wrong * JUMP
 
     @precondition(lambda self: self.world.astray and self.actors)
-    @rule(number=st.integers(0, ACTORS - 1), last=st.sampled_from([0, 1, -1]), below=st.sampled_from([None, 100]), heals=st.booleans())
+    @rule(
+        number=st.integers(0, ACTORS - 1),
+        last=st.sampled_from([0, 1, -1]),
+        below=st.sampled_from([None, 100]),
+        heals=st.booleans(),
+    )
     def a_manifest_hangs(self, number: int, last: int, below: int | None, heals: bool) -> None:
         """The next one that is put or deleted, or an entry of the trash, for days in which others remove points, move blocks and reclaim space."""
         if heals and self.room():
@@ -357,7 +397,10 @@ class Sharing(RuleBasedStateMachine):
         while self._step(actor) and not self._may_hang(actor):
             pass
         for _night in range(3 if actor in self.actors else 0):
-            self._begin("retention", functools.partial(retention, request=self._request(rules=Rules(last=last), compact_below=below)))
+            self._begin(
+                "retention",
+                functools.partial(retention, request=self._request(rules=Rules(last=last), compact_below=below)),
+            )
             self.run_to_its_end(len(self.actors) - 1)
             self.time_passes(self.world.grace + LAPSE)
         if actor in self.actors:
@@ -394,9 +437,13 @@ class Sharing(RuleBasedStateMachine):
                 assert (wrong := self.world.untrue(data, name)) is None, f"in the trash: {wrong}"
         self._check_held(published, removed)
         recoverable = {name for name, _data in removed.values()}
-        assert not self.world.grace or {*self.published} - {*published} <= recoverable, "a point went without an entry in the trash"
+        assert not self.world.grace or {*self.published} - {*published} <= recoverable, (
+            "a point went without an entry in the trash"
+        )
         self.ever |= {*published}
-        assert self.ever - {*published} <= recoverable | self.world.recorded(), "a point vanished as if the repository had gone back"
+        assert self.ever - {*published} <= recoverable | self.world.recorded(), (
+            "a point vanished as if the repository had gone back"
+        )
         self.published = published
 
     def _check_held(self, published: Mapping[str, bytes], removed: Mapping[str, tuple[str, bytes]]) -> None:
@@ -410,7 +457,9 @@ class Sharing(RuleBasedStateMachine):
             manifest = names.manifest(*hold.key)
             assert hold.name in self.world.store.objects and hold.point is not None
             assert (wrong := self.world.untrue(manifests.encode(hold.point), manifest)) is None, f"held: {wrong}"
-            assert manifest in (published if self.alone[each] and not self.world.astray else {*published, *going}), "a held point was removed"
+            assert manifest in (published if self.alone[each] and not self.world.astray else {*published, *going}), (
+                "a held point was removed"
+            )
 
     def teardown(self) -> None:
         try:
@@ -432,9 +481,15 @@ class Sharing(RuleBasedStateMachine):
             found = repository.points_of().points
             needed = {name for each in found for name in publishing.needed(repository, each)}
             packs = {ref for each in found for ref in repository.read_map(each, "vda").packs}
-            stored = [directory.digest(ordinal) for directory in map(repository.reader.directory, packs) for ordinal in range(len(directory))]
+            stored = [
+                directory.digest(ordinal)
+                for directory in map(repository.reader.directory, packs)
+                for ordinal in range(len(directory))
+            ]
             assert len(stored) == len(set(stored)), "a block is stored twice"
-            assert {*self.world.store.objects} - needed - {*self.world.published()} - {*self.world.store.list("removed")} == {"collected.json"}
+            assert {*self.world.store.objects} - needed - {*self.world.published()} - {
+                *self.world.store.list("removed")
+            } == {"collected.json"}
         finally:
             for actor in self.actors:
                 actor.crash()
@@ -470,7 +525,11 @@ class Sharing(RuleBasedStateMachine):
             self.actors.remove(actor)
             # A backup may find that its base was removed and collected, a hold that its point was.
             # Whoever reads all manifests may find that one was replaced again and again.
-            assert actor.error is None or actor.name in ("undelete", "backup", "hold") or isinstance(actor.error, ObjectMissing), actor.error
+            assert (
+                actor.error is None
+                or actor.name in ("undelete", "backup", "hold")
+                or isinstance(actor.error, ObjectMissing)
+            ), actor.error
         return not actor.over
 
 
@@ -490,7 +549,9 @@ def test_a_writer_sees_what_a_collector_is_about_to_delete_even_where_the_announ
 
 
 @contextlib.contextmanager
-def one_after_another(tasks: Iterator[Any], make_worker: Callable[[], Any], _workers: int, _interrupt: Any) -> Iterator[Iterator[Any]]:
+def one_after_another(
+    tasks: Iterator[Any], make_worker: Callable[[], Any], _workers: int, _interrupt: Any
+) -> Iterator[Iterator[Any]]:
     """As ``in_parallel``, in the thread that asks."""
     with make_worker() as work:
         yield map(work, tasks)
@@ -519,7 +580,9 @@ def test_points_stay_true_whatever_happens_in_whatever_order(monkeypatch: pytest
         def __init__(self) -> None:
             super().__init__()
             worlds[:] = [self]
-            chance = random.Random(0)  # the same history has the same ids, so that it goes the same way when it is tried again
+            chance = random.Random(
+                0
+            )  # the same history has the same ids, so that it goes the same way when it is tried again
             monkeypatch.setattr(packs, "new_id", lambda: chance.randbytes(16))
             monkeypatch.setattr(secrets, "token_hex", lambda length: chance.randbytes(length).hex())
             monkeypatch.setattr(secrets, "randbelow", chance.randrange)
@@ -528,8 +591,15 @@ def test_points_stay_true_whatever_happens_in_whatever_order(monkeypatch: pytest
     for module in (compaction, merging):
         monkeypatch.setattr(module, "in_parallel", one_after_another)
     monkeypatch.setattr(merging, "HookIndex", NoHooks)
-    monkeypatch.setattr(dedup, "tidy", lambda _repository, _points: (0, 0))  # changes hooks only, which nothing here reads
+    monkeypatch.setattr(
+        dedup, "tidy", lambda _repository, _points: (0, 0)
+    )  # changes hooks only, which nothing here reads
     monkeypatch.setattr(leases, "boot_clock", lambda: worlds[0].world.real)
     monkeypatch.setattr(leases, "wall_clock", lambda: worlds[0].world.wall_clock())
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    run_state_machine_as_test(Here, settings=settings(max_examples=soaks.count("sharing"), stateful_step_count=60, deadline=None, suppress_health_check=checks))
+    run_state_machine_as_test(
+        Here,
+        settings=settings(
+            max_examples=soaks.count("sharing"), stateful_step_count=60, deadline=None, suppress_health_check=checks
+        ),
+    )

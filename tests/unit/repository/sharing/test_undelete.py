@@ -42,7 +42,9 @@ def _brought_back(history: EngineHistory, point_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("requests", range(4))
-def test_a_point_is_never_lost_between_two_removals_and_one_who_brings_it_back(history: EngineHistory, requests: int) -> None:
+def test_a_point_is_never_lost_between_two_removals_and_one_who_brings_it_back(
+    history: EngineHistory, requests: int
+) -> None:
     (made,) = history.fresh().points_of(UUID).points
     slow = Actor("", lambda actor: trash.remove(_stepped(history, actor), made))
     for _request in range(requests):
@@ -89,7 +91,10 @@ def test_with_a_domain_only_points_of_that_domain_are_brought_back(history: Engi
         retention(history.fresh(), RetentionRequest(domain="other", undelete=(point(2).id,), collect=False))
     with pytest.raises(Refused, match=f"{point(2).id} cannot be brought back.* the trash holds nothing"):
         retention(history.fresh(), RetentionRequest(domain=made.domain, undelete=(point(2).id,), collect=False))
-    assert retention(history.fresh(), RetentionRequest(domain=made.domain, undelete=(made.id,), collect=False)).undeleted == ()
+    assert (
+        retention(history.fresh(), RetentionRequest(domain=made.domain, undelete=(made.id,), collect=False)).undeleted
+        == ()
+    )
     trash.remove(repository, made)
     result = retention(history.fresh(), RetentionRequest(domain=UUID, undelete=(made.id,), collect=False))
     assert [each.key for each in result.undeleted] == [made.key]
@@ -119,7 +124,9 @@ def test_check_mode_tells_what_is_too_late_and_what_just_is_not(history: EngineH
 def test_what_is_nowhere_cannot_be_brought_back_and_nothing_else_is(history: EngineHistory) -> None:
     (made,) = history.fresh().points_of(UUID).points
     trash.remove(history.fresh(), made)
-    with pytest.raises(Refused, match=f"{point(2).id} cannot be brought back: it is not in the trash.*the trash holds {made.id}"):
+    with pytest.raises(
+        Refused, match=f"{point(2).id} cannot be brought back: it is not in the trash.*the trash holds {made.id}"
+    ):
         retention(history.fresh(), RetentionRequest(undelete=(made.id, point(2).id), collect=False))
     assert history.fresh().points_of(UUID).points == ()
 

@@ -76,7 +76,9 @@ def test_an_abandoned_upload_leaves_nothing(store: DirectoryStore) -> None:
     assert files(store) == []
 
 
-def test_writes_that_the_system_cuts_short_are_continued(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_that_the_system_cuts_short_are_continued(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = os.pwritev
     monkeypatch.setattr(os, "pwritev", lambda handle, buffers, offset: real(handle, [b"".join(buffers)[:7]], offset))
     buffers = [random_bytes(length, length) for length in (1, 20, 7, 3, 0, 100)] + [b""]
@@ -94,7 +96,9 @@ def test_many_small_buffers_are_written_all(store: DirectoryStore) -> None:
     assert store.get("repository.json") == b"".join(buffers)
 
 
-def test_a_listing_that_fails_halfway_is_an_error_and_never_a_short_list(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_that_fails_halfway_is_an_error_and_never_a_short_list(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.put(f"{POINT}/manifest.json", b"x")
     store.put(f"{OTHER_POINT}/manifest.json", b"x")
     real = os.scandir
@@ -105,7 +109,9 @@ def test_a_listing_that_fails_halfway_is_an_error_and_never_a_short_list(store: 
         return real(folder)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(RepositoryError, match=rf"Cannot list .*/{OTHER_POINT}: Permission denied\. Check owner and mode"):
+    with pytest.raises(
+        RepositoryError, match=rf"Cannot list .*/{OTHER_POINT}: Permission denied\. Check owner and mode"
+    ):
         list(store.list("points"))
 
 
@@ -150,7 +156,9 @@ def test_a_write_that_fails_says_why_and_what_to_do_and_leaves_no_object(
     assert files(store) == [LEASE]
 
 
-def test_a_failure_that_closing_tells_once_more_does_not_take_the_place_of_its_error(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_that_closing_tells_once_more_does_not_take_the_place_of_its_error(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As NFS and FUSE do: what could not be written is told when the file is closed, too."""
     closed: list[int] = []
 
@@ -177,17 +185,25 @@ def test_a_failure_that_closing_tells_once_more_does_not_take_the_place_of_its_e
 def test_a_read_that_fails_says_why(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put("repository.json", b"data")
     monkeypatch.setattr(os, "pread", failing(errno.EIO))
-    with pytest.raises(RepositoryError, match="Cannot read .*/repository.json: Input/output error. Check the storage below it.") as caught:
+    with pytest.raises(
+        RepositoryError, match="Cannot read .*/repository.json: Input/output error. Check the storage below it."
+    ) as caught:
         store.get_range("repository.json", 0, 4)
     assert not isinstance(caught.value, ObjectMissing)
 
 
-def test_what_is_committed_was_synced_first_and_its_folder_after(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_committed_was_synced_first_and_its_folder_after(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.put(LEASE, b"x")
     steps: list[str] = []
     for call in ("fsync", "rename"):
         real = getattr(os, call)
-        monkeypatch.setattr(os, call, lambda *arguments, call=call, real=real, **options: (steps.append(call), real(*arguments, **options))[1])
+        monkeypatch.setattr(
+            os,
+            call,
+            lambda *arguments, call=call, real=real, **options: (steps.append(call), real(*arguments, **options))[1],
+        )
     store.put(OTHER_LEASE, b"data")
     assert steps == ["fsync", "rename", "fsync"]
 

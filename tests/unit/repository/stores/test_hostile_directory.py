@@ -107,7 +107,12 @@ def _read(history: EngineHistory) -> None:
 
 
 def _copied_from(history: EngineHistory) -> None:
-    copy(history.fresh(), Repository(MemoryStore(), "11" * 16), CopyRequest(), StoringOptions(compression="none", workers=1))
+    copy(
+        history.fresh(),
+        Repository(MemoryStore(), "11" * 16),
+        CopyRequest(),
+        StoringOptions(compression="none", workers=1),
+    )
 
 
 def _copied_to(history: EngineHistory) -> None:
@@ -139,7 +144,9 @@ VERBS: dict[str, Callable[[EngineHistory], object]] = {
     "list": _listed,
     "verify without a record": lambda history: verify(history.fresh(), wanted="all", workers=1, record=False),
     "read for a restore": _read,
-    "retention in check mode": lambda history: retention(history.fresh(), RetentionRequest(Rules(last=1), compact_below=99, grace=0.0), check_only=True),
+    "retention in check mode": lambda history: retention(
+        history.fresh(), RetentionRequest(Rules(last=1), compact_below=99, grace=0.0), check_only=True
+    ),
     "copy from it": _copied_from,
     "sizes, growth, damage and holds": _state,
     "hold and release": _held,
@@ -147,9 +154,15 @@ VERBS: dict[str, Callable[[EngineHistory], object]] = {
     "verify": _verified,
     "a backup": lambda history: history.backup(),
     "copy to it": _copied_to,
-    "undelete": lambda history: retention(history.fresh(), RetentionRequest(undelete=(removed(history),), collect=False)),
-    "retention": lambda history: retention(history.fresh(), RetentionRequest(Rules(last=1), compact_below=99, grace=0.0)),
-    "retention again": lambda history: retention(history.fresh(), RetentionRequest(compact_below=99, grace=0.0, confirm_shrink=True)),
+    "undelete": lambda history: retention(
+        history.fresh(), RetentionRequest(undelete=(removed(history),), collect=False)
+    ),
+    "retention": lambda history: retention(
+        history.fresh(), RetentionRequest(Rules(last=1), compact_below=99, grace=0.0)
+    ),
+    "retention again": lambda history: retention(
+        history.fresh(), RetentionRequest(compact_below=99, grace=0.0, confirm_shrink=True)
+    ),
 }
 
 
@@ -216,7 +229,9 @@ def _another(path: Path, _outside: Path, other: bytes) -> None:
     os.utime(path, (OLD, OLD))
 
 
-REPLACEMENTS = {each.__name__[1:]: each for each in (_link, _link_to_the_host, _folder, _pipe, _socket, _device, _sparse, _another)}
+REPLACEMENTS = {
+    each.__name__[1:]: each for each in (_link, _link_to_the_host, _folder, _pipe, _socket, _device, _sparse, _another)
+}
 
 
 def places(objects: list[str]) -> dict[str, str]:
@@ -235,7 +250,13 @@ def _folders_above(place: str) -> list[str]:
     return ["/".join(parts[:depth]) + "/" for depth in range(1, len(parts))]
 
 
-PLACES = sorted({"tmp/", *(kind.place for kind in names.KINDS), *(above for kind in names.KINDS for above in _folders_above(kind.place))})
+PLACES = sorted(
+    {
+        "tmp/",
+        *(kind.place for kind in names.KINDS),
+        *(above for kind in names.KINDS for above in _folders_above(kind.place)),
+    }
+)
 
 
 @pytest.fixture(scope="module", params=KEYS)
@@ -344,14 +365,19 @@ def test_a_folder_that_is_a_link_is_not_followed(call: str, store: DirectoryStor
     os.symlink(outside, f"{store.location}/leases")
     before = tree(outside)
     kind = DamagedObject if call in READING else RepositoryError
-    with pytest.raises(kind, match=f"{store.location}/leases is a symbolic link and not a folder. Links below a repository are not followed. Move it away"):
+    with pytest.raises(
+        kind,
+        match=f"{store.location}/leases is a symbolic link and not a folder. Links below a repository are not followed. Move it away",
+    ):
         {**READING, **CHANGING, **WRITING}[call](store)
     assert tree(outside) == before
 
 
 @pytest.mark.parametrize("what", ["link", "pipe", "socket", "device", "folder"])
 @pytest.mark.parametrize("call", [*READING, *CHANGING])
-def test_what_is_no_file_is_neither_read_nor_listed_nor_deleted(call: str, what: str, store: DirectoryStore, outside: Path) -> None:
+def test_what_is_no_file_is_neither_read_nor_listed_nor_deleted(
+    call: str, what: str, store: DirectoryStore, outside: Path
+) -> None:
     store.put(LEASE, b"x")
     store.put(f"leases/{'2' * 16}", b"x")
     REPLACEMENTS[what](Path(store.location) / LEASE, outside, b"")
@@ -381,7 +407,9 @@ def test_what_is_no_file_any_more_when_it_is_opened_is_not_read(
         READING[call](store)
 
 
-def test_an_object_takes_the_place_of_a_link_and_nothing_is_written_behind_it(store: DirectoryStore, outside: Path) -> None:
+def test_an_object_takes_the_place_of_a_link_and_nothing_is_written_behind_it(
+    store: DirectoryStore, outside: Path
+) -> None:
     store.put(LEASE, b"old")
     _link(Path(store.location) / LEASE, outside, b"")
     before = tree(outside)
@@ -391,7 +419,9 @@ def test_an_object_takes_the_place_of_a_link_and_nothing_is_written_behind_it(st
     assert tree(outside) == before
 
 
-def test_a_folder_that_becomes_a_link_while_an_object_is_in_the_making_is_not_followed(store: DirectoryStore, outside: Path) -> None:
+def test_a_folder_that_becomes_a_link_while_an_object_is_in_the_making_is_not_followed(
+    store: DirectoryStore, outside: Path
+) -> None:
     for link in ("packs", "packs/aa", "tmp"):
         store.put(OTHER_PACK, b"x")
         upload = store.upload(PACK)
@@ -408,7 +438,9 @@ def test_a_folder_that_becomes_a_link_while_an_object_is_in_the_making_is_not_fo
         shutil.rmtree(moved)
 
 
-def test_what_is_left_in_a_folder_for_temporary_files_that_is_a_link_is_not_swept(store: DirectoryStore, outside: Path) -> None:
+def test_what_is_left_in_a_folder_for_temporary_files_that_is_a_link_is_not_swept(
+    store: DirectoryStore, outside: Path
+) -> None:
     os.mkdir(store.location)
     (outside / names.temporary(socket.gethostname(), "0" * 16)).write_bytes(b"precious")
     os.symlink(outside, f"{store.location}/tmp")
@@ -426,11 +458,18 @@ def test_a_sweep_takes_only_files_of_its_own_names(store: DirectoryStore, outsid
         (folder / name).write_bytes(b"x")
     before = tree(outside)
     store.sweep()
-    assert {each.name for each in folder.iterdir()} == {f"{own}{'1' * 16}", f"{own}{'2' * 16}", f"{own}precious.txt", "other-" + "4" * 16}
+    assert {each.name for each in folder.iterdir()} == {
+        f"{own}{'1' * 16}",
+        f"{own}{'2' * 16}",
+        f"{own}precious.txt",
+        "other-" + "4" * 16,
+    }
     assert tree(outside) == before
 
 
-def test_deleting_an_object_that_has_another_name_on_the_host_leaves_that_alone(store: DirectoryStore, outside: Path) -> None:
+def test_deleting_an_object_that_has_another_name_on_the_host_leaves_that_alone(
+    store: DirectoryStore, outside: Path
+) -> None:
     store.put(LEASE, b"x")
     os.link(f"{store.location}/{LEASE}", outside / "other")
     store.put(LEASE, b"new")
@@ -448,7 +487,10 @@ def test_nobody_else_can_read_what_is_stored_whatever_the_umask(umask: int, stor
         store.put(PACK, b"x")
     finally:
         os.umask(before)
-    modes = {str(path.relative_to(store.location)): stat.S_IMODE(path.stat().st_mode) for path in Path(store.location).rglob("*")}
+    modes = {
+        str(path.relative_to(store.location)): stat.S_IMODE(path.stat().st_mode)
+        for path in Path(store.location).rglob("*")
+    }
     assert modes == {"packs": 0o700, "packs/aa": 0o700, PACK: 0o600, "tmp": 0o700}
 
 
@@ -501,7 +543,10 @@ def test_what_is_foreign_is_named_once_and_what_a_client_of_nfs_keeps_is_not(sto
     (folder / "link").symlink_to("/")
     for _turn in range(2):
         assert list(store.list("packs")) == [PACK]
-    told = [f"'packs/{name}' in {store.location} is not an object of a repository and was skipped. Remove it." for name in ("README", "aa/notes", "link", "zz")]
+    told = [
+        f"'packs/{name}' in {store.location} is not an object of a repository and was skipped. Remove it."
+        for name in ("README", "aa/notes", "link", "zz")
+    ]
     assert store.foreign.words() == told
     for number in range(50):
         (folder / f"more{number}").write_bytes(b"x")
@@ -511,7 +556,9 @@ def test_what_is_foreign_is_named_once_and_what_a_client_of_nfs_keeps_is_not(sto
 
 @pytest.mark.parametrize("call", ["list", "entries"])
 @pytest.mark.parametrize("what", ["objects", "folders", "foreign files"])
-def test_a_folder_without_end_is_an_error_before_all_of_it_is_kept(what: str, call: str, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_end_is_an_error_before_all_of_it_is_kept(
+    what: str, call: str, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("_cbt.repository.stores.base.MOST_LISTED", 20)
     store.put(names.pack(bytes(16)), b"x")
     handed_out = 0
@@ -528,6 +575,8 @@ def test_a_folder_without_end_is_an_error_before_all_of_it_is_kept(what: str, ca
 
     monkeypatch.setattr(folders, "contents", endless)
     folder = "packs/00" if what == "objects" else "packs"
-    with pytest.raises(RepositoryError, match=f"Cannot list {folder}.* in {store.location}: more than 20 objects are there"):
+    with pytest.raises(
+        RepositoryError, match=f"Cannot list {folder}.* in {store.location}: more than 20 objects are there"
+    ):
         list(getattr(store, call)(folder))
     assert handed_out < 100

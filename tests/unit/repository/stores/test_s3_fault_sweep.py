@@ -74,7 +74,9 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[RemoteHistory, S3Se
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("work", ["backup", "retire"])
-def test_whatever_request_goes_wrong_in_whatever_way(work: str, fault: str, scene: tuple[RemoteHistory, S3Server, Store]) -> None:
+def test_whatever_request_goes_wrong_in_whatever_way(
+    work: str, fault: str, scene: tuple[RemoteHistory, S3Server, Store]
+) -> None:
     history, server, store = scene
     memory = history.store
     back, clock, truth, methods = history.kept(), memory.clock, dict(history.truth), set()

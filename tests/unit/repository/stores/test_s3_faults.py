@@ -142,8 +142,12 @@ def test_an_object_larger_than_it_may_be_is_not_read(store: S3Store, script: Scr
     assert len(script.requests) == 2, "it is not asked for again"
 
 
-@pytest.mark.parametrize(("status", "call"), [(200, "list"), (200, "put"), (200, "delete"), (403, "list"), (403, "get"), (404, "put")])
-def test_an_answer_larger_than_any_is_not_read(status: int, call: str, store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("status", "call"), [(200, "list"), (200, "put"), (200, "delete"), (403, "list"), (403, "get"), (404, "put")]
+)
+def test_an_answer_larger_than_any_is_not_read(
+    status: int, call: str, store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(s3_client, "MOST_ANSWERED", 1 << 20)
     calls: dict[str, Callable[[], object]] = {
         "list": lambda: list(store.list("leases")),
@@ -165,9 +169,15 @@ def test_an_answer_larger_than_any_is_not_read(status: int, call: str, store: S3
             assert "an answer of more" not in failure(calls[call])
 
 
-def test_an_answer_that_breaks_off_or_stalls_is_asked_for_again(store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_breaks_off_or_stalls_is_asked_for_again(
+    store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wherever in the body the connection fails, as the SDK has it: its own error, which it retries."""
-    faults = [urllib3.exceptions.ProtocolError("gone"), urllib3.exceptions.ReadTimeoutError(None, None, "late"), ConnectionResetError()]
+    faults = [
+        urllib3.exceptions.ProtocolError("gone"),
+        urllib3.exceptions.ReadTimeoutError(None, None, "late"),
+        ConnectionResetError(),
+    ]
     streamed = urllib3.response.HTTPResponse.stream
 
     def stream(self: urllib3.response.HTTPResponse, *arguments: Any) -> Iterator[bytes]:
@@ -186,20 +196,29 @@ def test_an_answer_that_breaks_off_or_stalls_is_asked_for_again(store: S3Store, 
 
 def test_what_has_no_name_of_an_object_is_not_listed_and_is_named(store: S3Store, script: Script) -> None:
     page = b"".join(
-        b"<Contents><Key>p/%s</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>" % key.encode()
+        b"<Contents><Key>p/%s</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+        % key.encode()
         for key in [LEASE, "leases/../../etc/passwd", "leases/..", "leases/x"]
     )
     script.answer(200, b"<ListBucketResult><IsTruncated>false</IsTruncated>%s</ListBucketResult>" % page)
     assert list(store.list("leases")) == [LEASE]
     told = ["leases/..", "leases/../../etc/passwd", "leases/x"]
-    assert store.foreign.words() == [f"'{name}' in s3://bucket/p is not an object of a repository and was skipped. Remove it." for name in told]
+    assert store.foreign.words() == [
+        f"'{name}' in s3://bucket/p is not an object of a repository and was skipped. Remove it." for name in told
+    ]
 
 
 def test_a_listing_without_end_is_an_error(store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("_cbt.repository.stores.base.MOST_LISTED", 20)
-    for kind, tag, call in (("Contents", "Key", lambda: list(store.list("leases"))), ("CommonPrefixes", "Prefix", store.occupants)):
+    for kind, tag, call in (
+        ("Contents", "Key", lambda: list(store.list("leases"))),
+        ("CommonPrefixes", "Prefix", store.occupants),
+    ):
         script.requests.clear()
-        items = "".join(f"<{kind}><{tag}>p/{number}</{tag}><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></{kind}>" for number in range(3))
+        items = "".join(
+            f"<{kind}><{tag}>p/{number}</{tag}><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></{kind}>"
+            for number in range(3)
+        )
         more = "<IsTruncated>true</IsTruncated><NextContinuationToken>more</NextContinuationToken>"
         script.answer(200, f"<ListBucketResult>{more}{items}</ListBucketResult>".encode())
         assert "in s3://bucket/p: more than 20 objects are there" in failure(call)
@@ -249,11 +268,18 @@ def test_only_the_servers_word_makes_an_object_missing(store: S3Store, script: S
         store.size("collected.json")
 
 
-@pytest.mark.parametrize(("status", "code", "told"), [(400, "ExpiredToken", "Check access_key"), (403, "AccessDenied", "Check what the policies")])
-def test_why_a_question_without_answer_was_refused_is_asked_for(store: S3Store, script: Script, status: int, code: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [(400, "ExpiredToken", "Check access_key"), (403, "AccessDenied", "Check what the policies")],
+)
+def test_why_a_question_without_answer_was_refused_is_asked_for(
+    store: S3Store, script: Script, status: int, code: str, told: str
+) -> None:
     script.answer(status, refusal(code, "It is over."))
     for call in (store.size, store.modified, store.delete):
-        assert failure(lambda call=call: call("collected.json")).startswith(f"Cannot read s3://bucket/p/collected.json: It is over ({code}). {told}")  # type: ignore[misc]
+        assert failure(lambda call=call: call("collected.json")).startswith(
+            f"Cannot read s3://bucket/p/collected.json: It is over ({code}). {told}"
+        )  # type: ignore[misc]
     script.requests.clear()
     script.answer(status).answer(200, DATA)
     assert f"({status})" in failure(lambda: store.size("collected.json"))
@@ -262,7 +288,9 @@ def test_why_a_question_without_answer_was_refused_is_asked_for(store: S3Store, 
 
 def test_an_answer_that_lacks_what_s3_tells_is_an_error(store: S3Store, script: Script) -> None:
     script.answer(200)
-    assert "the answer lacks 'LastModified', so it is none of S3. Check endpoint_url" in failure(lambda: store.modified("collected.json"))
+    assert "the answer lacks 'LastModified', so it is none of S3. Check endpoint_url" in failure(
+        lambda: store.modified("collected.json")
+    )
     store._answered_within = 1
     assert "the answer lacks 'UploadId'" in failure(lambda: filled_upload(store, PART + 1).commit())
 
@@ -270,13 +298,21 @@ def test_an_answer_that_lacks_what_s3_tells_is_an_error(store: S3Store, script: 
 @pytest.mark.parametrize(
     ("program", "told"),
     [
-        ("""echo '{"Version": 1, "AccessKeyId": "A", "SecretAccessKey": "SECRET", "Expiration": "2020-01-01T00:00:00Z"}'""", "are still expired"),
+        (
+            """echo '{"Version": 1, "AccessKeyId": "A", "SecretAccessKey": "SECRET", "Expiration": "2020-01-01T00:00:00Z"}'""",
+            "are still expired",
+        ),
         ("echo No ticket >&2; exit 1", "No ticket"),
     ],
     ids=["expired", "none"],
 )
 def test_credentials_that_the_sdk_cannot_renew_are_an_error_that_says_so(
-    script: Script, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, told: str
+    script: Script,
+    server: ThreadingHTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    program: str,
+    told: str,
 ) -> None:
     script.answer(200, DATA)
     (tmp_path / "program").write_text(f"#!/bin/sh\n{program}\n")
@@ -292,7 +328,9 @@ def test_credentials_that_the_sdk_cannot_renew_are_an_error_that_says_so(
 
 
 def test_a_listing_that_does_not_tell_how_it_goes_on_is_an_error(store: S3Store, script: Script) -> None:
-    page = b"<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>p/leases/0000000000000000</Key><Size>1</Size>"
+    page = (
+        b"<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>p/leases/0000000000000000</Key><Size>1</Size>"
+    )
     script.answer(200, page + b"<LastModified>2026-01-01T00:00:00Z</LastModified></Contents></ListBucketResult>")
     assert "does not tell how the listing goes on" in failure(lambda: list(store.list("leases")))
 
@@ -304,7 +342,9 @@ PAGE = (
 
 
 @pytest.mark.parametrize("sent", [0, 1, len(PAGE) // 2, len(PAGE) - 1])
-def test_a_listing_that_breaks_off_is_read_again_and_never_a_short_list(store: S3Store, script: Script, sent: int) -> None:
+def test_a_listing_that_breaks_off_is_read_again_and_never_a_short_list(
+    store: S3Store, script: Script, sent: int
+) -> None:
     script.answer(200, PAGE, sent=sent).answer(200, PAGE, sent=sent).answer(200, PAGE)
     assert list(store.list("leases")) == [LEASE]
     script.answer(200, PAGE, sent=sent)
@@ -313,7 +353,9 @@ def test_a_listing_that_breaks_off_is_read_again_and_never_a_short_list(store: S
 
 
 @pytest.mark.parametrize("body", [b"", b"<html><body>Back in a minute</body></html>"], ids=["nothing", "page"])
-def test_an_answer_that_is_no_listing_never_passes_for_an_empty_one(store: S3Store, script: Script, body: bytes) -> None:
+def test_an_answer_that_is_no_listing_never_passes_for_an_empty_one(
+    store: S3Store, script: Script, body: bytes
+) -> None:
     script.answer(200, body)
     for call in (lambda: list(store.list("trash")), lambda: list(store.entries("drafts")), store.occupants):
         assert "what the server answers is no listing. Check endpoint_url" in failure(call)
@@ -360,7 +402,20 @@ def test_a_server_that_knows_no_conditions_gets_the_object_without(store: S3Stor
 def secured(server: ThreadingHTTPServer, tmp_path: Path) -> tuple[str, Path]:
     """The server speaks TLS: its endpoint and its certificate."""
     key, certificate = tmp_path / "key", tmp_path / "certificate"
-    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1"]
+    words = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=lab",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ]
     subprocess.run([*words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
@@ -368,7 +423,9 @@ def secured(server: ThreadingHTTPServer, tmp_path: Path) -> tuple[str, Path]:
     return f"https://127.0.0.1:{server.server_address[1]}", certificate
 
 
-def test_a_certificate_nobody_vouches_for_is_refused_unless_told_otherwise(secured: tuple[str, Path], script: Script) -> None:
+def test_a_certificate_nobody_vouches_for_is_refused_unless_told_otherwise(
+    secured: tuple[str, Path], script: Script
+) -> None:
     endpoint, certificate = secured
     script.answer(200, DATA)
     told = failure(lambda: store_on(endpoint).get("collected.json"))
@@ -388,12 +445,20 @@ def test_what_is_sent_is_hashed_for_the_signature_only_where_tls_does_not_prove_
     signed, unsigned = [headers["X-Amz-Content-SHA256"] for _method, _path, headers, _body in script.requests]
     assert (signed, unsigned) == (hashlib.sha256(DATA).hexdigest(), "UNSIGNED-PAYLOAD")
     checksum = base64.b64encode(zlib.crc32(DATA).to_bytes(4, "big")).decode()
-    assert [headers["x-amz-checksum-crc32"] for _method, _path, headers, _body in script.requests] == [checksum, checksum]
+    assert [headers["x-amz-checksum-crc32"] for _method, _path, headers, _body in script.requests] == [
+        checksum,
+        checksum,
+    ]
 
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_the_profile_may_say_whether_what_is_sent_is_hashed_for_the_signature(
-    server: ThreadingHTTPServer, script: Script, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, wanted: bool
+    server: ThreadingHTTPServer,
+    script: Script,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: bool,
 ) -> None:
     (tmp_path / "config").write_text(f"[default]\ns3 =\n    payload_signing_enabled = {str(wanted).lower()}\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
@@ -401,7 +466,10 @@ def test_the_profile_may_say_whether_what_is_sent_is_hashed_for_the_signature(
     endpoint, certificate = request.getfixturevalue("secured")
     store_on(endpoint, ca_bundle=str(certificate)).put("collected.json", DATA)
     expected = hashlib.sha256(DATA).hexdigest() if wanted else "UNSIGNED-PAYLOAD"
-    assert [headers["X-Amz-Content-SHA256"] for _method, _path, headers, _body in script.requests] == [expected, expected]
+    assert [headers["X-Amz-Content-SHA256"] for _method, _path, headers, _body in script.requests] == [
+        expected,
+        expected,
+    ]
 
 
 @pytest.mark.parametrize("location", ["s3://", "s3:///"])
@@ -417,9 +485,17 @@ def filled_upload(store: S3Store, size: int) -> SpooledUpload:
     return upload
 
 
-def test_nothing_of_an_earlier_upload_shows_through_in_a_later_one(store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_an_earlier_upload_shows_through_in_a_later_one(
+    store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(s3_upload, "_SPOOL", 1000)
-    writes = [[(0, b"a" * 2500)], [(7, b"x"), (3, b"yz")], [(0, b"b" * 900)], [(2000, b"c"), (4900, b"d"), (10, b"e")], [(5, b"f")]]
+    writes = [
+        [(0, b"a" * 2500)],
+        [(7, b"x"), (3, b"yz")],
+        [(0, b"b" * 900)],
+        [(2000, b"c"), (4900, b"d"), (10, b"e")],
+        [(5, b"f")],
+    ]
     for each in writes:
         upload, expected = store.upload(PACK), bytearray()
         for offset, data in each:
@@ -464,5 +540,9 @@ def test_far_away_an_object_goes_in_parts(store: S3Store, script: Script) -> Non
     script.last = (200, {"ETag": "e"}, b"<R><ETag>e</ETag></R>", None)
     script.answer(200, b"<R><ETag>e</ETag></R>", ETag="e")
     assert filled_upload(store, 2 * PART + 5).commit()
-    parts = {re.sub(r".*partNumber=(\d+).*", r"\1", path): len(body) for method, path, _headers, body in script.requests if method == "PUT"}
+    parts = {
+        re.sub(r".*partNumber=(\d+).*", r"\1", path): len(body)
+        for method, path, _headers, body in script.requests
+        if method == "PUT"
+    }
     assert parts == {"1": PART, "2": PART, "3": 5}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Taking from a definition what is allowed. Pure. Private to the collection."""
+"""Taking from a definition what is allowed. Pure."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ class _Filter:
     def copy(self, element: ElementTree.Element, path: str) -> ElementTree.Element:
         """The element with what is allowed of it. Raises _NotAllowed if an essential part of it is not."""
         rule = ALLOWED.get(path)
-        if rule is None or any(value.essential and not self._fits(value, text) for _name, text, value in _ruled(element, rule)):
+        if rule is None or any(
+            value.essential and not self._fits(value, text) for _name, text, value in _ruled(element, rule)
+        ):
             raise _NotAllowed(_shown(path, element))
         if rule.free:
             element.tail = _blank(element.tail)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading the table of what a definition may hold. Pure. Private to the collection."""
+"""Reading the table of what a definition may hold. Pure."""
 
 from __future__ import annotations
 
@@ -54,5 +54,7 @@ def read(table: str) -> dict[str, Rule]:
     for words in filter(None, (line.partition("--")[0].split() for line in table.splitlines())):
         rule = _rule(words[1:], words[0].endswith("!"))
         for path in _paths(words[0].rstrip("!")):
-            rules[path] = dataclasses.replace(rule, values={**rules[path].values, **rule.values}) if path in rules else rule
+            rules[path] = (
+                dataclasses.replace(rule, values={**rules[path].values, **rule.values}) if path in rules else rule
+            )
     return rules

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a definition from a repository may hold. Data. Private to the collection.
+"""What a definition from a repository may hold. Data.
 
 A line is the path of an element below ``domain`` and its attributes; ``#`` is its text, ``**`` all that is within. What is not listed is
 removed. Lines of one path add up, and ``--`` begins a comment. A name may be followed by ``=`` and a kind of value (see ``values``), or the
@@ -283,7 +283,9 @@ devices/memory/target/node  #
 devices/memory/target/address   base
 """
 
-ALLOWED: t.Mapping[str, Rule] = read(_COMMON + _MACHINE + _RESOURCES + _SYSTEM + _PROCESSOR + _STORAGE + _NETWORK + _CHARACTERS + _DISPLAYS + _OTHERS)
+ALLOWED: t.Mapping[str, Rule] = read(
+    _COMMON + _MACHINE + _RESOURCES + _SYSTEM + _PROCESSOR + _STORAGE + _NETWORK + _CHARACTERS + _DISPLAYS + _OTHERS
+)
 
 # A machine does not run without these: where one is not allowed, the whole definition is refused.
 REFUSED: frozenset[str] = frozenset(

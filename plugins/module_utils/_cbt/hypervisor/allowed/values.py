@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Judging single values of a definition. Pure. Private to the collection."""
+"""Judging single values of a definition. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ _PATTERNS: t.Mapping[str, t.Pattern[str]] = {
 }
 _OF_QEMU = re.compile(r"[A-Za-z0-9_-]+\.(bin|rom|fd|elf)")  # firmware that QEMU finds by its name
 _EMULATOR = re.compile(r"/usr/(?:s?bin|libexec)/(?:qemu-system-[a-z0-9_]+|qemu-kvm|kvm)")
-_FIRMWARE_FOLDER = re.compile(r"/usr/share/(?:OVMF|AAVMF|ovmf|qemu|qemu-kvm|seabios|edk2[a-z0-9.-]*|qemu-ovmf[a-z0-9-]*|qemu-efi[a-z0-9-]*)/")
+_FIRMWARE_FOLDER = re.compile(
+    r"/usr/share/(?:OVMF|AAVMF|ovmf|qemu|qemu-kvm|seabios|edk2[a-z0-9.-]*|qemu-ovmf[a-z0-9-]*|qemu-efi[a-z0-9-]*)/"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Backing up a domain. Private to the collection."""
+"""Backing up a domain."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ def _ready(domain: Domain, facts: DomainFacts, abort_foreign: bool) -> None:
 def _nameable(domain: Domain) -> None:
     """Raise Refused if a restore point of the domain could not be read again for its name."""
     if not names.is_domain_name(domain.name):
-        raise Refused(f"Cannot back up the domain {names.shown(domain.name)}: its name holds control characters. Rename it with virsh domrename.")
+        raise Refused(
+            f"Cannot back up the domain {names.shown(domain.name)}: its name holds control characters. Rename it with virsh domrename."
+        )
 
 
 def _clear(domain: Domain, request: BackupRequest) -> list[str]:
@@ -109,7 +111,9 @@ def _started(domain: Domain, wanted: bool) -> t.Iterator[None]:
                 domain.api.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
 
 
-def _result(found: Situation, plan: BackupPlan, run: Run | None, point: RestorePoint | None, warnings: t.Iterable[str]) -> BackupResult:
+def _result(
+    found: Situation, plan: BackupPlan, run: Run | None, point: RestorePoint | None, warnings: t.Iterable[str]
+) -> BackupResult:
     read: t.Mapping[str, ReadDisk] = run.disks if run is not None else {}
     disks = []
     for each in plan.disks:
@@ -119,7 +123,18 @@ def _result(found: Situation, plan: BackupPlan, run: Run | None, point: RestoreP
             disks.append(DiskResult(each.target, each.mode, each.reason, size, each.dirty_bytes))
         else:
             counts, healed = done.statistics, run.healed.blocks.get(each.target, 0) if run is not None else 0
-            disks.append(DiskResult(each.target, each.mode, each.reason, done.size, counts.dirty_bytes, counts, done.unmarked_bytes, healed))
+            disks.append(
+                DiskResult(
+                    each.target,
+                    each.mode,
+                    each.reason,
+                    done.size,
+                    counts.dirty_bytes,
+                    counts,
+                    done.unmarked_bytes,
+                    healed,
+                )
+            )
     return BackupResult(point, tuple(disks), tuple(warnings), plan.skipped)
 
 
@@ -146,7 +161,9 @@ def backup(
         cleared = [] if check_only else _clear(domain, request)
         found = situation.gather(domain, repository)
         if not (found.facts.active or request.start_paused or request.wish.offline == "skip"):
-            require_files_here(found.facts, f"back up {domain.name} while it is shut off, unless offline is start_paused")
+            require_files_here(
+                found.facts, f"back up {domain.name} while it is shut off, unless offline is start_paused"
+            )
         plan = make_plan(found, request.wish)
         if request.options.quiesce == "required" and found.facts.active and plan.skipped is None:
             agent.require(found.facts)  # here as well, so that check mode tells of it

@@ -1,10 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The two ways to a frozen view of a domain's disks: a backup job of a running domain, and the images of one that is shut off.
-
-Private to the collection.
-"""
+"""The two ways to a frozen view of a domain's disks: a backup job of a running domain, and the images of one that is shut off."""
 
 from __future__ import annotations
 
@@ -67,7 +64,12 @@ def running(
 
 @contextlib.contextmanager
 def shut_off(
-    domain: Domain, facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str, checkpoint: str | None, tracked: t.Collection[str]
+    domain: Domain,
+    facts: DomainFacts,
+    wanted: t.Sequence[JobDisk],
+    folder: str,
+    checkpoint: str | None,
+    tracked: t.Collection[str],
 ) -> t.Iterator[View]:
     """Serve the images, the next bitmap added to the ``tracked`` ones; libvirt is told of the checkpoint when the block ends well."""
     if checkpoint is not None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The decision how each disk is read, from which checkpoint, and why. Pure. Private to the collection."""
+"""The decision how each disk is read, from which checkpoint, and why. Pure."""
 
 from __future__ import annotations
 
@@ -108,7 +108,11 @@ def usable_disks(point: RestorePoint, situation: Situation) -> tuple[str, ...]:
     """The disks whose changes since a point are known for certain."""
     if point.checkpoint is None:
         return ()
-    return tuple(disk.target for disk in situation.facts.disks if disk.untrackable is None and why_unusable(disk, point, situation) is None)
+    return tuple(
+        disk.target
+        for disk in situation.facts.disks
+        if disk.untrackable is None and why_unusable(disk, point, situation) is None
+    )
 
 
 def _comparable(disk: Disk, situation: Situation) -> str | None:
@@ -134,7 +138,12 @@ def _tracked_plan(disk: Disk, mode: str, situation: Situation) -> DiskPlan:
     base = _comparable(disk, situation)
     candidates = [point for point in reversed(situation.points) if point.checkpoint is not None]
     if not candidates:
-        return DiskPlan(disk.target, FULL, f"This repository has no restore point of {situation.facts.name} with a checkpoint yet.", base=base)
+        return DiskPlan(
+            disk.target,
+            FULL,
+            f"This repository has no restore point of {situation.facts.name} with a checkpoint yet.",
+            base=base,
+        )
     causes = []
     for point in candidates:
         cause = why_unusable(disk, point, situation)
@@ -153,7 +162,13 @@ def _disk_plan(disk: Disk, mode: str, selection: Selection, scan_untracked: bool
     if untrackable is not None and not scan_untracked:
         return DiskPlan(disk.target, SKIPPED, f"{untrackable} It was left out because scan_untracked is false.")
     if mode == COPY:
-        return DiskPlan(disk.target, COPY, "A copy was asked for; tracking is left as it is.", base=base, dirty_bytes=disk.virtual_size)
+        return DiskPlan(
+            disk.target,
+            COPY,
+            "A copy was asked for; tracking is left as it is.",
+            base=base,
+            dirty_bytes=disk.virtual_size,
+        )
     if untrackable is not None:
         return DiskPlan(disk.target, SCAN, untrackable, base=base, dirty_bytes=disk.virtual_size)
     if mode == FULL:
@@ -212,7 +227,9 @@ def _skip(taken: t.Sequence[DiskPlan], wish: Wish, facts: DomainFacts) -> str | 
 
 
 def _redefined(taken: t.Sequence[DiskPlan], situation: Situation) -> dict[str, tuple[str, ...]]:
-    unknown = sorted({plan.since for plan in taken if plan.since is not None and plan.since not in situation.checkpoints})
+    unknown = sorted(
+        {plan.since for plan in taken if plan.since is not None and plan.since not in situation.checkpoints}
+    )
     return {name: tuple(plan.target for plan in taken if plan.since == name) for name in unknown}
 
 
@@ -236,7 +253,11 @@ def make_plan(situation: Situation, wish: Wish = Wish()) -> BackupPlan:
     moves_on = wish.mode in (AUTO, FULL, INCREMENTAL)
     tracked = tuple(plan.target for plan in taken if plan.mode in (FULL, INCREMENTAL)) if moves_on else ()
     bases = {plan.base for plan in taken}
-    fell_back = [plan for plan in taken if plan.mode == FULL and wish.mode in (AUTO, DIFFERENTIAL) and situation.points and not plan.audit]
+    fell_back = [
+        plan
+        for plan in taken
+        if plan.mode == FULL and wish.mode in (AUTO, DIFFERENTIAL) and situation.points and not plan.audit
+    ]
     return BackupPlan(
         disks=plans,
         tracked=tracked,

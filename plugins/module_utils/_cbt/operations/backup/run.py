@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One backup under way: the plan carried out. Private to the collection."""
+"""One backup under way: the plan carried out."""
 
 from __future__ import annotations
 
@@ -53,7 +53,14 @@ class Run:
     """Carries out the plan for one domain. ``disks`` and ``warnings`` tell what came of it."""
 
     def __init__(
-        self, domain: Domain, lease: Lease, options: BackupOptions, found: Situation, plan: BackupPlan, interrupt: Interrupt, observer: Observer
+        self,
+        domain: Domain,
+        lease: Lease,
+        options: BackupOptions,
+        found: Situation,
+        plan: BackupPlan,
+        interrupt: Interrupt,
+        observer: Observer,
     ) -> None:
         self._domain, self._lease, self._repository, self._options = domain, lease, lease.repository, options
         self._facts, self._points, self._damages, self._plan = found.facts, found.points, found.damages, plan
@@ -77,11 +84,18 @@ class Run:
         """Take the backup and publish it."""
         taken = [each for each in self._plan.disks if each.read]
         wanted = [backup_job.JobDisk(each.target, each.since) for each in taken]
-        with contextlib.ExitStack() as undo, self._workspace() as work, contextlib.closing(self._nothing_captured(work.folder)) as captured:
+        with (
+            contextlib.ExitStack() as undo,
+            self._workspace() as work,
+            contextlib.closing(self._nothing_captured(work.folder)) as captured,
+        ):
             undo.callback(self._new.unpublish)
             undo.callback(self._forget_checkpoint)
             places = self._places(work)
-            with self._view(wanted, work) as view, free_space.guarded(places, self._interrupt, lambda: backup_job.end(self._domain)):
+            with (
+                self._view(wanted, work) as view,
+                free_space.guarded(places, self._interrupt, lambda: backup_job.end(self._domain)),
+            ):
                 if view.note is not None:
                     self.warnings.append(f"The backup of {self._facts.name} is only crash-consistent: {view.note}.")
                 self._capture(captured)
@@ -90,7 +104,9 @@ class Run:
                     self._read(plan, export)
                 point = self._publish(view, captured)
                 undo.pop_all()  # it is published: from here on nothing is taken back
-        self._interrupt.reached(f"Restore point {point.id} of {point.domain} is published and complete. The next backup does the rest.")
+        self._interrupt.reached(
+            f"Restore point {point.id} of {point.domain} is published and complete. The next backup does the rest."
+        )
         self._remove_superseded()
         self._heal()
         self._new.record_hooks()
@@ -98,12 +114,26 @@ class Run:
         self._observer(Progress("done", self._facts.name))
         return point
 
-    def _view(self, wanted: t.Sequence[backup_job.JobDisk], work: scratch.Workspace) -> t.ContextManager[frozen_view.View]:
+    def _view(
+        self, wanted: t.Sequence[backup_job.JobDisk], work: scratch.Workspace
+    ) -> t.ContextManager[frozen_view.View]:
         if not self._facts.active:
-            return frozen_view.shut_off(self._domain, self._facts, wanted, work.folder, self._checkpoint, self._plan.tracked)
+            return frozen_view.shut_off(
+                self._domain, self._facts, wanted, work.folder, self._checkpoint, self._plan.tracked
+            )
         quiescing = frozen_view.Quiescing(self._options.quiesce, self._options.freeze_mountpoints)
         tcp = servers(self._domain.session, self._options.transport)
-        return frozen_view.running(self._domain, self._facts, wanted, work.scratch, self._checkpoint, self._plan.tracked, quiescing, self._frozen, tcp)
+        return frozen_view.running(
+            self._domain,
+            self._facts,
+            wanted,
+            work.scratch,
+            self._checkpoint,
+            self._plan.tracked,
+            quiescing,
+            self._frozen,
+            tcp,
+        )
 
     def _workspace(self) -> t.ContextManager[scratch.Workspace]:
         return scratch.workspace(self._domain, self._facts, self._options.scratch_dir)
@@ -112,7 +142,9 @@ class Run:
         return (
             Capture(folder)
             if self._facts.host is None
-            else Capture(folder, functools.partial(storage_pools.open_file, self._domain.session, max(LARGEST.values())))
+            else Capture(
+                folder, functools.partial(storage_pools.open_file, self._domain.session, max(LARGEST.values()))
+            )
         )
 
     def _capture(self, captured: Capture) -> None:
@@ -142,12 +174,20 @@ class Run:
         base = self._base_map(plan)
         with _source(export) as source:
             tracked = base is not None and plan.since is not None
-            doubtful = tracked and not plan.audit and spot_check.contradiction(source, t.cast(maps.ExtentMap, base), self._new.known(base)) is not None
+            doubtful = (
+                tracked
+                and not plan.audit
+                and spot_check.contradiction(source, t.cast(maps.ExtentMap, base), self._new.known(base)) is not None
+            )
             again = ranges_of(damaged_runs(t.cast(maps.ExtentMap, base), self._damages)) if tracked else ()
             read = self._new.read(source, plan.target, base, plan.audit or doubtful, again)
         if read.unmarked:
             amount = sum(length for _offset, length in read.unmarked_bytes)
-            how = "Tracking was wrong, so all of it was read. Was it resized, or its image overwritten?" if doubtful else "Audit:"
+            how = (
+                "Tracking was wrong, so all of it was read. Was it resized, or its image overwritten?"
+                if doubtful
+                else "Audit:"
+            )
             self.warnings.append(
                 f"{plan.target} of {self._facts.name}: {how} {amount} bytes changed without being marked by tracking, the first at offset"
                 f" {read.unmarked_bytes[0][0]}. They are stored now; earlier restore points since {plan.base} may lack them."
@@ -184,7 +224,9 @@ class Run:
             checkpoint_xml=view.checkpoint_xml,
             incremental_set=self._set(),
             consistency=view.consistency,
-            disks=tuple(self._record(plan, stored_maps[plan.target]) for plan in self._plan.disks if plan.target in stored_maps),
+            disks=tuple(
+                self._record(plan, stored_maps[plan.target]) for plan in self._plan.disks if plan.target in stored_maps
+            ),
             files=files,
             autostart=self._facts.autostart,
             tags=dict(self._options.tags),
@@ -195,7 +237,9 @@ class Run:
         )
 
     def _set(self) -> str:
-        since = next((plan.base for plan in self._plan.disks if plan.mode in (INCREMENTAL, DIFFERENTIAL) or plan.audit), None)
+        since = next(
+            (plan.base for plan in self._plan.disks if plan.mode in (INCREMENTAL, DIFFERENTIAL) or plan.audit), None
+        )
         return next((point.incremental_set for point in self._points if point.id == since), self._id)
 
     def _record(self, plan: DiskPlan, stored_map: StoredFile) -> DiskRecord:
@@ -238,7 +282,9 @@ class Run:
             self.healed = heal(self._lease, self._facts.uuid, self._damages, self._interrupt)
         except CbtError as error:
             # The restore point stands, and the next backup goes on with it.
-            self.warnings.append(f"Damaged blocks of earlier restore points of {self._facts.name} were not healed: {error}")
+            self.warnings.append(
+                f"Damaged blocks of earlier restore points of {self._facts.name} were not healed: {error}"
+            )
             return
         self.warnings += self.healed.words(self._facts.name)
 

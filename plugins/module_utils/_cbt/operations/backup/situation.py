@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Gathering the facts a backup's decision rests on. Private to the collection."""
+"""Gathering the facts a backup's decision rests on."""
 
 from __future__ import annotations
 
@@ -52,4 +52,6 @@ def _with_damage(repository: Repository, found: Situation) -> Situation:
             damages.update(damage.unsound_packs(set(extents.packs) - looked_at, repository.store))
             looked_at.update(extents.packs)
             lost[point.id, record.target] = sum(run.count for run in damage.damaged_runs(extents, damages)) * BLOCK_SIZE
-    return dataclasses.replace(found, damaged=damaged, damages=damages, lost={key: size for key, size in lost.items() if size})
+    return dataclasses.replace(
+        found, damaged=damaged, damages=damages, lost={key: size for key, size in lost.items() if size}
+    )

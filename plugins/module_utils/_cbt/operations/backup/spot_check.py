@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A few blocks of which tracking says that they did not change, held against the restore point. Private to the collection.
+"""A few blocks of which tracking says that they did not change, held against the restore point.
 
 QEMU marks nothing when a disk is shrunk and enlarged to the size it had, though its end is lost. And it knows nothing of
 what others write into an image.

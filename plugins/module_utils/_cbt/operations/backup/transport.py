@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How the disks of a running domain are reached: over a Unix socket, or over TCP from another host. Private to the collection."""
+"""How the disks of a running domain are reached: over a Unix socket, or over TCP from another host."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def servers(session: Session, wanted: Transport) -> tuple[TcpServer, ...]:
     host = session.remote_host
     if wanted.kind == UNIX:
         if host is not None:
-            raise Refused(f"Cannot read the disks of a domain on {host} over a Unix socket. Set transport: tcp, or let the task run on that host.")
+            raise Refused(
+                f"Cannot read the disks of a domain on {host} over a Unix socket. Set transport: tcp, or let the task run on that host."
+            )
         return ()
     if wanted.tls:
         check_certificates(wanted.certificates)
@@ -54,4 +56,6 @@ def _resolved(address: str) -> str:
     try:
         return str(socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][4][0])
     except OSError as error:
-        raise Refused(f"Cannot find the address of {address}: {error.strerror}. Set nbd_address to an address of the hypervisor.") from error
+        raise Refused(
+            f"Cannot find the address of {address}: {error.strerror}. Set nbd_address to an address of the hypervisor."
+        ) from error

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Converting images that cannot be tracked to qcow2 v3. Private to the collection.
+"""Converting images that cannot be tracked to qcow2 v3.
 
 The original stays what it is until the result was compared with it and the domain was seen running on it. Until then a link
 beside the new image, the marker, tells of it: a run that was killed is taken up where it ended.
@@ -50,7 +50,9 @@ class ConversionResult:
     notes: tuple[str, ...] = ()
 
 
-def _candidates(session: Session, facts: DomainFacts, targets: t.Sequence[str] | None) -> tuple[list[Candidate], dict[str, str]]:
+def _candidates(
+    session: Session, facts: DomainFacts, targets: t.Sequence[str] | None
+) -> tuple[list[Candidate], dict[str, str]]:
     """The disks that may be converted, and why the others cannot be."""
     found: list[Candidate] = []
     left: dict[str, str] = {}
@@ -63,7 +65,9 @@ def _candidates(session: Session, facts: DomainFacts, targets: t.Sequence[str] |
         if reason is not None:
             left[disk.target] = reason
             continue
-        found.append(_candidate(facts, disk, t.cast(str, path), ties, _users(session, t.cast(str, path), sources, facts.uuid)))
+        found.append(
+            _candidate(facts, disk, t.cast(str, path), ties, _users(session, t.cast(str, path), sources, facts.uuid))
+        )
     return found, left
 
 
@@ -159,7 +163,9 @@ def convert_disks(
         require_files_here(facts, "convert images")
         unknown = sorted(set(targets or ()) - {disk.target for disk in facts.disks})
         if unknown:
-            raise Refused(f"{facts.name} has no disk {', '.join(unknown)}; it has {', '.join(disk.target for disk in facts.disks)}.")
+            raise Refused(
+                f"{facts.name} has no disk {', '.join(unknown)}; it has {', '.join(disk.target for disk in facts.disks)}."
+            )
         candidates, left = _candidates(session, facts, targets)
         if targets is not None and left:
             raise Refused(f"Cannot convert the disks of {facts.name}: {' '.join(left.values())}")
@@ -175,11 +181,18 @@ def convert_disks(
 
 def _refuse(facts: DomainFacts, conversions: t.Sequence[Conversion], wish: Wish) -> None:
     if conversions and facts.job is not None:
-        raise Refused(f"Cannot convert the disks of {facts.name}: a {facts.job} job is running on it. Wait for it to end.")
+        raise Refused(
+            f"Cannot convert the disks of {facts.name}: a {facts.job} job is running on it. Wait for it to end."
+        )
     new = [each for each in conversions if each.method in (CONVERT, BLOCKCOPY)]
     if len(new) > 1 and wish.dest is not None:
         raise Refused(f"{len(new)} disks of {facts.name} are to be converted, and dest names one image. Name the disk.")
-    if facts.active and wish.window and any(each.method in (AMEND, CONVERT) for each in conversions) and facts.state != "running":
+    if (
+        facts.active
+        and wish.window
+        and any(each.method in (AMEND, CONVERT) for each in conversions)
+        and facts.state != "running"
+    ):
         raise Refused(f"Cannot shut {facts.name} down for a window: it is {facts.state}.")
 
 

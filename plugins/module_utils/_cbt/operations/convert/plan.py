@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether an image is to be converted so that its changes can be tracked, and how. Pure. Private to the collection."""
+"""Whether an image is to be converted so that its changes can be tracked, and how. Pure."""
 
 from __future__ import annotations
 
@@ -85,23 +85,35 @@ def _method(candidate: Candidate, wish: Wish) -> str:
     if wish.method == "auto":
         return BLOCKCOPY if live else AMEND if candidate.image.format == "qcow2" else CONVERT
     if live and wish.method != BLOCKCOPY:
-        raise Refused(f"Cannot convert {candidate.name} by {wish.method}: the domain is running. Shut it down, allow a window, or use blockcopy.")
+        raise Refused(
+            f"Cannot convert {candidate.name} by {wish.method}: the domain is running. Shut it down, allow a window, or use blockcopy."
+        )
     if not live and wish.method == BLOCKCOPY:
-        raise Refused(f"Cannot convert {candidate.name} by blockcopy: it is for a running domain without a window. Use amend or convert.")
+        raise Refused(
+            f"Cannot convert {candidate.name} by blockcopy: it is for a running domain without a window. Use amend or convert."
+        )
     if wish.method == AMEND and candidate.image.format != "qcow2":
-        raise Refused(f"Cannot convert {candidate.name} by amend: it is {candidate.image.format}, and amend is for qcow2 v2. Use convert.")
+        raise Refused(
+            f"Cannot convert {candidate.name} by amend: it is {candidate.image.format}, and amend is for qcow2 v2. Use convert."
+        )
     return wish.method
 
 
 def _refuse_new_image(candidate: Candidate) -> None:
     """Raise Refused where a new image under another name would lose or break something."""
-    image, advice = candidate.image, "It can be converted by amend while the domain is off." if candidate.image.format == "qcow2" else ""
+    image, advice = (
+        candidate.image,
+        "It can be converted by amend while the domain is off." if candidate.image.format == "qcow2" else "",
+    )
     reasons = [
         ("it holds internal snapshots, which a new image would not have", image.snapshots),
         ("it is encrypted", image.encrypted),
         ("its data lie in a file of their own", image.data_file),
         (f"the domain has {' and '.join(candidate.ties)}, which name the image as it is", bool(candidate.ties)),
-        (f"it is also a disk of {', '.join(candidate.sharers)}, which would go on with the old image", bool(candidate.sharers)),
+        (
+            f"it is also a disk of {', '.join(candidate.sharers)}, which would go on with the old image",
+            bool(candidate.sharers),
+        ),
     ]
     for reason, holds in reasons:
         if holds:
@@ -121,5 +133,7 @@ def plan(candidate: Candidate, wish: Wish) -> Conversion | None:
         raise Refused(f"Cannot convert {candidate.name} to a new image: it is a device. Name an image file with dest.")
     path = wish.dest or new_path(candidate.image)
     if candidate.copying_to not in (None, path):
-        raise Refused(f"Cannot convert {candidate.name}: a block job to {candidate.copying_to or 'elsewhere'} runs on it. Wait for it to end, or end it.")
+        raise Refused(
+            f"Cannot convert {candidate.name}: a block job to {candidate.copying_to or 'elsewhere'} runs on it. Wait for it to end, or end it."
+        )
     return Conversion(candidate, method, path)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Proving that a disk to which a guest writes holds what the image it was copied from holds. Private to the collection.
+"""Proving that a disk to which a guest writes holds what the image it was copied from holds.
 
 While the copy ran, QEMU recorded in a bitmap of the new image what was written to it. Whatever the bitmap does not mark
 must be as in the old image, which nobody uses any more. The new one is read from a frozen view, so the guest goes on.
@@ -67,7 +67,9 @@ def prove(domain: Domain, target: str, original: Image, bitmap: str, scratch_dir
     facts = read_domain(domain)
     disk = next(each for each in facts.disks if each.target == target)
     checkpoints.redefine(domain, facts, bitmap, [target])
-    was = dataclasses.replace(facts, disks=(dataclasses.replace(disk, type="file", source=original.path, format=original.format),))
+    was = dataclasses.replace(
+        facts, disks=(dataclasses.replace(disk, type="file", source=original.path, format=original.format),)
+    )
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch.scratch_folder(facts, scratch_dir))
         aside = os.path.join(folder, "original")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Carrying out conversions of images: at rest, under a running guest, and the end of it. Private to the collection."""
+"""Carrying out conversions of images: at rest, under a running guest, and the end of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def put_away(path: str) -> None:
 class ImageRun:
     """The conversions of one domain, or of one image by itself."""
 
-    def __init__(self, session: Session | None, domain: Domain | None, manner: Manner, wish: Wish, interrupt: Interrupt) -> None:
+    def __init__(
+        self, session: Session | None, domain: Domain | None, manner: Manner, wish: Wish, interrupt: Interrupt
+    ) -> None:
         self.session = session
         self.domain = domain
         self.manner = manner
@@ -65,7 +67,9 @@ class ImageRun:
                 continue
             folder = os.path.dirname(each.path)
             if not os.path.isdir(folder):
-                raise Refused(f"Cannot convert {each.candidate.name} to {each.path}: there is no folder {folder}. Create it first.")
+                raise Refused(
+                    f"Cannot convert {each.candidate.name} to {each.path}: there is no folder {folder}. Create it first."
+                )
             self._begun_before(each)
             device = os.stat(folder).st_dev
             wanted[device] = folder, wanted.get(device, (folder, 0))[1] + image_files.needed(each.candidate.image)
@@ -83,7 +87,9 @@ class ImageRun:
         if marked is not None and marked.path == conversion.candidate.image.path:
             return True
         if os.path.lexists(conversion.path) or marker.there(conversion.path):
-            raise Refused(f"Cannot convert {conversion.candidate.name} to {conversion.path}: it exists already. Remove it, or choose another place with dest.")
+            raise Refused(
+                f"Cannot convert {conversion.candidate.name} to {conversion.path}: it exists already. Remove it, or choose another place with dest."
+            )
         return False
 
     def _begin_image(self, conversion: Conversion) -> None:
@@ -102,7 +108,9 @@ class ImageRun:
         def watch() -> None:
             self.interrupt.check()
             if free_space.look(os.path.dirname(path)).short:
-                raise HypervisorError(f"Ended the conversion to {path}: its file system runs out of space. The original was not touched. Free space there.")
+                raise HypervisorError(
+                    f"Ended the conversion to {path}: its file system runs out of space. The original was not touched. Free space there."
+                )
 
         return watch
 
@@ -113,7 +121,9 @@ class ImageRun:
         try:
             image_files.convert(conversion.candidate.image, conversion.path, watch)
             image_files.compare(conversion.candidate.image, conversion.path, watch)
-            locks.require_free(conversion.candidate.image.path, f"use {conversion.path} as the copy")  # it may have been written to meanwhile
+            locks.require_free(
+                conversion.candidate.image.path, f"use {conversion.path} as the copy"
+            )  # it may have been written to meanwhile
         except BaseException:
             self._drop_image(conversion)
             raise
@@ -136,7 +146,9 @@ class ImageRun:
         definition.define_disk(self.domain, definition.with_source(before, conversion.path))
         undo.callback(definition.define_disk, self.domain, before)
         if self.domain.api.isActive():
-            raise HypervisorError(f"{self.domain.name} was started while its image was converted; it runs on the original. Run it again.")
+            raise HypervisorError(
+                f"{self.domain.name} was started while its image was converted; it runs on the original. Run it again."
+            )
 
     def live(self, conversion: Conversion) -> None:
         """Convert the image of a running domain, whose guest goes on writing."""
@@ -167,7 +179,9 @@ class ImageRun:
         # libvirt does it by itself where the definition named the same image as the running domain.
         domain = self.of_domain
         if not self._uses(target, path):
-            raise HypervisorError(f"{target} of {domain.name} does not use {path} after the change to it; the original is kept. See libvirt's log.")
+            raise HypervisorError(
+                f"{target} of {domain.name} does not use {path} after the change to it; the original is kept. See libvirt's log."
+            )
         defined = {disk.target: disk.source for disk in parse_disks(read_domain(domain).inactive_xml)}
         if defined.get(target, path) != path:
             definition.define_disk(domain, definition.with_source(definition.disk_xml(domain, target), path))
@@ -201,7 +215,14 @@ class ImageRun:
                 " the format of the original. Remove it once the domain was seen to work."
             )
         else:
-            prove(domain, target, image_files.describe(original.path, fmt), _BITMAP, self.manner.scratch_dir, self.interrupt)
+            prove(
+                domain,
+                target,
+                image_files.describe(original.path, fmt),
+                _BITMAP,
+                self.manner.scratch_dir,
+                self.interrupt,
+            )
         checkpoints.remove(domain, _BITMAP)
         return fmt is not None
 

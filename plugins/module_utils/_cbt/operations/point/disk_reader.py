@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading a disk into packs by several workers, and making its map. Private to the collection."""
+"""Reading a disk into packs by several workers, and making its map."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def _note(builder: MapBuilder, each: Found) -> None:
         builder.place(each.first, each.count, each.pack, each.ordinal)
 
 
-def _unmarked(found: Found, claims: t.Sequence[BlockRange], base: ExtentMap | None, known: Known) -> t.Iterator[BlockRange]:
+def _unmarked(
+    found: Found, claims: t.Sequence[BlockRange], base: ExtentMap | None, known: Known
+) -> t.Iterator[BlockRange]:
     """The blocks of a finding that differ from the base and lie in no claim of being changed."""
     if found.state == KEPT or base is None:
         return
@@ -75,7 +77,12 @@ def _unmarked(found: Found, claims: t.Sequence[BlockRange], base: ExtentMap | No
     if found.state == ZERO:
         changed = [(run.first, run.stop) for run in base.runs(found.first, stop)]
     else:
-        unknown = {block for run in base.runs(found.first, stop) for block in range(run.first, run.stop) if known.unreadable(run, block)}
+        unknown = {
+            block
+            for run in base.runs(found.first, stop)
+            for block in range(run.first, run.stop)
+            if known.unreadable(run, block)
+        }
         changed = [(block, block + 1) for block in range(found.first, stop) if block not in unknown]
     for first, end in changed:
         index = max(0, bisect.bisect_right(claims, (first, sys.maxsize, True)) - 1)
@@ -101,7 +108,15 @@ class Reader:
     throttle: Throttle
     dedup: Deduplicator | None = None
 
-    def read(self, source: DiskSource, target: str, base: ExtentMap | None, known: Known, audit: bool = False, again: t.Iterable[BlockRange] = ()) -> ReadDisk:
+    def read(
+        self,
+        source: DiskSource,
+        target: str,
+        base: ExtentMap | None,
+        known: Known,
+        audit: bool = False,
+        again: t.Iterable[BlockRange] = (),
+    ) -> ReadDisk:
         """Read what ``source`` says is to be looked at, and ``again``, and compare it with what is ``known``; the rest stays as in ``base``.
 
         With ``audit``, everything is read, and what changed without being marked is told.
@@ -110,7 +125,9 @@ class Reader:
         claims = tuple(to_blocks(source.extents(), source.size)) if audit else None
         return self._carry_out(source, target, base, known, united(wanted, again), claims)
 
-    def read_again(self, source: DiskSource, target: str, base: ExtentMap, known: Known, ranges: t.Sequence[BlockRange]) -> ReadDisk:
+    def read_again(
+        self, source: DiskSource, target: str, base: ExtentMap, known: Known, ranges: t.Sequence[BlockRange]
+    ) -> ReadDisk:
         """Read these ranges alone; the rest stays as in ``base``."""
         return self._carry_out(source, target, base, known, ranges, None)
 
@@ -133,7 +150,9 @@ class Reader:
             with contextlib.ExitStack() as stack:
                 connection = stack.enter_context(source.connect())
                 find = stack.enter_context(self.dedup.finder()) if self.dedup is not None else None
-                yield PortionReader(connection, source.size, known, self.encode, self.writer, self.throttle, self.dedup, find).read
+                yield PortionReader(
+                    connection, source.size, known, self.encode, self.writer, self.throttle, self.dedup, find
+                ).read
 
         with in_parallel(portions, worker, self.workers, self.interrupt) as results:
             for found, counted in results:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a parent's map knows of a disk's content, for comparing while reading. Private to the collection."""
+"""What a parent's map knows of a disk's content, for comparing while reading."""
 
 from __future__ import annotations
 
@@ -46,4 +46,6 @@ class Known:
     def unreadable(self, run: Run, block: int) -> bool:
         """True if what the parent holds of this block of a run cannot be read; known once ``digests`` was asked for it."""
         damage = self._damages.get(run.pack.id)
-        return run.pack.id in self._unreadable or (damage is not None and damage.covers(run.ordinal + block - run.first))
+        return run.pack.id in self._unreadable or (
+            damage is not None and damage.covers(run.ordinal + block - run.first)
+        )

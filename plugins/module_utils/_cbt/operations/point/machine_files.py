@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A machine's files beside its disks, on their way into a restore point. Private to the collection.
+"""A machine's files beside its disks, on their way into a restore point.
 
 A file is kept in pieces of at most PIECE bytes, each compressed, so that neither side needs it in memory as a whole.
 """
@@ -105,7 +105,9 @@ class Capture(t.Mapping[str, bytes]):
             if self._digest(file) == digest.digest():
                 self._places.update(pieces)
                 owner, group = _names(status)
-                return SavedFile(file.kind, file.path, size, digest.hexdigest(), tuple(pieces), owner, group, status.st_mode & 0o777)
+                return SavedFile(
+                    file.kind, file.path, size, digest.hexdigest(), tuple(pieces), owner, group, status.st_mode & 0o777
+                )
         raise FileChanges("it changes all the time")
 
     def _digest(self, file: MachineFile) -> bytes:

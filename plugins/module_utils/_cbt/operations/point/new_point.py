@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A restore point in the making: its blocks, maps and files. Private to the collection."""
+"""A restore point in the making: its blocks, maps and files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def check(options: StoringOptions) -> None:
     """Raise Refused or RepositoryError if nothing can be stored so. Asked before anything is done, in check mode as well."""
     encoder(options.compression, options.compression_level)
     if options.rate_limit is not None and options.rate_limit < 1:
-        raise Refused(f"rate_limit is {options.rate_limit} bytes per second, by which nothing would ever be read. Leave it out to read without a limit.")
+        raise Refused(
+            f"rate_limit is {options.rate_limit} bytes per second, by which nothing would ever be read. Leave it out to read without a limit."
+        )
 
 
 class NewPoint:
@@ -59,7 +61,16 @@ class NewPoint:
     ``disks`` are those read so far, ``warnings`` what a person should know of how it was stored.
     """
 
-    def __init__(self, lease: Lease, uuid: str, point_id: str, options: StoringOptions, damages: Damages, interrupt: Interrupt, observer: Observer) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        uuid: str,
+        point_id: str,
+        options: StoringOptions,
+        damages: Damages,
+        interrupt: Interrupt,
+        observer: Observer,
+    ) -> None:
         self._lease, self._repository = lease, lease.repository
         self._uuid, self._id = names.check_uuid(uuid), names.check_point_id(point_id)
         self._workers = options.workers or default_workers()
@@ -81,18 +92,39 @@ class NewPoint:
         return Known(base, self._repository.reader, self._damages)
 
     def _reader(self, deduplicator: dedup.Deduplicator | None) -> Reader:
-        return Reader(self._writers[-1], self._encode, self._workers, self._interrupt, self._observer, self._throttle, deduplicator)
+        return Reader(
+            self._writers[-1],
+            self._encode,
+            self._workers,
+            self._interrupt,
+            self._observer,
+            self._throttle,
+            deduplicator,
+        )
 
-    def read(self, source: DiskSource, target: str, base: ExtentMap | None, audit: bool = False, again: t.Iterable[BlockRange] = ()) -> ReadDisk:
+    def read(
+        self,
+        source: DiskSource,
+        target: str,
+        base: ExtentMap | None,
+        audit: bool = False,
+        again: t.Iterable[BlockRange] = (),
+    ) -> ReadDisk:
         """Read a disk as ``Reader.read`` does."""
         self._interrupt.check()
         if not names.is_target(target):
-            raise Refused(f"Cannot store the disk {names.shown(target)}: a repository cannot hold this name. Use another target, or exclude the disk.")
+            raise Refused(
+                f"Cannot store the disk {names.shown(target)}: a repository cannot hold this name. Use another target, or exclude the disk."
+            )
         self.disks[target] = self._reader(self._dedup).read(source, target, base, self.known(base), audit, again)
         return self.disks[target]
 
     def publish(
-        self, files: t.Mapping[str, bytes], describe: Describe, source_of: t.Callable[[str], t.ContextManager[DiskSource]], yields: bool = False
+        self,
+        files: t.Mapping[str, bytes],
+        describe: Describe,
+        source_of: t.Callable[[str], t.ContextManager[DiskSource]],
+        yields: bool = False,
     ) -> RestorePoint:
         """Store packs, then maps and files, then the manifest. Returns the point that exists then, with ``yields`` perhaps that of another run.
 
@@ -112,7 +144,11 @@ class NewPoint:
         self._unnamed.clear()
 
     def _again(
-        self, files: t.Mapping[str, bytes], describe: Describe, source_of: t.Callable[[str], t.ContextManager[DiskSource]], lost: set[str]
+        self,
+        files: t.Mapping[str, bytes],
+        describe: Describe,
+        source_of: t.Callable[[str], t.ContextManager[DiskSource]],
+        lost: set[str],
     ) -> RestorePoint:
         """Read what lies in packs on their way out once more, and store it and all files anew."""
         self._interrupt.check()
@@ -123,7 +159,9 @@ class NewPoint:
             ranges = ranges_of(run for run in extents.runs() if run.pack.name in lost)
             if ranges:
                 with source_of(target) as source:
-                    again[target] = self._reader(None).read_again(source, target, extents, Known(None, self._repository.reader), ranges)
+                    again[target] = self._reader(None).read_again(
+                        source, target, extents, Known(None, self._repository.reader), ranges
+                    )
         written = self._writers[-1].finish()
         for target, disk in again.items():
             self._maps[target] = disk.finish(written)
@@ -143,9 +181,13 @@ class NewPoint:
             some, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
             stored.update(self._repository.put_files(folder, {own[name]: files[name] for name in some}))
         for target, extents in self._maps.items():
-            with contextlib.suppress(ObjectMissing):  # what is gone is found and stored again before the point is published
+            with contextlib.suppress(
+                ObjectMissing
+            ):  # what is gone is found and stored again before the point is published
                 self._repository.store.protect((pack.name for pack in extents.packs), like=f"{folder}/{maps[target]}")
-        return describe({target: stored[name] for target, name in maps.items()}, {name: stored[each] for name, each in own.items()})
+        return describe(
+            {target: stored[name] for target, name in maps.items()}, {name: stored[each] for name, each in own.items()}
+        )
 
     def withdraw(self) -> None:
         """Delete what this run stored under names of its own, as long as nobody can have named it: after that it is left to the collector."""
@@ -157,7 +199,9 @@ class NewPoint:
     def unpublish(self) -> None:
         """As ``withdraw``, and delete the manifest if there may be one. Only for a point whose id this run has made: no other run publishes it."""
         if self._may_exist:
-            with contextlib.suppress(RepositoryError):  # unless it is on record, it stays: another host may have seen it meanwhile
+            with contextlib.suppress(
+                RepositoryError
+            ):  # unless it is on record, it stays: another host may have seen it meanwhile
                 removals.record(self._repository, [(self._uuid, self._id)])
                 self._repository.store.delete(names.manifest(self._uuid, self._id))
         self.withdraw()
@@ -190,6 +234,10 @@ class NewPoint:
         try:
             self._record()
         except RepositoryError as error:
-            self.warnings.append(f"Later backups will not find the blocks of restore point {self._id} when they look for known ones: {error}")
+            self.warnings.append(
+                f"Later backups will not find the blocks of restore point {self._id} when they look for known ones: {error}"
+            )
         if self._dedup.failure is not None:
-            self.warnings.append(f"Known blocks were not looked for in all of the repository, which costs space: {self._dedup.failure}.")
+            self.warnings.append(
+                f"Known blocks were not looked for in all of the repository, which costs space: {self._dedup.failure}."
+            )

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading one portion of a disk into packs: which blocks are zero, as before, known elsewhere or new. Private to the collection."""
+"""Reading one portion of a disk into packs: which blocks are zero, as before, known elsewhere or new."""
 
 from __future__ import annotations
 
@@ -119,7 +119,9 @@ class PortionReader:
         return places, sum(len(each.payload) for each in encoded)
 
 
-def _examine(data: bytearray, wanted: BlockRange, known: Known, fresh: dict[bytes, memoryview]) -> t.Iterator[_Examined]:
+def _examine(
+    data: bytearray, wanted: BlockRange, known: Known, fresh: dict[bytes, memoryview]
+) -> t.Iterator[_Examined]:
     """State of each block of a range that was read; content that is not known goes to ``fresh``, once."""
     view = memoryview(data)
     before = known.digests(wanted.first, wanted.count)
@@ -138,14 +140,22 @@ def _examine(data: bytearray, wanted: BlockRange, known: Known, fresh: dict[byte
         fresh[block_id] = block
 
 
-def _joined(examined: t.Iterable[_Examined], elsewhere: t.Mapping[bytes, Placement], stored: t.Mapping[bytes, Placement]) -> t.Iterator[Found]:
+def _joined(
+    examined: t.Iterable[_Examined], elsewhere: t.Mapping[bytes, Placement], stored: t.Mapping[bytes, Placement]
+) -> t.Iterator[Found]:
     """What was found, consecutive blocks at consecutive places made one."""
     first, count, last, pack, ordinal = 0, 0, "", b"", 0
     for block, number, state, block_id in examined:
         place = stored.get(block_id, _NOWHERE)
         if block_id in elsewhere:
             state, place = ELSEWHERE, elsewhere[block_id]
-        if count and state == last and block == first + count and place.pack == pack and (not pack or place.ordinal == ordinal + count):
+        if (
+            count
+            and state == last
+            and block == first + count
+            and place.pack == pack
+            and (not pack or place.ordinal == ordinal + count)
+        ):
             count += number
             continue
         if count:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writing one restored disk to a new image, onto a block device or to an NBD export. Private to the collection."""
+"""Writing one restored disk to a new image, onto a block device or to an NBD export."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from ...repository.format.maps import ExtentMap
 from .targets import medium
 
 PREALLOCATIONS = ("none", "metadata", "falloc", "full")
-_HEAD = 1 << 20  # bytes by which a partition table, a file system or an image is known; its first superblock lies in them
+_HEAD = (
+    1 << 20
+)  # bytes by which a partition table, a file system or an image is known; its first superblock lies in them
 
 
 def partial_name(path: str) -> str:
@@ -32,25 +34,40 @@ def partial_name(path: str) -> str:
 def sweep(path: str) -> None:
     """Remove images that killed restores to ``path`` left under partial names; those that are being written are locked."""
     for left in glob.glob(f"{glob.escape(path)}.partial-????????"):
-        with contextlib.suppress(OSError), open(os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with (
+            contextlib.suppress(OSError),
+            open(os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file,
+        ):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(left)
 
 
 def layout_of(extents: ExtentMap, image: t.Mapping[str, t.Any], preallocation: str) -> qcow2_layout.Layout:
     """The layout of a qcow2 image like the original one. Raises Refused if its features do not go with its size."""
-    runs = ((run.first * BLOCK_SIZE, min(run.count * BLOCK_SIZE, extents.size - run.first * BLOCK_SIZE)) for run in extents.runs())
+    runs = (
+        (run.first * BLOCK_SIZE, min(run.count * BLOCK_SIZE, extents.size - run.first * BLOCK_SIZE))
+        for run in extents.runs()
+    )
     ranges = runs if preallocation == "none" else iter([(0, extents.size)])
     try:
         return qcow2_layout.plan(extents.size, ranges, qcow2_layout.features_like(image))
     except ValueError as error:
-        raise Refused(f"Cannot make a qcow2 image of {extents.size} bytes like the original: {error}. Restore with format: raw.") from error
+        raise Refused(
+            f"Cannot make a qcow2 image of {extents.size} bytes like the original: {error}. Restore with format: raw."
+        ) from error
 
 
 class DiskWriter:
     """An image, device or NBD export that blocks are written into, from several threads. What is not written reads as zeroes."""
 
-    def __init__(self, path: str, extents: ExtentMap, layout: qcow2_layout.Layout | None, preallocation: str = "none", tls: NbdTls = VERIFIED) -> None:
+    def __init__(
+        self,
+        path: str,
+        extents: ExtentMap,
+        layout: qcow2_layout.Layout | None,
+        preallocation: str = "none",
+        tls: NbdTls = VERIFIED,
+    ) -> None:
         """Begin with all that belongs to the format: qcow2 with a layout, else raw."""
         self._path, self._extents, self._layout = path, extents, layout
         self._size = layout.file_size if layout is not None else extents.size
@@ -93,7 +110,9 @@ class DiskWriter:
         try:
             yield
         except OSError as error:
-            raise CbtError(f"Cannot write {self._path}: {error.strerror}. Free space there, or choose another place.") from error
+            raise CbtError(
+                f"Cannot write {self._path}: {error.strerror}. Free space there, or choose another place."
+            ) from error
 
     def write(self, offset: int, buffers: t.Sequence[Buffer]) -> None:
         """Write consecutive blocks from an offset of the disk on."""

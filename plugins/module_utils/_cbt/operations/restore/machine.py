@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A restored machine: its configuration planned, its files put in place, the domain defined. Private to the collection."""
+"""A restored machine: its configuration planned, its files put in place, the domain defined."""
 
 from __future__ import annotations
 
@@ -57,13 +57,20 @@ class MachinePlan:
 
 
 def plan_machine(
-    session: Session, repository: Repository, point: RestorePoint, request: RestoreRequest, disks: t.Sequence[DiskRestore], wish: MachineWish
+    session: Session,
+    repository: Repository,
+    point: RestorePoint,
+    request: RestoreRequest,
+    disks: t.Sequence[DiskRestore],
+    wish: MachineWish,
 ) -> MachinePlan:
     """Decide what is defined, from the configuration of a restore point. Raises Refused if it may not be, DamagedObject, HypervisorError."""
     name = request.new_name or point.domain
     for disk in disks:
         if is_nbd(disk.path):
-            raise Refused(f"Cannot define {name} with {disk.target} at {disk.path}: a machine's disks must be files or devices. Restore without define.")
+            raise Refused(
+                f"Cannot define {name} with {disk.target} at {disk.path}: a machine's disks must be files or devices. Restore without define."
+            )
     its_uuid = str(uuid.uuid4()) if wish.new_uuid else point.uuid
     xml = configuration(repository, point, "inactive.xml")
     check_domain(session, name, its_uuid, request.force)
@@ -97,9 +104,13 @@ def check_domain(session: Session, name: str, its_uuid: str, force: bool) -> Non
     """Raise Refused unless a domain of this name and UUID may be defined."""
     for domain in session.domains():
         if domain.name == name and domain.uuid != its_uuid:
-            raise Refused(f"Cannot define {name}: there is another domain of that name with UUID {domain.uuid}. Choose another one with new_name.")
+            raise Refused(
+                f"Cannot define {name}: there is another domain of that name with UUID {domain.uuid}. Choose another one with new_name."
+            )
         if domain.uuid == its_uuid and domain.name != name:
-            raise Refused(f"Cannot define {name}: the domain {domain.name} has its UUID {its_uuid}. Set uuid: new, or undefine that one.")
+            raise Refused(
+                f"Cannot define {name}: the domain {domain.name} has its UUID {its_uuid}. Set uuid: new, or undefine that one."
+            )
         if domain.uuid == its_uuid:
             _check_replaceable(domain, force)
 
@@ -112,12 +123,21 @@ def _check_replaceable(domain: Domain, force: bool) -> None:
         if not force:
             raise Refused(f"{what}. Restore a copy with new_name, or replace it with force: true.")
         if domain.api.hasManagedSaveImage():
-            raise Refused(f"{what} and has a saved state, which does not go with restored disks. Remove it with virsh managedsave-remove {domain.name}.")
+            raise Refused(
+                f"{what} and has a saved state, which does not go with restored disks. Remove it with virsh managedsave-remove {domain.name}."
+            )
         if domain.api.snapshotNum():
             raise Refused(f"{what} and has snapshots, which do not go with restored disks. Delete them first.")
 
 
-def _places(xml: str, saved: t.Iterable[SavedFile], name: str, its_uuid: str, dest: str | None, has_loader: t.Callable[[str], bool]) -> t.Iterator[FilePlace]:
+def _places(
+    xml: str,
+    saved: t.Iterable[SavedFile],
+    name: str,
+    its_uuid: str,
+    dest: str | None,
+    has_loader: t.Callable[[str], bool],
+) -> t.Iterator[FilePlace]:
     """Where saved files go: beside the disks under the machine's name, the TPM's state where libvirt looks for it."""
     root = ElementTree.fromstring(xml)
     tpm = root.find("./devices/tpm")
@@ -127,7 +147,9 @@ def _places(xml: str, saved: t.Iterable[SavedFile], name: str, its_uuid: str, de
             if path is not None:
                 yield FilePlace(file, path)
             continue
-        if file.kind == "loader" and (root.find("./os/loader") is None or has_loader(path_of(root.find("./os/loader")) or "")):
+        if file.kind == "loader" and (
+            root.find("./os/loader") is None or has_loader(path_of(root.find("./os/loader")) or "")
+        ):
             continue  # libvirt chooses the firmware, or this host has it
         if dest is None:
             raise Refused(f"Nothing says where {file.kind} of the machine is to be restored to. Set dest to a folder.")
@@ -141,10 +163,16 @@ def _check_seen(session: Session, disks: t.Iterable[DiskRestore], files: t.Itera
         return
     for disk in disks:
         if is_device(disk.path):
-            raise Refused(f"Cannot define a machine on {host} with {disk.path}, a device of this host. Restore on that host, or to an image on shared storage.")
-    for folder in sorted({os.path.dirname(path) for path in (*(disk.path for disk in disks), *(file.path for file in files))}):
+            raise Refused(
+                f"Cannot define a machine on {host} with {disk.path}, a device of this host. Restore on that host, or to an image on shared storage."
+            )
+    for folder in sorted(
+        {os.path.dirname(path) for path in (*(disk.path for disk in disks), *(file.path for file in files))}
+    ):
         if not _seen(session, folder):
-            raise Refused(f"Cannot define a machine on {host} with what is in {folder}: {host} does not see the files of this host there. Use shared storage.")
+            raise Refused(
+                f"Cannot define a machine on {host} with what is in {folder}: {host} does not see the files of this host there. Use shared storage."
+            )
 
 
 def _seen(session: Session, folder: str) -> bool:
@@ -166,11 +194,15 @@ def _seen(session: Session, folder: str) -> bool:
 def _check_file(file: FilePlace, session: Session, force: bool) -> None:
     kind, path, host = file.saved.kind, file.path, session.remote_host
     if kind == "tpm" and host is not None:
-        raise Refused(f"Cannot restore the state of the TPM: libvirt on {host} looks for it in {os.path.dirname(path)} there. Restore on that host.")
+        raise Refused(
+            f"Cannot restore the state of the TPM: libvirt on {host} looks for it in {os.path.dirname(path)} there. Restore on that host."
+        )
     if kind != "tpm" and not os.path.isdir(os.path.dirname(path)):
         raise Refused(f"Cannot restore {kind} to {path}: the folder does not exist. Create it first.")
     if os.path.lexists(path) and not force:
-        raise Refused(f"Cannot restore {kind} to {path}: it exists already. Choose another folder, remove it, or set force: true.")
+        raise Refused(
+            f"Cannot restore {kind} to {path}: it exists already. Choose another folder, remove it, or set force: true."
+        )
 
 
 def make_folders(file: FilePlace) -> list[str]:
@@ -203,5 +235,8 @@ def begin(session: Session, plan: MachinePlan) -> None:
     with explained(f"set autostart of {plan.name}", "It was restored and defined."):
         domain.api.setAutostart(int(plan.autostart))
     if plan.start:
-        with explained(f"start {plan.name}", "It was restored and defined; its configuration may name what this host does not have."):
+        with explained(
+            f"start {plan.name}",
+            "It was restored and defined; its configuration may name what this host does not have.",
+        ):
             domain.api.create()

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A domain's configuration made to fit where and as what the machine comes back. Pure. Private to the collection."""
+"""A domain's configuration made to fit where and as what the machine comes back. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,19 @@ _PASSED_THROUGH = ("hostdev", "vdpa")  # types of interfaces that are devices of
 _CHARACTER_DEVICES = ("serial", "parallel", "console")
 ANY_NETWORK = "*"
 # Of an interface, what belongs to the network it was on.
-_OF_THE_NETWORK = ("source", "virtualport", "vlan", "target", "teaming", "script", "downscript", "backend", "portForward", "ip", "route")
+_OF_THE_NETWORK = (
+    "source",
+    "virtualport",
+    "vlan",
+    "target",
+    "teaming",
+    "script",
+    "downscript",
+    "backend",
+    "portForward",
+    "ip",
+    "route",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +114,11 @@ class _Adaptation:
 
     def _allowed(self) -> ElementTree.Element:
         """What is allowed of the definition. Raises Refused, which names all that the machine needs and may not have."""
-        paths = {place.path for place in self._wanted.disks.values()} | set(self._wanted.files.values()) | {self._own_variables}
+        paths = (
+            {place.path for place in self._wanted.disks.values()}
+            | set(self._wanted.files.values())
+            | {self._own_variables}
+        )
         found = filtered(self._root, Host(frozenset(paths), self._wanted.firmware, self._exists))
         if found.refused:
             raise Refused(
@@ -141,7 +157,12 @@ class _Adaptation:
             return
         for kind in ("loader", "nvram", "kernel", "initrd", "dtb"):
             element, path = system.find(kind), self._wanted.files.get(kind)
-            if kind == "loader" and element is not None and element.get("format", "raw") != "raw" and not self._wanted.trusted:
+            if (
+                kind == "loader"
+                and element is not None
+                and element.get("format", "raw") != "raw"
+                and not self._wanted.trusted
+            ):
                 path = None  # an image of another format can name any file of the host as its backing file
             if path is not None and (element is not None or kind == "nvram"):
                 element = element if element is not None else ElementTree.SubElement(system, kind)
@@ -152,9 +173,13 @@ class _Adaptation:
             elif kind == "nvram" and element is not None and not self._keeps_variables(element):
                 # They would be the original's, or any file of the host; libvirt makes others from the template.
                 system.remove(element)
-                self._changes.append(f"The firmware variables {path_in(element)} were not saved: the firmware begins with fresh ones.")
+                self._changes.append(
+                    f"The firmware variables {path_in(element)} were not saved: the firmware begins with fresh ones."
+                )
             elif kind != "nvram" and element is not None and not self._found(element):
-                self._changes.append(f"The {kind} {path_in(element)} was not saved and is not on this host: the domain will not start without it.")
+                self._changes.append(
+                    f"The {kind} {path_in(element)} was not saved and is not on this host: the domain will not start without it."
+                )
 
     def _keeps_variables(self, element: ElementTree.Element) -> bool:
         return not self._copy and (self._wanted.trusted or path_in(element) in (None, self._own_variables))
@@ -206,7 +231,13 @@ class _Adaptation:
             return
         _drop(disk, "source")
         disk.set("type", "file")
-        why = "stays with the original" if here else "is not on this host" if self._wanted.trusted else "is inserted only with trust_definition: true"
+        why = (
+            "stays with the original"
+            if here
+            else "is not on this host"
+            if self._wanted.trusted
+            else "is inserted only with trust_definition: true"
+        )
         self._changes.append(f"{target} is empty: {medium} {why}.")
 
     def _connect(self, interface: ElementTree.Element) -> None:
@@ -221,7 +252,9 @@ class _Adaptation:
         interface.attrib.pop("managed", None)
         if interface.get("type") in _PASSED_THROUGH:
             _drop(interface, "driver")
-        self._changes.append(f"An interface was connected to the network {network} in place of {was or interface.get('type')}.")
+        self._changes.append(
+            f"An interface was connected to the network {network} in place of {was or interface.get('type')}."
+        )
         interface.set("type", "network")
         interface.insert(0, ElementTree.Element("source", network=network))
 
@@ -229,7 +262,9 @@ class _Adaptation:
         if not self._copy and (self._wanted.keep_host_devices or not self._wanted.trusted):
             return
         passed = [(each, "hostdev") for each in self._devices.findall("hostdev")]
-        passed += [(each, "interface") for each in self._devices.findall("interface") if each.get("type") in _PASSED_THROUGH]
+        passed += [
+            (each, "interface") for each in self._devices.findall("interface") if each.get("type") in _PASSED_THROUGH
+        ]
         passed += [(each, "tpm") for each in self._devices.findall("tpm") if _passed_through(each)]
         for device, tag in passed:
             self._remove(device, f"A device passed through from the host ({tag}) was removed.")
@@ -245,10 +280,15 @@ class _Adaptation:
                 self._remove(device, f"A {tag} was removed: the copy would share it with the original.")
         for memory in self._devices.findall("memory"):
             if memory.get("model") in ("nvdimm", "virtio-pmem"):
-                self._remove(memory, "A memory device kept in a file was removed: the copy would share it with the original.")
+                self._remove(
+                    memory, "A memory device kept in a file was removed: the copy would share it with the original."
+                )
         for interface in self._devices.findall("interface"):
             if interface.get("type") == "vhostuser":
-                self._remove(interface, "An interface on a vhost-user socket was removed: the copy would share it with the original.")
+                self._remove(
+                    interface,
+                    "An interface on a vhost-user socket was removed: the copy would share it with the original.",
+                )
         for vsock in self._devices.findall("vsock/cid"):
             vsock.attrib.clear()
             vsock.set("auto", "yes")
@@ -272,7 +312,9 @@ class _Adaptation:
             for device in self._devices.findall(tag):
                 _drop(device, "log")
                 if device.get("type") not in ("pty", "null", "vc", "stdio", "spicevmc", "qemu-vdagent"):
-                    self._changes.append(f"A {tag} of type {device.get('type')} became a pty: the copy would share it with the original.")
+                    self._changes.append(
+                        f"A {tag} of type {device.get('type')} became a pty: the copy would share it with the original."
+                    )
                     device.set("type", "pty")
                 _drop(device, "source")
                 _drop(device, "protocol")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which disks of a restore point go where, and whether they may. Private to the collection."""
+"""Which disks of a restore point go where, and whether they may."""
 
 from __future__ import annotations
 
@@ -74,9 +74,13 @@ def path_in(folder: str, name: str) -> str:
     """The path of a file of this name directly in a folder. Raises Refused if the name leads elsewhere, or is too long. Pure."""
     path = os.path.join(folder, name)
     if not name or "\0" in name or os.path.basename(os.path.normpath(path)) != name:
-        raise Refused(f"Cannot restore to {shown(name)} in {folder}: this is not a valid file name. Choose another name with new_name.")
+        raise Refused(
+            f"Cannot restore to {shown(name)} in {folder}: this is not a valid file name. Choose another name with new_name."
+        )
     if len(name.encode(errors="replace")) > LONGEST_NAME:
-        raise Refused(f"Cannot restore to {shown(name)} in {folder}: the name is too long for a file. Choose a shorter one with new_name.")
+        raise Refused(
+            f"Cannot restore to {shown(name)} in {folder}: the name is too long for a file. Choose a shorter one with new_name."
+        )
     return path
 
 
@@ -90,13 +94,17 @@ def make_plan(point: RestorePoint, request: RestoreRequest) -> tuple[DiskRestore
     Selection(tuple(request.disk_map)).check(list(known), whose)
     plans = []
     for target, disk in known.items():
-        if request.selection.left_out(target) is not None or (request.disk_map and target not in request.disk_map and request.dest is None):
+        if request.selection.left_out(target) is not None or (
+            request.disk_map and target not in request.disk_map and request.dest is None
+        ):
             continue
         path = request.disk_map.get(target)
         if path is None:
             path = path_in(request.dest or "", f"{request.new_name or point.domain}-{target}.{request.format}")
         if not os.path.isabs(path) and not is_nbd(path):
-            raise Refused(f"Cannot restore {target} to {path}: the path is not absolute. Set dest, or give disk_map an absolute path.")
+            raise Refused(
+                f"Cannot restore {target} to {path}: the path is not absolute. Set dest, or give disk_map an absolute path."
+            )
         # In which format it is kept there is the NBD server's affair: it is given the disk's own bytes.
         plans.append(DiskRestore(target, path, "raw" if is_nbd(path) else request.format, disk.size))
     if not plans:
@@ -112,11 +120,15 @@ def check_target(plan: DiskRestore, session: Session | None, force: bool) -> Non
     """Raise Refused unless the disk may appear under the plan's path."""
     if is_nbd(plan.path):
         if not force:
-            raise Refused(f"Cannot restore {plan.target} to {plan.path}: what the export holds would be lost. Check it, and set force: true.")
+            raise Refused(
+                f"Cannot restore {plan.target} to {plan.path}: what the export holds would be lost. Check it, and set force: true."
+            )
         return
     folder = os.path.dirname(plan.path)
     if not os.path.isdir(folder):
-        raise Refused(f"Cannot restore {plan.target} to {plan.path}: the folder {folder} does not exist. Create it first.")
+        raise Refused(
+            f"Cannot restore {plan.target} to {plan.path}: the folder {folder} does not exist. Create it first."
+        )
     if not os.path.lexists(plan.path):
         return
     device = is_device(plan.path)
@@ -125,11 +137,17 @@ def check_target(plan: DiskRestore, session: Session | None, force: bool) -> Non
     users = running_users_of(session, plan.path) if session is not None else []
     if users or locks.in_use(plan.path):
         by = f"the running domain {', '.join(users)}" if users else "a running process"
-        raise Refused(f"Cannot restore {plan.target} to {plan.path}: it is in use by {by}. Shut it down, or restore to another path.")
+        raise Refused(
+            f"Cannot restore {plan.target} to {plan.path}: it is in use by {by}. Shut it down, or restore to another path."
+        )
     if not force and device:
-        raise Refused(f"Cannot restore {plan.target} to {plan.path}: what the device holds would be lost. Check it, and set force: true.")
+        raise Refused(
+            f"Cannot restore {plan.target} to {plan.path}: what the device holds would be lost. Check it, and set force: true."
+        )
     if not force:
-        raise Refused(f"Cannot restore {plan.target} to {plan.path}: it exists already. Choose another path, remove it, or set force: true.")
+        raise Refused(
+            f"Cannot restore {plan.target} to {plan.path}: it exists already. Choose another path, remove it, or set force: true."
+        )
 
 
 def check_export(plan: DiskRestore, preallocation: str, tls: NbdTls = VERIFIED) -> None:
@@ -156,12 +174,16 @@ def check_device(plan: DiskRestore, layout: qcow2_layout.Layout | None, prealloc
 
 def _no_preallocation(plan: DiskRestore, preallocation: str) -> None:
     if preallocation != "none":
-        raise Refused(f"Cannot restore {plan.target} to {plan.path} with preallocation: it has its size. Set preallocation: none.")
+        raise Refused(
+            f"Cannot restore {plan.target} to {plan.path} with preallocation: it has its size. Set preallocation: none."
+        )
 
 
 def _large_enough(plan: DiskRestore, needed: int, size: int) -> None:
     if size < needed:
-        raise Refused(f"Cannot restore {plan.target} to {plan.path}: {size_text(needed)} are needed and it has {size_text(size)}. Choose a larger one.")
+        raise Refused(
+            f"Cannot restore {plan.target} to {plan.path}: {size_text(needed)} are needed and it has {size_text(size)}. Choose a larger one."
+        )
 
 
 def bytes_needed(plan: DiskRestore, extents: ExtentMap, layout: qcow2_layout.Layout | None, preallocation: str) -> int:
@@ -185,4 +207,6 @@ def check_space(amounts: t.Iterable[tuple[str, int]]) -> None:
         usage = os.statvfs(folder)
         free = usage.f_bavail * usage.f_frsize
         if size > free:
-            raise Refused(f"Cannot restore to {folder}: {size_text(size)} are needed and {size_text(free)} are free. Free space, or choose another folder.")
+            raise Refused(
+                f"Cannot restore to {folder}: {size_text(size)} are needed and {size_text(free)} are free. Free space, or choose another folder."
+            )

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Restoring disks of a restore point, or the whole machine. Private to the collection."""
+"""Restoring disks of a restore point, or the whole machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,17 @@ from ...repository.repository import Repository
 from ...repository.selecting import choose
 from . import machine
 from .disk_writer import DiskWriter, layout_of, partial_name, sweep
-from .plan import DiskRestore, MachineWish, RestoreRequest, bytes_needed, check_device, check_export, check_space, check_target, make_plan
+from .plan import (
+    DiskRestore,
+    MachineWish,
+    RestoreRequest,
+    bytes_needed,
+    check_device,
+    check_export,
+    check_space,
+    check_target,
+    make_plan,
+)
 from .saved_machine import check_point, configuration, write_file
 from .targets import in_place, is_device
 
@@ -76,7 +86,9 @@ def _appear(partial: str, final: str, force: bool) -> None:
             os.link(partial, final, follow_symlinks=False)
             os.unlink(partial)
     except FileExistsError as error:
-        raise Refused(f"Cannot restore to {final}: a file of that name appeared meanwhile. Choose another path.") from error
+        raise Refused(
+            f"Cannot restore to {final}: a file of that name appeared meanwhile. Choose another path."
+        ) from error
     except OSError as error:
         raise CbtError(f"Cannot restore to {final}: {error.strerror}.") from error
 
@@ -92,7 +104,9 @@ class _Restore:
     def __init__(self, repository: Repository, request: RestoreRequest, session: Session | None) -> None:
         """Decides, with all checks."""
         self._repository, self._request, self._session = repository, request, session
-        self.point = choose(repository.points_with(request.domain), request.domain, request.restore_point, request.until)
+        self.point = choose(
+            repository.points_with(request.domain), request.domain, request.restore_point, request.until
+        )
         check_point(self.point)
         self.disks = make_plan(self.point, request)
         for plan in self.disks:
@@ -110,7 +124,9 @@ class _Restore:
         self.machine: machine.MachinePlan | None = None
         if request.machine is not None:
             if session is None:
-                raise Refused(f"Cannot define {request.new_name or self.point.domain}: libvirt does not answer here. Restore the disks without define.")
+                raise Refused(
+                    f"Cannot define {request.new_name or self.point.domain}: libvirt does not answer here. Restore the disks without define."
+                )
             self.machine = machine.plan_machine(session, repository, self.point, request, self.disks, request.machine)
         check_space(self._amounts())
 
@@ -118,7 +134,12 @@ class _Restore:
         """Paths of the files to be written, and their bytes."""
         for plan in self.disks:
             if not in_place(plan.path):
-                yield plan.path, bytes_needed(plan, self._maps[plan.target], self._layouts[plan.target], self._request.preallocation)
+                yield (
+                    plan.path,
+                    bytes_needed(
+                        plan, self._maps[plan.target], self._layouts[plan.target], self._request.preallocation
+                    ),
+                )
         for file in self.machine.files if self.machine is not None else ():
             yield file.path, file.saved.size
 
@@ -126,7 +147,9 @@ class _Restore:
         record = self.point.disk(plan.target)
         if plan.format != "qcow2":
             return None
-        return layout_of(self._maps[plan.target], record.image if record is not None else {}, self._request.preallocation)
+        return layout_of(
+            self._maps[plan.target], record.image if record is not None else {}, self._request.preallocation
+        )
 
     def carry_out(self, interrupt: Interrupt, observer: Observer) -> RestoreResult:
         """Write everything beside its final place, let it appear, and define the machine last."""
@@ -158,7 +181,13 @@ class _Restore:
                 undo.pop_all()
         if self.machine is not None and self._session is not None:
             machine.begin(self._session, self.machine)
-        return RestoreResult(self.point, tuple(done[plan.target] for plan in self.disks), self.xml, self.machine, warnings=tuple(self.warnings))
+        return RestoreResult(
+            self.point,
+            tuple(done[plan.target] for plan in self.disks),
+            self.xml,
+            self.machine,
+            warnings=tuple(self.warnings),
+        )
 
     def _remains(self, files: t.Iterable[str]) -> str:
         """What stays of a restore whose domain libvirt refuses to define, in words."""
@@ -180,8 +209,14 @@ class _Restore:
         extents = self._maps[plan.target]
         written, total = 0, extents.stored_blocks * BLOCK_SIZE
         place = f"{plan.target} of {self.point.domain} from restore point {self.point.id}"
-        with contextlib.closing(DiskWriter(path, extents, self._layouts[plan.target], self._request.preallocation, self._request.nbd_tls)) as image:
-            lost = f"The previous content of {', '.join(self._written_over)} is lost." if self._written_over else "Nothing was restored."
+        with contextlib.closing(
+            DiskWriter(path, extents, self._layouts[plan.target], self._request.preallocation, self._request.nbd_tls)
+        ) as image:
+            lost = (
+                f"The previous content of {', '.join(self._written_over)} is lost."
+                if self._written_over
+                else "Nothing was restored."
+            )
             work = functools.partial(_copy_run, self._repository, image, place, plan.size, lost)
             workers = self._request.workers or default_workers()
             with in_parallel(portions(extents), lambda: contextlib.nullcontext(work), workers, interrupt) as results:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a restore point holds of a machine beside its disks: its configuration and files, read and proven. Private to the collection.
+"""What a restore point holds of a machine beside its disks: its configuration and files, read and proven.
 
 Who can write to a plain repository says what is in it. So nothing of it is believed: every name is of the grammar, every size and
 number has a bound that is known before anything is read or written, and what does not fit is a damaged object, by its name.
@@ -63,7 +63,9 @@ def _small_file(repository: Repository, point: RestorePoint, key: str, largest: 
     if stored is None:
         raise DamagedObject(f"{point.folder} is damaged: its manifest names no {key}. Choose another restore point.")
     if not 0 <= stored.size <= largest:
-        raise DamagedObject(f"{point.folder}/{stored.name} is damaged: it cannot be of {stored.size} bytes. Choose another restore point.")
+        raise DamagedObject(
+            f"{point.folder}/{stored.name} is damaged: it cannot be of {stored.size} bytes. Choose another restore point."
+        )
     return repository.get_file(point, stored)
 
 
@@ -74,9 +76,13 @@ def configuration(repository: Repository, point: RestorePoint, key: str) -> str:
         text = data.decode()
         root = _check_xml(data)
     except (UnicodeDecodeError, expat.ExpatError, ValueError) as error:
-        raise DamagedObject(f"{point.folder}/{key} is damaged: it is not the XML of a domain ({error}). Choose another restore point.") from error
+        raise DamagedObject(
+            f"{point.folder}/{key} is damaged: it is not the XML of a domain ({error}). Choose another restore point."
+        ) from error
     if root != "domain":
-        raise DamagedObject(f"{point.folder}/{key} is damaged: it is not the XML of a domain. Choose another restore point.")
+        raise DamagedObject(
+            f"{point.folder}/{key} is damaged: it is not the XML of a domain. Choose another restore point."
+        )
     return text
 
 
@@ -111,9 +117,13 @@ def saved_files(repository: Repository, point: RestorePoint) -> list[SavedFile]:
         body = json.loads(data, parse_int=_number)
         files = [_saved(each, point) for each in _list(body.get("files") if isinstance(body, dict) else None)]
     except (ValueError, RecursionError) as error:
-        raise DamagedObject(f"{point.folder}/{INDEX} is damaged: {error}. Choose another restore point, or restore without define.") from error
+        raise DamagedObject(
+            f"{point.folder}/{INDEX} is damaged: {error}. Choose another restore point, or restore without define."
+        ) from error
     if len({file.kind for file in files}) < len(files):
-        raise DamagedObject(f"{point.folder}/{INDEX} is damaged: it names a kind of file twice. Choose another restore point, or restore without define.")
+        raise DamagedObject(
+            f"{point.folder}/{INDEX} is damaged: it names a kind of file twice. Choose another restore point, or restore without define."
+        )
     return files
 
 
@@ -139,7 +149,12 @@ def _saved(entry: t.Any, point: RestorePoint) -> SavedFile:
         raise ValueError(f"{names.shown(kind)} is not a kind of machine file")
     if not _is_number(size, LARGEST[kind]) or not _is_number(mode, 0o7777):
         raise ValueError(f"the size or mode of its {kind} is not valid")
-    for field, longest in (("path", _LONGEST_PATH), ("owner", _LONGEST_ACCOUNT), ("group", _LONGEST_ACCOUNT), ("sha256", 64)):
+    for field, longest in (
+        ("path", _LONGEST_PATH),
+        ("owner", _LONGEST_ACCOUNT),
+        ("group", _LONGEST_ACCOUNT),
+        ("sha256", 64),
+    ):
         if not _is_text(entry[field], longest):
             raise ValueError(f"the {field} of its {kind} is not valid")
     pieces = entry["pieces"]
@@ -166,7 +181,9 @@ def write_file(repository: Repository, point: RestorePoint, saved: SavedFile, pa
     Returns warnings about that. Raises DamagedObject, ObjectMissing, or Refused if it cannot be written.
     """
     digest, left = hashlib.sha256(), saved.size
-    damage = DamagedObject(f"{saved.kind} of restore point {point.id} is damaged: its pieces do not match what was saved")
+    damage = DamagedObject(
+        f"{saved.kind} of restore point {point.id} is damaged: its pieces do not match what was saved"
+    )
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with open(handle, "wb") as file:
@@ -204,8 +221,16 @@ def _own(handle: int, saved: SavedFile) -> list[str]:
         return []  # libvirt makes most of them QEMU's own when the domain starts
     owner, group = account_of(saved.owner), group_of(saved.group)
     os.fchown(handle, -1 if owner is None else owner, -1 if group is None else group)
-    unknown = [f"{what} {names.shown(name)}" for what, name, found in (("user", saved.owner, owner), ("group", saved.group, group)) if name and found is None]
-    return [f"{saved.kind} of the machine belongs to root: this host has no {' and no '.join(unknown)}."] if unknown else []
+    unknown = [
+        f"{what} {names.shown(name)}"
+        for what, name, found in (("user", saved.owner, owner), ("group", saved.group, group))
+        if name and found is None
+    ]
+    return (
+        [f"{saved.kind} of the machine belongs to root: this host has no {' and no '.join(unknown)}."]
+        if unknown
+        else []
+    )
 
 
 def account_of(name: str) -> int | None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Incremental backup switched on for a domain where libvirt, from 7.0 to 7.5, has it off. Private to the collection."""
+"""Incremental backup switched on for a domain where libvirt, from 7.0 to 7.5, has it off."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def switched(xml: str, on: bool) -> str | None:
     ElementTree.register_namespace("qemu", _QEMU)
     root = ElementTree.fromstring(xml)
     found = root.find(_LIST)
-    added = [each for each in (found if found is not None else ()) if each.tag == _ADD and each.get("capability") == _NAME]
+    added = [
+        each for each in (found if found is not None else ()) if each.tag == _ADD and each.get("capability") == _NAME
+    ]
     if bool(added) == on:
         return None
     if found is None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which blocks of a disk changed, told without reading the disk. Private to the collection."""
+"""Which blocks of a disk changed, told without reading the disk."""
 
 from __future__ import annotations
 
@@ -66,12 +66,16 @@ def between(repository: Repository, old: RestorePoint, new: RestorePoint, target
     Raises Refused if they do not belong to one incremental set: then tracking was interrupted between them.
     """
     if old.uuid != new.uuid or old.incremental_set != new.incremental_set:
-        raise Refused(f"{UNRELATED}: {old.id} belongs to the set of {old.incremental_set}, {new.id} to that of {new.incremental_set}.")
+        raise Refused(
+            f"{UNRELATED}: {old.id} belongs to the set of {old.incremental_set}, {new.id} to that of {new.incremental_set}."
+        )
     return compare(repository, repository.read_map(old, target), repository.read_map(new, target))
 
 
 @contextlib.contextmanager
-def _dirty_export(session: Session, facts: DomainFacts, target: str, since: str, scratch_dir: str) -> t.Iterator[backup_job.Export]:
+def _dirty_export(
+    session: Session, facts: DomainFacts, target: str, since: str, scratch_dir: str
+) -> t.Iterator[backup_job.Export]:
     wanted = [backup_job.JobDisk(target, since)]
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch.scratch_folder(facts, scratch_dir))
@@ -82,7 +86,9 @@ def _dirty_export(session: Session, facts: DomainFacts, target: str, since: str,
             yield stack.enter_context(offline_export.image_exports(facts, wanted, folder))[0]
 
 
-def until_now(session: Session, repository: Repository, point: RestorePoint, target: str, scratch_dir: str = "/var/tmp") -> list[ChangedRange]:
+def until_now(
+    session: Session, repository: Repository, point: RestorePoint, target: str, scratch_dir: str = "/var/tmp"
+) -> list[ChangedRange]:
     """What changed on a domain's disk since a restore point, as its checkpoint tells. Of the disk, only a few blocks are read as a check.
 
     Raises Refused if that is not known for certain.
@@ -95,15 +101,21 @@ def until_now(session: Session, repository: Repository, point: RestorePoint, tar
         if disk is None:
             raise Refused(f"{domain.name} has no disk {target}.")
         require_files_here(found.facts, f"tell what changed on {domain.name} until now")
-        cause = why_unusable(disk, point, found) if point.checkpoint is not None else "it was taken without a checkpoint"
+        cause = (
+            why_unusable(disk, point, found) if point.checkpoint is not None else "it was taken without a checkpoint"
+        )
         if cause is None and point.checkpoint not in found.checkpoints:
             cause = f"libvirt does not know checkpoint {point.checkpoint}; reconcile it first (cbt_checkpoint with state: reconciled)"
         if cause is not None:
             raise Refused(f"{UNRELATED}: the changes of {target} since {point.id} are not known, because {cause}.")
         with contextlib.ExitStack() as stack:
-            export = stack.enter_context(_dirty_export(session, found.facts, target, point.checkpoint or "", scratch_dir))
+            export = stack.enter_context(
+                _dirty_export(session, found.facts, target, point.checkpoint or "", scratch_dir)
+            )
             source = stack.enter_context(Source(export.server, export.name, export.dirty_context))
             base = repository.read_map(point, target)
             if spot_check.contradiction(source, base, Known(base, repository.reader)) is not None:
-                raise Refused(f"{UNRELATED}: what tracking tells of {target} since {point.id} is wrong. Back {domain.name} up; the disk is then read in full.")
+                raise Refused(
+                    f"{UNRELATED}: what tracking tells of {target} since {point.id} is wrong. Back {domain.name} up; the disk is then read in full."
+                )
             return _in_bytes(list(to_blocks(source.extents(), source.size)), source.size)

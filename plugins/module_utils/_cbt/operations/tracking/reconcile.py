@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bringing libvirt's checkpoints, the bitmaps in the images and the restore points into agreement. Private to the collection."""
+"""Bringing libvirt's checkpoints, the bitmaps in the images and the restore points into agreement."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def plan_agreement(found: Situation, remove_foreign: bool) -> Agreement:
     serving, disks = _serving(found, ours)
     steps = []
     if serving is not None and serving not in found.checkpoints:
-        steps.append(Step(REDEFINE, serving, f"its bitmaps are in {', '.join(disks)}, but libvirt does not know it", disks))
+        steps.append(
+            Step(REDEFINE, serving, f"its bitmaps are in {', '.join(disks)}, but libvirt does not know it", disks)
+        )
     by_checkpoint: dict[str | None, RestorePoint] = {point.checkpoint: point for point in found.points}
     steps += [Step(REMOVE, name, _why_gone(name, found, by_checkpoint)) for name in ours if name != serving]
     others = named("", found.checkpoints, found.facts.disks)
@@ -93,7 +95,9 @@ def plan_agreement(found: Situation, remove_foreign: bool) -> Agreement:
     return Agreement(serving, tuple(steps), foreign)
 
 
-def reconcile(session: Session, repository: Repository, name: str, remove_foreign: bool = False, check_only: bool = False) -> Agreement:
+def reconcile(
+    session: Session, repository: Repository, name: str, remove_foreign: bool = False, check_only: bool = False
+) -> Agreement:
     """Bring a domain's checkpoints, bitmaps and restore points into agreement, or with ``check_only`` tell how.
 
     Raises a CbtError, such as Refused while a job runs on the domain.
@@ -105,7 +109,9 @@ def reconcile(session: Session, repository: Repository, name: str, remove_foreig
             require_files_here(found.facts, f"reconcile {name} while it is shut off")
         plan = plan_agreement(found, remove_foreign)
         if plan.steps and found.facts.job is not None and not leftovers.is_leftover(domain):
-            raise Refused(f"Cannot change the checkpoints of {domain.name}: a {found.facts.job} job is running on it. Wait for it to end.")
+            raise Refused(
+                f"Cannot change the checkpoints of {domain.name}: a {found.facts.job} job is running on it. Wait for it to end."
+            )
         if check_only or not plan.steps:
             return plan
         if found.facts.job is not None:

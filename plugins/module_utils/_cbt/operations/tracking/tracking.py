@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Enabling and disabling changed block tracking of a domain. Private to the collection."""
+"""Enabling and disabling changed block tracking of a domain."""
 
 from __future__ import annotations
 
@@ -63,7 +63,12 @@ def wanted_disks(facts: DomainFacts, selection: Selection) -> tuple[DiskTracking
 
 
 def plan_present(
-    facts: DomainFacts, known: t.Sequence[Checkpoint], prefix: str, tracked: t.Collection[str], name: str | None, new_name: str
+    facts: DomainFacts,
+    known: t.Sequence[Checkpoint],
+    prefix: str,
+    tracked: t.Collection[str],
+    name: str | None,
+    new_name: str,
 ) -> tuple[str | None, tuple[Action, ...]]:
     """The checkpoint that serves already, or the steps to have one. Pure.
 
@@ -100,7 +105,9 @@ def _refuse_to_create(facts: DomainFacts, disks: t.Sequence[DiskTracking], actio
         reasons = " ".join(disk.reason for disk in disks if disk.reason)
         raise Refused(f"Cannot track {facts.name}: none of its disks can be tracked. {reasons}".strip())
     if actions and not facts.active:
-        raise Refused(f"Cannot create a checkpoint on {facts.name}: it is {facts.state}, and a checkpoint needs a running domain. Start it, paused if need be.")
+        raise Refused(
+            f"Cannot create a checkpoint on {facts.name}: it is {facts.state}, and a checkpoint needs a running domain. Start it, paused if need be."
+        )
 
 
 def set_tracking(
@@ -134,9 +141,13 @@ def set_tracking(
             actions = plan_absent(facts, known, prefix, checkpoint)
             disks = tuple(dataclasses.replace(disk, tracked=False) for disk in disks)
         if actions and facts.job is not None:
-            raise Refused(f"Cannot change the checkpoints of {facts.name}: a {facts.job} job is running on it. Wait for it to end.")
+            raise Refused(
+                f"Cannot change the checkpoints of {facts.name}: a {facts.job} job is running on it. Wait for it to end."
+            )
         if not check_only:
             _apply(domain, facts, tracked, actions)
     before = named(prefix, (each.name for each in known), facts.disks)
-    after = [each for each in before if Action(REMOVE, each) not in actions] + [each.checkpoint for each in actions if each.verb == CREATE]
+    after = [each for each in before if Action(REMOVE, each) not in actions] + [
+        each.checkpoint for each in actions if each.verb == CREATE
+    ]
     return TrackingResult(serving, disks, actions, tuple(before), tuple(after))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Compaction: what lives in packs that are mostly dead is copied into new ones. Private to the collection.
+"""Compaction: what lives in packs that are mostly dead is copied into new ones.
 
 What lies in another pack as well lives there alone: it is not copied, unless it was to be stored apart. Every block is proven before
 it is copied or another one named in its place, and by its block id stays what it was. Restore points are told of the new places one by
@@ -80,7 +80,9 @@ def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> list[_Co
     except (DamagedObject, ObjectMissing):
         return []
     copies = []
-    for damaged, group in itertools.groupby(zip(itertools.count(chunk.ordinal), blocks), key=lambda each: isinstance(each[1], DamagedObject)):
+    for damaged, group in itertools.groupby(
+        zip(itertools.count(chunk.ordinal), blocks), key=lambda each: isinstance(each[1], DamagedObject)
+    ):
         if damaged:
             continue
         sound = list(group)
@@ -183,19 +185,33 @@ class Candidates:
             points = [each for each in repository.points_of().points if each.key not in self.without]
             living = living_blocks(_maps(repository, points, interrupt), chosen)
             recoverable = living_blocks(_maps(repository, self.trashed, interrupt), living.__contains__)
-            apart = {ref for extents in _maps(repository, (each for each in points if each.dedup != dedup.REPOSITORY), interrupt) for ref in extents.packs}
-            kept = {ref for extents in _maps(repository, self.held, interrupt) for ref in extents.packs if ref in living}
-            equal = merging.find_equal(repository, {ref: bits for ref, bits in living.items() if ref not in apart}, interrupt)
+            apart = {
+                ref
+                for extents in _maps(repository, (each for each in points if each.dedup != dedup.REPOSITORY), interrupt)
+                for ref in extents.packs
+            }
+            kept = {
+                ref for extents in _maps(repository, self.held, interrupt) for ref in extents.packs if ref in living
+            }
+            equal = merging.find_equal(
+                repository, {ref: bits for ref, bits in living.items() if ref not in apart}, interrupt
+            )
             yield choose(living, equal, self.below, recoverable, kept)
 
 
 def predict(repository: Repository, candidates: Candidates) -> Compacted:
     """About what ``compact`` would do: the packs, and by their average the bytes of what is to be copied of them. Raises RepositoryError."""
-    found = [(ref, bits) for each in candidates.find(repository, Interrupt()) for ref, bits in without(each.living, each.merges).items()]
+    found = [
+        (ref, bits)
+        for each in candidates.find(repository, Interrupt())
+        for ref, bits in without(each.living, each.merges).items()
+    ]
     return Compacted(len(found), 0, sum(ref.size * count(bits) // ref.blocks for ref, bits in found))
 
 
-def compact(lease: Lease, candidates: Candidates, workers: int | None = None, interrupt: Interrupt | None = None) -> Compacted:
+def compact(
+    lease: Lease, candidates: Candidates, workers: int | None = None, interrupt: Interrupt | None = None
+) -> Compacted:
     """Empty the packs that are mostly dead.
 
     Raises RepositoryError if the store fails; every restore point is whole all the same.
@@ -208,5 +224,7 @@ def compact(lease: Lease, candidates: Candidates, workers: int | None = None, in
         total = dataclasses.replace(total, points=total.points + changed)
         for start in range(0, len(found.packs), EMPTIED_AT_ONCE):
             done = run.empty(found.packs[start : start + EMPTIED_AT_ONCE], left)
-            total = Compacted(total.packs + done.packs, total.points + done.points, total.copied_bytes + done.copied_bytes)
+            total = Compacted(
+                total.packs + done.packs, total.points + done.points, total.copied_bytes + done.copied_bytes
+            )
     return total

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Healing restore points whose stored blocks are damaged. Private to the collection.
+"""Healing restore points whose stored blocks are damaged.
 
 A backup reads the damaged blocks of its base again, and so does a copy, so the new point is true. Where it found the content that was
 there, a sound copy lies at the same place of the same disk, in the new point's map: by its block id, which the damaged
@@ -43,13 +43,19 @@ class Healed:
         told = []
         if self.points:
             blocks = sum(self.blocks.values())
-            told.append(f"{blocks} damaged blocks were stored again, and {self.points} earlier restore points were healed by them.")
+            told.append(
+                f"{blocks} damaged blocks were stored again, and {self.points} earlier restore points were healed by them."
+            )
         if self.left:
-            told.append(f"{self.left} blocks of earlier restore points of {domain} stay damaged: their content is nowhere to be found any more.")
+            told.append(
+                f"{self.left} blocks of earlier restore points of {domain} stay damaged: their content is nowhere to be found any more."
+            )
         return told
 
 
-def _maps(repository: Repository, points: t.Iterable[RestorePoint], interrupt: Interrupt) -> t.Iterator[tuple[str, ExtentMap]]:
+def _maps(
+    repository: Repository, points: t.Iterable[RestorePoint], interrupt: Interrupt
+) -> t.Iterator[tuple[str, ExtentMap]]:
     """The maps of restore points, by target; nothing is known of what others name."""
     for point in points:
         interrupt.check()
@@ -79,7 +85,11 @@ class _Search:
         before = len(self.found)
         for block, places in self._wanted[target].items():
             for run in extents.runs(block, block + 1):
-                self.found.update((place, (run.pack, run.ordinal)) for place in places - self.found.keys() if self._is_copy(run, place))
+                self.found.update(
+                    (place, (run.pack, run.ordinal))
+                    for place in places - self.found.keys()
+                    if self._is_copy(run, place)
+                )
         return len(self.found) - before
 
     def _is_copy(self, run: Run, place: Place) -> bool:
@@ -91,7 +101,9 @@ class _Search:
     def _sound(self, run: Run) -> bool:
         """True if the block can be read and is what its directory says."""
         try:
-            return not any(isinstance(block, DamagedObject) for block in self._repository.reader.blocks(run.pack, run.ordinal, 1))
+            return not any(
+                isinstance(block, DamagedObject) for block in self._repository.reader.blocks(run.pack, run.ordinal, 1)
+            )
         except (DamagedObject, ObjectMissing):
             return False
 
@@ -116,7 +128,9 @@ def heal(lease: Lease, uuid: str, damages: Damages, interrupt: Interrupt | None 
     Raises RepositoryError if the store fails; every point is whole all the same, and the next run goes on.
     """
     repository, interrupt = lease.repository, interrupt or Interrupt()
-    provable = {pack: each for pack, each in damages.items() if each.blocks is not None}  # of the others no block's id can be read
+    provable = {
+        pack: each for pack, each in damages.items() if each.blocks is not None
+    }  # of the others no block's id can be read
     if not provable:
         return Healed()
     points = repository.points_of(uuid).points

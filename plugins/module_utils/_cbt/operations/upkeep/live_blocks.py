@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which blocks of packs restore points name. Pure. Private to the collection."""
+"""Which blocks of packs restore points name. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def living_blocks(maps: t.Iterable[ExtentMap], chosen: t.Callable[[PackRef], boo
             continue
         for run in extents.runs():
             if len(living) > MOST_PACKS:
-                raise RepositoryError(f"Restore points name more than {MOST_PACKS} packs where fewer are listed. Verify the repository.")
+                raise RepositoryError(
+                    f"Restore points name more than {MOST_PACKS} packs where fewer are listed. Verify the repository."
+                )
             if run.pack in wanted:
                 living[run.pack] = living.get(run.pack, 0) | _row(run.ordinal, run.count)
     return living

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Making one of blocks that are stored more than once, as writers do who do not see each other. Private to the collection.
+"""Making one of blocks that are stored more than once, as writers do who do not see each other.
 
 Packs are looked at one after another: what was seen lately is remembered, and hooks tell which others hold the same. So
 memory is bounded; what is not found costs space and nothing else.
@@ -80,7 +80,9 @@ class EqualBlocks:
         found: Merges = {}
         for spare in self._kept:
             rank, place = divmod(self._first(spare), 1 << _ORDINAL_BITS)
-            found.setdefault(packs[spare >> _ORDINAL_BITS], []).append(Move(spare & (1 << _ORDINAL_BITS) - 1, 1, packs[rank], place))
+            found.setdefault(packs[spare >> _ORDINAL_BITS], []).append(
+                Move(spare & (1 << _ORDINAL_BITS) - 1, 1, packs[rank], place)
+            )
         return {ref: joined(moves) for ref, moves in found.items()}
 
 
@@ -104,7 +106,11 @@ def find_equal(repository: Repository, living: Living, interrupt: Interrupt) -> 
         for ref, directory in zip(packs, side_by_side(functools.partial(_directory, repository), few)):
             interrupt.check()
             if directory is not None:
-                wanted = (block_id for _ordinal, block_id in _living_blocks(directory, living[ref]) if hooks.may_be_hook(block_id))
+                wanted = (
+                    block_id
+                    for _ordinal, block_id in _living_blocks(directory, living[ref])
+                    if hooks.may_be_hook(block_id)
+                )
                 for near in ranks.keys() & set(lookup(wanted)):
                     note(near, _directory(repository, near))
             note(ref, directory)
@@ -112,7 +118,11 @@ def find_equal(repository: Repository, living: Living, interrupt: Interrupt) -> 
 
 
 def _living_blocks(directory: Directory, bits: int) -> t.Iterator[tuple[int, bytes]]:
-    return ((ordinal, directory.digest(ordinal)) for first, length in stretches(bits) for ordinal in range(first, first + length))
+    return (
+        (ordinal, directory.digest(ordinal))
+        for first, length in stretches(bits)
+        for ordinal in range(first, first + length)
+    )
 
 
 def _directory(repository: Repository, ref: PackRef) -> Directory | None:
@@ -131,7 +141,11 @@ def merge(lease: Lease, merges: Merges, workers: int, interrupt: Interrupt) -> t
     proven = _proven(repository, merges, workers, interrupt)
     kept = {move.pack for line in proven.values() for move in line}
     directories = ((ref, _directory(repository, ref)) for ref in sorted(kept, key=lambda ref: ref.id))
-    named = [PackHooks(ref, hooks.choose(map(each.digest, range(len(each))))) for ref, each in directories if each is not None]
+    named = [
+        PackHooks(ref, hooks.choose(map(each.digest, range(len(each)))))
+        for ref, each in directories
+        if each is not None
+    ]
     dedup.record(repository, dedup.of_compaction(), named)
     changed = 0
     moves = {ref.id: line for ref, line in proven.items()}

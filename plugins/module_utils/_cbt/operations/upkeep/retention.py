@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Removing restore points by rules, bringing removed ones back, and reclaiming space. Private to the collection."""
+"""Removing restore points by rules, bringing removed ones back, and reclaiming space."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ class RetentionResult:
         return bool(self.removed or self.undeleted or compacted or collected)
 
 
-def decide_all(found: t.Sequence[RestorePoint], request: RetentionRequest, now: datetime.datetime, back: t.Collection[Key] = ()) -> list[Verdict]:
+def decide_all(
+    found: t.Sequence[RestorePoint], request: RetentionRequest, now: datetime.datetime, back: t.Collection[Key] = ()
+) -> list[Verdict]:
     """What becomes of restore points, oldest first, by domain. Pure. ``back`` are points just brought back, which stay.
 
     Raises Refused if the rules would leave nothing of a domain, unless that is allowed: what stays without any rule does not count.
@@ -89,12 +91,17 @@ def decide_all(found: t.Sequence[RestorePoint], request: RetentionRequest, now: 
         return []
     verdicts: list[Verdict] = []
     for _uuid, group in itertools.groupby(sorted(found, key=lambda point: point.uuid), key=lambda point: point.uuid):
-        decided = [Verdict(each.point, ("undelete",)) if each.point.key in back else each for each in decide(list(group), request.rules, now)]
+        decided = [
+            Verdict(each.point, ("undelete",)) if each.point.key in back else each
+            for each in decide(list(group), request.rules, now)
+        ]
         goes = not all(verdict.kept for verdict in decided)
         stays = request.rules.given and any(verdict.kept and verdict.rules != ("future",) for verdict in decided)
         if goes and not stays and not request.allow_empty:
             name = decided[-1].point.domain
-            raise Refused(f"The rules would keep no restore point of {name}. Add a rule, keep_last: 1 for one, or set allow_empty: true.")
+            raise Refused(
+                f"The rules would keep no restore point of {name}. Add a rule, keep_last: 1 for one, or set allow_empty: true."
+            )
         verdicts += decided
     return verdicts
 
@@ -118,7 +125,9 @@ def _gone(removed: t.Iterable[Removed], existing: t.Iterable[RestorePoint]) -> l
 
 
 def _too_late(point: RestorePoint) -> Refused:
-    return Refused(f"Restore point {point.id} of {point.domain} cannot be brought back: its grace period is over and its space is being reclaimed.")
+    return Refused(
+        f"Restore point {point.id} of {point.domain} cannot be brought back: its grace period is over and its space is being reclaimed."
+    )
 
 
 def _remove(lease: Lease, verdict: Verdict) -> Verdict:
@@ -157,7 +166,9 @@ def _publish_again(lease: Lease, point: RestorePoint, yields: bool = False) -> N
     repository.store.protect(publishing.resting_on(repository, point), like=names.manifest(point.uuid, point.id))
 
 
-def _bring_back(repository: Repository, lease: Lease, removed: Removed, all_removed: t.Sequence[Removed]) -> RestorePoint:
+def _bring_back(
+    repository: Repository, lease: Lease, removed: Removed, all_removed: t.Sequence[Removed]
+) -> RestorePoint:
     point = removed.point
     _publish_again(lease, point)
     now = lease.now()
@@ -176,8 +187,12 @@ class _Retention:
         self._listing = repository.points_of()
         self._holds = holds.listed(repository)
         self._stayed: dict[Key, Verdict] = {}
-        self._removed = [each for each in trash.removed(repository) if self._meant(each.point)] if request.undelete else []
-        self._back = _wanted_back(self._removed, {point.key for point in self._listing.points if self._meant(point)}, request.undelete)
+        self._removed = (
+            [each for each in trash.removed(repository) if self._meant(each.point)] if request.undelete else []
+        )
+        self._back = _wanted_back(
+            self._removed, {point.key for point in self._listing.points if self._meant(point)}, request.undelete
+        )
 
     def _meant(self, point: RestorePoint) -> bool:
         return self._request.domain in (None, point.uuid, point.domain)
@@ -188,7 +203,9 @@ class _Retention:
         if self._request.domain is not None:
             found = of_domain(found, self._request.domain)
         moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
-        decided = decide_all(found, self._request, moment, [point.key for point in found if point.id in self._request.undelete])
+        decided = decide_all(
+            found, self._request, moment, [point.key for point in found if point.id in self._request.undelete]
+        )
         return [self._kept_anyway(verdict, now) for verdict in decided]
 
     def _kept_anyway(self, verdict: Verdict, now: float) -> Verdict:
@@ -213,12 +230,25 @@ class _Retention:
             if publishing.lost(self._repository, point):
                 raise _too_late(point)
         collector = Collector(self._repository, now, self._request.grace)
-        collected = collector.predict(self._request.confirm_shrink, {point.key for point in gone}, back) if self._collects else None
+        collected = (
+            collector.predict(self._request.confirm_shrink, {point.key for point in gone}, back)
+            if self._collects
+            else None
+        )
         since = now - self._request.grace if self._collects else 0.0
         left = _gone(trash.removed(self._repository, since), [*self._listing.points, *back])
         after = [*left, *(Removed(point, "", now) for point in gone)]
-        compacted = compaction.predict(self._repository, self._candidates(after, now, {point.key for point in gone})) if self._compacts else None
-        return self._result(verdicts, compacted, collected, [each for each in after if collected is None or now - each.at < self._request.grace])
+        compacted = (
+            compaction.predict(self._repository, self._candidates(after, now, {point.key for point in gone}))
+            if self._compacts
+            else None
+        )
+        return self._result(
+            verdicts,
+            compacted,
+            collected,
+            [each for each in after if collected is None or now - each.at < self._request.grace],
+        )
 
     def carry_out(self, lease: Lease) -> RetentionResult:
         """Bring back, remove, reclaim, in this order."""
@@ -227,11 +257,17 @@ class _Retention:
         for each in self._back:
             _bring_back(self._repository, lease, each, self._removed)
         left = self._remove(lease, [verdict for verdict in verdicts if not verdict.kept])
-        compacted = self._compact(lease) if self._compacts else None  # first, so that what it empties is condemned at once
+        compacted = (
+            self._compact(lease) if self._compacts else None
+        )  # first, so that what it empties is condemned at once
         collected = self._collect(lease, left)
-        since = lease.now() - self._request.grace if collected is not None else 0.0  # one whose time is over may be locked for longer
+        since = (
+            lease.now() - self._request.grace if collected is not None else 0.0
+        )  # one whose time is over may be locked for longer
         trashed = _gone(trash.removed(self._repository, since), self._repository.points_of().points)
-        return self._result([self._stayed.get(verdict.point.key, verdict) for verdict in verdicts], compacted, collected, trashed)
+        return self._result(
+            [self._stayed.get(verdict.point.key, verdict) for verdict in verdicts], compacted, collected, trashed
+        )
 
     def _remove(self, lease: Lease, going: t.Sequence[Verdict]) -> t.Sequence[Verdict]:
         """Remove restore points; returns those for whose entries in the trash there is no room. Points that are held stay."""
@@ -247,14 +283,18 @@ class _Retention:
         """Compact, if there is room for new packs: else it is left to a later run."""
         now = lease.now()
         with contextlib.suppress(StorageFull):
-            return compaction.compact(lease, self._candidates(trash.removed(self._repository, now - self._request.grace), now))
+            return compaction.compact(
+                lease, self._candidates(trash.removed(self._repository, now - self._request.grace), now)
+            )
         return Compacted()
 
     def _collect(self, lease: Lease, left: t.Sequence[Verdict]) -> Collected | None:
         """Reclaim space. With what that frees, go on with the points that are ``left`` to be removed, and with what could not be announced."""
         collected: Collected | None = None
         while self._collects:
-            done = Collector(self._repository, lease.now(), self._request.grace).collect(lease, self._request.confirm_shrink)
+            done = Collector(self._repository, lease.now(), self._request.grace).collect(
+                lease, self._request.confirm_shrink
+            )
             collected = done.after(collected)
             if not done.deleted or not (left or done.unannounced):
                 break
@@ -269,8 +309,14 @@ class _Retention:
 
     def _stuck(self, count: int) -> StorageFull:
         """What is to be done where there is no room to remove points."""
-        how = "Set grace: 0, so that the space of what is removed is reclaimed at once" if self._request.grace > 0 else "Free a MiB there by other means"
-        return StorageFull(f"{count} restore points were not removed: {self._repository.store.location} is full. {how}, and run this again.")
+        how = (
+            "Set grace: 0, so that the space of what is removed is reclaimed at once"
+            if self._request.grace > 0
+            else "Free a MiB there by other means"
+        )
+        return StorageFull(
+            f"{count} restore points were not removed: {self._repository.store.location} is full. {how}, and run this again."
+        )
 
     @property
     def _collects(self) -> bool:
@@ -291,9 +337,17 @@ class _Retention:
         held = [each.point for each in self._holds if each.point is not None]
         return Candidates(self._request.compact_below or 0, recoverable, without, held)
 
-    def _result(self, verdicts: t.Sequence[Verdict], compacted: Compacted | None, collected: Collected | None, left: t.Sequence[Removed]) -> RetentionResult:
+    def _result(
+        self,
+        verdicts: t.Sequence[Verdict],
+        compacted: Compacted | None,
+        collected: Collected | None,
+        left: t.Sequence[Removed],
+    ) -> RetentionResult:
         back = tuple(each.point for each in self._back)
-        return RetentionResult(tuple(verdicts), back, compacted, collected, tuple(left), self._unreadable, self._repository.store.was_full)
+        return RetentionResult(
+            tuple(verdicts), back, compacted, collected, tuple(left), self._unreadable, self._repository.store.was_full
+        )
 
 
 def retention(repository: Repository, request: RetentionRequest, check_only: bool = False) -> RetentionResult:

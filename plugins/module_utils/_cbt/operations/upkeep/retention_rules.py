@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which restore points of one domain are kept, and by which rules. Pure. Private to the collection.
+"""Which restore points of one domain are kept, and by which rules. Pure.
 
 The rules are those of restic's ``forget``: newest first, every rule has a counter of its own, a point is kept if any rule
 takes it, and the oldest point is kept by every rule that has counts left.
@@ -58,7 +58,9 @@ def parse_duration(text: str) -> Duration:
     """A duration such as ``2y5m7d3h``: years, months, days and hours, in this order. Raises Refused if it cannot be read."""
     match = _DURATION.fullmatch(text.strip())
     if match is None or not match.group():
-        raise Refused(f"Cannot read the duration {text}. Write it like 30d or 1y6m: years (y), months (m), days (d) and hours (h), in this order.")
+        raise Refused(
+            f"Cannot read the duration {text}. Write it like 30d or 1y6m: years (y), months (m), days (d) and hours (h), in this order."
+        )
     years, months, days, hours = (int(group or 0) for group in match.groups())
     return Duration(years * 12 + months, days, hours)
 
@@ -117,7 +119,9 @@ def _believed(moments: t.Sequence[datetime.datetime]) -> set[int]:
     return found
 
 
-def _dated(points: t.Sequence[RestorePoint], now: datetime.datetime) -> tuple[list[tuple[RestorePoint, datetime.datetime]], list[RestorePoint]]:
+def _dated(
+    points: t.Sequence[RestorePoint], now: datetime.datetime
+) -> tuple[list[tuple[RestorePoint, datetime.datetime]], list[RestorePoint]]:
     """The points that rules count, newest first, and those dated in the future.
 
     A point taken while the clock was set back, or ran ahead, counts as made when the one before it was: else it would stand for
@@ -136,7 +140,9 @@ def _dated(points: t.Sequence[RestorePoint], now: datetime.datetime) -> tuple[li
     return dated[::-1], future
 
 
-def _taken(name: str, count: int, dated: t.Sequence[tuple[RestorePoint, datetime.datetime]], zone: datetime.tzinfo) -> t.Iterator[RestorePoint]:
+def _taken(
+    name: str, count: int, dated: t.Sequence[tuple[RestorePoint, datetime.datetime]], zone: datetime.tzinfo
+) -> t.Iterator[RestorePoint]:
     """The points that one counting rule takes."""
     before: tuple[int, ...] | None = None
     for number, (point, at) in enumerate(dated):

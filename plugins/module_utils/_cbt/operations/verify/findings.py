@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a verification found out, kept for other points sharing packs, and recorded for backups to heal. Private to the collection."""
+"""What a verification found out, kept for other points sharing packs, and recorded for backups to heal."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ class Findings:
     def suspect(self, run: Run) -> bool:
         """True if a block of a run is recorded as damaged."""
         recorded = self.recorded.get(run.pack.id)
-        return recorded is not None and any(recorded.covers(ordinal) for ordinal in range(run.ordinal, run.ordinal + run.count))
+        return recorded is not None and any(
+            recorded.covers(ordinal) for ordinal in range(run.ordinal, run.ordinal + run.count)
+        )
 
     def _state(self, pack: bytes) -> PackDamage | None:
         """What a pack's record is to be; None for no record."""
@@ -80,11 +82,17 @@ class Findings:
             return before
         hurt = self._hurt.get(pack, {})
         sound = self._sound.get(pack, b"")
-        blocks = {ordinal for ordinal in (before.blocks or () if before is not None else ()) if not (ordinal < len(sound) and sound[ordinal])}
+        blocks = {
+            ordinal
+            for ordinal in (before.blocks or () if before is not None else ())
+            if not (ordinal < len(sound) and sound[ordinal])
+        }
         blocks.update(hurt)
         if not blocks:
             return None
-        return PackDamage(frozenset(blocks), before.cause if before is not None and before.blocks else next(iter(hurt.values())))
+        return PackDamage(
+            frozenset(blocks), before.cause if before is not None and before.blocks else next(iter(hurt.values()))
+        )
 
     def record(self) -> None:
         """Record what was found damaged, and forget what was found sound again. Raises RepositoryError if that cannot be stored."""

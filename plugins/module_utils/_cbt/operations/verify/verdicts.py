@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a verification found of restore points. Private to the collection."""
+"""What a verification found of restore points."""
 
 from __future__ import annotations
 
@@ -54,7 +54,12 @@ def joined(damage: t.Iterable[Damage]) -> tuple[Damage, ...]:
     joined: list[Damage] = []
     for each in damage:
         last = joined[-1] if joined else None
-        if last is not None and last.disk == each.disk and last.offset + last.length == each.offset and last.cause == each.cause:
+        if (
+            last is not None
+            and last.disk == each.disk
+            and last.offset + last.length == each.offset
+            and last.cause == each.cause
+        ):
             joined[-1] = dataclasses.replace(last, length=last.length + each.length)
         else:
             joined.append(each)

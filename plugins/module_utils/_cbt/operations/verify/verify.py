@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Proving restore points: their structure, and every byte they hold. Private to the collection."""
+"""Proving restore points: their structure, and every byte they hold."""
 
 from __future__ import annotations
 
@@ -34,14 +34,29 @@ _PIECE = 16  # blocks of a pack read at once, and the unit of a sample
 
 def _range(target: str, run: Run, size: int, error: Exception, ordinal: int | None = None) -> Damage:
     offset = run.first * BLOCK_SIZE
-    return Damage(target, offset, min(run.count * BLOCK_SIZE, size - offset), str(error), isinstance(error, ObjectMissing), ordinal=ordinal)
+    return Damage(
+        target,
+        offset,
+        min(run.count * BLOCK_SIZE, size - offset),
+        str(error),
+        isinstance(error, ObjectMissing),
+        ordinal=ordinal,
+    )
 
 
 def _as_far_as_told(target: str, size: int, found: list[Damage]) -> list[Damage]:
     """The damage of a disk; if there are more ranges than are listed, the whole disk with the first cause."""
     if len(found) <= MOST_RANGES:
         return found
-    return [Damage(target, 0, size, f"more than {MOST_RANGES} of its ranges are damaged, the first because: {found[0].cause}", found[0].missing)]
+    return [
+        Damage(
+            target,
+            0,
+            size,
+            f"more than {MOST_RANGES} of its ranges are damaged, the first because: {found[0].cause}",
+            found[0].missing,
+        )
+    ]
 
 
 def _tasks(extents: ExtentMap, findings: Findings, due: t.Callable[[Run], bool]) -> t.Iterator[Run]:
@@ -93,7 +108,13 @@ def _twice(read: t.Callable[[], t.Any]) -> t.Any:
 
 def _within(some: t.Iterable[Damage], others: t.Sequence[Damage]) -> list[Damage]:
     """Those that others cover. A pack that cannot be read at all covers each of its blocks."""
-    return [each for each in some if any(other.offset <= each.offset and each.offset + each.length <= other.offset + other.length for other in others)]
+    return [
+        each
+        for each in some
+        if any(
+            other.offset <= each.offset and each.offset + each.length <= other.offset + other.length for other in others
+        )
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +139,9 @@ class Verifier:
             verdict = self._examine(point)
             if not verdict.damage:
                 return verdict
-            self.repository.store.size(configuration.NAME)  # a repository that is gone altogether, unmounted perhaps, is no damage
+            self.repository.store.size(
+                configuration.NAME
+            )  # a repository that is gone altogether, unmounted perhaps, is no damage
             try:
                 now = self.repository.point(point.uuid, point.id)
             except ObjectMissing:
@@ -164,7 +187,9 @@ class Verifier:
                 self.findings.note_unreadable(ref, str(fault))
         if not faults:
             return checked, []
-        ranges = (_range(target, run, extents.size, faults[run.pack.id]) for run in extents.runs() if run.pack.id in faults)
+        ranges = (
+            _range(target, run, extents.size, faults[run.pack.id]) for run in extents.runs() if run.pack.id in faults
+        )
         return checked, _as_far_as_told(target, extents.size, list(itertools.islice(ranges, MOST_RANGES + 1)))
 
     def _fault(self, ref: PackRef) -> Exception | None:
@@ -236,7 +261,9 @@ def verify(
         listing = repository.points_of()  # a manifest that cannot be read once may be sound as well
     verdicts = []
     if wanted in ("all", "latest"):
-        verdicts = [PointVerdict(name, None, (Damage("", 0, 0, cause),), 0) for name, cause in sorted(listing.damaged.items())]
+        verdicts = [
+            PointVerdict(name, None, (Damage("", 0, 0, cause),), 0) for name, cause in sorted(listing.damaged.items())
+        ]
     try:
         chosen = several(listing.points, domain, wanted)
     except Refused:
@@ -245,9 +272,22 @@ def verify(
         chosen = []
     findings, slices = Findings(repository), _slices(sample) if level == DATA else 1
     selection = wanted if isinstance(wanted, str) and wanted in ("all", "latest") else "chosen"
-    turns = {uuid: verified.turn(repository, uuid, selection, slices) for uuid in {point.uuid for point in chosen}} if slices > 1 else {}
+    turns = (
+        {uuid: verified.turn(repository, uuid, selection, slices) for uuid in {point.uuid for point in chosen}}
+        if slices > 1
+        else {}
+    )
     recorder = Recorder(repository, findings, level, 100 // slices, warn, record)
-    verifier = Verifier(repository, findings, level, slices, lambda uuid: turns.get(uuid, 0), workers or default_workers(), interrupt or Interrupt(), observer)
+    verifier = Verifier(
+        repository,
+        findings,
+        level,
+        slices,
+        lambda uuid: turns.get(uuid, 0),
+        workers or default_workers(),
+        interrupt or Interrupt(),
+        observer,
+    )
     unread: dict[str, RepositoryError] = {}
     for point in chosen:
         try:
@@ -256,7 +296,9 @@ def verify(
             recorder.ended()
             raise
         except RepositoryError as error:
-            repository.store.size(configuration.NAME)  # raises where not only some place cannot be read, such as a bad sector
+            repository.store.size(
+                configuration.NAME
+            )  # raises where not only some place cannot be read, such as a bad sector
             recorder.ended()
             unread.setdefault(point.uuid, error)
             continue

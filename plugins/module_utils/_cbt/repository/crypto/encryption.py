@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Encrypted repositories: AES-256-GCM, and keys that all come from one master key. Private to the collection.
+"""Encrypted repositories: AES-256-GCM, and keys that all come from one master key.
 
 The layout of what is sealed is written down in docs/repository-format.md.
 """
@@ -138,9 +138,13 @@ class EncryptedKeys:
         if len(header) < _HEADER.size or header[:8] != MAGIC:
             raise DamagedObject(f"{name} is damaged: it is not a sealed object of this encrypted repository")
         try:
-            data = self._objects.decrypt(header[-NONCE_SIZE:], memoryview(stored)[_HEADER.size :], header + _bytes_of(name))
+            data = self._objects.decrypt(
+                header[-NONCE_SIZE:], memoryview(stored)[_HEADER.size :], header + _bytes_of(name)
+            )
         except DamagedObject as error:
             raise DamagedObject(f"{name} is damaged: {error}") from error
         if header[:-NONCE_SIZE] != _HEADER.pack(MAGIC, VERSION, 0, b"")[:-NONCE_SIZE]:
-            raise RepositoryError(f"{name} is sealed in a format that this version of kvm.cbt does not know. Update the collection.")
+            raise RepositoryError(
+                f"{name} is sealed in a format that this version of kvm.cbt does not know. Update the collection."
+            )
         return data

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""AES-256-GCM of many blocks, at little more than the cost of the cipher. Private to the collection.
+"""AES-256-GCM of many blocks, at little more than the cost of the cipher.
 
 In versions of the library up to 42, which Debian 12 and RHEL 9 have, a block of 64 KiB takes its public classes twice as long as OpenSSL, and
 each of their many calls gives the interpreter away and back. They carry OpenSSL's own functions, which are called here in their
@@ -32,7 +32,9 @@ Message = tuple[bytes, Buffer]  # nonce of 12 bytes, content
 def one_shot(key: bytes) -> AESGCM:
     """The cipher for whole messages, with what stands around them. Raises RepositoryError if the library is missing."""
     if AESGCM is None:
-        raise RepositoryError("Encrypted repositories need the Python module cryptography. Install python3-cryptography.")
+        raise RepositoryError(
+            "Encrypted repositories need the Python module cryptography. Install python3-cryptography."
+        )
     return AESGCM(key)
 
 
@@ -77,13 +79,19 @@ class DirectGcm:
     def _context(self, direction: int) -> t.Any:
         context = self._ffi.gc(self._lib.EVP_CIPHER_CTX_new(), self._lib.EVP_CIPHER_CTX_free)
         _done(int(context != self._ffi.NULL))
-        _done(self._lib.EVP_CipherInit_ex(context, self._algorithm, self._ffi.NULL, self._key, self._ffi.NULL, direction))
+        _done(
+            self._lib.EVP_CipherInit_ex(context, self._algorithm, self._ffi.NULL, self._key, self._ffi.NULL, direction)
+        )
         return context
 
     def _update(self, context: t.Any, direction: int, nonce: bytes, content: Buffer, into: t.Any) -> None:
         null = self._ffi.NULL
         _done(self._lib.EVP_CipherInit_ex(context, null, null, null, nonce, direction))
-        _done(self._lib.EVP_CipherUpdate(context, into, self._ffi.new("int *"), self._ffi.from_buffer(content), len(content)))
+        _done(
+            self._lib.EVP_CipherUpdate(
+                context, into, self._ffi.new("int *"), self._ffi.from_buffer(content), len(content)
+            )
+        )
 
     def seal_into(self, room: memoryview, messages: t.Iterable[Message]) -> None:
         context, begin, rest = self._context(_ENCRYPT), self._ffi.from_buffer(room), self._ffi.new("int *")
@@ -114,7 +122,9 @@ class DirectGcm:
 def _done(result: int) -> None:
     """Raise RepositoryError if a function of OpenSSL failed: it lacks memory, or the host's policy forbids the cipher."""
     if result != 1:
-        raise RepositoryError("OpenSSL refuses AES-256-GCM, which encrypted repositories need. Check the memory and the crypto policy of this host.")
+        raise RepositoryError(
+            "OpenSSL refuses AES-256-GCM, which encrypted repositories need. Check the memory and the crypto policy of this host."
+        )
 
 
 _FUNCTIONS = (

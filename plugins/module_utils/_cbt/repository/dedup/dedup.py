@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where blocks are stored already: in this run, or in packs of earlier ones. Private to the collection.
+"""Where blocks are stored already: in this run, or in packs of earlier ones.
 
 Memory is bounded whatever the repository's size: hooks, which are looked up on the disk, tell which packs' directories are
 worth loading, and only the blocks seen last are remembered.
@@ -85,7 +85,9 @@ class Deduplicator:
     their way out are never among them, and of those in which damage was found no damaged block is told of.
     """
 
-    def __init__(self, repository: Repository, index: HookIndex, damages: Damages, remembered: int = REMEMBERED) -> None:
+    def __init__(
+        self, repository: Repository, index: HookIndex, damages: Damages, remembered: int = REMEMBERED
+    ) -> None:
         self._repository = repository
         self._index = index
         self._damages = damages
@@ -117,7 +119,11 @@ class Deduplicator:
                 for ref in lookup(filter(hooks.may_be_hook, block_ids)):
                     self._load(ref)
                 get = self._places.get
-                return {block_id: place for block_id, place in ((each, get(each)) for each in block_ids) if place is not None}
+                return {
+                    block_id: place
+                    for block_id, place in ((each, get(each)) for each in block_ids)
+                    if place is not None
+                }
 
             yield find
 
@@ -148,7 +154,9 @@ class Deduplicator:
         block_ids = [directory.digest(ordinal) for ordinal in range(len(directory))]
         damage = self._damages.get(ref.id)
         if damage is not None:
-            block_ids = [_NO_BLOCK if damage.covers(ordinal) else block_id for ordinal, block_id in enumerate(block_ids)]
+            block_ids = [
+                _NO_BLOCK if damage.covers(ordinal) else block_id for ordinal, block_id in enumerate(block_ids)
+            ]
         with self._lock:
             self.packs[ref.id] = ref
             self._places.note(ref.id, 0, block_ids)
@@ -216,7 +224,14 @@ def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> tuple[int,
     gone = [name for name, nothing in idle.items() if nothing]
     for name in gone:
         repository.discard(name)
-    added = sum(record(repository, of_backup(point.uuid, f"{point.id}-{secrets.token_hex(4)}"), _hooks_of(repository, point, without)) for point in points)
+    added = sum(
+        record(
+            repository,
+            of_backup(point.uuid, f"{point.id}-{secrets.token_hex(4)}"),
+            _hooks_of(repository, point, without),
+        )
+        for point in points
+    )
     return added, len(gone)
 
 

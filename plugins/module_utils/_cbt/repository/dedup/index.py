@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A repository's hooks in local files, by key. Private to the collection.
+"""A repository's hooks in local files, by key.
 
 The files are a cache that processes of this host share. They may be lost, old, wrong or unusable: that costs space in the
 repository and nothing else, since whoever is told of a pack reads and proves its directory. A file appears whole and is never
@@ -55,7 +55,9 @@ class HookIndex:
         self._repository = repository
         self._prefix = names.hooks_folder(domain)
         self._folder = os.path.join(folder or cache_folder(), f"{repository.id}-{domain}" if domain else repository.id)
-        self._gone: dict[str, set[int]] = {}  # by file, the numbers of sources that the repository does not have any more
+        self._gone: dict[
+            str, set[int]
+        ] = {}  # by file, the numbers of sources that the repository does not have any more
         self.failure: str | None = None
 
     def refresh(self) -> None:
@@ -67,7 +69,10 @@ class HookIndex:
                 if mine:
                     self._update(listed)
             with self._opened() as segments:
-                self._gone = {each.path: {number for number, name in enumerate(each.sources()) if name not in listed} for each in segments}
+                self._gone = {
+                    each.path: {number for number, name in enumerate(each.sources()) if name not in listed}
+                    for each in segments
+                }
 
     @contextlib.contextmanager
     def lookup(self) -> t.Iterator[t.Callable[[t.Iterable[bytes]], t.Iterator[PackRef]]]:

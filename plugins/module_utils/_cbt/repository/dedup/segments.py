@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hooks sorted by key in immutable files of this host, the pieces of its index. Private to the collection.
+"""Hooks sorted by key in immutable files of this host, the pieces of its index.
 
 An entry is one number of 64 bits: 40 bits of the key and the number of a pack within the file. So a pack may seem to hold what
 another one does, once in 2^40: whoever is told of it reads its directory. Layout, integers of this host:
@@ -99,7 +99,9 @@ class Segment:
         """All packs in their order, each with the number of its source."""
         size = _PIECE // _PACK.size * _PACK.size
         for offset in range(self._packs_at, self._sources_at, size):
-            for pack, length, blocks, source in _PACK.iter_unpack(self._read(offset, min(size, self._sources_at - offset))):
+            for pack, length, blocks, source in _PACK.iter_unpack(
+                self._read(offset, min(size, self._sources_at - offset))
+            ):
                 yield PackRef(pack, length, blocks), source
 
     def near(self, key: int, gone: Gone) -> list[PackRef]:
@@ -121,7 +123,11 @@ class Segment:
     def _beside(self, number: int, gone: Gone) -> list[PackRef]:
         if number >= self.packs:
             raise Unusable(f"{self.path} names a pack that it does not know")
-        found = list(_PACK.iter_unpack(self._read(self._packs_at + number * _PACK.size, min(2, self.packs - number) * _PACK.size)))
+        found = list(
+            _PACK.iter_unpack(
+                self._read(self._packs_at + number * _PACK.size, min(2, self.packs - number) * _PACK.size)
+            )
+        )
         return [PackRef(*each[:3]) for each in found if each[3] == found[0][3] and each[3] not in gone]
 
     def window(self, first: int, count: int) -> t.Sequence[int]:
@@ -213,7 +219,11 @@ class Gathered:
 
 def _distinct(entries: t.Sequence[int]) -> list[int]:
     """Of several entries of one key the last one."""
-    return [entry for entry, after in itertools.zip_longest(entries, entries[1:], fillvalue=0) if entry ^ after > _NUMBER or not after]
+    return [
+        entry
+        for entry, after in itertools.zip_longest(entries, entries[1:], fillvalue=0)
+        if entry ^ after > _NUMBER or not after
+    ]
 
 
 class _Part(t.NamedTuple):
@@ -234,7 +244,12 @@ def merge(segments: t.Sequence[Segment], living: t.Callable[[str], bool], path: 
     count = 0
     for segment in segments:
         names = segment.sources()
-        new = {name: number for number, name in enumerate((each for each in names if living(each) and each not in sources), len(sources))}
+        new = {
+            name: number
+            for number, name in enumerate(
+                (each for each in names if living(each) and each not in sources), len(sources)
+            )
+        }
         sources.update(new)
         places = [new.get(name) for name in names]
         numbers = array.array("I")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a block is stored. Private to the collection. Codes once released keep their meaning for ever."""
+"""How a block is stored. Codes once released keep their meaning for ever."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def _stored(data: Buffer) -> tuple[int, Buffer]:
 
 def _lz4(level: int | None) -> t.Callable[[Buffer], bytes]:
     if lz4_block is None:
-        raise RepositoryError("Compression lz4 needs the Python module lz4. Install python3-lz4, or choose zlib or none.")
+        raise RepositoryError(
+            "Compression lz4 needs the Python module lz4. Install python3-lz4, or choose zlib or none."
+        )
     options: dict[str, t.Any] = {"store_size": False}
     if level:
         options.update(mode="high_compression", compression=level)
@@ -48,7 +50,9 @@ def _lz4(level: int | None) -> t.Callable[[Buffer], bytes]:
 
 def _zstd(level: int | None) -> t.Callable[[Buffer], bytes]:
     if _ZSTD is None:
-        raise RepositoryError("Compression zstd needs the Python module zstandard. Install python3-zstandard, or choose lz4, zlib or none.")
+        raise RepositoryError(
+            "Compression zstd needs the Python module zstandard. Install python3-zstandard, or choose lz4, zlib or none."
+        )
     return functools.partial(_ZSTD.compress, level=level or _ZSTD_LEVEL)
 
 
@@ -149,7 +153,9 @@ def decode(codec: int, payload: Buffer, length: int) -> Buffer:
     """
     decoder = _DECODERS.get(codec)
     if decoder is None:
-        raise RepositoryError(f"A block is stored with codec {codec}, which this version of kvm.cbt does not know. Update it.")
+        raise RepositoryError(
+            f"A block is stored with codec {codec}, which this version of kvm.cbt does not know. Update it."
+        )
     data = decoder(payload, length)
     if len(data) != length:
         raise DamagedObject("its length is wrong")

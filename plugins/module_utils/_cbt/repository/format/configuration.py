@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The configuration of a repository, its object repository.json. Private to the collection.
+"""The configuration of a repository, its object repository.json.
 
 It cannot be sealed, for it holds what opens the seals. So it proves itself: by a code that only who has the master key
 can make, over all there is in it.
@@ -59,7 +59,9 @@ class Configuration:
 
     def proven_by(self, master: bytes) -> Configuration:
         """The same with the code that belongs to it."""
-        return dataclasses.replace(self, code=hmac.digest(derived(master, "configuration"), envelope.text(self._body()), "sha256").hex())
+        return dataclasses.replace(
+            self, code=hmac.digest(derived(master, "configuration"), envelope.text(self._body()), "sha256").hex()
+        )
 
     def opened(self, passphrase: str) -> tuple[str, bytes] | None:
         """Name of the slot that a passphrase opens, and the master key; None if it opens none.
@@ -70,7 +72,9 @@ class Configuration:
             master = key_slots.unwrap(slot, passphrase, self.id, name)
             if master is not None:
                 if not hmac.compare_digest(self.proven_by(master).code, self.code):
-                    raise DamagedObject(f"{NAME} was changed by somebody who does not have the master key. Put a copy of it back that is sound.")
+                    raise DamagedObject(
+                        f"{NAME} was changed by somebody who does not have the master key. Put a copy of it back that is sound."
+                    )
                 return name, master
         return None
 
@@ -88,9 +92,13 @@ def create(passphrase: str | None = None, slot: str = FIRST_SLOT) -> tuple[Confi
 def checked(passphrase: str) -> str:
     """The passphrase, unless it cannot be meant as one. Raises PassphraseRefused."""
     if not passphrase:
-        raise PassphraseRefused("The passphrase is empty. Give one, or leave the option out for a repository that is not encrypted.")
+        raise PassphraseRefused(
+            "The passphrase is empty. Give one, or leave the option out for a repository that is not encrypted."
+        )
     if not passphrase.isascii() and _SURROGATE.search(passphrase):
-        raise PassphraseRefused("The passphrase is not text in UTF-8. Give it as text, such as the Base64 of random bytes.")
+        raise PassphraseRefused(
+            "The passphrase is not text in UTF-8. Give it as text, such as the Base64 of random bytes."
+        )
     return passphrase
 
 
@@ -102,12 +110,24 @@ def decode(data: bytes, location: str) -> Configuration:
     body = envelope.decode(KIND, FORMAT, data, f"{location}/{NAME}", {"features": list[str]})
     known = (body.get("hash"), body.get("features")) in (("sha256", []), ("hmac-sha256", [ENCRYPTION]))
     if body.get("block_size") != BLOCK_SIZE or not known:
-        raise RepositoryError(f"The repository {location} uses features this version of kvm.cbt does not know. Update the collection.")
+        raise RepositoryError(
+            f"The repository {location} uses features this version of kvm.cbt does not know. Update the collection."
+        )
     slots, code = (body.get("slots"), body.get("code")) if body["features"] else ({}, "")
     try:
-        if not isinstance(slots, dict) or len(slots) > key_slots.MAX_SLOTS or bool(slots) != bool(body["features"]) or _SURROGATE.search("".join(slots)):
+        if (
+            not isinstance(slots, dict)
+            or len(slots) > key_slots.MAX_SLOTS
+            or bool(slots) != bool(body["features"])
+            or _SURROGATE.search("".join(slots))
+        ):
             raise DamagedObject("its key slots are not what was written")
-        if not isinstance(code, str) or not code.isascii() or not isinstance(body.get("id"), str) or not _ID.fullmatch(body["id"]):
+        if (
+            not isinstance(code, str)
+            or not code.isascii()
+            or not isinstance(body.get("id"), str)
+            or not _ID.fullmatch(body["id"])
+        ):
             raise DamagedObject("it lacks what it must have")
         decoded = {name: key_slots.decode(slot) for name, slot in slots.items()}
         key_slots.check_work(decoded.values())
@@ -131,5 +151,7 @@ def keys_of(configuration: Configuration, passphrase: str | None, location: str)
         raise PassphraseRefused(f"The repository {location} is encrypted. Give its passphrase.")
     opened = configuration.opened(passphrase)
     if opened is None:
-        raise PassphraseRefused(f"The passphrase opens no key slot of the repository {location}: it is wrong, or the slot was changed.")
+        raise PassphraseRefused(
+            f"The passphrase opens no key slot of the repository {location}: it is wrong, or the slot was changed."
+        )
     return EncryptedKeys(opened[1])

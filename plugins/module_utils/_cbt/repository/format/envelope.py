@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""JSON objects with a magic, a version and a checksum. Pure. Private to the collection.
+"""JSON objects with a magic, a version and a checksum. Pure.
 
 An object is one line: {"kvm.cbt":"<kind>","version":1,"sha256":"<hex>","body":<JSON>} and a newline. The checksum
 covers the kind, the version and the body's very bytes, so a changed bit anywhere is noticed.
@@ -22,7 +22,9 @@ from ...errors import DamagedObject, RepositoryError
 MOST_VALUES = 1 << 18  # of one object, about; each takes a hundred bytes of memory
 DEEPEST = 32  # levels of lists and objects within each other
 _LONG_NUMBER = re.compile(rb"[0-9]{1000}")  # older Pythons take minutes for one of a few million digits
-_LINE = re.compile(rb'\{"kvm\.cbt":"([a-z]+)","version":([0-9]{1,9}),"sha256":"([0-9a-f]{64})","body":(\{.*\})\}\n', re.DOTALL)
+_LINE = re.compile(
+    rb'\{"kvm\.cbt":"([a-z]+)","version":([0-9]{1,9}),"sha256":"([0-9a-f]{64})","body":(\{.*\})\}\n', re.DOTALL
+)
 
 
 def _digest(kind: str, version: int, body: bytes) -> str:
@@ -37,7 +39,12 @@ def text(body: t.Mapping[str, t.Any]) -> bytes:
 def encode(kind: str, version: int, body: t.Mapping[str, t.Any]) -> bytes:
     """An object of this kind around ``body``; equal bodies give equal bytes."""
     data = text(body)
-    return b'{"kvm.cbt":"%s","version":%d,"sha256":"%s","body":%s}\n' % (kind.encode(), version, _digest(kind, version, data).encode(), data)
+    return b'{"kvm.cbt":"%s","version":%d,"sha256":"%s","body":%s}\n' % (
+        kind.encode(),
+        version,
+        _digest(kind, version, data).encode(),
+        data,
+    )
 
 
 @functools.cache
@@ -52,7 +59,9 @@ def _fits(value: t.Any, wanted: t.Any) -> bool:
         return True
     if isinstance(wanted, type):
         if dataclasses.is_dataclass(wanted):
-            return isinstance(value, dict) and all(_fits(value.get(field), each) for field, each in shape_of(wanted).items())
+            return isinstance(value, dict) and all(
+                _fits(value.get(field), each) for field, each in shape_of(wanted).items()
+            )
         return isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)  # True is no number here
     origin, arguments = t.get_origin(wanted), t.get_args(wanted)
     if origin is t.Union:
@@ -75,7 +84,12 @@ def parsed(data: bytes) -> dict[str, t.Any]:
         raise ValueError("its values are nested too deep") from error
     level: list[t.Any] = [body]
     for _depth in range(DEEPEST):
-        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each) if isinstance(inner, (dict, list))]
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, (dict, list))
+        ]
         if not level:
             return body
     raise ValueError("its values are nested too deep")
@@ -86,7 +100,9 @@ def values_in(data: bytes) -> int:
     return sum(map(data.count, (b",", b":", b"[", b"{")))
 
 
-def decode(kind: str, version: int, data: bytes, name: str, shape: t.Mapping[str, t.Any] | None = None) -> dict[str, t.Any]:
+def decode(
+    kind: str, version: int, data: bytes, name: str, shape: t.Mapping[str, t.Any] | None = None
+) -> dict[str, t.Any]:
     """The body of an object, whose fields are of the types that ``shape`` has for them; others may be beside them.
 
     Raises DamagedObject if it is not what was written, RepositoryError if it is of a newer version than ``version``.
@@ -98,7 +114,9 @@ def decode(kind: str, version: int, data: bytes, name: str, shape: t.Mapping[str
     if _digest(kind, found, match.group(4)) != match.group(3).decode():
         raise DamagedObject(f"{name} is damaged: its checksum does not match")
     if found > version:
-        raise RepositoryError(f"{name} has format {found}; this version of kvm.cbt reads up to format {version}. Update the collection.")
+        raise RepositoryError(
+            f"{name} has format {found}; this version of kvm.cbt reads up to format {version}. Update the collection."
+        )
     try:
         body = parsed(match.group(4))
     except ValueError as error:  # made with a checksum, but not as JSON

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hooks: a sample of the block ids in each pack, by which a pack is found that holds what is being read. Pure. Private to the collection.
+"""Hooks: a sample of the block ids in each pack, by which a pack is found that holds what is being read. Pure.
 
 After Lillibridge et al., "Sparse Indexing: Large Scale, Inline Deduplication Using Sampling and Locality" (FAST 2009): who finds
 a hook loads that pack's directory, and finds the neighbours of the block there. Layout, integers little-endian:
@@ -83,7 +83,9 @@ def decode(data: bytes, name: str) -> list[PackHooks]:
     if hashlib.sha256(data[: HEADER.size] + data[start:]).digest() != data[HEADER.size : start]:
         raise DamagedObject(f"{name} is damaged: its checksum does not match")
     if version != VERSION:
-        raise RepositoryError(f"{name} has format {version}; this version of kvm.cbt reads format {VERSION}. Update it.")
+        raise RepositoryError(
+            f"{name} has format {version}; this version of kvm.cbt reads format {VERSION}. Update it."
+        )
     end = start + packs * PACK.size
     table = list(PACK.iter_unpack(data[start:end])) if end <= len(data) else []
     if len(table) != packs or len(data) - end != sum(fields[3] for fields in table) * _KEY.size:
@@ -91,4 +93,7 @@ def decode(data: bytes, name: str) -> list[PackHooks]:
     if max(data[end :: _KEY.size], default=0) >= _FIRST_BYTES:
         raise DamagedObject(f"{name} is damaged: it holds what is no hook")
     keys = iter(struct.unpack(f">{(len(data) - end) // _KEY.size}Q", data[end:]))
-    return [PackHooks(PackRef(pack, size, blocks), tuple(itertools.islice(keys, count))) for pack, size, blocks, count in table]
+    return [
+        PackHooks(PackRef(pack, size, blocks), tuple(itertools.islice(keys, count)))
+        for pack, size, blocks, count in table
+    ]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Restore points and their manifests. Pure. Private to the collection."""
+"""Restore points and their manifests. Pure."""
 
 from __future__ import annotations
 
@@ -175,7 +175,9 @@ def decode(data: bytes, name: str) -> RestorePoint:
         files = {key: StoredFile(**file) for key, file in body["files"].items()}
         point = RestorePoint(**{**body, "disks": disks, "files": files})
         created = datetime.datetime.fromisoformat(point.created)
-        if created.tzinfo is None or not 1970 <= created.year < 9999:  # a zone or a span leads to no year that there is not
+        if (
+            created.tzinfo is None or not 1970 <= created.year < 9999
+        ):  # a zone or a span leads to no year that there is not
             raise ValueError("its time has no time zone or is not a possible time")
     except (TypeError, ValueError) as error:
         raise DamagedObject(f"{name} is damaged: it lacks what a manifest must have ({error})") from error
@@ -198,7 +200,9 @@ def check(point: RestorePoint) -> None:
     if point.parent is not None:
         names.check_point_id(point.parent)
     if len(point.disks) > MOST_DISKS or len(point.files) > MOST_FILES:
-        raise DamagedObject(f"it has {len(point.disks)} disks and {len(point.files)} files, and at most {MOST_DISKS} and {MOST_FILES} are possible")
+        raise DamagedObject(
+            f"it has {len(point.disks)} disks and {len(point.files)} files, and at most {MOST_DISKS} and {MOST_FILES} are possible"
+        )
     for disk in point.disks:
         names.check_map_name(disk.map.name, names.check_target(disk.target))
         if not 0 <= disk.size <= LARGEST_DISK:
@@ -207,7 +211,9 @@ def check(point: RestorePoint) -> None:
         names.check_file_name(file)
     for stored in point.stored_files:
         if not 0 <= stored.size <= names.largest(point.object_name(stored)) or not _SHA256.fullmatch(stored.sha256):
-            raise DamagedObject(f"{stored.name} cannot have {stored.size} bytes and the SHA-256 {names.shown(stored.sha256)}")
+            raise DamagedObject(
+                f"{stored.name} cannot have {stored.size} bytes and the SHA-256 {names.shown(stored.sha256)}"
+            )
     _check_unique("disk", [disk.target for disk in point.disks])
     _check_unique("object", [stored.name for stored in point.stored_files])
 

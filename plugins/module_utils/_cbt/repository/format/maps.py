@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Extent maps: which pack holds each block of one disk at one restore point. Pure. Private to the collection.
+"""Extent maps: which pack holds each block of one disk at one restore point. Pure.
 
 Sorted runs of consecutive blocks lying consecutively in one pack; what no run covers is zero. Kept in
 columns, because a large disk with scattered changes has millions of runs. Layout, integers little-endian:
@@ -115,7 +115,10 @@ class ExtentMap:
             end = first + count
         table = b"".join(PACK.pack(ref.id, ref.size, ref.blocks) for ref in self.packs)
         head = HEADER.pack(MAGIC, VERSION, 0, BLOCK_SIZE, self.size, len(self.packs), 0, len(self))
-        columns: list[Buffer] = [table, *(memoryview(_little(each)) for each in (gaps, self._counts, self._packs, self._ordinals))]
+        columns: list[Buffer] = [
+            table,
+            *(memoryview(_little(each)) for each in (gaps, self._counts, self._packs, self._ordinals)),
+        ]
         # One after another, and none is copied: those of millions of runs take as much memory as all the rest of a backup.
         proof, engine, stored = hashlib.sha256(head), zlib.compressobj(6), []
         for column in columns:
@@ -193,7 +196,9 @@ def _unknown(data: bytes, version: int) -> RepositoryError:
             proof.update(piece)
     if proof.digest() != data[HEADER.size : HEADER.size + 32]:
         return DamagedObject("its checksum does not match")
-    return RepositoryError(f"An extent map has format {version}; this version of kvm.cbt reads format {VERSION}. Update it.")
+    return RepositoryError(
+        f"An extent map has format {version}; this version of kvm.cbt reads format {VERSION}. Update it."
+    )
 
 
 def _fill(data: bytes, head: _Header, sections: list[memoryview]) -> None:

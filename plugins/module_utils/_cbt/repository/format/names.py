@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The one grammar of names: of every object of a repository, and of every part of such a name. Pure. Private to the collection.
+"""The one grammar of names: of every object of a repository, and of every part of such a name. Pure.
 
 Names are built here and parsed here, and nowhere else. A store reads, writes, lists and deletes only objects whose names are of
 this grammar. What else is found in a repository is foreign: it is left alone.
@@ -152,7 +152,11 @@ def _pattern(place: str) -> t.Pattern[str]:
 _BY_FOLDER: dict[str, list[tuple[Kind, t.Pattern[str]]]] = {}
 for _kind in KINDS:
     _BY_FOLDER.setdefault(_kind.place.partition("/")[0], []).append((_kind, _pattern(_kind.place)))
-_FOLDER_PATTERNS = [_pattern("/".join(place[:depth])) for place in (kind.place.split("/") for kind in KINDS) for depth in range(1, len(place))]
+_FOLDER_PATTERNS = [
+    _pattern("/".join(place[:depth]))
+    for place in (kind.place.split("/") for kind in KINDS)
+    for depth in range(1, len(place))
+]
 
 
 def parsed(name: str) -> Name | None:
@@ -230,7 +234,12 @@ def is_file_name(value: object) -> bool:
 
 def is_map_name(value: object, target: str) -> bool:
     """Whether the map of the disk with this target can have this name."""
-    return isinstance(value, str) and is_file_name(value) and value.startswith(target) and _OF_MAP.fullmatch(value[len(target) :]) is not None
+    return (
+        isinstance(value, str)
+        and is_file_name(value)
+        and value.startswith(target)
+        and _OF_MAP.fullmatch(value[len(target) :]) is not None
+    )
 
 
 def is_repository_id(value: object) -> bool:
@@ -370,8 +379,12 @@ def announcement(name: str) -> str:
     if found is not None and found.kind is PACK_KIND:
         return CONDEMNED_PACK_KIND.name(pack=found.parts["pack"])
     if found is not None and found.kind in (MAP_KIND, FILE_KIND):
-        return CONDEMNED_FILE_KIND.name(uuid=found.parts["uuid"], point=found.parts["point"], file=name.rpartition("/")[2])
-    raise DamagedObject(f"The end of {shown(name)} cannot be announced: it is neither a pack nor a file of a restore point")
+        return CONDEMNED_FILE_KIND.name(
+            uuid=found.parts["uuid"], point=found.parts["point"], file=name.rpartition("/")[2]
+        )
+    raise DamagedObject(
+        f"The end of {shown(name)} cannot be announced: it is neither a pack nor a file of a restore point"
+    )
 
 
 def announced(name: str) -> str | None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The format of packs: immutable objects holding many blocks and their directory. Pure. Private to the collection.
+"""The format of packs: immutable objects holding many blocks and their directory. Pure.
 
 A pack can be understood with no other object. Layout, all integers little-endian:
 
@@ -137,7 +137,9 @@ class Directory:
     def entry(self, ordinal: int) -> BlockEntry:
         """Everything about one block."""
         digest, stored, crc, rest = ENTRY.unpack_from(self._raw, ordinal * ENTRY.size)
-        return BlockEntry(digest, self._offsets[ordinal], stored, crc, rest & ((1 << _CODEC_SHIFT) - 1), rest >> _CODEC_SHIFT)
+        return BlockEntry(
+            digest, self._offsets[ordinal], stored, crc, rest & ((1 << _CODEC_SHIFT) - 1), rest >> _CODEC_SHIFT
+        )
 
     def span(self, first: int, count: int) -> tuple[int, int]:
         """Offset and length in the pack of ``count`` consecutive blocks."""
@@ -154,9 +156,13 @@ def parse_directory(ref: PackRef, head: bytes, rest: bytes, keys: PackKeys) -> D
     try:
         raw = keys.unseal_directory(head, stored, tail, proof)
     except DamagedObject as error:
-        raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its header or directory is not what was written") from error
+        raise DamagedObject(
+            f"Pack {ref.id.hex()} is damaged: its header or directory is not what was written"
+        ) from error
     if len(head) == HEADER.size and head[:8] == MAGIC and HEADER.unpack(head)[1] != VERSION:
-        raise RepositoryError(f"Pack {ref.id.hex()} has format {HEADER.unpack(head)[1]}; this version of kvm.cbt reads format {VERSION}. Update it.")
+        raise RepositoryError(
+            f"Pack {ref.id.hex()} has format {HEADER.unpack(head)[1]}; this version of kvm.cbt reads format {VERSION}. Update it."
+        )
     expected = header(ref.id), ref.blocks * ENTRY.size, TAIL.pack(ref.directory_offset, ref.blocks, 0), END_MAGIC
     if (head, len(raw), tail, footer[-len(END_MAGIC) :]) != expected:
         raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its header or directory is not what was written")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Zstandard, by whichever module this Python has for it. Private to the collection.
+"""Zstandard, by whichever module this Python has for it.
 
 Both are bound to the length a block must have, whatever a frame promises.
 """

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files in which a host remembers repositories, safe beside other runs and other users. Private to the collection."""
+"""Files in which a host remembers repositories, safe beside other runs and other users."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def _opened(path: str) -> t.Iterator[int]:
     """A folder's handle. Its parent is looked at as well: who can write there could exchange the folder."""
     parent = _checked(os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
     try:
-        handle = _checked(os.open(os.path.basename(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent))
+        handle = _checked(
+            os.open(os.path.basename(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        )
     finally:
         os.close(parent)
     try:
@@ -103,7 +105,9 @@ def _read(folder: int, name: str) -> bytes | None:
 
 def _write(folder: int, name: str, data: bytes) -> None:
     temporary = f".{secrets.token_hex(8)}"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    handle = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
+    )
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a host knows of the repository at a location, and what speaks against one found there now. Pure. Private to the collection."""
+"""What a host knows of the repository at a location, and what speaks against one found there now. Pure."""
 
 from __future__ import annotations
 
@@ -60,7 +60,11 @@ def _key(text: str, name: str) -> Key:
 
 def objection(known: Known | None, found: Known | None, location: str) -> str | None:
     """Why the repository found at a location cannot be the one known there; None if it may be, or if none was known."""
-    if known is None or found == known or (found is not None and (found.id, found.encrypted) == (known.id, known.encrypted)):
+    if (
+        known is None
+        or found == known
+        or (found is not None and (found.id, found.encrypted) == (known.id, known.encrypted))
+    ):
         return None
     if found is None:
         return f"The repository {known.id} that this host knows in {location} is missing."

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading blocks and directories of packs, with a bounded cache. Private to the collection."""
+"""Reading blocks and directories of packs, with a bounded cache."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ class PackReader:
             if isinstance(block, DamagedObject) or len(block) == block_length(run.first + index, size):
                 yield block
             else:
-                yield DamagedObject(f"block {run.ordinal + index} of pack {run.pack.id.hex()} is of another length than the disk's")
+                yield DamagedObject(
+                    f"block {run.ordinal + index} of pack {run.pack.id.hex()} is of another length than the disk's"
+                )
 
     def encoded(self, ref: PackRef, first: int, count: int) -> t.Iterator[Encoded | DamagedObject]:
         """The same as ``blocks``, proven as well, but ready to be stored elsewhere."""
@@ -83,7 +85,9 @@ class PackReader:
         """The same where a directory has a length that no block has, of which no more is read."""
         for ordinal in range(first, first + count):
             if count == 1:
-                yield DamagedObject(f"block {ordinal} of pack {ref.id.hex()}: its stored length is more than any block takes")
+                yield DamagedObject(
+                    f"block {ordinal} of pack {ref.id.hex()}: its stored length is more than any block takes"
+                )
             else:
                 yield from self._each(ref, ordinal, 1, make)
 
@@ -92,7 +96,9 @@ class PackReader:
     ) -> t.Iterator[Block | DamagedObject]:
         directory = self.directory(ref)
         if first + count > len(directory):
-            raise DamagedObject(f"Pack {ref.id.hex()} holds {len(directory)} blocks, not the {first + count} its map asks for")
+            raise DamagedObject(
+                f"Pack {ref.id.hex()} holds {len(directory)} blocks, not the {first + count} its map asks for"
+            )
         start, length = directory.span(first, count)
         if length > count * (BLOCK_SIZE + TAG_SIZE):
             yield from self._one_by_one(ref, first, count, make)

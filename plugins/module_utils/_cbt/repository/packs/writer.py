@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writing blocks into packs from several threads. Private to the collection."""
+"""Writing blocks into packs from several threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from ..format.hooks import PackHooks
 from ..format.packs import Encoded, PackRef
 from ..stores.base import Store, Upload
 
-_UNSEALED = 64  # packs, where the store has no limit of its own: each is an open file, of which a process often has 1024
+_UNSEALED = (
+    64  # packs, where the store has no limit of its own: each is an open file, of which a process often has 1024
+)
 
 
 class Placement(t.NamedTuple):

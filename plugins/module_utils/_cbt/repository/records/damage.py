@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is known to be damaged, so that nothing new is built on it and it can be healed. Private to the collection.
+"""What is known to be damaged, so that nothing new is built on it and it can be healed.
 
 ``damaged/<pack id>`` is written by whoever read a pack twice and found it unsound both times. It may be lost: then the
 damage is found again.
@@ -109,7 +109,9 @@ def _pieces(run: Run, damage: PackDamage) -> t.Iterator[Run]:
     if damage.blocks is None:
         yield run
         return
-    for covered, blocks in itertools.groupby(range(run.first, run.stop), lambda block: damage.covers(run.ordinal + block - run.first)):
+    for covered, blocks in itertools.groupby(
+        range(run.first, run.stop), lambda block: damage.covers(run.ordinal + block - run.first)
+    ):
         if covered:
             found = list(blocks)
             yield run.part(found[0], found[-1] + 1)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""When restore points were last verified, and whose turn it is where only a sample is. Private to the collection.
+"""When restore points were last verified, and whose turn it is where only a sample is.
 
 ``verified/<domain uuid>/<point id>`` and ``verified/<domain uuid>/turn-<selection>-<slices>``: rotations of samples of different
 sizes do not know of each other, or one might meet the same slice for ever. All of it may be lost: then less is told, and
@@ -47,7 +47,9 @@ def _body(repository: Repository, kind: str, name: str, shape: t.Mapping[str, t.
 
 def record(repository: Repository, point: RestorePoint, verified: Verified) -> None:
     """Remember a verification."""
-    repository.put_object(names.verification(point.uuid, point.id), envelope.encode(KIND, VERSION, dataclasses.asdict(verified)))
+    repository.put_object(
+        names.verification(point.uuid, point.id), envelope.encode(KIND, VERSION, dataclasses.asdict(verified))
+    )
 
 
 def last(repository: Repository, point: RestorePoint) -> t.Optional[Verified]:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reclaiming the space of what no restore point needs, beside running writers and other collectors. Private to the collection.
+"""Reclaiming the space of what no restore point needs, beside running writers and other collectors.
 
 Safe by the order of visible requests (docs/repository-format.md, Sharing a repository); the grace period and the lapse of
 leases are margins.
@@ -47,7 +47,11 @@ class Collected:
         """This collection and those before it, as one."""
         if before is None:
             return self
-        counts = (before.condemned + self.condemned, before.deleted + self.deleted, before.reclaimed_bytes + self.reclaimed_bytes)
+        counts = (
+            before.condemned + self.condemned,
+            before.deleted + self.deleted,
+            before.reclaimed_bytes + self.reclaimed_bytes,
+        )
         return Collected(*counts, self.foreign, self.unannounced)
 
 
@@ -60,7 +64,14 @@ class _Sorted:
     idle: tuple[str, ...]
 
 
-def _sort(objects: t.Iterable[Entry], needed: Survey, announced: t.Mapping[str, float], spared_from: float, now: float, grace: float) -> _Sorted:
+def _sort(
+    objects: t.Iterable[Entry],
+    needed: Survey,
+    announced: t.Mapping[str, float],
+    spared_from: float,
+    now: float,
+    grace: float,
+) -> _Sorted:
     """Pure. ``spared_from`` is when the longest-running session began: what appeared since may be its own, still unnamed.
 
     That holds for what was announced too, while the lease seemed to have lapsed: such an announcement is taken back.
@@ -88,7 +99,9 @@ class Collector:
         self._repository, self._store = repository, repository.store
         self._now, self._grace = now, grace
 
-    def predict(self, confirm_shrink: bool = False, without: t.Collection[Key] = (), back: t.Collection[RestorePoint] = ()) -> Collected:
+    def predict(
+        self, confirm_shrink: bool = False, without: t.Collection[Key] = (), back: t.Collection[RestorePoint] = ()
+    ) -> Collected:
         """What ``collect`` would do now. Changes nothing.
 
         ``without`` are points regarded as just removed, ``back`` as just brought back. Raises as ``collect`` does.
@@ -132,7 +145,9 @@ class Collector:
             return True
 
         left = [name for name, done in zip(fresh, side_by_side(announce, fresh)) if not done]
-        return {name for name in left if not announce(name)}  # one by one they need less room than several that are in the making at once
+        return {
+            name for name in left if not announce(name)
+        }  # one by one they need less room than several that are in the making at once
 
     @property
     def _foreign(self) -> tuple[str, ...]:
@@ -175,7 +190,9 @@ class Collector:
     def _refuse_shrunk(self, found: Survey, confirmed: bool) -> None:
         before = 0
         with contextlib.suppress(ObjectMissing, DamagedObject):  # nothing to compare with
-            before = envelope.decode(KIND, VERSION, self._repository.get_object(names.RECORD), names.RECORD, _SHAPE)["points"]
+            before = envelope.decode(KIND, VERSION, self._repository.get_object(names.RECORD), names.RECORD, _SHAPE)[
+                "points"
+            ]
         if 0 < before >= found.points * 2 and not confirmed:
             raise Refused(
                 f"Space was not reclaimed: {found.points} restore points are listed where there were {before} the last time, those removed"
@@ -183,7 +200,9 @@ class Collector:
             )
 
     def _record(self, found: Survey) -> None:
-        self._repository.put_object(names.RECORD, envelope.encode(KIND, VERSION, {"points": found.points - found.expired}))
+        self._repository.put_object(
+            names.RECORD, envelope.encode(KIND, VERSION, {"points": found.points - found.expired})
+        )
 
     def _tidy(self, needed: Survey) -> None:
         """Remove what has had its time: trash entries, drafts and lists of dead sessions, leases long lapsed, records of damage of packs that are gone.
@@ -193,7 +212,11 @@ class Collector:
         old = self._over(needed)
         for folder in (names.DRAFTS, names.DOOMED):
             old += [entry.name for entry in self._store.entries(folder) if self._now - entry.modified > LAPSE + ASTRAY]
-        old += [entry.name for entry in self._store.entries(names.LEASES) if self._now - entry.modified > LAPSE + self._grace]
+        old += [
+            entry.name
+            for entry in self._store.entries(names.LEASES)
+            if self._now - entry.modified > LAPSE + self._grace
+        ]
         for name, taken in names.of_kind(self._store.list(names.DAMAGED), names.DAMAGED_KIND):
             pack = names.pack(taken.pack)
             if not needed.needs(pack) and not self._exists(pack):
@@ -215,7 +238,12 @@ class Collector:
         for entry, locked in zip(entries, side_by_side(lambda entry: self._locked(entry.name), entries)):
             taken = names.parsed(entry.name)
             exists = taken is not None and names.manifest(*taken.point) in needed.existing
-            if taken is None or locked or taken.point in needed.held or (exists and self._now - entry.modified <= LAPSE):
+            if (
+                taken is None
+                or locked
+                or taken.point in needed.held
+                or (exists and self._now - entry.modified <= LAPSE)
+            ):
                 continue  # a young entry may be that of a removal which has yet to delete the manifest
             over.append(entry.name)
             if not exists:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Objects on their way out, and what a writer asks before it publishes. Private to the collection.
+"""Objects on their way out, and what a writer asks before it publishes.
 
 An object that nothing names is announced: ``condemned/<pack id>`` for a pack, ``condemned/<domain uuid>/<point id>/<file>`` for a
 file of a restore point. After the grace period, a collector writes the list of what it is about to delete to ``doomed/<session>``,

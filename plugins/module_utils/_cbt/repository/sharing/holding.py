@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Taking a hold beside retention, compaction and collectors (docs/repository-format.md, Holds). Private to the collection."""
+"""Taking a hold beside retention, compaction and collectors (docs/repository-format.md, Holds)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def hold(repository: Repository, point: RestorePoint, purpose: str) -> Hold:
             kept = _kept(repository, taken)
             proven = dataclasses.replace(taken, since=repository.store.modified(taken.name), point=kept)
         except ObjectMissing as error:
-            raise Refused(f"Restore point {point.id} of {point.domain} cannot be held: it was removed. Choose another one.") from error
+            raise Refused(
+                f"Restore point {point.id} of {point.domain} cannot be held: it was removed. Choose another one."
+            ) from error
         repository.put_object(taken.name, holds.encode(proven, kept))
     return proven
 
@@ -63,14 +65,18 @@ def _kept(repository: Repository, taken: Hold) -> RestorePoint:
         lost = publishing.lost(repository, point)
         if publishing.stands(repository, point):
             if lost:
-                raise DamagedObject(f"Restore point {point.id} of {point.domain} cannot be held: {_told(lost)}. Verify it, or choose another one.")
+                raise DamagedObject(
+                    f"Restore point {point.id} of {point.domain} cannot be held: {_told(lost)}. Verify it, or choose another one."
+                )
             return point
         # Its blocks were moved meanwhile, or it was removed.
 
 
 def _told(lost: set[str]) -> str:
     first, others = min(lost), len(lost) - 1
-    return f"{first}{f' and {others} other objects' if others else ''} it needs is missing, damaged or about to be deleted"
+    return (
+        f"{first}{f' and {others} other objects' if others else ''} it needs is missing, damaged or about to be deleted"
+    )
 
 
 def _line(text: str) -> str:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Holds: what keeps restore points while machines are served from them. Private to the collection.
+"""Holds: what keeps restore points while machines are served from them.
 
 ``holds/<domain uuid>/<point id>/<hold id>`` keeps a restore point, and all that its manifest named when the hold was taken, for as long
 as the object exists. No clock ends it. It carries that manifest, so that no run which moves blocks takes away what is served. Its name
@@ -50,7 +50,11 @@ class Hold:
     @property
     def begun(self) -> str | None:
         """When it began: UTC in ISO 8601."""
-        return datetime.datetime.fromtimestamp(int(self.since), datetime.timezone.utc).isoformat() if self.since is not None else None
+        return (
+            datetime.datetime.fromtimestamp(int(self.since), datetime.timezone.utc).isoformat()
+            if self.since is not None
+            else None
+        )
 
     @property
     def reason(self) -> str:
@@ -63,7 +67,9 @@ class Hold:
 def encode(hold: Hold, point: RestorePoint) -> bytes:
     """The object of a hold that keeps a point."""
     manifest = manifests.encode(point).decode(errors="surrogatepass")
-    return envelope.encode(KIND, VERSION, {"host": hold.host, "purpose": hold.purpose, "since": hold.since, "manifest": manifest})
+    return envelope.encode(
+        KIND, VERSION, {"host": hold.host, "purpose": hold.purpose, "since": hold.since, "manifest": manifest}
+    )
 
 
 def decode(data: bytes, name: str) -> tuple[Hold, RestorePoint]:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Leases: who is at work on a repository. Private to the collection.
+"""Leases: who is at work on a repository.
 
 A lease spares objects that appeared since it began from condemnation, and makes stuck sessions visible. One that lapsed
 while its session still works costs that session work, never data. All times are by the store's own clock.
@@ -28,7 +28,9 @@ VERSION = 1
 _SHAPE = {"host": str, "process": int, "operation": str, "since": t.Union[None, int, float]}
 LAPSE = 1800.0  # seconds without a sign of life after which a session counts as dead
 STEADY = 240.0  # seconds, less than the shortest grace period of a repository that several hosts share: a longer request is looked at again
-ASTRAY = 3 * 3600.0  # seconds by which clocks may be wrong, at the most: what decides about the order of requests stays that much longer
+ASTRAY = (
+    3 * 3600.0
+)  # seconds by which clocks may be wrong, at the most: what decides about the order of requests stays that much longer
 RENEWAL = 120.0  # seconds between two signs of life
 
 
@@ -109,7 +111,9 @@ class Lease:
             now = self.renew()
             if now is not None:
                 return now
-        raise RepositoryError(f"Cannot tell the time of {self.repository.store.location}: an object just written is not there. Check the storage.")
+        raise RepositoryError(
+            f"Cannot tell the time of {self.repository.store.location}: an object just written is not there. Check the storage."
+        )
 
     def release(self) -> None:
         """The work is done."""

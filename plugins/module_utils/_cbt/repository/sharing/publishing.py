@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Making a restore point exist beside collectors. Private to the collection."""
+"""Making a restore point exist beside collectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from . import condemned, holds, leases, removals, trash
 from .leases import LAPSE, STEADY, Lease, Moment
 from .wholeness import needed, unsound, whole_point, with_whole_maps
 
-_FRESH = LAPSE / 2  # seconds for which a draft surely counts, with as much again for the one request after the last look
+_FRESH = (
+    LAPSE / 2
+)  # seconds for which a draft surely counts, with as much again for the one request after the last look
 _ATTEMPTS = 3  # at giving a point back what it named
 
 Again = t.Callable[[set[str]], RestorePoint]
@@ -39,7 +41,9 @@ def lost(repository: Repository, point: RestorePoint, there: t.Callable[[str], b
     except ObjectMissing:
         return set(map(point.object_name, point.stored_files))
     leaving = objects.keys() & condemned.on_their_way_out(repository)
-    return leaving | unsound(repository, {name: size for name, size in objects.items() if name not in leaving and not there(name)})
+    return leaving | unsound(
+        repository, {name: size for name, size in objects.items() if name not in leaving and not there(name)}
+    )
 
 
 @contextlib.contextmanager
@@ -88,7 +92,9 @@ def _unpublishing(repository: Repository, put: t.Sequence[RestorePoint]) -> t.It
         raise
 
 
-def publish(lease: Lease, point: RestorePoint, again: Again, appears: t.Callable[[], None] = _nothing, yields: bool = False) -> RestorePoint:
+def publish(
+    lease: Lease, point: RestorePoint, again: Again, appears: t.Callable[[], None] = _nothing, yields: bool = False
+) -> RestorePoint:
     """Make a restore point exist, or replace its manifest; all it names must be stored. Returns the point that exists then.
 
     ``appears`` is called just before others may see the point. With ``yields``, a whole point of this id that another run published
@@ -142,7 +148,9 @@ def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Coll
         if began.elapsed() >= _FRESH:
             return False
         repository.publish(after)
-        return not _removed_again(repository, after, records) and (looked.elapsed() < STEADY or _settled(repository, before, after, records))
+        return not _removed_again(repository, after, records) and (
+            looked.elapsed() < STEADY or _settled(repository, before, after, records)
+        )
 
 
 def _lacks(repository: Repository, point: RestorePoint, there: t.Callable[[str], bool] = _unsure) -> bool:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Telling restore points that blocks lie elsewhere now. Private to the collection.
+"""Telling restore points that blocks lie elsewhere now.
 
 Who moves a block has proven first that the same bytes, by their block id, lie at the new place. A restore point is
 changed by storing new maps under new names and then replacing its manifest, so at every moment it is whole. What it
@@ -48,7 +48,12 @@ def joined(moves: t.Iterable[Move]) -> list[Move]:
     found: list[Move] = []
     for move in sorted(moves, key=lambda each: each.ordinal):
         last = found[-1] if found else None
-        if last is not None and last.stop == move.ordinal and last.pack == move.pack and last.place + last.count == move.place:
+        if (
+            last is not None
+            and last.stop == move.ordinal
+            and last.pack == move.pack
+            and last.place + last.count == move.place
+        ):
             found[-1] = last._replace(count=last.count + move.count)
         else:
             found.append(move)
@@ -108,10 +113,16 @@ def _stored(repository: Repository, point: RestorePoint, maps: t.Mapping[str, Ex
     mark = secrets.token_hex(4)
     own = {target: names.map_file(target, mark) for target in maps}
     files = repository.put_files(point.folder, {own[target]: extents.encode() for target, extents in maps.items()})
-    disks = (dataclasses.replace(disk, map=files[own[disk.target]]) if disk.target in own else disk for disk in point.disks)
+    disks = (
+        dataclasses.replace(disk, map=files[own[disk.target]]) if disk.target in own else disk for disk in point.disks
+    )
     made = dataclasses.replace(point, disks=tuple(disks))
-    with contextlib.suppress(DamagedObject, ObjectMissing):  # what is gone or damaged is found before the manifest is replaced
-        repository.store.protect(publishing.resting_on(repository, made), like=point.object_name(next(iter(files.values()))))
+    with contextlib.suppress(
+        DamagedObject, ObjectMissing
+    ):  # what is gone or damaged is found before the manifest is replaced
+        repository.store.protect(
+            publishing.resting_on(repository, made), like=point.object_name(next(iter(files.values())))
+        )
     return made
 
 

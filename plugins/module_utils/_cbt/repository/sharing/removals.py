@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The record of removed restore points that the trash does not hold any more. Private to the collection.
+"""The record of removed restore points that the trash does not hold any more.
 
 By it a host that returns after a long time can distinguish a restore point that was removed from one that a rollback lost. The
 collector writes the record before it deletes entries of the trash, so that a removed point is found in one of the two at any time.
@@ -67,7 +67,9 @@ def vanished(repository: Repository, key: Key) -> bool:
 
     In the order in which a removed point moves; the first place once more, for a point that is just brought back moves the other way.
     """
-    return not (_exists(repository, key) or _in_trash(repository, key) or recorded(repository, key) or _exists(repository, key))
+    return not (
+        _exists(repository, key) or _in_trash(repository, key) or recorded(repository, key) or _exists(repository, key)
+    )
 
 
 def _exists(repository: Repository, key: Key) -> bool:

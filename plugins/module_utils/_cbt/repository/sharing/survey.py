@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What restore points need: those that exist, those about to, and those that can be brought back. Private to the collection."""
+"""What restore points need: those that exist, those about to, and those that can be brought back."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ class Survey:
                 self.packs.update(ref.id for ref in repository.read_packs(point, disk))
                 self._maps.add(disk.map.sha256)
         if max(len(self.packs), len(self.files)) > MOST_LISTED:
-            raise RepositoryError(f"Restore points name more than {MOST_LISTED} packs or files, which is more than a repository holds. Verify it.")
+            raise RepositoryError(
+                f"Restore points name more than {MOST_LISTED} packs or files, which is more than a repository holds. Verify it."
+            )
 
 
 def _stuck(error: RepositoryError, name: str) -> RepositoryError:
@@ -67,7 +69,13 @@ def _stuck(error: RepositoryError, name: str) -> RepositoryError:
     return RepositoryError(f"Space cannot be reclaimed, for what {name} needs is not known: {why}. {what}")
 
 
-def survey(repository: Repository, now: float, grace: float, without: t.Collection[Key] = (), back: t.Iterable[RestorePoint] = ()) -> Survey:
+def survey(
+    repository: Repository,
+    now: float,
+    grace: float,
+    without: t.Collection[Key] = (),
+    back: t.Iterable[RestorePoint] = (),
+) -> Survey:
     """What is needed now, by the store's clock. ``without`` are points to be regarded as just removed, ``back`` as just brought back.
 
     Drafts come first, then manifests, then holds and the trash: a point on its way from one to the next is met at least once. A draft counts

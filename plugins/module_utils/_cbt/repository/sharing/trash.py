@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Removed restore points, which can be brought back until their grace period ends. Private to the collection."""
+"""Removed restore points, which can be brought back until their grace period ends."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ def read(repository: Repository, entry: Entry, budget: manifests.Budget) -> Remo
     try:
         point = manifests.decode(budget.take(repository.get_object(entry.name)), names.manifest_kept_by(entry.name))
     except DamagedObject as error:
-        raise DamagedObject(f"{entry.name} in the trash cannot be read ({error}). It goes once its grace period is over, or delete it.") from error
+        raise DamagedObject(
+            f"{entry.name} in the trash cannot be read ({error}). It goes once its grace period is over, or delete it."
+        ) from error
     return Removed(point, entry.name, entry.modified)
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether all objects that restore points name exist, with the sizes they must have. Private to the collection."""
+"""Whether all objects that restore points name exist, with the sizes they must have."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def _is_whole(repository: Repository, point: RestorePoint, sizes: Sizes, maps: d
     for disk in point.disks:
         if disk.map.sha256 not in maps:
             try:
-                maps[disk.map.sha256] = all(sizes.get(ref.name) == ref.size for ref in repository.read_packs(point, disk))
+                maps[disk.map.sha256] = all(
+                    sizes.get(ref.name) == ref.size for ref in repository.read_packs(point, disk)
+                )
             except (DamagedObject, ObjectMissing):
                 return False
     return all(maps[disk.map.sha256] for disk in point.disks)
@@ -82,7 +84,9 @@ def with_whole_maps(repository: Repository, point: RestorePoint) -> RestorePoint
     Other maps of a disk beside its own hold the same content: runs that move blocks store them.
     """
     disks = []
-    if unsound(repository, {point.object_name(file): file.size + repository.keys.seal_size for file in point.files.values()}):
+    if unsound(
+        repository, {point.object_name(file): file.size + repository.keys.seal_size for file in point.files.values()}
+    ):
         return None
     for disk in point.disks:
         choices = (dataclasses.replace(disk, map=file) for file in (disk.map, *_maps_beside(repository, point, disk)))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a repository needs of a place to keep objects. Private to the collection.
+"""What a repository needs of a place to keep objects.
 
 An object has a name with slashes and immutable content. A store can put, get, get a range, tell the size,
 list and delete, and does nothing that an object store such as S3 could not do.
@@ -65,15 +65,24 @@ class Foreign:
 
     def words(self) -> list[str]:
         """Warnings, one sentence for each name."""
-        told = [f"{names.shown(name)} in {self._location} is not an object of a repository and was skipped. Remove it." for name in sorted(self._names)]
-        return [*told, f"{self._location} has more files that are not objects of a repository and were skipped."] if self._more else told
+        told = [
+            f"{names.shown(name)} in {self._location} is not an object of a repository and was skipped. Remove it."
+            for name in sorted(self._names)
+        ]
+        return (
+            [*told, f"{self._location} has more files that are not objects of a repository and were skipped."]
+            if self._more
+            else told
+        )
 
 
 def counted(found: t.Iterable[Listed], prefix: str, location: str, before: int = 0) -> t.Iterator[Listed]:
     """What a listing found after ``before`` others, as long as it is not more than any repository holds. Raises RepositoryError."""
     for number, each in enumerate(found, before):
         if number >= MOST_LISTED:
-            raise RepositoryError(f"Cannot list {prefix} in {location}: more than {MOST_LISTED} objects are there. Use several repositories.")
+            raise RepositoryError(
+                f"Cannot list {prefix} in {location}: more than {MOST_LISTED} objects are there. Use several repositories."
+            )
         yield each
 
 

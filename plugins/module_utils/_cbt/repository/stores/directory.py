@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Objects as files below a directory: local, NFS or CephFS. Private to the collection.
+"""Objects as files below a directory: local, NFS or CephFS.
 
 Nothing below the directory is trusted: no link is followed, only regular files are read, and only what has the name of an object is
 read, written, listed or deleted.
@@ -57,7 +57,9 @@ def _explained(what: str, path: str) -> t.Iterator[None]:
         raise ObjectMissing(f"Cannot {what} {path}: it does not exist.") from error
     except Misplaced as error:
         kind = DamagedObject if what == "read" else RepositoryError
-        raise kind(f"Cannot {what} {path}: {error}. Links below a repository are not followed. Move it away.") from error
+        raise kind(
+            f"Cannot {what} {path}: {error}. Links below a repository are not followed. Move it away."
+        ) from error
     except OSError as error:
         raise _failure(what, error)(f"Cannot {what} {path}: {error.strerror}. {_advice(error)}") from error
 
@@ -127,7 +129,10 @@ class _FileUpload:
             self._close()
 
     def _close(self) -> None:
-        handle, self._handle = self._handle, -1  # it is closed even where that fails, and the number may be another file's by then
+        handle, self._handle = (
+            self._handle,
+            -1,
+        )  # it is closed even where that fails, and the number may be another file's by then
         with contextlib.suppress(OSError):  # NFS tells what was not written once more; what counts was synced
             os.close(handle)
 
@@ -143,7 +148,9 @@ class DirectoryStore:
         self.foreign = Foreign(root)
         self.spare: float | None = None
         self.was_full = False
-        self._rooms: tuple[int, list[str]] | None = None  # what may be deleted to make room, and how much that was at first
+        self._rooms: tuple[int, list[str]] | None = (
+            None  # what may be deleted to make room, and how much that was at first
+        )
         self._lock = threading.Lock()
 
     def path(self, name: str) -> str:
@@ -172,7 +179,9 @@ class DirectoryStore:
         with self._lock:
             self.was_full = True
             if self._rooms is None:
-                others = itertools.islice(itertools.chain.from_iterable(map(self.list, names.EXPENDABLE)), reserve.PARTS)
+                others = itertools.islice(
+                    itertools.chain.from_iterable(map(self.list, names.EXPENDABLE)), reserve.PARTS
+                )
                 rooms = [*others, *reserve.parts(self.location)]
                 self._rooms = len(rooms), rooms
             count, rooms = self._rooms
@@ -210,7 +219,11 @@ class DirectoryStore:
         """A handle of an object, and its size."""
         path = self.path(name)
         folder, _slash, last = name.rpartition("/")
-        with _explained("read", path), self.folder(folder) as inside, folders.reading(inside, last, path) as (handle, found):
+        with (
+            _explained("read", path),
+            self.folder(folder) as inside,
+            folders.reading(inside, last, path) as (handle, found),
+        ):
             yield handle, found.st_size
 
     def get(self, name: str, most: int | None = None) -> bytes:
@@ -257,7 +270,9 @@ class DirectoryStore:
             waiting += inner
             yield from found
 
-    def _look(self, here: str, with_status: bool, before: int) -> tuple[builtins.list[str], builtins.list[tuple[str, os.stat_result | None]]]:
+    def _look(
+        self, here: str, with_status: bool, before: int
+    ) -> tuple[builtins.list[str], builtins.list[tuple[str, os.stat_result | None]]]:
         """The folders and the objects in a folder. What has no name of ours is foreign; what has one and is not what it must be is an error.
 
         For a listing that leaves out what a point needs would be taken for a whole one. All that is met counts, after ``before``
@@ -316,7 +331,9 @@ class DirectoryStore:
 @contextlib.contextmanager
 def _locked(folder: int, name: str) -> t.Iterator[t.Callable[[], bool]]:
     """Hold the lock of a file, if the file system has locks; the function says whether it is still the one of this name."""
-    handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)  # NFS locks only what is open for writing
+    handle = os.open(
+        name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
+    )  # NFS locks only what is open for writing
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -326,7 +343,9 @@ def _locked(folder: int, name: str) -> t.Iterator[t.Callable[[], bool]]:
 
 
 def _remove_unlocked(folder: int, name: str) -> None:
-    handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)  # NFS locks only what is open for writing
+    handle = os.open(
+        name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
+    )  # NFS locks only what is open for writing
     try:
         if stat.S_ISREG(os.fstat(handle).st_mode):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

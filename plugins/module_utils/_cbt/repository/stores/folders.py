@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Folders and files below a root, opened part by part: no symbolic link below it is ever followed. Private to the collection.
+"""Folders and files below a root, opened part by part: no symbolic link below it is ever followed.
 
 Anyone who can write to a shared directory can put a link in the place of any folder or file, and each host resolves it by itself. So a
 folder is opened by its handle's own parent, and everything is done within such handles. They are open for one request only: a

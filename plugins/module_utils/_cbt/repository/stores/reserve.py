@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files that hold nothing, with which retention begins in a directory that is full. Private to the collection.
+"""Files that hold nothing, with which retention begins in a directory that is full.
 
 Retention writes a lease, entries of the trash and announcements before it deletes anything. Where there is no room for one of
 them, parts of the reserve are deleted until there is: each frees some bytes and an inode. After them go objects that may be lost

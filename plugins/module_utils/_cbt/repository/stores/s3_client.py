@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The client for S3, and what its errors mean. Private to the collection."""
+"""The client for S3, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -64,9 +64,13 @@ def connect(options: S3Options) -> t.Any:
     """A client, which may be used from several threads. Raises RepositoryError if it cannot be made as asked for."""
     if boto3 is None:
         raise RepositoryError("A repository on S3 needs the Python module boto3. Install python3-boto3.")
-    endpoint = options.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")  # older SDKs do not look
+    endpoint = (
+        options.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    )  # older SDKs do not look
     with explained("use", "S3"):
-        session = boto3.session.Session(options.access_key, options.secret_key, region_name=options.region, profile_name=options.profile)
+        session = boto3.session.Session(
+            options.access_key, options.secret_key, region_name=options.region, profile_name=options.profile
+        )
         client = session.client(
             "s3",
             region_name=session.region_name or _REGION,
@@ -74,7 +78,9 @@ def connect(options: S3Options) -> t.Any:
             verify=options.ca_bundle if options.validate_certs else False,
             config=_config(),
         )
-    if client.meta.endpoint_url.startswith("https:"):  # TLS proves what is sent, at no cost of its own; SHA-256 would take as long as all else
+    if client.meta.endpoint_url.startswith(
+        "https:"
+    ):  # TLS proves what is sent, at no cost of its own; SHA-256 would take as long as all else
         client.meta.config.s3 = {"payload_signing_enabled": False, **(client.meta.config.s3 or {})}
     client.meta.events.register("before-send.s3", functools.partial(_send, client._endpoint.http_session))
     client.meta.events.register("provide-client-params.s3.PutObject", _take_condition)
@@ -111,7 +117,9 @@ class _Bounded:
                 size += len(piece)
                 if size > MOST_ANSWERED:
                     self._raw.close()
-                    raise RepositoryError(f"Cannot use S3: the server sent an answer of more than {MOST_ANSWERED >> 20} MiB. {_WHERE}")
+                    raise RepositoryError(
+                        f"Cannot use S3: the server sent an answer of more than {MOST_ANSWERED >> 20} MiB. {_WHERE}"
+                    )
                 yield piece
         except http_exceptions.ReadTimeoutError as error:
             raise exceptions.ReadTimeoutError(endpoint_url=self._url, error=error) from error
@@ -164,7 +172,9 @@ def explained(what: str, where: str) -> t.Iterator[None]:
     except RuntimeError as error:  # so the SDK tells of credentials that it renewed in vain
         raise RepositoryError(f"Cannot {what} {where}: {str(error).rstrip('.')}. {_KEYS}") from error
     except KeyError as error:
-        raise RepositoryError(f"Cannot {what} {where}: the answer lacks {error}, so it is none of S3. {_WHERE}") from error
+        raise RepositoryError(
+            f"Cannot {what} {where}: the answer lacks {error}, so it is none of S3. {_WHERE}"
+        ) from error
     except (exceptions.BotoCoreError, ResponseParserError, OSError, ValueError) as error:
         raise RepositoryError(f"Cannot {what} {where}: {str(error).rstrip('.')}. {_advice(error)}") from error
 
@@ -177,7 +187,12 @@ def code_of(error: t.Any) -> str:
 def _advice(error: Exception) -> str:
     if isinstance(error, exceptions.SSLError):
         return "Check the server's certificate and ca_bundle."
-    credentials = (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError, exceptions.SSOError)
+    credentials = (
+        exceptions.NoCredentialsError,
+        exceptions.PartialCredentialsError,
+        exceptions.CredentialRetrievalError,
+        exceptions.SSOError,
+    )
     if isinstance(error, (*credentials, exceptions.ProfileNotFound, exceptions.ConfigParseError)):
         return _KEYS
     return _WHERE

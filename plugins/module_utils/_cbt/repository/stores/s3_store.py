@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Objects in a bucket of S3 or of a server compatible with it. Private to the collection."""
+"""Objects in a bucket of S3 or of a server compatible with it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ class S3Store:
                 code = code_of(error)
                 if code in ("PreconditionFailed", "412"):
                     # If the answer to a first attempt was lost, it is this very object that stands in the way.
-                    return bool(error.response["ResponseMetadata"].get("RetryAttempts")) and self.get(name) == bytes(data)
+                    return bool(error.response["ResponseMetadata"].get("RetryAttempts")) and self.get(name) == bytes(
+                        data
+                    )
                 if code in ("ConditionalRequestConflict", "409"):
                     return not self.exists(name) and self._put_new(name, data)
                 if code not in ("NotImplemented", "501"):
@@ -100,7 +102,9 @@ class S3Store:
             return False
         tag = answer.get("ETag", "")
         with self.explained("write", name):
-            for each in filter(None, dict.fromkeys((tag, tag.strip('"')))):  # Ceph compares with the tag without its quotes
+            for each in filter(
+                None, dict.fromkeys((tag, tag.strip('"')))
+            ):  # Ceph compares with the tag without its quotes
                 done = self._put_if(name, after, each)
                 if done is not None:
                     return done
@@ -142,9 +146,15 @@ class S3Store:
         if "ContentRange" not in answer:  # a server that knows no ranges
             return data[offset : offset + length]
         found = _RANGE.fullmatch(answer["ContentRange"])
-        if found is None or found[1] != f"{offset}-{offset + len(data) - 1}" or len(data) != min(length, int(found[2]) - offset):
+        if (
+            found is None
+            or found[1] != f"{offset}-{offset + len(data) - 1}"
+            or len(data) != min(length, int(found[2]) - offset)
+        ):
             sent = names.shown(answer["ContentRange"])
-            raise RepositoryError(f"Cannot read {self._path(name)}: the server sent other bytes than asked for ({sent}). Check the server.")
+            raise RepositoryError(
+                f"Cannot read {self._path(name)}: the server sent other bytes than asked for ({sent}). Check the server."
+            )
         return data
 
     def _read(self, name: str, most: int | None = None, **which: str) -> tuple[Answer, bytes]:
@@ -167,7 +177,9 @@ class S3Store:
                     if attempt + 1 == s3_client.ATTEMPTS:
                         raise
                 _pause(attempt)
-        raise RepositoryError(f"Cannot read {self._path(name)}: the server sent less than it announced, again and again. Check the server.")
+        raise RepositoryError(
+            f"Cannot read {self._path(name)}: the server sent less than it announced, again and again. Check the server."
+        )
 
     def size(self, name: str) -> int:
         with self.explained("read", name):
@@ -224,7 +236,12 @@ class S3Store:
 
     def occupants(self) -> set[str]:
         pages = self._pages(Prefix=self._prefix, Delimiter="/")
-        keys = (each.get("Key") or each["Prefix"] for page in pages for kind in ("Contents", "CommonPrefixes") for each in page.get(kind, []))
+        keys = (
+            each.get("Key") or each["Prefix"]
+            for page in pages
+            for kind in ("Contents", "CommonPrefixes")
+            for each in page.get(kind, [])
+        )
         found = {name[len(self._prefix) :].rstrip("/") for name in counted(keys, "objects", self.location)}
         return found - {""}  # consoles make an empty object for a folder
 
@@ -237,7 +254,9 @@ class S3Store:
             if not page["IsTruncated"]:
                 return
             if not page.get("NextContinuationToken"):
-                raise RepositoryError(f"Cannot list {self.location}: the server does not tell how the listing goes on. Check the server.")
+                raise RepositoryError(
+                    f"Cannot list {self.location}: the server does not tell how the listing goes on. Check the server."
+                )
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _page(self, **which: str) -> Answer:
@@ -278,8 +297,14 @@ class S3Store:
                 until = self._locked_until(name, VersionId=version)
                 if until is None:
                     raise
-                day = datetime.datetime.fromtimestamp(until, datetime.timezone.utc).isoformat(timespec="seconds") if until < _FOREVER else "its legal hold ends"
-                raise ObjectLocked(f"Cannot delete {self._path(name)}: the bucket's object lock keeps it until {day}.") from error
+                day = (
+                    datetime.datetime.fromtimestamp(until, datetime.timezone.utc).isoformat(timespec="seconds")
+                    if until < _FOREVER
+                    else "its legal hold ends"
+                )
+                raise ObjectLocked(
+                    f"Cannot delete {self._path(name)}: the bucket's object lock keeps it until {day}."
+                ) from error
 
     def _versions(self, name: str) -> builtins.list[str]:
         """The ids of an object's versions and delete markers, newest first."""
@@ -288,7 +313,9 @@ class S3Store:
         with self.explained("list the versions of", name):
             for page in self.client.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=key):
                 _check_listing(page, self.location)
-                found += [each for kind in ("Versions", "DeleteMarkers") for each in page.get(kind, []) if each["Key"] == key]
+                found += [
+                    each for kind in ("Versions", "DeleteMarkers") for each in page.get(kind, []) if each["Key"] == key
+                ]
         found.sort(key=lambda each: (each["IsLatest"], each["LastModified"]), reverse=True)
         return [each["VersionId"] for each in found]
 
@@ -298,7 +325,9 @@ class S3Store:
     def sweep(self) -> None:
         before = time.time() - _FORSAKEN
         with contextlib.suppress(RepositoryError), explained("list", self.location):
-            for each in self.client.list_multipart_uploads(Bucket=self._bucket, Prefix=f"{self._prefix}{names.PACKS}/").get("Uploads", []):
+            for each in self.client.list_multipart_uploads(
+                Bucket=self._bucket, Prefix=f"{self._prefix}{names.PACKS}/"
+            ).get("Uploads", []):
                 if each["Initiated"].timestamp() < before:
                     self.client.abort_multipart_upload(Bucket=self._bucket, Key=each["Key"], UploadId=each["UploadId"])
 
@@ -353,7 +382,9 @@ _FOREVER = math.inf
 def _check_listing(page: Answer, location: str) -> None:
     """Raise RepositoryError unless a page was made by S3: the SDK takes any XML for one, and an answer without a byte for one without objects."""
     if "IsTruncated" not in page:
-        raise RepositoryError(f"Cannot list {location}: what the server answers is no listing. Check endpoint_url, and what is between here and the server.")
+        raise RepositoryError(
+            f"Cannot list {location}: what the server answers is no listing. Check endpoint_url, and what is between here and the server."
+        )
 
 
 def _pause(attempt: int) -> None:

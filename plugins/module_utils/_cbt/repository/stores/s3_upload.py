@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An object on its way to S3. Private to the collection."""
+"""An object on its way to S3."""
 
 from __future__ import annotations
 
@@ -135,7 +135,9 @@ class SpooledUpload:
         return stored
 
     def abandon(self) -> None:
-        self._length = 0  # nothing was sent; the memory goes with this object, for a request that failed may still hold it
+        self._length = (
+            0  # nothing was sent; the memory goes with this object, for a request that failed may still hold it
+        )
 
     def _put_in_parts(self, parts: t.Sequence[memoryview]) -> None:
         client, where = self._bucket.client, self._bucket.object_at(self._name)
@@ -146,7 +148,11 @@ class SpooledUpload:
             client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done})
         except BaseException as error:
             # If the answer to a first attempt at completion was lost, the object stands.
-            if isinstance(error, exceptions.ClientError) and code_of(error) == "NoSuchUpload" and self._bucket.exists(self._name):
+            if (
+                isinstance(error, exceptions.ClientError)
+                and code_of(error) == "NoSuchUpload"
+                and self._bucket.exists(self._name)
+            ):
                 return
             with contextlib.suppress(RepositoryError), self._bucket.explained("write", self._name):
                 client.abort_multipart_upload(**upload)
