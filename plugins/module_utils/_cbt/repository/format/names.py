@@ -58,10 +58,10 @@ _PARTS: t.Mapping[str, str] = {
     "selection": r"latest|all|chosen",
     "slices": r"[1-9][0-9]{0,2}",
 }
-_WHOLE = {part: re.compile(pattern) for part, pattern in _PARTS.items()}
-_OF_MAP = re.compile(r"(?:-(?:[0-9a-f]{8}|[0-9]{1,4}))?\.map")  # what follows the target in the name of a map
-_RANDOM = re.compile(r"[a-z0-9_]{8}|[0-9a-f]{16}")  # the former of earlier versions
-_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")  # and what bytes that are no text are read as
+# Expressions are compiled when they are first used, because each module pays for what it loads.
+_OF_MAP = r"(?:-(?:[0-9a-f]{8}|[0-9]{1,4}))?\.map"  # what follows the target in the name of a map
+_RANDOM = r"[a-z0-9_]{8}|[0-9a-f]{16}"  # the former of earlier versions
+_CONTROL = "[\0-\x1f\x7f-\x9f\ud800-\udfff]"  # and what bytes that are no text are read as
 
 
 class Kind(t.NamedTuple):
@@ -209,7 +209,7 @@ def largest_stored(name: str) -> int:
 
 
 def _fits(part: str, value: object) -> bool:
-    return isinstance(value, str) and _WHOLE[part].fullmatch(value) is not None
+    return isinstance(value, str) and re.fullmatch(_PARTS[part], value) is not None
 
 
 def is_uuid(value: object) -> bool:
@@ -238,7 +238,7 @@ def is_map_name(value: object, target: str) -> bool:
         isinstance(value, str)
         and is_file_name(value)
         and value.startswith(target)
-        and _OF_MAP.fullmatch(value[len(target) :]) is not None
+        and re.fullmatch(_OF_MAP, value[len(target) :]) is not None
     )
 
 
@@ -249,7 +249,7 @@ def is_repository_id(value: object) -> bool:
 
 def is_domain_name(value: object) -> bool:
     """Whether libvirt can have given this name to a domain: it holds no slash, and no control character. It is part of names of files, of no object's."""
-    if not isinstance(value, str) or value in ("", ".", "..") or "/" in value or _CONTROL.search(value):
+    if not isinstance(value, str) or value in ("", ".", "..") or "/" in value or re.search(_CONTROL, value):
         return False
     return len(value.encode()) <= _LONGEST_DOMAIN
 
@@ -482,4 +482,4 @@ def temporary(host: str, mark: str) -> str:
 def is_temporary(name: str, host: str) -> bool:
     """Whether this host made a temporary file of this name."""
     start = _of_host(host)
-    return name.startswith(start) and _RANDOM.fullmatch(name[len(start) :]) is not None
+    return name.startswith(start) and re.fullmatch(_RANDOM, name[len(start) :]) is not None
