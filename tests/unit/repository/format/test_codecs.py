@@ -36,7 +36,7 @@ ZSTD_MODULES = {"zstandard": ZstandardModule(zstandard), "compression.zstd": Sta
 @pytest.fixture(params=ZSTD_MODULES)
 def zstd_module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every module that zstd may come from."""
-    monkeypatch.setattr(codecs, "_ZSTD", ZSTD_MODULES[request.param])
+    monkeypatch.setattr(codecs.zstd, "installed", lambda: ZSTD_MODULES[request.param])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_without_lz4_the_message_says_what_to_install(monkeypatch: pytest.Monkey
 
 
 def test_without_zstd_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codecs, "_ZSTD", None)
+    monkeypatch.setattr(codecs.zstd, "installed", lambda: None)
     with pytest.raises(RepositoryError, match="python3-zstandard"):
         codecs.encoder("zstd")
     with pytest.raises(RepositoryError, match="python3-zstandard") as caught:

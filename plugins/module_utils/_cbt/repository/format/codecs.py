@@ -25,7 +25,6 @@ ZLIB = 3
 
 Encoder = t.Callable[[Buffer], tuple[int, Buffer]]
 
-_ZSTD: zstd.Zstd | None = zstd.installed()
 _ZSTD_LEVEL = 3
 _ZLIB_LEVEL = 6
 _PIECE = 4 << 20  # bytes
@@ -49,11 +48,12 @@ def _lz4(level: int | None) -> t.Callable[[Buffer], bytes]:
 
 
 def _zstd(level: int | None) -> t.Callable[[Buffer], bytes]:
-    if _ZSTD is None:
+    library = zstd.installed()
+    if library is None:
         raise RepositoryError(
             "Compression zstd needs the Python module zstandard. Install python3-zstandard, or choose lz4, zlib or none."
         )
-    return functools.partial(_ZSTD.compress, level=level or _ZSTD_LEVEL)
+    return functools.partial(library.compress, level=level or _ZSTD_LEVEL)
 
 
 def _zlib(level: int | None) -> t.Callable[[Buffer], bytes]:
@@ -130,11 +130,12 @@ def _from_lz4(payload: Buffer, length: int) -> bytes:
 
 
 def _from_zstd(payload: Buffer, length: int) -> bytes:
-    if _ZSTD is None:
+    library = zstd.installed()
+    if library is None:
         raise RepositoryError("Reading this repository needs the Python module zstandard. Install python3-zstandard.")
     try:
-        return _ZSTD.decompress(payload, length)
-    except (_ZSTD.error, ValueError, MemoryError) as error:
+        return library.decompress(payload, length)
+    except (library.error, ValueError, MemoryError) as error:
         raise DamagedObject("it does not decompress") from error
 
 

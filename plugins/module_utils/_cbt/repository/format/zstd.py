@@ -8,6 +8,7 @@ Both are bound to the length a block must have, whatever a frame promises.
 
 from __future__ import annotations
 
+import functools
 import threading
 import typing as t
 
@@ -72,8 +73,9 @@ class StandardLibrary:
         return t.cast(bytes, data)
 
 
+@functools.cache
 def installed() -> Zstd | None:
-    """What this Python has for it, None if nothing."""
+    """The library that this Python has, None if there is none. It is loaded when it is first asked for, because that takes time."""
     try:
         import zstandard
 
