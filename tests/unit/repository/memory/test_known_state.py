@@ -425,13 +425,13 @@ def test_a_point_that_appears_while_it_is_looked_for_is_there(share: Share, monk
     gone = latest(share)
     repository = share.open()
     manifest = share.store.objects.pop(names.manifest(*gone.key))
-    whole = MemoryStore.entries
+    whole = MemoryStore.list
 
     def bring_back(store: MemoryStore, prefix: str) -> object:
         store.objects[names.manifest(*gone.key)] = manifest
         return whole(store, prefix)
 
-    monkeypatch.setattr(MemoryStore, "entries", bring_back)
+    monkeypatch.setattr(MemoryStore, "list", bring_back)
     assert not removals.vanished(repository, gone.key)
 
 

@@ -14,8 +14,9 @@ from stepping import Actor, SteppedStore
 from _cbt.errors import Refused
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
+from _cbt.repository.format import names
 from _cbt.repository.repository import Repository
-from _cbt.repository.sharing import condemned, leases, trash
+from _cbt.repository.sharing import condemned, leases, removals, trash
 
 
 @pytest.fixture
@@ -88,6 +89,25 @@ def test_a_removal_whose_deletion_took_a_day_can_be_undone_for_another_day(histo
     (removed,) = trash.removed(history.fresh(), history.store.clock - DAY)
     retention(history.fresh(), RetentionRequest(grace=DAY, undelete=(removed.point.id,)))
     assert [each.id for each in history.fresh().points_of(UUID).points] == [removed.point.id] and not history.wrong()
+
+
+def test_a_point_whose_removal_took_days_is_recorded_as_removed(history: EngineHistory) -> None:
+    """A collector takes its entry for that of a point that was brought back, and once the manifest is gone, all it named is deleted."""
+    (made,) = history.fresh().points_of(UUID).points
+    slow = removing(history, "delete points")
+    history.store.clock += DAY + leases.LAPSE
+    retention(history.fresh(), RetentionRequest(grace=DAY))
+    assert list(history.store.list("trash")) == []
+    while names.manifest(*made.key) in history.store.objects:
+        slow.step()
+    for _night in range(2):
+        history.store.clock += DAY + leases.LAPSE
+        retention(history.fresh(), RetentionRequest(grace=DAY, confirm_shrink=True))
+    assert list(history.store.list("packs")) == []
+    while not slow.over:
+        slow.step()
+    assert slow.error is None and list(history.store.list("trash")) == []
+    assert not removals.vanished(history.fresh(), made.key)
 
 
 def test_an_entry_that_came_late_does_not_outlast_the_manifest_that_it_keeps(history: EngineHistory) -> None:

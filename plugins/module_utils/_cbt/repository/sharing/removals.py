@@ -17,10 +17,9 @@ import typing as t
 
 from ...errors import DamagedObject, ObjectMissing
 from ...parallel import side_by_side
-from ..format import envelope, names
+from ..format import envelope, manifests, names
 from ..format.manifests import Budget, Key
 from ..repository import Repository
-from . import trash
 
 KIND = "removed"
 VERSION = 1
@@ -68,11 +67,12 @@ def vanished(repository: Repository, key: Key) -> bool:
     In the order in which a removed point moves; the first place once more, for a point that is just brought back moves the other way.
     """
     return not (
-        _exists(repository, key) or _in_trash(repository, key) or recorded(repository, key) or _exists(repository, key)
+        exists(repository, key) or _in_trash(repository, key) or recorded(repository, key) or exists(repository, key)
     )
 
 
-def _exists(repository: Repository, key: Key) -> bool:
+def exists(repository: Repository, key: Key) -> bool:
+    """True if there is a manifest."""
     try:
         repository.store.size(names.manifest(*key))
     except ObjectMissing:
@@ -82,9 +82,10 @@ def _exists(repository: Repository, key: Key) -> bool:
 
 def _in_trash(repository: Repository, key: Key) -> bool:
     """True if an entry of the trash proves that the point was removed: one that cannot be read proves nothing."""
-    for entry in repository.store.entries(names.trash_folder(*key)):
+    for name in repository.store.list(names.trash_folder(*key)):
         with contextlib.suppress(DamagedObject, ObjectMissing):
-            return trash.read(repository, entry, Budget()).point.key == key
+            data = Budget().take(repository.get_object(name))
+            return manifests.decode(data, names.manifest_kept_by(name)).key == key
     return False
 
 

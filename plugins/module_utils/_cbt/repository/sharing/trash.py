@@ -15,7 +15,7 @@ from ..format import manifests, names
 from ..format.manifests import RestorePoint
 from ..repository import Repository
 from ..stores.base import Entry
-from . import condemned, holds, leases
+from . import condemned, holds, leases, removals
 from .leases import LAPSE
 from .wholeness import needed, unsound
 
@@ -74,13 +74,16 @@ def _withdraw(repository: Repository, entries: t.Sequence[str]) -> None:
 def _settle(repository: Repository, point: RestorePoint, removed: RestorePoint, entries: t.Sequence[str]) -> None:
     """Keep what was removed for a grace period from now on if it is whole; else take the entries away, which came after all it needs was deleted.
 
-    The entry comes before the last look, as a writer's draft does: of it and a collector, one sees the other.
+    The point is recorded as removed then: a collector that met an old entry beside the manifest took the point for one that was brought
+    back. The entry comes before the last look, as a writer's draft does: of it and a collector, one sees the other.
     """
     if _is_whole(repository, removed):
         entries = [*entries, _keep(repository, point, manifests.encode(removed))]
         going = condemned.about_to_go(repository)
         if _is_whole(repository, removed, going):
             return
+    if not removals.exists(repository, point.key):
+        removals.record(repository, [point.key])
     _withdraw(repository, entries)
 
 
