@@ -31,6 +31,7 @@ from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.upkeep import retention as retaining
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Verdict
+from _cbt.repository.dedup import index
 from _cbt.repository.format import names, packs
 from _cbt.repository.format.manifests import Key, RestorePoint
 from _cbt.repository.format.maps import MapBuilder
@@ -69,6 +70,18 @@ _REMOVING = (
     f"delete {_MANIFEST}",
     f"delete {_MANIFEST}",
     f"done delete {_MANIFEST}",
+)
+_SETTLING = (  # of a session that makes good what a late manifest did
+    f"put {_MANIFEST}",
+    f"put {_MANIFEST}",
+    f"done put {_MANIFEST}",
+    f"done get {_MANIFEST}",
+    "list trash/*",
+    "done list trash/*",
+    "done list removed/*",
+    "done list condemned",
+    "put trash/*",
+    f"delete {_MANIFEST}",
 )
 _WINDOWS: dict[str, tuple[str, ...]] = {
     "backup": _PUBLISHING,
@@ -188,6 +201,7 @@ class Storm:
         monkeypatch.setattr(leases, "boot_clock", lambda: 0.0 if self.at.stands_still else self.real)
         monkeypatch.setattr(leases, "wall_clock", lambda: self.real + (0.0 if self.at.stands_still else self.at.wall))
         monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", OneAfterAnother)
+        monkeypatch.setattr(index, "_WAIT", 0)  # for one that is halted while it fills the index
         ids = random.Random(seed)
         monkeypatch.setattr(secrets, "token_hex", lambda count: ids.randbytes(count).hex())
         monkeypatch.setattr(packs, "new_id", lambda: ids.randbytes(16))
@@ -355,7 +369,8 @@ class Storm:
                 return left[0] < 0
 
             return counted
-        window, passed = self.random.choice(_WINDOWS[session.kind]), [self.random.choice((1, 1, 1, 2, 3))]
+        windows = _SETTLING if session.late else _WINDOWS[session.kind]
+        window, passed = self.random.choice(windows), [self.random.choice((1, 1, 1, 2, 3))]
 
         def reached() -> bool:
             passed[0] -= fnmatch.fnmatchcase(session.actor.pending, window)
@@ -365,11 +380,14 @@ class Storm:
 
     def _nights(self) -> None:
         """Others do all of their work while some are held up."""
-        if self.random.random() < 0.4:
-            self._work(self.random.choice(("remove", "move", "undelete", "hold")))
-        for _night in range(self.random.choice((0, 1, 2, 2, 3))):
-            self._pass(self.random.choice((300, 13000, GRACE + 100, GRACE + 13000)))
-            self._work("collect")
+        for _night in range(self.random.choice((1, 2, 2, 3, 4))):
+            if self.random.random() < 0.4:
+                self._work(self.random.choice(("remove", "remove", "move", "move", "undelete", "hold")))
+            if self.random.random() < 0.2:
+                self._work(self.random.choice(("undelete", "undelete", "move")))
+            self._pass(self.random.choice((300, 2000, 13000, GRACE + 100, GRACE + 13000, GRACE + 13000)))
+            if self.random.random() < 0.8:
+                self._work("collect")
 
     def run(self, rounds: int = 10) -> None:
         """The storm, and what must be true after it."""
