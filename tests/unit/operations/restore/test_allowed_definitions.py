@@ -207,6 +207,22 @@ def test_a_path_is_handed_on_without_the_white_space_around_it() -> None:
     assert ">/usr/bin/qemu-system-x86_64<" in found.xml and ">/var/lib/libvirt/qemu/nvram/web1_VARS.fd<" in found.xml
 
 
+@pytest.mark.parametrize("readonly", ["", " readonly='no'"])
+@pytest.mark.parametrize("system", ["{}", "</os><os>{}"], ids=["in the first list", "in a second list"])
+def test_firmware_that_all_machines_of_the_host_share_is_opened_for_reading_only(readonly: str, system: str) -> None:
+    """A host whose QEMU runs as root would let the guest change the firmware of all others."""
+    shared = f"<loader{readonly} type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>"
+    found = adapted(definition(system=system.format(shared)))
+    assert [each.get("readonly") for each in ElementTree.fromstring(found.xml).iterfind("./os/loader")] == ["yes"]
+    assert "The loader /usr/share/OVMF/OVMF_CODE_4M.fd belongs to the host and is opened for reading only." in found.changes
+
+
+def test_firmware_of_the_machine_itself_stays_as_it_was() -> None:
+    own = "<loader readonly='no' type='pflash'>/fw</loader>"
+    found = adapted(definition(system=own), files={"loader": "/new/web1-loader"})
+    assert ElementTree.fromstring(found.xml).find("./os/loader").attrib == {"readonly": "no", "type": "pflash"}  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("kind", ["kernel", "initrd", "dtb", "loader"])
 def test_a_file_that_was_not_restored_is_refused(kind: str) -> None:
     with pytest.raises(Refused, match=f"os/{kind} "):

@@ -98,6 +98,7 @@ class _Adaptation:
     def carry_out(self) -> Adapted:
         self._identity()
         self._system()
+        self._shared_firmware()
         for disk in self._devices.findall("disk"):
             self._disk(disk)
         for interface in self._devices.findall("interface"):
@@ -180,6 +181,14 @@ class _Adaptation:
                 self._changes.append(
                     f"The {kind} {path_in(element)} was not saved and is not on this host: the domain will not start without it."
                 )
+
+    def _shared_firmware(self) -> None:
+        """Have firmware that machines of the host share opened for reading only, which is not libvirt's default."""
+        for loader in () if self._wanted.trusted else self._root.findall("./os/loader[@type='pflash']"):
+            path = path_in(loader) or ""
+            if is_firmware(path, self._wanted.firmware) and loader.get("readonly") != "yes":
+                loader.set("readonly", "yes")
+                self._changes.append(f"The loader {path} belongs to the host and is opened for reading only.")
 
     def _keeps_variables(self, element: ElementTree.Element) -> bool:
         return not self._copy and (self._wanted.trusted or path_in(element) in (None, self._own_variables))
