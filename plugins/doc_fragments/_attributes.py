@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Which promises a module keeps."""
+    """Attributes that modules declare."""
 
     DOCUMENTATION = r"""
 options: {}

@@ -14,12 +14,13 @@ options:
   uri:
     description:
       - Libvirt connection URI.
-      - It may name another host than the one the task runs on where no files of that host are needed. What needs them is refused.
+      - It may name another host than the one that runs the task. An operation that needs files of the other host is
+        refused.
     type: str
     default: qemu:///system
   username:
     description:
-      - User name for libvirt's SASL authentication.
+      - Username for libvirt's SASL authentication.
     type: str
   password:
     description:
@@ -38,12 +39,12 @@ requirements:
 options:
   include_disks:
     description:
-      - Disk targets to take, such as V(vda). All that can be taken if left out.
+      - Targets of the disks to include, such as V(vda). By default, all disks that can be processed.
     type: list
     elements: str
   exclude_disks:
     description:
-      - Disk targets to leave out.
+      - Targets of the disks to exclude.
     type: list
     elements: str
     default: []

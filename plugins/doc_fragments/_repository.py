@@ -14,19 +14,20 @@ options:
   repository:
     description:
       - Absolute path of the repository's directory, local or mounted (NFS, CephFS), or C(s3://bucket/prefix).
-      - The bucket must exist. Without a prefix the repository takes the whole bucket.
+      - The bucket must exist. Without a prefix, the repository uses the whole bucket.
     type: path
     required: true
   s3:
     description:
-      - How to reach the object store of a repository C(s3://...).
-      - What is left out follows the environment and the files of the AWS SDK of the user the task runs as,
+      - Connection to the object store of a repository at C(s3://...).
+      - Values that are not set are taken from the environment and the AWS SDK files of the user that runs the task,
         such as C(AWS_ACCESS_KEY_ID) or C(~/.aws/credentials).
     type: dict
     suboptions:
       endpoint_url:
         description:
-          - URL of the service, such as V(https://s3.example.com). C(AWS_ENDPOINT_URL_S3), C(AWS_ENDPOINT_URL) or that of AWS if left out.
+          - URL of the service, such as V(https://s3.example.com). By default, C(AWS_ENDPOINT_URL_S3),
+            C(AWS_ENDPOINT_URL) or the URL of AWS.
         type: str
       region:
         description:
@@ -34,42 +35,46 @@ options:
         type: str
       profile:
         description:
-          - A profile of the SDK's files.
+          - Name of a profile in the AWS SDK files.
         type: str
       access_key:
         description:
-          - Id of the access key.
+          - Access key id.
         type: str
       secret_key:
         description:
-          - Secret of the access key.
+          - Secret access key.
         type: str
       validate_certs:
         description:
-          - Whether the server's certificate has to be valid.
+          - Whether to verify the server's certificate.
         type: bool
         default: true
       ca_bundle:
         description:
-          - Path of a file with the certificates of the authorities to trust, in place of the system's.
+          - Path of a file with the CA certificates to trust, in place of the system's.
         type: path
   passphrase:
     description:
-      - Passphrase of an encrypted repository. A repository is encrypted if it is created with one.
-      - Any text in UTF-8, taken as it is given. White space and newlines at its end belong to it.
-      - It is never logged or returned. Keep it in a vault, and a copy of it elsewhere. Without it nothing can be read, by nobody.
-      - Changing it is what M(kvm.cbt.cbt_repository) is for.
+      - Passphrase of an encrypted repository. A repository that is created with a passphrase is encrypted.
+      - The passphrase is any UTF-8 text and is used exactly as given, including trailing whitespace and newlines.
+      - It is never logged or returned. Keep it in a vault, and keep a copy elsewhere. Without it, the repository cannot
+        be read by anyone.
+      - Use M(kvm.cbt.cbt_repository) to change it.
     type: str
   accept_repository:
     description:
-      - Whether to accept a repository that is not in the state that this host knows.
-      - Each host remembers, for each location, the id of the repository, whether it is encrypted, and the newest restore points that it saw.
-        If the repository is missing, is another one, or went back to an older state, the task fails. The share may not be mounted, or an older copy
-        of the repository may have been put in its place. Restore points that retention removed do not cause a failure.
-      - With V(true), the state found replaces the known one. Set it for one run only. In check mode, nothing is remembered.
-      - A host that sees a repository for the first time always accepts it, as in a disaster recovery.
-      - If you rotate backup disks, mount each of them at a path of its own.
-      - The known state is kept in C(/var/lib/kvm-cbt) for root, and in C(~/.local/state/kvm-cbt) for other users, or in E(XDG_STATE_HOME) where that is set.
+      - Whether to accept a repository whose state differs from the one this host knows.
+      - Each host remembers, for each location, the id of the repository, whether it is encrypted, and the newest
+        restore points it has seen. The task fails if the repository is missing, is a different one, or went back to an
+        older state. The share may not be mounted, or an older copy of the repository may be in its place. Restore
+        points that retention removed do not cause a failure.
+      - With V(true), the state that is found replaces the known one. Set it for one run only. In check mode, nothing is
+        remembered.
+      - A host that uses a repository for the first time always accepts it, for example in a disaster recovery.
+      - If you rotate backup disks, mount each of them at its own path.
+      - The known state is stored in C(/var/lib/kvm-cbt) for root, and in C(~/.local/state/kvm-cbt) for other users, or
+        in E(XDG_STATE_HOME) if that is set.
     type: bool
     default: false
 requirements:
@@ -83,7 +88,7 @@ options:
     description:
       - Whether to create the repository if its directory is missing or empty.
       - By default, a missing repository is an error, because the share that holds it may not be mounted.
-        M(kvm.cbt.cbt_repository), which the role P(kvm.cbt.prepare#role) runs, creates it.
+        M(kvm.cbt.cbt_repository) creates it, as the role P(kvm.cbt.prepare#role) does.
     type: bool
     default: false
 """
@@ -92,8 +97,8 @@ options:
 options:
   workers:
     description:
-      - Number of parallel workers, each with a connection of its own.
-      - By default two more than there are processors, at most 16.
+      - Number of parallel workers, each with its own connection.
+      - By default, the number of processors plus two, at most 16.
     type: int
 """
 
@@ -101,30 +106,34 @@ options:
 options:
   compression:
     description:
-      - How blocks are compressed. A block that does not shrink is stored as it is.
-      - V(zlib) is slow, but needs nothing that is not part of Python, neither for the backup nor for a restore.
-      - It may differ from one backup to the next. Blocks that are stored already are not compressed again.
+      - Compression of blocks. A block that does not become smaller is stored uncompressed.
+      - V(zlib) is slow, but requires only Python's standard library for both backup and restore.
+      - The setting may change from one backup to the next. Blocks that are already stored are not compressed again.
     type: str
     choices: [lz4, zstd, zlib, none]
     default: lz4
   compression_level:
     description:
-      - Effort for O(compression), more of which takes more time for less space.
-      - For V(lz4) from V(0) (the default) to V(12), for V(zstd) from V(1) to V(22) (V(3) by default), for V(zlib) from V(1) to V(9) (V(6) by default).
+      - Level for O(compression). Higher levels take more time and save more space.
+      - V(0) to V(12) for V(lz4), V(0) by default.
+      - V(1) to V(22) for V(zstd), V(3) by default.
+      - V(1) to V(9) for V(zlib), V(6) by default.
     type: int
   dedup:
     description:
-      - Where a block that is not as in the last restore point is looked for before it is stored.
-      - V(repository) looks among all packs of the repository, so that domains made from one image share what they have in common.
-      - V(domain) looks among those written for this domain, so that damage of a pack stays with one domain.
-      - V(none) stores it. Blocks that did not change are not stored again in any case.
-      - What to look for is kept in C(/var/cache/kvm.cbt) on the hypervisor, or in E(XDG_CACHE_HOME) where that is set.
-        It is a few megabytes for each terabyte stored and may be deleted at any time.
+      - Scope of deduplication. It applies to blocks that differ from the last restore point. Unchanged blocks are never
+        stored again.
+      - V(repository) searches all packs of the repository, so domains that were created from one image share their
+        common blocks.
+      - V(domain) searches only packs written for this domain, so damage to a pack affects only one domain.
+      - V(none) stores all of these blocks.
+      - The index is stored in C(/var/cache/kvm.cbt) on the host that runs the task, or in E(XDG_CACHE_HOME) if that is
+        set. It takes a few megabytes per terabyte stored and can be deleted at any time.
     type: str
     choices: [repository, domain, none]
     default: repository
   rate_limit:
     description:
-      - Read at most this many bytes per second, such as V(100M), all workers together.
+      - Maximum number of bytes to read per second, such as V(100M), for all workers together.
     type: bytes
 """

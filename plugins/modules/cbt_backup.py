@@ -11,12 +11,14 @@ module: cbt_backup
 short_description: Back up a running KVM domain with changed block tracking
 version_added: 0.1.0
 description:
-  - Takes a consistent image of a domain's disks and its configuration into a repository.
-  - The first backup reads what is allocated; later ones read only what changed since the last restore point,
-    as told by a libvirt checkpoint taken in the same instant as the backup.
-  - Every restore point is a full image of its own, whatever was read for it.
-  - Where the changes of a disk are not known for certain it is read in full, and the reason is returned and kept in the restore point.
-  - If the backup fails or is ended by a signal, the job is ended, the guest thawed, the new checkpoint withdrawn and nothing published.
+  - Backs up the disks and the configuration of a domain to a repository, all as of the same instant.
+  - The first backup reads the allocated parts of the disks. Later backups read only what changed since the last
+    restore point, as recorded by a libvirt checkpoint that is created at the instant of the backup.
+  - Every restore point is a full image, regardless of how much was read to create it.
+  - If the changes of a disk are not known for certain, the whole disk is read. The reason is returned and stored with
+    the restore point.
+  - If the backup fails or is ended by a signal, the backup job is ended, the guest is thawed, the new checkpoint is
+    removed, and no restore point is published.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -32,13 +34,13 @@ attributes:
   check_mode:
     support: full
     details:
-      - Returns for each disk how it would be read, why, and how many bytes have changed.
+      - Returns how each disk would be read, why, and how many bytes have changed.
   diff_mode:
     support: none
   idempotent:
     support: none
     details:
-      - Every run makes a new restore point.
+      - Every run creates a new restore point.
 options:
   domain:
     description:
@@ -48,104 +50,110 @@ options:
     aliases: [name, guest]
   mode:
     description:
-      - V(auto) reads what changed where that is known, and the whole disk otherwise.
-      - V(full) reads all that is allocated and begins a new history.
-      - V(incremental) reads what changed, and fails if that is not known for a disk that can be tracked.
-      - V(differential) reads what changed since the last checkpoint and leaves tracking as it is,
-        so that the next backup reads it again.
-      - V(copy) reads all that is allocated and leaves tracking as it is.
+      - V(auto) reads what changed if that is known, and the whole disk otherwise.
+      - V(full) reads everything that is allocated and starts a new history.
+      - V(incremental) reads what changed. It fails if the changes of a disk that can be tracked are not known.
+      - V(differential) reads what changed since the last checkpoint and keeps that checkpoint,
+        so the next backup reads the same changes again.
+      - V(copy) reads everything that is allocated and leaves tracking unchanged.
     type: str
     choices: [auto, full, incremental, differential, copy]
     default: auto
   threshold:
     description:
-      - Make no backup while less than this has changed, such as V(64M). Disks that have to be read in full are backed up in any case.
+      - Skip the backup if less than this amount has changed, for example V(64M).
+      - Disks that must be read in full are always backed up.
     type: bytes
   audit:
     description:
-      - Whether all of each disk is read and held against what tracking tells.
-      - Blocks that changed without being marked are returned in RV(disks[].unmarked) and stored, so that the restore point is a sound base.
+      - Whether to read all disks in full and compare them with what tracking recorded.
+      - Blocks that changed without being marked are returned in RV(disks[].unmarked). They are stored, so the restore
+        point is correct and later backups can build on it.
     type: bool
     default: false
   offline:
     description:
-      - What to do with a domain that is shut off.
-      - V(read) reads its images and continues the same history. It cannot be started meanwhile.
-      - V(start_paused) starts it with its processors halted for the time of the backup, which also reads disks that are no files.
-        In check mode it is not started, and how much has changed is not known.
-      - V(skip) makes no backup.
+      - What to do if the domain is shut off.
+      - V(read) reads its images and continues the same history. The domain cannot be started during the backup.
+      - V(start_paused) starts the domain with its virtual CPUs paused for the duration of the backup. This can also
+        read disks that are not files. In check mode the domain is not started, and the amount of changes is not known.
+      - V(skip) skips the backup.
     type: str
     choices: [read, start_paused, skip]
     default: read
   abort_foreign_job:
     description:
-      - Whether a backup job of another tool on the domain is ended. A job left over by a killed run of this collection always is.
+      - Whether to end a backup job that another tool runs on the domain.
+      - A job that a killed run of this collection left behind is always ended.
     type: bool
     default: false
   quiesce:
     description:
-      - Whether the guest's file systems are frozen through its agent for the instant in which the backup begins.
-      - V(auto) does so if the agent answers, V(required) fails if it does not, V(never) does not try.
+      - Whether to freeze the guest's file systems through the guest agent at the instant the backup starts.
+      - V(auto) freezes them if the agent responds. V(required) fails if it does not. V(never) does not try.
     type: str
     choices: [auto, required, never]
     default: auto
   freeze_mountpoints:
     description:
-      - Mount points in the guest to freeze. All file systems if left out.
+      - Mount points in the guest to freeze. By default, all file systems are frozen.
     type: list
     elements: str
     default: []
   scan_untracked:
     description:
-      - Whether disks that cannot be tracked (RAW, qcow2 v2, read-only) are read in full and compared with the last restore point,
-        so that only blocks that differ are stored. Otherwise they are left out.
+      - Whether to read disks that cannot be tracked (RAW, qcow2 v2, read-only) in full and compare them with the last
+        restore point, so that only blocks that differ are stored. With V(false), these disks are left out.
     type: bool
     default: true
   scratch_dir:
     description:
-      - Directory on the hypervisor for the backup's socket and scratch files, which hold what the guest overwrites during the backup.
-      - It is made there if O(uri) names another host, by libvirt's storage driver.
-      - On this host, a directory is refused if another user can rename files of others in it or in a directory above it, such as one that belongs to
-        QEMU's user, because libvirt creates files in it as root. V(/var/tmp) has the sticky bit, which is safe.
+      - Directory on the hypervisor for the backup's socket and scratch files. Scratch files hold the data that the
+        guest overwrites during the backup.
+      - If O(uri) names another host, libvirt's storage driver creates the files there.
+      - On this host, the directory is refused if another user can rename other users' files in it or in a directory
+        above it, because libvirt creates files in it as root. A directory that belongs to QEMU's user is one example.
+        V(/var/tmp) is safe because it has the sticky bit.
     type: path
     default: /var/tmp
   transport:
     description:
-      - How the disks of a running domain are read from QEMU.
-      - V(unix) needs the task to run on the hypervisor.
-      - V(tcp) reads from another host, such as the one that has the repository, with O(uri) naming the hypervisor.
-        A domain that is shut off can then be read with O(offline=start_paused) only.
+      - How to read the disks of a running domain from QEMU.
+      - V(unix) requires the task to run on the hypervisor.
+      - V(tcp) reads from another host, such as the one with the repository. O(uri) names the hypervisor.
+        A domain that is shut off can then be read only with O(offline=start_paused).
     type: str
     choices: [unix, tcp]
     default: unix
   nbd_address:
     description:
-      - Name or address of the hypervisor under which this host reaches it, with O(transport=tcp). QEMU listens there, and its certificate has to name it.
-        The host in O(uri) if left out.
+      - Name or address at which this host reaches the hypervisor, with O(transport=tcp). QEMU listens on it, and
+        QEMU's certificate must include it. By default, the host in O(uri).
     type: str
   nbd_port:
     description:
-      - Port on which QEMU listens, with O(transport=tcp). If left out, the first from 10809 to 10872 that is free.
+      - Port on which QEMU listens, with O(transport=tcp). By default, the first free port from 10809 to 10872.
     type: int
   tls:
     description:
-      - Whether what is read over TCP is encrypted and both sides show certificates of one CA, as the role P(kvm.cbt.nbd_tls#role) installs them.
-      - Without it, whoever reaches the port can read the disks while the backup runs.
+      - Whether to encrypt TCP connections. Both sides must present certificates of the same CA, as the role
+        P(kvm.cbt.nbd_tls#role) installs them.
+      - With V(false), anyone who can reach the port can read the disks while the backup runs.
     type: bool
     default: true
   tls_certificates:
     description:
-      - Folder on the host of the task with C(ca-cert.pem), C(client-cert.pem) and C(client-key.pem).
+      - Directory with C(ca-cert.pem), C(client-cert.pem) and C(client-key.pem) on the host that runs the task.
     type: path
     default: /etc/pki/libnbd
   tags:
     description:
-      - Labels kept with the restore point.
+      - Labels to store with the restore point.
     type: dict
     default: {}
   pin:
     description:
-      - Whether retention must never remove the restore point.
+      - Whether to protect the restore point from removal by retention.
     type: bool
     default: false
 requirements:
@@ -161,7 +169,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Back up web1, incrementally where possible
+- name: Back up web1, incrementally if possible
   kvm.cbt.cbt_backup:
     domain: web1
     repository: /backup/kvm
@@ -172,7 +180,7 @@ EXAMPLES = r"""
     repository: /media/disk/kvm
     create_repository: true
 
-- name: Take a file-system consistent backup of the system disk only
+- name: Create a file-system consistent backup of the system disk only
   kvm.cbt.cbt_backup:
     domain: db1
     repository: /backup/kvm
@@ -182,14 +190,14 @@ EXAMPLES = r"""
       change: CHG-1742
     pin: true
 
-- name: Tell what a backup would read
+- name: Estimate what a backup would read
   kvm.cbt.cbt_backup:
     domain: web1
     repository: /backup/kvm
   check_mode: true
   register: estimate
 
-- name: Back up web1 of kvm1 from the host that has the repository
+- name: Back up web1 of kvm1 from the host with the repository
   kvm.cbt.cbt_backup:
     domain: web1
     repository: /backup/kvm
@@ -197,7 +205,7 @@ EXAMPLES = r"""
     transport: tcp
   delegate_to: backup1
 
-- name: Back up web1 into a bucket
+- name: Back up web1 to a bucket
   kvm.cbt.cbt_backup:
     repository: s3://backups/kvm
     domain: web1
@@ -209,12 +217,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 restore_point:
-  description: The restore point made.
+  description: The new restore point.
   returned: when not in check mode and not skipped
   type: dict
   contains:
     id:
-      description: Its id, which sorts by time.
+      description: Id of the restore point. Ids sort by time.
       type: str
       sample: 20261122T113005Z-1a2b3c4d
     domain:
@@ -226,23 +234,25 @@ restore_point:
       type: str
       sample: 2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e
     created:
-      description: UTC time at which it was taken, ISO 8601.
+      description: UTC time of the backup, in ISO 8601.
       type: str
       sample: "2026-11-22T11:30:05.123456+00:00"
     parent:
-      description: Id of the restore point it was compared with, if any.
+      description: Id of the restore point that it was compared with, if any.
       type: str
       sample: 20261121T113004Z-99aabbcc
     checkpoint:
-      description: Name of the libvirt checkpoint taken in the same instant; none for a copy or where no disk can be tracked.
+      description:
+        - Name of the libvirt checkpoint created at the same instant.
+        - None for V(copy), or if no disk can be tracked.
       type: str
       sample: cbt-6a23e5f9-20261122T113005Z-1a2b3c4d
     consistency:
-      description: V(filesystem) if the guest's file systems were frozen, else V(crash).
+      description: V(filesystem) if the guest's file systems were frozen, otherwise V(crash).
       type: str
       sample: filesystem
 disks:
-  description: What was, or would be, done with each disk of the domain.
+  description: What was done, or would be done, with each disk of the domain.
   returned: always
   type: list
   elements: dict
@@ -252,66 +262,70 @@ disks:
       type: str
       sample: vda
     mode:
-      description: How it is read, one of V(full), V(incremental), V(differential), V(copy), V(scan) and V(skipped).
+      description: How the disk is read - V(full), V(incremental), V(differential), V(copy), V(scan) or V(skipped).
       type: str
       sample: incremental
     reason:
-      description: Why it is read that way, and what to do if that is not wanted.
+      description: Why the disk is read that way, and how to change that.
       type: str
-      sample: Changes since restore point 20261121T113004Z-99aabbcc are known from checkpoint cbt-6a23e5f9-20261121T113004Z-99aabbcc.
+      sample: >-
+        Changes since restore point 20261121T113004Z-99aabbcc are known from checkpoint
+        cbt-6a23e5f9-20261121T113004Z-99aabbcc.
     virtual_size:
       description: Size of the disk in bytes.
       type: int
       sample: 10737418240
     dirty_bytes:
-      description: Bytes that had, or would have, to be looked at.
+      description: Number of bytes to examine.
       type: int
       sample: 67108864
     read_bytes:
-      description: Bytes read; the rest of RV(disks[].dirty_bytes) was known to be zero.
+      description: Number of bytes read. The rest of RV(disks[].dirty_bytes) was known to be zero.
       returned: when not in check mode
       type: int
       sample: 66060288
     zero_bytes:
-      description: Bytes found to be zero.
+      description: Number of bytes found to be zero.
       returned: when not in check mode
       type: int
       sample: 1048576
     unchanged_bytes:
-      description: Bytes read that equal the parent's and were not stored again.
+      description: Number of bytes read that match the parent and were not stored again.
       returned: when not in check mode
       type: int
       sample: 524288
     deduplicated_bytes:
-      description: Bytes that were stored already, elsewhere on the disk, by another domain or at another time, and were not stored again.
+      description:
+        - Number of bytes that were not stored because the repository already had them, from elsewhere on the disk, from
+          another domain or from another time.
       returned: when not in check mode
       type: int
       sample: 262144
     new_bytes:
-      description: Bytes stored, before compression.
+      description: Number of bytes stored, before compression.
       returned: when not in check mode
       type: int
       sample: 65536000
     stored_bytes:
-      description: Bytes stored, after compression.
+      description: Number of bytes stored, after compression.
       returned: when not in check mode
       type: int
       sample: 31457280
     healed_blocks:
       description:
-        - Damaged blocks of earlier restore points whose content was found on the disk and stored again. All restore points that shared them are sound
-          in these blocks now.
+        - Number of damaged blocks of earlier restore points that were found on the disk and stored again.
+          This repairs these blocks in all restore points that share them.
       returned: when not in check mode
       type: int
       sample: 0
     unmarked:
-      description: Ranges that changed without being marked, found by O(audit=true).
+      description: Ranges that changed without being marked, as found with O(audit=true).
       returned: when not in check mode
       type: list
       elements: dict
       contains:
         offset:
-          description: First byte of the disk.
+          description: Offset of the first byte on the disk.
           type: int
           sample: 1048576
         length:
@@ -319,17 +333,17 @@ disks:
           type: int
           sample: 65536
 skipped:
-  description: Why no backup was made.
+  description: Why the backup was skipped.
   returned: when O(threshold) or O(offline=skip) held it back
   type: str
   sample: 3 MiB have changed on web1, which is less than the threshold of 64 MiB.
 duration:
-  description: Seconds the backup took, without Ansible's start-up.
+  description: Duration of the backup in seconds, without Ansible's startup time.
   returned: when not in check mode
   type: float
   sample: 2.417
 warnings:
-  description: What a person should know, such as a disk that had to be read in full.
+  description: Warnings, for example about a disk that had to be read in full.
   returned: when there are any
   type: list
   elements: str

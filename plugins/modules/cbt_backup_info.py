@@ -11,8 +11,9 @@ module: cbt_backup_info
 short_description: List the restore points of a repository
 version_added: 0.1.0
 description:
-  - Tells what a repository holds, machine readable, without changing anything.
-  - Restore points are listed oldest first. A point made from another comes after it, whatever the clock said.
+  - Lists the contents of a repository in machine-readable form without changing anything.
+  - Restore points are listed oldest first. A restore point always comes after the one it is based on, even if a clock
+    was wrong.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -24,17 +25,18 @@ extends_documentation_fragment:
 options:
   domain:
     description:
-      - Name or UUID of a domain. The points of all domains if left out.
+      - Name or UUID of a domain. By default, restore points of all domains are listed.
     type: str
     aliases: [name, guest]
   restore_point:
     description:
-      - Id of a restore point, or V(latest) for the latest of each domain. All if left out.
+      - Id of a restore point, or V(latest) for the latest one of each domain. By default, all are listed.
     type: str
   changed_blocks:
     description:
-      - List the blocks of a disk that changed between two restore points of one incremental set, or from one until now.
-      - The disk is not read, but for a few blocks as a check with V(now), for which a backup job is begun and ended on the domain.
+      - List the blocks of a disk that changed between two restore points of one incremental set, or since one of them.
+      - The disk itself is not read, except with V(now). Then a few blocks are read as a check, and a backup job is
+        started and ended on the domain.
     type: dict
     suboptions:
       from:
@@ -54,8 +56,8 @@ options:
         required: true
   query:
     description:
-      - A JMESPath expression that reduces the result on the host; needs the Python module C(jmespath) there.
-      - What it picks is returned as RV(result) in place of the rest.
+      - JMESPath expression that is applied to the result on the host. Requires the Python module C(jmespath) there.
+      - The outcome is returned as RV(result), in place of all other return values.
     type: str
 requirements:
   - libnbd for Python, with O(changed_blocks.to=now)
@@ -71,7 +73,7 @@ EXAMPLES = r"""
     repository: /backup/kvm
   register: backups
 
-- name: List what has changed on the system disk of web1 since a restore point
+- name: List what changed on the system disk of web1 since a restore point
   kvm.cbt.cbt_backup_info:
     repository: /backup/kvm
     domain: web1
@@ -90,12 +92,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 repository:
-  description: The repository as a whole.
+  description: Facts about the repository.
   returned: without O(query)
   type: dict
   contains:
     id:
-      description: Its id; the names of its checkpoints begin with C(cbt-) and the first 8 digits of it.
+      description: Id of the repository. The names of its checkpoints begin with C(cbt-) and the first 8 digits of it.
       type: str
       sample: 6a23e5f9b1c04f7e8d2a3b4c5d6e7f80
     format:
@@ -103,11 +105,11 @@ repository:
       type: int
       sample: 1
     encrypted:
-      description: Whether it is encrypted.
+      description: Whether the repository is encrypted.
       type: bool
       sample: false
     bytes_stored:
-      description: Bytes of all packs.
+      description: Total size of all packs in bytes.
       type: int
       sample: 4294967296
     packs:
@@ -125,7 +127,7 @@ restore_points:
       type: str
       sample: 20261122T113005Z-1a2b3c4d
     domain:
-      description: Name the domain had.
+      description: Name of the domain at the time of the backup.
       type: str
       sample: web1
     uuid:
@@ -133,15 +135,15 @@ restore_points:
       type: str
       sample: 2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e
     created:
-      description: UTC time at which it was taken.
+      description: UTC time of the backup.
       type: str
       sample: "2026-11-22T11:30:05.123456+00:00"
     parent:
-      description: Id of the restore point it was compared with, if any.
+      description: Id of the restore point that it was compared with, if any.
       type: str
       sample: 20261121T113004Z-99aabbcc
     checkpoint:
-      description: Name of the checkpoint taken with it, if any.
+      description: Name of the checkpoint created with it, if any.
       type: str
       sample: cbt-6a23e5f9-20261122T113005Z-1a2b3c4d
     consistency:
@@ -150,8 +152,8 @@ restore_points:
       sample: crash
     disks:
       description:
-        - Its disks with RV(restore_points[].disks[].target), C(virtual_size), C(mode), C(reason)
-          and the counts of the run, as M(kvm.cbt.cbt_backup) returns them.
+        - Its disks, with RV(restore_points[].disks[].target), C(virtual_size), C(mode), C(reason)
+          and the byte counts of the run, as M(kvm.cbt.cbt_backup) returns them.
       type: list
       elements: dict
       contains:
@@ -160,51 +162,53 @@ restore_points:
           type: str
           sample: vda
     tags:
-      description: Labels given to it.
+      description: Labels of the restore point.
       type: dict
       sample: {"change": "CHG-1742"}
     pinned:
-      description: Whether retention must not remove it.
+      description: Whether the restore point is protected from removal by retention.
       type: bool
       sample: false
     host:
-      description: Host name of the hypervisor it was taken on.
+      description: Hostname of the hypervisor on which the backup was made.
       type: str
       sample: kvm1
     verified:
       description:
-        - The last time M(kvm.cbt.cbt_verify) looked at it, with C(at), C(level), C(percent) of the blocks that were read, and the C(status) found then.
-          None if it never did.
+        - Last verification by M(kvm.cbt.cbt_verify), with its time (C(at)), its C(level), the C(percent) of blocks
+          that were read, and the resulting C(status). None if the restore point was never verified.
       type: dict
       sample: {"at": "2026-11-23T02:00:11+00:00", "level": "data", "percent": 100, "status": "ok"}
     damaged:
-      description: Whether something of it is known to be damaged or missing, and not healed.
+      description: Whether part of the restore point is known to be damaged or missing, and is not repaired yet.
       type: bool
       sample: false
 sessions:
-  description: Who is at work on the repository, the longest first, or was when it was killed.
+  description: Runs that are using the repository, or were when they were killed. The longest-running one is first.
   returned: without O(query)
   type: list
   elements: dict
   contains:
     host:
-      description: Host name of the machine it runs on.
+      description: Hostname of the machine on which it runs.
       type: str
       sample: kvm1
     process:
-      description: Id of its process there.
+      description: Process id on that machine.
       type: int
       sample: 4711
     operation:
-      description: What it does, such as V(backup) or V(retention).
+      description: Operation, such as V(backup) or V(retention).
       type: str
       sample: backup
     since:
-      description: UTC time at which it began, by the store's clock.
+      description: UTC time at which it started, by the storage's clock.
       type: str
       sample: "2026-11-22T11:30:05+00:00"
     lapsed:
-      description: Whether nothing was heard of it for half an hour. It then counts as dead, and goes with a later M(kvm.cbt.cbt_retention).
+      description:
+        - Whether the session has not been renewed for 30 minutes. It then counts as dead, and a later run of
+          M(kvm.cbt.cbt_retention) removes it.
       type: bool
       sample: false
 changed_blocks:
@@ -214,7 +218,7 @@ changed_blocks:
   elements: dict
   contains:
     offset:
-      description: First byte.
+      description: Offset of the first byte.
       type: int
       sample: 1048576
     length:
@@ -222,7 +226,7 @@ changed_blocks:
       type: int
       sample: 65536
     zero:
-      description: Whether the range reads as zero now.
+      description: Whether the range now reads as zeros.
       type: bool
       sample: false
 damaged:
@@ -231,7 +235,7 @@ damaged:
   type: dict
   sample: {}
 result:
-  description: What O(query) picked.
+  description: Outcome of O(query).
   returned: with O(query)
   type: raw
   sample: 20261122T113005Z-1a2b3c4d

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cbt_capability
-short_description: Switch incremental backup on for domains of an older libvirt
+short_description: Enable incremental backup for domains on older libvirt versions
 version_added: 0.1.0
 description:
-  - libvirt before 7.6 can track changes but has it switched off. This module adds the capability C(incremental-backup) to the definition of domains.
-  - It takes effect when a domain is started the next time. A later libvirt needs no such thing, and the role P(kvm.cbt.prepare#role) knows.
+  - libvirt before 7.6 supports change tracking but disables it by default. This module adds the capability
+    C(incremental-backup) to the definition of domains.
+  - The change takes effect the next time a domain is started. Later libvirt versions do not need it.
+    The role P(kvm.cbt.prepare#role) runs this module only where it is needed.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -29,13 +31,13 @@ attributes:
 options:
   domains:
     description:
-      - Names of domains. C(*) and C(?) stand for any characters.
+      - Names of domains. C(*) and C(?) are wildcards.
     type: list
     elements: str
     default: ["*"]
   state:
     description:
-      - V(present) switches it on, V(absent) takes that back.
+      - V(present) adds the capability. V(absent) removes it.
     type: str
     choices: [present, absent]
     default: present
@@ -44,13 +46,13 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Switch incremental backup on in all domains
+- name: Enable incremental backup for all domains
   kvm.cbt.cbt_capability:
 """
 
 RETURN = r"""
 domains:
-  description: Domains that were, or would be, changed.
+  description: Domains that were changed, or would be changed.
   returned: always
   type: list
   elements: str

@@ -11,9 +11,10 @@ module: cbt_checkpoint
 short_description: Enable or disable changed block tracking of a KVM domain
 version_added: 0.1.0
 description:
-  - Tracking is a libvirt checkpoint, which is a dirty bitmap of the same name in each tracked disk.
-  - M(kvm.cbt.cbt_backup) enables it by itself; this module is for enabling it beforehand, and for disabling it.
-  - Checkpoints of other tools and of other repositories are never touched, unless named with O(checkpoint).
+  - A tracked domain has a libvirt checkpoint, with a dirty bitmap of the same name in each tracked disk.
+  - M(kvm.cbt.cbt_backup) enables tracking by itself. Use this module to enable it in advance, or to disable it.
+  - Checkpoints of other repositories are changed only if they are named with O(checkpoint). Checkpoints of other tools
+    are changed only with O(checkpoint) or O(foreign=remove).
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -38,23 +39,24 @@ options:
     aliases: [name, guest]
   state:
     description:
-      - V(present) makes sure that a checkpoint of this repository exists whose bitmaps are sound on every disk that can be tracked.
-        The domain must be running to create one.
-      - V(absent) removes this repository's checkpoints and bitmaps, running or shut off.
+      - V(present) ensures that a checkpoint of this repository exists and has valid bitmaps on every disk that can be
+        tracked. The domain must be running for a checkpoint to be created.
+      - V(absent) removes the checkpoints and bitmaps of this repository. The domain may be running or shut off.
         The next backup reads the disks in full.
-      - V(reconciled) makes libvirt's checkpoints, the bitmaps in the images and the repository's restore points agree. A checkpoint that
-        libvirt has forgotten, after a move to another host for instance, is redefined; dead and dangling ones of ours are removed.
+      - V(reconciled) makes libvirt's checkpoints, the bitmaps in the images and the repository's restore points agree.
+        A checkpoint that libvirt no longer knows, for example after a move to another host, is redefined. Checkpoints
+        and bitmaps of this collection that are no longer usable are removed.
     type: str
     choices: [present, absent, reconciled]
     default: present
   checkpoint:
     description:
-      - Name of one checkpoint to have or to remove, in place of this repository's own.
+      - Name of one checkpoint to create or remove, in place of this repository's own.
     type: str
   foreign:
     description:
-      - What O(state=reconciled) does with checkpoints and bitmaps that are not of this collection.
-        Those of its other repositories are left alone in any case.
+      - What O(state=reconciled) does with checkpoints and bitmaps that do not belong to this collection.
+        Those of other repositories of this collection are never changed.
     type: str
     choices: [report, remove]
     default: report
@@ -62,7 +64,7 @@ options:
     description:
       - Whether to create the repository with O(state=present) if its directory is missing or empty.
       - By default, a missing repository is an error, because the share that holds it may not be mounted.
-        M(kvm.cbt.cbt_repository), which the role P(kvm.cbt.prepare#role) runs, creates it.
+        M(kvm.cbt.cbt_repository) creates it, as the role P(kvm.cbt.prepare#role) does.
     type: bool
     default: false
 requirements:
@@ -78,7 +80,7 @@ EXAMPLES = r"""
     domain: web1
     repository: /backup/kvm
 
-- name: Bring tracking in order after web1 has moved here from another host
+- name: Reconcile tracking after web1 was moved here from another host
   kvm.cbt.cbt_checkpoint:
     domain: web1
     repository: /backup/kvm
@@ -93,12 +95,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 checkpoint:
-  description: Name of the checkpoint that serves, or would serve; none with O(state=absent).
+  description: Name of the checkpoint that is in use, or would be. None with O(state=absent).
   returned: always
   type: str
   sample: cbt-6a23e5f9-20261122T113005Z-1a2b3c4d
 disks:
-  description: The domain's disks.
+  description: Disks of the domain.
   returned: with O(state=present) or O(state=absent)
   type: list
   elements: dict
@@ -108,21 +110,21 @@ disks:
       type: str
       sample: vda
     tracked:
-      description: Whether its changes are, or would be, recorded.
+      description: Whether changes of the disk are recorded, or would be.
       type: bool
       sample: true
     reason:
-      description: Why it cannot be tracked, and what to do; none if it can.
+      description: Why the disk cannot be tracked, and what to do. None if it can.
       type: str
       sample: vdb is among exclude_disks.
 foreign:
-  description: Checkpoints and bitmaps that are not of this collection.
+  description: Checkpoints and bitmaps that do not belong to this collection.
   returned: with O(state=reconciled)
   type: list
   elements: str
   sample: [virtnbdbackup.0]
 actions:
-  description: What was, or would be, done.
+  description: Actions that were performed, or would be.
   returned: always
   type: list
   elements: str

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cbt_checkpoint_info
-short_description: Tell which disks of KVM domains are tracked, and by which checkpoints
+short_description: Show which disks of KVM domains are tracked, and by which checkpoints
 version_added: 0.1.0
 description:
-  - Lists domains with their disks, dirty bitmaps and checkpoints, without changing anything.
-  - For every disk that cannot be tracked it tells why, and what to do.
+  - Lists domains with their disks, dirty bitmaps and checkpoints without changing anything.
+  - For every disk that cannot be tracked, the reason and a remedy are returned.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -24,31 +24,33 @@ extends_documentation_fragment:
 options:
   domain:
     description:
-      - Name or UUID of a domain. All domains if left out.
+      - Name or UUID of a domain. By default, all domains are listed.
     type: str
     aliases: [name, guest]
   repository:
     description:
-      - Repository whose checkpoints count as ours. Those of any repository of this collection if left out.
+      - Repository whose checkpoints are reported as ours. By default, those of every repository of this collection are.
     type: path
     required: false
   query:
     description:
-      - A JMESPath expression that reduces the result on the host; needs the Python module C(jmespath) there.
-      - What it picks is returned as RV(result) in place of the rest.
+      - JMESPath expression that is applied to the result on the host. Requires the Python module C(jmespath) there.
+      - The outcome is returned as RV(result), in place of all other return values.
     type: str
 seealso:
   - module: kvm.cbt.cbt_checkpoint
 """
 
 EXAMPLES = r"""
-- name: Look at all domains
+- name: List the tracking state of all domains
   kvm.cbt.cbt_checkpoint_info:
   register: tracking
 
 - name: List disks that cannot be tracked
   ansible.builtin.debug:
-    msg: "{{ tracking.domains | map(attribute='disks') | flatten | selectattr('reason') | map(attribute='reason') | list }}"
+    msg: "{{ disks | selectattr('reason') | map(attribute='reason') | list }}"
+  vars:
+    disks: "{{ tracking.domains | map(attribute='disks') | flatten }}"
 """
 
 RETURN = r"""
@@ -67,15 +69,15 @@ domains:
       type: str
       sample: 2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e
     state:
-      description: State as libvirt calls it.
+      description: State as reported by libvirt.
       type: str
       sample: running
     job:
-      description: V(backup) or V(other) if a job runs on it.
+      description: V(backup) or V(other) if a job is running on the domain.
       type: str
       sample: backup
     disks:
-      description: Its disks.
+      description: Disks of the domain.
       type: list
       elements: dict
       contains:
@@ -100,7 +102,7 @@ domains:
           type: str
           sample: qcow2
         compat:
-          description: Version of a qcow2 image; bitmaps need V(1.1).
+          description: Version of a qcow2 image. Bitmaps require V(1.1).
           type: str
           sample: "1.1"
         virtual_size:
@@ -108,20 +110,26 @@ domains:
           type: int
           sample: 10737418240
         tracked:
-          description: Whether it holds a dirty bitmap.
+          description: Whether the disk has a dirty bitmap.
           type: bool
           sample: true
         reason:
-          description: Why it cannot be tracked, and what to do; none if it can.
+          description: Why the disk cannot be tracked, and what to do. None if it can.
           type: str
           sample: vdb is a cdrom.
         bitmaps:
-          description: Its bitmaps with C(name), C(granularity) and C(dirty_bytes) in bytes, and whether they are C(inconsistent).
+          description:
+            - Bitmaps of the disk, with C(name), C(granularity) and C(dirty_bytes) in bytes,
+              and whether each is C(inconsistent).
           type: list
           elements: dict
-          sample: [{"name": "cbt-6a23e5f9-20261122T113005Z-1a2b3c4d", "granularity": 65536, "dirty_bytes": 1048576, "inconsistent": false}]
+          sample:
+            - name: cbt-6a23e5f9-20261122T113005Z-1a2b3c4d
+              granularity: 65536
+              dirty_bytes: 1048576
+              inconsistent: false
     checkpoints:
-      description: Checkpoints libvirt knows of it, oldest first.
+      description: Checkpoints known to libvirt, oldest first.
       type: list
       elements: dict
       contains:
@@ -130,26 +138,27 @@ domains:
           type: str
           sample: cbt-6a23e5f9-20261122T113005Z-1a2b3c4d
         parent:
-          description: Name of the checkpoint before it.
+          description: Name of the previous checkpoint.
           type: str
         created:
-          description: Seconds since 1970.
+          description: Creation time in seconds since 1970-01-01 UTC.
           type: int
           sample: 1795347005
         ours:
-          description: Whether it belongs to this collection, or to O(repository).
+          description:
+            - Whether the checkpoint belongs to O(repository), or by default to any repository of this collection.
           type: bool
           sample: true
         valid:
-          description: Whether all of its bitmaps are there and sound.
+          description: Whether all of its bitmaps exist and are usable.
           type: bool
           sample: true
         dirty_bytes:
-          description: Bytes changed since; none while the domain is shut off.
+          description: Number of bytes changed since the checkpoint. None while the domain is shut off.
           type: int
           sample: 1048576
 result:
-  description: What O(query) picked.
+  description: Outcome of O(query).
   returned: with O(query)
   type: raw
 """

@@ -11,14 +11,18 @@ module: cbt_copy
 short_description: Copy restore points to another repository
 version_added: 0.1.0
 description:
-  - Copies restore points from O(repository) to O(dest_repository), between directories and object stores, encrypted or not.
-  - Only points that are missing there, or have lost an object there, are copied, and of these only blocks that are missing.
-    Every block is proven before it is copied.
-  - Points keep their ids, times, tags and pins. Each is there whole or not at all, and a copy that was ended by a signal or an error
-    goes on with the first that is missing. That is read from its beginning, but what was stored of it already is found and
-    not stored again, unless O(dedup=none), or retention ran in the destination meanwhile and announced it for deletion.
-  - Blocks that are recorded as damaged in O(dest_repository) are copied again with the next restore point, and heal all points there that share them.
-  - A restore point that is damaged is not copied. The others are, and the task fails at its end.
+  - Copies restore points from O(repository) to O(dest_repository). Either can be a directory or an object store,
+    encrypted or not.
+  - Only restore points that are missing in the destination, or have lost an object there, are copied. Of these, only
+    missing blocks are copied. Every block is verified before it is copied.
+  - Restore points keep their ids, times, tags and pins. Each becomes visible in the destination only once it is
+    complete.
+  - After an interruption or an error, the next run continues with the first missing restore point. It reads that one
+    from the beginning. Blocks that are already stored are found and not stored again, unless O(dedup=none) is set or
+    retention in the destination has condemned them in the meantime.
+  - Blocks recorded as damaged in O(dest_repository) are copied again with the next restore point. This repairs all
+    restore points there that share them.
+  - A damaged restore point is not copied. All others are copied, and the task then fails.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -37,23 +41,23 @@ attributes:
 options:
   domain:
     description:
-      - Name or UUID of a domain. All domains if left out.
+      - Name or UUID of a domain. By default, restore points of all domains are copied.
     type: str
     aliases: [name, guest]
   restore_points:
     description:
-      - Ids of restore points, or V(latest) for the latest of each domain, or V(all).
+      - Ids of restore points, V(latest) for the latest one of each domain, or V(all).
     type: list
     elements: str
     default: [all]
   dest_repository:
     description:
-      - Where to copy to, an absolute path or C(s3://bucket/prefix).
+      - Destination, an absolute path or C(s3://bucket/prefix).
     type: path
     required: true
   dest_s3:
     description:
-      - How to reach the object store of O(dest_repository), with the same options as O(s3).
+      - Connection to the object store of O(dest_repository), with the same options as O(s3).
     type: dict
     suboptions:
       endpoint_url:
@@ -87,11 +91,14 @@ options:
         type: path
   dest_passphrase:
     description:
-      - Passphrase of O(dest_repository) if it is encrypted, or to be created so. It is never logged or returned.
+      - Passphrase of O(dest_repository). Required if it is encrypted. If the run creates the repository, it is
+        encrypted with this passphrase.
+      - It is never logged or returned.
     type: str
   dest_accept_repository:
     description:
-      - Whether to accept O(dest_repository) if it is not in the state that this host knows, as O(accept_repository) does for O(repository).
+      - Whether to accept O(dest_repository) if its state differs from the one this host knows, as O(accept_repository)
+        does for O(repository).
     type: bool
     default: false
   create_repository:
@@ -103,14 +110,14 @@ options:
     default: false
 requirements:
   - python >= 3.9
-  - lz4 or zstandard for Python, if blocks are compressed with it
+  - lz4 or zstandard for Python, if blocks are compressed with that codec
 seealso:
   - module: kvm.cbt.cbt_backup
   - module: kvm.cbt.cbt_backup_info
 """
 
 EXAMPLES = r"""
-- name: Copy every new restore point to another site, encrypted
+- name: Copy all new restore points to another site, encrypted
   kvm.cbt.cbt_copy:
     repository: /backup/kvm
     dest_repository: s3://offsite/kvm
@@ -121,7 +128,7 @@ EXAMPLES = r"""
     rate_limit: 50M
     create_repository: true
 
-- name: Take the latest restore point of web1 along on a disk
+- name: Copy the latest restore point of web1 to a removable disk
   kvm.cbt.cbt_copy:
     domain: web1
     restore_points: [latest]
@@ -132,7 +139,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 copied:
-  description: The restore points that were copied, or would be in check mode, oldest first.
+  description: Restore points that were copied, or would be in check mode, oldest first.
   returned: always
   type: list
   elements: dict
@@ -146,34 +153,34 @@ copied:
       type: str
       sample: web1
     read_bytes:
-      description: Bytes read from O(repository). Not in check mode.
+      description: Number of bytes read from O(repository). Not in check mode.
       type: int
       sample: 67108864
     deduplicated_bytes:
-      description: Bytes of which O(dest_repository) held the blocks already. Not in check mode.
+      description: Number of bytes that O(dest_repository) already had. Not in check mode.
       type: int
       sample: 1048576
     new_bytes:
-      description: Bytes stored in O(dest_repository). Not in check mode.
+      description: Number of bytes stored in O(dest_repository), before compression. Not in check mode.
       type: int
       sample: 66060288
     stored_bytes:
-      description: Bytes these took in packs. Not in check mode.
+      description: Number of bytes stored in O(dest_repository), after compression. Not in check mode.
       type: int
       sample: 31457280
 present:
-  description: Ids of the restore points asked for that exist in O(dest_repository) already, with all their objects.
+  description: Ids of the selected restore points that already exist in O(dest_repository), with all their objects.
   returned: always
   type: list
   elements: str
   sample: [20261121T113004Z-5e6f7081]
 failed_points:
-  description: The restore points that could not be copied, by id, and why.
+  description: Restore points that could not be copied, by id, each with the cause.
   returned: always
   type: dict
   sample: {}
 duration:
-  description: Seconds it took, without Ansible's start-up.
+  description: Duration of the copy in seconds, without Ansible's startup time.
   returned: always
   type: float
   sample: 3.5
@@ -237,7 +244,7 @@ def main() -> None:
     }
     if result.failed:
         name, cause = next(iter(result.failed.items()))
-        remedy = "See failed_points, and verify the repository: the next backup heals what it can."
+        remedy = "See failed_points, and verify the repository. The next backup repairs what it can."
         module.fail_json(
             msg=f"{len(result.failed)} restore points were not copied. {name}: {cause} {remedy}", **outcome
         )

@@ -11,7 +11,8 @@ module: cbt_domain_info
 short_description: List the KVM domains of a host by name patterns
 version_added: 0.1.0
 description:
-  - Lists domains with their state. It asks libvirt only and looks at no disk, so that one domain in disorder does not keep the others from being listed.
+  - Lists domains with their state.
+  - The module queries only libvirt and does not open disks, so a broken disk does not prevent the listing.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -22,13 +23,13 @@ extends_documentation_fragment:
 options:
   domains:
     description:
-      - Names or UUIDs of domains. C(*) and C(?) stand for any characters.
+      - Names or UUIDs of domains. C(*) and C(?) are wildcards.
     type: list
     elements: str
     default: ["*"]
   exclude_domains:
     description:
-      - Names or UUIDs of domains to leave out, in the same way.
+      - Names or UUIDs of domains to exclude. C(*) and C(?) are wildcards.
     type: list
     elements: str
     default: []
@@ -37,7 +38,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: List all domains but those for tests
+- name: List all domains except test machines
   kvm.cbt.cbt_domain_info:
     exclude_domains: ["test-*"]
   register: listed
@@ -45,7 +46,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 domains:
-  description: The domains, by name.
+  description: Domains, sorted by name.
   returned: always
   type: list
   elements: dict
@@ -59,11 +60,11 @@ domains:
       type: str
       sample: 2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e
     state:
-      description: State as libvirt calls it.
+      description: State as reported by libvirt.
       type: str
       sample: running
 missing:
-  description: Members of O(domains) without wildcards that no domain of this host is called.
+  description: Members of O(domains) without wildcards that match no domain of this host.
   returned: always
   type: list
   elements: str

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cbt_each
-short_description: Run a module for many domains of a host, some at once
+short_description: Run a module for many domains of a host, several in parallel
 version_added: 0.1.0
 description:
-  - Starts a module of this collection for each item of a list, O(parallel) at a time on each host. As soon as one ends the next begins.
-  - A run that fails does not stop the others. A line is shown for each that ends.
-  - The runs go on by themselves. If the host cannot be reached any more, or the controller is stopped, those that were begun come to their end.
-  - The roles P(kvm.cbt.backup#role), P(kvm.cbt.reconcile#role) and others are built on it.
+  - Runs a module of this collection once for each item of a list, up to O(parallel) at a time on each host. When one
+    run ends, the next one starts.
+  - A failed run does not stop the others. Each run prints one line when it ends.
+  - Runs are independent of the controller. If the host becomes unreachable or the controller is stopped, runs that
+    have started continue to their end.
+  - Roles such as P(kvm.cbt.backup#role) and P(kvm.cbt.reconcile#role) use this module.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -29,44 +31,44 @@ attributes:
   check_mode:
     support: full
     details:
-      - The module runs in check mode.
+      - The module that is run is run in check mode.
   diff_mode:
     support: none
   idempotent:
     support: full
     details:
-      - As far as the module that is run is so.
+      - Idempotent if the module that is run is idempotent.
 options:
   module:
     description:
-      - Full name of the module.
+      - Fully qualified name of the module.
     type: str
     required: true
   options:
     description:
-      - Options that all runs share. One that is C(null) is left out.
+      - Options for all runs. Options set to C(null) are omitted.
     type: dict
     default: {}
   each:
     description:
-      - The runs, begun in this order.
+      - The runs, in the order in which they start.
     type: list
     elements: dict
     required: true
     suboptions:
       label:
         description:
-          - What the run is called, such as the name of a domain.
+          - Name of the run in messages, such as the name of a domain.
         type: str
         required: true
       options:
         description:
-          - Options of this run, beside the shared ones and before them.
+          - Options for this run. They take precedence over the shared ones.
         type: dict
         default: {}
   parallel:
     description:
-      - How many run at once on a host.
+      - Number of runs in parallel on each host.
     type: int
     default: 1
   timeout:
@@ -76,7 +78,8 @@ options:
     default: 86400
   fail_on_error:
     description:
-      - Whether the task fails, after all runs, if one failed. Otherwise only RV(outcomes) tells.
+      - Whether the task fails after all runs have ended if one of them failed.
+      - With V(false), failures are reported only in RV(outcomes).
     type: bool
     default: true
 seealso:
@@ -101,29 +104,31 @@ EXAMPLES = r"""
 
 RETURN = r"""
 outcomes:
-  description: How the runs went, in the order in which they ended. Those that were not begun because the host was lost are the last.
+  description:
+    - Outcomes of the runs, in the order in which they ended.
+    - Runs that did not start because the host was lost come last.
   returned: always
   type: list
   elements: dict
   contains:
     label:
-      description: What the run is called.
+      description: Name of the run.
       type: str
       sample: web1
     failed:
-      description: Whether it failed.
+      description: Whether the run failed.
       type: bool
       sample: false
     changed:
-      description: Whether it changed something.
+      description: Whether the run changed anything.
       type: bool
       sample: true
     text:
-      description: What it did, or why it failed, in one line.
+      description: What the run did, or why it failed, in one line.
       type: str
       sample: "20261122T113005Z-1a2b3c4d: vda incremental; 63.0 MiB read, 30.0 MiB stored in 2 s"
     result:
-      description: What the module returned.
+      description: Return values of the module.
       type: dict
       sample: {"changed": true}
 """

@@ -11,15 +11,17 @@ module: cbt_image
 short_description: Convert disk images so that their changes can be tracked
 version_added: 0.1.0
 description:
-  - Makes RAW images and qcow2 images of version 2, which hold no bitmaps, qcow2 images of version 3.
-  - A running domain's disks are copied while the guest writes, and the guest goes over to the copy without noticing (C(blockcopy)).
-    The images of a domain that is shut off are changed in place (C(amend), for qcow2) or copied (C(convert), for RAW).
-  - The original of a copied image is kept until the copy was compared with it and the domain was seen running on the copy. It is removed then,
-    unless O(keep_original) is set, another image rests on it, or it is a device.
-    A link beside the new image, with C(.cbt-original-raw) or C(.cbt-original-qcow2) appended to its name, leads to an original that is kept for this
-    and records its format.
-  - If something fails, what was begun is undone, and the domain goes on with the original. A run that was killed is taken up by the next one.
-  - A backing file stays where it is, and stays the backing file of the new image. Nothing is ever written to it.
+  - Converts RAW images and qcow2 images of version 2, which cannot hold bitmaps, to qcow2 images of version 3.
+  - The disks of a running domain are copied while the guest writes to them, and the domain switches to the copies
+    without interruption (C(blockcopy)). The images of a domain that is shut off are changed in place (C(amend), for
+    qcow2) or copied (C(convert), for RAW).
+  - The original of a copied image is kept until the copy has been compared with it and the domain has been seen running
+    on the copy. It is then removed, unless O(keep_original) is set, another image uses it as its backing file, or it is
+    a device. While the original waits for removal, a link beside the new image points to it and records its format.
+    The name of the link is that of the new image with C(.cbt-original-raw) or C(.cbt-original-qcow2) appended.
+  - If the conversion fails, it is undone, and the domain continues to use the original. The next run resumes a
+    conversion that was killed.
+  - A backing file stays where it is and remains the backing file of the new image. It is never written to.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -36,80 +38,87 @@ attributes:
 options:
   domain:
     description:
-      - Name or UUID of the domain whose disks are meant.
+      - Name or UUID of the domain whose disks to convert.
       - One of O(domain) and O(path) is required.
     type: str
     aliases: [name, guest]
   disk:
     description:
-      - Disk targets of O(domain). All disks that can be converted, if it is left out.
+      - Disk targets of O(domain). By default, all disks that can be converted.
     type: list
     elements: str
     aliases: [disks]
   path:
     description:
-      - Absolute path of an image that is no domain's disk. RAW is copied to a new image, and the original stays.
-      - Requires O(source_format). The image must not be open in any QEMU process on this host. A block device that another host uses cannot be detected.
+      - Absolute path of an image that is not a disk of any domain. A RAW image is copied to a new image, and the
+        original is kept.
+      - Requires O(source_format).
+      - The image must not be open in any QEMU process on this host. Use of a block device by another host cannot be
+        detected.
     type: path
   source_format:
     description:
-      - Format of the image at O(path). The format is never guessed, because a guest can make its RAW disk look like an image of another format
-        with any file of the host as its backing file.
-      - Required with O(path). The disks of O(domain) have the format that the definition of the domain names.
+      - Format of the image at O(path). The format is never guessed, because a guest can make its RAW disk look like
+        an image of another format that has any file of the host as its backing file.
+      - Required with O(path). For the disks of O(domain), the format in the domain's definition is used.
     type: str
     choices: [raw, qcow2]
   dest:
     description:
-      - Path of the new image, where one is made. By default it lies beside the original and is named like it, ending in C(.qcow2) or,
-        where the original does, in C(-v3.qcow2).
+      - Path of the new image, if one is created. By default, it is created beside the original under the same name,
+        ending in C(.qcow2), or in C(-v3.qcow2) if the original already ends in C(.qcow2).
       - Required for a disk that is a block device or a logical volume.
     type: path
   compat:
     description:
-      - Version of qcow2 to have.
+      - qcow2 version to convert to.
     type: str
     choices: [v3]
     default: v3
   format:
     description:
-      - Format to have.
+      - Format to convert to.
     type: str
     choices: [qcow2]
     default: qcow2
   method:
     description:
-      - V(auto) takes V(blockcopy) for a running domain, V(amend) for a qcow2 image that nobody uses and V(convert) for a RAW one.
-      - V(amend) changes the image in place at once. V(convert) copies it. Both want the domain to be off, or O(window).
-      - V(blockcopy) copies it while the domain runs.
+      - V(auto) uses V(blockcopy) for a running domain, V(amend) for a qcow2 image that is not in use, and V(convert)
+        for a RAW image that is not in use.
+      - V(amend) changes the image in place. V(convert) copies it. Both require the domain to be shut off, or O(window).
+      - V(blockcopy) copies the image while the domain is running.
     type: str
     choices: [auto, amend, convert, blockcopy]
     default: auto
   window:
     description:
-      - Whether to shut a running domain down, convert its images and start it again, in place of V(blockcopy).
-      - If the conversion fails, the domain is started on its originals. If the module is killed meanwhile, the domain stays off.
+      - Whether to shut down a running domain, convert its images and start it again, in place of V(blockcopy).
+      - If the conversion fails, the domain is started with its originals. If the module is killed during the
+        conversion, the domain stays off.
     type: bool
     default: false
   shutdown_timeout:
     description:
-      - Seconds that the guest has to shut down in with O(window). After that the module fails, and nothing was changed.
+      - Seconds to wait for the guest to shut down with O(window). After that, the module fails without having changed
+        anything.
     type: int
     default: 300
   keep_original:
     description:
-      - Whether to keep the original of a copied image for good.
+      - Whether to keep the original of a copied image permanently.
     type: bool
     default: false
   scratch_dir:
     description:
-      - Directory on the hypervisor for the scratch file of comparing the disk of a running domain with the original.
-        See O(kvm.cbt.cbt_backup#module:scratch_dir) for directories that are refused.
+      - Directory on the hypervisor for the scratch file that is used to compare the disk of a running domain with the
+        original. See O(kvm.cbt.cbt_backup#module:scratch_dir) for directories that are refused.
     type: path
     default: /var/tmp
 notes:
-  - An image with internal snapshots, an encrypted one and one with a data file of its own are converted by V(amend) only.
-    So are the disks of a domain that has snapshots or a saved state.
-  - An image that does not name the format of its backing file is refused, because libvirt and QEMU would have to guess it.
+  - Images with internal snapshots, encrypted images and images with an external data file are converted with V(amend)
+    only. The same applies to the disks of a domain that has snapshots or a saved state.
+  - An image that does not record the format of its backing file is refused, because libvirt and QEMU would have to
+    guess it.
 requirements:
   - qemu-img
 seealso:
@@ -118,24 +127,24 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Convert what cannot be tracked of web1, running or not
+- name: Convert all disks of web1 that cannot be tracked, whether it is running or not
   kvm.cbt.cbt_image:
     domain: web1
 
-- name: Convert one disk of db1 to another file system and keep the original
+- name: Convert one disk of db1 to an image on another file system and keep the original
   kvm.cbt.cbt_image:
     domain: db1
     disk: vdb
     dest: /srv/images/db1-data.qcow2
     keep_original: true
 
-- name: Convert the disks of mail1 while it is down
+- name: Shut down mail1, convert its disks and start it again
   kvm.cbt.cbt_image:
     domain: mail1
     window: true
     shutdown_timeout: 600
 
-- name: Make a template's image one of version 3
+- name: Convert a template's image to version 3
   kvm.cbt.cbt_image:
     path: /var/lib/libvirt/images/template.qcow2
     source_format: qcow2
@@ -143,28 +152,28 @@ EXAMPLES = r"""
 
 RETURN = r"""
 images:
-  description: The images that were, or would be, converted.
+  description: Images that were converted, or would be.
   returned: always
   type: list
   elements: dict
   contains:
     target:
-      description: Disk target; none with O(path).
+      description: Disk target. None with O(path).
       type: str
       sample: vda
     path:
-      description: Where the converted image lies.
+      description: Path of the converted image.
       type: str
       sample: /var/lib/libvirt/images/web1-v3.qcow2
     method:
       description:
-        - How it was done. V(finish) is the end of a conversion before this run, whose original was still there
-          because the domain had not been seen running.
+        - How the image was converted. V(finish) completes the conversion of an earlier run, whose original was still
+          there because the domain had not been seen running.
       type: str
       choices: [amend, convert, blockcopy, finish]
       sample: blockcopy
     before:
-      description: Format of the image before, and for qcow2 its compatibility level.
+      description: Original format of the image, and for qcow2 its compatibility level.
       type: dict
       contains:
         format:
@@ -172,15 +181,15 @@ images:
           type: str
           sample: qcow2
         compat:
-          description: Compatibility level, V(0.10) for version 2; none for RAW.
+          description: Compatibility level, V(0.10) for version 2. None for RAW.
           type: str
           sample: "0.10"
     original:
-      description: Where the original lies, none if it was removed or changed in place, and in check mode.
+      description: Path of the original. None if it was removed or changed in place, and in check mode.
       type: str
       sample: /var/lib/libvirt/images/web1.qcow2
 left:
-  description: Disks that are not converted, with the reason.
+  description: Disks that were not converted, or would not be.
   returned: always
   type: list
   elements: dict
@@ -190,11 +199,11 @@ left:
       type: str
       sample: sda
     reason:
-      description: Why not.
+      description: Why the disk is not converted.
       type: str
       sample: "sda is a cdrom: removable media are not part of a backup."
 actions:
-  description: What was, or would be, done.
+  description: Actions that were performed, or would be.
   returned: always
   type: list
   elements: str

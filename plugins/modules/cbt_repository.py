@@ -8,19 +8,21 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cbt_repository
-short_description: Create a repository for restore points, change its passphrases, make its lost configuration again
+short_description: Create a repository for restore points, change its passphrases, or recreate its configuration
 version_added: 0.1.0
 description:
-  - Creates a repository, encrypted if O(passphrase) is given. Whether it is encrypted cannot be changed later.
-  - Create a repository once, before the first backup, with its share mounted. Several hosts may do so at the same time.
-  - If the repository that this host knows is missing, was replaced by another one or went back to an older state, the task fails and creates nothing,
-    see O(accept_repository).
-    The task fails as well if C(/etc/fstab) names a mount point above O(repository) that is not mounted.
-  - A passphrase opens a key slot, which holds the key of everything else. Up to 8 slots, each with a passphrase of its own, can be kept.
-  - Changing a passphrase writes the repository's configuration and nothing else, whatever the size of the repository.
-    Backups that run meanwhile are not disturbed.
-  - Who had both the old passphrase and a copy of C(repository.json) keeps access to what they can reach.
-    Where that matters, create a new repository and copy the restore points.
+  - Creates a repository. It is encrypted if O(passphrase) is given. Encryption cannot be changed later.
+  - Create a repository once, before the first backup, with its share mounted. Several hosts may run this at the same
+    time.
+  - If the repository that this host knows is missing, was replaced by another one or went back to an older state, the
+    task fails and creates nothing. See O(accept_repository).
+  - The task also fails if C(/etc/fstab) names a mount point above O(repository) that is not mounted.
+  - A passphrase opens a key slot, which holds the key to everything else. There can be up to 8 slots, each with its own
+    passphrase.
+  - Changing a passphrase rewrites only the repository's configuration, regardless of the size of the repository.
+    It does not affect running backups.
+  - Anyone who had both the old passphrase and a copy of C(repository.json) can still read whatever they can reach.
+    If this matters, create a new repository and copy the restore points to it.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -39,32 +41,34 @@ attributes:
 options:
   state:
     description:
-      - V(present) has a repository with the key slots asked for.
+      - V(present) ensures that the repository exists and has the requested key slots.
     type: str
     choices: [present]
     default: present
   new_passphrase:
     description:
-      - Passphrase that is to open O(slot). The slot is added, or its passphrase changed, if it does not.
-      - O(passphrase) may be the one before or any other that opens the repository, and may be left out once O(new_passphrase) does.
+      - Passphrase for O(slot). If it does not open the slot, the slot is added or its passphrase is changed.
+      - O(passphrase) may be the previous passphrase or any other that opens the repository. It may be omitted once
+        O(new_passphrase) opens the repository.
     type: str
   slot:
     description:
-      - Name of the key slot that O(new_passphrase) is to open. A new repository's passphrase goes to it as well.
+      - Name of the key slot for O(new_passphrase). The passphrase of a new repository goes into it as well.
     type: str
     default: default
   remove_slots:
     description:
-      - Names of key slots to be removed. A slot has to remain that a passphrase given here opens.
+      - Names of key slots to remove. At least one slot that a passphrase given here opens must remain.
     type: list
     elements: str
     default: []
   rebuild:
     description:
-      - If C(repository.json) is missing or damaged, make it again from the restore points' manifests, which name the repository they belong to.
-        While it is sound, nothing is done. Other objects that were lost need nothing of the kind.
-      - That of an encrypted repository cannot be made again, for it holds the only copies of the key, so keep a copy of it elsewhere.
-        Without a passphrase it is of no use to anybody.
+      - Whether to recreate C(repository.json) from the manifests of the restore points if it is missing or damaged.
+        The manifests contain the id of their repository. If C(repository.json) is valid, nothing is done.
+        Other lost objects do not require this.
+      - The C(repository.json) of an encrypted repository cannot be recreated, because it holds the only copies of the
+        key. Keep a copy of it elsewhere. The copy is useless without a passphrase.
     type: bool
     default: false
 seealso:
@@ -89,7 +93,7 @@ EXAMPLES = r"""
     passphrase: "{{ cbt_passphrase_before }}"
     new_passphrase: "{{ cbt_passphrase }}"
 
-- name: Have a second passphrase for emergencies, and remove that of somebody who left
+- name: Add a second passphrase for emergencies, and remove the one of a former colleague
   kvm.cbt.cbt_repository:
     repository: /backup/kvm
     passphrase: "{{ cbt_passphrase }}"
@@ -102,7 +106,7 @@ EXAMPLES = r"""
     repository: /backup/kvm
     accept_repository: true
 
-- name: Make the lost configuration of a repository again that is not encrypted
+- name: Recreate the lost configuration of an unencrypted repository
   kvm.cbt.cbt_repository:
     repository: /backup/kvm
     rebuild: true
@@ -115,7 +119,7 @@ repository:
   type: dict
   contains:
     id:
-      description: Its id. One that would be created has none yet.
+      description: Id of the repository. None if it would be created.
       type: str
       sample: 6a23e5f9b1c04f7e8d2a3b4c5d6e7f80
     format:
@@ -123,7 +127,7 @@ repository:
       type: int
       sample: 1
     encrypted:
-      description: Whether it is encrypted.
+      description: Whether the repository is encrypted.
       type: bool
       sample: true
     slots:
@@ -139,7 +143,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.format.con
 
 
 def _shown(configuration: Configuration | None, before: Configuration | None = None) -> dict[str, object]:
-    """A configuration for a person's eyes, telling which slots are others than before."""
+    """A configuration for the diff, with changed key slots marked."""
     if configuration is None:
         return {}
     known = before.slots if before is not None else configuration.slots

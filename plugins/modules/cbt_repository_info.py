@@ -11,9 +11,10 @@ module: cbt_repository_info
 short_description: Show sizes, growth, damage and holds of a repository
 version_added: 0.1.0
 description:
-  - Returns what a repository takes, how it grows, what of it is known to be damaged, and which restore points are in use.
+  - Returns the size of a repository, its growth, its known damage, and the restore points in use.
   - Nothing is changed. The repository may be mounted read-only.
-  - The objects are listed, and all manifests are read. No map and no pack is read, so the cost does not depend on the size of the disks.
+  - The module lists all objects and reads all manifests. It reads no maps and no packs, so its cost does not depend on
+    the size of the disks.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -41,7 +42,7 @@ EXAMPLES = r"""
 - name: Fail if anything is damaged
   ansible.builtin.assert:
     that: kvm.damage | length == 0
-
+- name: List the holds on restore points
 - name: List what keeps restore points
   ansible.builtin.debug:
     msg: "{{ item.domain }} {{ item.restore_point }}: {{ item.purpose }} on {{ item.host }} since {{ item.since }}"
@@ -50,7 +51,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 repository:
-  description: What the repository is.
+  description: Facts about the repository.
   returned: always
   type: dict
   contains:
@@ -63,7 +64,7 @@ repository:
       type: int
       sample: 1
     encrypted:
-      description: Whether it is encrypted.
+      description: Whether the repository is encrypted.
       type: bool
       sample: true
     slots:
@@ -72,7 +73,7 @@ repository:
       elements: str
       sample: [default]
 sizes:
-  description: What the repository holds and takes.
+  description: Contents and sizes of the repository.
   returned: always
   type: dict
   contains:
@@ -85,7 +86,9 @@ sizes:
       type: int
       sample: 340
     removed_points:
-      description: Number of restore points in the trash. M(kvm.cbt.cbt_retention) brings them back until their grace period ends.
+      description:
+        - Number of restore points in the trash. M(kvm.cbt.cbt_retention) can bring them back until their grace period
+          ends.
       type: int
       sample: 12
     packs:
@@ -93,32 +96,38 @@ sizes:
       type: int
       sample: 6500
     pack_bytes:
-      description: Bytes of all packs.
+      description: Total size of all packs in bytes.
       type: int
       sample: 429496729600
     condemned_packs:
-      description: Number of packs that no restore point needs any more, and that a later run of M(kvm.cbt.cbt_retention) deletes. They are counted
-        in RV(sizes.packs) as well.
+      description:
+        - Number of packs that no restore point uses any longer. A later run of M(kvm.cbt.cbt_retention) deletes them.
+          They are included in RV(sizes.packs).
       type: int
       sample: 31
     condemned_bytes:
-      description: Bytes of these packs, counted in RV(sizes.pack_bytes) as well.
+      description: Total size of these packs in bytes. It is included in RV(sizes.pack_bytes).
       type: int
       sample: 2046820352
     metadata_bytes:
-      description: Bytes of the manifests, maps and files of the restore points. Blocks that only removed points need are part of RV(sizes.pack_bytes).
+      description:
+        - Total size of the manifests, maps and files of the restore points in bytes. Blocks that only removed restore
+          points use are included in RV(sizes.pack_bytes).
       type: int
       sample: 104857600
 growth:
   description:
-    - What restore points added to the repository, by the statistics in their manifests and the time at which they were taken, in UTC.
-    - Only restore points that still exist count. What retention reclaimed is not subtracted. Points dated in the future do not count.
-    - A block that was stored to heal an older point counts for the run that stored it. What compaction copied does not count.
+    - What restore points added to the repository, according to the statistics in their manifests and the UTC time at
+      which they were created.
+    - Only restore points that still exist are counted. Space reclaimed by retention is not subtracted. Restore points
+      dated in the future are not counted.
+    - A block that was stored to repair an older restore point counts for the run that stored it. Blocks copied by
+      compaction are not counted.
   returned: always
   type: dict
   contains:
     days:
-      description: The days of the last 30 times 24 hours on which a restore point was taken, oldest first.
+      description: Days within the last 30 times 24 hours on which a restore point was created, oldest first.
       type: list
       elements: dict
       contains:
@@ -131,45 +140,50 @@ growth:
           type: int
           sample: 12
         new_bytes:
-          description: Bytes of the disks that were in no pack yet, before compression.
+          description: Bytes of the disks that were not in any pack yet, before compression.
           type: int
           sample: 2147483648
         stored_bytes:
-          description: Bytes that they took in packs.
+          description: Bytes added to packs.
           type: int
           sample: 912680550
     last_7_days:
-      description: The sum of RV(growth.days[].restore_points), RV(growth.days[].new_bytes) and RV(growth.days[].stored_bytes) over the last 7 times 24 hours.
+      description:
+        - Sum of RV(growth.days[].restore_points), RV(growth.days[].new_bytes) and RV(growth.days[].stored_bytes) over
+          the last 7 times 24 hours.
       type: dict
       sample: {"restore_points": 84, "new_bytes": 15032385536, "stored_bytes": 6388763850}
     last_30_days:
-      description: The same over the last 30 times 24 hours.
+      description: The same sum over the last 30 times 24 hours.
       type: dict
       sample: {"restore_points": 340, "new_bytes": 64424509440, "stored_bytes": 27380416512}
 damage:
   description:
-    - What is recorded as damaged and not healed, and the manifests that cannot be read. M(kvm.cbt.cbt_verify) finds and records damage, a backup heals it.
-    - M(kvm.cbt.cbt_backup_info) returns which restore points are damaged by it.
+    - Objects that are recorded as damaged and not repaired, and manifests that cannot be read.
+      M(kvm.cbt.cbt_verify) finds and records damage. A backup repairs it.
+    - M(kvm.cbt.cbt_backup_info) returns which restore points are affected.
   returned: always
   type: list
   elements: dict
   contains:
     object:
-      description: Name of the pack or the manifest, or the folder of a restore point of which a map or a file is damaged.
+      description: Name of the pack or manifest, or the folder of a restore point with a damaged map or file.
       type: str
       sample: packs/3f/3f8a0c5f7be14f6d9a1c2b3d4e5f6071
     blocks:
-      description: Number of damaged blocks of a pack. None if all of the object counts as damaged.
+      description: Number of damaged blocks of a pack. None if the whole object counts as damaged.
       type: int
       sample: 3
     cause:
-      description: What was found.
+      description: What is wrong with the object.
       type: str
       sample: block 17 has another checksum
 holds:
   description:
-    - What keeps restore points, the oldest first. Each is ended by the module that made it, on any host. Until then M(kvm.cbt.cbt_retention) keeps the point.
-    - If what held a point is gone for good, as after the loss of a host, delete the object C(holds/UUID/RESTORE_POINT/ID) from the repository.
+    - Holds on restore points, oldest first. A hold is released by the module that took it, from any host. Until then,
+      M(kvm.cbt.cbt_retention) keeps the restore point.
+    - If the holder is permanently gone, for example because its host was lost, delete the object
+      C(holds/UUID/RESTORE_POINT/ID) from the repository.
   returned: always
   type: list
   elements: dict
@@ -179,11 +193,11 @@ holds:
       type: str
       sample: 0f1e2d3c4b5a6978
     restore_point:
-      description: Id of the restore point that it keeps.
+      description: Id of the held restore point.
       type: str
       sample: 20261122T113005Z-1a2b3c4d
     domain:
-      description: Name the domain had. None if the hold cannot be read.
+      description: Name of the domain at the time of the backup. None if the hold cannot be read.
       type: str
       sample: web1
     uuid:
@@ -191,48 +205,54 @@ holds:
       type: str
       sample: 2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e
     host:
-      description: Host name of the machine that holds it. None if the hold cannot be read.
+      description: Hostname of the machine that took the hold. None if the hold cannot be read.
       type: str
       sample: kvm1
     purpose:
-      description: What it is held for. None if the hold cannot be read.
+      description: Purpose of the hold. None if the hold cannot be read.
       type: str
       sample: export
     since:
-      description: UTC time at which it began, by the store's clock. None if the hold cannot be read, or if the run that was about to take it has not ended
-        or was killed.
+      description:
+        - UTC time at which the hold was taken, by the storage's clock. None if the hold cannot be read, or if the run
+          that is taking it has not finished or was killed.
       type: str
       sample: "2026-11-22T11:30:05+00:00"
     damaged:
-      description: Why the hold cannot be read, and what to do. It keeps its restore point all the same. None if it can be read.
+      description:
+        - Why the hold cannot be read, and what to do. The hold still keeps its restore point. None if it can be read.
       type: str
       sample: >-
-        holds/2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e/20261122T113005Z-1a2b3c4d/0f1e2d3c4b5a6978 is damaged: its checksum does not match. Delete
-        holds/2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e/20261122T113005Z-1a2b3c4d/0f1e2d3c4b5a6978 from the repository if nothing uses the restore point any more.
+        holds/2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e/20261122T113005Z-1a2b3c4d/0f1e2d3c4b5a6978 is damaged: its checksum
+        does not match. Delete
+        holds/2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e/20261122T113005Z-1a2b3c4d/0f1e2d3c4b5a6978 from the repository if
+        nothing uses the restore point any more.
 sessions:
-  description: Who is at work on the repository, the longest first, or was when it was killed.
+  description: Runs that are using the repository, or were when they were killed. The longest-running one is first.
   returned: always
   type: list
   elements: dict
   contains:
     host:
-      description: Host name of the machine it runs on.
+      description: Hostname of the machine on which it runs.
       type: str
       sample: kvm1
     process:
-      description: Id of its process there.
+      description: Process id on that machine.
       type: int
       sample: 4711
     operation:
-      description: What it does, such as V(backup) or V(retention).
+      description: Operation, such as V(backup) or V(retention).
       type: str
       sample: backup
     since:
-      description: UTC time at which it began, by the store's clock.
+      description: UTC time at which it started, by the storage's clock.
       type: str
       sample: "2026-11-22T11:30:05+00:00"
     lapsed:
-      description: Whether nothing was heard of it for half an hour. It then counts as dead, and goes with a later M(kvm.cbt.cbt_retention).
+      description:
+        - Whether the session has not been renewed for 30 minutes. It then counts as dead, and a later run of
+          M(kvm.cbt.cbt_retention) removes it.
       type: bool
       sample: false
 """

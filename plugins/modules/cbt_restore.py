@@ -11,14 +11,18 @@ module: cbt_restore
 short_description: Restore disks of a KVM domain, or the whole machine, from a restore point
 version_added: 0.1.0
 description:
-  - Writes disks of a restore point to new images or onto block devices. Every block is proven by its SHA-256 before it is written.
-  - An image appears under its name only when all disks asked for are complete and on disk.
-    If a block is damaged, or the restore fails or is ended by a signal, none of them is left. A device that was written to then holds nothing.
-  - With O(define=true) the machine comes back. Its configuration is adapted, firmware variables, kernel, initrd and the state of an emulated TPM
-    are put in place, and the domain is defined as the last step, so that it never stands on something half restored.
-  - Needs neither the domain nor the hypervisor the backup was taken on. For another host, run the task there, on shared storage
-    or with a repository that host can reach. With a remote O(uri), images are written on the host the task runs on, which must be storage both see,
-    and the domain is defined on the other. It is refused if the other host does not see them.
+  - Writes disks of a restore point to new images or block devices. Every block is verified by its SHA-256 digest before
+    it is written.
+  - Images get their final names only when all requested disks are complete and on stable storage. If a block is
+    damaged, or the restore fails or is ended by a signal, no image is left. A block device that was written to then
+    has no usable content.
+  - With O(define=true), the machine is restored as well. Its configuration is adapted to this host. Its firmware
+    variables, kernel, initrd and the state of its emulated TPM are restored. The domain is defined last, so it never
+    refers to a partial restore.
+  - Requires neither the domain nor the hypervisor from which the backup was made.
+  - To restore to another host, run the task there, with a repository that the host can reach.
+  - With a remote O(uri), images are written on the host that runs the task, to storage that both hosts share, and the
+    domain is defined on the remote host. The restore is refused if the remote host cannot see the images.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -32,17 +36,17 @@ attributes:
   check_mode:
     support: full
     details:
-      - Makes all checks and returns which images would be written, and the configuration that would be defined.
+      - Performs all checks and returns the images that would be written and the configuration that would be defined.
   diff_mode:
     support: none
   idempotent:
     support: none
     details:
-      - An image that exists is never taken for a restored one; the second run fails unless O(force=true).
+      - An existing image is never assumed to be a restored one. A second run fails unless O(force=true).
 options:
   domain:
     description:
-      - Name or UUID of the domain in the repository. The UUID is needed if several machines had the same name.
+      - Name or UUID of the domain in the repository. The UUID is required if several domains had the same name.
     type: str
     required: true
     aliases: [name, guest]
@@ -53,110 +57,125 @@ options:
     default: latest
   until:
     description:
-      - Restore the latest point not after this time, such as V(2026-11-22 14:30) or V(2026-11-22T14:30:00+01:00).
-      - Without a time zone it is UTC; a date alone takes in the whole day.
+      - Restore the latest restore point taken at or before this time, such as V(2026-11-22 14:30) or
+        V(2026-11-22T14:30:00+01:00).
+      - A time without a time zone is UTC. A date without a time includes the whole day.
     type: str
   dest:
     description:
-      - Folder for the images, called C(DOMAIN-TARGET.FORMAT), and with O(define=true) for the machine's other files, called C(DOMAIN-nvram) and the like.
-        It must exist. All files are created directly in this folder, except for the state of an emulated TPM, which goes where libvirt looks
-        for it.
+      - Existing directory for the images, which are named C(DOMAIN-TARGET.FORMAT). With O(define=true), also for the
+        other files of the machine, such as C(DOMAIN-nvram).
+      - All files are created directly in this directory, except for the state of an emulated TPM, which is restored to
+        where libvirt expects it.
     type: path
   disk_map:
     description:
-      - Absolute paths of images or block devices, such as logical volumes, or URIs of NBD exports, by disk target. Without O(dest), only these
-        disks are restored.
-      - A device must be large enough and free. What else it holds behind the restored disk stays.
-      - An NBD export, such as C(nbds://host/name) or C(nbd+unix:///name?socket=/path), must be writable, large enough and used by nobody else, which
-        cannot be seen from here. It is given the disk's bytes whatever O(format) is. It needs C(python3-libnbd), and O(define) does not go with it.
+      - Destination of each disk, by disk target. A destination is the absolute path of an image or a block device, such
+        as a logical volume, or the URI of an NBD export. Without O(dest), only these disks are restored.
+      - A block device must be large enough and not in use. Data beyond the end of the restored disk is left unchanged.
+      - An NBD export, such as C(nbds://host/name) or C(nbd+unix:///name?socket=/path), must be writable and large
+        enough. It must not be in use by anyone else, which this module cannot check.
+      - An NBD export receives the bytes of the disk, regardless of O(format). It requires C(python3-libnbd) and cannot
+        be combined with O(define).
     type: dict
     default: {}
   tls:
     description:
-      - Whether an NBD export on another host must be reached over TLS. C(nbd://) is then accepted for this host only.
-      - With V(false), anyone on the network path can read and change the disk. Use it in a trusted network only. C(nbds://) is always verified.
+      - Whether to require TLS for NBD exports on other hosts. C(nbd://) is then accepted for this host only.
+      - With V(false), anyone on the network path can read and change the disk. Use it only on a trusted network.
+        C(nbds://) always verifies the server.
     type: bool
     default: true
   tls_certificates:
     description:
-      - Folder on the host of the task with the CA of the servers in C(nbds://) URIs, C(ca-cert.pem),
-        and C(client-cert.pem) and C(client-key.pem) if they ask for a certificate.
-      - The certificate of a server must bear the hostname in the URI.
-      - By default, the CAs of the system are used. This requires libnbd 1.18.5, 1.20.2, or 1.22 and later. Earlier versions do not verify the server
-        against them, and the restore is refused.
+      - Directory on the host that runs the task with the CA for servers in C(nbds://) URIs, C(ca-cert.pem),
+        and with C(client-cert.pem) and C(client-key.pem) if the servers request a certificate.
+      - The certificate of a server must include the hostname in the URI.
+      - By default, the CAs of the system are used. This requires libnbd 1.18.5, 1.20.2, or 1.22 and later. Earlier
+        versions do not verify the server against these CAs, so the restore is refused.
     type: path
   format:
     description:
-      - Format of the images, also on devices.
-      - A V(qcow2) image has the cluster size, the compression type, extended L2 entries and lazy refcounts of the original if that was qcow2 too.
-        It is always qcow2 v3.
+      - Format of the images, including those written to block devices.
+      - A V(qcow2) image is always of version 3. If the original was qcow2, the image has the same cluster size,
+        compression type, extended L2 entries and lazy refcounts.
     type: str
     choices: [qcow2, raw]
     default: qcow2
   preallocation:
     description:
-      - What is allocated of what the images could hold, as C(qemu-img) understands it. V(none) makes them sparse.
-      - V(metadata) is for V(qcow2) only. Devices are as they are.
+      - How to preallocate images, with the meaning of C(qemu-img). V(none) creates sparse images.
+      - V(metadata) requires V(qcow2). This option does not affect block devices.
     type: str
     choices: ["none", metadata, falloc, full]
     default: none
   force:
     description:
-      - Whether existing files are replaced once the restored ones are complete, and block devices overwritten.
-      - Files and devices of a running domain are never replaced, nor is an image file that another QEMU process on this host has open.
-      - If libvirt then refuses to define the domain, replaced files stay replaced. The message names them.
-      - With O(define=true) also whether a domain that has the same name and UUID and is shut off gets the restored configuration.
+      - Whether to overwrite block devices, and to replace existing files once the restored ones are complete.
+      - Files and block devices of a running domain are never replaced. Neither is an image file that a QEMU process on
+        this host has open.
+      - If libvirt then refuses to define the domain, the replaced files remain replaced. The message names them.
+      - With O(define=true), also whether to redefine a domain that has the same name and UUID and is shut off.
     type: bool
     default: false
   define:
     description:
-      - Whether the domain is defined. Its configuration is the persistent one it had, adapted to this host and to the options below.
-      - Disks that are not restored are removed from it, and media are taken out of their drives. RV(changes) lists them.
-      - Unless O(trust_definition=true), the domain gets nothing of the host from it but networks, bridges and the usual firmware.
+      - Whether to define the domain. The configuration is the domain's persistent one, adapted to this host and to the
+        options below.
+      - Disks that are not restored are removed from the configuration, and media are removed from their drives.
+        RV(changes) lists both.
+      - Unless O(trust_definition=true), the configuration gives the domain access only to networks, bridges and the
+        standard firmware of the host.
     type: bool
     default: false
   trust_definition:
     description:
-      - Whether the configuration in the repository is taken as it is. It can then give the machine files, folders, devices and programs of the host.
-        Set it only if you trust everyone who can write to the repository as you trust root of this host, also if the repository is encrypted.
-      - With V(false), only what is known to stay within the guest is taken. What else the configuration has is removed where the machine runs without it,
-        such as options for QEMU, security labels, scripts, log files, media and sockets, and RV(changes) lists it. The restore is refused where it does not,
-        such as for passed-through devices, shared folders, memory in files and a kernel that was not saved. The message lists all of these.
-      - Paths in O(disk_map) and networks in O(networks) are yours, and are not affected.
-      - With V(true), media that are not on this host are still taken out, and passed-through devices are removed on another host than the original's.
+      - Whether to use the configuration in the repository as it is. It can then give the machine access to files,
+        directories, devices and programs of the host. Set it only if you trust everyone who can write to the repository
+        as much as root on this host. This is also true for an encrypted repository.
+      - With V(false), only parts that are known to be confined to the guest are used. Other parts that the machine does
+        not need to run are removed and listed in RV(changes). Examples are options for QEMU, security labels, scripts,
+        log files, media and sockets. If the machine needs them, the restore is refused, and the message lists them all.
+        Examples are passed-through devices, shared folders, memory in files and a kernel that was not saved.
+      - Paths in O(disk_map) and networks in O(networks) come from you and are not affected.
+      - With V(true), media that do not exist on this host are still removed, and so are passed-through devices if this
+        is not the host of the original.
     type: bool
     default: false
   start:
     description:
-      - Whether the domain is started. If that fails it stays defined.
+      - Whether to start the domain. If starting it fails, it stays defined.
     type: bool
     default: false
   autostart:
     description:
-      - Whether the domain starts with the host. By default as the original if it keeps the UUID, else not.
+      - Whether to start the domain when the host boots. By default, the setting of the original applies if the domain
+        keeps its UUID. Otherwise the default is V(false).
     type: bool
   new_name:
     description:
-      - Name of the restored machine, and of its images. By default the original's.
+      - Name of the restored machine, which is also used for the names of its images. By default, the original name.
     type: str
   uuid:
     description:
-      - Whether the machine keeps its UUID, or becomes another one that may run beside the original.
-      - The latter shares nothing with the original. Files of consoles, ports of displays, names of network devices are replaced,
-        passed-through devices, shared folders and the like removed, whatever O(trust_definition) is.
-      - By default V(new) with O(new_name), else V(keep).
+      - Whether to keep the UUID of the machine, or to create a new machine that can run beside the original.
+      - A new machine shares nothing with the original. Console files, display ports and the names of network devices
+        are replaced. Passed-through devices, shared folders and the like are removed, regardless of
+        O(trust_definition).
+      - The default is V(new) with O(new_name), and V(keep) otherwise.
     type: str
     choices: [new, keep]
   mac:
     description:
-      - Whether network interfaces keep their MAC addresses. By default as O(uuid).
+      - Whether to keep the MAC addresses of network interfaces. The default is the value of O(uuid).
     type: str
     choices: [new, keep]
   networks:
     description:
-      - Names of libvirt networks that network interfaces are connected to, by the name of the network, bridge or device they were on.
-        V(*) stands for every other, whatever its kind.
-      - An interface that is connected anew loses what belonged to the old network, such as VLAN tags. The networks are looked for when the domain is started.
+      - Libvirt networks to connect the network interfaces to. The keys are the names of the networks, bridges or
+        devices that the interfaces used before. V(*) matches all others, of any kind.
+      - An interface that is connected to another network loses the settings of the old one, such as VLAN tags.
+      - The networks must exist when the domain is started, not before.
     type: dict
     default: {}
 requirements:
@@ -182,7 +201,7 @@ EXAMPLES = r"""
     disk_map:
       vdb: /var/lib/libvirt/images/db1-data-20261120.qcow2
 
-- name: Bring a lost machine back and start it
+- name: Restore a lost machine and start it
   kvm.cbt.cbt_restore:
     domain: web1
     repository: /backup/kvm
@@ -190,7 +209,7 @@ EXAMPLES = r"""
     define: true
     start: true
 
-- name: Run a copy of last week's machine beside it
+- name: Run a copy of last week's machine beside the original
   kvm.cbt.cbt_restore:
     domain: web1
     repository: /backup/kvm
@@ -200,7 +219,7 @@ EXAMPLES = r"""
     new_name: web1-last-week
     start: true
 
-- name: Run a copy that reaches nothing but the isolated network rehearsal
+- name: Run a copy that is connected only to the isolated network rehearsal
   kvm.cbt.cbt_restore:
     domain: web1
     repository: /backup/kvm
@@ -211,7 +230,7 @@ EXAMPLES = r"""
       "*": rehearsal
     start: true
 
-- name: Bring back a machine with devices of this host, from a repository that only you can write to
+- name: Restore a machine that uses devices of this host, from a repository that only you can write to
   kvm.cbt.cbt_restore:
     domain: router1
     repository: /backup/kvm
@@ -231,12 +250,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 restore_point:
-  description: The restore point chosen, as M(kvm.cbt.cbt_backup) returns it.
+  description: The selected restore point, as M(kvm.cbt.cbt_backup) returns it.
   returned: always
   type: dict
   sample: {"id": "20261122T113005Z-1a2b3c4d", "domain": "web1"}
 disks:
-  description: The disks restored, or to be restored.
+  description: Disks that were restored, or would be.
   returned: always
   type: list
   elements: dict
@@ -258,40 +277,45 @@ disks:
       type: int
       sample: 10737418240
     written_bytes:
-      description: Bytes written; the rest is zero. None in check mode.
+      description: Number of bytes written. The rest of the disk is zero. None in check mode.
       type: int
       sample: 4294967296
 domain_xml:
-  description: The domain's configuration as it was, with O(define=true) as it was defined; without secrets.
+  description:
+    - Configuration of the domain at the time of the backup, or with O(define=true), as it was defined.
+      It contains no secrets.
   returned: always
   type: str
   sample: <domain type='kvm'>...</domain>
 domain:
-  description: Name the domain had, or with O(define=true) has.
+  description: Name of the domain at the time of the backup, or with O(define=true), its name now.
   returned: always
   type: str
   sample: web1
 uuid:
-  description: UUID of the domain. In check mode, one that would be new is another in the run itself.
+  description: UUID of the domain. In check mode, a new UUID differs from the one that the run then creates.
   returned: with O(define=true)
   type: str
   sample: 9d0a7f5b-8f0e-4c2c-8e51-4f2e3a1b6c7d
 files:
-  description: Other files of the machine that were restored, or would be, with C(kind) (V(nvram), V(loader), V(kernel), V(initrd), V(dtb), V(tpm)) and C(path).
+  description:
+    - Other files of the machine that were restored, or would be, each with its C(kind) (V(nvram), V(loader), V(kernel),
+      V(initrd), V(dtb) or V(tpm)) and its C(path).
   returned: with O(define=true)
   type: list
   elements: dict
   sample: [{"kind": "nvram", "path": "/var/lib/libvirt/images/web1-nvram"}]
 changes:
   description:
-    - What of the configuration is not as it was, besides identity and paths, also in check mode.
-    - After 100 parts that were removed because the configuration is not trusted, only the number of the others is given.
+    - Differences from the original configuration, other than identity and paths. Also returned in check mode.
+    - If more than 100 parts were removed because the configuration is not trusted, only the number of the others is
+      given.
   returned: with O(define=true)
   type: list
   elements: str
   sample: ["vdc is not part of this restore and was removed."]
 duration:
-  description: Seconds the restore took, without Ansible's start-up.
+  description: Duration of the restore in seconds, without Ansible's startup time.
   returned: when not in check mode
   type: float
   sample: 8.125
@@ -318,7 +342,7 @@ _DEFINED = (
     "mac",
     "networks",
     "trust_definition",
-)  # options that mean something only for a domain
+)  # options that require a domain
 
 
 def _machine(module: AnsibleModule) -> MachineWish | None:
@@ -326,7 +350,7 @@ def _machine(module: AnsibleModule) -> MachineWish | None:
     if not params["define"]:
         given = [option for option in _DEFINED if params[option]]
         if given:
-            module.fail_json(msg=f"{', '.join(given)} cannot be without define: true.")
+            module.fail_json(msg=f"define: true is required with {', '.join(given)}.")
         return None
     uuid = params["uuid"] or ("new" if params["new_name"] else "keep")
     return MachineWish(
@@ -412,9 +436,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     if module.params["dest"] is None and not module.params["disk_map"]:
-        module.fail_json(
-            msg="Nothing says where to restore to. Set dest to a folder, or disk_map to a path for each disk."
-        )
+        module.fail_json(msg="No destination is given. Set dest to a directory, or disk_map to a path for each disk.")
     interrupt = _module.interruptible()
     with _module.reported(module), contextlib.ExitStack() as stack:
         try:

@@ -11,21 +11,24 @@ module: cbt_retention
 short_description: Remove restore points by rules and reclaim their space
 version_added: 0.1.0
 description:
-  - Keeps the restore points of each domain that a rule takes, removes the others, and reclaims the space of what nothing needs any more.
-  - The rules follow restic. Points are taken newest first, every rule has a counter of its own, a point is kept if any rule takes it,
-    and the oldest point is kept by every rule that has counts left. Pinned points are kept and count for no rule, and so are points
-    dated in the future.
-  - A point that was taken while its host's clock was set back or ran ahead, as the times of the others tell, counts as made when the
-    one before it was.
-  - A removed point stays recoverable with O(undelete) until O(grace) ends. What it alone needs is announced as condemned after that,
-    and deleted by a run at least O(grace) later.
-  - A restore point that is held, because a machine is served from it, is kept for as long as it is. M(kvm.cbt.cbt_repository_info) lists the holds.
-  - If a repository in a directory is full to the last byte, this module frees space all the same. For that it gives up a reserve of 1 MiB, which it makes anew.
-    Set O(grace) to V(0) to have the space at once; the removed points cannot be brought back then. O(compact_below) has no effect
-    until there is space for new packs.
-  - Backups, restores and other runs of this module may go on at the same time, on any host.
-  - Any point may be removed, for each is a full image. Where the point goes that the next incremental backup would have built on,
-    that backup reads in full.
+  - Keeps the restore points of each domain that match a rule, removes the others, and reclaims the space of data that
+    is no longer referenced.
+  - The rules work as in restic. Restore points are processed from the newest to the oldest. Every rule has its own
+    counter, and a restore point is kept if any rule selects it. The oldest restore point is also kept by every rule
+    whose counter is not used up.
+  - Pinned restore points and restore points dated in the future are kept and do not count for any rule.
+  - If the dates of the other restore points show that a host's clock was set back or ran ahead during a backup, that
+    restore point is given the date of the one before it.
+  - A removed restore point can be brought back with O(undelete) until O(grace) ends. After that, objects that only this
+    restore point uses are condemned. A run at least O(grace) later deletes them.
+  - A restore point is kept while there is a hold on it, for example because a machine is served from it.
+    M(kvm.cbt.cbt_repository_info) lists the holds.
+  - This module can free space even if the file system of a repository in a directory is full. To do so, it releases a
+    reserve of 1 MiB, which it creates again afterwards. Set O(grace) to V(0) to free the space immediately. The removed
+    restore points can then not be brought back. O(compact_below) has no effect until there is space for new packs.
+  - Backups, restores and other runs of this module may run at the same time, on any host.
+  - Any restore point can be removed, because each is a full image. If the next incremental backup would have been based
+    on a removed restore point, it reads the disks in full.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -38,105 +41,119 @@ attributes:
   diff_mode:
     support: full
     details:
-      - Lists the restore points before and after.
+      - Lists the restore points before and after the run.
   idempotent:
     support: partial
     details:
-      - A second run removes nothing more, but reports a change once it deletes what an earlier one condemned.
+      - A second run removes no more restore points, but reports a change when it deletes objects that an earlier run
+        condemned.
 options:
   domain:
     description:
-      - Name or UUID of the domain whose points the rules are for. All domains, each by itself, if left out.
+      - Name or UUID of the domain to which the rules are applied. By default, they are applied to each domain
+        separately.
     type: str
     aliases: [name, guest]
   keep_last:
     description:
-      - Keep this many of the newest points; V(-1) for all, as with the other counts.
+      - Keep this many of the newest restore points. V(-1) keeps all. The same applies to the other counts.
     type: int
     default: 0
   keep_hourly:
     description:
-      - Keep the newest point of each of this many hours that have one.
+      - For this many of the most recent hours that have restore points, keep the newest one of each.
     type: int
     default: 0
   keep_daily:
     description:
-      - Keep the newest point of each of this many days that have one.
+      - For this many of the most recent days that have restore points, keep the newest one of each.
     type: int
     default: 0
   keep_weekly:
     description:
-      - Keep the newest point of each of this many weeks (ISO 8601) that have one.
+      - For this many of the most recent weeks (ISO 8601) that have restore points, keep the newest one of each.
     type: int
     default: 0
   keep_monthly:
     description:
-      - Keep the newest point of each of this many months that have one.
+      - For this many of the most recent months that have restore points, keep the newest one of each.
     type: int
     default: 0
   keep_yearly:
     description:
-      - Keep the newest point of each of this many years that have one.
+      - For this many of the most recent years that have restore points, keep the newest one of each.
     type: int
     default: 0
   keep_within:
     description:
-      - Keep all points not older than this, counted back from the newest one, such as V(30d) or V(1y6m) - years (y), months (m),
-        days (d) and hours (h), in this order.
+      - Keep all restore points within this period before the newest one, such as V(30d) or V(1y6m).
+      - The units are years (y), months (m), days (d) and hours (h), in this order.
     type: str
   keep_tags:
     description:
-      - Keep all points with one of these tags, given as C(name) or C(name=value).
+      - Keep all restore points with at least one of these tags, given as C(name) or C(name=value).
     type: list
     elements: str
     default: []
   timezone:
     description:
-      - Time zone in which hours, days, weeks, months and years begin, such as V(Europe/Berlin).
+      - Time zone in which hours, days, weeks, months and years start, such as V(Europe/Berlin).
     type: str
     default: UTC
   allow_empty:
     description:
-      - Whether the rules may remove all points of a domain. Without it, a run that would remove points but has no rule at all, or
-        whose rules take none, is refused, even where a point dated in the future stays.
+      - Whether to allow the rules to remove all restore points of a domain.
+      - By default, a run is refused if it would remove restore points but has no rules, or if its rules select none of
+        them, even if a restore point dated in the future remains.
     type: bool
     default: false
   undelete:
     description:
-      - Ids of removed points to bring back, those of O(domain) only if that is given. A point that exists is left as it is.
-      - In the same run, no rule removes them; later ones do unless a rule takes them. Without any rule, nothing is removed.
+      - Ids of removed restore points to bring back. If O(domain) is set, only those of this domain.
+        Restore points that exist are left unchanged.
+      - No rule of the same run removes them. Later runs remove them unless a rule selects them.
+      - If no rules are given, nothing is removed.
     type: list
     elements: str
     default: []
   grace:
     description:
-      - Seconds for which a removed point can be brought back, and again seconds between condemning and deleting, by the clock of the storage.
-      - Of runs with different values on one repository, each goes by its own. The shortest ends what others left recoverable.
-      - Hosts that mount a repository over NFS see each other's files with a delay of up to a minute. Give at least V(300) there, as safety
-        beside running backups rests on what others see, unless nothing else is at work.
-      - On CephFS, on GlusterFS with C(ctime), and on NFS 4.2 with delegated timestamps, the hosts set the times of files. Keep the clocks of all hosts
-        with NTP there. The default bears clocks that differ by up to three hours.
+      - Seconds during which a removed restore point can be brought back, and also the minimum number of seconds between
+        condemning an object and deleting it. Measured by the storage's clock.
+      - Use the same value for all runs on a repository. Each run applies its own value, so the shortest one decides how
+        long a removed restore point can be brought back.
+      - Hosts that mount a repository over NFS see each other's files with a delay of up to a minute. Use at least
+        V(300) there unless no other run is active, because the protection of running backups depends on what other
+        hosts can see.
+      - On CephFS, on GlusterFS with C(ctime), and on NFS 4.2 with delegated timestamps, the hosts set the timestamps of
+        files. Synchronize the clocks of all hosts with NTP there. The default tolerates clocks that differ by up to
+        three hours.
     type: int
     default: 86400
   collect:
     description:
-      - Whether space is reclaimed. V(false) only removes points, which is quick.
+      - Whether to reclaim space. With V(false), the run only removes restore points, which is fast.
     type: bool
     default: true
   compact_below:
     description:
-      - Packs of which less than this percentage of the blocks is needed are emptied - what is needed in them is copied into new packs, and
-        all restore points name it there. V(50) is a fair choice. The space of an emptied pack is reclaimed as that of any other.
-      - A block that lies in several packs, as those of backups that ran at the same time may, counts for one of them and is not copied.
-        To find those, the directories of all packs are read, which are less than a thousandth of what is stored.
-      - What a removed point needs that can still be brought back counts as needed, but is not copied, since that point keeps its packs.
-      - Packs of a restore point that is held are not emptied, since nothing of them can go.
-      - Nothing is copied if left out, if O(collect) is V(false), or while a manifest or a hold is damaged.
+      - Compact packs in which less than this percentage of the blocks is in use. The blocks in use are copied to new
+        packs, and all restore points are updated to refer to them there. V(50) is a reasonable value.
+        The space of the old packs is then reclaimed like that of any other pack.
+      - A block can be stored in several packs, for example by backups that ran at the same time. It counts as in use
+        in only one of them and is not copied. To find such blocks, the directories of all packs are read, which are
+        less than a thousandth of the stored data.
+      - Blocks of a removed restore point that can still be brought back count as in use but are not copied, because the
+        restore point keeps its packs.
+      - Packs of a held restore point are not compacted, because none of their space could be reclaimed.
+      - By default, nothing is compacted. Nothing is compacted either with O(collect=false), or while a manifest or a
+        hold is damaged.
     type: int
   confirm_shrink:
     description:
-      - Whether space is reclaimed even if no more than half as many points are listed as the last time, removed ones that are still
-        recoverable included. Such a listing may be that of storage which is mounted or replicated in part.
+      - Whether to reclaim space even if at most half as many restore points are found as in the previous run. The count
+        includes removed ones that can still be brought back.
+      - By default, space is not reclaimed in this case, because the storage may be incompletely mounted or replicated.
     type: bool
     default: false
 requirements:
@@ -149,7 +166,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Keep a week of days, a month of weeks and a year of months
+- name: Keep 7 daily, 5 weekly and 12 monthly restore points
   kvm.cbt.cbt_retention:
     repository: /backup/kvm
     keep_daily: 7
@@ -157,12 +174,12 @@ EXAMPLES = r"""
     keep_monthly: 12
     timezone: Europe/Berlin
 
-- name: Bring back a point that was removed by mistake
+- name: Bring back a restore point that was removed by mistake
   kvm.cbt.cbt_retention:
     repository: /backup/kvm
     undelete: [20261122T113005Z-1a2b3c4d]
 
-- name: Reclaim space without removing any point, that of packs mostly dead as well
+- name: Reclaim space without removing any restore point, including that of packs that are mostly unused
   kvm.cbt.cbt_retention:
     repository: /backup/kvm
     keep_last: -1
@@ -171,7 +188,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 kept:
-  description: Restore points that stay, oldest first within each domain.
+  description: Restore points that are kept, oldest first within each domain.
   returned: always
   type: list
   elements: dict
@@ -181,7 +198,7 @@ kept:
       type: str
       sample: 20261122T113005Z-1a2b3c4d
     domain:
-      description: Name the domain had.
+      description: Name of the domain at the time of the backup.
       type: str
       sample: web1
     uuid:
@@ -189,44 +206,49 @@ kept:
       type: str
       sample: 2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e
     created:
-      description: UTC time at which it was taken.
+      description: UTC time of the backup.
       type: str
       sample: "2026-11-22T11:30:05.123456+00:00"
     rules:
-      description: The rules that keep it - V(last), V(hourly), V(daily), V(weekly), V(monthly), V(yearly), V(within), V(tags),
-        V(pinned), V(future), V(undelete), or V(locked) where the object store lets nobody remove it yet. A point that is in use, as by an export, is
-        kept whatever the rules say. What uses it is named here as well, such as V(held by export on kvm1 since 2026-11-22T11:30:05+00:00).
+      description:
+        - Rules that keep it, out of V(last), V(hourly), V(daily), V(weekly), V(monthly), V(yearly), V(within), V(tags),
+          V(pinned), V(future), V(undelete) and V(locked). V(locked) means that the object store does not permit its
+          removal yet.
+        - A restore point that is in use, for example by an export, is kept regardless of the rules. Its use is listed
+          here as well, such as V(held by export on kvm1 since 2026-11-22T11:30:05+00:00).
       type: list
       elements: str
       sample: [daily, weekly]
 removed:
-  description: Restore points that were, or would be, removed, as RV(kept), with no rules.
+  description: Restore points that were removed, or would be, in the form of RV(kept) with empty rules.
   returned: always
   type: list
   elements: dict
 undeleted:
-  description: Ids of the restore points brought back.
+  description: Ids of the restore points that were brought back.
   returned: always
   type: list
   elements: str
   sample: []
 condemned:
-  description: Number of objects newly announced for deletion. In check mode without those that O(compact_below) would bring about.
+  description: Number of objects condemned by this run. In check mode, without those that O(compact_below) would add.
   returned: with O(collect)
   type: int
   sample: 3
 reclaimed_bytes:
-  description: Bytes of the objects deleted. With O(grace) of V(0), in check mode without those that O(compact_below) would bring about.
+  description:
+    - Total size of the deleted objects in bytes. With O(grace) of V(0), in check mode without those that
+      O(compact_below) would add.
   returned: with O(collect)
   type: int
   sample: 201326592
 compacted_packs:
-  description: Number of packs that were emptied.
+  description: Number of packs that were compacted.
   returned: with O(compact_below)
   type: int
   sample: 2
 rewritten_bytes:
-  description: Bytes copied into new packs; an estimate in check mode.
+  description: Number of bytes copied into new packs. An estimate in check mode.
   returned: with O(compact_below)
   type: int
   sample: 40215552
@@ -241,7 +263,7 @@ trash:
       type: str
       sample: 20261120T113005Z-99aabbcc
     domain:
-      description: Name the domain had.
+      description: Name of the domain at the time of the backup.
       type: str
       sample: web1
     uuid:
@@ -249,16 +271,17 @@ trash:
       type: str
       sample: 2f4ba9c1-5ca3-4b0c-a9b9-7f5a1a0b3f4e
     removed:
-      description: UTC time at which it was removed, by the store's clock.
+      description: UTC time of the removal, by the storage's clock.
       type: str
       sample: "2026-11-22T23:00:01+00:00"
     recoverable_until:
-      description: UTC time until which it can surely be brought back.
+      description: UTC time until which it can certainly be brought back.
       type: str
       sample: "2026-11-23T23:00:01+00:00"
 damaged:
   description:
-    - Manifests and holds that cannot be read, each with the cause. They are never removed, and while there is one no space is reclaimed.
+    - Manifests and holds that cannot be read, each with the cause. They are never removed. While there is one, no space
+      is reclaimed.
   returned: always
   type: dict
   sample: {}
@@ -289,7 +312,7 @@ def _rules(module: AnsibleModule) -> Rules | None:
     counts = {name: params[f"keep_{name}"] for name in _COUNTS}
     for name, count in counts.items():
         if count < -1:
-            module.fail_json(msg=f"keep_{name} is {count}; it must be a count, 0 for no such rule or -1 for all.")
+            module.fail_json(msg=f"keep_{name} is {count}; it must be a count, 0 to disable the rule, or -1 for all.")
     within = parse_duration(params["keep_within"]) if params["keep_within"] is not None else None
     if params["undelete"] and not any(counts.values()) and within is None and not params["keep_tags"]:
         return None
@@ -303,7 +326,7 @@ def _zone(module: AnsibleModule) -> datetime.tzinfo:
     try:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        module.fail_json(msg=f"The time zone {name} is not known here. Write it like Europe/Berlin, or install tzdata.")
+        module.fail_json(msg=f"The time zone {name} is unknown. Write it like Europe/Berlin, or install tzdata.")
         raise
 
 
@@ -392,7 +415,8 @@ def main() -> None:
         module.warn(f"No space is reclaimed while {name} cannot be read: {cause}")
     if result.full:
         module.warn(
-            f"{module.params['repository']} was full, and space was reclaimed with the reserve. Keep fewer restore points, or give it more space."
+            f"{module.params['repository']} was full, and space was reclaimed with the reserve."
+            " Keep fewer restore points, or provide more space."
         )
     for warning in result.collected.foreign if result.collected is not None else ():
         module.warn(warning)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cbt_verify
-short_description: Prove that restore points can be restored
+short_description: Verify that restore points can be restored
 version_added: 0.1.0
 description:
-  - Reads restore points as a restore would, and names everything that is not as it was written by disk and offset.
-  - Blocks that several restore points share are read once.
-  - Damage, found twice in a row, is recorded in the repository. The next backup stores damaged blocks again where the disk still holds
-    their content, and heals all restore points that share them. Damage that is found sound again is forgotten. In check mode nothing is recorded.
-  - An error of the storage, such as a bad sector or a time-out, is no damage. The restore points that can be read are verified all the same, and
-    the task fails at its end.
+  - Reads restore points as a restore does, and reports everything that differs from what was written, by disk and
+    offset.
+  - Blocks that are shared by several restore points are read once.
+  - Damage that is found twice in a row is recorded in the repository. The next backup stores damaged blocks again if
+    the disk still contains their data, which repairs all restore points that share them. The record is removed if the
+    data is later found to be intact. In check mode, nothing is recorded.
+  - A storage error, such as a bad sector or a timeout, is not damage. All restore points that can be read are still
+    verified, and the task then fails.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -28,34 +30,36 @@ extends_documentation_fragment:
 options:
   domain:
     description:
-      - Name or UUID of a domain. All domains if left out.
+      - Name or UUID of a domain. By default, restore points of all domains are verified.
     type: str
     aliases: [name, guest]
   restore_points:
     description:
-      - Ids of restore points, or V(latest) for the latest of each domain, or V(all).
+      - Ids of restore points, V(latest) for the latest one of each domain, or V(all).
     type: list
     elements: str
     default: [latest]
   level:
     description:
       - V(structure) checks manifests, extent maps, configuration files and the directories of all packs.
-      - V(data) reads every block as well and compares its SHA-256.
+      - V(data) also reads every block and compares its SHA-256 digest.
     type: str
     choices: [structure, data]
     default: data
   sample:
     description:
-      - How many percent of the blocks are read at most, with O(level=data); what is read is the half of them, a third, a fourth and so on.
-        Each run reads another part, so that as many runs as are needed cover all of them. With V(15) that is seven.
-      - Packs of which no block is due are not looked at. Runs with another O(sample) have a turn of their own, and so have V(all), V(latest) and
-        ids in O(restore_points).
+      - Approximate percentage of the blocks to read per run with O(level=data). It is rounded down to 1/n, such as a
+        half, a third or a fourth.
+      - Each run reads a different part, so n runs read everything. For example, V(15) reads a seventh, and seven runs
+        read everything.
+      - Packs without blocks to read in this run are not examined. The sequence is separate for each value of O(sample),
+        and for V(all), V(latest) and ids in O(restore_points).
       - Blocks recorded as damaged are always read.
     type: int
     default: 100
   fail_on_damage:
     description:
-      - Whether the task fails if something is damaged or missing.
+      - Whether to fail the task if anything is damaged or missing.
     type: bool
     default: true
 requirements:
@@ -67,11 +71,11 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Prove the latest restore point of every domain
+- name: Verify the latest restore point of every domain
   kvm.cbt.cbt_verify:
     repository: /backup/kvm
 
-- name: Check the structure of all restore points of web1, and go on if one is damaged
+- name: Check the structure of all restore points of web1, and continue if one is damaged
   kvm.cbt.cbt_verify:
     repository: /backup/kvm
     domain: web1
@@ -89,38 +93,38 @@ EXAMPLES = r"""
 
 RETURN = r"""
 restore_points:
-  description: What was found of each restore point.
+  description: Findings for each restore point.
   returned: always
   type: list
   elements: dict
   contains:
     id:
-      description: Its id, or the name of its manifest if that cannot be read.
+      description: Id of the restore point, or the name of its manifest if that cannot be read.
       type: str
       sample: 20261122T113005Z-1a2b3c4d
     domain:
-      description: Name of the domain; none if the manifest cannot be read.
+      description: Name of the domain. None if the manifest cannot be read.
       type: str
       sample: web1
     status:
-      description: V(ok), V(damaged) if something has changed, V(incomplete) if something is gone.
+      description: V(ok), V(damaged) if data has changed, or V(incomplete) if data is missing.
       type: str
       sample: ok
     damage:
-      description: What cannot be restored.
+      description: Parts that cannot be restored.
       type: list
       elements: dict
       contains:
         disk:
-          description: Disk target; empty if the whole point is concerned.
+          description: Disk target. Empty if the whole restore point is affected.
           type: str
           sample: vda
         offset:
-          description: First byte of the disk concerned.
+          description: Offset of the first affected byte on the disk.
           type: int
           sample: 1048576
         length:
-          description: Number of bytes concerned.
+          description: Number of affected bytes.
           type: int
           sample: 65536
         cause:
@@ -128,11 +132,11 @@ restore_points:
           type: str
           sample: "block 17 of pack 00112233445566778899aabbccddeeff: its stored bytes have changed"
     checked_bytes:
-      description: Bytes proven for this point and not already for another.
+      description: Number of bytes verified for this restore point that were not already verified for another one.
       type: int
       sample: 4294967296
 duration:
-  description: Seconds it took, without Ansible's start-up.
+  description: Duration of the verification in seconds, without Ansible's startup time.
   returned: always
   type: float
   sample: 3.5
@@ -161,8 +165,10 @@ def _complaint(verdicts: list[PointVerdict]) -> str:
     first = verdicts[0]
     where = f" {first.damage[0].disk} at offset {first.damage[0].offset}:" if first.damage[0].disk else ""
     return (
-        f"{len(verdicts)} restore points cannot be restored as they were. {first.name} is {first.status}:{where} {first.damage[0].cause}."
-        " See restore_points for all of it. The next backup heals what the disks still hold; keep other points until then."
+        f"{len(verdicts)} restore points cannot be restored as they were."
+        f" {first.name} is {first.status}:{where} {first.damage[0].cause}."
+        " See restore_points for the complete list."
+        " The next backup repairs blocks that the disks still contain. Keep other restore points until then."
     )
 
 

@@ -263,7 +263,7 @@ def test_the_module_tells_beforehand_what_it_then_does(
         assert (done["domain"], done["uuid"]) == (name, session.api.lookupByName(name).UUIDString())
         assert session.api.lookupByName(name).isActive()
     wrong = run_module(workspace, "cbt_restore", **{**arguments, "define": False})
-    assert wrong["msg"] == "start cannot be without define: true."
+    assert wrong["msg"] == "define: true is required with start."
 
 
 @contextlib.contextmanager
