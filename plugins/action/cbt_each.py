@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs a module of this collection several times on each host, some at once. See the module of the same name."""
+"""Runs a module of this collection several times in parallel on each host. See the module of the same name."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _SPEC: dict[str, t.Any] = {
     "timeout": {"type": "int", "default": 86400},
     "fail_on_error": {"type": "bool", "default": True},
 }
-_POLL = (0.5, 15.0)  # seconds between two looks at what runs, growing while nothing ends
-_DISTURBED = (1, 5)  # seconds to wait before a host that does not answer is asked again
-_GRACE = 60  # seconds in which what was killed for its time limit has to say so
+_POLL = (0.5, 15.0)  # shortest and longest seconds between two polls, growing while no run ends
+_DISTURBED = (1, 5)  # seconds to wait before polling a host again that did not respond
+_GRACE = 60  # seconds to wait for the result of a run that was killed at its time limit
 _ANSIBLE = frozenset(
     {
         "ansible_job_id",
@@ -50,18 +50,18 @@ Result = dict[str, t.Any]
 
 
 def _text(warning: t.Any) -> str:
-    """The text of a warning; ansible-core 2.19 and later have an object around it."""
+    """The text of a warning. ansible-core 2.19 and later wrap it in an object."""
     return warning if isinstance(warning, str) else str(getattr(getattr(warning, "event", None), "msg", warning))
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """One run of a module for each item, so many at a time."""
+    """Runs a module for each item, a limited number at a time."""
 
     _supports_check_mode = True
     TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: Result | None = None) -> Result:
-        """Start the module for each item as places become free, and gather what it returned."""
+        """Start a run for each item as slots become free, and collect the results."""
         result: Result = super().run(tmp, task_vars)
         options = Options(_SPEC, self._task.args)
         if options.flaws:
@@ -73,7 +73,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self._task_vars = task_vars or {}
         self._outcomes: list[Result] = []
         self._waiting = list(self._options["each"])
-        self._running: dict[str, tuple[Result, float]] = {}  # item and time limit by the id of the job
+        self._running: dict[str, tuple[Result, float]] = {}  # item and deadline by job id
         self._warnings: list[str] = []
         try:
             self._run_all()
@@ -89,12 +89,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except (
             AnsibleError,
             OSError,
-        ) as error:  # a host that is going down may fail in other ways: what was done before is told all the same
+        ) as error:  # a host that is shutting down may fail in other ways; still return the results so far
             self._give_up(f"the host failed: {error}")
         return {**result, **self._result()}
 
     def cleanup(self, force: bool = False) -> None:
-        """Remove temporary files. That a host lost meanwhile cannot do that must not take the place of the outcomes."""
+        """Remove temporary files. If the host is lost, return the outcomes rather than that error."""
         with contextlib.suppress(AnsibleConnectionFailure):
             super().cleanup(force)
 
@@ -103,7 +103,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         while self._waiting or self._running:
             while self._waiting and len(self._running) < self._options["parallel"]:
                 self._start(self._waiting[0])
-                del self._waiting[0]  # not before it runs, so that nothing is forgotten if the host is lost
+                del self._waiting[0]  # only once it has started, so that it is reported if the host is lost
             if not self._running:
                 continue
             time.sleep(pause)
@@ -112,7 +112,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _start(self, item: Result) -> None:
         options = {**self._options["options"], **item["options"]}
-        # ansible-core before 2.19 leaves what is to be omitted in place where it is not at the top.
+        # ansible-core before 2.19 does not remove omitted values below the top level.
         arguments = {
             key: value for key, value in options.items() if value is not None and value != self._task_vars.get("omit")
         }
@@ -138,14 +138,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not found.get("finished"):
             if time.monotonic() < limit:
                 return False
-            found = {"failed": True, "msg": f"nothing was heard of it within {self._options['timeout']} s"}
+            found = {"failed": True, "msg": f"no result within {self._options['timeout']} s"}
         self._ended(item, found)
         del self._running[job]
         self._job(job, "cleanup")
         return True
 
     def _patiently(self, job: str) -> Result:
-        """The state of a job, which a short disturbance of the network does not keep from being known."""
+        """The state of a job. Retries after short network failures."""
         for pause in _DISTURBED:
             try:
                 return self._job(job, "status")
@@ -178,9 +178,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _give_up(self, why: str) -> None:
         for item, _limit in self._running.values():
-            self._note(item, True, f"not known, for {why} while it ran", {})
+            self._note(item, True, f"unknown: {why} while it ran", {})
         for item in self._waiting:
-            self._note(item, True, f"not begun, for {why}", {})
+            self._note(item, True, f"not started: {why}", {})
 
     def _result(self) -> Result:
         bad = [f"{outcome['label']}: {outcome['text']}" for outcome in self._outcomes if outcome["failed"]]

@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What concerns several hosts at once: where a domain belongs, which host works on a repository, and the summary. Each has a file of documentation."""
+"""Filters over several hosts: the owner of a domain, the host that processes a repository, and the summary.
+
+The documentation of each filter is in a file of its own.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _MOVED_OR_OFF = ("shutoff", "crashed", "nostate")
 
 
 def _registered(hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> dict[str, t.Mapping[str, t.Any]]:
-    """What each host that has the variable has in it."""
+    """The value of the variable by host, for hosts that have it."""
     known = {host: hostvars[host].get(name) for host in hosts if host in hostvars}
     return {host: value for host, value in known.items() if isinstance(value, t.Mapping)}
 
@@ -35,7 +38,7 @@ def _run(label: str, **options: t.Any) -> dict[str, t.Any]:
 
 
 def own_domains(host: str, hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> list[t.Mapping[str, t.Any]]:
-    """The domains of a host, without those that another host has with the same UUID and with a better claim to."""
+    """The domains that belong to a host. If several hosts have a UUID, it belongs to the one with the lowest rank."""
     best: dict[str, tuple[int, int]] = {}
     found = _registered(hosts, hostvars, name)
     for where, listed in found.items():
@@ -52,7 +55,10 @@ def own_domains(host: str, hosts: Hosts, hostvars: t.Mapping[str, Variables], na
 def stored_domains(
     found: t.Mapping[str, t.Any], wanted: str | t.Sequence[str], excluded: str | t.Sequence[str]
 ) -> list[dict[str, t.Any]]:
-    """The domains of a repository that fit patterns, all at once if all are wanted; a name that it does not have is left for the module to complain of."""
+    """Runs for the domains of a repository that match patterns, or one run for all of them.
+
+    A name that the repository does not contain is passed on, so that the module reports it.
+    """
     if wanted == "all" and not excluded:
         return [_run("all domains")]
     patterns = ["*"] if wanted == "all" else _names(wanted)
@@ -77,12 +83,15 @@ def _fits(point: t.Mapping[str, t.Any], patterns: t.Iterable[str]) -> bool:
 
 
 def _names(value: str | t.Sequence[str]) -> list[str]:
-    """A list that may be one string with commas, as a survey or the command line gives it."""
+    """A list, also from a string with commas, as surveys and the command line provide it."""
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else list(value)
 
 
 def machines_of(machines: t.Any, host: str, hosts: Hosts, known: t.Container[str]) -> list[dict[str, t.Any]]:
-    """The machines to restore on a host of the play. Fails where one would be restored on several, or on a host that is not known."""
+    """The machines to restore on a host of the play.
+
+    Fails if a machine would be restored on several hosts, or on one that is not in the inventory.
+    """
     if isinstance(machines, str):
         machines = json.loads(machines) if machines.lstrip().startswith("[") else _names(machines)
     chosen = []
@@ -92,7 +101,8 @@ def machines_of(machines: t.Any, host: str, hosts: Hosts, known: t.Container[str
         if where not in known:
             place = where or "every host of the play"
             raise AnsibleFilterError(
-                f"{options['domain']} is to be restored on {place}. Give it a host of the inventory, or limit the play to one."
+                f"Cannot restore {options['domain']} on {place}."
+                " Set its host to a host of the inventory, or limit the play to one."
             )
         if where == host:
             chosen.append(_run(options.get("new_name") or options["domain"], **options))
@@ -100,7 +110,7 @@ def machines_of(machines: t.Any, host: str, hosts: Hosts, known: t.Container[str
 
 
 def first_of_repository(hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> list[str]:
-    """The first host of each repository that was found, told apart by their ids."""
+    """The first host of each repository. Repositories are identified by id."""
     first: dict[str, str] = {}
     for host, found in _registered(hosts, hostvars, name).items():
         if "repository" in found:
@@ -109,7 +119,7 @@ def first_of_repository(hosts: Hosts, hostvars: t.Mapping[str, Variables], name:
 
 
 class _Step:
-    """One step of a play, as all hosts saw it."""
+    """The results of one step of a play on all hosts."""
 
     def __init__(self, name: str, hosts: Hosts, hostvars: t.Mapping[str, Variables]) -> None:
         self.name, self.hosts = name, hosts
@@ -118,14 +128,14 @@ class _Step:
         self.store = _registered(hosts, hostvars, f"{name}_store")
 
     def missing(self) -> list[str]:
-        """Names that were asked for, and that no host that was asked has."""
+        """Requested names that no queried host has."""
         asked = [found for found in self.found.values() if "missing" in found]
         names = sorted({name for found in asked for name in found["missing"]})
         here = {domain[key] for found in asked for domain in found["domains"] for key in ("name", "uuid")}
         return [name for name in names if name not in here]
 
     def lines(self, host: str) -> tuple[list[str], bool]:
-        """What the step did on a host, and whether all went well."""
+        """Lines about the step on a host, and whether it succeeded."""
         found, outcome = self.found.get(host), self.outcome.get(host)
         if outcome is not None and "outcomes" in outcome:
             lost = [f"LOST: {outcome['msg']}"] if outcome.get("unreachable") else []
@@ -139,14 +149,14 @@ class _Step:
             if tried is not None and tried.get("failed"):
                 return [f"FAILED: {tried.get('msg')}"], False
         if found is None and outcome is None:
-            return ["FAILED: it did not get so far"], False
+            return ["FAILED: not reached"], False
         if found is not None and "msg" in found:
-            return [f"nothing can be told: {found['msg']}"], True
+            return [f"not available in check mode: {found['msg']}"], True
         return [], True
 
 
 def summary(hosts: Hosts, hostvars: t.Mapping[str, Variables], steps: str | t.Sequence[str]) -> dict[str, t.Any]:
-    """Lines that tell of all steps on all hosts, the hosts on which something failed, and the domains that none has."""
+    """Lines about all steps on all hosts, the hosts with failures, and the domains that no host has."""
     lines: list[str] = []
     bad: list[str] = []
     missing: set[str] = set()
@@ -154,19 +164,19 @@ def summary(hosts: Hosts, hostvars: t.Mapping[str, Variables], steps: str | t.Se
         if not step.found and not step.outcome:
             continue
         for host in hosts:
-            told, well = step.lines(host)
-            lines += [f"{step.name} on {host}: {line}" for line in told]
-            bad += [] if well or host in bad else [host]
-        lines += [f"{step.name}: MISSING: {name} is on no host that was asked" for name in step.missing()]
+            text, succeeded = step.lines(host)
+            lines += [f"{step.name} on {host}: {line}" for line in text]
+            bad += [] if succeeded or host in bad else [host]
+        lines += [f"{step.name}: MISSING: {name} was not found on any host in this play" for name in step.missing()]
         missing.update(step.missing())
     return {"lines": [printable(line) for line in lines], "failed": bad, "missing": sorted(missing)}
 
 
 class FilterModule:
-    """Makes them known to Ansible."""
+    """Registers the filters with Ansible."""
 
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
-        """By the names that templates use."""
+        """The filters by the names that templates use."""
         return {
             "first_of_repository": first_of_repository,
             "machines_of": machines_of,

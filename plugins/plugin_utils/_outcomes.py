@@ -11,9 +11,9 @@ Result = t.Mapping[str, t.Any]
 
 
 def described(module: str, result: Result) -> str:
-    """What a module did, or in check mode would do, in one line. Its name is without that of the collection."""
+    """What a module did, or in check mode would do, in one line. ``module`` is its name without the collection."""
     if result.get("failed"):
-        return str(result.get("msg") or "failed without a word")
+        return str(result.get("msg") or "failed without a message")
     return _DESCRIBE.get(module, _plainly)(result)
 
 
@@ -36,7 +36,7 @@ def _backup(result: Result) -> str:
     disks = result["disks"]
     modes = ", ".join(f"{disk['target']} {disk['mode']}" for disk in disks) or "no disks"
     if "restore_point" not in result:
-        return f"would look at {size(_sum(disks, 'dirty_bytes'))}: {modes}"
+        return f"would examine {size(_sum(disks, 'dirty_bytes'))}: {modes}"
     counts = f"{size(_sum(disks, 'read_bytes'))} read, {size(_sum(disks, 'stored_bytes'))} stored"
     return f"{result['restore_point']['id']}: {modes}; {counts} in {result['duration']:.0f} s"
 
@@ -59,8 +59,9 @@ def _restore(result: Result) -> str:
 def _verify(result: Result) -> str:
     points = result["restore_points"]
     bad = [point["id"] for point in points if point["status"] != "ok"]
-    proved = f"{len(points) - len(bad)} of {len(points)} restore points are sound, {size(_sum(points, 'checked_bytes'))} looked at"
-    return f"{proved}; damaged: {', '.join(bad)}" if bad else proved
+    checked = size(_sum(points, "checked_bytes"))
+    text = f"{len(points) - len(bad)} of {len(points)} restore points are intact, {checked} checked"
+    return f"{text}; damaged: {', '.join(bad)}" if bad else text
 
 
 def _retention(result: Result) -> str:

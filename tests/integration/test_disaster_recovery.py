@@ -108,10 +108,10 @@ def test_a_rehearsal_runs_isolated_beside_the_originals(site: Site) -> None:
     nodes = [site.old]
     connection = site.old.hypervisor.connection
     printed = site.fleet.run(PLAYBOOK, variables, "--check", nodes=nodes)
-    assert "2 of 2 machines would be back" in printed and len(connection.listAllDomains()) == 3
+    assert "2 of 2 machines would be restored" in printed and len(connection.listAllDomains()) == 3
     assert "rehearsal" not in connection.listDefinedNetworks() + connection.listNetworks()
     printed = site.fleet.run(PLAYBOOK, variables, nodes=nodes)
-    assert "2 of 2 machines are back" in printed
+    assert "2 of 2 machines are restored" in printed
     copies = [connection.lookupByName(f"rehearsal-{name}") for name in (database, application)]
     try:
         assert [copy.isActive() for copy in copies] == [1, 0] and all(guest.running for guest in site.guests.values())
@@ -155,26 +155,28 @@ def test_three_machines_come_back_on_a_host_that_never_saw_them(site: Site, tmp_
         disaster_recovery_networks={"lan": "office"},
     )
     nodes, connection = [site.new], site.new.hypervisor.connection
-    assert "3 of 3 machines would be back" in site.fleet.run(PLAYBOOK, variables, "--check", nodes=nodes)
+    assert "3 of 3 machines would be restored" in site.fleet.run(PLAYBOOK, variables, "--check", nodes=nodes)
     assert connection.listAllDomains() == []
     # One fails, and with it the one that needs it; the other comes back.
     obstacle = site.new.path(IMAGES / f"{database}-vda.qcow2")
     obstacle.touch()
-    printed = site.fleet.run(PLAYBOOK, variables, nodes=nodes, fails=f"Not back: {database}, {front}.")
+    printed = site.fleet.run(PLAYBOOK, variables, nodes=nodes, fails=f"Not restored: {database}, {front}.")
     assert (
         "it exists already" in printed
-        and f"Not tried, as it needs {database}" in printed
-        and "1 of 3 machines are back" in printed
+        and f"Skipped because it depends on {database}" in printed
+        and "1 of 3 machines are restored" in printed
     )
     assert [domain.name() for domain in connection.listAllDomains()] == [application]
     obstacle.unlink()
     printed = site.fleet.run(PLAYBOOK, variables, nodes=nodes)
     lines = [line for line in printed.splitlines() if any(line.strip(' "').startswith(f"{name}: ") for name in NAMES)]
-    steps = [("restored from", "started in", "answered after"), ("is here already",), ("restored from", "started in")]
+    steps = [("restored from", "started in", "responded after"), ("exists already",), ("restored from", "started in")]
     assert [[step in line for step in each] for line, each in zip(lines, steps, strict=True)] == [
         [True] * len(each) for each in steps
     ], printed
-    assert ["not as it was: An interface was connected to the network office" in line for line in lines] == [
+    assert [
+        "differs from the original: An interface was connected to the network office" in line for line in lines
+    ] == [
         True,
         False,
         True,
@@ -191,4 +193,4 @@ def test_a_machine_is_not_brought_back_twice_nor_before_what_it_needs(site: Site
     database, application, _front = NAMES
     site.fleet.run(PLAYBOOK, site.variables({"name": database}), fails="listed twice")
     wrong = site.variables({"name": application, "after": [database]}, {"name": database})
-    site.fleet.run(PLAYBOOK, wrong, nodes=[site.new], fails="is listed before a machine that it needs")
+    site.fleet.run(PLAYBOOK, wrong, nodes=[site.new], fails="is listed before a machine that it depends on")

@@ -185,7 +185,7 @@ def test_check_mode_of_every_playbook_on_a_node_that_is_prepared(night: Night) -
     night.back_up([night.nodes[0]])
     before = night.points()
     printed = night.fleet.run("kvm.cbt.prepare", machines(night), "--check", *PLAYBOOKS, nodes=[night.nodes[0]])
-    assert "1 of 1 machines would be back." in printed
+    assert "1 of 1 machines would be restored." in printed
     assert night.points() == before
 
 
@@ -227,7 +227,7 @@ def _lose_a_node(night: Night, tmp_path: Path) -> None:
         night.write(domain, 4 * MIB)
     variables = night.variables(backup_rate_limit="512K")
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(night.fleet.run, "kvm.cbt.backup", variables, fails="Not all went well")
+        running = pool.submit(night.fleet.run, "kvm.cbt.backup", variables, fails="Some steps failed")
         wait_until(lambda: any(domain.job_running() for domain in lost), 120, "a backup on node2")
         lose(second, lost, first.hypervisor)
         lines = summed_up(running.result())

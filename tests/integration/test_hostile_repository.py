@@ -140,7 +140,7 @@ def test_the_role_brings_a_machine_back_by_uuid_and_puts_nothing_outside_of_dest
     play = Play(collections, tmp_path)
     for options in (["--check"], []):
         printed = play.run(
-            "role:kvm.cbt.disaster_recovery", variables, *options, fails=f"Not back: {UUID}.", warns="is damaged"
+            "role:kvm.cbt.disaster_recovery", variables, *options, fails=f"Not restored: {UUID}.", warns="is damaged"
         )
         assert (
             "machine.json is damaged" in printed

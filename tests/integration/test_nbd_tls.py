@@ -169,7 +169,7 @@ def test_certificates_from_the_first_to_the_last(fleet: Fleet, tmp_path: Path) -
 def test_certificates_of_another_authority_are_left_alone(fleet: Fleet, tmp_path: Path) -> None:
     others = Authority(tmp_path / "others", "others").issue("server", "kvm1", "127.0.0.1")
     shutil.copytree(others, fleet.server)
-    fleet.run("--limit", "kvm1", fails="holds certificates of another authority")
+    fleet.run("--limit", "kvm1", fails="contains certificates of another CA")
     assert sorted(path.read_bytes() for path in fleet.server.iterdir()) == sorted(
         path.read_bytes() for path in others.iterdir()
     )

@@ -106,7 +106,7 @@ def test_a_machine_is_restored_on_its_host_only() -> None:
 
 @pytest.mark.parametrize("machine", ["a", {"domain": "a", "host": "kvm9"}, {"domain": "a", "host": ""}])
 def test_a_machine_that_would_be_on_several_hosts_or_on_one_that_is_not_known_is_refused(machine: Any) -> None:
-    with pytest.raises(AnsibleFilterError, match="a is to be restored on .* limit the play to one"):
+    with pytest.raises(AnsibleFilterError, match="Cannot restore a on .* limit the play to one"):
         fleet.machines_of([machine], "kvm1", HOSTS, HOSTS)
 
 
@@ -142,8 +142,8 @@ def test_the_summary_names_what_failed_where_and_why() -> None:
         "backup on kvm4: UNREACHABLE: no route",
         "backup on kvm5: FAILED: no libvirt",
         "backup on kvm6: FAILED: no repository",
-        "backup on kvm7: nothing can be told: not installed",
-        "backup on kvm8: FAILED: it did not get so far",
+        "backup on kvm7: not available in check mode: not installed",
+        "backup on kvm8: FAILED: not reached",
     ]
     assert told["failed"] == ["kvm2", "kvm3", "kvm4", "kvm5", "kvm6", "kvm8"]
 
@@ -159,4 +159,4 @@ def test_a_name_is_missing_only_if_no_host_has_it() -> None:
     }
     told = fleet.summary(HOSTS, hostvars, "backup,verify")
     assert (told["missing"], told["failed"]) == (["gone"], [])
-    assert told["lines"] == ["backup: MISSING: gone is on no host that was asked"]
+    assert told["lines"] == ["backup: MISSING: gone was not found on any host in this play"]

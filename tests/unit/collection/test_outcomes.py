@@ -21,13 +21,13 @@ DISKS = [
     ("module", "result", "line"),
     [
         ("cbt_backup", {"failed": True, "msg": "no space"}, "no space"),
-        ("cbt_backup", {"failed": True}, "failed without a word"),
+        ("cbt_backup", {"failed": True}, "failed without a message"),
         (
             "cbt_backup",
             {"disks": DISKS, "restore_point": POINT, "duration": 2.4},
             f"{POINT['id']}: vda incremental, vdb skipped; 1.5 KiB read, 512 bytes stored in 2 s",
         ),
-        ("cbt_backup", {"disks": DISKS}, "would look at 2.0 KiB: vda incremental, vdb skipped"),
+        ("cbt_backup", {"disks": DISKS}, "would examine 2.0 KiB: vda incremental, vdb skipped"),
         ("cbt_backup", {"disks": [], "skipped": "it is shut off"}, "skipped: it is shut off"),
         ("cbt_checkpoint", {"actions": [], "foreign": []}, "in order"),
         (
@@ -53,7 +53,7 @@ DISKS = [
                     {"id": "b", "status": "damaged", "checked_bytes": 1},
                 ]
             },
-            "1 of 2 restore points are sound, 2 bytes looked at; damaged: b",
+            "1 of 2 restore points are intact, 2 bytes checked; damaged: b",
         ),
         (
             "cbt_retention",
