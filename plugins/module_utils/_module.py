@@ -207,14 +207,6 @@ def without_secrets(domain_xml: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def check_workers(module: AnsibleModule) -> int | None:
-    """The number of workers asked for, if it can be meant."""
-    workers: int | None = module.params["workers"]
-    if workers is not None and not 1 <= workers <= 64:
-        module.fail_json(msg=f"workers is {workers}; it must be between 1 and 64.")
-    return workers
-
-
 def reduced(module: AnsibleModule, result: t.Any) -> t.Any:
     """The result, or what the option ``query`` picks of it."""
     query = module.params["query"]

@@ -349,6 +349,8 @@ warnings:
   elements: str
 """
 
+import contextlib
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
@@ -378,7 +380,7 @@ def _request(module: AnsibleModule) -> BackupRequest:
         quiesce=params["quiesce"],
         freeze_mountpoints=tuple(params["freeze_mountpoints"]),
         scratch_dir=params["scratch_dir"],
-        workers=_module.check_workers(module),
+        workers=params["workers"],
         rate_limit=params["rate_limit"],
         dedup=params["dedup"],
         tags={str(key): str(value) for key, value in params["tags"].items()},
@@ -442,9 +444,11 @@ def main() -> None:
     )
     _module.require(module, "libvirt", "libvirt_qemu", "nbd")
     interrupt = _module.interruptible()
-    with _module.reported(module), _module.session(module) as session:
+    with _module.reported(module), contextlib.ExitStack() as stack:
+        request = _request(module)
+        session = stack.enter_context(_module.session(module))
         repository = _module.repository_or_none(module)
-        result = backup(session, repository, _request(module), interrupt, check_only=module.check_mode)
+        result = backup(session, repository, request, interrupt, check_only=module.check_mode)
     for warning in result.warnings:
         module.warn(warning)
     outcome: dict[str, object] = {"changed": result.skipped is None, "disks": _disks(result)}

@@ -186,9 +186,28 @@ duration:
   sample: 3.5
 """
 
+from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.copy import CopiedPoint, CopyRequest, copy
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.point.new_point import StoringOptions
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.copy import (
+    CopiedPoint,
+    CopyRequest,
+    PointSelection,
+    StoringOptions,
+    copy,
+)
+
+
+def _request(module: AnsibleModule) -> CopyRequest:
+    params = module.params
+    options = StoringOptions(
+        params["compression"],
+        params["compression_level"],
+        params["dedup"],
+        params["workers"],
+        params["rate_limit"],
+    )
+    return CopyRequest(params["domain"], PointSelection.parse(params["restore_points"]), options)
 
 
 def _details(copied: CopiedPoint) -> dict[str, object]:
@@ -218,21 +237,12 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    params = module.params
-    wanted = params["restore_points"]
-    options = StoringOptions(
-        params["compression"],
-        params["compression_level"],
-        params["dedup"],
-        _module.check_workers(module),
-        params["rate_limit"],
-    )
     interrupt = _module.interruptible()
     with _module.reported(module):
+        request = _request(module)
         source = _module.existing_repository(module)
         dest = _module.repository_or_none(module, "dest_")
-        request = CopyRequest(params["domain"], wanted[0] if len(wanted) == 1 else wanted)
-        result = copy(source, dest, request, options, interrupt, check_only=module.check_mode)
+        result = copy(source, dest, request, interrupt, check_only=module.check_mode)
     for warning in result.warnings:
         module.warn(warning)
     outcome = {

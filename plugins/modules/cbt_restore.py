@@ -327,7 +327,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.blocks.nbd_target import NbdTls
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.errors import HypervisorError
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.errors import HypervisorError, Refused
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.restore import (
     MachineWish,
     RestoreRequest,
@@ -350,7 +350,7 @@ def _machine(module: AnsibleModule) -> MachineWish | None:
     if not params["define"]:
         given = [option for option in _DEFINED if params[option]]
         if given:
-            module.fail_json(msg=f"define: true is required with {', '.join(given)}.")
+            raise Refused(f"define: true is required with {', '.join(given)}.")
         return None
     uuid = params["uuid"] or ("new" if params["new_name"] else "keep")
     return MachineWish(
@@ -365,6 +365,8 @@ def _machine(module: AnsibleModule) -> MachineWish | None:
 
 def _request(module: AnsibleModule) -> RestoreRequest:
     params = module.params
+    if params["dest"] is None and not params["disk_map"]:
+        raise Refused("Nothing says where to restore to. Set dest to a folder, or disk_map to a path for each disk.")
     return RestoreRequest(
         domain=params["domain"],
         restore_point=params["restore_point"],
@@ -377,7 +379,7 @@ def _request(module: AnsibleModule) -> RestoreRequest:
         force=params["force"],
         new_name=params["new_name"],
         machine=_machine(module),
-        workers=_module.check_workers(module),
+        workers=params["workers"],
         nbd_tls=NbdTls(params["tls"], params["tls_certificates"]),
     )
 
@@ -435,10 +437,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    if module.params["dest"] is None and not module.params["disk_map"]:
-        module.fail_json(msg="No destination is given. Set dest to a directory, or disk_map to a path for each disk.")
     interrupt = _module.interruptible()
     with _module.reported(module), contextlib.ExitStack() as stack:
+        request = _request(module)
         try:
             session = stack.enter_context(_module.session_if_installed(module))
         except HypervisorError as error:
@@ -447,9 +448,8 @@ def main() -> None:
             # A restore must work where no libvirt runs; QEMU's own image locks still guard disks in use.
             module.debug(str(error))
             session = None
-        result = restore(
-            _module.existing_repository(module), _request(module), session, interrupt, check_only=module.check_mode
-        )
+        repository = _module.existing_repository(module)
+        result = restore(repository, request, session, interrupt, check_only=module.check_mode)
     for warning in result.warnings:
         module.warn(warning)
     duration: dict[str, object] = {} if module.check_mode else {"duration": result.duration}

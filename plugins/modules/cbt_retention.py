@@ -287,8 +287,8 @@ damaged:
   sample: {}
 """
 
+import dataclasses
 import datetime
-import zoneinfo
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -301,6 +301,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.upkeep.ret
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.upkeep.retention_rules import (
     Rules,
     parse_duration,
+    parse_zone,
 )
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.format.manifests import RestorePoint
 
@@ -310,32 +311,15 @@ _COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 def _rules(module: AnsibleModule) -> Rules | None:
     params = module.params
     counts = {name: params[f"keep_{name}"] for name in _COUNTS}
-    for name, count in counts.items():
-        if count < -1:
-            module.fail_json(msg=f"keep_{name} is {count}; it must be a count, 0 to disable the rule, or -1 for all.")
     within = parse_duration(params["keep_within"]) if params["keep_within"] is not None else None
-    if params["undelete"] and not any(counts.values()) and within is None and not params["keep_tags"]:
+    rules = Rules(**counts, within=within, tags=tuple(params["keep_tags"]))
+    if params["undelete"] and not rules.given:
         return None
-    return Rules(**counts, within=within, tags=tuple(params["keep_tags"]), zone=_zone(module))
-
-
-def _zone(module: AnsibleModule) -> datetime.tzinfo:
-    name = module.params["timezone"]
-    if name == "UTC":
-        return datetime.timezone.utc
-    try:
-        return zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        module.fail_json(msg=f"The time zone {name} is unknown. Write it like Europe/Berlin, or install tzdata.")
-        raise
+    return dataclasses.replace(rules, zone=parse_zone(params["timezone"]))
 
 
 def _request(module: AnsibleModule) -> RetentionRequest:
     params = module.params
-    if params["grace"] < 0:
-        module.fail_json(msg=f"grace is {params['grace']}; it must be a number of seconds, or 0 for none.")
-    if params["compact_below"] is not None and not 1 <= params["compact_below"] <= 100:
-        module.fail_json(msg=f"compact_below is {params['compact_below']}; it must be a percentage from 1 to 100.")
     return RetentionRequest(
         rules=_rules(module),
         domain=params["domain"],

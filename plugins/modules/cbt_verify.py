@@ -142,9 +142,26 @@ duration:
   sample: 3.5
 """
 
+from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify.verdicts import PointVerdict
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify.verify import verify
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify.verify import (
+    PointSelection,
+    VerifyRequest,
+    verify,
+)
+
+
+def _request(module: AnsibleModule) -> VerifyRequest:
+    params = module.params
+    return VerifyRequest(
+        domain=params["domain"],
+        wanted=PointSelection.parse(params["restore_points"]),
+        level=params["level"],
+        sample=params["sample"],
+        workers=params["workers"],
+    )
 
 
 def _verdict(verdict: PointVerdict) -> dict[str, object]:
@@ -186,23 +203,11 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    wanted = module.params["restore_points"]
-    sample = module.params["sample"]
-    if not 1 <= sample <= 100:
-        module.fail_json(msg=f"sample is {sample}; it must be between 1 and 100 percent.")
     interrupt = _module.interruptible()
     with _module.reported(module):
-        verdicts, duration = verify(
-            _module.existing_repository(module),
-            module.params["domain"],
-            wanted[0] if len(wanted) == 1 else wanted,
-            module.params["level"],
-            _module.check_workers(module),
-            interrupt,
-            sample=sample,
-            record=not module.check_mode,
-            warn=module.warn,
-        )
+        request = _request(module)
+        repository = _module.existing_repository(module)
+        verdicts, duration = verify(repository, request, interrupt, record=not module.check_mode, warn=module.warn)
     bad = [verdict for verdict in verdicts if verdict.damage]
     outcome = {"restore_points": [_verdict(verdict) for verdict in verdicts], "duration": duration}
     if bad and module.params["fail_on_damage"]:

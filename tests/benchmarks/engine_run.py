@@ -25,7 +25,7 @@ from _cbt.operations.backup.backup import BackupRequest, backup  # noqa: E402
 from _cbt.operations.backup.plan import Wish  # noqa: E402
 from _cbt.operations.backup.run import BackupOptions  # noqa: E402
 from _cbt.operations.restore.restore import RestoreRequest, restore  # noqa: E402
-from _cbt.operations.verify.verify import verify  # noqa: E402
+from _cbt.operations.verify.verify import VerifyRequest, verify  # noqa: E402
 from _cbt.repository.location import Place  # noqa: E402
 from _cbt.repository.repository import open_or_create, open_repository  # noqa: E402
 
@@ -62,7 +62,7 @@ def run_restore(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_verify(options: argparse.Namespace) -> dict[str, Any]:
     """Verify the data of the latest point."""
-    verdicts, duration = verify(open_repository(place(options)), options.domain)
+    verdicts, duration = verify(open_repository(place(options)), VerifyRequest(options.domain))
     damaged = [verdict.name for verdict in verdicts if verdict.damage]
     if damaged or not verdicts:
         raise CbtError(f"Restore points found damaged: {', '.join(damaged) or 'there are none'}.")

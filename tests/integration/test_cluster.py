@@ -21,8 +21,9 @@ from lab.tree import trixie_tree
 from node_backup import back_up_in
 
 from _cbt.operations.restore.restore import RestoreRequest, restore
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.selecting import ALL
 
 pytestmark = pytest.mark.xdist_group("cluster")
 
@@ -96,7 +97,9 @@ class History:
             ).disks:
                 assert same_bytes(Path(disk.path), copies[disk.target]) is None, (point, disk.target)
                 Path(disk.path).unlink()
-        assert [verdict.status for verdict in verify(self.repository, wanted="all")[0]] == ["ok"] * len(self._copies)
+        assert [verdict.status for verdict in verify(self.repository, VerifyRequest(wanted=ALL))[0]] == ["ok"] * len(
+            self._copies
+        )
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from lab.hypervisor import Hypervisor
 from trial import MIB, Trial, fresh
 
 from _cbt.operations.upkeep.compaction import Candidates, compact
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.format import names
+from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing import leases
 
 
@@ -62,5 +63,5 @@ def test_points_stay_true_and_incrementals_go_on(trial: Trial) -> None:
     after = trial.survives("incremental")
     with leases.held(repository, "compaction") as lease:
         assert compact(lease, Candidates(10)).packs == 0
-    assert {verdict.status for verdict in verify(repository, wanted="all")[0]} == {"ok"}
+    assert {verdict.status for verdict in verify(repository, VerifyRequest(wanted=ALL))[0]} == {"ok"}
     assert after.result.point is not None

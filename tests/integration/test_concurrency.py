@@ -34,7 +34,6 @@ from module_process import ModuleProcess, collection_path
 
 from _cbt.operations.backup import run as backup_run
 from _cbt.operations.copy import CopyRequest, copy
-from _cbt.operations.point.new_point import StoringOptions
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.operations.tracking import tracking
 from _cbt.operations.upkeep.compaction import Candidates, compact
@@ -252,7 +251,7 @@ def _check(storm: _Storm, names: t.Mapping[str, str]) -> None:
     stored = {*storm.repository.store.list("packs"), *storm.repository.store.list("points")}
     fresh = open_or_create(str(storm.workspace / "fresh"))
     assert fresh is not None
-    assert len(copy(storm.repository, fresh, CopyRequest(), StoringOptions()).copied) == len(found)
+    assert len(copy(storm.repository, fresh, CopyRequest()).copied) == len(found)
     used, least = _stored(storm.repository), _stored(fresh)
     ratio = sum(used.values()) / sum(least.values())
     print(f"\n{storm.seconds:.0f} s: {dict(storm.outcomes)}; {len(storm.truth)} points seen, {len(found)} left")

@@ -20,9 +20,10 @@ from _cbt.control import Interrupt
 from _cbt.errors import DamagedObject
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.backup.backup import backup
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.selecting import ALL
 
 MIB = 1 << 20
 FORMATS = {"vda": "qcow2", "vdb": "raw"}  # tracked and not
@@ -89,7 +90,7 @@ class Patient:
 
     def statuses(self) -> list[str]:
         """What verification finds of each point, oldest first."""
-        return [verdict.status for verdict in verify(self.repository, wanted="all")[0]]
+        return [verdict.status for verdict in verify(self.repository, VerifyRequest(wanted=ALL))[0]]
 
     def untrue(self) -> list[str]:
         """What points restore to that is not their witness's; one that cannot be restored says so and is ``damaged``."""

@@ -15,9 +15,10 @@ from module_process import ModuleProcess
 from trial import Trial
 
 from _cbt.errors import PassphraseRefused
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.location import Place
 from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.selecting import ALL
 
 MIB = 1 << 20
 MARK = b"what nobody may read in the repository. "
@@ -51,7 +52,7 @@ def test_every_point_in_an_encrypted_repository_is_true_running_and_shut_off(
     assert modes == [{"full"}, *[{"incremental"}] * 4]
     trial.repository = open_repository(Place(str(workspace / "repository"), passphrase=passphrase))
     assert trial.untrue() == []
-    assert [verdict.status for verdict in verify(trial.repository, wanted="all")[0]] == ["ok"] * 5
+    assert [verdict.status for verdict in verify(trial.repository, VerifyRequest(wanted=ALL))[0]] == ["ok"] * 5
     _nothing_to_be_read(trial.repository, [passphrase.encode(), MARK, trial.domain.name.encode(), b"<domain"])
     trial.domain.close()
 

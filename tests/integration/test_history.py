@@ -15,8 +15,9 @@ from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from witness import Witnessed, ask, differences, differing, disk_result, witnessed_backup
 
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.repository import Repository
+from _cbt.repository.selecting import ALL
 
 MIB = 1 << 20
 SIZES = {"vda": 24 * MIB, "vdb": 10 * MIB + 512 * 3}
@@ -72,7 +73,7 @@ def test_every_point_of_a_random_history_restores_to_the_bytes_it_had(
         found += differences(name, repository, each, out, chance.choice(["raw", "qcow2"]))
         shutil.rmtree(out)
     assert found == []
-    assert [verdict.status for verdict in verify(repository, wanted="all")[0]] == ["ok"] * len(taken)
+    assert [verdict.status for verdict in verify(repository, VerifyRequest(wanted=ALL))[0]] == ["ok"] * len(taken)
 
 
 @pytest.mark.parametrize("unmap", [False, True], ids=["write zeroes", "write zeroes and unmap"])

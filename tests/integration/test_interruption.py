@@ -21,8 +21,9 @@ from witness import ask, differences, session_of, unfinished, witnessed_backup
 from _cbt.control import Progress
 from _cbt.errors import CbtError
 from _cbt.operations.backup.backup import backup
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.repository import Repository, open_repository
+from _cbt.repository.selecting import ALL
 
 MIB = 1 << 20
 
@@ -164,4 +165,6 @@ def test_two_backups_of_one_domain_at_once_one_is_refused_and_both_outcomes_are_
         assert done
         assert all("Another run of kvm.cbt is working on" in result["msg"] for result in refused)
         assert len(domain.checkpoints()) == 1
-        assert [verdict.status for verdict in verify(repository, wanted="all")[0]] == ["ok"] * (1 + len(done))
+        assert [verdict.status for verdict in verify(repository, VerifyRequest(wanted=ALL))[0]] == ["ok"] * (
+            1 + len(done)
+        )

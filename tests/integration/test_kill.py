@@ -26,8 +26,9 @@ from witness import ask, session_of, unfinished
 
 from _cbt.operations.backup.backup import BackupResult, backup
 from _cbt.operations.restore.restore import RestoreRequest, restore
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.selecting import ALL
 
 MIB = 1 << 20
 KILLS = soaks.count("kills")
@@ -200,7 +201,7 @@ def test_killed_at_any_moment_of_a_long_history(hypervisor: Hypervisor, workspac
             f"\n{KILLS} kills: {dict(history.outcomes)}; {len(history.truth)} points; begin after {until_begun:.2f} s, end {from_then:.2f} s later"
         )
         assert history.untrue() == []
-        assert [verdict.status for verdict in verify(history.repository, wanted="all")[0]] == ["ok"] * len(
+        assert [verdict.status for verdict in verify(history.repository, VerifyRequest(wanted=ALL))[0]] == ["ok"] * len(
             history.truth
         )
         assert KILLS < 30 or all(history.outcomes[each] for each in (DURING, AFTER)), history.outcomes

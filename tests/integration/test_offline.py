@@ -32,8 +32,9 @@ from _cbt.errors import CbtError, HypervisorError
 from _cbt.hypervisor import checkpoints, offline_export
 from _cbt.operations.backup.backup import BackupResult, backup
 from _cbt.operations.restore.restore import RestoreRequest, restore
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.repository import Repository, open_repository
+from _cbt.repository.selecting import ALL
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -87,7 +88,7 @@ def check_all(domain: str, repository: Repository, taken: t.Sequence[Witnessed],
     folder = workspace / "restored"
     folder.mkdir()
     assert [found for each in taken for found in differences(domain, repository, each, folder)] == []
-    assert [verdict.status for verdict in verify(repository, wanted="all")[0]] == ["ok"] * len(taken)
+    assert [verdict.status for verdict in verify(repository, VerifyRequest(wanted=ALL))[0]] == ["ok"] * len(taken)
 
 
 def step_folder(workspace: Path, name: str) -> Path:

@@ -27,8 +27,9 @@ from node_backup import back_up_in
 
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.operations.restore.saved_machine import saved_files
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.selecting import ALL
 
 MIB = 1 << 20
 GRANULE = 1 << 16
@@ -153,7 +154,7 @@ def test_full_and_incremental_over_tls_hold_the_bytes_of_the_disks(
     copies[second["id"]] = copied(domain, tmp_path, "second")
     for point, copy in copies.items():
         check(domain, repository, point, copy, tmp_path)
-    assert [verdict.status for verdict in verify(repository, wanted="all")[0]] == ["ok", "ok"]
+    assert [verdict.status for verdict in verify(repository, VerifyRequest(wanted=ALL))[0]] == ["ok", "ok"]
     image = repository.points_of(domain.handle.UUIDString()).points[-1].disks[0].image
     assert (image["format"], image["compat"], image["cluster-size"]) == ("qcow2", "1.1", GRANULE)
 

@@ -22,9 +22,10 @@ from witness import ask, differences, session_of, witnessed_backup
 from _cbt.control import Progress
 from _cbt.errors import RepositoryError
 from _cbt.operations.backup.backup import backup
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.location import Place
 from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.selecting import ALL
 from _cbt.repository.stores import s3_client
 from _cbt.repository.stores.s3_options import S3Options
 
@@ -83,7 +84,7 @@ def test_full_and_incremental_points_on_s3_are_true_and_verified(
         assert second.result.disks[0].statistics.new_bytes == 65536
         assert differences(domain.name, repository, second, restored, "qcow2") == []
         assert differences(domain.name, repository, full, restored) == []
-    verdicts, _duration = verify(repository, wanted="all")
+    verdicts, _duration = verify(repository, VerifyRequest(wanted=ALL))
     assert [verdict.status for verdict in verdicts] == ["ok", "ok"]
     assert len(list(repository.store.list("packs"))) == 3
 

@@ -47,13 +47,14 @@ from _cbt.operations.point.new_point import Files, NewPoint, StoringOptions  # n
 from _cbt.operations.upkeep.healing import heal  # noqa: E402
 from _cbt.operations.upkeep.retention import RetentionRequest, RetentionResult, retention  # noqa: E402
 from _cbt.operations.upkeep.retention_rules import Rules  # noqa: E402
-from _cbt.operations.verify.verify import verify  # noqa: E402
+from _cbt.operations.verify.verify import VerifyRequest, verify  # noqa: E402
 from _cbt.repository import repository as opening  # noqa: E402
 from _cbt.repository.format import manifests  # noqa: E402
 from _cbt.repository.format.manifests import DiskRecord, RestorePoint  # noqa: E402
 from _cbt.repository.location import Place  # noqa: E402
 from _cbt.repository.records import damage  # noqa: E402
 from _cbt.repository.repository import Repository  # noqa: E402
+from _cbt.repository.selecting import ALL, LATEST, PointSelection  # noqa: E402
 from _cbt.repository.sharing import leases  # noqa: E402
 from _cbt.repository.sharing.leases import Lease  # noqa: E402
 from _cbt.repository.stores.directory import DirectoryStore  # noqa: E402
@@ -322,9 +323,9 @@ class World:
             self.points[each.id]["state"] = "removed"
         return result
 
-    def verify(self, **how: Any) -> None:
+    def verify(self, wanted: PointSelection, **how: Any) -> None:
         """One verification."""
-        verify(self.fresh(), workers=1, **how)
+        verify(self.fresh(), VerifyRequest(wanted=wanted, workers=1, **how))
 
     def pack_of(self, point: RestorePoint, target: str, block: int) -> tuple[str, int, int]:
         """The object of the pack that holds a block, and the offset and length of its payload."""
@@ -507,7 +508,7 @@ def first_days(world: World) -> None:
     pinned = world.backup(WEB, Wish(tags={"release": "1.0", "schedule": "nightly"}, pinned=True))
     world.rot(pinned, "vda", 2)
     world.at(5, 6)
-    world.verify(wanted="all")
+    world.verify(ALL)
     world.at(6, 2)
     web[0].write(1, 601)
     world.backup(WEB, Wish())
@@ -529,10 +530,10 @@ def last_days(world: World) -> None:
     web[1].discard(0)
     world.backup(WEB, Wish("full", storing("zlib", 9, "none")))
     world.at(7, 6)
-    world.verify(wanted="all", level="structure")
-    world.verify(wanted="all")
-    for wanted in ("latest", "all", [max(world.points)]):
-        world.verify(wanted=wanted, sample=50)
+    world.verify(ALL, level="structure")
+    world.verify(ALL)
+    for wanted in (LATEST, ALL, PointSelection.parse([max(world.points)])):
+        world.verify(wanted, sample=50)
     world.at(7, 12, 30)
     assert len(world.retention(RetentionRequest(Rules(last=3), WEB, collect=False)).removed) == 1
     world.at(7, 12, 50)

@@ -17,13 +17,14 @@ from samples import UUID, random_bytes
 
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.dedup import dedup
 from _cbt.repository.format import codecs, manifests, names
 from _cbt.repository.format.packs import Encoded
 from _cbt.repository.records import damage
 from _cbt.repository.records.damage import PackDamage
 from _cbt.repository.repository import Repository
+from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing import condemned, holding, leases, removals, trash
 from _cbt.repository.sharing.leases import Lease
 
@@ -51,7 +52,7 @@ def full_history(kind: str, monkeypatch: pytest.MonkeyPatch) -> EngineHistory:
     writer.append([_unnamed_block(repository)])
     writer.finish()
     dedup.record(repository, dedup.of_compaction(), writer.hooks())
-    verify(repository, wanted="all", workers=1, sample=50)
+    verify(repository, VerifyRequest(wanted=ALL, workers=1, sample=50))
     made.store.clock += leases.LAPSE * 2
     retention(repository, RetentionRequest())  # which condemns that pack
     trash.remove(repository, repository.points_of().points[0])

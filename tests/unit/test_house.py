@@ -74,7 +74,6 @@ REACHES = {
         "repository.sharing.leases",
     },
     "cbt_checkpoint": {"hypervisor.connection"},
-    "cbt_copy": {"operations.point.new_point"},
     "cbt_repository": {"repository.format.configuration"},
     "cbt_repository_info": {"repository.sharing.holds"},
     "cbt_restore": {"blocks.nbd_target"},
@@ -85,12 +84,10 @@ WIDE = {
     ("operations/backup/frozen_view.py", "running"): 9,
     ("operations/backup/run.py", "Run.__init__"): 7,
     ("operations/convert/convert.py", "convert_disks"): 7,
-    ("operations/copy.py", "copy"): 7,
     ("operations/point/new_point.py", "NewPoint.__init__"): 7,
     ("operations/tracking/tracking.py", "set_tracking"): 7,
-    ("operations/verify/verify.py", "verify"): 10,
 }
-LONG = {("operations/copy.py", "copy"): 64, ("operations/verify/verify.py", "verify"): 74}
+LONG: dict[tuple[str, str], int] = {}
 # Results that are made where they cannot be followed, so that their keys are not compared here.
 OPAQUE = {
     ("cbt_backup_info", "changed_blocks"),

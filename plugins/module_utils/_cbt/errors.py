@@ -65,6 +65,12 @@ class Interrupted(CbtError):
     """A signal asked the operation to end; what it had not finished was undone."""
 
 
+def check_range(option: str, value: float | None, must: str, least: float, most: float = float("inf")) -> None:
+    """Raise Refused if the value of an option is given and does not lie between two numbers; ``must`` says what it must be."""
+    if value is not None and not least <= value <= most:
+        raise Refused(f"{option} is {value}; it must be {must}.")
+
+
 def size_text(size: int) -> str:
     """A size as a person reads it; exact, with the unit that divides it."""
     for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):

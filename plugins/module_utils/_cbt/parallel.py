@@ -13,6 +13,7 @@ import threading
 import typing as t
 
 from .control import Interrupt
+from .errors import check_range
 
 Task = t.TypeVar("Task")
 Result = t.TypeVar("Result")
@@ -27,6 +28,11 @@ _PORTION = 1024  # requests noted at once, so that a million of them need no mor
 def default_workers() -> int:
     """Two more workers than processors, so that some wait for QEMU or the disk while others compute; at most 16."""
     return min(16, len(os.sched_getaffinity(0)) + 2)
+
+
+def check_workers(workers: int | None) -> None:
+    """Raise Refused if the number of workers is out of range; None is the default."""
+    check_range("workers", workers, "between 1 and 64", 1, 64)
 
 
 class _Shared(t.Generic[Task, Result]):

@@ -28,10 +28,11 @@ from _cbt.errors import RepositoryError
 from _cbt.operations.copy import CopyRequest, CopyResult, copy
 from _cbt.operations.point.new_point import StoringOptions
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.dedup import index
 from _cbt.repository.format import names
 from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing import leases, publishing
 from _cbt.repository.sharing.leases import LAPSE
 
@@ -60,7 +61,9 @@ class World:
     def take(self, store: Any = None, dedup: str = "repository") -> None:
         """Copy all points, and keep what the copy reports."""
         source = Repository(self.source.store, "00" * 16)
-        self.results.append(copy(source, self.dest(store), CopyRequest(), dataclasses.replace(OPTIONS, dedup=dedup)))
+        self.results.append(
+            copy(source, self.dest(store), CopyRequest(options=dataclasses.replace(OPTIONS, dedup=dedup)))
+        )
 
     def begin(self, dedup: str = "repository") -> Actor:
         """A copy that is halted before each of its requests to the destination."""
@@ -282,11 +285,11 @@ def test_a_point_of_the_destination_that_is_not_whole_does_not_count_as_present(
     if lost.startswith("cut") or lost == "manifest":
         world.store.objects[name] = whole[:-1]
     source = Repository(world.source.store, "00" * 16)
-    result = copy(source, world.dest(), CopyRequest(), OPTIONS, check_only=check_only)
+    result = copy(source, world.dest(), CopyRequest(options=OPTIONS), check_only=check_only)
     assert first.id in {each.point.id for each in result.copied}
     assert first.id not in {each.id for each in result.present}
     if not check_only:
-        world.results = [copy(source, world.dest(), CopyRequest(), OPTIONS)]
+        world.results = [copy(source, world.dest(), CopyRequest(options=OPTIONS))]
         assert not world.results[0].copied
         world.check_end()
 
@@ -315,7 +318,7 @@ for name in ("put", "upload", "delete", "list", "entries"):
     setattr(directory.DirectoryStore, name, counted(getattr(directory.DirectoryStore, name)))
 print("ready", flush=True)
 sys.stdin.readline()
-result = copy(open_repository(source), open_repository(dest), CopyRequest(), StoringOptions(compression="none", workers=2))
+result = copy(open_repository(source), open_repository(dest), CopyRequest(options=StoringOptions(compression="none", workers=2)))
 print(json.dumps({"points": [each.point.id for each in result.copied] + [each.id for each in result.present], "failed": dict(result.failed)}))
 """
 
@@ -370,5 +373,5 @@ def test_copies_in_processes_of_their_own_lose_no_point_some_of_them_killed(tmp_
         for each in told:
             assert (sorted(each["points"]), each["failed"]) == (sorted(history.truth), {})
         assert {each.id for each in repository.points_of(UUID).points} == set(history.truth)
-        assert [each.status for each in verify(repository, wanted="all", record=False)[0]] == ["ok"] * 4
+        assert [each.status for each in verify(repository, VerifyRequest(wanted=ALL), record=False)[0]] == ["ok"] * 4
         retention(repository, RetentionRequest(grace=0.0))

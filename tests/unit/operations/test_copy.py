@@ -20,10 +20,11 @@ from _cbt.grid import BLOCK_SIZE
 from _cbt.operations import copy as copying
 from _cbt.operations.copy import CopyRequest, CopyResult, copy, nearest
 from _cbt.operations.point.new_point import StoringOptions
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.crypto.keys import Keys
 from _cbt.repository.format import names
 from _cbt.repository.repository import Repository
+from _cbt.repository.selecting import ALL, LATEST, PointSelection
 from _cbt.repository.sharing.collector import Collector
 from _cbt.repository.sharing.leases import Lease
 
@@ -38,9 +39,9 @@ class Destination:
         self.history.repository = self.repository = Repository(self.history.store, "11" * 16, keys)
         self.history.fresh = lambda: self.repository  # type: ignore[method-assign]
 
-    def take(self, source: History, **request: object) -> CopyResult:
+    def take(self, source: History, wanted: PointSelection = ALL) -> CopyResult:
         """Copy from a history."""
-        return copy(source.fresh(), self.repository, CopyRequest(**request), OPTIONS)  # type: ignore[arg-type]
+        return copy(source.fresh(), self.repository, CopyRequest(wanted=wanted, options=OPTIONS))
 
     def stored(self) -> int:
         """Bytes in packs."""
@@ -73,7 +74,7 @@ def test_every_point_arrives_and_restores_to_the_same_bytes(sides: tuple[History
 
 def test_a_copy_tells_how_it_was_stored_itself(sides: tuple[History, Destination]) -> None:
     source, dest = sides
-    copy(source.fresh(), dest.repository, CopyRequest(), dataclasses.replace(OPTIONS, dedup="domain"))
+    copy(source.fresh(), dest.repository, CopyRequest(options=dataclasses.replace(OPTIONS, dedup="domain")))
     assert {each.dedup for each in source.fresh().points_of().points} == {"repository"}
     assert {each.dedup for each in dest.repository.points_of().points} == {"domain"}
 
@@ -92,8 +93,7 @@ def test_what_cannot_be_stored_so_is_refused_before_anything_is_done(
         copy(
             source.fresh(),
             dest.repository,
-            CopyRequest(),
-            dataclasses.replace(OPTIONS, **options),
+            CopyRequest(options=dataclasses.replace(OPTIONS, **options)),
             check_only=check_only,
         )  # type: ignore[arg-type]
     assert dest.history.store.objects == before
@@ -136,7 +136,7 @@ def test_only_what_differs_from_the_point_before_is_read(sides: tuple[History, D
 def test_a_point_older_than_all_that_were_copied_shares_with_the_next_one(sides: tuple[History, Destination]) -> None:
     source, dest = sides
     names = sorted(source.truth)
-    dest.take(source, wanted=names[1:])
+    dest.take(source, wanted=PointSelection.parse(names[1:]))
     (oldest,) = dest.take(source).copied
     assert oldest.point.id == names[0]
     assert dest.history.read(names[0]) == source.truth[names[0]]
@@ -147,10 +147,10 @@ def test_a_point_older_than_all_that_were_copied_shares_with_the_next_one(sides:
 def test_check_mode_tells_what_would_be_copied_and_changes_nothing(sides: tuple[History, Destination]) -> None:
     source, dest = sides
     before = dict(dest.history.store.objects)
-    plan = copy(source.fresh(), dest.repository, CopyRequest(wanted="latest"), OPTIONS, check_only=True)
+    plan = copy(source.fresh(), dest.repository, CopyRequest(wanted=LATEST, options=OPTIONS), check_only=True)
     assert [each.point.id for each in plan.copied] == [max(source.truth)]
     assert dest.history.store.objects == before
-    assert [each.point.id for each in dest.take(source, wanted="latest").copied] == [max(source.truth)]
+    assert [each.point.id for each in dest.take(source, wanted=LATEST).copied] == [max(source.truth)]
 
 
 def test_a_point_that_is_damaged_is_named_and_the_others_are_copied(sides: tuple[History, Destination]) -> None:
@@ -181,7 +181,7 @@ def test_points_healed_meanwhile_are_copied_as_they_are_by_then(sides: tuple[His
     source, dest = sides
     names = sorted(source.truth)
     source.flip(names[0], 40)
-    verify(source.fresh(), wanted="all", workers=1)
+    verify(source.fresh(), VerifyRequest(wanted=ALL, workers=1))
     _beside(source, source.backup)
     result = dest.take(source)
     assert result.failed == {}
@@ -214,7 +214,7 @@ def test_a_source_that_vanishes_is_no_source_without_points(sides: tuple[History
 @pytest.mark.parametrize("harm", ["missing", "truncated", "recorded"])
 def test_damage_of_the_destination_is_not_carried_on(harm: str, sides: tuple[History, Destination]) -> None:
     source, dest = sides
-    dest.take(source, wanted=[sorted(source.truth)[0]])
+    dest.take(source, wanted=PointSelection.parse(sorted(source.truth)[:1]))
     packs = [name for name in dest.history.store.objects if name.startswith("packs/")]
     for name in packs:
         whole = dest.history.store.objects.pop(name)
@@ -223,7 +223,7 @@ def test_damage_of_the_destination_is_not_carried_on(harm: str, sides: tuple[His
                 whole[:-1] if harm == "truncated" else whole[:50] + bytes(len(whole) - 50)
             )
     if harm == "recorded":
-        verify(dest.repository, wanted="all", workers=1)
+        verify(dest.repository, VerifyRequest(wanted=ALL, workers=1))
     dest.history.repository = dest.repository = Repository(dest.history.store, "11" * 16, dest.repository.keys)
     try:
         dest.take(source)
@@ -239,10 +239,10 @@ def test_damage_of_the_destination_is_not_carried_on(harm: str, sides: tuple[His
 def test_what_is_damaged_in_the_destination_heals_with_the_next_point(sides: tuple[History, Destination]) -> None:
     source, dest = sides
     names = sorted(source.truth)
-    dest.take(source, wanted=names[:2])
+    dest.take(source, wanted=PointSelection.parse(names[:2]))
     dest.history.truth = source.truth
     dest.history.flip(names[0], 40)
-    verify(dest.repository, wanted="all", workers=1)
+    verify(dest.repository, VerifyRequest(wanted=ALL, workers=1))
     dest.history.repository = dest.repository = Repository(dest.history.store, "11" * 16, dest.repository.keys)
     assert dest.history.damaged() == names[:2]
     result = dest.take(source)
@@ -253,7 +253,7 @@ def test_what_is_damaged_in_the_destination_heals_with_the_next_point(sides: tup
 def test_a_repository_is_not_copied_into_itself(sides: tuple[History, Destination]) -> None:
     source, _dest = sides
     with pytest.raises(Refused, match="same repository"):
-        copy(source.fresh(), source.fresh(), CopyRequest(), OPTIONS)
+        copy(source.fresh(), source.fresh(), CopyRequest(options=OPTIONS))
 
 
 class Failing(MemoryStore):
@@ -300,7 +300,7 @@ def ended(source: History, dest: Destination, options: StoringOptions = OPTIONS)
         Interrupted,
         match=r"Ended by SIGTERM\. 1 of 3 restore points were copied, and these are complete\. Run it again for the others\.",
     ):
-        copy(source.fresh(), dest.repository, CopyRequest(), options, interrupt, end)
+        copy(source.fresh(), dest.repository, CopyRequest(options=options), interrupt, end)
 
 
 def test_a_copy_that_is_ended_says_so_and_finds_again_what_it_had_stored(sides: tuple[History, Destination]) -> None:
@@ -309,15 +309,17 @@ def test_a_copy_that_is_ended_says_so_and_finds_again_what_it_had_stored(sides: 
         source.disk.write(block, 2000 + block)
     fourth = source.backup()
     first, *_between = (point.id for point in source.fresh().points_of().points)
-    copy(source.fresh(), dest.repository, CopyRequest(wanted=[first]), OPTIONS)
+    copy(source.fresh(), dest.repository, CopyRequest(wanted=PointSelection.parse([first]), options=OPTIONS))
     before = dest.stored()
     interrupt = Interrupt()
     with pytest.raises(Interrupted):
         copy(
             source.fresh(),
             dest.repository,
-            CopyRequest(wanted=[fourth.id]),
-            OPTIONS,
+            CopyRequest(
+                wanted=PointSelection.parse([fourth.id]),
+                options=OPTIONS,
+            ),
             interrupt,
             lambda _progress: interrupt.request("SIGTERM"),
         )
@@ -326,7 +328,7 @@ def test_a_copy_that_is_ended_says_so_and_finds_again_what_it_had_stored(sides: 
     assert not [name for name in dest.history.store.objects if name.startswith(folder)]
     stored = dest.stored()
     assert stored - before > 48 * BLOCK_SIZE - 512
-    (copied,) = dest.take(source, wanted=[fourth.id]).copied
+    (copied,) = dest.take(source, wanted=PointSelection.parse([fourth.id])).copied
     assert dest.stored() == stored
     assert copied.statistics is not None
     assert copied.statistics.stored_bytes == 0
@@ -340,7 +342,10 @@ def test_a_copy_that_is_ended_while_it_heals_says_that_all_points_are_copied(
     dest.take(source)
     first, *_others = sorted(source.truth)
     dest.history.flip(first, 40)
-    assert [verdict.status for verdict in verify(dest.repository, wanted=[first], workers=1)[0]] == ["damaged"]
+    assert [
+        verdict.status
+        for verdict in verify(dest.repository, VerifyRequest(wanted=PointSelection.parse([first]), workers=1))[0]
+    ] == ["damaged"]
     source.disk.write(41, 4711)
     fourth = source.backup()
     interrupt = Interrupt()
@@ -356,7 +361,7 @@ def test_a_copy_that_is_ended_while_it_heals_says_that_all_points_are_copied(
 
     dest.repository.store = ending = Ending()
     ending.objects = dest.history.store.objects
-    result = copy(source.fresh(), dest.repository, CopyRequest(), OPTIONS, interrupt)
+    result = copy(source.fresh(), dest.repository, CopyRequest(options=OPTIONS), interrupt)
     assert [each.point.id for each in result.copied] == [fourth.id]
     (warning,) = result.warnings
     assert "were not healed: Ended by SIGTERM. 1 of 1 restore points were copied, and these are complete." in warning
@@ -406,7 +411,7 @@ def test_whatever_was_written_and_copied_in_between_the_bytes_are_the_same(
         elif step == "backup" and len(source.truth) < 28:
             source.backup()
         elif step in ("copy", "latest"):
-            dest.take(source, wanted="all" if step == "copy" else "latest")
+            dest.take(source, wanted=ALL if step == "copy" else LATEST)
     assert {name: dest.history.read(name) for name in source.truth} == source.truth
 
 

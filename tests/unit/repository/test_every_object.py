@@ -29,12 +29,13 @@ from _cbt.errors import CbtError
 from _cbt.operations import info
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Rules
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository import repository as opening
 from _cbt.repository.dedup import dedup
 from _cbt.repository.format import configuration, envelope, names
 from _cbt.repository.location import Place
 from _cbt.repository.records import damage
+from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing import condemned, holds, leases, trash
 
 pytestmark = pytest.mark.slow
@@ -114,7 +115,9 @@ def examine(history: EngineHistory, name: str, what: str) -> None:
         pytest.fail(f"{name} {what}: {missing} vanished")
     if not looked_closer(name, what):
         return
-    verdicts, _seconds = verify(history.fresh(), wanted="all", workers=1, interrupt=Interrupt(), record=False)
+    verdicts, _seconds = verify(
+        history.fresh(), VerifyRequest(wanted=ALL, workers=1), interrupt=Interrupt(), record=False
+    )
     if {verdict.name for verdict in verdicts if verdict.damage} != hurt:
         pytest.fail(
             f"{name} {what}: verification found {[verdict.name for verdict in verdicts if verdict.damage]}, not {hurt}"
@@ -307,7 +310,7 @@ def bear(history: EngineHistory, *_what: str) -> None:
     for act in (
         lambda: info.healths(history.fresh(), info.list_points(history.fresh())[0]),
         lambda: retention(history.fresh(), request, check_only=True),
-        lambda: verify(history.fresh(), wanted="all", workers=1, sample=50, record=False),
+        lambda: verify(history.fresh(), VerifyRequest(wanted=ALL, workers=1, sample=50), record=False),
     ):
         with contextlib.suppress(CbtError):
             act()
@@ -349,7 +352,11 @@ def test_a_copy_under_a_name_that_is_none(history: EngineHistory) -> None:
             history.store = whole.copy()
             history.store.objects[other], history.store.times[other] = whole.objects[name], whole.times[name]
             bear(history)
-            for act in (lambda: verify(history.fresh(), wanted="all", workers=1), history.collect, history.backup):
+            for act in (
+                lambda: verify(history.fresh(), VerifyRequest(wanted=ALL, workers=1)),
+                history.collect,
+                history.backup,
+            ):
                 with contextlib.suppress(CbtError):
                     act()
             found = {each.id for each in history.fresh().points_of().points}

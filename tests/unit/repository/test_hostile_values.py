@@ -36,12 +36,13 @@ from _cbt.operations.upkeep.live_blocks import living_blocks
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Rules
 from _cbt.operations.verify.findings import Findings
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.crypto.keys import PlainKeys
 from _cbt.repository.dedup import dedup
 from _cbt.repository.format import envelope, hooks, manifests, maps, names
 from _cbt.repository.format.manifests import LARGEST_DISK, RestorePoint
 from _cbt.repository.repository import Repository
+from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing import condemned, holds, leases, trash
 from _cbt.repository.stores.base import LATEST
 from _cbt.repository.stores.directory import DirectoryStore
@@ -116,8 +117,8 @@ def use(history: EngineHistory, root: Path) -> None:
         lambda: trash.removed(history.fresh()),
         lambda: holds.listed(history.fresh()),
         lambda: retention(history.fresh(), request, check_only=True),
-        lambda: verify(history.fresh(), wanted="all", workers=1, sample=50, record=False),
-        lambda: copy(history.fresh(), dest, CopyRequest(), StoringOptions(compression="none", workers=1)),
+        lambda: verify(history.fresh(), VerifyRequest(wanted=ALL, workers=1, sample=50), record=False),
+        lambda: copy(history.fresh(), dest, CopyRequest(options=StoringOptions(compression="none", workers=1))),
         lambda: retention(history.fresh(), RetentionRequest(compact_below=99, grace=0.0)),
         history.backup,
     ):
@@ -469,7 +470,7 @@ def test_damage_in_more_pieces_than_are_told_is_told_of_the_whole_disk(
         del made.store.objects[name]
     made.store.objects.setdefault("repository.json", b"")
     for level in ("data", "structure"):
-        verdicts, _seconds = verify(made.fresh(), wanted="latest", level=level, workers=1, record=False)
+        verdicts, _seconds = verify(made.fresh(), VerifyRequest(level=level, workers=1), record=False)
         (found,) = verdicts[0].damage
         assert (found.disk, found.offset, found.length, found.missing) == ("vda", 0, 8 * BLOCK_SIZE - 512, True)
         assert found.cause.startswith("more than 0 of its ranges are damaged, the first because: ")
@@ -545,7 +546,7 @@ def test_a_damaged_point_is_named_by_a_copy_which_copies_the_others(check_only: 
     made.repository.put_object(name, manifests.encode(dataclasses.replace(first, domain="../x")))
     dest = Repository(MemoryStore(), "11" * 16)
     result = copy(
-        made.fresh(), dest, CopyRequest(), StoringOptions(compression="none", workers=1), check_only=check_only
+        made.fresh(), dest, CopyRequest(options=StoringOptions(compression="none", workers=1)), check_only=check_only
     )
     assert [each.point.id for each in result.copied] == [each.id for each in others]
     (warning,) = result.warnings

@@ -12,10 +12,11 @@ from histories import KEYS
 from samples import UUID
 
 from _cbt.grid import BLOCK_SIZE
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.format import manifests, names
 from _cbt.repository.records import damage
 from _cbt.repository.records.damage import PackDamage
+from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing import condemned, removals, trash
 from _cbt.repository.sharing.leases import Lease
 
@@ -46,7 +47,7 @@ def history(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     repository = made.fresh()
     first = repository.points_of().points[0]
     trash.remove(repository, first)
-    verify(repository, wanted="all", workers=1)
+    verify(repository, VerifyRequest(wanted=ALL, workers=1))
     made.collect()
     trash.remove(repository, repository.points_of().points[0])
     removals.record(repository, [first.key])
@@ -68,7 +69,7 @@ def goes_on(history: EngineHistory) -> None:
     made = history.backup()
     assert {each.id for each in history.fresh().points_of().points} == before | {made.id}
     assert not history.wrong()
-    verdicts, _seconds = verify(history.fresh(), wanted="all", workers=1)
+    verdicts, _seconds = verify(history.fresh(), VerifyRequest(wanted=ALL, workers=1))
     assert [verdict.damage for verdict in verdicts] == [()] * len(verdicts) != []
     trash.remove(history.fresh(), history.fresh().points_of().points[0])
     history.collect()
@@ -102,6 +103,6 @@ def test_a_lost_configuration_file_is_damage(history: EngineHistory) -> None:
     point = history.fresh().points_of().points[-1]
     name = f"{point.folder}/{point.files['domain.xml'].name}"
     del history.store.objects[name]
-    verdicts, _seconds = verify(history.fresh(), workers=1)
+    verdicts, _seconds = verify(history.fresh(), VerifyRequest(workers=1))
     assert [name in each.cause for verdict in verdicts for each in verdict.damage] == [True]
     assert history.read(point.id) == history.truth[point.id], "its disks can still be restored"

@@ -33,7 +33,7 @@ from _cbt.operations.point.new_point import Files, NewPoint, StoringOptions
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.operations.restore.saved_machine import saved_files, write_file
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.crypto.keys import Keys
 from _cbt.repository.format import manifests, names
 from _cbt.repository.format.manifests import RestorePoint
@@ -41,6 +41,7 @@ from _cbt.repository.format.packs import FOOTER_SIZE, TAIL, PackRef
 from _cbt.repository.location import Place, store_at
 from _cbt.repository.records import damage
 from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.selecting import ALL, PointSelection
 from _cbt.repository.sharing import condemned, leases
 from _cbt.repository.stores import directory as directory_store
 
@@ -332,7 +333,7 @@ def test_what_is_known_of_sessions_damage_and_what_goes(unpacked: Unpacked) -> N
 
 @pytest.mark.parametrize("level", ["structure", "data"])
 def test_a_verification_finds_the_damage_there_is(unpacked: Unpacked, level: str) -> None:
-    verdicts, _seconds = verify(unpacked.fresh(), wanted="all", level=level, workers=2)
+    verdicts, _seconds = verify(unpacked.fresh(), VerifyRequest(wanted=ALL, level=level, workers=2))
     wanted, states = {}, {}
     for each in unpacked.ids("there"):
         described = [
@@ -425,7 +426,7 @@ def test_nothing_that_is_needed_is_collected_beside_the_sessions_at_work(unpacke
     repository.put_object(manifest, repository.get_object(draft))
     made = repository.point(*manifest.split("/")[1:3])
     assert not [name for name in condemned.on_their_way_out(repository) if name.startswith(made.folder)]
-    verdicts, _seconds = verify(repository, wanted=[made.id], workers=1)
+    verdicts, _seconds = verify(repository, VerifyRequest(wanted=PointSelection.parse([made.id]), workers=1))
     assert [each.status for each in verdicts] == ["ok"]
     _check_sound_points(unpacked, repository, unpacked.ids("there"))
 
@@ -554,7 +555,7 @@ def test_its_points_are_copied_to_a_new_repository(unpacked: Unpacked, tmp_path:
     dest = open_or_create(str(tmp_path / "dest"))
     assert dest is not None
     hurt = [each for each in unpacked.ids("there") if unpacked.points[each]["damage"]]
-    result = copy(unpacked.fresh(), dest, CopyRequest(), StoringOptions(workers=1))
+    result = copy(unpacked.fresh(), dest, CopyRequest(options=StoringOptions(workers=1)))
     assert sorted(result.failed) == sorted(hurt)
     sound = [each for each in unpacked.ids("there") if each not in hurt]
     copied = open_repository(str(tmp_path / "dest"))

@@ -11,7 +11,7 @@ from stores_for_tests import MemoryStore
 from _cbt.errors import Refused, RepositoryError
 from _cbt.repository.format import manifests, names
 from _cbt.repository.repository import Repository
-from _cbt.repository.selecting import choose, of_domain, parse_time
+from _cbt.repository.selecting import ALL, LATEST, PointSelection, choose, of_domain, parse_time, several
 
 
 def at(*numbers: int, hours: int = 0) -> datetime.datetime:
@@ -172,3 +172,28 @@ def test_more_restore_points_than_memory_is_there_for_do_not_keep_a_machine_from
 def test_a_host_with_much_memory_reads_more_restore_points() -> None:
     assert manifests.most_manifests(8 << 30) == manifests.most_manifests(20 << 30) == 320 << 20
     assert manifests.most_manifests(256 << 30) == 4 << 30
+
+
+SELECTIONS = {
+    ("all",): (ALL, [1, 2, 3, 9]),
+    ("latest",): (LATEST, [3, 9]),
+    (point_id(2),): (PointSelection("chosen", (point_id(2),)), [2]),
+    (point_id(3), point_id(9)): (PointSelection("chosen", (point_id(3), point_id(9))), [3, 9]),
+    (): (PointSelection("chosen"), []),
+}
+
+
+@pytest.mark.parametrize("words", SELECTIONS, ids=" ".join)
+def test_a_selection_is_one_keyword_or_ids(words: tuple[str, ...]) -> None:
+    selection, numbers = SELECTIONS[words]
+    assert PointSelection.parse(words) == selection
+    assert {each.id for each in several(POINTS, None, selection)} == {point_id(number) for number in numbers}
+
+
+@pytest.mark.parametrize("words", [("latest", "all"), ("all", "latest"), (point_id(1), "latest"), ("all", "all")])
+def test_a_keyword_beside_others_is_refused(words: tuple[str, ...]) -> None:
+    keyword = next(each for each in words if each in ("all", "latest"))
+    with pytest.raises(Refused) as caught:
+        PointSelection.parse(words)
+    expected = f"{keyword} cannot be combined with others in {', '.join(words)}. Give all, latest, or ids."
+    assert str(caught.value) == expected

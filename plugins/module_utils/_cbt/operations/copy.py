@@ -14,12 +14,12 @@ import typing as t
 from ..control import Interrupt, Observer, silent
 from ..errors import CbtError, DamagedObject, ObjectMissing, Refused
 from ..repository.format import configuration
-from ..repository.format.manifests import DiskRecord, RestorePoint
+from ..repository.format.manifests import DiskRecord, Key, RestorePoint
 from ..repository.format.maps import ExtentMap
 from ..repository.records import damage
 from ..repository.records.damage import Damages
 from ..repository.repository import Repository
-from ..repository.selecting import several
+from ..repository.selecting import ALL, PointSelection, several
 from ..repository.sharing import leases
 from ..repository.sharing.leases import Lease
 from ..repository.sharing.wholeness import whole_among, whole_point
@@ -29,6 +29,8 @@ from .point.point_source import PointSource
 from .point.portion import Statistics
 from .upkeep.healing import heal
 
+__all__ = ["CopiedPoint", "CopyRequest", "CopyResult", "PointSelection", "StoringOptions", "copy"]
+
 _COMPARED = (
     1 << 21
 )  # runs of a map that a point is compared with: maps of more, together, take more memory than a run may use
@@ -36,10 +38,11 @@ _COMPARED = (
 
 @dataclasses.dataclass(frozen=True)
 class CopyRequest:
-    """Which restore points are asked for, of one domain or of all: ``all``, ``latest``, or those with the given ids."""
+    """Which restore points are asked for, of one domain or of all, and how they are stored."""
 
     domain: str | None = None
-    wanted: str | t.Sequence[str] = "all"
+    wanted: PointSelection = ALL
+    options: StoringOptions = StoringOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,11 +211,57 @@ def _healed(lease: Lease, point: RestorePoint, damages: Damages, interrupt: Inte
         return [f"Damaged blocks of earlier restore points of {point.domain} were not healed: {error}"]
 
 
+@dataclasses.dataclass
+class _Task:
+    """What a copy has to do and has done. ``there`` and ``here`` are the points of source and destination, ``held`` those that are whole in both."""
+
+    wanted: t.Sequence[RestorePoint]
+    there: t.Sequence[RestorePoint]
+    here: list[RestorePoint]
+    held: set[Key]
+    copied: list[CopiedPoint] = dataclasses.field(default_factory=list)
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def present(self) -> tuple[RestorePoint, ...]:
+        """The points that were there already."""
+        return tuple(point for point in self.wanted if point.key in self.held)
+
+    @property
+    def missing(self) -> list[RestorePoint]:
+        """The points to copy, before any was."""
+        return [point for point in self.wanted if point.key not in self.held]
+
+    def carry_out(self, copier: _Copier) -> None:
+        """Copy what is missing, oldest first, and heal what that allows to."""
+        waiting = collections.deque(self.missing)
+        number = len(waiting)
+        copier.interrupt.reached(_outcome(0, number))
+        while waiting:
+            point = waiting.popleft()
+            try:
+                made, taken = copier.copy(point, self.there, self.here)
+            except (DamagedObject, ObjectMissing) as error:
+                now = _now(copier.source, point)
+                if now == point:
+                    self.failed[point.id] = str(error)
+                elif now is not None:
+                    waiting.appendleft(now)  # its blocks were moved or healed meanwhile
+                continue
+            self.here = [*(each for each in self.here if each.key != made.key), made]
+            if taken is None:
+                self.held.add(made.key)
+            else:
+                self.copied.append(CopiedPoint(made, taken))
+            copier.interrupt.reached(_outcome(len(self.copied), number))
+        for each in {each.point.uuid: each.point for each in self.copied}.values():
+            copier.warnings.extend(_healed(copier.lease, each, copier.damages, copier.interrupt))
+
+
 def copy(
     source: Repository,
     dest: Repository | None,
-    request: CopyRequest,
-    options: StoringOptions,
+    request: CopyRequest = CopyRequest(),  # noqa: B008  # frozen
     interrupt: Interrupt | None = None,
     observer: Observer = silent,
     check_only: bool = False,
@@ -223,52 +272,26 @@ def copy(
     not hold the others up. ``dest`` may be None with ``check_only``, if it would have to be created. Raises a CbtError.
     """
     started = time.monotonic()
-    check(options)
+    check(request.options)
     if dest is not None and dest.id == source.id:
         raise Refused(
             f"Cannot copy from {source.store.location} to {dest.store.location}: they are the same repository. Name another destination."
         )
     listing = source.points_of()
-    there = listing.points
     warnings = [
         f"The restore point of {name} is not copied, because its manifest cannot be read: {cause}"
         for name, cause in sorted(listing.damaged.items())
     ]
+    wanted = several(listing.points, request.domain, request.wanted)
     here = list(dest.points_of().points) if dest is not None else []
-    wanted = several(there, request.domain, request.wanted)
     keys = {point.key for point in wanted}
     held = whole_among(dest, [point for point in here if point.key in keys]) if dest is not None else set()
-    missing = [point for point in wanted if point.key not in held]
-    if check_only or dest is None or not missing:
-        present = tuple(point for point in wanted if point.key in held)
-        return CopyResult(tuple(CopiedPoint(point) for point in missing), present, {}, tuple(warnings))
-    copied: list[CopiedPoint] = []
-    failed: dict[str, str] = {}
+    task = _Task(wanted, listing.points, here, held)
+    if check_only or dest is None or not task.missing:
+        return CopyResult(tuple(CopiedPoint(point) for point in task.missing), task.present, {}, tuple(warnings))
     with leases.held(dest, "copy") as lease:
-        copier = _Copier(source, lease, options, damage.read_all(dest), interrupt or Interrupt(), observer)
-        copier.interrupt.reached(_outcome(0, len(missing)))
-        waiting = collections.deque(missing)
-        while waiting:
-            point = waiting.popleft()
-            try:
-                made, taken = copier.copy(point, there, here)
-            except (DamagedObject, ObjectMissing) as error:
-                now = _now(source, point)
-                if now == point:
-                    failed[point.id] = str(error)
-                elif now is not None:
-                    waiting.appendleft(now)  # its blocks were moved or healed meanwhile
-                continue
-            here = [*(each for each in here if each.key != made.key), made]
-            if taken is None:
-                held.add(made.key)
-            else:
-                copied.append(CopiedPoint(made, taken))
-            copier.interrupt.reached(_outcome(len(copied), len(missing)))
-        for each in {each.point.uuid: each.point for each in copied}.values():
-            warnings += _healed(lease, each, copier.damages, copier.interrupt)
-    present = tuple(point for point in wanted if point.key in held)
+        copier = _Copier(source, lease, request.options, damage.read_all(dest), interrupt or Interrupt(), observer)
+        task.carry_out(copier)
     warnings += [*copier.warnings, *source.store.foreign.words(), *dest.store.foreign.words()]
-    return CopyResult(
-        tuple(copied), present, failed, tuple(dict.fromkeys(warnings)), round(time.monotonic() - started, 3)
-    )
+    duration = round(time.monotonic() - started, 3)
+    return CopyResult(tuple(task.copied), task.present, task.failed, tuple(dict.fromkeys(warnings)), duration)

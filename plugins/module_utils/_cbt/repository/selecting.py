@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import re
 import typing as t
@@ -37,6 +38,28 @@ def parse_time(text: str) -> datetime.datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.timezone.utc)
 
 
+@dataclasses.dataclass(frozen=True)
+class PointSelection:
+    """Which restore points are asked for: ``all``, the ``latest`` of each domain, or those ``chosen`` by id."""
+
+    kind: str
+    ids: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, words: t.Sequence[str]) -> PointSelection:
+        """A selection from ids, or from one of the words all and latest. Raises Refused if such a word has others beside it."""
+        word = next((each for each in words if each in ("all", "latest")), None)
+        if word is None:
+            return cls("chosen", tuple(words))
+        if len(words) > 1:
+            raise Refused(f"{word} cannot be combined with others in {', '.join(words)}. Give all, latest, or ids.")
+        return cls(word)
+
+
+ALL = PointSelection("all")
+LATEST = PointSelection("latest")
+
+
 def of_domain(found: t.Sequence[RestorePoint], domain: str) -> list[RestorePoint]:
     """The points of a domain given by name or UUID, oldest first.
 
@@ -65,15 +88,15 @@ def by_id(found: t.Sequence[RestorePoint], wanted: str) -> RestorePoint:
     raise Refused(f"The repository holds no restore point {wanted}.")
 
 
-def several(found: t.Sequence[RestorePoint], domain: str | None, wanted: str | t.Sequence[str]) -> list[RestorePoint]:
-    """Points of a domain, or of any: ``all``, ``latest`` of each domain, or those with the given ids. Raises Refused as ``choose`` does."""
+def several(found: t.Sequence[RestorePoint], domain: str | None, wanted: PointSelection) -> list[RestorePoint]:
+    """The selected points of a domain, or of any. Raises Refused as ``choose`` does."""
     mine = of_domain(found, domain) if domain is not None else list(found)
-    if wanted == "all":
+    if wanted == ALL:
         return mine
-    if wanted == "latest":
+    if wanted == LATEST:
         return list({point.uuid: point for point in mine}.values())
     chosen = []
-    for each in [wanted] if isinstance(wanted, str) else wanted:
+    for each in wanted.ids:
         matches = [point for point in mine if point.id == each]
         if not matches:
             raise Refused(f"The repository holds no restore point {each}{f' of {domain}' if domain else ''}.")

@@ -32,12 +32,12 @@ sys.meta_path.insert(0, Bare())
 sys.path.insert(0, sys.argv[1])
 from _cbt.errors import CbtError
 from _cbt.operations.restore.restore import RestoreRequest, restore
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.repository import open_repository
 try:
     restore(open_repository(sys.argv[2]), RestoreRequest("web1", dest=sys.argv[3], format="raw"), None)
-    print(json.dumps([verdict.status for verdict in verify(open_repository(sys.argv[2]), level="data")[0]]))
+    print(json.dumps([verdict.status for verdict in verify(open_repository(sys.argv[2]), VerifyRequest(level="data"))[0]]))
 except CbtError as error:
     print(json.dumps(str(error)))
 """

@@ -19,10 +19,11 @@ from _cbt.errors import DamagedObject, Interrupted, RepositoryError
 from _cbt.operations.upkeep import compaction
 from _cbt.operations.upkeep.compaction import Candidates, Compacted, predict
 from _cbt.operations.upkeep.live_blocks import living_blocks, mostly_dead, stretches
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.format import hooks, names
 from _cbt.repository.format.maps import MapBuilder
 from _cbt.repository.repository import Repository
+from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing.leases import Lease
 
 
@@ -146,7 +147,7 @@ def test_a_damaged_block_is_not_copied_and_its_pack_stays(history: History) -> N
     pack = history.block_place(point_id(2), 20)[0]
     done = compact(history.fresh(), 50)
     assert (done.packs, done.points) == (0, 2)
-    assert [status.status for status in verify(history.fresh(), wanted="all")[0]] == ["damaged", "damaged"]
+    assert [status.status for status in verify(history.fresh(), VerifyRequest(wanted=ALL))[0]] == ["damaged", "damaged"]
     collect(history)
     assert history.untrue() == []
     history.store.objects[pack] = whole
@@ -155,12 +156,12 @@ def test_a_damaged_block_is_not_copied_and_its_pack_stays(history: History) -> N
 
 def test_a_block_damaged_and_moved_at_once_heals(history: History) -> None:
     history.flip(point_id(2), 20)
-    verify(history.fresh(), wanted="all")
+    verify(history.fresh(), VerifyRequest(wanted=ALL))
     compact(history.fresh(), 50)
     history.backup()
     collect(history)
     assert (history.untrue(), history.damaged()) == ([], [])
-    assert {verdict.status for verdict in verify(history.fresh(), wanted="all")[0]} == {"ok"}
+    assert {verdict.status for verdict in verify(history.fresh(), VerifyRequest(wanted=ALL))[0]} == {"ok"}
 
 
 def test_a_backup_made_from_a_point_that_is_moved_meanwhile_is_true(history: History) -> None:
@@ -274,7 +275,7 @@ def test_whatever_happens_no_point_restores_to_anything_but_its_bytes(steps: lis
             del history.store.objects[chance.choice(packs)]
             harmed = True
         elif step == "verify":
-            verify(history.fresh(), wanted="all", workers=1)
+            verify(history.fresh(), VerifyRequest(wanted=ALL, workers=1))
         elif step == "forget" and len(history.truth) > 1:
             forget(history, chance.choice(sorted(history.truth)[:-1]))
         elif step == "compact":
@@ -288,5 +289,7 @@ def test_whatever_happens_no_point_restores_to_anything_but_its_bytes(steps: lis
             history.store = alive
         assert history.untrue() == []
         assert harmed or history.damaged() == []
-    told = {verdict.name for verdict in verify(history.fresh(), wanted="all", workers=1)[0] if verdict.damage}
+    told = {
+        verdict.name for verdict in verify(history.fresh(), VerifyRequest(wanted=ALL, workers=1))[0] if verdict.damage
+    }
     assert told == set(history.damaged())

@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from samples import OTHER_UUID, UUID, pack_ref, point, point_id, record
 
 from _cbt.errors import DamagedObject, RepositoryError
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.format import names
 from _cbt.repository.format.maps import MapBuilder
 from _cbt.repository.records.damage import PackDamage, damaged_runs
+from _cbt.repository.selecting import ALL
 
 
 def verified(history: History) -> dict[str, str]:
-    return {verdict.name: verdict.status for verdict in verify(history.fresh(), wanted="all", workers=1)[0]}
+    return {
+        verdict.name: verdict.status for verdict in verify(history.fresh(), VerifyRequest(wanted=ALL, workers=1))[0]
+    }
 
 
 @pytest.fixture(params=KEYS, ids=KEYS.keys())
@@ -191,13 +194,13 @@ def test_whatever_happens_no_point_restores_to_anything_but_its_bytes(steps: lis
         elif step == "flip":
             with contextlib.suppress(StopIteration, DamagedObject, RepositoryError):
                 history.flip(chance.choice(existing), chance.randrange(BLOCKS))
-            verify(history.fresh(), wanted="all", workers=1)
+            verify(history.fresh(), VerifyRequest(wanted=ALL, workers=1))
         elif step == "lose":
             packs = [name for name in history.store.objects if name.startswith("packs/")]
             if packs:
                 history.store.objects.pop(chance.choice(packs))
         else:
-            verify(history.fresh(), wanted="all", workers=1, sample=30 if step == "verify sample" else 100)
+            verify(history.fresh(), VerifyRequest(wanted=ALL, workers=1, sample=30 if step == "verify sample" else 100))
         assert history.untrue() == []
     told = {name for name, status in verified(history).items() if status != "ok"}
     assert told == set(history.damaged())

@@ -24,17 +24,17 @@ from _cbt.operations.keys import KeyRequest, arrange
 from _cbt.operations.point.new_point import StoringOptions
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Rules
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.crypto import key_slots
 from _cbt.repository.format import configuration
 from _cbt.repository.format.configuration import Configuration
 from _cbt.repository.location import Place
 from _cbt.repository.repository import Repository
+from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing import condemned, leases, trash
 
 pytestmark = pytest.mark.slow
 
-ALL = CopyRequest()
 OPTIONS = StoringOptions(compression="lz4", workers=1)
 OTHER = "11" * 16
 
@@ -110,7 +110,7 @@ def bring_back(made: Scene) -> None:
 
 
 def look_at_all(made: Scene) -> None:
-    verdicts, _seconds = verify(made.repository, wanted="all", workers=1)
+    verdicts, _seconds = verify(made.repository, VerifyRequest(wanted=ALL, workers=1))
     assert not any(verdict.damage for verdict in verdicts), verdicts
 
 
@@ -186,7 +186,7 @@ def test_whatever_call_fails_healing_makes_nothing_worse_and_is_taken_up_again(k
     made = scene(keys)
     history, store = made.history, made.store
     history.flip(max(made.points), 5)
-    verify(made.repository, wanted="all", workers=1)
+    verify(made.repository, VerifyRequest(wanted=ALL, workers=1))
     assert history.damaged(), "there is nothing to heal"
     restore = history.kept()
     for fault in FAULTS:
@@ -236,7 +236,7 @@ def test_whatever_call_fails_a_copy_holds_true_points_only_and_is_taken_up_again
 
 def taken(made: Scene, dest: EngineHistory) -> None:
     """Copy everything; what the source cannot give for the moment is an error and no damaged point."""
-    result = copy(made.repository, dest.fresh(), ALL, OPTIONS)
+    result = copy(made.repository, dest.fresh(), CopyRequest(options=OPTIONS))
     assert not result.failed
 
 

@@ -17,14 +17,17 @@ from _cbt.errors import Interrupted, ObjectMissing, RepositoryError
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.info import healths
 from _cbt.operations.verify.verdicts import PointVerdict
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.format import envelope, names
 from _cbt.repository.records import damage, verified
 from _cbt.repository.records.damage import PackDamage
+from _cbt.repository.selecting import PointSelection
 
 
 def found(history: History, **asked: Any) -> list[PointVerdict]:
-    return verify(history.fresh(), wanted=asked.pop("wanted", "all"), workers=1, **asked)[0]
+    request = {key: asked.pop(key) for key in ("level", "sample") if key in asked}
+    wanted = PointSelection.parse(asked.pop("wanted", ["all"]))
+    return verify(history.fresh(), VerifyRequest(wanted=wanted, workers=1, **request), **asked)[0]
 
 
 def recorded(history: History) -> dict[bytes, PackDamage]:
@@ -55,7 +58,7 @@ def test_a_flipped_bit_is_recorded_and_shown_for_every_point_that_shares_it(hist
     assert told(history) == [(None, False), (None, False)]
     pack, _start, _length = history.block_place(point_id(1), 5)
     history.flip(point_id(1), 5)
-    assert [verdict.status for verdict in found(history, wanted="latest")] == ["damaged"]
+    assert [verdict.status for verdict in found(history, wanted=["latest"])] == ["damaged"]
     (entry,) = recorded(history).items()
     assert entry[0].hex() in pack
     assert entry[1].blocks == {5}
@@ -95,7 +98,7 @@ def test_what_was_recorded_of_blocks_not_read_stays(history: History) -> None:
     history.flip(point_id(1), 5)
     found(history)
     assert [each.blocks for each in recorded(history).values()] == [{5, 7}]
-    found(history, wanted="latest")
+    found(history, wanted=["latest"])
     assert [each.blocks for each in recorded(history).values()] == [{5, 7}]
 
 
@@ -129,7 +132,7 @@ def test_what_another_verification_recorded_meanwhile_stays(seen: bool, history:
             history.flip(point_id(1), 7)
 
     history.store = Beside(plain, other)
-    found(history, wanted="latest")
+    found(history, wanted=["latest"])
     assert [each.blocks for each in recorded(history).values()] == [{7} if seen else {5, 7}]
 
 
@@ -390,7 +393,7 @@ def test_domains_and_selections_have_their_own_turns(history: History) -> None:
 
     found(history, sample=25)
     assert turns() == [1, 0, 0, 0]
-    found(history, sample=25, wanted="latest")
+    found(history, sample=25, wanted=["latest"])
     assert turns() == [1, 1, 0, 0]
 
 

@@ -377,7 +377,11 @@ def copied_in(share: Share, uuid: str) -> Repository:
     """Copy a point that is older than all there is, as one run does; returns the repository of that run."""
     other, repository = EngineHistory(), share.open()
     other.backup(uuid)
-    copy(Repository(other.store, "22" * 16), repository, CopyRequest(), StoringOptions(compression="none", workers=1))
+    copy(
+        Repository(other.store, "22" * 16),
+        repository,
+        CopyRequest(options=StoringOptions(compression="none", workers=1)),
+    )
     return repository
 
 

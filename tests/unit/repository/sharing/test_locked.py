@@ -14,7 +14,8 @@ from samples import UUID
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Rules
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
+from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing import leases, publishing, removals
 
 DAY = 86400.0
@@ -38,7 +39,9 @@ def day(history: EngineHistory, number: int, request: RetentionRequest) -> dict[
     result = retention(history.fresh(), request)
     assert not history.wrong()
     assert not shorter(history)
-    assert [verdict.damage for verdict in verify(history.fresh(), wanted="all", workers=1)[0] if verdict.damage] == []
+    assert [
+        verdict.damage for verdict in verify(history.fresh(), VerifyRequest(wanted=ALL, workers=1))[0] if verdict.damage
+    ] == []
     history.store.clock += DAY
     return {verdict.point.id: verdict.rules for verdict in result.kept}
 
@@ -101,7 +104,7 @@ def test_a_point_that_is_healed_is_locked_as_a_whole(history: EngineHistory) -> 
     made = history.backup()
     history.store.clock += DAY
     history.flip(made.id, 1)
-    verify(history.fresh(), wanted="all", workers=1)
+    verify(history.fresh(), VerifyRequest(wanted=ALL, workers=1))
     history.backup()
     assert not history.damaged(), "it was healed"
     assert not shorter(history)

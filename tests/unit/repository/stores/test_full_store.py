@@ -20,9 +20,10 @@ from _cbt.errors import StorageFull
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.upkeep.retention import RetentionRequest, RetentionResult, retention
 from _cbt.operations.upkeep.retention_rules import Rules
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.location import Place
 from _cbt.repository.repository import open_or_create, open_repository
+from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing.leases import ASTRAY, LAPSE
 from _cbt.repository.stores import reserve
 
@@ -178,7 +179,7 @@ def test_a_backup_leaves_the_reserve_alone(full: Full) -> None:
 
 
 def test_verification_and_listing_need_no_room(full: Full) -> None:
-    verdicts, _seconds = verify(full.history.fresh(), wanted="all", workers=1, warn=lambda _text: None)
+    verdicts, _seconds = verify(full.history.fresh(), VerifyRequest(wanted=ALL, workers=1), warn=lambda _text: None)
     assert {each.status for each in verdicts} == {"ok"}
     assert full.points() == 5
 
@@ -197,7 +198,7 @@ def test_more_points_than_the_reserve_has_room_for_are_removed_in_turns(points: 
 def test_where_there_is_no_reserve_hooks_and_verifications_make_room(mounted: Path) -> None:
     full = Full(mounted, None)
     full.back_up(5)
-    verify(full.history.fresh(), wanted="all", workers=1)
+    verify(full.history.fresh(), VerifyRequest(wanted=ALL, workers=1))
     for part in reserve.parts(full.root):
         reserve.release(full.root, part)
     full.fill(inodes=False)

@@ -31,10 +31,11 @@ from _cbt.operations.copy import CopyRequest, copy
 from _cbt.operations.point.new_point import StoringOptions
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Rules
-from _cbt.operations.verify.verify import verify
+from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository import repository as opening
 from _cbt.repository.format import configuration, names
 from _cbt.repository.repository import Repository
+from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing import holding, holds, leases
 from _cbt.repository.stores import folders
 from _cbt.repository.stores.directory import DirectoryStore
@@ -110,14 +111,13 @@ def _copied_from(history: EngineHistory) -> None:
     copy(
         history.fresh(),
         Repository(MemoryStore(), "11" * 16),
-        CopyRequest(),
-        StoringOptions(compression="none", workers=1),
+        CopyRequest(options=StoringOptions(compression="none", workers=1)),
     )
 
 
 def _copied_to(history: EngineHistory) -> None:
     source = Repository(history.source.copy(), "11" * 16, history.fresh().keys)  # type: ignore[attr-defined]
-    copy(source, history.fresh(), CopyRequest(), StoringOptions(compression="none", workers=1))
+    copy(source, history.fresh(), CopyRequest(options=StoringOptions(compression="none", workers=1)))
 
 
 def _swept(history: EngineHistory) -> None:
@@ -126,7 +126,7 @@ def _swept(history: EngineHistory) -> None:
 
 def _verified(history: EngineHistory) -> None:
     warnings: list[str] = []
-    verify(history.fresh(), wanted="all", workers=1, sample=50, warn=warnings.append)
+    verify(history.fresh(), VerifyRequest(wanted=ALL, workers=1, sample=50), warn=warnings.append)
     if warnings:
         raise RepositoryError(". ".join(warnings))
 
@@ -142,7 +142,9 @@ def _opened(history: EngineHistory) -> None:
 VERBS: dict[str, Callable[[EngineHistory], object]] = {
     "open and rebuild": _opened,
     "list": _listed,
-    "verify without a record": lambda history: verify(history.fresh(), wanted="all", workers=1, record=False),
+    "verify without a record": lambda history: verify(
+        history.fresh(), VerifyRequest(wanted=ALL, workers=1), record=False
+    ),
     "read for a restore": _read,
     "retention in check mode": lambda history: retention(
         history.fresh(), RetentionRequest(Rules(last=1), compact_below=99, grace=0.0), check_only=True

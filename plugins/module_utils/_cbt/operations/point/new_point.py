@@ -17,7 +17,7 @@ from ...blocks.source import DiskSource
 from ...blocks.throttle import Throttle
 from ...control import Interrupt, Observer
 from ...errors import ObjectMissing, Refused, RepositoryError
-from ...parallel import default_workers
+from ...parallel import check_workers, default_workers
 from ...repository.dedup import dedup
 from ...repository.format import names
 from ...repository.format.codecs import encoder
@@ -45,14 +45,17 @@ class StoringOptions:
     workers: int | None = None
     rate_limit: int | None = None
 
+    def __post_init__(self) -> None:
+        check_workers(self.workers)
+        if self.rate_limit is not None and self.rate_limit < 1:
+            raise Refused(
+                f"rate_limit is {self.rate_limit} bytes per second, by which nothing would ever be read. Leave it out to read without a limit."
+            )
+
 
 def check(options: StoringOptions) -> None:
-    """Raise Refused or RepositoryError if nothing can be stored so. Asked before anything is done, in check mode as well."""
+    """Raise Refused or RepositoryError if nothing can be encoded so. Asked before anything is done, in check mode as well."""
     encoder(options.compression, options.compression_level)
-    if options.rate_limit is not None and options.rate_limit < 1:
-        raise Refused(
-            f"rate_limit is {options.rate_limit} bytes per second, by which nothing would ever be read. Leave it out to read without a limit."
-        )
 
 
 class NewPoint:

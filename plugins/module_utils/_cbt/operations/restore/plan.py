@@ -17,6 +17,7 @@ from ...hypervisor.connection import Session
 from ...hypervisor.disks import Selection
 from ...hypervisor.domain import running_users_of
 from ...images import locks, qcow2_layout
+from ...parallel import check_workers
 from ...repository.format.manifests import RestorePoint
 from ...repository.format.maps import ExtentMap
 from ...repository.format.names import shown
@@ -57,6 +58,9 @@ class RestoreRequest:
     machine: MachineWish | None = None
     workers: int | None = None
     nbd_tls: NbdTls = VERIFIED
+
+    def __post_init__(self) -> None:
+        check_workers(self.workers)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import itertools
 import time
 import typing as t
 
-from ...errors import Held, ObjectMissing, Refused, StorageFull
+from ...errors import Held, ObjectMissing, Refused, StorageFull, check_range
 from ...repository.dedup import dedup
 from ...repository.format import manifests, names
 from ...repository.format.manifests import Key, RestorePoint
@@ -45,6 +45,10 @@ class RetentionRequest:
     collect: bool = True
     confirm_shrink: bool = False
     compact_below: int | None = None
+
+    def __post_init__(self) -> None:
+        check_range("grace", self.grace, "a number of seconds, or 0 for none", 0)
+        check_range("compact_below", self.compact_below, "a percentage from 1 to 100", 1, 100)
 
 
 @dataclasses.dataclass(frozen=True)

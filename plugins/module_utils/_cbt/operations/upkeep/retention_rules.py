@@ -15,8 +15,9 @@ import dataclasses
 import datetime
 import re
 import typing as t
+import zoneinfo
 
-from ...errors import Refused
+from ...errors import Refused, check_range
 from ...repository.format.manifests import RestorePoint
 
 _DURATION = re.compile(r"(?:(\d{1,4})y)?(?:(\d{1,5})m)?(?:(\d{1,6})d)?(?:(\d{1,7})h)?")
@@ -65,6 +66,18 @@ def parse_duration(text: str) -> Duration:
     return Duration(years * 12 + months, days, hours)
 
 
+def parse_zone(name: str) -> datetime.tzinfo:
+    """The time zone of a name such as ``Europe/Berlin``. Raises Refused if this host does not know it."""
+    if name == "UTC":
+        return datetime.timezone.utc
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise Refused(
+            f"The time zone {name} is not known here. Write it like Europe/Berlin, or install tzdata."
+        ) from error
+
+
 @dataclasses.dataclass(frozen=True)
 class Rules:
     """What to keep. Counts: 0 is no rule, -1 is without limit.
@@ -82,6 +95,10 @@ class Rules:
     within: Duration | None = None
     tags: tuple[str, ...] = ()
     zone: datetime.tzinfo = datetime.timezone.utc
+
+    def __post_init__(self) -> None:
+        for name in _BUCKETS:
+            check_range(f"keep_{name}", getattr(self, name), "a count, 0 for no such rule or -1 for all", -1)
 
     @property
     def given(self) -> bool:

@@ -13,23 +13,45 @@ import time
 import typing as t
 
 from ...control import Interrupt, Observer, Progress, silent
-from ...errors import DamagedObject, Interrupted, ObjectMissing, Refused, RepositoryError
+from ...errors import DamagedObject, Interrupted, ObjectMissing, Refused, RepositoryError, check_range
 from ...grid import BLOCK_SIZE
-from ...parallel import default_workers, in_parallel
+from ...parallel import check_workers, default_workers, in_parallel
 from ...repository.format import configuration
 from ...repository.format.manifests import RestorePoint
 from ...repository.format.maps import ExtentMap, Run
 from ...repository.format.packs import ENTRY, FOOTER_SIZE, HEADER, PackRef
 from ...repository.records import verified
-from ...repository.repository import Repository
-from ...repository.selecting import several
+from ...repository.repository import Listing, Repository
+from ...repository.selecting import LATEST, PointSelection, several
 from .findings import Findings, Recorder
 from .verdicts import Damage, PointVerdict, joined
+
+__all__ = ["PointSelection", "VerifyRequest", "verify"]
 
 DATA = "data"
 
 MOST_RANGES = 1 << 16  # of a disk that are listed one by one
 _PIECE = 16  # blocks of a pack read at once, and the unit of a sample
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyRequest:
+    """What to verify, and how far; with ``sample``, at level data, at most that many percent of the blocks."""
+
+    domain: str | None = None
+    wanted: PointSelection = LATEST
+    level: str = DATA
+    sample: int = 100
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        check_workers(self.workers)
+        check_range("sample", self.sample, "between 1 and 100 percent", 1, 100)
+
+    @property
+    def slices(self) -> int:
+        """In how many runs everything is covered."""
+        return -(-100 // self.sample) if self.level == DATA else 1
 
 
 def _range(target: str, run: Run, size: int, error: Exception, ordinal: int | None = None) -> Damage:
@@ -121,17 +143,15 @@ def _within(some: t.Iterable[Damage], others: t.Sequence[Damage]) -> list[Damage
 class Verifier:
     """Verifies points of one repository, remembering what it has read.
 
-    Of ``slices`` slices of all blocks one is read; ``turn`` tells which, by the UUID of the domain.
+    Of the request's slices of all blocks one is read; ``turns`` tells which, by the UUID of the domain.
     """
 
     repository: Repository
     findings: Findings
-    level: str = DATA
-    slices: int = 1
-    turn: t.Callable[[str], int] = lambda _uuid: 0
-    workers: int = dataclasses.field(default_factory=default_workers)
-    interrupt: Interrupt = dataclasses.field(default_factory=Interrupt)
-    observer: Observer = silent
+    request: VerifyRequest
+    turns: t.Mapping[str, int]
+    interrupt: Interrupt
+    observer: Observer
 
     def verify(self, point: RestorePoint) -> PointVerdict | None:
         """Verify one restore point; None if it was removed meanwhile. Raises RepositoryError only if the repository cannot be read at all."""
@@ -166,8 +186,8 @@ class Verifier:
             except (DamagedObject, ObjectMissing) as error:
                 damage.append(Damage(disk.target, 0, disk.size, str(error), isinstance(error, ObjectMissing), own=True))
                 continue
-            check = self._verify_data if self.level == DATA else self._verify_packs
-            amount, found = check(disk.target, extents, self.turn(point.uuid))
+            check = self._verify_data if self.request.level == DATA else self._verify_packs
+            amount, found = check(disk.target, extents, self.turns.get(point.uuid, 0))
             checked += amount
             damage += found
         return PointVerdict(point.id, point, joined(damage), checked)
@@ -203,17 +223,18 @@ class Verifier:
     def _verify_data(self, target: str, extents: ExtentMap, turn: int) -> tuple[int, list[Damage]]:
         """Every pack is as above, and every block that is due unpacks to the bytes whose id was recorded."""
         found: list[Damage] = []
-        checked, total = 0, extents.stored_blocks * BLOCK_SIZE // self.slices
+        slices, workers = self.request.slices, self.request.workers or default_workers()
+        checked, total = 0, extents.stored_blocks * BLOCK_SIZE // slices
 
         def due(piece: Run) -> bool:
             place = int.from_bytes(piece.pack.id[:8], "big") + piece.ordinal // _PIECE
-            return place % self.slices == turn or self.findings.suspect(piece)
+            return place % slices == turn or self.findings.suspect(piece)
 
         @contextlib.contextmanager
         def worker() -> t.Iterator[t.Callable[[Run], tuple[Run, list[Damage]]]]:
             yield functools.partial(_check_run, self.repository, target, extents.size)
 
-        with in_parallel(_tasks(extents, self.findings, due), worker, self.workers, self.interrupt) as results:
+        with in_parallel(_tasks(extents, self.findings, due), worker, workers, self.interrupt) as results:
             for run, damage in results:
                 self._note(run, damage)
                 if len(found) <= MOST_RANGES:
@@ -230,28 +251,31 @@ class Verifier:
             self.findings.note_blocks(run, hurt)
 
 
-def _slices(sample: int) -> int:
-    """In how many runs a sample of this many percent covers everything."""
-    return -(-100 // sample)
+def _chosen(listing: Listing, request: VerifyRequest) -> tuple[list[RestorePoint], list[PointVerdict]]:
+    """The points to verify, and verdicts on manifests that cannot be read, except where points are asked for by id."""
+    damaged = () if request.wanted.ids else sorted(listing.damaged.items())
+    verdicts = [PointVerdict(name, None, (Damage("", 0, 0, cause),), 0) for name, cause in damaged]
+    try:
+        return several(listing.points, request.domain, request.wanted), verdicts
+    except Refused:
+        if not verdicts:
+            raise
+        return [], verdicts
 
 
 def verify(
     repository: Repository,
-    domain: str | None = None,
-    wanted: str | t.Sequence[str] = "latest",
-    level: str = DATA,
-    workers: int | None = None,
+    request: VerifyRequest = VerifyRequest(),  # noqa: B008  # frozen
     interrupt: Interrupt | None = None,
     observer: Observer = silent,
-    sample: int = 100,
     record: bool = True,
     warn: t.Callable[[str], None] = lambda _text: None,
 ) -> tuple[list[PointVerdict], float]:
     """Verify restore points; returns a verdict for each and the seconds it took.
 
-    Manifests that cannot be read are damage too, except where points are asked for by id. With ``sample``, at level data,
-    at most that many percent of the blocks are read, a half, a third and so on: each time others, until all were. What is found is
-    recorded for backups to heal, unless ``record`` is false; if that fails, ``warn`` is told.
+    Manifests that cannot be read are damage too, except where points are asked for by id. A sample reads a half of the
+    blocks, a third and so on: each time others, until all were. What is found is recorded for backups to heal, unless
+    ``record`` is false; if that fails, ``warn`` is told.
 
     Raises RepositoryError if something cannot be read, once all points that can be are verified.
     """
@@ -259,35 +283,12 @@ def verify(
     listing = repository.points_of()
     if listing.damaged:
         listing = repository.points_of()  # a manifest that cannot be read once may be sound as well
-    verdicts = []
-    if wanted in ("all", "latest"):
-        verdicts = [
-            PointVerdict(name, None, (Damage("", 0, 0, cause),), 0) for name, cause in sorted(listing.damaged.items())
-        ]
-    try:
-        chosen = several(listing.points, domain, wanted)
-    except Refused:
-        if not verdicts:
-            raise
-        chosen = []
-    findings, slices = Findings(repository), _slices(sample) if level == DATA else 1
-    selection = wanted if isinstance(wanted, str) and wanted in ("all", "latest") else "chosen"
-    turns = (
-        {uuid: verified.turn(repository, uuid, selection, slices) for uuid in {point.uuid for point in chosen}}
-        if slices > 1
-        else {}
-    )
-    recorder = Recorder(repository, findings, level, 100 // slices, warn, record)
-    verifier = Verifier(
-        repository,
-        findings,
-        level,
-        slices,
-        lambda uuid: turns.get(uuid, 0),
-        workers or default_workers(),
-        interrupt or Interrupt(),
-        observer,
-    )
+    chosen, verdicts = _chosen(listing, request)
+    findings, kind, slices = Findings(repository), request.wanted.kind, request.slices
+    uuids = {point.uuid for point in chosen} if slices > 1 else ()
+    turns = {uuid: verified.turn(repository, uuid, kind, slices) for uuid in uuids}
+    recorder = Recorder(repository, findings, request.level, 100 // slices, warn, record)
+    verifier = Verifier(repository, findings, request, turns, interrupt or Interrupt(), observer)
     unread: dict[str, RepositoryError] = {}
     for point in chosen:
         try:
@@ -296,16 +297,15 @@ def verify(
             recorder.ended()
             raise
         except RepositoryError as error:
-            repository.store.size(
-                configuration.NAME
-            )  # raises where not only some place cannot be read, such as a bad sector
+            # Raises where not only some place cannot be read, such as a bad sector.
+            repository.store.size(configuration.NAME)
             recorder.ended()
             unread.setdefault(point.uuid, error)
             continue
         if verdict is not None:
             verdicts.append(verdict)
             recorder.point(verdict)
-    recorder.end(listing, {uuid: turn for uuid, turn in turns.items() if uuid not in unread}, selection, slices)
+    recorder.end(listing, {uuid: turn for uuid, turn in turns.items() if uuid not in unread}, kind, slices)
     for failure in unread.values():
         raise failure
     return verdicts, round(time.monotonic() - started, 3)
