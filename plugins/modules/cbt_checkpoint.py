@@ -138,16 +138,18 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvm.cbt.plugins.module_utils import _module
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.hypervisor.connection import Session
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking.reconcile import reconcile
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking.tracking import set_tracking
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking.tracking import (
+    TrackingRequest,
+    set_tracking,
+)
 
 
 def _tracked(module: AnsibleModule, session: Session) -> dict[str, object]:
     present = module.params["state"] == "present"
     repository = _module.repository_or_none(module) if present else _module.repository_if_any(module)
     name, checkpoint = module.params["domain"], module.params["checkpoint"]
-    result = set_tracking(
-        session, repository, name, present, checkpoint, _module.selection(module), check_only=module.check_mode
-    )
+    request = TrackingRequest(name, present, checkpoint, _module.selection(module))
+    result = set_tracking(session, repository, request, check_only=module.check_mode)
     return {
         "changed": bool(result.actions),
         "checkpoint": result.checkpoint,

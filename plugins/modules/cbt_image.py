@@ -222,7 +222,6 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.co
     convert_image,
 )
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.plan import Wish
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.run import Manner
 
 
 def _image(image: Converted) -> dict[str, object]:
@@ -232,7 +231,14 @@ def _image(image: Converted) -> dict[str, object]:
 
 def _convert(module: AnsibleModule) -> ConversionResult:
     params = module.params
-    wish = Wish(params["method"], params["window"], params["dest"], params["keep_original"])
+    wish = Wish(
+        method=params["method"],
+        window=params["window"],
+        dest=params["dest"],
+        keep_original=params["keep_original"],
+        scratch_dir=params["scratch_dir"],
+        shutdown_timeout=params["shutdown_timeout"],
+    )
     interrupt = _module.interruptible()
     if params["path"] is not None:
         with _module.session_if_installed(module) as any_session:
@@ -245,9 +251,8 @@ def _convert(module: AnsibleModule) -> ConversionResult:
                 module.check_mode,
             )
     _module.require(module, "libvirt", "libvirt_qemu", "nbd")
-    manner = Manner(params["scratch_dir"], params["shutdown_timeout"])
     with _module.session(module) as session:
-        return convert_disks(session, params["domain"], params["disk"], wish, manner, interrupt, module.check_mode)
+        return convert_disks(session, params["domain"], params["disk"], wish, interrupt, module.check_mode)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from _cbt.hypervisor.disks import Selection
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.operations.tracking import changed_blocks
-from _cbt.operations.tracking.tracking import set_tracking
+from _cbt.operations.tracking.tracking import TrackingRequest, set_tracking
 from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.repository import Repository
 
@@ -270,9 +270,9 @@ def test_points_between_which_tracking_was_interrupted_are_unrelated(
         domain.write_random("vda", 0, MIB, 1)
         before = _point(witnessed_backup(domain, repository, workspace))
         if how == "tracking was disabled":
-            set_tracking(session_of(domain), repository, domain.name, present=False)
+            set_tracking(session_of(domain), repository, TrackingRequest(domain.name, present=False))
             domain.write("vda", 0, BLOCK, 1)
-            set_tracking(session_of(domain), repository, domain.name, present=True)
+            set_tracking(session_of(domain), repository, TrackingRequest(domain.name, present=True))
             with pytest.raises(Refused, match=changed_blocks.UNRELATED):
                 changed_blocks.until_now(session_of(domain), repository, before, "vda")
         elif how == "a crash":

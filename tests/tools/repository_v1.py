@@ -350,7 +350,7 @@ class _Backup:
         self._id = manifests.new_id(world.now)
         self._last = next(reversed(self._repository.points_of(machine.uuid).points), None)
         self._damages = damage.read_all(self._repository)
-        self._new = NewPoint(lease, machine.uuid, self._id, wish.options, self._damages, Interrupt(), silent)
+        self._new = NewPoint(lease, (machine.uuid, self._id), wish.options, self._damages, Interrupt(), silent)
         self._modes = {disk.target: self._mode(disk) for disk in machine.disks}
 
     def _mode(self, disk: GuestDisk) -> str:

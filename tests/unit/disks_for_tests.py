@@ -19,7 +19,7 @@ from _cbt.errors import DamagedObject
 from _cbt.grid import BLOCK_SIZE, block_length
 from _cbt.operations.point.disk_reader import Reader
 from _cbt.operations.point.known_blocks import Known
-from _cbt.operations.point.portion import Statistics
+from _cbt.operations.point.portion import BlockSink, Statistics
 from _cbt.repository.dedup import dedup
 from _cbt.repository.format import codecs
 from _cbt.repository.format.maps import ExtentMap
@@ -67,7 +67,9 @@ def back_up(
     damages = damage.read_all(repository)
     finding = dedup.deduplicator(repository, scope, uuid_of(domain), damages)
     writer = repository.writer()
-    reader = Reader(writer, codecs.encoder("none"), 2, Interrupt(), silent, Throttle(None, lambda: None), finding)
+    reader = Reader(
+        BlockSink(writer, codecs.encoder("none"), finding), 2, Interrupt(), silent, Throttle(None, lambda: None)
+    )
     read = reader.read(disk, "vda", base, Known(base, repository.reader, damages))  # type: ignore[arg-type]
     written = {**(finding.packs if finding else {}), **writer.finish()}
     if finding is not None:

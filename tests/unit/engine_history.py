@@ -49,7 +49,7 @@ class EngineHistory(History):
             )
             if last is None or self.truth[last.id] != self.at_mark:
                 self.disk.dirty = set(range(len(self.disk.content)))
-            new = NewPoint(lease, uuid, name, OPTIONS, damages, Interrupt(), silent)
+            new = NewPoint(lease, (uuid, name), OPTIONS, damages, Interrupt(), silent)
             undo.callback(new.unpublish)
             read = new.read(self.disk, "vda", base, again=again)  # type: ignore[arg-type]
 

@@ -16,6 +16,7 @@ from _cbt.errors import DamagedObject, ObjectMissing
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.point.disk_reader import Reader
 from _cbt.operations.point.known_blocks import Known
+from _cbt.operations.point.portion import BlockSink
 from _cbt.operations.upkeep.healing import Healed, heal
 from _cbt.repository.crypto.encryption import EncryptedKeys
 from _cbt.repository.crypto.keys import Keys, PlainKeys
@@ -104,7 +105,7 @@ class History:
             else []
         )
         writer = repository.writer()
-        reader = Reader(writer, encoder("none"), 1, Interrupt(), silent, Throttle(None, lambda: None))
+        reader = Reader(BlockSink(writer, encoder("none")), 1, Interrupt(), silent, Throttle(None, lambda: None))
         if base is None:
             self.disk.dirty = set(range(BLOCKS))
         read = reader.read(self.disk, "vda", base, Known(base, repository.reader, damages), again=again)  # type: ignore[arg-type]

@@ -504,12 +504,12 @@ def test_what_could_not_be_read_again_for_its_name_is_refused_before_anything_is
     repository = made.fresh()
     before = dict(made.store.objects)
     with leases.held(repository, "backup") as lease:
-        new = NewPoint(lease, UUID, point(9).id, StoringOptions(compression="none", workers=1), {}, Interrupt(), silent)
+        new = NewPoint(lease, point(9).key, StoringOptions(compression="none", workers=1), {}, Interrupt(), silent)
         with pytest.raises(Refused, match="Cannot store the disk 'vd/a'"):
             new.read(made.disk, "vd/a", None)  # type: ignore[arg-type]
         for uuid, name in ((UUID, "../x"), ("..", point(9).id)):
             with pytest.raises(DamagedObject):
-                NewPoint(lease, uuid, name, StoringOptions(), {}, Interrupt(), silent)
+                NewPoint(lease, (uuid, name), StoringOptions(), {}, Interrupt(), silent)
     assert made.store.objects == before
 
 

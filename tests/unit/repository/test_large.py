@@ -81,7 +81,7 @@ def first():
     repository.publish(stored_as(1, files["vda.map"]))
 first()
 with leases.held(repository, "backup") as lease:
-    new = NewPoint(lease, UUID, point(2).id, StoringOptions(compression="none"), {}, Interrupt(), silent)
+    new = NewPoint(lease, point(2).key, StoringOptions(compression="none"), {}, Interrupt(), silent)
     read = new.read(Disk(), "vda", repository.read_map(repository.points_of().points[0], "vda"))
     made = new.publish({}, lambda maps, _files: stored_as(2, maps["vda"]), lambda _target: None)
     new.record_hooks()

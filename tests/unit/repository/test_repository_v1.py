@@ -511,7 +511,7 @@ def _backed_up(repository: Repository, last: RestorePoint, disk: Written) -> Res
     """An incremental backup of one disk as a run makes it."""
     with leases.held(repository, "backup") as lease:
         new = NewPoint(
-            lease, last.uuid, point(1).id, StoringOptions(workers=1), damage.read_all(repository), Interrupt(), silent
+            lease, (last.uuid, point(1).id), StoringOptions(workers=1), damage.read_all(repository), Interrupt(), silent
         )
         new.read(disk, "vda", repository.read_map(last, "vda"))  # type: ignore[arg-type]
 

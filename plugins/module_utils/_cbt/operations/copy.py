@@ -126,7 +126,7 @@ class _Copier:
         present = whole_point(self.lease.repository, *point.key)
         if present is not None:
             return present, None
-        new = NewPoint(self.lease, point.uuid, point.id, self.options, self.damages, self.interrupt, self.observer)
+        new = NewPoint(self.lease, point.key, self.options, self.damages, self.interrupt, self.observer)
         try:
             sources = {
                 disk.target: self._read(new, point, disk, nearest(point, disk, there, here)) for disk in point.disks

@@ -24,7 +24,7 @@ from ..point.disk_reader import ReadDisk
 from ..point.portion import Statistics
 from . import situation, transport
 from .plan import BackupPlan, Situation, Wish, make_plan
-from .run import BackupOptions, Run
+from .run import BackupOptions, Decision, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +173,8 @@ def backup(
         for name, targets in plan.redefined.items():
             checkpoints.redefine(domain, found.facts, name, targets)
         with leases.held(repository, "backup") as lease:
-            run = Run(domain, lease, request.options, found, plan, interrupt or Interrupt(), observer)
+            decision = Decision(domain, found, plan, request.options)
+            run = Run(decision, lease, interrupt or Interrupt(), observer)
             point = run.carry_out()
         result = _result(found, plan, run, point, [*cleared, *plan.warnings, *run.warnings])
     return dataclasses.replace(result, duration=round(time.monotonic() - started, 3))

@@ -35,26 +35,39 @@ class Quiescing:
     mountpoints: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class ViewRequest:
+    """The disks that a view is to show, and the ``checkpoint`` that begins in the same instant on the ``tracked`` ones, if any does."""
+
+    domain: Domain
+    facts: DomainFacts
+    wanted: t.Sequence[JobDisk]
+    checkpoint: str | None
+    tracked: t.Collection[str]
+
+    @property
+    def checkpoint_xml(self) -> str | None:
+        """The checkpoint as libvirt takes it."""
+        name = self.checkpoint
+        return checkpoints.checkpoint_xml(name, self.tracked, self.facts.disks) if name is not None else None
+
+
 @contextlib.contextmanager
 def running(
-    domain: Domain,
-    facts: DomainFacts,
-    wanted: t.Sequence[JobDisk],
+    asked: ViewRequest,
     folder: str,
-    checkpoint: str | None,
-    tracked: t.Collection[str],
     quiescing: Quiescing,
     ready: t.Callable[[], None],
     servers: t.Sequence[TcpServer] = (),
 ) -> t.Iterator[View]:
-    """Begin a backup job, together with the ``checkpoint`` on the ``tracked`` disks, the guest frozen for that instant.
+    """Begin a backup job, together with the checkpoint, the guest frozen for that instant.
 
     ``folder`` is the hypervisor's, ``servers`` as in ``backup_job``. ``ready`` is called when the guest is frozen, and may raise to end it there.
     """
-    xml = checkpoints.checkpoint_xml(checkpoint, tracked, facts.disks) if checkpoint else None
+    domain, facts, checkpoint = asked.domain, asked.facts, asked.checkpoint
     if checkpoint is not None:
-        checkpoints.add_marks(domain, facts, checkpoint, tracked)
-    with backup_job.backup_job(domain, facts, wanted, folder, xml, servers) as begin:
+        checkpoints.add_marks(domain, facts, checkpoint, asked.tracked)
+    with backup_job.backup_job(domain, facts, asked.wanted, folder, asked.checkpoint_xml, servers) as begin:
         with agent.quiesced(domain, facts, quiescing.policy, quiescing.mountpoints) as quiesce:
             ready()
             exports = begin()
@@ -63,23 +76,17 @@ def running(
 
 
 @contextlib.contextmanager
-def shut_off(
-    domain: Domain,
-    facts: DomainFacts,
-    wanted: t.Sequence[JobDisk],
-    folder: str,
-    checkpoint: str | None,
-    tracked: t.Collection[str],
-) -> t.Iterator[View]:
-    """Serve the images, the next bitmap added to the ``tracked`` ones; libvirt is told of the checkpoint when the block ends well."""
+def shut_off(asked: ViewRequest, folder: str) -> t.Iterator[View]:
+    """Serve the images, the next bitmap added to the tracked ones; libvirt is told of the checkpoint when the block ends well."""
+    facts, checkpoint = asked.facts, asked.checkpoint
     if checkpoint is not None:
-        checkpoints.add_bitmaps(facts, checkpoint, tracked)
-    xml = checkpoints.checkpoint_xml(checkpoint, tracked, facts.disks) if checkpoint else None
+        checkpoints.add_bitmaps(facts, checkpoint, asked.tracked)
     consistency = agent.FILESYSTEM if facts.shut_down else agent.CRASH
     note = None if facts.shut_down else "libvirt does not know that the guest ended in order before it was shut off"
     with contextlib.ExitStack() as stack:
-        yield View(stack.enter_context(offline_export.image_exports(facts, wanted, folder)), consistency, note, xml)
+        exports = stack.enter_context(offline_export.image_exports(facts, asked.wanted, folder))
+        yield View(exports, consistency, note, asked.checkpoint_xml)
     if checkpoint is not None:
         # Not to be missed: the next backup finds the bitmap and tells libvirt of it, as after a move to another host.
         with contextlib.suppress(HypervisorError):
-            checkpoints.redefine(domain, facts, checkpoint, tracked)
+            checkpoints.redefine(asked.domain, facts, checkpoint, asked.tracked)

@@ -49,31 +49,34 @@ class BackupOptions(StoringOptions):
     transport: Transport = Transport()
 
 
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """A plan for one domain, with what it rests on and how it is carried out."""
+
+    domain: Domain
+    found: Situation
+    plan: BackupPlan
+    options: BackupOptions
+
+
 class Run:
     """Carries out the plan for one domain. ``disks`` and ``warnings`` tell what came of it."""
 
-    def __init__(
-        self,
-        domain: Domain,
-        lease: Lease,
-        options: BackupOptions,
-        found: Situation,
-        plan: BackupPlan,
-        interrupt: Interrupt,
-        observer: Observer,
-    ) -> None:
-        self._domain, self._lease, self._repository, self._options = domain, lease, lease.repository, options
-        self._facts, self._points, self._damages, self._plan = found.facts, found.points, found.damages, plan
+    def __init__(self, decision: Decision, lease: Lease, interrupt: Interrupt, observer: Observer) -> None:
+        self._domain, self._plan, self._options = decision.domain, decision.plan, decision.options
+        self._facts, self._points, self._damages = decision.found.facts, decision.found.points, decision.found.damages
+        self._lease, self._repository = lease, lease.repository
         self._interrupt, self._observer = interrupt, observer
         self.warnings: list[str] = []
         self.healed = Healed()
         now = datetime.datetime.now(datetime.timezone.utc)
         self._created = now.isoformat(timespec="microseconds")
         self._id = manifests.new_id(now)
-        self._checkpoint = f"{checkpoints.prefix(self._repository.id)}{self._id}" if plan.tracked else None
-        self._new = NewPoint(lease, self._facts.uuid, self._id, options, self._damages, interrupt, observer)
+        self._checkpoint = f"{checkpoints.prefix(self._repository.id)}{self._id}" if self._plan.tracked else None
+        key = (self._facts.uuid, self._id)
+        self._new = NewPoint(lease, key, self._options, self._damages, interrupt, observer)
         # Read before the job begins: libvirt may take its time to ask QEMU, and the guest's writes go to scratch meanwhile.
-        self._versions = {"kvm.cbt": TOOL_VERSION, **versions(domain.session)}
+        self._versions = {"kvm.cbt": TOOL_VERSION, **versions(self._domain.session)}
 
     @property
     def disks(self) -> t.Mapping[str, ReadDisk]:
@@ -117,23 +120,12 @@ class Run:
     def _view(
         self, wanted: t.Sequence[backup_job.JobDisk], work: scratch.Workspace
     ) -> t.ContextManager[frozen_view.View]:
+        asked = frozen_view.ViewRequest(self._domain, self._facts, wanted, self._checkpoint, self._plan.tracked)
         if not self._facts.active:
-            return frozen_view.shut_off(
-                self._domain, self._facts, wanted, work.folder, self._checkpoint, self._plan.tracked
-            )
+            return frozen_view.shut_off(asked, work.folder)
         quiescing = frozen_view.Quiescing(self._options.quiesce, self._options.freeze_mountpoints)
         tcp = servers(self._domain.session, self._options.transport)
-        return frozen_view.running(
-            self._domain,
-            self._facts,
-            wanted,
-            work.scratch,
-            self._checkpoint,
-            self._plan.tracked,
-            quiescing,
-            self._frozen,
-            tcp,
-        )
+        return frozen_view.running(asked, work.scratch, quiescing, self._frozen, tcp)
 
     def _workspace(self) -> t.ContextManager[scratch.Workspace]:
         return scratch.workspace(self._domain, self._facts, self._options.scratch_dir)

@@ -25,7 +25,7 @@ from ...images import image_files, locks, marker
 from ...images.image_files import Image
 from ...images.marker import Original
 from .plan import AMEND, BLOCKCOPY, CONVERT, FINISH, Candidate, Conversion, Wish, plan
-from .run import ImageRun, Manner
+from .run import ImageRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _carry_out(run: ImageRun, facts: DomainFacts, conversions: t.Sequence[Conver
     done: list[Converted] = []
     at_rest = [each for each in conversions if each.method in (AMEND, CONVERT)]
     if at_rest and facts.active:
-        definition.shut_down(domain, run.manner.shutdown_timeout, run.interrupt.check)
+        definition.shut_down(domain, run.wish.shutdown_timeout, run.interrupt.check)
     with contextlib.ExitStack() as undo:
         if at_rest and facts.active:
             undo.callback(definition.start, domain)
@@ -151,13 +151,12 @@ def convert_disks(
     name: str,
     targets: t.Sequence[str] | None,
     wish: Wish,
-    manner: Manner = Manner(),  # noqa: B008  # frozen
     interrupt: Interrupt | None = None,
     check_only: bool = False,
 ) -> ConversionResult:
     """Have the disks of a domain, or those with these ``targets``, be qcow2 v3. Raises a CbtError; what was begun is then undone."""
     domain = session.domain(name)
-    run = ImageRun(session, domain, manner, wish, interrupt or Interrupt())
+    run = ImageRun(session, domain, wish, interrupt or Interrupt())
     with backup_job.domain_lock(domain.uuid, domain.name):
         facts = read_domain(domain)
         require_files_here(facts, "convert images")
@@ -205,7 +204,7 @@ def convert_image(
     check_only: bool = False,
 ) -> ConversionResult:
     """Have an image of a format that belongs to no domain be qcow2 v3; a new image is made beside it, and the original stays. Raises a CbtError."""
-    run = ImageRun(session, None, Manner(), wish, interrupt or Interrupt())
+    run = ImageRun(session, None, wish, interrupt or Interrupt())
     with backup_job.domain_lock(hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32], path):
         image = image_files.describe(path, fmt)
         users = _users(session, path, definition.defined_sources(session)) if session is not None else ()

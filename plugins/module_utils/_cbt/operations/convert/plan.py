@@ -20,12 +20,18 @@ FINISH = "finish"  # a conversion whose original is still there, because the dom
 
 @dataclasses.dataclass(frozen=True)
 class Wish:
-    """What was asked for. ``window`` allows to shut a running domain down; ``dest`` is the path of a new image, None to choose one."""
+    """What was asked for.
+
+    ``window`` allows to shut a running domain down, for which it is given ``shutdown_timeout`` seconds; ``dest`` is the path of a
+    new image, None to choose one.
+    """
 
     method: str = "auto"
     window: bool = False
     dest: str | None = None
     keep_original: bool = False
+    scratch_dir: str = "/var/tmp"
+    shutdown_timeout: float = 300.0
 
 
 @dataclasses.dataclass(frozen=True)

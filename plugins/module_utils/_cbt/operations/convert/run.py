@@ -24,14 +24,6 @@ from .proof import prove
 _BITMAP = "cbt-conversion"
 
 
-@dataclasses.dataclass(frozen=True)
-class Manner:
-    """How to go about it. ``shutdown_timeout`` is in seconds."""
-
-    scratch_dir: str = "/var/tmp"
-    shutdown_timeout: float = 300.0
-
-
 def put_away(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
@@ -40,12 +32,9 @@ def put_away(path: str) -> None:
 class ImageRun:
     """The conversions of one domain, or of one image by itself."""
 
-    def __init__(
-        self, session: Session | None, domain: Domain | None, manner: Manner, wish: Wish, interrupt: Interrupt
-    ) -> None:
+    def __init__(self, session: Session | None, domain: Domain | None, wish: Wish, interrupt: Interrupt) -> None:
         self.session = session
         self.domain = domain
-        self.manner = manner
         self.wish = wish
         self.interrupt = interrupt
         self.notes: list[str] = []
@@ -220,7 +209,7 @@ class ImageRun:
                 target,
                 image_files.describe(original.path, fmt),
                 _BITMAP,
-                self.manner.scratch_dir,
+                self.wish.scratch_dir,
                 self.interrupt,
             )
         checkpoints.remove(domain, _BITMAP)

@@ -19,13 +19,10 @@ from ...blocks.throttle import Throttle
 from ...control import Interrupt, Observer, Progress
 from ...grid import BLOCK_SIZE
 from ...parallel import in_parallel
-from ...repository.dedup.dedup import Deduplicator
-from ...repository.format.codecs import Encoder
 from ...repository.format.maps import ExtentMap, MapBuilder, Run
 from ...repository.format.packs import PackRef
-from ...repository.packs.writer import PackWriter
 from .known_blocks import Known
-from .portion import KEPT, ZERO, Found, PortionReader, Statistics
+from .portion import KEPT, ZERO, BlockSink, Found, PortionReader, Statistics
 
 PORTION = MAX_REQUEST // BLOCK_SIZE  # blocks one worker takes at a time
 
@@ -98,15 +95,13 @@ def _unmarked(
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """How disks of one run are read: where blocks go, how they are encoded, by how many workers, and whether they are looked for first."""
+    """How disks of one run are read: where new blocks go, by how many workers, and how fast."""
 
-    writer: PackWriter
-    encode: Encoder
+    sink: BlockSink
     workers: int
     interrupt: Interrupt
     observer: Observer
     throttle: Throttle
-    dedup: Deduplicator | None = None
 
     def read(
         self,
@@ -149,10 +144,9 @@ class Reader:
         def worker() -> t.Iterator[t.Callable[[tuple[BlockRange, ...]], tuple[list[Found], Statistics]]]:
             with contextlib.ExitStack() as stack:
                 connection = stack.enter_context(source.connect())
-                find = stack.enter_context(self.dedup.finder()) if self.dedup is not None else None
-                yield PortionReader(
-                    connection, source.size, known, self.encode, self.writer, self.throttle, self.dedup, find
-                ).read
+                dedup = self.sink.dedup
+                find = stack.enter_context(dedup.finder()) if dedup is not None else None
+                yield PortionReader(connection, source.size, known, self.sink, self.throttle, find).read
 
         with in_parallel(portions, worker, self.workers, self.interrupt) as results:
             for found, counted in results:

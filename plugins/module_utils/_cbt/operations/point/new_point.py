@@ -21,13 +21,14 @@ from ...parallel import check_workers, default_workers
 from ...repository.dedup import dedup
 from ...repository.format import names
 from ...repository.format.codecs import encoder
-from ...repository.format.manifests import RestorePoint, StoredFile
+from ...repository.format.manifests import Key, RestorePoint, StoredFile
 from ...repository.format.maps import ExtentMap
 from ...repository.records.damage import Damages
 from ...repository.sharing import publishing, removals
 from ...repository.sharing.leases import Lease
 from .disk_reader import ReadDisk, Reader, ranges_of
 from .known_blocks import Known
+from .portion import BlockSink
 
 _AT_ONCE = 4  # files in memory
 
@@ -59,7 +60,7 @@ def check(options: StoringOptions) -> None:
 
 
 class NewPoint:
-    """The restore point ``point_id`` of the domain with this UUID, of which nothing exists until it is published.
+    """A restore point, by the UUID of its domain and its id, of which nothing exists until it is published.
 
     ``disks`` are those read so far, ``warnings`` what a person should know of how it was stored.
     """
@@ -67,21 +68,20 @@ class NewPoint:
     def __init__(
         self,
         lease: Lease,
-        uuid: str,
-        point_id: str,
+        key: Key,
         options: StoringOptions,
         damages: Damages,
         interrupt: Interrupt,
         observer: Observer,
     ) -> None:
         self._lease, self._repository = lease, lease.repository
-        self._uuid, self._id = names.check_uuid(uuid), names.check_point_id(point_id)
+        self._uuid, self._id = names.check_uuid(key[0]), names.check_point_id(key[1])
         self._workers = options.workers or default_workers()
         self._encode = encoder(options.compression, options.compression_level)
         self._throttle = Throttle(options.rate_limit, interrupt.check)
         self._interrupt, self._observer = interrupt, observer
         self._damages = damages
-        self._dedup = dedup.deduplicator(self._repository, options.dedup, uuid, damages)
+        self._dedup = dedup.deduplicator(self._repository, options.dedup, self._uuid, damages)
         self._writers = [self._repository.writer()]
         self._maps: dict[str, ExtentMap] = {}
         self._unnamed = list(self._writers)  # whose packs nobody can have named yet
@@ -95,15 +95,8 @@ class NewPoint:
         return Known(base, self._repository.reader, self._damages)
 
     def _reader(self, deduplicator: dedup.Deduplicator | None) -> Reader:
-        return Reader(
-            self._writers[-1],
-            self._encode,
-            self._workers,
-            self._interrupt,
-            self._observer,
-            self._throttle,
-            deduplicator,
-        )
+        sink = BlockSink(self._writers[-1], self._encode, deduplicator)
+        return Reader(sink, self._workers, self._interrupt, self._observer, self._throttle)
 
     def read(
         self,

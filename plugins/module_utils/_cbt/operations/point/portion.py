@@ -69,19 +69,38 @@ class Statistics:
 
 
 @dataclasses.dataclass(frozen=True)
+class BlockSink:
+    """Where new blocks go: how they are encoded, the packs they are written to, and what notes them for later runs to find, if anything."""
+
+    writer: PackWriter
+    encode: Encoder
+    dedup: Deduplicator | None = None
+
+    def store(self, blocks: t.Sequence[tuple[bytes, memoryview]]) -> tuple[dict[bytes, Placement], int]:
+        """Where new blocks went, and the bytes they took."""
+        if not blocks:
+            return {}, 0
+        encoded = [Encoded(block_id, *self.encode(data), len(data)) for block_id, data in blocks]
+        pack, first = placement = self.writer.append(encoded)
+        block_ids = [block_id for block_id, _data in blocks]
+        if self.dedup is not None:
+            self.dedup.stored(placement, block_ids)
+        places = {block_id: Placement(pack, ordinal) for ordinal, block_id in enumerate(block_ids, first)}
+        return places, sum(len(each.payload) for each in encoded)
+
+
+@dataclasses.dataclass(frozen=True)
 class PortionReader:
     """Reads portions of one disk of ``size`` bytes, in one worker's thread.
 
-    ``find`` tells where blocks are stored already, if that is asked at all; then ``dedup`` is told what was stored.
+    ``find`` tells where blocks are stored already, if that is asked at all.
     """
 
     connection: DiskConnection
     size: int
     known: Known
-    encode: Encoder
-    writer: PackWriter
+    sink: BlockSink
     throttle: Throttle
-    dedup: Deduplicator | None
     find: Find | None
 
     def read(self, portion: tuple[BlockRange, ...]) -> tuple[list[Found], Statistics]:
@@ -100,23 +119,11 @@ class PortionReader:
             statistics.read_bytes += length
             examined += _examine(data, wanted, self.known, fresh)
         elsewhere = self.find(fresh) if self.find is not None and fresh else {}
-        stored, statistics.stored_bytes = self._store([each for each in fresh.items() if each[0] not in elsewhere])
+        stored, statistics.stored_bytes = self.sink.store([each for each in fresh.items() if each[0] not in elsewhere])
         found = list(_joined(examined, elsewhere, stored))
         for each in found:
             statistics.count(each.state, min(each.count * BLOCK_SIZE, self.size - each.first * BLOCK_SIZE))
         return found, statistics
-
-    def _store(self, blocks: t.Sequence[tuple[bytes, memoryview]]) -> tuple[dict[bytes, Placement], int]:
-        """Where new blocks went, and the bytes they took."""
-        if not blocks:
-            return {}, 0
-        encoded = [Encoded(block_id, *self.encode(data), len(data)) for block_id, data in blocks]
-        pack, first = placement = self.writer.append(encoded)
-        block_ids = [block_id for block_id, _data in blocks]
-        if self.dedup is not None:
-            self.dedup.stored(placement, block_ids)
-        places = {block_id: Placement(pack, ordinal) for ordinal, block_id in enumerate(block_ids, first)}
-        return places, sum(len(each.payload) for each in encoded)
 
 
 def _examine(

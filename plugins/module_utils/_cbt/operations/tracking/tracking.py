@@ -23,6 +23,16 @@ REMOVE = "remove"
 
 
 @dataclasses.dataclass(frozen=True)
+class TrackingRequest:
+    """Whether the changes of a domain's disks are to be recorded, from a ``checkpoint`` of this name or of any."""
+
+    domain: str
+    present: bool
+    checkpoint: str | None = None
+    selection: Selection = Selection()
+
+
+@dataclasses.dataclass(frozen=True)
 class Action:
     """One step: ``verb`` is create or remove."""
 
@@ -113,32 +123,29 @@ def _refuse_to_create(facts: DomainFacts, disks: t.Sequence[DiskTracking], actio
 def set_tracking(
     session: Session,
     repository: Repository | None,
-    name: str,
-    present: bool,
-    checkpoint: str | None = None,
-    selection: Selection = Selection(),  # noqa: B008  # frozen
+    request: TrackingRequest,
     check_only: bool = False,
 ) -> TrackingResult:
     """Have a baseline checkpoint of this repository on a domain, or have none. Does nothing where that is so already.
 
-    ``repository`` may be None where there is none: with ``check_only``, or with ``present`` False. Raises a CbtError.
+    ``repository`` may be None where there is none: with ``check_only``, or where tracking is to end. Raises a CbtError.
     """
-    domain = session.domain(name)
+    domain = session.domain(request.domain)
     with backup_job.domain_lock(domain.uuid, domain.name):
         facts = read_domain(domain)
         if not facts.active:
-            require_files_here(facts, f"change the checkpoints of {name} while it is shut off")
+            require_files_here(facts, f"change the checkpoints of {request.domain} while it is shut off")
         known = checkpoints.list_checkpoints(domain)
         prefix = checkpoints.prefix(repository.id if repository is not None else "(new)")
-        disks = wanted_disks(facts, selection)
+        disks = wanted_disks(facts, request.selection)
         tracked = [disk.target for disk in disks if disk.tracked]
         serving: str | None = None
-        if present:
+        if request.present:
             new_name = f"{prefix}{manifests.new_id(datetime.datetime.now(datetime.timezone.utc))}"
-            serving, actions = plan_present(facts, known, prefix, tracked, checkpoint, new_name)
+            serving, actions = plan_present(facts, known, prefix, tracked, request.checkpoint, new_name)
             _refuse_to_create(facts, disks, actions)
         else:
-            actions = plan_absent(facts, known, prefix, checkpoint)
+            actions = plan_absent(facts, known, prefix, request.checkpoint)
             disks = tuple(dataclasses.replace(disk, tracked=False) for disk in disks)
         if actions and facts.job is not None:
             raise Refused(
