@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Must be kept in sync with C(plugins/module_utils/_module.py)."""
+    """Must be kept in sync with C(plugins/module_utils/_options.py)."""
 
     DOCUMENTATION = r"""
 options:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Options whose shape is wrong, and what of them may be shown.
+"""The options that modules share, and what of an option may be shown if its shape is wrong.
 
 Ansible hides the value of an option that is marked as a secret only if the option is spelled right and all options are of
 the right shape. What does not fit the specification is therefore replaced, and secrets are found, before Ansible looks at them.
@@ -17,6 +17,48 @@ HIDDEN = "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"
 
 Spec = t.Mapping[str, t.Mapping[str, t.Any]]
 _CONTAINERS = ("dict", "list", "raw", "json", "jsonarg")
+
+
+# Must be kept in sync with the doc fragments of the same names.
+LIBVIRT: dict[str, t.Any] = {
+    "uri": {"type": "str", "default": "qemu:///system"},
+    "username": {"type": "str"},
+    "password": {"type": "str", "no_log": True},
+    "authfile": {"type": "path"},
+}
+DISKS: dict[str, t.Any] = {
+    "include_disks": {"type": "list", "elements": "str"},
+    "exclude_disks": {"type": "list", "elements": "str", "default": []},
+}
+_S3: dict[str, t.Any] = {
+    "endpoint_url": {"type": "str"},
+    "region": {"type": "str"},
+    "profile": {"type": "str"},
+    "access_key": {"type": "str", "no_log": False},
+    "secret_key": {"type": "str", "no_log": True},
+    "validate_certs": {"type": "bool", "default": True},
+    "ca_bundle": {"type": "path"},
+}
+# A path's expansion of ~ and variables leaves s3://bucket/prefix as it is.
+ANY_REPOSITORY: dict[str, t.Any] = {
+    "repository": {"type": "path"},
+    "s3": {"type": "dict", "options": _S3, "required_together": [("access_key", "secret_key")]},
+    "passphrase": {"type": "str", "no_log": True},
+    "accept_repository": {"type": "bool", "default": False},
+}
+DEST: dict[str, t.Any] = {f"dest_{key}": option for key, option in ANY_REPOSITORY.items()}
+REPOSITORY: dict[str, t.Any] = {**ANY_REPOSITORY, "repository": {"type": "path", "required": True}}
+CREATE_REPOSITORY: dict[str, t.Any] = {"create_repository": {"type": "bool", "default": False}}
+WORKERS: dict[str, t.Any] = {"workers": {"type": "int"}}
+STORING: dict[str, t.Any] = {
+    "compression": {"type": "str", "choices": ["lz4", "zstd", "zlib", "none"], "default": "lz4"},
+    "compression_level": {"type": "int"},
+    "dedup": {"type": "str", "choices": ["repository", "domain", "none"], "default": "repository"},
+    "rate_limit": {"type": "bytes"},
+}
+DOMAIN: dict[str, t.Any] = {"domain": {"type": "str", "required": True, "aliases": ["name", "guest"]}}
+ANY_DOMAIN: dict[str, t.Any] = {"domain": {"type": "str", "aliases": ["name", "guest"]}}
+QUERY: dict[str, t.Any] = {"query": {"type": "str"}}
 
 
 class Options:

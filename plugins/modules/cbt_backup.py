@@ -353,7 +353,7 @@ import contextlib
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _results, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.backup import (
     BackupRequest,
     BackupResult,
@@ -368,7 +368,7 @@ def _request(module: AnsibleModule) -> BackupRequest:
     params = module.params
     wish = Wish(
         mode=params["mode"],
-        selection=_module.selection(module),
+        selection=_runtime.selection(module),
         scan_untracked=params["scan_untracked"],
         threshold=params["threshold"],
         audit=params["audit"],
@@ -410,15 +410,15 @@ def _disks(result: BackupResult) -> list[dict[str, object]]:
 
 def main() -> None:
     """Run the module."""
-    module = _module.Module(
+    module = _runtime.Module(
         argument_spec={
-            **_module.DOMAIN,
-            **_module.LIBVIRT,
-            **_module.DISKS,
-            **_module.REPOSITORY,
-            **_module.CREATE_REPOSITORY,
-            **_module.WORKERS,
-            **_module.STORING,
+            **_options.DOMAIN,
+            **_options.LIBVIRT,
+            **_options.DISKS,
+            **_options.REPOSITORY,
+            **_options.CREATE_REPOSITORY,
+            **_options.WORKERS,
+            **_options.STORING,
             "mode": {
                 "type": "str",
                 "choices": ["auto", "full", "incremental", "differential", "copy"],
@@ -442,12 +442,12 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    _module.require(module, "libvirt", "libvirt_qemu", "nbd")
-    interrupt = _module.interruptible()
-    with _module.reported(module), contextlib.ExitStack() as stack:
+    _runtime.require(module, "libvirt", "libvirt_qemu", "nbd")
+    interrupt = _runtime.interruptible()
+    with _runtime.reported(module), contextlib.ExitStack() as stack:
         request = _request(module)
-        session = stack.enter_context(_module.session(module))
-        repository = _module.repository_or_none(module)
+        session = stack.enter_context(_runtime.session(module))
+        repository = _repository.repository_or_none(module)
         result = backup(session, repository, request, interrupt, check_only=module.check_mode)
     for warning in result.warnings:
         module.warn(warning)
@@ -455,7 +455,7 @@ def main() -> None:
     if result.skipped is not None:
         outcome["skipped"] = result.skipped
     if result.point is not None:
-        outcome.update(restore_point=_module.point_summary(result.point), duration=result.duration)
+        outcome.update(restore_point=_results.point_summary(result.point), duration=result.duration)
     module.exit_json(**outcome)
 
 

@@ -245,16 +245,15 @@ import dataclasses
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _results, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.info import (
+    changed_between,
+    changed_until_now,
     describe_repository,
     healths,
     list_points,
+    sessions,
 )
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking import changed_blocks
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.repository import Repository
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.selecting import by_id
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.sharing import leases
 
 _CHANGED_BLOCKS = {
     "from": {"type": "str", "required": True},
@@ -263,49 +262,47 @@ _CHANGED_BLOCKS = {
 }
 
 
-def _changes(module: AnsibleModule, repository: Repository) -> list[dict[str, object]]:
+def _changes(module: AnsibleModule, repository: _repository.Repository) -> list[dict[str, object]]:
     asked = module.params["changed_blocks"]
-    points = repository.points_of().points
-    old = by_id(points, asked["from"])
     if asked["to"] != "now":
-        found = changed_blocks.between(repository, old, by_id(points, asked["to"]), asked["disk"])
+        found = changed_between(repository, asked["disk"], asked["from"], asked["to"])
     else:
-        _module.require(module, "libvirt", "libvirt_qemu", "nbd")
-        with _module.session(module) as session:
-            found = changed_blocks.until_now(session, repository, old, asked["disk"])
+        _runtime.require(module, "libvirt", "libvirt_qemu", "nbd")
+        with _runtime.session(module) as session:
+            found = changed_until_now(session, repository, asked["disk"], asked["from"])
     return [each._asdict() for each in found]
 
 
 def main() -> None:
     """Run the module."""
-    module = _module.Module(
+    module = _runtime.Module(
         argument_spec={
-            **_module.REPOSITORY,
-            **_module.LIBVIRT,
-            **_module.ANY_DOMAIN,
-            **_module.QUERY,
+            **_options.REPOSITORY,
+            **_options.LIBVIRT,
+            **_options.ANY_DOMAIN,
+            **_options.QUERY,
             "restore_point": {"type": "str"},
             "changed_blocks": {"type": "dict", "options": _CHANGED_BLOCKS},
         },
         supports_check_mode=True,
     )
-    with _module.reported(module):
-        repository = _module.existing_repository(module)
+    with _runtime.reported(module):
+        repository = _repository.existing_repository(module)
         facts = describe_repository(repository)
         found, damaged = list_points(repository, module.params["domain"], module.params["restore_point"])
         result: dict[str, object] = {
             "repository": dataclasses.asdict(facts),
             "restore_points": [
-                {**_module.point_details(point), **health._asdict()}
+                {**_results.point_details(point), **health._asdict()}
                 for point, health in zip(found, healths(repository, found))
             ],
             "damaged": dict(damaged),
-            "sessions": [_module.session_details(each) for each in leases.sessions(repository)],
+            "sessions": [_results.session_details(each) for each in sessions(repository)],
         }
         if module.params["changed_blocks"] is not None:
             result["changed_blocks"] = _changes(module, repository)
     if module.params["query"] is not None:
-        result = {"result": _module.reduced(module, result)}
+        result = {"result": _results.reduced(module, result)}
     module.exit_json(changed=False, **result)
 
 

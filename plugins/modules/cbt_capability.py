@@ -59,22 +59,22 @@ domains:
   sample: [web1]
 """
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils import _options, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking.capability import set_capability
 
 
 def main() -> None:
     """Run the module."""
-    module = _module.Module(
+    module = _runtime.Module(
         argument_spec={
-            **_module.LIBVIRT,
+            **_options.LIBVIRT,
             "domains": {"type": "list", "elements": "str", "default": ["*"]},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,
     )
-    _module.require(module, "libvirt")
-    with _module.reported(module), _module.session(module) as session:
+    _runtime.require(module, "libvirt")
+    with _runtime.reported(module), _runtime.session(module) as session:
         changed = set_capability(
             session, module.params["domains"], module.params["state"] == "present", module.check_mode
         )

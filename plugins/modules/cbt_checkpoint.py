@@ -135,8 +135,7 @@ import dataclasses
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.hypervisor.connection import Session
+from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking.reconcile import reconcile
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking.tracking import (
     TrackingRequest,
@@ -144,11 +143,11 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking.t
 )
 
 
-def _tracked(module: AnsibleModule, session: Session) -> dict[str, object]:
+def _tracked(module: AnsibleModule, session: _runtime.Session) -> dict[str, object]:
     present = module.params["state"] == "present"
-    repository = _module.repository_or_none(module) if present else _module.repository_if_any(module)
+    repository = _repository.repository_or_none(module) if present else _repository.repository_if_any(module)
     name, checkpoint = module.params["domain"], module.params["checkpoint"]
-    request = TrackingRequest(name, present, checkpoint, _module.selection(module))
+    request = TrackingRequest(name, present, checkpoint, _runtime.selection(module))
     result = set_tracking(session, repository, request, check_only=module.check_mode)
     return {
         "changed": bool(result.actions),
@@ -159,11 +158,11 @@ def _tracked(module: AnsibleModule, session: Session) -> dict[str, object]:
     }
 
 
-def _reconciled(module: AnsibleModule, session: Session) -> dict[str, object]:
+def _reconciled(module: AnsibleModule, session: _runtime.Session) -> dict[str, object]:
     remove_foreign = module.params["foreign"] == "remove"
     plan = reconcile(
         session,
-        _module.existing_repository(module),
+        _repository.existing_repository(module),
         module.params["domain"],
         remove_foreign,
         check_only=module.check_mode,
@@ -179,21 +178,21 @@ def _reconciled(module: AnsibleModule, session: Session) -> dict[str, object]:
 
 def main() -> None:
     """Run the module."""
-    module = _module.Module(
+    module = _runtime.Module(
         argument_spec={
-            **_module.DOMAIN,
-            **_module.LIBVIRT,
-            **_module.DISKS,
-            **_module.REPOSITORY,
-            **_module.CREATE_REPOSITORY,
+            **_options.DOMAIN,
+            **_options.LIBVIRT,
+            **_options.DISKS,
+            **_options.REPOSITORY,
+            **_options.CREATE_REPOSITORY,
             "state": {"type": "str", "choices": ["present", "absent", "reconciled"], "default": "present"},
             "foreign": {"type": "str", "choices": ["report", "remove"], "default": "report"},
             "checkpoint": {"type": "str"},
         },
         supports_check_mode=True,
     )
-    _module.require(module, "libvirt", "libvirt_qemu")
-    with _module.reported(module), _module.session(module) as session:
+    _runtime.require(module, "libvirt", "libvirt_qemu")
+    with _runtime.reported(module), _runtime.session(module) as session:
         result = _reconciled(module, session) if module.params["state"] == "reconciled" else _tracked(module, session)
     module.exit_json(**result)
 

@@ -163,8 +163,8 @@ result:
   type: raw
 """
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.info import CheckpointFacts, describe_domains
+from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _results, _runtime
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.domains import CheckpointFacts, describe_domains
 
 
 def _checkpoint(facts: CheckpointFacts) -> dict[str, object]:
@@ -175,28 +175,28 @@ def _checkpoint(facts: CheckpointFacts) -> dict[str, object]:
 
 def main() -> None:
     """Run the module."""
-    module = _module.Module(
-        argument_spec={**_module.ANY_DOMAIN, **_module.LIBVIRT, **_module.QUERY, **_module.ANY_REPOSITORY},
+    module = _runtime.Module(
+        argument_spec={**_options.ANY_DOMAIN, **_options.LIBVIRT, **_options.QUERY, **_options.ANY_REPOSITORY},
         supports_check_mode=True,
     )
-    _module.require(module, "libvirt", "libvirt_qemu")
-    with _module.reported(module), _module.session(module) as session:
-        repository = _module.existing_repository(module) if module.params["repository"] is not None else None
-        described = describe_domains(session, module.params["domain"], repository)
+    _runtime.require(module, "libvirt", "libvirt_qemu")
+    with _runtime.reported(module), _runtime.session(module) as session:
+        repository_id = _repository.existing_repository(module).id if module.params["repository"] is not None else None
+        described = describe_domains(session, module.params["domain"], repository_id)
     domains = [
         {
             "name": facts.name,
             "uuid": facts.uuid,
             "state": facts.state,
             "job": facts.job,
-            "disks": [_module.disk_details(disk) for disk in facts.disks],
+            "disks": [_results.disk_details(disk) for disk in facts.disks],
             "checkpoints": [_checkpoint(each) for each in known],
         }
         for facts, known in described
     ]
     result: dict[str, object] = {"domains": domains}
     if module.params["query"] is not None:
-        result = {"result": _module.reduced(module, result)}
+        result = {"result": _results.reduced(module, result)}
     module.exit_json(changed=False, **result)
 
 

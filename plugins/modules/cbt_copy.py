@@ -188,7 +188,7 @@ duration:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.copy import (
     CopiedPoint,
     CopyRequest,
@@ -224,24 +224,24 @@ def _details(copied: CopiedPoint) -> dict[str, object]:
 
 def main() -> None:
     """Run the module."""
-    module = _module.Module(
+    module = _runtime.Module(
         argument_spec={
-            **_module.REPOSITORY,
-            **_module.DEST,
+            **_options.REPOSITORY,
+            **_options.DEST,
             "dest_repository": {"type": "path", "required": True},
-            **_module.CREATE_REPOSITORY,
-            **_module.ANY_DOMAIN,
-            **_module.WORKERS,
-            **_module.STORING,
+            **_options.CREATE_REPOSITORY,
+            **_options.ANY_DOMAIN,
+            **_options.WORKERS,
+            **_options.STORING,
             "restore_points": {"type": "list", "elements": "str", "default": ["all"]},
         },
         supports_check_mode=True,
     )
-    interrupt = _module.interruptible()
-    with _module.reported(module):
+    interrupt = _runtime.interruptible()
+    with _runtime.reported(module):
         request = _request(module)
-        source = _module.existing_repository(module)
-        dest = _module.repository_or_none(module, "dest_")
+        source = _repository.existing_repository(module)
+        dest = _repository.repository_or_none(module, "dest_")
         result = copy(source, dest, request, interrupt, check_only=module.check_mode)
     for warning in result.warnings:
         module.warn(warning)

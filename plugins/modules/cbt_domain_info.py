@@ -71,22 +71,22 @@ missing:
   sample: [db9]
 """
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.info import list_domains
+from ansible_collections.kvm.cbt.plugins.module_utils import _options, _runtime
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.domains import list_domains
 
 
 def main() -> None:
     """Run the module."""
-    module = _module.Module(
+    module = _runtime.Module(
         argument_spec={
-            **_module.LIBVIRT,
+            **_options.LIBVIRT,
             "domains": {"type": "list", "elements": "str", "default": ["*"]},
             "exclude_domains": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
-    _module.require(module, "libvirt")
-    with _module.reported(module), _module.session(module) as session:
+    _runtime.require(module, "libvirt")
+    with _runtime.reported(module), _runtime.session(module) as session:
         listing = list_domains(session, module.params["domains"], module.params["exclude_domains"])
     module.exit_json(changed=False, domains=list(listing.domains), missing=list(listing.missing))
 

@@ -214,7 +214,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils import _options, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.convert import (
     ConversionResult,
     Converted,
@@ -239,9 +239,9 @@ def _convert(module: AnsibleModule) -> ConversionResult:
         scratch_dir=params["scratch_dir"],
         shutdown_timeout=params["shutdown_timeout"],
     )
-    interrupt = _module.interruptible()
+    interrupt = _runtime.interruptible()
     if params["path"] is not None:
-        with _module.session_if_installed(module) as any_session:
+        with _runtime.session_if_installed(module) as any_session:
             return convert_image(
                 any_session,
                 os.path.abspath(params["path"]),
@@ -250,17 +250,17 @@ def _convert(module: AnsibleModule) -> ConversionResult:
                 interrupt,
                 module.check_mode,
             )
-    _module.require(module, "libvirt", "libvirt_qemu", "nbd")
-    with _module.session(module) as session:
+    _runtime.require(module, "libvirt", "libvirt_qemu", "nbd")
+    with _runtime.session(module) as session:
         return convert_disks(session, params["domain"], params["disk"], wish, interrupt, module.check_mode)
 
 
 def main() -> None:
     """Run the module."""
-    module = _module.Module(
+    module = _runtime.Module(
         argument_spec={
-            **_module.ANY_DOMAIN,
-            **_module.LIBVIRT,
+            **_options.ANY_DOMAIN,
+            **_options.LIBVIRT,
             "disk": {"type": "list", "elements": "str", "aliases": ["disks"]},
             "path": {"type": "path"},
             "source_format": {"type": "str", "choices": ["raw", "qcow2"]},
@@ -278,7 +278,7 @@ def main() -> None:
         required_by={"path": ("source_format",)},
         supports_check_mode=True,
     )
-    with _module.reported(module):
+    with _runtime.reported(module):
         result = _convert(module)
     for note in result.notes:
         module.warn(note)

@@ -137,9 +137,14 @@ repository:
       sample: [default, emergency]
 """
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.keys import KeyChange, KeyRequest, arrange
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.format.configuration import FORMAT, Configuration
+from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _runtime
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.keys import (
+    FORMAT,
+    Configuration,
+    KeyChange,
+    KeyRequest,
+    arrange,
+)
 
 
 def _shown(configuration: Configuration | None, before: Configuration | None = None) -> dict[str, object]:
@@ -172,9 +177,9 @@ def _outcome(change: KeyChange, check_mode: bool) -> dict[str, object]:
 
 def main() -> None:
     """Run the module."""
-    module = _module.Module(
+    module = _runtime.Module(
         argument_spec={
-            **_module.REPOSITORY,
+            **_options.REPOSITORY,
             "state": {"type": "str", "choices": ["present"], "default": "present"},
             "new_passphrase": {"type": "str", "no_log": True},
             "slot": {"type": "str", "default": "default"},
@@ -185,8 +190,8 @@ def main() -> None:
     )
     params = module.params
     request = KeyRequest(params["new_passphrase"], params["slot"], tuple(params["remove_slots"]), params["rebuild"])
-    with _module.reported(module):
-        change = arrange(_module.place(module), request, module.check_mode, _module.watching(module))
+    with _runtime.reported(module):
+        change = arrange(_repository.place(module), request, module.check_mode, _repository.watching(module))
     module.exit_json(**_outcome(change, module.check_mode))
 
 

@@ -260,13 +260,13 @@ sessions:
 import dataclasses
 import datetime
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _results, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.repository_status import (
     Growth,
+    Hold,
     RepositoryStatus,
     status,
 )
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.sharing.holds import Hold
 
 
 def _growth(growth: Growth) -> dict[str, object]:
@@ -303,15 +303,15 @@ def _result(found: RepositoryStatus) -> dict[str, object]:
         "growth": _growth(found.growth),
         "damage": [each._asdict() for each in found.damage],
         "holds": [_hold(each) for each in found.holds],
-        "sessions": [_module.session_details(each) for each in found.sessions],
+        "sessions": [_results.session_details(each) for each in found.sessions],
     }
 
 
 def main() -> None:
     """Run the module."""
-    module = _module.Module(argument_spec=_module.REPOSITORY, supports_check_mode=True)
-    with _module.reported(module):
-        found = status(_module.existing_repository(module), datetime.datetime.now(datetime.timezone.utc))
+    module = _runtime.Module(argument_spec=_options.REPOSITORY, supports_check_mode=True)
+    with _runtime.reported(module):
+        found = status(_repository.existing_repository(module), datetime.datetime.now(datetime.timezone.utc))
     for warning in found.foreign:
         module.warn(warning)
     module.exit_json(changed=False, **_result(found))

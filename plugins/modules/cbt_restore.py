@@ -325,11 +325,11 @@ import contextlib
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _module
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.blocks.nbd_target import NbdTls
+from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _results, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.errors import HypervisorError, Refused
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.restore import (
     MachineWish,
+    NbdTls,
     RestoreRequest,
     RestoreResult,
     restore,
@@ -375,7 +375,7 @@ def _request(module: AnsibleModule) -> RestoreRequest:
         disk_map={str(target): str(path) for target, path in params["disk_map"].items()},
         format=params["format"],
         preallocation=params["preallocation"],
-        selection=_module.selection(module),
+        selection=_runtime.selection(module),
         force=params["force"],
         new_name=params["new_name"],
         machine=_machine(module),
@@ -396,11 +396,11 @@ def _outcome(result: RestoreResult) -> dict[str, object]:
         for disk in result.disks
     ]
     outcome: dict[str, object] = {
-        "restore_point": _module.point_summary(result.point),
+        "restore_point": _results.point_summary(result.point),
         "disks": disks,
         "domain": result.point.domain,
     }
-    outcome["domain_xml"] = _module.without_secrets(result.domain_xml)
+    outcome["domain_xml"] = result.shown_xml
     machine = result.machine
     if machine is not None:
         files = [{"kind": file.saved.kind, "path": file.path} for file in machine.files]
@@ -410,13 +410,13 @@ def _outcome(result: RestoreResult) -> dict[str, object]:
 
 def main() -> None:
     """Run the module."""
-    module = _module.Module(
+    module = _runtime.Module(
         argument_spec={
-            **_module.DOMAIN,
-            **_module.LIBVIRT,
-            **_module.DISKS,
-            **_module.REPOSITORY,
-            **_module.WORKERS,
+            **_options.DOMAIN,
+            **_options.LIBVIRT,
+            **_options.DISKS,
+            **_options.REPOSITORY,
+            **_options.WORKERS,
             "restore_point": {"type": "str", "default": "latest"},
             "until": {"type": "str"},
             "dest": {"type": "path"},
@@ -437,18 +437,18 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    interrupt = _module.interruptible()
-    with _module.reported(module), contextlib.ExitStack() as stack:
+    interrupt = _runtime.interruptible()
+    with _runtime.reported(module), contextlib.ExitStack() as stack:
         request = _request(module)
         try:
-            session = stack.enter_context(_module.session_if_installed(module))
+            session = stack.enter_context(_runtime.session_if_installed(module))
         except HypervisorError as error:
             if module.params["define"]:
                 raise
             # A restore must work where no libvirt runs; QEMU's own image locks still guard disks in use.
             module.debug(str(error))
             session = None
-        repository = _module.existing_repository(module)
+        repository = _repository.existing_repository(module)
         result = restore(repository, request, session, interrupt, check_only=module.check_mode)
     for warning in result.warnings:
         module.warn(warning)

@@ -292,8 +292,9 @@ import datetime
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.upkeep.retention import (
+    RestorePoint,
     RetentionRequest,
     RetentionResult,
     retention,
@@ -303,7 +304,6 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.upkeep.ret
     parse_duration,
     parse_zone,
 )
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.repository.format.manifests import RestorePoint
 
 _COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 
@@ -375,10 +375,10 @@ def _diff(result: RetentionResult) -> dict[str, str]:
 
 def main() -> None:
     """Run the module."""
-    module = _module.Module(
+    module = _runtime.Module(
         argument_spec={
-            **_module.REPOSITORY,
-            **_module.ANY_DOMAIN,
+            **_options.REPOSITORY,
+            **_options.ANY_DOMAIN,
             **{f"keep_{name}": {"type": "int", "default": 0} for name in _COUNTS},
             "keep_within": {"type": "str"},
             "keep_tags": {"type": "list", "elements": "str", "default": []},
@@ -392,9 +392,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    with _module.reported(module):
+    with _runtime.reported(module):
         request = _request(module)
-        result = retention(_module.existing_repository(module), request, module.check_mode)
+        result = retention(_repository.existing_repository(module), request, module.check_mode)
     for name, cause in sorted(result.damaged.items()):
         module.warn(f"No space is reclaimed while {name} cannot be read: {cause}")
     if result.full:

@@ -144,7 +144,7 @@ duration:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _module
+from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify.verdicts import PointVerdict
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify.verify import (
     PointSelection,
@@ -191,11 +191,11 @@ def _complaint(verdicts: list[PointVerdict]) -> str:
 
 def main() -> None:
     """Run the module."""
-    module = _module.Module(
+    module = _runtime.Module(
         argument_spec={
-            **_module.REPOSITORY,
-            **_module.ANY_DOMAIN,
-            **_module.WORKERS,
+            **_options.REPOSITORY,
+            **_options.ANY_DOMAIN,
+            **_options.WORKERS,
             "restore_points": {"type": "list", "elements": "str", "default": ["latest"]},
             "level": {"type": "str", "choices": ["structure", "data"], "default": "data"},
             "sample": {"type": "int", "default": 100},
@@ -203,10 +203,10 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    interrupt = _module.interruptible()
-    with _module.reported(module):
+    interrupt = _runtime.interruptible()
+    with _runtime.reported(module):
         request = _request(module)
-        repository = _module.existing_repository(module)
+        repository = _repository.existing_repository(module)
         verdicts, duration = verify(repository, request, interrupt, record=not module.check_mode, warn=module.warn)
     bad = [verdict for verdict in verdicts if verdict.damage]
     outcome = {"restore_points": [_verdict(verdict) for verdict in verdicts], "duration": duration}

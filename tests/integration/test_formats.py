@@ -24,7 +24,7 @@ from _cbt.images.marker import Original
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.convert.convert import convert_disks, convert_image
 from _cbt.operations.convert.plan import Wish
-from _cbt.operations.info import describe_domains
+from _cbt.operations.domains import describe_domains
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.repository.repository import Repository
 

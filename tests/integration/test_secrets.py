@@ -343,7 +343,11 @@ _MACHINE = """<domain><devices>
 <disk type='file'><backingStore><source protocol='https'><cookies><cookie name='a'>secret</cookie></cookies></source></backingStore></disk>
 <graphics type='vnc' port='5999' passwd='secret'/><graphics type='spice' passwd='secret'/>
 </devices></domain>"""
-_SHOWN = "import sys; from ansible_collections.kvm.cbt.plugins.module_utils._module import without_secrets; print(without_secrets(sys.stdin.read()))"
+_SHOWN = """
+import sys
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore import machine_xml
+print(machine_xml.without_secrets(sys.stdin.read()))
+"""
 
 
 def test_a_machine_is_shown_without_its_passwords_and_cookies(tmp_path: Path) -> None:

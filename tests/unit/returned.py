@@ -27,7 +27,7 @@ _EXITS = ("exit_json", "fail_json")
 
 
 class _Source:
-    """The functions of a file, those of the module that it calls ``_module``, and the classes of the engine."""
+    """The functions of a file, those of the module that it calls ``_results``, and the classes of the engine."""
 
     def __init__(self, path: Path, helpers: Path) -> None:
         self._own = self._functions(path)
@@ -49,9 +49,9 @@ class _Source:
         if (
             isinstance(function, ast.Attribute)
             and isinstance(function.value, ast.Name)
-            and function.value.id in ("_module", "self")
+            and function.value.id in ("_results", "self")
         ):
-            return (self._helpers if function.value.id == "_module" else self._own).get(function.attr)
+            return (self._helpers if function.value.id == "_results" else self._own).get(function.attr)
         return None
 
     def value(self, node: ast.expr, within: ast.FunctionDef) -> Keys | Opaque:

@@ -73,6 +73,7 @@ Files that the core path imports. Their names are enough for a first reading.
     operations/backup/transport.py
     operations/point/machine_files.py
     operations/restore/machine.py
+    operations/restore/machine_xml.py
     operations/restore/saved_machine.py
     operations/restore/targets.py
     operations/upkeep/healing.py

@@ -15,10 +15,12 @@ from ..repository.crypto import encryption, key_slots
 from ..repository.crypto.encryption import EncryptedKeys
 from ..repository.crypto.keys import Keys
 from ..repository.format import configuration, manifests, names
-from ..repository.format.configuration import Configuration
+from ..repository.format.configuration import FORMAT, Configuration
 from ..repository.location import Place, store_at
 from ..repository.repository import Repository, Watch, Watching, check_creatable, configuration_in
 from ..repository.stores.base import Store
+
+__all__ = ["FORMAT", "Configuration", "KeyChange", "KeyRequest", "arrange"]
 
 _ATTEMPTS = 20  # at a change beside those of others; each takes some tenths of a second
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -18,6 +18,8 @@ from ..repository.sharing import condemned, holds, leases
 from ..repository.sharing.holds import Hold
 from ..repository.sharing.leases import Session
 
+__all__ = ["Growth", "Hold", "RepositoryStatus", "status"]
+
 DAYS = 30  # for which growth is counted
 
 

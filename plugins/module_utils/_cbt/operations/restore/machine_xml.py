@@ -344,3 +344,13 @@ def _passed_through(tpm: ElementTree.Element) -> bool:
 def _drop(parent: ElementTree.Element, tag: str) -> None:
     for child in parent.findall(tag):
         parent.remove(child)
+
+
+def without_secrets(domain_xml: str) -> str:
+    """A domain's XML as it may be shown: without the passwords of its graphics and the cookies of its disks."""
+    root = ElementTree.fromstring(domain_xml)
+    for element in root.iterfind("./devices/graphics"):
+        element.attrib.pop("passwd", None)
+    for source in root.iterfind(".//cookies/.."):
+        source.remove(t.cast("ElementTree.Element", source.find("cookies")))
+    return ElementTree.tostring(root, encoding="unicode")

@@ -12,7 +12,7 @@ import os
 import time
 import typing as t
 
-from ...blocks.nbd_target import is_nbd
+from ...blocks.nbd_target import NbdTls, is_nbd
 from ...control import Interrupt, Observer, Progress, silent
 from ...errors import CbtError, DamagedObject, ObjectMissing, Refused
 from ...files import Buffer
@@ -24,7 +24,7 @@ from ...repository.format.manifests import RestorePoint
 from ...repository.format.maps import Run, portions
 from ...repository.repository import Repository
 from ...repository.selecting import choose
-from . import machine
+from . import machine, machine_xml
 from .disk_writer import DiskWriter, layout_of, partial_name, sweep
 from .plan import (
     DiskRestore,
@@ -40,7 +40,7 @@ from .plan import (
 from .saved_machine import check_point, configuration, write_file
 from .targets import in_place, is_device
 
-__all__ = ["DiskRestore", "MachineWish", "RestoreRequest", "RestoreResult", "make_plan", "restore"]
+__all__ = ["DiskRestore", "MachineWish", "NbdTls", "RestoreRequest", "RestoreResult", "make_plan", "restore"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,11 @@ class RestoreResult:
     machine: machine.MachinePlan | None = None
     duration: float = 0.0
     warnings: tuple[str, ...] = ()
+
+    @property
+    def shown_xml(self) -> str:
+        """The XML without its secrets."""
+        return machine_xml.without_secrets(self.domain_xml)
 
 
 def _copy_run(repository: Repository, image: DiskWriter, place: str, size: int, lost: str, run: Run) -> int:

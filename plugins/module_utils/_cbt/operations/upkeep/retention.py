@@ -27,6 +27,8 @@ from . import compaction
 from .compaction import Candidates, Compacted
 from .retention_rules import Rules, Verdict, decide
 
+__all__ = ["RestorePoint", "RetentionRequest", "RetentionResult", "retention"]
+
 GRACE = 86400.0
 
 

@@ -1,0 +1,89 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What domains there are, and what is known of their disks and checkpoints, told without changing anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import typing as t
+
+from ..errors import HypervisorError
+from ..hypervisor import checkpoints
+from ..hypervisor.checkpoints import ANY_REPOSITORY, Checkpoint, flaw
+from ..hypervisor.connection import Domain, Session
+from ..hypervisor.disks import Disk
+from ..hypervisor.domain import DomainFacts, read_domain, state_of
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointFacts:
+    """A checkpoint and its worth: ``valid`` if every bitmap of it is sound; ``dirty_bytes`` None where QEMU does not run."""
+
+    checkpoint: Checkpoint
+    ours: bool
+    valid: bool
+    dirty_bytes: int | None
+
+
+def _judge(checkpoint: Checkpoint, disks: t.Sequence[Disk], prefix: str | None) -> CheckpointFacts:
+    covered = [disk for disk in disks if disk.target in checkpoint.disks]
+    bitmaps = [disk.bitmap(checkpoint.name) for disk in covered]
+    sizes = [bitmap.dirty_bytes for bitmap in bitmaps if bitmap is not None]
+    return CheckpointFacts(
+        checkpoint=checkpoint,
+        ours=checkpoint.name.startswith(prefix) if prefix else ANY_REPOSITORY.fullmatch(checkpoint.name) is not None,
+        valid=len(covered) == len(checkpoint.disks) and all(flaw(disk, checkpoint.name) is None for disk in covered),
+        dirty_bytes=None if None in sizes else sum(size or 0 for size in sizes),
+    )
+
+
+def describe_domains(
+    session: Session, name: str | None = None, repository_id: str | None = None
+) -> list[tuple[DomainFacts, list[CheckpointFacts]]]:
+    """All domains, or one, with their checkpoints; the id of a repository narrows which count as ours."""
+    domains = [session.domain(name)] if name is not None else session.domains()
+    prefix = checkpoints.prefix(repository_id) if repository_id is not None else None
+    described = []
+    for domain in domains:
+        try:
+            facts = read_domain(domain)
+            known = checkpoints.list_checkpoints(domain)
+        except HypervisorError:
+            if name is None and not domain.exists:
+                continue  # undefined since it was listed
+            raise
+        described.append((facts, [_judge(each, facts.disks, prefix) for each in known]))
+    return described
+
+
+@dataclasses.dataclass(frozen=True)
+class DomainListing:
+    """Domains by name, UUID and state, and the patterns without wildcards that name none."""
+
+    domains: tuple[t.Mapping[str, str], ...]
+    missing: tuple[str, ...]
+
+
+def list_domains(session: Session, patterns: t.Sequence[str], excluded: t.Sequence[str]) -> DomainListing:
+    """The domains whose name or UUID fits one of the patterns and none of the excluded ones. Their disks are not looked at."""
+    known = session.domains()
+    wanted = [domain for domain in known if _fits(domain, patterns) and not _fits(domain, excluded)]
+    found = [
+        {"name": domain.name, "uuid": domain.uuid, "state": state}
+        for domain in wanted
+        for state in [state_of(domain)]
+        if state is not None
+    ]
+    missing = [
+        each for each in patterns if not _WILD & set(each) and not any(_fits(domain, [each]) for domain in known)
+    ]
+    return DomainListing(tuple(found), tuple(missing))
+
+
+_WILD = frozenset("*?[")
+
+
+def _fits(domain: Domain, patterns: t.Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in (domain.name, domain.uuid))

@@ -1,0 +1,90 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Results in the shape in which modules return them."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib
+import time
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ._runtime import require
+
+if t.TYPE_CHECKING:
+    from ._cbt.hypervisor.disks import Bitmap, Disk
+    from ._cbt.repository.format.manifests import RestorePoint
+    from ._cbt.repository.sharing.leases import Session as WritingSession
+
+
+def reduced(module: AnsibleModule, result: t.Any) -> t.Any:
+    """The result, or what the option ``query`` picks of it."""
+    query = module.params["query"]
+    if query is None:
+        return result
+    require(module, "jmespath")
+    jmespath = importlib.import_module("jmespath")
+    try:
+        return jmespath.search(query, result)
+    except jmespath.exceptions.JMESPathError as error:
+        return module.fail_json(msg=f"The query {query} cannot be read: {error}")
+
+
+def point_summary(point: RestorePoint) -> dict[str, t.Any]:
+    """A restore point as modules return it."""
+    keys = ("id", "domain", "uuid", "created", "parent", "checkpoint", "consistency")
+    return {key: getattr(point, key) for key in keys}
+
+
+def point_details(point: RestorePoint) -> dict[str, t.Any]:
+    """A restore point as the info module returns it."""
+    disks = [
+        {"target": disk.target, "virtual_size": disk.size, "mode": disk.mode, "reason": disk.reason, **disk.statistics}
+        for disk in point.disks
+    ]
+    return {
+        **point_summary(point),
+        "disks": disks,
+        "tags": dict(point.tags),
+        "pinned": point.pinned,
+        "host": point.host,
+    }
+
+
+def session_details(writing: WritingSession) -> dict[str, t.Any]:
+    """Who is at work on a repository, as modules return it."""
+    since = datetime.datetime.fromtimestamp(int(writing.since), datetime.timezone.utc).isoformat()
+    # The store's own clock cannot be asked without writing; this one is near enough for a person.
+    return {
+        "host": writing.host,
+        "process": writing.process,
+        "operation": writing.operation,
+        "since": since,
+        "lapsed": writing.lapsed(time.time()),
+    }
+
+
+def disk_details(disk: Disk) -> dict[str, t.Any]:
+    """A domain's disk as modules return it."""
+    return {
+        "target": disk.target,
+        "source": disk.source,
+        "type": disk.type,
+        "device": disk.device,
+        "format": disk.format,
+        "compat": disk.compat,
+        "virtual_size": disk.virtual_size,
+        "tracked": disk.untrackable is None and any(bitmap.recording for bitmap in disk.bitmaps),
+        "reason": disk.untrackable,
+        "bitmaps": [bitmap_details(bitmap) for bitmap in disk.bitmaps],
+    }
+
+
+def bitmap_details(bitmap: Bitmap) -> dict[str, t.Any]:
+    """A bitmap as modules return it."""
+    fields = dataclasses.asdict(bitmap)
+    return {key: fields[key] for key in ("name", "granularity", "dirty_bytes", "inconsistent")}

@@ -1,0 +1,118 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a running module needs of Ansible and of its host: its options, libraries, signals, errors and libvirt.
+
+Nothing of a repository is imported here, because modules that need none start faster without; ``_repository`` opens one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import signal
+import traceback
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+from ._cbt.control import Interrupt
+from ._cbt.errors import CbtError
+from ._cbt.hypervisor.connection import Session, connect
+from ._cbt.hypervisor.disks import Selection
+from ._cbt.printable import printable
+from ._options import Options
+
+__all__ = ["Module", "Session", "interruptible", "reported", "require", "selection", "session", "session_if_installed"]
+
+_PACKAGES = {
+    "libvirt": "libvirt-python",
+    "libvirt_qemu": "libvirt-python",
+    "nbd": "libnbd",
+    "lz4.block": "lz4",
+    "jmespath": "jmespath",
+    "boto3": "boto3",
+}
+_HINT = (
+    "Install it from the distribution's packages (python3-libvirt, python3-libnbd, python3-lz4, python3-jmespath,"
+    " python3-boto3). The package nbd on PyPI is a different library."
+)
+
+
+class Module(AnsibleModule):  # type: ignore[misc]
+    """A module that shows no secret, not even one in an option that is misspelled or has the wrong shape."""
+
+    params: dict[str, t.Any]
+
+    def __init__(self, **specification: t.Any) -> None:
+        self._flaws: list[str] = []
+        super().__init__(**specification)
+        if self._flaws:
+            self.fail_json(msg=" ".join(self._flaws))
+
+    def fail_json(self, msg: str, **result: t.Any) -> t.Any:
+        """Fail with a message that a terminal may show. Does not return."""
+        return super().fail_json(msg=printable(msg), **result)
+
+    def warn(self, warning: str, **details: t.Any) -> None:
+        """Warn with a text that a terminal may show."""
+        super().warn(printable(warning), **details)
+
+    def _load_params(self) -> None:
+        super()._load_params()
+        options = Options(self.argument_spec, self.params)
+        self.params, self._flaws = options.given, options.flaws
+        self.no_log_values.update(options.secrets)
+
+
+def require(module: AnsibleModule, *libraries: str) -> None:
+    """Fail with what to install if one of the Python libraries is missing on this host."""
+    for library in libraries:
+        try:
+            importlib.import_module(library)
+        except ImportError:
+            module.fail_json(
+                msg=f"{missing_required_lib(_PACKAGES[library])} {_HINT}", exception=traceback.format_exc()
+            )
+
+
+@contextlib.contextmanager
+def reported(module: AnsibleModule) -> t.Iterator[None]:
+    """Turn the engine's errors inside the block into a failed task. This is the one place where that happens."""
+    try:
+        yield
+    except CbtError as error:
+        module.fail_json(msg=str(error))
+
+
+def interruptible() -> Interrupt:
+    """An interrupt that TERM, INT and HUP request, so that an ended task undoes what it began."""
+    interrupt = Interrupt()
+
+    def note(number: int, _frame: t.Any) -> None:
+        interrupt.request(signal.Signals(number).name)
+
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, note)
+    return interrupt
+
+
+def session(module: AnsibleModule) -> t.ContextManager[Session]:
+    """The libvirt session the module's options ask for."""
+    params = module.params
+    return connect(params["uri"], params["username"], params["password"], params["authfile"])
+
+
+def selection(module: AnsibleModule) -> Selection:
+    """The disks the module's options ask for."""
+    include = module.params["include_disks"]
+    return Selection(None if include is None else tuple(include), tuple(module.params["exclude_disks"]))
+
+
+def session_if_installed(module: AnsibleModule) -> t.ContextManager[Session | None]:
+    """The libvirt session the module's options ask for, or None where libvirt's Python module is not installed."""
+    try:
+        importlib.import_module("libvirt")
+    except ImportError:
+        return contextlib.nullcontext()
+    return session(module)
