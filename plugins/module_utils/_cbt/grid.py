@@ -9,8 +9,13 @@ The size equals the granularity of QEMU's dirty bitmaps, so a changed bit costs 
 
 from __future__ import annotations
 
+import typing as t
+
 BLOCK_SIZE = 65536
 ZERO_BLOCK = bytes(BLOCK_SIZE)
+BLOCKS_AT_ONCE = 16  # read, stored or proven by one worker: 1 MiB. Recorded turns of samples depend on it
+
+Item = t.TypeVar("Item")
 
 
 def block_count(size: int) -> int:
@@ -21,3 +26,15 @@ def block_count(size: int) -> int:
 def block_length(block: int, size: int) -> int:
     """Bytes of ``block`` on a disk of ``size`` bytes."""
     return min(BLOCK_SIZE, size - block * BLOCK_SIZE)
+
+
+def coalesce(items: t.Iterable[Item], join: t.Callable[[Item, Item], Item | None]) -> t.Iterator[Item]:
+    """The items in order, neighbours made one. ``join`` makes one of two, or returns None where they stay apart."""
+    rest = iter(items)
+    for last in rest:
+        for each in rest:
+            both = join(last, each)
+            if both is None:
+                yield last
+            last = each if both is None else both
+        yield last

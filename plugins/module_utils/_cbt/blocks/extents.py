@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ..grid import BLOCK_SIZE, block_count
+from ..grid import BLOCK_SIZE, block_count, coalesce
 
 
 class Extent(t.NamedTuple):
@@ -35,6 +35,9 @@ class BlockRange(t.NamedTuple):
     zero: bool
 
 
+Range = t.TypeVar("Range", Extent, BlockRange)
+
+
 def clip(entries: t.Iterable[tuple[int, bool]], offset: int, end: int) -> t.Iterator[Extent]:
     """Extents from the (length, flag) entries of one NBD block status reply that began at ``offset``.
 
@@ -48,18 +51,14 @@ def clip(entries: t.Iterable[tuple[int, bool]], offset: int, end: int) -> t.Iter
         offset += length
 
 
-def joined(extents: t.Iterable[Extent]) -> t.Iterator[Extent]:
-    """Neighbours of the same state made one. The extents must be ordered and not overlap."""
-    last: Extent | None = None
-    for extent in extents:
-        if last is not None and last.end == extent.offset and last.flag == extent.flag:
-            last = Extent(last.offset, last.length + extent.length, last.flag)
-            continue
-        if last is not None:
-            yield last
-        last = extent
-    if last is not None:
-        yield last
+def joined(ranges: t.Iterable[Range]) -> t.Iterator[Range]:
+    """Neighbours of the same state made one. They must be ordered and not overlap."""
+    return coalesce(ranges, _join)
+
+
+def _join(last: Range, each: Range) -> Range | None:
+    (start, length, state), (first, count, other) = last, each
+    return type(last)(start, length + count, state) if start + length == first and state == other else None
 
 
 def intersect(dirty: t.Iterable[Extent], allocation: t.Iterable[Extent]) -> t.Iterator[Extent]:
@@ -95,52 +94,27 @@ def to_blocks(extents: t.Iterable[Extent], size: int) -> t.Iterator[BlockRange]:
     Every block touched is covered once, in order. A block counts as zero only if zero extents cover
     all of it; where they cover a part, or something dirty leaves the rest unknown, it is to be read.
     """
+    return joined(_blocks(joined(extents), size))
+
+
+def _blocks(extents: t.Iterable[Extent], size: int) -> t.Iterator[BlockRange]:
     total = block_count(size)
     done = 0  # blocks before this one are settled
-    pending: BlockRange | None = None
-
-    def settled(first: int, stop: int, zero: bool) -> t.Iterator[BlockRange]:
-        nonlocal done, pending
-        first = max(first, done)
-        if stop <= first:
-            return
-        done = stop
-        if pending is not None and pending.first + pending.count == first and pending.zero == zero:
-            pending = BlockRange(pending.first, pending.count + stop - first, zero)
-            return
-        if pending is not None:
-            yield pending
-        pending = BlockRange(first, stop - first, zero)
-
-    for extent in joined(extents):
+    for extent in extents:
         first, stop = extent.offset // BLOCK_SIZE, min(block_count(extent.end), total)
-        if not extent.flag:
-            yield from settled(first, stop, False)
-            continue
         inner_first = block_count(extent.offset)
         inner_stop = stop if extent.end >= size else extent.end // BLOCK_SIZE
-        if inner_first >= inner_stop:
-            yield from settled(first, stop, False)
-            continue
-        yield from settled(first, inner_first, False)
-        yield from settled(inner_first, inner_stop, True)
-        yield from settled(inner_stop, stop, False)
-    if pending is not None:
-        yield pending
-
-
-def joined_ranges(ranges: t.Iterable[BlockRange]) -> t.Iterator[BlockRange]:
-    """Neighbouring ranges of the same kind made one. They must be ordered and not overlap."""
-    last: BlockRange | None = None
-    for each in ranges:
-        if last is not None and last.first + last.count == each.first and last.zero == each.zero:
-            last = BlockRange(last.first, last.count + each.count, last.zero)
-            continue
-        if last is not None:
-            yield last
-        last = each
-    if last is not None:
-        yield last
+        if not extent.flag or inner_first >= inner_stop:
+            inner_first = inner_stop = stop
+        for start, end, zero in (
+            (first, inner_first, False),
+            (inner_first, inner_stop, True),
+            (inner_stop, stop, False),
+        ):
+            start = max(start, done)
+            if start < end:
+                yield BlockRange(start, end - start, zero)
+                done = end
 
 
 def united(ranges: t.Iterable[BlockRange], others: t.Iterable[BlockRange]) -> t.Iterator[BlockRange]:

@@ -18,6 +18,8 @@ import struct
 import sys
 import typing as t
 
+from ..grid import coalesce
+
 _COPIED = 1 << 63  # set in table entries whose cluster has a reference count of one
 _ALLOCATED = 0xFFFFFFFF  # all subclusters of an extended L2 entry hold data
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQIIB7x")
@@ -197,17 +199,13 @@ def _by_table(run: Run, entries: int) -> t.Iterator[Run]:
 
 def _in_clusters(ranges: t.Iterable[tuple[int, int]], cluster: int) -> t.Iterator[tuple[int, int]]:
     """(first, count) clusters that ranges of (offset, length) in bytes touch, neighbours joined; the ranges are in order."""
-    last: tuple[int, int] | None = None
-    for offset, length in ranges:
-        first, stop = offset // cluster, _clusters(offset + length, cluster)
-        if last is not None and first <= last[0] + last[1]:
-            last = last[0], max(last[0] + last[1], stop) - last[0]
-            continue
-        if last is not None:
-            yield last
-        last = first, stop - first
-    if last is not None:
-        yield last
+    touched = ((offset // cluster, _clusters(offset + length, cluster)) for offset, length in ranges)
+    for first, stop in coalesce(touched, _join):
+        yield first, stop - first
+
+
+def _join(last: tuple[int, int], each: tuple[int, int]) -> tuple[int, int] | None:
+    return (last[0], max(last[1], each[1])) if each[0] <= last[1] else None
 
 
 def plan(size: int, ranges: t.Iterable[tuple[int, int]], features: Features = DEFAULT) -> Layout:

@@ -12,19 +12,16 @@ import itertools
 import sys
 import typing as t
 
-from ...blocks.extents import BlockRange, joined_ranges, pieces, to_blocks, united
-from ...blocks.nbd import MAX_REQUEST
+from ...blocks.extents import BlockRange, joined, pieces, to_blocks, united
 from ...blocks.source import DiskSource
 from ...blocks.throttle import Throttle
 from ...control import Interrupt, Observer, Progress
-from ...grid import BLOCK_SIZE
+from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE
 from ...parallel import in_parallel
 from ...repository.format.maps import ExtentMap, MapBuilder, Run
 from ...repository.format.packs import PackRef
 from .known_blocks import Known
 from .portion import KEPT, ZERO, BlockSink, Found, PortionReader, Statistics
-
-PORTION = MAX_REQUEST // BLOCK_SIZE  # blocks one worker takes at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +132,7 @@ class Reader:
         wanted: t.Iterable[BlockRange],
         claims: t.Sequence[BlockRange] | None,
     ) -> ReadDisk:
-        portions = pieces(wanted, PORTION)
+        portions = pieces(wanted, BLOCKS_AT_ONCE)
         unmarked: list[BlockRange] = []
         builder = MapBuilder(source.size, base)
         statistics = Statistics()
@@ -157,4 +154,4 @@ class Reader:
                 statistics.add(counted)
                 done = (found[-1].first + found[-1].count) * BLOCK_SIZE if found else 0
                 self.observer(Progress("reading", target, min(done, source.size), source.size))
-        return ReadDisk(builder, statistics, source.size, tuple(joined_ranges(unmarked)))
+        return ReadDisk(builder, statistics, source.size, tuple(joined(unmarked)))

@@ -11,7 +11,7 @@ import typing as t
 from ...blocks.extents import BlockRange
 from ...blocks.source import DiskConnection
 from ...blocks.throttle import Throttle
-from ...grid import BLOCK_SIZE, ZERO_BLOCK
+from ...grid import BLOCK_SIZE, ZERO_BLOCK, coalesce
 from ...repository.dedup.dedup import Deduplicator, Find
 from ...repository.format.codecs import Encoder
 from ...repository.format.packs import Encoded
@@ -120,7 +120,7 @@ class PortionReader:
             examined += _examine(data, wanted, self.known, fresh)
         elsewhere = self.find(fresh) if self.find is not None and fresh else {}
         stored, statistics.stored_bytes = self.sink.store([each for each in fresh.items() if each[0] not in elsewhere])
-        found = list(_joined(examined, elsewhere, stored))
+        found = list(coalesce(_located(examined, elsewhere, stored), _join))
         for each in found:
             statistics.count(each.state, min(each.count * BLOCK_SIZE, self.size - each.first * BLOCK_SIZE))
         return found, statistics
@@ -147,26 +147,20 @@ def _examine(
         fresh[block_id] = block
 
 
-def _joined(
+def _located(
     examined: t.Iterable[_Examined], elsewhere: t.Mapping[bytes, Placement], stored: t.Mapping[bytes, Placement]
 ) -> t.Iterator[Found]:
-    """What was found, consecutive blocks at consecutive places made one."""
-    first, count, last, pack, ordinal = 0, 0, "", b"", 0
+    """What was examined, with where it lies."""
     for block, number, state, block_id in examined:
-        place = stored.get(block_id, _NOWHERE)
         if block_id in elsewhere:
-            state, place = ELSEWHERE, elsewhere[block_id]
-        if (
-            count
-            and state == last
-            and block == first + count
-            and place.pack == pack
-            and (not pack or place.ordinal == ordinal + count)
-        ):
-            count += number
-            continue
-        if count:
-            yield Found(first, count, last, pack, ordinal)
-        first, count, last, (pack, ordinal) = block, number, state, place
-    if count:
-        yield Found(first, count, last, pack, ordinal)
+            yield Found(block, number, ELSEWHERE, *elsewhere[block_id])
+        else:
+            yield Found(block, number, state, *stored.get(block_id, _NOWHERE))
+
+
+def _join(last: Found, each: Found) -> Found | None:
+    """Consecutive blocks at consecutive places made one."""
+    if (last.first + last.count, last.state, last.pack) != (each.first, each.state, each.pack):
+        return None
+    adjoin = not last.pack or last.ordinal + last.count == each.ordinal
+    return last._replace(count=last.count + each.count) if adjoin else None

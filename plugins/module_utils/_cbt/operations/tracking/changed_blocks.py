@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import typing as t
 
-from ...blocks.extents import BlockRange, joined_ranges, to_blocks
+from ...blocks.extents import BlockRange, joined, to_blocks
 from ...blocks.nbd import Source
 from ...errors import Refused
 from ...grid import BLOCK_SIZE
@@ -35,7 +35,7 @@ class ChangedRange(t.NamedTuple):
 
 
 def _in_bytes(ranges: t.Iterable[BlockRange], size: int) -> list[ChangedRange]:
-    pairs = ((each.first * BLOCK_SIZE, each.count * BLOCK_SIZE, each.zero) for each in joined_ranges(ranges))
+    pairs = ((each.first * BLOCK_SIZE, each.count * BLOCK_SIZE, each.zero) for each in joined(ranges))
     return [ChangedRange(offset, min(length, size - offset), zero) for offset, length, zero in pairs]
 
 

@@ -19,6 +19,7 @@ import typing as t
 
 from ...control import Interrupt
 from ...errors import DamagedObject, ObjectMissing
+from ...grid import BLOCKS_AT_ONCE
 from ...parallel import default_workers, in_parallel
 from ...repository.dedup import dedup
 from ...repository.format import names
@@ -35,7 +36,6 @@ from .merging import Merges
 
 PACKS_AT_ONCE = 1 << 16  # packs whose living and recoverable blocks are kept in mind, by a bit each: about 50 MiB
 EMPTIED_AT_ONCE = 256  # packs copied before restore points are told, so that a run that is killed loses no more work
-_CHUNK = 16  # blocks copied at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +69,8 @@ class _Copy(t.NamedTuple):
 def _chunks(packs: t.Iterable[PackRef], living: Living) -> t.Iterator[_Chunk]:
     for ref in packs:
         for first, length in stretches(living[ref]):
-            for start in range(first, first + length, _CHUNK):
-                yield _Chunk(ref, start, min(_CHUNK, first + length - start))
+            for start in range(first, first + length, BLOCKS_AT_ONCE):
+                yield _Chunk(ref, start, min(BLOCKS_AT_ONCE, first + length - start))
 
 
 def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> list[_Copy]:

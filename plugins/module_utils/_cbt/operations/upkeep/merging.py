@@ -16,6 +16,7 @@ import typing as t
 
 from ...control import Interrupt
 from ...errors import DamagedObject, ObjectMissing
+from ...grid import BLOCKS_AT_ONCE
 from ...parallel import in_parallel, side_by_side
 from ...repository.dedup import dedup
 from ...repository.dedup.index import HookIndex
@@ -28,7 +29,6 @@ from ...repository.sharing.relocation import Move, joined, relocate
 from .live_blocks import Living, count, stretches
 
 REMEMBERED = 1 << 18  # blocks; about 50 MiB
-_PIECE = 16  # blocks proven at once
 MERGED_AT_ONCE = 1 << 19  # blocks found twice after which the rest is left to another run; about 100 MiB
 _ORDINAL_BITS = 32
 
@@ -167,8 +167,8 @@ def _proven(repository: Repository, merges: Merges, workers: int, interrupt: Int
 
 
 def _pieces(move: Move) -> t.Iterator[Move]:
-    for index in range(0, move.count, _PIECE):
-        yield Move(move.ordinal + index, min(_PIECE, move.count - index), move.pack, move.place + index)
+    for index in range(0, move.count, BLOCKS_AT_ONCE):
+        yield Move(move.ordinal + index, min(BLOCKS_AT_ONCE, move.count - index), move.pack, move.place + index)
 
 
 def _sound(repository: Repository, task: tuple[PackRef, Move]) -> tuple[PackRef, list[Move]]:

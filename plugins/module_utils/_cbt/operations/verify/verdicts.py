@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from ...grid import coalesce
 from ...repository.format.manifests import RestorePoint
 
 OK = "ok"
@@ -51,16 +52,9 @@ class PointVerdict:
 
 def joined(damage: t.Iterable[Damage]) -> tuple[Damage, ...]:
     """Neighbouring ranges with the same cause made one."""
-    joined: list[Damage] = []
-    for each in damage:
-        last = joined[-1] if joined else None
-        if (
-            last is not None
-            and last.disk == each.disk
-            and last.offset + last.length == each.offset
-            and last.cause == each.cause
-        ):
-            joined[-1] = dataclasses.replace(last, length=last.length + each.length)
-        else:
-            joined.append(each)
-    return tuple(joined)
+    return tuple(coalesce(damage, _join))
+
+
+def _join(last: Damage, each: Damage) -> Damage | None:
+    adjoin = (last.disk, last.offset + last.length, last.cause) == (each.disk, each.offset, each.cause)
+    return dataclasses.replace(last, length=last.length + each.length) if adjoin else None

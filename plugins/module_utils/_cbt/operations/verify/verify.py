@@ -14,7 +14,7 @@ import typing as t
 
 from ...control import Interrupt, Observer, Progress, silent
 from ...errors import DamagedObject, Interrupted, ObjectMissing, Refused, RepositoryError, check_range
-from ...grid import BLOCK_SIZE
+from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE
 from ...parallel import check_workers, default_workers, in_parallel
 from ...repository.format import configuration
 from ...repository.format.manifests import RestorePoint
@@ -31,7 +31,6 @@ __all__ = ["PointSelection", "VerifyRequest", "verify"]
 DATA = "data"
 
 MOST_RANGES = 1 << 16  # of a disk that are listed one by one
-_PIECE = 16  # blocks of a pack read at once, and the unit of a sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +89,7 @@ def _tasks(extents: ExtentMap, findings: Findings, due: t.Callable[[Run], bool])
             unknown = sound.find(0, ordinal, end)
             if unknown < 0:
                 break
-            stop = min(end, (unknown // _PIECE + 1) * _PIECE)
+            stop = min(end, (unknown // BLOCKS_AT_ONCE + 1) * BLOCKS_AT_ONCE)
             following = sound.find(1, unknown, stop)
             stop = following if following >= 0 else stop
             piece = run.part(run.first + unknown - run.ordinal, run.first + stop - run.ordinal)
@@ -227,7 +226,7 @@ class Verifier:
         checked, total = 0, extents.stored_blocks * BLOCK_SIZE // slices
 
         def due(piece: Run) -> bool:
-            place = int.from_bytes(piece.pack.id[:8], "big") + piece.ordinal // _PIECE
+            place = int.from_bytes(piece.pack.id[:8], "big") + piece.ordinal // BLOCKS_AT_ONCE
             return place % slices == turn or self.findings.suspect(piece)
 
         @contextlib.contextmanager

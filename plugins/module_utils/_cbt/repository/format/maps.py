@@ -27,7 +27,7 @@ import zlib
 
 from ...errors import DamagedObject, RepositoryError
 from ...files import Buffer
-from ...grid import BLOCK_SIZE, block_count
+from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE, block_count
 from . import codecs
 from .packs import PackRef, check_ref
 
@@ -40,7 +40,6 @@ PACK = struct.Struct("<16sQI")
 _COLUMNS = (("Q", 8), ("I", 4), ("I", 4), ("I", 4))
 _RUN_BYTES = sum(width for _code, width in _COLUMNS)
 _PIECE = 4 << 20  # bytes
-PORTION = 16  # blocks read from a pack, and written, at once: 1 MiB
 _MAX_COUNT = (1 << 32) - 1
 
 
@@ -303,7 +302,7 @@ class MapBuilder:
 
 
 def portions(extents: ExtentMap) -> t.Iterator[Run]:
-    """The runs of a map cut to at most PORTION blocks each."""
+    """The runs of a map cut to what a worker takes at once."""
     for run in extents.runs():
-        for first in range(run.first, run.stop, PORTION):
-            yield run.part(first, min(first + PORTION, run.stop))
+        for first in range(run.first, run.stop, BLOCKS_AT_ONCE):
+            yield run.part(first, min(first + BLOCKS_AT_ONCE, run.stop))

@@ -17,6 +17,7 @@ import secrets
 import typing as t
 
 from ...errors import DamagedObject, ObjectMissing
+from ...grid import coalesce
 from ..format import names
 from ..format.manifests import RestorePoint
 from ..format.maps import ExtentMap, MapBuilder, Run
@@ -45,19 +46,12 @@ Moves = t.Mapping[bytes, t.Sequence[Move]]  # by the id of the pack they lay in;
 
 def joined(moves: t.Iterable[Move]) -> list[Move]:
     """Moves out of one pack in order, neighbours that stay neighbours made one."""
-    found: list[Move] = []
-    for move in sorted(moves, key=lambda each: each.ordinal):
-        last = found[-1] if found else None
-        if (
-            last is not None
-            and last.stop == move.ordinal
-            and last.pack == move.pack
-            and last.place + last.count == move.place
-        ):
-            found[-1] = last._replace(count=last.count + move.count)
-        else:
-            found.append(move)
-    return found
+    return list(coalesce(sorted(moves, key=lambda each: each.ordinal), _join))
+
+
+def _join(last: Move, each: Move) -> Move | None:
+    adjoin = (last.stop, last.pack, last.place + last.count) == (each.ordinal, each.pack, each.place)
+    return last._replace(count=last.count + each.count) if adjoin else None
 
 
 class _Line:
