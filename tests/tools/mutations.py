@@ -965,7 +965,7 @@ HOLDS = (
     Mutation(
         "retention does not say who holds a point",
         "operations/upkeep/retention.py",
-        "*(each.reason for each in self._holds if each.key == verdict.point.key)",
+        "*holds.reasons(self._held.get(verdict.point.key, ()))",
         "",
         (
             "unit/repository/sharing/test_holds.py::test_a_held_point_survives_retention_which_says_why_until_it_is_released",

@@ -214,7 +214,10 @@ def test_firmware_that_all_machines_of_the_host_share_is_opened_for_reading_only
     shared = f"<loader{readonly} type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>"
     found = adapted(definition(system=system.format(shared)))
     assert [each.get("readonly") for each in ElementTree.fromstring(found.xml).iterfind("./os/loader")] == ["yes"]
-    assert "The loader /usr/share/OVMF/OVMF_CODE_4M.fd belongs to the host and is opened for reading only." in found.changes
+    assert (
+        "The loader /usr/share/OVMF/OVMF_CODE_4M.fd belongs to the host and is opened for reading only."
+        in found.changes
+    )
 
 
 def test_firmware_of_the_machine_itself_stays_as_it_was() -> None:

@@ -141,6 +141,19 @@ def test_a_held_point_is_not_removed_by_anyone_and_the_error_says_what_to_do(his
     assert {*history.store.objects} == {*before}, "no entry of the trash is left"
 
 
+def test_of_thousands_of_holds_a_message_names_some_and_counts_the_rest(history: EngineHistory) -> None:
+    first, point = held(history, "x" * 300), oldest(history)
+    whole = history.store.objects[first.name]
+    for number in range(2000):
+        history.store.objects[names.hold(*point.key, f"{number:016x}")] = whole
+    with pytest.raises(Held, match="held by 1993 more holds") as caught:
+        trash.remove(history.fresh(), point)
+    assert len(str(caught.value)) < 4096 and len(caught.value.reasons) == 9
+    assert list(history.store.list("trash")) == []
+    verdict = next(each for each in night(history).verdicts if each.point.key == point.key)
+    assert verdict.rules[-1] == "held by 1993 more holds" and len(verdict.rules) == 9
+
+
 def test_a_point_of_which_something_is_lost_is_not_held(history: EngineHistory) -> None:
     point = oldest(history)
     (ref,) = history.fresh().read_packs(point, point.disks[0])

@@ -148,7 +148,7 @@ def _remove(lease: Lease, verdict: Verdict) -> Verdict:
         return Verdict(point, held.reasons)
     late = holds.of(repository, point.key)
     if late and _put_back(lease, next((each.point for each in late if each.point is not None), point)):
-        return Verdict(point, tuple(each.reason for each in late))
+        return Verdict(point, holds.reasons(late))
     return verdict
 
 
@@ -192,6 +192,9 @@ class _Retention:
         self._repository, self._request = repository, request
         self._listing = repository.points_of()
         self._holds = holds.listed(repository)
+        self._held: dict[Key, list[holds.Hold]] = {}
+        for each in self._holds:
+            self._held.setdefault(each.key, []).append(each)
         self._stayed: dict[Key, Verdict] = {}
         self._removed = (
             [each for each in trash.removed(repository) if self._meant(each.point)] if request.undelete else []
@@ -215,7 +218,7 @@ class _Retention:
         return [self._kept_anyway(verdict, now) for verdict in decided]
 
     def _kept_anyway(self, verdict: Verdict, now: float) -> Verdict:
-        reasons = (*verdict.rules, *(each.reason for each in self._holds if each.key == verdict.point.key))
+        reasons = (*verdict.rules, *holds.reasons(self._held.get(verdict.point.key, ())))
         return Verdict(verdict.point, reasons or (("locked",) if self._locked(verdict.point, now) else ()))
 
     def _locked(self, point: RestorePoint, now: float) -> bool:

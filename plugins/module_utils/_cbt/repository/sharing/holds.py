@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import typing as t
 
 from ...errors import DamagedObject, Held, ObjectMissing
@@ -23,6 +24,7 @@ from ..stores.base import LATEST
 KIND = "hold"
 VERSION = 1
 LONGEST = 255  # characters of a host's name, and of a purpose
+_SHOWN = 8  # holds of a point that a message names
 _SHAPE = {"host": str, "purpose": str, "since": t.Union[None, int, float], "manifest": str}
 
 
@@ -118,6 +120,12 @@ def _listed(repository: Repository, folder: str) -> list[Hold]:
     return sorted(found, key=lambda hold: (hold.since or 0.0, hold.name))
 
 
+def reasons(found: t.Sequence[Hold]) -> tuple[str, ...]:
+    """Why a restore point is kept, as far as a reader looks at it."""
+    more = len(found) - _SHOWN
+    return (*(each.reason for each in found[:_SHOWN]), *([f"held by {more} more holds"] if more > 0 else []))
+
+
 def how_to_end(name: str) -> str:
     """What to do about a hold that nothing needs any more."""
     return f"Delete {name} from the repository if nothing uses the restore point any more."
@@ -137,9 +145,12 @@ def check_free(repository: Repository, key: Key) -> None:
     """Raise Held if a restore point is held."""
     found = of(repository, key)
     if found:
-        told = "; ".join(f"{each.reason} (hold {each.id})" for each in found)
+        told = "; ".join(
+            f"{reason} (hold {each.id})" if each else reason
+            for reason, each in itertools.zip_longest(reasons(found), found[:_SHOWN])
+        )
         raise Held(
             f"Restore point {key[1]} of {key[0]} cannot be removed: it is {told}. End what uses it with the module that started it,"
             f" which can run on any host. {how_to_end(found[0].name)}",
-            tuple(each.reason for each in found),
+            reasons(found),
         )
