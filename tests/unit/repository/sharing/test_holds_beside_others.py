@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 import pytest
 from samples import UUID, point_id
 from stepping import Actor, OneAfterAnother
+from stores_for_tests import MemoryUpload
 from test_relocation_beside_others import CONTENTS
 from test_relocation_beside_others import World as Moving
 
-from _cbt.errors import CbtError, DamagedObject, ObjectMissing, Refused
+from _cbt.errors import CbtError, DamagedObject, ObjectMissing, Refused, StorageFull
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Rules
 from _cbt.repository.format import names
@@ -201,6 +202,29 @@ def test_a_hold_given_before_the_entry_of_a_removal_is_there_ends_the_removal() 
         removal.step()
     assert removal.over and len(world.held) == 1
     assert FIRST in world.store.objects and list(world.store.list(names.TRASH)) == []
+
+
+def test_a_removal_that_has_no_room_to_give_a_held_point_back_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    removal = world.begin(world.retain)
+    while not removal.pending.startswith("delete points"):
+        removal.step()
+    world.hold(world.repository())
+    with monkeypatch.context() as patched:
+        patched.setattr(MemoryUpload, "write", full)
+        while not removal.over:
+            removal.step()
+    assert len(world.held) == 1 and FIRST not in world.store.objects
+    assert f"Restore point {point_id(1)} of web1 is held by export" in str(removal.error)
+    assert f"bring it back with undelete: {point_id(1)}" in str(removal.error)
+    world.undelete(world.repository())
+    assert FIRST in world.store.objects
+    world.check()
+
+
+def full(upload: MemoryUpload, _buffers: object, _offset: int) -> None:
+    """A write to a store without one free byte."""
+    raise StorageFull("There is no room.")
 
 
 def test_a_point_whose_removal_was_killed_when_it_met_a_hold_stays_in_the_trash_as_long_as_that() -> None:

@@ -12,7 +12,7 @@ import itertools
 import time
 import typing as t
 
-from ...errors import Held, ObjectMissing, Refused, StorageFull, check_range
+from ...errors import Held, ObjectMissing, Refused, RepositoryError, StorageFull, check_range
 from ...repository.dedup import dedup
 from ...repository.format import manifests, names
 from ...repository.format.manifests import Key, RestorePoint
@@ -147,9 +147,20 @@ def _remove(lease: Lease, verdict: Verdict) -> Verdict:
     except Held as held:
         return Verdict(point, held.reasons)
     late = holds.of(repository, point.key)
-    if late and _put_back(lease, next((each.point for each in late if each.point is not None), point)):
-        return Verdict(point, holds.reasons(late))
+    try:
+        if late and _put_back(lease, next((each.point for each in late if each.point is not None), point)):
+            return Verdict(point, holds.reasons(late))
+    except StorageFull as error:
+        raise _not_back(point, late) from error
     return verdict
+
+
+def _not_back(point: RestorePoint, late: t.Sequence[holds.Hold]) -> RepositoryError:
+    """What is to be done where there is no room to give a held point back."""
+    return RepositoryError(
+        f"Restore point {point.id} of {point.domain} is {'; '.join(holds.reasons(late))}, and was removed at the same time. It is in the trash as"
+        f" long as it is held, for the store is full. Free a MiB there, and bring it back with undelete: {point.id}."
+    )
 
 
 def _put_back(lease: Lease, point: RestorePoint) -> bool:
