@@ -71,6 +71,15 @@ _REMOVING = (
     f"delete {_MANIFEST}",
     f"done delete {_MANIFEST}",
 )
+_KINDS = (  # what is done in a storm
+    ("backup", "move", "move", "remove", "undelete", "collect", "collect", "hold"),
+    ("backup", "collect"),
+    ("move", "move", "collect"),
+    ("move", "remove"),
+    ("move", "remove", "undelete"),
+    ("remove", "undelete", "collect"),
+    ("move", "move", "remove", "hold"),
+)
 _SETTLING = (  # of a session that makes good what a late manifest did
     f"put {_MANIFEST}",
     f"put {_MANIFEST}",
@@ -191,6 +200,7 @@ class Storm:
         self.real = 2e9
         self.clients_set_times = self.random.random() < 0.3
         self.store_wall = 0.0
+        self.kinds = self.random.choice(_KINDS)
         self.hosts = [Host(0.0, self.random.random() < 0.3) for _host in range(3)]
         self.at = self.hosts[0]
         self.blocks: dict[str, tuple[PackRef, tuple[int, ...]]] = {}  # of each pack that was ever stored
@@ -211,7 +221,7 @@ class Storm:
 
     def _prepare(self) -> None:
         """Points, and packs that nothing needs, some of which are announced long enough ago."""
-        for _point in range(self.random.randrange(1, 4)):
+        for _point in range(self.random.choice((1, 1, 1, 2, 3))):
             self._work("backup")
         for _pack in range(self.random.randrange(1, 4)):
             self._pack(self.plain(), self.random.choice(_PIECES))
@@ -384,9 +394,9 @@ class Storm:
         """Others do all of their work while some are held up."""
         for _night in range(self.random.choice((1, 2, 2, 3, 4))):
             if self.random.random() < 0.4:
-                self._work(self.random.choice(("remove", "remove", "move", "move", "undelete", "hold")))
+                self._work(self.random.choice(self.kinds))
             if self.random.random() < 0.2:
-                self._work(self.random.choice(("undelete", "undelete", "move")))
+                self._work(self.random.choice(self.kinds))
             self._pass(self.random.choice((300, 2000, 13000, GRACE + 100, GRACE + 13000, GRACE + 13000)))
             if self.random.random() < 0.8:
                 self._work("collect")
@@ -396,8 +406,7 @@ class Storm:
         for _round in range(rounds):
             choice = self.random.random()
             if len(self.sessions) < 3 and choice < 0.5:
-                kinds = ("backup", "move", "move", "remove", "undelete", "collect", "collect", "hold")
-                self._begin(self.random.choice(kinds))
+                self._begin(self.random.choice(self.kinds))
             elif self.sessions:
                 self.sessions.append(self.sessions.pop(self.random.randrange(len(self.sessions))))
             if self.sessions:
