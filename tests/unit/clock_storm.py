@@ -207,6 +207,7 @@ class Storm:
         self.sessions: list[Session] = []
         self.asked: dict[Key, list[Removal]] = {}
         self.late: set[str] = set()  # manifests that blocks were moved in by a request that hung
+        self.leases: dict[Lease, Host] = {}  # that a thread of their process renews, whatever else hangs
         self.held: list[holds.Hold] = []
         self.numbers = 0
         self.told: list[str] = []
@@ -320,7 +321,11 @@ class Storm:
     @contextlib.contextmanager
     def _lease(self, repository: Repository, operation: str) -> Iterator[Lease]:
         lease = Lease(repository, operation)
-        yield lease
+        self.leases[lease] = self.at
+        try:
+            yield lease
+        finally:
+            self.leases.pop(lease, None)
         lease.release()
 
     @contextlib.contextmanager
@@ -366,6 +371,18 @@ class Storm:
         if self.random.random() < 0.5:
             self.store_wall = self._astray()
         self.told.append(f"{self.real:.0f} after {seconds} s")
+        self._renew()
+
+    def _renew(self) -> None:
+        """Processes that are not halted as a whole give a sign of life."""
+        for lease, host in list(self.leases.items()):
+            if self.random.random() < 0.1:
+                self.leases.pop(lease)
+                continue
+            self.turn(host)
+            stepped, lease.repository = lease.repository, self.plain()
+            lease.renew()
+            lease.repository = stepped
 
     def _astray(self) -> float:
         return self.random.choice((0.0, _APART, self.random.uniform(0, _APART)))
