@@ -238,7 +238,7 @@ def test_there_is_every_kind_of_json_object(unpacked: Unpacked) -> None:
 
 
 def test_there_is_every_kind_of_file_of_the_machine(unpacked: Unpacked) -> None:
-    section = FORMAT.partition("\n## Files of the machine\n")[2].partition("A file is cut")[0]
+    section = FORMAT.partition("\n## Files of the machine\n")[2].partition("A file is split")[0]
     kinds = set(re.findall(r"`([a-z]+)`", section)) - {"kind"}
     assert len(kinds) >= 6
     assert kinds == {kind for described in unpacked.points.values() for kind in described["machine"]}

@@ -141,7 +141,7 @@ def test_what_a_message_shows_of_a_name_is_one_short_line() -> None:
 
 def test_the_document_of_the_format_tells_the_limits() -> None:
     text = re.sub(r"\s+", " ", FORMAT.read_text(encoding="utf-8"))
-    section = text[text.index("### The largest sizes") : text.index("## Sharing a repository")]
+    section = text[text.index("### Maximum sizes") : text.index("## Sharing a repository")]
     told = dict(re.findall(r"\| ([^|]+?) \| (\d+ [KM]iB)", section))
     sizes = {
         f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
@@ -151,7 +151,7 @@ def test_the_document_of_the_format_tells_the_limits() -> None:
     expected = {
         "pack": names.PACK_KIND,
         "extent map": names.MAP_KIND,
-        "manifest, draft, entry of the trash, list of the doomed": names.MANIFEST_KIND,
+        "manifest, draft, trash entry, deletion list": names.MANIFEST_KIND,
         "hold": names.HOLD_KIND,
         "file of a restore point": names.FILE_KIND,
         "hooks": names.HOOKS_KIND,
