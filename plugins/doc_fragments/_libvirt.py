@@ -49,3 +49,22 @@ options:
     elements: str
     default: []
 """
+
+    DOMAIN = r"""
+options:
+  domain:
+    description:
+      - Name or UUID of the domain. The UUID is needed if a repository holds several machines that had the same name.
+    type: str
+    required: true
+    aliases: [name, guest]
+"""
+
+    ANY_DOMAIN = r"""
+options:
+  domain:
+    description:
+      - Name or UUID of a domain. By default, all domains.
+    type: str
+    aliases: [name, guest]
+"""

@@ -86,7 +86,7 @@ requirements:
 options:
   create_repository:
     description:
-      - Whether to create the repository if its directory is missing or empty.
+      - Whether to create the repository that is written to if its directory is missing or empty.
       - By default, a missing repository is an error, because the share that holds it may not be mounted.
         M(kvm.cbt.cbt_repository) creates it, as the role P(kvm.cbt.prepare#role) does.
     type: bool

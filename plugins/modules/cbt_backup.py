@@ -24,6 +24,7 @@ author:
 extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._libvirt.domain
   - kvm.cbt._libvirt
   - kvm.cbt._libvirt.disks
   - kvm.cbt._repository
@@ -42,12 +43,6 @@ attributes:
     details:
       - Every run creates a new restore point.
 options:
-  domain:
-    description:
-      - Name or UUID of the domain.
-    type: str
-    required: true
-    aliases: [name, guest]
   mode:
     description:
       - V(auto) reads what changed if that is known, and the whole disk otherwise.

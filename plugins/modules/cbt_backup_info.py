@@ -20,14 +20,10 @@ extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.info_module
   - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._libvirt.any_domain
   - kvm.cbt._libvirt
   - kvm.cbt._repository
 options:
-  domain:
-    description:
-      - Name or UUID of a domain. By default, restore points of all domains are listed.
-    type: str
-    aliases: [name, guest]
   restore_point:
     description:
       - Id of a restore point, or V(latest) for the latest one of each domain. By default, all are listed.

@@ -20,9 +20,11 @@ author:
 extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._libvirt.domain
   - kvm.cbt._libvirt
   - kvm.cbt._libvirt.disks
   - kvm.cbt._repository
+  - kvm.cbt._repository.create
 attributes:
   check_mode:
     support: full
@@ -31,12 +33,6 @@ attributes:
   idempotent:
     support: full
 options:
-  domain:
-    description:
-      - Name or UUID of the domain.
-    type: str
-    required: true
-    aliases: [name, guest]
   state:
     description:
       - V(present) ensures that a checkpoint of this repository exists and has valid bitmaps on every disk that can be
@@ -60,13 +56,6 @@ options:
     type: str
     choices: [report, remove]
     default: report
-  create_repository:
-    description:
-      - Whether to create the repository with O(state=present) if its directory is missing or empty.
-      - By default, a missing repository is an error, because the share that holds it may not be mounted.
-        M(kvm.cbt.cbt_repository) creates it, as the role P(kvm.cbt.prepare#role) does.
-    type: bool
-    default: false
 requirements:
   - qemu-img
 seealso:

@@ -19,14 +19,10 @@ extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.info_module
   - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._libvirt.any_domain
   - kvm.cbt._libvirt
   - kvm.cbt._repository
 options:
-  domain:
-    description:
-      - Name or UUID of a domain. By default, all domains are listed.
-    type: str
-    aliases: [name, guest]
   repository:
     description:
       - Repository whose checkpoints are reported as ours. By default, those of every repository of this collection are.

@@ -28,7 +28,9 @@ author:
 extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._libvirt.any_domain
   - kvm.cbt._repository
+  - kvm.cbt._repository.create
   - kvm.cbt._repository.workers
   - kvm.cbt._repository.storing
 attributes:
@@ -39,11 +41,6 @@ attributes:
   idempotent:
     support: full
 options:
-  domain:
-    description:
-      - Name or UUID of a domain. By default, restore points of all domains are copied.
-    type: str
-    aliases: [name, guest]
   restore_points:
     description:
       - Ids of restore points, V(latest) for the latest one of each domain, or V(all).
@@ -99,13 +96,6 @@ options:
     description:
       - Whether to accept O(dest_repository) if its state differs from the one this host knows, as O(accept_repository)
         does for O(repository).
-    type: bool
-    default: false
-  create_repository:
-    description:
-      - Whether to create O(dest_repository) if its directory is missing or empty.
-      - By default, a missing repository is an error, because the share that holds it may not be mounted.
-        M(kvm.cbt.cbt_repository) creates it.
     type: bool
     default: false
 requirements:

@@ -28,6 +28,7 @@ author:
 extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._libvirt.domain
   - kvm.cbt._libvirt
   - kvm.cbt._libvirt.disks
   - kvm.cbt._repository
@@ -44,12 +45,6 @@ attributes:
     details:
       - An existing image is never assumed to be a restored one. A second run fails unless O(force=true).
 options:
-  domain:
-    description:
-      - Name or UUID of the domain in the repository. The UUID is required if several domains had the same name.
-    type: str
-    required: true
-    aliases: [name, guest]
   restore_point:
     description:
       - Id of the restore point, or V(latest).

@@ -34,6 +34,7 @@ author:
 extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._libvirt.any_domain
   - kvm.cbt._repository
 attributes:
   check_mode:
@@ -48,12 +49,6 @@ attributes:
       - A second run removes no more restore points, but reports a change when it deletes objects that an earlier run
         condemned.
 options:
-  domain:
-    description:
-      - Name or UUID of the domain to which the rules are applied. By default, they are applied to each domain
-        separately.
-    type: str
-    aliases: [name, guest]
   keep_last:
     description:
       - Keep this many of the newest restore points. V(-1) keeps all. The same applies to the other counts.

@@ -25,14 +25,10 @@ extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.info_module
   - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._libvirt.any_domain
   - kvm.cbt._repository
   - kvm.cbt._repository.workers
 options:
-  domain:
-    description:
-      - Name or UUID of a domain. By default, restore points of all domains are verified.
-    type: str
-    aliases: [name, guest]
   restore_points:
     description:
       - Ids of restore points, V(latest) for the latest one of each domain, or V(all).
