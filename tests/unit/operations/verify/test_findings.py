@@ -54,6 +54,13 @@ def history() -> History:
     return made
 
 
+def test_a_manifest_that_cannot_be_read_is_damage_unless_points_are_asked_for_by_id(history: History) -> None:
+    name = names.manifest(UUID, point_id(1))
+    history.store.objects[name] = history.store.objects[name][:-1]
+    for wanted, number in ((["all"], 2), (["latest"], 2), ([point_id(2)], 1), ([], 0)):
+        assert len(found(history, wanted=wanted)) == number, wanted
+
+
 def test_a_flipped_bit_is_recorded_and_shown_for_every_point_that_shares_it(history: History) -> None:
     assert told(history) == [(None, False), (None, False)]
     pack, _start, _length = history.block_place(point_id(1), 5)

@@ -22,7 +22,7 @@ from ...repository.format.maps import ExtentMap, Run
 from ...repository.format.packs import ENTRY, FOOTER_SIZE, HEADER, PackRef
 from ...repository.records import verified
 from ...repository.repository import Listing, Repository
-from ...repository.selecting import LATEST, PointSelection, several
+from ...repository.selecting import ALL, LATEST, PointSelection, several
 from .findings import Findings, Recorder
 from .verdicts import Damage, PointVerdict, joined
 
@@ -252,7 +252,7 @@ class Verifier:
 
 def _chosen(listing: Listing, request: VerifyRequest) -> tuple[list[RestorePoint], list[PointVerdict]]:
     """The points to verify, and verdicts on manifests that cannot be read, except where points are asked for by id."""
-    damaged = () if request.wanted.ids else sorted(listing.damaged.items())
+    damaged = sorted(listing.damaged.items()) if request.wanted in (ALL, LATEST) else ()
     verdicts = [PointVerdict(name, None, (Damage("", 0, 0, cause),), 0) for name, cause in damaged]
     try:
         return several(listing.points, request.domain, request.wanted), verdicts
