@@ -70,6 +70,17 @@ REACHES: dict[str, set[str]] = {}
 # Functions with more than six parameters, and how many they have.
 WIDE: dict[tuple[str, str], int] = {}
 LONG: dict[tuple[str, str], int] = {}
+# How often operations reach through a repository to its store.
+THROUGH = {
+    "operations/backup/backup.py": 1,
+    "operations/backup/run.py": 2,
+    "operations/copy.py": 2,
+    "operations/info.py": 1,
+    "operations/point/new_point.py": 3,
+    "operations/repository_status.py": 1,
+    "operations/upkeep/compaction.py": 1,
+    "operations/upkeep/retention.py": 6,
+}
 # Results that are made where they cannot be followed, so that their keys are not compared here.
 OPAQUE = {
     ("cbt_backup_info", "restore_points"),
@@ -244,6 +255,15 @@ def test_a_module_imports_one_verb_and_no_deeper(module: str) -> None:
     assert beside <= needed, "no longer needed in REACHES"
     verbs = {verb_of(name) for name in needed - beside}
     assert verbs <= {max(verbs, default="")} - {""}
+
+
+def test_operations_leave_the_store_to_the_repository() -> None:
+    reaches: dict[str, int] = defaultdict(int)
+    for path in sorted((ENGINE / "operations").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "store":
+                reaches[str(path.relative_to(ENGINE))] += 1
+    assert reaches == THROUGH
 
 
 # Sizes

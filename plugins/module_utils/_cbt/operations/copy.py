@@ -13,7 +13,6 @@ import typing as t
 
 from ..control import Interrupt, Observer, silent
 from ..errors import CbtError, DamagedObject, ObjectMissing, Refused
-from ..repository.format import configuration
 from ..repository.format.manifests import DiskRecord, Key, RestorePoint
 from ..repository.format.maps import ExtentMap
 from ..repository.records import damage
@@ -188,7 +187,7 @@ def _total(new: NewPoint) -> Statistics:
 
 def _now(source: Repository, point: RestorePoint) -> RestorePoint | None:
     """A restore point as it is by now; None if it was removed meanwhile. Raises RepositoryError if the repository is gone altogether."""
-    source.store.size(configuration.NAME)
+    source.check_there()
     try:
         return source.point(point.uuid, point.id)
     except ObjectMissing:
@@ -292,6 +291,6 @@ def copy(
     with leases.held(dest, "copy") as lease:
         copier = _Copier(source, lease, request.options, damage.read_all(dest), interrupt or Interrupt(), observer)
         task.carry_out(copier)
-    warnings += [*copier.warnings, *source.store.foreign.words(), *dest.store.foreign.words()]
+    warnings += [*copier.warnings, *source.foreign_words(), *dest.foreign_words()]
     duration = round(time.monotonic() - started, 3)
     return CopyResult(tuple(task.copied), task.present, task.failed, tuple(dict.fromkeys(warnings)), duration)

@@ -16,7 +16,7 @@ from ..repository.format.manifests import RestorePoint
 from ..repository.records import damage, verified
 from ..repository.records.damage import Damages
 from ..repository.repository import Repository
-from ..repository.selecting import by_id, of_domain
+from ..repository.selecting import LATEST, by_id, of_domain, several
 from ..repository.sharing.leases import sessions
 from .tracking import changed_blocks
 from .tracking.changed_blocks import ChangedRange
@@ -53,7 +53,7 @@ def list_points(
     if domain is not None:
         found = of_domain(found, domain) if any(domain in (point.domain, point.uuid) for point in found) else []
     if wanted == "latest":
-        found = list({point.uuid: point for point in found}.values())
+        found = several(found, None, LATEST)
     elif wanted is not None:
         found = [point for point in found if point.id == wanted]
     return found, listing.damaged

@@ -124,7 +124,7 @@ def status(repository: Repository, now: datetime.datetime) -> RepositoryStatus:
         damage=tuple(_damage(repository, listing)),
         holds=tuple(holds.listed(repository)),
         sessions=tuple(leases.sessions(repository)),
-        foreign=tuple(repository.store.foreign.words()),
+        foreign=tuple(repository.foreign_words()),
     )
 
 

@@ -71,6 +71,14 @@ class Repository:
         self.keys: Keys = keys or PlainKeys()
         self.reader = PackReader(store, self.keys)
 
+    def check_there(self) -> None:
+        """Raise RepositoryError if the repository itself is gone, such as unmounted, and not only one of its objects."""
+        self.store.size(configuration.NAME)
+
+    def foreign_words(self) -> list[str]:
+        """Warnings about the files met so far that are not objects."""
+        return list(self.store.foreign.words())
+
     def writer(self) -> PackWriter:
         """Something to store blocks with."""
         return PackWriter(self.store, self.keys)

@@ -224,7 +224,7 @@ class NewPoint:
 
     def record_hooks(self) -> None:
         """Let later runs find what this one stored. Nothing but space depends on it."""
-        self.warnings += self._repository.store.foreign.words()
+        self.warnings += self._repository.foreign_words()
         if self._dedup is None:
             return
         try:

@@ -12,7 +12,7 @@ import functools
 import typing as t
 
 from ...errors import RepositoryError
-from ...repository.format import configuration, names
+from ...repository.format import names
 from ...repository.format.maps import Run
 from ...repository.format.packs import PackRef
 from ...repository.records import damage, verified
@@ -143,7 +143,7 @@ class Recorder:
         """Record what was found of a point before its end, if the repository is still there."""
 
         def store() -> None:
-            self.repository.store.size(configuration.NAME)
+            self.repository.check_there()
             self.findings.record()
 
         self._stored(store)
@@ -165,5 +165,5 @@ class Recorder:
             self._stored(functools.partial(verified.turn_done, self.repository, uuid, selection, slices, done))
         manifests = {*listing.damaged, *(names.manifest(point.uuid, point.id) for point in listing.points)}
         self._stored(lambda: verified.forget_gone(self.repository, manifests))
-        for sentence in self.repository.store.foreign.words():
+        for sentence in self.repository.foreign_words():
             self.warn(sentence)

@@ -16,7 +16,6 @@ from ...control import Interrupt, Observer, Progress, silent
 from ...errors import DamagedObject, Interrupted, ObjectMissing, Refused, RepositoryError, check_range
 from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE
 from ...parallel import check_workers, default_workers, in_parallel
-from ...repository.format import configuration
 from ...repository.format.manifests import RestorePoint
 from ...repository.format.maps import ExtentMap, Run
 from ...repository.format.packs import ENTRY, FOOTER_SIZE, HEADER, PackRef
@@ -158,9 +157,7 @@ class Verifier:
             verdict = self._examine(point)
             if not verdict.damage:
                 return verdict
-            self.repository.store.size(
-                configuration.NAME
-            )  # a repository that is gone altogether, unmounted perhaps, is no damage
+            self.repository.check_there()
             try:
                 now = self.repository.point(point.uuid, point.id)
             except ObjectMissing:
@@ -296,8 +293,7 @@ def verify(
             recorder.ended()
             raise
         except RepositoryError as error:
-            # Raises where not only some place cannot be read, such as a bad sector.
-            repository.store.size(configuration.NAME)
+            repository.check_there()
             recorder.ended()
             unread.setdefault(point.uuid, error)
             continue

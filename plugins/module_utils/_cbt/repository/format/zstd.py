@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Zstandard, by whichever module this Python has for it.
 
-Both are bound to the length a block must have, whatever a frame promises.
+Both classes have one interface, may be used from several threads, and are bound to the length a block must have, whatever a frame promises.
 """
 
 from __future__ import annotations
@@ -15,18 +15,6 @@ import typing as t
 from ...files import Buffer
 
 _WINDOW_LOG = 17  # more than a block ever needs
-
-
-class Zstd(t.Protocol):
-    """One frame at a time. May be used from several threads."""
-
-    error: type[Exception]
-
-    def compress(self, data: Buffer, level: int) -> bytes:
-        """One frame that holds the data; ``level`` is 1 to 22."""
-
-    def decompress(self, payload: Buffer, length: int) -> bytes:
-        """At most ``length`` bytes of what a frame holds. Raises ``error``."""
 
 
 class ZstandardModule:
@@ -43,10 +31,12 @@ class ZstandardModule:
         return getattr(self._contexts, name)
 
     def compress(self, data: Buffer, level: int) -> bytes:
+        """One frame that holds the data; ``level`` is 1 to 22."""
         context = self._context(f"compressor{level}", lambda: self._module.ZstdCompressor(level=level))
         return t.cast(bytes, context.compress(data))
 
     def decompress(self, payload: Buffer, length: int) -> bytes:
+        """At most ``length`` bytes of what a frame holds. Raises ``error``."""
         # It allocates what a frame promises, whatever it is told, and takes a frame without promise as it is told.
         if self._module.frame_content_size(payload) not in (length, -1):
             raise self._module.ZstdError("the frame promises another length")
@@ -71,6 +61,9 @@ class StandardLibrary:
         if not engine.eof:
             raise self._module.ZstdError("the frame does not end where it should")
         return t.cast(bytes, data)
+
+
+Zstd = t.Union[ZstandardModule, StandardLibrary]
 
 
 @functools.cache
