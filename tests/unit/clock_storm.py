@@ -201,6 +201,7 @@ class Storm:
         self.clients_set_times = self.random.random() < 0.3
         self.store_wall = 0.0
         self.kinds = self.random.choice(_KINDS)
+        self.renews = self.random.random() < 0.2
         self.hosts = [Host(0.0, self.random.random() < 0.3) for _host in range(3)]
         self.at = self.hosts[0]
         self.blocks: dict[str, tuple[PackRef, tuple[int, ...]]] = {}  # of each pack that was ever stored
@@ -371,7 +372,8 @@ class Storm:
         if self.random.random() < 0.5:
             self.store_wall = self._astray()
         self.told.append(f"{self.real:.0f} after {seconds} s")
-        self._renew()
+        if self.renews:
+            self._renew()
 
     def _renew(self) -> None:
         """Processes that are not halted as a whole give a sign of life."""
