@@ -43,7 +43,7 @@ def test_qemu_killed_after_the_bitmaps_were_loaded_from_the_images(trial: Trial)
     trial.domain.kill()
     trial.domain.start()
     trial.write()
-    taken = trial.survives("full", "was not closed in order")
+    taken = trial.survives("full", "was not saved properly")
     # It costs reading, not storage.
     assert all(disk.statistics is not None and disk.statistics.unchanged_bytes > 0 for disk in taken.result.disks)
 
@@ -52,7 +52,7 @@ def test_qemu_killed_and_backed_up_while_shut_off(trial: Trial) -> None:
     trial.off_and_on(lambda: None)
     trial.write()
     trial.domain.kill()
-    trial.survives("full", "was not closed in order")
+    trial.survives("full", "was not saved properly")
 
 
 def test_domain_destroyed_and_started(trial: Trial) -> None:

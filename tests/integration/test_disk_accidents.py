@@ -18,7 +18,7 @@ from witness import Witnessed
 
 from _cbt.grid import BLOCK_SIZE
 
-EXCHANGED = "is that of vd[ab]"
+EXCHANGED = "belongs to vd[ab]"
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_image_restored_from_a_copy_made_while_it_was_written_to(trial: Trial) -
     shutil.copy(image, copy)
     trial.write()
     trial.off_and_on(lambda: run_tool(["cp", copy, image]))
-    trial.survives({"vda": "full", "vdb": "incremental"}, "was not closed in order")
+    trial.survives({"vda": "full", "vdb": "incremental"}, "was not saved properly")
 
 
 # Disks in each other's place.

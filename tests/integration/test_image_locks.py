@@ -200,7 +200,7 @@ def test_only_the_new_image_itself_gets_the_owner_of_the_old_one(what: str, work
         os.chown(new, 65534, 65534)
     os.chown(image, 64055, 64055)
     before = secret.stat()
-    with pytest.raises(HypervisorError, match="Cannot go on with the new image"):
+    with pytest.raises(HypervisorError, match="Cannot continue with the new image"):
         image_files.take_owner(str(image), str(new))
     after = secret.stat()
     assert (after.st_uid, after.st_mode) == (before.st_uid, before.st_mode)

@@ -640,7 +640,7 @@ def test_a_bitmap_that_was_not_closed_is_not_believed(
         assert "in-use" in image_bitmaps(domain, "vda")[only_checkpoint(domain, taken[0])]
         taken.append(offline_backup(domain, repository, step_folder(workspace, "off")))
         assert disk_result(taken[1].result, "vda").mode == "full"
-        assert "was not closed in order" in disk_result(taken[1].result, "vda").reason
+        assert "was not saved properly" in disk_result(taken[1].result, "vda").reason
         assert disk_result(taken[1].result, "vda").statistics.new_bytes <= 64 * KIB
         assert image_bitmaps(domain, "vda") == {only_checkpoint(domain, taken[1]): ["auto"]}
         qemu_io(domain, "vda", "write -P 0x33 2M 64k")

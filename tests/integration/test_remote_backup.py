@@ -315,7 +315,7 @@ def test_scratch_space_of_the_hypervisor_is_watched_from_afar(
         assert list(hypervisor.path(Path("/mnt/scratch")).iterdir()) == []
         (hypervisor.path(Path("/mnt/scratch")) / "file").write_bytes(bytes(4 * MIB - 65536))
         assert (
-            "The backup was not begun because the scratch directory on node1,"
+            "The backup was not started because the scratch directory on node1,"
             in take(scratch_dir="/mnt/scratch")["failed"]
         )
     finally:

@@ -95,13 +95,13 @@ def test_a_device_must_be_free_and_large_enough(
         repository,
         session,
         RestoreRequest(original.name, disk_map=target, format="raw"),
-        "what the device holds would be lost",
+        "the content of the device would be lost",
     )
     refused(
         repository,
         session,
         RestoreRequest(original.name, disk_map=target, preallocation="full", force=True),
-        "it has its size",
+        "its size is fixed",
     )
     with BlockDomain(hypervisor, [DiskSpec("vda", format="raw", source=device)]):
         refused(
@@ -319,9 +319,9 @@ def test_an_nbd_export_must_be_large_enough_writable_and_given_up(
         return RestoreRequest(original.name, disk_map={"vda": uri}, **{"force": True, **fields})
 
     with _served(image, workspace / "nbd.sock") as uri:
-        refused(repository, session, wanted(uri, force=False), "what the export holds would be lost")
+        refused(repository, session, wanted(uri, force=False), "the content of the export would be lost")
         refused(repository, session, wanted(uri), "Choose a larger one")
-        refused(repository, session, wanted(uri, preallocation="full"), "it has its size")
+        refused(repository, session, wanted(uri, preallocation="full"), "its size is fixed")
     with _served(image, workspace / "nbd.sock", "--read-only") as uri:
         refused(repository, session, wanted(uri), "for reading only")
     refused(repository, session, wanted(f"nbd+unix:///disk?socket={workspace}/none"), "Check that the server runs")

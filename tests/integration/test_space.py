@@ -164,7 +164,7 @@ def test_where_there_is_no_room_the_backup_is_refused_before_it_begins(
         ballast.write_bytes(bytes((30 if short == "repository" else 31) * MIB))  # the repository has a reserve of 1 MiB
         request = ask(domain.name, scratch_dir=str(folders["scratch_dir"]))
         with pytest.raises(
-            Refused, match=f"not begun because the .* {small}/.* runs out of space .*another place with {short}"
+            Refused, match=f"not started because the .* {small}/.* runs out of space .*another place with {short}"
         ):
             backup(session_of(domain), repository, request, observer=lambda progress: phases.append(progress.phase))
         assert (phases, _objects(repository), domain.checkpoints(), domain.job_running()) == ([], [], [], False)

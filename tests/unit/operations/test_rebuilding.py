@@ -87,6 +87,6 @@ def test_manifests_of_two_repositories_do_not_tell(place: Path, repository: Repo
 
 
 def test_without_any_manifest_nothing_tells(place: Path) -> None:
-    with pytest.raises(Refused, match="no restore point can be read that tells its id"):
+    with pytest.raises(Refused, match="no readable restore point contains its id"):
         rebuild(place)
     assert not place.exists()

@@ -146,9 +146,9 @@ def sealed_objects(history: EngineHistory) -> dict[str, str]:
 OF_JSON = [
     "manifest",
     "draft",
-    "entry of the trash",
+    "trash entry",
     "lease",
-    "list of the doomed",
+    "deletion list",
     "record of the last collection",
     "record of damage",
     "verification",
@@ -169,7 +169,7 @@ def test_whatever_an_object_says_the_host_is_not_harmed(kind: str, made: EngineH
     magic, body = match.group(1).decode(), json.loads(match.group(4))
     truth, disk, numbers, mark = dict(made.truth), set(made.disk.dirty), made.numbers, made.at_mark
     one_in = (1 if isinstance(keys, PlainKeys) else 8) * (
-        6 if kind in ("draft", "entry of the trash") else 1
+        6 if kind in ("draft", "trash entry") else 1
     )  # a manifest is looked at closest
     for number, odd in enumerate(hostile(body)):
         if not isinstance(odd, dict) or number % one_in:
@@ -365,7 +365,7 @@ MAPS = {
 def test_a_map_that_cannot_be_one_is_damage_whatever_it_says(kind: str) -> None:
     data = MAPS[kind]()
     told = (
-        "its header is not what was written"
+        "its header was changed"
         if kind in ("runs without end", "packs without end", "more runs than blocks", "more packs than runs")
         else "."
     )
@@ -401,14 +401,14 @@ def test_a_map_that_could_not_be_read_again_is_not_stored(monkeypatch: pytest.Mo
     extents = builder.finish({pack_ref(1).id: pack_ref(1)})
     assert maps.decode(extents.encode()) == extents
     monkeypatch.setattr(maps, "MOST_RUNS", 1)
-    with pytest.raises(CbtError, match="lies in 2 pieces of 1 packs, and at most 1 and"):
+    with pytest.raises(CbtError, match="is stored in 2 pieces of 1 packs; the maximum is 1 and"):
         extents.encode()
 
 
 def test_an_object_that_could_not_be_read_again_is_not_stored() -> None:
     repository = Repository(MemoryStore(), "00" * 16)
     with pytest.raises(
-        CbtError, match="Cannot store leases/0{16}: it has 65537 bytes, and at most 65536 can be read again"
+        CbtError, match="Cannot store leases/0{16}: it has 65537 bytes; the maximum is 65536"
     ):
         repository.put_object(names.lease("0" * 16), bytes(65537))
     repository.put_object(names.lease("0" * 16), bytes(65536))
@@ -498,7 +498,7 @@ def test_maps_that_do_not_agree_about_a_pack_and_packs_without_end_are_kept_in_m
 
 def test_what_could_not_be_read_again_for_its_name_is_refused_before_anything_is_stored(made: EngineHistory) -> None:
     for name in ("web\t1", "web\x1b1", "web/1"):
-        with pytest.raises(Refused, match="its name holds control characters"):
+        with pytest.raises(Refused, match="its name contains control characters"):
             backup._nameable(SimpleNamespace(name=name))  # type: ignore[arg-type]
     backup._nameable(SimpleNamespace(name="web 1 [ä]"))  # type: ignore[arg-type]
     repository = made.fresh()

@@ -74,7 +74,7 @@ def test_a_file_exchanged_cut_or_gone_is_noticed(place: Path, repository: Reposi
     path = place / point(1).folder / "domain.xml"
     for changed in (b"<domain>", b"<domain/>\n", b"<DOMAIN/>", b""):
         path.write_bytes(changed)
-        with pytest.raises(DamagedObject, match="it is not what its restore point recorded"):
+        with pytest.raises(DamagedObject, match="it does not match its restore point"):
             repository.get_file(point(1), file)
     path.unlink()
     with pytest.raises(ObjectMissing):

@@ -382,7 +382,7 @@ def test_the_configuration_of_every_point_is_read(unpacked: Unpacked) -> None:
         described = unpacked.points[each.id]
         for name, wanted in described["files"].items():
             if any(one["own"] for one in described["damage"]) and name == "guest.json":
-                with pytest.raises(DamagedObject, match="it is not what its restore point recorded"):
+                with pytest.raises(DamagedObject, match="it does not match its restore point"):
                     repository.get_file(each, each.files[name])
             else:
                 assert _sha256(repository.get_file(each, each.files[name])) == wanted

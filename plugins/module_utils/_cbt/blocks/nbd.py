@@ -51,7 +51,7 @@ def check_reachable(server: TcpServer) -> None:
     try:
         socket.create_connection((server.address, server.port), ANSWER_WITHIN).close()
     except OSError as error:
-        why = f"{error.strerror or error}. Check firewalls, and the address with nbd_address and nbd_port."
+        why = f"{error.strerror or error}. Check firewalls, nbd_address and nbd_port."
         raise HypervisorError(f"Cannot reach the NBD server at {server.address} port {server.port}: {why}") from error
 
 
@@ -84,7 +84,10 @@ class Connection:
             self._handle.connect_unix(server)
             return
         if server.certificates is not None:
-            self._advice += f" The certificates in {server.certificates} and the server's must be of one CA, the server's must name {server.address}."
+            self._advice += (
+                f" The certificates in {server.certificates} and that of the server must be signed by the same CA,"
+                f" and that of the server must include {server.address}."
+            )
             self._handle.set_tls(nbd.TLS_REQUIRE)
             self._handle.set_tls_certificates(server.certificates)
             self._handle.set_tls_verify_peer(True)
@@ -117,7 +120,7 @@ class Connection:
                 )
             )
             if not covered:
-                raise HypervisorError(f"The NBD export {self._name} told no extents at offset {offset}.")
+                raise HypervisorError(f"The NBD export {self._name} returned no extents at offset {offset}.")
             yield from covered
             offset = covered[-1].end
 

@@ -123,13 +123,14 @@ class NbdTarget:
             self._handle.set_tls_certificates(tls.certificates)
         if urlsplit(uri).scheme.startswith("nbds"):
             self._handle.set_tls_verify_peer(True)
-            self._advice = "The certificate of the server must be of the CA in tls_certificates or of the system, be valid, and bear the hostname in the URI."
+            " The certificate of the server must be valid, be signed by the CA in tls_certificates or a CA of the system,"
+            " and include the hostname in the URI."
         with self._explained():
             self._handle.connect_uri(uri)
             self.size: int = self._handle.get_size()
             if self._handle.is_read_only():
                 self.close()
-                raise Refused(f"Cannot write to {uri}: the server offers it for reading only.")
+                raise Refused(f"Cannot write to {uri}: the server exports it read-only.")
 
     @contextlib.contextmanager
     def _explained(self) -> t.Iterator[None]:

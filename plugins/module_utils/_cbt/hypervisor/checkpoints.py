@@ -89,7 +89,7 @@ def flaw(disk: Disk, name: str) -> str | None:
     if bitmap is None:
         return f"the bitmap {name} is missing from {disk.target}"
     if bitmap.inconsistent:
-        return f"the bitmap {name} of {disk.target} was not closed in order (QEMU was killed or crashed), so it may lack changes"
+        return f"the bitmap {name} of {disk.target} was not saved properly (QEMU was killed or crashed), so it may lack changes"
     if not bitmap.recording:
         return f"the bitmap {name} of {disk.target} is not recording"
     return None
@@ -108,8 +108,11 @@ def misplaced(disk: Disk, name: str) -> str | None:
     if marks == (disk.target,):
         return None
     if marks:
-        return f"the bitmap {name} in the image of {disk.target} is that of {' and '.join(marks)}: another disk's image was put in its place"
-    return f"the bitmap {name} of {disk.target} lacks the mark that tells whose it is (QEMU drops it in a snapshot, a mirror or a commit of an image)"
+        return (
+            f"the bitmap {name} in the image of {disk.target} belongs to {' and '.join(marks)}:"
+            " the image was replaced with that of another disk"
+        )
+    return f"the bitmap {name} of {disk.target} lacks the mark of its disk (QEMU drops it in a snapshot, a mirror or a commit of an image)"
 
 
 def add_marks(domain: Domain, facts: DomainFacts, name: str, targets: t.Collection[str]) -> None:

@@ -74,12 +74,12 @@ class Session:
             return _in_time(self._open)
         except concurrent.futures.TimeoutError as error:
             raise HypervisorError(
-                f"{what}: it did not answer within {ANSWER_WITHIN} s. Check that libvirtd or virtqemud there does not hang."
+                f"{what}: it did not answer within {ANSWER_WITHIN} s. Check that libvirtd or virtqemud there is not hanging."
             ) from error
         except libvirt.libvirtError as error:
             advice = "Check that libvirtd or virtqemud runs there and that this user may use it."
             if error.get_error_code() in (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED):
-                advice = "It asks who this is: check username and password, or authfile."
+                advice = "Authentication failed. Check username and password, or authfile."
             raise HypervisorError(f"{what}: {error}. {advice}") from error
 
     @property
@@ -176,7 +176,7 @@ def connect(
     libvirt.registerErrorHandler(_ignore, None)
     if authfile is not None:
         if not os.access(authfile, os.R_OK):  # libvirt would not say what is wrong
-            raise Refused(f"Cannot read the authentication file {authfile}. Check authfile and who may read it.")
+            raise Refused(f"Cannot read the authentication file {authfile}. Check authfile and its permissions.")
         uri = f"{uri}{'&' if '?' in uri else '?'}authfile={urllib.parse.quote(authfile)}"
 
     def open_it() -> t.Any:

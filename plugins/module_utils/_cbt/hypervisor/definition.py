@@ -98,7 +98,7 @@ def shut_down(domain: Domain, within: float, watch: t.Callable[[], None]) -> Non
             watch()
             if time.monotonic() > deadline:
                 raise HypervisorError(
-                    f"{domain.name} did not shut down within {within:.0f} s, so nothing was changed. See to its guest, or allow more time."
+                    f"{domain.name} did not shut down within {within:.0f} s, so nothing was changed. Check its guest, or allow more time."
                 )
             time.sleep(0.2)
 
@@ -111,7 +111,7 @@ def start(domain: Domain) -> None:
         while time.monotonic() < deadline:
             if domain.api.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
                 raise HypervisorError(
-                    f"{domain.name} was started and did not go on running. See libvirt's and QEMU's log of this domain."
+                    f"{domain.name} was started but did not keep running. See libvirt's and QEMU's log of this domain."
                 )
             time.sleep(0.2)
 

@@ -99,7 +99,7 @@ class Disk:
         if self.source is None:
             return f"{self.target} has no medium."
         if self.transient:
-            return f"{self.target} is transient: its changes are dropped when the domain ends."
+            return f"{self.target} is transient: its changes are discarded when the domain ends."
         return None
 
     @property

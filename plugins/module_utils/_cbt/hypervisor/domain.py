@@ -156,7 +156,7 @@ def require_files_here(facts: DomainFacts, what: str) -> None:
     """Raise Refused if a domain is on another host, for ``what`` needs its files."""
     if facts.host is not None:
         raise Refused(
-            f"Cannot {what}: {facts.name} is on {facts.host}, and its files are needed. Let the task run on that host."
+            f"Cannot {what}: {facts.name} is on {facts.host}, and its files are needed. Run the task on that host."
         )
 
 

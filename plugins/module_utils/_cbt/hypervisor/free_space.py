@@ -57,7 +57,7 @@ class Place:
         """Raise Refused if there is too little space to begin with."""
         space = self.measure(self.path)
         if space.short:
-            raise Refused(f"The backup was not begun because {self._shortage(space)}")
+            raise Refused(f"The backup was not started because {self._shortage(space)}")
 
     def cause(self, looks: collections.deque[int]) -> HypervisorError | None:
         """Why the backup has to end; None if there is space, or if that cannot be told. ``looks`` keeps what was free of late.

@@ -79,7 +79,7 @@ def image_exports(facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str) 
         arguments = _arguments(disks, by_target, socket, ready)
     except (OSError, ProgramError) as error:
         raise HypervisorError(
-            f"Cannot read the disks of {facts.name}: {error}. Check that its images are whole."
+            f"Cannot read the disks of {facts.name}: {error}. Check that its images are intact."
         ) from error
     with programs.service(arguments) as server:
         _wait_for(ready, server, facts.name)
@@ -97,7 +97,7 @@ def _wait_for(ready: str, server: programs.Service, name: str) -> None:
         reason = server.failed()
         if reason is not None and "lock" in reason:
             raise HypervisorError(
-                f"Cannot read the disks of {name}: an image is in use by another process ({reason}). Was it started meanwhile? Try again."
+                f"Cannot read the disks of {name}: an image is in use by another process ({reason}). It may have been started. Try again."
             )
         if reason is not None or time.monotonic() > deadline:
             raise HypervisorError(

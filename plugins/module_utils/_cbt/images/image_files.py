@@ -138,7 +138,7 @@ def convert(image: Image, dest: str, watch: t.Callable[[], None]) -> None:
 def compare(image: Image, copy: str, watch: t.Callable[[], None]) -> None:
     """Raise HypervisorError unless a qcow2 image reads as another, byte for byte, or what ``watch`` raises."""
     comparing = ["qemu-img", "compare", "-q", "-f", image.format, "-F", "qcow2", "--", image.path, copy]
-    _complete(comparing, watch, f"use {copy}: it does not hold what {image.path} holds")
+    _complete(comparing, watch, f"use {copy}: its content differs from that of {image.path}")
 
 
 def _complete(arguments: t.Sequence[str], watch: t.Callable[[], None], what: str) -> None:
@@ -165,7 +165,7 @@ def check(path: str) -> None:
     try:
         programs.run(["qemu-img", "check", "-q", "-f", "qcow2", "--", path])
     except ProgramError as error:
-        raise HypervisorError(f"The image {path} is not sound: {error}") from error
+        raise HypervisorError(f"The image {path} is damaged: {error}") from error
 
 
 def take_owner(path: str, other: str) -> None:
@@ -178,13 +178,13 @@ def take_owner(path: str, other: str) -> None:
         handle = os.open(other, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise HypervisorError(
-            f"Cannot go on with the new image {other}: {error.strerror}. Check whether another user replaced it."
+            f"Cannot continue with the new image {other}: {error.strerror}. Check whether another user replaced it."
         ) from error
     try:
         made = os.fstat(handle)
         if not stat.S_ISREG(made.st_mode) or made.st_nlink != 1 or made.st_uid != os.geteuid():
             raise HypervisorError(
-                f"Cannot go on with the new image {other}: another user replaced it. Make root the owner of its folder."
+                f"Cannot continue with the new image {other}: another user replaced it. Make root the owner of its folder."
             )
         os.fchmod(handle, status.st_mode & 0o777)
         if os.geteuid() == 0:

@@ -57,7 +57,7 @@ def features_like(image: t.Mapping[str, t.Any]) -> Features:
     """The features of an image that ``qemu-img info`` described. Raises ValueError if qcow2 has no such features."""
     cluster = image.get("cluster-size", DEFAULT.cluster)
     if cluster not in _CLUSTERS or isinstance(cluster, bool):
-        raise ValueError("qcow2 has no clusters of that size")
+        raise ValueError("qcow2 does not support clusters of that size")
     flags = {key: image.get(key, False) for key in ("extended-l2", "lazy-refcounts")}
     if not all(isinstance(flag, bool) for flag in flags.values()) or image.get("compression-type", "zlib") not in (
         "zlib",
@@ -65,7 +65,7 @@ def features_like(image: t.Mapping[str, t.Any]) -> Features:
     ):
         raise ValueError("qcow2 has no such features")
     if flags["extended-l2"] and cluster < _SMALLEST_EXTENDED:
-        raise ValueError("qcow2 has extended L2 entries for larger clusters only")
+        raise ValueError("qcow2 supports extended L2 entries only with larger clusters")
     return Features(cluster, flags["extended-l2"], flags["lazy-refcounts"], image.get("compression-type") == "zstd")
 
 

@@ -80,11 +80,11 @@ def _changed(found: Configuration, passphrase: str | None, request: KeyRequest, 
     given = [each for each in (request.new_passphrase, passphrase) if each is not None]
     if not any(after.opened(each) for each in given):
         raise Refused(
-            f"Cannot remove the last key slot of the repository {location} that a passphrase given opens: nothing could be read any more."
+            f"Cannot remove the last key slot of the repository {location} that a passphrase given opens: the repository could no longer be read."
         )
     if len(slots) > key_slots.MAX_SLOTS:
         raise Refused(
-            f"Cannot add a key slot to the repository {location}: it has {key_slots.MAX_SLOTS}, as many as there can be. Remove one."
+            f"Cannot add a key slot to the repository {location}: it has {key_slots.MAX_SLOTS}, which is the maximum. Remove one."
         )
     return after
 
@@ -112,7 +112,7 @@ def _decide(found: Configuration | None, passphrase: str | None, request: KeyReq
         return _changed(found, passphrase, request, location)
     if given:
         raise PassphraseRefused(
-            f"The repository {location} is not encrypted, and cannot become so: that is decided when it is created."
+            f"The repository {location} is not encrypted, and cannot be encrypted later."
             " Create another one with a passphrase, and copy the restore points."
         )
     return found
@@ -199,17 +199,17 @@ def rebuilt(store: Store) -> Configuration:
             data = store.get(name)
             if data.startswith(encryption.MAGIC):
                 raise Refused(
-                    f"The repository {store.location} is encrypted. Its {configuration.NAME} held the only copies of its key and cannot be made"
-                    " again: put a copy of that file back."
+                    f"The repository {store.location} is encrypted. Its {configuration.NAME} contained the only copies of its key and cannot"
+                    " be recreated. Put a copy of that file back."
                 )
             ids.add(manifests.decode(data, name).repository)
     if len(ids) != 1:
         what = (
             f"its restore points come from different ones ({', '.join(sorted(ids))})"
             if ids
-            else "no restore point can be read that tells its id"
+            else "no readable restore point contains its id"
         )
         raise Refused(
-            f"Cannot make {configuration.NAME} of the repository {store.location} again: {what}. Put a copy of that file back."
+            f"Cannot recreate {configuration.NAME} of the repository {store.location}: {what}. Put a copy of that file back."
         )
     return configuration.decode(Configuration(ids.pop()).encode(), store.location)

@@ -90,7 +90,7 @@ class Repository:
         """
         if len(data) > names.largest(name):
             raise RepositoryError(
-                f"Cannot store {name}: it has {len(data)} bytes, and at most {names.largest(name)} can be read again."
+                f"Cannot store {name}: it has {len(data)} bytes; the maximum is {names.largest(name)}."
             )
         return self.store.put(name, self.keys.seal(name, data), replace)
 
@@ -141,7 +141,7 @@ class Repository:
         name = point.object_name(file)
         data = self.get_object(name, file.size)
         if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
-            raise DamagedObject(f"{name} is damaged: it is not what its restore point recorded")
+            raise DamagedObject(f"{name} is damaged: it does not match its restore point")
         return data
 
     def read_map(self, point: RestorePoint, target: str) -> maps.ExtentMap:

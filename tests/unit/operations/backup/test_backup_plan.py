@@ -76,7 +76,7 @@ GAPS: dict[str, tuple[Disk, tuple[RestorePoint, ...], dict[str, Any], str]] = {
         disk(bitmaps=(BROKEN,)),
         (tracked_point(1),),
         {},
-        f"the bitmap {SINCE1} of vda was not closed in order",
+        f"the bitmap {SINCE1} of vda was not saved properly",
     ),
     "bitmap not recording": (
         disk(bitmaps=(STOPPED,)),
@@ -88,19 +88,19 @@ GAPS: dict[str, tuple[Disk, tuple[RestorePoint, ...], dict[str, Any], str]] = {
         disk(bitmaps=(SOUND, marking("vdb"))),
         (tracked_point(1),),
         {},
-        f"the bitmap {SINCE1} in the image of vda is that of vdb: another disk's image was put in its place",
+        f"the bitmap {SINCE1} in the image of vda belongs to vdb: the image was replaced with that of another disk",
     ),
     "mark missing": (
         disk(bitmaps=(SOUND,)),
         (tracked_point(1),),
         {},
-        f"the bitmap {SINCE1} of vda lacks the mark that tells whose it is",
+        f"the bitmap {SINCE1} of vda lacks the mark of its disk",
     ),
     "marked twice": (
         disk(bitmaps=(SOUND, marking("vda"), marking("vdb"))),
         (tracked_point(1),),
         {},
-        f"the bitmap {SINCE1} in the image of vda is that of",
+        f"the bitmap {SINCE1} in the image of vda belongs to",
     ),
     "marked at another point": (
         disk(bitmaps=(SOUND, marking("vda", TWO))),
@@ -212,7 +212,7 @@ def test_incremental_names_every_disk_that_stands_in_its_way() -> None:
         disk("vda", (SINCE1,)), disk("vdb"), disk("vdc", (BROKEN,)), points=(tracked_point(1, "vda", "vdb", "vdc"),)
     )
     with pytest.raises(
-        Refused, match=r"vdb: Read in full: .*missing.* vdc: Read in full: .*not closed in order"
+        Refused, match=r"vdb: Read in full: .*missing.* vdc: Read in full: .*not saved properly"
     ) as caught:
         plan_of(found, "incremental")
     assert "vda:" not in str(caught.value)
@@ -246,7 +246,7 @@ def test_a_bitmap_whose_name_only_begins_alike_does_not_serve() -> None:
 def test_full_asked_for_reads_all_and_keeps_the_history() -> None:
     plan = plan_of(situation(disk(bitmaps=(SINCE1,)), points=(tracked_point(1),)), "full")
     assert plan == BackupPlan(
-        (DiskPlan("vda", "full", "A full backup was asked for.", None, ONE, GIB),), ("vda",), ONE, (SINCE1,), ()
+        (DiskPlan("vda", "full", "The mode is full.", None, ONE, GIB),), ("vda",), ONE, (SINCE1,), ()
     )
 
 

@@ -20,7 +20,7 @@ UNREADABLE = {
         "sdz is a passed-through LUN, which QEMU cannot read for a backup. Back it up inside the guest.",
     ),
     "empty": (Disk("sdz"), "sdz has no medium."),
-    "transient": (disk("sdz", transient=True), "sdz is transient: its changes are dropped when the domain ends."),
+    "transient": (disk("sdz", transient=True), "sdz is transient: its changes are discarded when the domain ends."),
 }
 
 

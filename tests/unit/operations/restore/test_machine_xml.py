@@ -351,7 +351,7 @@ FIRMWARE: dict[str, tuple[str, dict[str, str], tuple[str, ...], dict[str, str | 
         ("/fw",),
         {"loader": "/fw", "nvram": None, "kernel": "/old/k"},
         (
-            "The firmware variables /old/nv were not saved: the firmware begins with fresh ones.",
+            "The firmware variables /old/nv were not saved: the firmware starts with new ones.",
             "The kernel /old/k was not saved and is not on this host: the domain will not start without it.",
         ),
     ),

@@ -59,7 +59,7 @@ def test_a_file_of_another_that_appears_at_the_last_moment_stays_unless_by_force
     if force:
         restore(history.fresh(), _request(dest, force))
     else:
-        with pytest.raises(Refused, match="a file of that name appeared meanwhile. Choose another path"):
+        with pytest.raises(Refused, match="a file with that name was created in the meantime. Choose another path"):
             restore(history.fresh(), _request(dest))
     (truth,) = history.truth.values()
     assert theirs.read_bytes() == (truth if force else b"theirs")

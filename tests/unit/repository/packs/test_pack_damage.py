@@ -112,7 +112,7 @@ def test_truncation_after_the_directory_was_read_is_noticed(small: tuple[MemoryS
     for length in range(ref.directory_offset):
         store.objects[ref.name] = whole[:length]
         found = list(reader.blocks(ref, 0, 3))
-        assert str(found[-1]) == f"block 2 of pack {ref.id.hex()}: the pack is cut off"
+        assert str(found[-1]) == f"block 2 of pack {ref.id.hex()}: the pack is truncated"
         for block, expected in zip(found, BLOCKS):
             assert isinstance(block, DamagedObject) or bytes(block) == expected
 

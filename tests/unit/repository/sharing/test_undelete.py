@@ -87,9 +87,9 @@ def test_with_a_domain_only_points_of_that_domain_are_brought_back(history: Engi
     namesake = dataclasses.replace(point(1), id=made.id, uuid=OTHER_UUID, domain="other", disks=(), files={})
     repository.publish(namesake)
     trash.remove(repository, namesake)
-    with pytest.raises(Refused, match=f"{point(2).id} cannot be brought back.* the trash holds {made.id}"):
+    with pytest.raises(Refused, match=f"{point(2).id} cannot be brought back.* the trash contains {made.id}"):
         retention(history.fresh(), RetentionRequest(domain="other", undelete=(point(2).id,), collect=False))
-    with pytest.raises(Refused, match=f"{point(2).id} cannot be brought back.* the trash holds nothing"):
+    with pytest.raises(Refused, match=f"{point(2).id} cannot be brought back.* the trash contains nothing"):
         retention(history.fresh(), RetentionRequest(domain=made.domain, undelete=(point(2).id,), collect=False))
     assert (
         retention(history.fresh(), RetentionRequest(domain=made.domain, undelete=(made.id,), collect=False)).undeleted
@@ -125,7 +125,7 @@ def test_what_is_nowhere_cannot_be_brought_back_and_nothing_else_is(history: Eng
     (made,) = history.fresh().points_of(UUID).points
     trash.remove(history.fresh(), made)
     with pytest.raises(
-        Refused, match=f"{point(2).id} cannot be brought back: it is not in the trash.*the trash holds {made.id}"
+        Refused, match=f"{point(2).id} cannot be brought back: it is not in the trash.*the trash contains {made.id}"
     ):
         retention(history.fresh(), RetentionRequest(undelete=(made.id, point(2).id), collect=False))
     assert history.fresh().points_of(UUID).points == ()

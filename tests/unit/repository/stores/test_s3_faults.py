@@ -288,7 +288,7 @@ def test_why_a_question_without_answer_was_refused_is_asked_for(
 
 def test_an_answer_that_lacks_what_s3_tells_is_an_error(store: S3Store, script: Script) -> None:
     script.answer(200)
-    assert "the answer lacks 'LastModified', so it is none of S3. Check endpoint_url" in failure(
+    assert "the answer lacks 'LastModified', so it is not from an S3 server. Check endpoint_url" in failure(
         lambda: store.modified("collected.json")
     )
     store._answered_within = 1
@@ -332,7 +332,7 @@ def test_a_listing_that_does_not_tell_how_it_goes_on_is_an_error(store: S3Store,
         b"<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>p/leases/0000000000000000</Key><Size>1</Size>"
     )
     script.answer(200, page + b"<LastModified>2026-01-01T00:00:00Z</LastModified></Contents></ListBucketResult>")
-    assert "does not tell how the listing goes on" in failure(lambda: list(store.list("leases")))
+    assert "does not report how the listing continues" in failure(lambda: list(store.list("leases")))
 
 
 PAGE = (
@@ -358,9 +358,9 @@ def test_an_answer_that_is_no_listing_never_passes_for_an_empty_one(
 ) -> None:
     script.answer(200, body)
     for call in (lambda: list(store.list("trash")), lambda: list(store.entries("drafts")), store.occupants):
-        assert "what the server answers is no listing. Check endpoint_url" in failure(call)
+        assert "the response of the server is not a listing. Check endpoint_url" in failure(call)
     script.answer(200, x_amz_version_id="v1").answer(200, body)
-    assert "what the server answers is no listing" in failure(lambda: store.delete("collected.json"))
+    assert "the response of the server is not a listing" in failure(lambda: store.delete("collected.json"))
     assert "DELETE" not in [method for method, _path, _headers, _body in script.requests]
 
 

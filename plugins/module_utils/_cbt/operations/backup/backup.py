@@ -81,7 +81,7 @@ def _nameable(domain: Domain) -> None:
     """Raise Refused if a restore point of the domain could not be read again for its name."""
     if not names.is_domain_name(domain.name):
         raise Refused(
-            f"Cannot back up the domain {names.shown(domain.name)}: its name holds control characters. Rename it with virsh domrename."
+            f"Cannot back up the domain {names.shown(domain.name)}: its name contains control characters. Rename it with virsh domrename."
         )
 
 
@@ -90,7 +90,7 @@ def _clear(domain: Domain, request: BackupRequest) -> list[str]:
     done = leftovers.clear(domain, request.options.scratch_dir)
     if request.abort_foreign_job and read_domain(domain).job == "backup":
         backup_job.end(domain)
-        done.append(f"A backup job of another tool on {domain.name} was ended, as asked for.")
+        done.append(f"A backup job of another tool on {domain.name} was ended because abort_foreign_job is set.")
     return done
 
 

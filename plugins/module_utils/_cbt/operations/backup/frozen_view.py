@@ -82,7 +82,7 @@ def shut_off(asked: ViewRequest, folder: str) -> t.Iterator[View]:
     if checkpoint is not None:
         checkpoints.add_bitmaps(facts, checkpoint, asked.tracked)
     consistency = agent.FILESYSTEM if facts.shut_down else agent.CRASH
-    note = None if facts.shut_down else "libvirt does not know that the guest ended in order before it was shut off"
+    note = None if facts.shut_down else "libvirt does not report that the guest shut down properly"
     with contextlib.ExitStack() as stack:
         exports = stack.enter_context(offline_export.image_exports(facts, asked.wanted, folder))
         yield View(exports, consistency, note, asked.checkpoint_xml)

@@ -165,14 +165,14 @@ def _disk_plan(disk: Disk, mode: str, selection: Selection, scan_untracked: bool
         return DiskPlan(
             disk.target,
             COPY,
-            "A copy was asked for; tracking is left as it is.",
+            "The mode is copy; tracking is not changed.",
             base=base,
             dirty_bytes=disk.virtual_size,
         )
     if untrackable is not None:
         return DiskPlan(disk.target, SCAN, untrackable, base=base, dirty_bytes=disk.virtual_size)
     if mode == FULL:
-        return DiskPlan(disk.target, FULL, "A full backup was asked for.", base=base, dirty_bytes=disk.virtual_size)
+        return DiskPlan(disk.target, FULL, "The mode is full.", base=base, dirty_bytes=disk.virtual_size)
     plan = _tracked_plan(disk, mode, situation)
     return plan if plan.since is not None else dataclasses.replace(plan, dirty_bytes=disk.virtual_size)
 
@@ -210,7 +210,7 @@ class Wish:
 
 
 def _audited(plan: DiskPlan) -> DiskPlan:
-    reason = f"Audited: all of it is read and held against what tracking tells. {plan.reason}"
+    reason = f"Audited: the whole disk is read and compared with what tracking recorded. {plan.reason}"
     return dataclasses.replace(plan, mode=FULL, reason=reason, audit=True)
 
 

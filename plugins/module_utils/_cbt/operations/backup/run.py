@@ -108,7 +108,7 @@ class Run:
                 point = self._publish(view, captured)
                 undo.pop_all()  # it is published: from here on nothing is taken back
         self._interrupt.reached(
-            f"Restore point {point.id} of {point.domain} is published and complete. The next backup does the rest."
+            f"Restore point {point.id} of {point.domain} is published and complete. The next backup completes the remaining work."
         )
         self._remove_superseded()
         self._heal()
@@ -176,7 +176,7 @@ class Run:
         if read.unmarked:
             amount = sum(length for _offset, length in read.unmarked_bytes)
             how = (
-                "Tracking was wrong, so all of it was read. Was it resized, or its image overwritten?"
+                "Tracking was wrong, so the whole disk was read. Was it resized, or its image overwritten?"
                 if doubtful
                 else "Audit:"
             )

@@ -40,7 +40,7 @@ def servers(session: Session, wanted: Transport) -> tuple[TcpServer, ...]:
     if wanted.kind == UNIX:
         if host is not None:
             raise Refused(
-                f"Cannot read the disks of a domain on {host} over a Unix socket. Set transport: tcp, or let the task run on that host."
+                f"Cannot read the disks of a domain on {host} over a Unix socket. Set transport: tcp, or run the task on that host."
             )
         return ()
     if wanted.tls:

@@ -185,7 +185,7 @@ def _refuse(facts: DomainFacts, conversions: t.Sequence[Conversion], wish: Wish)
         )
     new = [each for each in conversions if each.method in (CONVERT, BLOCKCOPY)]
     if len(new) > 1 and wish.dest is not None:
-        raise Refused(f"{len(new)} disks of {facts.name} are to be converted, and dest names one image. Name the disk.")
+        raise Refused(f"dest names one image, but {len(new)} disks of {facts.name} would be converted. Set disk.")
     if (
         facts.active
         and wish.window

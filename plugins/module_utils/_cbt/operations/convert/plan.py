@@ -112,12 +112,12 @@ def _refuse_new_image(candidate: Candidate) -> None:
         "It can be converted by amend while the domain is off." if candidate.image.format == "qcow2" else "",
     )
     reasons = [
-        ("it holds internal snapshots, which a new image would not have", image.snapshots),
+        ("it has internal snapshots, which a new image would not have", image.snapshots),
         ("it is encrypted", image.encrypted),
-        ("its data lie in a file of their own", image.data_file),
-        (f"the domain has {' and '.join(candidate.ties)}, which name the image as it is", bool(candidate.ties)),
+        ("its data is in an external data file", image.data_file),
+        (f"the domain has {' and '.join(candidate.ties)}, which refer to the current image", bool(candidate.ties)),
         (
-            f"it is also a disk of {', '.join(candidate.sharers)}, which would go on with the old image",
+            f"it is also a disk of {', '.join(candidate.sharers)}, which would continue to use the old image",
             bool(candidate.sharers),
         ),
     ]

@@ -85,5 +85,5 @@ def prove(domain: Domain, target: str, original: Image, bitmap: str, scratch_dir
     if different is not None:
         raise HypervisorError(
             f"{target} of {domain.name} differs from {original.path}, which it was copied from, at offset {different}, though nothing was written there."
-            f" The domain runs on the copy; the original is kept. Look into both before one of them is dropped."
+            f" The domain runs on the copy; the original is kept. Examine both before you delete one of them."
         )

@@ -201,7 +201,7 @@ class ImageRun:
         if fmt is None:
             self.notes.append(
                 f"The original {original.path} was kept without a comparison: an older version of kvm.cbt began the conversion and did not record"
-                " the format of the original. Remove it once the domain was seen to work."
+                " the format of the original. Remove it once you have verified that the domain works."
             )
         else:
             prove(
@@ -224,5 +224,7 @@ class ImageRun:
         if not users and locks.in_use(original):
             users = ["a running process"]
         if users:
-            self.notes.append(f"The original {original} was kept: {', '.join(sorted(set(users)))} rest on it.")
+            self.notes.append(
+                f"The original {original} was kept because it is used by {', '.join(sorted(set(users)))}."
+            )
         return bool(users)

@@ -108,7 +108,7 @@ class Capture(t.Mapping[str, bytes]):
                 return SavedFile(
                     file.kind, file.path, size, digest.hexdigest(), tuple(pieces), owner, group, status.st_mode & 0o777
                 )
-        raise FileChanges("it changes all the time")
+        raise FileChanges("it keeps changing")
 
     def _digest(self, file: MachineFile) -> bytes:
         digest = hashlib.sha256()

@@ -231,9 +231,9 @@ class NewPoint:
             self._record()
         except RepositoryError as error:
             self.warnings.append(
-                f"Later backups will not find the blocks of restore point {self._id} when they look for known ones: {error}"
+                f"Later backups cannot reuse the blocks of restore point {self._id} for deduplication: {error}"
             )
         if self._dedup.failure is not None:
             self.warnings.append(
-                f"Known blocks were not looked for in all of the repository, which costs space: {self._dedup.failure}."
+                f"Deduplication did not cover the whole repository, which costs space: {self._dedup.failure}."
             )

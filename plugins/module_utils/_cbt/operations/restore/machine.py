@@ -124,10 +124,10 @@ def _check_replaceable(domain: Domain, force: bool) -> None:
             raise Refused(f"{what}. Restore a copy with new_name, or replace it with force: true.")
         if domain.api.hasManagedSaveImage():
             raise Refused(
-                f"{what} and has a saved state, which does not go with restored disks. Remove it with virsh managedsave-remove {domain.name}."
+                f"{what} and has a saved state, which would not match the restored disks. Remove it with virsh managedsave-remove {domain.name}."
             )
         if domain.api.snapshotNum():
-            raise Refused(f"{what} and has snapshots, which do not go with restored disks. Delete them first.")
+            raise Refused(f"{what} and has snapshots, which would not match the restored disks. Delete them first.")
 
 
 def _places(
@@ -152,7 +152,7 @@ def _places(
         ):
             continue  # libvirt chooses the firmware, or this host has it
         if dest is None:
-            raise Refused(f"Nothing says where {file.kind} of the machine is to be restored to. Set dest to a folder.")
+            raise Refused(f"No destination is given for the {file.kind} of the machine. Set dest to a directory.")
         yield FilePlace(file, path_in(dest, f"{name}-{file.kind}"))
 
 
@@ -237,6 +237,6 @@ def begin(session: Session, plan: MachinePlan) -> None:
     if plan.start:
         with explained(
             f"start {plan.name}",
-            "It was restored and defined; its configuration may name what this host does not have.",
+            "It was restored and defined; its configuration may refer to something that this host does not have.",
         ):
             domain.api.create()

@@ -123,7 +123,7 @@ class _Adaptation:
         found = filtered(self._root, Host(frozenset(paths), self._wanted.firmware, self._exists))
         if found.refused:
             raise Refused(
-                f"Cannot define {self._wanted.name}: its definition in the repository needs what it may have only if it is trusted: {'; '.join(found.refused)}."
+                f"Cannot define {self._wanted.name}: its definition in the repository requires access to this host: {'; '.join(found.refused)}."
                 " Connect interfaces with networks, restore a copy with uuid: new, which has no devices of the host, restore the disks without define,"
                 " or set trust_definition: true if you trust everyone who can write to the repository as you trust root."
             )
@@ -175,7 +175,7 @@ class _Adaptation:
                 # They would be the original's, or any file of the host; libvirt makes others from the template.
                 system.remove(element)
                 self._changes.append(
-                    f"The firmware variables {path_in(element)} were not saved: the firmware begins with fresh ones."
+                    f"The firmware variables {path_in(element)} were not saved: the firmware starts with new ones."
                 )
             elif kind != "nvram" and element is not None and not self._found(element):
                 self._changes.append(

@@ -125,7 +125,7 @@ def check_target(plan: DiskRestore, session: Session | None, force: bool) -> Non
     if is_nbd(plan.path):
         if not force:
             raise Refused(
-                f"Cannot restore {plan.target} to {plan.path}: what the export holds would be lost. Check it, and set force: true."
+                f"Cannot restore {plan.target} to {plan.path}: the content of the export would be lost. Check it, and set force: true."
             )
         return
     folder = os.path.dirname(plan.path)
@@ -146,7 +146,7 @@ def check_target(plan: DiskRestore, session: Session | None, force: bool) -> Non
         )
     if not force and device:
         raise Refused(
-            f"Cannot restore {plan.target} to {plan.path}: what the device holds would be lost. Check it, and set force: true."
+            f"Cannot restore {plan.target} to {plan.path}: the content of the device would be lost. Check it, and set force: true."
         )
     if not force:
         raise Refused(
@@ -179,7 +179,7 @@ def check_device(plan: DiskRestore, layout: qcow2_layout.Layout | None, prealloc
 def _no_preallocation(plan: DiskRestore, preallocation: str) -> None:
     if preallocation != "none":
         raise Refused(
-            f"Cannot restore {plan.target} to {plan.path} with preallocation: it has its size. Set preallocation: none."
+            f"Cannot restore {plan.target} to {plan.path} with preallocation: its size is fixed. Set preallocation: none."
         )
 
 

@@ -92,7 +92,7 @@ def _appear(partial: str, final: str, force: bool) -> None:
             os.unlink(partial)
     except FileExistsError as error:
         raise Refused(
-            f"Cannot restore to {final}: a file of that name appeared meanwhile. Choose another path."
+            f"Cannot restore to {final}: a file with that name was created in the meantime. Choose another path."
         ) from error
     except OSError as error:
         raise CbtError(f"Cannot restore to {final}: {error.strerror}.") from error

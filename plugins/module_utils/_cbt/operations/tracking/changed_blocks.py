@@ -100,7 +100,7 @@ def until_now(
         disk = next((each for each in found.facts.disks if each.target == target), None)
         if disk is None:
             raise Refused(f"{domain.name} has no disk {target}.")
-        require_files_here(found.facts, f"tell what changed on {domain.name} until now")
+        require_files_here(found.facts, f"determine what changed on {domain.name} until now")
         cause = (
             why_unusable(disk, point, found) if point.checkpoint is not None else "it was taken without a checkpoint"
         )
@@ -116,6 +116,7 @@ def until_now(
             base = repository.read_map(point, target)
             if spot_check.contradiction(source, base, Known(base, repository.reader)) is not None:
                 raise Refused(
-                    f"{UNRELATED}: what tracking tells of {target} since {point.id} is wrong. Back {domain.name} up; the disk is then read in full."
+                    f"{UNRELATED}: the tracked changes of {target} since {point.id} are wrong."
+                    f" Back up {domain.name}, which reads the disk in full."
                 )
             return _in_bytes(list(to_blocks(source.extents(), source.size)), source.size)

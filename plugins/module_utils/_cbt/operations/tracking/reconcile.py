@@ -73,7 +73,7 @@ def _why_gone(name: str, found: Situation, by_checkpoint: t.Mapping[str | None, 
     if point is None:
         return "no restore point of this repository names it"
     if not _sound_disks(found.facts.disks, name):
-        return f"none of its bitmaps can tell the changes since restore point {point.id}"
+        return f"none of its bitmaps records the changes since restore point {point.id}"
     return f"restore point {point.id} is not the one the next backup builds on"
 
 
@@ -91,7 +91,10 @@ def plan_agreement(found: Situation, remove_foreign: bool) -> Agreement:
     others = named("", found.checkpoints, found.facts.disks)
     foreign = tuple(name for name in others if name not in ours and ANY_REPOSITORY.fullmatch(name) is None)
     if remove_foreign:
-        steps += [Step(REMOVE, name, "it is not of this collection, and foreign is set to remove") for name in foreign]
+        steps += [
+            Step(REMOVE, name, "it does not belong to this collection, and foreign is set to remove")
+            for name in foreign
+        ]
     return Agreement(serving, tuple(steps), foreign)
 
 

@@ -116,7 +116,7 @@ def _refuse_to_create(facts: DomainFacts, disks: t.Sequence[DiskTracking], actio
         raise Refused(f"Cannot track {facts.name}: none of its disks can be tracked. {reasons}".strip())
     if actions and not facts.active:
         raise Refused(
-            f"Cannot create a checkpoint on {facts.name}: it is {facts.state}, and a checkpoint needs a running domain. Start it, paused if need be."
+            f"Cannot create a checkpoint on {facts.name}: it is {facts.state}, and a checkpoint needs a running domain. Start it, paused if necessary."
         )
 
 

@@ -48,7 +48,7 @@ class Healed:
             )
         if self.left:
             told.append(
-                f"{self.left} blocks of earlier restore points of {domain} stay damaged: their content is nowhere to be found any more."
+                f"{self.left} blocks of earlier restore points of {domain} stay damaged: their content no longer exists anywhere."
             )
         return told
 

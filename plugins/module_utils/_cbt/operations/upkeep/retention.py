@@ -119,8 +119,8 @@ def _wanted_back(removed: t.Sequence[Removed], existing: t.Collection[Key], want
     missing = [each for each in wanted if each not in known]
     if missing:
         raise Refused(
-            f"Restore point {missing[0]} cannot be brought back: it is not in the trash. Its grace period is over, or it never was;"
-            f" the trash holds {', '.join(sorted(each for _uuid, each in latest)) or 'nothing'}."
+            f"Restore point {missing[0]} cannot be brought back: it is not in the trash. Its grace period is over, or it never existed;"
+            f" the trash contains {', '.join(sorted(each for _uuid, each in latest)) or 'nothing'}."
         )
     return [each for key, each in latest.items() if each.point.id in wanted and key not in existing]
 
@@ -330,7 +330,7 @@ class _Retention:
     def _stuck(self, count: int) -> StorageFull:
         """What is to be done where there is no room to remove points."""
         how = (
-            "Set grace: 0, so that the space of what is removed is reclaimed at once"
+            "Set grace: 0, so that the space of removed restore points is reclaimed immediately"
             if self._request.grace > 0
             else "Free a MiB there by other means"
         )

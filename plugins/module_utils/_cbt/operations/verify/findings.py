@@ -137,7 +137,7 @@ class Recorder:
             store()
         except RepositoryError as error:
             self.wanted = False
-            self.warn(f"What was found is not recorded in the repository: {error}")
+            self.warn(f"The findings were not recorded in the repository: {error}")
 
     def ended(self) -> None:
         """Record what was found of a point before its end, if the repository is still there."""

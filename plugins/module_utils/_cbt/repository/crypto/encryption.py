@@ -65,7 +65,7 @@ def _proving() -> t.Iterator[None]:
     try:
         yield
     except (_gcm().InvalidTag, ValueError) as error:
-        raise DamagedObject("its seal is broken: it was changed, or is not the one that belongs here") from error
+        raise DamagedObject("its seal is broken: it was changed, or it belongs elsewhere") from error
 
 
 class EncryptedPack:
@@ -90,7 +90,7 @@ class EncryptedPack:
 
     def unseal_directory(self, header: bytes, stored: bytes, tail: bytes, proof: bytes) -> bytes:
         if proof[TAG_SIZE:] != bytes(TAG_SIZE):
-            raise DamagedObject("its seal is not one")
+            raise DamagedObject("its seal is not valid")
         return self._cipher.decrypt(_DIRECTORY_NONCE, stored + proof[:TAG_SIZE], header + tail)
 
 

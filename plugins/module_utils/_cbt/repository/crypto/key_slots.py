@@ -56,7 +56,7 @@ def decode(body: t.Mapping[str, t.Any]) -> Slot:
         )
         kdf = body["kdf"]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DamagedObject(f"a key slot lacks what it must have ({error})") from error
+        raise DamagedObject(f"a key slot lacks a required field ({error})") from error
     if kdf != "scrypt":
         raise RepositoryError(
             "a key slot is of a kind that this version of kvm.cbt does not know. Update the collection."
@@ -69,7 +69,7 @@ def decode(body: t.Mapping[str, t.Any]) -> Slot:
         or 128 * slot.n * slot.r > _MAX_MEMORY
         or len(slot.wrapped) != KEY_SIZE + TAG_SIZE
     ):
-        raise DamagedObject("a key slot asks for what none does")
+        raise DamagedObject("a key slot has invalid parameters")
     return slot
 
 
@@ -89,8 +89,9 @@ def _cipher(slot: Slot, passphrase: str) -> Cipher:
         )
     except (ValueError, MemoryError) as error:
         raise RepositoryError(
-            f"A passphrase cannot be tried on this host, which takes {128 * slot.n * slot.r >> 20} MiB of memory and scrypt of OpenSSL"
-            f" ({error or 'out of memory'}). Check the memory and the crypto policy of this host."
+            f"A passphrase cannot be tried on this host ({error or 'out of memory'}). This requires"
+            f" {128 * slot.n * slot.r >> 20} MiB of memory and scrypt of OpenSSL."
+            " Check the memory and the crypto policy of this host."
         ) from error
     return Cipher(key)
 

@@ -73,7 +73,7 @@ class Segment:
         self._packs_at = self._index_at + self._pages * 12
         self._sources_at = self._packs_at + self.packs * _PACK.size
         if os.fstat(self._file).st_size != self._sources_at + self._length:
-            raise Unusable(f"{self.path} is cut off")
+            raise Unusable(f"{self.path} is truncated")
         index = self._read(self._index_at, self._pages * 12)
         self._first, self._sums = array.array("Q", index[: self._pages * 8]), array.array("I", index[self._pages * 8 :])
 
@@ -141,7 +141,7 @@ class Segment:
     def _read(self, offset: int, length: int) -> bytes:
         data = os.pread(self._file, length, offset)
         if len(data) != length:
-            raise Unusable(f"{self.path} is cut off")
+            raise Unusable(f"{self.path} is truncated")
         return data
 
 

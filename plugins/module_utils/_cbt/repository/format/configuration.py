@@ -72,9 +72,7 @@ class Configuration:
             master = key_slots.unwrap(slot, passphrase, self.id, name)
             if master is not None:
                 if not hmac.compare_digest(self.proven_by(master).code, self.code):
-                    raise DamagedObject(
-                        f"{NAME} was changed by somebody who does not have the master key. Put a copy of it back that is sound."
-                    )
+                    raise DamagedObject(f"{NAME} was changed without the master key. Put back an intact copy of it.")
                 return name, master
         return None
 
@@ -121,14 +119,14 @@ def decode(data: bytes, location: str) -> Configuration:
             or bool(slots) != bool(body["features"])
             or _SURROGATE.search("".join(slots))
         ):
-            raise DamagedObject("its key slots are not what was written")
+            raise DamagedObject("its key slots were changed")
         if (
             not isinstance(code, str)
             or not code.isascii()
             or not isinstance(body.get("id"), str)
             or not _ID.fullmatch(body["id"])
         ):
-            raise DamagedObject("it lacks what it must have")
+            raise DamagedObject("it lacks a required field")
         decoded = {name: key_slots.decode(slot) for name, slot in slots.items()}
         key_slots.check_work(decoded.values())
         return Configuration(body["id"], decoded, code)
@@ -143,8 +141,8 @@ def keys_of(configuration: Configuration, passphrase: str | None, location: str)
     if not configuration.encrypted:
         if passphrase is not None:
             raise PassphraseRefused(
-                f"The repository {location} is not encrypted, but a passphrase was given. Leave it out if that is right; if it should be"
-                " encrypted, this is not the repository that you take it for."
+                f"The repository {location} is not encrypted, but a passphrase was given. Omit the passphrase if this is intended."
+                " If the repository should be encrypted, this is a different one."
             )
         return PlainKeys()
     if passphrase is None:

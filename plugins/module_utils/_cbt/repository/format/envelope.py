@@ -123,5 +123,5 @@ def decode(
         raise DamagedObject(f"{name} is damaged: it cannot be read ({error})") from error
     wrong = [field for field, wanted in (shape or {}).items() if not _fits(body.get(field), wanted)]
     if wrong:
-        raise DamagedObject(f"{name} is damaged: it lacks what a {kind} must have ({', '.join(wrong)})")
+        raise DamagedObject(f"{name} is damaged: it lacks required fields of a {kind} ({', '.join(wrong)})")
     return body

@@ -91,7 +91,7 @@ def decode(data: bytes, name: str) -> list[PackHooks]:
     if len(table) != packs or len(data) - end != sum(fields[3] for fields in table) * _KEY.size:
         raise DamagedObject(f"{name} is damaged: it does not have the length its header says")
     if max(data[end :: _KEY.size], default=0) >= _FIRST_BYTES:
-        raise DamagedObject(f"{name} is damaged: it holds what is no hook")
+        raise DamagedObject(f"{name} is damaged: it contains an invalid hook")
     keys = iter(struct.unpack(f">{(len(data) - end) // _KEY.size}Q", data[end:]))
     return [
         PackHooks(PackRef(pack, size, blocks), tuple(itertools.islice(keys, count)))

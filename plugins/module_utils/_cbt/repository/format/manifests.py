@@ -47,7 +47,7 @@ class Budget:
         if self._taken > MOST_MANIFESTS:
             raise RepositoryError(
                 f"The manifests of the restore points take more than {MOST_MANIFESTS >> 20} MiB of memory. Restore a machine by its UUID,"
-                f" which reads no other manifests. For all else use a host with more than {MOST_MANIFESTS * _MEMORY_SHARE >> 30} GiB of memory,"
+                f" which reads no other manifests. For everything else, use a host with more than {MOST_MANIFESTS * _MEMORY_SHARE >> 30} GiB of memory,"
                 " have cbt_retention keep fewer restore points there, and back up to several repositories."
             )
         return manifest
@@ -180,7 +180,7 @@ def decode(data: bytes, name: str) -> RestorePoint:
         ):  # a zone or a span leads to no year that there is not
             raise ValueError("its time has no time zone or is not a possible time")
     except (TypeError, ValueError) as error:
-        raise DamagedObject(f"{name} is damaged: it lacks what a manifest must have ({error})") from error
+        raise DamagedObject(f"{name} is damaged: it lacks a required field of a manifest ({error})") from error
     try:
         check(point)
     except DamagedObject as error:
@@ -201,7 +201,7 @@ def check(point: RestorePoint) -> None:
         names.check_point_id(point.parent)
     if len(point.disks) > MOST_DISKS or len(point.files) > MOST_FILES:
         raise DamagedObject(
-            f"it has {len(point.disks)} disks and {len(point.files)} files, and at most {MOST_DISKS} and {MOST_FILES} are possible"
+            f"it has {len(point.disks)} disks and {len(point.files)} files; the maximum is {MOST_DISKS} and {MOST_FILES}"
         )
     for disk in point.disks:
         names.check_map_name(disk.map.name, names.check_target(disk.target))

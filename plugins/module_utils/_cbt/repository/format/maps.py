@@ -105,7 +105,7 @@ class ExtentMap:
         """The map as an object's bytes."""
         if len(self) > MOST_RUNS or len(self.packs) > MOST_PACKS:
             raise RepositoryError(
-                f"A disk lies in {len(self)} pieces of {len(self.packs)} packs, and at most {MOST_RUNS} and {MOST_PACKS} can be read again."
+                f"A disk is stored in {len(self)} pieces of {len(self.packs)} packs; the maximum is {MOST_RUNS} and {MOST_PACKS}."
                 " Defragment it, or split it into several disks."
             )
         gaps, end = _column("Q", 8), 0
@@ -176,11 +176,11 @@ def _header(data: bytes, wanted: int | None) -> _Header:
     if wanted is not None and size != wanted:
         raise DamagedObject("it is of a disk of another size")
     if block_size != BLOCK_SIZE or runs > min(block_count(size), MOST_RUNS) or packs > min(runs, MOST_PACKS):
-        raise DamagedObject("its header is not what was written")
+        raise DamagedObject("its header was changed")
     # zlib cannot blow up its input more than about 1032 times, so a lying header costs no more than that.
     expected = packs * PACK.size + runs * _RUN_BYTES
     if expected > len(data) * 1100:
-        raise DamagedObject("its header is not what was written")
+        raise DamagedObject("its header was changed")
     return _Header(size, packs, runs, expected)
 
 

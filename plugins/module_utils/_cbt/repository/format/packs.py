@@ -156,16 +156,14 @@ def parse_directory(ref: PackRef, head: bytes, rest: bytes, keys: PackKeys) -> D
     try:
         raw = keys.unseal_directory(head, stored, tail, proof)
     except DamagedObject as error:
-        raise DamagedObject(
-            f"Pack {ref.id.hex()} is damaged: its header or directory is not what was written"
-        ) from error
+        raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its header or directory was changed") from error
     if len(head) == HEADER.size and head[:8] == MAGIC and HEADER.unpack(head)[1] != VERSION:
         raise RepositoryError(
             f"Pack {ref.id.hex()} has format {HEADER.unpack(head)[1]}; this version of kvm.cbt reads format {VERSION}. Update it."
         )
     expected = header(ref.id), ref.blocks * ENTRY.size, TAIL.pack(ref.directory_offset, ref.blocks, 0), END_MAGIC
     if (head, len(raw), tail, footer[-len(END_MAGIC) :]) != expected:
-        raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its header or directory is not what was written")
+        raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its header or directory was changed")
     parsed = Directory(raw, keys)
     if parsed.end != ref.directory_offset:
         raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its directory does not fit its size")
@@ -188,7 +186,7 @@ def encoded(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, key
 def _proven(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys: Keys) -> tuple[Buffer, Buffer]:
     """The payload and the plain bytes of a block."""
     if len(stored) != block.stored:
-        raise DamagedObject("the pack is cut off")
+        raise DamagedObject("the pack is truncated")
     if not 0 < block.length <= BLOCK_SIZE:
         raise DamagedObject("its length is wrong")
     payload = pack.unseal_block(ordinal, stored)

@@ -186,5 +186,5 @@ class Memory:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         self._terms.warn(
             f"Cannot {what} the known state of the repository {self._store.location} in {host_state.shown_folder()}: {why.rstrip('.')}."
-            " Until this works, a repository that was replaced or went back is not noticed. Check the owner, mode and space of that folder."
+            " Until this works, a repository that was replaced or went back is not detected. Check the owner, mode and space of that folder."
         )

@@ -60,13 +60,13 @@ class Survey:
 
 def _stuck(error: RepositoryError, name: str) -> RepositoryError:
     why = str(error).rstrip(".")
-    what = "Verify the repository; if the restore point cannot be mended, remove it."
+    what = "Verify the repository; if the restore point cannot be repaired, remove it."
     taken = names.parsed(name)
     if taken is not None and taken.kind is names.TRASH_KIND:
-        what = "It goes once its grace period is over, or delete it."
+        what = "It is deleted once its grace period is over, or delete it manually."
     if taken is not None and taken.kind is names.HOLD_KIND:
         what = holds.how_to_end(name)
-    return RepositoryError(f"Space cannot be reclaimed, for what {name} needs is not known: {why}. {what}")
+    return RepositoryError(f"Space cannot be reclaimed, because it is not known what {name} needs: {why}. {what}")
 
 
 def survey(

@@ -29,9 +29,9 @@ _CONNECT_TIMEOUT = 10  # seconds
 _READ_TIMEOUT = 60  # seconds without a byte
 _REGION = "us-east-1"  # what AWS takes for a bucket of any region, and other servers for the only one
 
-_KEYS = "Check access_key and secret_key, or where the environment and the SDK's files take them from."
+_KEYS = "Check access_key and secret_key, or the environment and SDK files that provide them."
 _CLOCK = "Set the clock of this host, or of the server."
-_ALLOWED = "Check what the policies of the key and of the bucket allow; docs/s3.md names what is needed."
+_ALLOWED = "Check what the policies of the key and of the bucket allow; docs/s3.md lists the required permissions."
 _WHERE = "Check endpoint_url, the network and whether the server runs."
 _REGIONS = "Check region and endpoint_url."
 _SPACE = "Free space there, or raise the quota."
@@ -168,12 +168,12 @@ def explained(what: str, where: str) -> t.Iterator[None]:
         advice = _ADVICE.get(code, "Check the server.")
         raise _failure(what, advice)(f"Cannot {what} {where}: {message.rstrip('.')} ({code}). {advice}") from error
     except RecursionError as error:  # so older SDKs follow a server that does this
-        raise RepositoryError(f"Cannot {what} {where}: the server redirects again and again. {_REGIONS}") from error
+        raise RepositoryError(f"Cannot {what} {where}: the server redirects repeatedly. {_REGIONS}") from error
     except RuntimeError as error:  # so the SDK tells of credentials that it renewed in vain
         raise RepositoryError(f"Cannot {what} {where}: {str(error).rstrip('.')}. {_KEYS}") from error
     except KeyError as error:
         raise RepositoryError(
-            f"Cannot {what} {where}: the answer lacks {error}, so it is none of S3. {_WHERE}"
+            f"Cannot {what} {where}: the answer lacks {error}, so it is not from an S3 server. {_WHERE}"
         ) from error
     except (exceptions.BotoCoreError, ResponseParserError, OSError, ValueError) as error:
         raise RepositoryError(f"Cannot {what} {where}: {str(error).rstrip('.')}. {_advice(error)}") from error

@@ -153,7 +153,7 @@ class S3Store:
         ):
             sent = names.shown(answer["ContentRange"])
             raise RepositoryError(
-                f"Cannot read {self._path(name)}: the server sent other bytes than asked for ({sent}). Check the server."
+                f"Cannot read {self._path(name)}: the server sent another range than requested ({sent}). Check the server."
             )
         return data
 
@@ -178,7 +178,7 @@ class S3Store:
                         raise
                 _pause(attempt)
         raise RepositoryError(
-            f"Cannot read {self._path(name)}: the server sent less than it announced, again and again. Check the server."
+            f"Cannot read {self._path(name)}: the server repeatedly sent less than it announced. Check the server."
         )
 
     def size(self, name: str) -> int:
@@ -255,7 +255,7 @@ class S3Store:
                 return
             if not page.get("NextContinuationToken"):
                 raise RepositoryError(
-                    f"Cannot list {self.location}: the server does not tell how the listing goes on. Check the server."
+                    f"Cannot list {self.location}: the server does not report how the listing continues. Check the server."
                 )
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
@@ -383,7 +383,7 @@ def _check_listing(page: Answer, location: str) -> None:
     """Raise RepositoryError unless a page was made by S3: the SDK takes any XML for one, and an answer without a byte for one without objects."""
     if "IsTruncated" not in page:
         raise RepositoryError(
-            f"Cannot list {location}: what the server answers is no listing. Check endpoint_url, and what is between here and the server."
+            f"Cannot list {location}: the response of the server is not a listing. Check endpoint_url, and proxies on the way to the server."
         )
 
 
