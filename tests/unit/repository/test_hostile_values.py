@@ -407,9 +407,7 @@ def test_a_map_that_could_not_be_read_again_is_not_stored(monkeypatch: pytest.Mo
 
 def test_an_object_that_could_not_be_read_again_is_not_stored() -> None:
     repository = Repository(MemoryStore(), "00" * 16)
-    with pytest.raises(
-        CbtError, match="Cannot store leases/0{16}: it has 65537 bytes; the maximum is 65536"
-    ):
+    with pytest.raises(CbtError, match="Cannot store leases/0{16}: it has 65537 bytes; the maximum is 65536"):
         repository.put_object(names.lease("0" * 16), bytes(65537))
     repository.put_object(names.lease("0" * 16), bytes(65536))
     assert len(repository.get_object(names.lease("0" * 16))) == 65536

@@ -123,8 +123,10 @@ class NbdTarget:
             self._handle.set_tls_certificates(tls.certificates)
         if urlsplit(uri).scheme.startswith("nbds"):
             self._handle.set_tls_verify_peer(True)
-            " The certificate of the server must be valid, be signed by the CA in tls_certificates or a CA of the system,"
-            " and include the hostname in the URI."
+            self._advice = (
+                "The certificate of the server must be valid, be signed by the CA in tls_certificates or a CA of the system,"
+                " and include the hostname in the URI."
+            )
         with self._explained():
             self._handle.connect_uri(uri)
             self.size: int = self._handle.get_size()
