@@ -247,7 +247,7 @@ restore_point:
       type: str
       sample: filesystem
 disks:
-  description: What was done, or would be done, with each disk of the domain.
+  description: Each disk of the domain and how it was read, or would be.
   returned: always
   type: list
   elements: dict

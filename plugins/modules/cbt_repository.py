@@ -21,7 +21,7 @@ description:
     passphrase.
   - Changing a passphrase rewrites only the repository's configuration, regardless of the size of the repository.
     It does not affect running backups.
-  - Anyone who had both the old passphrase and a copy of C(repository.json) can still read whatever they can reach.
+  - Anyone who had both the old passphrase and a copy of C(repository.json) can still read the objects they can reach.
     If this matters, create a new repository and copy the restore points to it.
 author:
   - The kvm.cbt authors (@kvm-cbt)

@@ -175,7 +175,7 @@ damage:
       type: int
       sample: 3
     cause:
-      description: What is wrong with the object.
+      description: Kind of damage.
       type: str
       sample: block 17 has another checksum
 holds:

@@ -124,7 +124,7 @@ restore_points:
           type: int
           sample: 65536
         cause:
-          description: What is wrong.
+          description: Cause of the damage.
           type: str
           sample: "block 17 of pack 00112233445566778899aabbccddeeff: its stored bytes have changed"
     checked_bytes:

@@ -33,6 +33,7 @@ check "mypy" env --chdir="$collections" MYPYPATH="$collections" mypy --config-fi
     ansible_collections/kvm/cbt/plugins/{action,filter,module_utils,modules,plugin_utils}
 check "yamllint" yamllint --strict .
 check "ansible-lint" in_tree ansible-lint
+check "English" python tests/tools/english.py
 check "changelog" antsibull-changelog lint
 check "documentation" in_tree antsibull-docs lint-collection-docs --plugin-docs --skip-rstcheck \
     --validate-collection-refs=all --disallow-unknown-collection-refs .
