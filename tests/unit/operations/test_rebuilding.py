@@ -75,7 +75,7 @@ def test_that_of_an_encrypted_one_cannot_be_made_again(place: Path, monkeypatch:
     made.publish(point(1, repository=made.id))
     (place / configuration.NAME).unlink()
     for passphrase in (None, "secret"):
-        with pytest.raises(Refused, match=r"only copies of its key.*put a copy of that file back"):
+        with pytest.raises(Refused, match=r"only copies of its key.*Put a copy of that file back"):
             rebuild(place, passphrase=passphrase)
     assert not (place / configuration.NAME).exists()
 
