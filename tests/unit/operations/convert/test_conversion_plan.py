@@ -73,7 +73,7 @@ def test_an_original_that_waits_is_seen_to_once_the_domain_runs() -> None:
         ({"image": RAW}, Wish(method="amend"), "amend is for qcow2"),
         ({"image": dataclasses.replace(V2, snapshots=True), "running": True}, Wish(), "internal snapshots"),
         ({"image": dataclasses.replace(V2, encrypted=True), "running": True}, Wish(), "encrypted"),
-        ({"image": dataclasses.replace(V2, data_file=True), "running": True}, Wish(), "a file of their own"),
+        ({"image": dataclasses.replace(V2, data_file=True), "running": True}, Wish(), "an external data file"),
         ({"running": True, "ties": ("snapshots",)}, Wish(), "the domain has snapshots"),
         ({"running": True, "sharers": ("web2",)}, Wish(), "also a disk of web2"),
         ({"image": RAW, "device": True}, Wish(), "it is a device"),
