@@ -75,7 +75,7 @@ BACKUPS: dict[str, tuple[dict[str, t.Any], str]] = {
     "agent required": ({"quiesce": "required"}, "Cannot freeze the file systems"),
     "incremental impossible": ({"mode": "incremental"}, "Use mode auto to read these disks in full"),
     "absurd workers": ({"workers": 0}, "must be between 1 and 64"),
-    "absurd rate": ({"rate_limit": 0}, "Leave it out to read without a limit"),
+    "absurd rate": ({"rate_limit": 0}, "Omit it to read without a limit"),
     "missing repository": ({"create_repository": False}, "There is no repository in"),
 }
 

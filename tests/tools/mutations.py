@@ -461,7 +461,7 @@ TRUST = (
     Mutation(
         "a repository that went back is taken",
         "repository/sharing/removals.py",
-        "    return not (\n        _exists(repository, key) or",
+        "    return not (\n        exists(repository, key) or",
         "    return not (\n        True or",
         ("unit/repository/memory/test_known_state.py",),
     ),

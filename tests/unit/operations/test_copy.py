@@ -82,7 +82,7 @@ def test_a_copy_tells_how_it_was_stored_itself(sides: tuple[History, Destination
 @pytest.mark.parametrize("check_only", [False, True])
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"compression_level": 99}, "none has no level 99"), ({"rate_limit": 0}, "Leave it out to read without a limit")],
+    [({"compression_level": 99}, "none has no level 99"), ({"rate_limit": 0}, "Omit it to read without a limit")],
 )
 def test_what_cannot_be_stored_so_is_refused_before_anything_is_done(
     sides: tuple[History, Destination], options: dict[str, int], said: str, check_only: bool

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What domains there are, and what is known of their disks and checkpoints, told without changing anything."""
+"""The domains of a host, with their disks and checkpoints. Nothing is changed."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class StoringOptions:
         check_workers(self.workers)
         if self.rate_limit is not None and self.rate_limit < 1:
             raise Refused(
-                f"rate_limit is {self.rate_limit} bytes per second, by which nothing would ever be read. Leave it out to read without a limit."
+                f"rate_limit is {self.rate_limit}; it must be at least 1 byte per second. Omit it to read without a limit."
             )
 
 
