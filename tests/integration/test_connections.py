@@ -373,7 +373,7 @@ def test_user_and_password_open_a_guarded_libvirt_and_are_told_nobody(
             refused["failed"]
             and "Cannot connect to libvirt at qemu+unix:///system: authentication failed" in refused["msg"]
         ), refused
-        assert "check username and password, or authfile" in refused["msg"]
+        assert "Check username and password, or authfile" in refused["msg"]
     lost = run(authfile=str(workspace / "missing"))
     assert lost["failed"] and f"Cannot read the authentication file {workspace / 'missing'}." in lost["msg"]
     assert seen == []

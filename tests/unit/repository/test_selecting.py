@@ -163,7 +163,7 @@ def test_more_restore_points_than_memory_is_there_for_do_not_keep_a_machine_from
     monkeypatch.setattr(manifests, "MOST_MANIFESTS", 60_000)
     with pytest.raises(
         RepositoryError,
-        match="more than 0 MiB of memory. Restore a machine by its UUID, which reads no other manifests. For all else use a host",
+        match="more than 0 MiB of memory. Restore a machine by its UUID, which reads no other manifests. For everything else, use a host",
     ):
         repository.points_with("web1")
     assert choose(repository.points_with(UUID), UUID) == POINTS[2]
