@@ -123,6 +123,34 @@ def test_a_device_must_be_free_and_large_enough(
     assert device.read_bytes() == b"\xa5" * (16 * MIB)
 
 
+def test_a_device_that_a_domain_takes_into_use_while_images_are_written_is_left_alone(
+    original: BlockDomain,
+    hypervisor: Hypervisor,
+    session: Session,
+    workspace: Path,
+    repository: Repository,
+    device: Path,
+) -> None:
+    folder = workspace / "restored"
+    folder.mkdir()
+    request = RestoreRequest(
+        original.name, dest=str(folder), disk_map={"vda": str(device)}, format="raw", force=True, workers=1
+    )
+    with contextlib.ExitStack() as running:
+        domains: list[BlockDomain] = []
+
+        def start(_progress: Progress) -> None:
+            if not domains:
+                domains.append(
+                    running.enter_context(BlockDomain(hypervisor, [DiskSpec("vda", format="raw", source=device)]))
+                )
+
+        with pytest.raises(CbtError, match="in use by the running domain"):
+            restore(repository, request, session, observer=start)
+    assert device.read_bytes() == b"\xa5" * (16 * MIB)
+    assert list(folder.iterdir()) == []
+
+
 def test_a_device_that_is_too_small_is_left_alone(
     hypervisor: Hypervisor, session: Session, repository: Repository, device: Path
 ) -> None:
@@ -323,7 +351,7 @@ def test_an_nbd_export_must_be_large_enough_writable_and_given_up(
         refused(repository, session, wanted(uri), "Choose a larger one")
         refused(repository, session, wanted(uri, preallocation="full"), "its size is fixed")
     with _served(image, workspace / "nbd.sock", "--read-only") as uri:
-        refused(repository, session, wanted(uri), "for reading only")
+        refused(repository, session, wanted(uri), "exports it read-only")
     refused(repository, session, wanted(f"nbd+unix:///disk?socket={workspace}/none"), "Check that the server runs")
     assert image.read_bytes() == b"\xa5" * (8 * MIB - 512)
     image.write_bytes(b"\xa5" * (8 * MIB))

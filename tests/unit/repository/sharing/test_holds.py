@@ -254,7 +254,8 @@ def test_a_damaged_hold_keeps_its_point_and_frees_nothing(history: EngineHistory
         f"Delete {hold.name} from the repository if nothing uses the restore point any more."
     )
     with pytest.raises(
-        RepositoryError, match=f"Space cannot be reclaimed, because it is not known what {hold.name} needs.*Delete {hold.name}"
+        RepositoryError,
+        match=f"Space cannot be reclaimed, because it is not known what {hold.name} needs.*Delete {hold.name}",
     ):
         _collect(history)
     with pytest.raises(Held, match=f"cannot be removed: it is held by {hold.name}, which cannot be read"):

@@ -38,7 +38,7 @@ from .plan import (
     make_plan,
 )
 from .saved_machine import check_point, configuration, write_file
-from .targets import in_place, is_device
+from .targets import in_place
 
 __all__ = ["DiskRestore", "MachineWish", "NbdTls", "RestoreRequest", "RestoreResult", "make_plan", "restore"]
 
@@ -122,10 +122,8 @@ class _Restore:
         self._maps = {plan.target: repository.read_map(self.point, plan.target) for plan in self.disks}
         self._layouts = {plan.target: self._layout(plan) for plan in self.disks}
         for plan in self.disks:
-            if is_nbd(plan.path):
-                check_export(plan, request.preallocation, request.nbd_tls)
-            elif is_device(plan.path):
-                check_device(plan, self._layouts[plan.target], request.preallocation)
+            if in_place(plan.path):
+                self._check_in_place(plan)
         self.machine: machine.MachinePlan | None = None
         if request.machine is not None:
             if session is None:
@@ -165,6 +163,7 @@ class _Restore:
             for plan in sorted(self.disks, key=lambda disk: in_place(disk.path)):
                 path = plan.path
                 if in_place(path):
+                    self._check_in_place(plan)
                     interrupt.reached(f"{path} holds a part of {plan.target} only. Run it again.")
                     self._written_over.append(path)
                 else:
@@ -202,8 +201,16 @@ class _Restore:
         kept = f"The restored files and devices were kept and replace the previous ones: {', '.join(sorted(written))}."
         return f"{kept} Define a domain with them, or restore without define."
 
+    def _check_in_place(self, plan: DiskRestore) -> None:
+        """Check a device or an export, at the start and again just before it is written: images are written in between."""
+        check_target(plan, self._session, self._request.force)
+        if is_nbd(plan.path):
+            check_export(plan, self._request.preallocation, self._request.nbd_tls)
+        else:
+            check_device(plan, self._layouts[plan.target], self._request.preallocation)
+
     def _check_again(self) -> None:
-        """What was free when it began may be in use by now: writing takes its time."""
+        """Check again that the paths of images are free, and that the domain may be defined: writing takes time."""
         for plan in self.disks:
             if not in_place(plan.path):
                 check_target(plan, self._session, self._request.force)
