@@ -41,12 +41,18 @@ A backup from its options to the published manifest, and back to a restored disk
     operations/point/disk_reader.py     reads a disk in portions, and makes its map
     operations/point/new_point.py       a restore point while it is made
     operations/backup/plan.py           decides how each disk is read, and why
-    operations/backup/frozen_view.py    a running or a shut-off domain as one frozen view
     operations/backup/run.py            carries the plan out
     operations/backup/backup.py         the verb: request, result, order of the steps
     operations/restore/plan.py          which disk goes where, and whether it may
     operations/restore/disk_writer.py   writes one disk
     operations/restore/restore.py       the verb
+
+Where to look
+-------------
+    a dirty extent becomes an entry of the map      operations/point/disk_reader.py, _note
+    a restore refuses a disk that is in use         operations/restore/plan.py, check_target
+    retention decides which restore points stay     operations/upkeep/retention_rules.py, decide
+    a new kind of store                             repository/stores/base.py, and repository/location.py
 
 Side doors
 ----------
@@ -62,12 +68,12 @@ Files that the core path imports. Their names are enough for a first reading.
     hypervisor/free_space.py
     hypervisor/leftovers.py
     hypervisor/machine_files.py
-    hypervisor/offline_export.py
     hypervisor/scratch.py
     hypervisor/storage_pools.py
     images/locks.py
     images/qcow2_layout.py
     images/qemu_img.py
+    operations/backup/frozen_view.py
     operations/backup/situation.py
     operations/backup/spot_check.py
     operations/backup/transport.py
@@ -99,14 +105,18 @@ Files that the core path imports. Their names are enough for a first reading.
 
 Dictionary
 ----------
+extent          a range of bytes of a disk, dirty or not, or zero or not, as NBD reports it
 block           64 KiB of a disk; the unit of tracking, comparing and storing
 pack            an object that holds many blocks and a directory of them
 extent map      for one disk at one restore point: the pack and position of each block that is not zero
+run             consecutive blocks of a disk that lie one after another in a pack; a map is a list of runs
 manifest        the object that makes a restore point exist; it names all other objects of the point
 restore point   a domain at one instant: its disks, definition and other files
 checkpoint      libvirt's name for the instant from which QEMU records changes; it has a bitmap in each disk
 bitmap          QEMU's record in a qcow2 image of which blocks changed
 hook            a sampled block id, by which packs with similar content are found
+draft           a manifest that is not published yet; a collector keeps what it names
+hold            the object that keeps a restore point while a machine is served from it
 lease           the object by which a writer shows that it is at work
 condemned       listed for deletion after a grace period
 trash           removed restore points that can still be brought back

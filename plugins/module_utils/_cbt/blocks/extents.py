@@ -64,9 +64,9 @@ def _join(last: Range, each: Range) -> Range | None:
 def intersect(dirty: t.Iterable[Extent], allocation: t.Iterable[Extent]) -> t.Iterator[Extent]:
     """The dirty parts, flagged by whether they read as zero.
 
-    Both must be ordered; ``allocation`` must cover every dirty byte. The two contexts need not be cut
-    at the same places, so each step goes to the nearer end of both. A dirty part that reads as zero is kept:
-    leaving it out would bring the old bytes back on restore.
+    Both must be ordered; ``allocation`` must cover every dirty byte. The two contexts may have different boundaries, so
+    each step advances to the nearer one. A dirty part that reads as zero is included. Without it, a restore would write
+    the old bytes.
 
     Raises ValueError if a dirty byte is not covered.
     """
@@ -91,8 +91,8 @@ def intersect(dirty: t.Iterable[Extent], allocation: t.Iterable[Extent]) -> t.It
 def to_blocks(extents: t.Iterable[Extent], size: int) -> t.Iterator[BlockRange]:
     """Blocks to look at on a disk of ``size`` bytes, from ordered extents flagged zero or not.
 
-    Every block touched is covered once, in order. A block counts as zero only if zero extents cover
-    all of it; where they cover a part, or something dirty leaves the rest unknown, it is to be read.
+    Every block touched is covered once, in order. A block counts as zero only if zero extents cover all of it. Any
+    other block is read.
     """
     return joined(_blocks(joined(extents), size))
 
@@ -118,7 +118,10 @@ def _blocks(extents: t.Iterable[Extent], size: int) -> t.Iterator[BlockRange]:
 
 
 def united(ranges: t.Iterable[BlockRange], others: t.Iterable[BlockRange]) -> t.Iterator[BlockRange]:
-    """The ranges, and of the others what they do not cover, in order. Either must be ordered and not overlap."""
+    """Merge two sequences of ranges, in order.
+
+    Where both cover a block, ``ranges`` wins. Each sequence must be sorted and free of overlaps.
+    """
     rest = iter(others)
     other = next(rest, None)
     for each in ranges:
@@ -142,9 +145,10 @@ def _beyond(each: BlockRange, block: int) -> BlockRange | None:
 
 
 def pieces(ranges: t.Iterable[BlockRange], limit: int) -> t.Iterator[tuple[BlockRange, ...]]:
-    """Ranges dealt out in portions with at most ``limit`` blocks to read each; order is kept.
+    """Divide ranges into portions, in order.
 
-    Zero ranges cost nothing to read and are never cut, but a portion holds at most ``limit`` ranges.
+    A portion has at most ``limit`` blocks to read and at most ``limit`` ranges. A zero range needs no reading and is
+    not split.
     """
     portion: list[BlockRange] = []
     room = limit

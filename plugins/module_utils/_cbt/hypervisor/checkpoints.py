@@ -96,7 +96,11 @@ def flaw(disk: Disk, name: str) -> str | None:
 
 
 def named(prefix: str, known: t.Iterable[str], disks: t.Iterable[Disk]) -> list[str]:
-    """Names of checkpoints that begin so, ``known`` to libvirt or left as bitmaps in the disks; ours are oldest first then."""
+    """Return the names of checkpoints that start with ``prefix``, sorted.
+
+    ``known`` are the names in libvirt. Names of bitmaps in the disks are added. Names of our checkpoints contain the
+    time, so the oldest is first.
+    """
     return sorted(
         name for name in {*known, *(name for disk in disks for name in disk.checkpoints)} if name.startswith(prefix)
     )
@@ -134,8 +138,8 @@ def add_marks(domain: Domain, facts: DomainFacts, name: str, targets: t.Collecti
 def add_bitmaps(facts: DomainFacts, name: str, targets: t.Collection[str]) -> None:
     """Begin to track the changes of a shut-off domain's disks.
 
-    Before they are read and not after: what a domain that is started in between writes is then recorded, though perhaps
-    read already, which costs a second reading and never a change.
+    Call this before the disks are read. If the domain is started in between, its writes are recorded. The next backup
+    may then read a block twice, but it misses no change.
     """
     for disk in facts.disks:
         if disk.target in targets and disk.source is not None:

@@ -28,10 +28,10 @@ SKIPPED = "skipped"
 class Situation:
     """The facts a decision rests on.
 
-    ``points`` are the domain's restore points in this repository, oldest first; ``checkpoints`` the names libvirt knows;
-    ``ours`` how names of this repository's checkpoints begin; ``damaged`` why the map of a disk at a point cannot be built on,
-    by (point id, target); ``damages`` which blocks of the repository cannot be read, and ``lost`` how many bytes that is of a
-    disk at a point.
+    ``points`` are the domain's restore points in this repository, oldest first; ``checkpoints`` the names libvirt
+    knows; ``ours`` how names of this repository's checkpoints begin; ``damaged`` gives the reason why a map cannot
+    serve as the base, by (point id, target). ``damages`` contains the unreadable blocks of the repository. ``lost``
+    gives the number of unreadable bytes, by (point id, target).
     """
 
     facts: DomainFacts
@@ -47,8 +47,8 @@ class Situation:
 class DiskPlan:
     """How one disk is read.
 
-    ``since`` is the checkpoint that tells its changes, ``base`` the restore point it is compared with; ``audit`` if all
-    of it is read although its changes are known, to hold one against the other.
+    ``since`` is the checkpoint whose bitmap contains the changes. ``base`` is the restore point to compare with. If
+    ``audit`` is true, the whole disk is read to check the bitmap.
     """
 
     target: str
@@ -69,9 +69,10 @@ class DiskPlan:
 class BackupPlan:
     """All decisions of one backup.
 
-    ``tracked`` are the targets that get a bitmap of the new checkpoint; ``superseded`` our checkpoints that go once the
-    new restore point stands, those of runs that were killed among them; ``redefined`` those libvirt has to be told of
-    again first, with their disks. ``skipped`` is why nothing is to be done, None if something is.
+    ``tracked`` are the targets that get a bitmap of the new checkpoint; ``superseded`` lists the checkpoints of this
+    repository to remove after the restore point is published, including those of killed runs. ``redefined`` lists the
+    checkpoints that libvirt does not know, with their disks. They are redefined before the backup starts. ``skipped``
+    is why nothing is to be done, None if something is.
     """
 
     disks: tuple[DiskPlan, ...]
@@ -84,7 +85,7 @@ class BackupPlan:
 
 
 def why_unusable(disk: Disk, point: RestorePoint, situation: Situation) -> str | None:
-    """Why the changes of a disk since a point cannot be had; None if they can."""
+    """Return the reason why the changes of a disk since a restore point are not known, or None if they are known."""
     record = point.disk(disk.target)
     if record is None:
         return f"{disk.target} was not part of restore point {point.id}"

@@ -26,7 +26,9 @@ from .portion import KEPT, ZERO, BlockSink, Found, PortionReader, Statistics
 
 @dataclasses.dataclass(frozen=True)
 class ReadDisk:
-    """A disk that was read: the map in the making, finished once all packs are sealed, and what was counted.
+    """The result of reading one disk: a map builder and statistics.
+
+    Call ``finish`` after all packs are sealed.
 
     ``unmarked`` are the blocks an audit found changed although tracking did not mark them.
     """
@@ -64,7 +66,7 @@ def _note(builder: MapBuilder, each: Found) -> None:
 def _unmarked(
     found: Found, claims: t.Sequence[BlockRange], base: ExtentMap | None, known: Known
 ) -> t.Iterator[BlockRange]:
-    """The blocks of a finding that differ from the base and lie in no claim of being changed."""
+    """Yield the blocks of ``found`` that differ from ``base`` although no dirty range in ``claims`` covers them."""
     if found.state == KEPT or base is None:
         return
     stop = found.first + found.count
@@ -109,9 +111,11 @@ class Reader:
         audit: bool = False,
         again: t.Iterable[BlockRange] = (),
     ) -> ReadDisk:
-        """Read what ``source`` says is to be looked at, and ``again``, and compare it with what is ``known``; the rest stays as in ``base``.
+        """Read the extents of ``source`` and the ranges in ``again``.
 
-        With ``audit``, everything is read, and what changed without being marked is told.
+        Compare each block with the parent's digest from ``known``. All other blocks keep their map entry from ``base``.
+
+        With ``audit``, read the whole disk, and report blocks that changed although the bitmap does not mark them.
         """
         wanted = to_blocks(source.allocation() if audit else source.extents(), source.size)
         claims = tuple(to_blocks(source.extents(), source.size)) if audit else None

@@ -60,7 +60,10 @@ def check(options: StoringOptions) -> None:
 
 
 class NewPoint:
-    """A restore point, by the UUID of its domain and its id, of which nothing exists until it is published.
+    """A restore point that is being created.
+
+    ``key`` is the UUID of the domain and the id of the point. Packs, maps and files are stored before ``publish``, but
+    other runs do not see a point until its manifest is stored.
 
     ``disks`` are those read so far, ``warnings`` what a person should know of how it was stored.
     """
@@ -122,9 +125,11 @@ class NewPoint:
         source_of: t.Callable[[str], t.ContextManager[DiskSource]],
         yields: bool = False,
     ) -> RestorePoint:
-        """Store packs, then maps and files, then the manifest. Returns the point that exists then, with ``yields`` perhaps that of another run.
+        """Store packs, then maps and files, then the manifest.
 
-        ``source_of`` opens a disk once more, should packs that its map names be about to be deleted by now.
+        Return the published point. With ``yields``, this may be a point with the same id that another run published.
+
+        ``source_of`` reopens a disk. It is called only if packs in the map of the disk are missing or condemned.
         """
         written = {**(self._dedup.packs if self._dedup is not None else {}), **self._writers[-1].finish()}
         self._maps = {target: disk.finish(written) for target, disk in self.disks.items()}
@@ -134,7 +139,10 @@ class NewPoint:
         return publishing.publish(self._lease, point, again, self._appears, yields)
 
     def _appears(self) -> None:
-        """From here on others may see the point and name its blocks, even if the store seems to refuse it, or carries that out late."""
+        """Note that other runs may see the point from now on and refer to its blocks.
+
+        This holds even if the store reports an error, because the request may still succeed later.
+        """
         self._may_exist = True
         self._stored.clear()
         self._unnamed.clear()
@@ -146,7 +154,10 @@ class NewPoint:
         source_of: t.Callable[[str], t.ContextManager[DiskSource]],
         lost: set[str],
     ) -> RestorePoint:
-        """Read what lies in packs on their way out once more, and store it and all files anew."""
+        """Read the blocks in the ``lost`` packs again and store them in new packs.
+
+        Store all maps and files again under new names.
+        """
         self._interrupt.check()
         self._writers.append(self._repository.writer())
         self._unnamed.append(self._writers[-1])
@@ -186,14 +197,20 @@ class NewPoint:
         )
 
     def withdraw(self) -> None:
-        """Delete what this run stored under names of its own, as long as nobody can have named it: after that it is left to the collector."""
+        """Delete the objects that this run stored, unless another run may refer to them.
+
+        The collector deletes the rest.
+        """
         for name in self._stored:
             self._delete(name)
         for writer in self._unnamed:
             writer.discard()
 
     def unpublish(self) -> None:
-        """As ``withdraw``, and delete the manifest if there may be one. Only for a point whose id this run has made: no other run publishes it."""
+        """Delete the manifest if it may exist, then do the same as ``withdraw``.
+
+        Call this only for a point whose id this run created, because another run may have published any other point.
+        """
         if self._may_exist:
             with contextlib.suppress(
                 RepositoryError
@@ -207,7 +224,10 @@ class NewPoint:
             self._repository.store.delete(name)
 
     def leave(self) -> None:
-        """As ``withdraw``, but leave the packs to another attempt, which finds them by their hooks, or to the collector."""
+        """Do the same as ``withdraw``, but keep the packs and record their hooks.
+
+        A later attempt reuses the blocks. If there is none, the collector deletes the packs.
+        """
         try:
             if self._dedup is not None:
                 with contextlib.suppress(RepositoryError):

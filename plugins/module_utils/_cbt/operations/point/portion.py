@@ -28,7 +28,10 @@ _Examined = tuple[int, int, str, bytes]  # first block, count, state, id of the 
 
 
 class Found(t.NamedTuple):
-    """Consecutive blocks that turned out alike; those elsewhere and new ones lie in ``pack`` from ``ordinal`` on."""
+    """Consecutive blocks with the same state.
+
+    If the state is ELSEWHERE or NEW, ``pack`` stores them, starting at its block number ``ordinal``.
+    """
 
     first: int
     count: int  # type: ignore[assignment]  # hides tuple's method
@@ -70,14 +73,18 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True)
 class BlockSink:
-    """Where new blocks go: how they are encoded, the packs they are written to, and what notes them for later runs to find, if anything."""
+    """Stores new blocks.
+
+    ``encode`` compresses a block and ``writer`` appends it to a pack. ``dedup``, if set, remembers the block for the
+    rest of this run.
+    """
 
     writer: PackWriter
     encode: Encoder
     dedup: Deduplicator | None = None
 
     def store(self, blocks: t.Sequence[tuple[bytes, memoryview]]) -> tuple[dict[bytes, Placement], int]:
-        """Where new blocks went, and the bytes they took."""
+        """Store new blocks. Return their places by block id, and the number of bytes stored."""
         if not blocks:
             return {}, 0
         encoded = [Encoded(block_id, *self.encode(data), len(data)) for block_id, data in blocks]
@@ -93,7 +100,7 @@ class BlockSink:
 class PortionReader:
     """Reads portions of one disk of ``size`` bytes, in one worker's thread.
 
-    ``find`` tells where blocks are stored already, if that is asked at all.
+    ``find`` looks up blocks that a pack already stores. It is None if deduplication is off.
     """
 
     connection: DiskConnection
@@ -129,7 +136,10 @@ class PortionReader:
 def _examine(
     data: bytearray, wanted: BlockRange, known: Known, fresh: dict[bytes, memoryview]
 ) -> t.Iterator[_Examined]:
-    """State of each block of a range that was read; content that is not known goes to ``fresh``, once."""
+    """Yield the state of each block in ``data``.
+
+    Add each block that is neither zero nor equal to the parent's block to ``fresh``, once per block id.
+    """
     view = memoryview(data)
     before = known.digests(wanted.first, wanted.count)
     for index in range(wanted.count):
@@ -150,7 +160,7 @@ def _examine(
 def _located(
     examined: t.Iterable[_Examined], elsewhere: t.Mapping[bytes, Placement], stored: t.Mapping[bytes, Placement]
 ) -> t.Iterator[Found]:
-    """What was examined, with where it lies."""
+    """Add the pack and the block number to each examined block that a pack stores."""
     for block, number, state, block_id in examined:
         if block_id in elsewhere:
             yield Found(block, number, ELSEWHERE, *elsewhere[block_id])

@@ -121,7 +121,11 @@ def make_plan(point: RestorePoint, request: RestoreRequest) -> tuple[DiskRestore
 
 
 def check_target(plan: DiskRestore, session: Session | None, force: bool) -> None:
-    """Raise Refused unless the disk may appear under the plan's path."""
+    """Raise Refused if the restore must not write to the path of the plan.
+
+    The reasons are a missing folder, a wrong file type, a running domain or QEMU process that uses the path, and an
+    existing target without ``force``. Users of an NBD export cannot be detected, so only ``force`` is checked.
+    """
     if is_nbd(plan.path):
         if not force:
             raise Refused(
@@ -162,7 +166,10 @@ def check_export(plan: DiskRestore, preallocation: str, tls: NbdTls = VERIFIED) 
 
 
 def check_device(plan: DiskRestore, layout: qcow2_layout.Layout | None, preallocation: str) -> None:
-    """Raise Refused unless the device is free and large enough."""
+    """Raise Refused if the device is mounted, is part of a volume group or RAID, or is too small.
+
+    ``check_target`` checks whether QEMU uses it.
+    """
     _no_preallocation(plan, preallocation)
     try:
         handle = os.open(plan.path, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
@@ -198,7 +205,10 @@ def bytes_needed(plan: DiskRestore, extents: ExtentMap, layout: qcow2_layout.Lay
 
 
 def check_space(amounts: t.Iterable[tuple[str, int]]) -> None:
-    """Raise Refused if files of these paths and sizes in bytes cannot fit; what else is written meanwhile shows itself when writing."""
+    """Raise Refused if a file system has too little free space for the files.
+
+    ``amounts`` contains paths and sizes in bytes. If another program uses the space later, writing fails.
+    """
     needed: dict[int, tuple[str, int]] = {}
     for path, amount in amounts:
         folder = os.path.dirname(path)

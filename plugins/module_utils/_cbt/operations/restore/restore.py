@@ -155,7 +155,10 @@ class _Restore:
         )
 
     def carry_out(self, interrupt: Interrupt, observer: Observer) -> RestoreResult:
-        """Write everything beside its final place, let it appear, and define the machine last."""
+        """Write images under temporary names, then devices and exports in place.
+
+        Rename the images, and define the machine last.
+        """
         done: dict[str, DiskRestore] = {}
         with contextlib.ExitStack() as cleanup:
             appearing: dict[str, str] = {}  # final names by partial ones
@@ -261,11 +264,13 @@ def restore(
     observer: Observer = silent,
     check_only: bool = False,
 ) -> RestoreResult:
-    """Restore disks, and define the machine if asked for; or with ``check_only`` tell what would be written and defined.
+    """Restore disks, and define the machine if asked for; or with ``check_only`` tell what would be written and
+    defined.
 
     ``session`` with libvirt, where there is one, is asked whether a path is a running domain's disk. Files appear under
-    their names only when all of them are complete and on disk; the domain is defined last. Raises a CbtError; then none of
-    them is left, except on devices and NBD exports, which then hold nothing.
+    their names only when all of them are complete and on disk; the domain is defined last. Raises CbtError. New files
+    are then deleted. With ``force``, files that already replaced others stay. A device or export that is complete keeps
+    the restored disk; an incomplete one has a zeroed first MiB.
     """
     started = time.monotonic()
     planned = _Restore(repository, request, session)

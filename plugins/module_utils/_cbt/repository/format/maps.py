@@ -44,7 +44,10 @@ _MAX_COUNT = (1 << 32) - 1
 
 
 class Run(t.NamedTuple):
-    """``count`` blocks from block ``first`` lie in ``pack`` from ``ordinal`` on."""
+    """``count`` consecutive blocks of the disk, starting at block ``first``.
+
+    ``pack`` stores them, starting at its block number ``ordinal``.
+    """
 
     first: int
     count: int  # type: ignore[assignment]  # hides tuple's method
@@ -135,9 +138,12 @@ def _little(column: array.array[int]) -> array.array[int]:
 
 
 def decode(data: bytes, size: int | None = None) -> ExtentMap:
-    """A map from an object's bytes, ``size`` being that of the disk it must be of.
+    """Decode a map from the bytes of its object.
 
-    Raises DamagedObject if anything in it is not as written, RepositoryError if its version is not known.
+    If ``size`` is given, the map must belong to a disk of that size.
+
+    Raises DamagedObject if the bytes are not those that were written. Raises RepositoryError if this version of kvm.cbt
+    does not know the format version.
     """
     head = _header(data, size)
     columns = [_column(code, width, head.runs) for code, width in _COLUMNS]
@@ -158,7 +164,9 @@ def decode_packs(data: bytes, size: int | None = None) -> tuple[PackRef, ...]:
 
 
 class _Header(t.NamedTuple):
-    """What is to be expected of a map: the disk's size, how many packs and runs, and the bytes of the columns."""
+    """The header of a map: the size of the disk, the number of packs and of runs, and the uncompressed size of the pack
+    table and the columns.
+    """
 
     size: int
     packs: int
@@ -167,7 +175,10 @@ class _Header(t.NamedTuple):
 
 
 def _header(data: bytes, wanted: int | None) -> _Header:
-    """What a map begins with, held against what the disk's size allows before any of it is believed."""
+    """Read the header of a map.
+
+    Check each value against the limits that follow from the disk size before memory is allocated for it.
+    """
     if len(data) < HEADER.size + 32 or data[:8] != MAGIC:
         raise DamagedObject("it is not an extent map")
     _magic, version, _zero, block_size, size, packs, _zero2, runs = HEADER.unpack_from(data)
@@ -185,7 +196,11 @@ def _header(data: bytes, wanted: int | None) -> _Header:
 
 
 def _unknown(data: bytes, version: int) -> RepositoryError:
-    """The error where a map is of another version, or its header was changed. Of what is behind that one nothing is known but its checksum."""
+    """Return the error for an unexpected version number.
+
+    If the checksum matches, another version of kvm.cbt wrote the map (RepositoryError). Otherwise, the map is damaged
+    (DamagedObject).
+    """
     proof, engine, rest = hashlib.sha256(data[: HEADER.size]), zlib.decompressobj(), data[HEADER.size + 32 :]
     with contextlib.suppress(zlib.error):
         done = 0
@@ -201,7 +216,10 @@ def _unknown(data: bytes, version: int) -> RepositoryError:
 
 
 def _fill(data: bytes, head: _Header, sections: list[memoryview]) -> None:
-    """Unpack the columns one after another into memory that is there already; what is behind the last one is proven and dropped."""
+    """Decompress the columns into the given buffers, one after another.
+
+    Data that follows the last buffer counts for the checksum and is then discarded.
+    """
     proof = hashlib.sha256(data[: HEADER.size])
     number = place = 0
     for piece in codecs.inflated(memoryview(data)[HEADER.size + 32 :], head.columns):
@@ -225,7 +243,10 @@ def _refs(table: bytearray) -> tuple[PackRef, ...]:
 
 
 def _checked(size: int, refs: tuple[PackRef, ...], columns: list[array.array[int]]) -> ExtentMap:
-    """A map of these columns, the first of which has the gaps and is given the first blocks in their place."""
+    """Check the columns and return the map.
+
+    The first column contains gaps. Replace each gap with the first block of its run.
+    """
     firsts, end, limit = columns[0], 0, block_count(size)
     for index, (gap, count, pack, ordinal) in enumerate(zip(*columns)):
         first = end + gap
@@ -239,7 +260,7 @@ def _checked(size: int, refs: tuple[PackRef, ...], columns: list[array.array[int
 class MapBuilder:
     """Builds the map of a disk of ``size`` bytes from what was found, block range by block range, in order.
 
-    What is not spoken of stays as it was in ``parent``; without a parent it is zero.
+    Blocks that no call mentions keep their entry from ``parent``. Without a parent, they are zero.
     """
 
     def __init__(self, size: int, parent: ExtentMap | None = None) -> None:
@@ -266,7 +287,11 @@ class MapBuilder:
         self._append(first, count, pack, ordinal)
 
     def finish(self, written: t.Mapping[bytes, PackRef]) -> ExtentMap:
-        """The map; ``written`` tells of the packs that were given by id. Nothing can be added any more."""
+        """Return the map.
+
+        ``written`` contains the size and the block count of each pack that ``place`` named by id. Do not call other
+        methods afterwards.
+        """
         self._inherit(block_count(self._size))
         self._parent = None  # as large as the map itself
         refs = tuple(self._refs.get(pack) or written[pack] for pack in self._packs)

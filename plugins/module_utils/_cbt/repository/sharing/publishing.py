@@ -26,7 +26,10 @@ Again = t.Callable[[set[str]], RestorePoint]
 
 
 def resting_on(repository: Repository, point: RestorePoint) -> t.Iterator[str]:
-    """Names of all objects a restore point names; nothing is read before the first name is asked for: most stores lock nothing."""
+    """Yield the names of all objects that a restore point refers to.
+
+    The maps are read only when the iteration starts, because stores without object lock never iterate.
+    """
     yield from needed(repository, point)
 
 
@@ -35,7 +38,10 @@ def _unsure(_name: str) -> bool:
 
 
 def lost(repository: Repository, point: RestorePoint, there: t.Callable[[str], bool] = _unsure) -> set[str]:
-    """Names of the objects a restore point rests on which are gone, cut off or on their way out; what is surely ``there`` is not asked for."""
+    """Return the names of objects that the restore point refers to and that are missing, truncated or condemned.
+
+    ``there`` returns True for objects whose size need not be checked.
+    """
     try:
         objects = needed(repository, point)
     except ObjectMissing:
@@ -48,7 +54,10 @@ def lost(repository: Repository, point: RestorePoint, there: t.Callable[[str], b
 
 @contextlib.contextmanager
 def _drafting(lease: Lease) -> t.Iterator[t.Callable[[RestorePoint], Moment]]:
-    """A function that puts a manifest as a draft, which collectors heed, and tells since when. The drafts go in the end."""
+    """Yield a function that stores a manifest as a draft and returns the time when it started.
+
+    A collector keeps everything that a draft refers to. The drafts are deleted when the block ends.
+    """
     drafts: list[str] = []
 
     def draft(point: RestorePoint) -> Moment:
@@ -82,7 +91,10 @@ def _exists(repository: Repository, point: RestorePoint) -> bool:
 
 @contextlib.contextmanager
 def _unpublishing(repository: Repository, put: t.Sequence[RestorePoint]) -> t.Iterator[None]:
-    """If the block fails, delete the manifest that was put last, if it stands: what it names is lost."""
+    """If the block fails, delete the manifest that was stored last, unless another run has replaced it.
+
+    Objects that this manifest refers to are lost.
+    """
     try:
         yield
     except BaseException:
@@ -95,14 +107,17 @@ def _unpublishing(repository: Repository, put: t.Sequence[RestorePoint]) -> t.It
 def publish(
     lease: Lease, point: RestorePoint, again: Again, appears: t.Callable[[], None] = _nothing, yields: bool = False
 ) -> RestorePoint:
-    """Make a restore point exist, or replace its manifest; all it names must be stored. Returns the point that exists then.
+    """Make a restore point exist, or replace its manifest; all it names must be stored.
 
-    ``appears`` is called just before others may see the point. With ``yields``, a whole point of this id that another run published
-    stays, and is returned; one that is not whole is replaced.
+    Returns the point that exists then.
 
-    The manifest is put as a draft, and only then the writer looks for what is about to be deleted: whichever of writer and collector
-    acted first, one of them sees the other. What is lost is given to ``again``, which stores it anew under other names and
-    returns the point that names them. So a point that exists is complete at every moment.
+    ``appears`` is called just before others may see the point. With ``yields``, a whole point of this id that another
+    run published stays, and is returned; one that is not whole is replaced.
+
+    The writer stores a draft and then looks for condemned objects. The collector lists what it will delete and then
+    looks for drafts. So at least one of them sees the other. ``again`` receives the names of the lost objects. It
+    stores their content under new names and returns a restore point that refers to those. So a point that exists is
+    complete at every moment.
     """
     repository = lease.repository
     put: list[RestorePoint] = []
@@ -132,10 +147,11 @@ def publish(
 def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Collection[str]) -> bool:
     """Replace the manifest of a restore point by one that names ``new`` objects besides some of those it named before.
 
-    Done as ``publish`` does it, but what the point named before is there for as long as the point is, so of that only is
-    asked whether it is on its way out: one request for all. False, and nothing is changed, if something is, if something
-    new is gone, or if the point is not what it was ``before`` any more. If the manifest appeared so late that the draft may have
-    counted for nothing, what it names is looked at again: see ``_settled``. A point that was removed meanwhile stays removed.
+    Works like ``publish``, with one difference. Objects that the point already refers to exist as long as the point
+    exists. For those, one request checks whether any of them is condemned. Return False and change nothing if an object
+    is condemned, if a new object is missing, or if the stored point differs from ``before``. If the manifest appeared
+    so late that the draft may have counted for nothing, what it names is looked at again: see ``_settled``. A point
+    that was removed meanwhile stays removed.
     """
     repository = lease.repository
     records = removals.objects(repository, before.uuid)
@@ -184,10 +200,13 @@ def _withdraw(repository: Repository, point: RestorePoint) -> None:
 
 
 def _settled(repository: Repository, before: RestorePoint, after: RestorePoint, records: t.Collection[str]) -> bool:
-    """Make good what a manifest did that appeared late and may name what is gone. True if it may stay.
+    """Repair a restore point whose manifest was stored so late that objects it refers to may be deleted.
 
-    The point is given back what it named before, or maps that another run stored for it meanwhile; it is removed if none of that
-    is there any more. A manifest that stands needs no draft: a collector meets it, or the list of the collector is met.
+    Return True if the manifest can stay.
+
+    The point is given back what it named before, or maps that another run stored for it meanwhile; it is removed if
+    none of that is there any more. A manifest that stands needs no draft: a collector meets it, or the list of the
+    collector is met.
     """
     put = after
     for _attempt in range(_ATTEMPTS):
@@ -205,7 +224,7 @@ def _settled(repository: Repository, before: RestorePoint, after: RestorePoint, 
 
 
 def stands(repository: Repository, point: RestorePoint) -> bool:
-    """True if a restore point exists, as it is."""
+    """Return True if the stored manifest equals ``point``."""
     try:
         return repository.point(point.uuid, point.id) == point
     except (DamagedObject, ObjectMissing):
