@@ -210,7 +210,7 @@ def test_a_scratch_folder_whose_backups_could_not_be_told_apart_is_refused(play:
     play.run(
         "role:kvm.cbt.apparmor",
         _variables(profiles, apparmor_scratch_dirs=["/srv/" + "x" * 27]),
-        fails="must not have more than 31 characters",
+        fails="must not be longer than 31 characters",
     )
     assert play.changed("role:kvm.cbt.apparmor", _variables(profiles, apparmor_scratch_dirs=["/srv/" + "x" * 26])) == 1
 
