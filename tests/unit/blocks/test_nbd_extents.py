@@ -120,5 +120,5 @@ def test_a_server_that_tells_nothing_is_an_error_and_no_endless_loop() -> None:
         def block_status(self, _count: int, _offset: int, callback: Callable[..., int]) -> None:
             callback("context", 0, [], None)
 
-    with pytest.raises(HypervisorError, match="told no extents"):
+    with pytest.raises(HypervisorError, match="returned no extents"):
         list(connection(Silent(), 4096).extents(0, 4096, 1))
