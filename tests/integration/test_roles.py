@@ -112,7 +112,7 @@ def test_what_is_too_old_or_missing_is_refused_before_anything_is_made(play: Pla
             "role:kvm.cbt.prepare",
             {**variables, "__prepare_minimum": newest},
             *options,
-            fails="is too old: 99.1.0 or later is needed",
+            fails="is too old. Changed block tracking requires 99.1.0 or later",
         )
     assert not (workspace / "repository").exists()
 

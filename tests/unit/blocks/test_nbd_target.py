@@ -143,9 +143,7 @@ def test_a_server_that_asks_for_a_certificate_is_shown_one(pki: Pki, image: Path
     "wrong", ["another CA", "another name", "expired", "self-signed", "of a client with another name", "plain"]
 )
 def test_a_wrong_server_gets_nothing(wrong: str, pki: Pki, image: Path) -> None:
-    said = (
-        r"Cannot write to nbds://localhost:\d+/: .* The certificate of the server must be valid, be signed by the CA in tls_certificates"
-    )
+    said = r"Cannot write to nbds://localhost:\d+/: .* The certificate of the server must be valid, be signed by the CA in tls_certificates"
     with served(image, pki.servers.get(wrong)) as port, pytest.raises(CbtError, match=said):
         send(f"nbds://localhost:{port}/", NbdTls(required=False, certificates=str(pki.authority)))
     assert not any(image.read_bytes())
