@@ -263,9 +263,8 @@ class StoreContract:
         assert {name: entry.size for name, entry in entries.items()} == {LEASE: 100, OTHER_LEASE: 0}
         for entry in entries.values():
             assert isinstance(entry, Entry)
-            assert (
-                abs(entry.modified - store.modified(entry.name)) <= 1
-            )  # some stores round to seconds in one of the two
+            # Some stores round to seconds in one of the two.
+            assert abs(entry.modified - store.modified(entry.name)) <= 1
             assert entries[LEASE].modified <= entries[OTHER_LEASE].modified
 
     def test_deleting_forgives_a_missing_object(self, store: Store) -> None:

@@ -330,6 +330,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.re
     restore,
 )
 
+# Options that require a domain.
 _DEFINED = (
     "start",
     "autostart",
@@ -337,7 +338,7 @@ _DEFINED = (
     "mac",
     "networks",
     "trust_definition",
-)  # options that require a domain
+)
 
 
 def _machine(module: AnsibleModule) -> MachineWish | None:

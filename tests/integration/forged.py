@@ -66,9 +66,8 @@ class Watch:
         self.seen: list[list[str]] = []
 
     def _look(self, arguments: list[str]) -> list[str]:
-        program = (
-            arguments[arguments.index("-c") + 3 :] if arguments[0] == "setpriv" else arguments
-        )  # what ends with the engine is started by it
+        # What ends with the engine is started by it.
+        program = arguments[arguments.index("-c") + 3 :] if arguments[0] == "setpriv" else arguments
         assert names_formats(program), program
         self.seen.append(program)
         return arguments

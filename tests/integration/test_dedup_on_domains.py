@@ -23,9 +23,8 @@ KIB, MIB = 1 << 10, 1 << 20
 UNIT = 64 * KIB
 DATA = 128 * MIB
 SIZE = 192 * MIB
-MISSED = (
-    8 * MIB
-)  # what is read before the first hook is found, whatever the size. Several workers go on beside the one that finds it.
+# What is read before the first hook is found, whatever the size. Several workers go on beside the one that finds it.
+MISSED = 8 * MIB
 
 
 @pytest.fixture

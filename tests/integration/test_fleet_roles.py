@@ -168,9 +168,8 @@ def test_a_host_lost_in_the_middle_does_not_stop_the_others_and_is_made_up_for(f
     hosts = f"kvm1 {LOCAL.replace('local', 'fragile')} {own}\nkvm2 {LOCAL} {theirs}"
     lines = summed_up(fleet.play(hosts).run("kvm.cbt.backup", variables, fails="Some steps failed"))
     assert any(line.startswith("backup on kvm1: LOST: ") and "gone" in line for line in lines)
-    (about,) = (
-        line for line in lines if first.name in line
-    )  # what became of it may have been heard at the last moment
+    # What became of it may have been heard at the last moment.
+    (about,) = (line for line in lines if first.name in line)
     assert about.startswith(f"backup on kvm1: FAILED: {first.name}: ") or "vda full" in about
     assert f"backup on kvm1: FAILED: {third.name}: not started: the host was lost" in lines
     assert any(line.startswith(f"backup on kvm2: {other.name}: ") and "vda full" in line for line in lines)

@@ -249,14 +249,14 @@ def test_a_backing_file_is_read_as_it_is_named_and_else_as_raw(
         restored = restore(repository, RestoreRequest(domain.name, dest=str(workspace), format="raw"))
         assert Path(restored.disks[0].path).read_bytes() == base.read_bytes()
     (serving,) = [arguments for arguments in watch.seen if arguments[0] == "qemu-storage-daemon"]
+    # Written out where the header lacks it.
     assert [str(base) in word for word in serving if word.startswith("{")] == [
         not named,
         False,
-    ]  # written out where the header lacks it
+    ]
     bitmaps = [arguments for arguments in watch.seen if "bitmap" in arguments]
-    assert bitmaps and all(
-        '"backing": null' in arguments[-2] for arguments in bitmaps
-    )  # which is not even opened for that
+    # The backing file is not opened for that.
+    assert bitmaps and all('"backing": null' in arguments[-2] for arguments in bitmaps)
 
 
 def test_a_forged_backing_file_whose_format_is_not_named_is_refused(

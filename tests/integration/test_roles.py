@@ -68,9 +68,8 @@ def test_a_domain_that_fails_does_not_stop_the_others_and_fails_the_play(play: P
 def test_a_window_converts_the_disks_of_a_domain_that_shuts_down(play: Play, hypervisor: Hypervisor) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB, compat="0.10")]) as domain:
         variables = {"cbt_domains": domain.name, "qcow2_v3_window": True, "qcow2_v3_shutdown_timeout": 1}
-        play.run(
-            "role:kvm.cbt.qcow2_v3", variables, fails="did not shut down within 1 s"
-        )  # it has no system that would
+        # It has no system that would.
+        play.run("role:kvm.cbt.qcow2_v3", variables, fails="did not shut down within 1 s")
         assert domain.running and domain.image("vda").name == "vda.qcow2"
 
 

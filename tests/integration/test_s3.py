@@ -176,9 +176,8 @@ def test_retention_keeps_what_is_locked_until_its_date_and_removes_it_then(
             client.delete_object(Bucket=bucket, Key=f"kvm/{left}")
         assert [each["id"] for each in retention()["removed"]] == [first.id]
         assert [point.id for point in repository.points_of().points] == [second]
-        assert (
-            retention()["removed"] == []
-        )  # the store tells times by the second, so what was removed in this one was not over yet
+        # The store tells times by the second, so what was removed in this one was not over yet.
+        assert retention()["removed"] == []
         assert not packs & set(repository.store.list("packs"))
         there = [
             each

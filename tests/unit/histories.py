@@ -92,9 +92,8 @@ class History:
     def backup(self, uuid: str = UUID) -> RestorePoint:
         """A backup as the engine makes it: what is damaged of the base is read again, and healed."""
         repository = self.fresh()
-        last = (
-            repository.point(self._last.uuid, self._last.id) if self._last is not None else None
-        )  # its blocks may have been moved
+        # Its blocks may have been moved.
+        last = repository.point(self._last.uuid, self._last.id) if self._last is not None else None
         base = repository.read_map(last, "vda") if last is not None else None
         damages = damage.read_all(repository)
         if base is not None:

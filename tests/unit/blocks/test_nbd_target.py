@@ -153,9 +153,8 @@ def test_a_wrong_server_gets_nothing(wrong: str, pki: Pki, image: Path) -> None:
 def test_without_a_folder_of_certificates_no_server_is_believed_that_no_authority_of_the_system_vouches_for(
     trusted: str, pki: Pki, image: Path
 ) -> None:
-    refused = pytest.raises(
-        CbtError, match="Cannot write to nbds://localhost"
-    )  # by libnbd, or in its place where it does not verify
+    # By libnbd, or in its place where it does not verify.
+    refused = pytest.raises(CbtError, match="Cannot write to nbds://localhost")
     with served(image, pki.servers[trusted]) as port, refused:
         send(f"nbds://localhost:{port}/", NbdTls())
     assert not any(image.read_bytes())

@@ -54,6 +54,7 @@ MAY_BE_LOST = (
     "collected.json",
 )
 NOT_SEALED = ("packs/", "condemned/")
+# What only publishing and retention look at.
 UPKEEP = (
     "leases/",
     "condemned/",
@@ -63,7 +64,7 @@ UPKEEP = (
     "removed/",
     "holds/",
     "collected.json",
-)  # what only publishing and retention look at
+)
 PASSPHRASE = "correct horse"
 FORMAT = Path(__file__).resolve().parents[3] / "docs" / "repository-format.md"
 
@@ -239,9 +240,8 @@ def test_every_kind_of_object_is_among_those_that_are_changed(history: EngineHis
         assert any(kind.fullmatch(name) for kind in kinds.values()), f"{name} is not in docs/repository-format.md"
     swept = set(objects(history))
     missing = {kind for kind, pattern in kinds.items() if not any(map(pattern.fullmatch, swept))}
-    missing -= {
-        kind for kind in missing if f"{kind}-<8 hex>" in kinds
-    }  # names of earlier versions, of the same kinds of objects
+    # Names of earlier versions, of the same kinds of objects.
+    missing -= {kind for kind in missing if f"{kind}-<8 hex>" in kinds}
     assert missing == {"repository.json", "reserve/", "tmp/"}, (
         "the configuration is swept below, the others are no part of the repository"
     )

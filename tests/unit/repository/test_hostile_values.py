@@ -168,9 +168,8 @@ def test_whatever_an_object_says_the_host_is_not_harmed(kind: str, made: EngineH
     assert match is not None
     magic, body = match.group(1).decode(), json.loads(match.group(4))
     truth, disk, numbers, mark = dict(made.truth), set(made.disk.dirty), made.numbers, made.at_mark
-    one_in = (1 if isinstance(keys, PlainKeys) else 8) * (
-        6 if kind in ("draft", "trash entry") else 1
-    )  # a manifest is looked at closest
+    # A manifest is looked at closest.
+    one_in = (1 if isinstance(keys, PlainKeys) else 8) * (6 if kind in ("draft", "trash entry") else 1)
     for number, odd in enumerate(hostile(body)):
         if not isinstance(odd, dict) or number % one_in:
             continue
@@ -258,9 +257,8 @@ def test_a_map_with_a_name_that_is_none_is_damage(name: str) -> None:
         manifests.decode(manifests.encode(made), names.manifest(UUID, made.id))
 
 
-@pytest.mark.parametrize(
-    "name", [*STRINGS, "Manifest.json", "MANIFEST.JSON"]
-)  # some file systems do not tell these apart
+# Some file systems do not distinguish upper and lower case.
+@pytest.mark.parametrize("name", [*STRINGS, "Manifest.json", "MANIFEST.JSON"])
 @pytest.mark.parametrize("what", ["key", "object"])
 def test_a_file_with_a_name_that_is_none_is_damage(what: str, name: str) -> None:
     file = manifests.StoredFile(name if what == "object" else "domain.xml", 3, "0" * 64)

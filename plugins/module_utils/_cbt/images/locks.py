@@ -18,11 +18,12 @@ from ..errors import Refused
 
 _FIRST, _LENGTH = 100, 200  # bytes
 _LOCK = struct.Struct("hhqqi4x")  # struct flock
+# A file system or kernel without them, which QEMU does without, too.
 _NO_LOCKS = (
     errno.ENOLCK,
     errno.EOPNOTSUPP,
     errno.EINVAL,
-)  # a file system or kernel without them, which QEMU does without, too
+)
 
 
 def in_use(path: str) -> bool:

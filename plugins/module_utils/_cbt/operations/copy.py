@@ -30,9 +30,8 @@ from .upkeep.healing import heal
 
 __all__ = ["CopiedPoint", "CopyRequest", "CopyResult", "PointSelection", "StoringOptions", "copy"]
 
-_COMPARED = (
-    1 << 21
-)  # runs of a map that a point is compared with: maps of more, together, take more memory than a run may use
+# Runs of a map that a point is compared with: maps of more, together, take more memory than a run may use.
+_COMPARED = 1 << 21
 
 
 @dataclasses.dataclass(frozen=True)

@@ -170,9 +170,8 @@ def test_no_value_of_a_manifest_leads_out(place: tuple[Any, ...], trial: Trial, 
         body = hostile.changed(honest, place, value)
         name = f"points/{body['uuid']}/{body['id']}/manifest.json"  # a manifest that is elsewhere than it says is not taken at all
         trial.enemy.publish(body, name)
-        known = (
-            isinstance(body["uuid"], str) and body["uuid"].isprintable() and len(body["uuid"]) < 1000
-        )  # else nobody can ask for it
+        # Otherwise it cannot be asked for.
+        known = isinstance(body["uuid"], str) and body["uuid"].isprintable() and len(body["uuid"]) < 1000
         asked = body["uuid"] if known else UUID
         trial.restore(None, domain=asked, format="raw")
         trial.restore(session, domain=asked, force=True)

@@ -163,9 +163,8 @@ def test_no_point_is_told_of_a_copy_that_is_damaged(history: History) -> None:
 def test_copies_that_are_not_remembered_any_more_are_found_by_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merging, "EqualBlocks", lambda: EqualBlocks(2))
     made = History()
-    for number, blocks in enumerate(
-        (44, 43, 42, 41)
-    ):  # the first and the last hold the same; in this order they are looked at
+    # The first and the last hold the same; in this order they are looked at.
+    for number, blocks in enumerate((44, 43, 42, 41)):
         made._last = None
         for block in range(BLOCKS):
             made.disk.write(block, 0 if block >= blocks else block + 1 + 100 * (number % 3))

@@ -76,12 +76,11 @@ def test_the_functions_of_openssl_seal_and_unseal_the_same_and_take_nothing_that
     whole = [(nonce, sealed) for (nonce, _content), sealed in zip(MESSAGES, stored)]
     broken = [(MESSAGES[index][0], wrong) for index in (0, 4, 7) for wrong in changed(stored[index])]
     broken += [(MESSAGES[1][0], stored[2]), (bytes(12), stored[1])]
+    # A refusal leaves nothing behind.
     asked = {
         "key": KEY.hex(),
         "seal": [(nonce.hex(), content.hex()) for nonce, content in MESSAGES],
-        "unseal": [
-            (nonce.hex(), sealed.hex()) for nonce, sealed in [*whole, *broken, *whole]
-        ],  # a refusal leaves nothing behind
+        "unseal": [(nonce.hex(), sealed.hex()) for nonce, sealed in [*whole, *broken, *whole]],
     }
     environment = {"PYTHONPATH": str(Path(_cbt.__file__).parents[1])}
     done = subprocess.run(

@@ -105,9 +105,8 @@ def _frame_without_size(size: int) -> bytes:
 
 
 def _frame_that_promises(size: int) -> bytes:
-    return (
-        struct.pack("<IBQ", 0xFD2FB528, 0b11100000, size) + b"\x03\x00\x00" + b"x"
-    )  # one raw block that is not as long
+    # One raw block that is not as long.
+    return struct.pack("<IBQ", 0xFD2FB528, 0b11100000, size) + b"\x03\x00\x00" + b"x"
 
 
 @pytest.mark.usefixtures("zstd_module")

@@ -580,9 +580,8 @@ def test_points_stay_true_whatever_happens_in_whatever_order(monkeypatch: pytest
         def __init__(self) -> None:
             super().__init__()
             worlds[:] = [self]
-            chance = random.Random(
-                0
-            )  # the same history has the same ids, so that it goes the same way when it is tried again
+            # The same history has the same ids, so that it goes the same way when it is tried again.
+            chance = random.Random(0)
             monkeypatch.setattr(packs, "new_id", lambda: chance.randbytes(16))
             monkeypatch.setattr(secrets, "token_hex", lambda length: chance.randbytes(length).hex())
             monkeypatch.setattr(secrets, "randbelow", chance.randrange)
@@ -591,9 +590,8 @@ def test_points_stay_true_whatever_happens_in_whatever_order(monkeypatch: pytest
     for module in (compaction, merging):
         monkeypatch.setattr(module, "in_parallel", one_after_another)
     monkeypatch.setattr(merging, "HookIndex", NoHooks)
-    monkeypatch.setattr(
-        dedup, "tidy", lambda _repository, _points: (0, 0)
-    )  # changes hooks only, which nothing here reads
+    # Changes hooks only, which nothing here reads.
+    monkeypatch.setattr(dedup, "tidy", lambda _repository, _points: (0, 0))
     monkeypatch.setattr(leases, "boot_clock", lambda: worlds[0].world.real)
     monkeypatch.setattr(leases, "wall_clock", lambda: worlds[0].world.wall_clock())
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]

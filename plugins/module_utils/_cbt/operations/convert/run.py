@@ -110,9 +110,8 @@ class ImageRun:
         try:
             image_files.convert(conversion.candidate.image, conversion.path, watch)
             image_files.compare(conversion.candidate.image, conversion.path, watch)
-            locks.require_free(
-                conversion.candidate.image.path, f"use {conversion.path} as the copy"
-            )  # it may have been written to meanwhile
+            # It may have been written to meanwhile.
+            locks.require_free(conversion.candidate.image.path, f"use {conversion.path} as the copy")
         except BaseException:
             self._drop_image(conversion)
             raise

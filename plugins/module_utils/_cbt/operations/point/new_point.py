@@ -188,9 +188,8 @@ class NewPoint:
             some, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
             stored.update(self._repository.put_files(folder, {own[name]: files[name] for name in some}))
         for target, extents in self._maps.items():
-            with contextlib.suppress(
-                ObjectMissing
-            ):  # what is gone is found and stored again before the point is published
+            # What is gone is found and stored again before the point is published.
+            with contextlib.suppress(ObjectMissing):
                 self._repository.store.protect((pack.name for pack in extents.packs), like=f"{folder}/{maps[target]}")
         return describe(
             {target: stored[name] for target, name in maps.items()}, {name: stored[each] for name, each in own.items()}
@@ -212,9 +211,8 @@ class NewPoint:
         Call this only for a point whose id this run created, because another run may have published any other point.
         """
         if self._may_exist:
-            with contextlib.suppress(
-                RepositoryError
-            ):  # unless it is on record, it stays: another host may have seen it meanwhile
+            # Unless it is on record, it stays: another host may have seen it meanwhile.
+            with contextlib.suppress(RepositoryError):
                 removals.record(self._repository, [(self._uuid, self._id)])
                 self._repository.store.delete(names.manifest(self._uuid, self._id))
         self.withdraw()

@@ -21,9 +21,8 @@ from ...repository.format.maps import ExtentMap
 from .targets import medium
 
 PREALLOCATIONS = ("none", "metadata", "falloc", "full")
-_HEAD = (
-    1 << 20
-)  # bytes by which a partition table, a file system or an image is known; its first superblock lies in them
+# Bytes by which a partition table, a file system or an image is known; its first superblock lies in them.
+_HEAD = 1 << 20
 
 
 def partial_name(path: str) -> str:

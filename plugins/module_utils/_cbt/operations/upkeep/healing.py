@@ -128,9 +128,8 @@ def heal(lease: Lease, uuid: str, damages: Damages, interrupt: Interrupt | None 
     Raises RepositoryError if the store fails; every point is whole all the same, and the next run goes on.
     """
     repository, interrupt = lease.repository, interrupt or Interrupt()
-    provable = {
-        pack: each for pack, each in damages.items() if each.blocks is not None
-    }  # of the others no block's id can be read
+    # Of the others no block's id can be read.
+    provable = {pack: each for pack, each in damages.items() if each.blocks is not None}
     if not provable:
         return Healed()
     points = repository.points_of(uuid).points

@@ -277,13 +277,11 @@ class _Retention:
         for each in self._back:
             _bring_back(self._repository, lease, each, self._removed)
         left = self._remove(lease, [verdict for verdict in verdicts if not verdict.kept])
-        compacted = (
-            self._compact(lease) if self._compacts else None
-        )  # first, so that what it empties is condemned at once
+        # First, so that what it empties is condemned at once.
+        compacted = self._compact(lease) if self._compacts else None
         collected = self._collect(lease, left)
-        since = (
-            lease.now() - self._request.grace if collected is not None else 0.0
-        )  # one whose time is over may be locked for longer
+        # One whose time is over may be locked for longer.
+        since = lease.now() - self._request.grace if collected is not None else 0.0
         trashed = _gone(trash.removed(self._repository, since), self._repository.points_of().points)
         return self._result(
             [self._stayed.get(verdict.point.key, verdict) for verdict in verdicts], compacted, collected, trashed

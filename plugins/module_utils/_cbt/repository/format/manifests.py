@@ -175,9 +175,8 @@ def decode(data: bytes, name: str) -> RestorePoint:
         files = {key: StoredFile(**file) for key, file in body["files"].items()}
         point = RestorePoint(**{**body, "disks": disks, "files": files})
         created = datetime.datetime.fromisoformat(point.created)
-        if (
-            created.tzinfo is None or not 1970 <= created.year < 9999
-        ):  # a zone or a span leads to no year that there is not
+        # A zone or a span leads to no year that there is not.
+        if created.tzinfo is None or not 1970 <= created.year < 9999:
             raise ValueError("its time has no time zone or is not a possible time")
     except (TypeError, ValueError) as error:
         raise DamagedObject(f"{name} is damaged: it lacks a required field of a manifest ({error})") from error

@@ -145,9 +145,8 @@ class Collector:
             return True
 
         left = [name for name, done in zip(fresh, side_by_side(announce, fresh)) if not done]
-        return {
-            name for name in left if not announce(name)
-        }  # one by one they need less room than several that are in the making at once
+        # One by one they need less room than several that are in the making at once.
+        return {name for name in left if not announce(name)}
 
     @property
     def _foreign(self) -> tuple[str, ...]:

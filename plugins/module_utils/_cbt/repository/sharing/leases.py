@@ -28,9 +28,8 @@ VERSION = 1
 _SHAPE = {"host": str, "process": int, "operation": str, "since": t.Union[None, int, float]}
 LAPSE = 1800.0  # seconds without a sign of life after which a session counts as dead
 STEADY = 240.0  # seconds, less than the shortest grace period of a repository that several hosts share: a longer request is looked at again
-ASTRAY = (
-    3 * 3600.0
-)  # seconds by which clocks may be wrong, at the most: what decides about the order of requests stays that much longer
+# Seconds by which clocks may be wrong, at the most: what decides about the order of requests stays that much longer.
+ASTRAY = 3 * 3600.0
 RENEWAL = 120.0  # seconds between two signs of life
 
 

@@ -17,9 +17,8 @@ from . import condemned, holds, leases, removals, trash
 from .leases import LAPSE, STEADY, Lease, Moment
 from .wholeness import needed, unsound, whole_point, with_whole_maps
 
-_FRESH = (
-    LAPSE / 2
-)  # seconds for which a draft surely counts, with as much again for the one request after the last look
+# Seconds for which a draft surely counts, with as much again for the one request after the last look.
+_FRESH = LAPSE / 2
 _ATTEMPTS = 3  # at giving a point back what it named
 
 Again = t.Callable[[set[str]], RestorePoint]

@@ -111,9 +111,8 @@ def _stored(repository: Repository, point: RestorePoint, maps: t.Mapping[str, Ex
         dataclasses.replace(disk, map=files[own[disk.target]]) if disk.target in own else disk for disk in point.disks
     )
     made = dataclasses.replace(point, disks=tuple(disks))
-    with contextlib.suppress(
-        DamagedObject, ObjectMissing
-    ):  # what is gone or damaged is found before the manifest is replaced
+    # What is gone or damaged is found before the manifest is replaced.
+    with contextlib.suppress(DamagedObject, ObjectMissing):
         repository.store.protect(
             publishing.resting_on(repository, made), like=point.object_name(next(iter(files.values())))
         )

@@ -129,10 +129,11 @@ class _FileUpload:
             self._close()
 
     def _close(self) -> None:
+        # It is closed even where that fails, and the number may be another file's by then.
         handle, self._handle = (
             self._handle,
             -1,
-        )  # it is closed even where that fails, and the number may be another file's by then
+        )
         with contextlib.suppress(OSError):  # NFS tells what was not written once more; what counts was synced
             os.close(handle)
 
@@ -331,9 +332,8 @@ class DirectoryStore:
 @contextlib.contextmanager
 def _locked(folder: int, name: str) -> t.Iterator[t.Callable[[], bool]]:
     """Hold the lock of a file, if the file system has locks; the function says whether it is still the one of this name."""
-    handle = os.open(
-        name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
-    )  # NFS locks only what is open for writing
+    # NFS locks only what is open for writing.
+    handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -343,9 +343,8 @@ def _locked(folder: int, name: str) -> t.Iterator[t.Callable[[], bool]]:
 
 
 def _remove_unlocked(folder: int, name: str) -> None:
-    handle = os.open(
-        name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
-    )  # NFS locks only what is open for writing
+    # NFS locks only what is open for writing.
+    handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         if stat.S_ISREG(os.fstat(handle).st_mode):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

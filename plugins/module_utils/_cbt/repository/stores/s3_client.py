@@ -64,9 +64,8 @@ def connect(options: S3Options) -> t.Any:
     """A client, which may be used from several threads. Raises RepositoryError if it cannot be made as asked for."""
     if boto3 is None:
         raise RepositoryError("A repository on S3 needs the Python module boto3. Install python3-boto3.")
-    endpoint = (
-        options.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    )  # older SDKs do not look
+    # Older SDKs do not look.
+    endpoint = options.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     with explained("use", "S3"):
         session = boto3.session.Session(
             options.access_key, options.secret_key, region_name=options.region, profile_name=options.profile
@@ -78,9 +77,8 @@ def connect(options: S3Options) -> t.Any:
             verify=options.ca_bundle if options.validate_certs else False,
             config=_config(),
         )
-    if client.meta.endpoint_url.startswith(
-        "https:"
-    ):  # TLS proves what is sent, at no cost of its own; SHA-256 would take as long as all else
+    # TLS proves what is sent, at no cost of its own; SHA-256 would take as long as all else.
+    if client.meta.endpoint_url.startswith("https:"):
         client.meta.config.s3 = {"payload_signing_enabled": False, **(client.meta.config.s3 or {})}
     client.meta.events.register("before-send.s3", functools.partial(_send, client._endpoint.http_session))
     client.meta.events.register("provide-client-params.s3.PutObject", _take_condition)

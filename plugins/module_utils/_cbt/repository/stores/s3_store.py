@@ -102,9 +102,8 @@ class S3Store:
             return False
         tag = answer.get("ETag", "")
         with self.explained("write", name):
-            for each in filter(
-                None, dict.fromkeys((tag, tag.strip('"')))
-            ):  # Ceph compares with the tag without its quotes
+            # Ceph compares with the tag without its quotes.
+            for each in filter(None, dict.fromkeys((tag, tag.strip('"')))):
                 done = self._put_if(name, after, each)
                 if done is not None:
                     return done
