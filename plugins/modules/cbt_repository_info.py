@@ -42,8 +42,8 @@ EXAMPLES = r"""
 - name: Fail if anything is damaged
   ansible.builtin.assert:
     that: kvm.damage | length == 0
+
 - name: List the holds on restore points
-- name: List what keeps restore points
   ansible.builtin.debug:
     msg: "{{ item.domain }} {{ item.restore_point }}: {{ item.purpose }} on {{ item.host }} since {{ item.since }}"
   loop: "{{ kvm.holds }}"

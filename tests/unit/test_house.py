@@ -189,7 +189,7 @@ def constant(path: Path, name: str) -> Any:
 
 
 def documented(module: str, what: str) -> Any:
-    """DOCUMENTATION or RETURN of a module."""
+    """DOCUMENTATION, EXAMPLES or RETURN of a module."""
     return yaml.safe_load(constant(PLUGINS / "modules" / f"{module}.py", what))
 
 
@@ -332,6 +332,12 @@ def test_results_are_documented(module: str) -> None:
     for name, value in specified.items():
         if "contains" in value and (module, name) not in OPAQUE:
             assert set(returned[name]) == set(value["contains"]), name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_task_of_the_examples_runs_a_module(module: str) -> None:
+    tasks = [task for each in documented(module, "EXAMPLES") for task in each.get("tasks", [each])]
+    assert [task["name"] for task in tasks if not any("." in key for key in task)] == []
 
 
 def test_what_cannot_be_followed_is_listed() -> None:
