@@ -166,6 +166,8 @@ class _Restore:
             for plan in sorted(self.disks, key=lambda disk: in_place(disk.path)):
                 path = plan.path
                 if in_place(path):
+                    # Check again: images may have been written since the first check, which takes time.
+                    check_target(plan, self._session, self._request.force)
                     self._check_in_place(plan)
                     interrupt.reached(f"{path} holds a part of {plan.target} only. Run it again.")
                     self._written_over.append(path)
@@ -205,8 +207,7 @@ class _Restore:
         return f"{kept} Define a domain with them, or restore without define."
 
     def _check_in_place(self, plan: DiskRestore) -> None:
-        """Check a device or an export, at the start and again just before it is written: images are written in between."""
-        check_target(plan, self._session, self._request.force)
+        """Raise Refused if the device or export of a disk cannot take it, for example because it is too small."""
         if is_nbd(plan.path):
             check_export(plan, self._request.preallocation, self._request.nbd_tls)
         else:
