@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import importlib
 import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ._cbt.printable import utc_time
 from ._runtime import require
 
 if t.TYPE_CHECKING:
@@ -57,13 +57,12 @@ def point_details(point: RestorePoint) -> dict[str, t.Any]:
 
 def session_details(writing: WritingSession) -> dict[str, t.Any]:
     """Who is at work on a repository, as modules return it."""
-    since = datetime.datetime.fromtimestamp(int(writing.since), datetime.timezone.utc).isoformat()
     # The store's own clock cannot be asked without writing; this one is near enough for a person.
     return {
         "host": writing.host,
         "process": writing.process,
         "operation": writing.operation,
-        "since": since,
+        "since": utc_time(writing.since),
         "lapsed": writing.lapsed(time.time()),
     }
 

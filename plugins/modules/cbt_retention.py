@@ -283,7 +283,6 @@ damaged:
 """
 
 import dataclasses
-import datetime
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -299,6 +298,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.upkeep.ret
     parse_duration,
     parse_zone,
 )
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.printable import utc_time
 
 _COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 
@@ -331,10 +331,6 @@ def _point(point: RestorePoint) -> dict[str, object]:
     return {key: getattr(point, key) for key in ("id", "domain", "uuid", "created")}
 
 
-def _time(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(int(seconds), datetime.timezone.utc).isoformat()
-
-
 def _outcome(result: RetentionResult, grace: int) -> dict[str, object]:
     outcome: dict[str, object] = {
         "changed": result.changed,
@@ -344,8 +340,8 @@ def _outcome(result: RetentionResult, grace: int) -> dict[str, object]:
         "trash": [
             {
                 **{key: getattr(each.point, key) for key in ("id", "domain", "uuid")},
-                "removed": _time(each.at),
-                "recoverable_until": _time(each.at + grace),
+                "removed": utc_time(each.at),
+                "recoverable_until": utc_time(each.at + grace),
             }
             for each in result.trash
         ],

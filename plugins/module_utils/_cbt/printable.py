@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 
 def printable(text: str) -> str:
     """The text, with control and format characters written as escapes such as ``\\x1b``."""
@@ -13,3 +15,8 @@ def printable(text: str) -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def utc_time(seconds: float) -> str:
+    """A time in seconds since 1970 as UTC in ISO 8601, to the second."""
+    return datetime.datetime.fromtimestamp(int(seconds), datetime.timezone.utc).isoformat()

@@ -11,11 +11,11 @@ alone says which point it keeps, so that a damaged hold frees nothing. ``holding
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import itertools
 import typing as t
 
 from ...errors import DamagedObject, Held, ObjectMissing
+from ...printable import utc_time
 from ..format import envelope, manifests, names
 from ..format.manifests import Budget, Key, RestorePoint
 from ..repository import Repository
@@ -52,11 +52,7 @@ class Hold:
     @property
     def begun(self) -> str | None:
         """When it began: UTC in ISO 8601."""
-        return (
-            datetime.datetime.fromtimestamp(int(self.since), datetime.timezone.utc).isoformat()
-            if self.since is not None
-            else None
-        )
+        return utc_time(self.since) if self.since is not None else None
 
     @property
     def reason(self) -> str:

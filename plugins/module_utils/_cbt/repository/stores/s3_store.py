@@ -8,7 +8,6 @@ from __future__ import annotations
 import builtins
 import concurrent.futures
 import contextlib
-import datetime
 import math
 import random
 import re
@@ -18,6 +17,7 @@ import urllib.parse
 
 from ...errors import ObjectLocked, ObjectMissing, RepositoryError
 from ...files import Buffer
+from ...printable import utc_time
 from ..format import names
 from . import s3_client
 from .base import Entry, Foreign, Upload, check_size, counted
@@ -296,11 +296,7 @@ class S3Store:
                 until = self._locked_until(name, VersionId=version)
                 if until is None:
                     raise
-                day = (
-                    datetime.datetime.fromtimestamp(until, datetime.timezone.utc).isoformat(timespec="seconds")
-                    if until < _FOREVER
-                    else "its legal hold ends"
-                )
+                day = utc_time(until) if until < _FOREVER else "its legal hold ends"
                 raise ObjectLocked(
                     f"Cannot delete {self._path(name)}: the bucket's object lock keeps it until {day}."
                 ) from error
