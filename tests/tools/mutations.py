@@ -1026,7 +1026,7 @@ HOLDS = (
     ),
     Mutation(
         "a late entry keeps what is about to be deleted",
-        "repository/sharing/trash.py",
+        "repository/sharing/wholeness.py",
         "    return not any(name in going for name in objects) and",
         "    return",
         (

@@ -75,6 +75,14 @@ class Repository:
         """Raise RepositoryError if the repository itself is gone, such as unmounted, and not only one of its objects."""
         self.store.size(configuration.NAME)
 
+    def exists(self, name: str) -> bool:
+        """Whether there is an object of this name. Raises DamagedObject if something that is no file has it."""
+        try:
+            self.store.size(name)
+        except ObjectMissing:
+            return False
+        return True
+
     def foreign_words(self) -> list[str]:
         """Warnings about the files met so far that are not objects."""
         return list(self.store.foreign.words())

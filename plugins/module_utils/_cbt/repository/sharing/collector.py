@@ -218,7 +218,7 @@ class Collector:
         ]
         for name, taken in names.of_kind(self._store.list(names.DAMAGED), names.DAMAGED_KIND):
             pack = names.pack(taken.pack)
-            if not needed.needs(pack) and not self._exists(pack):
+            if not needed.needs(pack) and not self._repository.exists(pack):
                 old.append(name)
         for _done in side_by_side(self._repository.discard, old):
             pass
@@ -249,10 +249,3 @@ class Collector:
                 gone.add(taken.point)
         removals.record(self._repository, gone)
         return over
-
-    def _exists(self, name: str) -> bool:
-        try:
-            self._store.size(name)
-        except ObjectMissing:
-            return False
-        return True

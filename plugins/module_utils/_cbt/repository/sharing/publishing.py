@@ -81,11 +81,9 @@ def _nothing() -> None:
 
 def _exists(repository: Repository, point: RestorePoint) -> bool:
     try:
-        return repository.store.size(names.manifest(*point.key)) >= 0
+        return removals.exists(repository, point.key)
     except DamagedObject:
         return True
-    except ObjectMissing:
-        return False
 
 
 @contextlib.contextmanager

@@ -73,11 +73,7 @@ def vanished(repository: Repository, key: Key) -> bool:
 
 def exists(repository: Repository, key: Key) -> bool:
     """True if there is a manifest."""
-    try:
-        repository.store.size(names.manifest(*key))
-    except ObjectMissing:
-        return False
-    return True
+    return repository.exists(names.manifest(*key))
 
 
 def _in_trash(repository: Repository, key: Key) -> bool:

@@ -17,7 +17,7 @@ from ..repository import Repository
 from ..stores.base import Entry
 from . import condemned, holds, leases, removals
 from .leases import LAPSE
-from .wholeness import needed, unsound
+from .wholeness import is_whole
 
 _FRESH = LAPSE / 2  # seconds for which an entry surely outlives whoever brings its point back
 
@@ -77,23 +77,14 @@ def _settle(repository: Repository, point: RestorePoint, removed: RestorePoint, 
     The point is recorded as removed then: a collector that met an old entry beside the manifest took the point for one that was brought
     back. The entry comes before the last look, as a writer's draft does: of it and a collector, one sees the other.
     """
-    if _is_whole(repository, removed):
+    if is_whole(repository, removed):
         entries = [*entries, _keep(repository, point, manifests.encode(removed))]
         going = condemned.about_to_go(repository)
-        if _is_whole(repository, removed, going):
+        if is_whole(repository, removed, going):
             return
     if not removals.exists(repository, point.key):
         removals.record(repository, [point.key])
     _withdraw(repository, entries)
-
-
-def _is_whole(repository: Repository, point: RestorePoint, going: t.Collection[str] = ()) -> bool:
-    """True if all that a point needs is there, and none of it is ``going``."""
-    try:
-        objects = needed(repository, point)
-    except (DamagedObject, ObjectMissing):
-        return False
-    return not any(name in going for name in objects) and not unsound(repository, objects)
 
 
 def _keep(repository: Repository, point: RestorePoint, manifest: bytes) -> str:

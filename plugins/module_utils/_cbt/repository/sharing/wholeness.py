@@ -23,14 +23,14 @@ def needed(repository: Repository, point: RestorePoint) -> Sizes:
 
     Raises DamagedObject or ObjectMissing if one of its maps cannot be read.
     """
-    found = _files(repository, point)
+    found = _files(repository, point, point.stored_files)
     for disk in point.disks:
         found.update((ref.name, ref.size) for ref in repository.read_packs(point, disk))
     return found
 
 
-def _files(repository: Repository, point: RestorePoint) -> Sizes:
-    return {point.object_name(file): file.size + repository.keys.seal_size for file in point.stored_files}
+def _files(repository: Repository, point: RestorePoint, files: t.Iterable[StoredFile]) -> Sizes:
+    return {point.object_name(file): file.size + repository.keys.seal_size for file in files}
 
 
 def unsound(repository: Repository, objects: t.Mapping[str, int]) -> set[str]:
@@ -46,13 +46,22 @@ def unsound(repository: Repository, objects: t.Mapping[str, int]) -> set[str]:
     return {name for name, is_wrong in zip(ordered, side_by_side(wrong, ordered)) if is_wrong}
 
 
+def is_whole(repository: Repository, point: RestorePoint, going: t.Collection[str] = ()) -> bool:
+    """Whether all objects that a restore point names exist, and none of them is ``going``."""
+    try:
+        objects = needed(repository, point)
+    except (DamagedObject, ObjectMissing):
+        return False
+    return not any(name in going for name in objects) and not unsound(repository, objects)
+
+
 def whole_point(repository: Repository, uuid: str, point_id: str) -> RestorePoint | None:
     """The restore point as it is now; None if it does not exist, cannot be read, or lacks an object."""
     try:
         point = repository.point(uuid, point_id)
-        return None if unsound(repository, needed(repository, point)) else point
     except (DamagedObject, ObjectMissing):
         return None
+    return point if is_whole(repository, point) else None
 
 
 def whole_among(repository: Repository, points: t.Collection[RestorePoint]) -> set[Key]:
@@ -61,11 +70,11 @@ def whole_among(repository: Repository, points: t.Collection[RestorePoint]) -> s
     for folder in (names.POINTS, names.PACKS) if points else ():
         sizes.update((entry.name, entry.size) for entry in repository.store.entries(folder))
     maps: dict[str, bool] = {}  # whether the packs that a map names are there, by the map's SHA-256
-    return {point.key for point in points if _is_whole(repository, point, sizes, maps)}
+    return {point.key for point in points if _is_listed(repository, point, sizes, maps)}
 
 
-def _is_whole(repository: Repository, point: RestorePoint, sizes: Sizes, maps: dict[str, bool]) -> bool:
-    if any(sizes.get(name) != size for name, size in _files(repository, point).items()):
+def _is_listed(repository: Repository, point: RestorePoint, sizes: Sizes, maps: dict[str, bool]) -> bool:
+    if any(sizes.get(name) != size for name, size in _files(repository, point, point.stored_files).items()):
         return False
     for disk in point.disks:
         if disk.map.sha256 not in maps:
@@ -84,9 +93,7 @@ def with_whole_maps(repository: Repository, point: RestorePoint) -> RestorePoint
     Other maps of a disk beside its own hold the same content: runs that move blocks store them.
     """
     disks = []
-    if unsound(
-        repository, {point.object_name(file): file.size + repository.keys.seal_size for file in point.files.values()}
-    ):
+    if unsound(repository, _files(repository, point, point.files.values())):
         return None
     for disk in point.disks:
         choices = (dataclasses.replace(disk, map=file) for file in (disk.map, *_maps_beside(repository, point, disk)))
