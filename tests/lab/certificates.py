@@ -13,6 +13,12 @@ from lab.process import run_tool
 _KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
 
 
+def self_signed(key: Path, certificate: Path, name: str, extension: str) -> None:
+    """Make a key and a certificate that it signs itself, with an extension as OpenSSL writes it."""
+    subject = ["-days", "2", "-subj", f"/CN={name}", "-addext", extension]
+    run_tool(["openssl", "req", "-x509", *_KEY, *subject, "-keyout", key, "-out", certificate])
+
+
 class Authority:
     """An authority of its own, with the certificates of others in the folders QEMU and libnbd want them in."""
 
@@ -21,24 +27,7 @@ class Authority:
         self._folder = folder
         self._key, self.certificate = folder / "key.pem", folder / "cert.pem"
         usage = "keyUsage=critical,keyCertSign,cRLSign"
-        run_tool(
-            [
-                "openssl",
-                "req",
-                "-x509",
-                *_KEY,
-                "-days",
-                "2",
-                "-subj",
-                f"/CN={name}",
-                "-addext",
-                usage,
-                "-keyout",
-                self._key,
-                "-out",
-                self.certificate,
-            ]
-        )
+        self_signed(self._key, self.certificate, name, usage)
 
     def issue(self, kind: str, host: str, address: str, days: int = 2) -> Path:
         """A folder with the certificates of a host, for a `kind` of server or client; with negative `days` they have expired."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.certificates import self_signed
 from lab.closing import Closing
 from lab.errors import LabError
-from lab.process import end_process, run_tool, wait_until
+from lab.process import end_process, wait_until
 from lab.workspace import make_workspace
 
 _START_TIMEOUT = 30.0
@@ -71,19 +72,7 @@ class Rclone(Closing):
         try:
             self.data.mkdir()
             if self._certificate is not None:
-                words = [
-                    "-x509",
-                    "-newkey",
-                    "rsa:2048",
-                    "-nodes",
-                    "-days",
-                    "2",
-                    "-subj",
-                    "/CN=lab",
-                    "-addext",
-                    "subjectAltName=IP:127.0.0.1",
-                ]
-                run_tool(["openssl", "req", *words, "-keyout", self.folder / "key", "-out", self._certificate])
+                self_signed(self.folder / "key", self._certificate, "lab", "subjectAltName=IP:127.0.0.1")
             self.start()
         except BaseException:
             self.close()

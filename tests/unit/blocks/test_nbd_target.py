@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab.certificates import Authority
+from lab.certificates import Authority, self_signed
 from lab.process import run_tool
 
 from _cbt.blocks.nbd_target import NbdTarget, NbdTls, check_tls, verifies_by_itself
@@ -44,24 +44,7 @@ class Pki:
     def _self_signed(folder: Path) -> Path:
         folder.mkdir()
         key, certificate = folder / "server-key.pem", folder / "server-cert.pem"
-        named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-        run_tool(
-            [
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-nodes",
-                *named,
-                "-keyout",
-                key,
-                "-out",
-                certificate,
-            ]
-        )
+        self_signed(key, certificate, "localhost", "subjectAltName=DNS:localhost,IP:127.0.0.1")
         shutil.copy(certificate, folder / "ca-cert.pem")
         return folder
 

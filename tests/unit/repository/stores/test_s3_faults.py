@@ -6,7 +6,6 @@ import base64
 import hashlib
 import re
 import ssl
-import subprocess
 import threading
 import time
 import zlib
@@ -21,6 +20,7 @@ pytest.importorskip("boto3")
 
 import s3_server
 import urllib3
+from lab.certificates import self_signed
 from s3_server import refusal
 from store_contract import LEASE, OTHER_PACK, PACK
 
@@ -402,21 +402,7 @@ def test_a_server_that_knows_no_conditions_gets_the_object_without(store: S3Stor
 def secured(server: ThreadingHTTPServer, tmp_path: Path) -> tuple[str, Path]:
     """The server speaks TLS: its endpoint and its certificate."""
     key, certificate = tmp_path / "key", tmp_path / "certificate"
-    words = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=lab",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-    ]
-    subprocess.run([*words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    self_signed(key, certificate, "lab", "subjectAltName=IP:127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
