@@ -85,26 +85,30 @@ def test_names_of_local_folders_are_none_of_remote_ones() -> None:
     assert not any(each.startswith(scratch.remote_prefix(uuid)) for each in scratch.local_prefix(uuid))
 
 
-def test_a_folder_that_is_exchanged_for_a_link_while_it_is_removed_is_not_followed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """QEMU's user does so just when it has turned out to be a folder."""
-    outside, folder = tmp_path / "outside", tmp_path / "run"
-    (outside / "below").mkdir(parents=True)
-    (outside / "precious").write_bytes(b"precious")
-    (folder / "qemu").mkdir(parents=True)
+def exchange_while_removed(monkeypatch: pytest.MonkeyPatch, path: Path, put: t.Callable[[Path], object]) -> None:
+    """Have something else ``put`` in the place of an empty folder just when it has turned out to be a folder, as QEMU's user can."""
     real = os.unlink
 
     def exchange(name: str, **options: t.Any) -> None:
         try:
             real(name, **options)
         except IsADirectoryError:
-            if name == "qemu":
-                (folder / "qemu").rmdir()
-                (folder / "qemu").symlink_to(outside)
+            if name == path.name:
+                path.rmdir()
+                put(path)
             raise
 
     monkeypatch.setattr(os, "unlink", exchange)
+
+
+def test_a_folder_that_is_exchanged_for_a_link_while_it_is_removed_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "run"
+    (outside / "below").mkdir(parents=True)
+    (outside / "precious").write_bytes(b"precious")
+    (folder / "qemu").mkdir(parents=True)
+    exchange_while_removed(monkeypatch, folder / "qemu", lambda path: path.symlink_to(outside))
     scratch.remove_folder(str(folder))
     assert sorted(path.name for path in outside.iterdir()) == ["below", "precious"] and (folder / "qemu").is_symlink()
     monkeypatch.undo()
@@ -116,18 +120,7 @@ def test_a_folder_that_is_exchanged_for_a_pipe_while_it_is_removed_is_not_waited
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run/qemu").mkdir(parents=True)
-    real = os.unlink
-
-    def exchange(name: str, **options: t.Any) -> None:
-        try:
-            real(name, **options)
-        except IsADirectoryError:
-            if name == "qemu":
-                (tmp_path / "run/qemu").rmdir()
-                os.mkfifo(tmp_path / "run/qemu")
-            raise
-
-    monkeypatch.setattr(os, "unlink", exchange)
+    exchange_while_removed(monkeypatch, tmp_path / "run/qemu", os.mkfifo)
     scratch.remove_folder(str(tmp_path / "run"))
     assert stat.S_ISFIFO((tmp_path / "run/qemu").stat().st_mode)
 
