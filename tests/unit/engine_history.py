@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from histories import History
 from samples import UUID, point, record
+from stepping import Actor, SteppedStore
 
 from _cbt.blocks.extents import BlockRange
 from _cbt.control import Interrupt, silent
@@ -17,6 +18,7 @@ from _cbt.operations.upkeep.healing import heal
 from _cbt.operations.upkeep.retention import RetentionRequest, RetentionResult, retention
 from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.records import damage
+from _cbt.repository.repository import Repository
 from _cbt.repository.sharing import leases
 
 FILES = {"domain.xml": b"<domain/>", "inactive.xml": b"<domain type='kvm'/>"}
@@ -90,6 +92,10 @@ class EngineHistory(History):
             self.truth, self.disk.dirty, self.at_mark = dict(truth), set(dirty), mark
 
         return restore
+
+    def stepped(self, actor: Actor) -> Repository:
+        """The repository as a process opens it that halts before each request."""
+        return Repository(SteppedStore(self.store, actor), self.repository.id, self.repository.keys)  # type: ignore[arg-type]
 
     def collect(self) -> RetentionResult:
         """Reclaim at once what nothing needs, long after every session."""

@@ -12,7 +12,7 @@ import engine_history
 import histories
 import pytest
 from engine_history import EngineHistory
-from histories import KEYS
+from histories import KEYS, use_small_disks
 from samples import UUID, random_bytes
 
 from _cbt.grid import BLOCK_SIZE
@@ -38,8 +38,7 @@ def compressible(number: int) -> bytes:
 
 def full_history(kind: str, monkeypatch: pytest.MonkeyPatch) -> EngineHistory:
     """Three points of a small disk and a removed one, with everything else there can be beside them, a session at work among it."""
-    monkeypatch.setattr(histories, "BLOCKS", 8)
-    monkeypatch.setattr(histories.Disk, "size", 8 * BLOCK_SIZE - 512)
+    use_small_disks(monkeypatch)
     monkeypatch.setattr(histories, "block_of", compressible)
     monkeypatch.setattr(engine_history, "FILES", {**engine_history.FILES, **FILES})
     made = EngineHistory(KEYS[kind])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Iterator
 
+import pytest
 from samples import UUID, point, point_id, random_bytes, record
 from stores_for_tests import MemoryStore
 
@@ -29,6 +31,12 @@ from _cbt.repository.sharing.leases import Lease
 
 BLOCKS = 48
 KEYS: dict[str, Keys] = {"plain": PlainKeys(), "encrypted": EncryptedKeys(bytes(32))}
+
+
+def use_small_disks(monkeypatch: pytest.MonkeyPatch, blocks: int = 8, cut: int = 512) -> None:
+    """Give the disks of a test fewer blocks, the last one ``cut`` by so many bytes."""
+    monkeypatch.setattr(sys.modules[__name__], "BLOCKS", blocks)
+    monkeypatch.setattr(Disk, "size", blocks * BLOCK_SIZE - cut)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -13,14 +13,13 @@ from engine_history import EngineHistory
 from every_object import full_history, removed
 from histories import KEYS
 from samples import UUID, point, record
-from stepping import Actor, SteppedStore
+from stepping import Actor
 
 from _cbt.operations.repository_status import Added, growth, status
 from _cbt.repository.format import names
 from _cbt.repository.format.manifests import LARGEST_DISK, RestorePoint
 from _cbt.repository.records import verified
 from _cbt.repository.records.verified import Verified
-from _cbt.repository.repository import Repository
 from _cbt.repository.sharing import condemned, holds
 
 NOW = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
@@ -122,7 +121,7 @@ def test_no_map_and_no_pack_is_read_and_nothing_is_written(history: EngineHistor
     requests = []
 
     def look(actor: Actor) -> None:
-        status(Repository(SteppedStore(history.store, actor), "00" * 16, history.fresh().keys), NOW)  # type: ignore[arg-type]
+        status(history.stepped(actor), NOW)
 
     actor = Actor("", look)
     while not actor.over:

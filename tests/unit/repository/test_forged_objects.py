@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-import histories
 import pytest
 from engine_history import EngineHistory
+from histories import use_small_disks
 from samples import UUID, point_id
 from stepping import Actor, OneAfterAnother, SteppedStore
 
@@ -97,8 +97,7 @@ def forge(history: EngineHistory, what: str, when: str) -> set[str]:
 @pytest.fixture
 def history(monkeypatch: pytest.MonkeyPatch) -> EngineHistory:
     """Three points, and a clock for all."""
-    monkeypatch.setattr(histories, "BLOCKS", 6)
-    monkeypatch.setattr(histories.Disk, "size", 6 * BLOCK_SIZE)
+    use_small_disks(monkeypatch, 6, cut=0)
     made = EngineHistory()
     monkeypatch.setattr(leases, "boot_clock", lambda: made.store.clock)
     for number in range(3):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import histories
 import pytest
 from engine_history import EngineHistory
-from histories import KEYS
+from histories import KEYS, use_small_disks
 from samples import UUID
 
-from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.format import manifests, names
 from _cbt.repository.records import damage
@@ -37,8 +35,7 @@ FOLDERS = (
 @pytest.fixture(params=KEYS)
 def history(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> EngineHistory:
     """Three points, one more in the trash, and everything else there can be."""
-    monkeypatch.setattr(histories, "BLOCKS", 8)
-    monkeypatch.setattr(histories.Disk, "size", 8 * BLOCK_SIZE - 512)
+    use_small_disks(monkeypatch)
     made = EngineHistory(KEYS[request.param])
     for turn in range(4):
         for block in range(turn, 4 + turn):

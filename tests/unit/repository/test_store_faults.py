@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import histories
 import pytest
 from engine_history import EngineHistory, repaired
 from faulty_store import FAULTS, FaultyStore, each_call
-from histories import KEYS
+from histories import KEYS, use_small_disks
 from samples import OTHER_UUID, UUID
 
 from _cbt.errors import RepositoryError
-from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Rules
 from _cbt.repository.format import configuration
@@ -39,8 +37,7 @@ def begun(keys: str, condemn: bool) -> tuple[EngineHistory, FaultyStore]:
 @pytest.mark.parametrize("condemn", [False, True], ids=["", "condemned"])
 @pytest.mark.parametrize("keys", KEYS)
 def test_whatever_call_fails_in_whatever_way(keys: str, condemn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(histories, "BLOCKS", 8)
-    monkeypatch.setattr(histories.Disk, "size", 8 * BLOCK_SIZE - 512)
+    use_small_disks(monkeypatch)
     history, store = begun(keys, condemn)
     restore, truth = history.kept(), dict(history.truth)
     seen = set()
@@ -64,8 +61,7 @@ def test_whatever_call_fails_in_whatever_way(keys: str, condemn: bool, monkeypat
 
 def test_what_others_came_to_need_of_a_point_that_seemed_not_to_appear_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the moment it did and the one it is taken back, compaction may have others name its blocks."""
-    monkeypatch.setattr(histories, "BLOCKS", 8)
-    monkeypatch.setattr(histories.Disk, "size", 8 * BLOCK_SIZE)
+    use_small_disks(monkeypatch, cut=0)
     history = EngineHistory()
     for block in range(8):
         history.disk.write(block, block + 1)

@@ -9,11 +9,10 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import histories
 import pytest
 from engine_history import EngineHistory
 from faulty_store import FAULTS, FaultyStore, each_call
-from histories import KEYS
+from histories import KEYS, use_small_disks
 from samples import encoded, random_bytes
 
 from _cbt.errors import ObjectMissing
@@ -149,8 +148,7 @@ VERBS: dict[str, tuple[Callable[[Scene], None], Callable[[Scene], None]]] = {
 
 @pytest.fixture(autouse=True)
 def small_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(histories, "BLOCKS", 8)
-    monkeypatch.setattr(histories.Disk, "size", 8 * BLOCK_SIZE - 512)
+    use_small_disks(monkeypatch)
 
 
 @pytest.mark.parametrize("verb", VERBS)

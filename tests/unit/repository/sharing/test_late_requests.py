@@ -5,25 +5,22 @@
 
 from __future__ import annotations
 
-import histories
 import pytest
 from engine_history import EngineHistory
+from histories import use_small_disks
 from samples import UUID
-from stepping import Actor, SteppedStore
+from stepping import Actor
 
 from _cbt.errors import Refused
-from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.repository.format import names
-from _cbt.repository.repository import Repository
 from _cbt.repository.sharing import condemned, leases, removals, trash
 
 
 @pytest.fixture
 def history(monkeypatch: pytest.MonkeyPatch) -> EngineHistory:
     """A point, and a clock for all."""
-    monkeypatch.setattr(histories, "BLOCKS", 8)
-    monkeypatch.setattr(histories.Disk, "size", 8 * BLOCK_SIZE)
+    use_small_disks(monkeypatch, cut=0)
     made = EngineHistory()
     monkeypatch.setattr(leases, "boot_clock", lambda: made.store.clock)
     for block in range(8):
@@ -72,7 +69,7 @@ DAY = 86400.0
 def removing(history: EngineHistory, until: str) -> Actor:
     """A removal of the only point, halted before a request."""
     made = history.fresh().points_of(UUID).points[0]
-    actor = Actor("", lambda actor: trash.remove(Repository(SteppedStore(history.store, actor), "00" * 16), made))  # type: ignore[arg-type]
+    actor = Actor("", lambda actor: trash.remove(history.stepped(actor), made))
     while not actor.pending.startswith(until):
         actor.step()
     return actor

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import histories
 import pytest
 from engine_history import EngineHistory
-from histories import KEYS
+from histories import KEYS, use_small_disks
 from samples import UUID
 
-from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Rules
 from _cbt.operations.verify.verify import VerifyRequest, verify
@@ -23,8 +21,7 @@ DAY = 86400.0
 
 @pytest.fixture(params=KEYS)
 def history(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> EngineHistory:
-    monkeypatch.setattr(histories, "BLOCKS", 8)
-    monkeypatch.setattr(histories.Disk, "size", 8 * BLOCK_SIZE - 512)
+    use_small_disks(monkeypatch)
     made = EngineHistory(KEYS[request.param])
     made.store.lock_for = 3 * DAY
     made.store.clock = 1_800_000_000.0  # later than the points it makes

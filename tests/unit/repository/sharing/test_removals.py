@@ -9,10 +9,9 @@ import pytest
 from engine_history import EngineHistory
 from histories import KEYS
 from samples import UUID, point_id
-from stepping import Actor, SteppedStore
+from stepping import Actor
 
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
-from _cbt.repository.repository import Repository
 from _cbt.repository.sharing import removals, trash
 from _cbt.repository.sharing.leases import LAPSE
 
@@ -25,14 +24,10 @@ def history(request: pytest.FixtureRequest) -> EngineHistory:
     return made
 
 
-def _stepped(history: EngineHistory, actor: Actor) -> Repository:
-    return Repository(SteppedStore(history.store, actor), "00" * 16, history.repository.keys)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("requests", range(4))
 def test_a_collector_without_grace_beside_a_removal_that_is_under_way(history: EngineHistory, requests: int) -> None:
     (made,) = history.fresh().points_of().points
-    slow = Actor("", lambda actor: trash.remove(_stepped(history, actor), made))
+    slow = Actor("", lambda actor: trash.remove(history.stepped(actor), made))
     for _request in range(requests):
         slow.step()
     retention(history.fresh(), RetentionRequest(grace=0.0))
@@ -51,7 +46,7 @@ def test_no_request_of_a_merge_makes_a_record_unreadable(history: EngineHistory)
     for each in ids[:-1]:
         removals.record(history.fresh(), [(UUID, each)])
     assert len(list(history.store.list("removed"))) == 16
-    merging = Actor("", lambda actor: removals.record(_stepped(history, actor), [(UUID, ids[-1])]))
+    merging = Actor("", lambda actor: removals.record(history.stepped(actor), [(UUID, ids[-1])]))
     while not merging.over:
         assert all(removals.recorded(history.fresh(), (UUID, each)) for each in ids[:-1])
         merging.step()

@@ -12,12 +12,11 @@ import pytest
 from engine_history import EngineHistory
 from histories import KEYS
 from samples import OTHER_UUID, UUID, point
-from stepping import Actor, SteppedStore
+from stepping import Actor
 
 from _cbt.errors import Refused
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Rules
-from _cbt.repository.repository import Repository
 from _cbt.repository.sharing import condemned, trash
 from _cbt.repository.sharing.collector import Collected
 from _cbt.repository.sharing.leases import ASTRAY, LAPSE
@@ -31,10 +30,6 @@ def history(request: pytest.FixtureRequest) -> EngineHistory:
     return made
 
 
-def _stepped(history: EngineHistory, actor: Actor) -> Repository:
-    return Repository(SteppedStore(history.store, actor), "00" * 16, history.repository.keys)  # type: ignore[arg-type]
-
-
 def _brought_back(history: EngineHistory, point_id: str) -> list[str]:
     result = retention(history.fresh(), RetentionRequest(undelete=(point_id,), collect=False))
     assert point_id not in {each.point.id for each in result.trash}, "what exists is not told of as removed"
@@ -46,7 +41,7 @@ def test_a_point_is_never_lost_between_two_removals_and_one_who_brings_it_back(
     history: EngineHistory, requests: int
 ) -> None:
     (made,) = history.fresh().points_of(UUID).points
-    slow = Actor("", lambda actor: trash.remove(_stepped(history, actor), made))
+    slow = Actor("", lambda actor: trash.remove(history.stepped(actor), made))
     for _request in range(requests):
         slow.step()
     trash.remove(history.fresh(), made)

@@ -11,9 +11,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import histories
 import pytest
 from engine_history import EngineHistory
+from histories import use_small_disks
 from samples import UUID
 
 from _cbt.errors import StorageFull
@@ -116,8 +116,7 @@ class Full:
 @pytest.fixture(params=["tmpfs", "ext4"])
 def mounted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A small file system."""
-    monkeypatch.setattr(histories, "BLOCKS", 8)
-    monkeypatch.setattr(histories.Disk, "size", 8 * BLOCK_SIZE)
+    use_small_disks(monkeypatch, cut=0)
     folder = tmp_path / "mounted"
     folder.mkdir()
     with {"tmpfs": _tmpfs, "ext4": _ext4}[request.param](folder):

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import histories
 import pytest
 
 pytest.importorskip("boto3")
 
 from engine_history import EngineHistory, repaired
 from faulty_store import each_call
+from histories import use_small_disks
 from s3_server import FAULTS, S3Server, alone, serving, store_on
 from samples import UUID
 
-from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Rules
 from _cbt.repository.repository import Repository
@@ -53,8 +52,7 @@ class RemoteHistory(EngineHistory):
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[RemoteHistory, S3Server, Store]]:
     """Two points, one removed before them whose blocks are on their way out, and a disk that has changed since, in every way."""
     alone(monkeypatch)
-    monkeypatch.setattr(histories, "BLOCKS", 8)
-    monkeypatch.setattr(histories.Disk, "size", 8 * BLOCK_SIZE - 512)
+    use_small_disks(monkeypatch)
     history = RemoteHistory()
     for turn in range(3):
         for block in range(5):
