@@ -192,10 +192,10 @@ def lost(store: Store) -> bool:
 
 
 def rebuilt(store: Store) -> Configuration:
-    """The configuration that the manifests in a store belong to. Raises Refused if they do not tell."""
+    """Return the configuration that the manifests in a store belong to. Raises Refused if no manifest shows it."""
     ids: set[str] = set()
     for name, _taken in names.of_kind(store.list(names.POINTS), names.MANIFEST_KIND):
-        with contextlib.suppress(DamagedObject, ObjectMissing):  # any other tells the same
+        with contextlib.suppress(DamagedObject, ObjectMissing):  # any other manifest shows the same
             data = store.get(name)
             if data.startswith(encryption.MAGIC):
                 raise Refused(

@@ -32,7 +32,10 @@ _FIRMWARE_FOLDER = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """What a definition may name of a host: ``paths`` that belong to the machine, firmware with a descriptor, whatever ``exists`` finds."""
+    """What a definition may name on a host.
+
+    These are the ``paths`` of the machine's own files, firmware that has a descriptor, and paths that ``exists`` finds.
+    """
 
     paths: frozenset[str]
     firmware: frozenset[str]

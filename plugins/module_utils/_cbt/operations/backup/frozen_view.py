@@ -29,7 +29,7 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Quiescing:
-    """How the guest is to be frozen: policy (auto, required, never) and mount points, empty for all."""
+    """How to freeze the guest: the policy (auto, required, never) and the mount points, empty for all."""
 
     policy: str
     mountpoints: tuple[str, ...]
@@ -77,7 +77,10 @@ def running(
 
 @contextlib.contextmanager
 def shut_off(asked: ViewRequest, folder: str) -> t.Iterator[View]:
-    """Serve the images, the next bitmap added to the tracked ones; libvirt is told of the checkpoint when the block ends well."""
+    """Serve the images, after adding the next bitmap to the tracked ones.
+
+    If the block succeeds, the checkpoint is defined in libvirt.
+    """
     facts, checkpoint = asked.facts, asked.checkpoint
     if checkpoint is not None:
         checkpoints.add_bitmaps(facts, checkpoint, asked.tracked)
@@ -87,6 +90,6 @@ def shut_off(asked: ViewRequest, folder: str) -> t.Iterator[View]:
         exports = stack.enter_context(offline_export.image_exports(facts, asked.wanted, folder))
         yield View(exports, consistency, note, asked.checkpoint_xml)
     if checkpoint is not None:
-        # Not to be missed: the next backup finds the bitmap and tells libvirt of it, as after a move to another host.
+        # Best effort: if it fails, the next backup finds the bitmap and redefines the checkpoint, as after a migration.
         with contextlib.suppress(HypervisorError):
             checkpoints.redefine(asked.domain, facts, checkpoint, asked.tracked)

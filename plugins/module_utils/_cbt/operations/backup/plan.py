@@ -72,7 +72,7 @@ class BackupPlan:
     ``tracked`` are the targets that get a bitmap of the new checkpoint; ``superseded`` lists the checkpoints of this
     repository to remove after the restore point is published, including those of killed runs. ``redefined`` lists the
     checkpoints that libvirt does not know, with their disks. They are redefined before the backup starts. ``skipped``
-    is why nothing is to be done, None if something is.
+    is the reason to do nothing, or None.
     """
 
     disks: tuple[DiskPlan, ...]

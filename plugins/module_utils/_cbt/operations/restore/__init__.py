@@ -6,8 +6,8 @@
 restore.py is the verb. plan.py decides which disk goes where and refuses what would overwrite data. disk_writer.py
 writes a disk to a target of targets.py: a new image, a block device or an NBD export. A new image has another name
 until it is complete. machine.py defines the domain from the configuration that machine_xml.py adapts.
-saved_machine.py reads configuration and files from the point and proves them: whoever can write to a repository
-decides what is in it.
+saved_machine.py reads configuration and files from the point and proves them, because anyone who can write to a
+repository decides what is in it.
 
 Neighbours: point/ for the files of a machine, images/ for locks and the qcow2 layout, hypervisor/ to define the
 domain.

@@ -265,11 +265,11 @@ def restore(
     observer: Observer = silent,
     check_only: bool = False,
 ) -> RestoreResult:
-    """Restore disks, and define the machine if asked for; or with ``check_only`` tell what would be written and
-    defined.
+    """Restore disks and, if asked for, define the machine.
 
-    ``session`` with libvirt, where there is one, is asked whether a path is a running domain's disk. Files appear under
-    their names only when all of them are complete and on disk; the domain is defined last. Raises CbtError. New files
+    With ``check_only``, nothing is written, and the result is the plan. The ``session`` with libvirt, if there is one,
+    shows whether a path is the disk of a running domain. Files get their names only when all of them are complete and
+    on disk. The domain is defined last. Raises CbtError. New files
     are then deleted. With ``force``, files that already replaced others stay. A device or export that is complete keeps
     the restored disk; an incomplete one has a zeroed first MiB.
     """

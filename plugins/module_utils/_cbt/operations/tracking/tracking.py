@@ -24,7 +24,10 @@ REMOVE = "remove"
 
 @dataclasses.dataclass(frozen=True)
 class TrackingRequest:
-    """Whether the changes of a domain's disks are to be recorded, from a ``checkpoint`` of this name or of any."""
+    """Whether to record changes of a domain's disks.
+
+    ``checkpoint`` is the name of the checkpoint to start from, or None for any name.
+    """
 
     domain: str
     present: bool

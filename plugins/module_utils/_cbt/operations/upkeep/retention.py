@@ -156,7 +156,7 @@ def _remove(lease: Lease, verdict: Verdict) -> Verdict:
 
 
 def _not_back(point: RestorePoint, late: t.Sequence[holds.Hold]) -> RepositoryError:
-    """What is to be done where there is no room to give a held point back."""
+    """Return the error that says what to do if there is no space to put a held point back."""
     return RepositoryError(
         f"Restore point {point.id} of {point.domain} is {'; '.join(holds.reasons(late))}, and was removed at the same time. It is in the trash as"
         f" long as it is held, for the store is full. Free a MiB there, and bring it back with undelete: {point.id}."
@@ -190,7 +190,7 @@ def _bring_back(
     _publish_again(lease, point)
     now = lease.now()
     for each in all_removed:
-        # The removal of a young entry may have yet to delete the manifest: then nothing else would tell of the point.
+        # The removal that made a young entry may still delete the manifest. The entry is then the only trace of the point.
         if each.point.key == point.key and now - each.at > LAPSE + ASTRAY:
             repository.discard(each.entry)
     return point
@@ -218,7 +218,10 @@ class _Retention:
         return self._request.domain in (None, point.uuid, point.domain)
 
     def decide(self, now: float) -> list[Verdict]:
-        """What becomes of each point, those brought back included. What is held or locked stays whatever the rules say."""
+        """Return a verdict for each point, including those brought back.
+
+        Points that are held or locked are kept regardless of the rules.
+        """
         found = manifests.ordered([*self._listing.points, *(each.point for each in self._back)])
         if self._request.domain is not None:
             found = of_domain(found, self._request.domain)
@@ -237,7 +240,7 @@ class _Retention:
         try:
             until = self._repository.store.locked_until(names.manifest(point.uuid, point.id))
         except ObjectMissing:
-            return False  # it is to be brought back, or somebody else has just removed it
+            return False  # it is about to be brought back, or another run has just removed it
         return until is not None and until > now
 
     def predict(self) -> RetentionResult:
@@ -326,7 +329,7 @@ class _Retention:
         return collected
 
     def _stuck(self, count: int) -> StorageFull:
-        """What is to be done where there is no room to remove points."""
+        """Return the error that says what to do if there is no space to remove points."""
         how = (
             "Set grace: 0, so that the space of removed restore points is reclaimed immediately"
             if self._request.grace > 0
@@ -350,7 +353,7 @@ class _Retention:
         return self._request.compact_below is not None and self._collects
 
     def _candidates(self, removed: t.Iterable[Removed], now: float, without: t.Collection[Key] = ()) -> Candidates:
-        """What is to be compacted, given all that is in the trash."""
+        """Return the candidates for compaction, given the contents of the trash."""
         recoverable = [each.point for each in removed if now - each.at < self._request.grace]
         held = [each.point for each in self._holds if each.point is not None]
         return Candidates(self._request.compact_below or 0, recoverable, without, held)
@@ -369,10 +372,12 @@ class _Retention:
 
 
 def retention(repository: Repository, request: RetentionRequest, check_only: bool = False) -> RetentionResult:
-    """Bring restore points back, remove others by rules, and reclaim space; with ``check_only`` tell what would be done.
+    """Bring restore points back, remove others by rules, and reclaim space.
 
-    Damaged manifests are never removed, nor are held points. While a manifest or a hold is damaged, no space is reclaimed. Raises Refused if the rules would
-    leave nothing of a domain, or if a point cannot be brought back; RepositoryError if the repository cannot be read or written.
+    With ``check_only``, nothing is changed, and the result is the prediction. Damaged manifests and held points are
+    never removed. While a manifest or a hold is damaged, no space is reclaimed. Raises Refused if the rules would leave
+    nothing of a domain, or if a point cannot be brought back; RepositoryError if the repository cannot be read or
+    written.
     """
     if check_only:
         return _Retention(repository, request).predict()

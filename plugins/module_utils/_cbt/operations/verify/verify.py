@@ -141,7 +141,8 @@ def _within(some: t.Iterable[Damage], others: t.Sequence[Damage]) -> list[Damage
 class Verifier:
     """Verifies points of one repository, remembering what it has read.
 
-    Of the request's slices of all blocks one is read; ``turns`` tells which, by the UUID of the domain.
+    The request divides the blocks into slices, and one of them is read. ``turns`` contains its number, by the UUID of
+    the domain.
     """
 
     repository: Repository
@@ -271,7 +272,7 @@ def verify(
 
     Manifests that cannot be read are damage too, except where points are asked for by id. A sample reads a half of the
     blocks, a third and so on: each time others, until all were. What is found is recorded for backups to heal, unless
-    ``record`` is false; if that fails, ``warn`` is told.
+    ``record`` is false. If recording fails, ``warn`` is called with the reason.
 
     Raises RepositoryError if something cannot be read, once all points that can be are verified.
     """

@@ -8,6 +8,6 @@ keeps the hooks of all packs in local files of this host, segments.py is the for
 cache. It may be lost, old or wrong: that costs space, never correctness, because a match counts only after the
 directory of the pack has been read.
 
-Neighbours: sharing/ tells which packs are condemned, records/ which are damaged. operations/point asks for every
-block that it reads.
+Neighbours: sharing/ knows which packs are condemned, records/ knows which are damaged. operations/point looks up
+every block that it reads.
 """

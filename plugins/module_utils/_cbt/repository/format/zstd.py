@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Zstandard, by whichever module this Python has for it.
 
-Both classes have one interface, may be used from several threads, and are bound to the length a block must have, whatever a frame promises.
+Both classes have the same interface and may be used from several threads. They never return more than the length of
+a block, regardless of the size that a frame declares.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class ZstandardModule:
 
     def decompress(self, payload: Buffer, length: int) -> bytes:
         """At most ``length`` bytes of what a frame holds. Raises ``error``."""
-        # It allocates what a frame promises, whatever it is told, and takes a frame without promise as it is told.
+        # It allocates the size that a frame declares, even if that exceeds the limit. Only frames without one are limited.
         if self._module.frame_content_size(payload) not in (length, -1):
             raise self._module.ZstdError("the frame promises another length")
         context = self._context("decompressor", lambda: self._module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG))

@@ -1,12 +1,12 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Objects on their way out, and what a writer asks before it publishes.
+"""Objects that are about to be deleted, and the checks of a writer before it publishes.
 
 An object that nothing names is announced: ``condemned/<pack id>`` for a pack, ``condemned/<domain uuid>/<point id>/<file>`` for a
 file of a restore point. After the grace period, a collector writes the list of what it is about to delete to ``doomed/<session>``,
 looks once more for what is named, and only then deletes. An announcement may be taken back by anyone; a list only goes with the
-collector that wrote it, or once that is dead for certain.
+collector that wrote it, or when it is so old that the collector must be dead.
 """
 
 from __future__ import annotations

@@ -27,10 +27,11 @@ class Attempt(t.NamedTuple):
 
 
 def hold(repository: Repository, point: RestorePoint, purpose: str) -> Hold:
-    """Keep a restore point, and all it rests on, until ``holds.release``. Serve from the ``point`` of the hold: that is what it keeps.
+    """Keep a restore point, and all objects that it refers to, until ``holds.release``.
 
-    The hold is written first, and then the point is looked at again: whoever removes or collects something first, one of the two
-    sees the other. Raises Refused if the point is gone by then, DamagedObject if it is not whole, ReadOnly if no hold can be written.
+    Serve from the ``point`` of the hold, because that is what it keeps. The hold is written first, and then the point
+    is checked again. So this process and a run that removes or collects always see each other. Raises Refused if the
+    point is gone by then, DamagedObject if it is not whole, ReadOnly if no hold can be written.
     """
     taken = Hold(secrets.token_hex(8), point.key, _line(socket.gethostname()), _line(purpose))
     with _withdrawing(repository, taken.name):

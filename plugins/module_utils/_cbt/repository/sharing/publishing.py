@@ -154,7 +154,7 @@ def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Coll
     records = removals.objects(repository, before.uuid)
     with _drafting(lease) as draft:
         began = draft(after)
-        # In this order: a point that still stands once nothing was found to be on its way out did not lose anything before either.
+        # In this order: if the manifest still stands after the check for condemned objects, nothing was lost before it.
         if _lacks(repository, after, lambda name: name not in new) or not stands(repository, before):
             return False
         looked = leases.moment()
@@ -183,7 +183,7 @@ def _removed_again(repository: Repository, point: RestorePoint, records: t.Colle
                 holds.check_free(repository, point.key)
                 _withdraw(repository, point)  # no entry of the trash may name what is gone
             else:
-                # An entry of its own, for whoever brings the point back at this moment takes away those it saw.
+                # It gets an entry of its own: a run that brings the point back at this moment deletes the entries it saw.
                 trash.remove(repository, point)
         except Held:  # a point that was taken into use meanwhile stays
             return False

@@ -78,10 +78,11 @@ def survey(
 ) -> Survey:
     """What is needed now, by the store's clock. ``without`` are points to be regarded as just removed, ``back`` as just brought back.
 
-    Drafts come first, then manifests, then holds and the trash: a point on its way from one to the next is met at least once. A draft counts
-    for so long that it does for as long as its writer relies on it, by the clock of whoever looks and whoever set its time. A hold is written
-    while the manifest that it keeps stands. The trash keeps a point that is held for as long as it is.
-    Raises RepositoryError if anything cannot be listed or read: what is not known for certain must not pass for not needed.
+    Drafts come first, then manifests, then holds and the trash, so a point that moves from one to the next is met at
+    least once. A draft counts for as long as its writer can rely on it, even if the clocks of the writer, the collector
+    and the store differ. A hold is written while the manifest that it keeps stands. The trash keeps a held point for as
+    long as it is held. Raises RepositoryError if anything cannot be listed or read: an object that may be needed must
+    not pass for one that is not.
     """
     found = Survey()
     for entry in repository.store.entries(names.DRAFTS):
@@ -123,7 +124,8 @@ def _manifest_in(repository: Repository, name: str) -> tuple[RestorePoint, bool]
 def _note(found: Survey, repository: Repository, name: str) -> None:
     """Note what a manifest names. One that is replaced while it is read is read again; one that is gone has been met, or will be.
 
-    A draft whose map is gone cannot be published as it is, and whoever takes a hold withdraws it then, so these keep nothing.
+    A draft whose map is missing cannot be published as it is, and a process that takes a hold withdraws it in that case,
+    so neither keeps anything.
     """
     before: RestorePoint | None = None
     while True:

@@ -37,8 +37,8 @@ def remove(repository: Repository, point: RestorePoint) -> None:
     Each removal has an entry of its own: bringing a point back takes away old entries it saw, and no later one. So the manifest is
     deleted only while the entry is young. If any of this took long, the trash is looked at again.
 
-    Raises Held, and changes nothing, if the point is held. Holds are looked for once the entry is there: whoever takes one after that sees
-    the entry, or that the manifest is gone.
+    Raises Held, and changes nothing, if the point is held. Holds are looked for after the entry is there: a process
+    that takes one later sees the entry, or that the manifest is gone.
     """
     name = names.manifest(point.uuid, point.id)
     first, manifest, entries = leases.moment(), b"", []
