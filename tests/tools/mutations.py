@@ -536,8 +536,8 @@ DEFINITIONS = (
     Mutation(
         "a word may be a path",
         "hypervisor/allowed/values.py",
-        '"WORD": re.compile(r"[^/\\x00-\\x1f\\x7f-\\x9f]*")',
-        '"WORD": re.compile(r"[^\\x00-\\x1f\\x7f-\\x9f]*")',
+        '"WORD": r"[^/\\x00-\\x1f\\x7f-\\x9f]*"',
+        '"WORD": r"[^\\x00-\\x1f\\x7f-\\x9f]*"',
         ("unit/operations/restore/test_allowed_definitions.py::test_no_value_is_a_path_but_free_text",),
     ),
     Mutation(

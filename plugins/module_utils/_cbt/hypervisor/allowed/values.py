@@ -12,20 +12,21 @@ import typing as t
 
 LONGEST = 4096  # characters of a value that is not free text
 
-_PATTERNS: t.Mapping[str, t.Pattern[str]] = {
-    "WORD": re.compile(r"[^/\x00-\x1f\x7f-\x9f]*"),  # no slash, so no path
-    "NUMBER": re.compile(r"-?[0-9]*"),
-    "BASE64": re.compile(r"[A-Za-z0-9+/=\s]*"),
-    "ZONE": re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*"),
-    "ADDRESS": re.compile(r"[0-9A-Za-z.:_-]*(/[0-9.]+)?"),  # also with a netmask
-    "LOOPBACK": re.compile(r"|localhost|::1|127\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}"),
-    "RANDOM": re.compile(r"|/dev/u?random|/dev/hwrng"),
-    "SLICE": re.compile(r"/machine"),
-    "FWCFG": re.compile(r"opt/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*"),
+# Compiled when they are first used, because each restore pays for what it loads.
+_PATTERNS: t.Mapping[str, str] = {
+    "WORD": r"[^/\x00-\x1f\x7f-\x9f]*",  # no slash, so no path
+    "NUMBER": r"-?[0-9]*",
+    "BASE64": r"[A-Za-z0-9+/=\s]*",
+    "ZONE": r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*",
+    "ADDRESS": r"[0-9A-Za-z.:_-]*(/[0-9.]+)?",  # also with a netmask
+    "LOOPBACK": r"|localhost|::1|127\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}",
+    "RANDOM": r"|/dev/u?random|/dev/hwrng",
+    "SLICE": r"/machine",
+    "FWCFG": r"opt/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*",
 }
-_OF_QEMU = re.compile(r"[A-Za-z0-9_-]+\.(bin|rom|fd|elf)")  # firmware that QEMU finds by its name
-_EMULATOR = re.compile(r"/usr/(?:s?bin|libexec)/(?:qemu-system-[a-z0-9_]+|qemu-kvm|kvm)")
-_FIRMWARE_FOLDER = re.compile(
+_OF_QEMU = r"[A-Za-z0-9_-]+\.(bin|rom|fd|elf)"  # firmware that QEMU finds by its name
+_EMULATOR = r"/usr/(?:s?bin|libexec)/(?:qemu-system-[a-z0-9_]+|qemu-kvm|kvm)"
+_FIRMWARE_FOLDER = (
     r"/usr/share/(?:OVMF|AAVMF|ovmf|qemu|qemu-kvm|seabios|edk2[a-z0-9.-]*|qemu-ovmf[a-z0-9-]*|qemu-efi[a-z0-9-]*)/"
 )
 
@@ -44,7 +45,7 @@ class Host:
 
 def is_firmware(path: str, described: t.Collection[str]) -> bool:
     """Whether a path is one of the ``described`` firmware images, or in a folder where distributions keep nothing else. Pure."""
-    return path in described or (os.path.normpath(path) == path and _FIRMWARE_FOLDER.match(path) is not None)
+    return path in described or (os.path.normpath(path) == path and re.match(_FIRMWARE_FOLDER, path) is not None)
 
 
 def fits(kind: str, value: str, host: Host) -> bool:
@@ -58,11 +59,11 @@ def fits(kind: str, value: str, host: Host) -> bool:
     if kind == "OWN":
         return value in host.paths
     if kind == "LOADER":
-        return value in host.paths or is_firmware(value, host.firmware) or _OF_QEMU.fullmatch(value) is not None
+        return value in host.paths or is_firmware(value, host.firmware) or re.fullmatch(_OF_QEMU, value) is not None
     if kind == "TEMPLATE":
         return is_firmware(value, host.firmware)
     if kind == "EMULATOR":
-        return _EMULATOR.fullmatch(value) is not None and host.exists(value)
+        return re.fullmatch(_EMULATOR, value) is not None and host.exists(value)
     if kind in _PATTERNS:
-        return _PATTERNS[kind].fullmatch(value) is not None
+        return re.fullmatch(_PATTERNS[kind], value) is not None
     return value in kind.split("|")
