@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import typing as t
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import pytest
 from lab.domain import BlockDomain, DiskSpec
 from lab.errors import LabError
 from lab.hypervisor import Hypervisor
-from lab.process import run_tool, wait_until
+from lab.process import run_tool
+from lab.qemu_nbd import qemu_nbd, running
 from module_process import run_module
 
 from _cbt import programs
@@ -36,22 +36,8 @@ def _image(folder: Path, fmt: str) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def _running(ready: Path, *arguments: str | Path) -> t.Iterator[None]:
-    process = subprocess.Popen([str(each) for each in arguments])
-    try:
-        wait_until(ready.exists, 20, f"{arguments[0]} is ready")
-        yield
-    finally:
-        while process.poll() is None:  # qemu-nbd loses a signal that comes just when it begins to listen
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(1)
-
-
 def _nbd(image: Path, fmt: str, *options: str) -> t.ContextManager[None]:
-    socket = image.with_suffix(".sock")
-    return _running(socket, "qemu-nbd", "--persistent", f"--format={fmt}", f"--socket={socket}", *options, image)
+    return qemu_nbd(image, fmt, image.with_suffix(".sock"), *options)
 
 
 def _daemon(image: Path, fmt: str, *options: str) -> t.ContextManager[None]:
@@ -67,7 +53,7 @@ def _daemon(image: Path, fmt: str, *options: str) -> t.ContextManager[None]:
         "--export",
         export,
     ]
-    return _running(ready, "qemu-storage-daemon", "--pidfile", ready, *words)
+    return running(ready, "qemu-storage-daemon", "--pidfile", ready, *words)
 
 
 HOLDERS: dict[str, t.Callable[[Path, str], t.ContextManager[None]]] = {

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import time
 import typing as t
-from contextlib import contextmanager
 from pathlib import Path
 
 import libvirt
@@ -23,6 +22,7 @@ from lab.domain import BlockDomain, DiskSpec
 from lab.guest import LinuxGuest
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool, wait_until
+from lab.qemu_nbd import qemu_nbd
 from lab.reference import same_bytes
 from module_process import ModuleProcess, created, run_module
 from witness import Witnessed, ask, differences, differing, disk_result, session_of, unfinished, witnessed_backup
@@ -136,18 +136,6 @@ def traces(domain: Domain, repository: Repository, scratch: Path) -> dict[str, t
         "points": [point.id for point in repository.points_of().points],
         "objects": sorted([*repository.store.list("packs"), *repository.store.list("points"), *unfinished(repository)]),
     }
-
-
-@contextmanager
-def held(image: Path, fmt: str, folder: Path) -> t.Iterator[None]:
-    """Have another process hold an image open for writing."""
-    socket = folder / "holder"
-    with subprocess.Popen(["qemu-nbd", "-f", fmt, "-t", "-k", str(socket), str(image)]) as holder:
-        wait_until(socket.exists, 20, "start of qemu-nbd")
-        try:
-            yield
-        finally:
-            holder.terminate()
 
 
 def test_every_mode_on_a_domain_that_never_ran(hypervisor: Hypervisor, workspace: Path, repository: Repository) -> None:
@@ -366,7 +354,10 @@ def test_an_image_that_another_process_holds_is_told_and_nothing_changes(
         qemu_io(domain, "vda", "write -P 0x11 0 1M")
         taken = [offline_backup(domain, repository, step_folder(workspace, "one"), scratch_dir=str(scratch))]
         before = traces(domain, repository, scratch)
-        with held(domain.image("vdb"), fmt, workspace), pytest.raises(HypervisorError, match="in use") as raised:
+        with (
+            qemu_nbd(domain.image("vdb"), fmt, workspace / "holder.sock"),
+            pytest.raises(HypervisorError, match="in use") as raised,
+        ):
             backup(session_of(domain), repository, ask(domain.name, mode=mode, scratch_dir=str(scratch)))
         assert "vdb" in str(raised.value)
         assert traces(domain, repository, scratch) == before

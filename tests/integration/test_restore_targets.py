@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import typing as t
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from lab.disks import DiskSpec
 from lab.domain import BlockDomain
 from lab.errors import LabError
 from lab.hypervisor import Hypervisor
-from lab.process import run_tool, wait_until
+from lab.process import run_tool
+from lab.qemu_nbd import qemu_nbd
 from lab.reference import same_bytes
 from module_process import run_module
 from restored import new_name, refused, removed
@@ -297,24 +297,8 @@ def test_the_module_tells_beforehand_what_it_then_does(
 @contextlib.contextmanager
 def _served(image: Path, socket: Path, *options: str) -> t.Iterator[str]:
     """An image as an NBD export named disk; its URI."""
-    server = subprocess.Popen(
-        [
-            "qemu-nbd",
-            "--persistent",
-            "--shared=4",
-            "--format=raw",
-            "--export-name=disk",
-            f"--socket={socket}",
-            *options,
-            image,
-        ]
-    )
-    try:
-        wait_until(socket.exists, 20, "qemu-nbd listens")
+    with qemu_nbd(image, "raw", socket, "--shared=4", "--export-name=disk", *options):
         yield f"nbd+unix:///disk?socket={socket}"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def test_a_disk_goes_to_an_nbd_export(
