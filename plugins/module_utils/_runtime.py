@@ -16,7 +16,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ._cbt.control import Interrupt
+from ._cbt.control import Control
 from ._cbt.errors import CbtError
 from ._cbt.hypervisor.connection import Session, connect
 from ._cbt.hypervisor.disks import Selection
@@ -85,16 +85,16 @@ def reported(module: AnsibleModule) -> t.Iterator[None]:
         module.fail_json(msg=str(error))
 
 
-def interruptible() -> Interrupt:
-    """An interrupt that TERM, INT and HUP request, so that an ended task undoes what it began."""
-    interrupt = Interrupt()
+def interruptible() -> Control:
+    """A control that TERM, INT and HUP ask to stop, so that an ended task undoes what it began."""
+    control = Control()
 
     def note(number: int, _frame: t.Any) -> None:
-        interrupt.request(signal.Signals(number).name)
+        control.request(signal.Signals(number).name)
 
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(each, note)
-    return interrupt
+    return control
 
 
 def session(module: AnsibleModule) -> t.ContextManager[Session]:

@@ -438,12 +438,12 @@ def main() -> None:
         supports_check_mode=True,
     )
     _runtime.require(module, "libvirt", "libvirt_qemu", "nbd")
-    interrupt = _runtime.interruptible()
+    control = _runtime.interruptible()
     with _runtime.reported(module), contextlib.ExitStack() as stack:
         request = _request(module)
         session = stack.enter_context(_runtime.session(module))
         repository = _repository.repository_or_none(module)
-        result = backup(session, repository, request, interrupt, check_only=module.check_mode)
+        result = backup(session, repository, request, control, check_only=module.check_mode)
     for warning in result.warnings:
         module.warn(warning)
     outcome: dict[str, object] = {"changed": result.skipped is None, "disks": _disks(result)}

@@ -227,12 +227,12 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    interrupt = _runtime.interruptible()
+    control = _runtime.interruptible()
     with _runtime.reported(module):
         request = _request(module)
         source = _repository.existing_repository(module)
         dest = _repository.repository_or_none(module, "dest_")
-        result = copy(source, dest, request, interrupt, check_only=module.check_mode)
+        result = copy(source, dest, request, control, check_only=module.check_mode)
     for warning in result.warnings:
         module.warn(warning)
     outcome = {

@@ -239,7 +239,7 @@ def _convert(module: AnsibleModule) -> ConversionResult:
         scratch_dir=params["scratch_dir"],
         shutdown_timeout=params["shutdown_timeout"],
     )
-    interrupt = _runtime.interruptible()
+    control = _runtime.interruptible()
     if params["path"] is not None:
         with _runtime.session_if_installed(module) as any_session:
             return convert_image(
@@ -247,12 +247,12 @@ def _convert(module: AnsibleModule) -> ConversionResult:
                 os.path.abspath(params["path"]),
                 params["source_format"],
                 wish,
-                interrupt,
+                control,
                 module.check_mode,
             )
     _runtime.require(module, "libvirt", "libvirt_qemu", "nbd")
     with _runtime.session(module) as session:
-        return convert_disks(session, params["domain"], params["disk"], wish, interrupt, module.check_mode)
+        return convert_disks(session, params["domain"], params["disk"], wish, control, module.check_mode)
 
 
 def main() -> None:

@@ -433,7 +433,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    interrupt = _runtime.interruptible()
+    control = _runtime.interruptible()
     with _runtime.reported(module), contextlib.ExitStack() as stack:
         request = _request(module)
         try:
@@ -445,7 +445,7 @@ def main() -> None:
             module.debug(str(error))
             session = None
         repository = _repository.existing_repository(module)
-        result = restore(repository, request, session, interrupt, check_only=module.check_mode)
+        result = restore(repository, request, session, control, check_only=module.check_mode)
     for warning in result.warnings:
         module.warn(warning)
     duration: dict[str, object] = {} if module.check_mode else {"duration": result.duration}

@@ -199,11 +199,11 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    interrupt = _runtime.interruptible()
+    control = _runtime.interruptible()
     with _runtime.reported(module):
         request = _request(module)
         repository = _repository.existing_repository(module)
-        verdicts, duration = verify(repository, request, interrupt, record=not module.check_mode, warn=module.warn)
+        verdicts, duration = verify(repository, request, control, record=not module.check_mode, warn=module.warn)
     bad = [verdict for verdict in verdicts if verdict.damage]
     outcome = {"restore_points": [_verdict(verdict) for verdict in verdicts], "duration": duration}
     if bad and module.params["fail_on_damage"]:

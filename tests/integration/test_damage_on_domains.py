@@ -16,7 +16,7 @@ from lab.process import run_tool
 from module_process import run_module
 from witness import Witnessed, ask, differences, session_of, witnessed_backup
 
-from _cbt.control import Interrupt
+from _cbt.control import Control
 from _cbt.errors import DamagedObject
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.backup.backup import backup
@@ -145,16 +145,16 @@ def test_a_signal_after_publication_says_that_the_point_is_published_and_what_wa
 ) -> None:
     patient.flip(0, "vda", KEPT)
     assert patient.statuses() == ["damaged", "damaged"]
-    interrupt, publish = Interrupt(), Repository.publish
+    control, publish = Control(), Repository.publish
 
     def publish_and_signal(repository: Repository, point: RestorePoint, replace: bool = True) -> bool:
         done = publish(repository, point, replace)
-        interrupt.request("SIGTERM")
+        control.request("SIGTERM")
         return done
 
     with monkeypatch.context() as patched:
         patched.setattr(Repository, "publish", publish_and_signal)
-        result = backup(session_of(patient.domain), patient.repository, ask(patient.domain.name), interrupt)
+        result = backup(session_of(patient.domain), patient.repository, ask(patient.domain.name), control)
     assert result.point is not None
     (warning,) = [each for each in result.warnings if "SIGTERM" in each]
     assert warning.startswith(

@@ -16,7 +16,7 @@ from lab.hypervisor import Hypervisor
 from lab.process import wait_until
 from witness import ask, session_of
 
-from _cbt.control import Progress
+from _cbt.control import Control, Progress
 from _cbt.errors import CbtError
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.restore.restore import RestoreRequest, restore
@@ -53,7 +53,7 @@ def test_a_frozen_backup_under_writes_is_file_system_consistent(
             if progress.phase in ("freezing", "publishing"):
                 seen.append(guest.frozen())
 
-        first = backup(session_of(guest), repository, ask(guest.name, quiesce="required"), observer=observe)
+        first = backup(session_of(guest), repository, ask(guest.name, quiesce="required"), control=Control(observe))
         assert first.point is not None and first.point.consistency == "filesystem"
         assert seen == [True, False]  # frozen for the begin, thawed long before the end
         assert "guest.json" in first.point.files
@@ -89,7 +89,7 @@ def test_only_the_named_mount_points_are_frozen(
             write = f"echo x > /disks/{disk}/tick; cut -d' ' -f1 /proc/uptime >> /tmp/{disk}.log; sleep 0.1"
             guest.check(f"(while true; do {write}; done) >/dev/null 2>&1 &")
         request = ask(guest.name, quiesce="required", freeze_mountpoints=("/disks/vdb",))
-        result = backup(session_of(guest), repository, request, observer=hold)
+        result = backup(session_of(guest), repository, request, control=Control(hold))
         assert result.point is not None and result.point.consistency == "filesystem"
         wait_until(lambda: _longest_pause(guest, "/tmp/vdb.log") >= held, 20, "a write that waited for the thaw")
         assert _longest_pause(guest, "/tmp/vda.log") < held
@@ -130,7 +130,7 @@ def test_a_backup_that_fails_while_frozen_thaws_the_guest(
     with LinuxGuest(hypervisor, [DiskSpec("vda", 256 * MIB)]) as guest:
         guest.wait_ready()
         with pytest.raises(CbtError, match="made to fail"):
-            backup(session_of(guest), repository, ask(guest.name, quiesce="required"), observer=fail)
+            backup(session_of(guest), repository, ask(guest.name, quiesce="required"), control=Control(fail))
         assert not guest.frozen()
         guest.check("echo alive > /data/alive && sync")
 

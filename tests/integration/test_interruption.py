@@ -18,7 +18,7 @@ from lab.hypervisor import Hypervisor
 from module_process import ModuleProcess, created, run_module
 from witness import ask, differences, session_of, unfinished, witnessed_backup
 
-from _cbt.control import Progress
+from _cbt.control import Control, Progress
 from _cbt.errors import CbtError
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.verify.verify import VerifyRequest, verify
@@ -119,7 +119,7 @@ def test_an_error_in_any_phase_leaves_nothing_and_the_next_run_is_incremental(
         before = _traces(domain, repository, scratch)
         request = ask(domain.name, scratch_dir=str(scratch))
         with pytest.raises(CbtError, match="made to fail"):
-            backup(session_of(domain), repository, request, observer=fail)
+            backup(session_of(domain), repository, request, control=Control(fail))
         assert _traces(domain, repository, scratch) == before
         after = witnessed_backup(domain, repository, workspace)
         assert after.result.disks[0].mode == "incremental"
@@ -139,7 +139,12 @@ def test_a_domain_that_dies_during_the_backup_publishes_nothing(
         repository = _prepared(domain, workspace)
         points = [point.id for point in repository.points_of().points]
         with pytest.raises(CbtError):
-            backup(session_of(domain), repository, ask(domain.name, scratch_dir=str(scratch), workers=1), observer=kill)
+            backup(
+                session_of(domain),
+                repository,
+                ask(domain.name, scratch_dir=str(scratch), workers=1),
+                control=Control(kill),
+            )
         assert [point.id for point in repository.points_of().points] == points
         assert list(scratch.iterdir()) == []
         domain.start()

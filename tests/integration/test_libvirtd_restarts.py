@@ -13,7 +13,7 @@ from lab.hypervisor import Hypervisor
 from trial import Trial, begun
 from witness import ask, session_of
 
-from _cbt.control import Progress
+from _cbt.control import Control, Progress
 from _cbt.errors import CbtError
 from _cbt.operations.backup.backup import backup
 
@@ -52,7 +52,7 @@ def test_libvirtd_restarted_during_a_backup(phase: str, trial: Trial) -> None:
             session_of(trial.domain),
             trial.repository,
             ask(trial.domain.name, scratch_dir=str(scratch)),
-            observer=restart,
+            control=Control(restart),
         )
     except CbtError:
         assert trial.domain.checkpoints() == before

@@ -16,7 +16,7 @@ from lab.reference import pull_job_xml
 from module_process import created, run_module
 from witness import Witnessed, ask, differences, disk_result, session_of, witnessed_backup
 
-from _cbt.control import Interrupt, Progress
+from _cbt.control import Control, Progress
 from _cbt.errors import Interrupted, Refused
 from _cbt.hypervisor.disks import Selection
 from _cbt.operations.backup.backup import backup
@@ -169,16 +169,16 @@ def test_a_limited_backup_reads_no_faster_and_is_true(
 def test_a_signal_is_heeded_while_the_limit_lets_nobody_read(
     hypervisor: Hypervisor, workspace: Path, repository: Repository
 ) -> None:
-    interrupt = Interrupt()
-
     def strike(progress: Progress) -> None:
         if progress.phase == "reading":
-            interrupt.request("SIGTERM")
+            control.request("SIGTERM")
+
+    control = Control(strike)
 
     with BlockDomain(hypervisor, [DiskSpec("vda", SIZE)]) as domain:
         domain.write_random("vda", 0, 8 * MIB, 1)
         with pytest.raises(Interrupted, match="SIGTERM"):
-            backup(session_of(domain), repository, ask(domain.name, rate_limit=1, workers=3), interrupt, strike)
+            backup(session_of(domain), repository, ask(domain.name, rate_limit=1, workers=3), control)
         assert (domain.job_running(), domain.checkpoints()) == (False, [])
 
 

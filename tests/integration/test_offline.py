@@ -27,7 +27,7 @@ from lab.reference import same_bytes
 from module_process import ModuleProcess, created, run_module
 from witness import Witnessed, ask, differences, differing, disk_result, session_of, unfinished, witnessed_backup
 
-from _cbt.control import Observer, Progress, silent
+from _cbt.control import Control, Observer, Progress
 from _cbt.errors import CbtError, HypervisorError
 from _cbt.hypervisor import checkpoints, offline_export
 from _cbt.operations.backup.backup import BackupResult, backup
@@ -67,7 +67,7 @@ def image_bitmaps(domain: Domain, target: str) -> dict[str, list[str]]:
 
 
 def offline_backup(
-    domain: Domain, repository: Repository, folder: Path, observer: Observer = silent, **wanted: t.Any
+    domain: Domain, repository: Repository, folder: Path, observer: Observer | None = None, **wanted: t.Any
 ) -> Witnessed:
     """Back up a shut-off domain. Its images are copied before, and must hold the same after."""
     assert not domain.running
@@ -77,7 +77,7 @@ def offline_backup(
         run_tool(
             ["qemu-img", "convert", "-f", spec.format, "-O", "raw", domain.image(spec.target), copies[spec.target]]
         )
-    result = backup(session_of(domain), repository, ask(domain.name, **wanted), observer=observer)
+    result = backup(session_of(domain), repository, ask(domain.name, **wanted), control=Control(observer))
     for spec in domain.disks:
         assert same_bytes(domain.image(spec.target), copies[spec.target], spec.format) is None
     return Witnessed(result, copies)
@@ -443,7 +443,9 @@ def test_an_error_leaves_nothing_and_the_next_run_is_incremental(
             qemu_io(domain, "vda", "write -P 0x11 0 4M")
             before = traces(domain, repository, scratch)
             with pytest.raises(CbtError, match="made to fail"):
-                backup(session_of(domain), repository, ask(domain.name, scratch_dir=str(scratch)), observer=fail)
+                backup(
+                    session_of(domain), repository, ask(domain.name, scratch_dir=str(scratch)), control=Control(fail)
+                )
             assert traces(domain, repository, scratch) == before
             done = offline_backup(domain, repository, step_folder(workspace, attempt))
             assert modes(done.result) == [attempt, "scan"]
@@ -568,7 +570,7 @@ def test_start_paused_shuts_off_again_and_carries_the_history_on(
                 session_of(domain),
                 repository,
                 ask(domain.name, start_paused=True, scratch_dir=str(scratch)),
-                observer=fail,
+                control=Control(fail),
             )
         assert not domain.running
         assert traces(domain, repository, scratch) == before

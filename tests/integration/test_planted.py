@@ -20,7 +20,7 @@ from lab.domain import BlockDomain
 from lab.hypervisor import Hypervisor
 from witness import ask, session_of
 
-from _cbt.control import Progress
+from _cbt.control import Control, Progress
 from _cbt.errors import Refused
 from _cbt.hypervisor import leftovers, offline_export, scratch
 from _cbt.hypervisor.machine_files import MachineFile
@@ -149,7 +149,9 @@ def test_what_is_planted_during_a_backup_gains_nothing(
                     assert (stat.S_IMODE(status.st_mode), status.st_uid) == (mode, owner)
                 worked.extend(as_qemu(folder, outside.folder))
 
-        made = backup(session_of(domain), repository, ask(domain.name, scratch_dir=str(parent)), observer=attack)
+        made = backup(
+            session_of(domain), repository, ask(domain.name, scratch_dir=str(parent)), control=Control(attack)
+        )
         assert made.point is not None and outside.untouched
         assert b"precious" not in b"".join(
             path.read_bytes() for path in Path(str(repository.store.local_path)).rglob("*") if path.is_file()

@@ -23,7 +23,7 @@ from module_process import run_module
 from restored import new_name, refused, removed
 from witness import ask, session_of
 
-from _cbt.control import Interrupt, Progress
+from _cbt.control import Control, Progress
 from _cbt.errors import CbtError, Interrupted
 from _cbt.hypervisor.connection import Session
 from _cbt.operations.backup.backup import backup
@@ -146,7 +146,7 @@ def test_a_device_that_a_domain_takes_into_use_while_images_are_written_is_left_
                 )
 
         with pytest.raises(CbtError, match="in use by the running domain"):
-            restore(repository, request, session, observer=start)
+            restore(repository, request, session, control=Control(start))
     assert device.read_bytes() == b"\xa5" * (16 * MIB)
     assert list(folder.iterdir()) == []
 
@@ -189,7 +189,7 @@ def test_a_device_whose_restore_is_killed_holds_nothing_one_could_take_for_a_dis
         restore(
             repository,
             RestoreRequest(original.name, disk_map={"vda": str(device)}, format=fmt, force=True),
-            observer=kill,
+            control=Control(kill),
         )
     assert device.open("rb").read(MIB) == bytes(MIB)
 
@@ -377,14 +377,14 @@ def test_a_restore_that_is_ended_leaves_nothing_on_an_nbd_export_that_looks_like
     image = workspace / "served.raw"
     image.write_bytes(b"\xa5" * (8 * MIB))
 
-    interrupt = Interrupt()
+    control = Control(lambda _progress: control.request("SIGTERM"))
 
     with _served(image, workspace / "nbd.sock") as uri:
         with pytest.raises(
             Interrupted, match=r"Ended by SIGTERM\. nbd\+unix:.* holds a part of vda only\. Run it again\."
         ):
             ending = RestoreRequest(original.name, disk_map={"vda": uri}, force=True, workers=1)
-            restore(repository, ending, session, interrupt, observer=lambda _progress: interrupt.request("SIGTERM"))
+            restore(repository, ending, session, control)
         assert image.read_bytes()[:MIB] == bytes(MIB)
         restore(repository, RestoreRequest(original.name, disk_map={"vda": uri}, force=True), session)
     assert _unlike(image, "raw", original) is None

@@ -19,7 +19,7 @@ from lab.process import wait_until
 from module_process import ModuleProcess, run_module
 from witness import ask, differences, session_of, witnessed_backup
 
-from _cbt.control import Progress
+from _cbt.control import Control, Progress
 from _cbt.errors import RepositoryError
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.verify.verify import VerifyRequest, verify
@@ -211,7 +211,7 @@ def test_a_server_that_dies_during_a_backup_publishes_nothing_and_the_next_run_i
             RepositoryError,
             match=r"Cannot (read|write) s3://.*/packs/.*: Could not connect to the endpoint.*Check endpoint_url",
         ):
-            backup(session_of(domain), repository, ask(domain.name, compression="none"), observer=kill)
+            backup(session_of(domain), repository, ask(domain.name, compression="none"), control=Control(kill))
         assert domain.checkpoints() == checkpoints and not domain.job_running()
         server.start()
         assert [point.id for point in repository.points_of().points] == points

@@ -16,7 +16,7 @@ from lab.hypervisor import Hypervisor
 from module_process import created, run_module
 from witness import ask, differences, session_of, unfinished, witnessed_backup
 
-from _cbt.control import Progress
+from _cbt.control import Control, Progress
 from _cbt.errors import CbtError, HypervisorError, Refused, RepositoryError
 from _cbt.operations.backup.backup import backup
 from _cbt.repository.repository import Repository, open_or_create
@@ -61,7 +61,7 @@ class _Overwriting:
         self.failed: list[BaseException] = []
 
     def begin(self, progress: Progress) -> None:
-        """An observer that lets the guest loose once the disk is being read."""
+        """Lets the guest loose once the disk is being read."""
         if progress.phase == "reading" and self._thread.ident is None:
             self._thread.start()
 
@@ -104,7 +104,7 @@ def test_a_scratch_directory_that_fills_up_ends_the_backup_before_the_guest_sees
             HypervisorError,
             match=f"ended because the scratch directory {small}/kvm-cbt-.* runs out of space .*another place with scratch_dir",
         ):
-            backup(session_of(domain), repository, request, observer=hold)
+            backup(session_of(domain), repository, request, control=Control(hold))
         guest.end()
         assert (guest.failed, guest.written) == ([], SIZE)
         assert (_objects(repository), domain.checkpoints()) == before
@@ -166,7 +166,9 @@ def test_where_there_is_no_room_the_backup_is_refused_before_it_begins(
         with pytest.raises(
             Refused, match=f"not started because the .* {small}/.* runs out of space .*another place with {short}"
         ):
-            backup(session_of(domain), repository, request, observer=lambda progress: phases.append(progress.phase))
+            backup(
+                session_of(domain), repository, request, control=Control(lambda progress: phases.append(progress.phase))
+            )
         assert (phases, _objects(repository), domain.checkpoints(), domain.job_running()) == ([], [], [], False)
         ballast.unlink()
         assert backup(session_of(domain), repository, request).point is not None

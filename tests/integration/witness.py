@@ -13,7 +13,7 @@ import libvirt
 from lab.domain import BlockDomain, Domain
 from lab.reference import copy_exports, same_bytes
 
-from _cbt.control import Progress
+from _cbt.control import Control, Progress
 from _cbt.hypervisor.connection import Session
 from _cbt.operations.backup.backup import BackupRequest, BackupResult, backup
 from _cbt.operations.backup.plan import Wish
@@ -60,7 +60,7 @@ def witnessed_backup(
             meanwhile()
             copies.update(copy_exports(domain, folder))
 
-    result = backup(session_of(domain), repository, request or ask(domain.name), observer=observe)
+    result = backup(session_of(domain), repository, request or ask(domain.name), control=Control(observe))
     return Witnessed(result, copies)
 
 

@@ -35,7 +35,7 @@ sys.path[:0] = [str(TESTS / "unit"), str(TESTS.parent / "plugins" / "module_util
 from stores_for_tests import MemoryStore, MemoryUpload  # noqa: E402
 
 from _cbt.blocks.extents import BlockRange, Extent  # noqa: E402
-from _cbt.control import Interrupt, silent  # noqa: E402
+from _cbt.control import Control  # noqa: E402
 from _cbt.grid import BLOCK_SIZE, block_count, block_length  # noqa: E402
 from _cbt.hypervisor import checkpoints  # noqa: E402
 from _cbt.hypervisor.machine_files import machine_files  # noqa: E402
@@ -350,7 +350,7 @@ class _Backup:
         self._id = manifests.new_id(world.now)
         self._last = next(reversed(self._repository.points_of(machine.uuid).points), None)
         self._damages = damage.read_all(self._repository)
-        self._new = NewPoint(lease, (machine.uuid, self._id), wish.options, self._damages, Interrupt(), silent)
+        self._new = NewPoint(lease, (machine.uuid, self._id), wish.options, self._damages, Control())
         self._modes = {disk.target: self._mode(disk) for disk in machine.disks}
 
     def _mode(self, disk: GuestDisk) -> str:
@@ -363,7 +363,7 @@ class _Backup:
         disks = {disk.target: disk for disk in self._machine.disks}
         captured = self._world.capture(self._machine)
         made = self._new.publish(captured, self._describe, lambda target: contextlib.nullcontext(disks[target]))
-        heal(self._lease, self._machine.uuid, self._damages, Interrupt())
+        heal(self._lease, self._machine.uuid, self._damages, Control())
         self._new.record_hooks()
         self._expect(made, captured)
         if made.checkpoint is not None:

@@ -14,7 +14,7 @@ from samples import run_of, uuid_of
 
 from _cbt.blocks.extents import Extent
 from _cbt.blocks.throttle import Throttle
-from _cbt.control import Interrupt, silent
+from _cbt.control import Control
 from _cbt.errors import DamagedObject
 from _cbt.grid import BLOCK_SIZE, block_length
 from _cbt.operations.point.disk_reader import Reader
@@ -67,9 +67,7 @@ def back_up(
     damages = damage.read_all(repository)
     finding = dedup.deduplicator(repository, scope, uuid_of(domain), damages)
     writer = repository.writer()
-    reader = Reader(
-        BlockSink(writer, codecs.encoder("none"), finding), 2, Interrupt(), silent, Throttle(None, lambda: None)
-    )
+    reader = Reader(BlockSink(writer, codecs.encoder("none"), finding), 2, Control(), Throttle(None, lambda: None))
     read = reader.read(disk, "vda", base, Known(base, repository.reader, damages))  # type: ignore[arg-type]
     written = {**(finding.packs if finding else {}), **writer.finish()}
     if finding is not None:

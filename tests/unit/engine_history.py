@@ -11,7 +11,7 @@ from samples import UUID, point, record
 from stepping import Actor, SteppedStore
 
 from _cbt.blocks.extents import BlockRange
-from _cbt.control import Interrupt, silent
+from _cbt.control import Control
 from _cbt.errors import CbtError
 from _cbt.operations.point.new_point import Files, NewPoint, StoringOptions
 from _cbt.operations.upkeep.healing import heal
@@ -51,7 +51,7 @@ class EngineHistory(History):
             )
             if last is None or self.truth[last.id] != self.at_mark:
                 self.disk.dirty = set(range(len(self.disk.content)))
-            new = NewPoint(lease, (uuid, name), OPTIONS, damages, Interrupt(), silent)
+            new = NewPoint(lease, (uuid, name), OPTIONS, damages, Control())
             undo.callback(new.unpublish)
             read = new.read(self.disk, "vda", base, again=again)  # type: ignore[arg-type]
 
@@ -71,7 +71,7 @@ class EngineHistory(History):
             made = new.publish(FILES, describe, lambda _target: contextlib.nullcontext(self.disk))  # type: ignore[arg-type,return-value]
             undo.pop_all()
             with contextlib.suppress(CbtError):
-                heal(lease, uuid, damages, Interrupt())
+                heal(lease, uuid, damages, Control())
             new.record_hooks()
         self.at_mark = self.truth[name]
         self.disk.dirty.clear()

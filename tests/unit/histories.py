@@ -13,7 +13,7 @@ from stores_for_tests import MemoryStore
 
 from _cbt.blocks.extents import BlockRange, Extent
 from _cbt.blocks.throttle import Throttle
-from _cbt.control import Interrupt, silent
+from _cbt.control import Control
 from _cbt.errors import DamagedObject, ObjectMissing
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.point.disk_reader import Reader
@@ -112,7 +112,7 @@ class History:
             else []
         )
         writer = repository.writer()
-        reader = Reader(BlockSink(writer, encoder("none")), 1, Interrupt(), silent, Throttle(None, lambda: None))
+        reader = Reader(BlockSink(writer, encoder("none")), 1, Control(), Throttle(None, lambda: None))
         if base is None:
             self.disk.dirty = set(range(BLOCKS))
         read = reader.read(self.disk, "vda", base, Known(base, repository.reader, damages), again=again)  # type: ignore[arg-type]

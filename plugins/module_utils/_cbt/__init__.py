@@ -12,7 +12,7 @@ A folder imports only folders below it; tests/unit/test_house.py holds this and 
     blocks/         extents, and reading and writing a disk over NBD
     repository/     stored data: memory > dedup > sharing > records > repository > packs > stores > format > crypto
 
-The files beside this one are used everywhere: errors, control (interruption, progress), parallel, programs and others.
+The files beside this one are used everywhere: errors, control (interruption, events, progress), parallel, programs and others.
 A module of Ansible reads its options, calls one verb and returns the result of the verb.
 
 The core path
@@ -21,7 +21,7 @@ A backup from its options to the published manifest, and back to a restored disk
 
     errors.py                           the errors, one root
     grid.py                             the blocks of a disk: 64 KiB, from offset 0
-    control.py                          interruption and progress
+    control.py                          interruption, events and progress
     blocks/extents.py                   arithmetic of byte ranges: changed or not, zero or not
     blocks/source.py                    the interface of a disk that is read
     blocks/nbd.py                       that interface over NBD
@@ -77,6 +77,7 @@ Files that the core path imports. Their names are enough for a first reading.
     operations/backup/situation.py
     operations/backup/spot_check.py
     operations/backup/transport.py
+    operations/point/audit.py
     operations/point/machine_files.py
     operations/restore/machine.py
     operations/restore/machine_xml.py

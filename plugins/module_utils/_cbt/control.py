@@ -1,28 +1,70 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Control of a running operation: interruption at safe points, and progress."""
+"""Control of a running operation: interruption at safe points, events and progress."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import time
 import typing as t
 
 from .errors import CbtError, Interrupted
 
+DEBUG = "debug"
+INFO = "info"
+WARNING = "warning"
 
-class Interrupt:
-    """A wish to stop, noted by a signal handler and honoured at points where stopping is safe.
+Value = t.Union[None, bool, int, float, str]
 
-    Raising from the handler itself could strike between a step and the note that it was taken,
-    or in the middle of clean-up. So the handler only notes, and the engine asks. A thread that watches over something,
-    such as free space, notes in the same way.
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """What the engine did, decided or waited for.
+
+    ``phase`` is the phase of the operation, empty outside of all phases. ``fields`` hold no secrets.
     """
 
-    def __init__(self) -> None:
+    name: str
+    level: str = INFO
+    phase: str = ""
+    fields: t.Mapping[str, Value] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """One step of a long operation.
+
+    ``phase`` is one of freezing, reading, publishing, restoring, verifying, done; ``subject`` a disk target
+    or a domain; ``done`` and ``total`` are bytes (``total`` 0 where it is not known beforehand).
+    """
+
+    phase: str
+    subject: str = ""
+    done: int = 0
+    total: int = 0
+
+
+Observer = t.Callable[[Progress], None]
+Listener = t.Callable[[Event], None]
+
+
+class Control:
+    """What an operation is given to ask whether to stop, and to report what it does. May be used from several threads.
+
+    A signal handler notes a wish to stop, and the engine honours it at points where stopping is safe.
+    Raising from the handler itself could strike between a step and the note that it was taken,
+    or in the middle of clean-up. A thread that watches over something, such as free space, notes in the same way.
+    """
+
+    def __init__(self, observer: Observer | None = None, listener: Listener | None = None) -> None:
+        """Progress goes to ``observer``, and events to ``listener``."""
+        self._observer, self._listener = observer, listener
         self._reason: str | None = None
         self._cause: CbtError | None = None
         self._outcome = "Unfinished work was undone. Run it again."
+        self._phase = ""
 
     def request(self, reason: str) -> None:
         """Note that the operation should end. ``reason`` goes into the message, such as ``SIGTERM``."""
@@ -43,23 +85,37 @@ class Interrupt:
         if self._cause is not None:
             raise self._cause
 
+    def progress(self, step: Progress) -> None:
+        """Report a step of a long operation."""
+        if self._observer is not None:
+            self._observer(step)
 
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """One step of a long operation.
+    def note(self, event: str, /, **fields: Value) -> None:
+        """Report an event."""
+        self._report(event, INFO, fields)
 
-    ``phase`` is one of freezing, reading, publishing, restoring, verifying, done; ``subject`` a disk target
-    or a domain; ``done`` and ``total`` are bytes (``total`` 0 where it is not known beforehand).
-    """
+    def detail(self, event: str, /, **fields: Value) -> None:
+        """Report an event of which there may be very many."""
+        self._report(event, DEBUG, fields)
 
-    phase: str
-    subject: str = ""
-    done: int = 0
-    total: int = 0
+    def warn(self, event: str, /, **fields: Value) -> None:
+        """Report an event that needs attention."""
+        self._report(event, WARNING, fields)
 
+    def _report(self, event: str, level: str, fields: t.Mapping[str, Value]) -> None:
+        if self._listener is not None:
+            self._listener(Event(event, level, self._phase, fields))
 
-Observer = t.Callable[[Progress], None]
-
-
-def silent(_progress: Progress) -> None:
-    """An observer that does not care."""
+    @contextlib.contextmanager
+    def phase(self, name: str, /, **fields: Value) -> t.Iterator[dict[str, Value]]:
+        """Report when the block begins, and when it ends with its seconds and what is put into the dictionary."""
+        outer, self._phase = self._phase, name
+        result: dict[str, Value] = {}
+        outcome, report, began = "failed", self.warn, time.perf_counter()
+        self.note("begun", **fields)
+        try:
+            yield result
+            outcome, report = "ended", self.note
+        finally:
+            report(outcome, **{**fields, "seconds": round(time.perf_counter() - began, 3), **result})
+            self._phase = outer

@@ -12,7 +12,7 @@ import os
 import threading
 import typing as t
 
-from .control import Interrupt
+from .control import Control
 from .errors import check_range
 
 Task = t.TypeVar("Task")
@@ -20,7 +20,7 @@ Result = t.TypeVar("Result")
 Work = t.Callable[[Task], Result]
 
 AHEAD = 4  # finished results a worker may have waiting for their turn
-_WAKE = 0.2  # seconds between looks at the interrupt
+_WAKE = 0.2  # seconds between looks at the control
 _WORKERS = 8  # of small requests
 _PORTION = 1024  # requests noted at once, so that a million of them need no more memory than these
 
@@ -98,7 +98,7 @@ def _serve(shared: _Shared[Task, Result], make_worker: t.Callable[[], t.ContextM
         shared.fail(error)
 
 
-def _results(shared: _Shared[Task, Result], interrupt: Interrupt) -> t.Iterator[Result]:
+def _results(shared: _Shared[Task, Result], control: Control) -> t.Iterator[Result]:
     while True:
         with shared.changed:
             while shared.wanted not in shared.finished:
@@ -107,11 +107,11 @@ def _results(shared: _Shared[Task, Result], interrupt: Interrupt) -> t.Iterator[
                 if shared.exhausted and shared.wanted >= shared.taken:
                     return
                 shared.changed.wait(_WAKE)
-                interrupt.check()
+                control.check()
             result = shared.finished.pop(shared.wanted)
             shared.wanted += 1
             shared.changed.notify_all()
-        interrupt.check()
+        control.check()
         yield result
 
 
@@ -120,7 +120,7 @@ def in_parallel(
     tasks: t.Iterator[Task],
     make_worker: t.Callable[[], t.ContextManager[Work[Task, Result]]],
     workers: int,
-    interrupt: Interrupt,
+    control: Control,
 ) -> t.Iterator[t.Iterator[Result]]:
     """Yields an iterator over the results of all tasks, in the order of the tasks.
 
@@ -136,7 +136,7 @@ def in_parallel(
             thread = threading.Thread(target=_serve, args=(shared, make_worker), daemon=True)
             thread.start()
             threads.append(thread)
-        yield _results(shared, interrupt)
+        yield _results(shared, control)
     finally:
         shared.stop()
         for thread in threads:

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from _cbt.blocks.throttle import Throttle
-from _cbt.control import Interrupt
+from _cbt.control import Control
 from _cbt.errors import Interrupted
 
 MIB = 1 << 20
@@ -72,13 +72,13 @@ def test_without_a_limit_nobody_sleeps() -> None:
 
 def test_who_waits_still_hears_that_the_work_has_to_end() -> None:
     clock = Clock()
-    interrupt = Interrupt()
+    control = Control()
 
     def sleep(seconds: float) -> None:
         clock.sleep(seconds)
-        interrupt.request("SIGTERM")
+        control.request("SIGTERM")
 
-    throttle = Throttle(1, interrupt.check, lambda: clock.now, sleep)
+    throttle = Throttle(1, control.check, lambda: clock.now, sleep)
     throttle.take(MIB)
     with pytest.raises(Interrupted, match="SIGTERM"):
         throttle.take(MIB)

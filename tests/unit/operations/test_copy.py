@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from samples import UUID, point, record
 from stores_for_tests import MemoryStore
 
-from _cbt.control import Interrupt, Progress
+from _cbt.control import Control, Progress
 from _cbt.errors import CbtError, DamagedObject, Interrupted, ObjectMissing, Refused
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations import copy as copying
@@ -290,17 +290,18 @@ def test_killed_at_any_time_it_leaves_whole_points_and_goes_on(at: int) -> None:
 
 def ended(source: History, dest: Destination, options: StoringOptions = OPTIONS) -> None:
     """A copy that is ended when the second of its points was read."""
-    interrupt = Interrupt()
 
     def end(_progress: Progress) -> None:
         if dest.repository.points_of().points:
-            interrupt.request("SIGTERM")
+            control.request("SIGTERM")
+
+    control = Control(end)
 
     with pytest.raises(
         Interrupted,
         match=r"Ended by SIGTERM\. 1 of 3 restore points were copied, and these are complete\. Run it again for the others\.",
     ):
-        copy(source.fresh(), dest.repository, CopyRequest(options=options), interrupt, end)
+        copy(source.fresh(), dest.repository, CopyRequest(options=options), control)
 
 
 def test_a_copy_that_is_ended_says_so_and_finds_again_what_it_had_stored(sides: tuple[History, Destination]) -> None:
@@ -311,7 +312,7 @@ def test_a_copy_that_is_ended_says_so_and_finds_again_what_it_had_stored(sides: 
     first, *_between = (point.id for point in source.fresh().points_of().points)
     copy(source.fresh(), dest.repository, CopyRequest(wanted=PointSelection.parse([first]), options=OPTIONS))
     before = dest.stored()
-    interrupt = Interrupt()
+    control = Control(lambda _progress: control.request("SIGTERM"))
     with pytest.raises(Interrupted):
         copy(
             source.fresh(),
@@ -320,8 +321,7 @@ def test_a_copy_that_is_ended_says_so_and_finds_again_what_it_had_stored(sides: 
                 wanted=PointSelection.parse([fourth.id]),
                 options=OPTIONS,
             ),
-            interrupt,
-            lambda _progress: interrupt.request("SIGTERM"),
+            control,
         )
     assert [point.id for point in dest.repository.points_of().points] == [first]
     folder = f"points/{UUID}/{fourth.id}"
@@ -348,7 +348,7 @@ def test_a_copy_that_is_ended_while_it_heals_says_that_all_points_are_copied(
     ] == ["damaged"]
     source.disk.write(41, 4711)
     fourth = source.backup()
-    interrupt = Interrupt()
+    control = Control()
 
     class Ending(MemoryStore):
         """A signal comes in the moment in which the manifest is published."""
@@ -356,12 +356,12 @@ def test_a_copy_that_is_ended_while_it_heals_says_that_all_points_are_copied(
         def put(self, name: str, data: bytes, replace: bool = True) -> bool:
             done = super().put(name, data, replace)
             if name == names.manifest(UUID, fourth.id):
-                interrupt.request("SIGTERM")
+                control.request("SIGTERM")
             return done
 
     dest.repository.store = ending = Ending()
     ending.objects = dest.history.store.objects
-    result = copy(source.fresh(), dest.repository, CopyRequest(options=OPTIONS), interrupt)
+    result = copy(source.fresh(), dest.repository, CopyRequest(options=OPTIONS), control)
     assert [each.point.id for each in result.copied] == [fourth.id]
     (warning,) = result.warnings
     assert "were not healed: Ended by SIGTERM. 1 of 1 restore points were copied, and these are complete." in warning

@@ -24,7 +24,7 @@ from histories import KEYS
 from samples import UUID
 from stores_for_tests import MemoryStore
 
-from _cbt.control import Interrupt
+from _cbt.control import Control
 from _cbt.errors import CbtError
 from _cbt.operations import info
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
@@ -116,9 +116,7 @@ def examine(history: EngineHistory, name: str, what: str) -> None:
         pytest.fail(f"{name} {what}: {missing} vanished")
     if not looked_closer(name, what):
         return
-    verdicts, _seconds = verify(
-        history.fresh(), VerifyRequest(wanted=ALL, workers=1), interrupt=Interrupt(), record=False
-    )
+    verdicts, _seconds = verify(history.fresh(), VerifyRequest(wanted=ALL, workers=1), control=Control(), record=False)
     if {verdict.name for verdict in verdicts if verdict.damage} != hurt:
         pytest.fail(
             f"{name} {what}: verification found {[verdict.name for verdict in verdicts if verdict.damage]}, not {hurt}"

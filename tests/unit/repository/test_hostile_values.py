@@ -25,7 +25,7 @@ from histories import KEYS
 from samples import UUID, pack_ref, point, record
 from stores_for_tests import MemoryStore
 
-from _cbt.control import Interrupt, silent
+from _cbt.control import Control
 from _cbt.errors import CbtError, DamagedObject, Refused, RepositoryError
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations import info
@@ -500,12 +500,12 @@ def test_what_could_not_be_read_again_for_its_name_is_refused_before_anything_is
     repository = made.fresh()
     before = dict(made.store.objects)
     with leases.held(repository, "backup") as lease:
-        new = NewPoint(lease, point(9).key, StoringOptions(compression="none", workers=1), {}, Interrupt(), silent)
+        new = NewPoint(lease, point(9).key, StoringOptions(compression="none", workers=1), {}, Control())
         with pytest.raises(Refused, match="Cannot store the disk 'vd/a'"):
             new.read(made.disk, "vd/a", None)  # type: ignore[arg-type]
         for uuid, name in ((UUID, "../x"), ("..", point(9).id)):
             with pytest.raises(DamagedObject):
-                NewPoint(lease, (uuid, name), StoringOptions(), {}, Interrupt(), silent)
+                NewPoint(lease, (uuid, name), StoringOptions(), {}, Control())
     assert made.store.objects == before
 
 

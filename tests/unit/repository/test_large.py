@@ -33,9 +33,8 @@ sys.path[:0] = sys.argv[1:3]
 from samples import UUID, point, record
 from _cbt.blocks.extents import Extent
 from _cbt.grid import BLOCK_SIZE
-from _cbt.control import Interrupt
+from _cbt.control import Control
 from _cbt.operations.point.new_point import NewPoint, StoringOptions
-from _cbt.control import silent
 from _cbt.repository.sharing import leases
 from _cbt.repository.stores.directory import DirectoryStore
 from _cbt.repository.crypto.keys import PlainKeys
@@ -81,7 +80,7 @@ def first():
     repository.publish(stored_as(1, files["vda.map"]))
 first()
 with leases.held(repository, "backup") as lease:
-    new = NewPoint(lease, point(2).key, StoringOptions(compression="none"), {}, Interrupt(), silent)
+    new = NewPoint(lease, point(2).key, StoringOptions(compression="none"), {}, Control())
     read = new.read(Disk(), "vda", repository.read_map(repository.points_of().points[0], "vda"))
     made = new.publish({}, lambda maps, _files: stored_as(2, maps["vda"]), lambda _target: None)
     new.record_hooks()

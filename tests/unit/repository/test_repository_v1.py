@@ -24,7 +24,7 @@ import pytest
 from samples import point, record
 
 from _cbt.blocks.extents import Extent
-from _cbt.control import Interrupt, silent
+from _cbt.control import Control
 from _cbt.errors import DamagedObject, ObjectMissing, Refused
 from _cbt.grid import BLOCK_SIZE, block_count, block_length
 from _cbt.operations import info
@@ -511,7 +511,7 @@ def _backed_up(repository: Repository, last: RestorePoint, disk: Written) -> Res
     """An incremental backup of one disk as a run makes it."""
     with leases.held(repository, "backup") as lease:
         new = NewPoint(
-            lease, (last.uuid, point(1).id), StoringOptions(workers=1), damage.read_all(repository), Interrupt(), silent
+            lease, (last.uuid, point(1).id), StoringOptions(workers=1), damage.read_all(repository), Control()
         )
         new.read(disk, "vda", repository.read_map(last, "vda"))  # type: ignore[arg-type]
 

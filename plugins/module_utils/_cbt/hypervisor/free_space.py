@@ -12,7 +12,7 @@ import os
 import threading
 import typing as t
 
-from ..control import Interrupt
+from ..control import Control
 from ..errors import CbtError, HypervisorError, Refused
 
 _KEEP_SHARE = 0.05
@@ -81,7 +81,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def guarded(places: t.Sequence[Place], interrupt: Interrupt, end: t.Callable[[], None]) -> t.Iterator[None]:
+def guarded(places: t.Sequence[Place], control: Control, end: t.Callable[[], None]) -> t.Iterator[None]:
     """Watch free space during the block, and call ``end`` once a place runs short; the block then raises the cause.
 
     QEMU gives the guest an I/O error when the scratch file cannot grow (its default ``on-cbw-error`` is ``break-guest-write``), so
@@ -96,7 +96,7 @@ def guarded(places: t.Sequence[Place], interrupt: Interrupt, end: t.Callable[[],
             cause = place.cause(looks)
             if cause is not None and not over.is_set():
                 causes.append(cause)
-                interrupt.fail(cause)
+                control.fail(cause)
                 with contextlib.suppress(CbtError):  # the work, which fails now, tries again
                     end()
                 return

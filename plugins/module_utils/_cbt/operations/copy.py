@@ -11,7 +11,7 @@ import dataclasses
 import time
 import typing as t
 
-from ..control import Interrupt, Observer, silent
+from ..control import Control
 from ..errors import CbtError, DamagedObject, ObjectMissing, Refused
 from ..repository.format.manifests import DiskRecord, Key, RestorePoint
 from ..repository.format.maps import ExtentMap
@@ -110,8 +110,7 @@ class _Copier:
     lease: Lease
     options: StoringOptions
     damages: Damages
-    interrupt: Interrupt
-    observer: Observer
+    control: Control
     warnings: list[str] = dataclasses.field(default_factory=list)
 
     def copy(
@@ -124,7 +123,7 @@ class _Copier:
         present = whole_point(self.lease.repository, *point.key)
         if present is not None:
             return present, None
-        new = NewPoint(self.lease, point.key, self.options, self.damages, self.interrupt, self.observer)
+        new = NewPoint(self.lease, point.key, self.options, self.damages, self.control)
         try:
             sources = {
                 disk.target: self._read(new, point, disk, nearest(point, disk, there, here)) for disk in point.disks
@@ -200,10 +199,10 @@ def _outcome(copied: int, missing: int) -> str:
     return f"{copied} of {missing} restore points were copied, and these are complete. Run it again for the others."
 
 
-def _healed(lease: Lease, point: RestorePoint, damages: Damages, interrupt: Interrupt) -> list[str]:
+def _healed(lease: Lease, point: RestorePoint, damages: Damages, control: Control) -> list[str]:
     """Have other points of the destination name what was copied again in place of damaged blocks; what came of it in words."""
     try:
-        return heal(lease, point.uuid, damages, interrupt).words(point.domain)
+        return heal(lease, point.uuid, damages, control).words(point.domain)
     except CbtError as error:
         # All points are published. What is not healed now is healed by the next backup or copy.
         return [f"Damaged blocks of earlier restore points of {point.domain} were not healed: {error}"]
@@ -234,7 +233,7 @@ class _Task:
         """Copy what is missing, oldest first, and heal what that allows to."""
         waiting = collections.deque(self.missing)
         number = len(waiting)
-        copier.interrupt.reached(_outcome(0, number))
+        copier.control.reached(_outcome(0, number))
         while waiting:
             point = waiting.popleft()
             try:
@@ -251,17 +250,16 @@ class _Task:
                 self.held.add(made.key)
             else:
                 self.copied.append(CopiedPoint(made, taken))
-            copier.interrupt.reached(_outcome(len(self.copied), number))
+            copier.control.reached(_outcome(len(self.copied), number))
         for each in {each.point.uuid: each.point for each in self.copied}.values():
-            copier.warnings.extend(_healed(copier.lease, each, copier.damages, copier.interrupt))
+            copier.warnings.extend(_healed(copier.lease, each, copier.damages, copier.control))
 
 
 def copy(
     source: Repository,
     dest: Repository | None,
     request: CopyRequest = CopyRequest(),  # noqa: B008  # frozen
-    interrupt: Interrupt | None = None,
-    observer: Observer = silent,
+    control: Control | None = None,
     check_only: bool = False,
 ) -> CopyResult:
     """Copy restore points, oldest first, or with ``check_only`` tell which would be.
@@ -288,7 +286,7 @@ def copy(
     if check_only or dest is None or not task.missing:
         return CopyResult(tuple(CopiedPoint(point) for point in task.missing), task.present, {}, tuple(warnings))
     with leases.held(dest, "copy") as lease:
-        copier = _Copier(source, lease, request.options, damage.read_all(dest), interrupt or Interrupt(), observer)
+        copier = _Copier(source, lease, request.options, damage.read_all(dest), control or Control())
         task.carry_out(copier)
     warnings += [*copier.warnings, *source.foreign_words(), *dest.foreign_words()]
     duration = round(time.monotonic() - started, 3)

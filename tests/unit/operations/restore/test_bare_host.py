@@ -15,7 +15,7 @@ import pytest
 from disks_for_tests import MemoryDisk, block
 from samples import point, record
 
-from _cbt.control import Interrupt, silent
+from _cbt.control import Control
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.point.new_point import Files, NewPoint, StoringOptions
 from _cbt.repository.format.manifests import RestorePoint
@@ -61,7 +61,7 @@ def described(maps: Files, files: Files) -> RestorePoint:
 def store(repository: Repository, compression: str) -> None:
     """Make a restore point of the disk."""
     with leases.held(repository, "backup") as lease:
-        new = NewPoint(lease, point(1).key, StoringOptions(compression), {}, Interrupt(), silent)
+        new = NewPoint(lease, point(1).key, StoringOptions(compression), {}, Control())
         new.read(Disk(), "vda", None)  # type: ignore[arg-type]
         new.publish({"domain.xml": b"<domain/>"}, described, lambda _target: contextlib.nullcontext(Disk()))  # type: ignore[arg-type,return-value]
 

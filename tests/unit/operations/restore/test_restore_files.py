@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from engine_history import EngineHistory
 
-from _cbt.control import Progress
+from _cbt.control import Control, Progress
 from _cbt.errors import Refused
 from _cbt.operations.restore import restore as restoring
 from _cbt.operations.restore.restore import RestoreRequest, restore
@@ -43,7 +43,7 @@ def test_a_file_has_its_name_only_once_it_is_complete(history: EngineHistory, de
     def look(_progress: Progress) -> None:
         seen.append([path.name for path in dest.iterdir()])
 
-    (disk,) = restore(history.fresh(), _request(dest), observer=look).disks
+    (disk,) = restore(history.fresh(), _request(dest), control=Control(look)).disks
     assert seen and all(name.startswith("web1-vda.raw.partial-") for names in seen for name in names)
     assert [path.name for path in dest.iterdir()] == ["web1-vda.raw"]
     (truth,) = history.truth.values()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from samples import UUID, pack_ref, point_id
 from stores_for_tests import MemoryStore, with_bit_flipped
 
-from _cbt.control import Interrupt
+from _cbt.control import Control
 from _cbt.errors import DamagedObject, Interrupted, RepositoryError
 from _cbt.operations.upkeep import compaction
 from _cbt.operations.upkeep.compaction import Candidates, Compacted, predict
@@ -57,12 +57,12 @@ def test_a_block_lives_if_any_map_names_it(disks: list[dict[int, tuple[int, int]
 
 
 def compact(
-    repository: Repository, below: int, workers: int | None = None, interrupt: Interrupt | None = None
+    repository: Repository, below: int, workers: int | None = None, control: Control | None = None
 ) -> Compacted:
     """As retention does it."""
     lease = Lease(repository, "compaction")
     try:
-        return compaction.compact(lease, Candidates(below), workers, interrupt)
+        return compaction.compact(lease, Candidates(below), workers, control)
     finally:
         lease.release()
 
@@ -229,18 +229,18 @@ def test_killed_at_any_change_all_points_are_true_and_the_next_run_goes_on(at: i
 
 
 def test_interrupted_while_it_copies_it_leaves_nothing_behind(history: History) -> None:
-    interrupt = Interrupt()
+    control = Control()
 
     class Interrupting(Dying):
         """Has the run interrupted when its first pack begins."""
 
         def change(self, name: str) -> None:
-            interrupt.request("SIGTERM")
+            control.request("SIGTERM")
 
     before = dict(history.store.objects)
     history.store = Interrupting(history.store, 0)
     with pytest.raises(Interrupted):
-        compact(history.fresh(), 50, interrupt=interrupt)
+        compact(history.fresh(), 50, control=control)
     assert history.store.objects == before
     assert history.store.uploads == set()
 

@@ -12,7 +12,7 @@ from samples import OTHER_UUID, UUID, pack_ref
 from stores_for_tests import MemoryStore
 from test_compaction import Dying, collect, compact
 
-from _cbt.control import Interrupt
+from _cbt.control import Control
 from _cbt.errors import RepositoryError
 from _cbt.operations.upkeep import merging
 from _cbt.operations.upkeep.compaction import Candidates, Compacted, choose, predict
@@ -150,7 +150,7 @@ def test_what_was_to_be_stored_apart_is_neither_given_up_for_a_copy_nor_one(hist
 def test_no_point_is_told_of_a_copy_that_is_damaged(history: History) -> None:
     repository = history.fresh()
     maps = {each.id: repository.read_map(each, "vda") for each in repository.points_of().points}
-    merges = find_equal(repository, living_blocks(maps.values(), lambda _ref: True), Interrupt())
+    merges = find_equal(repository, living_blocks(maps.values(), lambda _ref: True), Control())
     (kept,) = {move.pack for moves in merges.values() for move in moves}
     (hurt,) = (name for name, extents in maps.items() if kept in extents.packs)
     history.flip(hurt, 5)

@@ -12,7 +12,7 @@ from histories import BLOCKS, History
 from samples import OTHER_UUID, UUID, point_id
 from stores_for_tests import MemoryStore
 
-from _cbt.control import Interrupt, Progress
+from _cbt.control import Control, Progress
 from _cbt.errors import Interrupted, ObjectMissing, RepositoryError
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.info import healths
@@ -146,15 +146,16 @@ def test_what_another_verification_recorded_meanwhile_stays(seen: bool, history:
 @pytest.mark.parametrize("gone", [False, True])
 def test_a_verification_that_is_ended_keeps_what_it_found(gone: bool, history: History) -> None:
     history.flip(point_id(1), 5)
-    interrupt = Interrupt()
 
     def end(_progress: Progress) -> None:
-        interrupt.request("SIGTERM")
+        control.request("SIGTERM")
         if gone:
             history.store.objects.clear()
 
+    control = Control(end)
+
     with pytest.raises(Interrupted):
-        found(history, interrupt=interrupt, observer=end)
+        found(history, control=control)
     assert [each.blocks for each in recorded(history).values()] == ([] if gone else [{5}])
     assert not [name for name in history.store.objects if name.startswith("verified/")]
 

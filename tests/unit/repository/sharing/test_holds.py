@@ -17,7 +17,7 @@ from histories import KEYS
 from samples import OTHER_UUID, UUID, point_id
 from stores_for_tests import MemoryStore, failing
 
-from _cbt.control import Interrupt
+from _cbt.control import Control
 from _cbt.errors import DamagedObject, Held, ObjectLocked, ReadOnly, Refused, RepositoryError
 from _cbt.operations.upkeep import compaction
 from _cbt.operations.upkeep.retention import RetentionRequest, RetentionResult, retention
@@ -187,7 +187,7 @@ def test_packs_that_a_held_point_needs_are_not_emptied(history: EngineHistory) -
     history.disk.write(21, 99)
     last = history.backup()
     night(history)
-    assert {pack for each in compaction.Candidates(100).find(history.fresh(), Interrupt()) for pack in each.packs}, (
+    assert {pack for each in compaction.Candidates(100).find(history.fresh(), Control()) for pack in each.packs}, (
         "it names half of a pack"
     )
     hold = holding.hold(history.fresh(), last, "export")

@@ -550,7 +550,7 @@ def test_a_writer_sees_what_a_collector_is_about_to_delete_even_where_the_announ
 
 @contextlib.contextmanager
 def one_after_another(
-    tasks: Iterator[Any], make_worker: Callable[[], Any], _workers: int, _interrupt: Any
+    tasks: Iterator[Any], make_worker: Callable[[], Any], _workers: int, _control: Any
 ) -> Iterator[Iterator[Any]]:
     """As ``in_parallel``, in the thread that asks."""
     with make_worker() as work:

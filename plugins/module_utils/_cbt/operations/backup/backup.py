@@ -10,7 +10,7 @@ import dataclasses
 import time
 import typing as t
 
-from ...control import Interrupt, Observer, silent
+from ...control import Control
 from ...errors import Refused
 from ...hypervisor import agent, backup_job, checkpoints, leftovers
 from ...hypervisor.connection import Domain, Session, explained, libvirt
@@ -142,8 +142,7 @@ def backup(
     session: Session,
     repository: Repository | None,
     request: BackupRequest,
-    interrupt: Interrupt | None = None,
-    observer: Observer = silent,
+    control: Control | None = None,
     check_only: bool = False,
 ) -> BackupResult:
     """Back up a domain into a repository, or with ``check_only`` tell what would be done.
@@ -174,7 +173,7 @@ def backup(
             checkpoints.redefine(domain, found.facts, name, targets)
         with leases.held(repository, "backup") as lease:
             decision = Decision(domain, found, plan, request.options)
-            run = Run(decision, lease, interrupt or Interrupt(), observer)
+            run = Run(decision, lease, control or Control())
             point = run.carry_out()
         result = _result(found, plan, run, point, [*cleared, *plan.warnings, *run.warnings])
     return dataclasses.replace(result, duration=round(time.monotonic() - started, 3))

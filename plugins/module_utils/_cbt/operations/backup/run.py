@@ -14,7 +14,7 @@ import socket
 import typing as t
 
 from ...blocks.nbd import Source, check_reachable
-from ...control import Interrupt, Observer, Progress
+from ...control import Control, Progress
 from ...endpoint import TcpServer
 from ...errors import CbtError, DamagedObject, ObjectMissing
 from ...hypervisor import agent, backup_job, checkpoints, free_space, scratch, storage_pools
@@ -62,11 +62,11 @@ class Decision:
 class Run:
     """Carries out the plan for one domain. ``disks`` and ``warnings`` tell what came of it."""
 
-    def __init__(self, decision: Decision, lease: Lease, interrupt: Interrupt, observer: Observer) -> None:
+    def __init__(self, decision: Decision, lease: Lease, control: Control) -> None:
         self._domain, self._plan, self._options = decision.domain, decision.plan, decision.options
         self._facts, self._points, self._damages = decision.found.facts, decision.found.points, decision.found.damages
         self._lease, self._repository = lease, lease.repository
-        self._interrupt, self._observer = interrupt, observer
+        self._control = control
         self.warnings: list[str] = []
         self.healed = Healed()
         now = datetime.datetime.now(datetime.timezone.utc)
@@ -74,7 +74,7 @@ class Run:
         self._id = manifests.new_id(now)
         self._checkpoint = f"{checkpoints.prefix(self._repository.id)}{self._id}" if self._plan.tracked else None
         key = (self._facts.uuid, self._id)
-        self._new = NewPoint(lease, key, self._options, self._damages, interrupt, observer)
+        self._new = NewPoint(lease, key, self._options, self._damages, control)
         # Read before the job begins: libvirt may take its time to ask QEMU, and the guest's writes go to scratch meanwhile.
         self._versions = {"kvm.cbt": TOOL_VERSION, **versions(self._domain.session)}
 
@@ -97,7 +97,7 @@ class Run:
             places = self._places(work)
             with (
                 self._view(wanted, work) as view,
-                free_space.guarded(places, self._interrupt, lambda: backup_job.end(self._domain)),
+                free_space.guarded(places, self._control, lambda: backup_job.end(self._domain)),
             ):
                 if view.note is not None:
                     self.warnings.append(f"The backup of {self._facts.name} is only crash-consistent: {view.note}.")
@@ -107,14 +107,14 @@ class Run:
                     self._read(plan, export)
                 point = self._publish(view, captured)
                 undo.pop_all()  # it is published: from here on nothing is taken back
-        self._interrupt.reached(
+        self._control.reached(
             f"Restore point {point.id} of {point.domain} is published and complete. The next backup completes the remaining work."
         )
         self._remove_superseded()
         self._heal()
         self._new.record_hooks()
         self.warnings += self._new.warnings
-        self._observer(Progress("done", self._facts.name))
+        self._control.progress(Progress("done", self._facts.name))
         return point
 
     def _view(
@@ -145,8 +145,8 @@ class Run:
         self.warnings += captured.warnings
 
     def _frozen(self) -> None:
-        self._observer(Progress("freezing", self._facts.name))
-        self._interrupt.check()
+        self._control.progress(Progress("freezing", self._facts.name))
+        self._control.check()
 
     def _places(self, work: scratch.Workspace) -> list[free_space.Place]:
         """Where space is needed. Raises Refused if there is too little."""
@@ -197,7 +197,7 @@ class Run:
             return None  # all of the disk is read: without something to compare with, all of it is stored
 
     def _publish(self, view: frozen_view.View, captured: Capture) -> RestorePoint:
-        self._observer(Progress("publishing", self._facts.name))
+        self._control.progress(Progress("publishing", self._facts.name))
         exports = dict(zip((each.target for each in self._plan.disks if each.read), view.exports))
         describe = functools.partial(self._point, view)
         for name, data in self._configuration().items():
@@ -271,7 +271,7 @@ class Run:
     def _heal(self) -> None:
         """Have older points name what was stored again in place of damaged blocks."""
         try:
-            self.healed = heal(self._lease, self._facts.uuid, self._damages, self._interrupt)
+            self.healed = heal(self._lease, self._facts.uuid, self._damages, self._control)
         except CbtError as error:
             # The restore point stands, and the next backup goes on with it.
             self.warnings.append(

@@ -15,7 +15,7 @@ import hashlib
 import os
 import typing as t
 
-from ...control import Interrupt
+from ...control import Control
 from ...errors import CbtError, Refused
 from ...hypervisor import backup_job, block_copy, definition
 from ...hypervisor.connection import Session
@@ -114,12 +114,12 @@ def _carry_out(run: ImageRun, facts: DomainFacts, conversions: t.Sequence[Conver
     done: list[Converted] = []
     at_rest = [each for each in conversions if each.method in (AMEND, CONVERT)]
     if at_rest and facts.active:
-        definition.shut_down(domain, run.wish.shutdown_timeout, run.interrupt.check)
+        definition.shut_down(domain, run.wish.shutdown_timeout, run.control.check)
     with contextlib.ExitStack() as undo:
         if at_rest and facts.active:
             undo.callback(definition.start, domain)
         for each in at_rest:
-            run.interrupt.check()
+            run.control.check()
             run.at_rest(each, undo)
         if at_rest and facts.active:
             undo.callback(definition.stop, domain)
@@ -151,12 +151,12 @@ def convert_disks(
     name: str,
     targets: t.Sequence[str] | None,
     wish: Wish,
-    interrupt: Interrupt | None = None,
+    control: Control | None = None,
     check_only: bool = False,
 ) -> ConversionResult:
     """Have the disks of a domain, or those with these ``targets``, be qcow2 v3. Raises a CbtError; what was begun is then undone."""
     domain = session.domain(name)
-    run = ImageRun(session, domain, wish, interrupt or Interrupt())
+    run = ImageRun(session, domain, wish, control or Control())
     with backup_job.domain_lock(domain.uuid, domain.name):
         facts = read_domain(domain)
         require_files_here(facts, "convert images")
@@ -200,11 +200,11 @@ def convert_image(
     path: str,
     fmt: str,
     wish: Wish,
-    interrupt: Interrupt | None = None,
+    control: Control | None = None,
     check_only: bool = False,
 ) -> ConversionResult:
     """Have an image of a format that belongs to no domain be qcow2 v3; a new image is made beside it, and the original stays. Raises a CbtError."""
-    run = ImageRun(session, None, wish, interrupt or Interrupt())
+    run = ImageRun(session, None, wish, control or Control())
     with backup_job.domain_lock(hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32], path):
         image = image_files.describe(path, fmt)
         users = _users(session, path, definition.defined_sources(session)) if session is not None else ()
@@ -230,8 +230,8 @@ def _is_there(image: Image, path: str, run: ImageRun) -> bool:
         return False
     try:
         made = image_files.describe(path, "qcow2")
-        image_files.compare(image, path, run.interrupt.check)
+        image_files.compare(image, path, run.control.check)
     except CbtError:
-        run.interrupt.check()
+        run.control.check()
         return False
     return made.trackable

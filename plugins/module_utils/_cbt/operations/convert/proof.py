@@ -16,7 +16,7 @@ import typing as t
 
 from ...blocks.extents import Extent, intersect
 from ...blocks.nbd import MAX_REQUEST, STATUS_STEP, Source
-from ...control import Interrupt
+from ...control import Control
 from ...errors import HypervisorError
 from ...hypervisor import backup_job, checkpoints, free_space, offline_export, scratch
 from ...hypervisor.connection import Domain
@@ -50,19 +50,19 @@ def _to_read(old: Source, new: Source) -> t.Iterator[Extent]:
     yield from (each for each in intersect(zero, new.allocation()) if not each.flag)
 
 
-def first_difference(old: Source, new: Source, interrupt: Interrupt) -> int | None:
+def first_difference(old: Source, new: Source, control: Control) -> int | None:
     """Offset in bytes of a piece that differs and is not marked as written, None if there is none."""
     with old.connect() as one, new.connect() as other:
         for extent in _to_read(old, new):
             for offset in range(extent.offset, extent.end, MAX_REQUEST):
-                interrupt.check()
+                control.check()
                 length = min(MAX_REQUEST, extent.end - offset)
                 if one.read(offset, length) != other.read(offset, length):
                     return offset
     return None
 
 
-def prove(domain: Domain, target: str, original: Image, bitmap: str, scratch_dir: str, interrupt: Interrupt) -> None:
+def prove(domain: Domain, target: str, original: Image, bitmap: str, scratch_dir: str, control: Control) -> None:
     """Raise HypervisorError unless the disk holds what ``original`` holds, but for what ``bitmap`` marks. The bitmap stays."""
     facts = read_domain(domain)
     disk = next(each for each in facts.disks if each.target == target)
@@ -77,11 +77,11 @@ def prove(domain: Domain, target: str, original: Image, bitmap: str, scratch_dir
         (before,) = stack.enter_context(offline_export.image_exports(was, [backup_job.JobDisk(target)], aside))
         begin = stack.enter_context(backup_job.backup_job(domain, facts, [backup_job.JobDisk(target, bitmap)], folder))
         place = free_space.Place(folder, "the scratch directory", "scratch_dir", _SPACE_EVERY)
-        stack.enter_context(free_space.guarded([place], interrupt, lambda: backup_job.end(domain)))
+        stack.enter_context(free_space.guarded([place], control, lambda: backup_job.end(domain)))
         (now,) = begin()
         old = stack.enter_context(Source(before.server, before.name))
         new = stack.enter_context(Source(now.server, now.name, now.dirty_context))
-        different = first_difference(old, new, interrupt) if old.size == new.size else min(old.size, new.size)
+        different = first_difference(old, new, control) if old.size == new.size else min(old.size, new.size)
     if different is not None:
         raise HypervisorError(
             f"{target} of {domain.name} differs from {original.path}, which it was copied from, at offset {different}, though nothing was written there."

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import typing as t
 
-from ...control import Interrupt
+from ...control import Control
 from ...errors import HypervisorError, Refused, size_text
 from ...hypervisor import block_copy, checkpoints, definition, free_space
 from ...hypervisor.connection import Domain, Session
@@ -32,11 +32,11 @@ def put_away(path: str) -> None:
 class ImageRun:
     """The conversions of one domain, or of one image by itself."""
 
-    def __init__(self, session: Session | None, domain: Domain | None, wish: Wish, interrupt: Interrupt) -> None:
+    def __init__(self, session: Session | None, domain: Domain | None, wish: Wish, control: Control) -> None:
         self.session = session
         self.domain = domain
         self.wish = wish
-        self.interrupt = interrupt
+        self.control = control
         self.notes: list[str] = []
 
     @property
@@ -95,7 +95,7 @@ class ImageRun:
 
     def _watch(self, path: str) -> t.Callable[[], None]:
         def watch() -> None:
-            self.interrupt.check()
+            self.control.check()
             if free_space.look(os.path.dirname(path)).short:
                 raise HypervisorError(
                     f"Ended the conversion to {path}: its file system runs out of space. The original was not touched. Free space there."
@@ -209,7 +209,7 @@ class ImageRun:
                 image_files.describe(original.path, fmt),
                 _BITMAP,
                 self.wish.scratch_dir,
-                self.interrupt,
+                self.control,
             )
         checkpoints.remove(domain, _BITMAP)
         return fmt is not None

@@ -5,21 +5,19 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import dataclasses
-import itertools
-import sys
 import typing as t
 
 from ...blocks.extents import BlockRange, joined, pieces, to_blocks, united
 from ...blocks.source import DiskSource
 from ...blocks.throttle import Throttle
-from ...control import Interrupt, Observer, Progress
+from ...control import Control, Progress
 from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE
 from ...parallel import in_parallel
 from ...repository.format.maps import ExtentMap, MapBuilder, Run
 from ...repository.format.packs import PackRef
+from .audit import unmarked_in
 from .known_blocks import Known
 from .portion import KEPT, ZERO, BlockSink, Found, PortionReader, Statistics
 
@@ -63,43 +61,13 @@ def _note(builder: MapBuilder, each: Found) -> None:
         builder.place(each.first, each.count, each.pack, each.ordinal)
 
 
-def _unmarked(
-    found: Found, claims: t.Sequence[BlockRange], base: ExtentMap | None, known: Known
-) -> t.Iterator[BlockRange]:
-    """Yield the blocks of ``found`` that differ from ``base`` although no dirty range in ``claims`` covers them."""
-    if found.state == KEPT or base is None:
-        return
-    stop = found.first + found.count
-    if found.state == ZERO:
-        changed = [(run.first, run.stop) for run in base.runs(found.first, stop)]
-    else:
-        unknown = {
-            block
-            for run in base.runs(found.first, stop)
-            for block in range(run.first, run.stop)
-            if known.unreadable(run, block)
-        }
-        changed = [(block, block + 1) for block in range(found.first, stop) if block not in unknown]
-    for first, end in changed:
-        index = max(0, bisect.bisect_right(claims, (first, sys.maxsize, True)) - 1)
-        for claim in itertools.islice(claims, index, None):
-            if claim.first >= end:
-                break
-            if claim.first > first:
-                yield BlockRange(first, claim.first - first, False)
-            first = max(first, min(end, claim.first + claim.count))
-        if first < end:
-            yield BlockRange(first, end - first, False)
-
-
 @dataclasses.dataclass(frozen=True)
 class Reader:
     """How disks of one run are read: where new blocks go, by how many workers, and how fast."""
 
     sink: BlockSink
     workers: int
-    interrupt: Interrupt
-    observer: Observer
+    control: Control
     throttle: Throttle
 
     def read(
@@ -149,13 +117,13 @@ class Reader:
                 find = stack.enter_context(dedup.finder()) if dedup is not None else None
                 yield PortionReader(connection, source.size, known, self.sink, self.throttle, find).read
 
-        with in_parallel(portions, worker, self.workers, self.interrupt) as results:
+        with in_parallel(portions, worker, self.workers, self.control) as results:
             for found, counted in results:
                 for each in found:
                     _note(builder, each)
                     if claims is not None:
-                        unmarked += _unmarked(each, claims, base, known)
+                        unmarked += unmarked_in(each, claims, base, known)
                 statistics.add(counted)
                 done = (found[-1].first + found[-1].count) * BLOCK_SIZE if found else 0
-                self.observer(Progress("reading", target, min(done, source.size), source.size))
+                self.control.progress(Progress("reading", target, min(done, source.size), source.size))
         return ReadDisk(builder, statistics, source.size, tuple(joined(unmarked)))

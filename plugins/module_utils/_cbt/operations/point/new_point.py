@@ -15,7 +15,7 @@ import typing as t
 from ...blocks.extents import BlockRange
 from ...blocks.source import DiskSource
 from ...blocks.throttle import Throttle
-from ...control import Interrupt, Observer
+from ...control import Control
 from ...errors import ObjectMissing, Refused, RepositoryError
 from ...parallel import check_workers, default_workers
 from ...repository.dedup import dedup
@@ -68,21 +68,13 @@ class NewPoint:
     ``disks`` are those read so far, ``warnings`` what a person should know of how it was stored.
     """
 
-    def __init__(
-        self,
-        lease: Lease,
-        key: Key,
-        options: StoringOptions,
-        damages: Damages,
-        interrupt: Interrupt,
-        observer: Observer,
-    ) -> None:
+    def __init__(self, lease: Lease, key: Key, options: StoringOptions, damages: Damages, control: Control) -> None:
         self._lease, self._repository = lease, lease.repository
         self._uuid, self._id = names.check_uuid(key[0]), names.check_point_id(key[1])
         self._workers = options.workers or default_workers()
         self._encode = encoder(options.compression, options.compression_level)
-        self._throttle = Throttle(options.rate_limit, interrupt.check)
-        self._interrupt, self._observer = interrupt, observer
+        self._throttle = Throttle(options.rate_limit, control.check)
+        self._control = control
         self._damages = damages
         self._dedup = dedup.deduplicator(self._repository, options.dedup, self._uuid, damages)
         self._writers = [self._repository.writer()]
@@ -99,7 +91,7 @@ class NewPoint:
 
     def _reader(self, deduplicator: dedup.Deduplicator | None) -> Reader:
         sink = BlockSink(self._writers[-1], self._encode, deduplicator)
-        return Reader(sink, self._workers, self._interrupt, self._observer, self._throttle)
+        return Reader(sink, self._workers, self._control, self._throttle)
 
     def read(
         self,
@@ -110,7 +102,7 @@ class NewPoint:
         again: t.Iterable[BlockRange] = (),
     ) -> ReadDisk:
         """Read a disk as ``Reader.read`` does."""
-        self._interrupt.check()
+        self._control.check()
         if not names.is_target(target):
             raise Refused(
                 f"Cannot store the disk {names.shown(target)}: a repository cannot hold this name. Use another target, or exclude the disk."
@@ -134,7 +126,7 @@ class NewPoint:
         written = {**(self._dedup.packs if self._dedup is not None else {}), **self._writers[-1].finish()}
         self._maps = {target: disk.finish(written) for target, disk in self.disks.items()}
         point = self._described(files, describe)
-        self._interrupt.check()
+        self._control.check()
         again = functools.partial(self._again, files, describe, source_of)
         return publishing.publish(self._lease, point, again, self._appears, yields)
 
@@ -158,7 +150,7 @@ class NewPoint:
 
         Store all maps and files again under new names.
         """
-        self._interrupt.check()
+        self._control.check()
         self._writers.append(self._repository.writer())
         self._unnamed.append(self._writers[-1])
         again = {}

@@ -13,7 +13,7 @@ import time
 import typing as t
 
 from ...blocks.nbd_target import NbdTls, is_nbd
-from ...control import Interrupt, Observer, Progress, silent
+from ...control import Control, Progress
 from ...errors import CbtError, DamagedObject, ObjectMissing, Refused
 from ...files import Buffer
 from ...grid import BLOCK_SIZE
@@ -154,7 +154,7 @@ class _Restore:
             self._maps[plan.target], record.image if record is not None else {}, self._request.preallocation
         )
 
-    def carry_out(self, interrupt: Interrupt, observer: Observer) -> RestoreResult:
+    def carry_out(self, control: Control) -> RestoreResult:
         """Write images under temporary names, then devices and exports in place.
 
         Rename the images, and define the machine last.
@@ -169,15 +169,15 @@ class _Restore:
                     # Check again: images may have been written since the first check, which takes time.
                     check_target(plan, self._session, self._request.force)
                     self._check_in_place(plan)
-                    interrupt.reached(f"{path} holds a part of {plan.target} only. Run it again.")
+                    control.reached(f"{path} holds a part of {plan.target} only. Run it again.")
                     self._written_over.append(path)
                 else:
                     sweep(plan.path)
                     path = partial_name(plan.path)
                     appearing[path] = plan.path
                     cleanup.callback(_forget, path)
-                done[plan.target] = self._write_disk(plan, path, interrupt, observer)
-            interrupt.check()
+                done[plan.target] = self._write_disk(plan, path, control)
+            control.check()
             self._check_again()
             with contextlib.ExitStack() as undo:
                 self._write_files(appearing, undo)
@@ -221,7 +221,7 @@ class _Restore:
         if self.machine is not None and self._session is not None:
             machine.check_domain(self._session, self.machine.name, self.machine.uuid, self._request.force)
 
-    def _write_disk(self, plan: DiskRestore, path: str, interrupt: Interrupt, observer: Observer) -> DiskRestore:
+    def _write_disk(self, plan: DiskRestore, path: str, control: Control) -> DiskRestore:
         extents = self._maps[plan.target]
         written, total = 0, extents.stored_blocks * BLOCK_SIZE
         place = f"{plan.target} of {self.point.domain} from restore point {self.point.id}"
@@ -235,10 +235,10 @@ class _Restore:
             )
             work = functools.partial(_copy_run, self._repository, image, place, plan.size, lost)
             workers = self._request.workers or default_workers()
-            with in_parallel(portions(extents), lambda: contextlib.nullcontext(work), workers, interrupt) as results:
+            with in_parallel(portions(extents), lambda: contextlib.nullcontext(work), workers, control) as results:
                 for amount in results:
                     written += amount
-                    observer(Progress("restoring", plan.target, written, total))
+                    control.progress(Progress("restoring", plan.target, written, total))
             image.finish()
         return dataclasses.replace(plan, written_bytes=written)
 
@@ -261,8 +261,7 @@ def restore(
     repository: Repository,
     request: RestoreRequest,
     session: Session | None = None,
-    interrupt: Interrupt | None = None,
-    observer: Observer = silent,
+    control: Control | None = None,
     check_only: bool = False,
 ) -> RestoreResult:
     """Restore disks and, if asked for, define the machine.
@@ -278,5 +277,5 @@ def restore(
     if check_only:
         xml = planned.machine.xml if planned.machine is not None else planned.xml
         return RestoreResult(planned.point, planned.disks, xml, planned.machine)
-    result = planned.carry_out(interrupt or Interrupt(), observer)
+    result = planned.carry_out(control or Control())
     return dataclasses.replace(result, duration=round(time.monotonic() - started, 3))

@@ -17,7 +17,7 @@ import itertools
 import secrets
 import typing as t
 
-from ...control import Interrupt
+from ...control import Control
 from ...errors import DamagedObject, ObjectMissing
 from ...grid import BLOCKS_AT_ONCE
 from ...parallel import default_workers, in_parallel
@@ -92,10 +92,10 @@ def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> list[_Co
     return copies
 
 
-def _maps(repository: Repository, points: t.Iterable[RestorePoint], interrupt: Interrupt) -> t.Iterator[ExtentMap]:
+def _maps(repository: Repository, points: t.Iterable[RestorePoint], control: Control) -> t.Iterator[ExtentMap]:
     """The maps of restore points; what one that cannot be read names counts as dead, which costs a copy and no block."""
     for point in points:
-        interrupt.check()
+        control.check()
         yield from (extents for _target, extents in repository.readable_maps(point))
 
 
@@ -105,7 +105,7 @@ class _Compaction:
 
     lease: Lease
     workers: int
-    interrupt: Interrupt
+    control: Control
 
     @property
     def repository(self) -> Repository:
@@ -128,7 +128,7 @@ class _Compaction:
         dedup.record(self.repository, dedup.of_compaction(), writer.hooks())
         changed = 0
         for point in self.repository.points_of().points if moves else ():
-            self.interrupt.check()
+            self.control.check()
             changed += relocate(self.lease, point, moves)
         emptied = sum(sum(move.count for move in moves.get(ref.id, ())) == count(living[ref]) for ref in packs)
         return Compacted(emptied, changed, sum(copy.size for copy in copies))
@@ -138,7 +138,7 @@ class _Compaction:
         def worker() -> t.Iterator[t.Callable[[_Chunk], list[_Copy]]]:
             yield functools.partial(_copy, self.repository, writer)
 
-        with in_parallel(_chunks(packs, living), worker, self.workers, self.interrupt) as results:
+        with in_parallel(_chunks(packs, living), worker, self.workers, self.control) as results:
             return [copy for copies in results for copy in copies]
 
 
@@ -179,22 +179,20 @@ class Candidates:
     without: t.Collection[Key] = ()
     held: t.Sequence[RestorePoint] = ()
 
-    def find(self, repository: Repository, interrupt: Interrupt) -> t.Iterator[Found]:
+    def find(self, repository: Repository, control: Control) -> t.Iterator[Found]:
         """Some of the packs at a time. Raises RepositoryError."""
         for chosen in _choices(sum(1 for _name in repository.store.list(names.PACKS))):
             points = [each for each in repository.points_of().points if each.key not in self.without]
-            living = living_blocks(_maps(repository, points, interrupt), chosen)
-            recoverable = living_blocks(_maps(repository, self.trashed, interrupt), living.__contains__)
+            living = living_blocks(_maps(repository, points, control), chosen)
+            recoverable = living_blocks(_maps(repository, self.trashed, control), living.__contains__)
             apart = {
                 ref
-                for extents in _maps(repository, (each for each in points if each.dedup != dedup.REPOSITORY), interrupt)
+                for extents in _maps(repository, (each for each in points if each.dedup != dedup.REPOSITORY), control)
                 for ref in extents.packs
             }
-            kept = {
-                ref for extents in _maps(repository, self.held, interrupt) for ref in extents.packs if ref in living
-            }
+            kept = {ref for extents in _maps(repository, self.held, control) for ref in extents.packs if ref in living}
             equal = merging.find_equal(
-                repository, {ref: bits for ref, bits in living.items() if ref not in apart}, interrupt
+                repository, {ref: bits for ref, bits in living.items() if ref not in apart}, control
             )
             yield choose(living, equal, self.below, recoverable, kept)
 
@@ -203,23 +201,23 @@ def predict(repository: Repository, candidates: Candidates) -> Compacted:
     """About what ``compact`` would do: the packs, and by their average the bytes of what is to be copied of them. Raises RepositoryError."""
     found = [
         (ref, bits)
-        for each in candidates.find(repository, Interrupt())
+        for each in candidates.find(repository, Control())
         for ref, bits in without(each.living, each.merges).items()
     ]
     return Compacted(len(found), 0, sum(ref.size * count(bits) // ref.blocks for ref, bits in found))
 
 
 def compact(
-    lease: Lease, candidates: Candidates, workers: int | None = None, interrupt: Interrupt | None = None
+    lease: Lease, candidates: Candidates, workers: int | None = None, control: Control | None = None
 ) -> Compacted:
     """Empty the packs that are mostly dead.
 
     Raises RepositoryError if the store fails; every restore point is whole all the same.
     """
-    run = _Compaction(lease, workers or default_workers(), interrupt or Interrupt())
+    run = _Compaction(lease, workers or default_workers(), control or Control())
     total = Compacted()
-    for found in candidates.find(lease.repository, run.interrupt):
-        merged, changed = merging.merge(lease, found.merges, run.workers, run.interrupt)
+    for found in candidates.find(lease.repository, run.control):
+        merged, changed = merging.merge(lease, found.merges, run.workers, run.control)
         left = without(found.living, merged)
         total = dataclasses.replace(total, points=total.points + changed)
         for start in range(0, len(found.packs), EMPTIED_AT_ONCE):

@@ -16,7 +16,7 @@ import collections
 import dataclasses
 import typing as t
 
-from ...control import Interrupt
+from ...control import Control
 from ...errors import DamagedObject, ObjectMissing
 from ...repository.format.manifests import RestorePoint
 from ...repository.format.maps import ExtentMap, Run
@@ -54,11 +54,11 @@ class Healed:
 
 
 def _maps(
-    repository: Repository, points: t.Iterable[RestorePoint], interrupt: Interrupt
+    repository: Repository, points: t.Iterable[RestorePoint], control: Control
 ) -> t.Iterator[tuple[str, ExtentMap]]:
     """The maps of restore points, by target; nothing is known of what others name."""
     for point in points:
-        interrupt.check()
+        control.check()
         yield from repository.readable_maps(point)
 
 
@@ -122,26 +122,26 @@ class _Search:
         return {pack: joined(moves) for pack, moves in by_pack.items()}
 
 
-def heal(lease: Lease, uuid: str, damages: Damages, interrupt: Interrupt | None = None) -> Healed:
+def heal(lease: Lease, uuid: str, damages: Damages, control: Control | None = None) -> Healed:
     """Look for sound copies of the damaged blocks that points of a domain name, and have all points of the repository name these.
 
     Raises RepositoryError if the store fails; every point is whole all the same, and the next run goes on.
     """
-    repository, interrupt = lease.repository, interrupt or Interrupt()
+    repository, control = lease.repository, control or Control()
     # Of the others no block's id can be read.
     provable = {pack: each for pack, each in damages.items() if each.blocks is not None}
     if not provable:
         return Healed()
     points = repository.points_of(uuid).points
     search = _Search(repository, provable)
-    for target, extents in _maps(repository, points, interrupt):
+    for target, extents in _maps(repository, points, control):
         search.want(target, extents)
     counts: dict[str, int] = collections.Counter()
-    for target, extents in _maps(repository, reversed(points), interrupt):  # the newest is the likeliest to hold a copy
+    for target, extents in _maps(repository, reversed(points), control):  # the newest is the likeliest to hold a copy
         counts[target] += search.look(target, extents)
     moves = search.moves()
     healed = 0
     for each in repository.points_of().points if moves else ():
-        interrupt.check()
+        control.check()
         healed += relocate(lease, each, moves)
     return Healed(counts, healed, len(search.damaged) - len(search.found))

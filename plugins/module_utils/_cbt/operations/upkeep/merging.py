@@ -14,7 +14,7 @@ import functools
 import itertools
 import typing as t
 
-from ...control import Interrupt
+from ...control import Control
 from ...errors import DamagedObject, ObjectMissing
 from ...grid import BLOCKS_AT_ONCE
 from ...parallel import in_parallel, side_by_side
@@ -86,7 +86,7 @@ class EqualBlocks:
         return {ref: joined(moves) for ref, moves in found.items()}
 
 
-def find_equal(repository: Repository, living: Living, interrupt: Interrupt) -> Merges:
+def find_equal(repository: Repository, living: Living, control: Control) -> Merges:
     """Which living blocks of packs lie in other packs, or at another place of the same, that are living as well. The fullest pack keeps its own.
 
     Nothing is proven but by the packs' directories. Raises RepositoryError if the store fails.
@@ -104,7 +104,7 @@ def find_equal(repository: Repository, living: Living, interrupt: Interrupt) -> 
     with index.lookup() as lookup:
         few = itertools.takewhile(lambda _ref: len(equal) < MERGED_AT_ONCE, packs)
         for ref, directory in zip(packs, side_by_side(functools.partial(_directory, repository), few)):
-            interrupt.check()
+            control.check()
             if directory is not None:
                 wanted = (
                     block_id
@@ -132,13 +132,13 @@ def _directory(repository: Repository, ref: PackRef) -> Directory | None:
         return None  # it stays as it is
 
 
-def merge(lease: Lease, merges: Merges, workers: int, interrupt: Interrupt) -> tuple[Merges, int]:
+def merge(lease: Lease, merges: Merges, workers: int, control: Control) -> tuple[Merges, int]:
     """Have all restore points name one copy of what was found, if that is sound; returns what was merged, and how many points changed.
 
     Later runs find the copies by hooks. Raises RepositoryError if the store fails; every point is whole all the same.
     """
     repository = lease.repository
-    proven = _proven(repository, merges, workers, interrupt)
+    proven = _proven(repository, merges, workers, control)
     kept = {move.pack for line in proven.values() for move in line}
     directories = ((ref, _directory(repository, ref)) for ref in sorted(kept, key=lambda ref: ref.id))
     named = [
@@ -150,17 +150,17 @@ def merge(lease: Lease, merges: Merges, workers: int, interrupt: Interrupt) -> t
     changed = 0
     moves = {ref.id: line for ref, line in proven.items()}
     for point in repository.points_of().points if moves else ():
-        interrupt.check()
+        control.check()
         changed += relocate(lease, point, moves)
     return proven, changed
 
 
-def _proven(repository: Repository, merges: Merges, workers: int, interrupt: Interrupt) -> Merges:
+def _proven(repository: Repository, merges: Merges, workers: int, control: Control) -> Merges:
     """What of it has a sound copy to be kept."""
     proven: Merges = {}
     work = functools.partial(_sound, repository)
     pieces = ((ref, piece) for ref, line in merges.items() for move in line for piece in _pieces(move))
-    with in_parallel(pieces, lambda: contextlib.nullcontext(work), workers, interrupt) as results:
+    with in_parallel(pieces, lambda: contextlib.nullcontext(work), workers, control) as results:
         for ref, moves in results:
             proven.setdefault(ref, []).extend(moves)
     return {ref: joined(moves) for ref, moves in proven.items() if moves}

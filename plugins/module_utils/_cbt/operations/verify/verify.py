@@ -12,7 +12,7 @@ import itertools
 import time
 import typing as t
 
-from ...control import Interrupt, Observer, Progress, silent
+from ...control import Control, Progress
 from ...errors import DamagedObject, Interrupted, ObjectMissing, Refused, RepositoryError, check_range
 from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE
 from ...parallel import check_workers, default_workers, in_parallel
@@ -149,8 +149,7 @@ class Verifier:
     findings: Findings
     request: VerifyRequest
     turns: t.Mapping[str, int]
-    interrupt: Interrupt
-    observer: Observer
+    control: Control
 
     def verify(self, point: RestorePoint) -> PointVerdict | None:
         """Verify one restore point; None if it was removed meanwhile. Raises RepositoryError only if the repository cannot be read at all."""
@@ -194,7 +193,7 @@ class Verifier:
         faults: dict[bytes, Exception] = {}
         checked = 0
         for ref in extents.packs:
-            self.interrupt.check()
+            self.control.check()
             fault = self._fault(ref) and self._fault(ref)  # only what a second reading finds as well
             if fault is None:
                 self.findings.note_readable(ref)
@@ -231,13 +230,13 @@ class Verifier:
         def worker() -> t.Iterator[t.Callable[[Run], tuple[Run, list[Damage]]]]:
             yield functools.partial(_check_run, self.repository, target, extents.size)
 
-        with in_parallel(_tasks(extents, self.findings, due), worker, workers, self.interrupt) as results:
+        with in_parallel(_tasks(extents, self.findings, due), worker, workers, self.control) as results:
             for run, damage in results:
                 self._note(run, damage)
                 if len(found) <= MOST_RANGES:
                     found += damage
                 checked += run.count * BLOCK_SIZE
-                self.observer(Progress("verifying", target, checked, total))
+                self.control.progress(Progress("verifying", target, checked, total))
         return checked, _as_far_as_told(target, extents.size, found)
 
     def _note(self, run: Run, damage: t.Sequence[Damage]) -> None:
@@ -263,8 +262,7 @@ def _chosen(listing: Listing, request: VerifyRequest) -> tuple[list[RestorePoint
 def verify(
     repository: Repository,
     request: VerifyRequest = VerifyRequest(),  # noqa: B008  # frozen
-    interrupt: Interrupt | None = None,
-    observer: Observer = silent,
+    control: Control | None = None,
     record: bool = True,
     warn: t.Callable[[str], None] = lambda _text: None,
 ) -> tuple[list[PointVerdict], float]:
@@ -285,7 +283,7 @@ def verify(
     uuids = {point.uuid for point in chosen} if slices > 1 else ()
     turns = {uuid: verified.turn(repository, uuid, kind, slices) for uuid in uuids}
     recorder = Recorder(repository, findings, request.level, 100 // slices, warn, record)
-    verifier = Verifier(repository, findings, request, turns, interrupt or Interrupt(), observer)
+    verifier = Verifier(repository, findings, request, turns, control or Control())
     unread: dict[str, RepositoryError] = {}
     for point in chosen:
         try:
