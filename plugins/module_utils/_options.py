@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible.module_utils.basic import env_fallback
 from ansible.module_utils.common.validation import check_type_dict
 
 HIDDEN = "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"
@@ -58,6 +59,7 @@ STORING: dict[str, t.Any] = {
 }
 DOMAIN: dict[str, t.Any] = {"domain": {"type": "str", "required": True, "aliases": ["name", "guest"]}}
 ANY_DOMAIN: dict[str, t.Any] = {"domain": {"type": "str", "aliases": ["name", "guest"]}}
+LOG: dict[str, t.Any] = {"log_path": {"type": "path", "fallback": (env_fallback, ["CBT_LOG_PATH"])}}
 QUERY: dict[str, t.Any] = {"query": {"type": "str"}}
 
 

@@ -15,11 +15,13 @@ import traceback
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.common.parameters import remove_values
 
 from ._cbt.control import Control
 from ._cbt.errors import CbtError
 from ._cbt.hypervisor.connection import Session, connect
 from ._cbt.hypervisor.disks import Selection
+from ._cbt.log import Log
 from ._cbt.printable import printable
 from ._options import Options
 
@@ -46,16 +48,40 @@ class Module(AnsibleModule):  # type: ignore[misc]
 
     def __init__(self, **specification: t.Any) -> None:
         self._flaws: list[str] = []
+        self.control = Control()
         super().__init__(**specification)
         if self._flaws:
             self.fail_json(msg=" ".join(self._flaws))
+        self._begin_log()
+
+    def _begin_log(self) -> None:
+        """Open the log that the options ask for."""
+        if not self.params.get("log_path"):
+            return
+        try:
+            log = Log(self.params["log_path"], self._name.rpartition(".")[2], self._without_secrets, super().warn)
+        except CbtError as error:
+            self.fail_json(msg=str(error))
+        self.control = Control(log.progress, log.event)
+        shown = {key: self.params[key] for key in ("domain", "repository", "dest_repository") if self.params.get(key)}
+        self.control.note("started", **shown, check_mode=self.check_mode)
+
+    def _without_secrets(self, text: str) -> str:
+        return t.cast(str, remove_values(text, self.no_log_values))
+
+    def exit_json(self, **result: t.Any) -> t.Any:
+        """Return the result. Does not return."""
+        self.control.note("succeeded", changed=result.get("changed", False))
+        return super().exit_json(**result)
 
     def fail_json(self, msg: str, **result: t.Any) -> t.Any:
         """Fail with a message that a terminal may show. Does not return."""
+        self.control.warn("failed", error=msg)
         return super().fail_json(msg=printable(msg), **result)
 
     def warn(self, warning: str, **details: t.Any) -> None:
         """Warn with a text that a terminal may show."""
+        self.control.warn("warning", text=warning)
         super().warn(printable(warning), **details)
 
     def _load_params(self) -> None:
@@ -77,17 +103,20 @@ def require(module: AnsibleModule, *libraries: str) -> None:
 
 
 @contextlib.contextmanager
-def reported(module: AnsibleModule) -> t.Iterator[None]:
+def reported(module: Module) -> t.Iterator[None]:
     """Turn the engine's errors inside the block into a failed task. This is the one place where that happens."""
     try:
         yield
     except CbtError as error:
         module.fail_json(msg=str(error))
+    except Exception as error:
+        module.control.warn("failed", error=f"{type(error).__name__}: {error}")
+        raise
 
 
-def interruptible() -> Control:
-    """A control that TERM, INT and HUP ask to stop, so that an ended task undoes what it began."""
-    control = Control()
+def interruptible(module: Module) -> Control:
+    """The control of the module, which TERM, INT and HUP now ask to stop, so that an ended task undoes what it began."""
+    control = module.control
 
     def note(number: int, _frame: t.Any) -> None:
         control.request(signal.Signals(number).name)

@@ -31,6 +31,7 @@ extends_documentation_fragment:
   - kvm.cbt._repository.create
   - kvm.cbt._repository.workers
   - kvm.cbt._repository.storing
+  - kvm.cbt._log
 attributes:
   check_mode:
     support: full
@@ -414,6 +415,7 @@ def main() -> None:
             **_options.CREATE_REPOSITORY,
             **_options.WORKERS,
             **_options.STORING,
+            **_options.LOG,
             "mode": {
                 "type": "str",
                 "choices": ["auto", "full", "incremental", "differential", "copy"],
@@ -438,7 +440,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     _runtime.require(module, "libvirt", "libvirt_qemu", "nbd")
-    control = _runtime.interruptible()
+    control = _runtime.interruptible(module)
     with _runtime.reported(module), contextlib.ExitStack() as stack:
         request = _request(module)
         session = stack.enter_context(_runtime.session(module))

@@ -23,6 +23,7 @@ extends_documentation_fragment:
   - kvm.cbt._libvirt.any_domain
   - kvm.cbt._libvirt
   - kvm.cbt._repository
+  - kvm.cbt._log
 options:
   restore_point:
     description:
@@ -277,6 +278,7 @@ def main() -> None:
             **_options.LIBVIRT,
             **_options.ANY_DOMAIN,
             **_options.QUERY,
+            **_options.LOG,
             "restore_point": {"type": "str"},
             "changed_blocks": {"type": "dict", "options": _CHANGED_BLOCKS},
         },

@@ -21,6 +21,7 @@ extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.actiongroup
   - kvm.cbt._libvirt
+  - kvm.cbt._log
 attributes:
   check_mode:
     support: full
@@ -68,6 +69,7 @@ def main() -> None:
     module = _runtime.Module(
         argument_spec={
             **_options.LIBVIRT,
+            **_options.LOG,
             "domains": {"type": "list", "elements": "str", "default": ["*"]},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },

@@ -25,6 +25,7 @@ extends_documentation_fragment:
   - kvm.cbt._libvirt.disks
   - kvm.cbt._repository
   - kvm.cbt._repository.create
+  - kvm.cbt._log
 attributes:
   check_mode:
     support: full
@@ -174,6 +175,7 @@ def main() -> None:
             **_options.DISKS,
             **_options.REPOSITORY,
             **_options.CREATE_REPOSITORY,
+            **_options.LOG,
             "state": {"type": "str", "choices": ["present", "absent", "reconciled"], "default": "present"},
             "foreign": {"type": "str", "choices": ["report", "remove"], "default": "report"},
             "checkpoint": {"type": "str"},

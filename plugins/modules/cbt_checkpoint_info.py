@@ -22,6 +22,7 @@ extends_documentation_fragment:
   - kvm.cbt._libvirt.any_domain
   - kvm.cbt._libvirt
   - kvm.cbt._repository
+  - kvm.cbt._log
 options:
   repository:
     description:
@@ -172,7 +173,13 @@ def _checkpoint(facts: CheckpointFacts) -> dict[str, object]:
 def main() -> None:
     """Run the module."""
     module = _runtime.Module(
-        argument_spec={**_options.ANY_DOMAIN, **_options.LIBVIRT, **_options.QUERY, **_options.ANY_REPOSITORY},
+        argument_spec={
+            **_options.ANY_DOMAIN,
+            **_options.LIBVIRT,
+            **_options.QUERY,
+            **_options.LOG,
+            **_options.ANY_REPOSITORY,
+        },
         supports_check_mode=True,
     )
     _runtime.require(module, "libvirt", "libvirt_qemu")

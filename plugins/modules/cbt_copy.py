@@ -33,6 +33,7 @@ extends_documentation_fragment:
   - kvm.cbt._repository.create
   - kvm.cbt._repository.workers
   - kvm.cbt._repository.storing
+  - kvm.cbt._log
 attributes:
   check_mode:
     support: full
@@ -223,11 +224,12 @@ def main() -> None:
             **_options.ANY_DOMAIN,
             **_options.WORKERS,
             **_options.STORING,
+            **_options.LOG,
             "restore_points": {"type": "list", "elements": "str", "default": ["all"]},
         },
         supports_check_mode=True,
     )
-    control = _runtime.interruptible()
+    control = _runtime.interruptible(module)
     with _runtime.reported(module):
         request = _request(module)
         source = _repository.existing_repository(module)

@@ -20,6 +20,7 @@ extends_documentation_fragment:
   - kvm.cbt._attributes.info_module
   - kvm.cbt._attributes.actiongroup
   - kvm.cbt._libvirt
+  - kvm.cbt._log
 options:
   domains:
     description:
@@ -80,6 +81,7 @@ def main() -> None:
     module = _runtime.Module(
         argument_spec={
             **_options.LIBVIRT,
+            **_options.LOG,
             "domains": {"type": "list", "elements": "str", "default": ["*"]},
             "exclude_domains": {"type": "list", "elements": "str", "default": []},
         },

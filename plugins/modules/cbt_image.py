@@ -28,6 +28,7 @@ extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.actiongroup
   - kvm.cbt._libvirt
+  - kvm.cbt._log
 attributes:
   check_mode:
     support: full
@@ -239,7 +240,7 @@ def _convert(module: AnsibleModule) -> ConversionResult:
         scratch_dir=params["scratch_dir"],
         shutdown_timeout=params["shutdown_timeout"],
     )
-    control = _runtime.interruptible()
+    control = _runtime.interruptible(module)
     if params["path"] is not None:
         with _runtime.session_if_installed(module) as any_session:
             return convert_image(
@@ -261,6 +262,7 @@ def main() -> None:
         argument_spec={
             **_options.ANY_DOMAIN,
             **_options.LIBVIRT,
+            **_options.LOG,
             "disk": {"type": "list", "elements": "str", "aliases": ["disks"]},
             "path": {"type": "path"},
             "source_format": {"type": "str", "choices": ["raw", "qcow2"]},

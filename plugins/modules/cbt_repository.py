@@ -29,6 +29,7 @@ extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.actiongroup
   - kvm.cbt._repository
+  - kvm.cbt._log
 attributes:
   check_mode:
     support: full
@@ -180,6 +181,7 @@ def main() -> None:
     module = _runtime.Module(
         argument_spec={
             **_options.REPOSITORY,
+            **_options.LOG,
             "state": {"type": "str", "choices": ["present"], "default": "present"},
             "new_passphrase": {"type": "str", "no_log": True},
             "slot": {"type": "str", "default": "default"},

@@ -22,6 +22,7 @@ extends_documentation_fragment:
   - kvm.cbt._attributes.info_module
   - kvm.cbt._attributes.actiongroup
   - kvm.cbt._repository
+  - kvm.cbt._log
 seealso:
   - module: kvm.cbt.cbt_repository
   - module: kvm.cbt.cbt_backup_info
@@ -309,7 +310,7 @@ def _result(found: RepositoryStatus) -> dict[str, object]:
 
 def main() -> None:
     """Run the module."""
-    module = _runtime.Module(argument_spec=_options.REPOSITORY, supports_check_mode=True)
+    module = _runtime.Module(argument_spec={**_options.REPOSITORY, **_options.LOG}, supports_check_mode=True)
     with _runtime.reported(module):
         found = status(_repository.existing_repository(module), datetime.datetime.now(datetime.timezone.utc))
     for warning in found.foreign:

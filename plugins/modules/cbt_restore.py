@@ -33,6 +33,7 @@ extends_documentation_fragment:
   - kvm.cbt._libvirt.disks
   - kvm.cbt._repository
   - kvm.cbt._repository.workers
+  - kvm.cbt._log
 attributes:
   check_mode:
     support: full
@@ -413,6 +414,7 @@ def main() -> None:
             **_options.DISKS,
             **_options.REPOSITORY,
             **_options.WORKERS,
+            **_options.LOG,
             "restore_point": {"type": "str", "default": "latest"},
             "until": {"type": "str"},
             "dest": {"type": "path"},
@@ -433,7 +435,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    control = _runtime.interruptible()
+    control = _runtime.interruptible(module)
     with _runtime.reported(module), contextlib.ExitStack() as stack:
         request = _request(module)
         try:

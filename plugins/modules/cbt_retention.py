@@ -36,6 +36,7 @@ extends_documentation_fragment:
   - kvm.cbt._attributes.actiongroup
   - kvm.cbt._libvirt.any_domain
   - kvm.cbt._repository
+  - kvm.cbt._log
 attributes:
   check_mode:
     support: full
@@ -370,6 +371,7 @@ def main() -> None:
         argument_spec={
             **_options.REPOSITORY,
             **_options.ANY_DOMAIN,
+            **_options.LOG,
             **{f"keep_{name}": {"type": "int", "default": 0} for name in _COUNTS},
             "keep_within": {"type": "str"},
             "keep_tags": {"type": "list", "elements": "str", "default": []},

@@ -28,6 +28,7 @@ extends_documentation_fragment:
   - kvm.cbt._libvirt.any_domain
   - kvm.cbt._repository
   - kvm.cbt._repository.workers
+  - kvm.cbt._log
 options:
   restore_points:
     description:
@@ -192,6 +193,7 @@ def main() -> None:
             **_options.REPOSITORY,
             **_options.ANY_DOMAIN,
             **_options.WORKERS,
+            **_options.LOG,
             "restore_points": {"type": "list", "elements": "str", "default": ["latest"]},
             "level": {"type": "str", "choices": ["structure", "data"], "default": "data"},
             "sample": {"type": "int", "default": 100},
@@ -199,7 +201,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    control = _runtime.interruptible()
+    control = _runtime.interruptible(module)
     with _runtime.reported(module):
         request = _request(module)
         repository = _repository.existing_repository(module)
