@@ -71,6 +71,8 @@ class Module(AnsibleModule):  # type: ignore[misc]
 
     def exit_json(self, **result: t.Any) -> t.Any:
         """Return the result. Does not return."""
+        for action in result.get("actions", ()):
+            self.control.note("planned" if self.check_mode else "done", action=action)
         self.control.note("succeeded", changed=result.get("changed", False))
         return super().exit_json(**result)
 

@@ -307,6 +307,24 @@ disks:
       returned: when not in check mode
       type: int
       sample: 31457280
+    busy:
+      description:
+        - Share of the workers' time that each kind of work took, from 0 to 1. The workers' time is the duration of
+          reading the disk, multiplied by the number of workers that had work. In the rest of the time, workers waited
+          for each other or for more work.
+        - V(reading) is reading from QEMU or from the image. V(hashing) includes the comparison with the parent restore
+          point. V(searching) is the search for blocks that are already stored. V(storing) includes waiting for the
+          repository. V(throttled) is waiting because of O(rate_limit).
+      returned: when not in check mode
+      type: dict
+      sample:
+        reading: 0.93
+        hashing: 0.03
+        searching: 0.01
+        compressing: 0.01
+        encrypting: 0.0
+        storing: 0.01
+        throttled: 0.0
     healed_blocks:
       description:
         - Number of damaged blocks of earlier restore points that were found on the disk and stored again.
@@ -338,6 +356,12 @@ duration:
   returned: when not in check mode
   type: float
   sample: 2.417
+limited_by:
+  description:
+    - The kind of work that limited the reading of the disks, according to RV(disks[].busy). None if no disk was read.
+  returned: when not in check mode
+  type: str
+  sample: "Reading the disk: busy 93 % of the time."
 warnings:
   description: Warnings, for example about a disk that had to be read in full.
   returned: when there are any
@@ -350,12 +374,9 @@ import contextlib
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _results, _runtime
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.backup import (
-    BackupRequest,
-    BackupResult,
-    backup,
-)
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.backup import BackupRequest, backup
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.plan import Wish
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.result import BackupResult
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.run import BackupOptions
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.transport import Transport
 
@@ -398,6 +419,7 @@ def _disks(result: BackupResult) -> list[dict[str, object]]:
         }
         if disk.statistics is not None:
             details.update(vars(disk.statistics))
+            details["busy"] = disk.shares
             details["healed_blocks"] = disk.healed_blocks
             details["unmarked"] = [{"offset": offset, "length": length} for offset, length in disk.unmarked]
         disks.append(details)
@@ -452,7 +474,9 @@ def main() -> None:
     if result.skipped is not None:
         outcome["skipped"] = result.skipped
     if result.point is not None:
-        outcome.update(restore_point=_results.point_summary(result.point), duration=result.duration)
+        outcome.update(
+            restore_point=_results.point_summary(result.point), duration=result.duration, limited_by=result.limited_by
+        )
     module.exit_json(**outcome)
 
 

@@ -387,7 +387,7 @@ def main() -> None:
     )
     with _runtime.reported(module):
         request = _request(module)
-        result = retention(_repository.existing_repository(module), request, module.check_mode)
+        result = retention(_repository.existing_repository(module), request, module.check_mode, module.control)
     for name, cause in sorted(result.damaged.items()):
         module.warn(f"No space is reclaimed while {name} cannot be read: {cause}")
     if result.full:

@@ -137,12 +137,19 @@ duration:
   returned: always
   type: float
   sample: 3.5
+limited_by:
+  description:
+    - The kind of work that limited the verification, measured as in RV(kvm.cbt.cbt_restore#module:disks[].busy). None
+      if no block was read.
+  returned: always
+  type: str
+  sample: "Reading the repository: busy 64 % of the time."
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _runtime
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify.verdicts import PointVerdict
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify.verdicts import PointVerdict, limit_of
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.verify.verify import (
     PointSelection,
     VerifyRequest,
@@ -207,7 +214,11 @@ def main() -> None:
         repository = _repository.existing_repository(module)
         verdicts, duration = verify(repository, request, control, record=not module.check_mode, warn=module.warn)
     bad = [verdict for verdict in verdicts if verdict.damage]
-    outcome = {"restore_points": [_verdict(verdict) for verdict in verdicts], "duration": duration}
+    outcome = {
+        "restore_points": [_verdict(verdict) for verdict in verdicts],
+        "duration": duration,
+        "limited_by": limit_of(verdicts),
+    }
     if bad and module.params["fail_on_damage"]:
         module.fail_json(msg=_complaint(bad), **outcome)
     module.exit_json(changed=False, **outcome)

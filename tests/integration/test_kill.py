@@ -24,7 +24,8 @@ from lab.reference import snapshot_reference
 from module_process import ModuleProcess
 from witness import ask, session_of, unfinished
 
-from _cbt.operations.backup.backup import BackupResult, backup
+from _cbt.operations.backup.backup import backup
+from _cbt.operations.backup.result import BackupResult
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.repository import Repository, open_or_create

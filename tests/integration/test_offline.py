@@ -30,7 +30,8 @@ from witness import Witnessed, ask, differences, differing, disk_result, session
 from _cbt.control import Control, Observer, Progress
 from _cbt.errors import CbtError, HypervisorError
 from _cbt.hypervisor import checkpoints, offline_export
-from _cbt.operations.backup.backup import BackupResult, backup
+from _cbt.operations.backup.backup import backup
+from _cbt.operations.backup.result import BackupResult
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.repository import Repository, open_repository

@@ -21,7 +21,8 @@ from lab.process import end_process, run_tool, wait_until
 from witness import Witnessed, ask, differences, session_of, witnessed_backup
 
 from _cbt.hypervisor import checkpoints
-from _cbt.operations.backup.backup import BackupResult, backup
+from _cbt.operations.backup.backup import backup
+from _cbt.operations.backup.result import BackupResult
 from _cbt.repository.repository import Repository, open_or_create
 
 MIB = 1 << 20

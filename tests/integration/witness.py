@@ -15,8 +15,9 @@ from lab.reference import copy_exports, same_bytes
 
 from _cbt.control import Control, Progress
 from _cbt.hypervisor.connection import Session
-from _cbt.operations.backup.backup import BackupRequest, BackupResult, backup
+from _cbt.operations.backup.backup import BackupRequest, backup
 from _cbt.operations.backup.plan import Wish
+from _cbt.operations.backup.result import BackupResult
 from _cbt.operations.backup.run import BackupOptions
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.repository.format import names

@@ -414,7 +414,7 @@ GUARDS = (
     Mutation(
         "a job of another tool is not respected",
         "operations/backup/backup.py",
-        "        _ready(domain, read_domain(domain), request.abort_foreign_job)\n",
+        "        preparation.check_job(domain, read_domain(domain), request.abort_foreign_job)\n",
         "",
         ("integration/test_bad_input.py::test_a_foreign_job_is_reported_and_left_alone",),
     ),

@@ -60,13 +60,13 @@ Files that the core path imports. Their names are enough for a first reading.
 
     blocks/nbd_target.py
     blocks/throttle.py
+    busy.py
     endpoint.py
     files.py
     hypervisor/agent.py
     hypervisor/connection.py
     hypervisor/domain.py
     hypervisor/free_space.py
-    hypervisor/leftovers.py
     hypervisor/machine_files.py
     hypervisor/scratch.py
     hypervisor/storage_pools.py
@@ -74,6 +74,8 @@ Files that the core path imports. Their names are enough for a first reading.
     images/qcow2_layout.py
     images/qemu_img.py
     operations/backup/frozen_view.py
+    operations/backup/preparation.py
+    operations/backup/result.py
     operations/backup/situation.py
     operations/backup/spot_check.py
     operations/backup/transport.py

@@ -29,7 +29,7 @@ from _cbt.control import Control
 from _cbt.errors import CbtError, DamagedObject, Refused, RepositoryError
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations import info
-from _cbt.operations.backup import backup
+from _cbt.operations.backup import preparation
 from _cbt.operations.copy import CopyRequest, copy
 from _cbt.operations.point.new_point import NewPoint, StoringOptions
 from _cbt.operations.upkeep.live_blocks import living_blocks
@@ -495,8 +495,8 @@ def test_maps_that_do_not_agree_about_a_pack_and_packs_without_end_are_kept_in_m
 def test_what_could_not_be_read_again_for_its_name_is_refused_before_anything_is_stored(made: EngineHistory) -> None:
     for name in ("web\t1", "web\x1b1", "web/1"):
         with pytest.raises(Refused, match="its name contains control characters"):
-            backup._nameable(SimpleNamespace(name=name))  # type: ignore[arg-type]
-    backup._nameable(SimpleNamespace(name="web 1 [ä]"))  # type: ignore[arg-type]
+            preparation.check_name(SimpleNamespace(name=name))  # type: ignore[arg-type]
+    preparation.check_name(SimpleNamespace(name="web 1 [ä]"))  # type: ignore[arg-type]
     repository = made.fresh()
     before = dict(made.store.objects)
     with leases.held(repository, "backup") as lease:

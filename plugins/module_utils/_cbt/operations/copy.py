@@ -11,6 +11,7 @@ import dataclasses
 import time
 import typing as t
 
+from ..busy import COPY_NAMES, Busy, limited_by
 from ..control import Control
 from ..errors import CbtError, DamagedObject, ObjectMissing, Refused
 from ..repository.format.manifests import DiskRecord, Key, RestorePoint
@@ -49,6 +50,7 @@ class CopiedPoint:
 
     point: RestorePoint
     statistics: Statistics | None = None
+    busy: tuple[Busy, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,11 @@ class CopyResult:
     failed: t.Mapping[str, str]
     warnings: tuple[str, ...] = ()
     duration: float = 0.0
+
+    @property
+    def limited_by(self) -> str | None:
+        """One sentence that says what limited the copy, None if no disk was read."""
+        return limited_by((busy for point in self.copied for busy in point.busy), COPY_NAMES)
 
 
 Bases = tuple[RestorePoint, RestorePoint]  # one restore point as the source has it, and as the destination has it
@@ -113,16 +120,22 @@ class _Copier:
     control: Control
     warnings: list[str] = dataclasses.field(default_factory=list)
 
-    def copy(
-        self, point: RestorePoint, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]
-    ) -> tuple[RestorePoint, Statistics | None]:
-        """Copy one point; returns it as it exists then, and what it took, None if another run copied it.
+    def copy(self, point: RestorePoint, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]) -> CopiedPoint:
+        """Copy one point; returns it as it exists then, and what it took, which is None if another run copied it.
 
         Raises a CbtError; then nothing of it is left but packs that the next attempt finds, if the source is whole.
         """
+        with self.control.phase("copying", point=point.id, domain=point.domain) as result:
+            copied = self._copy(point, there, here)
+            result["copied"] = copied.statistics is not None
+        return copied
+
+    def _copy(
+        self, point: RestorePoint, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]
+    ) -> CopiedPoint:
         present = whole_point(self.lease.repository, *point.key)
         if present is not None:
-            return present, None
+            return CopiedPoint(present)
         new = NewPoint(self.lease, point.key, self.options, self.damages, self.control)
         try:
             sources = {
@@ -146,10 +159,10 @@ class _Copier:
             raise
         if published not in described:
             new.withdraw()
-            return published, None
+            return CopiedPoint(published)
         new.record_hooks()
         self.warnings.extend(new.warnings)
-        return published, _total(new)
+        return CopiedPoint(published, _total(new), tuple(disk.busy for disk in new.disks.values()))
 
     def _read(self, new: NewPoint, point: RestorePoint, disk: DiskRecord, bases: Bases | None) -> PointSource:
         before, held = self._maps(disk, bases)
@@ -237,7 +250,7 @@ class _Task:
         while waiting:
             point = waiting.popleft()
             try:
-                made, taken = copier.copy(point, self.there, self.here)
+                taken = copier.copy(point, self.there, self.here)
             except (DamagedObject, ObjectMissing) as error:
                 now = _now(copier.source, point)
                 if now == point:
@@ -245,11 +258,11 @@ class _Task:
                 elif now is not None:
                     waiting.appendleft(now)  # its blocks were moved or healed meanwhile
                 continue
-            self.here = [*(each for each in self.here if each.key != made.key), made]
-            if taken is None:
-                self.held.add(made.key)
+            self.here = [*(each for each in self.here if each.key != taken.point.key), taken.point]
+            if taken.statistics is None:
+                self.held.add(taken.point.key)
             else:
-                self.copied.append(CopiedPoint(made, taken))
+                self.copied.append(taken)
             copier.control.reached(_outcome(len(self.copied), number))
         for each in {each.point.uuid: each.point for each in self.copied}.values():
             copier.warnings.extend(_healed(copier.lease, each, copier.damages, copier.control))

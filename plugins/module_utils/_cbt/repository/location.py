@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 
+from ..control import Control
 from ..errors import RepositoryError
 from .stores.base import Store
 from .stores.directory import DirectoryStore
@@ -16,11 +17,15 @@ from .stores.s3_options import S3_SCHEME, S3Options
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a repository is, an absolute path or ``s3://bucket/prefix``, and what opens it if it is encrypted."""
+    """Where a repository is, an absolute path or ``s3://bucket/prefix``, and what opens it if it is encrypted.
+
+    Requests that have to be repeated are reported to ``control``.
+    """
 
     location: str
     s3: S3Options = S3Options()
     passphrase: str | None = dataclasses.field(default=None, repr=False)
+    control: Control = dataclasses.field(default_factory=Control, repr=False, compare=False)
 
 
 def as_place(place: str | Place) -> Place:
@@ -34,7 +39,7 @@ def store_at(place: str | Place) -> Store:
     if place.location.startswith(S3_SCHEME):
         from .stores.s3_store import S3Store  # only then: the SDK takes its time to be imported
 
-        return S3Store(place.location, place.s3)
+        return S3Store(place.location, place.s3, place.control)
     if not os.path.isabs(place.location):
         raise RepositoryError(f"The repository {place.location} is not an absolute path.")
     return DirectoryStore(place.location)

@@ -96,7 +96,7 @@ class Run:
             undo.callback(self._forget_checkpoint)
             places = self._places(work)
             with (
-                self._view(wanted, work) as view,
+                self._begun(wanted, work) as view,
                 free_space.guarded(places, self._control, lambda: backup_job.end(self._domain)),
             ):
                 if view.note is not None:
@@ -110,12 +110,21 @@ class Run:
         self._control.reached(
             f"Restore point {point.id} of {point.domain} is published and complete. The next backup completes the remaining work."
         )
-        self._remove_superseded()
-        self._heal()
-        self._new.record_hooks()
+        with self._control.phase("tidying"):
+            self._remove_superseded()
+            self._heal()
+            self._new.record_hooks()
         self.warnings += self._new.warnings
         self._control.progress(Progress("done", self._facts.name))
         return point
+
+    @contextlib.contextmanager
+    def _begun(self, wanted: t.Sequence[backup_job.JobDisk], work: scratch.Workspace) -> t.Iterator[frozen_view.View]:
+        with contextlib.ExitStack() as stack:
+            with self._control.phase("freezing", domain=self._facts.name) as result:
+                view = stack.enter_context(self._view(wanted, work))
+                result["consistency"] = view.consistency
+            yield view
 
     def _view(
         self, wanted: t.Sequence[backup_job.JobDisk], work: scratch.Workspace
@@ -264,6 +273,7 @@ class Run:
         for name in self._plan.superseded:
             try:
                 checkpoints.remove(self._domain, name)
+                self._control.note("checkpoint_removed", checkpoint=name)
             except (CbtError, libvirt.libvirtError) as error:
                 # The restore point stands; the leftover costs a little memory and goes with the next backup.
                 self.warnings.append(f"The superseded checkpoint {name} of {self._facts.name} was not removed: {error}")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 import typing as t
 
 from ...blocks.extents import BlockRange, joined, pieces, to_blocks, united
 from ...blocks.source import DiskSource
 from ...blocks.throttle import Throttle
-from ...control import Control, Progress
+from ...busy import BACKUP_NAMES, Busy, Stopwatch, measured
+from ...control import Control, Progress, Value
 from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE
 from ...parallel import in_parallel
 from ...repository.format.maps import ExtentMap, MapBuilder, Run
@@ -34,6 +36,7 @@ class ReadDisk:
     builder: MapBuilder
     statistics: Statistics
     size: int
+    busy: Busy
     unmarked: tuple[BlockRange, ...] = ()
 
     @property
@@ -41,6 +44,10 @@ class ReadDisk:
         """The unmarked blocks as (offset, length) in bytes."""
         ranges = ((each.first * BLOCK_SIZE, each.count * BLOCK_SIZE) for each in self.unmarked)
         return tuple((offset, min(length, self.size - offset)) for offset, length in ranges)
+
+    def summary(self) -> dict[str, Value]:
+        """What was counted, and the shares of the workers' time, for the log."""
+        return {**dataclasses.asdict(self.statistics), **self.busy.summary(BACKUP_NAMES)}
 
     def finish(self, written: t.Mapping[bytes, PackRef]) -> ExtentMap:
         """Its extent map."""
@@ -108,6 +115,8 @@ class Reader:
         unmarked: list[BlockRange] = []
         builder = MapBuilder(source.size, base)
         statistics = Statistics()
+        watches: list[Stopwatch] = []
+        began = time.perf_counter()
 
         @contextlib.contextmanager
         def worker() -> t.Iterator[t.Callable[[tuple[BlockRange, ...]], tuple[list[Found], Statistics]]]:
@@ -115,7 +124,9 @@ class Reader:
                 connection = stack.enter_context(source.connect())
                 dedup = self.sink.dedup
                 find = stack.enter_context(dedup.finder()) if dedup is not None else None
-                yield PortionReader(connection, source.size, known, self.sink, self.throttle, find).read
+                reader = PortionReader(connection, source.size, known, self.sink, self.throttle, find)
+                watches.append(reader.watch)
+                yield reader.read
 
         with in_parallel(portions, worker, self.workers, self.control) as results:
             for found, counted in results:
@@ -126,4 +137,5 @@ class Reader:
                 statistics.add(counted)
                 done = (found[-1].first + found[-1].count) * BLOCK_SIZE if found else 0
                 self.control.progress(Progress("reading", target, min(done, source.size), source.size))
-        return ReadDisk(builder, statistics, source.size, tuple(joined(unmarked)))
+        busy = measured(watches, time.perf_counter() - began)
+        return ReadDisk(builder, statistics, source.size, busy, tuple(joined(unmarked)))

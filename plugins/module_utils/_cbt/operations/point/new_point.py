@@ -107,8 +107,11 @@ class NewPoint:
             raise Refused(
                 f"Cannot store the disk {names.shown(target)}: a repository cannot hold this name. Use another target, or exclude the disk."
             )
-        self.disks[target] = self._reader(self._dedup).read(source, target, base, self.known(base), audit, again)
-        return self.disks[target]
+        with self._control.phase("reading", disk=target, compared=base is not None) as result:
+            disk = self._reader(self._dedup).read(source, target, base, self.known(base), audit, again)
+            result.update(disk.summary())
+        self.disks[target] = disk
+        return disk
 
     def publish(
         self,
@@ -123,12 +126,15 @@ class NewPoint:
 
         ``source_of`` reopens a disk. It is called only if packs in the map of the disk are missing or condemned.
         """
-        written = {**(self._dedup.packs if self._dedup is not None else {}), **self._writers[-1].finish()}
-        self._maps = {target: disk.finish(written) for target, disk in self.disks.items()}
-        point = self._described(files, describe)
-        self._control.check()
-        again = functools.partial(self._again, files, describe, source_of)
-        return publishing.publish(self._lease, point, again, self._appears, yields)
+        with self._control.phase("publishing", point=self._id) as result:
+            packs = self._writers[-1].finish()
+            written = {**(self._dedup.packs if self._dedup is not None else {}), **packs}
+            result.update(packs=len(packs), pack_bytes=sum(pack.size for pack in packs.values()))
+            self._maps = {target: disk.finish(written) for target, disk in self.disks.items()}
+            point = self._described(files, describe)
+            self._control.check()
+            again = functools.partial(self._again, files, describe, source_of)
+            return publishing.publish(self._lease, point, again, self._appears, yields)
 
     def _appears(self) -> None:
         """Note that other runs may see the point from now on and refer to its blocks.
@@ -151,6 +157,7 @@ class NewPoint:
         Store all maps and files again under new names.
         """
         self._control.check()
+        self._control.warn("stored_again", objects=len(lost), reason="a collector is about to delete them")
         self._writers.append(self._repository.writer())
         self._unnamed.append(self._writers[-1])
         again = {}

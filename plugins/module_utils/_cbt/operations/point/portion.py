@@ -11,6 +11,7 @@ import typing as t
 from ...blocks.extents import BlockRange
 from ...blocks.source import DiskConnection
 from ...blocks.throttle import Throttle
+from ...busy import COMPRESSING, HASHING, READING, SEARCHING, THROTTLED, Stopwatch
 from ...grid import BLOCK_SIZE, ZERO_BLOCK, coalesce
 from ...repository.dedup.dedup import Deduplicator, Find
 from ...repository.format.codecs import Encoder
@@ -83,12 +84,18 @@ class BlockSink:
     encode: Encoder
     dedup: Deduplicator | None = None
 
-    def store(self, blocks: t.Sequence[tuple[bytes, memoryview]]) -> tuple[dict[bytes, Placement], int]:
-        """Store new blocks. Return their places by block id, and the number of bytes stored."""
+    def store(
+        self, blocks: t.Sequence[tuple[bytes, memoryview]], watch: Stopwatch
+    ) -> tuple[dict[bytes, Placement], int]:
+        """Store new blocks. Return their places by block id, and the number of bytes stored.
+
+        ``watch`` measures the worker that stores them.
+        """
         if not blocks:
             return {}, 0
         encoded = [Encoded(block_id, *self.encode(data), len(data)) for block_id, data in blocks]
-        pack, first = placement = self.writer.append(encoded)
+        watch.lap(COMPRESSING)
+        pack, first = placement = self.writer.append(encoded, watch)
         block_ids = [block_id for block_id, _data in blocks]
         if self.dedup is not None:
             self.dedup.stored(placement, block_ids)
@@ -109,10 +116,12 @@ class PortionReader:
     sink: BlockSink
     throttle: Throttle
     find: Find | None
+    watch: Stopwatch = dataclasses.field(default_factory=Stopwatch)
 
     def read(self, portion: tuple[BlockRange, ...]) -> tuple[list[Found], Statistics]:
         """Read, hash, compare, look up, compress and store."""
-        statistics = Statistics()
+        statistics, watch = Statistics(), self.watch
+        watch.start()
         examined: list[_Examined] = []
         fresh: dict[bytes, memoryview] = {}
         for wanted in portion:
@@ -122,11 +131,16 @@ class PortionReader:
             offset = wanted.first * BLOCK_SIZE
             length = min(wanted.count * BLOCK_SIZE, self.size - offset)
             self.throttle.take(length)
+            watch.lap(THROTTLED)
             data = self.connection.read(offset, length)
+            watch.lap(READING)
             statistics.read_bytes += length
             examined += _examine(data, wanted, self.known, fresh)
+            watch.lap(HASHING)
         elsewhere = self.find(fresh) if self.find is not None and fresh else {}
-        stored, statistics.stored_bytes = self.sink.store([each for each in fresh.items() if each[0] not in elsewhere])
+        watch.lap(SEARCHING)
+        new = [each for each in fresh.items() if each[0] not in elsewhere]
+        stored, statistics.stored_bytes = self.sink.store(new, watch)
         found = list(coalesce(_located(examined, elsewhere, stored), _join))
         for each in found:
             statistics.count(each.state, min(each.count * BLOCK_SIZE, self.size - each.first * BLOCK_SIZE))

@@ -11,6 +11,7 @@ import os
 import typing as t
 
 from ...blocks.nbd_target import VERIFIED, NbdTarget, NbdTls, is_nbd
+from ...busy import RESTORE_NAMES, Busy
 from ...errors import Refused, size_text
 from ...grid import BLOCK_SIZE
 from ...hypervisor.connection import Session
@@ -72,6 +73,12 @@ class DiskRestore:
     format: str
     size: int
     written_bytes: int | None = None
+    busy: Busy | None = None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the workers' time that each kind of work took, empty in a plan."""
+        return self.busy.shares(RESTORE_NAMES) if self.busy is not None else {}
 
 
 def path_in(folder: str, name: str) -> str:

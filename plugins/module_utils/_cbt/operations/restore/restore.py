@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import time
 import typing as t
 
 from ...blocks.nbd_target import NbdTls, is_nbd
+from ...busy import RESTORE_NAMES, WRITING, Busy, Stopwatch, limited_by, measured
 from ...control import Control, Progress
 from ...errors import CbtError, DamagedObject, ObjectMissing, Refused
 from ...files import Buffer
@@ -62,24 +62,41 @@ class RestoreResult:
         """The XML without its secrets."""
         return machine_xml.without_secrets(self.domain_xml)
 
+    @property
+    def limited_by(self) -> str | None:
+        """One sentence that says what limited the writing of the disks."""
+        return limited_by((disk.busy for disk in self.disks if disk.busy is not None), RESTORE_NAMES)
 
-def _copy_run(repository: Repository, image: DiskWriter, place: str, size: int, lost: str, run: Run) -> int:
-    """Write one run's blocks, each proven; returns the bytes written. ``lost`` says what a failure costs. Runs in a worker's thread."""
-    proven: list[Buffer] = []
-    offset = run.first * BLOCK_SIZE
-    try:
-        for block in repository.reader.disk_blocks(run, size):
-            if isinstance(block, DamagedObject):
-                raise block
-            proven.append(block)
-    except (DamagedObject, ObjectMissing) as error:
-        raise DamagedObject(
-            f"Cannot restore {place} at offset {offset + len(proven) * BLOCK_SIZE}: {str(error).rstrip('.')}."
-            f" {lost} Choose another restore point; cbt_verify lists the damage."
-        ) from error
-    written = sum(len(block) for block in proven)
-    image.write(offset, proven)
-    return written
+
+@dataclasses.dataclass(frozen=True)
+class _RunWriter:
+    """Writes runs of one disk, in one worker's thread. ``lost`` says what a failure costs."""
+
+    repository: Repository
+    image: DiskWriter
+    place: str
+    size: int
+    lost: str
+    watch: Stopwatch = dataclasses.field(default_factory=Stopwatch)
+
+    def write(self, run: Run) -> int:
+        """Write one run's blocks, each proven; returns the bytes written."""
+        self.watch.start()
+        proven: list[Buffer] = []
+        offset = run.first * BLOCK_SIZE
+        try:
+            for block in self.repository.reader.disk_blocks(run, self.size, self.watch):
+                if isinstance(block, DamagedObject):
+                    raise block
+                proven.append(block)
+        except (DamagedObject, ObjectMissing) as error:
+            raise DamagedObject(
+                f"Cannot restore {self.place} at offset {offset + len(proven) * BLOCK_SIZE}: {str(error).rstrip('.')}."
+                f" {self.lost} Choose another restore point; cbt_verify lists the damage."
+            ) from error
+        self.image.write(offset, proven)
+        self.watch.lap(WRITING)
+        return sum(len(block) for block in proven)
 
 
 def _appear(partial: str, final: str, force: bool) -> None:
@@ -176,7 +193,10 @@ class _Restore:
                     path = partial_name(plan.path)
                     appearing[path] = plan.path
                     cleanup.callback(_forget, path)
-                done[plan.target] = self._write_disk(plan, path, control)
+                with control.phase("restoring", disk=plan.target, path=plan.path, format=plan.format) as result:
+                    disk, busy = self._write_disk(plan, path, control)
+                    done[plan.target] = dataclasses.replace(disk, busy=busy)
+                    result.update(written_bytes=disk.written_bytes, **busy.summary(RESTORE_NAMES))
             control.check()
             self._check_again()
             with contextlib.ExitStack() as undo:
@@ -221,7 +241,7 @@ class _Restore:
         if self.machine is not None and self._session is not None:
             machine.check_domain(self._session, self.machine.name, self.machine.uuid, self._request.force)
 
-    def _write_disk(self, plan: DiskRestore, path: str, control: Control) -> DiskRestore:
+    def _write_disk(self, plan: DiskRestore, path: str, control: Control) -> tuple[DiskRestore, Busy]:
         extents = self._maps[plan.target]
         written, total = 0, extents.stored_blocks * BLOCK_SIZE
         place = f"{plan.target} of {self.point.domain} from restore point {self.point.id}"
@@ -233,14 +253,23 @@ class _Restore:
                 if self._written_over
                 else "Nothing was restored."
             )
-            work = functools.partial(_copy_run, self._repository, image, place, plan.size, lost)
+            watches: list[Stopwatch] = []
+            began = time.perf_counter()
+
+            @contextlib.contextmanager
+            def worker() -> t.Iterator[t.Callable[[Run], int]]:
+                writer = _RunWriter(self._repository, image, place, plan.size, lost)
+                watches.append(writer.watch)
+                yield writer.write
+
             workers = self._request.workers or default_workers()
-            with in_parallel(portions(extents), lambda: contextlib.nullcontext(work), workers, control) as results:
+            with in_parallel(portions(extents), worker, workers, control) as results:
                 for amount in results:
                     written += amount
                     control.progress(Progress("restoring", plan.target, written, total))
+            busy = measured(watches, time.perf_counter() - began)
             image.finish()
-        return dataclasses.replace(plan, written_bytes=written)
+        return dataclasses.replace(plan, written_bytes=written), busy
 
     def _write_files(self, appearing: dict[str, str], undo: contextlib.ExitStack) -> None:
         for file in self.machine.files if self.machine is not None else ():

@@ -12,6 +12,7 @@ import itertools
 import time
 import typing as t
 
+from ...control import Control
 from ...errors import Held, ObjectMissing, Refused, RepositoryError, StorageFull, check_range
 from ...repository.dedup import dedup
 from ...repository.format import manifests, names
@@ -199,8 +200,8 @@ def _bring_back(
 class _Retention:
     """One run, as far as it is the same in check mode and without."""
 
-    def __init__(self, repository: Repository, request: RetentionRequest) -> None:
-        self._repository, self._request = repository, request
+    def __init__(self, repository: Repository, request: RetentionRequest, control: Control) -> None:
+        self._repository, self._request, self._control = repository, request, control
         self._listing = repository.points_of()
         self._holds = holds.listed(repository)
         self._held: dict[Key, list[holds.Hold]] = {}
@@ -229,7 +230,15 @@ class _Retention:
         decided = decide_all(
             found, self._request, moment, [point.key for point in found if point.id in self._request.undelete]
         )
-        return [self._kept_anyway(verdict, now) for verdict in decided]
+        verdicts = [self._kept_anyway(verdict, now) for verdict in decided]
+        for each in verdicts:
+            self._control.note(
+                "keep" if each.kept else "remove",
+                point=each.point.id,
+                domain=each.point.domain,
+                reason=", ".join(each.rules) or "no rule keeps it",
+            )
+        return verdicts
 
     def _kept_anyway(self, verdict: Verdict, now: float) -> Verdict:
         reasons = (*verdict.rules, *holds.reasons(self._held.get(verdict.point.key, ())))
@@ -252,7 +261,7 @@ class _Retention:
         for point in back:
             if publishing.lost(self._repository, point):
                 raise _too_late(point)
-        collector = Collector(self._repository, now, self._request.grace)
+        collector = Collector(self._repository, now, self._request.grace, self._control)
         collected = (
             collector.predict(self._request.confirm_shrink, {point.key for point in gone}, back)
             if self._collects
@@ -279,6 +288,7 @@ class _Retention:
         verdicts = self.decide(now)
         for each in self._back:
             _bring_back(self._repository, lease, each, self._removed)
+            self._control.note("brought_back", point=each.point.id, domain=each.point.domain)
         left = self._remove(lease, [verdict for verdict in verdicts if not verdict.kept])
         # First, so that what it empties is condemned at once.
         compacted = self._compact(lease) if self._compacts else None
@@ -295,7 +305,9 @@ class _Retention:
         self._repository.store.spare = reserve.FOR_COLLECTING
         for number, verdict in enumerate(going):
             try:
-                self._stayed[verdict.point.key] = _remove(lease, verdict)
+                self._stayed[verdict.point.key] = became = _remove(lease, verdict)
+                reason = {"reason": ", ".join(became.rules)} if became.kept else {}
+                self._control.note("stayed" if became.kept else "removed", point=became.point.id, **reason)
             except StorageFull:
                 return going[number:]
         return ()
@@ -303,19 +315,19 @@ class _Retention:
     def _compact(self, lease: Lease) -> Compacted:
         """Compact, if there is room for new packs: else it is left to a later run."""
         now = lease.now()
-        with contextlib.suppress(StorageFull):
-            return compaction.compact(
-                lease, self._candidates(trash.removed(self._repository, now - self._request.grace), now)
-            )
+        candidates = self._candidates(trash.removed(self._repository, now - self._request.grace), now)
+        with contextlib.suppress(StorageFull), self._control.phase("compacting") as result:
+            compacted = compaction.compact(lease, candidates, control=self._control)
+            result.update(dataclasses.asdict(compacted))
+            return compacted
         return Compacted()
 
     def _collect(self, lease: Lease, left: t.Sequence[Verdict]) -> Collected | None:
         """Reclaim space. With what that frees, go on with the points that are ``left`` to be removed, and with what could not be announced."""
         collected: Collected | None = None
         while self._collects:
-            done = Collector(self._repository, lease.now(), self._request.grace).collect(
-                lease, self._request.confirm_shrink
-            )
+            collector = Collector(self._repository, lease.now(), self._request.grace, self._control)
+            done = collector.collect(lease, self._request.confirm_shrink)
             collected = done.after(collected)
             if not done.deleted or not (left or done.unannounced):
                 break
@@ -371,7 +383,9 @@ class _Retention:
         )
 
 
-def retention(repository: Repository, request: RetentionRequest, check_only: bool = False) -> RetentionResult:
+def retention(
+    repository: Repository, request: RetentionRequest, check_only: bool = False, control: Control | None = None
+) -> RetentionResult:
     """Bring restore points back, remove others by rules, and reclaim space.
 
     With ``check_only``, nothing is changed, and the result is the prediction. Damaged manifests and held points are
@@ -379,13 +393,14 @@ def retention(repository: Repository, request: RetentionRequest, check_only: boo
     nothing of a domain, or if a point cannot be brought back; RepositoryError if the repository cannot be read or
     written.
     """
+    control = control or Control()
     if check_only:
-        return _Retention(repository, request).predict()
+        return _Retention(repository, request, control).predict()
     store = repository.store
     store.spare = 0
     try:
         with leases.held(repository, "retention") as lease:
-            return _Retention(repository, request).carry_out(lease)
+            return _Retention(repository, request, control).carry_out(lease)
     finally:
         store.spare = None
         store.keep_reserve()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from ...busy import VERIFY_NAMES, Busy, limited_by
+from ...control import Value
 from ...grid import coalesce
 from ...repository.format.manifests import RestorePoint
 
@@ -35,12 +37,13 @@ class Damage:
 
 @dataclasses.dataclass(frozen=True)
 class PointVerdict:
-    """What was found of one restore point; ``point`` is None if its manifest cannot be read."""
+    """What was found of one restore point; ``point`` is None if its manifest cannot be read. ``busy`` is of its disks."""
 
     name: str
     point: RestorePoint | None
     damage: tuple[Damage, ...]
     checked_bytes: int
+    busy: tuple[Busy, ...] = ()
 
     @property
     def status(self) -> str:
@@ -48,6 +51,16 @@ class PointVerdict:
         if not self.damage:
             return OK
         return INCOMPLETE if all(each.missing for each in self.damage) else DAMAGED
+
+    def summary(self) -> dict[str, Value]:
+        """The verdict for the log."""
+        cause: dict[str, Value] = {"damage": len(self.damage), "cause": self.damage[0].cause} if self.damage else {}
+        return {"status": self.status, "checked_bytes": self.checked_bytes, **cause}
+
+
+def limit_of(verdicts: t.Iterable[PointVerdict]) -> str | None:
+    """One sentence that says what limited the verification, None if no block was read."""
+    return limited_by((busy for verdict in verdicts for busy in verdict.busy), VERIFY_NAMES)
 
 
 def joined(damage: t.Iterable[Damage]) -> tuple[Damage, ...]:

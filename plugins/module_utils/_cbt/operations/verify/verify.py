@@ -12,6 +12,7 @@ import itertools
 import time
 import typing as t
 
+from ...busy import Busy, Stopwatch, measured
 from ...control import Control, Progress
 from ...errors import DamagedObject, Interrupted, ObjectMissing, Refused, RepositoryError, check_range
 from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE
@@ -97,10 +98,11 @@ def _tasks(extents: ExtentMap, findings: Findings, due: t.Callable[[Run], bool])
             ordinal = stop
 
 
-def _look(repository: Repository, target: str, size: int, run: Run) -> list[Damage]:
+def _look(repository: Repository, target: str, size: int, watch: Stopwatch, run: Run) -> list[Damage]:
     damage = []
+    watch.start()
     try:
-        for index, block in enumerate(repository.reader.disk_blocks(run, size)):
+        for index, block in enumerate(repository.reader.disk_blocks(run, size, watch)):
             if isinstance(block, DamagedObject):
                 one = run.part(run.first + index, run.first + index + 1)
                 damage.append(_range(target, one, size, block, one.ordinal))
@@ -109,12 +111,12 @@ def _look(repository: Repository, target: str, size: int, run: Run) -> list[Dama
     return damage
 
 
-def _check_run(repository: Repository, target: str, size: int, run: Run) -> tuple[Run, list[Damage]]:
+def _check_run(repository: Repository, target: str, size: int, watch: Stopwatch, run: Run) -> tuple[Run, list[Damage]]:
     """What is damaged of a run. A reading that fails once is no damage: only what a second one finds as well."""
-    first = _look(repository, target, size, run)
+    first = _look(repository, target, size, watch, run)
     if not first:
         return run, []
-    again = _look(repository, target, size, run)
+    again = _look(repository, target, size, watch, run)
     return run, _within(again, first) or _within(first, again)
 
 
@@ -153,6 +155,12 @@ class Verifier:
 
     def verify(self, point: RestorePoint) -> PointVerdict | None:
         """Verify one restore point; None if it was removed meanwhile. Raises RepositoryError only if the repository cannot be read at all."""
+        with self.control.phase("verifying", point=point.id, domain=point.domain, level=self.request.level) as result:
+            verdict = self._verify(point)
+            result.update(verdict.summary() if verdict is not None else {"status": "removed"})
+        return verdict
+
+    def _verify(self, point: RestorePoint) -> PointVerdict | None:
         while True:
             verdict = self._examine(point)
             if not verdict.damage:
@@ -171,6 +179,7 @@ class Verifier:
     def _examine(self, point: RestorePoint) -> PointVerdict:
         damage: list[Damage] = []
         checked = 0
+        busy: list[Busy] = []
         for file in point.files.values():
             try:
                 _twice(functools.partial(self.repository.get_file, point, file))
@@ -183,12 +192,12 @@ class Verifier:
                 damage.append(Damage(disk.target, 0, disk.size, str(error), isinstance(error, ObjectMissing), own=True))
                 continue
             check = self._verify_data if self.request.level == DATA else self._verify_packs
-            amount, found = check(disk.target, extents, self.turns.get(point.uuid, 0))
+            amount, found = check(disk.target, extents, self.turns.get(point.uuid, 0), busy)
             checked += amount
             damage += found
-        return PointVerdict(point.id, point, joined(damage), checked)
+        return PointVerdict(point.id, point, joined(damage), checked, tuple(busy))
 
-    def _verify_packs(self, target: str, extents: ExtentMap, _turn: int) -> tuple[int, list[Damage]]:
+    def _verify_packs(self, target: str, extents: ExtentMap, _turn: int, _busy: list[Busy]) -> tuple[int, list[Damage]]:
         """Every pack is there, of its size, and its directory as written."""
         faults: dict[bytes, Exception] = {}
         checked = 0
@@ -216,9 +225,11 @@ class Verifier:
             return error
         return None
 
-    def _verify_data(self, target: str, extents: ExtentMap, turn: int) -> tuple[int, list[Damage]]:
+    def _verify_data(self, target: str, extents: ExtentMap, turn: int, busy: list[Busy]) -> tuple[int, list[Damage]]:
         """Every pack is as above, and every block that is due unpacks to the bytes whose id was recorded."""
         found: list[Damage] = []
+        watches: list[Stopwatch] = []
+        began = time.perf_counter()
         slices, workers = self.request.slices, self.request.workers or default_workers()
         checked, total = 0, extents.stored_blocks * BLOCK_SIZE // slices
 
@@ -228,7 +239,8 @@ class Verifier:
 
         @contextlib.contextmanager
         def worker() -> t.Iterator[t.Callable[[Run], tuple[Run, list[Damage]]]]:
-            yield functools.partial(_check_run, self.repository, target, extents.size)
+            watches.append(Stopwatch())
+            yield functools.partial(_check_run, self.repository, target, extents.size, watches[-1])
 
         with in_parallel(_tasks(extents, self.findings, due), worker, workers, self.control) as results:
             for run, damage in results:
@@ -237,6 +249,7 @@ class Verifier:
                     found += damage
                 checked += run.count * BLOCK_SIZE
                 self.control.progress(Progress("verifying", target, checked, total))
+        busy.append(measured(watches, time.perf_counter() - began))
         return checked, _as_far_as_told(target, extents.size, found)
 
     def _note(self, run: Run, damage: t.Sequence[Damage]) -> None:

@@ -9,6 +9,7 @@ import collections
 import threading
 import typing as t
 
+from ...busy import PROVING, READING, Stopwatch
 from ...errors import DamagedObject
 from ...files import Buffer
 from ...grid import BLOCK_SIZE, block_length
@@ -19,6 +20,7 @@ from ..format.packs import BlockEntry, Directory, Encoded, PackRef
 from ..stores.base import Store
 
 Block = t.TypeVar("Block")
+Make = t.Callable[[BlockEntry, int, Buffer, PackKeys, Keys], Block]
 
 CACHED_BLOCKS = 1 << 18  # directory entries kept; about 16 MiB
 
@@ -58,16 +60,18 @@ class PackReader:
                 self._cached -= len(self._cache.popitem(last=False)[1])
         return directory
 
-    def blocks(self, ref: PackRef, first: int, count: int) -> t.Iterator[Buffer | DamagedObject]:
+    def blocks(
+        self, ref: PackRef, first: int, count: int, watch: Stopwatch | None = None
+    ) -> t.Iterator[Buffer | DamagedObject]:
         """``count`` consecutive blocks, read at once; in place of each that is damaged, the fault.
 
         Raises as ``directory`` does, and RepositoryError if the store cannot be read.
         """
-        return self._each(ref, first, count, packs.decode)
+        return self._each(ref, first, count, packs.decode, watch or Stopwatch())
 
-    def disk_blocks(self, run: Run, size: int) -> t.Iterator[Buffer | DamagedObject]:
+    def disk_blocks(self, run: Run, size: int, watch: Stopwatch | None = None) -> t.Iterator[Buffer | DamagedObject]:
         """The same of a run of a disk with this size; a block that is not as long as the disk's is damaged."""
-        for index, block in enumerate(self.blocks(run.pack, run.ordinal, run.count)):
+        for index, block in enumerate(self.blocks(run.pack, run.ordinal, run.count, watch)):
             if isinstance(block, DamagedObject) or len(block) == block_length(run.first + index, size):
                 yield block
             else:
@@ -77,11 +81,9 @@ class PackReader:
 
     def encoded(self, ref: PackRef, first: int, count: int) -> t.Iterator[Encoded | DamagedObject]:
         """The same as ``blocks``, proven as well, but ready to be stored elsewhere."""
-        return self._each(ref, first, count, packs.encoded)
+        return self._each(ref, first, count, packs.encoded, Stopwatch())
 
-    def _one_by_one(
-        self, ref: PackRef, first: int, count: int, make: t.Callable[[BlockEntry, int, Buffer, PackKeys, Keys], Block]
-    ) -> t.Iterator[Block | DamagedObject]:
+    def _one_by_one(self, ref: PackRef, first: int, count: int, make: Make[Block]) -> t.Iterator[Block | DamagedObject]:
         """The same where a directory has a length that no block has, of which no more is read."""
         for ordinal in range(first, first + count):
             if count == 1:
@@ -89,10 +91,10 @@ class PackReader:
                     f"block {ordinal} of pack {ref.id.hex()}: its stored length is more than any block takes"
                 )
             else:
-                yield from self._each(ref, ordinal, 1, make)
+                yield from self._each(ref, ordinal, 1, make, Stopwatch())
 
     def _each(
-        self, ref: PackRef, first: int, count: int, make: t.Callable[[BlockEntry, int, Buffer, PackKeys, Keys], Block]
+        self, ref: PackRef, first: int, count: int, make: Make[Block], watch: Stopwatch
     ) -> t.Iterator[Block | DamagedObject]:
         directory = self.directory(ref)
         if first + count > len(directory):
@@ -104,6 +106,7 @@ class PackReader:
             yield from self._one_by_one(ref, first, count, make)
             return
         payloads = memoryview(self._store.get_range(ref.name, start, length))
+        watch.lap(READING)
         for ordinal in range(first, first + count):
             entry = directory.entry(ordinal)
             offset = entry.offset - start
@@ -111,3 +114,4 @@ class PackReader:
                 yield make(entry, ordinal, payloads[offset : offset + entry.stored], directory.keys, self.keys)
             except DamagedObject as error:
                 yield DamagedObject(f"block {ordinal} of pack {ref.id.hex()}: {error}")
+        watch.lap(PROVING)

@@ -11,6 +11,7 @@ import contextlib
 import threading
 import typing as t
 
+from ...busy import ENCRYPTING, STORING, Stopwatch
 from ...errors import RepositoryError
 from ..crypto.keys import Keys
 from ..format import hooks, names, packs
@@ -83,11 +84,12 @@ class PackWriter:
         self._most = store.open_uploads or _UNSEALED
         self._sealer = concurrent.futures.ThreadPoolExecutor(max_workers=(store.open_uploads or 2) - 1)
 
-    def append(self, blocks: t.Sequence[Encoded]) -> Placement:
-        """Store blocks one after another in one pack. May be called from any thread.
+    def append(self, blocks: t.Sequence[Encoded], watch: Stopwatch | None = None) -> Placement:
+        """Store blocks one after another in one pack. May be called from any thread, each with a ``watch`` of its own.
 
         Raises RepositoryError if the store fails.
         """
+        watch = watch or Stopwatch()
         lines = b"".join(packs.entry(block, self._keys.overhead) for block in blocks)
         length = sum(len(block.payload) + self._keys.overhead for block in blocks)
         with self._changed:
@@ -98,8 +100,12 @@ class PackWriter:
             pack.pending += 1
             if pack.full:
                 pack.closed, self._open = True, None
+        watch.lap(STORING)  # where packs wait for the store
         try:
-            pack.upload.write(pack.keys.seal_blocks(placement.ordinal, [block.payload for block in blocks]), offset)
+            sealed = pack.keys.seal_blocks(placement.ordinal, [block.payload for block in blocks])
+            watch.lap(ENCRYPTING)
+            pack.upload.write(sealed, offset)
+            watch.lap(STORING)
         except BaseException as error:
             self._fail(error)
             raise

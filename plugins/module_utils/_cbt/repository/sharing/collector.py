@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import typing as t
 
+from ...control import Control
 from ...errors import DamagedObject, ObjectLocked, ObjectMissing, Refused, StorageFull
 from ...parallel import side_by_side
 from ..format import envelope, names
@@ -95,9 +96,9 @@ def _sort(
 class Collector:
     """One run, at a time by the store's clock, with a grace period in seconds."""
 
-    def __init__(self, repository: Repository, now: float, grace: float) -> None:
+    def __init__(self, repository: Repository, now: float, grace: float, control: Control | None = None) -> None:
         self._repository, self._store = repository, repository.store
-        self._now, self._grace = now, grace
+        self._now, self._grace, self._control = now, grace, control or Control()
 
     def predict(
         self, confirm_shrink: bool = False, without: t.Collection[Key] = (), back: t.Collection[RestorePoint] = ()
@@ -120,6 +121,17 @@ class Collector:
         anything cannot be listed or read. Then nothing needed was deleted, and the next run goes on. Where the store is full, as much is
         announced and deleted as there is room for.
         """
+        with self._control.phase("collecting") as result:
+            collected = self._collect(lease, confirm_shrink)
+            result.update(
+                condemned=collected.condemned,
+                deleted=collected.deleted,
+                reclaimed_bytes=collected.reclaimed_bytes,
+                unannounced=collected.unannounced,
+            )
+        return collected
+
+    def _collect(self, lease: Lease, confirm_shrink: bool) -> Collected:
         self._store.spare = reserve.FOR_DELETING
         first = self._survey()
         self._refuse_shrunk(first, confirm_shrink)
@@ -142,6 +154,7 @@ class Collector:
                 condemned.announce(self._repository, name)
             except StorageFull:
                 return False
+            self._control.detail("condemned", object=name)
             return True
 
         left = [name for name, done in zip(fresh, side_by_side(announce, fresh)) if not done]
@@ -176,10 +189,13 @@ class Collector:
             except ObjectLocked:
                 return False  # once the lock ends
             condemned.pardon(self._repository, name)
+            self._control.detail("deleted", object=name, bytes=found.due[name])
             return True
 
         gone = {name: found.due[name] for name, done in zip(listed, side_by_side(delete, listed)) if done}
         named = [name for name in {*found.fresh, *found.due} if again.needs(name)]
+        for name in named:
+            self._control.note("pardoned", object=name, reason="a restore point names it again")
         for _done in side_by_side(lambda name: condemned.pardon(self._repository, name), named):
             pass
         for each in lists:

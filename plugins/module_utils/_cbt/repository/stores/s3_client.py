@@ -10,6 +10,7 @@ import functools
 import os
 import typing as t
 
+from ...control import Control
 from ...errors import ObjectMissing, ReadOnly, RepositoryError, StorageFull
 from .s3_options import S3Options
 
@@ -60,7 +61,7 @@ _ADVICE = {
 }
 
 
-def connect(options: S3Options) -> t.Any:
+def connect(options: S3Options, control: Control) -> t.Any:
     """A client, which may be used from several threads. Raises RepositoryError if it cannot be made as asked for."""
     if boto3 is None:
         raise RepositoryError("A repository on S3 needs the Python module boto3. Install python3-boto3.")
@@ -81,6 +82,7 @@ def connect(options: S3Options) -> t.Any:
     if client.meta.endpoint_url.startswith("https:"):
         client.meta.config.s3 = {"payload_signing_enabled": False, **(client.meta.config.s3 or {})}
     client.meta.events.register("before-send.s3", functools.partial(_send, client._endpoint.http_session))
+    client.meta.events.register("needs-retry.s3", functools.partial(_report_retry, control))
     client.meta.events.register("provide-client-params.s3.PutObject", _take_condition)
     client.meta.events.register("before-call.s3.PutObject", _set_condition)
     return client
@@ -133,6 +135,15 @@ def _send(session: t.Any, request: t.Any, **_event: t.Any) -> t.Any:
         answer.raw = _Bounded(answer.raw, request.url)
         answer.content  # noqa: B018  # reads it, as the SDK would have done
     return answer
+
+
+def _report_retry(control: Control, operation: t.Any, attempts: int, **event: t.Any) -> None:
+    """Report a request that failed in a way in which the SDK repeats it."""
+    error, answer = event.get("caught_exception"), event.get("response")
+    status = answer[0].status_code if answer is not None else 0
+    if attempts < ATTEMPTS and (error is not None or status >= 500 or status == 429):
+        why = str(error) if error is not None else f"HTTP {status}"
+        control.note("retry", request=operation.name, attempt=attempts, error=why)
 
 
 _CONDITIONS = {"IfNoneMatch": "If-None-Match", "IfMatch": "If-Match"}

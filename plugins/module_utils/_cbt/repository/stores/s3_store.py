@@ -15,6 +15,7 @@ import time
 import typing as t
 import urllib.parse
 
+from ...control import Control
 from ...errors import ObjectLocked, ObjectMissing, RepositoryError
 from ...files import Buffer
 from ...printable import utc_time
@@ -40,7 +41,7 @@ class S3Store:
     local_path: str | None = None
     open_uploads: int | None = _OPEN_UPLOADS
 
-    def __init__(self, location: str, options: S3Options) -> None:
+    def __init__(self, location: str, options: S3Options, control: Control | None = None) -> None:
         bucket, *folders = [part for part in location[len(S3_SCHEME) :].split("/") if part] or [""]
         if not bucket:
             raise RepositoryError(f"The repository {location} names no bucket. Write it as s3://bucket/prefix.")
@@ -51,7 +52,8 @@ class S3Store:
         self.foreign = Foreign(self.location)
         self.spare: float | None = None
         self.was_full = False
-        self.client = s3_client.connect(options)
+        self._control = control or Control()
+        self.client = s3_client.connect(options, self._control)
         self.spools = Spools()
 
     @property
@@ -175,6 +177,7 @@ class S3Store:
                 except (exceptions.BotoCoreError, OSError):
                     if attempt + 1 == s3_client.ATTEMPTS:
                         raise
+                self._control.note("retry", request="GetObject", attempt=attempt + 1, error="the answer broke off")
                 _pause(attempt)
         raise RepositoryError(
             f"Cannot read {self._path(name)}: the server repeatedly sent less than it announced. Check the server."
@@ -269,6 +272,7 @@ class S3Store:
                 except s3_client.ResponseParserError:
                     if attempt + 1 == s3_client.ATTEMPTS:
                         raise
+            self._control.note("retry", request="ListObjectsV2", attempt=attempt + 1, error="the answer broke off")
             _pause(attempt)
         _check_listing(page, self.location)
         return page

@@ -1,0 +1,110 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What kept the workers busy: the time of each kind of work, its share, and which of them limited the operation.
+
+Workers read, compute and store in turn. The share of a kind of work is the seconds that the workers spent in it, divided
+by what they had: the duration, times the workers that had something to do. The rest is the time in which they waited for
+each other or for more to do. A worker that waits for a processor in the middle of its work counts as busy with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import typing as t
+
+from .control import Value
+
+READING = "reading"
+HASHING = "hashing"
+SEARCHING = "searching"
+COMPRESSING = "compressing"
+ENCRYPTING = "encrypting"
+STORING = "storing"
+PROVING = "proving"
+WRITING = "writing"
+THROTTLED = "throttled"
+
+_MOSTLY = 0.5  # share from which on a kind of work counts as the limit
+
+Names = t.Mapping[str, str]  # by kind of work: what it is called in a sentence
+BACKUP_NAMES: Names = {
+    READING: "reading the disk",
+    HASHING: "hashing and comparing blocks",
+    SEARCHING: "looking for stored blocks",
+    COMPRESSING: "compressing",
+    ENCRYPTING: "encrypting",
+    STORING: "storing in the repository",
+    THROTTLED: "waiting for rate_limit",
+}
+COPY_NAMES: Names = {**BACKUP_NAMES, READING: "reading the source repository", STORING: "storing in the destination"}
+RESTORE_NAMES: Names = {
+    READING: "reading the repository",
+    PROVING: "decompressing and proving blocks",
+    WRITING: "writing the disk",
+}
+VERIFY_NAMES: Names = {READING: RESTORE_NAMES[READING], PROVING: RESTORE_NAMES[PROVING]}
+
+
+class Stopwatch:
+    """Seconds that one worker spends in each kind of work."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def start(self) -> None:
+        """Let the time since the last call count for nothing."""
+        self._since = time.perf_counter()
+
+    def lap(self, work: str) -> None:
+        """Count the time since the last call as this kind of work."""
+        now = time.perf_counter()
+        self.seconds[work] = self.seconds.get(work, 0.0) + now - self._since
+        self._since = now
+
+
+@dataclasses.dataclass(frozen=True)
+class Busy:
+    """Seconds by kind of work, of which each of ``workers`` had ``duration``."""
+
+    seconds: t.Mapping[str, float]
+    duration: float
+    workers: int
+
+    def shares(self, names: Names) -> dict[str, float]:
+        """The share of each kind of work, from 0 to 1."""
+        whole = self.duration * self.workers
+        return {kind: round(min(1.0, self.seconds.get(kind, 0.0) / whole), 3) if whole else 0.0 for kind in names}
+
+    def summary(self, names: Names) -> dict[str, Value]:
+        """The same for the log, with the number of workers."""
+        return {"workers": self.workers, **{f"{kind}_busy": share for kind, share in self.shares(names).items()}}
+
+
+def measured(watches: t.Iterable[Stopwatch], duration: float) -> Busy:
+    """What the watches of all workers say. Workers for which there was nothing to do do not count."""
+    worked = [watch.seconds for watch in watches if watch.seconds]
+    kinds = {kind for seconds in worked for kind in seconds}
+    return Busy({kind: sum(seconds.get(kind, 0.0) for seconds in worked) for kind in kinds}, duration, len(worked))
+
+
+def limited_by(parts: t.Iterable[Busy], names: Names) -> str | None:
+    """One sentence that says what limited the operation, None if nothing was measured. Pure."""
+    measured_parts = [part for part in parts if part.duration * part.workers]
+    if not measured_parts:
+        return None
+    whole = sum(part.duration * part.workers for part in measured_parts)
+    shares = {kind: sum(part.seconds.get(kind, 0.0) for part in measured_parts) / whole for kind in names}
+    first, second = sorted(names, key=lambda kind: -shares[kind])[:2]
+    if shares[first] >= _MOSTLY:
+        return f"{names[first][0].upper()}{names[first][1:]}: busy {_percent(shares[first])} of the time."
+    return (
+        f"No single kind of work: {names[first]} was busy {_percent(shares[first])} of the time,"
+        f" {names[second]} {_percent(shares[second])}."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{min(100, round(share * 100))} %"

@@ -1,0 +1,59 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Before a backup: whether the domain can be backed up, and what killed runs left on it."""
+
+from __future__ import annotations
+
+import contextlib
+import typing as t
+
+from ...errors import Refused
+from ...hypervisor import backup_job, leftovers
+from ...hypervisor.connection import Domain, explained, libvirt
+from ...hypervisor.domain import DomainFacts, read_domain
+from ...repository.format import names
+
+
+def check_job(domain: Domain, facts: DomainFacts, abort_foreign: bool) -> None:
+    """Raise Refused if a job of another tool runs, unless it is a backup job and may be ended."""
+    if facts.job is None or leftovers.is_leftover(domain) or (abort_foreign and facts.job == "backup"):
+        return
+    raise Refused(
+        f"Cannot back up {facts.name}: a {facts.job} job is running on it that is not ours. Wait for it to end, or end it with"
+        f" virsh domjobabort {facts.name} or, if it is a backup job, with abort_foreign_job: true."
+    )
+
+
+def check_name(domain: Domain) -> None:
+    """Raise Refused if a restore point of the domain could not be read again for its name."""
+    if not names.is_domain_name(domain.name):
+        raise Refused(
+            f"Cannot back up the domain {names.shown(domain.name)}: its name contains control characters. Rename it with virsh domrename."
+        )
+
+
+def clear(domain: Domain, scratch_dir: str, abort_foreign: bool) -> list[str]:
+    """End jobs and remove scratch files of runs that were killed, and a foreign job if that was asked for."""
+    done = leftovers.clear(domain, scratch_dir)
+    if abort_foreign and read_domain(domain).job == "backup":
+        backup_job.end(domain)
+        done.append(f"A backup job of another tool on {domain.name} was ended because abort_foreign_job is set.")
+    return done
+
+
+@contextlib.contextmanager
+def started(domain: Domain, wanted: bool) -> t.Iterator[None]:
+    """Have a shut-off domain started, its processors halted, for the block."""
+    if not wanted or domain.api.isActive():
+        yield
+        return
+    with explained(f"start {domain.name} paused"):
+        domain.api.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+    try:
+        yield
+    finally:
+        with explained(f"shut off {domain.name} again"):
+            # If it was resumed since then, another program or a person uses it.
+            if domain.api.isActive() and domain.api.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
+                domain.api.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)

@@ -1,0 +1,84 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What came of a backup, or of its plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ...busy import BACKUP_NAMES, Busy, limited_by
+from ...repository.format.manifests import RestorePoint
+from ..point.disk_reader import ReadDisk
+from ..point.portion import Statistics
+from .plan import BackupPlan, DiskPlan, Situation
+from .run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class DiskResult:
+    """What became of one disk; ``statistics`` is None where it was not read.
+
+    ``unmarked`` are (offset, length) in bytes that an audit found changed although tracking did not mark them;
+    ``healed_blocks`` damaged blocks of earlier points of which sound copies are stored now.
+    """
+
+    target: str
+    mode: str
+    reason: str
+    virtual_size: int | None
+    dirty_bytes: int | None
+    statistics: Statistics | None = None
+    unmarked: tuple[tuple[int, int], ...] = ()
+    healed_blocks: int = 0
+    busy: Busy | None = None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the workers' time that each kind of work took, empty where the disk was not read."""
+        return self.busy.shares(BACKUP_NAMES) if self.busy is not None else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class BackupResult:
+    """The outcome of a backup; ``point`` is None for an estimate, and where it was ``skipped``. ``duration`` is in seconds."""
+
+    point: RestorePoint | None
+    disks: tuple[DiskResult, ...]
+    warnings: tuple[str, ...]
+    skipped: str | None = None
+    duration: float = 0.0
+
+    @property
+    def limited_by(self) -> str | None:
+        """One sentence that says what limited the reading of the disks."""
+        return limited_by((disk.busy for disk in self.disks if disk.busy is not None), BACKUP_NAMES)
+
+
+def _disk(plan: DiskPlan, size: int | None, read: ReadDisk | None, healed: int) -> DiskResult:
+    if read is None:
+        return DiskResult(plan.target, plan.mode, plan.reason, size, plan.dirty_bytes)
+    counts = read.statistics
+    return DiskResult(
+        target=plan.target,
+        mode=plan.mode,
+        reason=plan.reason,
+        virtual_size=read.size,
+        dirty_bytes=counts.dirty_bytes,
+        statistics=counts,
+        unmarked=read.unmarked_bytes,
+        healed_blocks=healed,
+        busy=read.busy,
+    )
+
+
+def result_of(
+    found: Situation, plan: BackupPlan, run: Run | None, point: RestorePoint | None, warnings: t.Iterable[str]
+) -> BackupResult:
+    """The outcome of a plan, and of the run that carried it out, if there was one."""
+    read: t.Mapping[str, ReadDisk] = run.disks if run is not None else {}
+    healed: t.Mapping[str, int] = run.healed.blocks if run is not None else {}
+    sizes = {disk.target: disk.virtual_size for disk in found.facts.disks}
+    disks = [_disk(each, sizes[each.target], read.get(each.target), healed.get(each.target, 0)) for each in plan.disks]
+    return BackupResult(point, tuple(disks), tuple(warnings), plan.skipped)
