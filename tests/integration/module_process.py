@@ -43,7 +43,7 @@ class ModuleProcess:
     ) -> None:
         handle, path = tempfile.mkstemp(dir=folder, suffix=".json")
         with os.fdopen(handle, "w") as file:
-            json.dump({**arguments, "_ansible_check_mode": check}, file)
+            json.dump({**arguments, "_ansible_check_mode": check, "_ansible_module_name": f"kvm.cbt.{module}"}, file)
         environment = dict(os.environ, PYTHONPATH=str(collection_path(folder)), LC_ALL="C.UTF-8")
         self.process = subprocess.Popen(
             [sys.executable, "-c", _WRAPPER, module, path, before],
