@@ -25,6 +25,7 @@ from lab.certificates import self_signed
 from s3_server import refusal
 from store_contract import LEASE, OTHER_PACK, PACK
 
+from _cbt.control import Control, Event
 from _cbt.errors import ObjectMissing, RepositoryError
 from _cbt.repository.location import Place, store_at
 from _cbt.repository.stores import s3_client, s3_upload
@@ -229,6 +230,19 @@ def test_a_listing_without_end_is_an_error(store: S3Store, script: Script, monke
 def test_a_busy_server_is_asked_again(store: S3Store, script: Script) -> None:
     script.answer(503, refusal("SlowDown")).answer(500, refusal("InternalError")).answer(200, DATA)
     assert store.get("collected.json") == DATA
+
+
+def test_requests_that_are_repeated_are_reported(server: ThreadingHTTPServer, script: Script) -> None:
+    events: list[Event] = []
+    options = S3Options(f"http://127.0.0.1:{server.server_port}", access_key="KEY", secret_key="SECRET")
+    store = S3Store("s3://bucket/p", options, Control(listener=events.append))
+    script.answer(503, refusal("SlowDown")).answer(200, DATA, sent=5).answer(404, refusal("NoSuchKey"))
+    with pytest.raises(ObjectMissing):
+        store.get("collected.json")
+    assert [(each.name, dict(each.fields)) for each in events] == [
+        ("retry", {"request": "GetObject", "attempt": 1, "error": "HTTP 503"}),
+        ("retry", {"request": "GetObject", "attempt": 1, "error": "the answer broke off"}),
+    ]
 
 
 def test_a_server_that_stays_busy_is_an_error_that_says_so(store: S3Store, script: Script) -> None:
