@@ -10,6 +10,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from module_process import run_module
@@ -101,3 +102,18 @@ def test_a_log_that_cannot_be_opened_ends_the_task_before_anything_is_done(
         assert domain.checkpoints() == []
     assert not repository.exists()
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_the_environment_names_the_log_of_tasks_that_name_none(
+    check: bool, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CBT_LOG_PATH", str(tmp_path / "environment.log"))
+    repository = str(workspace / "repository")
+    named = run_module(workspace, "cbt_repository", check, repository=repository, log_path=str(tmp_path / "option.log"))
+    assert not (tmp_path / "environment.log").exists()
+    unnamed = run_module(workspace, "cbt_repository", check, repository=repository)
+    for name, result in (("option.log", named), ("environment.log", unnamed)):
+        first, *_between, last = [Line(text) for text in (tmp_path / name).read_text().splitlines()]
+        assert (first.event, first.fields) == ("started", {"repository": repository, "check_mode": str(check).lower()})
+        assert (last.event, last.fields) == ("succeeded", {"changed": str(result["changed"]).lower()})

@@ -17,6 +17,7 @@ from lab.disks import DiskSpec
 from lab.domain import BlockDomain
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool
+from module_process import created
 from plays import Play, chroot
 
 from _cbt.hypervisor import scratch
@@ -123,6 +124,21 @@ def test_an_older_libvirt_has_incremental_backup_switched_on_once(play: Play, hy
         assert play.changed("role:kvm.cbt.prepare", variables) == 1
         assert "incremental-backup" in domain.xml(inactive=True)
         assert play.changed("role:kvm.cbt.prepare", variables) == 0
+
+
+def test_all_modules_of_a_role_append_to_the_log_that_cbt_log_path_names(
+    play: Play, hypervisor: Hypervisor, workspace: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "cbt.log"
+    repository = created(workspace, workspace / "repository")
+    with BlockDomain(hypervisor, [DiskSpec("vda", MIB)], start=False) as domain:
+        variables = {"cbt_repository": repository, "cbt_domains": [domain.name]}
+        play.run("role:kvm.cbt.backup", {**variables, "cbt_log_path": ""})
+        assert not log.exists()
+        play.run("role:kvm.cbt.backup", {**variables, "cbt_log_path": str(log)})
+    ends = re.findall(r"^\S+ INFO (\w+)\[\d+\] - succeeded ", log.read_text(), re.MULTILINE)
+    assert ends == ["cbt_domain_info", "cbt_backup"]
+    assert f" started domain={domain.uuid} repository={repository} " in log.read_text()
 
 
 def test_a_fresh_host_is_prepared_and_check_mode_works_before(

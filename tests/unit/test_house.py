@@ -381,3 +381,27 @@ def test_defaults_of_a_role_are_those_of_its_argument_spec(role: Path) -> None:
     )
     defaults = yaml.safe_load((role / "defaults/main.yml").read_text()) or {}
     assert defaults == {name: option["default"] for name, option in options.items() if "default" in option}
+
+
+def tasks_in(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The tasks of a list, with those of its blocks."""
+    for task in tasks:
+        yield task
+        for part in ("block", "rescue", "always"):
+            yield from tasks_in(task.get(part, []))
+
+
+@pytest.mark.parametrize("role", sorted((ROOT / "roles").iterdir()), ids=lambda role: str(role.name))
+def test_tasks_of_a_role_pass_its_log_path_to_each_module(role: Path) -> None:
+    expected = f"{{{{ {role.name}_log_path | default(omit, true) }}}}"
+    for path in sorted((role / "tasks").glob("*.yml")):
+        for task in tasks_in(yaml.safe_load(path.read_text()) or []):
+            for name in {f"kvm.cbt.{module}" for module in MODULES} & task.keys():
+                options = task[name]
+                if name == "kvm.cbt.cbt_each":
+                    options = (
+                        options["options"]
+                        if isinstance(options["options"], dict)
+                        else task["vars"][f"__{role.name}_options"]
+                    )
+                assert options.get("log_path") == expected, f"{path.name}: {task['name']}"
