@@ -61,6 +61,7 @@ class Site:
         self.old.hypervisor.connection.networkDefineXML(bridged)
         network(self.new, "office")
         self.guests = {name: guest_on(self.old, number) for number, name in enumerate(NAMES)}
+        self.definitions = [guest.xml(inactive=True) for guest in self.guests.values()]
         self.data: dict[str, str] = {}
         for name, guest in self.guests.items():
             guest.wait_ready()
@@ -78,13 +79,27 @@ class Site:
             **fields,
         }
 
-    def lose(self, name: str) -> None:
-        """A machine is lost with its host."""
-        guest = self.guests[name]
-        guest.destroy()
-        guest.image("vda").unlink()
-        guest.handle.undefineFlags(UNDEFINE_ALL)
-        guest.moved_to(self.new.hypervisor)
+    def lose(self) -> None:
+        """The machines are lost with their host."""
+        for guest in self.guests.values():
+            if guest.running:
+                guest.destroy()
+            guest.image("vda").rename(guest.folder / "lost")
+            guest.handle.undefineFlags(UNDEFINE_ALL)
+            guest.moved_to(self.new.hypervisor)
+
+    def have_originals(self) -> None:
+        """The machines run where they were, also if a test before has lost them and restored them on the new host."""
+        for number, guest in enumerate(self.guests.values()):
+            if guest.hypervisor is self.new.hypervisor:
+                if guest.running:
+                    guest.destroy()
+                guest.handle.undefineFlags(UNDEFINE_ALL)
+                guest.moved_to(self.old.hypervisor)
+                self.old.hypervisor.connection.defineXML(self.definitions[number])
+                (guest.folder / "lost").rename(guest.image("vda"))
+                guest.start()
+                guest.wait_ready()
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +120,7 @@ def test_a_rehearsal_runs_isolated_beside_the_originals(site: Site) -> None:
         {"name": application, "after": [database], "start": False},
         disaster_recovery_rehearsal="true",
     )
+    site.have_originals()
     nodes = [site.old]
     connection = site.old.hypervisor.connection
     printed = site.fleet.run(PLAYBOOK, variables, "--check", nodes=nodes)
@@ -145,8 +161,7 @@ def sound(guest: LinuxGuest, folder: Path) -> bool:
 
 def test_three_machines_come_back_on_a_host_that_never_saw_them(site: Site, tmp_path: Path) -> None:
     database, application, front = NAMES
-    for name in NAMES:
-        site.lose(name)
+    site.lose()
     answers = {"host": "127.0.0.1", "port": 22}  # of the host itself
     variables = site.variables(
         {"name": database, "wait_for": answers},
