@@ -7,23 +7,30 @@ from __future__ import annotations
 
 import functools
 
-from ._cbt.repository.location import Place
+from ._cbt.repository.location import RepositoryLocation
 from ._cbt.repository.memory.memory import Memory, Terms
 from ._cbt.repository.repository import Repository, Watching, find_repository, open_or_create, open_repository
 from ._cbt.repository.stores.s3_options import S3_SCHEME, S3Options
 from ._runtime import Module, require
 
-__all__ = ["Repository", "existing_repository", "place", "repository_if_any", "repository_or_none", "watching"]
+__all__ = [
+    "Repository",
+    "existing_repository",
+    "repository_if_any",
+    "repository_location",
+    "repository_or_none",
+    "watching",
+]
 
 
-def place(module: Module, which: str = "") -> Place:
+def repository_location(module: Module, which: str = "") -> RepositoryLocation:
     """Where the module's options say its repository is; with ``which`` the options whose names begin so."""
     params = module.params
     location: str = params[f"{which}repository"]
     if location.startswith(S3_SCHEME):
         require(module, "boto3")
     options = S3Options(**(params[f"{which}s3"] or {}))
-    return Place(location, options, params[f"{which}passphrase"], module.control)
+    return RepositoryLocation(location, options, params[f"{which}passphrase"], module.control)
 
 
 def watching(module: Module, which: str = "") -> Watching:
@@ -35,15 +42,15 @@ def watching(module: Module, which: str = "") -> Watching:
 def repository_or_none(module: Module, which: str = "") -> Repository | None:
     """The module's repository, created if the options say so; None in check mode if it would be."""
     if module.params["create_repository"]:
-        return open_or_create(place(module, which), module.check_mode, watching(module, which))
+        return open_or_create(repository_location(module, which), module.check_mode, watching(module, which))
     return existing_repository(module, which)
 
 
 def repository_if_any(module: Module) -> Repository | None:
     """The module's repository, None if there is none yet."""
-    return find_repository(place(module), watching(module))
+    return find_repository(repository_location(module), watching(module))
 
 
 def existing_repository(module: Module, which: str = "") -> Repository:
     """The module's repository, which must exist."""
-    return open_repository(place(module, which), watching(module, which))
+    return open_repository(repository_location(module, which), watching(module, which))

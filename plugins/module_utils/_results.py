@@ -18,7 +18,7 @@ from ._runtime import require
 if t.TYPE_CHECKING:
     from ._cbt.hypervisor.disks import Bitmap, Disk
     from ._cbt.repository.format.manifests import RestorePoint
-    from ._cbt.repository.sharing.leases import Session as WritingSession
+    from ._cbt.repository.sharing.leases import LeaseHolder
 
 
 def reduced(module: AnsibleModule, result: t.Any) -> t.Any:
@@ -55,15 +55,15 @@ def point_details(point: RestorePoint) -> dict[str, t.Any]:
     }
 
 
-def session_details(writing: WritingSession) -> dict[str, t.Any]:
+def session_details(holder: LeaseHolder) -> dict[str, t.Any]:
     """Who is at work on a repository, as modules return it."""
     # The store's own clock cannot be asked without writing; this one is near enough for a person.
     return {
-        "host": writing.host,
-        "process": writing.process,
-        "operation": writing.operation,
-        "since": utc_time(writing.since),
-        "lapsed": writing.lapsed(time.time()),
+        "host": holder.host,
+        "process": holder.process,
+        "operation": holder.operation,
+        "since": utc_time(holder.since),
+        "lapsed": holder.lapsed(time.time()),
     }
 
 
@@ -77,8 +77,8 @@ def disk_details(disk: Disk) -> dict[str, t.Any]:
         "format": disk.format,
         "compat": disk.compat,
         "virtual_size": disk.virtual_size,
-        "tracked": disk.untrackable is None and any(bitmap.recording for bitmap in disk.bitmaps),
-        "reason": disk.untrackable,
+        "tracked": disk.why_untrackable is None and any(bitmap.recording for bitmap in disk.bitmaps),
+        "reason": disk.why_untrackable,
         "bitmaps": [bitmap_details(bitmap) for bitmap in disk.bitmaps],
     }
 

@@ -375,7 +375,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _results, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.backup import BackupRequest, backup
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.plan import Wish
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.plan import BackupPolicy
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.result import BackupResult
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.run import BackupOptions
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.transport import Transport
@@ -383,7 +383,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.tra
 
 def _request(module: AnsibleModule) -> BackupRequest:
     params = module.params
-    wish = Wish(
+    policy = BackupPolicy(
         mode=params["mode"],
         selection=_runtime.selection(module),
         scan_untracked=params["scan_untracked"],
@@ -407,7 +407,7 @@ def _request(module: AnsibleModule) -> BackupRequest:
         ),
     )
     return BackupRequest(
-        params["domain"], wish, options, params["offline"] == "start_paused", params["abort_foreign_job"]
+        params["domain"], policy, options, params["offline"] == "start_paused", params["abort_foreign_job"]
     )
 
 

@@ -248,8 +248,8 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.info impor
     changed_until_now,
     describe_repository,
     healths,
+    lease_holders,
     list_points,
-    sessions,
 )
 
 _CHANGED_BLOCKS = {
@@ -295,7 +295,7 @@ def main() -> None:
                 for point, health in zip(found, healths(repository, found))
             ],
             "damaged": dict(damaged),
-            "sessions": [_results.session_details(each) for each in sessions(repository)],
+            "sessions": [_results.session_details(each) for each in lease_holders(repository)],
         }
         if module.params["changed_blocks"] is not None:
             result["changed_blocks"] = _changes(module, repository)

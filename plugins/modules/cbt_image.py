@@ -222,7 +222,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.co
     convert_disks,
     convert_image,
 )
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.plan import Wish
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.plan import ConversionOptions
 
 
 def _image(image: Converted) -> dict[str, object]:
@@ -232,7 +232,7 @@ def _image(image: Converted) -> dict[str, object]:
 
 def _convert(module: AnsibleModule) -> ConversionResult:
     params = module.params
-    wish = Wish(
+    options = ConversionOptions(
         method=params["method"],
         window=params["window"],
         dest=params["dest"],
@@ -247,13 +247,13 @@ def _convert(module: AnsibleModule) -> ConversionResult:
                 any_session,
                 os.path.abspath(params["path"]),
                 params["source_format"],
-                wish,
+                options,
                 control,
                 module.check_mode,
             )
     _runtime.require(module, "libvirt", "libvirt_qemu", "nbd")
     with _runtime.session(module) as session:
-        return convert_disks(session, params["domain"], params["disk"], wish, control, module.check_mode)
+        return convert_disks(session, params["domain"], params["disk"], options, control, module.check_mode)
 
 
 def main() -> None:

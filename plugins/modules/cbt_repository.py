@@ -144,7 +144,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.keys impor
     Configuration,
     KeyChange,
     KeyRequest,
-    arrange,
+    apply_keys,
 )
 
 
@@ -193,7 +193,9 @@ def main() -> None:
     params = module.params
     request = KeyRequest(params["new_passphrase"], params["slot"], tuple(params["remove_slots"]), params["rebuild"])
     with _runtime.reported(module):
-        change = arrange(_repository.place(module), request, module.check_mode, _repository.watching(module))
+        change = apply_keys(
+            _repository.repository_location(module), request, module.check_mode, _repository.watching(module)
+        )
     module.exit_json(**_outcome(change, module.check_mode))
 
 

@@ -288,7 +288,7 @@ def _hold(hold: Hold) -> dict[str, object]:
         "host": hold.host or None,
         "purpose": hold.purpose or None,
         "since": hold.begun,
-        "damaged": hold.flaw,
+        "damaged": hold.why_unreadable,
     }
 
 

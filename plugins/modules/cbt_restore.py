@@ -338,7 +338,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _results, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.errors import HypervisorError, Refused
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.restore import (
-    MachineWish,
+    MachineOptions,
     NbdTls,
     RestoreRequest,
     RestoreResult,
@@ -356,7 +356,7 @@ _DEFINED = (
 )
 
 
-def _machine(module: AnsibleModule) -> MachineWish | None:
+def _machine(module: AnsibleModule) -> MachineOptions | None:
     params = module.params
     if not params["define"]:
         given = [option for option in _DEFINED if params[option]]
@@ -364,7 +364,7 @@ def _machine(module: AnsibleModule) -> MachineWish | None:
             raise Refused(f"define: true is required with {', '.join(given)}.")
         return None
     uuid = params["uuid"] or ("new" if params["new_name"] else "keep")
-    return MachineWish(
+    return MachineOptions(
         new_uuid=uuid == "new",
         new_macs=(params["mac"] or uuid) == "new",
         networks={str(was): str(network) for was, network in params["networks"].items()},

@@ -22,24 +22,24 @@ from sampling import Sampler  # noqa: E402
 from _cbt.errors import CbtError  # noqa: E402
 from _cbt.hypervisor.connection import connect  # noqa: E402
 from _cbt.operations.backup.backup import BackupRequest, backup  # noqa: E402
-from _cbt.operations.backup.plan import Wish  # noqa: E402
+from _cbt.operations.backup.plan import BackupPolicy  # noqa: E402
 from _cbt.operations.backup.run import BackupOptions  # noqa: E402
 from _cbt.operations.restore.restore import RestoreRequest, restore  # noqa: E402
 from _cbt.operations.verify.verify import VerifyRequest, verify  # noqa: E402
-from _cbt.repository.location import Place  # noqa: E402
+from _cbt.repository.location import RepositoryLocation  # noqa: E402
 from _cbt.repository.repository import open_or_create, open_repository  # noqa: E402
 
 
-def place(options: argparse.Namespace) -> Place:
+def place(options: argparse.Namespace) -> RepositoryLocation:
     """Where the repository is."""
-    return Place(options.repository, passphrase="of a benchmark" if options.encrypted else None)
+    return RepositoryLocation(options.repository, passphrase="of a benchmark" if options.encrypted else None)
 
 
 def run_backup(options: argparse.Namespace) -> dict[str, Any]:
     """Back up the domain; the mode of each disk and what was counted."""
     repository = open_or_create(place(options))
     request = BackupRequest(
-        options.domain, Wish(options.mode), BackupOptions(compression=options.compression, dedup=options.dedup)
+        options.domain, BackupPolicy(options.mode), BackupOptions(compression=options.compression, dedup=options.dedup)
     )
     with connect() as connection:
         result = backup(connection, repository, request)

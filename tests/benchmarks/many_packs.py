@@ -83,7 +83,7 @@ def _whole(refs: list[PackRef]) -> ExtentMap:
     """The map of a disk that was read once."""
     builder = MapBuilder(len(refs) * BLOCKS << 16)
     for index, ref in enumerate(refs):
-        builder.place(index * BLOCKS, BLOCKS, ref.id, 0)
+        builder.put(index * BLOCKS, BLOCKS, ref.id, 0)
     return builder.finish({ref.id: ref for ref in refs})
 
 
@@ -91,7 +91,7 @@ def _point(repository: Repository, domain: int, day: int, whole: ExtentMap, chan
     """A point whose map has a thousand blocks of its own."""
     builder = MapBuilder(whole.size, whole)
     for block in sorted(chance.sample(range(whole.size >> 16), 1000 if day else 0)):
-        builder.place(block, 1, chance.choice(whole.packs).id, chance.randrange(BLOCKS))
+        builder.put(block, 1, chance.choice(whole.packs).id, chance.randrange(BLOCKS))
     at = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(days=day)
     uuid, name = f"{domain:08x}-0000-4000-8000-000000000000", f"{at:%Y%m%dT%H%M%SZ}-{day:08x}"
     files = repository.put_files(

@@ -22,12 +22,12 @@ def main() -> None:
     from _cbt.errors import CbtError
     from _cbt.hypervisor.connection import connect
     from _cbt.operations.restore import machine
-    from _cbt.operations.restore.restore import MachineWish, RestoreRequest, restore
+    from _cbt.operations.restore.restore import MachineOptions, RestoreRequest, restore
     from _cbt.repository.repository import open_repository
 
     asked = json.load(sys.stdin)
     machine.SEEN_WITHIN = 0
-    wish = MachineWish(new_uuid=True, new_macs=True, start=True)
+    wish = MachineOptions(new_uuid=True, new_macs=True, start=True)
     request = RestoreRequest(asked["domain"], dest=asked["dest"], new_name=asked["new_name"], machine=wish)
     try:
         with connect(asked["uri"]) as session:

@@ -92,7 +92,7 @@ class _Storm:
 
     def _bury(self, process: int) -> None:
         """As though the dead process's lease had lapsed: else it would spare all that is younger for half an hour."""
-        for session in leases.sessions(self.repository):
+        for session in leases.lease_holders(self.repository):
             if session.process == process:
                 self.repository.store.delete(f"leases/{session.id}")
 

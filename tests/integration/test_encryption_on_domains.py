@@ -16,7 +16,7 @@ from trial import Trial
 
 from _cbt.errors import PassphraseRefused
 from _cbt.operations.verify.verify import VerifyRequest, verify
-from _cbt.repository.location import Place
+from _cbt.repository.location import RepositoryLocation
 from _cbt.repository.repository import Repository, open_or_create, open_repository
 from _cbt.repository.selecting import ALL
 
@@ -34,7 +34,7 @@ def test_every_point_in_an_encrypted_repository_is_true_running_and_shut_off(
     hypervisor: Hypervisor, workspace: Path, passphrase: str, compression: str
 ) -> None:
     trial = Trial(hypervisor, workspace, "plain")
-    made = open_or_create(Place(str(workspace / "repository"), passphrase=passphrase))
+    made = open_or_create(RepositoryLocation(str(workspace / "repository"), passphrase=passphrase))
     assert made is not None
     trial.repository = made
     trial.fill()
@@ -50,7 +50,7 @@ def test_every_point_in_an_encrypted_repository_is_true_running_and_shut_off(
         if trial.domain.running:
             trial.write()
     assert modes == [{"full"}, *[{"incremental"}] * 4]
-    trial.repository = open_repository(Place(str(workspace / "repository"), passphrase=passphrase))
+    trial.repository = open_repository(RepositoryLocation(str(workspace / "repository"), passphrase=passphrase))
     assert trial.untrue() == []
     assert [verdict.status for verdict in verify(trial.repository, VerifyRequest(wanted=ALL))[0]] == ["ok"] * 5
     _nothing_to_be_read(trial.repository, [passphrase.encode(), MARK, trial.domain.name.encode(), b"<domain"])
@@ -69,7 +69,7 @@ def test_a_backup_under_way_is_not_disturbed_by_a_new_passphrase(
     hypervisor: Hypervisor, workspace: Path, passphrase: str
 ) -> None:
     trial = Trial(hypervisor, workspace, "plain")
-    made = open_or_create(Place(str(workspace / "repository"), passphrase=passphrase))
+    made = open_or_create(RepositoryLocation(str(workspace / "repository"), passphrase=passphrase))
     assert made is not None
     trial.repository = made
     trial.fill()
@@ -82,10 +82,10 @@ def test_a_backup_under_way_is_not_disturbed_by_a_new_passphrase(
     assert changing.result()["changed"]
     trial.write()
     trial.backup()  # by who opened it before
-    trial.repository = open_repository(Place(made.store.location, passphrase="new"))
+    trial.repository = open_repository(RepositoryLocation(made.store.location, passphrase="new"))
     trial.write()
     assert {disk.mode for disk in trial.backup().result.disks} == {"incremental"}
     assert trial.untrue() == []
     with pytest.raises(PassphraseRefused):
-        open_repository(Place(made.store.location, passphrase=passphrase))
+        open_repository(RepositoryLocation(made.store.location, passphrase=passphrase))
     trial.domain.close()

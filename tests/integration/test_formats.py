@@ -23,7 +23,7 @@ from _cbt.images import qemu_img
 from _cbt.images.marker import Original
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.convert.convert import convert_disks, convert_image
-from _cbt.operations.convert.plan import Wish
+from _cbt.operations.convert.plan import ConversionOptions
 from _cbt.operations.domains import describe_domains
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.repository.repository import Repository
@@ -110,11 +110,11 @@ def test_a_forged_image_by_itself_is_copied_as_raw(
     method: str, compat: str, workspace: Path, disk: Path, watch: Watch
 ) -> None:
     content = forge(disk, workspace / "secret", compat)
-    made = convert_image(None, str(disk), "raw", Wish(method=method))
+    made = convert_image(None, str(disk), "raw", ConversionOptions(method=method))
     run_tool(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", made.images[0].path, workspace / "seen"])
     assert (workspace / "seen").read_bytes() == content and SECRET not in content
     assert disk.read_bytes() == content and made.images[0].format == "raw"
-    assert convert_image(None, str(disk), "raw", Wish(method=method)).images == ()
+    assert convert_image(None, str(disk), "raw", ConversionOptions(method=method)).images == ()
     assert watch.formats_of(disk) == {"raw"} and {"info", "measure", "convert", "compare"} <= watch.commands
 
 
@@ -132,7 +132,7 @@ def test_a_forged_disk_of_a_domain_is_converted_as_raw_and_proven_as_raw(
     running: bool, hypervisor: Hypervisor, workspace: Path, disk: Path, content: bytes, watch: Watch
 ) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", format="raw", source=disk)], start=running) as domain:
-        done = convert_disks(session_of(domain), domain.name, None, Wish(keep_original=True))
+        done = convert_disks(session_of(domain), domain.name, None, ConversionOptions(keep_original=True))
         assert done.images[0].format == "raw" and done.notes == ()
         made = done.images[0].path
         if running:
@@ -148,7 +148,7 @@ def _left_by_a_run(domain: BlockDomain, disk: Path) -> Path:
 
     with pytest.MonkeyPatch.context() as changed, pytest.raises(KeyboardInterrupt):
         changed.setattr(run.ImageRun, "finish", lambda *_arguments: (_ for _ in ()).throw(KeyboardInterrupt))
-        convert_disks(session_of(domain), domain.name, None, Wish())
+        convert_disks(session_of(domain), domain.name, None, ConversionOptions())
     made = disk.with_suffix(".qcow2")
     assert domain.image("vda") == made and image_marker.read(str(made)) == Original(str(disk), "raw")
     return made
@@ -162,13 +162,13 @@ def test_what_an_older_version_began_is_not_opened_by_a_guessed_format(
         made = _left_by_a_run(domain, disk)
         image_marker.remove(str(made))
         image_marker.make(str(made), Original(str(disk), None))
-        done = convert_disks(session_of(domain), domain.name, None, Wish())
+        done = convert_disks(session_of(domain), domain.name, None, ConversionOptions())
         assert [image.original for image in done.images] == [
             str(disk)
         ] and "was kept without a comparison" in done.notes[0]
         assert disk.read_bytes() == content and domain.bitmaps("vda") == [] and not image_marker.there(str(made))
         assert "qemu-storage-daemon" not in watch.commands and watch.formats_of(disk) == {"raw"}
-        assert convert_disks(session_of(domain), domain.name, None, Wish()).images == ()
+        assert convert_disks(session_of(domain), domain.name, None, ConversionOptions()).images == ()
 
 
 def test_what_an_older_version_began_with_a_plain_raw_disk_is_finished(
@@ -180,7 +180,7 @@ def test_what_an_older_version_began_with_a_plain_raw_disk_is_finished(
         made = _left_by_a_run(domain, disk)
         image_marker.remove(str(made))
         image_marker.make(str(made), Original(str(disk), None))
-        done = convert_disks(session_of(domain), domain.name, None, Wish())
+        done = convert_disks(session_of(domain), domain.name, None, ConversionOptions())
         assert ([image.original for image in done.images], done.notes, disk.exists()) == ([None], (), False)
 
 
@@ -193,12 +193,12 @@ def test_a_marker_that_another_user_made_is_not_followed(hypervisor: Hypervisor,
         marker = Path(f"{domain.image('vda')}{image_marker.SUFFIX}-raw")
         marker.symlink_to(precious)
         os.lchown(marker, 65534, 65534)
-        assert convert_disks(session_of(domain), domain.name, None, Wish()).images == ()
+        assert convert_disks(session_of(domain), domain.name, None, ConversionOptions()).images == ()
         assert precious.exists() and marker.is_symlink()
         os.lchown(marker, 0, 0)
-        assert [image.method for image in convert_disks(session_of(domain), domain.name, None, Wish()).images] == [
-            "finish"
-        ]
+        assert [
+            image.method for image in convert_disks(session_of(domain), domain.name, None, ConversionOptions()).images
+        ] == ["finish"]
 
 
 # What an image rests on.
@@ -277,7 +277,7 @@ def test_an_old_image_whose_backing_file_has_no_named_format_is_not_converted(
     old = _overlay(workspace, disk, False, compat="0.10")
     for check in (True, False):
         with pytest.raises(Refused, match="does not name the format of its backing file"):
-            convert_image(None, str(old), "qcow2", Wish(), check_only=check)
+            convert_image(None, str(old), "qcow2", ConversionOptions(), check_only=check)
 
 
 def test_facts_of_a_shut_off_domain_are_those_of_its_definition(

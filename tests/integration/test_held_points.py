@@ -54,7 +54,7 @@ def published(repository: Repository, age: int) -> RestorePoint:
     taken = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=age)
     point_id, data = manifests.new_id(taken), bytes([age + 1]) * BLOCK_SIZE
     writer, builder = repository.writer(), MapBuilder(BLOCK_SIZE)
-    builder.place(
+    builder.put(
         0, 1, *writer.append([Encoded(repository.keys.block_id(data), *codecs.encoder("none")(data), len(data))])
     )
     extents = builder.finish(writer.finish())

@@ -94,7 +94,7 @@ def test_the_proof_finds_a_difference_and_keeps_the_original(
     from _cbt.errors import CbtError
     from _cbt.hypervisor import block_copy
     from _cbt.operations.convert.convert import convert_disks
-    from _cbt.operations.convert.plan import Wish
+    from _cbt.operations.convert.plan import ConversionOptions
 
     with BlockDomain(hypervisor, [DiskSpec("vda", 16 * MIB, format="raw")]) as domain:
         domain.write_random("vda", 0, 4 * MIB, 1)
@@ -109,7 +109,7 @@ def test_the_proof_finds_a_difference_and_keeps_the_original(
         pivot = block_copy.pivot
         monkeypatch.setattr(block_copy, "pivot", pivot_and_damage)
         with pytest.raises(CbtError, match="differs from"):
-            convert_disks(session_of(domain), domain.name, None, Wish())
+            convert_disks(session_of(domain), domain.name, None, ConversionOptions())
         assert original.exists() and domain.running and not domain.job_running()
 
 
@@ -172,7 +172,7 @@ def test_a_domain_that_cannot_start_on_the_copy_goes_back_to_the_original(
     from _cbt.errors import CbtError
     from _cbt.hypervisor import definition
     from _cbt.operations.convert.convert import convert_disks
-    from _cbt.operations.convert.plan import Wish
+    from _cbt.operations.convert.plan import ConversionOptions
 
     with LinuxGuest(hypervisor, [V2, DiskSpec("vdb", 64 * MIB, format="raw")]) as guest:
         guest.wait_ready()
@@ -188,7 +188,7 @@ def test_a_domain_that_cannot_start_on_the_copy_goes_back_to_the_original(
         begin = definition.start
         monkeypatch.setattr(definition, "start", start)
         with pytest.raises(CbtError, match="Cannot start"):
-            convert_disks(session_of(guest), guest.name, None, Wish(window=True))
+            convert_disks(session_of(guest), guest.name, None, ConversionOptions(window=True))
         assert len(started) == 2 and guest.running
         assert {target: guest.image(target) for target in before} == before
         assert _compat(before["vda"]) == "0.10"

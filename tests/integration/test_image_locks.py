@@ -22,7 +22,7 @@ from _cbt import programs
 from _cbt.errors import HypervisorError, Refused
 from _cbt.images import image_files, locks
 from _cbt.operations.convert.convert import convert_image
-from _cbt.operations.convert.plan import Wish
+from _cbt.operations.convert.plan import ConversionOptions
 from _cbt.operations.restore.plan import DiskRestore, check_target
 
 MIB = 1 << 20
@@ -149,7 +149,7 @@ def test_an_image_that_is_opened_while_it_is_copied_is_not_taken_for_converted(
 
         monkeypatch.setattr(image_files, "compare", opened)
         with pytest.raises(Refused, match="in use by a running process"):
-            convert_image(None, str(image), "raw", Wish())
+            convert_image(None, str(image), "raw", ConversionOptions())
     assert sorted(path.name for path in workspace.iterdir() if "qcow2" in path.name or "cbt" in path.name) == []
 
 

@@ -27,11 +27,11 @@ from witness import ask, session_of
 from _cbt.hypervisor.connection import Session
 from _cbt.hypervisor.machine_files import TPM_FOLDER
 from _cbt.operations.backup.backup import backup
-from _cbt.operations.restore.restore import MachineWish, RestoreRequest, restore
+from _cbt.operations.restore.restore import MachineOptions, RestoreRequest, restore
 from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
-COPY = MachineWish(new_uuid=True, new_macs=True)
+COPY = MachineOptions(new_uuid=True, new_macs=True)
 
 
 def _agent(domain: libvirt.virDomain, command: str, **arguments: t.Any) -> t.Any:
@@ -84,7 +84,7 @@ def test_a_renamed_copy_runs_beside_the_original_and_shares_nothing_with_it(
             guest.name,
             dest=str(workspace),
             new_name=name,
-            machine=MachineWish(new_uuid=True, new_macs=True, start=True),
+            machine=MachineOptions(new_uuid=True, new_macs=True, start=True),
         )
         result = restore(repository, request, session)
         assert result.machine is not None and [file.saved.kind for file in result.machine.files] == ["kernel", "initrd"]
@@ -166,7 +166,7 @@ def test_firmware_variables_and_tpm_come_back_with_the_machine(
     assert taken.warnings == ()
     variables, state, owner = firmware.nvram.read_bytes(), firmware.tpm.read_bytes(), firmware.tpm.stat().st_uid
     firmware.gone()
-    request = RestoreRequest(firmware.name, dest=str(workspace), machine=MachineWish())
+    request = RestoreRequest(firmware.name, dest=str(workspace), machine=MachineOptions())
     predicted = restore(repository, request, session, check_only=True)
     result = restore(repository, request, session)
     assert result.machine == predicted.machine
@@ -222,7 +222,7 @@ def test_firmware_that_libvirt_chose_keeps_its_variables(
         backup(session, repository, ask(name))  # shut off: libvirt does not tell where they are
         restore(
             repository,
-            RestoreRequest(name, dest=str(workspace), new_name=copy, machine=MachineWish(new_uuid=True, start=True)),
+            RestoreRequest(name, dest=str(workspace), new_name=copy, machine=MachineOptions(new_uuid=True, start=True)),
             session,
         )
         live = ElementTree.fromstring(session.api.lookupByName(copy).XMLDesc(0))

@@ -27,7 +27,7 @@ from _cbt.hypervisor.machine_files import MachineFile
 from _cbt.operations.backup import run
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.convert.convert import convert_disks
-from _cbt.operations.convert.plan import Wish
+from _cbt.operations.convert.plan import ConversionOptions
 from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
@@ -209,7 +209,7 @@ def test_what_is_planted_while_a_conversion_is_proven_gains_nothing(
 
     with BlockDomain(hypervisor, [DiskSpec("vda", 4 * MIB, format="raw")]) as domain:
         monkeypatch.setattr(offline_export, "image_exports", attacked)
-        convert_disks(session_of(domain), domain.name, None, Wish(scratch_dir=str(parent)))
+        convert_disks(session_of(domain), domain.name, None, ConversionOptions(scratch_dir=str(parent)))
         assert set(worked) == INSIDE
         assert outside.untouched and domain.running and list(parent.iterdir()) == []
 

@@ -19,11 +19,11 @@ from restored import new_name, refused, removed
 from _cbt.errors import CbtError
 from _cbt.hypervisor.connection import Session
 from _cbt.hypervisor.disks import parse_disks
-from _cbt.operations.restore.restore import MachineWish, RestoreRequest, restore
+from _cbt.operations.restore.restore import MachineOptions, RestoreRequest, restore
 from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
-COPY = MachineWish(new_uuid=True, new_macs=True)
+COPY = MachineOptions(new_uuid=True, new_macs=True)
 
 
 def test_a_domain_that_is_there_is_not_replaced_unasked_nor_while_it_runs(
@@ -32,8 +32,8 @@ def test_a_domain_that_is_there_is_not_replaced_unasked_nor_while_it_runs(
     name, other = original.name, new_name()
     out = workspace / "out"
     out.mkdir()
-    same = RestoreRequest(name, dest=str(out), machine=MachineWish())
-    by_force = RestoreRequest(name, dest=str(out), machine=MachineWish(), force=True)
+    same = RestoreRequest(name, dest=str(out), machine=MachineOptions())
+    by_force = RestoreRequest(name, dest=str(out), machine=MachineOptions(), force=True)
     refused(repository, session, same, "it exists already. Restore a copy")
     refused(
         repository,
@@ -44,7 +44,7 @@ def test_a_domain_that_is_there_is_not_replaced_unasked_nor_while_it_runs(
     refused(
         repository,
         session,
-        RestoreRequest(name, dest=str(out), new_name=other, machine=MachineWish()),
+        RestoreRequest(name, dest=str(out), new_name=other, machine=MachineOptions()),
         f"{name} has its UUID",
     )
     original.start()
@@ -85,7 +85,7 @@ def test_a_machine_that_cannot_start_is_defined_all_the_same(
         original.name,
         dest=str(workspace),
         new_name=name,
-        machine=MachineWish(new_uuid=True, start=True, autostart=True),
+        machine=MachineOptions(new_uuid=True, start=True, autostart=True),
     )
     point = repository.points_of().points[-1]
     taken = repository.get_file(point, point.files["inactive.xml"]).decode()

@@ -27,7 +27,7 @@ from _cbt.control import Control, Progress
 from _cbt.errors import CbtError, Interrupted
 from _cbt.hypervisor.connection import Session
 from _cbt.operations.backup.backup import backup
-from _cbt.operations.restore.restore import MachineWish, RestoreRequest, restore
+from _cbt.operations.restore.restore import MachineOptions, RestoreRequest, restore
 from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
@@ -64,7 +64,7 @@ def test_a_disk_goes_onto_a_device_and_the_machine_starts_from_it(
         format=fmt,
         force=True,
         new_name=name,
-        machine=MachineWish(new_uuid=True, start=True),
+        machine=MachineOptions(new_uuid=True, start=True),
     )
     with removed(session, name):
         result = restore(repository, request, session)
@@ -346,7 +346,7 @@ def test_an_nbd_export_must_be_large_enough_writable_and_given_up(
             dest=str(workspace),
             new_name=new_name(),
             force=True,
-            machine=MachineWish(new_uuid=True),
+            machine=MachineOptions(new_uuid=True),
         )
         refused(repository, session, machine, "must be files or devices")
     assert image.read_bytes() == b"\xa5" * (8 * MIB)
@@ -416,7 +416,7 @@ def test_a_device_that_was_written_is_named_when_libvirt_refuses_the_domain(
     original: BlockDomain, session: Session, workspace: Path, repository: Repository, device: Path
 ) -> None:
     wanted = {"disk_map": {"vda": str(device)}, "format": "raw", "force": True, "new_name": "not/a/name"}
-    request = RestoreRequest(original.name, **wanted, machine=MachineWish(new_uuid=True))
+    request = RestoreRequest(original.name, **wanted, machine=MachineOptions(new_uuid=True))
     with pytest.raises(
         CbtError,
         match=f"Cannot define not/a/name: .* The restored files and devices were kept and replace the previous ones: {device}",

@@ -23,7 +23,7 @@ from _cbt.control import Control, Progress
 from _cbt.errors import RepositoryError
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.verify.verify import VerifyRequest, verify
-from _cbt.repository.location import Place
+from _cbt.repository.location import RepositoryLocation
 from _cbt.repository.repository import Repository, open_or_create
 from _cbt.repository.selecting import ALL
 from _cbt.repository.stores import s3_client
@@ -55,7 +55,7 @@ def nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def repository_in(account: Account, location: str) -> Repository:
-    made = open_or_create(Place(location, S3Options(**account.options)))
+    made = open_or_create(RepositoryLocation(location, S3Options(**account.options)))
     assert made is not None
     return made
 

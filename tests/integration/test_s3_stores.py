@@ -11,7 +11,7 @@ from lab.object_store import Account, Rclone
 from store_contract import LEASE, MISSING, OTHER_LEASE, OTHER_PACK, PACK, POINT, StoreContract
 
 from _cbt.errors import ObjectLocked, ObjectMissing, RepositoryError
-from _cbt.repository.location import Place, store_at
+from _cbt.repository.location import RepositoryLocation, open_store
 from _cbt.repository.stores.s3_options import S3Options
 from _cbt.repository.stores.s3_store import S3Store
 from _cbt.repository.stores.s3_upload import PART
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("ceph")
 
 
 def store_in(account: Account, bucket: str, **changed: t.Any) -> S3Store:
-    store = store_at(Place(f"s3://{bucket}/some/prefix", S3Options(**{**account.options, **changed})))
+    store = open_store(RepositoryLocation(f"s3://{bucket}/some/prefix", S3Options(**{**account.options, **changed})))
     assert isinstance(store, S3Store)
     return store
 

@@ -23,7 +23,7 @@ from lab.object_store import Rclone
 from module_process import ModuleProcess, collection_path
 from plays import run_playbook
 
-from _cbt.repository.location import Place
+from _cbt.repository.location import RepositoryLocation
 from _cbt.repository.repository import open_repository
 from _cbt.repository.stores.s3_options import S3Options
 
@@ -362,6 +362,7 @@ def test_a_machine_is_shown_without_its_passwords_and_cookies(tmp_path: Path) ->
 def _masters(server: Rclone, *opened: tuple[dict[str, str], str]) -> list[bytes]:
     """The master keys of repositories with these passphrases."""
     places = [
-        Place(where["repository"], S3Options(**server.account.options), passphrase) for where, passphrase in opened
+        RepositoryLocation(where["repository"], S3Options(**server.account.options), passphrase)
+        for where, passphrase in opened
     ]
     return [open_repository(place).keys._master for place in places]  # type: ignore[attr-defined]

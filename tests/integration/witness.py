@@ -16,7 +16,7 @@ from lab.reference import copy_exports, same_bytes
 from _cbt.control import Control, Progress
 from _cbt.hypervisor.connection import Session
 from _cbt.operations.backup.backup import BackupRequest, backup
-from _cbt.operations.backup.plan import Wish
+from _cbt.operations.backup.plan import BackupPolicy
 from _cbt.operations.backup.result import BackupResult
 from _cbt.operations.backup.run import BackupOptions
 from _cbt.operations.restore.restore import RestoreRequest, restore
@@ -39,9 +39,9 @@ class Witnessed:
 
 
 def ask(domain: str, start_paused: bool = False, abort_foreign_job: bool = False, **wanted: t.Any) -> BackupRequest:
-    """A request from the fields of Wish and BackupOptions together."""
-    names = {field.name for field in dataclasses.fields(Wish)}
-    wish = Wish(**{key: value for key, value in wanted.items() if key in names})
+    """A request from the fields of BackupPolicy and BackupOptions together."""
+    names = {field.name for field in dataclasses.fields(BackupPolicy)}
+    wish = BackupPolicy(**{key: value for key, value in wanted.items() if key in names})
     options = BackupOptions(**{key: value for key, value in wanted.items() if key not in names})
     return BackupRequest(domain, wish, options, start_paused, abort_foreign_job)
 

@@ -75,7 +75,7 @@ CONTENT = (
     Mutation(
         "a bitmap of another disk is believed",
         "hypervisor/checkpoints.py",
-        "    if marks == (disk.target,):\n",
+        "    if identities == (disk.target,):\n",
         "    if True:\n",
         (
             "unit/operations/backup/test_backup_plan.py::test_auto_reads_in_full_where_changes_are_not_known_and_says_why",
@@ -212,12 +212,12 @@ ORDER = (
     Mutation(
         "a writer checks for missing objects before condemned ones",
         "repository/sharing/publishing.py",
-        "    leaving = objects.keys() & condemned.on_their_way_out(repository)\n"
-        "    return leaving | unsound(\n"
-        "        repository, {name: size for name, size in objects.items() if name not in leaving and not there(name)}\n"
+        "    pending = objects.keys() & condemned.pending_deletion(repository)\n"
+        "    return pending | unsound(\n"
+        "        repository, {name: size for name, size in objects.items() if name not in pending and not assume_present(name)}\n"
         "    )\n",
-        "    gone = unsound(repository, {name: size for name, size in objects.items() if not there(name)})\n"
-        "    return gone | (objects.keys() & condemned.on_their_way_out(repository))\n",
+        "    gone = unsound(repository, {name: size for name, size in objects.items() if not assume_present(name)})\n"
+        "    return gone | (objects.keys() & condemned.pending_deletion(repository))\n",
         ("unit/repository/sharing/test_publishing.py::test_what_a_collector_deletes_between_any_two_requests_is_lost",),
     ),
     Mutation(
@@ -262,8 +262,8 @@ ORDER = (
     Mutation(
         "an announcement of what is needed stays",
         "repository/sharing/collector.py",
-        "condemned.pardon(self._repository, name), found.idle)",
-        "condemned.pardon(self._repository, name), ())",
+        "condemned.reprieve(self._repository, name), found.idle)",
+        "condemned.reprieve(self._repository, name), ())",
         (
             "unit/repository/sharing/test_collector.py::test_an_announcement_of_what_is_needed_is_taken_back_and_another_keeps_its_time",
         ),
@@ -352,7 +352,7 @@ GUARDS = (
     Mutation(
         "a scratch directory may fill up",
         "hypervisor/free_space.py",
-        "        if not space.short and space.free >= looks[0] - space.free:\n",
+        "        if not usage.short and usage.free >= recent[0] - usage.free:\n",
         "        if True:\n",
         (
             "integration/test_space.py::test_a_scratch_directory_that_fills_up_ends_the_backup_before_the_guest_sees_an_error[slow]",
@@ -361,7 +361,7 @@ GUARDS = (
     Mutation(
         "a backup begins where there is no room",
         "operations/backup/run.py",
-        "            place.refuse()\n",
+        "            directory.require_room()\n",
         "            pass\n",
         ("integration/test_space.py::test_where_there_is_no_room_the_backup_is_refused_before_it_begins[scratch_dir]",),
     ),
@@ -473,7 +473,7 @@ DEFINITIONS = (
     Mutation(
         "every definition is trusted",
         "operations/restore/machine_xml.py",
-        "root = self._root if self._wanted.trusted else self._allowed()",
+        "root = self._root if self._machine.trusted else self._allowed()",
         "root = self._root",
         ("unit/operations/restore/test_allowed_definitions.py", "integration/test_hostile_definitions.py"),
     ),
@@ -487,14 +487,14 @@ DEFINITIONS = (
     Mutation(
         "the host in a manifest makes a device of the host stay",
         "operations/restore/machine_xml.py",
-        "root = self._root if self._wanted.trusted else self._allowed()",
-        "root = self._root if self._wanted.trusted or self._wanted.keep_host_devices else self._allowed()",
+        "root = self._root if self._machine.trusted else self._allowed()",
+        "root = self._root if self._machine.trusted or self._machine.keep_host_devices else self._allowed()",
         _DEFINITIONS,
     ),
     Mutation(
         "a medium of the host stays in its drive",
         "operations/restore/machine_xml.py",
-        "here = self._wanted.trusted and (",
+        "here = self._machine.trusted and (",
         "here = (",
         _DEFINITIONS,
     ),
@@ -564,7 +564,7 @@ DEFINITIONS = (
     Mutation(
         "the module trusts definitions by itself",
         "operations/restore/machine.py",
-        "        trusted=wish.trust_definition,\n",
+        "        trusted=options.trust_definition,\n",
         "        trusted=True,\n",
         ("unit/operations/restore/test_hostile_points.py",),
     ),
@@ -583,15 +583,15 @@ LATE = (
     Mutation(
         "a writer checks before its draft is there",
         "repository/sharing/publishing.py",
-        "            began = draft(point)\n            missed = lost(repository, point)\n",
-        "            missed = lost(repository, point)\n            began = draft(point)\n",
+        "            began = draft(point)\n            gone = missing(repository, point)\n",
+        "            gone = missing(repository, point)\n            began = draft(point)\n",
         ("unit/repository/sharing/test_engine_beside_others.py",),
     ),
     Mutation(
         "a writer does not ask for what it stored itself",
         "repository/sharing/publishing.py",
-        "            missed = lost(repository, point)\n",
-        "            missed = lost(repository, point, lambda name: name.startswith(names.PACKS))\n",
+        "            gone = missing(repository, point)\n",
+        "            gone = missing(repository, point, lambda name: name.startswith(names.PACKS))\n",
         ("unit/repository/sharing/test_clocks.py", "unit/repository/test_forged_objects.py"),
     ),
     Mutation(
@@ -942,7 +942,7 @@ HOLDS = (
     Mutation(
         "a hold of what is lost stands",
         "repository/sharing/holding.py",
-        "            if lost:\n",
+        "            if missing:\n",
         "            if False:\n",
         ("unit/repository/sharing/test_holds.py::test_a_point_of_which_something_is_lost_is_not_held",),
     ),
@@ -988,15 +988,15 @@ HOLDS = (
     Mutation(
         "space is reclaimed although a hold cannot be read",
         "operations/upkeep/retention.py",
-        "for each in self._holds if each.flaw is not None}",
+        "for each in self._holds if each.why_unreadable is not None}",
         "for each in ()}",
         ("unit/repository/sharing/test_holds.py::test_a_damaged_hold_keeps_its_point_and_frees_nothing",),
     ),
     Mutation(
         "a hold that cannot be read is none",
         "repository/sharing/holds.py",
-        "            found.append(Hold(taken.parts",
-        "            len(Hold(taken.parts",
+        "            found.append(\n                Hold(taken.parts",
+        "            len(\n                Hold(taken.parts",
         ("unit/repository/sharing/test_holds.py::test_a_damaged_hold_keeps_its_point_and_frees_nothing",),
     ),
     Mutation(

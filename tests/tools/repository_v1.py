@@ -51,7 +51,7 @@ from _cbt.operations.verify.verify import VerifyRequest, verify  # noqa: E402
 from _cbt.repository import repository as opening  # noqa: E402
 from _cbt.repository.format import manifests  # noqa: E402
 from _cbt.repository.format.manifests import DiskRecord, RestorePoint  # noqa: E402
-from _cbt.repository.location import Place  # noqa: E402
+from _cbt.repository.location import RepositoryLocation  # noqa: E402
 from _cbt.repository.records import damage  # noqa: E402
 from _cbt.repository.repository import Repository  # noqa: E402
 from _cbt.repository.selecting import ALL, LATEST, PointSelection  # noqa: E402
@@ -276,9 +276,9 @@ class World:
         self.fresh(create=True)
         for name, passphrase in passphrases.items():
             if name != "default":
-                place = Place("memory", passphrase=self.passphrase)
-                with unittest.mock.patch.object(keys, "store_at", lambda _place: self.store):
-                    keys.arrange(place, KeyRequest(passphrase, name))
+                place = RepositoryLocation("memory", passphrase=self.passphrase)
+                with unittest.mock.patch.object(keys, "open_store", lambda _place: self.store):
+                    keys.apply_keys(place, KeyRequest(passphrase, name))
         self.keys = self.fresh().keys
         self.points: dict[str, dict[str, Any]] = {}
 
@@ -290,8 +290,8 @@ class World:
 
     def fresh(self, create: bool = False) -> Repository:
         """The repository as another process opens it."""
-        place = Place("memory", passphrase=self.passphrase)
-        with unittest.mock.patch.object(opening, "store_at", lambda _place: self.store):
+        place = RepositoryLocation("memory", passphrase=self.passphrase)
+        with unittest.mock.patch.object(opening, "open_store", lambda _place: self.store):
             made = opening.open_or_create(place) if create else opening.open_repository(place)
         assert made is not None
         return made

@@ -177,7 +177,7 @@ class Session:
     def at_deletion(self) -> bool:
         """Whether it is about to delete a pack, a map or a file."""
         name = self.actor.pending.removeprefix("delete ")
-        return name != self.actor.pending and names.may_go(name)
+        return name != self.actor.pending and names.is_collectable(name)
 
     def step(self) -> None:
         """One request, or one reply."""
@@ -262,7 +262,7 @@ class Storm:
             ]
             ref = self.random.choice(there) if there else self._pack(repository, piece)
             refs[ref.id] = ref
-            builder.place(piece[0], len(piece), ref.id, 0)
+            builder.put(piece[0], len(piece), ref.id, 0)
         name = names.map_file("vda", f"{self.random.getrandbits(32):08x}")
         files = repository.put_files(names.point_folder(*key), {name: builder.finish(refs).encode()})
         disk = dataclasses.replace(record(size=4 * BLOCK_SIZE), map=files[name])

@@ -18,7 +18,7 @@ from _cbt.control import Control
 from _cbt.errors import DamagedObject
 from _cbt.grid import BLOCK_SIZE, block_length
 from _cbt.operations.point.disk_reader import Reader
-from _cbt.operations.point.known_blocks import Known
+from _cbt.operations.point.parent_blocks import ParentBlocks
 from _cbt.operations.point.portion import BlockSink, Statistics
 from _cbt.repository.dedup import dedup
 from _cbt.repository.format import codecs
@@ -68,10 +68,10 @@ def back_up(
     finding = dedup.deduplicator(repository, scope, uuid_of(domain), damages)
     writer = repository.writer()
     reader = Reader(BlockSink(writer, codecs.encoder("none"), finding), 2, Control(), Throttle(None, lambda: None))
-    read = reader.read(disk, "vda", base, Known(base, repository.reader, damages))  # type: ignore[arg-type]
+    read = reader.read(disk, "vda", base, ParentBlocks(base, repository.reader, damages))  # type: ignore[arg-type]
     written = {**(finding.packs if finding else {}), **writer.finish()}
     if finding is not None:
-        dedup.record(repository, dedup.of_backup(uuid_of(domain), run_of(session)), writer.hooks())
+        dedup.store_hooks(repository, dedup.of_backup(uuid_of(domain), run_of(session)), writer.hooks())
     return read.finish(written), read.statistics
 
 

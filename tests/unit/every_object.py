@@ -50,7 +50,7 @@ def full_history(kind: str, monkeypatch: pytest.MonkeyPatch) -> EngineHistory:
     writer = repository.writer()
     writer.append([_unnamed_block(repository)])
     writer.finish()
-    dedup.record(repository, dedup.of_compaction(), writer.hooks())
+    dedup.store_hooks(repository, dedup.of_compaction(), writer.hooks())
     verify(repository, VerifyRequest(wanted=ALL, workers=1, sample=50))
     made.store.clock += leases.LAPSE * 2
     retention(repository, RetentionRequest())  # which condemns that pack
@@ -59,8 +59,8 @@ def full_history(kind: str, monkeypatch: pytest.MonkeyPatch) -> EngineHistory:
     removals.record(repository, [(UUID, f"20250101T000000Z-{'0' * 8}")])
     lease, last = Lease(repository, "backup"), repository.points_of().points[-1]
     holding.hold(repository, last, "export")
-    condemned.announce(repository, f"{last.folder}/vda-01234567.map")
-    condemned.doom(repository, lease.id, [f"packs/00/{'0' * 32}"])
+    condemned.condemn(repository, f"{last.folder}/vda-01234567.map")
+    condemned.list_for_deletion(repository, lease.id, [f"packs/00/{'0' * 32}"])
     # One of a map that was made when blocks were moved.
     repository.put_object(f"{last.folder}/vda-01234567.map", repository.get_object(last.object_name(last.disks[0].map)))
     repository.put_object(names.draft(lease.id, UUID, last.id, "0" * 16), manifests.encode(last))

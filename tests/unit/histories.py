@@ -17,7 +17,7 @@ from _cbt.control import Control
 from _cbt.errors import DamagedObject, ObjectMissing
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.point.disk_reader import Reader
-from _cbt.operations.point.known_blocks import Known
+from _cbt.operations.point.parent_blocks import ParentBlocks
 from _cbt.operations.point.portion import BlockSink
 from _cbt.operations.upkeep.healing import Healed, heal
 from _cbt.repository.crypto.encryption import EncryptedKeys
@@ -115,7 +115,7 @@ class History:
         reader = Reader(BlockSink(writer, encoder("none")), 1, Control(), Throttle(None, lambda: None))
         if base is None:
             self.disk.dirty = set(range(BLOCKS))
-        read = reader.read(self.disk, "vda", base, Known(base, repository.reader, damages), again=again)  # type: ignore[arg-type]
+        read = reader.read(self.disk, "vda", base, ParentBlocks(base, repository.reader, damages), again=again)  # type: ignore[arg-type]
         name = point_id(len(self.truth) + 1)
         files = repository.put_files(names.point_folder(uuid, name), {"vda.map": read.finish(writer.finish()).encode()})
         made = point(len(self.truth) + 1, (record(size=self.disk.size, map=files["vda.map"]),), uuid=uuid)

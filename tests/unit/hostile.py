@@ -96,7 +96,7 @@ class Enemy:
         place = writer.append([Encoded(hashlib.sha256(block).digest(), 0, block, len(block)) for block in blocks])
         written = writer.finish()
         builder = maps.MapBuilder(SIZE)
-        builder.place(0, 2, place.pack, place.ordinal)
+        builder.put(0, 2, place.pack, place.ordinal)
         self._map = builder.finish(written).encode()
         self.content = b"".join(blocks) + bytes(SIZE - 2 * BLOCK_SIZE)
 

@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 import pytest
 from stores_for_tests import MemoryStore
 
-from _cbt.repository.location import Place, store_at
+from _cbt.repository.location import RepositoryLocation, open_store
 from _cbt.repository.stores.base import Store
 from _cbt.repository.stores.s3_options import S3Options
 
@@ -41,8 +41,10 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def store_on(endpoint: str, **options: Any) -> Store:
     """s3://bucket/p on a server."""
-    return store_at(
-        Place("s3://bucket/p", S3Options(endpoint_url=endpoint, access_key="KEY", secret_key="SECRET", **options))
+    return open_store(
+        RepositoryLocation(
+            "s3://bucket/p", S3Options(endpoint_url=endpoint, access_key="KEY", secret_key="SECRET", **options)
+        )
     )
 
 

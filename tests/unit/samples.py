@@ -9,9 +9,9 @@ import uuid
 import zlib
 from typing import Any
 
-from _cbt.hypervisor.disks import Bitmap, Disk, mark
+from _cbt.hypervisor.disks import Bitmap, Disk, identity_bitmap
 from _cbt.hypervisor.domain import DomainFacts
-from _cbt.operations.backup.plan import BackupPlan, Situation, Wish, make_plan
+from _cbt.operations.backup.plan import BackupPlan, BackupPolicy, Situation, make_plan
 from _cbt.repository.format import codecs, names
 from _cbt.repository.format.manifests import DiskRecord, RestorePoint, StoredFile
 from _cbt.repository.format.packs import Encoded, PackRef
@@ -104,7 +104,7 @@ def disk(target: str = "vda", bitmaps: tuple[str | Bitmap, ...] = (), **fields: 
     """A qcow2 v3 disk of 1 GiB; ``bitmaps`` by name are healthy ones, each beside its mark."""
     healthy = tuple(each if isinstance(each, Bitmap) else Bitmap(each, 65536, 131072) for each in bitmaps)
     healthy += tuple(
-        Bitmap(mark(each, target), 1 << 31, 0, recording=False) for each in bitmaps if isinstance(each, str)
+        Bitmap(identity_bitmap(each, target), 1 << 31, 0, recording=False) for each in bitmaps if isinstance(each, str)
     )
     given = {"format": "qcow2", "compat": "1.1", "source": f"/images/{target}.qcow2", "virtual_size": GIB}
     return Disk(target, bitmaps=healthy, **{**given, **fields})
@@ -117,4 +117,4 @@ def facts(*disks: Disk) -> DomainFacts:
 
 def plan_of(situation: Situation, mode: str = "auto", **wish: Any) -> BackupPlan:
     """What is decided for a mode and further wishes."""
-    return make_plan(situation, Wish(mode, **wish))
+    return make_plan(situation, BackupPolicy(mode, **wish))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from _cbt import parallel
 from _cbt.control import Control
-from _cbt.parallel import AHEAD, default_workers, in_parallel
+from _cbt.parallel import AHEAD, default_workers, ordered_results
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
@@ -35,7 +35,7 @@ def test_results_come_in_the_order_of_the_tasks_however_long_each_takes() -> Non
         time.sleep(pauses[number])
         return number * 2
 
-    with in_parallel(iter(range(300)), worker(work), 6, Control()) as results:
+    with ordered_results(iter(range(300)), worker(work), 6, Control()) as results:
         assert list(results) == [number * 2 for number in range(300)]
 
 
@@ -51,13 +51,13 @@ def test_every_task_is_done_once_whatever_the_numbers(tasks: int, workers: int, 
         done.append(number)
         return number
 
-    with in_parallel(iter(range(tasks)), worker(work), workers, Control()) as results:
+    with ordered_results(iter(range(tasks)), worker(work), workers, Control()) as results:
         assert list(results) == list(range(tasks))
     assert sorted(done) == list(range(tasks))
 
 
 def test_results_that_are_none_or_false_are_results_too() -> None:
-    with in_parallel(iter([1, 2, 3]), worker(lambda number: None if number == 2 else 0), 2, Control()) as results:
+    with ordered_results(iter([1, 2, 3]), worker(lambda number: None if number == 2 else 0), 2, Control()) as results:
         assert list(results) == [0, None, 0]
 
 
@@ -71,7 +71,7 @@ def test_the_tasks_are_drawn_by_one_worker_at_a_time() -> None:
             drawing.release()
             yield number
 
-    with in_parallel(tasks(), worker(lambda number: number), 5, Control()) as results:
+    with ordered_results(tasks(), worker(lambda number: number), 5, Control()) as results:
         assert list(results) == list(range(60))
 
 
@@ -91,7 +91,7 @@ def test_each_worker_is_entered_and_left_once_in_its_own_thread() -> None:
         yield work
         left.append(me)
 
-    with in_parallel(iter(range(100)), make_worker, 4, Control()) as results:
+    with ordered_results(iter(range(100)), make_worker, 4, Control()) as results:
         assert sum(results) == 4950
     assert sorted(entered) == sorted(left)
     assert len(entered) == 4
@@ -112,7 +112,7 @@ def test_a_slow_consumer_bounds_how_many_tasks_are_taken_ahead(workers: int) -> 
             most = max(most, next(taken) - consumed)
             yield number
 
-    with in_parallel(tasks(), worker(lambda number: number), workers, Control()) as results:
+    with ordered_results(tasks(), worker(lambda number: number), workers, Control()) as results:
         for _result in results:
             time.sleep(0.004)
             consumed += 1
@@ -131,7 +131,7 @@ def test_without_a_consumer_the_work_stops_at_the_window() -> None:
             reached.set()
         return number
 
-    with in_parallel(iter(range(1000)), worker(work), workers, Control()) as results:
+    with ordered_results(iter(range(1000)), worker(work), workers, Control()) as results:
         assert reached.wait(30)
         time.sleep(0.05)
         assert len(done) == workers * AHEAD
@@ -148,7 +148,7 @@ def test_one_slow_task_does_not_let_the_others_run_away() -> None:
         done.append(number)
         return number
 
-    with in_parallel(iter(range(200)), worker(work), 4, Control()) as results:
+    with ordered_results(iter(range(200)), worker(work), 4, Control()) as results:
         time.sleep(0.05)
         assert len(done) < 4 * AHEAD
         first.set()

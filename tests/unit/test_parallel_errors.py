@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from _cbt.control import Control
 from _cbt.errors import Interrupted
-from _cbt.parallel import in_parallel
+from _cbt.parallel import ordered_results
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
@@ -46,7 +46,7 @@ def test_a_failing_task_is_raised_after_the_results_before_it(tasks: int, worker
     seen = []
     with (
         pytest.raises(Broken, match=str(bad)),
-        in_parallel(iter(range(tasks)), worker(work), workers, Control()) as results,
+        ordered_results(iter(range(tasks)), worker(work), workers, Control()) as results,
     ):
         for result in results:
             seen.append(result)
@@ -63,7 +63,7 @@ def test_tasks_that_cannot_be_made_are_an_error(workers: int, good: int) -> None
 
     with (
         pytest.raises(Broken, match="the server is gone"),
-        in_parallel(tasks(), worker(same), workers, Control()) as results,
+        ordered_results(tasks(), worker(same), workers, Control()) as results,
     ):
         list(results)
 
@@ -85,7 +85,7 @@ def test_tasks_that_cannot_be_made_never_pass_for_the_end_of_the_tasks() -> None
         finally:
             time.sleep(0.1)  # such as closing a connection
 
-    with pytest.raises(Broken), in_parallel(tasks(), leaves_slowly, 4, Control()) as results:
+    with pytest.raises(Broken), ordered_results(tasks(), leaves_slowly, 4, Control()) as results:
         list(results)
         pytest.fail("the results ended as if all tasks were done")
 
@@ -101,7 +101,7 @@ def test_a_worker_that_cannot_be_made_is_an_error(bad: int) -> None:
 
     with (
         pytest.raises(Broken, match="cannot connect"),
-        in_parallel(itertools.count(), make_worker, 4, Control()) as results,
+        ordered_results(itertools.count(), make_worker, 4, Control()) as results,
     ):
         for _result in results:
             pass
@@ -120,7 +120,7 @@ def test_a_worker_that_cannot_be_left_in_order_is_an_error_though_all_results_ca
 
     with (
         pytest.raises(Broken, match="cannot close"),
-        in_parallel(iter(range(5)), make_worker, 2, Control()) as results,
+        ordered_results(iter(range(5)), make_worker, 2, Control()) as results,
     ):
         assert list(results) == list(range(5))
         consumed.set()
@@ -128,7 +128,7 @@ def test_a_worker_that_cannot_be_left_in_order_is_an_error_though_all_results_ca
 
 def test_a_failing_consumer_ends_all_threads() -> None:
     before = threading.active_count()
-    with pytest.raises(Broken), in_parallel(itertools.count(), worker(same), 4, Control()) as results:
+    with pytest.raises(Broken), ordered_results(itertools.count(), worker(same), 4, Control()) as results:
         for result in results:
             if result == 20:
                 raise Broken
@@ -137,14 +137,14 @@ def test_a_failing_consumer_ends_all_threads() -> None:
 
 def test_a_consumer_that_leaves_early_ends_all_threads() -> None:
     before = threading.active_count()
-    with in_parallel(itertools.count(), worker(same), 4, Control()) as results:
+    with ordered_results(itertools.count(), worker(same), 4, Control()) as results:
         assert next(results) == 0
     assert threading.active_count() == before
 
 
 def test_a_consumer_that_never_looks_ends_all_threads() -> None:
     before = threading.active_count()
-    with in_parallel(itertools.count(), worker(same), 4, Control()):
+    with ordered_results(itertools.count(), worker(same), 4, Control()):
         pass
     assert threading.active_count() == before
 
@@ -157,7 +157,7 @@ def test_the_consumers_error_counts_and_not_what_follows_from_it() -> None:
 
     with (
         pytest.raises(KeyError, match="consumer"),
-        in_parallel(iter(range(100)), worker(work), 2, Control()) as results,
+        ordered_results(iter(range(100)), worker(work), 2, Control()) as results,
     ):
         next(results)
         raise KeyError("consumer")
@@ -167,7 +167,7 @@ def test_even_an_exit_in_a_worker_reaches_the_consumer() -> None:
     def work(_number: int) -> int:
         raise SystemExit(3)
 
-    with pytest.raises(SystemExit), in_parallel(iter(range(3)), worker(work), 2, Control()) as results:
+    with pytest.raises(SystemExit), ordered_results(iter(range(3)), worker(work), 2, Control()) as results:
         list(results)
 
 
@@ -177,7 +177,7 @@ def test_an_interrupt_before_the_start_ends_it_at_once() -> None:
     seen = []
     with (
         pytest.raises(Interrupted, match="Ended by SIGTERM"),
-        in_parallel(iter(range(100)), worker(same), 3, control) as results,
+        ordered_results(iter(range(100)), worker(same), 3, control) as results,
     ):
         for result in results:
             seen.append(result)
@@ -187,7 +187,7 @@ def test_an_interrupt_before_the_start_ends_it_at_once() -> None:
 def test_an_interrupt_between_results_ends_it() -> None:
     control = Control()
     seen = []
-    with pytest.raises(Interrupted), in_parallel(itertools.count(), worker(same), 3, control) as results:
+    with pytest.raises(Interrupted), ordered_results(itertools.count(), worker(same), 3, control) as results:
         for result in results:
             seen.append(result)
             if result == 7:
@@ -205,7 +205,7 @@ def test_an_interrupt_is_honoured_while_waiting_for_a_result() -> None:
 
     with (
         pytest.raises(Interrupted, match="SIGHUP"),
-        in_parallel(iter(range(10)), worker(work), 2, control) as results,
+        ordered_results(iter(range(10)), worker(work), 2, control) as results,
     ):
         try:
             list(results)
@@ -232,6 +232,9 @@ def test_threads_that_cannot_be_started_leave_none_of_the_others_behind(monkeypa
 
     monkeypatch.setattr(threading.Thread, "start", start)
     before = threading.active_count()
-    with pytest.raises(RuntimeError, match="can't start"), in_parallel(itertools.count(), worker(same), 4, Control()):
+    with (
+        pytest.raises(RuntimeError, match="can't start"),
+        ordered_results(itertools.count(), worker(same), 4, Control()),
+    ):
         pass
     assert threading.active_count() == before

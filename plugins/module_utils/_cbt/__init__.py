@@ -36,7 +36,7 @@ A backup from its options to the published manifest, and back to a restored disk
     repository/packs/reader.py          reads them back and proves them
     repository/repository.py            opens, creates, lists, reads
     repository/sharing/publishing.py    makes a restore point visible beside running collectors
-    operations/point/known_blocks.py    the blocks of the parent restore point
+    operations/point/parent_blocks.py   the blocks of the parent restore point
     operations/point/portion.py         reads one portion: zero, unchanged, stored already or new
     operations/point/disk_reader.py     reads a disk in portions, and makes its map
     operations/point/new_point.py       a restore point while it is made
@@ -111,6 +111,8 @@ Dictionary
 extent          a range of bytes of a disk, dirty or not, or zero or not, as NBD reports it
 block           64 KiB of a disk; the unit of tracking, comparing and storing
 pack            an object that holds many blocks and a directory of them
+block address   a pack, and the ordinal of a block in it
+live block      a block that a restore point names; a pack with few of them is sparse
 extent map      for one disk at one restore point: the pack and position of each block that is not zero
 run             consecutive blocks of a disk that lie one after another in a pack; a map is a list of runs
 manifest        the object that makes a restore point exist; it names all other objects of the point

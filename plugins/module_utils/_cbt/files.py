@@ -40,13 +40,13 @@ class ParallelFile:
     def __init__(self, handle: int) -> None:
         """``handle`` is an open file's; it is not closed here."""
         self._handle = handle
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._written = 0  # bytes since the cache was left last, and where they lie
         self._lowest, self._highest = sys.maxsize, 0
 
     def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
         """Write buffers one after another at ``offset``. Raises OSError."""
-        with self._turn:
+        with self._lock:
             written = _write_all(self._handle, buffers, offset)
             self._written += written
             self._lowest, self._highest = min(self._lowest, offset), max(self._highest, offset + written)

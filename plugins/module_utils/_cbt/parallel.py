@@ -116,7 +116,7 @@ def _results(shared: _Shared[Task, Result], control: Control) -> t.Iterator[Resu
 
 
 @contextlib.contextmanager
-def in_parallel(
+def ordered_results(
     tasks: t.Iterator[Task],
     make_worker: t.Callable[[], t.ContextManager[Work[Task, Result]]],
     workers: int,
@@ -145,7 +145,7 @@ def in_parallel(
         raise shared.error
 
 
-def side_by_side(action: Work[Task, Result], items: t.Iterable[Task]) -> t.Iterator[Result]:
+def map_all(action: Work[Task, Result], items: t.Iterable[Task]) -> t.Iterator[Result]:
     """What ``action`` makes of each item, in their order: for many small requests, which wait for the storage, not for each other.
 
     Must be read to its end; raises what an action raised.

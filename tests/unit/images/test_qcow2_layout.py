@@ -39,7 +39,7 @@ def _write(
             file.write(data)
         for first, count in ranges:
             for cluster in range(first, first + count):
-                file.seek(layout.place(cluster * CLUSTER))
+                file.seek(layout.file_offset(cluster * CLUSTER))
                 file.write(fill(cluster)[: size - cluster * CLUSTER])
     return layout
 
@@ -163,5 +163,5 @@ def test_a_place_that_was_not_planned_is_an_error() -> None:
     layout = qcow2_layout.plan(10 * CLUSTER, [(2 * CLUSTER, 3 * CLUSTER)])
     for cluster in (0, 1, 5, 9):
         with pytest.raises(KeyError):
-            layout.place(cluster * CLUSTER)
-    assert layout.place(2 * CLUSTER + 512) == layout.place(2 * CLUSTER) + 512
+            layout.file_offset(cluster * CLUSTER)
+    assert layout.file_offset(2 * CLUSTER + 512) == layout.file_offset(2 * CLUSTER) + 512

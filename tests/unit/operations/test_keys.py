@@ -14,12 +14,12 @@ from samples import point
 
 from _cbt.errors import CbtError, DamagedObject, PassphraseRefused, Refused, RepositoryError
 from _cbt.operations import keys
-from _cbt.operations.keys import KeyChange, KeyRequest, arrange
+from _cbt.operations.keys import KeyChange, KeyRequest, apply_keys
 from _cbt.repository.crypto import key_slots
 from _cbt.repository.crypto.key_slots import Slot
 from _cbt.repository.format import configuration
 from _cbt.repository.format.configuration import Configuration
-from _cbt.repository.location import Place
+from _cbt.repository.location import RepositoryLocation
 from _cbt.repository.repository import Repository, open_repository
 from _cbt.repository.stores.base import Store
 from _cbt.repository.stores.directory import DirectoryStore
@@ -46,12 +46,12 @@ def asked(
     remove: tuple[str, ...] = (),
     check: bool = False,
 ) -> KeyChange:
-    return arrange(Place(str(place), passphrase=passphrase), KeyRequest(new, slot, remove), check)
+    return apply_keys(RepositoryLocation(str(place), passphrase=passphrase), KeyRequest(new, slot, remove), check)
 
 
 def opens(place: Path, passphrase: str) -> bool:
     try:
-        return bool(open_repository(Place(str(place), passphrase=passphrase)).slots)
+        return bool(open_repository(RepositoryLocation(str(place), passphrase=passphrase)).slots)
     except PassphraseRefused:
         return False
 
@@ -63,7 +63,7 @@ def everything(place: Path) -> dict[str, bytes]:
 @pytest.fixture
 def protected(place: Path) -> Repository:
     asked(place, "old")
-    made = open_repository(Place(str(place), passphrase="old"))
+    made = open_repository(RepositoryLocation(str(place), passphrase="old"))
     made.put_object(OBJECT, b"a map")
     return made
 
@@ -80,7 +80,7 @@ def test_created_once_encrypted_if_there_is_a_passphrase(place: Path, passphrase
         == (predicted.after.encrypted, tuple(predicted.after.slots))
         == ((True, ("default",)) if passphrase else (False, ()))
     )
-    assert open_repository(Place(str(place), passphrase=passphrase)).id == made.after.id
+    assert open_repository(RepositoryLocation(str(place), passphrase=passphrase)).id == made.after.id
     again = asked(place, passphrase)
     assert not again.changed and again.after == made.after
 
@@ -93,7 +93,7 @@ def test_a_new_passphrase_replaces_the_old_one_and_no_other_object_changes(place
     after = everything(place)
     assert {name for name in {**before, **after} if before.get(name) != after.get(name)} == {"repository.json"}
     assert (opens(place, "old"), opens(place, "new")) == (False, True)
-    assert open_repository(Place(str(place), passphrase="new")).get_object(OBJECT) == b"a map"
+    assert open_repository(RepositoryLocation(str(place), passphrase="new")).get_object(OBJECT) == b"a map"
 
 
 def test_the_second_run_changes_nothing_whatever_passphrase_is_given_with_it(
@@ -176,7 +176,7 @@ def test_slots_that_ask_for_much_work_together_are_refused_before_any_is_tried(
         DamagedObject,
         match=r"is damaged: (its key slots ask for \d+ times the work of one slot|a key slot has invalid parameters)",
     ):
-        open_repository(Place(str(place), passphrase="any"))
+        open_repository(RepositoryLocation(str(place), passphrase="any"))
 
 
 def test_as_many_slots_as_there_may_be_of_our_own_cost_can_be_tried(
@@ -187,7 +187,7 @@ def test_as_many_slots_as_there_may_be_of_our_own_cost_can_be_tried(
     ours = {f"slot {number}": Slot(1 << 17, 8, 1, bytes(32), bytes(48)) for number in range(key_slots.MAX_SLOTS)}
     (place / configuration.NAME).write_bytes(Configuration(protected.id, ours, "00").encode())
     with pytest.raises(PassphraseRefused):
-        open_repository(Place(str(place), passphrase="any"))
+        open_repository(RepositoryLocation(str(place), passphrase="any"))
     assert len(tried) == key_slots.MAX_SLOTS
 
 

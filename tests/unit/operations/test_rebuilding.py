@@ -9,10 +9,10 @@ import pytest
 from samples import point
 
 from _cbt.errors import PassphraseRefused, Refused, RepositoryError
-from _cbt.operations.keys import KeyChange, KeyRequest, arrange
+from _cbt.operations.keys import KeyChange, KeyRequest, apply_keys
 from _cbt.repository.crypto import key_slots
 from _cbt.repository.format import configuration, envelope, names
-from _cbt.repository.location import Place
+from _cbt.repository.location import RepositoryLocation
 from _cbt.repository.repository import Repository, open_or_create, open_repository
 
 REBUILD = KeyRequest(rebuild=True)
@@ -32,7 +32,7 @@ def lost(place: Path, repository: Repository) -> bytes:
 
 
 def rebuild(place: Path, check: bool = False, passphrase: str | None = None) -> KeyChange:
-    return arrange(Place(str(place), passphrase=passphrase), REBUILD, check)
+    return apply_keys(RepositoryLocation(str(place), passphrase=passphrase), REBUILD, check)
 
 
 def test_it_is_the_same_again(place: Path, lost: bytes) -> None:
@@ -70,7 +70,7 @@ def test_with_a_passphrase_it_is_refused(place: Path, lost: bytes) -> None:
 
 def test_that_of_an_encrypted_one_cannot_be_made_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_slots, "COST", 16)
-    made = open_or_create(Place(str(place), passphrase="secret"))
+    made = open_or_create(RepositoryLocation(str(place), passphrase="secret"))
     assert made is not None
     made.publish(point(1, repository=made.id))
     (place / configuration.NAME).unlink()

@@ -33,7 +33,7 @@ from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository import repository as opening
 from _cbt.repository.dedup import dedup
 from _cbt.repository.format import configuration, envelope, names
-from _cbt.repository.location import Place
+from _cbt.repository.location import RepositoryLocation
 from _cbt.repository.records import damage
 from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing import condemned, holds, leases, trash
@@ -163,7 +163,7 @@ def after_all_that_lapses(history: EngineHistory, request: RetentionRequest) -> 
 def look(history: EngineHistory) -> None:
     """Read what only upkeep reads."""
     repository = history.fresh()
-    for read in (leases.sessions, condemned.announced, condemned.on_their_way_out, trash.removed, holds.listed):
+    for read in (leases.lease_holders, condemned.announced, condemned.pending_deletion, trash.removed, holds.listed):
         with contextlib.suppress(CbtError):
             read(repository)
 
@@ -368,8 +368,8 @@ def test_the_configuration_in_any_byte(passphrase: str | None, monkeypatch: pyte
     """A repository opens with the id and the keys it was created with, or not at all."""
     monkeypatch.setattr("_cbt.repository.crypto.key_slots.COST", 1 << 10)
     store = MemoryStore()
-    monkeypatch.setattr(opening, "store_at", lambda _place: store)
-    place = Place("memory", passphrase=passphrase)
+    monkeypatch.setattr(opening, "open_store", lambda _place: store)
+    place = RepositoryLocation("memory", passphrase=passphrase)
     made = opening.open_or_create(place)
     assert made is not None
     whole, seal = store.objects[configuration.NAME], made.keys.seal("x", b"data")

@@ -32,7 +32,12 @@ SESSION, MARK = "f" * 16, "e" * 16
 
 def _everything(history: EngineHistory) -> list[str]:
     """What can be announced."""
-    return [name for folder in (names.PACKS, names.POINTS) for name in history.store.list(folder) if names.may_go(name)]
+    return [
+        name
+        for folder in (names.PACKS, names.POINTS)
+        for name in history.store.list(folder)
+        if names.is_collectable(name)
+    ]
 
 
 def _lease(since: float) -> bytes:

@@ -32,7 +32,7 @@ from _cbt.operations import info
 from _cbt.operations.backup import preparation
 from _cbt.operations.copy import CopyRequest, copy
 from _cbt.operations.point.new_point import NewPoint, StoringOptions
-from _cbt.operations.upkeep.live_blocks import living_blocks
+from _cbt.operations.upkeep.live_blocks import live_blocks
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Rules
 from _cbt.operations.verify.findings import Findings
@@ -112,8 +112,8 @@ def use(history: EngineHistory, root: Path) -> None:
     request = RetentionRequest(Rules(last=1, within=None), undelete=(removed(history),), compact_below=99, grace=0.0)
     for act in (
         lambda: info.healths(history.fresh(), info.list_points(history.fresh())[0]),
-        lambda: leases.sessions(history.fresh()),
-        lambda: condemned.on_their_way_out(history.fresh()),
+        lambda: leases.lease_holders(history.fresh()),
+        lambda: condemned.pending_deletion(history.fresh()),
         lambda: trash.removed(history.fresh()),
         lambda: holds.listed(history.fresh()),
         lambda: retention(history.fresh(), request, check_only=True),
@@ -394,8 +394,8 @@ def test_a_map_of_an_unknown_version_is_not_unpacked_without_end() -> None:
 
 def test_a_map_that_could_not_be_read_again_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     builder = maps.MapBuilder(8 * BLOCK_SIZE)
-    builder.place(0, 1, b"\0" * 15 + b"\1", 0)
-    builder.place(4, 1, b"\0" * 15 + b"\1", 0)
+    builder.put(0, 1, b"\0" * 15 + b"\1", 0)
+    builder.put(4, 1, b"\0" * 15 + b"\1", 0)
     extents = builder.finish({pack_ref(1).id: pack_ref(1)})
     assert maps.decode(extents.encode()) == extents
     monkeypatch.setattr(maps, "MOST_RUNS", 1)
@@ -453,7 +453,7 @@ def test_more_packs_than_a_repository_holds_are_an_error(made: EngineHistory, mo
     monkeypatch.setattr("_cbt.operations.upkeep.live_blocks.MOST_PACKS", 0)
     extents = made.fresh().read_map(made.repository.points_of().points[-1], "vda")
     with pytest.raises(RepositoryError, match="name more than 0 packs"):
-        living_blocks([extents, extents], lambda _ref: True)
+        live_blocks([extents, extents], lambda _ref: True)
 
 
 def test_damage_in_more_pieces_than_are_told_is_told_of_the_whole_disk(
@@ -488,7 +488,7 @@ def test_maps_that_do_not_agree_about_a_pack_and_packs_without_end_are_kept_in_m
     monkeypatch.setattr("_cbt.operations.verify.findings._MOST_UNREADABLE", 1)
     for number in (1, 2):
         findings.note_unreadable(pack_ref(number), "gone")
-    findings.record()
+    findings.store()
     assert set(findings.recorded) == {pack_ref(1).id}
 
 
@@ -515,7 +515,7 @@ def test_a_session_that_began_at_no_time_is_one_of_which_nothing_is_known(since:
     made.store = whole.copy()
     body = {"host": "h", "process": 1, "operation": "backup", "since": since}
     made.fresh().put_object(name, envelope.encode("lease", 1, body))
-    (found,) = [each for each in leases.sessions(made.repository) if each.id == "0" * 16]
+    (found,) = [each for each in leases.lease_holders(made.repository) if each.id == "0" * 16]
     assert (found.operation, found.since) == ("unknown", 0.0)
     made.store = whole
 

@@ -72,7 +72,7 @@ def stored_as(number, stored):
 def first():
     builder, packs = MapBuilder(size), [PackRef(os.urandom(16), 64 << 20, 1024) for _number in range(dirty // 1024 + 1)]
     for number, block in enumerate(scattered(1)):
-        builder.place(block, 1, packs[number // 1024].id, number % 1024)
+        builder.put(block, 1, packs[number // 1024].id, number % 1024)
     for ref in packs:
         repository.store.put(ref.name, b"")
         os.truncate(os.path.join(sys.argv[3], ref.name), ref.size)

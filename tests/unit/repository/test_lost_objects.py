@@ -51,8 +51,8 @@ def history(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     repository.put_object(names.damage_of(b"\1" * 16), damage.encode(PackDamage(frozenset({0}), "it was changed")))
     lease = Lease(repository, "backup")
     packs = [name for name in made.store.objects if name.startswith("packs/")]
-    condemned.announce(repository, packs[0])
-    condemned.doom(repository, lease.id, [f"packs/00/{'0' * 32}"])
+    condemned.condemn(repository, packs[0])
+    condemned.list_for_deletion(repository, lease.id, [f"packs/00/{'0' * 32}"])
     last = repository.points_of().points[-1]
     repository.put_object(f"drafts/{lease.id}/{UUID}/{last.id}/{'0' * 16}", manifests.encode(last))
     assert all(any(f"{name}/".startswith(f"{folder}/") for name in made.store.objects) for folder in FOLDERS)

@@ -38,7 +38,7 @@ from _cbt.repository.crypto.keys import Keys
 from _cbt.repository.format import manifests, names
 from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.format.packs import FOOTER_SIZE, TAIL, PackRef
-from _cbt.repository.location import Place, store_at
+from _cbt.repository.location import RepositoryLocation, open_store
 from _cbt.repository.records import damage
 from _cbt.repository.repository import Repository, open_or_create, open_repository
 from _cbt.repository.selecting import ALL, PointSelection
@@ -101,7 +101,7 @@ def _keys(kind: str, passphrase: str | None) -> Keys:
     """What the repository is read with, found once: a passphrase takes its time to be tried."""
     with tempfile.TemporaryDirectory() as folder:
         _unpack(kind, Path(folder), 0.0)
-        return open_repository(Place(folder, passphrase=passphrase)).keys
+        return open_repository(RepositoryLocation(folder, passphrase=passphrase)).keys
 
 
 def _unpack(kind: str, folder: Path, shift: float) -> None:
@@ -126,7 +126,7 @@ class Unpacked:
 
     def fresh(self) -> Repository:
         """The repository as another process opens it."""
-        return Repository(store_at(str(self.folder)), self._expected["id"], self.keys)
+        return Repository(open_store(str(self.folder)), self._expected["id"], self.keys)
 
     def ids(self, *states: str) -> list[str]:
         """The points in these states, oldest first."""
@@ -277,7 +277,7 @@ def test_there_is_every_kind_of_point(unpacked: Unpacked) -> None:
 @pytest.mark.parametrize("slot", PASSPHRASES)
 def test_each_passphrase_opens_it(slot: str, tmp_path: Path) -> None:
     Unpacked("encrypted", tmp_path)
-    opened = open_repository(Place(str(tmp_path), passphrase=PASSPHRASES[slot]))
+    opened = open_repository(RepositoryLocation(str(tmp_path), passphrase=PASSPHRASES[slot]))
     assert (opened.id, opened.slots) == (EXPECTED["encrypted"]["id"], tuple(PASSPHRASES))
 
 
@@ -317,12 +317,12 @@ def test_the_listing(unpacked: Unpacked) -> None:
 
 def test_what_is_known_of_sessions_damage_and_what_goes(unpacked: Unpacked) -> None:
     repository = unpacked.fresh()
-    found = leases.sessions(repository)
+    found = leases.lease_holders(repository)
     at_work = [(each.operation, each.host) for each in found if not each.lapsed(time.time())]
     assert (at_work, len(found)) == ([("backup", HOST), ("retention", HOST)], 3)
     announced = condemned.announced(repository)
     assert len(announced) == sum(name.startswith("condemned/") for name in unpacked.names)
-    assert condemned.on_their_way_out(repository) == set(announced), "what is doomed is condemned first"
+    assert condemned.pending_deletion(repository) == set(announced), "what is doomed is condemned first"
     assert sorted(map(names.damage_of, damage.read_all(repository))) == [
         name for name in unpacked.names if name.startswith("damaged/")
     ]
@@ -425,7 +425,7 @@ def test_nothing_that_is_needed_is_collected_beside_the_sessions_at_work(unpacke
     manifest = f"points/{draft.split('/', 2)[2].rpartition('/')[0]}/manifest.json"
     repository.put_object(manifest, repository.get_object(draft))
     made = repository.point(*manifest.split("/")[1:3])
-    assert not [name for name in condemned.on_their_way_out(repository) if name.startswith(made.folder)]
+    assert not [name for name in condemned.pending_deletion(repository) if name.startswith(made.folder)]
     verdicts, _seconds = verify(repository, VerifyRequest(wanted=PointSelection.parse([made.id]), workers=1))
     assert [each.status for each in verdicts] == ["ok"]
     _check_sound_points(unpacked, repository, unpacked.ids("there"))

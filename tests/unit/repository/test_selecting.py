@@ -11,7 +11,7 @@ from stores_for_tests import MemoryStore
 from _cbt.errors import Refused, RepositoryError
 from _cbt.repository.format import manifests, names
 from _cbt.repository.repository import Repository
-from _cbt.repository.selecting import ALL, LATEST, PointSelection, choose, of_domain, parse_time, several
+from _cbt.repository.selecting import ALL, LATEST, PointSelection, of_domain, parse_time, select_point, select_points
 
 
 def at(*numbers: int, hours: int = 0) -> datetime.datetime:
@@ -74,18 +74,18 @@ def test_a_date_in_another_form_is_refused_or_the_end_of_that_day_and_never_its_
 
 
 def test_the_latest_point_of_the_domain_is_chosen_unless_told_otherwise() -> None:
-    assert choose(POINTS, "web1") == POINTS[2]
-    assert choose(POINTS, "db1") == POINTS[3]
+    assert select_point(POINTS, "web1") == POINTS[2]
+    assert select_point(POINTS, "db1") == POINTS[3]
 
 
 def test_a_point_is_chosen_by_its_id() -> None:
-    assert choose(POINTS, "web1", point_id(1)) == POINTS[0]
+    assert select_point(POINTS, "web1", point_id(1)) == POINTS[0]
 
 
 @pytest.mark.parametrize("wanted", ["20260101T120000Z", "newest", "", point_id(4)])
 def test_an_unknown_id_is_refused_with_what_there_is(wanted: str) -> None:
     with pytest.raises(Refused) as caught:
-        choose(POINTS, "web1", wanted)
+        select_point(POINTS, "web1", wanted)
     assert (
         str(caught.value)
         == f"There is no restore point {wanted} of web1; the latest is {point_id(3)}, the oldest {point_id(1)}."
@@ -94,7 +94,7 @@ def test_an_unknown_id_is_refused_with_what_there_is(wanted: str) -> None:
 
 def test_the_point_of_another_domain_is_not_chosen_by_its_id() -> None:
     with pytest.raises(Refused):
-        choose(POINTS, "web1", point_id(9))
+        select_point(POINTS, "web1", point_id(9))
 
 
 # All points are of 12:00 UTC.
@@ -112,12 +112,12 @@ UNTIL = {
 
 @pytest.mark.parametrize(("until", "index"), UNTIL.values(), ids=UNTIL.keys())
 def test_until_takes_the_latest_point_not_after_it(until: str, index: int) -> None:
-    assert choose(POINTS, "web1", until=until) == POINTS[index]
+    assert select_point(POINTS, "web1", until=until) == POINTS[index]
 
 
 def test_until_before_all_points_is_refused_with_the_oldest() -> None:
     with pytest.raises(Refused) as caught:
-        choose(POINTS, "web1", until="2025-12-31")
+        select_point(POINTS, "web1", until="2025-12-31")
     assert str(caught.value) == f"There is no restore point of web1 until 2025-12-31; the oldest is {point_id(1)}."
 
 
@@ -139,13 +139,13 @@ def test_a_name_shared_by_two_machines_is_refused_and_the_uuid_is_not() -> None:
 @pytest.mark.parametrize("domain", ["web", "web11", "WEB1", ""])
 def test_an_unknown_domain_is_refused_with_what_there_is(domain: str) -> None:
     with pytest.raises(Refused) as caught:
-        choose(POINTS, domain)
+        select_point(POINTS, domain)
     assert str(caught.value) == f"The repository holds no restore point of {domain}; it holds points of db1, web1."
 
 
 def test_an_empty_repository_says_so() -> None:
     with pytest.raises(Refused, match="it holds points of no domain"):
-        choose([], "web1")
+        select_point([], "web1")
 
 
 def test_more_restore_points_than_memory_is_there_for_do_not_keep_a_machine_from_being_restored_by_its_uuid(
@@ -166,7 +166,7 @@ def test_more_restore_points_than_memory_is_there_for_do_not_keep_a_machine_from
         match="more than 0 MiB of memory. Restore a machine by its UUID, which reads no other manifests. For everything else, use a host",
     ):
         repository.points_with("web1")
-    assert choose(repository.points_with(UUID), UUID) == POINTS[2]
+    assert select_point(repository.points_with(UUID), UUID) == POINTS[2]
 
 
 def test_a_host_with_much_memory_reads_more_restore_points() -> None:
@@ -187,7 +187,7 @@ SELECTIONS = {
 def test_a_selection_is_one_keyword_or_ids(words: tuple[str, ...]) -> None:
     selection, numbers = SELECTIONS[words]
     assert PointSelection.parse(words) == selection
-    assert {each.id for each in several(POINTS, None, selection)} == {point_id(number) for number in numbers}
+    assert {each.id for each in select_points(POINTS, None, selection)} == {point_id(number) for number in numbers}
 
 
 @pytest.mark.parametrize("words", [("latest", "all"), ("all", "latest"), (point_id(1), "latest"), ("all", "all")])

@@ -30,7 +30,7 @@ def begun(keys: str, condemn: bool) -> tuple[EngineHistory, FaultyStore]:
     if condemn:
         packs = sorted(name for name in store.objects if name.startswith("packs/"))
         for name in packs:
-            condemned.announce(history.repository, name)
+            condemned.condemn(history.repository, name)
     return history, store
 
 

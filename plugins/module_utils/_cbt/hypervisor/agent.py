@@ -27,7 +27,7 @@ class Quiesce:
         self.note: str | None = None
 
 
-def why_not(facts: DomainFacts) -> str | None:
+def why_not_quiesced(facts: DomainFacts) -> str | None:
     """Why the guest's file systems cannot be frozen now; None if its agent can be asked to."""
     if not facts.active:
         return f"the domain is {facts.state}"
@@ -40,7 +40,7 @@ def why_not(facts: DomainFacts) -> str | None:
 
 def require(facts: DomainFacts) -> None:
     """Raise Refused if the guest's file systems cannot be frozen."""
-    reason = why_not(facts)
+    reason = why_not_quiesced(facts)
     if reason is not None:
         raise Refused(
             f"Cannot freeze the file systems of {facts.name}: {reason}. Check that it runs with a channel for qemu-guest-agent and that the agent runs in the"
@@ -70,7 +70,7 @@ def quiesced(
     result = Quiesce()
     if policy == "required":
         require(facts)
-    reason = why_not(facts)
+    reason = why_not_quiesced(facts)
     if policy == "never" or reason is not None:
         # A domain without an agent's channel is not expected to be frozen: nothing a person must hear of every night.
         result.note = reason if policy == "auto" and _configured(facts.xml) and not facts.paused else None
@@ -106,7 +106,7 @@ def quiesced(
 
 def guest_information(domain: Domain, facts: DomainFacts) -> dict[str, t.Any]:
     """What the agent tells of the guest: operating system, host name, file systems, time zone. Empty if it does not answer."""
-    if why_not(facts) is not None:
+    if why_not_quiesced(facts) is not None:
         return {}
     try:
         domain.api.agentSetResponseTimeout(ANSWER_WITHIN, 0)

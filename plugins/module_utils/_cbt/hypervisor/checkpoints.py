@@ -5,7 +5,7 @@
 
 A checkpoint is metadata in libvirt plus one bitmap of the same name in each tracked disk.
 Ours are called ``cbt-<first 8 digits of the repository's id>-<restore point id>``. Those that a restore point is made with
-have an empty bitmap more in each disk, the mark of that disk: see ``disks.mark``.
+have an empty bitmap more in each disk, its identity bitmap: see ``disks.identity_bitmap``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from xml.etree import ElementTree
 from ..errors import HypervisorError, ProgramError
 from ..images import qemu_img
 from .connection import Domain, explained, libvirt
-from .disks import GRANULARITY, Disk, mark
+from .disks import GRANULARITY, Disk, identity_bitmap
 from .domain import DomainFacts, monitor, read_domain
 
-_MARK_GRANULARITY = 1 << 31  # the largest: a mark is to cost nothing
+_IDENTITY_GRANULARITY = 1 << 31  # the largest, so that an identity bitmap costs nothing
 ANY_REPOSITORY = re.compile(r"cbt-[0-9a-f]{8}-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 
 
@@ -83,7 +83,7 @@ def read_xml(domain: Domain, name: str) -> str:
         )
 
 
-def flaw(disk: Disk, name: str) -> str | None:
+def why_unsound(disk: Disk, name: str) -> str | None:
     """Why the bitmap ``name`` of a disk cannot tell what changed; None if it can."""
     bitmap = disk.bitmap(name)
     if bitmap is None:
@@ -106,29 +106,29 @@ def named(prefix: str, known: t.Iterable[str], disks: t.Iterable[Disk]) -> list[
     )
 
 
-def misplaced(disk: Disk, name: str) -> str | None:
+def why_foreign(disk: Disk, name: str) -> str | None:
     """Why the bitmap ``name`` in a disk's image cannot be told to be that of this disk; None if it can."""
-    marks = disk.marks(name)
-    if marks == (disk.target,):
+    identities = disk.identities(name)
+    if identities == (disk.target,):
         return None
-    if marks:
+    if identities:
         return (
-            f"the bitmap {name} in the image of {disk.target} belongs to {' and '.join(marks)}:"
+            f"the bitmap {name} in the image of {disk.target} belongs to {' and '.join(identities)}:"
             " the image was replaced with that of another disk"
         )
     return f"the bitmap {name} of {disk.target} lacks the mark of its disk (QEMU drops it in a snapshot, a mirror or a commit of an image)"
 
 
-def add_marks(domain: Domain, facts: DomainFacts, name: str, targets: t.Collection[str]) -> None:
-    """Mark in the images of a running domain which disks they are, before a checkpoint is taken."""
+def add_identity_bitmaps(domain: Domain, facts: DomainFacts, name: str, targets: t.Collection[str]) -> None:
+    """Add identity bitmaps to the images of a running domain, before a checkpoint is taken."""
     nodes = {disk.target: f"{disk.node}-format" for disk in facts.disks if disk.target in targets}
     added = [
         {
             "node": node,
-            "name": mark(name, target),
+            "name": identity_bitmap(name, target),
             "persistent": True,
             "disabled": True,
-            "granularity": _MARK_GRANULARITY,
+            "granularity": _IDENTITY_GRANULARITY,
         }
         for target, node in nodes.items()
     ]
@@ -144,7 +144,9 @@ def add_bitmaps(facts: DomainFacts, name: str, targets: t.Collection[str]) -> No
     for disk in facts.disks:
         if disk.target in targets and disk.source is not None:
             try:
-                qemu_img.add_bitmap(disk.source, mark(name, disk.target), _MARK_GRANULARITY, recording=False)
+                qemu_img.add_bitmap(
+                    disk.source, identity_bitmap(name, disk.target), _IDENTITY_GRANULARITY, recording=False
+                )
                 qemu_img.add_bitmap(disk.source, name, GRANULARITY, recording=True)
             except ProgramError as error:
                 raise HypervisorError(
@@ -188,13 +190,15 @@ def remove(domain: Domain, name: str) -> None:
 def _remove_running(domain: Domain, facts: DomainFacts, name: str, known: bool) -> None:
     holders = [disk for disk in facts.disks if disk.bitmap(name) is not None]
     _delete(domain, facts, name, holders, known)
-    marks = [
-        {"node": f"{disk.node}-format", "name": mark(name, target)}
+    identities = [
+        {"node": f"{disk.node}-format", "name": identity_bitmap(name, target)}
         for disk in facts.disks
-        for target in disk.marks(name)
+        for target in disk.identities(name)
     ]
-    if marks:
-        monitor(domain, "transaction", actions=[{"type": "block-dirty-bitmap-remove", "data": each} for each in marks])
+    if identities:
+        monitor(
+            domain, "transaction", actions=[{"type": "block-dirty-bitmap-remove", "data": each} for each in identities]
+        )
 
 
 def _delete(domain: Domain, facts: DomainFacts, name: str, holders: t.Sequence[Disk], known: bool) -> None:
@@ -221,7 +225,7 @@ def _redefinition(name: str, holders: t.Sequence[Disk], disks: t.Iterable[Disk])
 def _remove_shut_off(domain: Domain, facts: DomainFacts, name: str, known: bool) -> None:
     for disk in facts.disks:
         held = [name] if disk.bitmap(name) is not None else []
-        for bitmap in (*held, *(mark(name, target) for target in disk.marks(name))):
+        for bitmap in (*held, *(identity_bitmap(name, target) for target in disk.identities(name))):
             try:
                 qemu_img.remove_bitmap(disk.source or "", bitmap)
             except ProgramError as error:

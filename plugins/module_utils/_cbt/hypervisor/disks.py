@@ -14,7 +14,7 @@ from ..errors import Refused
 
 GRANULARITY = 65536  # of a bitmap that records changes, in bytes: what libvirt takes
 
-_MARK = re.compile(r"(cbt-[0-9a-f]{8}-[^@]+)@(.+)")
+_IDENTITY = re.compile(r"(cbt-[0-9a-f]{8}-[^@]+)@(.+)")
 
 CONVERT = "Convert it with the kvm.cbt.qcow2_v3 role, or let it be backed up by full scan (scan_untracked: true)."
 
@@ -32,7 +32,7 @@ class Selection:
         if unknown:
             raise Refused(f"{whose} has no disk {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}.")
 
-    def left_out(self, target: str) -> str | None:
+    def why_excluded(self, target: str) -> str | None:
         """Why a disk is not taken; None if it is."""
         if target in self.exclude:
             return f"{target} is among exclude_disks."
@@ -78,19 +78,19 @@ class Disk:
         """The bitmap of this name, or None."""
         return next((bitmap for bitmap in self.bitmaps if bitmap.name == name), None)
 
-    def marks(self, checkpoint: str) -> tuple[str, ...]:
+    def identities(self, checkpoint: str) -> tuple[str, ...]:
         """The disks that the image says it was when this checkpoint was taken, by target; at most one unless somebody merged images."""
-        found = (_MARK.fullmatch(bitmap.name) for bitmap in self.bitmaps)
+        found = (_IDENTITY.fullmatch(bitmap.name) for bitmap in self.bitmaps)
         return tuple(match.group(2) for match in found if match is not None and match.group(1) == checkpoint)
 
     @property
     def checkpoints(self) -> set[str]:
-        """Names of the checkpoints its bitmaps and marks belong to."""
-        found = ((_MARK.fullmatch(bitmap.name), bitmap.name) for bitmap in self.bitmaps)
+        """Names of the checkpoints that its bitmaps and identity bitmaps belong to."""
+        found = ((_IDENTITY.fullmatch(bitmap.name), bitmap.name) for bitmap in self.bitmaps)
         return {match.group(1) if match is not None else name for match, name in found}
 
     @property
-    def unreadable(self) -> str | None:
+    def why_unreadable(self) -> str | None:
         """Why this disk holds nothing to protect or cannot be read by a backup; None if it can."""
         if self.device in ("cdrom", "floppy"):
             return f"{self.target} is a {self.device}: removable media are not part of a backup."
@@ -103,10 +103,10 @@ class Disk:
         return None
 
     @property
-    def untrackable(self) -> str | None:
+    def why_untrackable(self) -> str | None:
         """Why changes of this disk cannot be tracked, and what to do; None if they can."""
-        if self.unreadable is not None:
-            return self.unreadable
+        if self.why_unreadable is not None:
+            return self.why_unreadable
         if self.readonly:
             return f"Cannot track {self.target}: it is read-only, so no bitmap can be stored in it. It is read in full each time."
         if self.format != "qcow2":
@@ -169,10 +169,10 @@ def _bitmap(raw: t.Mapping[str, t.Any]) -> Bitmap:
     )
 
 
-def mark(checkpoint: str, target: str) -> str:
-    """Name of the empty bitmap that marks which disk an image was when a checkpoint was taken.
+def identity_bitmap(checkpoint: str, target: str) -> str:
+    """Name of the empty bitmap that records which disk an image was when a checkpoint was taken.
 
-    A checkpoint's bitmap has the same name in all disks of a domain: libvirt has it so. Without the mark nothing tells
+    A checkpoint's bitmap has the same name in all disks of a domain: libvirt has it so. Without the identity bitmap nothing tells
     whose changes it holds, once the image of one disk was copied onto that of another.
     """
     return f"{checkpoint}@{target}"

@@ -113,7 +113,7 @@ def _running_job(domain: Domain) -> str | None:
 
 
 def _from_image(disk: Disk) -> Disk:
-    if disk.unreadable is not None or disk.source is None or not os.path.exists(disk.source):
+    if disk.why_unreadable is not None or disk.source is None or not os.path.exists(disk.source):
         return disk
     try:
         return with_image(disk, qemu_img.info(disk.source, disk.format, share=True))
@@ -164,10 +164,10 @@ def _uses(domain_xml: str, path: str) -> bool:
     """True if a disk of the domain is the file or device ``path``, or has it below as a backing image."""
     sources = ElementTree.fromstring(domain_xml).iterfind("./devices/disk//source")
     return any(
-        os.path.realpath(place) == path
+        os.path.realpath(candidate) == path
         for source in sources
-        for place in (source.get("file"), source.get("dev"))
-        if place
+        for candidate in (source.get("file"), source.get("dev"))
+        if candidate
     )
 
 

@@ -21,7 +21,7 @@ _PACE_OVER = 0.5  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
-class Space:
+class Usage:
     """Free and total bytes of the file system holding ``path``."""
 
     path: str
@@ -34,81 +34,81 @@ class Space:
         return self.free < min(self.total * _KEEP_SHARE, _KEEP_MOST)
 
 
-def look(path: str) -> Space:
+def usage_of(path: str) -> Usage:
     """The space of the file system holding ``path``."""
     usage = os.statvfs(path)
-    return Space(path, usage.f_bavail * usage.f_frsize, usage.f_blocks * usage.f_frsize)
+    return Usage(path, usage.f_bavail * usage.f_frsize, usage.f_blocks * usage.f_frsize)
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class WatchedDirectory:
     """A directory that must not run out of space; looked at every so many seconds. ``what`` and ``option`` are for the message.
 
-    ``measure`` tells its space, for one that is on another host.
+    ``measure`` returns its usage, for one that is on another host.
     """
 
     path: str
     what: str
     option: str
     every: float
-    measure: t.Callable[[str], Space] = look
+    measure: t.Callable[[str], Usage] = usage_of
 
-    def refuse(self) -> None:
+    def require_room(self) -> None:
         """Raise Refused if there is too little space to begin with."""
-        space = self.measure(self.path)
-        if space.short:
-            raise Refused(f"The backup was not started because {self._shortage(space)}")
+        usage = self.measure(self.path)
+        if usage.short:
+            raise Refused(f"The backup was not started because {self._message(usage)}")
 
-    def cause(self, looks: collections.deque[int]) -> HypervisorError | None:
-        """Why the backup has to end; None if there is space, or if that cannot be told. ``looks`` keeps what was free of late.
+    def shortage(self, recent: collections.deque[int]) -> HypervisorError | None:
+        """Why the backup has to end; None if there is space, or if the space cannot be measured. ``recent`` holds the last measurements.
 
         It has to end where little is left, and where no more is left than was just used up.
         """
         try:
-            space = self.measure(self.path)
+            usage = self.measure(self.path)
         except (OSError, HypervisorError):
             return None
-        looks.append(space.free)
-        if not space.short and space.free >= looks[0] - space.free:
+        recent.append(usage.free)
+        if not usage.short and usage.free >= recent[0] - usage.free:
             return None
-        return HypervisorError(f"The backup was ended because {self._shortage(space)} The guest was not affected.")
+        return HypervisorError(f"The backup was ended because {self._message(usage)} The guest was not affected.")
 
-    def _shortage(self, space: Space) -> str:
+    def _message(self, usage: Usage) -> str:
         return (
-            f"{self.what} {self.path} runs out of space ({space.free >> 20} MiB of {space.total >> 20} MiB are free)."
+            f"{self.what} {self.path} runs out of space ({usage.free >> 20} MiB of {usage.total >> 20} MiB are free)."
             f" Free space there, or choose another place with {self.option}."
         )
 
 
 @contextlib.contextmanager
-def guarded(places: t.Sequence[Place], control: Control, end: t.Callable[[], None]) -> t.Iterator[None]:
-    """Watch free space during the block, and call ``end`` once a place runs short; the block then raises the cause.
+def guarded(directories: t.Sequence[WatchedDirectory], control: Control, end: t.Callable[[], None]) -> t.Iterator[None]:
+    """Watch free space during the block, and call ``end`` once a directory runs short; the block then raises the shortage.
 
     QEMU gives the guest an I/O error when the scratch file cannot grow (its default ``on-cbw-error`` is ``break-guest-write``), so
     the job must end before that. The work itself may be waiting for anything at that moment: hence threads, and hence ``end``.
     """
     over = threading.Event()
-    causes: list[HypervisorError] = []
+    shortages: list[HypervisorError] = []
 
-    def watch(place: Place) -> None:
-        looks: collections.deque[int] = collections.deque(maxlen=max(2, round(_PACE_OVER / place.every)))
-        while not over.wait(place.every):
-            cause = place.cause(looks)
-            if cause is not None and not over.is_set():
-                causes.append(cause)
-                control.fail(cause)
+    def watch(directory: WatchedDirectory) -> None:
+        recent: collections.deque[int] = collections.deque(maxlen=max(2, round(_PACE_OVER / directory.every)))
+        while not over.wait(directory.every):
+            shortage = directory.shortage(recent)
+            if shortage is not None and not over.is_set():
+                shortages.append(shortage)
+                control.fail(shortage)
                 with contextlib.suppress(CbtError):  # the work, which fails now, tries again
                     end()
                 return
 
-    threads = [threading.Thread(target=watch, args=(place,), daemon=True) for place in places]
+    threads = [threading.Thread(target=watch, args=(directory,), daemon=True) for directory in directories]
     for thread in threads:
         thread.start()
     try:
         yield
     except CbtError as error:
-        if causes and error is not causes[0]:
-            raise causes[0] from error
+        if shortages and error is not shortages[0]:
+            raise shortages[0] from error
         raise
     finally:
         over.set()

@@ -54,8 +54,8 @@ def machine_files(domain_xml: str) -> list[MachineFile]:
     """The files a domain's XML names or implies."""
     root = ElementTree.fromstring(domain_xml)
     found = []
-    for kind, place in _PATHS.items():
-        path = path_in(root.find(place))
+    for kind, element in _PATHS.items():
+        path = path_in(root.find(element))
         if path is not None and os.path.isabs(path):  # a loader such as "bios.bin" belongs to QEMU
             found.append(MachineFile(kind, path))
         elif kind == "nvram" and root.find("./os[@firmware='efi']") is not None:

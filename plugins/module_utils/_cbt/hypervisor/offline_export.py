@@ -22,7 +22,7 @@ from .domain import DomainFacts
 _START_WITHIN = 60  # seconds
 
 
-def not_offline(disk: Disk) -> str | None:
+def why_not_offline(disk: Disk) -> str | None:
     """Why a disk cannot be read while its domain is shut off; None if it can."""
     if disk.type not in ("file", "block"):
         return f"{disk.target} is a {disk.type} disk, which is read through a running domain only. Set offline to start_paused."
@@ -70,7 +70,7 @@ def image_exports(facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str) 
     by_target = {each.target: each for each in wanted}
     disks = [disk for disk in facts.disks if disk.target in by_target]
     for disk in disks:
-        reason = not_offline(disk)
+        reason = why_not_offline(disk)
         if reason is not None:
             raise Refused(f"Cannot back up {facts.name} while it is shut off: {reason}")
     socket = scratch.socket_in(folder)

@@ -46,12 +46,12 @@ class Workspace:
     """``folder`` is a folder of the run's own on this host, ``scratch`` where its scratch files are on the hypervisor, which may be the same.
     QEMU's user can write to neither.
 
-    ``places`` are what must not run out of space.
+    ``watched`` are the directories that must not run out of space.
     """
 
     folder: str
     scratch: str
-    places: tuple[free_space.Place, ...]
+    watched: tuple[free_space.WatchedDirectory, ...]
 
 
 def local_prefix(uuid: str) -> tuple[str, str]:
@@ -216,7 +216,7 @@ def workspace(domain: Domain, facts: DomainFacts, parent: str) -> t.Iterator[Wor
     what, option = "the scratch directory", "scratch_dir"
     if facts.host is None:
         with scratch_folder(facts, parent) as folder:
-            yield Workspace(folder, folder, (free_space.Place(folder, what, option, 0.02),))
+            yield Workspace(folder, folder, (free_space.WatchedDirectory(folder, what, option, 0.02),))
         return
     session, name = domain.session, f"{remote_prefix(domain.uuid)[0]}{secrets.token_hex(4)}"
     with _locked_folder(facts, tempfile.gettempdir()) as folder:
@@ -225,14 +225,14 @@ def workspace(domain: Domain, facts: DomainFacts, parent: str) -> t.Iterator[Wor
             advice = "libvirt's storage driver must be there. Choose another folder with scratch_dir."
             with explained(f"create the scratch folder {path} on {facts.host}", advice):
                 storage_pools.make(session, name, path)
-            place = free_space.Place(
+            watched = free_space.WatchedDirectory(
                 path,
                 f"the scratch directory on {facts.host},",
                 option,
                 0.1,
                 lambda _path: storage_pools.measure(session, name),
             )
-            yield Workspace(folder.path, path, (place,))
+            yield Workspace(folder.path, path, (watched,))
         finally:
             storage_pools.remove(session, name)
 

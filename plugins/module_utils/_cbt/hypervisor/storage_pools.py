@@ -35,13 +35,13 @@ def make(session: Session, name: str, path: str) -> None:
     pool.create(0)
 
 
-def measure(session: Session, name: str) -> free_space.Space:
+def measure(session: Session, name: str) -> free_space.Usage:
     """The space of the file system of a pool's folder. Raises HypervisorError."""
     with explained(f"ask for the free space of pool {name}"):
         pool = session.api.storagePoolLookupByName(name)
         pool.refresh(0)
         _state, total, _used, free = pool.info()
-    return free_space.Space(name, free, total)
+    return free_space.Usage(name, free, total)
 
 
 def names(session: Session) -> list[str]:

@@ -15,7 +15,7 @@ from .. import files, programs
 from ..errors import HypervisorError, ProgramError
 from . import locks, qemu_img
 
-_HEADER = struct.Struct(">4sIQI")  # magic, version, place and length of the backing file's name
+_HEADER = struct.Struct(">4sIQI")  # magic, version, offset and length of the backing file's name
 _MAGIC = b"QFI\xfb"
 _LONGEST_CHAIN = 256
 _LONGEST_NAME = 1023  # bytes, QEMU's limit of the name of a backing file
@@ -203,12 +203,12 @@ def _named_backing(path: str) -> str | None:
             header = file.read(_HEADER.size)
             if len(header) < _HEADER.size:
                 return None
-            magic, _version, place, length = _HEADER.unpack(header)
-            if magic != _MAGIC or not place or length > _LONGEST_NAME:
+            magic, _version, offset, length = _HEADER.unpack(header)
+            if magic != _MAGIC or not offset or length > _LONGEST_NAME:
                 return None
-            file.seek(place)
+            file.seek(offset)
             name = file.read(length)
-    except (OSError, OverflowError, ValueError):  # a place beyond all files is a ValueError
+    except (OSError, OverflowError, ValueError):  # an offset beyond all files is a ValueError
         return None
     return None if b"\0" in name else os.path.join(os.path.dirname(os.path.realpath(path)), os.fsdecode(name))
 

@@ -69,7 +69,7 @@ def features_like(image: t.Mapping[str, t.Any]) -> Features:
     return Features(cluster, flags["extended-l2"], flags["lazy-refcounts"], image.get("compression-type") == "zstd")
 
 
-class Run(t.NamedTuple):
+class ClusterRun(t.NamedTuple):
     """``count`` clusters of the disk from ``first`` that hold data, lying in the file from cluster ``host`` on."""
 
     first: int
@@ -87,7 +87,7 @@ class Layout:
 
     features: Features
     size: int
-    runs: tuple[Run, ...]
+    runs: tuple[ClusterRun, ...]
     l2_indexes: tuple[int, ...]
     table: int
     blocks: int
@@ -112,11 +112,11 @@ class Layout:
     def _l2_first(self) -> int:
         return self._l1_first + self.l1
 
-    def place(self, offset: int) -> int:
+    def file_offset(self, offset: int) -> int:
         """Where in the file the data at an offset of the disk lies. Raises KeyError if none was planned for it."""
         cluster = offset // self.features.cluster
         index = bisect.bisect_right(self.runs, (cluster, sys.maxsize, 0)) - 1
-        run = self.runs[index] if index >= 0 else Run(0, 0, 0)
+        run = self.runs[index] if index >= 0 else ClusterRun(0, 0, 0)
         if not run.first <= cluster < run.first + run.count:
             raise KeyError(offset)
         return (run.host + cluster - run.first) * self.features.cluster + offset % self.features.cluster
@@ -188,12 +188,12 @@ def _l1_entries(size: int, features: Features) -> int:
     return max(1, _clusters(_clusters(size, features.cluster), features.l2_entries))
 
 
-def _by_table(run: Run, entries: int) -> t.Iterator[Run]:
+def _by_table(run: ClusterRun, entries: int) -> t.Iterator[ClusterRun]:
     """A run cut where another L2 table begins."""
     first, left, host = run
     while left:
         count = min(left, entries - first % entries)
-        yield Run(first, count, host)
+        yield ClusterRun(first, count, host)
         first, host, left = first + count, host + count, left - count
 
 
@@ -229,6 +229,6 @@ def plan(size: int, ranges: t.Iterable[tuple[int, int]], features: Features = DE
         blocks, table = wanted
     runs, host = [], total - sum(count for _first, count in data)
     for first, count in data:
-        runs.append(Run(first, count, host))
+        runs.append(ClusterRun(first, count, host))
         host += count
     return Layout(features, size, tuple(runs), tuple(sorted(needed)), table, blocks, l1, total)

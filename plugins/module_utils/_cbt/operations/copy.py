@@ -19,7 +19,7 @@ from ..repository.format.maps import ExtentMap
 from ..repository.records import damage
 from ..repository.records.damage import Damages
 from ..repository.repository import Repository
-from ..repository.selecting import ALL, PointSelection, several
+from ..repository.selecting import ALL, PointSelection, select_points
 from ..repository.sharing import leases
 from ..repository.sharing.leases import Lease
 from ..repository.sharing.wholeness import whole_among, whole_point
@@ -81,8 +81,8 @@ def nearest(
     """
     copies = {each.id: each for each in here if each.uuid == point.uuid and _fits(each, disk)}
     line = [each for each in there if each.uuid == point.uuid]
-    place = next(index for index, each in enumerate(line) if each.id == point.id)
-    for each in (*reversed(line[:place]), *line[place + 1 :]):
+    position = next(index for index, each in enumerate(line) if each.id == point.id)
+    for each in (*reversed(line[:position]), *line[position + 1 :]):
         if each.id in copies and _fits(each, disk):
             return each, copies[each.id]
     return None
@@ -291,7 +291,7 @@ def copy(
         f"The restore point of {name} is not copied, because its manifest cannot be read: {cause}"
         for name, cause in sorted(listing.damaged.items())
     ]
-    wanted = several(listing.points, request.domain, request.wanted)
+    wanted = select_points(listing.points, request.domain, request.wanted)
     here = list(dest.points_of().points) if dest is not None else []
     keys = {point.key for point in wanted}
     held = whole_among(dest, [point for point in here if point.key in keys]) if dest is not None else set()

@@ -11,7 +11,7 @@ import typing as t
 
 from ..errors import HypervisorError
 from ..hypervisor import checkpoints
-from ..hypervisor.checkpoints import ANY_REPOSITORY, Checkpoint, flaw
+from ..hypervisor.checkpoints import ANY_REPOSITORY, Checkpoint, why_unsound
 from ..hypervisor.connection import Domain, Session
 from ..hypervisor.disks import Disk
 from ..hypervisor.domain import DomainFacts, read_domain, state_of
@@ -34,7 +34,8 @@ def _judge(checkpoint: Checkpoint, disks: t.Sequence[Disk], prefix: str | None) 
     return CheckpointFacts(
         checkpoint=checkpoint,
         ours=checkpoint.name.startswith(prefix) if prefix else ANY_REPOSITORY.fullmatch(checkpoint.name) is not None,
-        valid=len(covered) == len(checkpoint.disks) and all(flaw(disk, checkpoint.name) is None for disk in covered),
+        valid=len(covered) == len(checkpoint.disks)
+        and all(why_unsound(disk, checkpoint.name) is None for disk in covered),
         dirty_bytes=None if None in sizes else sum(size or 0 for size in sizes),
     )
 

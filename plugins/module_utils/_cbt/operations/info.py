@@ -16,12 +16,12 @@ from ..repository.format.manifests import RestorePoint
 from ..repository.records import damage, verified
 from ..repository.records.damage import Damages
 from ..repository.repository import Repository
-from ..repository.selecting import LATEST, by_id, of_domain, several
-from ..repository.sharing.leases import sessions
+from ..repository.selecting import LATEST, by_id, of_domain, select_points
+from ..repository.sharing.leases import lease_holders
 from .tracking import changed_blocks
 from .tracking.changed_blocks import ChangedRange
 
-__all__ = ["changed_between", "changed_until_now", "describe_repository", "healths", "list_points", "sessions"]
+__all__ = ["changed_between", "changed_until_now", "describe_repository", "healths", "lease_holders", "list_points"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def list_points(
     if domain is not None:
         found = of_domain(found, domain) if any(domain in (point.domain, point.uuid) for point in found) else []
     if wanted == "latest":
-        found = several(found, None, LATEST)
+        found = select_points(found, None, LATEST)
     elif wanted is not None:
         found = [point for point in found if point.id == wanted]
     return found, listing.damaged

@@ -16,11 +16,11 @@ from ..repository.crypto.encryption import EncryptedKeys
 from ..repository.crypto.keys import Keys
 from ..repository.format import configuration, manifests, names
 from ..repository.format.configuration import FORMAT, Configuration
-from ..repository.location import Place, store_at
+from ..repository.location import RepositoryLocation, open_store
 from ..repository.repository import Repository, Watch, Watching, check_creatable, configuration_in
 from ..repository.stores.base import Store
 
-__all__ = ["FORMAT", "Configuration", "KeyChange", "KeyRequest", "arrange"]
+__all__ = ["FORMAT", "Configuration", "KeyChange", "KeyRequest", "apply_keys"]
 
 _ATTEMPTS = 20  # at a change beside those of others; each takes some tenths of a second
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -118,17 +118,19 @@ def _decide(found: Configuration | None, passphrase: str | None, request: KeyReq
     return found
 
 
-def arrange(place: Place, request: KeyRequest, check_only: bool = False, watching: Watching | None = None) -> KeyChange:
-    """Have a repository at a place with the key slots asked for, or with ``check_only`` tell what would be done.
+def apply_keys(
+    where: RepositoryLocation, request: KeyRequest, check_only: bool = False, watching: Watching | None = None
+) -> KeyChange:
+    """Give a repository the key slots asked for, or with ``check_only`` say what would be done.
 
     Where there is none, it is created, encrypted if there is a passphrase. A change writes the configuration and no
     other object, and is made anew on what another run has written at the same time. With ``watching``, the repository is compared
     with what is known of it. Raises a CbtError if it cannot be; then nothing was changed.
     """
-    store = store_at(place)
+    store = open_store(where)
     watch = watching(store) if watching is not None else None
     if request.rebuild and lost(store):
-        change = _rebuilt(store, place.passphrase, request, watch)
+        change = _rebuilt(store, where.passphrase, request, watch)
         if not check_only:
             store.put(configuration.NAME, change.after.encode())
         return change
@@ -139,9 +141,9 @@ def arrange(place: Place, request: KeyRequest, check_only: bool = False, watchin
             watch.check_identity(found)
         if found is None:
             check_creatable(store)
-        change = KeyChange(found, _decide(found, place.passphrase, request, store.location))
+        change = KeyChange(found, _decide(found, where.passphrase, request, store.location))
         if found is not None and watch is not None and first is None:
-            watch.check_last(_repository(store, found, place.passphrase, request))
+            watch.check_last(_repository(store, found, where.passphrase, request))
         if check_only or not change.changed:
             return change if first is None else KeyChange(first.before, change.after)
         if _written(store, found, change.after):

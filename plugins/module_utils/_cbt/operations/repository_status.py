@@ -16,7 +16,7 @@ from ..repository.records import damage, verified
 from ..repository.repository import Listing, Repository
 from ..repository.sharing import condemned, holds, leases
 from ..repository.sharing.holds import Hold
-from ..repository.sharing.leases import Session
+from ..repository.sharing.leases import LeaseHolder
 
 __all__ = ["Growth", "Hold", "RepositoryStatus", "status"]
 
@@ -75,7 +75,7 @@ class RepositoryStatus:
     growth: Growth
     damage: tuple[Flaw, ...]
     holds: tuple[Hold, ...]
-    sessions: tuple[Session, ...]
+    sessions: tuple[LeaseHolder, ...]
     foreign: tuple[str, ...]
 
 
@@ -123,18 +123,18 @@ def status(repository: Repository, now: datetime.datetime) -> RepositoryStatus:
         growth=growth(listing.points, now),
         damage=tuple(_damage(repository, listing)),
         holds=tuple(holds.listed(repository)),
-        sessions=tuple(leases.sessions(repository)),
+        sessions=tuple(leases.lease_holders(repository)),
         foreign=tuple(repository.foreign_words()),
     )
 
 
 def _sizes(repository: Repository, listing: Listing) -> Sizes:
     store = repository.store
-    leaving = condemned.announced(repository)
+    pending = condemned.announced(repository)
     packs = pack_bytes = condemned_packs = condemned_bytes = 0
     for entry in store.entries(names.PACKS):
         packs, pack_bytes = packs + 1, pack_bytes + entry.size
-        if entry.name in leaving:
+        if entry.name in pending:
             condemned_packs, condemned_bytes = condemned_packs + 1, condemned_bytes + entry.size
     existing = {point.key for point in listing.points}
     removed = {taken.point for _name, taken in names.of_kind(store.list(names.TRASH), names.TRASH_KIND)} - existing

@@ -16,7 +16,7 @@ from .stores.s3_options import S3_SCHEME, S3Options
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class RepositoryLocation:
     """Where a repository is, an absolute path or ``s3://bucket/prefix``, and what opens it if it is encrypted.
 
     Requests that have to be repeated are reported to ``control``.
@@ -28,18 +28,18 @@ class Place:
     control: Control = dataclasses.field(default_factory=Control, repr=False, compare=False)
 
 
-def as_place(place: str | Place) -> Place:
-    """A place that may be given as its location alone."""
-    return Place(place) if isinstance(place, str) else place
+def as_location(where: str | RepositoryLocation) -> RepositoryLocation:
+    """The location, which may be given as its path or URL alone."""
+    return RepositoryLocation(where) if isinstance(where, str) else where
 
 
-def store_at(place: str | Place) -> Store:
-    """The store at a place, which may be given as its location alone. Raises RepositoryError if there can be none."""
-    place = as_place(place)
-    if place.location.startswith(S3_SCHEME):
+def open_store(where: str | RepositoryLocation) -> Store:
+    """Open the store at a location, which may be given as its path or URL alone. Raises RepositoryError if there can be none."""
+    where = as_location(where)
+    if where.location.startswith(S3_SCHEME):
         from .stores.s3_store import S3Store  # only then: the SDK takes its time to be imported
 
-        return S3Store(place.location, place.s3, place.control)
-    if not os.path.isabs(place.location):
-        raise RepositoryError(f"The repository {place.location} is not an absolute path.")
-    return DirectoryStore(place.location)
+        return S3Store(where.location, where.s3, where.control)
+    if not os.path.isabs(where.location):
+        raise RepositoryError(f"The repository {where.location} is not an absolute path.")
+    return DirectoryStore(where.location)

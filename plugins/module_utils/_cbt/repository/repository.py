@@ -12,13 +12,13 @@ import os
 import typing as t
 
 from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused, RepositoryError
-from ..parallel import side_by_side
+from ..parallel import map_all
 from .crypto.keys import Keys, PlainKeys
 from .format import configuration, manifests, maps, names
 from .format.configuration import Configuration
 from .format.manifests import DiskRecord, RestorePoint, StoredFile
 from .format.packs import PackRef
-from .location import Place, as_place, store_at
+from .location import RepositoryLocation, as_location, open_store
 from .packs.reader import PackReader
 from .packs.writer import PackWriter
 from .stores import mounts
@@ -53,7 +53,7 @@ Watching = t.Callable[[Store], Watch]
 
 
 class Repository:
-    """A place holding packs and restore points of many domains. Make one with ``open_repository``."""
+    """Packs and restore points of many domains. Make one with ``open_repository``."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Repository:
 
     def put_files(self, folder: str, files: t.Mapping[str, bytes]) -> dict[str, StoredFile]:
         """Store the objects of a restore point that is not published yet, side by side: each waits for the disk, not for the others."""
-        for _done in side_by_side(lambda name: self.put_object(f"{folder}/{name}", files[name]), files):
+        for _done in map_all(lambda name: self.put_object(f"{folder}/{name}", files[name]), files):
             pass
         return {name: StoredFile(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()}
 
@@ -241,48 +241,50 @@ def _emptiness(path: str | None) -> str:
     return ": the directory is empty" if os.path.isdir(path) else ": the directory does not exist"
 
 
-def open_repository(place: str | Place, watching: Watching | None = None) -> Repository:
-    """Open the repository at a place. With ``watching``, it is compared with what is known of it.
+def open_repository(where: str | RepositoryLocation, watching: Watching | None = None) -> Repository:
+    """Open the repository at a location. With ``watching``, it is compared with what is known of it.
 
     Raises RepositoryError if there is none, or if it is damaged or of a newer format, PassphraseRefused if its passphrase
     is missing or wrong, Refused if it is not the repository known there, or if that went back.
     """
-    place = as_place(place)
-    store = store_at(place)
-    repository = _opened(store, place.passphrase, _watch(store, watching))
+    where = as_location(where)
+    store = open_store(where)
+    repository = _opened(store, where.passphrase, _watch(store, watching))
     if repository is None:
         raise _missing(store)
     return repository
 
 
-def open_or_create(place: str | Place, check_only: bool = False, watching: Watching | None = None) -> Repository | None:
-    """Open the repository at a place, or create it where there is nothing yet, encrypted if the place has a passphrase.
+def open_or_create(
+    where: str | RepositoryLocation, check_only: bool = False, watching: Watching | None = None
+) -> Repository | None:
+    """Open the repository at a location, or create it where there is nothing yet, encrypted if the location has a passphrase.
 
     With ``check_only`` None is returned in place of creating it. Raises as ``open_repository`` does, and if
     something else is there, or a share that is to be mounted is not.
     """
-    place = as_place(place)
-    store = store_at(place)
+    where = as_location(where)
+    store = open_store(where)
     watch = _watch(store, watching)
-    repository = _opened(store, place.passphrase, watch)
+    repository = _opened(store, where.passphrase, watch)
     if repository is not None:
         return repository
     check_creatable(store)
-    created, keys = configuration.create(place.passphrase)
+    created, keys = configuration.create(where.passphrase)
     if check_only:
         return None
     if not store.put(configuration.NAME, created.encode(), replace=False):
-        return open_repository(place, watching)  # where two create it at once, the first one's counts
+        return open_repository(where, watching)  # where two create it at once, the first one's counts
     store.keep_reserve()
     if watch is not None:
         watch.check_identity(created)
     return Repository(store, created.id, keys, tuple(created.slots), watch)
 
 
-def find_repository(place: Place, watching: Watching | None = None) -> Repository | None:
-    """Open the repository at a place, None if there is none. Raises as ``open_repository`` does otherwise."""
-    store = store_at(place)
-    return _opened(store, place.passphrase, _watch(store, watching))
+def find_repository(where: RepositoryLocation, watching: Watching | None = None) -> Repository | None:
+    """Open the repository at a location, None if there is none. Raises as ``open_repository`` does otherwise."""
+    store = open_store(where)
+    return _opened(store, where.passphrase, _watch(store, watching))
 
 
 def _watch(store: Store, watching: Watching | None) -> Watch | None:

@@ -88,8 +88,8 @@ def by_id(found: t.Sequence[RestorePoint], wanted: str) -> RestorePoint:
     raise Refused(f"The repository holds no restore point {wanted}.")
 
 
-def several(found: t.Sequence[RestorePoint], domain: str | None, wanted: PointSelection) -> list[RestorePoint]:
-    """The selected points of a domain, or of any. Raises Refused as ``choose`` does."""
+def select_points(found: t.Sequence[RestorePoint], domain: str | None, wanted: PointSelection) -> list[RestorePoint]:
+    """The selected points of a domain, or of any. Raises Refused as ``select_point`` does."""
     mine = of_domain(found, domain) if domain is not None else list(found)
     if wanted == ALL:
         return mine
@@ -104,7 +104,7 @@ def several(found: t.Sequence[RestorePoint], domain: str | None, wanted: PointSe
     return chosen
 
 
-def choose(
+def select_point(
     found: t.Sequence[RestorePoint], domain: str, wanted: str = "latest", until: str | None = None
 ) -> RestorePoint:
     """The restore point of a domain that was asked for: by id, the latest, or the latest not after ``until``.

@@ -64,7 +64,7 @@ def _map(content: t.Sequence[int]) -> ExtentMap:
     builder = MapBuilder(SIZE)
     for block, held in enumerate(content):
         if held:
-            builder.place(block, 1, PACK, block)
+            builder.put(block, 1, PACK, block)
     return builder.finish({PACK: PackRef(PACK, 1, BLOCKS)})
 
 

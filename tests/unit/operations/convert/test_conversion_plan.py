@@ -19,7 +19,7 @@ from _cbt.hypervisor.block_copy import mirror
 from _cbt.hypervisor.definition import with_source
 from _cbt.images.image_files import Image
 from _cbt.images.marker import Original
-from _cbt.operations.convert.plan import Candidate, Wish, new_path, plan
+from _cbt.operations.convert.plan import Candidate, ConversionOptions, new_path, plan
 from _cbt.operations.convert.proof import unmarked
 
 V2 = Image("/images/web1.qcow2", "qcow2", 1 << 30, "0.10")
@@ -35,18 +35,18 @@ def candidate(image: Image = V2, **fields: Any) -> Candidate:
 @pytest.mark.parametrize(
     ("image", "running", "wish", "method", "path"),
     [
-        (V2, False, Wish(), "amend", "/images/web1.qcow2"),
-        (RAW, False, Wish(), "convert", "/images/web1.qcow2"),
-        (V2, True, Wish(), "blockcopy", "/images/web1-v3.qcow2"),
-        (RAW, True, Wish(), "blockcopy", "/images/web1.qcow2"),
-        (V2, True, Wish(window=True), "amend", "/images/web1.qcow2"),
-        (RAW, True, Wish(window=True), "convert", "/images/web1.qcow2"),
-        (V2, False, Wish(method="convert"), "convert", "/images/web1-v3.qcow2"),
-        (RAW, True, Wish(dest="/new/disk"), "blockcopy", "/new/disk"),
+        (V2, False, ConversionOptions(), "amend", "/images/web1.qcow2"),
+        (RAW, False, ConversionOptions(), "convert", "/images/web1.qcow2"),
+        (V2, True, ConversionOptions(), "blockcopy", "/images/web1-v3.qcow2"),
+        (RAW, True, ConversionOptions(), "blockcopy", "/images/web1.qcow2"),
+        (V2, True, ConversionOptions(window=True), "amend", "/images/web1.qcow2"),
+        (RAW, True, ConversionOptions(window=True), "convert", "/images/web1.qcow2"),
+        (V2, False, ConversionOptions(method="convert"), "convert", "/images/web1-v3.qcow2"),
+        (RAW, True, ConversionOptions(dest="/new/disk"), "blockcopy", "/new/disk"),
     ],
 )
 def test_the_method_follows_from_image_and_domain(
-    image: Image, running: bool, wish: Wish, method: str, path: str
+    image: Image, running: bool, wish: ConversionOptions, method: str, path: str
 ) -> None:
     made = plan(candidate(image, running=running), wish)
     assert made is not None
@@ -55,44 +55,56 @@ def test_the_method_follows_from_image_and_domain(
 
 @pytest.mark.parametrize("running", [True, False])
 def test_nothing_is_done_to_an_image_that_can_be_tracked(running: bool) -> None:
-    assert plan(candidate(V3, running=running), Wish()) is None
+    assert plan(candidate(V3, running=running), ConversionOptions()) is None
 
 
 def test_an_original_that_waits_is_seen_to_once_the_domain_runs() -> None:
-    assert plan(candidate(V3, original=ORIGINAL), Wish()) is None
-    made = plan(candidate(V3, original=ORIGINAL, running=True), Wish())
+    assert plan(candidate(V3, original=ORIGINAL), ConversionOptions()) is None
+    made = plan(candidate(V3, original=ORIGINAL, running=True), ConversionOptions())
     assert made is not None and made.method == "finish"
 
 
 @pytest.mark.parametrize(
     ("fields", "wish", "why"),
     [
-        ({"running": True}, Wish(method="amend"), "the domain is running"),
-        ({"running": True}, Wish(method="convert"), "the domain is running"),
-        ({}, Wish(method="blockcopy"), "for a running domain"),
-        ({"image": RAW}, Wish(method="amend"), "amend is for qcow2"),
-        ({"image": dataclasses.replace(V2, snapshots=True), "running": True}, Wish(), "internal snapshots"),
-        ({"image": dataclasses.replace(V2, encrypted=True), "running": True}, Wish(), "encrypted"),
-        ({"image": dataclasses.replace(V2, data_file=True), "running": True}, Wish(), "an external data file"),
-        ({"running": True, "ties": ("snapshots",)}, Wish(), "the domain has snapshots"),
-        ({"running": True, "sharers": ("web2",)}, Wish(), "also a disk of web2"),
-        ({"image": RAW, "device": True}, Wish(), "it is a device"),
-        ({"running": True, "copying_to": ""}, Wish(), "a block job to elsewhere"),
-        ({"running": True, "copying_to": "/other"}, Wish(), "a block job to /other"),
+        ({"running": True}, ConversionOptions(method="amend"), "the domain is running"),
+        ({"running": True}, ConversionOptions(method="convert"), "the domain is running"),
+        ({}, ConversionOptions(method="blockcopy"), "for a running domain"),
+        ({"image": RAW}, ConversionOptions(method="amend"), "amend is for qcow2"),
+        (
+            {"image": dataclasses.replace(V2, snapshots=True), "running": True},
+            ConversionOptions(),
+            "internal snapshots",
+        ),
+        ({"image": dataclasses.replace(V2, encrypted=True), "running": True}, ConversionOptions(), "encrypted"),
+        (
+            {"image": dataclasses.replace(V2, data_file=True), "running": True},
+            ConversionOptions(),
+            "an external data file",
+        ),
+        ({"running": True, "ties": ("snapshots",)}, ConversionOptions(), "the domain has snapshots"),
+        ({"running": True, "sharers": ("web2",)}, ConversionOptions(), "also a disk of web2"),
+        ({"image": RAW, "device": True}, ConversionOptions(), "it is a device"),
+        ({"running": True, "copying_to": ""}, ConversionOptions(), "a block job to elsewhere"),
+        ({"running": True, "copying_to": "/other"}, ConversionOptions(), "a block job to /other"),
     ],
 )
-def test_what_would_lose_or_break_something_is_refused(fields: dict[str, Any], wish: Wish, why: str) -> None:
+def test_what_would_lose_or_break_something_is_refused(
+    fields: dict[str, Any], wish: ConversionOptions, why: str
+) -> None:
     with pytest.raises(Refused, match=why):
         plan(candidate(**fields), wish)
 
 
 def test_a_copy_of_ours_that_runs_is_taken_up() -> None:
-    made = plan(candidate(running=True, copying_to=new_path(V2)), Wish())
+    made = plan(candidate(running=True, copying_to=new_path(V2)), ConversionOptions())
     assert made is not None and made.method == "blockcopy"
 
 
 def test_amend_is_refused_neither_for_snapshots_nor_for_sharers() -> None:
-    made = plan(candidate(dataclasses.replace(V2, snapshots=True), ties=("snapshots",), sharers=("web2",)), Wish())
+    made = plan(
+        candidate(dataclasses.replace(V2, snapshots=True), ties=("snapshots",), sharers=("web2",)), ConversionOptions()
+    )
     assert made is not None and made.method == "amend"
 
 

@@ -25,26 +25,26 @@ from _cbt.hypervisor.allowed.filtering import Filtered, filtered
 from _cbt.hypervisor.allowed.firmware import described_firmware
 from _cbt.hypervisor.allowed.table import ALLOWED, REFUSED
 from _cbt.hypervisor.allowed.values import Host, is_firmware
-from _cbt.operations.restore.machine_xml import Adapted, DiskPlace, Wanted, adapt
+from _cbt.operations.restore.machine_xml import AdaptedXml, DiskTarget, TargetMachine, adapt
 
 OTHER = "b9a7f3d0-1111-4222-8333-444455556666"
 NEW = "/new/vda.qcow2"
 OF_PACKAGES = re.compile(r"/usr/(s?bin|libexec|share)/")
 
 
-def adapted(xml: str, copy: bool = False, **fields: t.Any) -> Adapted:
+def adapted(xml: str, copy: bool = False, **fields: t.Any) -> AdaptedXml:
     """Adapted without trust; the host is asked about its own programs and firmware alone."""
 
     def exists(path: str) -> bool:
         assert OF_PACKAGES.match(path), path
         return True
 
-    wanted = {"disks": {"vda": DiskPlace(NEW, "qcow2")}, "keep_host_devices": True, **fields}
-    return adapt(xml, Wanted("web1", OTHER if copy else UUID, **wanted), exists)
+    wanted = {"disks": {"vda": DiskTarget(NEW, "qcow2")}, "keep_host_devices": True, **fields}
+    return adapt(xml, TargetMachine("web1", OTHER if copy else UUID, **wanted), exists)
 
 
-def trusted(xml: str) -> Adapted:
-    wanted = Wanted("web1", UUID, {"vda": DiskPlace(NEW, "qcow2")}, trusted=True, keep_host_devices=True)
+def trusted(xml: str) -> AdaptedXml:
+    wanted = TargetMachine("web1", UUID, {"vda": DiskTarget(NEW, "qcow2")}, trusted=True, keep_host_devices=True)
     return adapt(xml, wanted, lambda path: True)
 
 
@@ -177,7 +177,7 @@ def test_an_ordinary_machine_comes_back_as_it_was(ordinary: Ordinary) -> None:
 )
 def test_adapting_twice_is_adapting_once(xml: str) -> None:
     once = adapted(xml)
-    assert adapted(once.xml) == Adapted(once.xml, ())
+    assert adapted(once.xml) == AdaptedXml(once.xml, ())
 
 
 # Files that the machine brings along.

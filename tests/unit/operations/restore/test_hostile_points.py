@@ -30,7 +30,7 @@ from _cbt.operations.point.machine_files import LARGEST, PIECE
 from _cbt.operations.restore import machine, saved_machine
 from _cbt.operations.restore.disk_writer import sweep
 from _cbt.operations.restore.plan import LONGEST_NAME, make_plan, path_in
-from _cbt.operations.restore.restore import MachineWish, RestoreRequest, RestoreResult, restore
+from _cbt.operations.restore.restore import MachineOptions, RestoreRequest, RestoreResult, restore
 from _cbt.repository.format import names
 from _cbt.repository.repository import Listing, Repository
 
@@ -68,7 +68,7 @@ class Trial:
 
     def restore(self, session: Any, check_only: bool = False, **fields: Any) -> RestoreResult | str:
         """Restore, and return the outcome, or the error in words; nothing else may come of it, and nothing may be left behind."""
-        machine = MachineWish() if session is not None else None
+        machine = MachineOptions() if session is not None else None
         before = self.around()
         request = RestoreRequest(**{"domain": UUID, "dest": str(self.dest), "machine": machine, "workers": 1, **fields})
         outcome: RestoreResult | str
@@ -500,7 +500,7 @@ def test_libvirt_is_given_what_adapting_returned_and_nothing_else(
         "<devices>", "<seclabel type='none'/><devices><emulator>/evil</emulator>"
     ).encode()
     trial.enemy.publish(trial.enemy.manifest(files))
-    made = trial.restore(session, machine=MachineWish(trust_definition=trust))
+    made = trial.restore(session, machine=MachineOptions(trust_definition=trust))
     assert isinstance(made, RestoreResult) and made.machine is not None
     assert given == [each.xml for each in returned] and len(given) == 1 and made.machine.changes == returned[0].changes
     assert ("seclabel" in given[0], "/evil" in given[0]) == (trust, False)  # there is no such emulator here
@@ -531,7 +531,7 @@ def test_what_is_said_of_a_domain_that_is_refused_is_true(force: bool, trial: Tr
     before = trial.dest / "web1-kernel"
     if force:
         before.write_bytes(b"older")
-    request = RestoreRequest(UUID, dest=str(trial.dest), machine=MachineWish(), force=force)
+    request = RestoreRequest(UUID, dest=str(trial.dest), machine=MachineOptions(), force=force)
     with pytest.raises(CbtError, match="define web1") as caught:
         restore(trial.repository(), request, session)
     left = sorted(str(path) for path in trial.dest.iterdir())

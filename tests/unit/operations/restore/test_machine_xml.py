@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _cbt.operations.restore.machine_xml import Adapted, DiskPlace, Wanted, adapt
+from _cbt.operations.restore.machine_xml import AdaptedXml, DiskTarget, TargetMachine, adapt
 
 UUID, OTHER = "6f1d0a52-9a3c-4c0e-8a53-0d1b1f6f4a11", "b9a7f3d0-1111-4222-8333-444455556666"
 VDA = "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/old/vda'/><target dev='vda'/></disk>"
@@ -22,13 +22,13 @@ def xml_of(devices: str = VDA, system: str = "<os><type>hvm</type></os>", extra:
     return f"<domain type='kvm' id='7'><name>web1</name><uuid>{UUID}</uuid>{extra}{system}<devices>{devices}</devices></domain>"
 
 
-def adapted(xml: str, copy: bool = False, present: t.Collection[str] = (), **fields: t.Any) -> Adapted:
-    given_fields = {"disks": {"vda": DiskPlace("/new/vda.qcow2", "qcow2")}, "trusted": True, **fields}
-    wanted = Wanted("web2" if copy else "web1", OTHER if copy else UUID, **given_fields)
+def adapted(xml: str, copy: bool = False, present: t.Collection[str] = (), **fields: t.Any) -> AdaptedXml:
+    given_fields = {"disks": {"vda": DiskTarget("/new/vda.qcow2", "qcow2")}, "trusted": True, **fields}
+    wanted = TargetMachine("web2" if copy else "web1", OTHER if copy else UUID, **given_fields)
     return adapt(xml, wanted, lambda path: path in present)
 
 
-def devices_of(found: Adapted) -> list[str]:
+def devices_of(found: AdaptedXml) -> list[str]:
     """The devices as text, one each."""
     devices = ElementTree.fromstring(found.xml).find("devices")
     assert devices is not None
@@ -88,7 +88,7 @@ def test_a_restored_disk_names_its_image_and_nothing_of_the_old_one(before: str,
 
 
 def test_a_disk_on_a_device_says_so() -> None:
-    found = adapted(xml_of(), disks={"vda": DiskPlace("/dev/vg/web1", "raw", device=True)})
+    found = adapted(xml_of(), disks={"vda": DiskTarget("/dev/vg/web1", "raw", device=True)})
     assert devices_of(found) == [
         canonical(
             "<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='/dev/vg/web1'/><target dev='vda'/></disk>"

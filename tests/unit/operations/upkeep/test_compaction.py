@@ -18,7 +18,7 @@ from _cbt.control import Control
 from _cbt.errors import DamagedObject, Interrupted, RepositoryError
 from _cbt.operations.upkeep import compaction
 from _cbt.operations.upkeep.compaction import Candidates, Compacted, predict
-from _cbt.operations.upkeep.live_blocks import living_blocks, mostly_dead, stretches
+from _cbt.operations.upkeep.live_blocks import live_blocks, set_ranges, sparse_packs
 from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.format import hooks, names
 from _cbt.repository.format.maps import MapBuilder
@@ -29,7 +29,7 @@ from _cbt.repository.sharing.leases import Lease
 
 @given(st.sets(st.integers(0, 300)))
 def test_stretches_are_the_rows_of_set_bits(ordinals: set[int]) -> None:
-    found = list(stretches(sum(1 << ordinal for ordinal in ordinals)))
+    found = list(set_ranges(sum(1 << ordinal for ordinal in ordinals)))
     assert [ordinal for first, count in found for ordinal in range(first, first + count)] == sorted(ordinals)
     assert all(first + count < following for (first, count), (following, _count) in zip(found, found[1:]))
 
@@ -43,15 +43,15 @@ def test_a_block_lives_if_any_map_names_it(disks: list[dict[int, tuple[int, int]
     for held in disks:
         builder = MapBuilder(21 * 65536)
         for block, (pack, ordinal) in sorted(held.items()):
-            builder.place(block, 1, pack_ref(pack, 10).id, ordinal)
+            builder.put(block, 1, pack_ref(pack, 10).id, ordinal)
         maps.append(builder.finish({pack_ref(pack, 10).id: pack_ref(pack, 10) for pack in range(3)}))
     named = {place for held in disks for place in held.values() if place[0] != 1}
-    living = living_blocks(maps, lambda ref: ref != pack_ref(1, 10))
+    living = live_blocks(maps, lambda ref: ref != pack_ref(1, 10))
     assert {
         (pack, ordinal) for pack in (0, 2) for ordinal in range(10) if living.get(pack_ref(pack, 10), 0) >> ordinal & 1
     } == named
     share = {pack: 10 * len([place for place in named if place[0] == pack]) for pack in (0, 2)}
-    assert {ref.id for ref in mostly_dead(living, below)} == {
+    assert {ref.id for ref in sparse_packs(living, below)} == {
         pack_ref(pack, 10).id for pack, percent in share.items() if 0 < percent < below
     }
 

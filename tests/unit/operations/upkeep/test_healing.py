@@ -157,7 +157,7 @@ def test_damaged_runs_cover_damaged_blocks_and_no_others(
 ) -> None:
     builder = MapBuilder(31 * 65536)
     for block, (pack, ordinal) in sorted(held.items()):
-        builder.place(block, 1, pack_ref(pack).id, ordinal)
+        builder.put(block, 1, pack_ref(pack).id, ordinal)
     extents = builder.finish({pack_ref(pack).id: pack_ref(pack) for pack, _ordinal in held.values()})
     damages = {
         pack_ref(pack).id: PackDamage(frozenset(each for other, each in hurt if other == pack), "")

@@ -16,7 +16,7 @@ from _cbt.control import Control
 from _cbt.errors import RepositoryError
 from _cbt.operations.upkeep import merging
 from _cbt.operations.upkeep.compaction import Candidates, Compacted, choose, predict
-from _cbt.operations.upkeep.live_blocks import living_blocks, without
+from _cbt.operations.upkeep.live_blocks import live_blocks, without
 from _cbt.operations.upkeep.merging import EqualBlocks, find_equal
 from _cbt.repository.dedup import dedup
 from _cbt.repository.format import hooks
@@ -33,7 +33,7 @@ def merged(packs: list[list[int]], order: list[int], remembered: int) -> dict[tu
     for rank in order:
         equal.note(rank, [(ordinal, bytes([block])) for ordinal, block in enumerate(packs[rank])])
     return {
-        (REFS.index(ref), move.ordinal + index): (REFS.index(move.pack), move.place + index)
+        (REFS.index(ref), move.ordinal + index): (REFS.index(move.to_pack), move.to_ordinal + index)
         for ref, moves in equal.merges(REFS).items()
         for move in moves
         for index in range(move.count)
@@ -73,7 +73,7 @@ def test_only_packs_of_which_little_is_left_are_given_up() -> None:
     merges = {one: [Move(0, 1, two, 0)], two: [Move(1, 1, one, 3)]}
     found = choose(living, merges, 50, {three: 0b111})
     assert found == ([two], {two: 0b11}, {two: merges[two]})
-    assert without(found.living, found.merges) == {two: 0b1}
+    assert without(found.live, found.merges) == {two: 0b1}
 
 
 def doubled(keys: str = "plain") -> History:
@@ -150,8 +150,8 @@ def test_what_was_to_be_stored_apart_is_neither_given_up_for_a_copy_nor_one(hist
 def test_no_point_is_told_of_a_copy_that_is_damaged(history: History) -> None:
     repository = history.fresh()
     maps = {each.id: repository.read_map(each, "vda") for each in repository.points_of().points}
-    merges = find_equal(repository, living_blocks(maps.values(), lambda _ref: True), Control())
-    (kept,) = {move.pack for moves in merges.values() for move in moves}
+    merges = find_equal(repository, live_blocks(maps.values(), lambda _ref: True), Control())
+    (kept,) = {move.to_pack for moves in merges.values() for move in moves}
     (hurt,) = (name for name, extents in maps.items() if kept in extents.packs)
     history.flip(hurt, 5)
     compact(history.fresh(), 60)

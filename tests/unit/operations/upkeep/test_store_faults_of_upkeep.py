@@ -19,7 +19,7 @@ from _cbt.errors import ObjectMissing
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations import keys as repository_keys
 from _cbt.operations.copy import CopyRequest, copy
-from _cbt.operations.keys import KeyRequest, arrange
+from _cbt.operations.keys import KeyRequest, apply_keys
 from _cbt.operations.point.new_point import StoringOptions
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Rules
@@ -27,7 +27,7 @@ from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.crypto import key_slots
 from _cbt.repository.format import configuration
 from _cbt.repository.format.configuration import Configuration
-from _cbt.repository.location import Place
+from _cbt.repository.location import RepositoryLocation
 from _cbt.repository.repository import Repository
 from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing import condemned, leases, trash
@@ -88,7 +88,7 @@ def scene(keys: str) -> Scene:
     writer = repository.writer()
     writer.append([encoded(random_bytes(BLOCK_SIZE, 99))])
     (unnamed,) = writer.finish().values()
-    condemned.announce(repository, unnamed.name)
+    condemned.condemn(repository, unnamed.name)
     return Scene(history, store, first.id, {each.id for each in rest})
 
 
@@ -243,8 +243,8 @@ def test_whatever_call_fails_a_repository_opens_with_the_old_or_the_new_passphra
 ) -> None:
     monkeypatch.setattr(key_slots, "COST", 16)
     store = FaultyStore()
-    monkeypatch.setattr(repository_keys, "store_at", lambda _place: store)
-    arrange(Place("memory", passphrase="old"), KeyRequest())
+    monkeypatch.setattr(repository_keys, "open_store", lambda _place: store)
+    apply_keys(RepositoryLocation("memory", passphrase="old"), KeyRequest())
     objects = dict(store.objects)
     change = KeyRequest(new_passphrase="new", slot="second", remove=("default",))
 
@@ -252,13 +252,15 @@ def test_whatever_call_fails_a_repository_opens_with_the_old_or_the_new_passphra
         store.objects = dict(objects)
 
     for fault in FAULTS:
-        for tried in each_call(store, fault, restore, lambda: arrange(Place("memory", passphrase="old"), change)):
+        for tried in each_call(
+            store, fault, restore, lambda: apply_keys(RepositoryLocation("memory", passphrase="old"), change)
+        ):
             if not tried.met:
                 break
             found: Configuration = configuration.decode(store.objects[configuration.NAME], "memory")
             opened = [each for each in ("old", "new") if found.opened(each)]
             assert opened == ["new"] if tried.outcome == "done" else len(opened) == 1, tried.where
-            arrange(Place("memory", passphrase=opened[0]), change)
+            apply_keys(RepositoryLocation("memory", passphrase=opened[0]), change)
             assert configuration.decode(store.objects[configuration.NAME], "memory").opened("new")
         assert tried.at > 2
 
@@ -268,7 +270,7 @@ def test_whatever_call_fails_a_lost_configuration_is_made_again_as_it_was_or_not
 ) -> None:
     made = scene("plain")
     store = made.store
-    monkeypatch.setattr(repository_keys, "store_at", lambda _place: store)
+    monkeypatch.setattr(repository_keys, "open_store", lambda _place: store)
     del store.objects[configuration.NAME]
     objects = dict(store.objects)
 
@@ -276,7 +278,9 @@ def test_whatever_call_fails_a_lost_configuration_is_made_again_as_it_was_or_not
         store.objects = dict(objects)
 
     for fault in FAULTS:
-        for tried in each_call(store, fault, restore, lambda: arrange(Place("memory"), KeyRequest(rebuild=True))):
+        for tried in each_call(
+            store, fault, restore, lambda: apply_keys(RepositoryLocation("memory"), KeyRequest(rebuild=True))
+        ):
             there = store.objects.pop(configuration.NAME, None)
             assert store.objects == objects, tried.where
             assert there is not None if tried.outcome == "done" else there is None or fault == "answer lost", (

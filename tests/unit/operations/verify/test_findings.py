@@ -310,7 +310,7 @@ def test_beside_a_place_that_cannot_be_read_the_others_are_verified_and_the_turn
     for _run in range(4):
         with contextlib.suppress(RepositoryError):
             found(history, sample=50)
-        turns.append(verified.turn(history.fresh(), UUID, "all", 2))
+        turns.append(verified.next_slice(history.fresh(), UUID, "all", 2))
     assert len(set(turns)) == 1, "whether the first run meets it or the second, it is met until it can be read"
     with pytest.raises(RepositoryError, match="Input/output"):
         found(history)
@@ -394,7 +394,7 @@ def test_a_sample_finds_every_damage_within_its_runs_and_reads_it_ever_after(blo
 def test_domains_and_selections_have_their_own_turns(history: History) -> None:
     def turns() -> list[int]:
         return [
-            verified.turn(history.fresh(), uuid, selection, 4)
+            verified.next_slice(history.fresh(), uuid, selection, 4)
             for uuid in (UUID, OTHER_UUID)
             for selection in ("all", "latest")
         ]
@@ -411,7 +411,7 @@ def test_a_lost_turn_begins_anew_and_a_damaged_record_is_as_none(history: Histor
         if name.startswith("verified/"):
             history.store.objects[name] = b"?"
     assert told(history) == [(None, False), (None, False)]
-    assert verified.turn(history.fresh(), UUID, "all", 2) == 0
+    assert verified.next_slice(history.fresh(), UUID, "all", 2) == 0
 
 
 def test_what_was_verified_of_points_that_are_gone_is_forgotten(history: History) -> None:

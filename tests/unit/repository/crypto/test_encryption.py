@@ -26,7 +26,7 @@ from _cbt.repository.format import codecs, configuration, envelope, manifests, n
 from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.format.maps import MapBuilder
 from _cbt.repository.format.packs import Encoded, PackRef
-from _cbt.repository.location import Place
+from _cbt.repository.location import RepositoryLocation
 from _cbt.repository.repository import Repository, open_or_create, open_repository
 
 PASSPHRASE = "correct horse battery staple"
@@ -41,7 +41,7 @@ def cheap_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def encrypted(location: Path, passphrase: str = PASSPHRASE) -> Repository:
-    made = open_or_create(Place(str(location), passphrase=passphrase))
+    made = open_or_create(RepositoryLocation(str(location), passphrase=passphrase))
     assert made is not None
     return made
 
@@ -57,7 +57,7 @@ def fill(repository: Repository) -> tuple[RestorePoint, PackRef]:
     written = writer.finish()
     size = 2 * 65536 + 100
     builder = MapBuilder(size)
-    builder.place(0, 3, placement.pack, 0)
+    builder.put(0, 3, placement.pack, 0)
     made = point(1)
     files = repository.put_files(
         made.folder, {"vda.map": builder.finish(written).encode(), "domain.xml": b"<domain>" + MARK + b"</domain>"}
@@ -92,7 +92,7 @@ def test_everything_comes_back_with_the_passphrase(
     place: Path, filled: tuple[Repository, RestorePoint, PackRef]
 ) -> None:
     _repository, made, ref = filled
-    again = open_repository(Place(str(place), passphrase=PASSPHRASE))
+    again = open_repository(RepositoryLocation(str(place), passphrase=PASSPHRASE))
     assert again.slots == ("default",)
     listing = again.points_of()
     assert (listing.points, dict(listing.damaged)) == ((made,), {})
@@ -150,7 +150,7 @@ def test_a_wrong_passphrase_is_named_as_such(place: Path, filled: tuple[Reposito
             PassphraseRefused,
             match=r"The passphrase opens no key slot of the repository .*: it is wrong, or the slot was changed",
         ) as caught:
-            opening(Place(str(place), passphrase="wrong horse"))
+            opening(RepositoryLocation(str(place), passphrase="wrong horse"))
         assert "horse" not in str(caught.value)
 
 
@@ -166,32 +166,32 @@ def test_a_passphrase_for_a_plain_repository_is_refused_and_nothing_written(
     before = objects(place)
     for opening in (open_repository, open_or_create):
         with pytest.raises(PassphraseRefused, match="is not encrypted, but a passphrase was given"):
-            opening(Place(str(place), passphrase=PASSPHRASE))
+            opening(RepositoryLocation(str(place), passphrase=PASSPHRASE))
     assert objects(place) == before
 
 
 def test_an_empty_passphrase_makes_no_plain_repository(place: Path) -> None:
     for check_only in (True, False):
         with pytest.raises(PassphraseRefused, match="The passphrase is empty"):
-            open_or_create(Place(str(place), passphrase=""), check_only)
+            open_or_create(RepositoryLocation(str(place), passphrase=""), check_only)
     assert not place.exists()
 
 
 def test_check_only_creates_no_encrypted_repository(place: Path) -> None:
-    assert open_or_create(Place(str(place), passphrase=PASSPHRASE), check_only=True) is None
+    assert open_or_create(RepositoryLocation(str(place), passphrase=PASSPHRASE), check_only=True) is None
     assert not place.exists()
 
 
 @pytest.mark.parametrize("passphrase", ["ß ключ 鍵", "x" * 5000, " "])
 def test_any_text_may_be_a_passphrase(place: Path, passphrase: str) -> None:
-    assert encrypted(place, passphrase).id == open_repository(Place(str(place), passphrase=passphrase)).id
+    assert encrypted(place, passphrase).id == open_repository(RepositoryLocation(str(place), passphrase=passphrase)).id
 
 
 def test_a_passphrase_that_is_no_text_is_refused(place: Path, filled: object) -> None:
     """As that of a file of random bytes."""
     for opening in (open_repository, open_or_create):
         with pytest.raises(PassphraseRefused, match="The passphrase is not text in UTF-8. Give it as text") as caught:
-            opening(Place(str(place), passphrase="horse\udcff"))
+            opening(RepositoryLocation(str(place), passphrase="horse\udcff"))
         assert "horse" not in str(caught.value)
 
 
@@ -208,12 +208,12 @@ def test_a_host_that_cannot_try_a_passphrase_is_told_why(
     with pytest.raises(
         RepositoryError, match="A passphrase cannot be tried on this host.* Check the memory and the crypto policy"
     ) as caught:
-        open_repository(Place(str(place), passphrase=PASSPHRASE))
+        open_repository(RepositoryLocation(str(place), passphrase=PASSPHRASE))
     assert not isinstance(caught.value, DamagedObject)
 
 
 def test_a_place_does_not_show_its_passphrase() -> None:
-    assert PASSPHRASE not in repr(Place("/backup", passphrase=PASSPHRASE))
+    assert PASSPHRASE not in repr(RepositoryLocation("/backup", passphrase=PASSPHRASE))
 
 
 def test_without_the_library_the_message_says_what_to_install(
@@ -221,7 +221,7 @@ def test_without_the_library_the_message_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(gcm, "AESGCM", None)
     with pytest.raises(RepositoryError, match="python3-cryptography"):
-        open_repository(Place(str(place), passphrase=PASSPHRASE))
+        open_repository(RepositoryLocation(str(place), passphrase=PASSPHRASE))
 
 
 def test_a_repository_that_is_not_encrypted_does_not_wait_for_the_library(place: Path) -> None:
@@ -254,7 +254,7 @@ def test_every_changed_bit_of_the_configuration_is_noticed(place: Path, filled: 
     for bit in range(len(data) * 8):
         (place / "repository.json").write_bytes(with_bit_flipped(data, bit))
         with pytest.raises(DamagedObject):
-            open_repository(Place(str(place), passphrase=PASSPHRASE))
+            open_repository(RepositoryLocation(str(place), passphrase=PASSPHRASE))
 
 
 def test_a_configuration_made_plain_is_not_taken_for_a_plain_repository(place: Path, filled: object) -> None:
@@ -264,20 +264,20 @@ def test_a_configuration_made_plain_is_not_taken_for_a_plain_repository(place: P
 
     rewrite(place, strip)
     with pytest.raises(PassphraseRefused, match="If the repository should be encrypted, this is a different one"):
-        open_repository(Place(str(place), passphrase=PASSPHRASE))
+        open_repository(RepositoryLocation(str(place), passphrase=PASSPHRASE))
 
 
 def test_another_id_opens_no_slot(place: Path, filled: object) -> None:
     rewrite(place, lambda body: body.update(id="0" * 32))
     with pytest.raises(PassphraseRefused, match="or the slot was changed"):
-        open_repository(Place(str(place), passphrase=PASSPHRASE))
+        open_repository(RepositoryLocation(str(place), passphrase=PASSPHRASE))
 
 
 @pytest.mark.parametrize("change", [{"n": 32}, {"r": 9}, {"p": 2}, {"salt": "00" * 32}, {"key": "00" * 48}])
 def test_a_changed_slot_does_not_open(place: Path, filled: object, change: dict[str, object]) -> None:
     rewrite(place, lambda body: body["slots"]["default"].update(change))  # type: ignore[index]
     with pytest.raises(PassphraseRefused, match="or the slot was changed"):
-        open_repository(Place(str(place), passphrase=PASSPHRASE))
+        open_repository(RepositoryLocation(str(place), passphrase=PASSPHRASE))
 
 
 def test_a_slot_that_was_added_renamed_or_removed_is_noticed(
@@ -299,13 +299,13 @@ def test_a_slot_that_was_added_renamed_or_removed_is_noticed(
         shutil.copy(tmp_path / "sound" / "repository.json", place / "repository.json")
         rewrite(place, change)
         with pytest.raises(error):
-            open_repository(Place(str(place), passphrase=PASSPHRASE))
+            open_repository(RepositoryLocation(str(place), passphrase=PASSPHRASE))
 
 
 def test_features_that_are_not_known_are_refused_by_name(place: Path, filled: object) -> None:
     rewrite(place, lambda body: body.update(features=["encryption", "quantum"]))
     with pytest.raises(RepositoryError, match="uses features this version of kvm.cbt does not know"):
-        open_repository(Place(str(place), passphrase=PASSPHRASE))
+        open_repository(RepositoryLocation(str(place), passphrase=PASSPHRASE))
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_a_slot_that_would_take_all_memory_or_for_ever_is_refused_before_it_is_t
 ) -> None:
     rewrite(place, lambda body: body["slots"]["default"].update(change))  # type: ignore[index]
     with pytest.raises(DamagedObject, match="key slot"):
-        open_repository(Place(str(place), passphrase=PASSPHRASE))
+        open_repository(RepositoryLocation(str(place), passphrase=PASSPHRASE))
 
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
@@ -454,7 +454,7 @@ def test_a_newer_seal_is_refused_by_name(
 
 def found_in(location: Path, ref: PackRef) -> list[object]:
     """The blocks as a reader finds them that knows nothing yet."""
-    return content(open_repository(Place(str(location), passphrase=PASSPHRASE)), ref)
+    return content(open_repository(RepositoryLocation(str(location), passphrase=PASSPHRASE)), ref)
 
 
 def test_every_changed_byte_of_a_pack_is_noticed(place: Path, filled: tuple[Repository, RestorePoint, PackRef]) -> None:
@@ -567,7 +567,7 @@ def test_no_error_tells_a_secret(place: Path, filled: tuple[Repository, RestoreP
     told: list[str] = []
     try:
         given_passphrase = {"wrong": PASSPHRASE + "!", "missing": None}.get(strike, PASSPHRASE)
-        opened = open_repository(Place(str(place), passphrase=given_passphrase))
+        opened = open_repository(RepositoryLocation(str(place), passphrase=given_passphrase))
         told += opened.points_of().damaged.values()
         opened.read_map(made, "vda")
         told += [str(each) for each in content(opened, ref) if isinstance(each, DamagedObject)]

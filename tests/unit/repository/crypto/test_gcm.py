@@ -28,7 +28,7 @@ import json, sys
 from cryptography.exceptions import InvalidTag
 from _cbt.repository.crypto import gcm
 asked = json.load(sys.stdin)
-cipher = gcm.Fastest(bytes.fromhex(asked["key"]))
+cipher = gcm.new_gcm(bytes.fromhex(asked["key"]))
 messages = [(bytes.fromhex(nonce), memoryview(bytes.fromhex(content))) for nonce, content in asked["seal"]]
 room = bytearray(sum(len(content) + gcm.TAG_SIZE for _nonce, content in messages))
 cipher.seal_into(memoryview(room), messages)

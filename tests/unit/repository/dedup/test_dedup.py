@@ -32,7 +32,7 @@ from _cbt.repository.format.hooks import PackHooks
 from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.format.maps import ExtentMap
 from _cbt.repository.format.packs import Directory, PackRef
-from _cbt.repository.packs.writer import Placement
+from _cbt.repository.packs.writer import BlockAddress
 from _cbt.repository.records import damage
 from _cbt.repository.records.damage import PackDamage
 from _cbt.repository.repository import Repository
@@ -144,9 +144,9 @@ def test_the_scope_of_a_domain_finds_its_own_packs_and_none_finds_nothing(memory
 def test_packs_on_their_way_out_are_not_used(listed: bool, memory: Repository) -> None:
     base, _counted = back_up(memory, MemoryDisk(KINDS), "one")
     if listed:
-        condemned.doom(memory, "0" * 16, [ref.name for ref in base.packs])
+        condemned.list_for_deletion(memory, "0" * 16, [ref.name for ref in base.packs])
     for ref in base.packs if not listed else ():
-        condemned.announce(memory, ref.name)
+        condemned.condemn(memory, ref.name)
     extents, counted = back_up(memory, MemoryDisk(KINDS), "two")
     assert counted.new_bytes == 300 * BLOCK_SIZE
     assert not set(extents.packs) & set(base.packs)
@@ -169,8 +169,8 @@ def test_a_hit_brings_the_pack_that_was_written_next_along(memory: Repository) -
     """So a disk that is read in order misses the beginning of its first pack only."""
     ids = [bytes([number]) * 32 for number in range(20)]
     found = [PackHooks(pack_ref(number), (hooks.key_of(ids[number]),)) for number in range(4)]
-    dedup.record(memory, dedup.of_backup(uuid_of("a"), run_of("one")), found[:3])
-    dedup.record(memory, dedup.of_backup(uuid_of("a"), run_of("two")), found[3:])
+    dedup.store_hooks(memory, dedup.of_backup(uuid_of("a"), run_of("one")), found[:3])
+    dedup.store_hooks(memory, dedup.of_backup(uuid_of("a"), run_of("two")), found[3:])
     index = HookIndex(memory)
     index.refresh()
     with index.lookup() as lookup:
@@ -184,13 +184,13 @@ def test_hooks_of_very_many_packs_are_stored_in_several_objects(
     memory: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hooks, "PACKS_PER_OBJECT", 3)
-    dedup.record(
+    dedup.store_hooks(
         memory,
         dedup.of_backup(uuid_of("a"), run_of("one")),
         [PackHooks(pack_ref(number), (number,)) for number in range(8)],
     )
     assert sorted(memory.store.list("hooks")) == [hooks_of("a", "one", number) for number in range(3)]
-    dedup.record(memory, dedup.of_backup(uuid_of("a"), run_of("two")), [])
+    dedup.store_hooks(memory, dedup.of_backup(uuid_of("a"), run_of("two")), [])
     assert len(list(memory.store.list("hooks"))) == 3, "a run that stored nothing leaves no object"
 
 
@@ -300,7 +300,7 @@ def test_wrong_places_in_the_index_cannot_mislead(memory: Repository) -> None:
     for number, each in enumerate(wrong):
         for hooked in list(memory.store.list("hooks")):
             memory.store.delete(hooked)
-        dedup.record(
+        dedup.store_hooks(
             memory, dedup.of_backup(uuid_of("domain"), run_of(f"wrong-{number}")), [PackHooks(each, true.keys)]
         )
         disk = MemoryDisk([*KINDS, 1000 + number])
@@ -339,7 +339,7 @@ def test_an_index_that_another_process_is_filling_is_used_as_it_is(
     monkeypatch.setattr("_cbt.repository.dedup.index._WAIT", 0.05)
     with open(the_index(cache_folder)[0].with_name("lock"), "ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        dedup.record(memory, dedup.of_backup(uuid_of("a"), run_of("unknown")), [PackHooks(pack_ref(1), (1,))])
+        dedup.store_hooks(memory, dedup.of_backup(uuid_of("a"), run_of("unknown")), [PackHooks(pack_ref(1), (1,))])
         index = HookIndex(memory)
         index.refresh()
         assert index.failure is None and hooks_of("a", "unknown") not in dict(index.packs())
@@ -362,7 +362,7 @@ def test_processes_that_fill_one_index_at_the_same_time_do_not_fail(
     repository: Repository, place: Path, cache_folder: Path
 ) -> None:
     for number in range(300):
-        dedup.record(
+        dedup.store_hooks(
             repository, dedup.of_backup(uuid_of("a"), run_of(str(number))), [PackHooks(pack_ref(number), (number,))]
         )
     engine = str(Path(__file__).resolve().parents[4] / "plugins" / "module_utils")
@@ -404,7 +404,7 @@ def test_a_process_that_is_killed_while_it_fills_the_index_loses_little_and_leav
     repository: Repository, place: Path, cache_folder: Path
 ) -> None:
     for number in range(100):
-        dedup.record(
+        dedup.store_hooks(
             repository,
             dedup.of_backup(uuid_of("a"), run_of(str(number))),
             [PackHooks(pack_ref(number), (number << 40,))],
@@ -501,11 +501,11 @@ def test_the_blocks_remembered_are_bounded_and_the_latest_are_among_them(memory:
     finding = Deduplicator(memory, HookIndex(memory), {}, remembered=1000)
     ids = [number.to_bytes(32, "big") for number in range(10_000)]
     for start in range(0, 10_000, 20):
-        finding.stored(Placement(bytes(16), start), ids[start : start + 20])
+        finding.stored(BlockAddress(bytes(16), start), ids[start : start + 20])
     with finding.finder() as find:
         known = find(ids)
     assert 500 <= len(known) <= 1040
-    assert all(known[each] == Placement(bytes(16), number) for number, each in enumerate(ids) if number >= 9500)
+    assert all(known[each] == BlockAddress(bytes(16), number) for number, each in enumerate(ids) if number >= 9500)
 
 
 # Nothing of it ever shows in what is restored.

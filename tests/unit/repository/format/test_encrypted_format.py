@@ -21,7 +21,7 @@ from test_format import map_content
 from _cbt.repository.crypto.encryption import EncryptedKeys
 from _cbt.repository.format import packs
 from _cbt.repository.format.packs import Encoded, PackRef
-from _cbt.repository.location import Place
+from _cbt.repository.location import RepositoryLocation
 from _cbt.repository.packs.writer import PackWriter
 from _cbt.repository.repository import open_repository
 
@@ -150,7 +150,7 @@ def test_the_disk_is_put_together_from_manifest_map_and_pack() -> None:
 
 @pytest.mark.parametrize("passphrase", EXPECTED["passphrases"].values())
 def test_the_engine_reads_the_same(passphrase: str) -> None:
-    repository = open_repository(Place(str(REPOSITORY), passphrase=passphrase))
+    repository = open_repository(RepositoryLocation(str(REPOSITORY), passphrase=passphrase))
     (found,) = repository.points_of().points
     (ref,) = repository.read_map(found, "vda").packs
     assert [bytes(block) for block in repository.reader.blocks(ref, 0, ref.blocks)] == pack_blocks()  # type: ignore[arg-type]

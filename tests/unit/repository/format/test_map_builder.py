@@ -57,7 +57,7 @@ def build(size: int, steps: list[Step], parent: ExtentMap | None, before: Blocks
         elif action == "keep":
             builder.keep(first, count)
         else:
-            builder.place(first, count, IDS[pack], ordinal)
+            builder.put(first, count, IDS[pack], ordinal)
             model[first : first + count] = [(IDS[pack], ordinal + index) for index in range(count)]
         block = first + count
     return builder.finish(REFS), model
@@ -97,7 +97,7 @@ def test_speaking_of_a_block_twice_is_an_error(action: str) -> None:
         {
             "zero": builder.zero,
             "keep": builder.keep,
-            "place": lambda first, count: builder.place(first, count, IDS[0], 0),
+            "place": lambda first, count: builder.put(first, count, IDS[0], 0),
         }[action](4, 1)
 
 
@@ -118,7 +118,7 @@ def test_a_freshly_written_disk_of_one_tebibyte_has_a_map_of_few_bytes_per_pack(
     packs = [PackRef(random.Random(number).randbytes(16), 64 << 20, 1024) for number in range(16384)]
     builder = MapBuilder(1 << 40)
     for number, ref in enumerate(packs):
-        builder.place(number * 1024, 1024, ref.id, 0)
+        builder.put(number * 1024, 1024, ref.id, 0)
     data = builder.finish({ref.id: ref for ref in packs}).encode()
     assert len(data) < 1 << 20
     assert len(maps.decode(data)) == 16384
@@ -138,7 +138,7 @@ def test_a_disk_of_one_tebibyte_written_by_several_workers_has_a_map_under_8_mib
         places[portion] = place
     builder = MapBuilder(1 << 40)
     for portion, place in enumerate(places):
-        builder.place(portion * 16, 16, packs[place // 64].id, place % 64 * 16)
+        builder.put(portion * 16, 16, packs[place // 64].id, place % 64 * 16)
     extents = builder.finish({ref.id: ref for ref in packs})
     assert len(extents) > 900_000
     assert len(extents.encode()) < 8 << 20
@@ -150,7 +150,7 @@ def test_scattered_changes_cost_few_bytes_each() -> None:
     packs = [PackRef(chance.randbytes(16), 64 << 20, 1024) for _number in range(count // 1024 + 1)]
     builder = MapBuilder(1 << 40)
     for number, block in enumerate(sorted(chance.sample(range((1 << 40) // BLOCK_SIZE), count))):
-        builder.place(block, 1, packs[number // 1024].id, number % 1024)
+        builder.put(block, 1, packs[number // 1024].id, number % 1024)
     extents = builder.finish({ref.id: ref for ref in packs})
     data = extents.encode()
     assert len(extents) > 290_000

@@ -25,7 +25,7 @@ def map_of(disk: list[Place]) -> ExtentMap:
     builder = MapBuilder(len(disk) * BLOCK_SIZE)
     for block, place in enumerate(disk):
         if place is not None:
-            builder.place(block, 1, PACKS[place[0]].id, place[1])
+            builder.put(block, 1, PACKS[place[0]].id, place[1])
     return builder.finish({ref.id: ref for ref in PACKS})
 
 

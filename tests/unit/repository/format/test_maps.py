@@ -35,7 +35,7 @@ def extent_maps(draw: st.DrawFn) -> ExtentMap:
     ):
         if block + gap + count > total:
             break
-        builder.place(block + gap, count, packs[index % len(packs)].id, ordinal)
+        builder.put(block + gap, count, packs[index % len(packs)].id, ordinal)
         block += gap + count
     return builder.finish({ref.id: ref for ref in packs})
 
@@ -50,9 +50,9 @@ def rebuilt(data: bytes, columns: bytes, **fields: int) -> bytes:
 
 def sample_map() -> ExtentMap:
     builder = MapBuilder(20 * BLOCK_SIZE + 512)
-    builder.place(0, 3, pack_ref(1).id, 0)
-    builder.place(7, 2, pack_ref(2).id, 5)
-    builder.place(20, 1, pack_ref(1).id, 9)
+    builder.put(0, 3, pack_ref(1).id, 0)
+    builder.put(7, 2, pack_ref(2).id, 5)
+    builder.put(20, 1, pack_ref(1).id, 9)
     return builder.finish({pack_ref(1).id: pack_ref(1), pack_ref(2).id: pack_ref(2)})
 
 

@@ -75,9 +75,9 @@ def test_parts_come_back() -> None:
         assert names.manifest_kept_by(name) == names.manifest(UUID, point_id(1))
     for name in (names.pack(PACK), names.point_file(UUID, point_id(1), "vda.map")):
         assert names.announced(names.announcement(name)) == name
-        assert names.may_go(name)
+        assert names.is_collectable(name)
     for name in (names.manifest(UUID, point_id(1)), names.lease(SESSION), "x", ""):
-        assert not names.may_go(name)
+        assert not names.is_collectable(name)
         with pytest.raises(DamagedObject, match="cannot be announced"):
             names.announcement(name)
 

@@ -136,7 +136,7 @@ def test_the_pack_is_written_the_same(repository: Repository, ref: PackRef, monk
 def test_the_map_is_written_the_same_but_for_its_compression(repository: Repository, ref: PackRef) -> None:
     builder = MapBuilder(MAP["disk_size"])
     for each in MAP["runs"]:
-        builder.place(each["first"], each["count"], ref.id, each["ordinal"])
+        builder.put(each["first"], each["count"], ref.id, each["ordinal"])
     released, written = repository.store.get(MAP["name"]), builder.finish({ref.id: ref}).encode()
     assert written[:72] == released[:72], "the checksum in there covers the columns"
     assert list(maps.decode(written).runs()) == list(maps.decode(released).runs())

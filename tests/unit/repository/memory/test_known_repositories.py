@@ -19,7 +19,7 @@ from samples import OTHER_UUID, UUID, point, point_id
 from _cbt.errors import CbtError, DamagedObject, Refused, RepositoryError
 from _cbt.repository.format import envelope
 from _cbt.repository.memory import host_state, known_repositories
-from _cbt.repository.memory.known_repositories import Known, merged, objection
+from _cbt.repository.memory.known_repositories import KnownRepository, merged, objection
 from _cbt.repository.memory.memory import Memory, Terms, address, addresses
 from _cbt.repository.repository import Repository, configuration_in, open_or_create, open_repository
 from _cbt.repository.stores import mounts
@@ -28,11 +28,11 @@ from _cbt.repository.stores.s3_options import S3Options
 from _cbt.repository.stores.s3_store import S3Store
 
 ONE, TWO = "1" * 32, "2" * 32
-PLAIN, SECRET = Known(ONE, False), Known(ONE, True)
-KNOWN = Known(ONE, True, {UUID: point_id(3), OTHER_UUID: point_id(2)}, (UUID, point_id(3)))
+PLAIN, SECRET = KnownRepository(ONE, False), KnownRepository(ONE, True)
+KNOWN = KnownRepository(ONE, True, {UUID: point_id(3), OTHER_UUID: point_id(2)}, (UUID, point_id(3)))
 
 # What was known, what is found, and what is said.
-OBJECTIONS: list[tuple[Known | None, Known | None, str | None]] = [
+OBJECTIONS: list[tuple[KnownRepository | None, KnownRepository | None, str | None]] = [
     (None, None, None),
     (None, PLAIN, None),
     (None, SECRET, None),
@@ -40,14 +40,18 @@ OBJECTIONS: list[tuple[Known | None, Known | None, str | None]] = [
     (KNOWN, SECRET, None),
     (PLAIN, None, f"The repository {ONE} that this host knows in /share is missing"),
     (SECRET, None, f"The repository {ONE} that this host knows in /share is missing"),
-    (PLAIN, Known(TWO, False), f"it is {TWO} in place of {ONE}."),
-    (SECRET, Known(TWO, True), f"it is {TWO} in place of {ONE}."),
+    (PLAIN, KnownRepository(TWO, False), f"it is {TWO} in place of {ONE}."),
+    (SECRET, KnownRepository(TWO, True), f"it is {TWO} in place of {ONE}."),
     (
         SECRET,
-        Known(TWO, False),
+        KnownRepository(TWO, False),
         f"it is {TWO} in place of {ONE}, which is not encrypted; the one before was encrypted.",
     ),
-    (PLAIN, Known(TWO, True), f"it is {TWO} in place of {ONE}, which is encrypted; the one before was not encrypted."),
+    (
+        PLAIN,
+        KnownRepository(TWO, True),
+        f"it is {TWO} in place of {ONE}, which is encrypted; the one before was not encrypted.",
+    ),
     (SECRET, PLAIN, "is not encrypted, but this host knows it as encrypted, which cannot change"),
     (PLAIN, SECRET, "is encrypted, but this host knows it as not encrypted, which cannot change"),
 ]
@@ -55,23 +59,23 @@ OBJECTIONS: list[tuple[Known | None, Known | None, str | None]] = [
 
 @pytest.mark.parametrize(("known", "found", "said"), OBJECTIONS)
 def test_what_is_said_of_a_repository_that_was_found(
-    known: Known | None, found: Known | None, said: str | None
+    known: KnownRepository | None, found: KnownRepository | None, said: str | None
 ) -> None:
     reason = objection(known, found, "/share")
     assert reason is None if said is None else reason is not None and said in reason
 
 
-def _learned(**newest: str) -> Known:
+def _learned(**newest: str) -> KnownRepository:
     return dataclasses.replace(KNOWN, newest={**KNOWN.newest, **newest})
 
 
 NEWER, OTHERS = _learned(**{UUID: point_id(5)}), _learned(**{OTHER_UUID: point_id(6)})
 BOTH = _learned(**{UUID: point_id(5), OTHER_UUID: point_id(6)})
 GONE = dataclasses.replace(KNOWN, newest={OTHER_UUID: point_id(2)})
-REPLACED = Known(TWO, False)
+REPLACED = KnownRepository(TWO, False)
 
 # What is kept, what a run knew before and knows now, and what is to be kept.
-MERGES: list[tuple[Known | None, Known | None, Known, Known]] = [
+MERGES: list[tuple[KnownRepository | None, KnownRepository | None, KnownRepository, KnownRepository]] = [
     (None, None, PLAIN, PLAIN),
     (KNOWN, KNOWN, NEWER, NEWER),
     (OTHERS, KNOWN, NEWER, BOTH),  # another run wrote meanwhile
@@ -86,7 +90,7 @@ MERGES: list[tuple[Known | None, Known | None, Known, Known]] = [
 
 @pytest.mark.parametrize(("kept", "before", "after", "expected"), MERGES)
 def test_what_runs_side_by_side_learn_is_put_together(
-    kept: Known | None, before: Known | None, after: Known, expected: Known
+    kept: KnownRepository | None, before: KnownRepository | None, after: KnownRepository, expected: KnownRepository
 ) -> None:
     assert merged(kept, before, after) == expected
 

@@ -27,7 +27,7 @@ from _cbt.operations.upkeep.retention import GRACE, RetentionRequest, retention
 from _cbt.repository import repository as opening
 from _cbt.repository.format import configuration, manifests, names
 from _cbt.repository.format.manifests import RestorePoint
-from _cbt.repository.location import Place
+from _cbt.repository.location import RepositoryLocation
 from _cbt.repository.memory.memory import Memory, Terms
 from _cbt.repository.repository import Repository
 from _cbt.repository.sharing import removals, trash
@@ -50,7 +50,7 @@ class Share:
         self.store.objects[configuration.NAME] = created.encode()
         self.warnings: list[str] = []
         for module in (opening, repository_keys):
-            monkeypatch.setattr(module, "store_at", lambda _place: self.store)
+            monkeypatch.setattr(module, "open_store", lambda _place: self.store)
 
     @property
     def store(self) -> MemoryStore:
@@ -66,14 +66,16 @@ class Share:
         self.on(host)
         terms = Terms(accept, keep, warn=self.warnings.append)
         given = self.passphrase if passphrase == "" else passphrase
-        return opening.open_repository(Place("/share", passphrase=given), functools.partial(Memory, terms=terms))
+        return opening.open_repository(
+            RepositoryLocation("/share", passphrase=given), functools.partial(Memory, terms=terms)
+        )
 
     def arrange(self, accept: bool = False, check_only: bool = False, rebuild: bool = False, host: str = "a") -> bool:
         """Have a repository there, as cbt_repository does; returns whether that changed anything."""
         self.on(host)
         watching = functools.partial(Memory, terms=Terms(accept, not check_only, warn=self.warnings.append))
-        place = Place("/share", passphrase=self.passphrase)
-        return repository_keys.arrange(place, KeyRequest(rebuild=rebuild), check_only, watching).changed
+        place = RepositoryLocation("/share", passphrase=self.passphrase)
+        return repository_keys.apply_keys(place, KeyRequest(rebuild=rebuild), check_only, watching).changed
 
     def look(self, host: str = "a", **terms: bool) -> list[str]:
         """Open it and list all points, as a run does that reads; returns their ids."""
@@ -531,7 +533,7 @@ def test_an_encrypted_repository_that_was_made_a_plain_one_is_refused(share: Sha
 def test_a_repository_that_is_gone_is_refused_and_not_created_anew(share: Share) -> None:
     share.history.store = MemoryStore()
     share.on("a")
-    created = functools.partial(opening.open_or_create, Place("/share", passphrase=share.passphrase))
+    created = functools.partial(opening.open_or_create, RepositoryLocation("/share", passphrase=share.passphrase))
     for check_only in (True, False):
         with pytest.raises(
             Refused,
@@ -553,7 +555,7 @@ def test_a_repository_that_was_created_is_known_before_anything_is_stored(share:
     share.history.store = MemoryStore()
     share.on("new")
     opening.open_or_create(
-        Place("/share", passphrase=share.passphrase), watching=functools.partial(Memory, terms=Terms())
+        RepositoryLocation("/share", passphrase=share.passphrase), watching=functools.partial(Memory, terms=Terms())
     )
     replaced(share, share.passphrase)
     with pytest.raises(Refused, match="is not the one"):
@@ -565,7 +567,7 @@ def test_the_option_that_accepts_is_named_as_the_caller_names_it(share: Share) -
     share.on("a")
     with pytest.raises(Refused, match="once with dest_accept_repository: true"):
         opening.open_repository(
-            Place("/share"), functools.partial(Memory, terms=Terms(option="dest_accept_repository"))
+            RepositoryLocation("/share"), functools.partial(Memory, terms=Terms(option="dest_accept_repository"))
         )
 
 
@@ -589,7 +591,7 @@ def test_knowing_costs_one_request_and_nothing_while_nothing_is_amiss(
         return collections.Counter(counted)
 
     newest = latest(share)
-    place = Place("/share", passphrase=share.passphrase)
+    place = RepositoryLocation("/share", passphrase=share.passphrase)
     more = requests(share.open)
     without = requests(lambda: opening.open_repository(place))
     name = names.manifest(*newest.key)
@@ -661,5 +663,5 @@ def test_no_repository_is_arranged_below_a_share_that_is_not_mounted(
     monkeypatch.setattr("_cbt.repository.stores.mounts._FSTAB", str(tmp_path / "fstab"))
     for check_only in (True, False):
         with pytest.raises(Refused, match="not mounted"):
-            repository_keys.arrange(Place(f"{tmp_path}/share/kvm"), KeyRequest(), check_only)
+            repository_keys.apply_keys(RepositoryLocation(f"{tmp_path}/share/kvm"), KeyRequest(), check_only)
     assert not (tmp_path / "share").exists()

@@ -21,7 +21,7 @@ from _cbt.repository.format.maps import Run
 from _cbt.repository.format.packs import Encoded, PackRef
 from _cbt.repository.packs import reader as pack_reader
 from _cbt.repository.packs.reader import PackReader
-from _cbt.repository.packs.writer import PackWriter, Placement
+from _cbt.repository.packs.writer import BlockAddress, PackWriter
 from _cbt.repository.stores.directory import DirectoryStore
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
@@ -94,7 +94,7 @@ def test_several_threads_append_side_by_side_and_nothing_is_mixed_up(
     store = DirectoryStore(str(tmp_path))
     writer = PackWriter(store, PlainKeys())
 
-    def append(seed: int) -> list[tuple[Placement, list[bytes]]]:
+    def append(seed: int) -> list[tuple[BlockAddress, list[bytes]]]:
         chance = random.Random(seed)
         done = []
         for turn in range(25):
@@ -129,7 +129,7 @@ def test_one_append_never_spans_two_packs(monkeypatch: pytest.MonkeyPatch) -> No
     writer = PackWriter(MemoryStore(), PlainKeys())
     first = writer.append([encoded(b"a")] * 3)
     second = writer.append([encoded(b"b")] * 5)
-    assert (first.pack, second) == (second.pack, Placement(first.pack, 3))
+    assert (first.pack, second) == (second.pack, BlockAddress(first.pack, 3))
     assert writer.finish()[first.pack].blocks == 8
 
 

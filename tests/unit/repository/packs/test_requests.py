@@ -63,7 +63,7 @@ def made_point(repository: Repository) -> RestorePoint:
     for target in ("vda", "vdb"):
         builder = MapBuilder(len(PACKS) * BLOCK_SIZE)
         for block, ref in enumerate(PACKS):
-            builder.place(block, 1, ref.id, 0)
+            builder.put(block, 1, ref.id, 0)
         files = repository.put_files(
             names.point_folder(UUID, point(1).id),
             {f"{target}.map": builder.finish({ref.id: ref for ref in PACKS}).encode()},
@@ -81,7 +81,7 @@ def test_whether_a_pack_is_gone_or_on_its_way_out_takes_one_request_each_and_two
     repository = Repository(store, "0" * 32)  # type: ignore[arg-type]
     made = made_point(repository)
     store.meeting = threading.Barrier(1)  # the maps are looked at among the packs
-    assert publishing.lost(repository, made) == set()
+    assert publishing.missing(repository, made) == set()
     assert store.requests == {
         "get points": 2,
         "list condemned": 1,
@@ -95,7 +95,7 @@ def test_of_a_point_that_is_replaced_only_what_is_new_is_asked_for(store: Counti
     repository = Repository(store, "0" * 32)  # type: ignore[arg-type]
     made = made_point(repository)
     store.meeting = threading.Barrier(1)
-    assert publishing.lost(repository, made, lambda name: name != PACKS[3].name) == set()
+    assert publishing.missing(repository, made, lambda name: name != PACKS[3].name) == set()
     assert store.requests["size packs"] == 1
 
 

@@ -51,7 +51,7 @@ class World:
     def _packs(self) -> MapBuilder:
         writer = Repository(self.store, "0" * 32).writer()
         builder = MapBuilder(BLOCK_SIZE)
-        builder.place(0, 1, *writer.append([encoded(CONTENT)]))
+        builder.put(0, 1, *writer.append([encoded(CONTENT)]))
         self.written = dict(writer.finish())
         return builder
 
@@ -101,7 +101,7 @@ class World:
 
         made = publishing.publish(lease, self._point(self.builder), again)
         lease.release()
-        assert publishing.lost(self.collecting(), made) == set()
+        assert publishing.missing(self.collecting(), made) == set()
         assert self.collecting().points_of(UUID).points
 
 

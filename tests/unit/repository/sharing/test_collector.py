@@ -100,7 +100,7 @@ def test_a_point_that_is_locked_is_kept_and_says_so(history: History) -> None:
 def test_an_announcement_of_what_is_needed_is_taken_back_and_another_keeps_its_time(history: History) -> None:
     needed, idle = (history.block_place(point_id(number), 5)[0] for number in (3, 2))
     for name in (needed, idle):
-        condemned.announce(history.fresh(), name)
+        condemned.condemn(history.fresh(), name)
     announced_at = history.store.clock
     forget(history, 2)
     history.store.clock += 50
@@ -186,7 +186,7 @@ def test_what_a_removed_point_needs_is_not_worth_a_compaction_until_it_cannot_be
 
 
 def test_lost_hooks_are_made_again_and_idle_ones_go(history: History) -> None:
-    dedup.record(history.fresh(), dedup.of_backup(UUID, point_id(9)), [])
+    dedup.store_hooks(history.fresh(), dedup.of_backup(UUID, point_id(9)), [])
     run(history)
     assert {name.rpartition("/")[2].partition("-")[0] for name in history.store.list("hooks")} <= {
         point_id(number).partition("-")[0] for number in (1, 2, 3)
@@ -243,4 +243,4 @@ def test_what_is_no_object_stops_nothing_and_stays_and_is_named_once(name: str, 
     assert second not in packs(history)
     assert history.store.objects[name] == b"somebody's"
     found = history.fresh().points_of().points[0]
-    assert publishing.lost(history.repository, found) == set(), "a backup can be published"
+    assert publishing.missing(history.repository, found) == set(), "a backup can be published"

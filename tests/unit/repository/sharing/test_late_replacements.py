@@ -53,7 +53,7 @@ class World:
         repository, disks = self.repository(), []
         for number, target in enumerate(("vda", "vdb")):
             builder = MapBuilder(2 * BLOCK_SIZE)
-            builder.place(0, 2, pack.id, 2 * number)
+            builder.put(0, 2, pack.id, 2 * number)
             data = {f"{target}-0000000{number}.map": builder.finish({pack.id: pack}).encode()}
             files = repository.put_files(names.point_folder(uuid, point_id(1)), data)
             disks.append(dataclasses.replace(record(target, size=2 * BLOCK_SIZE), map=next(iter(files.values()))))

@@ -128,7 +128,7 @@ def test_an_entry_after_the_deletion_is_withdrawn_if_a_collector_is_about_to_del
     history.store.clock += DAY
     while not (slow.pending.startswith("put trash") or slow.over):
         slow.step()
-    condemned.doom(history.fresh(), "1" * 16, [pack])
+    condemned.list_for_deletion(history.fresh(), "1" * 16, [pack])
     while not slow.over:
         slow.step()
     assert list(history.store.list("trash")) == []

@@ -245,4 +245,4 @@ def test_a_lease_stays_visible_for_a_grace_period_after_it_lapsed(lapsed: float,
     lease = Lease(world.repository(), "backup")
     world.pass_time(LAPSE + lapsed)
     world.retain()
-    assert [each.id for each in leases.sessions(world.repository())] == [lease.id] * stays
+    assert [each.id for each in leases.lease_holders(world.repository())] == [lease.id] * stays

@@ -61,7 +61,7 @@ def repository(monkeypatch: pytest.MonkeyPatch) -> Repository:
 def _stored(repository: Repository) -> tuple[RestorePoint, str]:
     """A point that is not published, and the name of its pack."""
     writer, builder = repository.writer(), MapBuilder(BLOCK_SIZE)
-    builder.place(0, 1, *writer.append([encoded(b"x" * BLOCK_SIZE, "lz4")]))
+    builder.put(0, 1, *writer.append([encoded(b"x" * BLOCK_SIZE, "lz4")]))
     written = writer.finish()
     files = repository.put_files(point(1).folder, {"vda.map": builder.finish(written).encode()})
     (ref,) = written.values()
@@ -73,16 +73,16 @@ def test_what_a_collector_deletes_between_any_two_requests_is_lost(repository: R
     store = repository.store
     assert isinstance(store, MeetingStore)
     made, pack = _stored(repository)
-    condemned.announce(repository, pack)
-    (doomed,) = condemned.doom(repository, COLLECTOR, [pack])
+    condemned.condemn(repository, pack)
+    (doomed,) = condemned.list_for_deletion(repository, COLLECTOR, [pack])
     whole, store.requests = dict(store.objects), 0
-    assert publishing.lost(repository, made) == {pack}
+    assert publishing.missing(repository, made) == {pack}
     requests = store.requests
     assert requests >= 4
     for moments in itertools.combinations_with_replacement(range(requests + 1), 3):
         store.objects, store.requests = dict(whole), 0
         store.deleted_before = dict(zip((pack, names.announcement(pack), doomed), moments))
-        assert publishing.lost(repository, made) == {pack}, moments
+        assert publishing.missing(repository, made) == {pack}, moments
 
 
 @pytest.mark.parametrize("harm", ["cut off", "prolonged", "gone"])
@@ -90,8 +90,8 @@ def test_a_pack_of_another_size_is_lost(repository: Repository, harm: str) -> No
     store = repository.store
     assert isinstance(store, MeetingStore)
     made, pack = _stored(repository)
-    assert publishing.lost(repository, made) == set()
+    assert publishing.missing(repository, made) == set()
     store.objects[pack] = store.objects[pack][:-1] if harm == "cut off" else store.objects[pack] + b"\0"
     if harm == "gone":
         del store.objects[pack]
-    assert publishing.lost(repository, made) == {pack}
+    assert publishing.missing(repository, made) == {pack}

@@ -34,7 +34,7 @@ def made_map(held: Places) -> ExtentMap:
     builder = MapBuilder(41 * BLOCK_SIZE)
     for block in sorted(held):
         pack, ordinal = held[block]
-        builder.place(block, 1, pack_ref(pack).id, ordinal)
+        builder.put(block, 1, pack_ref(pack).id, ordinal)
     return builder.finish({pack_ref(pack).id: pack_ref(pack) for pack, _ordinal in held.values()})
 
 
@@ -226,7 +226,7 @@ def test_a_point_removed_at_any_operation_stays_removed_and_can_be_brought_back(
 def test_a_new_pack_deleted_at_any_operation_before_a_draft_names_it_costs_no_point(at: int) -> None:
     made, moves = history()
     store = made.store = Interfering(made.store)
-    pack = next(iter(moves.values()))[0].pack
+    pack = next(iter(moves.values()))[0].to_pack
 
     def collect() -> None:
         """As a collector does, which found nothing that names it: condemned long ago, deleted now."""

@@ -48,7 +48,7 @@ class World:
         builder, written = MapBuilder(2 * BLOCK_SIZE), {}
         for block, content in enumerate(CONTENTS):
             writer = repository.writer()
-            builder.place(block, 1, *writer.append([encoded(content)]))
+            builder.put(block, 1, *writer.append([encoded(content)]))
             written.update(writer.finish())
         self.packs[uuid] = list(written.values())
         files = repository.put_files(

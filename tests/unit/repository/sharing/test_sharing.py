@@ -52,7 +52,7 @@ from _cbt.repository.format import manifests, names, packs
 from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.format.maps import MapBuilder
 from _cbt.repository.format.packs import PackRef
-from _cbt.repository.packs.writer import Placement
+from _cbt.repository.packs.writer import BlockAddress
 from _cbt.repository.records.damage import PackDamage
 from _cbt.repository.repository import Repository
 from _cbt.repository.sharing import condemned, holding, holds, leases, publishing
@@ -114,7 +114,7 @@ class World:
         self.host = host
         self.store.clock = self.wall_clock() if self.clients_set_times else self.real + self.offsets[-1]
 
-    def note(self, value: int, placement: Placement, written: Mapping[bytes, PackRef]) -> None:
+    def note(self, value: int, placement: BlockAddress, written: Mapping[bytes, PackRef]) -> None:
         """Remember for other backups where a content was stored, as hooks do, whatever becomes of it."""
         self.index.setdefault(value, []).insert(0, (written[placement.pack], placement.ordinal))
 
@@ -176,12 +176,12 @@ def back_up(repository: Repository, world: World, uuid: str, changes: dict[int, 
     With ``anew`` it is, and all of the disk with it, as that of damaged blocks is.
     """
     lease = Lease(repository, "backup")
-    leaving = condemned.on_their_way_out(repository)
+    leaving = condemned.pending_deletion(repository)
     before = repository.points_of(uuid).points
     base = repository.read_map(before[-1], "vda") if before else None
     disk = list(world.truth[before[-1].id]) if before else [0] * BLOCKS
     builder, writer = MapBuilder(BLOCKS * BLOCK_SIZE, base), repository.writer()
-    stored: dict[int, Placement] = {}
+    stored: dict[int, BlockAddress] = {}
     refs: dict[bytes, PackRef] = {}
     for block, value in sorted({**dict(enumerate(disk if anew else ())), **changes}.items()):
         disk[block] = value
@@ -191,10 +191,10 @@ def back_up(repository: Repository, world: World, uuid: str, changes: dict[int, 
         elif places:
             ref, ordinal = places[0]
             refs[ref.id] = ref
-            builder.place(block, 1, ref.id, ordinal)
+            builder.put(block, 1, ref.id, ordinal)
         else:
             stored[value] = writer.append([encoded(CONTENTS[value], "lz4")])
-            builder.place(block, 1, *stored[value])
+            builder.put(block, 1, *stored[value])
     written = writer.finish()
     refs.update(written)
     for value, placement in stored.items():
@@ -227,7 +227,7 @@ def back_up(repository: Repository, world: World, uuid: str, changes: dict[int, 
         for run in extents.runs():
             if run.pack.name in lost:
                 for block in range(run.first, run.stop):
-                    builder.place(block, 1, *writer.append([encoded(CONTENTS[disk[block]], "lz4")]))
+                    builder.put(block, 1, *writer.append([encoded(CONTENTS[disk[block]], "lz4")]))
         written = writer.finish()
         extents = builder.finish(written)
         return with_files()
@@ -540,19 +540,19 @@ def test_a_writer_sees_what_a_collector_is_about_to_delete_even_where_the_announ
     back_up(repository, world, UUID, {0: 1})
     made = repository.points_of().points[0]
     pack = next(name for name in publishing.needed(repository, made) if name.startswith("packs/"))
-    assert publishing.lost(repository, made) == set()
-    condemned.announce(repository, pack)
-    assert publishing.lost(repository, made) == {pack}
-    condemned.doom(repository, "1" * 16, [pack])
-    condemned.pardon(repository, pack)
-    assert publishing.lost(repository, made) == {pack}
+    assert publishing.missing(repository, made) == set()
+    condemned.condemn(repository, pack)
+    assert publishing.missing(repository, made) == {pack}
+    condemned.list_for_deletion(repository, "1" * 16, [pack])
+    condemned.reprieve(repository, pack)
+    assert publishing.missing(repository, made) == {pack}
 
 
 @contextlib.contextmanager
 def one_after_another(
     tasks: Iterator[Any], make_worker: Callable[[], Any], _workers: int, _control: Any
 ) -> Iterator[Iterator[Any]]:
-    """As ``in_parallel``, in the thread that asks."""
+    """As ``ordered_results``, in the thread that asks."""
     with make_worker() as work:
         yield map(work, tasks)
 
@@ -588,7 +588,7 @@ def test_points_stay_true_whatever_happens_in_whatever_order(monkeypatch: pytest
 
     monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", OneAfterAnother)
     for module in (compaction, merging):
-        monkeypatch.setattr(module, "in_parallel", one_after_another)
+        monkeypatch.setattr(module, "ordered_results", one_after_another)
     monkeypatch.setattr(merging, "HookIndex", NoHooks)
     # Changes hooks only, which nothing here reads.
     monkeypatch.setattr(dedup, "tidy", lambda _repository, _points: (0, 0))

@@ -105,7 +105,7 @@ def test_check_mode_tells_what_is_too_late_and_what_just_is_not(history: EngineH
     history.store.clock += 2 * LAPSE  # the grace period is over, but nobody reclaimed anything
     history.store.clock = max(history.store.clock, time.time())
     first, second = (each.point for each in trash.removed(history.fresh()))
-    condemned.announce(history.fresh(), f"{second.folder}/{second.disks[0].map.name}")
+    condemned.condemn(history.fresh(), f"{second.folder}/{second.disks[0].map.name}")
     for check_only in (True, False):
         with pytest.raises(Refused, match=f"{second.id} of web1 cannot be brought back: its grace period is over"):
             retention(history.fresh(), RetentionRequest(undelete=(second.id,), grace=LAPSE), check_only)

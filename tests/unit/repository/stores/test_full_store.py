@@ -21,7 +21,7 @@ from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.upkeep.retention import RetentionRequest, RetentionResult, retention
 from _cbt.operations.upkeep.retention_rules import Rules
 from _cbt.operations.verify.verify import VerifyRequest, verify
-from _cbt.repository.location import Place
+from _cbt.repository.location import RepositoryLocation
 from _cbt.repository.repository import open_or_create, open_repository
 from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing.leases import ASTRAY, LAPSE
@@ -56,7 +56,7 @@ class Full:
 
     def __init__(self, folder: Path, passphrase: str | None) -> None:
         self.folder = folder
-        self.place = Place(str(folder / "repository"), passphrase)
+        self.place = RepositoryLocation(str(folder / "repository"), passphrase)
         made = open_or_create(self.place)
         assert made is not None
         self.history = EngineHistory()

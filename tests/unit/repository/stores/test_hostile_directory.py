@@ -85,7 +85,7 @@ def _listed(history: EngineHistory) -> None:
     repository = history.fresh()
     info.describe_repository(repository)
     info.healths(repository, info.list_points(repository)[0])
-    leases.sessions(repository)
+    leases.lease_holders(repository)
 
 
 def _state(history: EngineHistory) -> None:
@@ -241,8 +241,8 @@ def places(objects: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for kind in names.KINDS:
         name = next(each for each in objects if (taken := names.parsed(each)) is not None and taken.kind is kind)
-        found[kind.place] = name
-        parts, template = name.split("/"), kind.place.split("/")
+        found[kind.template] = name
+        parts, template = name.split("/"), kind.template.split("/")
         found.update({"/".join(template[:depth]) + "/": "/".join(parts[:depth]) for depth in range(1, len(parts))})
     return {**found, "tmp/": names.TEMPORARY}
 
@@ -255,8 +255,8 @@ def _folders_above(place: str) -> list[str]:
 PLACES = sorted(
     {
         "tmp/",
-        *(kind.place for kind in names.KINDS),
-        *(above for kind in names.KINDS for above in _folders_above(kind.place)),
+        *(kind.template for kind in names.KINDS),
+        *(above for kind in names.KINDS for above in _folders_above(kind.template)),
     }
 )
 

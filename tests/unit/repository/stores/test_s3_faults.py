@@ -27,7 +27,7 @@ from store_contract import LEASE, OTHER_PACK, PACK
 
 from _cbt.control import Control, Event
 from _cbt.errors import ObjectMissing, RepositoryError
-from _cbt.repository.location import Place, store_at
+from _cbt.repository.location import RepositoryLocation, open_store
 from _cbt.repository.stores import s3_client, s3_upload
 from _cbt.repository.stores.s3_client import ATTEMPTS
 from _cbt.repository.stores.s3_options import S3Options
@@ -337,8 +337,8 @@ def test_credentials_that_the_sdk_cannot_renew_are_an_error_that_says_so(
         monkeypatch.setenv(name, str(value))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
-    place = Place("s3://bucket/p", S3Options(endpoint_url=f"http://127.0.0.1:{server.server_address[1]}"))
-    message = failure(lambda: store_at(place).get("collected.json"))
+    place = RepositoryLocation("s3://bucket/p", S3Options(endpoint_url=f"http://127.0.0.1:{server.server_address[1]}"))
+    message = failure(lambda: open_store(place).get("collected.json"))
     assert told in message and "Check access_key and secret_key" in message
 
 
@@ -476,7 +476,7 @@ def test_the_profile_may_say_whether_what_is_sent_is_hashed_for_the_signature(
 @pytest.mark.parametrize("location", ["s3://", "s3:///"])
 def test_a_location_without_bucket_is_refused(location: str) -> None:
     with pytest.raises(RepositoryError, match="names no bucket"):
-        store_at(location)
+        open_store(location)
 
 
 def filled_upload(store: S3Store, size: int) -> SpooledUpload:

@@ -39,11 +39,11 @@ def _rule(words: t.Sequence[str], essential: bool) -> Rule:
     return Rule({name: _value(kind) for name, _equals, kind in pairs}, essential, "**" in words)
 
 
-def _paths(place: str) -> list[str]:
+def _paths(pattern: str) -> list[str]:
     """The paths that ``a/{b,c}/d`` stands for."""
-    before, opened, rest = place.partition("{")
+    before, opened, rest = pattern.partition("{")
     if not opened:
-        return [place]
+        return [pattern]
     names, _closed, after = rest.partition("}")
     return [path for name in names.split(",") for path in _paths(f"{before}{name}{after}")]
 

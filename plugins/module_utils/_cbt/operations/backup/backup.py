@@ -16,9 +16,9 @@ from ...repository.repository import Repository
 from ...repository.sharing import leases
 from ..point import new_point
 from . import preparation, situation, transport
-from .plan import BackupPlan, Wish, make_plan
+from .plan import BackupPlan, BackupPolicy, make_plan
 from .result import BackupResult, result_of
-from .run import BackupOptions, Decision, Run
+from .run import BackupOptions, BackupRun, Decision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class BackupRequest:
     """What is asked of one backup; see the module's documentation for the meaning of each."""
 
     domain: str
-    wish: Wish = Wish()
+    policy: BackupPolicy = BackupPolicy()
     options: BackupOptions = BackupOptions()
     start_paused: bool = False
     abort_foreign_job: bool = False
@@ -68,11 +68,11 @@ def backup(
         )
         with control.phase("planning", domain=domain.name):
             found = situation.gather(domain, repository)
-        if not (found.facts.active or request.start_paused or request.wish.offline == "skip"):
+        if not (found.facts.active or request.start_paused or request.policy.offline == "skip"):
             require_files_here(
                 found.facts, f"back up {domain.name} while it is shut off, unless offline is start_paused"
             )
-        plan = make_plan(found, request.wish)
+        plan = make_plan(found, request.policy)
         _report(plan, control)
         if request.options.quiesce == "required" and found.facts.active and plan.skipped is None:
             agent.require(found.facts)  # here as well, so that check mode tells of it
@@ -83,7 +83,7 @@ def backup(
             checkpoints.redefine(domain, found.facts, name, targets)
         with leases.held(repository, "backup") as lease:
             decision = Decision(domain, found, plan, request.options)
-            run = Run(decision, lease, control)
+            run = BackupRun(decision, lease, control)
             point = run.carry_out()
         result = result_of(found, plan, run, point, [*cleared, *plan.warnings, *run.warnings])
     return dataclasses.replace(result, duration=round(time.monotonic() - started, 3))

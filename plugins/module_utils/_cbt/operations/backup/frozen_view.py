@@ -66,7 +66,7 @@ def running(
     """
     domain, facts, checkpoint = asked.domain, asked.facts, asked.checkpoint
     if checkpoint is not None:
-        checkpoints.add_marks(domain, facts, checkpoint, asked.tracked)
+        checkpoints.add_identity_bitmaps(domain, facts, checkpoint, asked.tracked)
     with backup_job.backup_job(domain, facts, asked.wanted, folder, asked.checkpoint_xml, servers) as begin:
         with agent.quiesced(domain, facts, quiescing.policy, quiescing.mountpoints) as quiesce:
             ready()

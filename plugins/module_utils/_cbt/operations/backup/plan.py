@@ -9,7 +9,7 @@ import dataclasses
 import typing as t
 
 from ...errors import Refused, size_text
-from ...hypervisor.checkpoints import flaw, misplaced, named
+from ...hypervisor.checkpoints import named, why_foreign, why_unsound
 from ...hypervisor.disks import Disk, Selection
 from ...hypervisor.domain import DomainFacts
 from ...repository.format.manifests import RestorePoint
@@ -84,19 +84,19 @@ class BackupPlan:
     skipped: str | None = None
 
 
-def why_unusable(disk: Disk, point: RestorePoint, situation: Situation) -> str | None:
+def why_not_base(disk: Disk, point: RestorePoint, situation: Situation) -> str | None:
     """Return the reason why the changes of a disk since a restore point are not known, or None if they are known."""
     record = point.disk(disk.target)
     if record is None:
         return f"{disk.target} was not part of restore point {point.id}"
-    broken = flaw(disk, point.checkpoint or "")
+    broken = why_unsound(disk, point.checkpoint or "")
     if broken is not None:
         return broken
     if disk.virtual_size != record.size:
         return f"{disk.target} had {size_text(record.size)} at restore point {point.id} and has {size_text(disk.virtual_size or 0)} now"
     if disk.source != record.source:  # where it is, a relative backing file may be another
         return f"{disk.target} was {record.source} at restore point {point.id} and is {disk.source} now"
-    strange = misplaced(disk, point.checkpoint or "")
+    strange = why_foreign(disk, point.checkpoint or "")
     if strange is not None:
         return strange
     damage = situation.damaged.get((point.id, disk.target))
@@ -112,7 +112,7 @@ def usable_disks(point: RestorePoint, situation: Situation) -> tuple[str, ...]:
     return tuple(
         disk.target
         for disk in situation.facts.disks
-        if disk.untrackable is None and why_unusable(disk, point, situation) is None
+        if disk.why_untrackable is None and why_not_base(disk, point, situation) is None
     )
 
 
@@ -147,7 +147,7 @@ def _tracked_plan(disk: Disk, mode: str, situation: Situation) -> DiskPlan:
         )
     causes = []
     for point in candidates:
-        cause = why_unusable(disk, point, situation)
+        cause = why_not_base(disk, point, situation)
         if cause is None:
             return _since(disk, mode, point, situation.lost.get((point.id, disk.target), 0))
         causes.append(cause)
@@ -155,13 +155,13 @@ def _tracked_plan(disk: Disk, mode: str, situation: Situation) -> DiskPlan:
 
 
 def _disk_plan(disk: Disk, mode: str, selection: Selection, scan_untracked: bool, situation: Situation) -> DiskPlan:
-    left_out = selection.left_out(disk.target) or disk.unreadable
-    if left_out is not None:
-        return DiskPlan(disk.target, SKIPPED, left_out)
+    why_excluded = selection.why_excluded(disk.target) or disk.why_unreadable
+    if why_excluded is not None:
+        return DiskPlan(disk.target, SKIPPED, why_excluded)
     base = _comparable(disk, situation)
-    untrackable = disk.untrackable
-    if untrackable is not None and not scan_untracked:
-        return DiskPlan(disk.target, SKIPPED, f"{untrackable} It was left out because scan_untracked is false.")
+    why_untrackable = disk.why_untrackable
+    if why_untrackable is not None and not scan_untracked:
+        return DiskPlan(disk.target, SKIPPED, f"{why_untrackable} It was left out because scan_untracked is false.")
     if mode == COPY:
         return DiskPlan(
             disk.target,
@@ -170,8 +170,8 @@ def _disk_plan(disk: Disk, mode: str, selection: Selection, scan_untracked: bool
             base=base,
             dirty_bytes=disk.virtual_size,
         )
-    if untrackable is not None:
-        return DiskPlan(disk.target, SCAN, untrackable, base=base, dirty_bytes=disk.virtual_size)
+    if why_untrackable is not None:
+        return DiskPlan(disk.target, SCAN, why_untrackable, base=base, dirty_bytes=disk.virtual_size)
     if mode == FULL:
         return DiskPlan(disk.target, FULL, "The mode is full.", base=base, dirty_bytes=disk.virtual_size)
     plan = _tracked_plan(disk, mode, situation)
@@ -195,7 +195,7 @@ def our_checkpoints(situation: Situation) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
+class BackupPolicy:
     """What is asked of a backup as far as the decision goes.
 
     ``mode`` is auto, full, incremental, differential or copy; ``threshold`` in bytes, None for none; ``offline`` what to do with a
@@ -215,16 +215,16 @@ def _audited(plan: DiskPlan) -> DiskPlan:
     return dataclasses.replace(plan, mode=FULL, reason=reason, audit=True)
 
 
-def _skip(taken: t.Sequence[DiskPlan], wish: Wish, facts: DomainFacts) -> str | None:
+def _skip(taken: t.Sequence[DiskPlan], policy: BackupPolicy, facts: DomainFacts) -> str | None:
     """Why the backup is not to be made now; None if it is."""
-    if not facts.active and wish.offline == "skip":
+    if not facts.active and policy.offline == "skip":
         return f"{facts.name} is {facts.state}, and offline is set to skip."
-    if wish.threshold is None or not all(plan.mode in (INCREMENTAL, DIFFERENTIAL) for plan in taken):
+    if policy.threshold is None or not all(plan.mode in (INCREMENTAL, DIFFERENTIAL) for plan in taken):
         return None
     sizes = [plan.dirty_bytes for plan in taken if plan.dirty_bytes is not None]
-    if len(sizes) < len(taken) or sum(sizes) >= wish.threshold:
+    if len(sizes) < len(taken) or sum(sizes) >= policy.threshold:
         return None
-    return f"{size_text(sum(sizes))} have changed on {facts.name}, which is less than the threshold of {size_text(wish.threshold)}."
+    return f"{size_text(sum(sizes))} have changed on {facts.name}, which is less than the threshold of {size_text(policy.threshold)}."
 
 
 def _redefined(taken: t.Sequence[DiskPlan], situation: Situation) -> dict[str, tuple[str, ...]]:
@@ -234,30 +234,32 @@ def _redefined(taken: t.Sequence[DiskPlan], situation: Situation) -> dict[str, t
     return {name: tuple(plan.target for plan in taken if plan.since == name) for name in unknown}
 
 
-def make_plan(situation: Situation, wish: Wish = Wish()) -> BackupPlan:
+def make_plan(situation: Situation, policy: BackupPolicy = BackupPolicy()) -> BackupPlan:
     """Decide how each disk of a domain is read.
 
     Raises Refused if the selection names an unknown disk, if nothing is left to back up, or if mode is incremental
     and a disk's changes are not known.
     """
     facts = situation.facts
-    wish.selection.check([disk.target for disk in facts.disks], facts.name)
-    plans = tuple(_disk_plan(disk, wish.mode, wish.selection, wish.scan_untracked, situation) for disk in facts.disks)
-    if wish.audit:
+    policy.selection.check([disk.target for disk in facts.disks], facts.name)
+    plans = tuple(
+        _disk_plan(disk, policy.mode, policy.selection, policy.scan_untracked, situation) for disk in facts.disks
+    )
+    if policy.audit:
         plans = tuple(_audited(plan) if plan.since is not None else plan for plan in plans)
     taken = [plan for plan in plans if plan.read]
     if not taken:
         reasons = " ".join(plan.reason for plan in plans)
         raise Refused(f"There is nothing to back up on {facts.name}. {reasons}".strip())
-    if wish.mode == INCREMENTAL:
+    if policy.mode == INCREMENTAL:
         _refuse_gaps(taken, facts.name)
-    moves_on = wish.mode in (AUTO, FULL, INCREMENTAL)
+    moves_on = policy.mode in (AUTO, FULL, INCREMENTAL)
     tracked = tuple(plan.target for plan in taken if plan.mode in (FULL, INCREMENTAL)) if moves_on else ()
     bases = {plan.base for plan in taken}
     fell_back = [
         plan
         for plan in taken
-        if plan.mode == FULL and wish.mode in (AUTO, DIFFERENTIAL) and situation.points and not plan.audit
+        if plan.mode == FULL and policy.mode in (AUTO, DIFFERENTIAL) and situation.points and not plan.audit
     ]
     return BackupPlan(
         disks=plans,
@@ -266,5 +268,5 @@ def make_plan(situation: Situation, wish: Wish = Wish()) -> BackupPlan:
         superseded=tuple(our_checkpoints(situation)) if tracked else (),
         warnings=tuple(plan.reason for plan in taken if plan.mode == SCAN or plan in fell_back),
         redefined=_redefined(taken, situation),
-        skipped=_skip(taken, wish, facts),
+        skipped=_skip(taken, policy, facts),
     )

@@ -13,7 +13,7 @@ from ...repository.format.manifests import RestorePoint
 from ..point.disk_reader import ReadDisk
 from ..point.portion import Statistics
 from .plan import BackupPlan, DiskPlan, Situation
-from .run import Run
+from .run import BackupRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _disk(plan: DiskPlan, size: int | None, read: ReadDisk | None, healed: int) 
 
 
 def result_of(
-    found: Situation, plan: BackupPlan, run: Run | None, point: RestorePoint | None, warnings: t.Iterable[str]
+    found: Situation, plan: BackupPlan, run: BackupRun | None, point: RestorePoint | None, warnings: t.Iterable[str]
 ) -> BackupResult:
     """The outcome of a plan, and of the run that carried it out, if there was one."""
     read: t.Mapping[str, ReadDisk] = run.disks if run is not None else {}

@@ -59,7 +59,7 @@ class Decision:
     options: BackupOptions
 
 
-class Run:
+class BackupRun:
     """Carries out the plan for one domain. ``disks`` and ``warnings`` tell what came of it."""
 
     def __init__(self, decision: Decision, lease: Lease, control: Control) -> None:
@@ -94,10 +94,10 @@ class Run:
         ):
             undo.callback(self._new.unpublish)
             undo.callback(self._forget_checkpoint)
-            places = self._places(work)
+            watched = self._watched(work)
             with (
                 self._begun(wanted, work) as view,
-                free_space.guarded(places, self._control, lambda: backup_job.end(self._domain)),
+                free_space.guarded(watched, self._control, lambda: backup_job.end(self._domain)),
             ):
                 if view.note is not None:
                     self.warnings.append(f"The backup of {self._facts.name} is only crash-consistent: {view.note}.")
@@ -157,14 +157,16 @@ class Run:
         self._control.progress(Progress("freezing", self._facts.name))
         self._control.check()
 
-    def _places(self, work: scratch.Workspace) -> list[free_space.Place]:
+    def _watched(self, work: scratch.Workspace) -> list[free_space.WatchedDirectory]:
         """Where space is needed. Raises Refused if there is too little."""
-        places = list(work.places)
+        watched = list(work.watched)
         if self._repository.store.local_path is not None:
-            places.append(free_space.Place(self._repository.store.local_path, "the repository", "repository", 0.25))
-        for place in places:
-            place.refuse()
-        return places
+            watched.append(
+                free_space.WatchedDirectory(self._repository.store.local_path, "the repository", "repository", 0.25)
+            )
+        for directory in watched:
+            directory.require_room()
+        return watched
 
     @staticmethod
     def _check_reachable(export: backup_job.Export) -> None:
@@ -178,7 +180,8 @@ class Run:
             doubtful = (
                 tracked
                 and not plan.audit
-                and spot_check.contradiction(source, t.cast(maps.ExtentMap, base), self._new.known(base)) is not None
+                and spot_check.contradiction(source, t.cast(maps.ExtentMap, base), self._new.parent_blocks(base))
+                is not None
             )
             again = ranges_of(damaged_runs(t.cast(maps.ExtentMap, base), self._damages)) if tracked else ()
             read = self._new.read(source, plan.target, base, plan.audit or doubtful, again)

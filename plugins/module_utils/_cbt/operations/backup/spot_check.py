@@ -14,23 +14,23 @@ import typing as t
 from ...blocks.nbd import STATUS_STEP, Source
 from ...grid import BLOCK_SIZE, block_count, block_length
 from ...repository.format.maps import ExtentMap
-from ..point.known_blocks import Known
+from ..point.parent_blocks import ParentBlocks
 
 _SAMPLES = 8
 
 
-def _marked(source: Source, first: int, stop: int) -> set[int]:
+def _dirty(source: Source, first: int, stop: int) -> set[int]:
     """The blocks between two that are marked as changed."""
     extents = source.marked(first * BLOCK_SIZE, min(stop * BLOCK_SIZE, source.size))
     return {block for extent in extents for block in range(extent.offset // BLOCK_SIZE, block_count(extent.end))}
 
 
-def _last_unmarked(source: Source, base: ExtentMap) -> list[int]:
+def _last_clean(source: Source, base: ExtentMap) -> list[int]:
     """The last block with data that is not marked, if there is one: a disk that lost its end lost this block."""
     step = STATUS_STEP // BLOCK_SIZE
     for first in reversed(range(0, block_count(base.size), step)):
         held = list(base.runs(first, min(first + step, block_count(base.size))))
-        marked = _marked(source, held[0].first, held[-1].stop) if held else set()
+        marked = _dirty(source, held[0].first, held[-1].stop) if held else set()
         for run in reversed(held):
             found = next((block for block in range(run.stop - 1, run.first - 1, -1) if block not in marked), None)
             if found is not None:
@@ -45,20 +45,20 @@ def _samples(base: ExtentMap) -> t.Iterator[int]:
     yield from (index * block_count(base.size) // _SAMPLES for index in range(_SAMPLES))
 
 
-def contradiction(source: Source, base: ExtentMap, known: Known) -> int | None:
+def contradiction(source: Source, base: ExtentMap, parent: ParentBlocks) -> int | None:
     """A block that is not marked as changed and yet is not as in ``base``; None if none was found.
 
     A disk that lost its end is found out for certain, other faults by chance.
     """
-    candidates = sorted({*_samples(base), *_last_unmarked(source, base)})
+    candidates = sorted({*_samples(base), *_last_clean(source, base)})
     with source.connect() as connection:
         for block in candidates:
-            if _marked(source, block, block + 1):
+            if _dirty(source, block, block + 1):
                 continue
             data = connection.read(block * BLOCK_SIZE, block_length(block, base.size))
-            digest = known.digests(block, 1)[0]
+            digest = parent.digests(block, 1)[0]
             if digest is None and next(base.runs(block, block + 1), None) is not None:
                 continue  # what the repository holds of it cannot be read
-            if (known.block_id(data) != digest) if digest is not None else any(data):
+            if (parent.block_id(data) != digest) if digest is not None else any(data):
                 return block
     return None

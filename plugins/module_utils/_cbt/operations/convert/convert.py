@@ -24,7 +24,7 @@ from ...hypervisor.domain import DomainFacts, read_domain, require_files_here
 from ...images import image_files, locks, marker
 from ...images.image_files import Image
 from ...images.marker import Original
-from .plan import AMEND, BLOCKCOPY, CONVERT, FINISH, Candidate, Conversion, Wish, plan
+from .plan import AMEND, BLOCKCOPY, CONVERT, FINISH, Candidate, Conversion, ConversionOptions, plan
 from .run import ImageRun
 
 
@@ -72,8 +72,8 @@ def _candidates(
 
 
 def _inconvertible(disk: Disk, path: str | None) -> str | None:
-    if disk.unreadable is not None:
-        return disk.unreadable
+    if disk.why_unreadable is not None:
+        return disk.why_unreadable
     if disk.format not in ("raw", "qcow2"):
         return f"{disk.target} is a {disk.format} image; RAW and qcow2 are converted. Use qemu-img convert."
     if disk.readonly:
@@ -114,7 +114,7 @@ def _carry_out(run: ImageRun, facts: DomainFacts, conversions: t.Sequence[Conver
     done: list[Converted] = []
     at_rest = [each for each in conversions if each.method in (AMEND, CONVERT)]
     if at_rest and facts.active:
-        definition.shut_down(domain, run.wish.shutdown_timeout, run.control.check)
+        definition.shut_down(domain, run.options.shutdown_timeout, run.control.check)
     with contextlib.ExitStack() as undo:
         if at_rest and facts.active:
             undo.callback(definition.start, domain)
@@ -141,7 +141,7 @@ def _original_left(run: ImageRun, conversion: Conversion, active: bool) -> str |
     original = original or Original(image.path, image.format)
     if active:
         return run.finish(conversion.candidate.target, conversion.path, original)
-    if run.wish.keep_original:
+    if run.options.keep_original:
         marker.remove(conversion.path)
     return original.path
 
@@ -150,13 +150,13 @@ def convert_disks(
     session: Session,
     name: str,
     targets: t.Sequence[str] | None,
-    wish: Wish,
+    options: ConversionOptions,
     control: Control | None = None,
     check_only: bool = False,
 ) -> ConversionResult:
     """Have the disks of a domain, or those with these ``targets``, be qcow2 v3. Raises a CbtError; what was begun is then undone."""
     domain = session.domain(name)
-    run = ImageRun(session, domain, wish, control or Control())
+    run = ImageRun(session, domain, options, control or Control())
     with backup_job.domain_lock(domain.uuid, domain.name):
         facts = read_domain(domain)
         require_files_here(facts, "convert images")
@@ -168,8 +168,8 @@ def convert_disks(
         candidates, left = _candidates(session, facts, targets)
         if targets is not None and left:
             raise Refused(f"Cannot convert the disks of {facts.name}: {' '.join(left.values())}")
-        conversions = [each for each in (plan(candidate, wish) for candidate in candidates) if each is not None]
-        _refuse(facts, conversions, wish)
+        conversions = [each for each in (plan(candidate, options) for candidate in candidates) if each is not None]
+        _refuse(facts, conversions, options)
         run.check_room(conversions)
         if check_only:
             done = [_converted(each, None) for each in conversions]
@@ -178,17 +178,17 @@ def convert_disks(
     return ConversionResult(tuple(done), tuple(left.items()), tuple(run.notes))
 
 
-def _refuse(facts: DomainFacts, conversions: t.Sequence[Conversion], wish: Wish) -> None:
+def _refuse(facts: DomainFacts, conversions: t.Sequence[Conversion], options: ConversionOptions) -> None:
     if conversions and facts.job is not None:
         raise Refused(
             f"Cannot convert the disks of {facts.name}: a {facts.job} job is running on it. Wait for it to end."
         )
     new = [each for each in conversions if each.method in (CONVERT, BLOCKCOPY)]
-    if len(new) > 1 and wish.dest is not None:
+    if len(new) > 1 and options.dest is not None:
         raise Refused(f"dest names one image, but {len(new)} disks of {facts.name} would be converted. Set disk.")
     if (
         facts.active
-        and wish.window
+        and options.window
         and any(each.method in (AMEND, CONVERT) for each in conversions)
         and facts.state != "running"
     ):
@@ -199,16 +199,16 @@ def convert_image(
     session: Session | None,
     path: str,
     fmt: str,
-    wish: Wish,
+    options: ConversionOptions,
     control: Control | None = None,
     check_only: bool = False,
 ) -> ConversionResult:
     """Have an image of a format that belongs to no domain be qcow2 v3; a new image is made beside it, and the original stays. Raises a CbtError."""
-    run = ImageRun(session, None, wish, control or Control())
+    run = ImageRun(session, None, options, control or Control())
     with backup_job.domain_lock(hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32], path):
         image = image_files.describe(path, fmt)
         users = _users(session, path, definition.defined_sources(session)) if session is not None else ()
-        conversion = plan(Candidate(image, device=not os.path.isfile(path), sharers=users), wish)
+        conversion = plan(Candidate(image, device=not os.path.isfile(path), sharers=users), options)
         if conversion is None:
             return ConversionResult(())
         if conversion.method == CONVERT and _is_there(image, conversion.path, run):

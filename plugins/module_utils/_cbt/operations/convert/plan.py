@@ -19,7 +19,7 @@ FINISH = "finish"  # a conversion whose original is still there, because the dom
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
+class ConversionOptions:
     """What was asked for.
 
     ``window`` allows to shut a running domain down, for which it is given ``shutdown_timeout`` seconds; ``dest`` is the path of a
@@ -86,23 +86,23 @@ def new_path(image: Image) -> str:
     return f"{stem}-v3.qcow2" if suffix == ".qcow2" else f"{stem}.qcow2"
 
 
-def _method(candidate: Candidate, wish: Wish) -> str:
-    live = candidate.running and not wish.window
-    if wish.method == "auto":
+def _method(candidate: Candidate, options: ConversionOptions) -> str:
+    live = candidate.running and not options.window
+    if options.method == "auto":
         return BLOCKCOPY if live else AMEND if candidate.image.format == "qcow2" else CONVERT
-    if live and wish.method != BLOCKCOPY:
+    if live and options.method != BLOCKCOPY:
         raise Refused(
-            f"Cannot convert {candidate.name} by {wish.method}: the domain is running. Shut it down, allow a window, or use blockcopy."
+            f"Cannot convert {candidate.name} by {options.method}: the domain is running. Shut it down, allow a window, or use blockcopy."
         )
-    if not live and wish.method == BLOCKCOPY:
+    if not live and options.method == BLOCKCOPY:
         raise Refused(
             f"Cannot convert {candidate.name} by blockcopy: it is for a running domain without a window. Use amend or convert."
         )
-    if wish.method == AMEND and candidate.image.format != "qcow2":
+    if options.method == AMEND and candidate.image.format != "qcow2":
         raise Refused(
             f"Cannot convert {candidate.name} by amend: it is {candidate.image.format}, and amend is for qcow2 v2. Use convert."
         )
-    return wish.method
+    return options.method
 
 
 def _refuse_new_image(candidate: Candidate) -> None:
@@ -126,18 +126,18 @@ def _refuse_new_image(candidate: Candidate) -> None:
             raise Refused(f"Cannot convert {candidate.name} to a new image: {reason}. {advice}".strip())
 
 
-def plan(candidate: Candidate, wish: Wish) -> Conversion | None:
+def plan(candidate: Candidate, options: ConversionOptions) -> Conversion | None:
     """What there is to do, None if nothing. Raises Refused where it would lose or break something."""
     if candidate.image.trackable:
         unfinished = candidate.original is not None and candidate.running
         return Conversion(candidate, FINISH, candidate.image.path) if unfinished else None
-    method = _method(candidate, wish)
+    method = _method(candidate, options)
     if method == AMEND:
         return Conversion(candidate, AMEND, candidate.image.path)
     _refuse_new_image(candidate)
-    if candidate.device and wish.dest is None:
+    if candidate.device and options.dest is None:
         raise Refused(f"Cannot convert {candidate.name} to a new image: it is a device. Name an image file with dest.")
-    path = wish.dest or new_path(candidate.image)
+    path = options.dest or new_path(candidate.image)
     if candidate.copying_to not in (None, path):
         raise Refused(
             f"Cannot convert {candidate.name}: a block job to {candidate.copying_to or 'elsewhere'} runs on it. Wait for it to end, or end it."

@@ -18,7 +18,7 @@ from ...hypervisor.disks import parse_disks
 from ...hypervisor.domain import read_domain
 from ...images import image_files, locks, marker, qemu_img
 from ...images.marker import Original
-from .plan import AMEND, FINISH, Conversion, Wish
+from .plan import AMEND, FINISH, Conversion, ConversionOptions
 from .proof import prove
 
 _BITMAP = "cbt-conversion"
@@ -32,10 +32,12 @@ def put_away(path: str) -> None:
 class ImageRun:
     """The conversions of one domain, or of one image by itself."""
 
-    def __init__(self, session: Session | None, domain: Domain | None, wish: Wish, control: Control) -> None:
+    def __init__(
+        self, session: Session | None, domain: Domain | None, options: ConversionOptions, control: Control
+    ) -> None:
         self.session = session
         self.domain = domain
-        self.wish = wish
+        self.options = options
         self.control = control
         self.notes: list[str] = []
 
@@ -63,10 +65,10 @@ class ImageRun:
             device = os.stat(folder).st_dev
             wanted[device] = folder, wanted.get(device, (folder, 0))[1] + image_files.needed(each.candidate.image)
         for folder, size in wanted.values():
-            there = free_space.look(folder)
-            if dataclasses.replace(there, free=there.free - size).short:
+            usage = free_space.usage_of(folder)
+            if dataclasses.replace(usage, free=usage.free - size).short:
                 raise Refused(
-                    f"Cannot convert to {folder}: {size_text(size)} are needed beside the original and {size_text(there.free)} are free, of which"
+                    f"Cannot convert to {folder}: {size_text(size)} are needed beside the original and {size_text(usage.free)} are free, of which"
                     " some must be kept. Free space, or choose another place with dest."
                 )
 
@@ -96,7 +98,7 @@ class ImageRun:
     def _watch(self, path: str) -> t.Callable[[], None]:
         def watch() -> None:
             self.control.check()
-            if free_space.look(os.path.dirname(path)).short:
+            if free_space.usage_of(os.path.dirname(path)).short:
                 raise HypervisorError(
                     f"Ended the conversion to {path}: its file system runs out of space. The original was not touched. Free space there."
                 )
@@ -208,14 +210,14 @@ class ImageRun:
                 target,
                 image_files.describe(original.path, fmt),
                 _BITMAP,
-                self.wish.scratch_dir,
+                self.options.scratch_dir,
                 self.control,
             )
         checkpoints.remove(domain, _BITMAP)
         return fmt is not None
 
     def _stays(self, original: str) -> bool:
-        if self.wish.keep_original or not os.path.isfile(original):
+        if self.options.keep_original or not os.path.isfile(original):
             return True
         sources = definition.defined_sources(self.session) if self.session is not None else []
         users = [path for _uuid, path in sources if os.path.realpath(path) == os.path.realpath(original)]

@@ -12,12 +12,12 @@ import typing as t
 
 from ...blocks.extents import BlockRange
 from ...repository.format.maps import ExtentMap
-from .known_blocks import Known
-from .portion import KEPT, ZERO, Found
+from .parent_blocks import ParentBlocks
+from .portion import KEPT, ZERO, Outcome
 
 
 def unmarked_in(
-    found: Found, claims: t.Sequence[BlockRange], base: ExtentMap | None, known: Known
+    found: Outcome, claims: t.Sequence[BlockRange], base: ExtentMap | None, known: ParentBlocks
 ) -> t.Iterator[BlockRange]:
     """Yield the blocks of ``found`` that differ from ``base`` although no dirty range in ``claims`` covers them."""
     if found.state == KEPT or base is None:
@@ -30,7 +30,7 @@ def unmarked_in(
             block
             for run in base.runs(found.first, stop)
             for block in range(run.first, run.stop)
-            if known.unreadable(run, block)
+            if known.is_unreadable(run, block)
         }
         changed = [(block, block + 1) for block in range(found.first, stop) if block not in unknown]
     for first, end in changed:

@@ -16,12 +16,12 @@ from ...blocks.throttle import Throttle
 from ...busy import BACKUP_NAMES, Busy, Stopwatch, measured
 from ...control import Control, Progress, Value
 from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE
-from ...parallel import in_parallel
+from ...parallel import ordered_results
 from ...repository.format.maps import ExtentMap, MapBuilder, Run
 from ...repository.format.packs import PackRef
 from .audit import unmarked_in
-from .known_blocks import Known
-from .portion import KEPT, ZERO, BlockSink, Found, PortionReader, Statistics
+from .parent_blocks import ParentBlocks
+from .portion import KEPT, ZERO, BlockSink, Outcome, PortionReader, Statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +59,13 @@ def ranges_of(runs: t.Iterable[Run]) -> tuple[BlockRange, ...]:
     return tuple(BlockRange(run.first, run.count, False) for run in runs)
 
 
-def _note(builder: MapBuilder, each: Found) -> None:
+def _note(builder: MapBuilder, each: Outcome) -> None:
     if each.state == ZERO:
         builder.zero(each.first, each.count)
     elif each.state == KEPT:
         builder.keep(each.first, each.count)
     else:
-        builder.place(each.first, each.count, each.pack, each.ordinal)
+        builder.put(each.first, each.count, each.pack, each.ordinal)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,32 +82,32 @@ class Reader:
         source: DiskSource,
         target: str,
         base: ExtentMap | None,
-        known: Known,
+        parent: ParentBlocks,
         audit: bool = False,
         again: t.Iterable[BlockRange] = (),
     ) -> ReadDisk:
         """Read the extents of ``source`` and the ranges in ``again``.
 
-        Compare each block with the parent's digest from ``known``. All other blocks keep their map entry from ``base``.
+        Compare each block with the parent's digest from ``parent``. All other blocks keep their map entry from ``base``.
 
         With ``audit``, read the whole disk, and report blocks that changed although the bitmap does not mark them.
         """
         wanted = to_blocks(source.allocation() if audit else source.extents(), source.size)
         claims = tuple(to_blocks(source.extents(), source.size)) if audit else None
-        return self._carry_out(source, target, base, known, united(wanted, again), claims)
+        return self._carry_out(source, target, base, parent, united(wanted, again), claims)
 
     def read_again(
-        self, source: DiskSource, target: str, base: ExtentMap, known: Known, ranges: t.Sequence[BlockRange]
+        self, source: DiskSource, target: str, base: ExtentMap, parent: ParentBlocks, ranges: t.Sequence[BlockRange]
     ) -> ReadDisk:
         """Read these ranges alone; the rest stays as in ``base``."""
-        return self._carry_out(source, target, base, known, ranges, None)
+        return self._carry_out(source, target, base, parent, ranges, None)
 
     def _carry_out(
         self,
         source: DiskSource,
         target: str,
         base: ExtentMap | None,
-        known: Known,
+        parent: ParentBlocks,
         wanted: t.Iterable[BlockRange],
         claims: t.Sequence[BlockRange] | None,
     ) -> ReadDisk:
@@ -119,23 +119,23 @@ class Reader:
         began = time.perf_counter()
 
         @contextlib.contextmanager
-        def worker() -> t.Iterator[t.Callable[[tuple[BlockRange, ...]], tuple[list[Found], Statistics]]]:
+        def worker() -> t.Iterator[t.Callable[[tuple[BlockRange, ...]], tuple[list[Outcome], Statistics]]]:
             with contextlib.ExitStack() as stack:
                 connection = stack.enter_context(source.connect())
                 dedup = self.sink.dedup
                 find = stack.enter_context(dedup.finder()) if dedup is not None else None
-                reader = PortionReader(connection, source.size, known, self.sink, self.throttle, find)
+                reader = PortionReader(connection, source.size, parent, self.sink, self.throttle, find)
                 watches.append(reader.watch)
                 yield reader.read
 
-        with in_parallel(portions, worker, self.workers, self.control) as results:
-            for found, counted in results:
-                for each in found:
+        with ordered_results(portions, worker, self.workers, self.control) as results:
+            for outcome, counted in results:
+                for each in outcome:
                     _note(builder, each)
                     if claims is not None:
-                        unmarked += unmarked_in(each, claims, base, known)
+                        unmarked += unmarked_in(each, claims, base, parent)
                 statistics.add(counted)
-                done = (found[-1].first + found[-1].count) * BLOCK_SIZE if found else 0
+                done = (outcome[-1].first + outcome[-1].count) * BLOCK_SIZE if outcome else 0
                 self.control.progress(Progress("reading", target, min(done, source.size), source.size))
         busy = measured(watches, time.perf_counter() - began)
         return ReadDisk(builder, statistics, source.size, busy, tuple(joined(unmarked)))

@@ -65,7 +65,7 @@ class Capture(t.Mapping[str, bytes]):
     def __init__(self, folder: str, opened: t.Callable[[str], t.BinaryIO] = open_file) -> None:
         self._opened = opened
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by ``close``
-        self._places: dict[str, tuple[int, int]] = {}  # offset and length
+        self._spans: dict[str, tuple[int, int]] = {}  # offset and length
         self.warnings: list[str] = []
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class Capture(t.Mapping[str, bytes]):
 
     def add(self, name: str, data: bytes) -> None:
         """Add an object."""
-        self._places[name] = self._write(data)
+        self._spans[name] = self._write(data)
 
     def _take(self, file: MachineFile) -> SavedFile:
         """Capture a file of one moment: QEMU may write to it, so it is read until nothing changes under the reader."""
@@ -103,7 +103,7 @@ class Capture(t.Mapping[str, bytes]):
                     size += len(piece)
                     pieces[f"{file.kind}.{number}"] = self._write(zlib.compress(piece, 1))
             if self._digest(file) == digest.digest():
-                self._places.update(pieces)
+                self._spans.update(pieces)
                 owner, group = _names(status)
                 return SavedFile(
                     file.kind, file.path, size, digest.hexdigest(), tuple(pieces), owner, group, status.st_mode & 0o777
@@ -123,15 +123,15 @@ class Capture(t.Mapping[str, bytes]):
         return offset, len(data)
 
     def __getitem__(self, name: str) -> bytes:
-        offset, length = self._places[name]
+        offset, length = self._spans[name]
         self._file.seek(offset)
         return self._file.read(length)
 
     def __iter__(self) -> t.Iterator[str]:
-        return iter(self._places)
+        return iter(self._spans)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._spans)
 
 
 def _pieces(source: t.BinaryIO, kind: str) -> t.Iterator[bytes]:

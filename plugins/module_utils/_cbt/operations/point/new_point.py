@@ -27,7 +27,7 @@ from ...repository.records.damage import Damages
 from ...repository.sharing import publishing, removals
 from ...repository.sharing.leases import Lease
 from .disk_reader import ReadDisk, Reader, ranges_of
-from .known_blocks import Known
+from .parent_blocks import ParentBlocks
 from .portion import BlockSink
 
 _AT_ONCE = 4  # files in memory
@@ -85,9 +85,9 @@ class NewPoint:
         self.disks: dict[str, ReadDisk] = {}
         self.warnings: list[str] = []
 
-    def known(self, base: ExtentMap | None) -> Known:
+    def parent_blocks(self, base: ExtentMap | None) -> ParentBlocks:
         """What the repository knows of a disk's content from a map of it."""
-        return Known(base, self._repository.reader, self._damages)
+        return ParentBlocks(base, self._repository.reader, self._damages)
 
     def _reader(self, deduplicator: dedup.Deduplicator | None) -> Reader:
         sink = BlockSink(self._writers[-1], self._encode, deduplicator)
@@ -108,7 +108,7 @@ class NewPoint:
                 f"Cannot store the disk {names.shown(target)}: a repository cannot hold this name. Use another target, or exclude the disk."
             )
         with self._control.phase("reading", disk=target, compared=base is not None) as result:
-            disk = self._reader(self._dedup).read(source, target, base, self.known(base), audit, again)
+            disk = self._reader(self._dedup).read(source, target, base, self.parent_blocks(base), audit, again)
             result.update(disk.summary())
         self.disks[target] = disk
         return disk
@@ -133,10 +133,10 @@ class NewPoint:
             self._maps = {target: disk.finish(written) for target, disk in self.disks.items()}
             point = self._described(files, describe)
             self._control.check()
-            again = functools.partial(self._again, files, describe, source_of)
-            return publishing.publish(self._lease, point, again, self._appears, yields)
+            restore_missing = functools.partial(self._restore_missing, files, describe, source_of)
+            return publishing.publish(self._lease, point, restore_missing, self._before_visible, yields)
 
-    def _appears(self) -> None:
+    def _before_visible(self) -> None:
         """Note that other runs may see the point from now on and refer to its blocks.
 
         This holds even if the store reports an error, because the request may still succeed later.
@@ -145,7 +145,7 @@ class NewPoint:
         self._stored.clear()
         self._unnamed.clear()
 
-    def _again(
+    def _restore_missing(
         self,
         files: t.Mapping[str, bytes],
         describe: Describe,
@@ -166,7 +166,7 @@ class NewPoint:
             if ranges:
                 with source_of(target) as source:
                     again[target] = self._reader(None).read_again(
-                        source, target, extents, Known(None, self._repository.reader), ranges
+                        source, target, extents, ParentBlocks(None, self._repository.reader), ranges
                     )
         written = self._writers[-1].finish()
         for target, disk in again.items():
@@ -237,7 +237,9 @@ class NewPoint:
 
     def _record(self) -> None:
         name = dedup.of_backup(self._uuid, f"{self._id}-{secrets.token_hex(4)}")  # others may be copying the same point
-        dedup.record(self._repository, name, itertools.chain.from_iterable(writer.hooks() for writer in self._writers))
+        dedup.store_hooks(
+            self._repository, name, itertools.chain.from_iterable(writer.hooks() for writer in self._writers)
+        )
 
     def record_hooks(self) -> None:
         """Let later runs find what this one stored. Nothing but space depends on it."""

@@ -13,22 +13,22 @@ from ...blocks.source import DiskConnection
 from ...blocks.throttle import Throttle
 from ...busy import COMPRESSING, HASHING, READING, SEARCHING, THROTTLED, Stopwatch
 from ...grid import BLOCK_SIZE, ZERO_BLOCK, coalesce
-from ...repository.dedup.dedup import Deduplicator, Find
+from ...repository.dedup.dedup import Deduplicator, Lookup
 from ...repository.format.codecs import Encoder
 from ...repository.format.packs import Encoded
-from ...repository.packs.writer import PackWriter, Placement
-from .known_blocks import Known
+from ...repository.packs.writer import BlockAddress, PackWriter
+from .parent_blocks import ParentBlocks
 
 ZERO = "zero"
 KEPT = "kept"
 ELSEWHERE = "elsewhere"
 NEW = "new"
 
-_NOWHERE = Placement(b"", 0)
+_NO_ADDRESS = BlockAddress(b"", 0)
 _Examined = tuple[int, int, str, bytes]  # first block, count, state, id of the block that was read
 
 
-class Found(t.NamedTuple):
+class Outcome(t.NamedTuple):
     """Consecutive blocks with the same state.
 
     If the state is ELSEWHERE or NEW, ``pack`` stores them, starting at its block number ``ordinal``.
@@ -86,7 +86,7 @@ class BlockSink:
 
     def store(
         self, blocks: t.Sequence[tuple[bytes, memoryview]], watch: Stopwatch
-    ) -> tuple[dict[bytes, Placement], int]:
+    ) -> tuple[dict[bytes, BlockAddress], int]:
         """Store new blocks. Return their places by block id, and the number of bytes stored.
 
         ``watch`` measures the worker that stores them.
@@ -95,12 +95,12 @@ class BlockSink:
             return {}, 0
         encoded = [Encoded(block_id, *self.encode(data), len(data)) for block_id, data in blocks]
         watch.lap(COMPRESSING)
-        pack, first = placement = self.writer.append(encoded, watch)
+        pack, first = address = self.writer.append(encoded, watch)
         block_ids = [block_id for block_id, _data in blocks]
         if self.dedup is not None:
-            self.dedup.stored(placement, block_ids)
-        places = {block_id: Placement(pack, ordinal) for ordinal, block_id in enumerate(block_ids, first)}
-        return places, sum(len(each.payload) for each in encoded)
+            self.dedup.stored(address, block_ids)
+        addresses = {block_id: BlockAddress(pack, ordinal) for ordinal, block_id in enumerate(block_ids, first)}
+        return addresses, sum(len(each.payload) for each in encoded)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +112,13 @@ class PortionReader:
 
     connection: DiskConnection
     size: int
-    known: Known
+    parent: ParentBlocks
     sink: BlockSink
     throttle: Throttle
-    find: Find | None
+    find: Lookup | None
     watch: Stopwatch = dataclasses.field(default_factory=Stopwatch)
 
-    def read(self, portion: tuple[BlockRange, ...]) -> tuple[list[Found], Statistics]:
+    def read(self, portion: tuple[BlockRange, ...]) -> tuple[list[Outcome], Statistics]:
         """Read, hash, compare, look up, compress and store."""
         statistics, watch = Statistics(), self.watch
         watch.start()
@@ -135,7 +135,7 @@ class PortionReader:
             data = self.connection.read(offset, length)
             watch.lap(READING)
             statistics.read_bytes += length
-            examined += _examine(data, wanted, self.known, fresh)
+            examined += _examine(data, wanted, self.parent, fresh)
             watch.lap(HASHING)
         elsewhere = self.find(fresh) if self.find is not None and fresh else {}
         watch.lap(SEARCHING)
@@ -148,14 +148,14 @@ class PortionReader:
 
 
 def _examine(
-    data: bytearray, wanted: BlockRange, known: Known, fresh: dict[bytes, memoryview]
+    data: bytearray, wanted: BlockRange, parent: ParentBlocks, fresh: dict[bytes, memoryview]
 ) -> t.Iterator[_Examined]:
     """Yield the state of each block in ``data``.
 
     Add each block that is neither zero nor equal to the parent's block to ``fresh``, once per block id.
     """
     view = memoryview(data)
-    before = known.digests(wanted.first, wanted.count)
+    before = parent.digests(wanted.first, wanted.count)
     for index in range(wanted.count):
         offset = index * BLOCK_SIZE
         block = view[offset : offset + BLOCK_SIZE]
@@ -163,7 +163,7 @@ def _examine(
         if data.startswith(ZERO_BLOCK if len(block) == BLOCK_SIZE else ZERO_BLOCK[: len(block)], offset):
             yield wanted.first + index, 1, ZERO, b""
             continue
-        block_id = known.block_id(block)
+        block_id = parent.block_id(block)
         if block_id == before[index]:
             yield wanted.first + index, 1, KEPT, b""
             continue
@@ -172,18 +172,18 @@ def _examine(
 
 
 def _located(
-    examined: t.Iterable[_Examined], elsewhere: t.Mapping[bytes, Placement], stored: t.Mapping[bytes, Placement]
-) -> t.Iterator[Found]:
+    examined: t.Iterable[_Examined], elsewhere: t.Mapping[bytes, BlockAddress], stored: t.Mapping[bytes, BlockAddress]
+) -> t.Iterator[Outcome]:
     """Add the pack and the block number to each examined block that a pack stores."""
     for block, number, state, block_id in examined:
         if block_id in elsewhere:
-            yield Found(block, number, ELSEWHERE, *elsewhere[block_id])
+            yield Outcome(block, number, ELSEWHERE, *elsewhere[block_id])
         else:
-            yield Found(block, number, state, *stored.get(block_id, _NOWHERE))
+            yield Outcome(block, number, state, *stored.get(block_id, _NO_ADDRESS))
 
 
-def _join(last: Found, each: Found) -> Found | None:
-    """Consecutive blocks at consecutive places made one."""
+def _join(last: Outcome, each: Outcome) -> Outcome | None:
+    """Consecutive blocks at consecutive addresses made one."""
     if (last.first + last.count, last.state, last.pack) != (each.first, each.state, each.pack):
         return None
     adjoin = not last.pack or last.ordinal + last.count == each.ordinal

@@ -18,7 +18,7 @@ from ...files import Buffer
 from ...grid import BLOCK_SIZE
 from ...images import qcow2_layout
 from ...repository.format.maps import ExtentMap
-from .targets import medium
+from .targets import open_target
 
 PREALLOCATIONS = ("none", "metadata", "falloc", "full")
 # Bytes by which a partition table, a file system or an image is known; its first superblock lies in them.
@@ -71,19 +71,19 @@ class DiskWriter:
         self._path, self._extents, self._layout = path, extents, layout
         self._size = layout.file_size if layout is not None else extents.size
         with self._explained():
-            self._medium = medium(path, self._size, preallocation, tls)
-            self._head = None if self._medium.fresh else bytearray(min(_HEAD, self._size))
+            self._target = open_target(path, self._size, preallocation, tls)
+            self._head = None if self._target.fresh else bytearray(min(_HEAD, self._size))
             try:
                 self._begin()
             except BaseException:
-                self._medium.close()
+                self._target.close()
                 raise
 
     def _begin(self) -> None:
         metadata = [] if self._layout is None else self._layout.metadata()
         if self._head is not None:
-            self._medium.write([bytes(len(self._head))], 0)
-            self._medium.sync()  # from here on until the end it holds nothing that anybody would take for a disk
+            self._target.write([bytes(len(self._head))], 0)
+            self._target.sync()  # from here on until the end it holds nothing that anybody would take for a disk
             metadata = list(metadata)
             self._clear(metadata)
         for offset, data in metadata:
@@ -94,15 +94,15 @@ class DiskWriter:
         written = [(offset, len(data)) for offset, data in metadata]
         for run in self._extents.runs():
             start = run.first * BLOCK_SIZE
-            written.append((self._place(start), min(run.count * BLOCK_SIZE, self._extents.size - start)))
+            written.append((self._file_offset(start), min(run.count * BLOCK_SIZE, self._extents.size - start)))
         reached = 0
         for offset, length in [*sorted(written), (self._size, 0)]:
             if offset > reached:
-                self._medium.zero(reached, offset)
+                self._target.zero(reached, offset)
             reached = max(reached, offset + length)
 
-    def _place(self, offset: int) -> int:
-        return self._layout.place(offset) if self._layout is not None else offset
+    def _file_offset(self, offset: int) -> int:
+        return self._layout.file_offset(offset) if self._layout is not None else offset
 
     @contextlib.contextmanager
     def _explained(self) -> t.Iterator[None]:
@@ -116,26 +116,26 @@ class DiskWriter:
     def write(self, offset: int, buffers: t.Sequence[Buffer]) -> None:
         """Write consecutive blocks from an offset of the disk on."""
         with self._explained():
-            self._put(self._place(offset), buffers)
+            self._put(self._file_offset(offset), buffers)
 
-    def _put(self, place: int, buffers: t.Sequence[Buffer]) -> None:
-        if self._head is None or place >= len(self._head):
-            self._medium.write(buffers, place)
+    def _put(self, position: int, buffers: t.Sequence[Buffer]) -> None:
+        if self._head is None or position >= len(self._head):
+            self._target.write(buffers, position)
             return
         data = b"".join(buffers)
-        early = len(self._head) - place
-        self._head[place : place + len(data)] = data[:early]
+        early = len(self._head) - position
+        self._head[position : position + len(data)] = data[:early]
         if len(data) > early:
-            self._medium.write([data[early:]], place + early)
+            self._target.write([data[early:]], position + early)
 
     def finish(self) -> None:
         """Bring everything onto the disk; what a device or export is known by comes last."""
         with self._explained():
-            self._medium.sync()
+            self._target.sync()
             if self._head is not None:
-                self._medium.write([self._head], 0)
-                self._medium.sync()
+                self._target.write([self._head], 0)
+                self._target.sync()
 
     def close(self) -> None:
         """Close it."""
-        self._medium.close()
+        self._target.close()

@@ -27,8 +27,8 @@ from ...hypervisor.machine_files import tpm_path
 from ...repository.format.manifests import RestorePoint
 from ...repository.repository import Repository
 from ..point.machine_files import SavedFile
-from .machine_xml import DiskPlace, Wanted, adapt
-from .plan import DiskRestore, MachineWish, RestoreRequest, path_in
+from .machine_xml import DiskTarget, TargetMachine, adapt
+from .plan import DiskRestore, MachineOptions, RestoreRequest, path_in
 from .saved_machine import account_of, configuration, group_of, saved_files
 from .targets import is_device
 
@@ -36,7 +36,7 @@ SEEN_WITHIN = 30  # seconds in which a new file shows on another host; NFS keeps
 
 
 @dataclasses.dataclass(frozen=True)
-class FilePlace:
+class FileTarget:
     """A saved file and where it is to be."""
 
     saved: SavedFile
@@ -51,7 +51,7 @@ class MachinePlan:
     uuid: str
     xml: str
     changes: tuple[str, ...]
-    files: tuple[FilePlace, ...]
+    files: tuple[FileTarget, ...]
     autostart: bool
     start: bool
 
@@ -62,7 +62,7 @@ def plan_machine(
     point: RestorePoint,
     request: RestoreRequest,
     disks: t.Sequence[DiskRestore],
-    wish: MachineWish,
+    options: MachineOptions,
 ) -> MachinePlan:
     """Decide what is defined, from the configuration of a restore point. Raises Refused if it may not be, DamagedObject, HypervisorError."""
     name = request.new_name or point.domain
@@ -71,33 +71,33 @@ def plan_machine(
             raise Refused(
                 f"Cannot define {name} with {disk.target} at {disk.path}: a machine's disks must be files or devices. Restore without define."
             )
-    its_uuid = str(uuid.uuid4()) if wish.new_uuid else point.uuid
+    its_uuid = str(uuid.uuid4()) if options.new_uuid else point.uuid
     xml = configuration(repository, point, "inactive.xml")
     check_domain(session, name, its_uuid, request.force)
     exists = functools.partial(storage_pools.exists, session)
     firmware = described_firmware() if session.remote_host is None else frozenset()
 
     def has_loader(path: str) -> bool:
-        return (wish.trust_definition or is_firmware(path, firmware)) and exists(path)
+        return (options.trust_definition or is_firmware(path, firmware)) and exists(path)
 
-    files = tuple(_places(xml, saved_files(repository, point), name, its_uuid, request.dest, has_loader))
-    wanted = Wanted(
+    files = tuple(_file_targets(xml, saved_files(repository, point), name, its_uuid, request.dest, has_loader))
+    target_machine = TargetMachine(
         name=name,
         uuid=its_uuid,
-        disks={disk.target: DiskPlace(disk.path, disk.format, is_device(disk.path)) for disk in disks},
+        disks={disk.target: DiskTarget(disk.path, disk.format, is_device(disk.path)) for disk in disks},
         files={each.saved.kind: each.path for each in files},
-        new_macs=wish.new_macs,
-        networks=wish.networks,
-        trusted=wish.trust_definition,
+        new_macs=options.new_macs,
+        networks=options.networks,
+        trusted=options.trust_definition,
         keep_host_devices=point.host == socket.gethostname() and session.remote_host is None,
         firmware=firmware,
     )
-    adapted = adapt(xml, wanted, exists)
+    adapted = adapt(xml, target_machine, exists)
     _check_seen(session, disks, files)
     for each in files:
         _check_file(each, session, request.force)
-    autostart = wish.autostart if wish.autostart is not None else point.autostart and not wish.new_uuid
-    return MachinePlan(name, its_uuid, adapted.xml, adapted.changes, files, autostart, wish.start)
+    autostart = options.autostart if options.autostart is not None else point.autostart and not options.new_uuid
+    return MachinePlan(name, its_uuid, adapted.xml, adapted.changes, files, autostart, options.start)
 
 
 def check_domain(session: Session, name: str, its_uuid: str, force: bool) -> None:
@@ -130,14 +130,14 @@ def _check_replaceable(domain: Domain, force: bool) -> None:
             raise Refused(f"{what} and has snapshots, which would not match the restored disks. Delete them first.")
 
 
-def _places(
+def _file_targets(
     xml: str,
     saved: t.Iterable[SavedFile],
     name: str,
     its_uuid: str,
     dest: str | None,
     has_loader: t.Callable[[str], bool],
-) -> t.Iterator[FilePlace]:
+) -> t.Iterator[FileTarget]:
     """Where saved files go: beside the disks under the machine's name, the TPM's state where libvirt looks for it."""
     root = ElementTree.fromstring(xml)
     tpm = root.find("./devices/tpm")
@@ -145,7 +145,7 @@ def _places(
         if file.kind == "tpm":
             path = tpm_path(its_uuid, tpm) if tpm is not None else None
             if path is not None:
-                yield FilePlace(file, path)
+                yield FileTarget(file, path)
             continue
         if file.kind == "loader" and (
             root.find("./os/loader") is None or has_loader(path_of(root.find("./os/loader")) or "")
@@ -153,10 +153,10 @@ def _places(
             continue  # libvirt chooses the firmware, or this host has it
         if dest is None:
             raise Refused(f"No destination is given for the {file.kind} of the machine. Set dest to a directory.")
-        yield FilePlace(file, path_in(dest, f"{name}-{file.kind}"))
+        yield FileTarget(file, path_in(dest, f"{name}-{file.kind}"))
 
 
-def _check_seen(session: Session, disks: t.Iterable[DiskRestore], files: t.Iterable[FilePlace]) -> None:
+def _check_seen(session: Session, disks: t.Iterable[DiskRestore], files: t.Iterable[FileTarget]) -> None:
     """Raise Refused unless libvirt's host sees what is written here: a path is another file there where the storage is not shared."""
     host = session.remote_host
     if host is None:
@@ -191,7 +191,7 @@ def _seen(session: Session, folder: str) -> bool:
     return True
 
 
-def _check_file(file: FilePlace, session: Session, force: bool) -> None:
+def _check_file(file: FileTarget, session: Session, force: bool) -> None:
     kind, path, host = file.saved.kind, file.path, session.remote_host
     if kind == "tpm" and host is not None:
         raise Refused(
@@ -205,7 +205,7 @@ def _check_file(file: FilePlace, session: Session, force: bool) -> None:
         )
 
 
-def make_folders(file: FilePlace) -> list[str]:
+def make_folders(file: FileTarget) -> list[str]:
     """Make the folders for the state of a TPM as libvirt does; returns those that were made, the outermost first. Raises Refused."""
     made: list[str] = []
     folder = os.path.dirname(file.path)

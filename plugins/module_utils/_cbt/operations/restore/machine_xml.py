@@ -38,7 +38,7 @@ _OF_THE_NETWORK = (
 
 
 @dataclasses.dataclass(frozen=True)
-class DiskPlace:
+class DiskTarget:
     """Where a restored disk lies; ``device`` if it is a block device and not a file."""
 
     path: str
@@ -47,7 +47,7 @@ class DiskPlace:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class TargetMachine:
     """What the machine becomes.
 
     ``disks`` are the restored ones by target, ``files`` the restored files by kind. ``networks`` are the libvirt networks interfaces
@@ -58,7 +58,7 @@ class Wanted:
 
     name: str
     uuid: str
-    disks: t.Mapping[str, DiskPlace]
+    disks: t.Mapping[str, DiskTarget]
     files: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     new_macs: bool = False
     networks: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -67,35 +67,35 @@ class Wanted:
     firmware: frozenset[str] = frozenset()
 
 
-class Adapted(t.NamedTuple):
+class AdaptedXml(t.NamedTuple):
     """The configuration to be defined, and what is not as it was, in words."""
 
     xml: str
     changes: tuple[str, ...]
 
 
-def adapt(inactive_xml: str, wanted: Wanted, exists: t.Callable[[str], bool]) -> Adapted:
+def adapt(inactive_xml: str, machine: TargetMachine, exists: t.Callable[[str], bool]) -> AdaptedXml:
     """Adapt a persistent configuration. ``exists`` says of a path on the host whether something is there.
 
     A machine that gets another UUID is a copy: it may run beside the original and shares nothing with it.
     Raises Refused if the definition is not trusted, and the machine needs what such a definition may not have.
     """
-    return _Adaptation(inactive_xml, wanted, exists).carry_out()
+    return _Adaptation(inactive_xml, machine, exists).carry_out()
 
 
 class _Adaptation:
-    def __init__(self, inactive_xml: str, wanted: Wanted, exists: t.Callable[[str], bool]) -> None:
+    def __init__(self, inactive_xml: str, machine: TargetMachine, exists: t.Callable[[str], bool]) -> None:
         self._root = ElementTree.fromstring(inactive_xml)
         devices = self._root.find("devices")
         self._devices = devices if devices is not None else ElementTree.SubElement(self._root, "devices")
-        self._wanted, self._exists = wanted, exists
-        self._copy = self._root.findtext("uuid") != wanted.uuid
+        self._machine, self._exists = machine, exists
+        self._copy = self._root.findtext("uuid") != machine.uuid
         self._changes: list[str] = []
         for more in self._root.findall("devices")[1:]:  # libvirt reads devices from all of them
             self._devices.extend(more)
             self._root.remove(more)
 
-    def carry_out(self) -> Adapted:
+    def carry_out(self) -> AdaptedXml:
         self._identity()
         self._system()
         self._shared_firmware()
@@ -105,25 +105,25 @@ class _Adaptation:
             self._connect(interface)
         self._host_devices()
         self._emulator()
-        if self._wanted.new_macs:
+        if self._machine.new_macs:
             for interface in self._devices.findall("interface"):
                 _drop(interface, "mac")
         if self._copy:
             self._unshare()
-        root = self._root if self._wanted.trusted else self._allowed()
-        return Adapted(ElementTree.tostring(root, encoding="unicode"), tuple(self._changes))
+        root = self._root if self._machine.trusted else self._allowed()
+        return AdaptedXml(ElementTree.tostring(root, encoding="unicode"), tuple(self._changes))
 
     def _allowed(self) -> ElementTree.Element:
         """What is allowed of the definition. Raises Refused, which names all that the machine needs and may not have."""
         paths = (
-            {place.path for place in self._wanted.disks.values()}
-            | set(self._wanted.files.values())
+            {restored.path for restored in self._machine.disks.values()}
+            | set(self._machine.files.values())
             | {self._own_variables}
         )
-        found = filtered(self._root, Host(frozenset(paths), self._wanted.firmware, self._exists))
+        found = filtered(self._root, Host(frozenset(paths), self._machine.firmware, self._exists))
         if found.refused:
             raise Refused(
-                f"Cannot define {self._wanted.name}: its definition in the repository requires access to this host: {'; '.join(found.refused)}."
+                f"Cannot define {self._machine.name}: its definition in the repository requires access to this host: {'; '.join(found.refused)}."
                 " Connect interfaces with networks, restore a copy with uuid: new, which has no devices of the host, restore the disks without define,"
                 " or set trust_definition: true if you trust everyone who can write to the repository as you trust root."
             )
@@ -133,7 +133,7 @@ class _Adaptation:
     @property
     def _own_variables(self) -> str:
         """Where libvirt keeps the firmware variables of a machine by default."""
-        return f"{NVRAM_FOLDER}/{self._wanted.name}_VARS.fd"
+        return f"{NVRAM_FOLDER}/{self._machine.name}_VARS.fd"
 
     def _remove(self, device: ElementTree.Element, why: str) -> None:
         self._devices.remove(device)
@@ -141,13 +141,13 @@ class _Adaptation:
 
     def _identity(self) -> None:
         self._root.attrib.pop("id", None)
-        for tag, text in (("name", self._wanted.name), ("uuid", self._wanted.uuid)):
+        for tag, text in (("name", self._machine.name), ("uuid", self._machine.uuid)):
             element = self._root.find(tag)
             if element is None:
                 element = ElementTree.SubElement(self._root, tag)
             element.text = text
         for entry in self._root.iterfind("./sysinfo/system/entry[@name='uuid']"):
-            entry.text = self._wanted.uuid  # libvirt refuses another one
+            entry.text = self._machine.uuid  # libvirt refuses another one
         genid = self._root.find("genid")
         if genid is not None:
             genid.text = None  # a guest is told by a new one that it went back in time
@@ -157,12 +157,12 @@ class _Adaptation:
         if system is None:
             return
         for kind in ("loader", "nvram", "kernel", "initrd", "dtb"):
-            element, path = system.find(kind), self._wanted.files.get(kind)
+            element, path = system.find(kind), self._machine.files.get(kind)
             if (
                 kind == "loader"
                 and element is not None
                 and element.get("format", "raw") != "raw"
-                and not self._wanted.trusted
+                and not self._machine.trusted
             ):
                 path = None  # an image of another format can name any file of the host as its backing file
             if path is not None and (element is not None or kind == "nvram"):
@@ -184,45 +184,45 @@ class _Adaptation:
 
     def _shared_firmware(self) -> None:
         """Have firmware that machines of the host share opened for reading only, which is not libvirt's default."""
-        for loader in () if self._wanted.trusted else self._root.findall("./os/loader[@type='pflash']"):
+        for loader in () if self._machine.trusted else self._root.findall("./os/loader[@type='pflash']"):
             path = path_in(loader) or ""
-            if is_firmware(path, self._wanted.firmware) and loader.get("readonly") != "yes":
+            if is_firmware(path, self._machine.firmware) and loader.get("readonly") != "yes":
                 loader.set("readonly", "yes")
                 self._changes.append(f"The loader {path} belongs to the host and is opened for reading only.")
 
     def _keeps_variables(self, element: ElementTree.Element) -> bool:
-        return not self._copy and (self._wanted.trusted or path_in(element) in (None, self._own_variables))
+        return not self._copy and (self._machine.trusted or path_in(element) in (None, self._own_variables))
 
     def _found(self, element: ElementTree.Element) -> bool:
         path = path_in(element) or ""
-        if not self._wanted.trusted and not is_firmware(path, self._wanted.firmware):
+        if not self._machine.trusted and not is_firmware(path, self._machine.firmware):
             return True  # it is refused, and the host is not asked about any path
         return not path.startswith("/") or self._exists(path)
 
     def _disk(self, disk: ElementTree.Element) -> None:
         element = disk.find("target")
         target = element.get("dev", "") if element is not None else ""
-        place = self._wanted.disks.get(target)
-        if place is not None:
-            self._place(disk, target, place)
+        restored = self._machine.disks.get(target)
+        if restored is not None:
+            self._retarget(disk, target, restored)
         elif disk.get("device") in ("cdrom", "floppy"):
             self._medium(disk, target)
         else:
             self._remove(disk, f"{target} is not part of this restore and was removed.")
 
-    def _place(self, disk: ElementTree.Element, target: str, place: DiskPlace) -> None:
+    def _retarget(self, disk: ElementTree.Element, target: str, restored: DiskTarget) -> None:
         if disk.find(".//encryption") is not None:
             self._changes.append(f"{target} was an encrypted image and is a plain one now.")
         for tag in ("source", "backingStore", "mirror", "auth", "encryption", "shareable", "transient"):
             _drop(disk, tag)
-        disk.set("type", "block" if place.device else "file")
-        source = ElementTree.Element("source", {"dev" if place.device else "file": place.path})
+        disk.set("type", "block" if restored.device else "file")
+        source = ElementTree.Element("source", {"dev" if restored.device else "file": restored.path})
         driver = disk.find("driver")
         if driver is None:
             driver = ElementTree.Element("driver", name="qemu")
             disk.insert(0, driver)
-        driver.set("type", place.format)
-        if place.format != "qcow2":
+        driver.set("type", restored.format)
+        if restored.format != "qcow2":
             _drop(driver, "metadata_cache")
         disk.insert(list(disk).index(driver) + 1, source)
 
@@ -235,7 +235,7 @@ class _Adaptation:
         medium = path or source.get("volume") or source.get("name") or source.get("dir")
         if medium is None:
             return
-        here = self._wanted.trusted and (disk.get("type") == "network" or self._exists(path))
+        here = self._machine.trusted and (disk.get("type") == "network" or self._exists(path))
         if here and (disk.get("device") == "cdrom" or not self._copy):
             return
         _drop(disk, "source")
@@ -244,7 +244,7 @@ class _Adaptation:
             "stays with the original"
             if here
             else "is not on this host"
-            if self._wanted.trusted
+            if self._machine.trusted
             else "is inserted only with trust_definition: true"
         )
         self._changes.append(f"{target} is empty: {medium} {why}.")
@@ -253,7 +253,7 @@ class _Adaptation:
         source = interface.find("source")
         names = ("network", "bridge", "dev")
         was = next((source.attrib[name] for name in names if name in source.attrib), "") if source is not None else ""
-        network = self._wanted.networks.get(was, self._wanted.networks.get(ANY_NETWORK))
+        network = self._machine.networks.get(was, self._machine.networks.get(ANY_NETWORK))
         if network is None:
             return
         for tag in _OF_THE_NETWORK:
@@ -268,7 +268,7 @@ class _Adaptation:
         interface.insert(0, ElementTree.Element("source", network=network))
 
     def _host_devices(self) -> None:
-        if not self._copy and (self._wanted.keep_host_devices or not self._wanted.trusted):
+        if not self._copy and (self._machine.keep_host_devices or not self._machine.trusted):
             return
         passed = [(each, "hostdev") for each in self._devices.findall("hostdev")]
         passed += [
@@ -280,7 +280,7 @@ class _Adaptation:
 
     def _emulator(self) -> None:
         emulator = self._devices.find("emulator")
-        if emulator is not None and self._wanted.trusted and not self._exists(emulator.text or ""):
+        if emulator is not None and self._machine.trusted and not self._exists(emulator.text or ""):
             self._remove(emulator, f"The emulator {emulator.text} is not on this host: libvirt chooses one.")
 
     def _unshare(self) -> None:
@@ -305,7 +305,7 @@ class _Adaptation:
             for attribute in ("port", "tlsPort", "websocket"):
                 if graphics.attrib.pop(attribute, None) is not None:
                     graphics.set("autoport", "yes")
-        if self._wanted.trusted:  # no other definition is allowed any of these
+        if self._machine.trusted:  # no other definition is allowed any of these
             self._unshare_consoles()
             self._unshare_names()
 

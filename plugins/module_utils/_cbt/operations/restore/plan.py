@@ -28,8 +28,8 @@ LONGEST_NAME = 255 - len(".partial-01234567")  # bytes of the name of a file, wh
 
 
 @dataclasses.dataclass(frozen=True)
-class MachineWish:
-    """How a restored machine is defined. ``new_uuid`` and ``new_macs`` make it another machine than the original; ``networks`` as in ``Wanted``.
+class MachineOptions:
+    """How a restored machine is defined. ``new_uuid`` and ``new_macs`` make it another machine than the original; ``networks`` as in ``TargetMachine``.
 
     ``trust_definition`` if its definition is taken from the repository as it is.
     """
@@ -56,7 +56,7 @@ class RestoreRequest:
     selection: Selection = Selection()
     force: bool = False
     new_name: str | None = None
-    machine: MachineWish | None = None
+    machine: MachineOptions | None = None
     workers: int | None = None
     nbd_tls: NbdTls = VERIFIED
 
@@ -105,7 +105,7 @@ def make_plan(point: RestorePoint, request: RestoreRequest) -> tuple[DiskRestore
     Selection(tuple(request.disk_map)).check(list(known), whose)
     plans = []
     for target, disk in known.items():
-        if request.selection.left_out(target) is not None or (
+        if request.selection.why_excluded(target) is not None or (
             request.disk_map and target not in request.disk_map and request.dest is None
         ):
             continue

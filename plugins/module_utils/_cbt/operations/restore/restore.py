@@ -19,16 +19,16 @@ from ...files import Buffer
 from ...grid import BLOCK_SIZE
 from ...hypervisor.connection import Session
 from ...images import qcow2_layout
-from ...parallel import default_workers, in_parallel
+from ...parallel import default_workers, ordered_results
 from ...repository.format.manifests import RestorePoint
 from ...repository.format.maps import Run, portions
 from ...repository.repository import Repository
-from ...repository.selecting import choose
+from ...repository.selecting import select_point
 from . import machine, machine_xml
 from .disk_writer import DiskWriter, layout_of, partial_name, sweep
 from .plan import (
     DiskRestore,
-    MachineWish,
+    MachineOptions,
     RestoreRequest,
     bytes_needed,
     check_device,
@@ -40,7 +40,7 @@ from .plan import (
 from .saved_machine import check_point, configuration, write_file
 from .targets import in_place
 
-__all__ = ["DiskRestore", "MachineWish", "NbdTls", "RestoreRequest", "RestoreResult", "make_plan", "restore"]
+__all__ = ["DiskRestore", "MachineOptions", "NbdTls", "RestoreRequest", "RestoreResult", "make_plan", "restore"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _Restore:
     def __init__(self, repository: Repository, request: RestoreRequest, session: Session | None) -> None:
         """Decides, with all checks."""
         self._repository, self._request, self._session = repository, request, session
-        self.point = choose(
+        self.point = select_point(
             repository.points_with(request.domain), request.domain, request.restore_point, request.until
         )
         check_point(self.point)
@@ -244,7 +244,7 @@ class _Restore:
     def _write_disk(self, plan: DiskRestore, path: str, control: Control) -> tuple[DiskRestore, Busy]:
         extents = self._maps[plan.target]
         written, total = 0, extents.stored_blocks * BLOCK_SIZE
-        place = f"{plan.target} of {self.point.domain} from restore point {self.point.id}"
+        disk = f"{plan.target} of {self.point.domain} from restore point {self.point.id}"
         with contextlib.closing(
             DiskWriter(path, extents, self._layouts[plan.target], self._request.preallocation, self._request.nbd_tls)
         ) as image:
@@ -258,12 +258,12 @@ class _Restore:
 
             @contextlib.contextmanager
             def worker() -> t.Iterator[t.Callable[[Run], int]]:
-                writer = _RunWriter(self._repository, image, place, plan.size, lost)
+                writer = _RunWriter(self._repository, image, disk, plan.size, lost)
                 watches.append(writer.watch)
                 yield writer.write
 
             workers = self._request.workers or default_workers()
-            with in_parallel(portions(extents), worker, workers, control) as results:
+            with ordered_results(portions(extents), worker, workers, control) as results:
                 for amount in results:
                     written += amount
                     control.progress(Progress("restoring", plan.target, written, total))

@@ -20,7 +20,7 @@ _ALIGNED = 4096  # what it takes on every device
 _ZEROES = bytes(1 << 20)
 
 
-class Medium(t.Protocol):
+class RestoreTarget(t.Protocol):
     """Bytes to be written, from several threads. What was not written reads as zeroes only if it is ``fresh``. All but CbtErrors are OSErrors."""
 
     @property
@@ -47,7 +47,7 @@ def in_place(path: str) -> bool:
     return is_nbd(path) or is_device(path)
 
 
-def medium(path: str, size: int, preallocation: str, tls: NbdTls = VERIFIED) -> Medium:
+def open_target(path: str, size: int, preallocation: str, tls: NbdTls = VERIFIED) -> RestoreTarget:
     """What lies at a path or URI, open. An image file of ``size`` bytes must not exist yet, anything else must."""
     if is_nbd(path):
         return NbdTarget(path, tls)

@@ -20,8 +20,8 @@ from ...repository.format.map_changes import changes
 from ...repository.format.maps import ExtentMap, Run
 from ...repository.repository import Repository
 from ..backup import situation, spot_check
-from ..backup.plan import why_unusable
-from ..point.known_blocks import Known
+from ..backup.plan import why_not_base
+from ..point.parent_blocks import ParentBlocks
 
 UNRELATED = "Restore points are unrelated"
 
@@ -102,7 +102,7 @@ def until_now(
             raise Refused(f"{domain.name} has no disk {target}.")
         require_files_here(found.facts, f"determine what changed on {domain.name} until now")
         cause = (
-            why_unusable(disk, point, found) if point.checkpoint is not None else "it was taken without a checkpoint"
+            why_not_base(disk, point, found) if point.checkpoint is not None else "it was taken without a checkpoint"
         )
         if cause is None and point.checkpoint not in found.checkpoints:
             cause = f"libvirt does not know checkpoint {point.checkpoint}; reconcile it first (cbt_checkpoint with state: reconciled)"
@@ -114,7 +114,7 @@ def until_now(
             )
             source = stack.enter_context(Source(export.server, export.name, export.dirty_context))
             base = repository.read_map(point, target)
-            if spot_check.contradiction(source, base, Known(base, repository.reader)) is not None:
+            if spot_check.contradiction(source, base, ParentBlocks(base, repository.reader)) is not None:
                 raise Refused(
                     f"{UNRELATED}: the tracked changes of {target} since {point.id} are wrong."
                     f" Back up {domain.name}, which reads the disk in full."

@@ -10,7 +10,7 @@ import typing as t
 
 from ...errors import Refused
 from ...hypervisor import backup_job, checkpoints, leftovers
-from ...hypervisor.checkpoints import ANY_REPOSITORY, flaw, named
+from ...hypervisor.checkpoints import ANY_REPOSITORY, named, why_unsound
 from ...hypervisor.connection import Session
 from ...hypervisor.disks import Disk
 from ...hypervisor.domain import require_files_here
@@ -48,7 +48,7 @@ class Agreement:
 
 
 def _sound_disks(disks: t.Iterable[Disk], name: str) -> tuple[str, ...]:
-    return tuple(disk.target for disk in disks if flaw(disk, name) is None)
+    return tuple(disk.target for disk in disks if why_unsound(disk, name) is None)
 
 
 def _serving(found: Situation, ours: t.Sequence[str]) -> tuple[str | None, tuple[str, ...]]:

@@ -11,7 +11,7 @@ import typing as t
 
 from ...errors import Refused
 from ...hypervisor import backup_job, checkpoints
-from ...hypervisor.checkpoints import Checkpoint, flaw, named
+from ...hypervisor.checkpoints import Checkpoint, named, why_unsound
 from ...hypervisor.connection import Domain, Session
 from ...hypervisor.disks import Selection
 from ...hypervisor.domain import DomainFacts, read_domain, require_files_here
@@ -71,7 +71,7 @@ class TrackingResult:
 def wanted_disks(facts: DomainFacts, selection: Selection) -> tuple[DiskTracking, ...]:
     """Which disks of a domain are to be tracked. Raises Refused if the selection names an unknown disk."""
     selection.check([disk.target for disk in facts.disks], facts.name)
-    reasons = {disk.target: selection.left_out(disk.target) or disk.untrackable for disk in facts.disks}
+    reasons = {disk.target: selection.why_excluded(disk.target) or disk.why_untrackable for disk in facts.disks}
     return tuple(DiskTracking(target, reason is None, reason) for target, reason in reasons.items())
 
 
@@ -91,7 +91,7 @@ def plan_present(
     candidates = [name] if name is not None else list(reversed(named(prefix, listed, ())))
     targets = [disk for disk in facts.disks if disk.target in tracked]
     for candidate in candidates:
-        if candidate in listed and all(flaw(disk, candidate) is None for disk in targets):
+        if candidate in listed and all(why_unsound(disk, candidate) is None for disk in targets):
             return candidate, ()
     if name is None:
         return new_name, (Action(CREATE, new_name),)

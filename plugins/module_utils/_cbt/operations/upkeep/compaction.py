@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Compaction: what lives in packs that are mostly dead is copied into new ones.
+"""Compaction: the live blocks of sparse packs are copied into new ones.
 
 What lies in another pack as well lives there alone: it is not copied, unless it was to be stored apart. Every block is proven before
-it is copied or another one named in its place, and by its block id stays what it was. Restore points are told of the new places one by
+it is copied or another one named in its place, and by its block id stays what it was. Restore points are made to name the new addresses one by
 one; the old packs are left to the collector. A block that is damaged is not moved, nor is its pack emptied.
 """
 
@@ -20,7 +20,7 @@ import typing as t
 from ...control import Control
 from ...errors import DamagedObject, ObjectMissing
 from ...grid import BLOCKS_AT_ONCE
-from ...parallel import default_workers, in_parallel
+from ...parallel import default_workers, ordered_results
 from ...repository.dedup import dedup
 from ...repository.format import names
 from ...repository.format.manifests import Key, RestorePoint
@@ -31,10 +31,10 @@ from ...repository.repository import Repository
 from ...repository.sharing.leases import Lease
 from ...repository.sharing.relocation import Move, joined, relocate
 from . import merging
-from .live_blocks import Living, count, living_blocks, mostly_dead, stretches, without
+from .live_blocks import LiveBlocks, count, live_blocks, set_ranges, sparse_packs, without
 from .merging import Merges
 
-PACKS_AT_ONCE = 1 << 16  # packs whose living and recoverable blocks are kept in mind, by a bit each: about 50 MiB
+PACKS_AT_ONCE = 1 << 16  # packs whose live and recoverable blocks are held in memory, by a bit each: about 50 MiB
 EMPTIED_AT_ONCE = 256  # packs copied before restore points are told, so that a run that is killed loses no more work
 
 
@@ -48,7 +48,7 @@ class Compacted:
 
 
 class _Chunk(t.NamedTuple):
-    """Consecutive living blocks of a pack."""
+    """Consecutive live blocks of a pack."""
 
     pack: PackRef
     ordinal: int
@@ -56,19 +56,19 @@ class _Chunk(t.NamedTuple):
 
 
 class _Copy(t.NamedTuple):
-    """``count`` blocks that were in ``pack`` from ``ordinal`` on were stored in the pack with the id ``to`` from ``place`` on, in ``size`` bytes."""
+    """``count`` blocks that were in ``pack`` from ``ordinal`` on were stored in the pack with the id ``to_pack`` from ``to_ordinal`` on, in ``size`` bytes."""
 
     pack: PackRef
     ordinal: int
     count: int  # type: ignore[assignment]  # hides tuple's method
-    to: bytes
-    place: int
+    to_pack: bytes
+    to_ordinal: int
     size: int
 
 
-def _chunks(packs: t.Iterable[PackRef], living: Living) -> t.Iterator[_Chunk]:
+def _chunks(packs: t.Iterable[PackRef], live: LiveBlocks) -> t.Iterator[_Chunk]:
     for ref in packs:
-        for first, length in stretches(living[ref]):
+        for first, length in set_ranges(live[ref]):
             for start in range(first, first + length, BLOCKS_AT_ONCE):
                 yield _Chunk(ref, start, min(BLOCKS_AT_ONCE, first + length - start))
 
@@ -87,8 +87,10 @@ def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> list[_Co
             continue
         sound = list(group)
         row = t.cast(list[Encoded], [block for _ordinal, block in sound])
-        to, place = writer.append(row)
-        copies.append(_Copy(chunk.pack, sound[0][0], len(row), to, place, sum(len(block.payload) for block in row)))
+        to_pack, to_ordinal = writer.append(row)
+        copies.append(
+            _Copy(chunk.pack, sound[0][0], len(row), to_pack, to_ordinal, sum(len(block.payload) for block in row))
+        )
     return copies
 
 
@@ -112,33 +114,35 @@ class _Compaction:
         """Where it runs."""
         return self.lease.repository
 
-    def empty(self, packs: t.Sequence[PackRef], living: Living) -> Compacted:
+    def empty(self, packs: t.Sequence[PackRef], live: LiveBlocks) -> Compacted:
         """Copy what lives in packs, and have all restore points name the copies."""
         writer = self.repository.writer()
         try:
-            copies = self._copied(packs, living, writer)
+            copies = self._copied(packs, live, writer)
             written = writer.finish()
         except BaseException:
             writer.discard()
             raise
         moves: dict[bytes, list[Move]] = {}
         for pack, group in itertools.groupby(copies, key=lambda copy: copy.pack):
-            moves[pack.id] = joined(Move(copy.ordinal, copy.count, written[copy.to], copy.place) for copy in group)
+            moves[pack.id] = joined(
+                Move(copy.ordinal, copy.count, written[copy.to_pack], copy.to_ordinal) for copy in group
+            )
         # From here on the copies may be named: whatever happens, they stay, and the collector takes those that are not.
-        dedup.record(self.repository, dedup.of_compaction(), writer.hooks())
+        dedup.store_hooks(self.repository, dedup.of_compaction(), writer.hooks())
         changed = 0
         for point in self.repository.points_of().points if moves else ():
             self.control.check()
             changed += relocate(self.lease, point, moves)
-        emptied = sum(sum(move.count for move in moves.get(ref.id, ())) == count(living[ref]) for ref in packs)
+        emptied = sum(sum(move.count for move in moves.get(ref.id, ())) == count(live[ref]) for ref in packs)
         return Compacted(emptied, changed, sum(copy.size for copy in copies))
 
-    def _copied(self, packs: t.Sequence[PackRef], living: Living, writer: PackWriter) -> list[_Copy]:
+    def _copied(self, packs: t.Sequence[PackRef], live: LiveBlocks, writer: PackWriter) -> list[_Copy]:
         @contextlib.contextmanager
         def worker() -> t.Iterator[t.Callable[[_Chunk], list[_Copy]]]:
             yield functools.partial(_copy, self.repository, writer)
 
-        with in_parallel(_chunks(packs, living), worker, self.workers, self.control) as results:
+        with ordered_results(_chunks(packs, live), worker, self.workers, self.control) as results:
             return [copy for copies in results for copy in copies]
 
 
@@ -150,21 +154,25 @@ def _choices(packs: int) -> t.Iterator[t.Callable[[PackRef], bool]]:
         yield lambda ref, part=part: int.from_bytes(ref.id[byte : byte + 4], "big") % parts == part  # type: ignore[misc]
 
 
-class Found(t.NamedTuple):
+class CompactionStep(t.NamedTuple):
     """``packs`` to be emptied, what lives in them, and what of that lies elsewhere as well."""
 
     packs: t.Sequence[PackRef]
-    living: Living
+    live: LiveBlocks
     merges: Merges
 
 
-def choose(living: Living, merges: Merges, below: int, recoverable: Living, kept: t.Collection[PackRef] = ()) -> Found:
+def choose(
+    live: LiveBlocks, merges: Merges, below: int, recoverable: LiveBlocks, kept: t.Collection[PackRef] = ()
+) -> CompactionStep:
     """The packs of which little but ``recoverable`` needs to stay if ``merges`` are made, but none of those ``kept``. Pure.
 
     Merges out of other packs are left.
     """
-    packs = [ref for ref in mostly_dead(without(living, merges), below, recoverable) if ref not in kept]
-    return Found(packs, {ref: living[ref] for ref in packs}, {ref: merges[ref] for ref in packs if ref in merges})
+    packs = [ref for ref in sparse_packs(without(live, merges), below, recoverable) if ref not in kept]
+    return CompactionStep(
+        packs, {ref: live[ref] for ref in packs}, {ref: merges[ref] for ref in packs if ref in merges}
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,22 +187,22 @@ class Candidates:
     without: t.Collection[Key] = ()
     held: t.Sequence[RestorePoint] = ()
 
-    def find(self, repository: Repository, control: Control) -> t.Iterator[Found]:
+    def find(self, repository: Repository, control: Control) -> t.Iterator[CompactionStep]:
         """Some of the packs at a time. Raises RepositoryError."""
         for chosen in _choices(sum(1 for _name in repository.store.list(names.PACKS))):
             points = [each for each in repository.points_of().points if each.key not in self.without]
-            living = living_blocks(_maps(repository, points, control), chosen)
-            recoverable = living_blocks(_maps(repository, self.trashed, control), living.__contains__)
+            live = live_blocks(_maps(repository, points, control), chosen)
+            recoverable = live_blocks(_maps(repository, self.trashed, control), live.__contains__)
             apart = {
                 ref
                 for extents in _maps(repository, (each for each in points if each.dedup != dedup.REPOSITORY), control)
                 for ref in extents.packs
             }
-            kept = {ref for extents in _maps(repository, self.held, control) for ref in extents.packs if ref in living}
+            kept = {ref for extents in _maps(repository, self.held, control) for ref in extents.packs if ref in live}
             equal = merging.find_equal(
-                repository, {ref: bits for ref, bits in living.items() if ref not in apart}, control
+                repository, {ref: bits for ref, bits in live.items() if ref not in apart}, control
             )
-            yield choose(living, equal, self.below, recoverable, kept)
+            yield choose(live, equal, self.below, recoverable, kept)
 
 
 def predict(repository: Repository, candidates: Candidates) -> Compacted:
@@ -202,7 +210,7 @@ def predict(repository: Repository, candidates: Candidates) -> Compacted:
     found = [
         (ref, bits)
         for each in candidates.find(repository, Control())
-        for ref, bits in without(each.living, each.merges).items()
+        for ref, bits in without(each.live, each.merges).items()
     ]
     return Compacted(len(found), 0, sum(ref.size * count(bits) // ref.blocks for ref, bits in found))
 
@@ -210,7 +218,7 @@ def predict(repository: Repository, candidates: Candidates) -> Compacted:
 def compact(
     lease: Lease, candidates: Candidates, workers: int | None = None, control: Control | None = None
 ) -> Compacted:
-    """Empty the packs that are mostly dead.
+    """Empty the sparse packs.
 
     Raises RepositoryError if the store fails; every restore point is whole all the same.
     """
@@ -218,7 +226,7 @@ def compact(
     total = Compacted()
     for found in candidates.find(lease.repository, run.control):
         merged, changed = merging.merge(lease, found.merges, run.workers, run.control)
-        left = without(found.living, merged)
+        left = without(found.live, merged)
         total = dataclasses.replace(total, points=total.points + changed)
         for start in range(0, len(found.packs), EMPTIED_AT_ONCE):
             done = run.empty(found.packs[start : start + EMPTIED_AT_ONCE], left)

@@ -4,7 +4,7 @@
 """Healing restore points whose stored blocks are damaged.
 
 A backup reads the damaged blocks of its base again, and so does a copy, so the new point is true. Where it found the content that was
-there, a sound copy lies at the same place of the same disk, in the new point's map: by its block id, which the damaged
+there, a sound copy lies at the same offset of the same disk, in the new point's map: by its block id, which the damaged
 pack's directory still tells, it is proven to be the same, and all points that name the damaged block name the copy from
 then on. Nothing else is needed to go on where a run was killed, and nothing is healed that cannot be proven: a block
 whose pack is missing, or whose pack's directory is damaged, has no id to prove it by.
@@ -27,7 +27,7 @@ from ...repository.repository import Repository
 from ...repository.sharing.leases import Lease
 from ...repository.sharing.relocation import Move, joined, relocate
 
-Place = tuple[PackRef, int]  # pack and ordinal
+Address = tuple[PackRef, int]  # pack and ordinal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,36 +67,36 @@ class _Search:
 
     def __init__(self, repository: Repository, damages: Damages) -> None:
         self._repository, self._damages = repository, damages
-        self._wanted: dict[str, dict[int, set[Place]]] = collections.defaultdict(lambda: collections.defaultdict(set))
-        self.damaged: set[Place] = set()
-        self.found: dict[Place, Place] = {}
+        self._wanted: dict[str, dict[int, set[Address]]] = collections.defaultdict(lambda: collections.defaultdict(set))
+        self.damaged: set[Address] = set()
+        self.found: dict[Address, Address] = {}
 
     def want(self, target: str, extents: ExtentMap) -> None:
         """Note which damaged blocks a map names, and where on the disk."""
         for run in damage.damaged_runs(extents, self._damages):
             for index in range(run.count):
-                place = (run.pack, run.ordinal + index)
-                self.damaged.add(place)
-                if self._digest(place) is not None:
-                    self._wanted[target][run.first + index].add(place)
+                address = (run.pack, run.ordinal + index)
+                self.damaged.add(address)
+                if self._digest(address) is not None:
+                    self._wanted[target][run.first + index].add(address)
 
     def look(self, target: str, extents: ExtentMap) -> int:
         """Find copies in a map of the disk; returns how many blocks were found."""
         before = len(self.found)
-        for block, places in self._wanted[target].items():
+        for block, addresses in self._wanted[target].items():
             for run in extents.runs(block, block + 1):
                 self.found.update(
-                    (place, (run.pack, run.ordinal))
-                    for place in places - self.found.keys()
-                    if self._is_copy(run, place)
+                    (address, (run.pack, run.ordinal))
+                    for address in addresses - self.found.keys()
+                    if self._is_copy(run, address)
                 )
         return len(self.found) - before
 
-    def _is_copy(self, run: Run, place: Place) -> bool:
+    def _is_copy(self, run: Run, address: Address) -> bool:
         recorded = self._damages.get(run.pack.id)
         if recorded is not None and recorded.covers(run.ordinal):
             return False
-        return self._digest((run.pack, run.ordinal)) == self._digest(place) and self._sound(run)
+        return self._digest((run.pack, run.ordinal)) == self._digest(address) and self._sound(run)
 
     def _sound(self, run: Run) -> bool:
         """True if the block can be read and is what its directory says."""
@@ -107,18 +107,18 @@ class _Search:
         except (DamagedObject, ObjectMissing):
             return False
 
-    def _digest(self, place: Place) -> bytes | None:
+    def _digest(self, address: Address) -> bytes | None:
         """A block's id as its pack's directory tells it; None if that cannot be read."""
         try:
-            return self._repository.reader.directory(place[0]).digest(place[1])
+            return self._repository.reader.directory(address[0]).digest(address[1])
         except (DamagedObject, ObjectMissing):
             return None
 
     def moves(self) -> dict[bytes, list[Move]]:
         """What was found, as moves."""
         by_pack: dict[bytes, list[Move]] = collections.defaultdict(list)
-        for (ref, ordinal), (pack, place) in self.found.items():
-            by_pack[ref.id].append(Move(ordinal, 1, pack, place))
+        for (ref, ordinal), (pack, to_ordinal) in self.found.items():
+            by_pack[ref.id].append(Move(ordinal, 1, pack, to_ordinal))
         return {pack: joined(moves) for pack, moves in by_pack.items()}
 
 

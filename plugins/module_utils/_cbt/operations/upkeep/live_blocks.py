@@ -13,42 +13,42 @@ from ...repository.format.packs import PackRef
 from ...repository.sharing.relocation import Move
 
 MOST_PACKS = 1 << 18  # at one time; four times as many as are chosen, of which some may be gone
-Living = dict[PackRef, int]  # per pack a bit for each block that is named
+LiveBlocks = dict[PackRef, int]  # per pack a bit for each block that is named
 
 
-def living_blocks(maps: t.Iterable[ExtentMap], chosen: t.Callable[[PackRef], bool]) -> Living:
+def live_blocks(maps: t.Iterable[ExtentMap], chosen: t.Callable[[PackRef], bool]) -> LiveBlocks:
     """Which blocks of the chosen packs any of the maps names."""
-    living: Living = {}
+    live: LiveBlocks = {}
     for extents in maps:
         wanted = {ref for ref in extents.packs if chosen(ref)}
         if not wanted:
             continue
         for run in extents.runs():
-            if len(living) > MOST_PACKS:
+            if len(live) > MOST_PACKS:
                 raise RepositoryError(
                     f"Restore points name more than {MOST_PACKS} packs where fewer are listed. Verify the repository."
                 )
             if run.pack in wanted:
-                living[run.pack] = living.get(run.pack, 0) | _row(run.ordinal, run.count)
-    return living
+                live[run.pack] = live.get(run.pack, 0) | _bit_range(run.ordinal, run.count)
+    return live
 
 
-def without(living: Living, moves: t.Mapping[PackRef, t.Iterable[Move]]) -> Living:
+def without(live: LiveBlocks, moves: t.Mapping[PackRef, t.Iterable[Move]]) -> LiveBlocks:
     """What lives once these moves out of packs are made. A pack may have nothing left."""
-    left = dict(living)
+    left = dict(live)
     for ref, line in moves.items():
         for move in line:
-            left[ref] &= ~_row(move.ordinal, move.count)
+            left[ref] &= ~_bit_range(move.ordinal, move.count)
     return left
 
 
-def mostly_dead(living: Living, below: int, recoverable: Living | None = None) -> list[PackRef]:
-    """The packs in ``living`` of whose blocks fewer than ``below`` percent are in ``living`` or ``recoverable``."""
+def sparse_packs(live: LiveBlocks, below: int, recoverable: LiveBlocks | None = None) -> list[PackRef]:
+    """The packs in ``live`` of whose blocks fewer than ``below`` percent are in ``live`` or ``recoverable``."""
     held = recoverable or {}
-    return [ref for ref, bits in living.items() if count(bits | held.get(ref, 0)) * 100 < below * ref.blocks]
+    return [ref for ref, bits in live.items() if count(bits | held.get(ref, 0)) * 100 < below * ref.blocks]
 
 
-def _row(first: int, length: int) -> int:
+def _bit_range(first: int, length: int) -> int:
     return ((1 << length) - 1) << first
 
 
@@ -57,7 +57,7 @@ def count(bits: int) -> int:
     return bin(bits).count("1")
 
 
-def stretches(bits: int) -> t.Iterator[tuple[int, int]]:
+def set_ranges(bits: int) -> t.Iterator[tuple[int, int]]:
     """(first, count) of each row of set bits."""
     first = 0
     while bits:

@@ -17,7 +17,7 @@ import typing as t
 from ...control import Control
 from ...errors import DamagedObject, ObjectMissing
 from ...grid import BLOCKS_AT_ONCE
-from ...parallel import in_parallel, side_by_side
+from ...parallel import map_all, ordered_results
 from ...repository.dedup import dedup
 from ...repository.dedup.index import HookIndex
 from ...repository.format import hooks
@@ -26,7 +26,7 @@ from ...repository.format.packs import Directory, PackRef
 from ...repository.repository import Repository
 from ...repository.sharing.leases import Lease
 from ...repository.sharing.relocation import Move, joined, relocate
-from .live_blocks import Living, count, stretches
+from .live_blocks import LiveBlocks, count, set_ranges
 
 REMEMBERED = 1 << 18  # blocks; about 50 MiB
 MERGED_AT_ONCE = 1 << 19  # blocks found twice after which the rest is left to another run; about 100 MiB
@@ -36,7 +36,7 @@ Merges = dict[PackRef, list[Move]]  # what lies elsewhere as well, and where, by
 
 
 class EqualBlocks:
-    """Which places hold the same block, as far as is remembered. A place is the rank of its pack and an ordinal; the lowest one is kept."""
+    """Which addresses hold the same block, as far as is remembered. An address is the rank of its pack and an ordinal; the lowest is kept."""
 
     def __init__(self, remembered: int = REMEMBERED) -> None:
         self._half = remembered // 2
@@ -60,9 +60,9 @@ class EqualBlocks:
             self._ranks_before, self._ranks = self._ranks, set()
         self._ranks.add(rank)
         for ordinal, block_id in blocks:
-            place = (rank << _ORDINAL_BITS) + ordinal
+            address = (rank << _ORDINAL_BITS) + ordinal
             known = self._young.get(block_id, self._old.get(block_id))
-            self._young[block_id] = place if known is None else self._join(known, place)
+            self._young[block_id] = address if known is None else self._join(known, address)
 
     def _join(self, one: int, other: int) -> int:
         kept, spare = sorted((self._first(one), self._first(other)))
@@ -70,46 +70,44 @@ class EqualBlocks:
             self._kept[spare] = kept
         return kept
 
-    def _first(self, place: int) -> int:
-        while place in self._kept:
-            place = self._kept[place]
-        return place
+    def _first(self, address: int) -> int:
+        while address in self._kept:
+            address = self._kept[address]
+        return address
 
     def merges(self, packs: t.Sequence[PackRef]) -> Merges:
         """What was found; ``packs`` by rank."""
         found: Merges = {}
         for spare in self._kept:
-            rank, place = divmod(self._first(spare), 1 << _ORDINAL_BITS)
+            rank, ordinal = divmod(self._first(spare), 1 << _ORDINAL_BITS)
             found.setdefault(packs[spare >> _ORDINAL_BITS], []).append(
-                Move(spare & (1 << _ORDINAL_BITS) - 1, 1, packs[rank], place)
+                Move(spare & (1 << _ORDINAL_BITS) - 1, 1, packs[rank], ordinal)
             )
         return {ref: joined(moves) for ref, moves in found.items()}
 
 
-def find_equal(repository: Repository, living: Living, control: Control) -> Merges:
-    """Which living blocks of packs lie in other packs, or at another place of the same, that are living as well. The fullest pack keeps its own.
+def find_equal(repository: Repository, live: LiveBlocks, control: Control) -> Merges:
+    """Which live blocks of packs are also in other packs, or at another address of the same pack, and live there too. The fullest pack keeps its own.
 
     Nothing is proven but by the packs' directories. Raises RepositoryError if the store fails.
     """
-    packs = sorted(living, key=lambda ref: (-count(living[ref]), ref.id))
+    packs = sorted(live, key=lambda ref: (-count(live[ref]), ref.id))
     ranks = {ref: rank for rank, ref in enumerate(packs)}
     equal = EqualBlocks()
 
     def note(ref: PackRef, directory: Directory | None) -> None:
         if directory is not None and not equal.remembers(ranks[ref]):
-            equal.note(ranks[ref], _living_blocks(directory, living[ref]))
+            equal.note(ranks[ref], _live_ids(directory, live[ref]))
 
     index = HookIndex(repository)
     index.refresh()
     with index.lookup() as lookup:
         few = itertools.takewhile(lambda _ref: len(equal) < MERGED_AT_ONCE, packs)
-        for ref, directory in zip(packs, side_by_side(functools.partial(_directory, repository), few)):
+        for ref, directory in zip(packs, map_all(functools.partial(_directory, repository), few)):
             control.check()
             if directory is not None:
                 wanted = (
-                    block_id
-                    for _ordinal, block_id in _living_blocks(directory, living[ref])
-                    if hooks.may_be_hook(block_id)
+                    block_id for _ordinal, block_id in _live_ids(directory, live[ref]) if hooks.may_be_hook(block_id)
                 )
                 for near in ranks.keys() & set(lookup(wanted)):
                     note(near, _directory(repository, near))
@@ -117,10 +115,10 @@ def find_equal(repository: Repository, living: Living, control: Control) -> Merg
     return equal.merges(packs)
 
 
-def _living_blocks(directory: Directory, bits: int) -> t.Iterator[tuple[int, bytes]]:
+def _live_ids(directory: Directory, bits: int) -> t.Iterator[tuple[int, bytes]]:
     return (
         (ordinal, directory.digest(ordinal))
-        for first, length in stretches(bits)
+        for first, length in set_ranges(bits)
         for ordinal in range(first, first + length)
     )
 
@@ -139,14 +137,14 @@ def merge(lease: Lease, merges: Merges, workers: int, control: Control) -> tuple
     """
     repository = lease.repository
     proven = _proven(repository, merges, workers, control)
-    kept = {move.pack for line in proven.values() for move in line}
+    kept = {move.to_pack for line in proven.values() for move in line}
     directories = ((ref, _directory(repository, ref)) for ref in sorted(kept, key=lambda ref: ref.id))
     named = [
         PackHooks(ref, hooks.choose(map(each.digest, range(len(each)))))
         for ref, each in directories
         if each is not None
     ]
-    dedup.record(repository, dedup.of_compaction(), named)
+    dedup.store_hooks(repository, dedup.of_compaction(), named)
     changed = 0
     moves = {ref.id: line for ref, line in proven.items()}
     for point in repository.points_of().points if moves else ():
@@ -160,7 +158,7 @@ def _proven(repository: Repository, merges: Merges, workers: int, control: Contr
     proven: Merges = {}
     work = functools.partial(_sound, repository)
     pieces = ((ref, piece) for ref, line in merges.items() for move in line for piece in _pieces(move))
-    with in_parallel(pieces, lambda: contextlib.nullcontext(work), workers, control) as results:
+    with ordered_results(pieces, lambda: contextlib.nullcontext(work), workers, control) as results:
         for ref, moves in results:
             proven.setdefault(ref, []).extend(moves)
     return {ref: joined(moves) for ref, moves in proven.items() if moves}
@@ -168,15 +166,15 @@ def _proven(repository: Repository, merges: Merges, workers: int, control: Contr
 
 def _pieces(move: Move) -> t.Iterator[Move]:
     for index in range(0, move.count, BLOCKS_AT_ONCE):
-        yield Move(move.ordinal + index, min(BLOCKS_AT_ONCE, move.count - index), move.pack, move.place + index)
+        yield Move(move.ordinal + index, min(BLOCKS_AT_ONCE, move.count - index), move.to_pack, move.to_ordinal + index)
 
 
 def _sound(repository: Repository, task: tuple[PackRef, Move]) -> tuple[PackRef, list[Move]]:
     """The blocks of a move at whose end one is read that is what its pack's directory says."""
     ref, move = task
     try:
-        blocks = list(repository.reader.blocks(move.pack, move.place, move.count))
+        blocks = list(repository.reader.blocks(move.to_pack, move.to_ordinal, move.count))
     except (DamagedObject, ObjectMissing):
         return ref, []
     sound = [index for index, block in enumerate(blocks) if not isinstance(block, DamagedObject)]
-    return ref, [Move(move.ordinal + index, 1, move.pack, move.place + index) for index in sound]
+    return ref, [Move(move.ordinal + index, 1, move.to_pack, move.to_ordinal + index) for index in sound]

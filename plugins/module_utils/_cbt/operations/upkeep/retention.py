@@ -259,7 +259,7 @@ class _Retention:
         gone = [verdict.point for verdict in verdicts if not verdict.kept]
         back = [each.point for each in self._back]
         for point in back:
-            if publishing.lost(self._repository, point):
+            if publishing.missing(self._repository, point):
                 raise _too_late(point)
         collector = Collector(self._repository, now, self._request.grace, self._control)
         collected = (
@@ -323,7 +323,7 @@ class _Retention:
         return Compacted()
 
     def _collect(self, lease: Lease, left: t.Sequence[Verdict]) -> Collected | None:
-        """Reclaim space. With what that frees, go on with the points that are ``left`` to be removed, and with what could not be announced."""
+        """Reclaim space. With what that frees, go on with the points that are ``left`` to be removed, and with what could not be condemned."""
         collected: Collected | None = None
         while self._collects:
             collector = Collector(self._repository, lease.now(), self._request.grace, self._control)
@@ -358,7 +358,10 @@ class _Retention:
     @property
     def _unreadable(self) -> t.Mapping[str, str]:
         """What cannot be read, with the cause: as long as there is any, what restore points need is not known."""
-        return {**self._listing.damaged, **{each.name: each.flaw for each in self._holds if each.flaw is not None}}
+        return {
+            **self._listing.damaged,
+            **{each.name: each.why_unreadable for each in self._holds if each.why_unreadable is not None},
+        }
 
     @property
     def _compacts(self) -> bool:

@@ -94,7 +94,7 @@ class Findings:
             frozenset(blocks), before.cause if before is not None and before.blocks else next(iter(hurt.values()))
         )
 
-    def record(self) -> None:
+    def store(self) -> None:
         """Record what was found damaged, and forget what was found sound again. Raises RepositoryError if that cannot be stored."""
         for pack in {*self._unreadable, *self._hurt, *(self._readable & self.recorded.keys())}:
             if self._state(pack) == self.recorded.get(pack):
@@ -144,7 +144,7 @@ class Recorder:
 
         def store() -> None:
             self.repository.check_there()
-            self.findings.record()
+            self.findings.store()
 
         self._stored(store)
 
@@ -156,13 +156,13 @@ class Recorder:
         own = next((each.cause for each in verdict.damage if each.own), None)
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         found = verified.Verified(now, self.level, self.percent, verdict.status, own)
-        self._stored(self.findings.record)
+        self._stored(self.findings.store)
         self._stored(lambda: verified.record(self.repository, point, found))
 
-    def end(self, listing: Listing, turns: t.Mapping[str, int], selection: str, slices: int) -> None:
-        """Record whose turn it is next, and forget points that are gone."""
-        for uuid, done in turns.items():
-            self._stored(functools.partial(verified.turn_done, self.repository, uuid, selection, slices, done))
+    def end(self, listing: Listing, read_slices: t.Mapping[str, int], selection: str, slices: int) -> None:
+        """Record which slice was read, and forget points that are gone."""
+        for uuid, done in read_slices.items():
+            self._stored(functools.partial(verified.slice_done, self.repository, uuid, selection, slices, done))
         manifests = {*listing.damaged, *(names.manifest(point.uuid, point.id) for point in listing.points)}
         self._stored(lambda: verified.forget_gone(self.repository, manifests))
         for sentence in self.repository.foreign_words():

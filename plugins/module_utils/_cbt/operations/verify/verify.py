@@ -16,13 +16,13 @@ from ...busy import Busy, Stopwatch, measured
 from ...control import Control, Progress
 from ...errors import DamagedObject, Interrupted, ObjectMissing, Refused, RepositoryError, check_range
 from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE
-from ...parallel import check_workers, default_workers, in_parallel
+from ...parallel import check_workers, default_workers, ordered_results
 from ...repository.format.manifests import RestorePoint
 from ...repository.format.maps import ExtentMap, Run
 from ...repository.format.packs import ENTRY, FOOTER_SIZE, HEADER, PackRef
 from ...repository.records import verified
 from ...repository.repository import Listing, Repository
-from ...repository.selecting import ALL, LATEST, PointSelection, several
+from ...repository.selecting import ALL, LATEST, PointSelection, select_points
 from .findings import Findings, Recorder
 from .verdicts import Damage, PointVerdict, joined
 
@@ -143,14 +143,14 @@ def _within(some: t.Iterable[Damage], others: t.Sequence[Damage]) -> list[Damage
 class Verifier:
     """Verifies points of one repository, remembering what it has read.
 
-    The request divides the blocks into slices, and one of them is read. ``turns`` contains its number, by the UUID of
+    The request divides the blocks into slices, and one of them is read. ``due_slices`` contains its number, by the UUID of
     the domain.
     """
 
     repository: Repository
     findings: Findings
     request: VerifyRequest
-    turns: t.Mapping[str, int]
+    due_slices: t.Mapping[str, int]
     control: Control
 
     def verify(self, point: RestorePoint) -> PointVerdict | None:
@@ -192,12 +192,14 @@ class Verifier:
                 damage.append(Damage(disk.target, 0, disk.size, str(error), isinstance(error, ObjectMissing), own=True))
                 continue
             check = self._verify_data if self.request.level == DATA else self._verify_packs
-            amount, found = check(disk.target, extents, self.turns.get(point.uuid, 0), busy)
+            amount, found = check(disk.target, extents, self.due_slices.get(point.uuid, 0), busy)
             checked += amount
             damage += found
         return PointVerdict(point.id, point, joined(damage), checked, tuple(busy))
 
-    def _verify_packs(self, target: str, extents: ExtentMap, _turn: int, _busy: list[Busy]) -> tuple[int, list[Damage]]:
+    def _verify_packs(
+        self, target: str, extents: ExtentMap, _due_slice: int, _busy: list[Busy]
+    ) -> tuple[int, list[Damage]]:
         """Every pack is there, of its size, and its directory as written."""
         faults: dict[bytes, Exception] = {}
         checked = 0
@@ -225,7 +227,9 @@ class Verifier:
             return error
         return None
 
-    def _verify_data(self, target: str, extents: ExtentMap, turn: int, busy: list[Busy]) -> tuple[int, list[Damage]]:
+    def _verify_data(
+        self, target: str, extents: ExtentMap, due_slice: int, busy: list[Busy]
+    ) -> tuple[int, list[Damage]]:
         """Every pack is as above, and every block that is due unpacks to the bytes whose id was recorded."""
         found: list[Damage] = []
         watches: list[Stopwatch] = []
@@ -234,15 +238,15 @@ class Verifier:
         checked, total = 0, extents.stored_blocks * BLOCK_SIZE // slices
 
         def due(piece: Run) -> bool:
-            place = int.from_bytes(piece.pack.id[:8], "big") + piece.ordinal // BLOCKS_AT_ONCE
-            return place % slices == turn or self.findings.suspect(piece)
+            piece_number = int.from_bytes(piece.pack.id[:8], "big") + piece.ordinal // BLOCKS_AT_ONCE
+            return piece_number % slices == due_slice or self.findings.suspect(piece)
 
         @contextlib.contextmanager
         def worker() -> t.Iterator[t.Callable[[Run], tuple[Run, list[Damage]]]]:
             watches.append(Stopwatch())
             yield functools.partial(_check_run, self.repository, target, extents.size, watches[-1])
 
-        with in_parallel(_tasks(extents, self.findings, due), worker, workers, self.control) as results:
+        with ordered_results(_tasks(extents, self.findings, due), worker, workers, self.control) as results:
             for run, damage in results:
                 self._note(run, damage)
                 if len(found) <= MOST_RANGES:
@@ -265,7 +269,7 @@ def _chosen(listing: Listing, request: VerifyRequest) -> tuple[list[RestorePoint
     damaged = sorted(listing.damaged.items()) if request.wanted in (ALL, LATEST) else ()
     verdicts = [PointVerdict(name, None, (Damage("", 0, 0, cause),), 0) for name, cause in damaged]
     try:
-        return several(listing.points, request.domain, request.wanted), verdicts
+        return select_points(listing.points, request.domain, request.wanted), verdicts
     except Refused:
         if not verdicts:
             raise
@@ -294,9 +298,9 @@ def verify(
     chosen, verdicts = _chosen(listing, request)
     findings, kind, slices = Findings(repository), request.wanted.kind, request.slices
     uuids = {point.uuid for point in chosen} if slices > 1 else ()
-    turns = {uuid: verified.turn(repository, uuid, kind, slices) for uuid in uuids}
+    due_slices = {uuid: verified.next_slice(repository, uuid, kind, slices) for uuid in uuids}
     recorder = Recorder(repository, findings, request.level, 100 // slices, warn, record)
-    verifier = Verifier(repository, findings, request, turns, control or Control())
+    verifier = Verifier(repository, findings, request, due_slices, control or Control())
     unread: dict[str, RepositoryError] = {}
     for point in chosen:
         try:
@@ -312,7 +316,9 @@ def verify(
         if verdict is not None:
             verdicts.append(verdict)
             recorder.point(verdict)
-    recorder.end(listing, {uuid: turn for uuid, turn in turns.items() if uuid not in unread}, kind, slices)
+    recorder.end(
+        listing, {uuid: due_slice for uuid, due_slice in due_slices.items() if uuid not in unread}, kind, slices
+    )
     for failure in unread.values():
         raise failure
     return verdicts, round(time.monotonic() - started, 3)

@@ -73,7 +73,7 @@ class EncryptedPack:
 
     def __init__(self, key: bytes) -> None:
         self._cipher = Cipher(key)
-        self._blocks: Gcm = _gcm().Fastest(key)
+        self._blocks: Gcm = _gcm().new_gcm(key)
 
     def seal_blocks(self, first: int, payloads: t.Sequence[Buffer]) -> t.Sequence[Buffer]:
         room = _room(sum(map(len, payloads)) + len(payloads) * TAG_SIZE)

@@ -139,5 +139,5 @@ _FUNCTIONS = (
     "EVP_CipherUpdate",
     "EVP_get_cipherbyname",
 )
-can_be_direct = AESGCM is not None and all(hasattr(Binding.lib, name) for name in _FUNCTIONS)
-Fastest: t.Callable[[bytes], Gcm] = DirectGcm if can_be_direct else PublicGcm
+has_openssl_binding = AESGCM is not None and all(hasattr(Binding.lib, name) for name in _FUNCTIONS)
+new_gcm: t.Callable[[bytes], Gcm] = DirectGcm if has_openssl_binding else PublicGcm

@@ -21,7 +21,7 @@ from ..format import hooks, names
 from ..format.hooks import PackHooks
 from ..format.manifests import RestorePoint
 from ..format.packs import PackRef
-from ..packs.writer import Placement
+from ..packs.writer import BlockAddress
 from ..records.damage import Damages
 from ..repository import Repository
 from ..sharing import condemned
@@ -37,11 +37,11 @@ _NO_BLOCK = b""  # the id of none
 _DONE = threading.Event()
 _DONE.set()
 
-Find = t.Callable[[t.Collection[bytes]], dict[bytes, Placement]]
+Lookup = t.Callable[[t.Collection[bytes]], dict[bytes, BlockAddress]]
 
 
-class _Places:
-    """The places of the blocks noted last, at least half of ``limit`` of them. Notes come one at a time, questions any time."""
+class _AddressCache:
+    """The addresses of the blocks noted last, at least half of ``limit`` of them. One thread notes at a time; any may ask."""
 
     def __init__(self, limit: int) -> None:
         self._half = limit // 2
@@ -69,20 +69,20 @@ class _Places:
         self._loaded.add(pack)
         return True
 
-    def get(self, block_id: bytes) -> Placement | None:
-        place = self._young.get(block_id)
-        if place is None:
-            place = self._old.get(block_id)
-            if place is None:
+    def get(self, block_id: bytes) -> BlockAddress | None:
+        address = self._young.get(block_id)
+        if address is None:
+            address = self._old.get(block_id)
+            if address is None:
                 return None
-        return Placement(self._packs[place >> _ORDINAL_BITS], place & (1 << _ORDINAL_BITS) - 1)
+        return BlockAddress(self._packs[address >> _ORDINAL_BITS], address & (1 << _ORDINAL_BITS) - 1)
 
 
 class Deduplicator:
     """Tells for blocks about to be stored where they are already. May be asked from several threads.
 
-    ``packs`` are those of earlier runs that were told of; no map may name another that this run did not write. Packs on
-    their way out are never among them, and of those in which damage was found no damaged block is told of.
+    ``packs`` are those of earlier runs that were told of; no map may name another that this run did not write. Packs that are
+    pending deletion are never among them, and of those in which damage was found no damaged block is told of.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Deduplicator:
         self._avoided = _condemned(repository)
         self._lock = threading.Lock()
         self._loading: dict[bytes, threading.Event] = {}
-        self._places = _Places(remembered)
+        self._addresses = _AddressCache(remembered)
         self.packs: dict[bytes, PackRef] = {}
 
     @property
@@ -102,27 +102,27 @@ class Deduplicator:
         """Why the local index could not be used, if so."""
         return self._index.failure
 
-    def stored(self, placement: Placement, block_ids: t.Sequence[bytes]) -> None:
+    def stored(self, address: BlockAddress, block_ids: t.Sequence[bytes]) -> None:
         """Remember what this run stored."""
         with self._lock:
-            self._places.note(placement.pack, placement.ordinal, block_ids)
+            self._addresses.note(address.pack, address.ordinal, block_ids)
 
     @contextlib.contextmanager
-    def finder(self) -> t.Iterator[Find]:
-        """A function for one thread that gives the places of those blocks that are known.
+    def finder(self) -> t.Iterator[Lookup]:
+        """A function for one thread that gives the addresses of those blocks that are known.
 
         It raises RepositoryError if the store fails.
         """
         with self._index.lookup() as lookup:
 
-            def find(block_ids: t.Collection[bytes]) -> dict[bytes, Placement]:
+            def find(block_ids: t.Collection[bytes]) -> dict[bytes, BlockAddress]:
                 for ref in lookup(filter(hooks.may_be_hook, block_ids)):
                     self._load(ref)
-                get = self._places.get
+                get = self._addresses.get
                 return {
-                    block_id: place
-                    for block_id, place in ((each, get(each)) for each in block_ids)
-                    if place is not None
+                    block_id: address
+                    for block_id, address in ((each, get(each)) for each in block_ids)
+                    if address is not None
                 }
 
             yield find
@@ -132,7 +132,7 @@ class Deduplicator:
         with self._lock:
             if ref.id in self._avoided:
                 return
-            by_other = None if self._places.begin_loading(ref.id) else self._loading.get(ref.id, _DONE)
+            by_other = None if self._addresses.begin_loading(ref.id) else self._loading.get(ref.id, _DONE)
             if by_other is None:
                 loaded = self._loading[ref.id] = threading.Event()
         if by_other is not None:
@@ -159,12 +159,12 @@ class Deduplicator:
             ]
         with self._lock:
             self.packs[ref.id] = ref
-            self._places.note(ref.id, 0, block_ids)
+            self._addresses.note(ref.id, 0, block_ids)
 
 
 def _condemned(repository: Repository) -> set[bytes]:
-    """The packs that are on their way out."""
-    return _pack_ids(condemned.on_their_way_out(repository))
+    """The packs that are condemned or listed for deletion."""
+    return _pack_ids(condemned.pending_deletion(repository))
 
 
 def _pack_ids(found: t.Iterable[str]) -> set[bytes]:
@@ -181,7 +181,7 @@ def deduplicator(repository: Repository, scope: str, domain: str, damages: Damag
     return Deduplicator(repository, index, damages)
 
 
-def record(repository: Repository, name: t.Callable[[int], str], written: t.Iterable[PackHooks]) -> int:
+def store_hooks(repository: Repository, name: t.Callable[[int], str], written: t.Iterable[PackHooks]) -> int:
     """Store the hooks of packs that were written, in the order they were begun; returns how many packs. Raises RepositoryError.
 
     ``name`` gives the name of the object by its number: see ``of_backup`` and ``of_compaction``.
@@ -225,7 +225,7 @@ def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> tuple[int,
     for name in gone:
         repository.discard(name)
     added = sum(
-        record(
+        store_hooks(
             repository,
             of_backup(point.uuid, f"{point.id}-{secrets.token_hex(4)}"),
             _hooks_of(repository, point, without),

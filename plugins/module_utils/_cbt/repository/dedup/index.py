@@ -19,7 +19,7 @@ import time
 import typing as t
 
 from ...errors import DamagedObject, ObjectMissing
-from ...parallel import side_by_side
+from ...parallel import map_all
 from ..format import hooks, names
 from ..format.hooks import PackHooks
 from ..format.packs import PackRef
@@ -65,7 +65,7 @@ class HookIndex:
         listed = set(self._repository.store.list(self._prefix))
         with self._explained():
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            with self._turn() as mine:
+            with self._locked() as mine:
                 if mine:
                     self._update(listed)
             with self._opened() as segments:
@@ -119,7 +119,7 @@ class HookIndex:
     # Files.
 
     @contextlib.contextmanager
-    def _turn(self) -> t.Iterator[bool]:
+    def _locked(self) -> t.Iterator[bool]:
         """False inside the block if another process fills the index; what that has will do."""
         with open(os.path.join(self._folder, _LOCK), "ab") as file:
             end = time.monotonic() + _WAIT
@@ -175,7 +175,7 @@ class HookIndex:
         gathered = Gathered()
         for start in range(0, len(missing), _AT_ONCE):
             some = missing[start : start + _AT_ONCE]
-            for name, data in zip(some, side_by_side(self._fetch, some)):
+            for name, data in zip(some, map_all(self._fetch, some)):
                 gathered.add(name, _decoded(name, data))
                 if len(gathered.entries) >= _HOOKS or len(gathered.sources) >= _SOURCES:
                     self._new(gathered.write)

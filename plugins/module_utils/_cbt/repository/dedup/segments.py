@@ -111,8 +111,8 @@ class Segment:
         if page < 0:
             return []
         entries = self.window(page, 1)
-        for place in range(bisect.bisect_right(entries, last) - 1, -1, -1):
-            entry = entries[place]
+        for position in range(bisect.bisect_right(entries, last) - 1, -1, -1):
+            entry = entries[position]
             if entry | _NUMBER != last:
                 break
             found = self._beside(entry & _NUMBER, gone)
@@ -233,7 +233,7 @@ class _Part(t.NamedTuple):
     numbers: array.array[int]
 
 
-def merge(segments: t.Sequence[Segment], living: t.Callable[[str], bool], path: str) -> None:
+def merge(segments: t.Sequence[Segment], is_live: t.Callable[[str], bool], path: str) -> None:
     """Make one file of several, the latest last, without the sources that do not live and without the same one twice.
 
     Memory: a few bytes a pack, and a window of each file. Raises Unusable or OSError.
@@ -247,18 +247,18 @@ def merge(segments: t.Sequence[Segment], living: t.Callable[[str], bool], path: 
         new = {
             name: number
             for number, name in enumerate(
-                (each for each in names if living(each) and each not in sources), len(sources)
+                (each for each in names if is_live(each) and each not in sources), len(sources)
             )
         }
         sources.update(new)
-        places = [new.get(name) for name in names]
+        positions = [new.get(name) for name in names]
         numbers = array.array("I")
         for _ref, source in segment.refs():
-            goes = places[source] is None
+            goes = positions[source] is None
             numbers.append(MAX_PACKS if goes else count)
             count += not goes
         parts.append(_Part(segment, numbers))
-        packs.append(_moved(segment, places))
+        packs.append(_moved(segment, positions))
     writer = _Writer(path)
     try:
         for entries in _windows(parts):
@@ -268,12 +268,12 @@ def merge(segments: t.Sequence[Segment], living: t.Callable[[str], bool], path: 
         writer.close()
 
 
-def _moved(segment: Segment, places: t.Sequence[int | None]) -> t.Iterator[bytes]:
-    """The packs of a file whose sources have new ``places``."""
+def _moved(segment: Segment, positions: t.Sequence[int | None]) -> t.Iterator[bytes]:
+    """The packs of a file whose sources have new ``positions``."""
     for ref, source in segment.refs():
-        place = places[source]
-        if place is not None:
-            yield _PACK.pack(ref.id, ref.size, ref.blocks, place)
+        position = positions[source]
+        if position is not None:
+            yield _PACK.pack(ref.id, ref.size, ref.blocks, position)
 
 
 def _windows(parts: t.Sequence[_Part]) -> t.Iterator[list[int]]:

@@ -147,14 +147,14 @@ def ordered(found: t.Iterable[RestorePoint]) -> list[RestorePoint]:
     known = {point.key: point for point in found}
     keys: dict[Key, tuple[str, int]] = {}
     for start in known:
-        line: dict[Key, RestorePoint] = {}  # from this point to the oldest whose place is not known yet
-        place = start
-        while place in known and place not in keys and place not in line:
-            line[place] = known[place]
-            place = (place[0], line[place].parent or "")
-        for place, each in reversed(list(line.items())):
+        line: dict[Key, RestorePoint] = {}  # from this point to the oldest whose position is not known yet
+        key = start
+        while key in known and key not in keys and key not in line:
+            line[key] = known[key]
+            key = (key[0], line[key].parent or "")
+        for key, each in reversed(list(line.items())):
             before = keys.get((each.uuid, each.parent or ""), ("", 0))
-            keys[place] = (each.created, 0) if each.created > before[0] else (before[0], before[1] + 1)
+            keys[key] = (each.created, 0) if each.created > before[0] else (before[0], before[1] + 1)
     return sorted(known.values(), key=lambda point: (keys[point.key], point.id, point.uuid))
 
 

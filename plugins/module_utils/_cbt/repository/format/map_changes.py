@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where two extent maps name other places. Pure."""
+"""Where two extent maps name different addresses. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .maps import ExtentMap, Run
 
 
 class Change(t.NamedTuple):
-    """Blocks from ``first`` to before ``stop`` that lie in other places in two maps; None where they are zero."""
+    """Blocks from ``first`` to before ``stop`` that have different addresses in two maps; None where they are zero."""
 
     first: int
     stop: int

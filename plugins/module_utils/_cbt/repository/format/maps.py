@@ -221,16 +221,16 @@ def _fill(data: bytes, head: _Header, sections: list[memoryview]) -> None:
     Data that follows the last buffer counts for the checksum and is then discarded.
     """
     proof = hashlib.sha256(data[: HEADER.size])
-    number = place = 0
+    number = filled = 0
     for piece in codecs.inflated(memoryview(data)[HEADER.size + 32 :], head.columns):
         proof.update(piece)
         rest = memoryview(piece)
         while rest and number < len(sections):
-            taken = min(len(rest), len(sections[number]) - place)
-            sections[number][place : place + taken] = rest[:taken]
-            rest, place = rest[taken:], place + taken
-            if place == len(sections[number]):
-                number, place = number + 1, 0
+            taken = min(len(rest), len(sections[number]) - filled)
+            sections[number][filled : filled + taken] = rest[:taken]
+            rest, filled = rest[taken:], filled + taken
+            if filled == len(sections[number]):
+                number, filled = number + 1, 0
     if proof.digest() != data[HEADER.size : HEADER.size + 32]:
         raise DamagedObject("its checksum does not match")
 
@@ -281,7 +281,7 @@ class MapBuilder:
         self._settle(first, 0)
         self._inherit(first + count)
 
-    def place(self, first: int, count: int, pack: bytes, ordinal: int) -> None:
+    def put(self, first: int, count: int, pack: bytes, ordinal: int) -> None:
         """These blocks lie in the pack with this id, from ``ordinal`` on."""
         self._settle(first, count)
         self._append(first, count, pack, ordinal)

@@ -65,15 +65,15 @@ _CONTROL = "[\0-\x1f\x7f-\x9f\ud800-\udfff]"  # and what bytes that are no text 
 
 
 class Kind(t.NamedTuple):
-    """One kind of object: what it is called, its place with the parts of its name in braces, and its largest size in bytes."""
+    """One kind of object: what it is called, the template of its name with its parts in braces, and its largest size in bytes."""
 
     title: str
-    place: str
+    template: str
     largest: int
 
     def name(self, **parts: str) -> str:
         """The name of an object of this kind. Raises DamagedObject if a part is not of the grammar."""
-        name = self.place.format(**parts)
+        name = self.template.format(**parts)
         if parsed(name) != (self, parts):
             raise DamagedObject(f"No {self.title} can be called {shown(name)}")
         return name
@@ -139,11 +139,11 @@ KINDS: tuple[Kind, ...] = (
     HOOKS_KIND,
     COMPACTION_KIND,
 )
-FOLDERS = tuple(sorted({kind.place.partition("/")[0] for kind in KINDS if "/" in kind.place}))
+FOLDERS = tuple(sorted({kind.template.partition("/")[0] for kind in KINDS if "/" in kind.template}))
 
 
-def _pattern(place: str) -> t.Pattern[str]:
-    pieces = re.split(r"\{(\w+)\}", place)
+def _pattern(template: str) -> t.Pattern[str]:
+    pieces = re.split(r"\{(\w+)\}", template)
     pieces[::2] = map(re.escape, pieces[::2])
     pieces[1::2] = [f"(?P<{part}>{_PARTS[part]})" for part in pieces[1::2]]
     return re.compile("".join(pieces))
@@ -151,11 +151,11 @@ def _pattern(place: str) -> t.Pattern[str]:
 
 _BY_FOLDER: dict[str, list[tuple[Kind, t.Pattern[str]]]] = {}
 for _kind in KINDS:
-    _BY_FOLDER.setdefault(_kind.place.partition("/")[0], []).append((_kind, _pattern(_kind.place)))
+    _BY_FOLDER.setdefault(_kind.template.partition("/")[0], []).append((_kind, _pattern(_kind.template)))
 _FOLDER_PATTERNS = [
-    _pattern("/".join(place[:depth]))
-    for place in (kind.place.split("/") for kind in KINDS)
-    for depth in range(1, len(place))
+    _pattern("/".join(template[:depth]))
+    for template in (kind.template.split("/") for kind in KINDS)
+    for depth in range(1, len(template))
 ]
 
 
@@ -335,29 +335,29 @@ def point_file(uuid: str, point_id: str, file: str) -> str:
     return f"{point_folder(uuid, point_id)}/{check_file_name(file)}"
 
 
-def map_file(target: str, mark: str = "") -> str:
-    """Name, in its restore point, of the map of a disk, ``mark`` being 8 random hex digits of the run that stores it."""
-    return check_map_name(f"{target}-{mark}.map" if mark else f"{target}.map", check_target(target))
+def map_file(target: str, suffix: str = "") -> str:
+    """Name, in its restore point, of the map of a disk, ``suffix`` being 8 random hex digits of the run that stores it."""
+    return check_map_name(f"{target}-{suffix}.map" if suffix else f"{target}.map", check_target(target))
 
 
-def own_file(name: str, mark: str) -> str:
-    """Name, in its restore point, of the object that holds the file of this name, ``mark`` being 8 random hex digits."""
-    return check_file_name(f"{check_file_name(name)[: _LONGEST_FILE - 1 - len(mark)]}-{mark}")
+def own_file(name: str, suffix: str) -> str:
+    """Name, in its restore point, of the object that holds the file of this name, ``suffix`` being 8 random hex digits."""
+    return check_file_name(f"{check_file_name(name)[: _LONGEST_FILE - 1 - len(suffix)]}-{suffix}")
 
 
-def lease(session: str) -> str:
+def lease(lease_id: str) -> str:
     """Name of the lease of a session."""
-    return LEASE_KIND.name(session=session)
+    return LEASE_KIND.name(session=lease_id)
 
 
-def draft(session: str, uuid: str, point_id: str, mark: str) -> str:
+def draft(lease_id: str, uuid: str, point_id: str, suffix: str) -> str:
     """Name of a draft of a manifest."""
-    return DRAFT_KIND.name(session=session, uuid=uuid, point=point_id, mark=mark)
+    return DRAFT_KIND.name(session=lease_id, uuid=uuid, point=point_id, mark=suffix)
 
 
-def trash_entry(uuid: str, point_id: str, mark: str) -> str:
+def trash_entry(uuid: str, point_id: str, suffix: str) -> str:
     """Name of an entry of the trash."""
-    return TRASH_KIND.name(uuid=uuid, point=point_id, mark=mark)
+    return TRASH_KIND.name(uuid=uuid, point=point_id, mark=suffix)
 
 
 def manifest_kept_by(name: str) -> str:
@@ -397,15 +397,15 @@ def announced(name: str) -> str | None:
     return None
 
 
-def may_go(name: str) -> bool:
+def is_collectable(name: str) -> bool:
     """Whether collectors may delete an object of this name: a pack, or a file of a restore point other than its manifest."""
     found = parsed(name)
     return found is not None and found.kind in (PACK_KIND, MAP_KIND, FILE_KIND)
 
 
-def doomed(session: str, number: int) -> str:
+def doomed(lease_id: str, number: int) -> str:
     """Name of a list of what a session is about to delete."""
-    return DOOMED_KIND.name(session=session, number=str(number))
+    return DOOMED_KIND.name(session=lease_id, number=str(number))
 
 
 def damage_of(pack_id: bytes) -> str:
@@ -418,9 +418,9 @@ def verification(uuid: str, point_id: str) -> str:
     return VERIFIED_KIND.name(uuid=uuid, point=point_id)
 
 
-def removals(uuid: str, mark: str) -> str:
+def removals(uuid: str, suffix: str) -> str:
     """Name of a record of removed restore points of a domain."""
-    return REMOVED_KIND.name(uuid=uuid, mark=mark)
+    return REMOVED_KIND.name(uuid=uuid, mark=suffix)
 
 
 def removals_folder(uuid: str) -> str:
@@ -428,9 +428,9 @@ def removals_folder(uuid: str) -> str:
     return f"{REMOVED}/{check_uuid(uuid)}"
 
 
-def hold(uuid: str, point_id: str, mark: str) -> str:
-    """Name of a hold of a restore point, ``mark`` being 16 random hex digits, its id."""
-    return HOLD_KIND.name(uuid=uuid, point=point_id, mark=mark)
+def hold(uuid: str, point_id: str, hold_id: str) -> str:
+    """Name of a hold of a restore point, ``hold_id`` being 16 random hex digits, its id."""
+    return HOLD_KIND.name(uuid=uuid, point=point_id, mark=hold_id)
 
 
 def holds_folder(uuid: str, point_id: str) -> str:
@@ -439,7 +439,7 @@ def holds_folder(uuid: str, point_id: str) -> str:
 
 
 def turn(uuid: str, selection: str, slices: int) -> str:
-    """Name of the object that holds the turn in a rotation of samples."""
+    """Name of the object that holds the next slice of a rotation of samples."""
     return TURN_KIND.name(uuid=uuid, selection=selection, slices=str(slices))
 
 
@@ -448,9 +448,9 @@ def hooks_of_run(uuid: str, run: str, number: int) -> str:
     return HOOKS_KIND.name(uuid=uuid, run=run, number=str(number))
 
 
-def hooks_of_compaction(session: str, number: int) -> str:
+def hooks_of_compaction(run_id: str, number: int) -> str:
     """Name of hooks of packs that hold blocks of many domains."""
-    return COMPACTION_KIND.name(session=session, number=str(number))
+    return COMPACTION_KIND.name(session=run_id, number=str(number))
 
 
 def hooks_folder(uuid: str | None) -> str:
@@ -474,9 +474,9 @@ def _of_host(host: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", host)[:64] + "-"
 
 
-def temporary(host: str, mark: str) -> str:
-    """Name of an object in the making, ``mark`` being 16 random hex digits."""
-    return f"{_of_host(host)}{mark}"
+def temporary(host: str, suffix: str) -> str:
+    """Name of an object in the making, ``suffix`` being 16 random hex digits."""
+    return f"{_of_host(host)}{suffix}"
 
 
 def is_temporary(name: str, host: str) -> bool:

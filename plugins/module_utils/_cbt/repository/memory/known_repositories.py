@@ -18,7 +18,7 @@ _SHAPE = {"location": str, "id": str, "encrypted": bool, "newest": t.Mapping[str
 
 
 @dataclasses.dataclass(frozen=True)
-class Known:
+class KnownRepository:
     """The id of a repository, whether it is encrypted, and the restore points by which a host notices that it went back.
 
     ``newest`` is the id of the newest point of each domain, by UUID; ``last`` the point that this host wrote or saw last.
@@ -29,24 +29,24 @@ class Known:
     newest: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     last: Key | None = None
 
-    def without_points(self) -> Known:
+    def without_points(self) -> KnownRepository:
         """The same repository, of whose points nothing is known."""
-        return Known(self.id, self.encrypted)
+        return KnownRepository(self.id, self.encrypted)
 
 
-def encode(known: Known, location: str) -> bytes:
+def encode(known: KnownRepository, location: str) -> bytes:
     """The bytes that are kept; ``location`` is for people who look into the file."""
     body = {"location": location, "id": known.id, "encrypted": known.encrypted, "newest": dict(known.newest)}
     return envelope.encode(KIND, VERSION, {**body, "last": "/".join(known.last) if known.last else None})
 
 
-def decode(data: bytes, name: str) -> Known:
+def decode(data: bytes, name: str) -> KnownRepository:
     """From the bytes that were kept. Raises as ``envelope.decode`` does."""
     body = envelope.decode(KIND, VERSION, data, name, _SHAPE)
     last = body["last"] and _key(body["last"], name)
     for uuid, point_id in body["newest"].items():
         _key(f"{uuid}/{point_id}", name)
-    return Known(body["id"], body["encrypted"], body["newest"], last)
+    return KnownRepository(body["id"], body["encrypted"], body["newest"], last)
 
 
 def _key(text: str, name: str) -> Key:
@@ -58,7 +58,7 @@ def _key(text: str, name: str) -> Key:
         raise DamagedObject(f"{name} is damaged: {error}") from error
 
 
-def objection(known: Known | None, found: Known | None, location: str) -> str | None:
+def objection(known: KnownRepository | None, found: KnownRepository | None, location: str) -> str | None:
     """Why the repository found at a location cannot be the one known there; None if it may be, or if none was known."""
     if (
         known is None
@@ -87,13 +87,13 @@ def went_back(key: Key, location: str) -> str:
     )
 
 
-def absent(known: Known, found: t.Sequence[RestorePoint], uuid: str | None = None) -> list[Key]:
+def absent(known: KnownRepository, found: t.Sequence[RestorePoint], uuid: str | None = None) -> list[Key]:
     """The newest points that a list of all restore points, or of those of one domain, does not show."""
     expected = {(domain, point_id) for domain, point_id in known.newest.items() if uuid in (None, domain)}
     return sorted(expected - {point.key for point in found})
 
 
-def after_listing(known: Known, found: t.Sequence[RestorePoint], uuid: str | None = None) -> Known:
+def after_listing(known: KnownRepository, found: t.Sequence[RestorePoint], uuid: str | None = None) -> KnownRepository:
     """What is known after a list of all restore points, or of those of one domain, in order, oldest first."""
     others = {domain: point_id for domain, point_id in known.newest.items() if uuid not in (None, domain)}
     newest = {**others, **{point.uuid: point.id for point in found}}
@@ -104,13 +104,15 @@ def after_listing(known: Known, found: t.Sequence[RestorePoint], uuid: str | Non
     return dataclasses.replace(known, newest=newest, last=None if gone else known.last)
 
 
-def after_publishing(known: Known, point: RestorePoint, newest: RestorePoint | None = None) -> Known:
+def after_publishing(
+    known: KnownRepository, point: RestorePoint, newest: RestorePoint | None = None
+) -> KnownRepository:
     """What is known after a restore point appeared; ``newest`` was the newest of its domain, as far as a list showed it."""
     latest = manifests.ordered([newest, point])[-1] if newest is not None else point
     return dataclasses.replace(known, newest={**known.newest, point.uuid: latest.id}, last=point.key)
 
 
-def merged(kept: Known | None, before: Known | None, after: Known) -> Known:
+def merged(kept: KnownRepository | None, before: KnownRepository | None, after: KnownRepository) -> KnownRepository:
     """What is to be kept where a run knew ``before`` when it began and knows ``after`` now.
 
     What another run of this host kept meanwhile stays: each point a run learned of replaces only the one that it knew before.

@@ -20,7 +20,7 @@ from ..sharing import removals
 from ..stores import mounts
 from ..stores.base import Store
 from . import host_state, known_repositories
-from .known_repositories import Known
+from .known_repositories import KnownRepository
 
 _MOST_LINKS = 40  # of a path; the kernel's limit
 
@@ -90,14 +90,14 @@ class Memory:
         known_as = addresses(store)
         self._address = next((each for each in known_as[:-1] if _is_remembered(each)), known_as[-1])
         self._file = _file_of(self._address)
-        self._turn = threading.RLock()
+        self._lock = threading.RLock()
         self._newest: dict[str, RestorePoint] = {}  # as a list showed them
         self._published = self._warned = False
         self._kept = self._known = self._recalled()
 
     def check_identity(self, found: Configuration | None) -> None:
         """Raise Refused if the repository found, None for none, is not the one known. One that is new to this host is kept."""
-        now = Known(found.id, found.encrypted) if found is not None else None
+        now = KnownRepository(found.id, found.encrypted) if found is not None else None
         reason = known_repositories.objection(self._known, now, self._store.location)
         if reason is not None:
             self._object(reason)
@@ -111,7 +111,7 @@ class Memory:
 
     def listed(self, repository: Repository, found: t.Sequence[RestorePoint], uuid: str | None) -> None:
         """Hold a list of all restore points, or of one domain's, against what is known. Raises Refused if a known point vanished."""
-        with self._turn:
+        with self._lock:
             if self._known is None:
                 return
             self._check(repository, known_repositories.absent(self._known, found, uuid))
@@ -121,7 +121,7 @@ class Memory:
 
     def published(self, point: RestorePoint) -> None:
         """Note a restore point that this run made exist."""
-        with self._turn:
+        with self._lock:
             if self._known is not None:
                 self._published = True
                 self._learn(known_repositories.after_publishing(self._known, point, self._newest.get(point.uuid)))
@@ -139,7 +139,7 @@ class Memory:
         check = mounts.advice(self._store.local_path)
         raise Refused(f"{reason} {check} If this state is intended, accept it once with {self._terms.option}: true.")
 
-    def _learn(self, after: Known) -> None:
+    def _learn(self, after: KnownRepository) -> None:
         """Keep what is known now, together with what other runs of this host kept meanwhile, unless nothing is new."""
         if after == self._known:
             return
@@ -148,12 +148,12 @@ class Memory:
         if self._terms.keep and self._kept is not None and self._kept.id == after.id:
             self._known = self._kept
 
-    def _replace(self, now: Known | None) -> None:
+    def _replace(self, now: KnownRepository | None) -> None:
         """Keep this state in place of the known one."""
         self._known = now
         self._keep(lambda _kept: now)
 
-    def _keep(self, change: t.Callable[[Known | None], Known | None]) -> None:
+    def _keep(self, change: t.Callable[[KnownRepository | None], KnownRepository | None]) -> None:
         if not self._terms.keep:
             return
 
@@ -169,14 +169,14 @@ class Memory:
         except OSError as error:
             self._warn("keep", error)
 
-    def _recalled(self) -> Known | None:
+    def _recalled(self) -> KnownRepository | None:
         try:
             return self._decoded(host_state.read(self._file))
         except (OSError, CbtError) as error:
             self._warn("read", error)
             return None
 
-    def _decoded(self, data: bytes | None) -> Known | None:
+    def _decoded(self, data: bytes | None) -> KnownRepository | None:
         return known_repositories.decode(data, self._file) if data is not None else None
 
     def _warn(self, what: str, error: Exception) -> None:

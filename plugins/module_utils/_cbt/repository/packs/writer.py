@@ -19,20 +19,20 @@ from ..format.hooks import PackHooks
 from ..format.packs import Encoded, PackRef
 from ..stores.base import Store, Upload
 
-_UNSEALED = (
+_MOST_UNFINISHED = (
     64  # packs, where the store has no limit of its own: each is an open file, of which a process often has 1024
 )
 
 
-class Placement(t.NamedTuple):
-    """Where consecutive blocks went: ``ordinal`` of the first in the pack with this id."""
+class BlockAddress(t.NamedTuple):
+    """Where consecutive blocks are stored: the id of the pack, and the ordinal of the first block in it."""
 
     pack: bytes
     ordinal: int
 
 
 class _OpenPack:
-    """A pack being filled. ``pending`` counts writes under way; the last one out of a closed pack seals it."""
+    """A pack being filled. ``pending`` counts writes under way; the last one out of a closed pack finalizes it."""
 
     def __init__(self, store: Store, keys: Keys) -> None:
         self.id = packs.new_id()
@@ -55,7 +55,7 @@ class _OpenPack:
     def block_ids(self) -> t.Iterator[bytes]:
         return (bytes(self.directory[start : start + 32]) for start in range(0, len(self.directory), packs.ENTRY.size))
 
-    def seal(self) -> PackRef:
+    def finalize(self) -> PackRef:
         ending = packs.ending(self.id, bytes(self.directory), self.end, self.keys)
         self.upload.write([packs.header(self.id)], 0)
         self.upload.write([ending], self.end)
@@ -64,10 +64,10 @@ class _OpenPack:
 
 
 class PackWriter:
-    """Appends blocks to packs. Threads reserve room under a lock, and seal and write side by side outside of it.
+    """Appends blocks to packs. Threads reserve room under a lock, and encrypt and write in parallel outside of it.
 
     One writer serves all disks of a run, so a small incremental makes one small pack and not one per disk. Full packs
-    are sealed, which waits for the store, by threads of their own. A new one is begun only when not too many wait for that:
+    are finalized, which waits for the store, by threads of their own. A new one is begun only when not too many wait for that:
     they are open files, or take memory. After an error every call raises it.
     """
 
@@ -76,15 +76,15 @@ class PackWriter:
         self._keys = keys
         self._changed = threading.Condition()
         self._open: _OpenPack | None = None
-        self._unsealed: set[_OpenPack] = set()
-        self._sealed: dict[bytes, PackRef] = {}
+        self._unfinished: set[_OpenPack] = set()
+        self._finished: dict[bytes, PackRef] = {}
         self._begun: list[bytes] = []
         self._hooks: dict[bytes, array.array[int]] = {}  # as tuples, those of a disk of 20 TiB took 400 MiB
         self._error: BaseException | None = None
-        self._most = store.open_uploads or _UNSEALED
-        self._sealer = concurrent.futures.ThreadPoolExecutor(max_workers=(store.open_uploads or 2) - 1)
+        self._most = store.open_uploads or _MOST_UNFINISHED
+        self._finalizer = concurrent.futures.ThreadPoolExecutor(max_workers=(store.open_uploads or 2) - 1)
 
-    def append(self, blocks: t.Sequence[Encoded], watch: Stopwatch | None = None) -> Placement:
+    def append(self, blocks: t.Sequence[Encoded], watch: Stopwatch | None = None) -> BlockAddress:
         """Store blocks one after another in one pack. May be called from any thread, each with a ``watch`` of its own.
 
         Raises RepositoryError if the store fails.
@@ -94,7 +94,7 @@ class PackWriter:
         length = sum(len(block.payload) + self._keys.overhead for block in blocks)
         with self._changed:
             pack = self._pack_with_room()
-            placement, offset = Placement(pack.id, pack.blocks), pack.end
+            address, offset = BlockAddress(pack.id, pack.blocks), pack.end
             pack.directory += lines
             pack.end += length
             pack.pending += 1
@@ -102,7 +102,7 @@ class PackWriter:
                 pack.closed, self._open = True, None
         watch.lap(STORING)  # where packs wait for the store
         try:
-            sealed = pack.keys.seal_blocks(placement.ordinal, [block.payload for block in blocks])
+            sealed = pack.keys.seal_blocks(address.ordinal, [block.payload for block in blocks])
             watch.lap(ENCRYPTING)
             pack.upload.write(sealed, offset)
             watch.lap(STORING)
@@ -114,31 +114,31 @@ class PackWriter:
                 pack.pending -= 1
                 last = pack.closed and pack.pending == 0
         if last:
-            self._sealer.submit(self._seal, pack)
-        return placement
+            self._finalizer.submit(self._finalize, pack)
+        return address
 
     def _pack_with_room(self) -> _OpenPack:
-        while self._error is None and self._open is None and len(self._unsealed) >= self._most:
+        while self._error is None and self._open is None and len(self._unfinished) >= self._most:
             self._changed.wait()
         if self._error is not None:
             raise self._error
         if self._open is None:
             self._open = _OpenPack(self._store, self._keys)
-            self._unsealed.add(self._open)
+            self._unfinished.add(self._open)
             self._begun.append(self._open.id)
         return self._open
 
-    def _seal(self, pack: _OpenPack) -> None:
+    def _finalize(self, pack: _OpenPack) -> None:
         try:
-            ref = pack.seal()
+            ref = pack.finalize()
             keys = array.array("Q", hooks.choose(pack.block_ids))
         except BaseException as error:
             self._fail(error)
             return
         with self._changed:
-            self._sealed[ref.id] = ref
+            self._finished[ref.id] = ref
             self._hooks[ref.id] = keys
-            self._unsealed.discard(pack)
+            self._unfinished.discard(pack)
             self._changed.notify_all()
 
     def _fail(self, error: BaseException) -> None:
@@ -147,24 +147,24 @@ class PackWriter:
             self._changed.notify_all()
 
     def finish(self) -> t.Mapping[bytes, PackRef]:
-        """Seal what is open and return all packs written, by id. No thread may append any more."""
+        """Finalize the open pack and return all packs written, by id. No thread may append any more."""
         if self._open is not None:
-            self._sealer.submit(self._seal, self._open)
+            self._finalizer.submit(self._finalize, self._open)
             self._open = None
-        self._sealer.shutdown()
+        self._finalizer.shutdown()
         if self._error is not None:
             raise self._error
-        return dict(self._sealed)
+        return dict(self._finished)
 
     def hooks(self) -> t.Iterator[PackHooks]:
         """The hooks of all packs written, in the order in which these were begun. To be asked once it is finished."""
-        return (PackHooks(self._sealed[pack], tuple(self._hooks[pack])) for pack in self._begun)
+        return (PackHooks(self._finished[pack], tuple(self._hooks[pack])) for pack in self._begun)
 
     def discard(self) -> None:
         """Delete everything this writer stored: nothing has named it yet. What the store does not delete is left to the collector."""
-        self._sealer.shutdown(cancel_futures=True)
-        for pack in list(self._unsealed):
+        self._finalizer.shutdown(cancel_futures=True)
+        for pack in list(self._unfinished):
             pack.upload.abandon()
-        for ref in self._sealed.values():
+        for ref in self._finished.values():
             with contextlib.suppress(RepositoryError):
                 self._store.delete(ref.name)

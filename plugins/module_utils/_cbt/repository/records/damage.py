@@ -14,7 +14,7 @@ import itertools
 import typing as t
 
 from ...errors import DamagedObject, ObjectMissing
-from ...parallel import side_by_side
+from ...parallel import map_all
 from ..format import envelope, names
 from ..format.maps import ExtentMap, Run
 from ..format.packs import PackRef
@@ -90,7 +90,7 @@ def unsound_packs(refs: t.Collection[PackRef], store: Store) -> dict[bytes, Pack
             return str(error)
         return f"pack {ref.id.hex()} has {size} bytes instead of {ref.size}" if size != ref.size else None
 
-    faults = zip(refs, side_by_side(fault, refs))
+    faults = zip(refs, map_all(fault, refs))
     return {ref.id: PackDamage(None, cause) for ref, cause in faults if cause is not None}
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""When restore points were last verified, and whose turn it is where only a sample is.
+"""When restore points were last verified, and which slice is due where only a sample is.
 
 ``verified/<domain uuid>/<point id>`` and ``verified/<domain uuid>/turn-<selection>-<slices>``: rotations of samples of different
 sizes do not know of each other, or one might meet the same slice for ever. All of it may be lost: then less is told, and
@@ -66,12 +66,12 @@ def forget_gone(repository: Repository, manifests: t.Collection[str]) -> None:
             repository.discard(name)
 
 
-def turn(repository: Repository, uuid: str, selection: str, slices: int) -> int:
-    """Which of ``slices`` slices is to be read now, from 0 on."""
+def next_slice(repository: Repository, uuid: str, selection: str, slices: int) -> int:
+    """The slice, of ``slices`` and counted from 0, that is due now."""
     body = _body(repository, TURN_KIND, names.turn(uuid, selection, slices), _TURN)
     return t.cast(int, body["next"]) % slices if body is not None else 0
 
 
-def turn_done(repository: Repository, uuid: str, selection: str, slices: int, done: int) -> None:
+def slice_done(repository: Repository, uuid: str, selection: str, slices: int, done: int) -> None:
     """Remember that this of ``slices`` slices was read, so that the next one is read next time."""
     repository.put_object(names.turn(uuid, selection, slices), envelope.encode(TURN_KIND, VERSION, {"next": done + 1}))

@@ -15,7 +15,7 @@ import typing as t
 
 from ...control import Control
 from ...errors import DamagedObject, ObjectLocked, ObjectMissing, Refused, StorageFull
-from ...parallel import side_by_side
+from ...parallel import map_all
 from ..format import envelope, names
 from ..format.manifests import Key, RestorePoint
 from ..repository import Repository
@@ -33,9 +33,9 @@ _FRESH = LAPSE / 2  # seconds for which a list of what is doomed surely counts
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """What a collection did, or would do: objects newly announced, objects and bytes deleted. ``foreign`` are warnings about files that are not objects.
+    """What a collection did, or would do: objects newly condemned, objects and bytes deleted. ``foreign`` are warnings about files that are not objects.
 
-    ``unannounced`` objects could not be announced, because the store is full.
+    ``unannounced`` objects could not be condemned, because the store is full.
     """
 
     condemned: int
@@ -58,7 +58,7 @@ class Collected:
 
 @dataclasses.dataclass(frozen=True)
 class _Sorted:
-    """Objects that nothing needs: newly found, and those whose grace period is over; entries that announce nothing any more."""
+    """Objects that nothing needs: newly found, and those whose grace period is over; entries of objects that are needed again, or gone."""
 
     fresh: tuple[str, ...]
     due: t.Mapping[str, int]
@@ -75,13 +75,13 @@ def _sort(
 ) -> _Sorted:
     """Pure. ``spared_from`` is when the longest-running session began: what appeared since may be its own, still unnamed.
 
-    That holds for what was announced too, while the lease seemed to have lapsed: such an announcement is taken back.
+    That holds for what was condemned while the lease seemed to have lapsed, too: it is reprieved.
     """
     fresh: list[str] = []
     due: dict[str, int] = {}
     rightly = set()
     for each in objects:
-        if not names.may_go(each.name) or needed.needs(each.name) or each.modified >= spared_from:
+        if not names.is_collectable(each.name) or needed.needs(each.name) or each.modified >= spared_from:
             continue
         since = announced.get(each.name, now)
         if each.name in announced:
@@ -110,12 +110,12 @@ class Collector:
         needed = survey(self._repository, self._now, self._grace, without, back)
         self._refuse_shrunk(needed, confirm_shrink)
         found = self._sorted(needed)
-        locked = side_by_side(self._locked, found.due)
+        locked = map_all(self._locked, found.due)
         due = [size for size, stays in zip(found.due.values(), locked) if not stays]
         return Collected(len(found.fresh), len(due), sum(due), self._foreign)
 
     def collect(self, lease: Lease, confirm_shrink: bool = False) -> Collected:
-        """Announce what nothing needs, delete what was announced long enough ago and is still not needed.
+        """Condemn what nothing needs, delete what was condemned long enough ago and is still not needed.
 
         Raises Refused if far fewer restore points are found than the last time, unless ``confirm_shrink``; RepositoryError if
         anything cannot be listed or read. Then nothing needed was deleted, and the next run goes on. Where the store is full, as much is
@@ -140,26 +140,26 @@ class Collector:
         found = dataclasses.replace(found, due={name: size for name, size in found.due.items() if name not in left})
         self._store.spare = 0
         deleted = self._delete(found, lease) if found.fresh or found.due else {}
-        for _done in side_by_side(lambda name: condemned.pardon(self._repository, name), found.idle):
+        for _done in map_all(lambda name: condemned.reprieve(self._repository, name), found.idle):
             pass
         self._record(first)
         self._tidy(first)
         return Collected(len(found.fresh) - len(left), len(deleted), sum(deleted.values()), self._foreign, len(left))
 
     def _announce(self, fresh: t.Sequence[str]) -> set[str]:
-        """Announce objects; returns those for whose announcement there is no room."""
+        """Condemn objects; returns those for whose entries there is no room."""
 
-        def announce(name: str) -> bool:
+        def condemn(name: str) -> bool:
             try:
-                condemned.announce(self._repository, name)
+                condemned.condemn(self._repository, name)
             except StorageFull:
                 return False
             self._control.detail("condemned", object=name)
             return True
 
-        left = [name for name, done in zip(fresh, side_by_side(announce, fresh)) if not done]
+        left = [name for name, done in zip(fresh, map_all(condemn, fresh)) if not done]
         # One by one they need less room than several that are in the making at once.
-        return {name for name in left if not announce(name)}
+        return {name for name in left if not condemn(name)}
 
     @property
     def _foreign(self) -> tuple[str, ...]:
@@ -169,15 +169,15 @@ class Collector:
         return survey(self._repository, self._now, self._grace)
 
     def _sorted(self, needed: Survey) -> _Sorted:
-        alive = [session.since for session in leases.sessions(self._repository) if not session.lapsed(self._now)]
+        alive = [holder.since for holder in leases.lease_holders(self._repository) if not holder.lapsed(self._now)]
         objects = (entry for folder in (names.PACKS, names.POINTS) for entry in self._store.entries(folder))
         announced = condemned.announced(self._repository)
         return _sort(objects, needed, announced, min([*alive, self._now]), self._now, self._grace)
 
     def _delete(self, found: _Sorted, lease: Lease) -> dict[str, int]:
-        """Delete what is due, after a second look that sees whoever did not see the list; pardon what is named meanwhile."""
+        """Delete what is due, after a second look that sees whoever did not see the list; reprieve what is named meanwhile."""
         began = leases.moment()
-        lists = condemned.doom(self._repository, lease.id, list(found.due))
+        lists = condemned.list_for_deletion(self._repository, lease.id, list(found.due))
         listed = [name for some in lists.values() for name in some]
         again = self._survey()
 
@@ -188,15 +188,15 @@ class Collector:
                 self._store.delete(name)
             except ObjectLocked:
                 return False  # once the lock ends
-            condemned.pardon(self._repository, name)
+            condemned.reprieve(self._repository, name)
             self._control.detail("deleted", object=name, bytes=found.due[name])
             return True
 
-        gone = {name: found.due[name] for name, done in zip(listed, side_by_side(delete, listed)) if done}
+        gone = {name: found.due[name] for name, done in zip(listed, map_all(delete, listed)) if done}
         named = [name for name in {*found.fresh, *found.due} if again.needs(name)]
         for name in named:
             self._control.note("pardoned", object=name, reason="a restore point names it again")
-        for _done in side_by_side(lambda name: condemned.pardon(self._repository, name), named):
+        for _done in map_all(lambda name: condemned.reprieve(self._repository, name), named):
             pass
         for each in lists:
             self._repository.discard(each)
@@ -236,7 +236,7 @@ class Collector:
             pack = names.pack(taken.pack)
             if not needed.needs(pack) and not self._repository.exists(pack):
                 old.append(name)
-        for _done in side_by_side(self._repository.discard, old):
+        for _done in map_all(self._repository.discard, old):
             pass
 
     def _locked(self, name: str) -> bool:
@@ -250,7 +250,7 @@ class Collector:
         over: list[str] = []
         gone: set[Key] = set()
         entries = [entry for entry in self._store.entries(names.TRASH) if expired(entry, self._now, self._grace)]
-        for entry, locked in zip(entries, side_by_side(lambda entry: self._locked(entry.name), entries)):
+        for entry, locked in zip(entries, map_all(lambda entry: self._locked(entry.name), entries)):
             taken = names.parsed(entry.name)
             exists = taken is not None and names.manifest(*taken.point) in needed.existing
             if (

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Objects that are about to be deleted, and the checks of a writer before it publishes.
 
-An object that nothing names is announced: ``condemned/<pack id>`` for a pack, ``condemned/<domain uuid>/<point id>/<file>`` for a
-file of a restore point. After the grace period, a collector writes the list of what it is about to delete to ``doomed/<session>``,
-looks once more for what is named, and only then deletes. An announcement may be taken back by anyone; a list only goes with the
+An object that nothing names is condemned: ``condemned/<pack id>`` for a pack, ``condemned/<domain uuid>/<point id>/<file>`` for a
+file of a restore point. After the grace period, a collector writes the list of what it is about to delete to ``doomed/<lease id>``,
+looks once more for what is named, and only then deletes. Anyone may reprieve an object; a list only goes with the
 collector that wrote it, or when it is so old that the collector must be dead.
 """
 
@@ -24,30 +24,30 @@ _SHAPE = {"names": list[str]}
 _LISTED = 1024  # names in one list
 
 
-def announce(repository: Repository, name: str) -> None:
-    """Announce the end of an object; an announcement that stands keeps its time."""
+def condemn(repository: Repository, name: str) -> None:
+    """Condemn an object; one that is condemned already keeps its time."""
     repository.store.put(names.announcement(name), b"", replace=False)
 
 
-def pardon(repository: Repository, name: str) -> None:
-    """Take an announcement back."""
+def reprieve(repository: Repository, name: str) -> None:
+    """Take the condemnation of an object back."""
     repository.discard(names.announcement(name))
 
 
 def announced(repository: Repository) -> dict[str, float]:
-    """Names of the objects that are announced, and since when, in seconds by the store's clock."""
+    """Names of the objects that are condemned, and since when, in seconds by the store's clock."""
     entries = ((names.announced(entry.name), entry.modified) for entry in repository.store.entries(names.CONDEMNED))
     return {name: since for name, since in entries if name is not None}
 
 
-def doom(repository: Repository, session: str, objects: t.Sequence[str]) -> dict[str, t.Sequence[str]]:
-    """List objects as about to be deleted by a session; returns what is on each list, by its name. The lists stand until the objects are gone.
+def list_for_deletion(repository: Repository, lease_id: str, objects: t.Sequence[str]) -> dict[str, t.Sequence[str]]:
+    """List objects as about to be deleted by the holder of a lease; returns what is on each list, by its name. The lists stand until the objects are gone.
 
     If there is room for some of the lists only, the other objects are not listed. Raises StorageFull if there is room for none.
     """
     lists: dict[str, t.Sequence[str]] = {}
     for start in range(0, len(objects), _LISTED):
-        name, some = names.doomed(session, start // _LISTED), objects[start : start + _LISTED]
+        name, some = names.doomed(lease_id, start // _LISTED), objects[start : start + _LISTED]
         try:
             repository.put_object(name, envelope.encode(KIND, VERSION, {"names": list(some)}))
         except StorageFull:
@@ -58,20 +58,20 @@ def doom(repository: Repository, session: str, objects: t.Sequence[str]) -> dict
     return lists
 
 
-def on_their_way_out(repository: Repository) -> set[str]:
-    """Names of all objects that are announced or listed: nothing new may be made to rest on them.
+def pending_deletion(repository: Repository) -> set[str]:
+    """Names of all objects that are condemned or listed for deletion: nothing new may be made to rest on them.
 
     What has just been deleted is no longer among them, so ask for its existence afterwards.
     """
     found = set(filter(None, map(names.announced, repository.store.list(names.CONDEMNED))))
-    return found | about_to_go(repository)
+    return found | listed_for_deletion(repository)
 
 
-def about_to_go(repository: Repository) -> set[str]:
-    """Names of all objects that are listed as about to be deleted."""
+def listed_for_deletion(repository: Repository) -> set[str]:
+    """Names of all objects that are listed for deletion."""
     found: set[str] = set()
     for name in list(repository.store.list(names.DOOMED)):
         with contextlib.suppress(ObjectMissing):  # all on it is deleted or spared since it was listed
             listed = envelope.decode(KIND, VERSION, repository.get_object(name), name, _SHAPE)["names"]
-            found.update(each for each in listed if names.may_go(each))
+            found.update(each for each in listed if names.is_collectable(each))
     return found

@@ -63,18 +63,18 @@ def _kept(repository: Repository, taken: Hold) -> RestorePoint:
         point = repository.point(*taken.key)
         repository.put_object(taken.name, holds.encode(taken, point))
         # In this order: a point that still stands once nothing was found to be lost did not lose anything before either.
-        lost = publishing.lost(repository, point)
+        missing = publishing.missing(repository, point)
         if publishing.stands(repository, point):
-            if lost:
+            if missing:
                 raise DamagedObject(
-                    f"Restore point {point.id} of {point.domain} cannot be held: {_told(lost)}. Verify it, or choose another one."
+                    f"Restore point {point.id} of {point.domain} cannot be held: {_told(missing)}. Verify it, or choose another one."
                 )
             return point
         # Its blocks were moved meanwhile, or it was removed.
 
 
-def _told(lost: set[str]) -> str:
-    first, others = min(lost), len(lost) - 1
+def _told(missing: set[str]) -> str:
+    first, others = min(missing), len(missing) - 1
     return (
         f"{first}{f' and {others} other objects' if others else ''} it needs is missing, damaged or about to be deleted"
     )

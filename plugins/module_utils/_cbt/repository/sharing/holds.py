@@ -33,7 +33,7 @@ class Hold:
     """A hold of the restore point ``key`` for a ``purpose`` on ``host``, ``since`` then, in seconds by the store's clock.
 
     ``since`` is None until the point was found whole after the hold was written. ``point`` is what it keeps, as it was when the hold was
-    taken. Of a hold that cannot be read, ``flaw`` says why, and only id and key are known.
+    taken. Of a hold that cannot be read, ``why_unreadable`` says why, and only id and key are known.
     """
 
     id: str
@@ -42,7 +42,7 @@ class Hold:
     purpose: str = ""
     since: float | None = None
     point: RestorePoint | None = None
-    flaw: str | None = None
+    why_unreadable: str | None = None
 
     @property
     def name(self) -> str:
@@ -57,7 +57,7 @@ class Hold:
     @property
     def reason(self) -> str:
         """Why a restore point is kept."""
-        if self.flaw is not None:
+        if self.why_unreadable is not None:
             return f"held by {self.name}, which cannot be read"
         return f"held by {self.purpose} on {self.host}" + (f" since {self.begun}" if self.begun else "")
 
@@ -112,7 +112,9 @@ def _listed(repository: Repository, folder: str) -> list[Hold]:
             continue  # released since it was listed
         except DamagedObject as error:
             budget.take(b"")
-            found.append(Hold(taken.parts["mark"], taken.point, flaw=f"{str(error).rstrip('.')}. {how_to_end(name)}"))
+            found.append(
+                Hold(taken.parts["mark"], taken.point, why_unreadable=f"{str(error).rstrip('.')}. {how_to_end(name)}")
+            )
     return sorted(found, key=lambda hold: (hold.since or 0.0, hold.name))
 
 

@@ -60,8 +60,8 @@ def moment() -> Moment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Session:
-    """Somebody at work, ``process`` being the id of its process: since when, and the last sign of life, in seconds by the store's clock."""
+class LeaseHolder:
+    """A process that works on the repository: since when, and its last sign of life, in seconds by the store's clock."""
 
     id: str
     host: str
@@ -141,20 +141,20 @@ def held(repository: Repository, operation: str) -> t.Iterator[Lease]:
             lease.release()
 
 
-def sessions(repository: Repository) -> list[Session]:
+def lease_holders(repository: Repository) -> list[LeaseHolder]:
     """Who is at work, the longest first. Of a lease that cannot be read only the last sign of life is known."""
     found = []
     for entry in repository.store.entries(names.LEASES):
         taken = names.parsed(entry.name)
-        session_id = taken.parts["session"] if taken is not None else ""
+        lease_id = taken.parts["session"] if taken is not None else ""
         try:
             body = envelope.decode(KIND, VERSION, repository.get_object(entry.name), entry.name, _SHAPE)
             since = entry.modified if body.get("since") is None else body["since"]
             if not 0 <= since <= LATEST:
                 raise DamagedObject(f"{entry.name} is damaged: its start time is not a valid time")
-            found.append(Session(session_id, body["host"], body["process"], body["operation"], since, entry.modified))
+            found.append(LeaseHolder(lease_id, body["host"], body["process"], body["operation"], since, entry.modified))
         except ObjectMissing:
             continue  # ended since it was listed
         except DamagedObject:
-            found.append(Session(session_id, "", 0, "unknown", 0.0, entry.modified))
-    return sorted(found, key=lambda session: (session.since, session.id))
+            found.append(LeaseHolder(lease_id, "", 0, "unknown", 0.0, entry.modified))
+    return sorted(found, key=lambda holder: (holder.since, holder.id))

@@ -21,7 +21,7 @@ from .wholeness import needed, unsound, whole_point, with_whole_maps
 _FRESH = LAPSE / 2
 _ATTEMPTS = 3  # at giving a point back what it named
 
-Again = t.Callable[[set[str]], RestorePoint]
+RestoreMissing = t.Callable[[set[str]], RestorePoint]
 
 
 def resting_on(repository: Repository, point: RestorePoint) -> t.Iterator[str]:
@@ -36,18 +36,18 @@ def _unsure(_name: str) -> bool:
     return False
 
 
-def lost(repository: Repository, point: RestorePoint, there: t.Callable[[str], bool] = _unsure) -> set[str]:
+def missing(repository: Repository, point: RestorePoint, assume_present: t.Callable[[str], bool] = _unsure) -> set[str]:
     """Return the names of objects that the restore point refers to and that are missing, truncated or condemned.
 
-    ``there`` returns True for objects whose size need not be checked.
+    ``assume_present`` returns True for objects whose size need not be checked.
     """
     try:
         objects = needed(repository, point)
     except ObjectMissing:
         return set(map(point.object_name, point.stored_files))
-    leaving = objects.keys() & condemned.on_their_way_out(repository)
-    return leaving | unsound(
-        repository, {name: size for name, size in objects.items() if name not in leaving and not there(name)}
+    pending = objects.keys() & condemned.pending_deletion(repository)
+    return pending | unsound(
+        repository, {name: size for name, size in objects.items() if name not in pending and not assume_present(name)}
     )
 
 
@@ -102,17 +102,21 @@ def _unpublishing(repository: Repository, put: t.Sequence[RestorePoint]) -> t.It
 
 
 def publish(
-    lease: Lease, point: RestorePoint, again: Again, appears: t.Callable[[], None] = _nothing, yields: bool = False
+    lease: Lease,
+    point: RestorePoint,
+    restore_missing: RestoreMissing,
+    before_visible: t.Callable[[], None] = _nothing,
+    yields: bool = False,
 ) -> RestorePoint:
     """Make a restore point exist, or replace its manifest; all it names must be stored.
 
     Returns the point that exists then.
 
-    ``appears`` is called just before others may see the point. With ``yields``, a whole point of this id that another
+    ``before_visible`` is called just before others may see the point. With ``yields``, a whole point of this id that another
     run published stays, and is returned; one that is not whole is replaced.
 
     The writer stores a draft and then looks for condemned objects. The collector lists what it will delete and then
-    looks for drafts. So at least one of them sees the other. ``again`` receives the names of the lost objects. It
+    looks for drafts. So at least one of them sees the other. ``restore_missing`` receives the names of the lost objects. It
     stores their content under new names and returns a restore point that refers to those. So a point that exists is
     complete at every moment.
     """
@@ -121,16 +125,16 @@ def publish(
     with _drafting(lease) as draft:
         while True:
             began = draft(point)
-            missed = lost(repository, point)
+            gone = missing(repository, point)
             looked = leases.moment()
-            if missed:
+            if gone:
                 with _unpublishing(repository, put):
-                    point = again(missed)
+                    point = restore_missing(gone)
             elif began.elapsed() < _FRESH:
                 other = whole_point(repository, *point.key) if yields else None
                 if other is not None and other not in put:
                     return other
-                appears()
+                before_visible()
                 replaces = not yields or bool(put) or _exists(repository, point)
                 put.append(point)
                 if repository.publish(point, replaces) and looked.elapsed() < STEADY:
@@ -166,9 +170,9 @@ def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Coll
         )
 
 
-def _lacks(repository: Repository, point: RestorePoint, there: t.Callable[[str], bool] = _unsure) -> bool:
+def _lacks(repository: Repository, point: RestorePoint, assume_present: t.Callable[[str], bool] = _unsure) -> bool:
     try:
-        return bool(lost(repository, point, there))
+        return bool(missing(repository, point, assume_present))
     except DamagedObject:
         return True  # a map: what it names is not known
 
@@ -217,7 +221,7 @@ def _settled(repository: Repository, before: RestorePoint, after: RestorePoint, 
             return False
         repository.publish(other)
         put = other
-    return False  # what it names exists but is announced; a collector that sees the manifest takes that back
+    return False  # what it names exists but is condemned; a collector that sees the manifest reprieves it
 
 
 def stands(repository: Repository, point: RestorePoint) -> bool:

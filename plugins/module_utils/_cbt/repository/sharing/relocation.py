@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Telling restore points that blocks lie elsewhere now.
 
-Who moves a block has proven first that the same bytes, by their block id, lie at the new place. A restore point is
+Who moves a block has proven first that the same bytes, by their block id, are at the new address. A restore point is
 changed by storing new maps under new names and then replacing its manifest, so at every moment it is whole. What it
 named before stays until the collector finds that nothing names it.
 """
@@ -28,12 +28,12 @@ from .leases import Lease
 
 
 class Move(t.NamedTuple):
-    """``count`` blocks of a pack from ``ordinal`` on lie in ``pack`` from ``place`` on now."""
+    """``count`` blocks of a pack from ``ordinal`` on lie in ``to_pack`` from ``to_ordinal`` on now."""
 
     ordinal: int
     count: int  # type: ignore[assignment]  # hides tuple's method
-    pack: PackRef
-    place: int
+    to_pack: PackRef
+    to_ordinal: int
 
     @property
     def stop(self) -> int:
@@ -50,7 +50,7 @@ def joined(moves: t.Iterable[Move]) -> list[Move]:
 
 
 def _join(last: Move, each: Move) -> Move | None:
-    adjoin = (last.stop, last.pack, last.place + last.count) == (each.ordinal, each.pack, each.place)
+    adjoin = (last.stop, last.to_pack, last.to_ordinal + last.count) == (each.ordinal, each.to_pack, each.to_ordinal)
     return last._replace(count=last.count + each.count) if adjoin else None
 
 
@@ -69,20 +69,20 @@ class _Line:
             move = self._moves[index]
             start, stop = max(done, move.ordinal), min(end, move.stop)
             if done < start:
-                yield _stretch(run, done, start)
-            yield _stretch(run, start, stop)._replace(pack=move.pack, ordinal=move.place + start - move.ordinal)
+                yield _part(run, done, start)
+            yield _part(run, start, stop)._replace(pack=move.to_pack, ordinal=move.to_ordinal + start - move.ordinal)
             done, index = stop, index + 1
         if done < end:
-            yield _stretch(run, done, end)
+            yield _part(run, done, end)
 
 
-def _stretch(run: Run, start: int, stop: int) -> Run:
+def _part(run: Run, start: int, stop: int) -> Run:
     """The piece of a run between two ordinals."""
     return run.part(run.first + start - run.ordinal, run.first + stop - run.ordinal)
 
 
 def relocated(extents: ExtentMap, moves: Moves) -> ExtentMap | None:
-    """The map with every moved block at its new place; None if it names none of them. Pure."""
+    """The map with every moved block at its new address; None if it names none of them. Pure."""
     lines = {ref.id: _Line(moves[ref.id]) for ref in extents.packs if ref.id in moves}
     if not lines:
         return None
@@ -92,7 +92,7 @@ def relocated(extents: ExtentMap, moves: Moves) -> ExtentMap | None:
         for piece in lines[run.pack.id].pieces(run) if run.pack.id in lines else (run,):
             touched = touched or (piece.pack, piece.ordinal - piece.first) != (run.pack, run.ordinal - run.first)
             refs[piece.pack.id] = piece.pack
-            builder.place(piece.first, piece.count, piece.pack.id, piece.ordinal)
+            builder.put(piece.first, piece.count, piece.pack.id, piece.ordinal)
     return builder.finish(refs) if touched else None
 
 
@@ -104,8 +104,8 @@ def _maps_of(repository: Repository, point: RestorePoint, moves: Moves) -> dict[
 
 def _stored(repository: Repository, point: RestorePoint, maps: t.Mapping[str, ExtentMap]) -> RestorePoint:
     """The restore point with these maps, which are stored; all it rests on is locked as they are, if the store does that."""
-    mark = secrets.token_hex(4)
-    own = {target: names.map_file(target, mark) for target in maps}
+    suffix = secrets.token_hex(4)
+    own = {target: names.map_file(target, suffix) for target in maps}
     files = repository.put_files(point.folder, {own[target]: extents.encode() for target, extents in maps.items()})
     disks = (
         dataclasses.replace(disk, map=files[own[disk.target]]) if disk.target in own else disk for disk in point.disks
@@ -121,13 +121,13 @@ def _stored(repository: Repository, point: RestorePoint, maps: t.Mapping[str, Ex
 
 def _new_names(point: RestorePoint, maps: t.Mapping[str, ExtentMap], moves: Moves) -> set[str]:
     """The new maps of a point, and the packs that blocks were moved to among those they name."""
-    targets = {move.pack for line in moves.values() for move in line}
+    targets = {move.to_pack for line in moves.values() for move in line}
     named = {ref.name for extents in maps.values() for ref in extents.packs if ref in targets}
     return named.union(point.object_name(disk.map) for disk in point.disks if disk.target in maps)
 
 
 def relocate(lease: Lease, point: RestorePoint, moves: Moves) -> bool:
-    """Have a restore point name moved blocks at their new place; True if it does now, False if it named none, or is gone.
+    """Have a restore point name moved blocks at their new addresses; True if it does now, False if it named none, or is gone.
 
     Safe beside everything else: the manifest is replaced only once it is certain that all it names will stay, and a point that
     is removed meanwhile stays removed. Raises RepositoryError if the store fails; the point is whole all the same.

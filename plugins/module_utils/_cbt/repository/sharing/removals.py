@@ -16,7 +16,7 @@ import secrets
 import typing as t
 
 from ...errors import DamagedObject, ObjectMissing
-from ...parallel import side_by_side
+from ...parallel import map_all
 from ..format import envelope, manifests, names
 from ..format.manifests import Budget, Key
 from ..repository import Repository
@@ -39,7 +39,7 @@ def record(repository: Repository, keys: t.Iterable[Key]) -> None:
         taken = names.parsed(entry.name)
         if entry.size < _SMALL and taken is not None:
             small[taken.parts["uuid"]].append(entry.name)
-    for _done in side_by_side(lambda uuid: _record(repository, uuid, by_domain[uuid], small[uuid]), by_domain):
+    for _done in map_all(lambda uuid: _record(repository, uuid, by_domain[uuid], small[uuid]), by_domain):
         pass
 
 
@@ -64,7 +64,7 @@ def _ids(repository: Repository, name: str) -> set[str]:
 def vanished(repository: Repository, key: Key) -> bool:
     """True if a restore point that once existed is neither there, nor in the trash, nor recorded as removed.
 
-    In the order in which a removed point moves; the first place once more, for a point that is just brought back moves the other way.
+    In the order in which a removed point moves; the first folder once more, for a point that is just brought back moves the other way.
     """
     return not (
         exists(repository, key) or _in_trash(repository, key) or recorded(repository, key) or exists(repository, key)

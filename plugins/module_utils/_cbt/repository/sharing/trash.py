@@ -79,7 +79,7 @@ def _settle(repository: Repository, point: RestorePoint, removed: RestorePoint, 
     """
     if is_whole(repository, removed):
         entries = [*entries, _keep(repository, point, manifests.encode(removed))]
-        going = condemned.about_to_go(repository)
+        going = condemned.listed_for_deletion(repository)
         if is_whole(repository, removed, going):
             return
     if not removals.exists(repository, point.key):

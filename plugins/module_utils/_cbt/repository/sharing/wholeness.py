@@ -10,7 +10,7 @@ import hashlib
 import typing as t
 
 from ...errors import DamagedObject, ObjectMissing
-from ...parallel import side_by_side
+from ...parallel import map_all
 from ..format import names
 from ..format.manifests import DiskRecord, Key, RestorePoint, StoredFile
 from ..repository import Repository
@@ -43,7 +43,7 @@ def unsound(repository: Repository, objects: t.Mapping[str, int]) -> set[str]:
             return True
 
     ordered = sorted(objects)
-    return {name for name, is_wrong in zip(ordered, side_by_side(wrong, ordered)) if is_wrong}
+    return {name for name, is_wrong in zip(ordered, map_all(wrong, ordered)) if is_wrong}
 
 
 def is_whole(repository: Repository, point: RestorePoint, going: t.Collection[str] = ()) -> bool:

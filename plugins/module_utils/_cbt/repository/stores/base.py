@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a repository needs of a place to keep objects.
+"""What a repository needs of an object store.
 
 An object has a name with slashes and immutable content. A store can put, get, get a range, tell the size,
 list and delete, and does nothing that an object store such as S3 could not do.
@@ -100,7 +100,7 @@ def as_time(seconds: float) -> float:
 
 
 class Store(t.Protocol):
-    """The operations a repository needs of a place to keep objects. All raise RepositoryError.
+    """The operations a repository needs of an object store. All raise RepositoryError.
 
     A store takes only names of the grammar in format/names.py, and raises DamagedObject for any other. ``foreign`` is what else
     listings met.

@@ -26,7 +26,7 @@ from ...files import Buffer, ParallelFile
 from ..format import names
 from . import folders, reserve
 from .base import Entry, Foreign, Upload, as_time, check_size, counted
-from .folders import Misplaced
+from .folders import WrongKind
 
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _ATTEMPTS = 5  # at making a folder that others delete as empty
@@ -55,7 +55,7 @@ def _explained(what: str, path: str) -> t.Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ObjectMissing(f"Cannot {what} {path}: it does not exist.") from error
-    except Misplaced as error:
+    except WrongKind as error:
         kind = DamagedObject if what == "read" else RepositoryError
         raise kind(
             f"Cannot {what} {path}: {error}. Links below a repository are not followed. Move it away."
@@ -124,7 +124,7 @@ class _FileUpload:
 
     def abandon(self) -> None:
         if self._handle >= 0:
-            with contextlib.suppress(OSError, Misplaced), self._store.folder(names.TEMPORARY) as temporary:
+            with contextlib.suppress(OSError, WrongKind), self._store.folder(names.TEMPORARY) as temporary:
                 os.unlink(self._temporary, dir_fd=temporary)
             self._close()
 
@@ -159,7 +159,7 @@ class DirectoryStore:
         return os.path.join(self.location, names.check_object(name))
 
     def folder(self, name: str, make: bool = False) -> t.ContextManager[int]:
-        """A handle of a folder of the store, made if need be. Raises OSError or Misplaced."""
+        """A handle of a folder of the store, made if need be. Raises OSError or WrongKind."""
         return folders.opened(self.location, name, make)
 
     def upload(self, name: str) -> Upload:
@@ -287,7 +287,7 @@ class DirectoryStore:
                 name = f"{here}/{each.name}"
                 if names.is_object(name):
                     if not each.file:
-                        raise Misplaced(f"{os.path.join(self.location, name)} is {each.kind} and not a file")
+                        raise WrongKind(f"{os.path.join(self.location, name)} is {each.kind} and not a file")
                     found.append((name, each.status))
                 elif names.is_folder(name):
                     inner.append(name)  # anything else causes an error when it is opened
@@ -302,7 +302,7 @@ class DirectoryStore:
             folders.status(inside, last, path)
             os.unlink(last, dir_fd=inside)
         above, _slash, inner = folder.rpartition("/")
-        with contextlib.suppress(OSError, Misplaced), self.folder(above) as outside:
+        with contextlib.suppress(OSError, WrongKind), self.folder(above) as outside:
             os.rmdir(inner, dir_fd=outside)  # only an empty folder goes
 
     def locked_until(self, name: str) -> float | None:
@@ -322,7 +322,7 @@ class DirectoryStore:
 
     def sweep(self) -> None:
         host = socket.gethostname()
-        with contextlib.suppress(OSError, Misplaced), self.folder(names.TEMPORARY) as folder:
+        with contextlib.suppress(OSError, WrongKind), self.folder(names.TEMPORARY) as folder:
             for each in list(folders.contents(folder)):
                 if each.file and names.is_temporary(each.name, host):
                     with contextlib.suppress(OSError):  # gone meanwhile, or locked: in use

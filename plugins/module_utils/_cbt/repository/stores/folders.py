@@ -32,7 +32,7 @@ _KINDS = {
 }
 
 
-class Misplaced(Exception):
+class WrongKind(Exception):
     """Something stands in the place of a folder, or of a file, that is none."""
 
 
@@ -41,16 +41,16 @@ def kind_of(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "something unknown")
 
 
-def misplaced(path: str, mode: int, wanted: str = "file") -> Misplaced:
+def wrong_kind(path: str, mode: int, wanted: str = "file") -> WrongKind:
     """The error where something else stands in the place of a file, or of what is ``wanted``."""
-    return Misplaced(f"{path} is {kind_of(mode)} and not a {wanted}")
+    return WrongKind(f"{path} is {kind_of(mode)} and not a {wanted}")
 
 
 @contextlib.contextmanager
 def opened(root: str, folder: str, make: bool = False) -> t.Iterator[int]:
     """A handle of a folder below the root, ``""`` being the root itself; with ``make``, what is missing of it is made.
 
-    Raises Misplaced if a part of it is no folder, FileNotFoundError if one does not exist, or OSError.
+    Raises WrongKind if a part of it is no folder, FileNotFoundError if one does not exist, or OSError.
     """
     if make:
         _have_root(root)
@@ -77,7 +77,7 @@ def _inner(parent: int, name: str, path: str, make: bool) -> int:
         except OSError as error:
             if error.errno not in (errno.ENOTDIR, errno.ELOOP):
                 raise
-            raise misplaced(path, os.lstat(name, dir_fd=parent).st_mode, "folder") from error
+            raise wrong_kind(path, os.lstat(name, dir_fd=parent).st_mode, "folder") from error
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=parent)
             with contextlib.suppress(FileNotFoundError):  # another process that found it empty removed it
@@ -116,10 +116,10 @@ def sync_folder(folder: int) -> None:
 
 
 def status(folder: int, name: str, path: str) -> os.stat_result:
-    """What is known of a file in a folder. Raises Misplaced if it is none, or OSError."""
+    """What is known of a file in a folder. Raises WrongKind if it is none, or OSError."""
     found = os.lstat(name, dir_fd=folder)
     if not stat.S_ISREG(found.st_mode):
-        raise misplaced(path, found.st_mode)
+        raise wrong_kind(path, found.st_mode)
     return found
 
 
@@ -134,7 +134,7 @@ def reading(folder: int, name: str, path: str) -> t.Iterator[tuple[int, os.stat_
     try:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
-            raise misplaced(path, found.st_mode)
+            raise wrong_kind(path, found.st_mode)
         yield handle, found
     finally:
         os.close(handle)

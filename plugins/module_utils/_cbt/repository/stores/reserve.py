@@ -15,7 +15,7 @@ import os
 
 from ..format import names
 from . import folders
-from .folders import Misplaced
+from .folders import WrongKind
 
 PARTS = 32
 SIZE = 32 << 10  # bytes of a part
@@ -27,7 +27,7 @@ _NAMES = tuple(f"{number:02}" for number in range(PARTS))
 
 def keep(root: str) -> None:
     """Make what is missing of the reserve, as far as there is room. Nothing is synced: what is lost is made anew."""
-    with contextlib.suppress(OSError, Misplaced), folders.opened(root, names.RESERVE, make=True) as folder:
+    with contextlib.suppress(OSError, WrongKind), folders.opened(root, names.RESERVE, make=True) as folder:
         for name in sorted({*_NAMES} - {each.name for each in folders.contents(folder)}):
             _make(folder, name)
 
@@ -46,12 +46,12 @@ def _make(folder: int, name: str) -> None:
 
 def parts(root: str) -> list[str]:
     """Names of the parts that are there."""
-    with contextlib.suppress(OSError, Misplaced), folders.opened(root, names.RESERVE) as folder:
+    with contextlib.suppress(OSError, WrongKind), folders.opened(root, names.RESERVE) as folder:
         return sorted({*_NAMES} & {each.name for each in folders.contents(folder) if each.file})
     return []
 
 
 def release(root: str, part: str) -> None:
     """Delete a part, if it can be."""
-    with contextlib.suppress(OSError, Misplaced), folders.opened(root, names.RESERVE) as folder:
+    with contextlib.suppress(OSError, WrongKind), folders.opened(root, names.RESERVE) as folder:
         os.unlink(part, dir_fd=folder)

@@ -34,25 +34,25 @@ class Content:
 
     def __init__(self, data: Buffer) -> None:
         self.data = memoryview(data)
-        self._place = 0
+        self._position = 0
 
     def __len__(self) -> int:
         return len(self.data)
 
     def read(self, size: int | None = -1) -> memoryview:
         """What is left if ``size`` is None or negative, else a piece of at least that many bytes."""
-        start = self._place
-        self._place = len(self.data) if size is None or size < 0 else min(start + max(size, _PIECE), len(self.data))
-        return self.data[start : self._place]
+        start = self._position
+        self._position = len(self.data) if size is None or size < 0 else min(start + max(size, _PIECE), len(self.data))
+        return self.data[start : self._position]
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """As of any file."""
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: len(self.data)}[whence]
-        return self._place
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self.data)}[whence]
+        return self._position
 
     def tell(self) -> int:
         """As of any file."""
-        return self._place
+        return self._position
 
 
 def body(data: Buffer) -> Answer:
@@ -106,12 +106,12 @@ class SpooledUpload:
 
     def __init__(self, bucket: Bucket, name: str) -> None:
         self._bucket, self._name = bucket, name
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._memory = bucket.spools.take(0)
         self._length = 0
 
     def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
-        with self._turn:
+        with self._lock:
             end = offset + sum(map(len, buffers))
             if end > len(self._memory):
                 small, self._memory = self._memory, self._bucket.spools.take(2 * end)

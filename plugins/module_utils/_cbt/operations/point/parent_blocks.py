@@ -11,7 +11,7 @@ from ...repository.packs.reader import PackReader
 from ...repository.records.damage import Damages
 
 
-class Known:
+class ParentBlocks:
     """SHA-256 of the blocks of one disk at its parent restore point. May be asked from several threads.
 
     A block that is damaged, or in a pack that is missing or damaged, counts as unknown: it is stored again and so healed.
@@ -43,7 +43,7 @@ class Known:
                     found[run.first - first + index] = directory.digest(run.ordinal + index)
         return found
 
-    def unreadable(self, run: Run, block: int) -> bool:
+    def is_unreadable(self, run: Run, block: int) -> bool:
         """True if what the parent holds of this block of a run cannot be read; known once ``digests`` was asked for it."""
         damage = self._damages.get(run.pack.id)
         return run.pack.id in self._unreadable or (
