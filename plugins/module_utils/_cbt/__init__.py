@@ -82,7 +82,7 @@ Files that the core path imports. Their names are enough for a first reading.
     operations/point/audit.py
     operations/point/machine_files.py
     operations/restore/machine.py
-    operations/restore/machine_xml.py
+    operations/restore/result.py
     operations/restore/saved_machine.py
     operations/restore/targets.py
     operations/upkeep/healing.py

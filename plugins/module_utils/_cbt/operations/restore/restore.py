@@ -12,7 +12,7 @@ import time
 import typing as t
 
 from ...blocks.nbd_target import NbdTls, is_nbd
-from ...busy import RESTORE_NAMES, WRITING, Busy, Stopwatch, limited_by, measured
+from ...busy import RESTORE_NAMES, WRITING, Busy, Stopwatch, measured
 from ...control import Control, Progress
 from ...errors import CbtError, DamagedObject, ObjectMissing, Refused
 from ...files import Buffer
@@ -20,11 +20,10 @@ from ...grid import BLOCK_SIZE
 from ...hypervisor.connection import Session
 from ...images import qcow2_layout
 from ...parallel import default_workers, ordered_results
-from ...repository.format.manifests import RestorePoint
 from ...repository.format.maps import Run, portions
 from ...repository.repository import Repository
 from ...repository.selecting import select_point
-from . import machine, machine_xml
+from . import machine
 from .disk_writer import DiskWriter, layout_of, partial_name, sweep
 from .plan import (
     DiskRestore,
@@ -37,35 +36,11 @@ from .plan import (
     check_target,
     make_plan,
 )
+from .result import RestoreResult
 from .saved_machine import check_point, configuration, write_file
 from .targets import in_place
 
 __all__ = ["DiskRestore", "MachineOptions", "NbdTls", "RestoreRequest", "RestoreResult", "make_plan", "restore"]
-
-
-@dataclasses.dataclass(frozen=True)
-class RestoreResult:
-    """The outcome of a restore, or of its plan; ``domain_xml`` is the original's, or that of the defined ``machine``.
-
-    ``warnings`` name what could not be restored as it was.
-    """
-
-    point: RestorePoint
-    disks: tuple[DiskRestore, ...]
-    domain_xml: str
-    machine: machine.MachinePlan | None = None
-    duration: float = 0.0
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def shown_xml(self) -> str:
-        """The XML without its secrets."""
-        return machine_xml.without_secrets(self.domain_xml)
-
-    @property
-    def limited_by(self) -> str | None:
-        """One sentence that says what limited the writing of the disks."""
-        return limited_by((disk.busy for disk in self.disks if disk.busy is not None), RESTORE_NAMES)
 
 
 @dataclasses.dataclass(frozen=True)
