@@ -735,6 +735,13 @@ LATE = (
         ("unit/repository/sharing/test_late_sessions.py",),
     ),
     Mutation(
+        "a collector deletes what a late session gives a point back",
+        "repository/sharing/collector.py",
+        "        keep_maps_beside(needed, self._repository, [entry.name for entry in objects])\n",
+        "",
+        ("unit/repository/sharing/test_late_replacements.py",),
+    ),
+    Mutation(
         "drafts and lists of a host whose clock is behind are deleted",
         "repository/sharing/collector.py",
         "if self._now - entry.modified > LAPSE + ASTRAY]\n",

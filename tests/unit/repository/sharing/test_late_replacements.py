@@ -14,7 +14,7 @@ from stores_for_tests import MemoryStore
 
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
-from _cbt.repository.format import names
+from _cbt.repository.format import manifests, names
 from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.format.maps import MapBuilder
 from _cbt.repository.format.packs import PackRef
@@ -23,6 +23,7 @@ from _cbt.repository.sharing import leases, removals, trash
 from _cbt.repository.sharing.collector import Collector
 from _cbt.repository.sharing.leases import ASTRAY, LAPSE, Lease
 from _cbt.repository.sharing.relocation import Move, relocate
+from _cbt.repository.sharing.wholeness import is_whole
 
 CONTENTS = [bytes([value]) * BLOCK_SIZE for value in (1, 2, 3, 4)]
 OTHER = "11111111-9a3c-4c0e-8a53-0d1b1f6f4a11"
@@ -61,13 +62,13 @@ class World:
         repository.publish(made)
         return made
 
-    def move(self, count: int, pack: PackRef) -> bool:
-        """Have the point name copies of so many blocks."""
+    def move(self, count: int, pack: PackRef, uuid: str = UUID) -> bool:
+        """Have the point, or that of another domain, name copies of so many blocks."""
         lease = Lease(self.repository(), "compaction")
+        made = self.repository().point(uuid, self.point.id)
         try:
-            return relocate(
-                lease, self.repository().point(UUID, self.point.id), {self.old.id: [Move(0, count, pack, 0)]}
-            )
+            old = self.repository().read_packs(made, made.disks[0])[0] if uuid != UUID else self.old
+            return relocate(lease, made, {old.id: [Move(0, count, pack, 0)]})
         finally:
             lease.release()
 
@@ -228,6 +229,35 @@ def test_a_point_removed_while_it_is_given_back_what_it_named_stays_removed(worl
     assert not world.move(2, world.half)
     assert len(at) == 2
     world.check(exists=False)
+
+
+@pytest.mark.parametrize("grace", [300.0, 86400.0])
+@pytest.mark.parametrize("gone", ["pack", "map"])
+def test_a_late_session_gives_a_point_back_what_it_named_however_long_that_takes(
+    world: World, gone: str, grace: float
+) -> None:
+    """A collector that was held up has deleted one of the objects that the late manifest names. Another point has an equal map, and is met first."""
+    put, at, manifest = world.store.put, [], names.manifest(UUID, world.point.id)
+    world.store.objects[manifest] = world.store.objects.pop(manifest)
+    assert world.move(2, world.half, OTHER)
+
+    def late(name: str, data: bytes, replace: bool = True) -> bool:
+        if name == manifest:
+            at.append(name)
+            world.store.clock += LAPSE
+            if len(at) == 1:
+                after = manifests.decode(data, name)
+                world.store.delete(world.half.name if gone == "pack" else after.object_name(after.disks[0].map))
+            else:
+                world.collect(grace)
+        return put(name, data, replace)
+
+    world.store.put = late  # type: ignore[method-assign]
+    assert not world.move(2, world.half)
+    assert len(at) == 2
+    repository = world.repository()
+    assert repository.point(UUID, world.point.id) == world.point
+    assert is_whole(repository, world.point)
 
 
 def test_a_point_of_which_nothing_whole_is_left_is_recorded_as_removed(world: World) -> None:

@@ -23,7 +23,7 @@ from ..stores import reserve
 from ..stores.base import Entry
 from . import condemned, leases, removals
 from .leases import ASTRAY, LAPSE, Lease
-from .survey import Survey, expired, survey
+from .survey import Survey, expired, keep_maps_beside, survey
 
 KIND = "collected"
 VERSION = 1
@@ -170,7 +170,8 @@ class Collector:
 
     def _sorted(self, needed: Survey) -> _Sorted:
         alive = [holder.since for holder in leases.lease_holders(self._repository) if not holder.lapsed(self._now)]
-        objects = (entry for folder in (names.PACKS, names.POINTS) for entry in self._store.entries(folder))
+        objects = [entry for folder in (names.PACKS, names.POINTS) for entry in self._store.entries(folder)]
+        keep_maps_beside(needed, self._repository, [entry.name for entry in objects])
         announced = condemned.announced(self._repository)
         return _sort(objects, needed, announced, min([*alive, self._now]), self._now, self._grace)
 

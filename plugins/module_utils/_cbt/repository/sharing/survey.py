@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import typing as t
 
@@ -15,6 +16,7 @@ from ..repository import Repository
 from ..stores.base import MOST_LISTED, Entry
 from . import holds
 from .leases import ASTRAY, LAPSE
+from .wholeness import maps_beside, needed
 
 
 @dataclasses.dataclass
@@ -105,6 +107,35 @@ def survey(
     for point in back:
         found.take(repository, point)
     return found
+
+
+def keep_maps_beside(found: Survey, repository: Repository, listed: t.Collection[str]) -> None:
+    """Note all maps of restore points whose manifests name a map or a pack that is not ``listed``.
+
+    A session whose manifest appeared too late gives the point one of them back, and may be held up before it does.
+    """
+    absent = {*map(names.pack, found.packs), *found.files}.difference(listed)
+    unneeded = (name for name in listed if absent and not found.needs(name))
+    for key in sorted({taken.point for _name, taken in names.of_kind(unneeded, names.MAP_KIND)}):
+        with contextlib.suppress(DamagedObject, ObjectMissing):  # removed since it was listed
+            point = repository.point(*key)
+            if _names_any(repository, point, absent):
+                for disk in point.disks:
+                    for each in maps_beside(repository, point, disk):
+                        other = dataclasses.replace(disk, map=each)
+                        _note_map(found, repository, dataclasses.replace(point, disks=(other,)))
+
+
+def _names_any(repository: Repository, point: RestorePoint, absent: t.Collection[str]) -> bool:
+    try:
+        return any(name in absent for name in needed(repository, point))
+    except (DamagedObject, ObjectMissing):  # its map
+        return True
+
+
+def _note_map(found: Survey, repository: Repository, point: RestorePoint) -> None:
+    with contextlib.suppress(DamagedObject, ObjectMissing):  # a map that cannot be read is not given back
+        found.take(repository, point)
 
 
 def expired(entry: Entry, now: float, grace: float) -> bool:

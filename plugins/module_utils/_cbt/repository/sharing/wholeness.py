@@ -96,7 +96,7 @@ def with_whole_maps(repository: Repository, point: RestorePoint) -> RestorePoint
     if unsound(repository, _files(repository, point, point.files.values())):
         return None
     for disk in point.disks:
-        choices = (dataclasses.replace(disk, map=file) for file in (disk.map, *_maps_beside(repository, point, disk)))
+        choices = (dataclasses.replace(disk, map=file) for file in (disk.map, *maps_beside(repository, point, disk)))
         found = next((each for each in choices if _has_all_packs(repository, point, each)), None)
         if found is None:
             return None
@@ -104,7 +104,8 @@ def with_whole_maps(repository: Repository, point: RestorePoint) -> RestorePoint
     return dataclasses.replace(point, disks=tuple(disks))
 
 
-def _maps_beside(repository: Repository, point: RestorePoint, disk: DiskRecord) -> t.Iterator[StoredFile]:
+def maps_beside(repository: Repository, point: RestorePoint, disk: DiskRecord) -> t.Iterator[StoredFile]:
+    """All maps of a disk in the folder of its restore point, the one that the manifest names among them."""
     others = [each.target for each in point.disks if each.target != disk.target]
     for name in sorted(repository.store.list(point.folder)):
         file = name.rpartition("/")[2]
