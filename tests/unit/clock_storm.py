@@ -15,8 +15,10 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import fnmatch
+import functools
 import math
 import random
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,7 +34,7 @@ from _cbt.operations.upkeep import retention as retaining
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Verdict
 from _cbt.repository.dedup import index
-from _cbt.repository.format import names, packs
+from _cbt.repository.format import manifests, names, packs
 from _cbt.repository.format.manifests import Key, RestorePoint
 from _cbt.repository.format.maps import MapBuilder
 from _cbt.repository.format.packs import PackRef
@@ -47,6 +49,8 @@ GRACE = 86400.0
 _APART = 3 * 3600.0  # seconds by which any two clocks part, at the most
 _DELETION = 900.0  # seconds that a request which deletes a pack, a map or a file takes, at the most
 _SPANS = (1, 60, 200, 300, 800, 1000, 1700, 1900, 3600, 10000, 12500, 13000, 43000, 86000, 87000, 100000)
+_CHANGES = ("done put points/", "done put holds/", "done delete p")  # what may make a point untrue
+_LATE = re.compile("put points/.*/manifest.json|put trash/")
 _MANIFEST = "points/*/manifest.json"
 # Requests, as they are halted at, before or after which much depends on what others do.
 _PUBLISHING = (
@@ -90,6 +94,7 @@ _SETTLING = (  # of a session that makes good what a late manifest did
     "done list removed/*",
     "done list condemned",
     "put trash/*",
+    "list holds/*",
     f"delete {_MANIFEST}",
 )
 _WINDOWS: dict[str, tuple[str, ...]] = {
@@ -113,6 +118,10 @@ _WINDOWS: dict[str, tuple[str, ...]] = {
         "delete doomed/*",
     ),
 }
+
+
+# Half of the time would go there: the same few are read over and over.
+_decoded = functools.lru_cache(1024)(manifests.decode)
 
 
 @dataclasses.dataclass
@@ -161,7 +170,7 @@ class Session:
 
     def __init__(self, world: Storm, host: Host, kind: str) -> None:
         self.host, self.kind = host, kind
-        self.late: set[str] = set()  # manifests that appeared late: what they do wrong is made good before the end
+        self.late: set[str] = set()  # what appeared late: what it does wrong is made good before the end
         self.since = world.real
         self._world = world
         world.at = host
@@ -179,13 +188,14 @@ class Session:
         name = self.actor.pending.removeprefix("delete ")
         return name != self.actor.pending and names.is_collectable(name)
 
-    def step(self) -> None:
-        """One request, or one reply."""
+    def go_on(self, until: Callable[[], bool]) -> None:
+        """Go on to where it is to halt."""
         pending, began = self.actor.pending, self.since
-        if pending.startswith("put points/") and pending.endswith("manifest.json") and self._world.real > began:
+        if self._world.real > began and _LATE.match(pending):
             self.late.add(pending.removeprefix("put "))
             self._world.late |= self.late if self.kind == "move" else set()
         self._world.turn(self.host)
+        self.actor.runs_on = lambda: self._world.sees_no_fault(self.actor.pending) and not until()
         self.actor.step()
         self.since = self._world.real
 
@@ -211,10 +221,12 @@ class Storm:
         self.leases: dict[Lease, Host] = {}  # that a thread of their process renews, whatever else hangs
         self.held: list[holds.Hold] = []
         self.numbers = 0
+        self.fault: AssertionError | None = None
         self.told: list[str] = []
         monkeypatch.setattr(leases, "boot_clock", lambda: 0.0 if self.at.stands_still else self.real)
         monkeypatch.setattr(leases, "wall_clock", lambda: self.real + (0.0 if self.at.stands_still else self.at.wall))
         monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", OneAfterAnother)
+        monkeypatch.setattr(manifests, "decode", _decoded)
         monkeypatch.setattr(index, "_WAIT", 0)  # for one that is halted while it fills the index
         ids = random.Random(seed)
         monkeypatch.setattr(secrets, "token_hex", lambda count: ids.randbytes(count).hex())
@@ -345,9 +357,9 @@ class Storm:
         return session
 
     def _go_on(self, session: Session, until: Callable[[], bool]) -> None:
-        while not session.actor.over and not until():
-            session.step()
-            self._check_steps()
+        if not session.actor.over and not until():
+            session.go_on(until)
+        self._check_points()
         if session.actor.over and session in self.sessions:
             self.sessions.remove(session)
             # While a session that hung has yet to make good what it did, what is needed may be unknown, and nothing is deleted.
@@ -455,19 +467,22 @@ class Storm:
             found.update({run.first + index: blocks[run.ordinal + index] for index in range(run.count)})
         return "" if found == {block: block for block in range(4)} else f"its blocks are {found}"
 
-    def _check_steps(self) -> None:
+    def sees_no_fault(self, pending: str) -> bool:
+        """Whether every point is as it must be, after a request that may have changed that."""
+        if not pending.startswith(_CHANGES):
+            return True
+        try:
+            self._check_points()
+        except AssertionError as error:
+            self.fault = error
+        return self.fault is None
+
+    def _check_points(self) -> None:
         """Every point is whole and true, but for those of which a session that hung is still about to say so."""
-        objects = self.store.objects
-        state = frozenset(
-            (name, hash(data)) if name.endswith("manifest.json") else name
-            for name, data in objects.items()
-            if name.startswith(("points/", "packs/", "holds/"))
-        )
-        if state == getattr(self, "_seen", None):
-            return
-        self._seen = state
+        if self.fault is not None:
+            raise self.fault
         late = {name for each in self.sessions for name in each.late}
-        for name in [each for each in objects if each.endswith("/manifest.json") and each not in late]:
+        for name in [each for each in self.store.objects if each.endswith("/manifest.json") and each not in late]:
             made = self.plain().point(*names.parsed(name).point)  # type: ignore[union-attr]
             assert not (why := self._wrong(made)), self._story(name, why)
         for each in self.held:
@@ -475,8 +490,7 @@ class Storm:
             assert not (why := self._wrong(each.point)), self._story(each.name, why)
 
     def _check_end(self) -> None:
-        self._seen: frozenset[object] = frozenset()
-        self._check_steps()
+        self._check_points()
         repository = self.plain()
         for key, asked in self.asked.items():
             exists = names.manifest(*key) in self.store.objects

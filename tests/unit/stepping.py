@@ -24,6 +24,7 @@ class Actor:
 
     def __init__(self, name: str, work: Callable[[Actor], object]) -> None:
         self.name = name
+        self.runs_on: Callable[[], bool] = lambda: False  # whether it does not halt where it is
         self.pending = ""
         self.halted_at = 0.0
         self.over = False
@@ -53,6 +54,8 @@ class Actor:
         if self._crashed:
             raise Crash
         self.pending, self.halted_at = request, now
+        if self.runs_on():
+            return
         self._back.release()
         self._go.acquire()
         if self._crashed:
@@ -71,7 +74,7 @@ class Actor:
 
     def crash(self) -> None:
         """End it where it is."""
-        self._crashed = True
+        self._crashed, self.runs_on = True, lambda: False
         self.step()
 
 
