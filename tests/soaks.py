@@ -30,7 +30,7 @@ SOAKS: Mapping[str, Soak] = {
     "signals": Soak(12, 2, 60, "signals sent to a backup, of each kind"),
     "copies": Soak(2, 1, 100, "rounds of copies at once, some of them killed"),
     "storm": Soak(45, 10, 600, "seconds of backups, retention and verification at once"),
-    "hangs": Soak(100, 10, 5000, "seeds of sessions that hang while clocks are set, in one process"),
+    "hangs": Soak(800, 10, 5000, "seeds of sessions that hang while clocks are set, in one process"),
     "clocks": Soak(10, 5, 600, "seconds of the same where clocks are set and puts hang"),
 }
 

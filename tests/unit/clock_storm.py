@@ -120,6 +120,60 @@ _WINDOWS: dict[str, tuple[str, ...]] = {
 }
 
 
+_NIGHT = GRACE + 13000
+_SOON = (1, 60, 200, 800)
+_LOOKS = ("done list condemned", "done size packs/*", f"put {_MANIFEST}")
+_LISTED = ("list points", "done list points", "done list trash", "delete packs/*")
+_END, _DEATH = "the end", "its death"  # of the session: no request is called so
+# What happens in a row more often than by chance: a kind of session that halts at a request, or that does all of its work;
+# seconds that pass; of several, any. The session that halts goes on by chance after the phrase.
+_PHRASES: tuple[tuple[Any, ...], ...] = (
+    # Others move and delete what a session read, or stored, before its draft is there.
+    ("backup", ("put points/*.map", "done put points/*.map"), _NIGHT, "collect", _NIGHT, "collect"),
+    ("move", "put points/*.map", "backup", "move", _NIGHT, "collect", _NIGHT, "collect"),
+    # A manifest hangs across a grace period, and the session is held up again while it looks at what was lost.
+    (
+        "move",
+        f"put {_MANIFEST}",
+        _NIGHT,
+        "collect",
+        _NIGHT,
+        "collect",
+        _SETTLING,
+        ("move", "remove"),
+        _NIGHT,
+        "collect",
+    ),
+    ("move", f"put {_MANIFEST}", "remove", (60, 13000, _NIGHT), "undelete", _SETTLING, ("remove", "undelete"), _NIGHT),
+    ("move", f"put {_MANIFEST}", _NIGHT, "collect", _NIGHT, "collect", f"put {_MANIFEST}", "remove"),
+    # A point is removed, brought back and moved beside a session that moves it, or that brings it back late.
+    ("move", f"done put {_MANIFEST}", "remove", "undelete", "move", _END),
+    ("remove", "undelete", f"put {_MANIFEST}", _NIGHT, "collect", _END, "move"),
+    # A removal is held up, and its entry grows old while the point is moved or brought back.
+    ("remove", ("done put trash/*", "list holds/*"), (13000, _NIGHT), ("undelete", "collect"), _NIGHT, "collect"),
+    ("remove", ("put trash/*", "list holds/*"), ("hold", "move"), _NIGHT, "collect", _NIGHT, "collect"),
+    # A point is brought back beside a removal.
+    ("remove", "undelete", _LOOKS, _SOON, "remove", _NIGHT, "collect"),
+    # A collector beside a session that looks, or that begins between its list and its deletions.
+    (("backup", "move", "undelete"), _LOOKS, _SOON, "collect"),
+    ("collect", "put doomed/*", _LISTED, _SOON, "collect", ("backup", "move"), _NIGHT),
+    ("collect", "put doomed/*", _LISTED, (1900, 13000), "collect", ("backup", "move"), _NIGHT),
+    # What a dead session leaves.
+    ("move", ("done put drafts/*", "done put points/*.map"), _DEATH, _NIGHT, "collect"),
+    ("collect", ("done put doomed/*", "delete packs/*"), _DEATH, _NIGHT, "collect"),
+    # A held point is moved or removed, and a hold comes between the looks of a session.
+    ("hold", ("move", "remove"), _NIGHT, "collect", _NIGHT, "collect"),
+    (
+        "hold",
+        ("put holds/*", "done put holds/*", "list condemned"),
+        ("move", "remove"),
+        _NIGHT,
+        "collect",
+        _NIGHT,
+        "collect",
+    ),
+)
+
 # Half of the time would go there: the same few are read over and over.
 _decoded = functools.lru_cache(1024)(manifests.decode)
 
@@ -200,6 +254,17 @@ class Session:
         self.since = self._world.real
 
 
+def _reached(session: Session, request: str, times: int = 1) -> Callable[[], bool]:
+    """Whether a session is at a request of this pattern, for the so-manieth time from now on."""
+    left = [times + fnmatch.fnmatchcase(session.actor.pending, request)]
+
+    def reached() -> bool:
+        left[0] -= fnmatch.fnmatchcase(session.actor.pending, request)
+        return left[0] <= 0
+
+    return reached
+
+
 class Storm:
     """A repository of points of the same four blocks, which lie in many packs, and sessions that back up, move, remove, bring back and collect."""
 
@@ -242,7 +307,7 @@ class Storm:
         if self.random.random() < 0.7:
             self._pass(4 * 3600)
             self._work("collect")
-            self._pass(GRACE + 4 * 3600)
+            self._pass(GRACE + self.random.choice((100, 4 * 3600)))
 
     def plain(self) -> Repository:
         """The repository as a process opens it that is not held up."""
@@ -413,13 +478,7 @@ class Storm:
 
             return counted
         windows = _SETTLING if session.late else _WINDOWS[session.kind]
-        window, passed = self.random.choice(windows), [self.random.choice((1, 1, 1, 2, 3))]
-
-        def reached() -> bool:
-            passed[0] -= fnmatch.fnmatchcase(session.actor.pending, window)
-            return passed[0] <= 0
-
-        return reached
+        return _reached(session, self.random.choice(windows), self.random.choice((1, 1, 1, 2, 3)))
 
     def _nights(self) -> None:
         """Others do all of their work while some are held up."""
@@ -432,8 +491,29 @@ class Storm:
             if self.random.random() < 0.8:
                 self._work("collect")
 
+    def _say(self, phrase: tuple[Any, ...]) -> None:
+        """Have happen what a phrase says."""
+        said = [self.random.choice(each) if isinstance(each, tuple) else each for each in phrase]
+        for each, then in zip(said, [*said[1:], ""]):
+            if not isinstance(each, str):
+                self._pass(each)
+            elif " " in each and self.sessions:
+                session = self.sessions[-1]
+                if each == _DEATH:
+                    session.actor.crash()
+                    self.sessions.remove(session)
+                else:
+                    self._go_on(session, _reached(session, each))
+            elif " " in str(then):
+                self._begin(each)
+            elif " " not in each:
+                self._work(each)
+
     def run(self, rounds: int = 10) -> None:
         """The storm, and what must be true after it."""
+        if self.random.random() < 0.6:
+            self._say(self.random.choice(_PHRASES))
+            rounds //= 2
         for _round in range(rounds):
             choice = self.random.random()
             if len(self.sessions) < 3 and choice < 0.5:
