@@ -736,9 +736,9 @@ LATE = (
     ),
     Mutation(
         "a collector deletes what a late session gives a point back",
-        "repository/sharing/collector.py",
-        "        keep_maps_beside(needed, self._repository, [entry.name for entry in objects])\n",
-        "",
+        "repository/sharing/survey.py",
+        "    absent = {*map(names.pack, packs), *files}\n",
+        "    absent: set[str] = set()\n",
         ("unit/repository/sharing/test_late_replacements.py",),
     ),
     Mutation(
@@ -883,8 +883,8 @@ SHARING = (
     Mutation(
         "an announcement outranks a living lease",
         "repository/sharing/collector.py",
-        "needed.needs(each.name) or each.modified >= spared_from:",
-        "needed.needs(each.name) or (each.modified >= spared_from and each.name not in announced):",
+        "each.name) or each.modified >= spared_from:",
+        "each.name) or (each.modified >= spared_from and each.name not in announced):",
         ("unit/repository/sharing/test_clocks.py",),
     ),
     Mutation(

@@ -23,7 +23,7 @@ from ..stores import reserve
 from ..stores.base import Entry
 from . import condemned, leases, removals
 from .leases import ASTRAY, LAPSE, Lease
-from .survey import Survey, expired, keep_maps_beside, survey
+from .survey import Survey, expired, survey, unneeded
 
 KIND = "collected"
 VERSION = 1
@@ -67,13 +67,12 @@ class _Sorted:
 
 def _sort(
     objects: t.Iterable[Entry],
-    needed: Survey,
     announced: t.Mapping[str, float],
     spared_from: float,
     now: float,
     grace: float,
 ) -> _Sorted:
-    """Pure. ``spared_from`` is when the longest-running session began: what appeared since may be its own, still unnamed.
+    """Pure, of objects that nothing needs. ``spared_from`` is when the longest-running session began: what appeared since may be its own, still unnamed.
 
     That holds for what was condemned while the lease seemed to have lapsed, too: it is reprieved.
     """
@@ -81,7 +80,7 @@ def _sort(
     due: dict[str, int] = {}
     rightly = set()
     for each in objects:
-        if not names.is_collectable(each.name) or needed.needs(each.name) or each.modified >= spared_from:
+        if not names.is_collectable(each.name) or each.modified >= spared_from:
             continue
         since = announced.get(each.name, now)
         if each.name in announced:
@@ -170,10 +169,10 @@ class Collector:
 
     def _sorted(self, needed: Survey) -> _Sorted:
         alive = [holder.since for holder in leases.lease_holders(self._repository) if not holder.lapsed(self._now)]
-        objects = [entry for folder in (names.PACKS, names.POINTS) for entry in self._store.entries(folder)]
-        keep_maps_beside(needed, self._repository, [entry.name for entry in objects])
+        listed = (entry for folder in (names.PACKS, names.POINTS) for entry in self._store.entries(folder))
+        objects = unneeded(needed, self._repository, listed)
         announced = condemned.announced(self._repository)
-        return _sort(objects, needed, announced, min([*alive, self._now]), self._now, self._grace)
+        return _sort(objects, announced, min([*alive, self._now]), self._now, self._grace)
 
     def _delete(self, found: _Sorted, lease: Lease) -> dict[str, int]:
         """Delete what is due, after a second look that sees whoever did not see the list; reprieve what is named meanwhile."""

@@ -109,21 +109,31 @@ def survey(
     return found
 
 
-def keep_maps_beside(found: Survey, repository: Repository, listed: t.Collection[str]) -> None:
-    """Note all maps of restore points whose manifests name a map or a pack that is not ``listed``.
+def unneeded(found: Survey, repository: Repository, objects: t.Iterable[Entry]) -> list[Entry]:
+    """The entries of objects that nothing needs, of all entries below packs and points.
 
-    A session whose manifest appeared too late gives the point one of them back, and may be held up before it does.
+    If a manifest names a map or a pack that is not among them, all maps of its restore point are needed as well: a
+    session whose manifest appeared too late gives the point one of them back, and may be held up before it does.
     """
-    absent = {*map(names.pack, found.packs), *found.files}.difference(listed)
-    unneeded = (name for name in listed if absent and not found.needs(name))
-    for key in sorted({taken.point for _name, taken in names.of_kind(unneeded, names.MAP_KIND)}):
+    packs, files, left = set(found.packs), set(found.files), []
+    for each in objects:
+        taken = names.parsed(each.name)
+        if taken is not None and taken.kind is names.PACK_KIND:
+            packs.discard(taken.pack)
+        files.discard(each.name)
+        if not found.needs(each.name):
+            left.append(each)
+    absent = {*map(names.pack, packs), *files}
+    maps = names.of_kind((each.name for each in left if absent), names.MAP_KIND)
+    for key in sorted({taken.point for _name, taken in maps}):
         with contextlib.suppress(DamagedObject, ObjectMissing):  # removed since it was listed
             point = repository.point(*key)
             if _names_any(repository, point, absent):
                 for disk in point.disks:
-                    for each in maps_beside(repository, point, disk):
-                        other = dataclasses.replace(disk, map=each)
+                    for each_map in maps_beside(repository, point, disk):
+                        other = dataclasses.replace(disk, map=each_map)
                         _note_map(found, repository, dataclasses.replace(point, disks=(other,)))
+    return [each for each in left if not found.needs(each.name)] if absent else left
 
 
 def _names_any(repository: Repository, point: RestorePoint, absent: t.Collection[str]) -> bool:
