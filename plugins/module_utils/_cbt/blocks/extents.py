@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Arithmetic of extents. Pure.
 
-An extent is a byte range of a disk with one state. QEMU reports two kinds of state, each in an NBD
-metadata context of its own: dirty or not, and reading as zero or not.
+An extent is a byte range of a disk with one state. QEMU reports two kinds of state, each in its own NBD metadata
+context: dirty or not, and reading as zero or not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Extent(t.NamedTuple):
 
     @property
     def end(self) -> int:
-        """First byte after it."""
+        """Offset of the first byte after the extent."""
         return self.offset + self.length
 
 
@@ -52,7 +52,7 @@ def clip(entries: t.Iterable[tuple[int, bool]], offset: int, end: int) -> t.Iter
 
 
 def joined(ranges: t.Iterable[Range]) -> t.Iterator[Range]:
-    """Neighbours of the same state made one. They must be ordered and not overlap."""
+    """Join neighbours of the same state. They must be ordered and must not overlap."""
     return coalesce(ranges, _join)
 
 
@@ -62,13 +62,11 @@ def _join(last: Range, each: Range) -> Range | None:
 
 
 def intersect(dirty: t.Iterable[Extent], allocation: t.Iterable[Extent]) -> t.Iterator[Extent]:
-    """The dirty parts, flagged by whether they read as zero.
+    """Return the dirty parts, flagged by whether they read as zero.
 
-    Both must be ordered; ``allocation`` must cover every dirty byte. The two contexts may have different boundaries, so
-    each step advances to the nearer one. A dirty part that reads as zero is included. Without it, a restore would write
-    the old bytes.
-
-    Raises ValueError if a dirty byte is not covered.
+    Both sequences must be ordered. ``allocation`` must cover every dirty byte, else ValueError is raised. The
+    boundaries of the two contexts may differ, so each step advances to the nearer one. The result includes dirty parts
+    that read as zero: without them, a restore would write the old bytes.
     """
     states = iter(allocation)
     state: Extent | None = None
@@ -89,17 +87,17 @@ def intersect(dirty: t.Iterable[Extent], allocation: t.Iterable[Extent]) -> t.It
 
 
 def to_blocks(extents: t.Iterable[Extent], size: int) -> t.Iterator[BlockRange]:
-    """Blocks to look at on a disk of ``size`` bytes, from ordered extents flagged zero or not.
+    """Return the blocks to process on a disk of ``size`` bytes, in order.
 
-    Every block touched is covered once, in order. A block counts as zero only if zero extents cover all of it. Any
-    other block is read.
+    ``extents`` must be ordered; their flag means zero. Every block that an extent touches occurs once. A block counts
+    as zero only if zero extents cover all of it. Any other block is read.
     """
     return joined(_blocks(joined(extents), size))
 
 
 def _blocks(extents: t.Iterable[Extent], size: int) -> t.Iterator[BlockRange]:
     total = block_count(size)
-    done = 0  # blocks before this one are settled
+    done = 0  # blocks before this one are already returned
     for extent in extents:
         first, stop = extent.offset // BLOCK_SIZE, min(block_count(extent.end), total)
         inner_first = block_count(extent.offset)
@@ -138,7 +136,7 @@ def united(ranges: t.Iterable[BlockRange], others: t.Iterable[BlockRange]) -> t.
 
 
 def _beyond(each: BlockRange, block: int) -> BlockRange | None:
-    """What of a range lies from a block on."""
+    """Return the part of a range from ``block`` on, None if it is empty."""
     first = max(each.first, block)
     count = each.first + each.count - first
     return each._replace(first=first, count=count) if count > 0 else None

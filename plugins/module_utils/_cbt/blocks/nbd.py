@@ -17,27 +17,30 @@ from .extents import Extent, clip, intersect, joined
 
 try:
     import nbd
-except ImportError:  # reported by the module before the engine is asked
+except ImportError:  # the module reports it before it calls the engine
     nbd = None
 
 ALLOCATION = "base:allocation"
-# A status request must stay under 4 GiB without extended headers; a reply may be shorter than asked.
+# A status request must stay under 4 GiB without extended headers. A reply may be shorter than the request.
 STATUS_STEP = 2 << 30
-MAX_REQUEST = 1 << 20  # bytes a single read asks for; the protocol's own limit is 32 MiB
-ANSWER_WITHIN = 30  # seconds; a firewall that drops what is sent would hold up a job for minutes
+MAX_REQUEST = 1 << 20  # bytes of a single read; the protocol's own limit is 32 MiB
+ANSWER_WITHIN = 30  # seconds; without it, a firewall that drops packets holds up a job for minutes
 
 _ZERO = 2  # bit 1 of base:allocation; a hole without it may hold a backing file's data and is read
 _DIRTY = 1
 
 
 def _collect(into: list[int], _context: str, _offset: int, entries: list[int], _error: t.Any) -> int:
-    """Receives the entries of a block status reply."""
+    """Collect the entries of a block status reply."""
     into.extend(entries)
     return 0
 
 
 def check_certificates(folder: str) -> None:
-    """Raise Refused unless the folder holds what TLS needs: libnbd would do without a certificate, and say nothing of one it cannot read."""
+    """Raise Refused unless the TLS files in ``folder`` are readable.
+
+    libnbd connects without a certificate and does not report one that it cannot read.
+    """
     for name in ("ca-cert.pem", "client-cert.pem", "client-key.pem"):
         path = os.path.join(folder, name)
         if not os.access(path, os.R_OK):
@@ -47,7 +50,7 @@ def check_certificates(folder: str) -> None:
 
 
 def check_reachable(server: TcpServer) -> None:
-    """Raise HypervisorError if nothing listens at the server's port, or a firewall is in the way."""
+    """Raise HypervisorError if a TCP connection to the server fails."""
     try:
         socket.create_connection((server.address, server.port), ANSWER_WITHIN).close()
     except OSError as error:
@@ -56,10 +59,10 @@ def check_reachable(server: TcpServer) -> None:
 
 
 class Connection:
-    """One NBD connection to one export. Not to be shared between threads."""
+    """One NBD connection to one export. Do not share it between threads."""
 
     def __init__(self, server: Server, export: str, context: str | None = None) -> None:
-        """Connect; ``context`` is the one metadata context whose extents will be asked for.
+        """Connect. ``context`` is the metadata context that extents() uses.
 
         Raises HypervisorError if the server refuses or does not offer the context.
         """
@@ -102,12 +105,12 @@ class Connection:
             raise HypervisorError(f"Cannot {verb} the NBD export {self._name}: {said}. {self._advice}") from error
 
     def read(self, offset: int, length: int) -> bytearray:
-        """``length`` bytes from ``offset``."""
+        """Read ``length`` bytes from ``offset``."""
         with self._explained("read"):
             return t.cast(bytearray, self._handle.pread(length, offset))
 
     def extents(self, offset: int, end: int, flag_bit: int) -> t.Iterator[Extent]:
-        """The export's extents in this connection's context between two offsets, flagged by ``flag_bit``."""
+        """Yield the extents between two offsets, flagged by ``flag_bit``."""
         while offset < end:
             entries: list[int] = []
             with self._explained("ask for extents of"):
@@ -125,10 +128,10 @@ class Connection:
             offset = covered[-1].end
 
     def close(self) -> None:
-        """Leave the server in order, or drop the connection if that fails."""
+        """Disconnect cleanly, or drop the connection if that fails."""
         with contextlib.suppress(nbd.Error):
             self._handle.shutdown()
-        self._handle = None  # libnbd closes a handle when it is forgotten
+        self._handle = None  # libnbd closes a handle once it is garbage
 
     def __enter__(self) -> Connection:
         return self
@@ -138,16 +141,16 @@ class Connection:
 
 
 class Source:
-    """A readable export: its size and the extents to look at."""
+    """A readable export: its size and the extents to read."""
 
     def __init__(self, server: Server, export: str, dirty_context: str | None = None) -> None:
-        """``dirty_context`` is the metadata context of the changes, None to look at the whole disk."""
+        """``dirty_context`` is the metadata context of changes, None for the whole disk."""
         self._server = server
         self._export = export
         with contextlib.ExitStack() as stack:
             self._allocation = stack.enter_context(Connection(server, export, ALLOCATION))
-            # A connection of its own: asked together, every question about changes would also make QEMU
-            # walk the allocation of parts that did not change, at a cost that grows with the disk.
+            # A separate connection: on a shared one, each status request about changes also makes QEMU walk the
+            # allocation of unchanged parts. That cost grows with the disk.
             self._dirty = (
                 stack.enter_context(Connection(server, export, dirty_context)) if dirty_context is not None else None
             )
@@ -155,15 +158,15 @@ class Source:
         self.size = self._allocation.size
 
     def connect(self) -> Connection:
-        """A further connection for reading data."""
+        """Open another connection to read data."""
         return Connection(self._server, self._export)
 
     def allocation(self) -> t.Iterator[Extent]:
-        """The whole disk in order, flagged by whether it reads as zero."""
+        """Return extents of the whole disk in order, flagged by whether they read as zero."""
         return joined(self._allocation.extents(0, self.size, _ZERO))
 
     def extents(self) -> t.Iterator[Extent]:
-        """All extents to look at, ordered, flagged by whether they read as zero; clean ones are left out."""
+        """Yield the extents to process in order, flagged by whether they read as zero."""
         if self._dirty is None:
             yield from self.allocation()
             return
@@ -174,13 +177,13 @@ class Source:
                 yield from intersect(dirty, self._allocation.extents(dirty[0].offset, dirty[-1].end, _ZERO))
 
     def marked(self, start: int, end: int) -> list[Extent]:
-        """What is marked as changed between two offsets; all of it where changes are not tracked."""
+        """Return dirty extents between two offsets; everything without a dirty context."""
         if self._dirty is None:
             return [Extent(start, end - start, True)]
         return [extent for extent in joined(self._dirty.extents(start, end, _DIRTY)) if extent.flag]
 
     def dirty_bytes(self) -> int:
-        """Bytes marked as changed; the whole disk where changes are not tracked."""
+        """Return the number of dirty bytes; the whole disk without a dirty context."""
         if self._dirty is None:
             return self.size
         return sum(extent.length for extent in self._dirty.extents(0, self.size, _DIRTY) if extent.flag)

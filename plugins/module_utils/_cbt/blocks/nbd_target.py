@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An NBD export that a disk is written to."""
+"""NBD connections for writing to an export."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from ..files import Buffer
 
 try:
     import nbd
-except ImportError:  # told when an export is asked for: a restore to files does without
+except ImportError:  # NbdTarget reports it: a restore to files needs no libnbd
     nbd = None
 
 _URI = re.compile(r"nbds?(\+unix)?://")
-_LONGEST = 16 << 20  # bytes a request carries; the protocol's own limit is 32 MiB
-_ZERO_STEP = 1 << 30  # bytes zeroed at once; a request must stay under 4 GiB
+_LONGEST = 16 << 20  # bytes of a write request; the protocol's own limit is 32 MiB
+_ZERO_STEP = 1 << 30  # bytes of a zero request, which must stay under 4 GiB
 
 
 @dataclasses.dataclass(frozen=True)
 class NbdTls:
-    """How servers on other hosts are reached: with ``required`` by TLS only. ``certificates`` is the folder with the CA, None for the system's CAs."""
+    """TLS options: ``certificates`` is the CA's folder, None for the system's CAs.
+
+    ``required`` refuses a server on another host that is reached without TLS.
+    """
 
     required: bool = True
     certificates: str | None = None
@@ -38,7 +41,7 @@ VERIFIED = NbdTls()
 
 
 def check_tls(uri: str, tls: NbdTls, library: str | None) -> None:
-    """Raise Refused unless the server of a URI can be reached as safely as ``tls`` asks. ``library`` is the version of libnbd."""
+    """Raise Refused unless the URI meets ``tls``; ``library`` is libnbd's version."""
     address = _address(uri)
     if "tls-verify-peer" in address.query:
         raise Refused(
@@ -77,7 +80,10 @@ def _loopback(address: SplitResult) -> bool:
 
 
 def _check_folder(uri: str, folder: str) -> None:
-    """libnbd says nothing of a file that it cannot read. A client's certificate and key are there together or not at all."""
+    """Raise Refused unless the TLS files are readable: libnbd does not report it.
+
+    The client certificate and key are optional, but only together.
+    """
     client = [name for name in ("client-cert.pem", "client-key.pem") if os.path.lexists(os.path.join(folder, name))]
     needed = ["ca-cert.pem", *(("client-cert.pem", "client-key.pem") if client else ())]
     for name in needed:
@@ -88,7 +94,10 @@ def _check_folder(uri: str, folder: str) -> None:
 
 
 def verifies_by_itself(library: str | None) -> bool:
-    """Whether this version of libnbd verifies a server where no CA is named. Distributions may have mended earlier ones, which cannot be seen."""
+    """Whether this version of libnbd verifies a server if no CA is named.
+
+    Distributions may have fixed earlier versions. The version number does not show that.
+    """
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", library or "")
     major, minor, patch = map(int, found.groups()) if found else (0, 0, 0)
     return (
@@ -101,17 +110,20 @@ def verifies_by_itself(library: str | None) -> bool:
 
 
 def is_nbd(path: str) -> bool:
-    """True if this is the URI of an NBD export, not a path."""
+    """Whether ``path`` is the URI of an NBD export."""
     return _URI.match(path) is not None
 
 
 class NbdTarget:
-    """One connection to an export, for writing. May be shared between threads, whose requests then go one after another."""
+    """One connection to an export, for writing. Threads may share it: it serializes."""
 
     fresh = False
 
     def __init__(self, uri: str, tls: NbdTls = VERIFIED) -> None:
-        """Connect. Raises Refused if libnbd is missing, the server cannot be verified or the export cannot be written, CbtError if the server refuses."""
+        """Connect. Raises CbtError if the server refuses.
+
+        Raises Refused if libnbd is missing, the server cannot be verified or the export is read-only.
+        """
         if nbd is None:
             raise Refused(
                 f"Cannot write to {uri}: libnbd is not installed here. Install python3-libnbd, or restore to a file."
@@ -142,14 +154,14 @@ class NbdTarget:
             raise CbtError(f"Cannot write to {self._uri}: {str(error).rstrip('.')}. {self._advice}") from error
 
     def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
-        """Write buffers one after another at ``offset``."""
+        """Write consecutive buffers at ``offset``."""
         data = b"".join(buffers)
         with self._explained():
             for start in range(0, len(data), _LONGEST):
                 self._handle.pwrite(data[start : start + _LONGEST], offset + start)
 
     def zero(self, start: int, stop: int) -> None:
-        """Have it read as zeroes between two offsets."""
+        """Zero the range between two offsets."""
         with self._explained():
             if not self._handle.can_zero():
                 for offset in range(start, stop, _LONGEST):
@@ -159,13 +171,13 @@ class NbdTarget:
                 self._handle.zero(min(_ZERO_STEP, stop - offset), offset)
 
     def sync(self) -> None:
-        """Have the server bring everything onto its disk, if it can."""
+        """Flush the server's writes to disk, if the server supports it."""
         with self._explained():
             if self._handle.can_flush():
                 self._handle.flush()
 
     def close(self) -> None:
-        """Leave the server in order, or drop the connection if that fails."""
+        """Disconnect cleanly, or drop the connection if that fails."""
         with contextlib.suppress(nbd.Error):
             self._handle.shutdown()
-        self._handle = None  # libnbd closes a handle when it is forgotten
+        self._handle = None  # libnbd closes a handle once it is garbage

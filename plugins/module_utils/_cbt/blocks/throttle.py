@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A limit to how fast is read."""
+"""Limits the read rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LOOK_EVERY = 0.2  # seconds
 
 
 class Throttle:
-    """Hands out ``rate`` bytes per second, None for no limit, to all workers together."""
+    """Limits all workers together to ``rate`` bytes per second, None for no limit."""
 
     def __init__(
         self,
@@ -22,14 +22,14 @@ class Throttle:
         clock: t.Callable[[], float] = time.monotonic,
         sleep: t.Callable[[float], None] = time.sleep,
     ) -> None:
-        """``check`` is called now and then while waiting, and may raise to end it."""
+        """``check`` is called during a wait, and may raise to end it."""
         self._rate = rate
         self._check, self._clock, self._sleep = check, clock, sleep
         self._lock = threading.Lock()
         self._due = clock()
 
     def take(self, amount: int) -> None:
-        """Wait until ``amount`` bytes may be read. An idle time is not made up for."""
+        """Wait until ``amount`` bytes may be read. Unused allowance does not accumulate."""
         if self._rate is None:
             return
         with self._lock:
