@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Image files as they are converted: read, made, compared."""
+"""Describes, creates, converts and compares image files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from . import locks, qemu_img
 _HEADER = struct.Struct(">4sIQI")  # magic, version, offset and length of the backing file's name
 _MAGIC = b"QFI\xfb"
 _LONGEST_CHAIN = 256
-_LONGEST_NAME = 1023  # bytes, QEMU's limit of the name of a backing file
+_LONGEST_NAME = 1023  # bytes, QEMU's limit for the name of a backing file
 
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """An image file or device. ``size`` is what a guest sees, in bytes; ``backing`` as the image names it."""
+    """An image file or device. ``size`` is the virtual size in bytes.
+
+    ``backing`` is the backing file as the image names it, ``backing_path`` its full path.
+    """
 
     path: str
     format: str
@@ -39,14 +42,14 @@ class Image:
 
     @property
     def trackable(self) -> bool:
-        """True if it can hold dirty bitmaps."""
+        """Whether the image can hold dirty bitmaps."""
         return self.format == "qcow2" and self.compat != "0.10"
 
 
 def describe(path: str, fmt: str) -> Image:
-    """Read an image, even while a domain uses it. ``fmt`` is the format that the definition names.
+    """Describe an image, even while a domain uses it.
 
-    Raises HypervisorError if it cannot be read.
+    ``fmt`` is the format that the definition names. Raises HypervisorError if the image cannot be read.
     """
     try:
         info = qemu_img.info(path, fmt, share=True)
@@ -69,7 +72,7 @@ def describe(path: str, fmt: str) -> Image:
 
 
 def needed(image: Image) -> int:
-    """Bytes that a qcow2 image of the same content takes, as far as can be told while a guest writes."""
+    """Estimate the bytes of a qcow2 copy: a guest may write during the measurement."""
     measured = programs.run_json(
         ["qemu-img", "measure", "-U", "--output=json", "-O", "qcow2", "-f", image.format, image.path]
     )
@@ -95,7 +98,7 @@ def _backing(image: Image, dest: str, file_option: str) -> list[str]:
 
 
 def create_like(image: Image, dest: str) -> None:
-    """Make an empty qcow2 v3 image of the size, cluster size and backing file of another."""
+    """Create an empty qcow2 v3 image with the size, clusters and backing of another."""
     programs.run(
         [
             "qemu-img",
@@ -114,7 +117,10 @@ def create_like(image: Image, dest: str) -> None:
 
 
 def convert(image: Image, dest: str, watch: t.Callable[[], None]) -> None:
-    """Copy an image that is not in use to a new qcow2 v3 image. Raises HypervisorError, Refused if it is in use, or what ``watch`` raises."""
+    """Copy an unused image to a new qcow2 v3 image.
+
+    Raises HypervisorError, Refused if the image is in use, or the exception of ``watch``.
+    """
     locks.require_free(image.path, f"convert {image.path}")
     copying = [
         "qemu-img",
@@ -136,7 +142,10 @@ def convert(image: Image, dest: str, watch: t.Callable[[], None]) -> None:
 
 
 def compare(image: Image, copy: str, watch: t.Callable[[], None]) -> None:
-    """Raise HypervisorError unless a qcow2 image reads as another, byte for byte, or what ``watch`` raises."""
+    """Raise HypervisorError unless the qcow2 image ``copy`` has the same content.
+
+    An exception of ``watch`` passes through.
+    """
     comparing = ["qemu-img", "compare", "-q", "-f", image.format, "-F", "qcow2", "--", image.path, copy]
     _complete(comparing, watch, f"use {copy}: its content differs from that of {image.path}")
 
@@ -151,7 +160,7 @@ def _complete(arguments: t.Sequence[str], watch: t.Callable[[], None], what: str
 
 
 def set_compat(path: str, version: str) -> None:
-    """Make a qcow2 image that nobody uses one of another version, in place: ``1.1`` is v3, ``0.10`` v2."""
+    """Change the version of an unused qcow2 image: ``1.1`` is v3, ``0.10`` is v2."""
     try:
         programs.run(["qemu-img", "amend", "-f", "qcow2", "-o", f"compat={version}", "--", path])
     except ProgramError as error:
@@ -161,7 +170,7 @@ def set_compat(path: str, version: str) -> None:
 
 
 def check(path: str) -> None:
-    """Raise HypervisorError if QEMU finds fault with a qcow2 image that nobody uses."""
+    """Raise HypervisorError if ``qemu-img check`` finds errors in an unused image."""
     try:
         programs.run(["qemu-img", "check", "-q", "-f", "qcow2", "--", path])
     except ProgramError as error:
@@ -169,9 +178,9 @@ def check(path: str) -> None:
 
 
 def take_owner(path: str, other: str) -> None:
-    """Give ``other``, which was just made, the owner and mode of ``path``, as far as this user may.
+    """Set owner (as root) and mode of the new file ``other`` to those of ``path``.
 
-    Raises HypervisorError if ``other`` is not the file that was made: the folder may belong to others.
+    Raises HypervisorError if ``other`` is not the file that this process created: other users may write to the folder.
     """
     status = os.stat(path)
     try:
@@ -194,9 +203,13 @@ def take_owner(path: str, other: str) -> None:
 
 
 def _named_backing(path: str) -> str | None:
-    """The backing file that a file names if it is taken for a qcow2 image, from its header, which a guest may have written; None if it names none."""
+    """Return the backing file from a qcow2 header, which a guest may have written.
+
+    Returns None if there is no such header, or if it names no backing file.
+    """
     try:
-        # What a guest names is opened next. It may be a pipe, which opening would wait for, or a device that opening changes.
+        # The guest's name is opened next. It may be a pipe, on which open() would block, or a device that open()
+        # changes.
         if not stat.S_ISREG(os.stat(path).st_mode):
             return None
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -208,13 +221,13 @@ def _named_backing(path: str) -> str | None:
                 return None
             file.seek(offset)
             name = file.read(length)
-    except (OSError, OverflowError, ValueError):  # an offset beyond all files is a ValueError
+    except (OSError, OverflowError, ValueError):  # an offset beyond the maximum file size is a ValueError
         return None
     return None if b"\0" in name else os.path.join(os.path.dirname(os.path.realpath(path)), os.fsdecode(name))
 
 
 def _rests_on(path: str, base: str) -> bool:
-    """True if ``base`` is among the backing files of an image; both are real paths."""
+    """Whether ``base`` is among the backing files of an image. Both are real paths."""
     for _step in range(_LONGEST_CHAIN):
         below = _named_backing(path)
         if below is None:
@@ -226,7 +239,10 @@ def _rests_on(path: str, base: str) -> bool:
 
 
 def dependents(sources: t.Iterable[str], image: str) -> list[str]:
-    """Images that have ``image`` among their backing files: of ``sources``, which are disks of domains, and of its own folder."""
+    """Return the images that have ``image`` among their backing files.
+
+    Checks ``sources``, the disks of domains, and the files in the folder of ``image``.
+    """
     base = os.path.realpath(image)
     found = {entry.path for entry in os.scandir(os.path.dirname(base)) if entry.is_file()}
     found.update(os.path.realpath(source) for source in sources)

@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """QEMU's locks on disk images, which show whether an image is in use.
 
-Each process that opens an image with QEMU's block layer locks single bytes of the file from 100 on: one for each permission it
-uses, and from 200 on one for each that it denies others (QEMU's block/file-posix.c). The format of the image does not matter.
+Each process that opens an image with QEMU's block layer locks single bytes of the file: from 100 on, one for each
+permission it uses, and from 200 on, one for each that it denies others (QEMU's block/file-posix.c). The format of the
+image does not matter.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..errors import Refused
 
 _FIRST, _LENGTH = 100, 200  # bytes
 _LOCK = struct.Struct("hhqqi4x")  # struct flock
-# A file system or kernel without them, which QEMU does without, too.
+# A file system or kernel without these locks. QEMU then works without them, too.
 _NO_LOCKS = (
     errno.ENOLCK,
     errno.EOPNOTSUPP,
@@ -27,9 +28,10 @@ _NO_LOCKS = (
 
 
 def in_use(path: str) -> bool:
-    """Whether a process of QEMU, such as a running domain's, has the image open. Links are followed. Raises Refused if that cannot be seen.
+    """Whether a QEMU process has the image open. Follows links.
 
-    Nothing is locked or changed, and no byte of the image is read.
+    Locks and changes nothing, and reads no byte of the image. Returns False if the file system has no locks. Raises
+    Refused if the image cannot be opened.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -47,7 +49,7 @@ def in_use(path: str) -> bool:
 
 
 def require_free(path: str, what: str) -> None:
-    """Raise Refused if a process has an image open; ``what`` cannot be done then."""
+    """Raise Refused if an image is in use. ``what`` names the action for the message."""
     if in_use(path):
         raise Refused(
             f"Cannot {what}: {path} is in use by a running process. Shut its domain down, or end the process."

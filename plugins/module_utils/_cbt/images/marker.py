@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The marker of a conversion: a link beside a new image to the one it was made of.
+"""The marker of a conversion: a link beside the new image to the original.
 
-Until it is gone the conversion is not over. Its name ends in the format of the original, which is not guessed: a guest writes
-every byte of a RAW disk. Markers of older versions do not record the format.
+The conversion is unfinished until the marker is removed. The marker's name ends in the format of the original, which is
+never guessed: a guest writes every byte of a RAW disk. Markers of older versions do not record the format.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FORMATS = ("raw", "qcow2")
 
 @dataclasses.dataclass(frozen=True)
 class Original:
-    """The image that a new one was made of; ``format`` is None if the marker does not record it."""
+    """The original of a conversion; ``format`` is None if the marker has none."""
 
     path: str
     format: str | None
@@ -31,7 +31,10 @@ def _name(image: str, fmt: str | None) -> str:
 
 
 def _target(marker: str) -> str | None:
-    """Where a marker leads to; None if there is none, or if another user made it: what it names may be deleted."""
+    """Return the target of a marker; None if there is no marker of this user or root.
+
+    The target may be deleted, so a link of another user does not count.
+    """
     try:
         status = os.lstat(marker)
         ours = stat.S_ISLNK(status.st_mode) and status.st_uid in (0, os.geteuid())
@@ -41,23 +44,23 @@ def _target(marker: str) -> str | None:
 
 
 def read(image: str) -> Original | None:
-    """The original that the marker beside an image names; None if there is no marker."""
+    """Return the original of an image; None without a marker of this user or root."""
     found = ((fmt, _target(_name(image, fmt))) for fmt in (*FORMATS, None))
     return next((Original(path, fmt) for fmt, path in found if path is not None), None)
 
 
 def there(image: str) -> bool:
-    """Whether something has the name of a marker of an image."""
+    """Whether a file has the name of a marker of an image (of any owner)."""
     return any(os.path.lexists(_name(image, fmt)) for fmt in (*FORMATS, None))
 
 
 def make(image: str, original: Original) -> None:
-    """Make the marker of an image that is about to be made. Raises OSError."""
+    """Create the marker of a new image. Raises OSError."""
     os.symlink(original.path, _name(image, original.format))
 
 
 def remove(image: str) -> None:
-    """Remove the markers of an image, as far as there are any."""
+    """Remove all markers of an image, if there are any."""
     for fmt in (*FORMATS, None):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(_name(image, fmt))

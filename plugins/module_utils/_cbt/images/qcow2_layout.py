@@ -1,11 +1,12 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The layout of a new qcow2 v3 image whose content is known beforehand. Pure.
+"""Computes the layout of a new qcow2 v3 image whose content is known. Pure.
 
-QEMU's own writer allocates clusters as they come, through one thread. A restore knows all of them in advance: the tables can
-be laid out at once and the data written in place, from several threads, at the speed of a plain file.
-The format is QEMU's docs/interop/qcow2.txt: integers are big-endian; all clusters have a reference count of one.
+QEMU's own writer allocates clusters in the order of the writes, in one thread. A restore knows all of them in advance:
+it writes the tables at once and the data in place, from several threads, at the speed of a plain file.
+
+The format is QEMU's docs/interop/qcow2.txt: integers are big-endian. All clusters have a reference count of one.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ _HEADER_LENGTH = 112
 _ZSTD, _EXTENDED_L2 = 1 << 3, 1 << 4  # incompatible features
 _LAZY_REFCOUNTS = 1  # a compatible feature
 _LARGEST_L1 = 32 << 20  # bytes, QEMU's limit
-_CLUSTERS = tuple(1 << bits for bits in range(9, 22))  # bytes, what QEMU reads
+_CLUSTERS = tuple(1 << bits for bits in range(9, 22))  # bytes; the sizes that QEMU reads
 _SMALLEST_EXTENDED = 1 << 14  # bytes of a cluster with 32 subclusters
 
 
 class Features(t.NamedTuple):
-    """What an image may have otherwise than QEMU's default; ``cluster`` in bytes. It is always qcow2 v3 with refcounts of 16 bits."""
+    """Features that may differ from QEMU's defaults; ``cluster`` in bytes.
+
+    The image is always qcow2 v3 with refcounts of 16 bits.
+    """
 
     cluster: int = 65536
     extended_l2: bool = False
@@ -41,12 +45,12 @@ class Features(t.NamedTuple):
 
     @property
     def entry_words(self) -> int:
-        """64-bit words of an L2 entry."""
+        """Number of 64-bit words of an L2 entry."""
         return 2 if self.extended_l2 else 1
 
     @property
     def l2_entries(self) -> int:
-        """Entries of an L2 table, which is one cluster."""
+        """Number of entries of an L2 table, which is one cluster."""
         return self.cluster // (8 * self.entry_words)
 
 
@@ -54,7 +58,7 @@ DEFAULT = Features()
 
 
 def features_like(image: t.Mapping[str, t.Any]) -> Features:
-    """The features of an image that ``qemu-img info`` described. Raises ValueError if qcow2 has no such features."""
+    """Return the features that ``qemu-img info`` shows. Raises ValueError if invalid."""
     cluster = image.get("cluster-size", DEFAULT.cluster)
     if cluster not in _CLUSTERS or isinstance(cluster, bool):
         raise ValueError("qcow2 does not support clusters of that size")
@@ -70,10 +74,10 @@ def features_like(image: t.Mapping[str, t.Any]) -> Features:
 
 
 class ClusterRun(t.NamedTuple):
-    """``count`` clusters of the disk from ``first`` that hold data, lying in the file from cluster ``host`` on."""
+    """``count`` clusters of the disk from ``first``, at ``host`` in the file."""
 
     first: int
-    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody misses
+    count: int  # type: ignore[assignment]  # shadows tuple.count
     host: int
 
 
@@ -83,7 +87,11 @@ def _clusters(amount: int, unit: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where everything lies in the image, in clusters: header, refcount table, refcount blocks, L1 table, L2 tables, data."""
+    """The order of an image, in clusters.
+
+    The order is header, refcount table, refcount blocks, L1 table, L2 tables, data. ``table``, ``blocks`` and ``l1``
+    count the clusters of these parts, ``total`` those of the file.
+    """
 
     features: Features
     size: int
@@ -96,12 +104,12 @@ class Layout:
 
     @property
     def file_size(self) -> int:
-        """Bytes of the finished file."""
+        """Size of the finished file in bytes."""
         return self.total * self.features.cluster
 
     @property
     def metadata_size(self) -> int:
-        """Bytes of the file that are not data."""
+        """Size of the metadata in bytes."""
         return self.file_size - sum(run.count for run in self.runs) * self.features.cluster
 
     @property
@@ -113,7 +121,7 @@ class Layout:
         return self._l1_first + self.l1
 
     def file_offset(self, offset: int) -> int:
-        """Where in the file the data at an offset of the disk lies. Raises KeyError if none was planned for it."""
+        """Return the file offset of a disk offset. Raises KeyError if it has no data."""
         cluster = offset // self.features.cluster
         index = bisect.bisect_right(self.runs, (cluster, sys.maxsize, 0)) - 1
         run = self.runs[index] if index >= 0 else ClusterRun(0, 0, 0)
@@ -122,7 +130,7 @@ class Layout:
         return (run.host + cluster - run.first) * self.features.cluster + offset % self.features.cluster
 
     def metadata(self) -> t.Iterator[tuple[int, bytes]]:
-        """(offset in the file, bytes) of all that is not data; the header comes first."""
+        """Yield (offset in the file, bytes) of the metadata, beginning with the header."""
         size = self.features.cluster
         yield 0, self._header()
         yield size, _big_endian("Q", ((1 + self.table + index) * size for index in range(self.blocks)))
@@ -189,7 +197,7 @@ def _l1_entries(size: int, features: Features) -> int:
 
 
 def _by_table(run: ClusterRun, entries: int) -> t.Iterator[ClusterRun]:
-    """A run cut where another L2 table begins."""
+    """Split a run at the boundaries of L2 tables."""
     first, left, host = run
     while left:
         count = min(left, entries - first % entries)
@@ -198,7 +206,7 @@ def _by_table(run: ClusterRun, entries: int) -> t.Iterator[ClusterRun]:
 
 
 def _in_clusters(ranges: t.Iterable[tuple[int, int]], cluster: int) -> t.Iterator[tuple[int, int]]:
-    """(first, count) clusters that ranges of (offset, length) in bytes touch, neighbours joined; the ranges are in order."""
+    """Yield (first, count) clusters that ordered (offset, length) byte ranges touch."""
     touched = ((offset // cluster, _clusters(offset + length, cluster)) for offset, length in ranges)
     for first, stop in coalesce(touched, _join):
         yield first, stop - first
@@ -209,9 +217,10 @@ def _join(last: tuple[int, int], each: tuple[int, int]) -> tuple[int, int] | Non
 
 
 def plan(size: int, ranges: t.Iterable[tuple[int, int]], features: Features = DEFAULT) -> Layout:
-    """The layout of an image for a disk of ``size`` bytes with data in the given ranges of (offset, length) in bytes, in order.
+    """Return the layout of an image for a disk of ``size`` bytes.
 
-    Raises ValueError if an image with these features cannot be as large.
+    ``ranges`` are the (offset, length) of the data in bytes, in order. Raises ValueError if ``size`` is too large for
+    the features.
     """
     data = list(_in_clusters(ranges, features.cluster))
     entries, counts = features.l2_entries, features.cluster // 2
@@ -221,7 +230,7 @@ def plan(size: int, ranges: t.Iterable[tuple[int, int]], features: Features = DE
     l1 = _clusters(8 * _l1_entries(size, features), features.cluster)
     fixed = 1 + l1 + len(needed) + sum(count for _first, count in data)
     table = blocks = 1
-    while True:  # the refcounts count the clusters they themselves lie in
+    while True:  # the refcounts also count their own clusters
         total = fixed + table + blocks
         wanted = _clusters(total, counts), _clusters(8 * _clusters(total, counts), features.cluster)
         if wanted == (blocks, table):

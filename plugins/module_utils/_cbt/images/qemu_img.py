@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Disk images outside of a running domain, by QEMU's own tools.
+"""Reads and changes disk images with qemu-img.
 
-A guest writes every byte of a RAW disk, and can make it look like an image of any format that names any file of the host. So
-the format of an image is never guessed: it is that of the definition, or what the image above it in a chain names.
+A guest writes every byte of a RAW disk, and can make it look like an image of any format that names any file of the
+host. So the format of an image is never guessed: the definition names it, or the image above it in the chain.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Node = dict[str, t.Any]
 
 
 class Link(t.NamedTuple):
-    """An image of a chain: its path and format; ``named`` is False where the image above does not name the format."""
+    """An image of a chain; ``named`` is whether the image above names its format."""
 
     path: str
     format: str
@@ -32,27 +32,31 @@ class Link(t.NamedTuple):
 
 
 def info(path: str, fmt: str, share: bool = False) -> t.Mapping[str, t.Any]:
-    """What ``qemu-img info`` says of an image of a format. ``share`` reads it even while a domain has it open for writing."""
+    """Return the output of ``qemu-img info``.
+
+    ``share`` allows to read an image that a domain has open for writing.
+    """
     arguments = ["qemu-img", "info", "--output=json", *(["-U"] if share else []), "-f", fmt, "--", path]
     return t.cast("t.Mapping[str, t.Any]", programs.run_json(arguments))
 
 
 def has_qcow2_header(path: str) -> bool:
-    """Whether a file begins like a qcow2 image, which a RAW disk may do as well. Raises OSError."""
+    """Whether a file begins like a qcow2 image; a RAW disk may, too. Raises OSError."""
     with open(path, "rb") as file:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
 def chain(path: str, fmt: str) -> list[Link]:
-    """An image and the files it rests on, the lowest last. Raises ProgramError, or Refused if that has no end.
+    """Return an image and its backing files, the lowest last.
 
-    A backing file whose format is not named is RAW to libvirt, which starts no domain with another one.
+    libvirt treats a backing file without a named format as RAW, and starts no domain with another one. Raises
+    ProgramError, or Refused if the chain is too long.
     """
     links = [Link(path, fmt)]
     while links[-1].format == "qcow2":
         found = info(links[-1].path, "qcow2", share=True)
         below = found.get("full-backing-filename")
-        if below is None or not os.path.isabs(below):  # a URI and the like name their format themselves
+        if below is None or not os.path.isabs(below):  # URIs and JSON name their format themselves
             break
         named = found.get("backing-filename-format")
         links.append(Link(below, named or "raw", named is not None))
@@ -64,7 +68,10 @@ def chain(path: str, fmt: str) -> list[Link]:
 
 
 def require_formats(path: str, fmt: str) -> None:
-    """Raise Refused if an image of a chain does not name the format of its backing file, which QEMU would guess."""
+    """Raise Refused if an image of a chain does not name its backing file's format.
+
+    QEMU would guess that format.
+    """
     links = chain(path, fmt)
     for above, link in zip(links, links[1:]):
         if not link.named:
@@ -75,9 +82,10 @@ def require_formats(path: str, fmt: str) -> None:
 
 
 def below(path: str, fmt: str) -> Node | None:
-    """What an image rests on, for QEMU, each format written out; None if it rests on nothing, or if its headers name all formats.
+    """Return the backing node for QEMU with all formats explicit.
 
-    Raises Refused if a format that is not named cannot be RAW.
+    Returns None if there is no backing file, or if the headers name all formats. Raises Refused if an unnamed format
+    cannot be RAW.
     """
     links = chain(path, fmt)[1:]
     if all(link.named for link in links):
@@ -92,12 +100,12 @@ def below(path: str, fmt: str) -> Node | None:
 
 
 def file_node(path: str) -> Node:
-    """The bytes of a file or block device, for QEMU."""
+    """Return the QEMU node of a file or block device."""
     return {"driver": "host_device" if stat.S_ISBLK(os.stat(path).st_mode) else "file", "filename": path}
 
 
 def _alone(path: str) -> str:
-    """A qcow2 image without what it rests on, which the command does not need."""
+    """Open a qcow2 image without its backing file, which the command does not need."""
     return "json:" + json.dumps({"driver": "qcow2", "backing": None, "file": {"filename": path}})
 
 
