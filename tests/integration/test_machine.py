@@ -122,6 +122,7 @@ class Firmware:
         session.api.defineXML(self.xml())
         self.handle.create()
         wait_until(self.tpm.exists, 30, "state of the TPM")
+        self.handle.suspend()  # so that the firmware changes neither variables nor TPM while they are compared
 
     def xml(self) -> str:
         return f"""<domain type='qemu'><name>{self.name}</name><uuid>{self.uuid}</uuid><memory unit='MiB'>128</memory><vcpu>1</vcpu><genid/>

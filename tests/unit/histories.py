@@ -89,6 +89,7 @@ class History:
         self.store.objects.setdefault(configuration.NAME, b"")
         self.disk = Disk()
         self.truth: dict[str, bytes] = {}
+        self._made = 0  # points, also those that are forgotten
         self.healed = Healed()
         self._last: RestorePoint | None = None
 
@@ -116,9 +117,10 @@ class History:
         if base is None:
             self.disk.dirty = set(range(BLOCKS))
         read = reader.read(self.disk, "vda", base, ParentBlocks(base, repository.reader, damages), again=again)  # type: ignore[arg-type]
-        name = point_id(len(self.truth) + 1)
+        self._made += 1
+        name = point_id(self._made)
         files = repository.put_files(names.point_folder(uuid, name), {"vda.map": read.finish(writer.finish()).encode()})
-        made = point(len(self.truth) + 1, (record(size=self.disk.size, map=files["vda.map"]),), uuid=uuid)
+        made = point(self._made, (record(size=self.disk.size, map=files["vda.map"]),), uuid=uuid)
         repository.publish(made)
         self.truth[name], self._last = self.disk.bytes(), made
         self.disk.dirty.clear()

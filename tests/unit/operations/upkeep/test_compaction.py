@@ -9,7 +9,7 @@ import random
 import pytest
 import soaks
 from histories import BLOCKS, KEYS, History
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from samples import UUID, pack_ref, point_id
 from stores_for_tests import MemoryStore, with_bit_flipped
@@ -251,6 +251,7 @@ STEPS = st.sampled_from(
 
 
 @settings(max_examples=soaks.examples(0.53))
+@example(["backup", "backup", "forget", "forget", "backup", "forget", "backup"], random.Random(0))
 @given(st.lists(STEPS, min_size=4, max_size=30), st.randoms(use_true_random=False))
 def test_whatever_happens_no_point_restores_to_anything_but_its_bytes(steps: list[str], chance: random.Random) -> None:
     history = History()
