@@ -3,12 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Object stores: names with slashes, immutable content.
 
-base.py is the interface, and what every store checks. directory.py keeps objects as files, local, NFS or CephFS,
-and opens them with folders.py, which follows no symbolic link. mounts.py detects a share that is not mounted.
-s3_store.py keeps objects in a bucket; s3_client.py makes the client and explains its errors, s3_upload.py uploads
-in parts, s3_options.py has the options, apart because the client loads slowly.
-reserve.py keeps room in a directory so that a full file system can be freed again.
+base.py defines the interface and the checks that all stores share. directory.py keeps objects as files (local, NFS or
+CephFS). It opens them with folders.py, which follows no symbolic link. mounts.py detects a share that is not mounted.
+s3_store.py keeps objects in a bucket. s3_client.py makes the client and explains its errors. s3_upload.py uploads in
+parts. s3_options.py has the options; it is separate because the client loads slowly. reserve.py keeps some space in a
+directory, so that a full file system can be freed again.
 
-Neighbours: format/names.py decides which names are objects. tests/store_contract.py is the contract, run on every
-store.
+Neighbours: format/names.py decides which names are objects. tests/store_contract.py is the contract that every store is
+tested against.
 """

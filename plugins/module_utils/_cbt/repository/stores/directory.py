@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Objects as files below a directory: local, NFS or CephFS.
 
-Nothing below the directory is trusted: no link is followed, only regular files are read, and only what has the name of an object is
-read, written, listed or deleted.
+Nothing below the directory is trusted. No link is followed and only regular files are read. Only files with the name of
+an object are read, written, listed or deleted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .base import Entry, Foreign, Upload, as_time, check_size, counted
 from .folders import WrongKind
 
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_ATTEMPTS = 5  # at making a folder that others delete as empty
+_ATTEMPTS = 5  # at creating a folder that other processes delete as empty
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -65,22 +65,25 @@ def _explained(what: str, path: str) -> t.Iterator[None]:
 
 
 def _locked_temporary(folder: int) -> tuple[int, str]:
-    """A new temporary file, open, and locked (flock) for as long as it is: that tells it from one left by a killed process."""
+    """Create a temporary file, open it and lock it (flock).
+
+    The lock is held while the file is open. It distinguishes the file from one that a killed process left.
+    """
     while True:
         name = names.temporary(socket.gethostname(), secrets.token_hex(8))
         handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
-        os.fchmod(handle, 0o600)  # a umask may have taken bits of it
+        os.fchmod(handle, 0o600)  # the umask may have cleared bits
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
-            return handle, name  # a file system without locks: then no host takes it for left over either
+            return handle, name  # without file locks, no host can take it for an abandoned one either
         if os.fstat(handle).st_nlink:
             return handle, name
-        os.close(handle)  # swept between the two steps
+        os.close(handle)  # another process swept it before it was locked
 
 
 class _FileUpload:
-    """A temporary file that becomes the object: written, synced, renamed, and its folder synced."""
+    """A temporary file that becomes the object: write, sync, rename, sync the folder."""
 
     def __init__(self, store: DirectoryStore, name: str) -> None:
         self._store, self._path = store, store.path(name)
@@ -102,7 +105,7 @@ class _FileUpload:
                         appeared = self._appear(temporary, replace)
                         break
                     except FileNotFoundError:
-                        # Whoever deleted the last object in the folder took it along.
+                        # The process that deleted the last object in the folder removed the folder too.
                         if attempt + 1 == _ATTEMPTS:
                             raise
         if appeared:
@@ -129,17 +132,17 @@ class _FileUpload:
             self._close()
 
     def _close(self) -> None:
-        # It is closed even where that fails, and the number may be another file's by then.
+        # A failed close closes the handle all the same, and the number may then belong to another file.
         handle, self._handle = (
             self._handle,
             -1,
         )
-        with contextlib.suppress(OSError):  # NFS tells what was not written once more; what counts was synced
+        with contextlib.suppress(OSError):  # NFS reports write errors again here; the content was synced
             os.close(handle)
 
 
 class DirectoryStore:
-    """Objects as files below a directory: local, NFS or CephFS. Whoever may write there may delete: nothing is ever locked."""
+    """Objects as files below a directory: local, NFS or CephFS. Nothing is locked against deletion."""
 
     open_uploads: int | None = None
 
@@ -150,16 +153,16 @@ class DirectoryStore:
         self.spare: float | None = None
         self.was_full = False
         self._rooms: tuple[int, list[str]] | None = (
-            None  # what may be deleted to make room, and how much that was at first
+            None  # files that may be deleted to make room, and their number at first
         )
         self._lock = threading.Lock()
 
     def path(self, name: str) -> str:
-        """Where an object is, for messages. Raises DamagedObject if it is no name of an object."""
+        """Return the path of an object, for messages. Raises DamagedObject if the name is not an object's."""
         return os.path.join(self.location, names.check_object(name))
 
     def folder(self, name: str, make: bool = False) -> t.ContextManager[int]:
-        """A handle of a folder of the store, made if need be. Raises OSError or WrongKind."""
+        """Open a folder of the store, creating it with ``make``. Raises OSError or WrongKind."""
         return folders.opened(self.location, name, make)
 
     def upload(self, name: str) -> Upload:
@@ -174,7 +177,7 @@ class DirectoryStore:
                     raise
 
     def _make_room(self) -> bool:
-        """Delete a part of the reserve, or else something that may be lost at any time; False if there is nothing that may go."""
+        """Delete a part of the reserve, or else an expendable object. Return False if none may be deleted."""
         if self.spare is None:
             return False
         with self._lock:
@@ -217,7 +220,7 @@ class DirectoryStore:
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> t.Iterator[tuple[int, int]]:
-        """A handle of an object, and its size."""
+        """Open an object. Yields its handle and its size in bytes."""
         path = self.path(name)
         folder, _slash, last = name.rpartition("/")
         with (
@@ -274,10 +277,11 @@ class DirectoryStore:
     def _look(
         self, here: str, with_status: bool, before: int
     ) -> tuple[builtins.list[str], builtins.list[tuple[str, os.stat_result | None]]]:
-        """The folders and the objects in a folder. What has no name of ours is foreign; what has one and is not what it must be is an error.
+        """Return the folders and the objects in a folder.
 
-        For a listing that leaves out what a point needs would be taken for a whole one. All that is met counts, after ``before``
-        others, while it is read: a folder without end is an error before it takes all memory.
+        Files whose names are not an object's are foreign. Raises WrongKind if something other than a file has an
+        object's name: a listing that skips an object a restore point needs would be taken for complete. All entries
+        count, after ``before`` others, while they are read: an endless folder fails before it uses all memory.
         """
         inner: list[str] = []
         found: list[tuple[str, os.stat_result | None]] = []
@@ -290,7 +294,7 @@ class DirectoryStore:
                         raise WrongKind(f"{os.path.join(self.location, name)} is {each.kind} and not a file")
                     found.append((name, each.status))
                 elif names.is_folder(name):
-                    inner.append(name)  # anything else causes an error when it is opened
+                    inner.append(name)  # if it is not a folder, opening it fails
                 else:
                     self.foreign.note(name)
         return inner, found
@@ -303,7 +307,7 @@ class DirectoryStore:
             os.unlink(last, dir_fd=inside)
         above, _slash, inner = folder.rpartition("/")
         with contextlib.suppress(OSError, WrongKind), self.folder(above) as outside:
-            os.rmdir(inner, dir_fd=outside)  # only an empty folder goes
+            os.rmdir(inner, dir_fd=outside)  # removes only an empty folder
 
     def locked_until(self, name: str) -> float | None:
         return None
@@ -317,7 +321,7 @@ class DirectoryStore:
         if not os.path.isdir(self.location):
             raise RepositoryError(f"The repository {self.location} is not a directory.")
         with _explained("list", self.location):
-            # What a creation that was cut short, a fresh file system, or a repository that held nothing leaves there.
+            # An interrupted creation, a new file system or an emptied repository leaves these.
             return set(os.listdir(self.location)) - {names.TEMPORARY, names.RESERVE, "lost+found"}
 
     def sweep(self) -> None:
@@ -325,14 +329,14 @@ class DirectoryStore:
         with contextlib.suppress(OSError, WrongKind), self.folder(names.TEMPORARY) as folder:
             for each in list(folders.contents(folder)):
                 if each.file and names.is_temporary(each.name, host):
-                    with contextlib.suppress(OSError):  # gone meanwhile, or locked: in use
+                    with contextlib.suppress(OSError):  # deleted by another process, or locked: in use
                         _remove_unlocked(folder, each.name)
 
 
 @contextlib.contextmanager
 def _locked(folder: int, name: str) -> t.Iterator[t.Callable[[], bool]]:
-    """Hold the lock of a file, if the file system has locks; the function says whether it is still the one of this name."""
-    # NFS locks only what is open for writing.
+    """Lock a file if the file system has locks. The function yielded returns whether the name is still this file's."""
+    # NFS grants an exclusive lock only on a file that is open for writing.
     handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         with contextlib.suppress(OSError):
@@ -343,7 +347,7 @@ def _locked(folder: int, name: str) -> t.Iterator[t.Callable[[], bool]]:
 
 
 def _remove_unlocked(folder: int, name: str) -> None:
-    # NFS locks only what is open for writing.
+    # NFS grants an exclusive lock only on a file that is open for writing.
     handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         if stat.S_ISREG(os.fstat(handle).st_mode):

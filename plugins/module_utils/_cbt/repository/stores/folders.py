@@ -1,12 +1,12 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Folders and files below a root, opened part by part: no symbolic link below it is ever followed.
+"""Folders and files below a root, opened without following a symbolic link.
 
-Anyone who can write to a shared directory can put a link in the place of any folder or file, and each host resolves it by itself. So a
-folder is opened by its handle's own parent, and everything is done within such handles. They are open for one request only: a
-folder may vanish and come back at any time. They are opened without permission to read (O_PATH), which costs an NFS client nothing.
-The root itself may be a link, for the user named it.
+Anyone who can write to a shared directory can replace any folder or file with a link, and each host resolves the link
+by itself. So each part of a path is opened relative to the handle of its parent, and all operations use such handles. A
+handle is open for one request only: a folder may vanish and come back at any time. Folders are opened without read
+permission (O_PATH), which costs an NFS client nothing. The root itself may be a link, because the user named it.
 """
 
 from __future__ import annotations
@@ -33,24 +33,25 @@ _KINDS = {
 
 
 class WrongKind(Exception):
-    """Something stands in the place of a folder, or of a file, that is none."""
+    """Something other than a folder, or than a file, is in its place."""
 
 
 def kind_of(mode: int) -> str:
-    """What something with this mode is, in words."""
+    """Return the kind of file that a mode describes, in words."""
     return _KINDS.get(stat.S_IFMT(mode), "something unknown")
 
 
 def wrong_kind(path: str, mode: int, wanted: str = "file") -> WrongKind:
-    """The error where something else stands in the place of a file, or of what is ``wanted``."""
+    """Return the error for a path that is not a file, or not of the kind ``wanted``."""
     return WrongKind(f"{path} is {kind_of(mode)} and not a {wanted}")
 
 
 @contextlib.contextmanager
 def opened(root: str, folder: str, make: bool = False) -> t.Iterator[int]:
-    """A handle of a folder below the root, ``""`` being the root itself; with ``make``, what is missing of it is made.
+    """Open a folder below the root (``""`` is the root itself).
 
-    Raises WrongKind if a part of it is no folder, FileNotFoundError if one does not exist, or OSError.
+    With ``make``, create missing folders. Raises FileNotFoundError if a folder does not exist, WrongKind if a part is
+    not a folder, or OSError.
     """
     if make:
         _have_root(root)
@@ -67,7 +68,7 @@ def opened(root: str, folder: str, make: bool = False) -> t.Iterator[int]:
 
 
 def _inner(parent: int, name: str, path: str, make: bool) -> int:
-    """A handle of a folder within another one. That of the other one stays open, unless this fails."""
+    """Open a folder inside another one. The caller keeps the handle of the other one."""
     while True:
         try:
             return os.open(name, _FOLDER, dir_fd=parent)
@@ -80,23 +81,23 @@ def _inner(parent: int, name: str, path: str, make: bool) -> int:
             raise wrong_kind(path, os.lstat(name, dir_fd=parent).st_mode, "folder") from error
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=parent)
-            with contextlib.suppress(FileNotFoundError):  # another process that found it empty removed it
+            with contextlib.suppress(FileNotFoundError):  # another process removed the empty folder
                 _let_owner_in(name, parent)
         sync_folder(parent)
 
 
 def _let_owner_in(name: str, parent: int) -> None:
-    """Give a folder that was just made its mode, which a umask may have taken bits of."""
+    """Set the mode of a new folder, of which the umask may have cleared bits."""
     handle = os.open(name, _FOLDER, dir_fd=parent)
     try:
         if stat.S_IMODE(os.fstat(handle).st_mode) & 0o777 != 0o700:
-            os.chmod(f"/proc/self/fd/{handle}", 0o700)  # a handle of O_PATH takes no fchmod
+            os.chmod(f"/proc/self/fd/{handle}", 0o700)  # fchmod does not work on a handle of O_PATH
     finally:
         os.close(handle)
 
 
 def _have_root(root: str) -> None:
-    """Make the root and what is missing above it, durably."""
+    """Create the root and its missing parents, durably."""
     if not os.path.isdir(root):
         parent = os.path.dirname(root)
         if parent != root:
@@ -107,7 +108,7 @@ def _have_root(root: str) -> None:
 
 
 def sync_folder(folder: int) -> None:
-    """Have the names in a folder on the disk for certain. Raises OSError."""
+    """Sync the names in a folder to the disk. Raises OSError."""
     handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
     try:
         os.fsync(handle)
@@ -116,7 +117,7 @@ def sync_folder(folder: int) -> None:
 
 
 def status(folder: int, name: str, path: str) -> os.stat_result:
-    """What is known of a file in a folder. Raises WrongKind if it is none, or OSError."""
+    """Return the status of a file in a folder. Raises WrongKind if it is not a file, or OSError."""
     found = os.lstat(name, dir_fd=folder)
     if not stat.S_ISREG(found.st_mode):
         raise wrong_kind(path, found.st_mode)
@@ -125,9 +126,10 @@ def status(folder: int, name: str, path: str) -> os.stat_result:
 
 @contextlib.contextmanager
 def reading(folder: int, name: str, path: str) -> t.Iterator[tuple[int, os.stat_result]]:
-    """A handle of a file in a folder to read from, and what is known of it. Raises as ``status`` does.
+    """Open a file in a folder for reading. Yields its handle and its status.
 
-    It is looked at before it is opened, since opening a device may do something, and afterwards, since it may be another one by then.
+    Raises as ``status`` does. The kind is checked before opening, because opening a device may have an effect. It is
+    checked again afterwards, because the file may have been replaced.
     """
     status(folder, name, path)
     handle = os.open(name, _READ, dir_fd=folder)
@@ -141,7 +143,7 @@ def reading(folder: int, name: str, path: str) -> t.Iterator[tuple[int, os.stat_
 
 
 class Seen(t.NamedTuple):
-    """Something in a folder: its name, and whether it is a folder or a file; neither if it is anything else. ``status`` if that was asked for."""
+    """An entry of a folder. It is a folder, a file or neither; ``status`` is set on request, for files only."""
 
     name: str
     folder: bool
@@ -150,17 +152,17 @@ class Seen(t.NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What it is, in words."""
+        """The kind of the entry, in words."""
         return "a folder" if self.folder else "a file" if self.file else "neither a folder nor a file"
 
 
 def contents(folder: int, with_status: bool = False) -> t.Iterator[Seen]:
-    """What is in a folder, whose handle has to stay open meanwhile. Links are not followed. Raises OSError."""
+    """Yield the entries of a folder, whose handle must stay open. Links are not followed. Raises OSError."""
     handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
     try:
         with os.scandir(handle) as found:
             for entry in found:
-                with contextlib.suppress(FileNotFoundError):  # gone since
+                with contextlib.suppress(FileNotFoundError):  # deleted since
                     is_folder, is_file = entry.is_dir(follow_symlinks=False), entry.is_file(follow_symlinks=False)
                     known = entry.stat(follow_symlinks=False) if with_status and is_file else None
                     yield Seen(entry.name, is_folder, is_file, known)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether a path lies on a share that is not mounted."""
+"""Detect a path on a share that is not mounted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 def unmounted(path: str, fstab: str, mounted: t.Callable[[str], bool] = os.path.ismount) -> str | None:
-    """The mount point above a path, or the path itself, that a table of file systems names and that is not mounted; None if there is none."""
+    """Return the unmounted mount point at or above a path, None if there is none.
+
+    ``fstab`` is the content of the table of file systems.
+    """
     for line in fstab.splitlines():
         fields = line.split()
         if len(fields) < 3 or fields[0].startswith("#"):
@@ -27,7 +30,7 @@ def unmounted(path: str, fstab: str, mounted: t.Callable[[str], bool] = os.path.
 
 
 def missing_mount(path: str | None) -> str | None:
-    """The mount point of this host that a directory lies below and that is not mounted; None if there is none, or if it is not a directory's path."""
+    """Return the unmounted mount point at or above a directory, None if there is none."""
     if path is None:
         return None
     with contextlib.suppress(OSError, ValueError), open(_FSTAB, encoding="utf-8", errors="surrogateescape") as table:
@@ -36,7 +39,7 @@ def missing_mount(path: str | None) -> str | None:
 
 
 def advice(path: str | None) -> str:
-    """What to check where a repository is missing from a directory, or is not the right one; of S3 if it is none."""
+    """Return what to check if the expected repository is not at ``path`` (None: S3)."""
     if path is None:
         return "Check bucket, prefix and endpoint_url."
     point = missing_mount(path)

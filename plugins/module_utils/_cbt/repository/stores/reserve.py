@@ -1,11 +1,12 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files that hold nothing, with which retention begins in a directory that is full.
+"""Reserve files that let retention start in a full directory.
 
-Retention writes a lease, entries of the trash and announcements before it deletes anything. Where there is no room for one of
-them, parts of the reserve are deleted until there is: each frees some bytes and an inode. After them go objects that may be lost
-at any time. The reserve is made anew once there is room. Its content is random, so that no file system makes less of it.
+Retention writes a lease, trash entries and condemned lists before it deletes anything. If there is no room for one of
+them, parts of the reserve are deleted until there is. Each part frees some bytes and an inode. After the reserve,
+expendable objects are deleted. The reserve is created again once there is room. Its content is random, so that no file
+system compresses it.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from .folders import WrongKind
 
 PARTS = 32
 SIZE = 32 << 10  # bytes of a part
-FOR_COLLECTING = 0.5  # share that is left while restore points are removed, for reclaiming their space
-FOR_DELETING = 0.25  # share that is left while packs are announced, for deleting them
+FOR_COLLECTING = 0.5  # share that stays while restore points are removed, for reclaiming their space
+FOR_DELETING = 0.25  # share that stays while packs are condemned, for deleting them
 
 _NAMES = tuple(f"{number:02}" for number in range(PARTS))
 
 
 def keep(root: str) -> None:
-    """Make what is missing of the reserve, as far as there is room. Nothing is synced: what is lost is made anew."""
+    """Create missing parts of the reserve, as far as there is room. Nothing is synced: a lost part is created again."""
     with contextlib.suppress(OSError, WrongKind), folders.opened(root, names.RESERVE, make=True) as folder:
         for name in sorted({*_NAMES} - {each.name for each in folders.contents(folder)}):
             _make(folder, name)
@@ -45,13 +46,13 @@ def _make(folder: int, name: str) -> None:
 
 
 def parts(root: str) -> list[str]:
-    """Names of the parts that are there."""
+    """Return the names of the existing parts."""
     with contextlib.suppress(OSError, WrongKind), folders.opened(root, names.RESERVE) as folder:
         return sorted({*_NAMES} & {each.name for each in folders.contents(folder) if each.file})
     return []
 
 
 def release(root: str, part: str) -> None:
-    """Delete a part, if it can be."""
+    """Delete a part, if possible."""
     with contextlib.suppress(OSError, WrongKind), folders.opened(root, names.RESERVE) as folder:
         os.unlink(part, dir_fd=folder)

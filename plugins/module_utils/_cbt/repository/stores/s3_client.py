@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The client for S3, and what its errors mean."""
+"""The client for S3, and explanations of its errors."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ try:
 except ImportError:  # needed only for repositories on S3
     boto3 = exceptions = http_exceptions = None
 
-ATTEMPTS = 6  # of a request, and of reading an answer's body; with the pauses between them about half a minute
-MOST_ANSWERED = 8 << 20  # bytes of an answer that is no object's content; a page of a listing has less than half of it
+ATTEMPTS = 6  # of a request, and of reading a response body; about half a minute with the pauses
+# bytes of a response other than an object's content; a page of a listing is less than half of that
+MOST_ANSWERED = 8 << 20
 _CONNECTIONS = 64
 _CONNECT_TIMEOUT = 10  # seconds
 _READ_TIMEOUT = 60  # seconds without a byte
-_REGION = "us-east-1"  # what AWS takes for a bucket of any region, and other servers for the only one
+_REGION = "us-east-1"  # AWS accepts it for a bucket of any region, other servers as their only one
 
 _KEYS = "Check access_key and secret_key, or the environment and SDK files that provide them."
 _CLOCK = "Set the clock of this host, or of the server."
@@ -53,7 +54,7 @@ _ADVICE = {
     "PermanentRedirect": _REGIONS,
     "301": _REGIONS,
     "404": _WHERE,
-    "500": _WHERE,  # of S3 it would be InternalError; and what newer SDKs make of an answer that is none
+    "500": _WHERE,  # S3 itself says InternalError; newer SDKs use 500 for a response they cannot parse
     "QuotaExceeded": _SPACE,
     "XMinioStorageFull": _SPACE,
     "507": _SPACE,
@@ -62,10 +63,10 @@ _ADVICE = {
 
 
 def connect(options: S3Options, control: Control) -> t.Any:
-    """A client, which may be used from several threads. Raises RepositoryError if it cannot be made as asked for."""
+    """Return a client that several threads may use. Raises RepositoryError if the options do not work."""
     if boto3 is None:
         raise RepositoryError("A repository on S3 needs the Python module boto3. Install python3-boto3.")
-    # Older SDKs do not look.
+    # Older SDKs do not read these variables.
     endpoint = options.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     with explained("use", "S3"):
         session = boto3.session.Session(
@@ -78,7 +79,7 @@ def connect(options: S3Options, control: Control) -> t.Any:
             verify=options.ca_bundle if options.validate_certs else False,
             config=_config(),
         )
-    # TLS proves what is sent, at no cost of its own; SHA-256 would take as long as all else.
+    # TLS proves what is sent at no extra cost; SHA-256 would take as long as everything else.
     if client.meta.endpoint_url.startswith("https:"):
         client.meta.config.s3 = {"payload_signing_enabled": False, **(client.meta.config.s3 or {})}
     client.meta.events.register("before-send.s3", functools.partial(_send, client._endpoint.http_session))
@@ -95,13 +96,13 @@ def _config() -> t.Any:
         "connect_timeout": _CONNECT_TIMEOUT,
         "read_timeout": _READ_TIMEOUT,
     }
-    # Newer SDKs add checksums of their own in a way that other servers than AWS refuse; ours are in every request.
+    # Newer SDKs add their own checksums in a way that servers other than AWS refuse. Every request has one of ours.
     newer = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
     return Config(**wanted, **{key: value for key, value in newer.items() if key in Config.OPTION_DEFAULTS})
 
 
 class _Bounded:
-    """The body of an answer that the SDK keeps as a whole, with an end to it."""
+    """The body of a response that the SDK reads as a whole, limited in size."""
 
     def __init__(self, raw: t.Any, url: str) -> None:
         self._raw, self._url = raw, url
@@ -110,7 +111,11 @@ class _Bounded:
         return getattr(self._raw, name)
 
     def stream(self) -> t.Iterator[bytes]:
-        """The body in pieces. Raises RepositoryError if it is too large, and what the SDK raises, and retries, if it breaks off."""
+        """Yield the body in pieces.
+
+        Raises RepositoryError if the body is too large. If it breaks off, raises the SDK's exceptions, which the SDK
+        retries.
+        """
         size = 0
         try:
             for piece in self._raw.stream():
@@ -128,17 +133,17 @@ class _Bounded:
 
 
 def _send(session: t.Any, request: t.Any, **_event: t.Any) -> t.Any:
-    """Send a request as the SDK does, but keep no answer that is larger than any. The content of an object is read elsewhere."""
+    """Send a request as the SDK does, but refuse an oversized response. The content of an object is read elsewhere."""
     is_content, request.stream_output = request.stream_output, True
     answer = session.send(request)
     if not is_content or answer.status_code >= 300:
         answer.raw = _Bounded(answer.raw, request.url)
-        answer.content  # noqa: B018  # reads it, as the SDK would have done
+        answer.content  # noqa: B018 # reads the body, as the SDK would
     return answer
 
 
 def _report_retry(control: Control, operation: t.Any, attempts: int, **event: t.Any) -> None:
-    """Report a request that failed in a way in which the SDK repeats it."""
+    """Log a request that failed and that the SDK retries."""
     error, answer = event.get("caught_exception"), event.get("response")
     status = answer[0].status_code if answer is not None else 0
     if attempts < ATTEMPTS and (error is not None or status >= 500 or status == 429):
@@ -150,7 +155,7 @@ _CONDITIONS = {"IfNoneMatch": "If-None-Match", "IfMatch": "If-Match"}
 
 
 def _take_condition(params: dict[str, t.Any], context: dict[str, t.Any], **_event: t.Any) -> None:
-    # The SDK of Debian 12 and RHEL 9 knows no conditions of this request, so that it is taken past its checks.
+    # The SDK of Debian 12 and RHEL 9 rejects conditions on this request, so they bypass its checks.
     context["kvm_cbt_conditions"] = {header: params.pop(name) for name, header in _CONDITIONS.items() if name in params}
 
 
@@ -166,7 +171,7 @@ def _failure(what: str, advice: str) -> type[RepositoryError]:
 
 @contextlib.contextmanager
 def explained(what: str, where: str) -> t.Iterator[None]:
-    """Turn the SDK's errors inside the block into RepositoryError, and ObjectMissing only where the server names it so."""
+    """Turn SDK errors into RepositoryError; only NoSuchKey becomes ObjectMissing."""
     try:
         yield
     except exceptions.ClientError as error:
@@ -176,9 +181,9 @@ def explained(what: str, where: str) -> t.Iterator[None]:
         message = error.response.get("Error", {}).get("Message") or "the server refused"
         advice = _ADVICE.get(code, "Check the server.")
         raise _failure(what, advice)(f"Cannot {what} {where}: {message.rstrip('.')} ({code}). {advice}") from error
-    except RecursionError as error:  # so older SDKs follow a server that does this
+    except RecursionError as error:  # older SDKs follow redirects without end
         raise RepositoryError(f"Cannot {what} {where}: the server redirects repeatedly. {_REGIONS}") from error
-    except RuntimeError as error:  # so the SDK tells of credentials that it renewed in vain
+    except RuntimeError as error:  # raised by the SDK when renewed credentials are expired as well
         raise RepositoryError(f"Cannot {what} {where}: {str(error).rstrip('.')}. {_KEYS}") from error
     except KeyError as error:
         raise RepositoryError(
@@ -189,7 +194,7 @@ def explained(what: str, where: str) -> t.Iterator[None]:
 
 
 def code_of(error: t.Any) -> str:
-    """The code by which the server tells why it refused, or that of HTTP if what it says is no answer of S3."""
+    """Return the server's error code, or the HTTP status if there is none."""
     return str(error.response.get("Error", {}).get("Code") or error.response["ResponseMetadata"]["HTTPStatusCode"])
 
 

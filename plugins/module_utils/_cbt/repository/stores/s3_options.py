@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The options of a repository on S3, apart from the client, which loads boto3."""
+"""The options of a repository on S3, without the client, which loads boto3."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ S3_SCHEME = "s3://"
 
 @dataclasses.dataclass(frozen=True)
 class S3Options:
-    """How to reach S3. What is None follows the environment and the files of the AWS SDK."""
+    """How to reach S3. For an option that is None, the environment and the files of the AWS SDK apply."""
 
     endpoint_url: str | None = None
     region: str | None = None

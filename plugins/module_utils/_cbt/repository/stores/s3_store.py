@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Objects in a bucket of S3 or of a server compatible with it."""
+"""Objects in a bucket of S3 or of a compatible server."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from .s3_options import S3_SCHEME, S3Options
 from .s3_upload import SpooledUpload, Spools, body
 
 _ASKING_THREADS = 16
-_FORSAKEN = 7 * 86400  # seconds after which an upload in parts that did not end is of a killed process
+_FORSAKEN = 7 * 86400  # seconds after which an unfinished multipart upload is considered abandoned
 _OPEN_UPLOADS = 4
 _RANGE = re.compile("bytes ([0-9]+-[0-9]+)/([0-9]{1,18})")
-_FAR = 0.01  # seconds to the answer of a request without content
+_FAR = 0.01  # seconds until a response without content; above that, a server is far
 
 Answer = dict[str, t.Any]
 
 
 class S3Store:
-    """Objects below a prefix in a bucket, which must exist. May be used from several threads."""
+    """Objects below a prefix in an existing bucket. Several threads may use it."""
 
     local_path: str | None = None
     open_uploads: int | None = _OPEN_UPLOADS
@@ -48,7 +48,7 @@ class S3Store:
         self.location = S3_SCHEME + "/".join([bucket, *folders])
         self._bucket = bucket
         self._prefix = "".join(f"{folder}/" for folder in folders)
-        self._answered_within = math.inf  # seconds in which the fastest answer came
+        self._answered_within = math.inf  # seconds of the fastest response
         self.foreign = Foreign(self.location)
         self.spare: float | None = None
         self.was_full = False
@@ -58,7 +58,7 @@ class S3Store:
 
     @property
     def endpoint(self) -> str:
-        """The server, as far as buckets of one name differ from server to server: all regions of AWS share them."""
+        """The server that distinguishes buckets of the same name. All regions of AWS share their names."""
         url = urllib.parse.urlsplit(self.client.meta.endpoint_url)
         if f".{url.hostname}".endswith(".amazonaws.com"):
             return "AWS"
@@ -74,7 +74,7 @@ class S3Store:
             with self.explained("write", name):
                 self.client.put_object(**self.object_at(name), **body(data))
             return True
-        # Not every server knows or heeds the condition below.
+        # Not every server knows or honours the condition below.
         return not self.exists(name) and self._put_new(name, data)
 
     def _put_new(self, name: str, data: Buffer) -> bool:
@@ -84,7 +84,7 @@ class S3Store:
             except exceptions.ClientError as error:
                 code = code_of(error)
                 if code in ("PreconditionFailed", "412"):
-                    # If the answer to a first attempt was lost, it is this very object that stands in the way.
+                    # If the response to a first attempt was lost, the existing object is our own.
                     return bool(error.response["ResponseMetadata"].get("RetryAttempts")) and self.get(name) == bytes(
                         data
                     )
@@ -111,12 +111,15 @@ class S3Store:
                     return done
                 now = self.get(name)
                 if now != before:
-                    return now == after  # the answer to a first attempt may have been lost
+                    return now == after  # the response to a first attempt may have been lost
             self.client.put_object(**self.object_at(name), **body(after))
         return True
 
     def _put_if(self, name: str, data: bytes, tag: str) -> bool | None:
-        """Put an object if it has this tag; False if another request was faster, None if it has not, or if the server knows no conditions."""
+        """Replace an object if it has this tag. Return False if a concurrent request won.
+
+        Returns None if the tag differs, or if the server does not support conditions.
+        """
         try:
             self.client.put_object(**self.object_at(name), **body(data), IfMatch=tag)
         except exceptions.ClientError as error:
@@ -128,7 +131,7 @@ class S3Store:
         return True
 
     def is_far(self) -> bool:
-        """Whether its answers take so long that one connection would not fill the line."""
+        """Whether latency keeps one connection from using the full bandwidth."""
         return self._answered_within > _FAR
 
     # Reading.
@@ -144,7 +147,7 @@ class S3Store:
             answer, data = self._read(name, Range=f"bytes={offset}-{offset + length - 1}")
         except _BeyondEnd:
             return b""
-        if "ContentRange" not in answer:  # a server that knows no ranges
+        if "ContentRange" not in answer:  # the server does not support ranges
             return data[offset : offset + length]
         found = _RANGE.fullmatch(answer["ContentRange"])
         if (
@@ -159,7 +162,10 @@ class S3Store:
         return data
 
     def _read(self, name: str, most: int | None = None, **which: str) -> tuple[Answer, bytes]:
-        """Answer and body, of at most so many bytes. The SDK repeats requests but not the reading of a body that breaks off."""
+        """Return response and body, of at most ``most`` bytes.
+
+        The SDK retries requests, but not the reading of a body that breaks off.
+        """
         with self.explained("read", name):
             for attempt in range(s3_client.ATTEMPTS):
                 try:
@@ -192,7 +198,7 @@ class S3Store:
             return float(self._head(name)["LastModified"].timestamp())
 
     def exists(self, name: str) -> bool:
-        """Whether there is such an object."""
+        """Whether the object exists."""
         try:
             self._head(name)
         except ObjectMissing:
@@ -210,12 +216,12 @@ class S3Store:
                 refusal = error
             finally:
                 self._answered_within = min(self._answered_within, time.monotonic() - began)
-            # The answer has no body that would tell why, or what is missing: object, bucket or server.
+            # A HEAD response has no body that says why, or which of object, bucket and server is missing.
             with contextlib.suppress(_BeyondEnd):
                 self._read(name, None, Range="bytes=0-0", **which)
             if code_of(refusal) != "404":
                 raise refusal
-        return self._head(name, **which)  # it has come meanwhile
+        return self._head(name, **which)  # it has appeared since
 
     # Listing.
 
@@ -245,10 +251,10 @@ class S3Store:
             for each in page.get(kind, [])
         )
         found = {name[len(self._prefix) :].rstrip("/") for name in counted(keys, "objects", self.location)}
-        return found - {""}  # consoles make an empty object for a folder
+        return found - {""}  # consoles create an empty object for a folder
 
     def _pages(self, **which: str) -> t.Iterator[Answer]:
-        """All pages of a listing. Raises RepositoryError rather than ending early."""
+        """Yield all pages of a listing. Raises RepositoryError rather than ending early."""
         more: dict[str, str] = {}
         while True:
             page = self._page(**which, **more)
@@ -262,7 +268,7 @@ class S3Store:
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _page(self, **which: str) -> Answer:
-        """One page. The SDK does not repeat a request whose answer breaks off."""
+        """Return one page of a listing. The SDK does not retry a request whose response breaks off."""
         for attempt in range(s3_client.ATTEMPTS):
             with explained("list", self.location):
                 try:
@@ -291,7 +297,7 @@ class S3Store:
             self._delete_versions(name)
 
     def _delete_versions(self, name: str) -> None:
-        """Delete from the oldest version to the newest: wherever it ends, no older one comes to light."""
+        """Delete versions oldest first: an interrupted delete never exposes an older one."""
         for version in reversed(self._versions(name)):
             try:
                 with self.explained("delete", name):
@@ -306,7 +312,7 @@ class S3Store:
                 ) from error
 
     def _versions(self, name: str) -> builtins.list[str]:
-        """The ids of an object's versions and delete markers, newest first."""
+        """Return the ids of an object's versions and delete markers, newest first."""
         key = self._prefix + name
         found: list[Answer] = []
         with self.explained("list the versions of", name):
@@ -352,7 +358,8 @@ class S3Store:
             present = self._head(name)
             known = present.get("ObjectLockRetainUntilDate")
             if known is None or known < until:
-                # A lock can be extended, but not by everybody be made one of the other mode, as the bucket's rule may be by now.
+                # Anyone may extend a lock, but not everyone may change its mode, and the bucket's default mode may have
+                # changed.
                 retention = {"Mode": present.get("ObjectLockMode", mode), "RetainUntilDate": until}
                 with self.explained("lock", name):
                     self.client.put_object_retention(**self.object_at(name), Retention=retention)
@@ -361,17 +368,17 @@ class S3Store:
             for _done in pool.map(lock, objects):
                 pass
 
-    # Within.
+    # Helpers.
 
     def object_at(self, name: str) -> dict[str, str]:
-        """How requests name an object. Raises DamagedObject if it is no name of an object."""
+        """Return the request parameters that name an object. Raises DamagedObject if the name is not an object's."""
         return {"Bucket": self._bucket, "Key": self._prefix + names.check_object(name)}
 
     def _path(self, name: str) -> str:
         return f"{self.location}/{name}"
 
     def explained(self, what: str, name: str) -> t.ContextManager[None]:
-        """Errors inside the block as errors of the repository, about this object."""
+        """Turn errors inside the block into errors of the repository about this object."""
         return explained(what, self._path(name))
 
 
@@ -379,7 +386,10 @@ _FOREVER = math.inf
 
 
 def _check_listing(page: Answer, location: str) -> None:
-    """Raise RepositoryError unless a page was made by S3: the SDK takes any XML for one, and an answer without a byte for one without objects."""
+    """Raise RepositoryError unless a page is a listing by S3.
+
+    The SDK parses any XML as a listing, and an empty response as an empty one.
+    """
     if "IsTruncated" not in page:
         raise RepositoryError(
             f"Cannot list {location}: the response of the server is not a listing. Check endpoint_url, and proxies on the way to the server."
@@ -392,4 +402,4 @@ def _pause(attempt: int) -> None:
 
 
 class _BeyondEnd(Exception):
-    """A range begins behind the end of its object."""
+    """A range begins beyond the end of its object."""

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An object on its way to S3."""
+"""Uploads to S3."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from ...errors import RepositoryError
 from ...files import Buffer
 from .s3_client import code_of, exceptions
 
-PART = 16 << 20  # bytes; where parts help, a larger object goes in such parts side by side
-_PIECE = 1 << 18  # bytes handed to the network at once
+PART = 16 << 20  # bytes; on a far server, a larger object is uploaded in parts of this size in parallel
+_PIECE = 1 << 18  # bytes passed to the network at once
 _THREADS = 4
-_SPOOL = 72 << 20  # bytes; what a pack takes at most, and a little more
+_SPOOL = 72 << 20  # bytes; slightly more than the largest pack
 
 Answer = dict[str, t.Any]
 
 
 class Content:
-    """What a request carries, as a file for the SDK: read in pieces, each of which has the time limit of a connection to itself.
+    """The content of a request as a file for the SDK, which reads it in pieces.
 
-    The SDK asks for 8 KiB at a time, and each time the interpreter changes hands; of bytes all have to be sent within one time limit.
+    Each piece has the time limit of a connection to itself; a bytes object would have one limit for all of it. The SDK
+    asks for 8 KiB at a time, and each read switches threads: so a piece is larger.
     """
 
     def __init__(self, data: Buffer) -> None:
@@ -40,56 +41,59 @@ class Content:
         return len(self.data)
 
     def read(self, size: int | None = -1) -> memoryview:
-        """What is left if ``size`` is None or negative, else a piece of at least that many bytes."""
+        """Return the next piece, at least ``size`` bytes; the rest if None or negative."""
         start = self._position
         self._position = len(self.data) if size is None or size < 0 else min(start + max(size, _PIECE), len(self.data))
         return self.data[start : self._position]
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As of any file."""
+        """Move the position, as in any file."""
         self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self.data)}[whence]
         return self._position
 
     def tell(self) -> int:
-        """As of any file."""
+        """Return the position, as in any file."""
         return self._position
 
 
 def body(data: Buffer) -> Answer:
-    """A request's content with a checksum which the server compares, where it knows it; a bucket with object lock asks for one."""
+    """Return the body of a request with a CRC32 that the server verifies.
+
+    A bucket with object lock requires a checksum.
+    """
     return {"Body": Content(data), "ChecksumCRC32": base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()}
 
 
 class Bucket(t.Protocol):
-    """What an upload needs of the store it goes to."""
+    """The operations an upload needs of its store."""
 
     client: t.Any
     spools: Spools
 
     def put(self, name: str, data: Buffer, replace: bool = True) -> bool:
-        """Store an object by one request."""
+        """Store an object with one request."""
 
     def is_far(self) -> bool:
-        """Whether one connection would not fill the line."""
+        """Whether one connection cannot use the full bandwidth."""
 
     def exists(self, name: str) -> bool:
-        """Whether there is such an object."""
+        """Whether the object exists."""
 
     def object_at(self, name: str) -> dict[str, str]:
-        """How requests name an object."""
+        """Return the request parameters that name an object."""
 
     def explained(self, what: str, name: str) -> t.ContextManager[None]:
-        """Errors inside the block as errors of the repository, about this object."""
+        """Turn errors inside the block into errors of the repository about this object."""
 
 
 class Spools:
-    """Memory in which uploads gather what they carry, used again by later ones: fresh memory costs as much as hashing what is put there."""
+    """Reused upload buffers: fresh memory costs as much time as hashing its content."""
 
     def __init__(self) -> None:
         self._free: list[mmap.mmap] = []
 
     def take(self, size: int) -> mmap.mmap:
-        """Memory of at least ``size`` bytes, with whatever stands in it. What is not written to costs nothing."""
+        """Return a buffer of at least ``size`` bytes with arbitrary content. Untouched pages use no memory."""
         with contextlib.suppress(IndexError):
             found = self._free.pop()
             if len(found) >= size:
@@ -97,12 +101,12 @@ class Spools:
         return mmap.mmap(-1, max(size, _SPOOL), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def give(self, memory: mmap.mmap) -> None:
-        """Memory that nobody uses any more."""
+        """Return a buffer that is no longer used."""
         self._free.append(memory)
 
 
 class SpooledUpload:
-    """An object in the making, kept in memory until it is whole."""
+    """An object being written, kept in memory until it is complete."""
 
     def __init__(self, bucket: Bucket, name: str) -> None:
         self._bucket, self._name = bucket, name
@@ -135,9 +139,7 @@ class SpooledUpload:
         return stored
 
     def abandon(self) -> None:
-        self._length = (
-            0  # nothing was sent; the memory goes with this object, for a request that failed may still hold it
-        )
+        self._length = 0  # nothing was sent; the buffer is not reused, because a failed request may still refer to it
 
     def _put_in_parts(self, parts: t.Sequence[memoryview]) -> None:
         client, where = self._bucket.client, self._bucket.object_at(self._name)
@@ -147,7 +149,7 @@ class SpooledUpload:
                 done = list(pool.map(lambda each: self._put_part(upload, *each), enumerate(parts, 1)))
             client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done})
         except BaseException as error:
-            # If the answer to a first attempt at completion was lost, the object stands.
+            # If the response to a first attempt at completion was lost, the object exists.
             if (
                 isinstance(error, exceptions.ClientError)
                 and code_of(error) == "NoSuchUpload"
