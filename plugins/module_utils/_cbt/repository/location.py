@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where a repository is, and the store for it."""
+"""The location of a repository, and the store for it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .stores.s3_options import S3_SCHEME, S3Options
 
 @dataclasses.dataclass(frozen=True)
 class RepositoryLocation:
-    """Where a repository is, an absolute path or ``s3://bucket/prefix``, and what opens it if it is encrypted.
+    """The address of a repository, and its passphrase if it is encrypted.
 
-    Requests that have to be repeated are reported to ``control``.
+    ``location`` is an absolute path or ``s3://bucket/prefix``. Repeated requests are reported to ``control``.
     """
 
     location: str
@@ -29,15 +29,15 @@ class RepositoryLocation:
 
 
 def as_location(where: str | RepositoryLocation) -> RepositoryLocation:
-    """The location, which may be given as its path or URL alone."""
+    """Return the location; ``where`` may be a path or URL alone."""
     return RepositoryLocation(where) if isinstance(where, str) else where
 
 
 def open_store(where: str | RepositoryLocation) -> Store:
-    """Open the store at a location, which may be given as its path or URL alone. Raises RepositoryError if there can be none."""
+    """Open the store at a location, or at a path or URL. Raises RepositoryError if the location is invalid."""
     where = as_location(where)
     if where.location.startswith(S3_SCHEME):
-        from .stores.s3_store import S3Store  # only then: the SDK takes its time to be imported
+        from .stores.s3_store import S3Store  # imported on demand: the SDK loads slowly
 
         return S3Store(where.location, where.s3, where.control)
     if not os.path.isabs(where.location):

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A repository: opened or created, its restore points listed, read and published."""
+"""A repository: open or create it; list, read and publish its restore points."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from .stores.base import Store
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """Restore points found, oldest first, and the damaged manifests among them by object name."""
+    """Restore points, oldest first, and why manifests are damaged, by object name."""
 
     points: tuple[RestorePoint, ...]
     damaged: t.Mapping[str, str]
 
 
 class Watch(t.Protocol):
-    """What compares a repository with what is known of it. All raise Refused if it is another one, or went back."""
+    """Compares a repository with known facts. All raise Refused if it is another one or was rolled back."""
 
     def check_identity(self, found: Configuration | None) -> None:
-        """Look at the configuration found, None for none."""
+        """Check the configuration found, None if there is none."""
 
     def check_last(self, repository: Repository) -> None:
-        """Look for the restore point that was written or seen last."""
+        """Check that the restore point that was written or seen last still exists."""
 
     def listed(self, repository: Repository, found: t.Sequence[RestorePoint], uuid: str | None) -> None:
-        """Look at a list of all restore points, or of those of one domain."""
+        """Check a list of all restore points, or of those of the domain ``uuid``."""
 
     def published(self, point: RestorePoint) -> None:
-        """Note a restore point that this run made exist."""
+        """Remember a restore point that this run published."""
 
 
 Watching = t.Callable[[Store], Watch]
@@ -63,7 +63,7 @@ class Repository:
         slots: tuple[str, ...] = (),
         watch: Watch | None = None,
     ) -> None:
-        """``slots`` are the names of the key slots, if it is encrypted; ``watch`` compares what it holds with what is known of it."""
+        """``slots`` names the key slots, if encrypted. ``watch`` compares the repository with what is known."""
         self.store = store
         self.watch = watch
         self.id = repository_id
@@ -72,11 +72,11 @@ class Repository:
         self.reader = PackReader(store, self.keys)
 
     def check_there(self) -> None:
-        """Raise RepositoryError if the repository itself is gone, such as unmounted, and not only one of its objects."""
+        """Raise RepositoryError if the whole repository is gone, for example unmounted."""
         self.store.size(configuration.NAME)
 
     def exists(self, name: str) -> bool:
-        """Whether there is an object of this name. Raises DamagedObject if something that is no file has it."""
+        """Whether an object exists. Raises DamagedObject if something other than a file has its name."""
         try:
             self.store.size(name)
         except ObjectMissing:
@@ -84,17 +84,17 @@ class Repository:
         return True
 
     def foreign_words(self) -> list[str]:
-        """Warnings about the files met so far that are not objects."""
+        """Return warnings about the files found so far that are not objects."""
         return list(self.store.foreign.words())
 
     def writer(self) -> PackWriter:
-        """Something to store blocks with."""
+        """Return a writer that stores blocks."""
         return PackWriter(self.store, self.keys)
 
     def put_object(self, name: str, data: bytes, replace: bool = True) -> bool:
-        """Store a small object, sealed. Everything but packs and the repository's configuration goes this way.
+        """Store any object but packs and configuration, encrypted if the repository is.
 
-        What could not be read again for its size is not stored: that raises RepositoryError.
+        Raises RepositoryError if the object is larger than a reader accepts.
         """
         if len(data) > names.largest(name):
             raise RepositoryError(
@@ -103,23 +103,23 @@ class Repository:
         return self.store.put(name, self.keys.seal(name, data), replace)
 
     def get_object(self, name: str, most: int | None = None) -> bytes:
-        """A small object as it was given to ``put_object``, of at most so many bytes. Raises ObjectMissing or DamagedObject."""
+        """Return what ``put_object`` stored, of at most ``most`` bytes. Raises ObjectMissing or DamagedObject."""
         return self.keys.unseal(name, self.store.get(name, most + names.SEAL if most is not None else None))
 
     def discard(self, name: str) -> None:
-        """Delete a small object that has had its time. One that the store locks stays until a later run, and does no harm."""
+        """Delete a small object that is no longer needed. A locked one stays until a later run and does no harm."""
         with contextlib.suppress(ObjectLocked):
             self.store.delete(name)
 
     def points_of(self, uuid: str | None = None) -> Listing:
-        """The restore points of a domain, or of all. Raises RepositoryError if listing fails, Refused if a point that is known vanished."""
+        """Return the points of a domain, or of all. Raises RepositoryError, or Refused if a known one vanished."""
         found, damaged, budget = [], {}, manifests.Budget()
         folder = f"{names.POINTS}/{uuid}" if uuid else names.POINTS
         for name, _taken in names.of_kind(self.store.list(folder), names.MANIFEST_KIND):
             try:
                 found.append(manifests.decode(budget.take(self.get_object(name)), name))
             except ObjectMissing:
-                continue  # removed since it was listed
+                continue  # removed since the listing
             except DamagedObject as error:
                 budget.take(b"")
                 damaged[name] = str(error)
@@ -129,23 +129,23 @@ class Repository:
         return listing
 
     def points_with(self, domain: str) -> t.Sequence[RestorePoint]:
-        """Restore points, oldest first, with all of a domain given by name or UUID. By UUID no manifest of another domain is read."""
+        """Return points, oldest first, with all of a domain (name or UUID). A UUID that has points reads only these."""
         found = self.points_of(domain).points if names.is_uuid(domain) else ()
         return found or self.points_of().points
 
     def point(self, uuid: str, point_id: str) -> RestorePoint:
-        """A restore point as it is now. Raises ObjectMissing if there is none, or DamagedObject."""
+        """Read a restore point again. Raises ObjectMissing or DamagedObject."""
         name = names.manifest(uuid, point_id)
         return manifests.decode(self.get_object(name), name)
 
     def put_files(self, folder: str, files: t.Mapping[str, bytes]) -> dict[str, StoredFile]:
-        """Store the objects of a restore point that is not published yet, side by side: each waits for the disk, not for the others."""
+        """Store an unpublished restore point's objects. In parallel, because each waits for the disk."""
         for _done in map_all(lambda name: self.put_object(f"{folder}/{name}", files[name]), files):
             pass
         return {name: StoredFile(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()}
 
     def get_file(self, point: RestorePoint, file: StoredFile) -> bytes:
-        """An object of a restore point, proven. Raises DamagedObject or ObjectMissing."""
+        """Return an object of a restore point, checked against its hash. Raises DamagedObject or ObjectMissing."""
         name = point.object_name(file)
         data = self.get_object(name, file.size)
         if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
@@ -153,7 +153,7 @@ class Repository:
         return data
 
     def read_map(self, point: RestorePoint, target: str) -> maps.ExtentMap:
-        """The extent map of a disk at a restore point, proven. Raises DamagedObject or ObjectMissing."""
+        """Return a disk's extent map, checked. Raises DamagedObject, ObjectMissing or Refused."""
         disk = point.disk(target)
         if disk is None:
             raise Refused(f"Restore point {point.id} of {point.domain} holds no disk {target}.")
@@ -164,13 +164,13 @@ class Repository:
             raise DamagedObject(f"{point.object_name(disk.map)} is damaged: {error}") from error
 
     def readable_maps(self, point: RestorePoint) -> t.Iterator[tuple[str, maps.ExtentMap]]:
-        """The extent maps of a restore point's disks that can be read, by target."""
+        """Yield target and extent map of each disk whose map can be read."""
         for disk in point.disks:
             with contextlib.suppress(DamagedObject, ObjectMissing):
                 yield disk.target, self.read_map(point, disk.target)
 
     def read_packs(self, point: RestorePoint, disk: DiskRecord) -> tuple[PackRef, ...]:
-        """The packs that hold a disk at a restore point. Raises DamagedObject or ObjectMissing."""
+        """Return the packs that hold a disk at a restore point. Raises DamagedObject or ObjectMissing."""
         data = self.get_file(point, disk.map)
         try:
             return maps.decode_packs(data, disk.size)
@@ -178,15 +178,15 @@ class Repository:
             raise DamagedObject(f"{point.object_name(disk.map)} is damaged: {error}") from error
 
     def publish(self, point: RestorePoint, replace: bool = True) -> bool:
-        """Make a restore point exist; use ``publishing.publish``, which proves first that nothing it names is about to be deleted.
+        """Store a manifest; ``publishing.publish`` checks first what it refers to.
 
-        Without ``replace``, False is returned and nothing changed if it exists.
+        Without ``replace``, return False and change nothing if it exists.
         """
         return self.put_object(names.manifest(point.uuid, point.id), manifests.encode(point), replace)
 
 
 def configuration_in(store: Store) -> Configuration | None:
-    """The configuration of the repository in a store, None if there is none. Raises as ``open_repository`` does."""
+    """Return the configuration in a store, None if there is none. Raises as ``open_repository`` does."""
     try:
         return configuration.decode(store.get(configuration.NAME), store.location)
     except ObjectMissing:
@@ -195,9 +195,9 @@ def configuration_in(store: Store) -> Configuration | None:
 
 
 def check_vacant(store: Store) -> None:
-    """Raise RepositoryError if something else than a repository is there."""
+    """Raise RepositoryError if the location holds other files than a repository's."""
     there = store.occupants()
-    if there and configuration.NAME not in there:  # with a configuration, another host was faster
+    if there and configuration.NAME not in there:  # a configuration there was just created by another host
         raise RepositoryError(
             f"{store.location} is not a repository: it has files but no {configuration.NAME}. {mounts.advice(store.local_path)} Otherwise use"
             " an empty or a new location; if that file was lost, put a copy of it back, or recreate it with cbt_repository and rebuild: true."
@@ -205,7 +205,7 @@ def check_vacant(store: Store) -> None:
 
 
 def check_creatable(store: Store) -> None:
-    """Raise Refused if a repository would be created on this host's own disk where a share is to be mounted."""
+    """Raise Refused if a repository would be created below an unmounted mount point."""
     point = mounts.missing_mount(store.local_path)
     if point is not None:
         raise Refused(
@@ -214,7 +214,7 @@ def check_creatable(store: Store) -> None:
 
 
 def _opened(store: Store, passphrase: str | None, watch: Watch | None) -> Repository | None:
-    """The repository in a store, None if there is none."""
+    """Open the repository in a store. Return None if there is none."""
     found = configuration_in(store)
     if watch is not None:
         watch.check_identity(found)
@@ -235,17 +235,18 @@ def _missing(store: Store) -> RepositoryError:
 
 
 def _emptiness(path: str | None) -> str:
-    """How a directory has no repository."""
+    """Return a phrase: the directory is empty, or does not exist. Empty for S3."""
     if path is None:
         return ""
     return ": the directory is empty" if os.path.isdir(path) else ": the directory does not exist"
 
 
 def open_repository(where: str | RepositoryLocation, watching: Watching | None = None) -> Repository:
-    """Open the repository at a location. With ``watching``, it is compared with what is known of it.
+    """Open the repository at a location.
 
-    Raises RepositoryError if there is none, or if it is damaged or of a newer format, PassphraseRefused if its passphrase
-    is missing or wrong, Refused if it is not the repository known there, or if that went back.
+    With ``watching``, compare it with what is known of it. Raises RepositoryError if there is none, or if it is damaged
+    or of a newer format. Raises PassphraseRefused if its passphrase is missing or wrong. Raises Refused if it is not
+    the repository known there, or if it was rolled back.
     """
     where = as_location(where)
     store = open_store(where)
@@ -258,10 +259,10 @@ def open_repository(where: str | RepositoryLocation, watching: Watching | None =
 def open_or_create(
     where: str | RepositoryLocation, check_only: bool = False, watching: Watching | None = None
 ) -> Repository | None:
-    """Open the repository at a location, or create it where there is nothing yet, encrypted if the location has a passphrase.
+    """Open the repository at a location, or create it if the location is empty.
 
-    With ``check_only`` None is returned in place of creating it. Raises as ``open_repository`` does, and if
-    something else is there, or a share that is to be mounted is not.
+    It is encrypted if the location has a passphrase. With ``check_only``, return None instead of creating it. Raises as
+    ``open_repository`` does, and if other files are there or a share is not mounted.
     """
     where = as_location(where)
     store = open_store(where)
@@ -274,7 +275,7 @@ def open_or_create(
     if check_only:
         return None
     if not store.put(configuration.NAME, created.encode(), replace=False):
-        return open_repository(where, watching)  # where two create it at once, the first one's counts
+        return open_repository(where, watching)  # another process created it first
     store.keep_reserve()
     if watch is not None:
         watch.check_identity(created)
@@ -282,7 +283,7 @@ def open_or_create(
 
 
 def find_repository(where: RepositoryLocation, watching: Watching | None = None) -> Repository | None:
-    """Open the repository at a location, None if there is none. Raises as ``open_repository`` does otherwise."""
+    """Open the repository at a location. Return None if there is none. Otherwise raises as ``open_repository`` does."""
     store = open_store(where)
     return _opened(store, where.passphrase, _watch(store, watching))
 

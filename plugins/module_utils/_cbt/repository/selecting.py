@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Choosing restore points by domain, id and time. Pure."""
+"""Select restore points by domain, id and time. Pure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import typing as t
 from ..errors import Refused
 from .format.manifests import RestorePoint
 
-# Python takes more forms, differently from version to version, and 2026-11-22+01:00 as one o'clock.
+# Python accepts more forms, depending on its version, and reads 2026-11-22+01:00 as one o'clock.
 _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?"
 )
 
 
 def parse_time(text: str) -> datetime.datetime:
-    """A moment from ISO 8601, such as ``2026-11-22``, ``2026-11-22 14:30`` or ``2026-11-22T14:30:00+01:00``; without zone it is UTC.
+    """Parse an ISO 8601 time; without a time zone it is UTC.
 
-    A date alone means the end of that day, so that ``until`` takes it in. Raises Refused if it cannot be read.
+    For example ``2026-11-22``, ``2026-11-22 14:30`` or ``2026-11-22T14:30:00+01:00``. A date alone means the end of
+    that day, so that ``until`` includes it. Raises Refused if the text is not a time.
     """
     match = _TIME.fullmatch(text.strip())
     try:
@@ -40,14 +41,14 @@ def parse_time(text: str) -> datetime.datetime:
 
 @dataclasses.dataclass(frozen=True)
 class PointSelection:
-    """Which restore points are asked for: ``all``, the ``latest`` of each domain, or those ``chosen`` by id."""
+    """Selected restore points: ``all``, ``latest`` of each domain, or ids ``chosen``."""
 
     kind: str
     ids: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, words: t.Sequence[str]) -> PointSelection:
-        """A selection from ids, or from one of the words all and latest. Raises Refused if such a word has others beside it."""
+        """Parse ids, or one of the words all and latest. Raises Refused if such a word is not alone."""
         word = next((each for each in words if each in ("all", "latest")), None)
         if word is None:
             return cls("chosen", tuple(words))
@@ -61,9 +62,9 @@ LATEST = PointSelection("latest")
 
 
 def of_domain(found: t.Sequence[RestorePoint], domain: str) -> list[RestorePoint]:
-    """The points of a domain given by name or UUID, oldest first.
+    """Return the restore points of a domain given by name or UUID, oldest first.
 
-    Raises Refused if there are none, or if the name belongs to several machines.
+    Raises Refused if there are none, or if several machines have this name.
     """
     mine = [point for point in found if domain in (point.uuid, point.domain)]
     if not mine:
@@ -81,7 +82,7 @@ def of_domain(found: t.Sequence[RestorePoint], domain: str) -> list[RestorePoint
 
 
 def by_id(found: t.Sequence[RestorePoint], wanted: str) -> RestorePoint:
-    """The restore point with this id. Raises Refused if there is none."""
+    """Return the restore point with this id. Raises Refused if there is none."""
     for point in found:
         if point.id == wanted:
             return point
@@ -89,7 +90,7 @@ def by_id(found: t.Sequence[RestorePoint], wanted: str) -> RestorePoint:
 
 
 def select_points(found: t.Sequence[RestorePoint], domain: str | None, wanted: PointSelection) -> list[RestorePoint]:
-    """The selected points of a domain, or of any. Raises Refused as ``select_point`` does."""
+    """Return the selected restore points of a domain, or of all. Raises Refused if one does not exist."""
     mine = of_domain(found, domain) if domain is not None else list(found)
     if wanted == ALL:
         return mine
@@ -107,7 +108,7 @@ def select_points(found: t.Sequence[RestorePoint], domain: str | None, wanted: P
 def select_point(
     found: t.Sequence[RestorePoint], domain: str, wanted: str = "latest", until: str | None = None
 ) -> RestorePoint:
-    """The restore point of a domain that was asked for: by id, the latest, or the latest not after ``until``.
+    """Return a restore point: by id, the latest, or the latest not after ``until``.
 
     Raises Refused if there is none.
     """
