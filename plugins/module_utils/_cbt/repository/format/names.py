@@ -142,6 +142,7 @@ KINDS: tuple[Kind, ...] = (
 FOLDERS = tuple(sorted({kind.template.partition("/")[0] for kind in KINDS if "/" in kind.template}))
 
 
+@functools.cache
 def _pattern(template: str) -> t.Pattern[str]:
     pieces = re.split(r"\{(\w+)\}", template)
     pieces[::2] = map(re.escape, pieces[::2])
@@ -149,20 +150,21 @@ def _pattern(template: str) -> t.Pattern[str]:
     return re.compile("".join(pieces))
 
 
-_BY_FOLDER: dict[str, list[tuple[Kind, t.Pattern[str]]]] = {}
+# Patterns are compiled when a name of their folder is first read: all of them would cost each start a few milliseconds.
+_BY_FOLDER: dict[str, list[Kind]] = {}
 for _kind in KINDS:
-    _BY_FOLDER.setdefault(_kind.template.partition("/")[0], []).append((_kind, _pattern(_kind.template)))
-_FOLDER_PATTERNS = [
-    _pattern("/".join(template[:depth]))
+    _BY_FOLDER.setdefault(_kind.template.partition("/")[0], []).append(_kind)
+_FOLDER_TEMPLATES = tuple(
+    "/".join(template[:depth])
     for template in (kind.template.split("/") for kind in KINDS)
     for depth in range(1, len(template))
-]
+)
 
 
 def parsed(name: str) -> Name | None:
     """A name taken apart; None if it is no name of an object."""
-    for kind, pattern in _BY_FOLDER.get(name.partition("/")[0], ()):
-        found = pattern.fullmatch(name)
+    for kind in _BY_FOLDER.get(name.partition("/")[0], ()):
+        found = _pattern(kind.template).fullmatch(name)
         if found is not None:
             parts = found.groupdict()
             return Name(kind, parts) if "two" not in parts or parts["pack"].startswith(parts["two"]) else None
@@ -177,7 +179,8 @@ def is_object(name: str) -> bool:
 @functools.lru_cache(maxsize=4096)
 def is_folder(name: str) -> bool:
     """Whether objects can have names that begin with this and a slash."""
-    return any(pattern.fullmatch(name) for pattern in _FOLDER_PATTERNS)
+    top = name.partition("/")[0]
+    return any(_pattern(each).fullmatch(name) for each in _FOLDER_TEMPLATES if each.startswith(top))
 
 
 def check_folder(name: str) -> str:
