@@ -3,10 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Converts images that cannot be tracked to qcow2 version 3.
 
-convert.py is the verb. plan.py decides between amending, converting at rest and copying below a running guest.
-run.py carries it out, proof.py compares the result with the original before the original goes. The original is kept
-until the comparison has succeeded and the domain has been seen running on the result. A marker beside the new image
-names the original until then, so that a later run can finish or undo what was interrupted.
+convert.py is the verb. plan.py decides between amending, converting at rest and copying under a running guest. run.py
+carries it out. It compares the new image with the original; proof.py does so for a copy under a running guest. The
+original is kept until the comparison has succeeded and the domain has been seen running on the new image. Until then a
+marker beside the new image names the original, so that a later run can finish or undo an interrupted conversion.
 
 Neighbours: hypervisor/ and images/. This verb uses no repository.
 """

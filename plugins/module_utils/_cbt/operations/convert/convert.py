@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Converting images that cannot be tracked to qcow2 v3.
+"""Converts images that cannot be tracked to qcow2 v3.
 
-The original stays what it is until the result was compared with it and the domain was seen running on it. Until then a link
-beside the new image, the marker, tells of it: a run that was killed is taken up where it ended.
+The original is kept, except by amend, until the new image is compared with it and the domain is seen running on
+the new image. Until then the marker, a link beside the new image, names the original: a later run continues after a
+killed one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ from .run import ImageRun
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """An image that was, or would be, seen to. ``original`` is where the original still lies, None if it is gone or was changed in place."""
+    """An image that was converted, or would be in check mode.
+
+    ``original`` is the path of the original that is kept. It is None if the original was deleted or changed in place,
+    or if the conversion of a domain's disk is only planned.
+    """
 
     target: str | None
     path: str
@@ -43,7 +48,10 @@ class Converted:
 
 @dataclasses.dataclass(frozen=True)
 class ConversionResult:
-    """``left`` are disks that cannot be converted, with the reason; ``notes`` what a person should know."""
+    """The images that were converted, or would be in check mode.
+
+    ``left`` are disks that cannot be converted, with the reason. ``notes`` explain why an original was kept.
+    """
 
     images: tuple[Converted, ...]
     left: tuple[tuple[str, str], ...] = ()
@@ -53,7 +61,7 @@ class ConversionResult:
 def _candidates(
     session: Session, facts: DomainFacts, targets: t.Sequence[str] | None
 ) -> tuple[list[Candidate], dict[str, str]]:
-    """The disks that may be converted, and why the others cannot be."""
+    """Return the disks to consider, and by target why the others cannot be converted."""
     found: list[Candidate] = []
     left: dict[str, str] = {}
     ties, sources = tuple(definition.obstacles(session.domain(facts.uuid))), definition.defined_sources(session)
@@ -84,7 +92,7 @@ def _inconvertible(disk: Disk, path: str | None) -> str | None:
 
 
 def _users(session: Session, path: str, sources: t.Iterable[tuple[str, str]], but: str = "") -> tuple[str, ...]:
-    """Names of the domains that have this image as a disk, but for one given by its UUID."""
+    """Return the names of the domains with this image as a disk, except UUID ``but``."""
     uuids = {uuid for uuid, source in sources if os.path.realpath(source) == os.path.realpath(path)} - {but}
     return tuple(sorted(session.domain(uuid).name for uuid in uuids))
 
@@ -133,7 +141,10 @@ def _carry_out(run: ImageRun, facts: DomainFacts, conversions: t.Sequence[Conver
 
 
 def _original_left(run: ImageRun, conversion: Conversion, active: bool) -> str | None:
-    """Where the original of a conversion still lies, which is finished if the domain runs; None if it is gone or was changed in place."""
+    """Return the path of the original; None if it was deleted or changed in place.
+
+    Finishes the conversion first if the domain runs.
+    """
     image = conversion.candidate.image
     if conversion.method == AMEND:
         return None
@@ -154,7 +165,11 @@ def convert_disks(
     control: Control | None = None,
     check_only: bool = False,
 ) -> ConversionResult:
-    """Have the disks of a domain, or those with these ``targets``, be qcow2 v3. Raises a CbtError; what was begun is then undone."""
+    """Convert the disks of a domain, or only ``targets``, to qcow2 v3.
+
+    Raises a CbtError. Steps before the domain runs on a new image are then undone. If a check or the proof fails later,
+    the domain stays on the new image, and the original is kept.
+    """
     domain = session.domain(name)
     run = ImageRun(session, domain, options, control or Control())
     with backup_job.domain_lock(domain.uuid, domain.name):
@@ -203,7 +218,10 @@ def convert_image(
     control: Control | None = None,
     check_only: bool = False,
 ) -> ConversionResult:
-    """Have an image of a format that belongs to no domain be qcow2 v3; a new image is made beside it, and the original stays. Raises a CbtError."""
+    """Convert an image file, given by its path, to qcow2 v3. Raises a CbtError.
+
+    Without amend, a new image is created, by default beside the original, and the original stays.
+    """
     run = ImageRun(session, None, options, control or Control())
     with backup_job.domain_lock(hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32], path):
         image = image_files.describe(path, fmt)
@@ -225,7 +243,7 @@ def convert_image(
 
 
 def _is_there(image: Image, path: str, run: ImageRun) -> bool:
-    """Whether a run before this one has made the new image."""
+    """Whether an earlier run completed the new image."""
     if not os.path.exists(path) or marker.there(path):
         return False
     try:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Decide whether to convert an image so that its changes can be tracked, and how. Pure."""
+"""Decides whether and how to convert an image to make it trackable. Pure."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ...errors import Refused
 from ...images.image_files import Image
 from ...images.marker import Original
 
-AMEND = "amend"  # in place, while nobody uses the image
-CONVERT = "convert"  # to a new image, while nobody uses the old one
+AMEND = "amend"  # in place, while the image is unused
+CONVERT = "convert"  # to a new image, while the old one is unused
 BLOCKCOPY = "blockcopy"  # to a new image, while the guest writes
-FINISH = "finish"  # a conversion whose original is still there, because the domain was not seen running or the run was killed
+FINISH = "finish"  # a conversion whose marker is still there although the domain runs on the new image
 
 
 @dataclasses.dataclass(frozen=True)
 class ConversionOptions:
-    """What was asked for.
+    """The options of a conversion.
 
-    ``window`` allows to shut a running domain down, for which it is given ``shutdown_timeout`` seconds; ``dest`` is the path of a
-    new image, None to choose one.
+    ``window`` allows a shutdown of a running domain, which may take ``shutdown_timeout`` seconds. ``dest`` is the path
+    of the new image; None to choose one.
     """
 
     method: str = "auto"
@@ -36,11 +36,11 @@ class ConversionOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """An image and what stands around it.
+    """An image and the facts that decide about its conversion.
 
-    ``target`` and ``domain`` are empty for an image by itself. ``running`` is whether its domain runs, ``ties`` what binds that to
-    the image's name, ``sharers`` other domains with the same image, ``copying_to`` where a running copy of it goes to,
-    ``original`` what a marker beside it names.
+    ``target`` and ``domain`` are empty for an image without a domain. ``running`` is whether the domain runs, ``ties``
+    what in the domain refers to the image, ``sharers`` the other domains with the same image. ``copying_to`` is the
+    path to which a running block job copies it, ``original`` the original that the marker beside it names.
     """
 
     image: Image
@@ -55,13 +55,13 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """What a message calls it."""
+        """The name of the image in messages."""
         return f"{self.target} of {self.domain} ({self.image.path})" if self.domain else self.image.path
 
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """One image to be converted; ``path`` is where the result lies, which for amend is where it was."""
+    """One image to convert. ``path`` is the path of the result; amend keeps the path."""
 
     candidate: Candidate
     method: str
@@ -69,7 +69,7 @@ class Conversion:
 
     @property
     def text(self) -> str:
-        """What is to be done, for a person."""
+        """A description of the conversion for the user."""
         image = self.candidate.image
         kind = f"{image.format} v2" if image.format == "qcow2" else image.format
         if self.method == FINISH and self.candidate.original is not None:
@@ -81,7 +81,7 @@ class Conversion:
 
 
 def new_path(image: Image) -> str:
-    """The path of a new image beside the old one."""
+    """Return the path of a new image beside the old one."""
     stem, suffix = os.path.splitext(image.path)
     return f"{stem}-v3.qcow2" if suffix == ".qcow2" else f"{stem}.qcow2"
 
@@ -106,7 +106,7 @@ def _method(candidate: Candidate, options: ConversionOptions) -> str:
 
 
 def _refuse_new_image(candidate: Candidate) -> None:
-    """Raise Refused where a new image under another name would lose or break something."""
+    """Raise Refused if a new image under another name would lose or break something."""
     image, advice = (
         candidate.image,
         "It can be converted by amend while the domain is off." if candidate.image.format == "qcow2" else "",
@@ -127,7 +127,10 @@ def _refuse_new_image(candidate: Candidate) -> None:
 
 
 def plan(candidate: Candidate, options: ConversionOptions) -> Conversion | None:
-    """What there is to do, None if nothing. Raises Refused where it would lose or break something."""
+    """Decide how to convert an image; None if there is nothing to do.
+
+    Raises Refused if the conversion would lose or break something.
+    """
     if candidate.image.trackable:
         unfinished = candidate.original is not None and candidate.running
         return Conversion(candidate, FINISH, candidate.image.path) if unfinished else None

@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Proving that a disk to which a guest writes holds what the image it was copied from holds.
+"""Proves that the copy of a disk equals its original while the guest writes to it.
 
-While the copy ran, QEMU recorded in a bitmap of the new image what was written to it. Whatever the bitmap does not mark
-must be as in the old image, which nobody uses any more. The new one is read from a frozen view, so the guest goes on.
+During the copy, QEMU records in a bitmap of the new image which blocks the guest writes. All other blocks must equal
+those of the old image, which is no longer in use. The new image is read from a frozen view, so the guest continues to
+run.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _SPACE_EVERY = 0.02  # seconds; QEMU gives the guest an error if the scratch fil
 
 
 def unmarked(marked: t.Iterable[Extent], size: int) -> t.Iterator[Extent]:
-    """What ordered extents leave of a disk. Pure."""
+    """Yield the parts of a disk outside of ordered extents. Pure."""
     offset = 0
     for extent in marked:
         if extent.offset > offset:
@@ -43,7 +44,7 @@ def _marked(source: Source) -> t.Iterator[Extent]:
 
 
 def _to_read(old: Source, new: Source) -> t.Iterator[Extent]:
-    """What is not marked and does not read as zero in both."""
+    """Yield the ranges that are not marked and do not read as zero in both images."""
     data = (each for each in intersect(unmarked(_marked(new), old.size), old.allocation()) if not each.flag)
     yield from data
     zero = (each for each in intersect(unmarked(_marked(new), old.size), old.allocation()) if each.flag)
@@ -51,7 +52,7 @@ def _to_read(old: Source, new: Source) -> t.Iterator[Extent]:
 
 
 def first_difference(old: Source, new: Source, control: Control) -> int | None:
-    """Offset in bytes of a piece that differs and is not marked as written, None if there is none."""
+    """Return the offset of a piece that differs and is not marked; None without one."""
     with old.connect() as one, new.connect() as other:
         for extent in _to_read(old, new):
             for offset in range(extent.offset, extent.end, MAX_REQUEST):
@@ -63,7 +64,10 @@ def first_difference(old: Source, new: Source, control: Control) -> int | None:
 
 
 def prove(domain: Domain, target: str, original: Image, bitmap: str, scratch_dir: str, control: Control) -> None:
-    """Raise HypervisorError unless the disk holds what ``original`` holds, but for what ``bitmap`` marks. The bitmap stays."""
+    """Raise HypervisorError unless the disk equals ``original`` outside of ``bitmap``.
+
+    The bitmap stays.
+    """
     facts = read_domain(domain)
     disk = next(each for each in facts.disks if each.target == target)
     checkpoints.redefine(domain, facts, bitmap, [target])

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Carrying out conversions of images: at rest, under a running guest, and the end of it."""
+"""Converts images at rest and under a running guest, and removes originals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def put_away(path: str) -> None:
 
 
 class ImageRun:
-    """The conversions of one domain, or of one image by itself."""
+    """The conversions of one domain, or of one image without a domain."""
 
     def __init__(
         self, session: Session | None, domain: Domain | None, options: ConversionOptions, control: Control
@@ -49,7 +49,10 @@ class ImageRun:
     # New images.
 
     def check_room(self, conversions: t.Sequence[Conversion]) -> None:
-        """Raise Refused if a format would have to be guessed, if the new images will not fit, or if something else lies in their place."""
+        """Raise Refused if the new images do not fit, or if their paths are taken.
+
+        Also raises Refused if a folder is missing, or if the format of a backing file would have to be guessed.
+        """
         wanted: dict[int, tuple[str, int]] = {}
         for each in conversions:
             if each.method != FINISH and each.candidate.image.backing is not None:
@@ -73,7 +76,10 @@ class ImageRun:
                 )
 
     def _begun_before(self, conversion: Conversion) -> bool:
-        """Whether a run that was killed had begun the new image. Raises Refused if something of another origin lies in its place."""
+        """Whether a killed run began the new image.
+
+        Raises Refused if a file of another origin has its path.
+        """
         marked = marker.read(conversion.path)
         if marked is not None and marked.path == conversion.candidate.image.path:
             return True
@@ -84,10 +90,10 @@ class ImageRun:
         return False
 
     def _begin_image(self, conversion: Conversion) -> None:
-        """Set the marker of a new image, which is not there then."""
+        """Create the marker of a new image; first delete what a killed run left."""
         if self._begun_before(conversion):
             put_away(conversion.path)
-            marker.remove(conversion.path)  # that of an older version does not record the format
+            marker.remove(conversion.path)  # a marker of an older version does not record the format
         image = conversion.candidate.image
         marker.make(conversion.path, Original(image.path, image.format))
 
@@ -106,13 +112,13 @@ class ImageRun:
         return watch
 
     def _copy(self, conversion: Conversion) -> None:
-        """Make and compare the new image of an image that nobody uses."""
+        """Create the new image of an unused image, and compare it."""
         watch = self._watch(conversion.path)
         self._begin_image(conversion)
         try:
             image_files.convert(conversion.candidate.image, conversion.path, watch)
             image_files.compare(conversion.candidate.image, conversion.path, watch)
-            # It may have been written to meanwhile.
+            # Another process may have opened the image during the copy.
             locks.require_free(conversion.candidate.image.path, f"use {conversion.path} as the copy")
         except BaseException:
             self._drop_image(conversion)
@@ -121,7 +127,7 @@ class ImageRun:
     # One image after another.
 
     def at_rest(self, conversion: Conversion, undo: contextlib.ExitStack) -> None:
-        """Convert an image that nobody uses; ``undo`` learns how to go back."""
+        """Convert an unused image; add the steps that undo it to ``undo``."""
         path, target = conversion.candidate.image.path, conversion.candidate.target
         if conversion.method == AMEND:
             image_files.set_compat(path, "1.1")
@@ -141,7 +147,7 @@ class ImageRun:
             )
 
     def live(self, conversion: Conversion) -> None:
-        """Convert the image of a running domain, whose guest goes on writing."""
+        """Convert the image of a running domain while the guest writes."""
         domain, candidate = self.of_domain, conversion.candidate
         watch = self._watch(conversion.path)
         if candidate.copying_to is None:
@@ -161,12 +167,12 @@ class ImageRun:
         self._define_as_running(candidate.target, conversion.path)
 
     def _uses(self, target: str, path: str) -> bool:
-        """Whether the domain, live, has this image as this disk."""
+        """Whether the running domain uses this image for this disk."""
         facts = read_domain(self.of_domain)
         return facts.active and any(disk.target == target and disk.source == path for disk in facts.disks)
 
     def _define_as_running(self, target: str, path: str) -> None:
-        # libvirt does it by itself where the definition named the same image as the running domain.
+        # libvirt updates the definition itself if that named the same image as the running domain.
         domain = self.of_domain
         if not self._uses(target, path):
             raise HypervisorError(
@@ -176,10 +182,13 @@ class ImageRun:
         if defined.get(target, path) != path:
             definition.define_disk(domain, definition.with_source(definition.disk_xml(domain, target), path))
 
-    # The end of it.
+    # The removal of the original.
 
     def finish(self, target: str, path: str, original: Original) -> str | None:
-        """Prove a disk that runs, remove the original unless it is to stay; returns where it still lies."""
+        """Prove the disk of a running domain, and delete the original unless it must stay.
+
+        Returns the path of the original if it is kept. Raises HypervisorError if the proof fails.
+        """
         proven = not os.path.exists(original.path) or self._prove_live(target, original)
         kept = original.path if os.path.exists(original.path) and (not proven or self._stays(original.path)) else None
         if kept is None:
@@ -188,9 +197,10 @@ class ImageRun:
         return kept
 
     def _prove_live(self, target: str, original: Original) -> bool:
-        """Prove what a conversion under a running guest made, which left a bitmap; others were compared before the domain used them.
+        """Prove a conversion under a running guest, which left a bitmap.
 
-        Returns False where the original cannot be read because its format is not known. Raises HypervisorError if the proof fails.
+        Other conversions were compared before the domain used them. Returns False if the format of the original is
+        unknown, so that it cannot be read. Raises HypervisorError if the proof fails.
         """
         domain = self.of_domain
         disk = next(each for each in read_domain(domain).disks if each.target == target)
@@ -198,7 +208,7 @@ class ImageRun:
             return True
         fmt = original.format
         if fmt is None and not qemu_img.has_qcow2_header(original.path):
-            fmt = "raw"  # what was converted is RAW or qcow2
+            fmt = "raw"  # only RAW and qcow2 images are converted
         if fmt is None:
             self.notes.append(
                 f"The original {original.path} was kept without a comparison: an older version of kvm.cbt began the conversion and did not record"

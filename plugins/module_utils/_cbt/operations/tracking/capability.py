@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Incremental backup switched on for a domain where libvirt, from 7.0 to 7.5, has it off."""
+"""Switches on incremental backup in definitions, for libvirt 7.0 to 7.5.
+
+These versions have it switched off.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ _LIST, _ADD, _NAME = f"{{{_QEMU}}}capabilities", f"{{{_QEMU}}}add", "incremental
 
 
 def switched(xml: str, on: bool) -> str | None:
-    """The definition of a domain with incremental backup switched on, or as libvirt has it; None if it is so already. Pure."""
+    """Return the definition with the switch added or removed; None if unchanged.
+
+    Without the switch, libvirt's default holds. Pure.
+    """
     ElementTree.register_namespace("qemu", _QEMU)
     root = ElementTree.fromstring(xml)
     found = root.find(_LIST)
@@ -44,7 +50,10 @@ def _definition(domain: Domain, on: bool) -> str | None:
 
 
 def set_capability(session: Session, patterns: t.Sequence[str], on: bool, check_only: bool = False) -> list[str]:
-    """Names of the domains that were, or would be, changed. Raises HypervisorError if libvirt refuses."""
+    """Return the names of the domains that were, or would be, changed.
+
+    Changes persistent domains whose name matches one of ``patterns``. Raises HypervisorError if libvirt refuses.
+    """
     changed = []
     for domain in session.domains():
         if not any(fnmatch.fnmatchcase(domain.name, pattern) for pattern in patterns):

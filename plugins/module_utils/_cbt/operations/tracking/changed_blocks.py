@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""List the blocks of a disk that changed, without reading the disk."""
+"""Lists the blocks of a disk that changed, without reading the disk."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def _in_bytes(ranges: t.Iterable[BlockRange], size: int) -> list[ChangedRange]:
 
 
 def compare(repository: Repository, old: ExtentMap, new: ExtentMap) -> list[ChangedRange]:
-    """Where two maps of a disk show different content. Only pack directories are read.
+    """Return the ranges in which two maps of a disk differ.
 
-    Raises DamagedObject or ObjectMissing if a directory cannot be read.
+    Reads only pack directories. Raises DamagedObject or ObjectMissing if a directory cannot be read.
     """
     changed: list[BlockRange] = []
     for each in changes(old, new):
@@ -61,9 +61,9 @@ def _unequal(repository: Repository, before: Run, after: Run) -> t.Iterator[Bloc
 
 
 def between(repository: Repository, old: RestorePoint, new: RestorePoint, target: str) -> list[ChangedRange]:
-    """What changed on a disk from one restore point to another.
+    """Return what changed on a disk from one restore point to another.
 
-    Raises Refused if they do not belong to one incremental set: then tracking was interrupted between them.
+    Raises Refused if domain or incremental set differ: in the latter case, tracking was interrupted between them.
     """
     if old.uuid != new.uuid or old.incremental_set != new.incremental_set:
         raise Refused(
@@ -89,9 +89,9 @@ def _dirty_export(
 def until_now(
     session: Session, repository: Repository, point: RestorePoint, target: str, scratch_dir: str = "/var/tmp"
 ) -> list[ChangedRange]:
-    """What changed on a domain's disk since a restore point, as its checkpoint tells. Of the disk, only a few blocks are read as a check.
+    """Return what changed on a domain's disk since a restore point, from the bitmap.
 
-    Raises Refused if that is not known for certain.
+    Reads only a few blocks of the disk, to check the bitmap. Raises Refused if the changes are not known for certain.
     """
     domain = session.domain(point.uuid)
     with backup_job.domain_lock(domain.uuid, domain.name):

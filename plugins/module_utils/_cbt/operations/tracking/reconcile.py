@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bringing libvirt's checkpoints, the bitmaps in the images and the restore points into agreement."""
+"""Reconciles libvirt's checkpoints, bitmaps in images and restore points."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ REMOVE = "remove"
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One step towards agreement: ``verb`` is redefine or remove, ``disks`` the targets whose bitmaps are meant."""
+    """One step: ``verb`` is redefine or remove.
+
+    ``disks`` are the targets whose bitmaps a redefined checkpoint uses.
+    """
 
     verb: str
     checkpoint: str
@@ -34,13 +37,17 @@ class Step:
 
     @property
     def text(self) -> str:
-        """The step as a person reads it."""
+        """A description of the step for the user."""
         return f"{self.verb} checkpoint {self.checkpoint}: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """What has to be done, or was; ``serving`` is the checkpoint the next backup builds on, ``foreign`` what others left."""
+    """The steps that are needed, or were done.
+
+    ``serving`` is the checkpoint on which the next backup builds. ``foreign`` are checkpoints and bitmaps that do not
+    belong to this collection.
+    """
 
     serving: str | None
     steps: tuple[Step, ...]
@@ -52,9 +59,10 @@ def _sound_disks(disks: t.Iterable[Disk], name: str) -> tuple[str, ...]:
 
 
 def _serving(found: Situation, ours: t.Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
-    """The checkpoint to keep, and the disks it tells the changes of: that of the newest point anything can be built on.
+    """Return the checkpoint to keep, and the disks whose changes it records.
 
-    Where there is none, the newest of ours with sound bitmaps, such as a baseline made before the first backup.
+    This is the checkpoint of the newest restore point that the next backup can build on. Without one, it is our newest
+    other checkpoint with sound bitmaps, such as a baseline from before the first backup.
     """
     for point in reversed(found.points):
         usable = usable_disks(point, found)
@@ -78,7 +86,10 @@ def _why_gone(name: str, found: Situation, by_checkpoint: t.Mapping[str | None, 
 
 
 def plan_agreement(found: Situation, remove_foreign: bool) -> Agreement:
-    """What has to be done so that one checkpoint of this repository serves and nothing dead is left. Pure."""
+    """Plan the steps that keep one checkpoint of this repository and remove the others.
+
+    With ``remove_foreign``, also remove those that do not belong to this collection. Pure.
+    """
     ours = our_checkpoints(found)
     serving, disks = _serving(found, ours)
     steps = []
@@ -101,9 +112,9 @@ def plan_agreement(found: Situation, remove_foreign: bool) -> Agreement:
 def reconcile(
     session: Session, repository: Repository, name: str, remove_foreign: bool = False, check_only: bool = False
 ) -> Agreement:
-    """Bring a domain's checkpoints, bitmaps and restore points into agreement, or with ``check_only`` tell how.
+    """Reconcile a domain's checkpoints, bitmaps and restore points.
 
-    Raises a CbtError, such as Refused while a job runs on the domain.
+    With ``check_only``, only return the steps. Raises a CbtError, such as Refused while a job runs on the domain.
     """
     domain = session.domain(name)
     with backup_job.domain_lock(domain.uuid, domain.name):

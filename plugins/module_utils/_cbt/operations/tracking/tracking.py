@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Enabling and disabling changed block tracking of a domain."""
+"""Enables and disables changed block tracking of a domain."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REMOVE = "remove"
 class TrackingRequest:
     """Whether to record changes of a domain's disks.
 
-    ``checkpoint`` is the name of the checkpoint to start from, or None for any name.
+    ``checkpoint`` is the name of one checkpoint; None for any of this repository.
     """
 
     domain: str
@@ -44,13 +44,13 @@ class Action:
 
     @property
     def text(self) -> str:
-        """The step as a person reads it."""
+        """A description of the step for the user."""
         return f"{self.verb} checkpoint {self.checkpoint}"
 
 
 @dataclasses.dataclass(frozen=True)
 class DiskTracking:
-    """Whether a disk's changes are recorded and, if not, why."""
+    """Whether a disk's changes are recorded, and if not, why."""
 
     target: str
     tracked: bool
@@ -59,7 +59,11 @@ class DiskTracking:
 
 @dataclasses.dataclass(frozen=True)
 class TrackingResult:
-    """What was, or would be, done; ``checkpoint`` is the one that serves, None if there is none."""
+    """The steps that were, or would be, done.
+
+    ``checkpoint`` is the one that records changes, None if there is none. ``before`` and ``after`` are the checkpoints
+    of this repository.
+    """
 
     checkpoint: str | None
     disks: tuple[DiskTracking, ...]
@@ -69,7 +73,10 @@ class TrackingResult:
 
 
 def wanted_disks(facts: DomainFacts, selection: Selection) -> tuple[DiskTracking, ...]:
-    """Which disks of a domain are to be tracked. Raises Refused if the selection names an unknown disk."""
+    """Return whether each disk of a domain will be tracked, and if not, why.
+
+    Raises Refused if the selection names an unknown disk.
+    """
     selection.check([disk.target for disk in facts.disks], facts.name)
     reasons = {disk.target: selection.why_excluded(disk.target) or disk.why_untrackable for disk in facts.disks}
     return tuple(DiskTracking(target, reason is None, reason) for target, reason in reasons.items())
@@ -83,9 +90,10 @@ def plan_present(
     name: str | None,
     new_name: str,
 ) -> tuple[str | None, tuple[Action, ...]]:
-    """The checkpoint that serves already, or the steps to have one. Pure.
+    """Return the checkpoint that records changes, and the steps to create it.
 
-    ``name`` asks for one of that name; otherwise the newest of ours that covers all ``tracked`` disks with sound bitmaps serves.
+    With ``name``, it is that one. Otherwise it is the newest of ours with sound bitmaps in all ``tracked`` disks, or
+    ``new_name``. There are no steps if the checkpoint exists and is sound. Pure.
     """
     listed = {each.name for each in known}
     candidates = [name] if name is not None else list(reversed(named(prefix, listed, ())))
@@ -100,7 +108,7 @@ def plan_present(
 
 
 def plan_absent(facts: DomainFacts, known: t.Sequence[Checkpoint], prefix: str, name: str | None) -> tuple[Action, ...]:
-    """The steps that remove ours, or the one named. Pure."""
+    """Return the steps that remove our checkpoints, or only ``name``. Pure."""
     present = named("" if name is not None else prefix, (each.name for each in known), facts.disks)
     return tuple(Action(REMOVE, each) for each in present if name is None or each == name)
 
@@ -129,9 +137,10 @@ def set_tracking(
     request: TrackingRequest,
     check_only: bool = False,
 ) -> TrackingResult:
-    """Have a baseline checkpoint of this repository on a domain, or have none. Does nothing where that is so already.
+    """Create a baseline checkpoint of a domain, or remove those of this repository.
 
-    ``repository`` may be None where there is none: with ``check_only``, or where tracking is to end. Raises a CbtError.
+    With a checkpoint in ``request``, creates or removes only that one. Does nothing if that is done already.
+    ``repository`` may be None with ``check_only``, or to end tracking. Raises a CbtError.
     """
     domain = session.domain(request.domain)
     with backup_job.domain_lock(domain.uuid, domain.name):
