@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading a disk into packs by several workers, and making its map."""
+"""Reads a disk into packs with several workers, and builds its map."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from .portion import KEPT, ZERO, BlockSink, Outcome, PortionReader, Statistics
 class ReadDisk:
     """The result of reading one disk: a map builder and statistics.
 
-    Call ``finish`` after all packs are sealed.
+    Call ``finish`` after all packs are complete.
 
-    ``unmarked`` are the blocks an audit found changed although tracking did not mark them.
+    ``unmarked`` are the blocks that an audit found changed although tracking did not mark them.
     """
 
     builder: MapBuilder
@@ -46,16 +46,16 @@ class ReadDisk:
         return tuple((offset, min(length, self.size - offset)) for offset, length in ranges)
 
     def summary(self) -> dict[str, Value]:
-        """What was counted, and the shares of the workers' time, for the log."""
+        """The statistics and the shares of the workers' time, for the log."""
         return {**dataclasses.asdict(self.statistics), **self.busy.summary(BACKUP_NAMES)}
 
     def finish(self, written: t.Mapping[bytes, PackRef]) -> ExtentMap:
-        """Its extent map."""
+        """Return the extent map of the disk."""
         return self.builder.finish(written)
 
 
 def ranges_of(runs: t.Iterable[Run]) -> tuple[BlockRange, ...]:
-    """Pieces of a map as blocks that are to be read."""
+    """Return the runs of a map as block ranges to read."""
     return tuple(BlockRange(run.first, run.count, False) for run in runs)
 
 
@@ -70,7 +70,7 @@ def _note(builder: MapBuilder, each: Outcome) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """How disks of one run are read: where new blocks go, by how many workers, and how fast."""
+    """Reads the disks of one run. ``sink`` stores new blocks; ``workers`` and ``throttle`` set the speed."""
 
     sink: BlockSink
     workers: int
@@ -88,9 +88,9 @@ class Reader:
     ) -> ReadDisk:
         """Read the extents of ``source`` and the ranges in ``again``.
 
-        Compare each block with the parent's digest from ``parent``. All other blocks keep their map entry from ``base``.
+        Compare each block with the parent's digest from ``parent``. Other blocks keep their map entry from ``base``.
 
-        With ``audit``, read the whole disk, and report blocks that changed although the bitmap does not mark them.
+        With ``audit``, cover the whole disk, and report blocks that changed although the bitmap does not mark them.
         """
         wanted = to_blocks(source.allocation() if audit else source.extents(), source.size)
         claims = tuple(to_blocks(source.extents(), source.size)) if audit else None
@@ -99,7 +99,7 @@ class Reader:
     def read_again(
         self, source: DiskSource, target: str, base: ExtentMap, parent: ParentBlocks, ranges: t.Sequence[BlockRange]
     ) -> ReadDisk:
-        """Read these ranges alone; the rest stays as in ``base``."""
+        """Read only these ranges. All other blocks keep their map entry from ``base``."""
         return self._carry_out(source, target, base, parent, ranges, None)
 
     def _carry_out(

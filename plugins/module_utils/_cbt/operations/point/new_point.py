@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A restore point in the making: its blocks, maps and files."""
+"""Creates a restore point: stores its blocks, maps and files, and publishes it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .disk_reader import ReadDisk, Reader, ranges_of
 from .parent_blocks import ParentBlocks
 from .portion import BlockSink
 
-_AT_ONCE = 4  # files in memory
+_AT_ONCE = 4  # files in memory at the same time
 
 Files = t.Mapping[str, StoredFile]
 Describe = t.Callable[[Files, Files], RestorePoint]  # from the stored maps by target, and the stored files by name
@@ -38,7 +38,7 @@ Describe = t.Callable[[Files, Files], RestorePoint]  # from the stored maps by t
 
 @dataclasses.dataclass(frozen=True)
 class StoringOptions:
-    """How blocks are stored; ``rate_limit`` in bytes per second, None for none."""
+    """How blocks are stored. ``rate_limit`` is in bytes per second; None for no limit."""
 
     compression: str = "lz4"
     compression_level: int | None = None
@@ -55,17 +55,17 @@ class StoringOptions:
 
 
 def check(options: StoringOptions) -> None:
-    """Raise Refused or RepositoryError if nothing can be encoded so. Asked before anything is done, in check mode as well."""
+    """Raise RepositoryError if codec or level are unknown, or a library is missing. Called in check mode, too."""
     encoder(options.compression, options.compression_level)
 
 
 class NewPoint:
     """A restore point that is being created.
 
-    ``key`` is the UUID of the domain and the id of the point. Packs, maps and files are stored before ``publish``, but
-    other runs do not see a point until its manifest is stored.
+    ``key`` is the UUID of the domain and the id of the point. Reading a disk stores packs. ``publish`` stores maps and
+    files and, last, the manifest. Other runs do not see a point before its manifest is stored.
 
-    ``disks`` are those read so far, ``warnings`` what a person should know of how it was stored.
+    ``disks`` are those that were read, ``warnings`` what the user should know about how the point was stored.
     """
 
     def __init__(self, lease: Lease, key: Key, options: StoringOptions, damages: Damages, control: Control) -> None:
@@ -79,14 +79,14 @@ class NewPoint:
         self._dedup = dedup.deduplicator(self._repository, options.dedup, self._uuid, damages)
         self._writers = [self._repository.writer()]
         self._maps: dict[str, ExtentMap] = {}
-        self._unnamed = list(self._writers)  # whose packs nobody can have named yet
-        self._stored: list[str] = []  # the same of maps and files
+        self._unnamed = list(self._writers)  # writers with packs that no manifest can name yet
+        self._stored: list[str] = []  # maps and files that no manifest can name yet
         self._may_exist = False
         self.disks: dict[str, ReadDisk] = {}
         self.warnings: list[str] = []
 
     def parent_blocks(self, base: ExtentMap | None) -> ParentBlocks:
-        """What the repository knows of a disk's content from a map of it."""
+        """Return the known blocks of a disk, from a map of it."""
         return ParentBlocks(base, self._repository.reader, self._damages)
 
     def _reader(self, deduplicator: dedup.Deduplicator | None) -> Reader:
@@ -175,7 +175,7 @@ class NewPoint:
         return self._described(files, describe)
 
     def _described(self, files: t.Mapping[str, bytes], describe: Describe) -> RestorePoint:
-        """Store maps and files under names that no other run or round has, and return the restore point that names them."""
+        """Store maps and files under unique names, and return the restore point that names them."""
         maps = {target: names.map_file(target, secrets.token_hex(4)) for target in self._maps}
         own = {name: names.own_file(name, secrets.token_hex(4)) for name in files}
         folder = names.point_folder(self._uuid, self._id)
@@ -183,11 +183,11 @@ class NewPoint:
         contents = {maps[target]: extents.encode() for target, extents in self._maps.items()}
         stored = self._repository.put_files(folder, contents)
         waiting = list(files)
-        while waiting:  # a few at a time: those of a machine may be large, and are read when they are asked for
+        while waiting:  # a few at a time: the files of a machine may be large, and are loaded only here
             some, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
             stored.update(self._repository.put_files(folder, {own[name]: files[name] for name in some}))
         for target, extents in self._maps.items():
-            # What is gone is found and stored again before the point is published.
+            # Missing packs are found and stored again before the point is published.
             with contextlib.suppress(ObjectMissing):
                 self._repository.store.protect((pack.name for pack in extents.packs), like=f"{folder}/{maps[target]}")
         return describe(
@@ -210,14 +210,14 @@ class NewPoint:
         Call this only for a point whose id this run created, because another run may have published any other point.
         """
         if self._may_exist:
-            # Unless it is on record, it stays: another host may have seen it meanwhile.
+            # The removal is recorded first. Without the record the manifest stays: another host may have read it.
             with contextlib.suppress(RepositoryError):
                 removals.record(self._repository, [(self._uuid, self._id)])
                 self._repository.store.delete(names.manifest(self._uuid, self._id))
         self.withdraw()
 
     def _delete(self, name: str) -> None:
-        with contextlib.suppress(RepositoryError):  # nothing names what stays: it costs space until it is collected
+        with contextlib.suppress(RepositoryError):  # no manifest names what stays, and the collector deletes it
             self._repository.store.delete(name)
 
     def leave(self) -> None:
@@ -236,13 +236,13 @@ class NewPoint:
             self.withdraw()
 
     def _record(self) -> None:
-        name = dedup.of_backup(self._uuid, f"{self._id}-{secrets.token_hex(4)}")  # others may be copying the same point
+        name = dedup.of_backup(self._uuid, f"{self._id}-{secrets.token_hex(4)}")  # another run may copy the same point
         dedup.store_hooks(
             self._repository, name, itertools.chain.from_iterable(writer.hooks() for writer in self._writers)
         )
 
     def record_hooks(self) -> None:
-        """Let later runs find what this one stored. Nothing but space depends on it."""
+        """Record the hooks by which later runs find these blocks. A failure costs only space."""
         self.warnings += self._repository.foreign_words()
         if self._dedup is None:
             return

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading one portion of a disk into packs: which blocks are zero, as before, known elsewhere or new."""
+"""Reads one portion of a disk into packs: zero blocks, unchanged, stored elsewhere or new."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Outcome(t.NamedTuple):
 
 @dataclasses.dataclass
 class Statistics:
-    """Bytes of one disk by what became of them.
+    """Bytes of one disk by outcome.
 
-    ``dirty_bytes`` had to be looked at, ``read_bytes`` of them were read (the rest was known to be zero), ``zero_bytes`` are zero,
-    ``unchanged_bytes`` equal the parent, ``deduplicated_bytes`` were stored elsewhere already, ``new_bytes`` were stored and took
-    ``stored_bytes`` in packs.
+    ``dirty_bytes`` had to be examined. Of these, ``read_bytes`` were read (the rest was known to be zero),
+    ``zero_bytes`` are zero, ``unchanged_bytes`` equal the parent, ``deduplicated_bytes`` were stored elsewhere already,
+    and ``new_bytes`` were stored and take ``stored_bytes`` in packs.
     """
 
     dirty_bytes: int = 0
@@ -59,12 +59,12 @@ class Statistics:
     stored_bytes: int = 0
 
     def add(self, other: Statistics) -> None:
-        """Count another portion in."""
+        """Add the counts of another portion."""
         for field in dataclasses.fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
     def count(self, state: str, length: int) -> None:
-        """Count bytes that turned out to be in a state."""
+        """Count the bytes of blocks with a state."""
         self.dirty_bytes += length
         self.zero_bytes += length if state == ZERO else 0
         self.unchanged_bytes += length if state == KEPT else 0
@@ -87,7 +87,7 @@ class BlockSink:
     def store(
         self, blocks: t.Sequence[tuple[bytes, memoryview]], watch: Stopwatch
     ) -> tuple[dict[bytes, BlockAddress], int]:
-        """Store new blocks. Return their places by block id, and the number of bytes stored.
+        """Store new blocks. Return their addresses by block id, and the number of bytes stored.
 
         ``watch`` measures the worker that stores them.
         """
@@ -183,7 +183,7 @@ def _located(
 
 
 def _join(last: Outcome, each: Outcome) -> Outcome | None:
-    """Consecutive blocks at consecutive addresses made one."""
+    """Join outcomes with consecutive blocks and addresses; None if they are not consecutive."""
     if (last.first + last.count, last.state, last.pack) != (each.first, each.state, each.pack):
         return None
     adjoin = not last.pack or last.ordinal + last.count == each.ordinal

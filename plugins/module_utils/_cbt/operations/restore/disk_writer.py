@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writing one restored disk to a new image, onto a block device or to an NBD export."""
+"""Writes one restored disk to a new image, a block device or an NBD export."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from ...repository.format.maps import ExtentMap
 from .targets import open_target
 
 PREALLOCATIONS = ("none", "metadata", "falloc", "full")
-# Bytes by which a partition table, a file system or an image is known; its first superblock lies in them.
+# The head holds the partition table or the first superblock, by which programs recognize a disk.
 _HEAD = 1 << 20
 
 
 def partial_name(path: str) -> str:
-    """A name beside ``path`` for what is to appear there."""
+    """Return a temporary name beside ``path``, for the image until it is complete."""
     return f"{path}.partial-{secrets.token_hex(4)}"
 
 
 def sweep(path: str) -> None:
-    """Remove images that killed restores to ``path`` left under partial names; those that are being written are locked."""
+    """Remove images of killed restores to ``path``. Images that are being written are locked and stay."""
     for left in glob.glob(f"{glob.escape(path)}.partial-????????"):
         with (
             contextlib.suppress(OSError),
@@ -42,7 +42,7 @@ def sweep(path: str) -> None:
 
 
 def layout_of(extents: ExtentMap, image: t.Mapping[str, t.Any], preallocation: str) -> qcow2_layout.Layout:
-    """The layout of a qcow2 image like the original one. Raises Refused if its features do not go with its size."""
+    """Return the layout of a qcow2 image like the original. Raises Refused if its features do not allow its size."""
     runs = (
         (run.first * BLOCK_SIZE, min(run.count * BLOCK_SIZE, extents.size - run.first * BLOCK_SIZE))
         for run in extents.runs()
@@ -57,7 +57,7 @@ def layout_of(extents: ExtentMap, image: t.Mapping[str, t.Any], preallocation: s
 
 
 class DiskWriter:
-    """An image, device or NBD export that blocks are written into, from several threads. What is not written reads as zeroes."""
+    """Writes blocks to an image, device or NBD export, from several threads. All other blocks read as zeroes."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class DiskWriter:
         preallocation: str = "none",
         tls: NbdTls = VERIFIED,
     ) -> None:
-        """Begin with all that belongs to the format: qcow2 with a layout, else raw."""
+        """Open the target and write the metadata of the format: qcow2 with a layout, otherwise raw."""
         self._path, self._extents, self._layout = path, extents, layout
         self._size = layout.file_size if layout is not None else extents.size
         with self._explained():
@@ -83,14 +83,14 @@ class DiskWriter:
         metadata = [] if self._layout is None else self._layout.metadata()
         if self._head is not None:
             self._target.write([bytes(len(self._head))], 0)
-            self._target.sync()  # from here on until the end it holds nothing that anybody would take for a disk
+            self._target.sync()  # until ``finish``, programs recognize no disk in it
             metadata = list(metadata)
             self._clear(metadata)
         for offset, data in metadata:
             self._put(offset, [data])
 
     def _clear(self, metadata: t.Iterable[tuple[int, bytes]]) -> None:
-        """Zero what nothing will be written to: it holds what was there before."""
+        """Zero the ranges to which nothing will be written: they hold previous content."""
         written = [(offset, len(data)) for offset, data in metadata]
         for run in self._extents.runs():
             start = run.first * BLOCK_SIZE
@@ -114,7 +114,7 @@ class DiskWriter:
             ) from error
 
     def write(self, offset: int, buffers: t.Sequence[Buffer]) -> None:
-        """Write consecutive blocks from an offset of the disk on."""
+        """Write consecutive blocks, starting at an offset of the disk."""
         with self._explained():
             self._put(self._file_offset(offset), buffers)
 
@@ -129,7 +129,7 @@ class DiskWriter:
             self._target.write([data[early:]], position + early)
 
     def finish(self) -> None:
-        """Bring everything onto the disk; what a device or export is known by comes last."""
+        """Flush all data, then write and flush the head of a device or export."""
         with self._explained():
             self._target.sync()
             if self._head is not None:
@@ -137,5 +137,5 @@ class DiskWriter:
                 self._target.sync()
 
     def close(self) -> None:
-        """Close it."""
+        """Close the target."""
         self._target.close()

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A restored machine: its configuration planned, its files put in place, the domain defined."""
+"""Plans the definition of a restored machine, creates folders, defines and starts it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from .plan import DiskRestore, MachineOptions, RestoreRequest, path_in
 from .saved_machine import account_of, configuration, group_of, saved_files
 from .targets import is_device
 
-SEEN_WITHIN = 30  # seconds in which a new file shows on another host; NFS keeps what it knows of folders for as long
+SEEN_WITHIN = 30  # seconds until another host sees a new file; NFS clients cache folders as long by default
 
 
 @dataclasses.dataclass(frozen=True)
 class FileTarget:
-    """A saved file and where it is to be."""
+    """A saved file and the path to restore it to."""
 
     saved: SavedFile
     path: str
@@ -45,7 +45,10 @@ class FileTarget:
 
 @dataclasses.dataclass(frozen=True)
 class MachinePlan:
-    """The domain to be defined: ``changes`` tell in words how its configuration differs from the original's."""
+    """The domain to define.
+
+    ``changes`` describe how its configuration differs from the original's.
+    """
 
     name: str
     uuid: str
@@ -64,7 +67,10 @@ def plan_machine(
     disks: t.Sequence[DiskRestore],
     options: MachineOptions,
 ) -> MachinePlan:
-    """Decide what is defined, from the configuration of a restore point. Raises Refused if it may not be, DamagedObject, HypervisorError."""
+    """Plan the domain from the configuration of a restore point, with all checks.
+
+    Raises Refused if the domain or one of its files may not be created, DamagedObject, or HypervisorError.
+    """
     name = request.new_name or point.domain
     for disk in disks:
         if is_nbd(disk.path):
@@ -138,7 +144,10 @@ def _file_targets(
     dest: str | None,
     has_loader: t.Callable[[str], bool],
 ) -> t.Iterator[FileTarget]:
-    """Where saved files go: beside the disks under the machine's name, the TPM's state where libvirt looks for it."""
+    """Yield the paths of saved files: beside the disks, under the machine's name.
+
+    The state of a TPM goes to the path at which libvirt expects it.
+    """
     root = ElementTree.fromstring(xml)
     tpm = root.find("./devices/tpm")
     for file in saved:
@@ -157,7 +166,10 @@ def _file_targets(
 
 
 def _check_seen(session: Session, disks: t.Iterable[DiskRestore], files: t.Iterable[FileTarget]) -> None:
-    """Raise Refused unless libvirt's host sees what is written here: a path is another file there where the storage is not shared."""
+    """Raise Refused unless libvirt's host sees the files that are written here.
+
+    Without shared storage, a path is a different file on that host.
+    """
     host = session.remote_host
     if host is None:
         return
@@ -176,7 +188,7 @@ def _check_seen(session: Session, disks: t.Iterable[DiskRestore], files: t.Itera
 
 
 def _seen(session: Session, folder: str) -> bool:
-    """Whether libvirt's host sees a file that is made here for this."""
+    """Whether libvirt's host sees a new temporary file in a folder."""
     try:
         with tempfile.NamedTemporaryFile(prefix="kvm-cbt-look-", dir=folder) as file:
             deadline = time.monotonic() + SEEN_WITHIN
@@ -187,7 +199,7 @@ def _seen(session: Session, folder: str) -> bool:
     except OSError as error:
         raise Refused(f"Cannot write in {folder}: {error.strerror}.") from error
     except HypervisorError:
-        return False  # there is no such folder, or libvirt cannot tell
+        return False  # the folder is missing on that host, or libvirt cannot list it
     return True
 
 
@@ -206,7 +218,10 @@ def _check_file(file: FileTarget, session: Session, force: bool) -> None:
 
 
 def make_folders(file: FileTarget) -> list[str]:
-    """Make the folders for the state of a TPM as libvirt does; returns those that were made, the outermost first. Raises Refused."""
+    """Create the folders for the state of a TPM as libvirt does.
+
+    Returns the created folders, the outermost first. Raises Refused.
+    """
     made: list[str] = []
     folder = os.path.dirname(file.path)
     try:
@@ -223,14 +238,17 @@ def make_folders(file: FileTarget) -> list[str]:
 
 
 def define(session: Session, plan: MachinePlan, otherwise: str) -> str:
-    """Define the domain; returns its configuration as libvirt keeps it. Raises HypervisorError, which says ``otherwise`` what became of the files."""
+    """Define the domain. Returns its configuration as libvirt keeps it.
+
+    Raises HypervisorError; ``otherwise`` is the sentence in it on what is kept of the files.
+    """
     with explained(f"define {plan.name}", otherwise):
         domain = session.api.defineXML(plan.xml)
         return t.cast(str, domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE))
 
 
 def begin(session: Session, plan: MachinePlan) -> None:
-    """Set autostart as planned, and start the domain if that was asked for. Raises HypervisorError."""
+    """Set autostart as planned, and start the domain if requested. Raises HypervisorError."""
     domain = session.domain(plan.uuid)
     with explained(f"set autostart of {plan.name}", "It was restored and defined."):
         domain.api.setAutostart(int(plan.autostart))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A domain's configuration made to fit where and as what the machine comes back. Pure."""
+"""Adapts a domain's configuration to its new host, paths and identity. Pure."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ...hypervisor.machine_files import NVRAM_FOLDER, path_in
 
 ElementTree.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
-# Devices of a copy that would be the original's as well, or of which there is one only.
+# Devices that a copy would share with the original, or that exist only once.
 _EXCLUSIVE = ("filesystem", "shmem", "lease")
-_PASSED_THROUGH = ("hostdev", "vdpa")  # types of interfaces that are devices of the host
+_PASSED_THROUGH = ("hostdev", "vdpa")  # types of interfaces that pass through a device of the host
 _CHARACTER_DEVICES = ("serial", "parallel", "console")
 ANY_NETWORK = "*"
-# Of an interface, what belongs to the network it was on.
+# Elements of an interface that belong to its original network.
 _OF_THE_NETWORK = (
     "source",
     "virtualport",
@@ -39,7 +39,7 @@ _OF_THE_NETWORK = (
 
 @dataclasses.dataclass(frozen=True)
 class DiskTarget:
-    """Where a restored disk lies; ``device`` if it is a block device and not a file."""
+    """Where a restored disk is. ``device`` is whether it is a block device, not a file."""
 
     path: str
     format: str
@@ -48,12 +48,13 @@ class DiskTarget:
 
 @dataclasses.dataclass(frozen=True)
 class TargetMachine:
-    """What the machine becomes.
+    """The identity, disks and files of the restored machine, and what it may keep.
 
-    ``disks`` are the restored ones by target, ``files`` the restored files by kind. ``networks`` are the libvirt networks interfaces
-    come to, by the network, bridge or device they were on, ``ANY_NETWORK`` for every other. A ``trusted`` definition is taken as it is;
-    passed-through devices of the host stay with ``keep_host_devices``. Of any other, only what is allowed is taken, with ``firmware`` that the
-    host describes.
+    ``disks`` are the restored disks by target, ``files`` the paths of restored files by kind. ``networks`` are the
+    libvirt networks to connect interfaces to, by the original network, bridge or device; ``ANY_NETWORK`` stands for
+    every other. A ``trusted`` definition is not filtered; it keeps passed-through devices of the host with
+    ``keep_host_devices``. Of any other definition, only allowed elements stay, with ``firmware`` that the host
+    describes.
     """
 
     name: str
@@ -68,17 +69,18 @@ class TargetMachine:
 
 
 class AdaptedXml(t.NamedTuple):
-    """The configuration to be defined, and what is not as it was, in words."""
+    """The configuration to define, and a sentence for each change."""
 
     xml: str
     changes: tuple[str, ...]
 
 
 def adapt(inactive_xml: str, machine: TargetMachine, exists: t.Callable[[str], bool]) -> AdaptedXml:
-    """Adapt a persistent configuration. ``exists`` says of a path on the host whether something is there.
+    """Adapt a persistent configuration. ``exists`` returns whether the host has a path.
 
-    A machine that gets another UUID is a copy: it may run beside the original and shares nothing with it.
-    Raises Refused if the definition is not trusted, and the machine needs what such a definition may not have.
+    A machine with another UUID is a copy: it may run beside the original, so devices, sockets and files that both would
+    use are removed or replaced. MAC addresses change only with ``new_macs``. Raises Refused if the definition is not
+    trusted and the machine requires something that only a trusted definition may have.
     """
     return _Adaptation(inactive_xml, machine, exists).carry_out()
 
@@ -114,7 +116,10 @@ class _Adaptation:
         return AdaptedXml(ElementTree.tostring(root, encoding="unicode"), tuple(self._changes))
 
     def _allowed(self) -> ElementTree.Element:
-        """What is allowed of the definition. Raises Refused, which names all that the machine needs and may not have."""
+        """Return the allowed part of the definition.
+
+        Raises Refused, which lists everything that the machine requires and may not have.
+        """
         paths = (
             {restored.path for restored in self._machine.disks.values()}
             | set(self._machine.files.values())
@@ -132,7 +137,7 @@ class _Adaptation:
 
     @property
     def _own_variables(self) -> str:
-        """Where libvirt keeps the firmware variables of a machine by default."""
+        """The path at which libvirt keeps the firmware variables of a machine by default."""
         return f"{NVRAM_FOLDER}/{self._machine.name}_VARS.fd"
 
     def _remove(self, device: ElementTree.Element, why: str) -> None:
@@ -150,7 +155,7 @@ class _Adaptation:
             entry.text = self._machine.uuid  # libvirt refuses another one
         genid = self._root.find("genid")
         if genid is not None:
-            genid.text = None  # a guest is told by a new one that it went back in time
+            genid.text = None  # libvirt generates a new one, which shows the guest that its state is from the past
 
     def _system(self) -> None:
         system = self._root.find("os")
@@ -172,7 +177,7 @@ class _Adaptation:
                 for attribute in ("type", "format") if kind == "nvram" else ():
                     element.attrib.pop(attribute, None)
             elif kind == "nvram" and element is not None and not self._keeps_variables(element):
-                # They would be the original's, or any file of the host; libvirt makes others from the template.
+                # They are those of the original, or any file of the host. libvirt creates others from the template.
                 system.remove(element)
                 self._changes.append(
                     f"The firmware variables {path_in(element)} were not saved: the firmware starts with new ones."
@@ -183,7 +188,7 @@ class _Adaptation:
                 )
 
     def _shared_firmware(self) -> None:
-        """Have firmware that machines of the host share opened for reading only, which is not libvirt's default."""
+        """Open firmware that machines of the host share read-only: libvirt does not by default."""
         for loader in () if self._machine.trusted else self._root.findall("./os/loader[@type='pflash']"):
             path = path_in(loader) or ""
             if is_firmware(path, self._machine.firmware) and loader.get("readonly") != "yes":
@@ -196,7 +201,7 @@ class _Adaptation:
     def _found(self, element: ElementTree.Element) -> bool:
         path = path_in(element) or ""
         if not self._machine.trusted and not is_firmware(path, self._machine.firmware):
-            return True  # it is refused, and the host is not asked about any path
+            return True  # it is refused later; the host is not asked about any path
         return not path.startswith("/") or self._exists(path)
 
     def _disk(self, disk: ElementTree.Element) -> None:
@@ -305,7 +310,7 @@ class _Adaptation:
             for attribute in ("port", "tlsPort", "websocket"):
                 if graphics.attrib.pop(attribute, None) is not None:
                     graphics.set("autoport", "yes")
-        if self._machine.trusted:  # no other definition is allowed any of these
+        if self._machine.trusted:  # an untrusted definition may have none of these
             self._unshare_consoles()
             self._unshare_names()
 
@@ -329,7 +334,7 @@ class _Adaptation:
                 _drop(device, "protocol")
 
     def _unshare_names(self) -> None:
-        """Leave names of network devices and sockets of displays to libvirt."""
+        """Let libvirt choose the names of network devices and of sockets of displays."""
         for interface in self._devices.findall("interface"):
             _drop(interface, "target")
         for named in (*self._devices.findall("graphics[@socket]"), *self._devices.findall("graphics/listen[@socket]")):
@@ -347,7 +352,7 @@ def _drop(parent: ElementTree.Element, tag: str) -> None:
 
 
 def without_secrets(domain_xml: str) -> str:
-    """A domain's XML as it may be shown: without the passwords of its graphics and the cookies of its disks."""
+    """Return a domain's XML without the passwords of graphics and the cookies of disks."""
     root = ElementTree.fromstring(domain_xml)
     for element in root.iterfind("./devices/graphics"):
         element.attrib.pop("passwd", None)

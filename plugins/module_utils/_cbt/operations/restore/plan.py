@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which disks of a restore point go where, and whether they may."""
+"""Decides where each disk of a restore point is written, and refuses unsafe targets."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from ...repository.format.maps import ExtentMap
 from ...repository.format.names import shown
 from .targets import is_device
 
-LONGEST_NAME = 255 - len(".partial-01234567")  # bytes of the name of a file, which is written under a longer one
+LONGEST_NAME = 255 - len(".partial-01234567")  # bytes of a file name, which has this suffix until the file is complete
 
 
 @dataclasses.dataclass(frozen=True)
 class MachineOptions:
-    """How a restored machine is defined. ``new_uuid`` and ``new_macs`` make it another machine than the original; ``networks`` as in ``TargetMachine``.
+    """How a restored machine is defined. ``new_uuid`` and ``new_macs`` make it differ from the original.
 
-    ``trust_definition`` if its definition is taken from the repository as it is.
+    ``networks`` is as in ``TargetMachine``. With ``trust_definition``, the stored definition is not filtered.
     """
 
     new_uuid: bool = False
@@ -44,7 +44,7 @@ class MachineOptions:
 
 @dataclasses.dataclass(frozen=True)
 class RestoreRequest:
-    """What is asked of one restore; see the module's documentation for the meaning of each. ``machine`` if it is to be defined."""
+    """The options of one restore, as documented in the module. ``machine`` is None to define no domain."""
 
     domain: str
     restore_point: str = "latest"
@@ -66,7 +66,7 @@ class RestoreRequest:
 
 @dataclasses.dataclass(frozen=True)
 class DiskRestore:
-    """One disk to be written, and afterwards what was; ``written_bytes`` is None in a plan."""
+    """One disk of a restore, planned or done; ``written_bytes`` is None in a plan."""
 
     target: str
     path: str
@@ -77,12 +77,12 @@ class DiskRestore:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of the workers' time that each kind of work took, empty in a plan."""
+        """The share of the workers' time that each kind of work took; empty in a plan."""
         return self.busy.shares(RESTORE_NAMES) if self.busy is not None else {}
 
 
 def path_in(folder: str, name: str) -> str:
-    """The path of a file of this name directly in a folder. Raises Refused if the name leads elsewhere, or is too long. Pure."""
+    """Return the path of ``name`` directly in ``folder``. Raises Refused for a path, or a name that is too long. Pure."""
     path = os.path.join(folder, name)
     if not name or "\0" in name or os.path.basename(os.path.normpath(path)) != name:
         raise Refused(
@@ -96,7 +96,7 @@ def path_in(folder: str, name: str) -> str:
 
 
 def make_plan(point: RestorePoint, request: RestoreRequest) -> tuple[DiskRestore, ...]:
-    """Which disks go where. Pure. Raises Refused if the request does not fit the restore point."""
+    """Decide which disk goes where. Pure. Raises Refused if the request does not fit the restore point."""
     if request.format == "raw" and request.preallocation == "metadata":
         raise Refused("A raw image has no metadata to preallocate. Set preallocation to none, falloc or full.")
     known = {disk.target: disk for disk in point.disks}
@@ -116,7 +116,7 @@ def make_plan(point: RestorePoint, request: RestoreRequest) -> tuple[DiskRestore
             raise Refused(
                 f"Cannot restore {target} to {path}: the path is not absolute. Set dest, or give disk_map an absolute path."
             )
-        # In which format it is kept there is the NBD server's affair: it is given the disk's own bytes.
+        # An NBD server chooses its image format. It receives the content of the disk.
         plans.append(DiskRestore(target, path, "raw" if is_nbd(path) else request.format, disk.size))
     if not plans:
         raise Refused(f"{whose} has no disk left to restore. Check include_disks, exclude_disks and disk_map.")
@@ -205,7 +205,7 @@ def _large_enough(plan: DiskRestore, needed: int, size: int) -> None:
 
 
 def bytes_needed(plan: DiskRestore, extents: ExtentMap, layout: qcow2_layout.Layout | None, preallocation: str) -> int:
-    """Bytes that the image of a disk takes. Pure."""
+    """Return the bytes that the image of a disk occupies. Pure."""
     if preallocation in ("falloc", "full"):
         return layout.file_size if layout is not None else plan.size
     return extents.stored_blocks * BLOCK_SIZE + (layout.metadata_size if layout is not None else 0)

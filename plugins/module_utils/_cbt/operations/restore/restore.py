@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Restoring disks of a restore point, or the whole machine."""
+"""Restores disks of a restore point, or the whole machine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = ["DiskRestore", "MachineOptions", "NbdTls", "RestoreRequest", "Restore
 
 @dataclasses.dataclass(frozen=True)
 class _RunWriter:
-    """Writes runs of one disk, in one worker's thread. ``lost`` says what a failure costs."""
+    """Writes runs of one disk, in one worker's thread. ``lost`` is the sentence on what a failure costs."""
 
     repository: Repository
     image: DiskWriter
@@ -55,7 +55,7 @@ class _RunWriter:
     watch: Stopwatch = dataclasses.field(default_factory=Stopwatch)
 
     def write(self, run: Run) -> int:
-        """Write one run's blocks, each proven; returns the bytes written."""
+        """Verify and write one run's blocks. Return the number of bytes written."""
         self.watch.start()
         proven: list[Buffer] = []
         offset = run.first * BLOCK_SIZE
@@ -75,7 +75,7 @@ class _RunWriter:
 
 
 def _appear(partial: str, final: str, force: bool) -> None:
-    """Give a finished file its final name; without ``force`` never in the place of another file."""
+    """Rename a complete file to its final name; without ``force``, never replace another file."""
     try:
         if force:
             os.replace(partial, final)
@@ -96,10 +96,10 @@ def _forget(path: str) -> None:
 
 
 class _Restore:
-    """One restore: what was decided, and then how it is carried out."""
+    """Plans and checks one restore, then carries it out."""
 
     def __init__(self, repository: Repository, request: RestoreRequest, session: Session | None) -> None:
-        """Decides, with all checks."""
+        """Plan the restore and make all checks."""
         self._repository, self._request, self._session = repository, request, session
         self.point = select_point(
             repository.points_with(request.domain), request.domain, request.restore_point, request.until
@@ -110,7 +110,7 @@ class _Restore:
             check_target(plan, session, request.force)
         self.xml = configuration(repository, self.point, "domain.xml")
         self.warnings: list[str] = []
-        self._written_over: list[str] = []  # devices and exports that have lost what they held
+        self._written_over: list[str] = []  # devices and exports whose previous content is lost
         self._maps = {plan.target: repository.read_map(self.point, plan.target) for plan in self.disks}
         self._layouts = {plan.target: self._layout(plan) for plan in self.disks}
         for plan in self.disks:
@@ -126,7 +126,7 @@ class _Restore:
         check_space(self._amounts())
 
     def _amounts(self) -> t.Iterator[tuple[str, int]]:
-        """Paths of the files to be written, and their bytes."""
+        """Yield the paths of the files to write, and their sizes in bytes."""
         for plan in self.disks:
             if not in_place(plan.path):
                 yield (
@@ -154,7 +154,7 @@ class _Restore:
         done: dict[str, DiskRestore] = {}
         with contextlib.ExitStack() as cleanup:
             appearing: dict[str, str] = {}  # final names by partial ones
-            # What is written in place comes last, so that little can fail once it has lost what it held.
+            # Devices and exports come last, so that few steps can fail after their content is lost.
             for plan in sorted(self.disks, key=lambda disk: in_place(disk.path)):
                 path = plan.path
                 if in_place(path):
@@ -194,7 +194,7 @@ class _Restore:
         )
 
     def _remains(self, files: t.Iterable[str]) -> str:
-        """What stays of a restore whose domain libvirt refuses to define, in words."""
+        """Return the sentence on what is kept if libvirt refuses to define the domain."""
         written = self._written_over + (list(files) if self._request.force else [])
         if not written:
             return "Nothing was restored."
@@ -209,7 +209,7 @@ class _Restore:
             check_device(plan, self._layouts[plan.target], self._request.preallocation)
 
     def _check_again(self) -> None:
-        """Check again that the paths of images are free, and that the domain may be defined: writing takes time."""
+        """Check again that images and the domain may be created: both may have changed during the writing."""
         for plan in self.disks:
             if not in_place(plan.path):
                 check_target(plan, self._session, self._request.force)
@@ -270,11 +270,11 @@ def restore(
 ) -> RestoreResult:
     """Restore disks and, if asked for, define the machine.
 
-    With ``check_only``, nothing is written, and the result is the plan. The ``session`` with libvirt, if there is one,
-    shows whether a path is the disk of a running domain. Files get their names only when all of them are complete and
-    on disk. The domain is defined last. Raises CbtError. New files
-    are then deleted. With ``force``, files that already replaced others stay. A device or export that is complete keeps
-    the restored disk; an incomplete one has a zeroed first MiB.
+    With ``check_only``, nothing is written, and the result is the plan. ``session`` shows whether a path is the disk of
+    a running domain; None without libvirt. Files get their names when all are complete and on disk. The domain is
+    defined last. Raises CbtError. New files are then deleted, unless only the start or autostart failed. With
+    ``force``, files that have their final names stay. A complete device or export keeps the disk; an incomplete one has
+    zeroes in the first MiB, or in all of it if it is smaller.
     """
     started = time.monotonic()
     planned = _Restore(repository, request, session)

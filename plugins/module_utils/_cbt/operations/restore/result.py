@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a restore did, or would do."""
+"""The result of a restore, or of its plan."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from .plan import DiskRestore
 
 @dataclasses.dataclass(frozen=True)
 class RestoreResult:
-    """The outcome of a restore, or of its plan; ``domain_xml`` is the original's, or that of the defined ``machine``.
+    """The result of a restore, or of its plan.
 
-    ``warnings`` name what could not be restored as it was.
+    ``domain_xml`` is the original's definition, or that of the defined ``machine``. ``warnings`` name what could not be
+    restored as it was.
     """
 
     point: RestorePoint

@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a restore point holds of a machine beside its disks: its configuration and files, read and proven.
+"""Reads and verifies the configuration and files of a machine in a restore point.
 
-Who can write to a plain repository says what is in it. So nothing of it is believed: every name is of the grammar, every size and
-number has a bound that is known before anything is read or written, and what does not fit is a damaged object, by its name.
+Anyone who can write to a plain repository decides what is in it. So nothing in it is trusted: each name must match the
+grammar, and each size and number has a limit that is known before the data is read or written. Anything else raises
+DamagedObject, which names the object.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from ...repository.format.manifests import LARGEST_DISK, RestorePoint
 from ...repository.repository import Repository
 from ..point.machine_files import INDEX, LARGEST, PIECE, SavedFile
 
-_LARGEST_XML = 4 << 20  # bytes, what libvirt takes
+_LARGEST_XML = 4 << 20  # bytes, libvirt's limit
 _LARGEST_INDEX = 1 << 18
-_LARGEST_PIECE = PIECE + (1 << 16)  # zlib adds a few bytes to what does not compress
-_SHORT_PIECES = 16  # a file that grew while it was read has more pieces than it must have
-_DEEPEST_XML = 512  # elements within elements; a chain of 200 backing stores is deep
+_LARGEST_PIECE = PIECE + (1 << 16)  # zlib adds a few bytes to incompressible data
+_SHORT_PIECES = 16  # a file that grew during the backup has more pieces than its size requires
+_DEEPEST_XML = 512  # nested elements; a chain of 200 backing stores is deep
 _LONGEST_PATH, _LONGEST_ACCOUNT, _LONGEST_NUMBER = 4096, 255, 19
-_MODE = 0o755  # neither setuid, nor what lets other accounts write
+_MODE = 0o755  # neither setuid, nor write permission for other accounts
 
 
 def check_point(point: RestorePoint) -> None:
-    """Raise DamagedObject unless each name of a manifest that a restore uses is of the grammar, and each size can be."""
+    """Raise DamagedObject unless the names and disk sizes of a manifest are valid."""
     names.check_uuid(point.uuid)
     names.check_point_id(point.id)
     where = f"The manifest of {point.id} of {point.uuid} is damaged"
@@ -58,7 +59,10 @@ def check_point(point: RestorePoint) -> None:
 
 
 def _small_file(repository: Repository, point: RestorePoint, key: str, largest: int) -> bytes:
-    """A file of a restore point, of which is known before that it is not larger. Raises DamagedObject or ObjectMissing."""
+    """Return a file of a restore point. Its size in the manifest is checked first.
+
+    Raises DamagedObject or ObjectMissing.
+    """
     stored = point.files.get(key)
     if stored is None:
         raise DamagedObject(f"{point.folder} is damaged: its manifest names no {key}. Choose another restore point.")
@@ -70,7 +74,10 @@ def _small_file(repository: Repository, point: RestorePoint, key: str, largest: 
 
 
 def configuration(repository: Repository, point: RestorePoint, key: str) -> str:
-    """A domain's XML, which is well formed, holds no entities and is not deep. Raises DamagedObject or ObjectMissing."""
+    """Return a domain's XML.
+
+    Raises ObjectMissing, or DamagedObject if it is not well-formed, declares a document type or is nested too deep.
+    """
     data = _small_file(repository, point, key, _LARGEST_XML)
     try:
         text = data.decode()
@@ -87,7 +94,10 @@ def configuration(repository: Repository, point: RestorePoint, key: str) -> str:
 
 
 def _check_xml(data: bytes) -> str:
-    """The tag of the outermost element. Raises ExpatError, or ValueError for what no configuration of libvirt has."""
+    """Return the tag of the outermost element.
+
+    Raises ExpatError, or ValueError for XML that libvirt never writes.
+    """
     parser = expat.ParserCreate("utf-8")
     opened: list[str] = []
     root: list[str] = []
@@ -109,7 +119,7 @@ def _check_xml(data: bytes) -> str:
 
 
 def saved_files(repository: Repository, point: RestorePoint) -> list[SavedFile]:
-    """The machine's files a restore point holds. Raises DamagedObject or ObjectMissing."""
+    """Return the machine's files in a restore point. Raises DamagedObject or ObjectMissing."""
     if INDEX not in point.files:
         return []
     data = _small_file(repository, point, INDEX, _LARGEST_INDEX)
@@ -140,7 +150,10 @@ def _list(value: t.Any) -> t.Sequence[t.Any]:
 
 
 def _saved(entry: t.Any, point: RestorePoint) -> SavedFile:
-    """An entry of the index. Raises ValueError unless all of it can be, and the manifest has its pieces."""
+    """Return an entry of the index.
+
+    Raises ValueError unless all fields are valid and the manifest has all pieces.
+    """
     fields = {field.name for field in dataclasses.fields(SavedFile)}
     if not isinstance(entry, dict) or not fields <= set(entry):
         raise ValueError("a file in it lacks a required field")
@@ -176,9 +189,10 @@ def _is_text(value: t.Any, longest: int) -> bool:
 
 
 def write_file(repository: Repository, point: RestorePoint, saved: SavedFile, path: str) -> list[str]:
-    """Write a saved file to ``path``, which must not exist, and prove it. It gets mode and owner it had, as far as they are known and safe.
+    """Write a saved file to ``path``, which must not exist, and verify it.
 
-    Returns warnings about that. Raises DamagedObject, ObjectMissing, or Refused if it cannot be written.
+    It gets its mode without unsafe bits and, as root, its owner. Returns warnings about unknown owners. Raises
+    DamagedObject, ObjectMissing, or Refused if it cannot be written.
     """
     digest, left = hashlib.sha256(), saved.size
     damage = DamagedObject(
@@ -218,7 +232,7 @@ def _inflated(data: bytes, name: str) -> bytes:
 def _own(handle: int, saved: SavedFile) -> list[str]:
     os.fchmod(handle, saved.mode & _MODE)
     if os.geteuid() != 0:
-        return []  # libvirt makes most of them QEMU's own when the domain starts
+        return []  # libvirt gives most of them to QEMU's user when the domain starts
     owner, group = account_of(saved.owner), group_of(saved.group)
     os.fchown(handle, -1 if owner is None else owner, -1 if group is None else group)
     unknown = [
@@ -234,7 +248,7 @@ def _own(handle: int, saved: SavedFile) -> list[str]:
 
 
 def account_of(name: str) -> int | None:
-    """The number of a user; None if this host has no such user."""
+    """Return the number of a user; None if this host has no such user."""
     try:
         return pwd.getpwnam(name).pw_uid
     except (KeyError, ValueError):
@@ -242,7 +256,7 @@ def account_of(name: str) -> int | None:
 
 
 def group_of(name: str) -> int | None:
-    """The number of a group; None if this host has no such group."""
+    """Return the number of a group; None if this host has no such group."""
     try:
         return grp.getgrnam(name).gr_gid
     except (KeyError, ValueError):

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What restored disks are written to: new image files, block devices, NBD exports."""
+"""Targets of restored disks: new image files, block devices, NBD exports."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from ...blocks.nbd_target import VERIFIED, NbdTarget, NbdTls, is_nbd
 from ...files import Buffer, ParallelFile
 
 _ZERO_RANGE = 0x127F  # BLKZEROOUT, see linux/fs.h
-_ALIGNED = 4096  # what it takes on every device
+_ALIGNED = 4096  # bytes, the alignment that works on every device
 _ZEROES = bytes(1 << 20)
 
 
 class RestoreTarget(t.Protocol):
-    """Bytes to be written, from several threads. What was not written reads as zeroes only if it is ``fresh``. All but CbtErrors are OSErrors."""
+    """A target of a restore, which several threads write to.
+
+    Bytes that were not written read as zeroes only if it is ``fresh``. Methods raise CbtError or OSError.
+    """
 
     @property
     def fresh(self) -> bool: ...
@@ -36,19 +39,22 @@ class RestoreTarget(t.Protocol):
 
 
 def is_device(path: str) -> bool:
-    """True if a block device is there."""
+    """Whether the path is a block device."""
     with contextlib.suppress(OSError):
         return stat.S_ISBLK(os.stat(path).st_mode)
     return False
 
 
 def in_place(path: str) -> bool:
-    """True if what is written there has no other name first: a device, or an NBD export."""
+    """Whether the path is written without a temporary name: a device, or an NBD export."""
     return is_nbd(path) or is_device(path)
 
 
 def open_target(path: str, size: int, preallocation: str, tls: NbdTls = VERIFIED) -> RestoreTarget:
-    """What lies at a path or URI, open. An image file of ``size`` bytes must not exist yet, anything else must."""
+    """Open a path or URI. An image file must not exist yet; any other target must.
+
+    ``size`` is that of an image file in bytes.
+    """
     if is_nbd(path):
         return NbdTarget(path, tls)
     return BlockDevice(path) if is_device(path) else ImageFile(path, size, preallocation)
@@ -60,7 +66,7 @@ class _File:
         self._file = ParallelFile(self._handle)
 
     def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
-        """Write buffers one after another at ``offset``."""
+        """Write buffers, one after another, from ``offset``."""
         self._file.write(buffers, offset)
 
     def zero(self, start: int, stop: int) -> None:
@@ -69,21 +75,21 @@ class _File:
             self._file.write([memoryview(_ZEROES)[: stop - offset]], offset)
 
     def sync(self) -> None:
-        """Bring everything onto the disk."""
+        """Flush all data to disk."""
         os.fsync(self._handle)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the target."""
         os.close(self._handle)
 
 
 class ImageFile(_File):
-    """A new file, locked (flock) as long as it is open."""
+    """A new image file, locked (flock) while it is open."""
 
     fresh = True
 
     def __init__(self, path: str, size: int, preallocation: str) -> None:
-        """``preallocation`` as of qemu-img, ``metadata`` left to who writes it."""
+        """Create the file. ``preallocation`` is as in qemu-img; ``metadata`` is the caller's task."""
         super().__init__(path, os.O_CREAT)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,7 +104,7 @@ class ImageFile(_File):
 
 
 class BlockDevice(_File):
-    """A device that nobody else uses: opening it fails if it is mounted or in a volume group."""
+    """An unused device: opening fails if it is mounted or in a volume group."""
 
     fresh = False
 
@@ -106,7 +112,7 @@ class BlockDevice(_File):
         super().__init__(path, 0)
 
     def zero(self, start: int, stop: int) -> None:
-        """Have it read as zeroes between two offsets."""
+        """Make the range between two offsets read as zeroes."""
         first, last = -(-start // _ALIGNED) * _ALIGNED, stop // _ALIGNED * _ALIGNED
         if first >= last:
             super().zero(start, stop)
