@@ -1,9 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A machine's files beside its disks, on their way into a restore point.
+"""Captures a machine's files beside its disks, for a restore point.
 
-A file is kept in pieces of at most PIECE bytes, each compressed, so that neither side needs it in memory as a whole.
+A file is stored in compressed pieces. Each has at most PIECE bytes of it, so that no side needs the whole file in
+memory.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ _ATTEMPTS = 5
 
 @dataclasses.dataclass(frozen=True)
 class SavedFile:
-    """A file as it was: its kind and path, size in bytes, SHA-256 in hex, names of its pieces, owner and group by name, mode."""
+    """A file as it was captured.
+
+    ``size`` is in bytes, ``sha256`` in hex. ``pieces`` are their names, ``owner`` and ``group`` are names.
+    """
 
     kind: str
     path: str
@@ -52,14 +56,14 @@ class SavedFile:
 
 
 class FileChanges(CbtError):
-    """A file cannot be kept: it is too large, or was written to whenever it was read."""
+    """A file is too large, or it changed during each attempt to read it."""
 
 
 class Capture(t.Mapping[str, bytes]):
-    """A machine's files as they were at one moment, as objects for a restore point by name.
+    """A machine's files at one moment: the objects for a restore point, by name.
 
-    They wait on disk in a file without a name in ``folder``, which no other user can reach. ``opened`` opens a file of the
-    hypervisor by its path, as if it were of this host. ``warnings`` name what is missing.
+    They are in an unnamed file in the directory ``folder``, which no other user can open. ``opened`` opens a file of
+    the hypervisor by its path, as if it were of this host. ``warnings`` name what is missing.
     """
 
     def __init__(self, folder: str, opened: t.Callable[[str], t.BinaryIO] = open_file) -> None:
@@ -69,7 +73,7 @@ class Capture(t.Mapping[str, bytes]):
         self.warnings: list[str] = []
 
     def close(self) -> None:
-        """Forget the files."""
+        """Close and delete the unnamed file."""
         self._file.close()
 
     def take(self, found: t.Iterable[MachineFile]) -> None:
@@ -91,7 +95,7 @@ class Capture(t.Mapping[str, bytes]):
         self._spans[name] = self._write(data)
 
     def _take(self, file: MachineFile) -> SavedFile:
-        """Capture a file of one moment: QEMU may write to it, so it is read until nothing changes under the reader."""
+        """Capture a file that QEMU may write to: repeat until two readings are equal."""
         start = self._file.seek(0, os.SEEK_END)
         for _attempt in range(_ATTEMPTS):
             self._file.truncate(start)
@@ -135,7 +139,7 @@ class Capture(t.Mapping[str, bytes]):
 
 
 def _pieces(source: t.BinaryIO, kind: str) -> t.Iterator[bytes]:
-    """A file piece by piece. Raises FileChanges once it turns out too large; it may grow while it is read."""
+    """Yield a file in pieces. Raises FileChanges once it is too large; it may grow."""
     size = 0
     for piece in iter(lambda: source.read(PIECE), b""):
         size += len(piece)

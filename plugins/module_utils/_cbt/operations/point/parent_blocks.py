@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a parent's map knows of a disk's content, for comparing while reading."""
+"""The block ids of a parent restore point, for comparing while reading."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ...repository.records.damage import Damages
 
 
 class ParentBlocks:
-    """SHA-256 of the blocks of one disk at its parent restore point. May be asked from several threads.
+    """Block ids of one disk at its parent restore point. Several threads may use it.
 
-    A block that is damaged, or in a pack that is missing or damaged, counts as unknown: it is stored again and so healed.
+    A block that is damaged, or in a pack that is missing or damaged, counts as unknown: it is stored again and healed.
     """
 
     def __init__(self, parent: ExtentMap | None, reader: PackReader, damages: Damages | None = None) -> None:
@@ -25,7 +25,7 @@ class ParentBlocks:
         self.block_id = reader.keys.block_id
 
     def digests(self, first: int, count: int) -> list[bytes | None]:
-        """The digest of each block from ``first``, None where the parent has zeroes or nothing readable."""
+        """Return the id of each block from ``first``, None where the parent has zeroes or nothing readable."""
         found: list[bytes | None] = [None] * count
         if self._parent is None:
             return found
@@ -44,7 +44,7 @@ class ParentBlocks:
         return found
 
     def is_unreadable(self, run: Run, block: int) -> bool:
-        """True if what the parent holds of this block of a run cannot be read; known once ``digests`` was asked for it."""
+        """Whether the parent's block in ``run`` is unreadable. Valid after ``digests`` was called for the block."""
         damage = self._damages.get(run.pack.id)
         return run.pack.id in self._unreadable or (
             damage is not None and damage.covers(run.ordinal + block - run.first)

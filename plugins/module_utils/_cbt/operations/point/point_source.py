@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A disk of a restore point, read as if it were a disk of a domain."""
+"""Reads a disk of a restore point like a disk of a domain."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from ...repository.repository import Repository
 
 
 class PointConnection:
-    """Reads the disk of ``extents``, every block proven. May be used from several threads."""
+    """Reads and verifies the disk of ``extents``. Several threads may use it."""
 
     def __init__(self, repository: Repository, extents: ExtentMap) -> None:
         self._reader = repository.reader
         self._extents = extents
 
     def read(self, offset: int, length: int) -> bytearray:
-        """``length`` bytes from ``offset``, which is the start of a block. Raises DamagedObject or ObjectMissing."""
+        """Return ``length`` bytes from ``offset``, the start of a block.
+
+        Raises DamagedObject or ObjectMissing.
+        """
         data = bytearray(length)
         for run in self._extents.runs(offset // BLOCK_SIZE, block_count(offset + length)):
             for index, block in enumerate(self._reader.disk_blocks(run, self._extents.size)):
@@ -36,7 +39,10 @@ class PointConnection:
 
 
 class PointSource:
-    """A disk of a restore point, of which only what lies elsewhere than in ``base``, a map of the same size, is to be looked at."""
+    """A disk of a restore point.
+
+    With ``base``, a map of the same size, ``extents`` yields only the blocks with another address in it.
+    """
 
     def __init__(self, repository: Repository, extents: ExtentMap, base: ExtentMap | None) -> None:
         self._repository = repository
@@ -45,11 +51,11 @@ class PointSource:
         self.size = extents.size
 
     def connect(self) -> t.ContextManager[PointConnection]:
-        """Something to read with."""
+        """Return a connection to read with."""
         return contextlib.nullcontext(PointConnection(self._repository, self._extents))
 
     def allocation(self) -> t.Iterator[Extent]:
-        """The whole disk in order, flagged by whether it reads as zero."""
+        """Yield extents of the whole disk in order, flagged by whether they read as zero."""
         end = 0
         for run in self._extents.runs():
             if end < run.first:
@@ -60,7 +66,7 @@ class PointSource:
             yield self._extent(end, block_count(self.size), True)
 
     def extents(self) -> t.Iterator[Extent]:
-        """What is to be looked at, in order, flagged by whether it reads as zero."""
+        """Yield the extents to read in order, flagged by whether they read as zero."""
         if self._base is None:
             return self.allocation()
         return (self._extent(each.first, each.stop, each.after is None) for each in changes(self._base, self._extents))
