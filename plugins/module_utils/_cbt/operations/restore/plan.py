@@ -82,7 +82,7 @@ class DiskRestore:
 
 
 def path_in(folder: str, name: str) -> str:
-    """Return the path of ``name`` directly in ``folder``. Raises Refused for a path, or a name that is too long. Pure."""
+    """Return the path of ``name`` directly in ``folder``. Raises Refused for a path or too long a name. Pure."""
     path = os.path.join(folder, name)
     if not name or "\0" in name or os.path.basename(os.path.normpath(path)) != name:
         raise Refused(
@@ -166,7 +166,7 @@ def check_target(plan: DiskRestore, session: Session | None, force: bool) -> Non
 
 
 def check_export(plan: DiskRestore, preallocation: str, tls: NbdTls = VERIFIED) -> None:
-    """Raise Refused unless the NBD export can be written and is large enough, CbtError if its server does not answer."""
+    """Raise Refused unless the NBD export is writable and large enough, CbtError if its server does not answer."""
     _no_preallocation(plan, preallocation)
     with contextlib.closing(NbdTarget(plan.path, tls)) as export:
         _large_enough(plan, plan.size, export.size)
