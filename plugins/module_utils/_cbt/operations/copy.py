@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Copying restore points into another repository, only what is missing there."""
+"""Copies restore points into another repository; only missing blocks are written."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from .upkeep.healing import heal
 
 __all__ = ["CopiedPoint", "CopyRequest", "CopyResult", "PointSelection", "StoringOptions", "copy"]
 
-# Runs of a map that a point is compared with: maps of more, together, take more memory than a run may use.
+# The most runs of a map that a point is compared with: larger maps, together, need more memory than a run may use.
 _COMPARED = 1 << 21
 
 
 @dataclasses.dataclass(frozen=True)
 class CopyRequest:
-    """Which restore points are asked for, of one domain or of all, and how they are stored."""
+    """The restore points to copy, of one domain or of all, and how they are stored."""
 
     domain: str | None = None
     wanted: PointSelection = ALL
@@ -46,7 +46,10 @@ class CopyRequest:
 
 @dataclasses.dataclass(frozen=True)
 class CopiedPoint:
-    """A restore point that was copied and what it took; ``statistics`` is None in a plan."""
+    """A copied restore point; ``statistics`` is None if nothing was copied.
+
+    That is so in a plan, and if another run copied the point.
+    """
 
     point: RestorePoint
     statistics: Statistics | None = None
@@ -55,7 +58,11 @@ class CopiedPoint:
 
 @dataclasses.dataclass(frozen=True)
 class CopyResult:
-    """The outcome of a copy, or its plan: what was copied, what was there already and is whole, and by id why others could not be copied."""
+    """The outcome of a copy, or its plan.
+
+    ``present`` are the points that were whole in the destination already. ``failed`` gives the cause by the id of each
+    point that could not be copied. ``duration`` is in seconds.
+    """
 
     copied: tuple[CopiedPoint, ...]
     present: tuple[RestorePoint, ...]
@@ -65,19 +72,20 @@ class CopyResult:
 
     @property
     def limited_by(self) -> str | None:
-        """One sentence that says what limited the copy, None if no disk was read."""
+        """Return a sentence that says what limited the copy; None if no disk was read."""
         return limited_by((busy for point in self.copied for busy in point.busy), COPY_NAMES)
 
 
-Bases = tuple[RestorePoint, RestorePoint]  # one restore point as the source has it, and as the destination has it
+Bases = tuple[RestorePoint, RestorePoint]  # one restore point as stored in the source and in the destination
 
 
 def nearest(
     point: RestorePoint, disk: DiskRecord, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]
 ) -> Bases | None:
-    """The restore point next to ``point`` that both sides hold, with a disk of this target and size. Pure.
+    """Return the nearest restore point that both sides hold, or None. Pure.
 
-    ``there`` are the source's points in order, ``here`` the destination's. An earlier point is preferred; None if there is none.
+    It has a disk of the same target and size. ``there`` are the source's points in order, ``here`` the destination's.
+    The nearest earlier point is preferred to later ones.
     """
     copies = {each.id: each for each in here if each.uuid == point.uuid and _fits(each, disk)}
     line = [each for each in there if each.uuid == point.uuid]
@@ -94,7 +102,7 @@ def _fits(point: RestorePoint, disk: DiskRecord) -> bool:
 
 
 class _PointFiles(t.Mapping[str, bytes]):
-    """A restore point's files, each read when it is asked for: a machine's kernel need not be in memory as a whole."""
+    """The files of a restore point, each read on access, so memory holds one at a time."""
 
     def __init__(self, repository: Repository, point: RestorePoint) -> None:
         self._repository, self._point = repository, point
@@ -111,7 +119,7 @@ class _PointFiles(t.Mapping[str, bytes]):
 
 @dataclasses.dataclass(frozen=True)
 class _Copier:
-    """Copies points from ``source`` to where ``lease`` is held."""
+    """Copies points from ``source`` to the repository of ``lease``."""
 
     source: Repository
     lease: Lease
@@ -121,9 +129,10 @@ class _Copier:
     warnings: list[str] = dataclasses.field(default_factory=list)
 
     def copy(self, point: RestorePoint, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]) -> CopiedPoint:
-        """Copy one point; returns it as it exists then, and what it took, which is None if another run copied it.
+        """Copy one point; returns it as it exists in the destination.
 
-        Raises a CbtError; then nothing of it is left but packs that the next attempt finds, if the source is whole.
+        Its ``statistics`` are None if another run copied it. Raises a CbtError; then the point is not published. If the
+        source is whole, the packs written so far stay, and the next attempt finds them.
         """
         with self.control.phase("copying", point=point.id, domain=point.domain) as result:
             copied = self._copy(point, there, here)
@@ -180,7 +189,7 @@ class _Copier:
         except (DamagedObject, ObjectMissing):
             held = None
         if held is None or len(held) > _COMPARED:
-            return None, None  # then all of it is read, and what is there already is found by its block ids
+            return None, None  # then the whole disk is read, and known blocks are found by their ids
         return before, held
 
 
@@ -197,7 +206,10 @@ def _total(new: NewPoint) -> Statistics:
 
 
 def _now(source: Repository, point: RestorePoint) -> RestorePoint | None:
-    """A restore point as it is by now; None if it was removed meanwhile. Raises RepositoryError if the repository is gone altogether."""
+    """Return a restore point as it is now; None if it was removed since it was listed.
+
+    Raises RepositoryError if the repository is gone.
+    """
     source.check_there()
     try:
         return source.point(point.uuid, point.id)
@@ -208,22 +220,26 @@ def _now(source: Repository, point: RestorePoint) -> RestorePoint | None:
 
 
 def _outcome(copied: int, missing: int) -> str:
-    """What an interruption leaves of a copy, and what to do."""
+    """Return the sentence that says what an interrupted copy leaves and what to do."""
     return f"{copied} of {missing} restore points were copied, and these are complete. Run it again for the others."
 
 
 def _healed(lease: Lease, point: RestorePoint, damages: Damages, control: Control) -> list[str]:
-    """Have other points of the destination name what was copied again in place of damaged blocks; what came of it in words."""
+    """Heal other points of the destination with copied blocks; returns warnings."""
     try:
         return heal(lease, point.uuid, damages, control).words(point.domain)
     except CbtError as error:
-        # All points are published. What is not healed now is healed by the next backup or copy.
+        # All points are published. The next backup or copy heals the remaining damage.
         return [f"Damaged blocks of earlier restore points of {point.domain} were not healed: {error}"]
 
 
 @dataclasses.dataclass
 class _Task:
-    """What a copy has to do and has done. ``there`` and ``here`` are the points of source and destination, ``held`` those that are whole in both."""
+    """The work and progress of a copy.
+
+    ``there`` and ``here`` are the points of source and destination. ``held`` are the wanted points that are whole in
+    the destination.
+    """
 
     wanted: t.Sequence[RestorePoint]
     there: t.Sequence[RestorePoint]
@@ -234,16 +250,16 @@ class _Task:
 
     @property
     def present(self) -> tuple[RestorePoint, ...]:
-        """The points that were there already."""
+        """Return the wanted points that were in the destination already."""
         return tuple(point for point in self.wanted if point.key in self.held)
 
     @property
     def missing(self) -> list[RestorePoint]:
-        """The points to copy, before any was."""
+        """Return the points that are not whole in the destination."""
         return [point for point in self.wanted if point.key not in self.held]
 
     def carry_out(self, copier: _Copier) -> None:
-        """Copy what is missing, oldest first, and heal what that allows to."""
+        """Copy the missing points, oldest first, and heal damaged blocks with the copies."""
         waiting = collections.deque(self.missing)
         number = len(waiting)
         copier.control.reached(_outcome(0, number))
@@ -256,7 +272,7 @@ class _Task:
                 if now == point:
                     self.failed[point.id] = str(error)
                 elif now is not None:
-                    waiting.appendleft(now)  # its blocks were moved or healed meanwhile
+                    waiting.appendleft(now)  # its blocks were moved or healed during the copy
                 continue
             self.here = [*(each for each in self.here if each.key != taken.point.key), taken.point]
             if taken.statistics is None:
@@ -275,10 +291,11 @@ def copy(
     control: Control | None = None,
     check_only: bool = False,
 ) -> CopyResult:
-    """Copy restore points, oldest first, or with ``check_only`` tell which would be.
+    """Copy restore points, oldest first, or with ``check_only`` plan the copy.
 
-    Each is there whole or not at all, so a copy that was ended goes on where it was. One that is damaged in ``source`` does
-    not hold the others up. ``dest`` may be None with ``check_only``, if it would have to be created. Raises a CbtError.
+    A point is published whole or not at all, so an interrupted copy can be run again. A point that is damaged in
+    ``source`` does not stop the others. ``dest`` may be None with ``check_only``, if it does not exist yet. Raises a
+    CbtError.
     """
     started = time.monotonic()
     check(request.options)

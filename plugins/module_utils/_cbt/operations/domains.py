@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The domains of a host, with their disks and checkpoints. Nothing is changed."""
+"""Lists the domains of a host, with their disks and checkpoints; changes nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from ..hypervisor.domain import DomainFacts, read_domain, state_of
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointFacts:
-    """A checkpoint and its worth: ``valid`` if every bitmap of it is sound; ``dirty_bytes`` None where QEMU does not run."""
+    """A checkpoint and whether a backup can use it.
+
+    ``valid`` is True if all its disks exist and their bitmaps are sound. ``dirty_bytes`` is None if QEMU reports no
+    size, as for a domain that is shut off.
+    """
 
     checkpoint: Checkpoint
     ours: bool
@@ -43,7 +47,10 @@ def _judge(checkpoint: Checkpoint, disks: t.Sequence[Disk], prefix: str | None) 
 def describe_domains(
     session: Session, name: str | None = None, repository_id: str | None = None
 ) -> list[tuple[DomainFacts, list[CheckpointFacts]]]:
-    """All domains, or one, with their checkpoints; the id of a repository narrows which count as ours."""
+    """Return all domains, or one, with their checkpoints.
+
+    With ``repository_id``, only checkpoints of that repository count as ours.
+    """
     domains = [session.domain(name)] if name is not None else session.domains()
     prefix = checkpoints.prefix(repository_id) if repository_id is not None else None
     described = []
@@ -53,7 +60,7 @@ def describe_domains(
             known = checkpoints.list_checkpoints(domain)
         except HypervisorError:
             if name is None and not domain.exists:
-                continue  # undefined since it was listed
+                continue  # it was undefined after it was listed
             raise
         described.append((facts, [_judge(each, facts.disks, prefix) for each in known]))
     return described
@@ -61,14 +68,17 @@ def describe_domains(
 
 @dataclasses.dataclass(frozen=True)
 class DomainListing:
-    """Domains by name, UUID and state, and the patterns without wildcards that name none."""
+    """Domains by name, UUID and state; ``missing`` are exact patterns that match none."""
 
     domains: tuple[t.Mapping[str, str], ...]
     missing: tuple[str, ...]
 
 
 def list_domains(session: Session, patterns: t.Sequence[str], excluded: t.Sequence[str]) -> DomainListing:
-    """The domains whose name or UUID fits one of the patterns and none of the excluded ones. Their disks are not looked at."""
+    """Return the domains whose name or UUID matches a pattern and no excluded one.
+
+    Disks are not read.
+    """
     known = session.domains()
     wanted = [domain for domain in known if _fits(domain, patterns) and not _fits(domain, excluded)]
     found = [

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Describe the contents of a repository. Nothing is changed."""
+"""Describes the contents of a repository; changes nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["changed_between", "changed_until_now", "describe_repository", "healt
 
 @dataclasses.dataclass(frozen=True)
 class RepositoryFacts:
-    """A repository as a whole: bytes of all packs, and how many there are."""
+    """The identity of a repository, the number of its packs and their size in bytes."""
 
     id: str
     format: int
@@ -36,7 +36,10 @@ class RepositoryFacts:
 
 
 def describe_repository(repository: Repository) -> RepositoryFacts:
-    """Size and identity of a repository. Raises RepositoryError if it cannot be listed."""
+    """Return the size and identity of a repository.
+
+    Raises RepositoryError if it cannot be listed.
+    """
     stored = packs = 0
     for entry in repository.store.entries(names.PACKS):
         stored += entry.size
@@ -47,7 +50,10 @@ def describe_repository(repository: Repository) -> RepositoryFacts:
 def list_points(
     repository: Repository, domain: str | None = None, wanted: str | None = None
 ) -> tuple[list[RestorePoint], t.Mapping[str, str]]:
-    """Restore points, oldest first, and damaged manifests with their cause. An unknown domain has none."""
+    """Return the restore points, oldest first, and damaged manifests with their cause.
+
+    For an unknown domain, the list is empty.
+    """
     listing = repository.points_of()
     found = list(listing.points)
     if domain is not None:
@@ -60,14 +66,17 @@ def list_points(
 
 
 class Health(t.NamedTuple):
-    """How sound a restore point is, as far as is known: its last verification, and whether something of it is recorded as damaged."""
+    """The known health of a restore point.
+
+    ``verified`` describes the last verification, or is None; ``damaged`` is True if damage of the point is recorded.
+    """
 
     verified: dict[str, t.Any] | None
     damaged: bool
 
 
 def healths(repository: Repository, points: t.Iterable[RestorePoint]) -> list[Health]:
-    """The health of each of the points. Maps are read only where the repository holds damage at all."""
+    """Return the health of each point. Maps are read only if damaged packs are recorded."""
     damages = damage.read_all(repository)
     found = []
     for point in points:
@@ -92,11 +101,11 @@ def _names_damage(repository: Repository, point: RestorePoint, damages: Damages)
 
 
 def changed_between(repository: Repository, target: str, old: str, new: str) -> list[ChangedRange]:
-    """What changed on a disk between two restore points, given by id."""
+    """Return the changed ranges of a disk between two restore points, given by id."""
     points = repository.points_of().points
     return changed_blocks.between(repository, by_id(points, old), by_id(points, new), target)
 
 
 def changed_until_now(session: Session, repository: Repository, target: str, old: str) -> list[ChangedRange]:
-    """What changed on a disk since a restore point, given by id."""
+    """Return the changed ranges of a disk since a restore point, given by id."""
     return changed_blocks.until_now(session, repository, by_id(repository.points_of().points, old), target)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Creating a repository, changing who can open it, and making its lost configuration again."""
+"""Creates a repository, changes its key slots, and rebuilds a lost configuration."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ..repository.stores.base import Store
 
 __all__ = ["FORMAT", "Configuration", "KeyChange", "KeyRequest", "apply_keys"]
 
-_ATTEMPTS = 20  # at a change beside those of others; each takes some tenths of a second
+_ATTEMPTS = 20  # attempts to write while other runs write too; each takes some tenths of a second
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclasses.dataclass(frozen=True)
 class KeyRequest:
-    """What a repository's key slots are to be: ``new_passphrase`` is to open ``slot``, those to ``remove`` are to be gone.
+    """The key slots wanted: ``slot`` opens with ``new_passphrase``; ``remove`` are deleted.
 
-    With ``rebuild``, a configuration that is missing or damaged is made again.
+    With ``rebuild``, a missing or damaged configuration is created again.
     """
 
     new_passphrase: str | None = dataclasses.field(default=None, repr=False)
@@ -41,7 +41,10 @@ class KeyRequest:
 
 @dataclasses.dataclass(frozen=True)
 class KeyChange:
-    """What was, or would be, done; ``before`` is None if there was no repository, or if its configuration was ``rebuilt``."""
+    """The configuration before and after a change, or a predicted change.
+
+    ``before`` is None if there was no repository, or if its configuration was ``rebuilt``.
+    """
 
     before: Configuration | None
     after: Configuration
@@ -49,12 +52,12 @@ class KeyChange:
 
     @property
     def changed(self) -> bool:
-        """Whether anything was to be done."""
+        """Return True if the configuration differs from the one before."""
         return self.before != self.after
 
 
 def _master(found: Configuration, passphrases: t.Iterable[str | None], location: str) -> bytes:
-    """The master key by the first passphrase that opens a slot."""
+    """Return the master key from the first passphrase that opens a slot."""
     for passphrase in passphrases:
         opened = found.opened(passphrase) if passphrase is not None else None
         if opened is not None:
@@ -65,7 +68,10 @@ def _master(found: Configuration, passphrases: t.Iterable[str | None], location:
 
 
 def _changed(found: Configuration, passphrase: str | None, request: KeyRequest, location: str) -> Configuration:
-    """What an encrypted repository is to become. Raises a CbtError if that cannot be."""
+    """Return the new configuration of an encrypted repository.
+
+    Raises a CbtError if no passphrase opens it, or if the request is not possible.
+    """
     master = _master(found, (passphrase, request.new_passphrase), location)
     slots = {name: slot for name, slot in found.slots.items() if name not in request.remove}
     if request.new_passphrase is not None:
@@ -121,11 +127,11 @@ def _decide(found: Configuration | None, passphrase: str | None, request: KeyReq
 def apply_keys(
     where: RepositoryLocation, request: KeyRequest, check_only: bool = False, watching: Watching | None = None
 ) -> KeyChange:
-    """Give a repository the key slots asked for, or with ``check_only`` say what would be done.
+    """Give a repository the requested key slots, or with ``check_only`` predict the change.
 
-    Where there is none, it is created, encrypted if there is a passphrase. A change writes the configuration and no
-    other object, and is made anew on what another run has written at the same time. With ``watching``, the repository is compared
-    with what is known of it. Raises a CbtError if it cannot be; then nothing was changed.
+    If there is no repository, one is created; it is encrypted if a passphrase is given. A change writes only the
+    configuration. If another run changes the configuration at the same time, the change is applied again to the new
+    one. With ``watching``, the repository is compared with the known facts about it. Raises a CbtError on failure.
     """
     store = open_store(where)
     watch = watching(store) if watching is not None else None
@@ -148,7 +154,7 @@ def apply_keys(
             return change if first is None else KeyChange(first.before, change.after)
         if _written(store, found, change.after):
             first = first or change
-            if configuration_in(store) == change.after:  # else another run has written at the same time
+            if configuration_in(store) == change.after:  # otherwise another run has written at the same time
                 if watch is not None:
                     watch.check_identity(change.after)
                 return KeyChange(first.before, change.after)
@@ -166,14 +172,14 @@ def _rebuilt(store: Store, passphrase: str | None, request: KeyRequest, watch: W
 
 
 def _repository(store: Store, found: Configuration, passphrase: str | None, request: KeyRequest) -> Repository:
-    """The repository as the passphrases given open it, which was proven."""
+    """Return the repository, opened with the first passphrase given that opens a slot."""
     given = (passphrase, request.new_passphrase)
     keys: Keys | None = EncryptedKeys(_master(found, given, store.location)) if found.encrypted else None
     return Repository(store, found.id, keys)
 
 
 def _written(store: Store, found: Configuration | None, after: Configuration) -> bool:
-    """Write a configuration if that in the store is still the one that was ``found``; False if it is not."""
+    """Write a configuration if the stored one still equals ``found``; returns whether it did."""
     if found is None:
         created = store.put(configuration.NAME, after.encode(), replace=False)
         store.keep_reserve()
@@ -185,7 +191,10 @@ def _written(store: Store, found: Configuration | None, after: Configuration) ->
 
 
 def lost(store: Store) -> bool:
-    """True if there is no configuration, or if it is damaged. Raises RepositoryError if the store fails or it is of a newer format."""
+    """Return True if the configuration is missing or damaged.
+
+    Raises RepositoryError if the store fails or the configuration has a newer format.
+    """
     try:
         configuration.decode(store.get(configuration.NAME), store.location)
     except (DamagedObject, ObjectMissing):
@@ -194,10 +203,13 @@ def lost(store: Store) -> bool:
 
 
 def rebuilt(store: Store) -> Configuration:
-    """Return the configuration that the manifests in a store belong to. Raises Refused if no manifest shows it."""
+    """Return the configuration to which the manifests in a store belong.
+
+    Raises Refused if the repository is encrypted, or if the manifests do not name exactly one repository.
+    """
     ids: set[str] = set()
     for name, _taken in names.of_kind(store.list(names.POINTS), names.MANIFEST_KIND):
-        with contextlib.suppress(DamagedObject, ObjectMissing):  # any other manifest shows the same
+        with contextlib.suppress(DamagedObject, ObjectMissing):  # another manifest names the same repository
             data = store.get(name)
             if data.startswith(encryption.MAGIC):
                 raise Refused(

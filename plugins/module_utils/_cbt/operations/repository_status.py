@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a repository takes, how it grows, and what of it is damaged or in use; by listings and small objects alone."""
+"""Reports the size, growth, damage and use of a repository; reads no map or pack."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from ..repository.sharing.leases import LeaseHolder
 
 __all__ = ["Growth", "Hold", "RepositoryStatus", "status"]
 
-DAYS = 30  # for which growth is counted
+DAYS = 30  # days for which growth is counted
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Numbers of domains, restore points, removed points in the trash and packs; bytes of packs, of those condemned, and of all objects of points."""
+    """Numbers of domains, restore points, points in the trash and packs, and sizes in bytes.
+
+    ``metadata_bytes`` counts all objects of restore points.
+    """
 
     domains: int
     restore_points: int
@@ -39,7 +42,10 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class Added:
-    """What restore points added that were taken in some span of time and still exist: bytes that were new, and what they took in packs."""
+    """The bytes that existing restore points of some span of time added.
+
+    ``new_bytes`` were new on the disks; ``stored_bytes`` is their size in packs.
+    """
 
     restore_points: int = 0
     new_bytes: int = 0
@@ -48,7 +54,10 @@ class Added:
 
 @dataclasses.dataclass(frozen=True)
 class Growth:
-    """What was added by day (ISO 8601, UTC), oldest first, of days on which there is a point; and within 7 and within 30 days before now."""
+    """The growth by day, and within 7 and within 30 days before now.
+
+    ``days`` has ISO 8601 dates in UTC, oldest first, and only days with a restore point.
+    """
 
     days: t.Mapping[str, Added]
     last_7_days: Added
@@ -56,7 +65,10 @@ class Growth:
 
 
 class Flaw(t.NamedTuple):
-    """Something damaged: the object or the folder of a point, how many blocks of it or None for all, and what was found."""
+    """Recorded damage: the object or the folder of a point, and the cause.
+
+    ``blocks`` is the number of damaged blocks, or None for the whole object.
+    """
 
     object: str
     blocks: int | None
@@ -65,7 +77,7 @@ class Flaw(t.NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RepositoryStatus:
-    """A repository as a whole; ``foreign`` are warnings about files that are not objects."""
+    """The state of a repository; ``foreign`` are warnings about files that are not objects."""
 
     id: str
     format: int
@@ -80,7 +92,7 @@ class RepositoryStatus:
 
 
 def added(points: t.Iterable[RestorePoint]) -> Added:
-    """What restore points added, by the statistics in their manifests. Pure."""
+    """Return the sum of what restore points added, by their manifests. Pure."""
     total = Added()
     for point in points:
         new, stored = (
@@ -91,11 +103,11 @@ def added(points: t.Iterable[RestorePoint]) -> Added:
 
 
 def _bytes(count: int) -> int:
-    return max(0, min(count, LARGEST_DISK))  # whatever a manifest says
+    return max(0, min(count, LARGEST_DISK))  # a damaged manifest can contain any number
 
 
 def growth(points: t.Iterable[RestorePoint], now: datetime.datetime) -> Growth:
-    """How a repository grew in the last days. Points dated after ``now`` do not count. Pure."""
+    """Return the growth of the last days. Points dated after ``now`` do not count. Pure."""
 
     def since(days: int) -> list[tuple[datetime.datetime, RestorePoint]]:
         return [(created, point) for created, point in dated if now - datetime.timedelta(days=days) < created <= now]
@@ -112,7 +124,10 @@ def growth(points: t.Iterable[RestorePoint], now: datetime.datetime) -> Growth:
 
 
 def status(repository: Repository, now: datetime.datetime) -> RepositoryStatus:
-    """All of it; nothing is changed, and no map or pack is read. Raises RepositoryError if the repository cannot be listed or read."""
+    """Return the state of a repository; changes nothing and reads no map or pack.
+
+    Raises RepositoryError if the repository cannot be listed or read.
+    """
     listing = repository.points_of()
     return RepositoryStatus(
         id=repository.id,
@@ -144,7 +159,7 @@ def _sizes(repository: Repository, listing: Listing) -> Sizes:
 
 
 def _damage(repository: Repository, listing: Listing) -> t.Iterator[Flaw]:
-    """What is recorded of packs and of points' own objects, and the manifests that cannot be read."""
+    """Yield unreadable manifests, and the recorded damage of packs and of points' own objects."""
     for name, cause in sorted(listing.damaged.items()):
         yield Flaw(name, None, cause)
     for pack_id, found in sorted(damage.read_all(repository).items()):

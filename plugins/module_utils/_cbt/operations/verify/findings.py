@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a verification found out, kept for other points sharing packs, and recorded for backups to heal."""
+"""The findings of a verification: shared by points, and recorded for backups to heal."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from ...repository.records.damage import PackDamage
 from ...repository.repository import Listing, Repository
 from .verdicts import PointVerdict
 
-_NOTED = 64 << 20  # blocks kept in mind
-_MOST_UNREADABLE = 1 << 18  # packs
+_NOTED = 64 << 20  # blocks whose state is remembered; one byte each
+_MOST_UNREADABLE = 1 << 18  # packs that are remembered
 
 
 class Findings:
-    """What is known of packs and their blocks so far, so that points sharing them cost one reading. Only the main thread writes."""
+    """The known state of packs and blocks; each block is read once for all points.
+
+    Only the main thread writes.
+    """
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
@@ -37,29 +40,32 @@ class Findings:
         self.recorded = damage.read_all(repository)
 
     def sound_blocks(self, ref: PackRef) -> bytearray:
-        """One byte per block of a pack: 1 if it was read and is sound. What was noted long ago may be forgotten, and is read again."""
+        """Return one byte per block of a pack: 1 if the block was read and is sound.
+
+        If too many blocks are remembered, all are forgotten and read again.
+        """
         known = self._sound.get(ref.id)
         if known is None:
             if self._noted > _NOTED:
                 self._sound.clear()
                 self._noted = 0
             known = self._sound[ref.id] = bytearray()
-        if len(known) < ref.blocks:  # maps need not agree about a pack
+        if len(known) < ref.blocks:  # maps can disagree about the size of a pack
             self._noted += ref.blocks - len(known)
             known.extend(bytes(ref.blocks - len(known)))
         return known
 
     def note_readable(self, ref: PackRef) -> None:
-        """The pack's directory is sound."""
+        """Note that the directory of a pack is sound."""
         self._readable.add(ref.id)
 
     def note_unreadable(self, ref: PackRef, cause: str) -> None:
-        """The pack is missing, or its directory damaged."""
-        if len(self._unreadable) < _MOST_UNREADABLE:  # what is beyond that is found again
+        """Note that a pack is missing, or that its directory is damaged."""
+        if len(self._unreadable) < _MOST_UNREADABLE:  # packs beyond this limit are found again
             self._unreadable[ref.id] = cause
 
     def note_blocks(self, run: Run, hurt: t.Mapping[int, str]) -> None:
-        """The blocks of a run were read; ``hurt`` are the damaged ones by ordinal."""
+        """Note that the blocks of a run were read; ``hurt`` maps damaged ordinals to causes."""
         self._readable.add(run.pack.id)
         states = self.sound_blocks(run.pack)
         for ordinal in range(run.ordinal, run.ordinal + run.count):
@@ -67,14 +73,14 @@ class Findings:
         self._hurt[run.pack.id].update(hurt)
 
     def suspect(self, run: Run) -> bool:
-        """True if a block of a run is recorded as damaged."""
+        """Return True if a block of a run is recorded as damaged."""
         recorded = self.recorded.get(run.pack.id)
         return recorded is not None and any(
             recorded.covers(ordinal) for ordinal in range(run.ordinal, run.ordinal + run.count)
         )
 
     def _state(self, pack: bytes) -> PackDamage | None:
-        """What a pack's record is to be; None for no record."""
+        """Return the damage to record for a pack; None for no record."""
         if pack in self._unreadable:
             return PackDamage(None, self._unreadable[pack])
         before = self.recorded.get(pack)
@@ -95,7 +101,10 @@ class Findings:
         )
 
     def store(self) -> None:
-        """Record what was found damaged, and forget what was found sound again. Raises RepositoryError if that cannot be stored."""
+        """Record damaged packs and delete the records of packs that are sound again.
+
+        Raises RepositoryError if the store fails.
+        """
         for pack in {*self._unreadable, *self._hurt, *(self._readable & self.recorded.keys())}:
             if self._state(pack) == self.recorded.get(pack):
                 continue
@@ -111,7 +120,7 @@ class Findings:
                 self.recorded[pack] = state
 
     def _look_again(self, pack: bytes) -> None:
-        """What is recorded of a pack by now: another verification may have found other blocks of it since this one began."""
+        """Read the record of a pack again: another verification may have changed it."""
         recorded = damage.read(self._repository, pack)
         if recorded is None:
             self.recorded.pop(pack, None)
@@ -121,7 +130,10 @@ class Findings:
 
 @dataclasses.dataclass
 class Recorder:
-    """Remembers in the repository what was found, unless it is not to be or cannot be changed: then ``warn`` is told once."""
+    """Records findings in the repository, if ``wanted``.
+
+    At the first failure, ``warn`` is called with the reason, and nothing more is recorded.
+    """
 
     repository: Repository
     findings: Findings
@@ -140,7 +152,7 @@ class Recorder:
             self.warn(f"The findings were not recorded in the repository: {error}")
 
     def ended(self) -> None:
-        """Record what was found of a point before its end, if the repository is still there."""
+        """Record the findings of a verification that stopped, if the repository is still there."""
 
         def store() -> None:
             self.repository.check_there()
@@ -149,7 +161,7 @@ class Recorder:
         self._stored(store)
 
     def point(self, verdict: PointVerdict) -> None:
-        """Record what was found of a point."""
+        """Record the damage found so far and the verdict on a point."""
         point = verdict.point
         if point is None:
             return
@@ -160,7 +172,7 @@ class Recorder:
         self._stored(lambda: verified.record(self.repository, point, found))
 
     def end(self, listing: Listing, read_slices: t.Mapping[str, int], selection: str, slices: int) -> None:
-        """Record which slice was read, and forget points that are gone."""
+        """Record which slices were read, forget deleted points, and warn of foreign files."""
         for uuid, done in read_slices.items():
             self._stored(functools.partial(verified.slice_done, self.repository, uuid, selection, slices, done))
         manifests = {*listing.damaged, *(names.manifest(point.uuid, point.id) for point in listing.points)}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a verification found of restore points."""
+"""The result of a verification for each restore point."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ INCOMPLETE = "incomplete"
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """A range of a disk that cannot be restored, and why; the disk is empty and the range 0 where the whole point is concerned.
+    """A range of a disk that cannot be restored, and the cause.
 
-    ``missing`` is True if an object is gone rather than changed. ``own`` is True if that object is the point's own, not a
-    pack; ``ordinal`` is the block of its pack, None where that is not what is damaged.
+    If the damage concerns the whole point, the disk is empty and the range is 0. ``missing`` is True if an object is
+    gone rather than changed. ``own`` is True if the object belongs to the point alone and is not a pack. ``ordinal`` is
+    the number of the damaged block in its pack, or None if the damage is not in a single block.
     """
 
     disk: str
@@ -37,7 +38,10 @@ class Damage:
 
 @dataclasses.dataclass(frozen=True)
 class PointVerdict:
-    """What was found of one restore point; ``point`` is None if its manifest cannot be read. ``busy`` is of its disks."""
+    """The result for one restore point.
+
+    ``point`` is None if its manifest cannot be read. ``busy`` has one entry for each disk that was read.
+    """
 
     name: str
     point: RestorePoint | None
@@ -47,24 +51,24 @@ class PointVerdict:
 
     @property
     def status(self) -> str:
-        """ok, damaged (something changed) or incomplete (something is gone)."""
+        """Return ok, incomplete if all damage is missing objects, or else damaged."""
         if not self.damage:
             return OK
         return INCOMPLETE if all(each.missing for each in self.damage) else DAMAGED
 
     def summary(self) -> dict[str, Value]:
-        """The verdict for the log."""
+        """Return the verdict for the log."""
         cause: dict[str, Value] = {"damage": len(self.damage), "cause": self.damage[0].cause} if self.damage else {}
         return {"status": self.status, "checked_bytes": self.checked_bytes, **cause}
 
 
 def limit_of(verdicts: t.Iterable[PointVerdict]) -> str | None:
-    """One sentence that says what limited the verification, None if no block was read."""
+    """Return a sentence that says what limited the verification; None if no block was read."""
     return limited_by((busy for verdict in verdicts for busy in verdict.busy), VERIFY_NAMES)
 
 
 def joined(damage: t.Iterable[Damage]) -> tuple[Damage, ...]:
-    """Neighbouring ranges with the same cause made one."""
+    """Return the damage with adjacent ranges of the same cause merged."""
     return tuple(coalesce(damage, _join))
 
 

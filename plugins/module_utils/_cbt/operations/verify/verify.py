@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Proving restore points: their structure, and every byte they hold."""
+"""Verifies restore points: their structure, and every byte or a sample."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ __all__ = ["PointSelection", "VerifyRequest", "verify"]
 
 DATA = "data"
 
-MOST_RANGES = 1 << 16  # of a disk that are listed one by one
+MOST_RANGES = 1 << 16  # damaged ranges of a disk that are listed one by one
 
 
 @dataclasses.dataclass(frozen=True)
 class VerifyRequest:
-    """What to verify, and how far; with ``sample``, at level data, at most that many percent of the blocks."""
+    """The points to verify and the level.
+
+    At level data, at most ``sample`` percent of the blocks are read.
+    """
 
     domain: str | None = None
     wanted: PointSelection = LATEST
@@ -49,7 +52,7 @@ class VerifyRequest:
 
     @property
     def slices(self) -> int:
-        """In how many runs everything is covered."""
+        """Return the number of verifications that together read all blocks."""
         return -(-100 // self.sample) if self.level == DATA else 1
 
 
@@ -66,7 +69,10 @@ def _range(target: str, run: Run, size: int, error: Exception, ordinal: int | No
 
 
 def _as_far_as_told(target: str, size: int, found: list[Damage]) -> list[Damage]:
-    """The damage of a disk; if there are more ranges than are listed, the whole disk with the first cause."""
+    """Return the damage of a disk; the whole disk if there are too many ranges.
+
+    More than MOST_RANGES ranges become one that names the first cause.
+    """
     if len(found) <= MOST_RANGES:
         return found
     return [
@@ -81,7 +87,10 @@ def _as_far_as_told(target: str, size: int, found: list[Damage]) -> list[Damage]
 
 
 def _tasks(extents: ExtentMap, findings: Findings, due: t.Callable[[Run], bool]) -> t.Iterator[Run]:
-    """Pieces of a map's runs that are due and whose blocks are not known to be sound yet. They end where pieces of the pack do."""
+    """Yield the due pieces of a map's runs whose blocks are not known to be sound yet.
+
+    A piece never crosses a multiple of BLOCKS_AT_ONCE in its pack.
+    """
     for run in extents.runs():
         sound = findings.sound_blocks(run.pack)
         ordinal, end = run.ordinal, run.ordinal + run.count
@@ -112,7 +121,7 @@ def _look(repository: Repository, target: str, size: int, watch: Stopwatch, run:
 
 
 def _check_run(repository: Repository, target: str, size: int, watch: Stopwatch, run: Run) -> tuple[Run, list[Damage]]:
-    """What is damaged of a run. A reading that fails once is no damage: only what a second one finds as well."""
+    """Return a run and its damage. Damage counts only if a second reading finds it too."""
     first = _look(repository, target, size, watch, run)
     if not first:
         return run, []
@@ -121,7 +130,7 @@ def _check_run(repository: Repository, target: str, size: int, watch: Stopwatch,
 
 
 def _twice(read: t.Callable[[], t.Any]) -> t.Any:
-    """What is read of a point's own objects. A reading that fails once is no damage either."""
+    """Return the result of ``read``, which is called again if it finds damage."""
     try:
         return read()
     except (DamagedObject, ObjectMissing):
@@ -129,7 +138,7 @@ def _twice(read: t.Callable[[], t.Any]) -> t.Any:
 
 
 def _within(some: t.Iterable[Damage], others: t.Sequence[Damage]) -> list[Damage]:
-    """Those that others cover. A pack that cannot be read at all covers each of its blocks."""
+    """Return the ranges that others cover. An unreadable pack covers each of its blocks."""
     return [
         each
         for each in some
@@ -141,10 +150,10 @@ def _within(some: t.Iterable[Damage], others: t.Sequence[Damage]) -> list[Damage
 
 @dataclasses.dataclass(frozen=True)
 class Verifier:
-    """Verifies points of one repository, remembering what it has read.
+    """Verifies points of one repository, and reads shared blocks only once.
 
-    The request divides the blocks into slices, and one of them is read. ``due_slices`` contains its number, by the UUID of
-    the domain.
+    The request divides the blocks into slices, and one of them is read. ``due_slices`` contains its number, by the UUID
+    of the domain.
     """
 
     repository: Repository
@@ -154,7 +163,10 @@ class Verifier:
     control: Control
 
     def verify(self, point: RestorePoint) -> PointVerdict | None:
-        """Verify one restore point; None if it was removed meanwhile. Raises RepositoryError only if the repository cannot be read at all."""
+        """Verify one restore point; returns None if the point was removed since it was listed.
+
+        Raises RepositoryError only if the repository cannot be read.
+        """
         with self.control.phase("verifying", point=point.id, domain=point.domain, level=self.request.level) as result:
             verdict = self._verify(point)
             result.update(verdict.summary() if verdict is not None else {"status": "removed"})
@@ -174,7 +186,7 @@ class Verifier:
                 return verdict
             if now == point:
                 return verdict
-            point = now  # its blocks were moved meanwhile, and what was looked at may rightly be gone
+            point = now  # its blocks were moved during the verification, and the old packs may be deleted
 
     def _examine(self, point: RestorePoint) -> PointVerdict:
         damage: list[Damage] = []
@@ -200,12 +212,12 @@ class Verifier:
     def _verify_packs(
         self, target: str, extents: ExtentMap, _due_slice: int, _busy: list[Busy]
     ) -> tuple[int, list[Damage]]:
-        """Every pack is there, of its size, and its directory as written."""
+        """Check that every pack exists with the right size and a sound directory."""
         faults: dict[bytes, Exception] = {}
         checked = 0
         for ref in extents.packs:
             self.control.check()
-            fault = self._fault(ref) and self._fault(ref)  # only what a second reading finds as well
+            fault = self._fault(ref) and self._fault(ref)  # damage counts only if a second reading finds it too
             if fault is None:
                 self.findings.note_readable(ref)
                 checked += HEADER.size + ref.blocks * ENTRY.size + FOOTER_SIZE
@@ -220,7 +232,7 @@ class Verifier:
         return checked, _as_far_as_told(target, extents.size, list(itertools.islice(ranges, MOST_RANGES + 1)))
 
     def _fault(self, ref: PackRef) -> Exception | None:
-        """What is wrong with a pack's directory."""
+        """Return the error that reading a pack's directory raises, or None."""
         try:
             self.repository.reader.directory(ref)
         except (DamagedObject, ObjectMissing) as error:
@@ -230,7 +242,7 @@ class Verifier:
     def _verify_data(
         self, target: str, extents: ExtentMap, due_slice: int, busy: list[Busy]
     ) -> tuple[int, list[Damage]]:
-        """Every pack is as above, and every block that is due unpacks to the bytes whose id was recorded."""
+        """Read every block that is due and compare it with its recorded id."""
         found: list[Damage] = []
         watches: list[Stopwatch] = []
         began = time.perf_counter()
@@ -265,7 +277,10 @@ class Verifier:
 
 
 def _chosen(listing: Listing, request: VerifyRequest) -> tuple[list[RestorePoint], list[PointVerdict]]:
-    """The points to verify, and verdicts on manifests that cannot be read, except where points are asked for by id."""
+    """Return the points to verify, and verdicts on manifests that cannot be read.
+
+    If points are selected by id, unreadable manifests are ignored.
+    """
     damaged = sorted(listing.damaged.items()) if request.wanted in (ALL, LATEST) else ()
     verdicts = [PointVerdict(name, None, (Damage("", 0, 0, cause),), 0) for name, cause in damaged]
     try:
@@ -285,16 +300,16 @@ def verify(
 ) -> tuple[list[PointVerdict], float]:
     """Verify restore points; returns a verdict for each and the seconds it took.
 
-    Manifests that cannot be read are damage too, except where points are asked for by id. A sample reads a half of the
-    blocks, a third and so on: each time others, until all were. What is found is recorded for backups to heal, unless
-    ``record`` is false. If recording fails, ``warn`` is called with the reason.
+    Unreadable manifests are damage too, unless points are selected by id. A sample reads a half of the blocks, a third
+    and so on; each verification reads other blocks, until all were read. Findings are recorded for backups to heal,
+    unless ``record`` is false. If recording fails, ``warn`` is called with the reason.
 
-    Raises RepositoryError if something cannot be read, once all points that can be are verified.
+    Raises RepositoryError if something cannot be read, after the other points are verified.
     """
     started = time.monotonic()
     listing = repository.points_of()
     if listing.damaged:
-        listing = repository.points_of()  # a manifest that cannot be read once may be sound as well
+        listing = repository.points_of()  # a manifest counts as damaged only if a second reading fails too
     chosen, verdicts = _chosen(listing, request)
     findings, kind, slices = Findings(repository), request.wanted.kind, request.slices
     uuids = {point.uuid for point in chosen} if slices > 1 else ()
