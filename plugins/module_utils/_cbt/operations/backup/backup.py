@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Backing up a domain."""
+"""Backs up a domain: the request, and the order of the steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .run import BackupOptions, BackupRun, Decision
 
 @dataclasses.dataclass(frozen=True)
 class BackupRequest:
-    """What is asked of one backup; see the module's documentation for the meaning of each."""
+    """A request for one backup; module cbt_backup documents the options."""
 
     domain: str
     policy: BackupPolicy = BackupPolicy()
@@ -33,7 +33,7 @@ class BackupRequest:
 
 
 def _report(plan: BackupPlan, control: Control) -> None:
-    """Report what was decided, and why."""
+    """Report the decision for each disk, and the reason."""
     for disk in plan.disks:
         control.note("plan", disk=disk.target, mode=disk.mode, dirty_bytes=disk.dirty_bytes, reason=disk.reason)
     if plan.skipped is not None:
@@ -47,10 +47,10 @@ def backup(
     control: Control | None = None,
     check_only: bool = False,
 ) -> BackupResult:
-    """Back up a domain into a repository, or with ``check_only`` tell what would be done.
+    """Back up a domain into a repository, or with ``check_only`` plan the backup.
 
-    ``repository`` may be None with ``check_only``, if it would have to be created. Raises a CbtError; then nothing
-    is published, the domain has no job and no new checkpoint of ours, and the next run builds on the last good point.
+    ``repository`` may be None with ``check_only``, if it does not exist yet. Raises a CbtError; then nothing is
+    published, the domain has no job and no new checkpoint of ours, and the next run builds on the last good point.
     """
     started = time.monotonic()
     control = control or Control()
@@ -62,7 +62,7 @@ def backup(
         preparation.check_job(domain, read_domain(domain), request.abort_foreign_job)
         new_point.check(request.options)
         preparation.check_name(domain)
-        transport.servers(session, request.options.transport)  # here as well, so that check mode tells of it
+        transport.servers(session, request.options.transport)  # checked here too, so that check mode reports it
         cleared = (
             [] if check_only else preparation.clear(domain, request.options.scratch_dir, request.abort_foreign_job)
         )
@@ -75,7 +75,7 @@ def backup(
         plan = make_plan(found, request.policy)
         _report(plan, control)
         if request.options.quiesce == "required" and found.facts.active and plan.skipped is None:
-            agent.require(found.facts)  # here as well, so that check mode tells of it
+            agent.require(found.facts)  # checked here too, so that check mode reports it
         if check_only or repository is None or plan.skipped is not None:
             return result_of(found, plan, None, None, plan.warnings)
         repository.store.sweep()

@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The two ways to a frozen view of a domain's disks: a backup job of a running domain, and the images of one that is shut off."""
+"""Makes a frozen view of the disks of a domain.
+
+The view of a running domain is a backup job. For a domain that is shut off, the images are exported.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ from ...hypervisor.domain import DomainFacts
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Exports that show the disks as they were at one instant; ``note`` is why they are not file-system consistent."""
+    """Exports that show the disks as they were at one instant.
+
+    ``note`` says why the disks are not consistent at the level of file systems, or is None.
+    """
 
     exports: tuple[Export, ...]
     consistency: str
@@ -29,7 +35,7 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Quiescing:
-    """How to freeze the guest: the policy (auto, required, never) and the mount points, empty for all."""
+    """How to freeze the guest: auto, required or never; and mount points, empty for all."""
 
     policy: str
     mountpoints: tuple[str, ...]
@@ -37,7 +43,10 @@ class Quiescing:
 
 @dataclasses.dataclass(frozen=True)
 class ViewRequest:
-    """The disks that a view is to show, and the ``checkpoint`` that begins in the same instant on the ``tracked`` ones, if any does."""
+    """The disks of a view, and the ``checkpoint`` to create on the ``tracked`` ones.
+
+    The checkpoint begins at the instant of the view. It is None if no disk is tracked.
+    """
 
     domain: Domain
     facts: DomainFacts
@@ -47,7 +56,7 @@ class ViewRequest:
 
     @property
     def checkpoint_xml(self) -> str | None:
-        """The checkpoint as libvirt takes it."""
+        """Return the XML of the checkpoint for libvirt, or None."""
         name = self.checkpoint
         return checkpoints.checkpoint_xml(name, self.tracked, self.facts.disks) if name is not None else None
 
@@ -60,9 +69,10 @@ def running(
     ready: t.Callable[[], None],
     servers: t.Sequence[TcpServer] = (),
 ) -> t.Iterator[View]:
-    """Begin a backup job, together with the checkpoint, the guest frozen for that instant.
+    """Begin a backup job and the checkpoint at one instant, with the guest frozen.
 
-    ``folder`` is the hypervisor's, ``servers`` as in ``backup_job``. ``ready`` is called when the guest is frozen, and may raise to end it there.
+    ``folder`` is on the hypervisor; ``servers`` is as in ``backup_job``. ``ready`` is called while the guest is frozen,
+    and may raise to cancel the job.
     """
     domain, facts, checkpoint = asked.domain, asked.facts, asked.checkpoint
     if checkpoint is not None:
@@ -79,7 +89,7 @@ def running(
 def shut_off(asked: ViewRequest, folder: str) -> t.Iterator[View]:
     """Serve the images, after adding the next bitmap to the tracked ones.
 
-    If the block succeeds, the checkpoint is defined in libvirt.
+    If the block succeeds, the checkpoint is defined in libvirt; if that fails, the error is ignored.
     """
     facts, checkpoint = asked.facts, asked.checkpoint
     if checkpoint is not None:
@@ -90,6 +100,7 @@ def shut_off(asked: ViewRequest, folder: str) -> t.Iterator[View]:
         exports = stack.enter_context(offline_export.image_exports(facts, asked.wanted, folder))
         yield View(exports, consistency, note, asked.checkpoint_xml)
     if checkpoint is not None:
-        # Best effort: if it fails, the next backup finds the bitmap and redefines the checkpoint, as after a migration.
+        # Best effort: after a failure, the next backup finds the bitmap and redefines the checkpoint, as after a
+        # migration.
         with contextlib.suppress(HypervisorError):
             checkpoints.redefine(asked.domain, facts, checkpoint, asked.tracked)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The decision how each disk is read, from which checkpoint, and why. Pure."""
+"""Decides how each disk is read, from which checkpoint, and why. Pure."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SKIPPED = "skipped"
 
 @dataclasses.dataclass(frozen=True)
 class Situation:
-    """The facts a decision rests on.
+    """The facts from which a backup is planned.
 
-    ``points`` are the domain's restore points in this repository, oldest first; ``checkpoints`` the names libvirt
-    knows; ``ours`` how names of this repository's checkpoints begin; ``damaged`` gives the reason why a map cannot
+    ``points`` are the domain's restore points in this repository, oldest first. ``checkpoints`` are the names known to
+    libvirt. ``ours`` is the prefix of this repository's checkpoints. ``damaged`` gives the reason why a map cannot
     serve as the base, by (point id, target). ``damages`` contains the unreadable blocks of the repository. ``lost``
     gives the number of unreadable bytes, by (point id, target).
     """
@@ -94,7 +94,7 @@ def why_not_base(disk: Disk, point: RestorePoint, situation: Situation) -> str |
         return broken
     if disk.virtual_size != record.size:
         return f"{disk.target} had {size_text(record.size)} at restore point {point.id} and has {size_text(disk.virtual_size or 0)} now"
-    if disk.source != record.source:  # where it is, a relative backing file may be another
+    if disk.source != record.source:  # at another path, a relative backing file may be another file
         return f"{disk.target} was {record.source} at restore point {point.id} and is {disk.source} now"
     strange = why_foreign(disk, point.checkpoint or "")
     if strange is not None:
@@ -106,7 +106,7 @@ def why_not_base(disk: Disk, point: RestorePoint, situation: Situation) -> str |
 
 
 def usable_disks(point: RestorePoint, situation: Situation) -> tuple[str, ...]:
-    """The disks whose changes since a point are known for certain."""
+    """Return the disks whose changes since a point are known for certain."""
     if point.checkpoint is None:
         return ()
     return tuple(
@@ -117,7 +117,7 @@ def usable_disks(point: RestorePoint, situation: Situation) -> tuple[str, ...]:
 
 
 def _comparable(disk: Disk, situation: Situation) -> str | None:
-    """Id of the newest point holding this disk in readable form, to compare a full reading with."""
+    """Return the id of the newest point with a readable map of the disk, to compare a full reading with."""
     for point in reversed(situation.points):
         if point.disk(disk.target) is not None and (point.id, disk.target) not in situation.damaged:
             return point.id
@@ -125,7 +125,7 @@ def _comparable(disk: Disk, situation: Situation) -> str | None:
 
 
 def _since(disk: Disk, mode: str, point: RestorePoint, lost: int) -> DiskPlan:
-    """Read what changed since a point, and what the repository has ``lost`` of it, in bytes."""
+    """Plan to read the changes since a point, and the ``lost`` bytes that the repository cannot read."""
     bitmap = disk.bitmap(point.checkpoint or "")
     dirty = bitmap.dirty_bytes if bitmap is not None else None
     reason = f"Changes since restore point {point.id} are known from checkpoint {point.checkpoint}."
@@ -179,7 +179,7 @@ def _disk_plan(disk: Disk, mode: str, selection: Selection, scan_untracked: bool
 
 
 def _refuse_gaps(plans: t.Sequence[DiskPlan], name: str) -> None:
-    """An incremental backup that would have to read a trackable disk in full is refused instead of guessed."""
+    """Raise Refused if a trackable disk would be read in full, or if no disk is tracked."""
     gaps = [plan for plan in plans if plan.mode == FULL and not plan.audit]
     if gaps:
         causes = " ".join(f"{plan.target}: {plan.reason}" for plan in gaps)
@@ -190,16 +190,16 @@ def _refuse_gaps(plans: t.Sequence[DiskPlan], name: str) -> None:
 
 
 def our_checkpoints(situation: Situation) -> list[str]:
-    """Names of this repository's checkpoints, known to libvirt or left as bitmaps in the disks."""
+    """Return the names of this repository's checkpoints in libvirt, or left as bitmaps in the disks."""
     return named(situation.ours, situation.checkpoints, situation.facts.disks)
 
 
 @dataclasses.dataclass(frozen=True)
 class BackupPolicy:
-    """What is asked of a backup as far as the decision goes.
+    """The options of a backup that the decision depends on.
 
-    ``mode`` is auto, full, incremental, differential or copy; ``threshold`` in bytes, None for none; ``offline`` what to do with a
-    domain that is shut off: read or skip (start_paused is done before the decision).
+    ``mode`` is auto, full, incremental, differential or copy. ``threshold`` is in bytes, or None. ``offline`` is read
+    or skip, for a domain that is shut off; start_paused is carried out before the decision.
     """
 
     mode: str = AUTO
@@ -216,7 +216,7 @@ def _audited(plan: DiskPlan) -> DiskPlan:
 
 
 def _skip(taken: t.Sequence[DiskPlan], policy: BackupPolicy, facts: DomainFacts) -> str | None:
-    """Why the backup is not to be made now; None if it is."""
+    """Return the reason to skip the backup, or None."""
     if not facts.active and policy.offline == "skip":
         return f"{facts.name} is {facts.state}, and offline is set to skip."
     if policy.threshold is None or not all(plan.mode in (INCREMENTAL, DIFFERENTIAL) for plan in taken):

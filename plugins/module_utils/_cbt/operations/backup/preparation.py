@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Before a backup: whether the domain can be backed up, and what killed runs left on it."""
+"""Checks whether a domain can be backed up, and cleans up after killed runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from ...repository.format import names
 
 
 def check_job(domain: Domain, facts: DomainFacts, abort_foreign: bool) -> None:
-    """Raise Refused if a job of another tool runs, unless it is a backup job and may be ended."""
+    """Raise Refused if a job of another tool runs and may not be ended.
+
+    A backup job may be ended with ``abort_foreign``.
+    """
     if facts.job is None or leftovers.is_leftover(domain) or (abort_foreign and facts.job == "backup"):
         return
     raise Refused(
@@ -26,7 +29,7 @@ def check_job(domain: Domain, facts: DomainFacts, abort_foreign: bool) -> None:
 
 
 def check_name(domain: Domain) -> None:
-    """Raise Refused if a restore point of the domain could not be read again for its name."""
+    """Raise Refused if the name of the domain cannot be used in a repository."""
     if not names.is_domain_name(domain.name):
         raise Refused(
             f"Cannot back up the domain {names.shown(domain.name)}: its name contains control characters. Rename it with virsh domrename."
@@ -34,7 +37,10 @@ def check_name(domain: Domain) -> None:
 
 
 def clear(domain: Domain, scratch_dir: str, abort_foreign: bool) -> list[str]:
-    """End jobs and remove scratch files of runs that were killed, and a foreign job if that was asked for."""
+    """End jobs and delete scratch files of killed runs; returns messages.
+
+    With ``abort_foreign``, a backup job of another tool is ended too.
+    """
     done = leftovers.clear(domain, scratch_dir)
     if abort_foreign and read_domain(domain).job == "backup":
         backup_job.end(domain)
@@ -44,7 +50,7 @@ def clear(domain: Domain, scratch_dir: str, abort_foreign: bool) -> list[str]:
 
 @contextlib.contextmanager
 def started(domain: Domain, wanted: bool) -> t.Iterator[None]:
-    """Have a shut-off domain started, its processors halted, for the block."""
+    """Start a domain that is shut off, with its processors paused, for the block."""
     if not wanted or domain.api.isActive():
         yield
         return
@@ -54,6 +60,6 @@ def started(domain: Domain, wanted: bool) -> t.Iterator[None]:
         yield
     finally:
         with explained(f"shut off {domain.name} again"):
-            # If it was resumed since then, another program or a person uses it.
+            # A domain that was resumed is in use by another program or a person.
             if domain.api.isActive() and domain.api.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
                 domain.api.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What came of a backup, or of its plan."""
+"""The outcome of a backup, or of its plan."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .run import BackupRun
 
 @dataclasses.dataclass(frozen=True)
 class DiskResult:
-    """What became of one disk; ``statistics`` is None where it was not read.
+    """The outcome for one disk; ``statistics`` is None if it was not read.
 
-    ``unmarked`` are (offset, length) in bytes that an audit found changed although tracking did not mark them;
-    ``healed_blocks`` damaged blocks of earlier points of which sound copies are stored now.
+    ``unmarked`` lists (offset, length) in bytes of ranges that changed although tracking did not mark them.
+    ``healed_blocks`` counts damaged blocks of earlier points of which sound copies are stored now.
     """
 
     target: str
@@ -36,13 +36,16 @@ class DiskResult:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of the workers' time that each kind of work took, empty where the disk was not read."""
+        """Return the share of the workers' time by kind of work; empty if nothing was read."""
         return self.busy.shares(BACKUP_NAMES) if self.busy is not None else {}
 
 
 @dataclasses.dataclass(frozen=True)
 class BackupResult:
-    """The outcome of a backup; ``point`` is None for an estimate, and where it was ``skipped``. ``duration`` is in seconds."""
+    """The outcome of a backup.
+
+    ``point`` is None in check mode, and if the backup was ``skipped``. ``duration`` is in seconds.
+    """
 
     point: RestorePoint | None
     disks: tuple[DiskResult, ...]
@@ -52,7 +55,7 @@ class BackupResult:
 
     @property
     def limited_by(self) -> str | None:
-        """One sentence that says what limited the reading of the disks."""
+        """Return a sentence that says what limited the reading; None if no disk was read."""
         return limited_by((disk.busy for disk in self.disks if disk.busy is not None), BACKUP_NAMES)
 
 
@@ -76,7 +79,7 @@ def _disk(plan: DiskPlan, size: int | None, read: ReadDisk | None, healed: int) 
 def result_of(
     found: Situation, plan: BackupPlan, run: BackupRun | None, point: RestorePoint | None, warnings: t.Iterable[str]
 ) -> BackupResult:
-    """The outcome of a plan, and of the run that carried it out, if there was one."""
+    """Return the outcome of a plan and, if it was carried out, of its run."""
     read: t.Mapping[str, ReadDisk] = run.disks if run is not None else {}
     healed: t.Mapping[str, int] = run.healed.blocks if run is not None else {}
     sizes = {disk.target: disk.virtual_size for disk in found.facts.disks}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One backup under way: the plan carried out."""
+"""Carries out the plan of a backup."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TOOL_VERSION = "0.1.0"
 
 @dataclasses.dataclass(frozen=True)
 class BackupOptions(StoringOptions):
-    """How a backup is carried out."""
+    """The options that decide how a plan is carried out."""
 
     quiesce: str = "auto"
     freeze_mountpoints: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class BackupOptions(StoringOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """A plan for one domain, with what it rests on and how it is carried out."""
+    """A plan for one domain, with the facts it is based on and the options."""
 
     domain: Domain
     found: Situation
@@ -60,7 +60,7 @@ class Decision:
 
 
 class BackupRun:
-    """Carries out the plan for one domain. ``disks`` and ``warnings`` tell what came of it."""
+    """Carries out the plan for one domain. ``disks``, ``healed`` and ``warnings`` are the outcome."""
 
     def __init__(self, decision: Decision, lease: Lease, control: Control) -> None:
         self._domain, self._plan, self._options = decision.domain, decision.plan, decision.options
@@ -75,16 +75,16 @@ class BackupRun:
         self._checkpoint = f"{checkpoints.prefix(self._repository.id)}{self._id}" if self._plan.tracked else None
         key = (self._facts.uuid, self._id)
         self._new = NewPoint(lease, key, self._options, self._damages, control)
-        # Read before the job begins: libvirt may take its time to ask QEMU, and the guest's writes go to scratch meanwhile.
+        # Read before the job begins: libvirt may be slow to ask QEMU, and during the job the guest fills the scratch files.
         self._versions = {"kvm.cbt": TOOL_VERSION, **versions(self._domain.session)}
 
     @property
     def disks(self) -> t.Mapping[str, ReadDisk]:
-        """What was read, by target."""
+        """Return the disks that were read, by target."""
         return self._new.disks
 
     def carry_out(self) -> RestorePoint:
-        """Take the backup and publish it."""
+        """Take the backup, publish it, and return its restore point."""
         taken = [each for each in self._plan.disks if each.read]
         wanted = [backup_job.JobDisk(each.target, each.since) for each in taken]
         with (
@@ -106,7 +106,7 @@ class BackupRun:
                 for plan, export in zip(taken, view.exports):
                     self._read(plan, export)
                 point = self._publish(view, captured)
-                undo.pop_all()  # it is published: from here on nothing is taken back
+                undo.pop_all()  # it is published: from here on, nothing is undone
         self._control.reached(
             f"Restore point {point.id} of {point.domain} is published and complete. The next backup completes the remaining work."
         )
@@ -149,7 +149,7 @@ class BackupRun:
         )
 
     def _capture(self, captured: Capture) -> None:
-        """Keep firmware variables and the like as they are now, near the moment of which the disks are."""
+        """Save firmware variables and similar files as they are now, close to the instant of the view."""
         captured.take(machine_files(self._facts.xml))
         self.warnings += captured.warnings
 
@@ -158,7 +158,7 @@ class BackupRun:
         self._control.check()
 
     def _watched(self, work: scratch.Workspace) -> list[free_space.WatchedDirectory]:
-        """Where space is needed. Raises Refused if there is too little."""
+        """Return the directories that need free space. Raises Refused if there is too little."""
         watched = list(work.watched)
         if self._repository.store.local_path is not None:
             watched.append(
@@ -206,7 +206,7 @@ class BackupRun:
         except (DamagedObject, ObjectMissing):
             if plan.since is not None:
                 raise
-            return None  # all of the disk is read: without something to compare with, all of it is stored
+            return None  # the whole disk is read; without a base to compare with, all blocks are stored
 
     def _publish(self, view: frozen_view.View, captured: Capture) -> RestorePoint:
         self._control.progress(Progress("publishing", self._facts.name))
@@ -261,7 +261,7 @@ class BackupRun:
         )
 
     def _configuration(self) -> dict[str, bytes]:
-        """The files that keep the machine's configuration, by name."""
+        """Return the files with the configuration of the machine, by name."""
         files = {"domain.xml": self._facts.xml.encode(), "inactive.xml": self._facts.inactive_xml.encode()}
         guest = agent.guest_information(self._domain, self._facts)
         if guest:
@@ -278,15 +278,15 @@ class BackupRun:
                 checkpoints.remove(self._domain, name)
                 self._control.note("checkpoint_removed", checkpoint=name)
             except (CbtError, libvirt.libvirtError) as error:
-                # The restore point stands; the leftover costs a little memory and goes with the next backup.
+                # The restore point is complete. The leftover uses a little memory, and the next backup removes it.
                 self.warnings.append(f"The superseded checkpoint {name} of {self._facts.name} was not removed: {error}")
 
     def _heal(self) -> None:
-        """Have older points name what was stored again in place of damaged blocks."""
+        """Heal damaged blocks of older points with the blocks of this backup."""
         try:
             self.healed = heal(self._lease, self._facts.uuid, self._damages, self._control)
         except CbtError as error:
-            # The restore point stands, and the next backup goes on with it.
+            # The restore point is complete, and the next backup tries to heal again.
             self.warnings.append(
                 f"Damaged blocks of earlier restore points of {self._facts.name} were not healed: {error}"
             )
@@ -299,7 +299,7 @@ def _source(export: backup_job.Export) -> Source:
 
 
 def _image_properties(disk: Disk) -> dict[str, t.Any]:
-    """What a restore needs to make an image like the original one: format, cluster size, qcow2 features."""
+    """Return what a restore needs to create a similar image: format, cluster size, qcow2 features."""
     properties: dict[str, t.Any] = {"format": disk.format, "type": disk.type}
     if disk.type not in ("file", "block"):
         return properties

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Gathering the facts a backup's decision rests on."""
+"""Gathers the facts from which a backup is planned."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from .plan import Situation, our_checkpoints
 
 
 def gather(domain: Domain, repository: Repository | None) -> Situation:
-    """Everything the decision rests on, read from libvirt, QEMU and the repository; ``repository`` is None if it does not exist yet."""
+    """Return the facts, read from libvirt, QEMU and the repository.
+
+    ``repository`` is None if it does not exist yet.
+    """
     facts = read_domain(domain)
     if repository is None:
         return Situation(facts, (), (), "cbt-")
@@ -35,7 +38,10 @@ def gather(domain: Domain, repository: Repository | None) -> Situation:
 
 
 def _with_damage(repository: Repository, found: Situation) -> Situation:
-    """The same, with what is damaged of the points that may serve as a base: those with a checkpoint on the domain, and the newest."""
+    """Return the situation with the damage of points that may serve as a base.
+
+    Those are the points with a checkpoint on the domain, and the newest point.
+    """
     ours = set(our_checkpoints(found))
     candidates = [point for point in found.points if point.checkpoint in ours or point is found.points[-1]]
     damages: dict[bytes, PackDamage] = damage.read_all(repository)

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A few blocks of which tracking says that they did not change, held against the restore point.
+"""Compares a few blocks that tracking reports as unchanged with the restore point.
 
-QEMU marks nothing when a disk is shrunk and enlarged to the size it had, though its end is lost. And it knows nothing of
-what others write into an image.
+QEMU marks no block if a disk is shrunk and enlarged to its former size, although the content of its end is lost. QEMU
+also does not see writes of other programs to an image.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _SAMPLES = 8
 
 
 def _dirty(source: Source, first: int, stop: int) -> set[int]:
-    """The blocks between two that are marked as changed."""
+    """Return the blocks from ``first`` up to ``stop`` that are marked as changed."""
     extents = source.marked(first * BLOCK_SIZE, min(stop * BLOCK_SIZE, source.size))
     return {block for extent in extents for block in range(extent.offset // BLOCK_SIZE, block_count(extent.end))}
 
 
 def _last_clean(source: Source, base: ExtentMap) -> list[int]:
-    """The last block with data that is not marked, if there is one: a disk that lost its end lost this block."""
+    """Return the last unmarked block with data, if any: a disk that lost its end lost it."""
     step = STATUS_STEP // BLOCK_SIZE
     for first in reversed(range(0, block_count(base.size), step)):
         held = list(base.runs(first, min(first + step, block_count(base.size))))
@@ -39,16 +39,17 @@ def _last_clean(source: Source, base: ExtentMap) -> list[int]:
 
 
 def _samples(base: ExtentMap) -> t.Iterator[int]:
-    """Blocks of which the base holds data, and blocks of which it may not, from all over the disk."""
+    """Yield blocks with data in the base, and evenly spaced blocks of the whole disk."""
     runs = [base.run(index * len(base) // _SAMPLES) for index in range(_SAMPLES)] if len(base) else []
     yield from (run.first + run.count // 2 for run in runs)
     yield from (index * block_count(base.size) // _SAMPLES for index in range(_SAMPLES))
 
 
 def contradiction(source: Source, base: ExtentMap, parent: ParentBlocks) -> int | None:
-    """A block that is not marked as changed and yet is not as in ``base``; None if none was found.
+    """Return a block that is not marked as changed but differs from ``base``, or None.
 
-    A disk that lost its end is found out for certain, other faults by chance.
+    A disk that lost its end is detected, if the repository can read the last unmarked block with data. Other faults are
+    found by chance.
     """
     candidates = sorted({*_samples(base), *_last_clean(source, base)})
     with source.connect() as connection:
@@ -58,7 +59,7 @@ def contradiction(source: Source, base: ExtentMap, parent: ParentBlocks) -> int 
             data = connection.read(block * BLOCK_SIZE, block_length(block, base.size))
             digest = parent.digests(block, 1)[0]
             if digest is None and next(base.runs(block, block + 1), None) is not None:
-                continue  # what the repository holds of it cannot be read
+                continue  # the repository cannot read this block
             if (parent.block_id(data) != digest) if digest is not None else any(data):
                 return block
     return None

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How the disks of a running domain are reached: over a Unix socket, or over TCP from another host."""
+"""Decides how disks are reached: over a Unix socket, or over TCP from another host."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from ...hypervisor.connection import Session
 
 UNIX = "unix"
 TCP = "tcp"
-FIRST_PORT = 10809  # IANA's for NBD
+FIRST_PORT = 10809  # the port that IANA assigns to NBD
 PORTS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Transport:
-    """How the disks are to be reached. ``address`` is that of the hypervisor, the one in the URI if None; ``port`` any free one if None;
-    ``certificates`` the folder of this host's certificates."""
+    """How the disks are reached.
+
+    ``address`` is the hypervisor's; None is the host in the URI, or localhost. If ``port`` is None, any free port is used.
+    ``certificates`` is the folder with the certificates of this host.
+    """
 
     kind: str = UNIX
     address: str | None = None
@@ -32,9 +35,9 @@ class Transport:
 
 
 def servers(session: Session, wanted: Transport) -> tuple[TcpServer, ...]:
-    """Where QEMU may serve the disks, to be tried in this order; none for a Unix socket.
+    """Return the addresses at which QEMU may serve, in this order; none for a Unix socket.
 
-    Raises Refused if they cannot be reached that way, or if what TLS needs is missing.
+    Raises Refused if the disks cannot be reached that way, or if certificates for TLS are missing.
     """
     host = session.remote_host
     if wanted.kind == UNIX:
@@ -52,7 +55,10 @@ def servers(session: Session, wanted: Transport) -> tuple[TcpServer, ...]:
 
 
 def _resolved(address: str) -> str:
-    """The numeric address: what the hypervisor takes its own name for may be a loopback address."""
+    """Return the numeric address.
+
+    The hypervisor may resolve its own name to a loopback address.
+    """
     try:
         return str(socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][4][0])
     except OSError as error:
