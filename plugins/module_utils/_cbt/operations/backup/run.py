@@ -75,7 +75,7 @@ class BackupRun:
         self._checkpoint = f"{checkpoints.prefix(self._repository.id)}{self._id}" if self._plan.tracked else None
         key = (self._facts.uuid, self._id)
         self._new = NewPoint(lease, key, self._options, self._damages, control)
-        # Read before the job begins: libvirt may be slow to ask QEMU, and during the job the guest fills the scratch files.
+        # Read before the job begins: libvirt may be slow to ask QEMU, and during the job guest writes fill scratch.
         self._versions = {"kvm.cbt": TOOL_VERSION, **versions(self._domain.session)}
 
     @property

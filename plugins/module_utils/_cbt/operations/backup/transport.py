@@ -23,8 +23,8 @@ PORTS = 64
 class Transport:
     """How the disks are reached.
 
-    ``address`` is the hypervisor's; None is the host in the URI, or localhost. If ``port`` is None, any free port is used.
-    ``certificates`` is the folder with the certificates of this host.
+    ``address`` is the hypervisor's; None is the host in the URI, or localhost. If ``port`` is None, any free one is
+    used. ``certificates`` is the folder with the certificates of this host.
     """
 
     kind: str = UNIX

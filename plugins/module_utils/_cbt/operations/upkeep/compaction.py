@@ -1,11 +1,12 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Compaction: the live blocks of sparse packs are copied into new ones.
+"""Compaction: copies the live blocks of sparse packs into new packs.
 
-What lies in another pack as well lives there alone: it is not copied, unless it was to be stored apart. Every block is proven before
-it is copied or another one named in its place, and by its block id stays what it was. Restore points are made to name the new addresses one by
-one; the old packs are left to the collector. A block that is damaged is not moved, nor is its pack emptied.
+A block that is also stored in another pack is not copied, unless its point is deduplicated apart from the repository.
+Every block is read and compared with its id before it is copied, or before the other one is named in its place. Restore
+points are changed to name the new addresses one by one. The collector deletes the old packs. A damaged block stays in
+its pack.
 """
 
 from __future__ import annotations
@@ -34,13 +35,17 @@ from . import merging
 from .live_blocks import LiveBlocks, count, live_blocks, set_ranges, sparse_packs, without
 from .merging import Merges
 
-PACKS_AT_ONCE = 1 << 16  # packs whose live and recoverable blocks are held in memory, by a bit each: about 50 MiB
-EMPTIED_AT_ONCE = 256  # packs copied before restore points are told, so that a run that is killed loses no more work
+PACKS_AT_ONCE = 1 << 16  # packs whose live and recoverable blocks are held in memory, one bit each: about 50 MiB
+EMPTIED_AT_ONCE = 256  # packs copied before restore points are changed, so that a killed run loses little work
 
 
 @dataclasses.dataclass(frozen=True)
 class Compacted:
-    """What came of it: ``packs`` that nothing names any more, ``points`` that were changed, and the bytes of the payloads that were copied."""
+    """The outcome of a compaction.
+
+    ``packs`` is the number of packs of which no existing restore point needs a block any more. ``points`` is the number
+    of changed restore points. ``copied_bytes`` is the size of the copied payloads.
+    """
 
     packs: int = 0
     points: int = 0
@@ -56,7 +61,11 @@ class _Chunk(t.NamedTuple):
 
 
 class _Copy(t.NamedTuple):
-    """``count`` blocks that were in ``pack`` from ``ordinal`` on were stored in the pack with the id ``to_pack`` from ``to_ordinal`` on, in ``size`` bytes."""
+    """A copy of ``count`` blocks from one pack to another.
+
+    The blocks start at ``ordinal`` in ``pack``, and at ``to_ordinal`` in the pack with the id ``to_pack``. ``size`` is
+    in bytes.
+    """
 
     pack: PackRef
     ordinal: int
@@ -74,7 +83,7 @@ def _chunks(packs: t.Iterable[PackRef], live: LiveBlocks) -> t.Iterator[_Chunk]:
 
 
 def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> list[_Copy]:
-    """Store the sound blocks of a chunk anew. What cannot be read is left where it is."""
+    """Copy the sound blocks of a chunk; blocks that cannot be read stay where they are."""
     try:
         blocks = list(repository.reader.encoded(chunk.pack, chunk.ordinal, chunk.count))
     except (DamagedObject, ObjectMissing):
@@ -95,7 +104,10 @@ def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> list[_Co
 
 
 def _maps(repository: Repository, points: t.Iterable[RestorePoint], control: Control) -> t.Iterator[ExtentMap]:
-    """The maps of restore points; what one that cannot be read names counts as dead, which costs a copy and no block."""
+    """Yield the readable maps of restore points.
+
+    Blocks that only an unreadable map names count as dead. Their packs may be copied needlessly, but no block is lost.
+    """
     for point in points:
         control.check()
         yield from (extents for _target, extents in repository.readable_maps(point))
@@ -103,7 +115,7 @@ def _maps(repository: Repository, points: t.Iterable[RestorePoint], control: Con
 
 @dataclasses.dataclass(frozen=True)
 class _Compaction:
-    """One run."""
+    """One run of the compaction."""
 
     lease: Lease
     workers: int
@@ -111,11 +123,11 @@ class _Compaction:
 
     @property
     def repository(self) -> Repository:
-        """Where it runs."""
+        """Return the repository of the lease."""
         return self.lease.repository
 
     def empty(self, packs: t.Sequence[PackRef], live: LiveBlocks) -> Compacted:
-        """Copy what lives in packs, and have all restore points name the copies."""
+        """Copy the live blocks of packs, and make all restore points name the copies."""
         writer = self.repository.writer()
         try:
             copies = self._copied(packs, live, writer)
@@ -128,7 +140,8 @@ class _Compaction:
             moves[pack.id] = joined(
                 Move(copy.ordinal, copy.count, written[copy.to_pack], copy.to_ordinal) for copy in group
             )
-        # From here on the copies may be named: whatever happens, they stay, and the collector takes those that are not.
+        # From here on, restore points may name the copies. They stay after any error; the collector deletes unused
+        # ones.
         dedup.store_hooks(self.repository, dedup.of_compaction(), writer.hooks())
         changed = 0
         for point in self.repository.points_of().points if moves else ():
@@ -147,7 +160,10 @@ class _Compaction:
 
 
 def _choices(packs: int) -> t.Iterator[t.Callable[[PackRef], bool]]:
-    """Tests that divide so many packs, by their ids, into parts of which one at a time is looked at. Each run divides them in another way."""
+    """Yield tests that divide so many packs, by their ids, into parts.
+
+    One part at a time fits in memory. Each run divides the packs differently.
+    """
     parts = packs // PACKS_AT_ONCE + 1
     byte = secrets.randbelow(12)
     for part in range(parts):
@@ -155,7 +171,7 @@ def _choices(packs: int) -> t.Iterator[t.Callable[[PackRef], bool]]:
 
 
 class CompactionStep(t.NamedTuple):
-    """``packs`` to be emptied, what lives in them, and what of that lies elsewhere as well."""
+    """The ``packs`` to empty, their live blocks, and which of these are stored elsewhere too."""
 
     packs: t.Sequence[PackRef]
     live: LiveBlocks
@@ -165,9 +181,9 @@ class CompactionStep(t.NamedTuple):
 def choose(
     live: LiveBlocks, merges: Merges, below: int, recoverable: LiveBlocks, kept: t.Collection[PackRef] = ()
 ) -> CompactionStep:
-    """The packs of which little but ``recoverable`` needs to stay if ``merges`` are made, but none of those ``kept``. Pure.
+    """Choose the packs that are sparse once ``merges`` are made, except those ``kept``. Pure.
 
-    Merges out of other packs are left.
+    Blocks in ``recoverable`` count as stored. Merges of other packs are dropped.
     """
     packs = [ref for ref in sparse_packs(without(live, merges), below, recoverable) if ref not in kept]
     return CompactionStep(
@@ -177,9 +193,10 @@ def choose(
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """Packs of which less than ``below`` percent of the blocks live there. What ``trashed`` points name lives, but is not moved: they keep their packs.
+    """The packs in which less than ``below`` percent of the blocks are live.
 
-    ``without`` are points regarded as just removed. Packs that ``held`` points name are not emptied at all, because nothing of them can go.
+    Blocks that points in the trash name count as live but are not moved. The points in ``without`` are treated as
+    removed. Packs that ``held`` points name are not emptied, because none of their blocks can be deleted.
     """
 
     below: int
@@ -188,7 +205,7 @@ class Candidates:
     held: t.Sequence[RestorePoint] = ()
 
     def find(self, repository: Repository, control: Control) -> t.Iterator[CompactionStep]:
-        """Some of the packs at a time. Raises RepositoryError."""
+        """Yield the candidates, one part of the packs at a time. Raises RepositoryError."""
         for chosen in _choices(sum(1 for _name in repository.store.list(names.PACKS))):
             points = [each for each in repository.points_of().points if each.key not in self.without]
             live = live_blocks(_maps(repository, points, control), chosen)
@@ -206,7 +223,10 @@ class Candidates:
 
 
 def predict(repository: Repository, candidates: Candidates) -> Compacted:
-    """About what ``compact`` would do: the packs, and by their average the bytes of what is to be copied of them. Raises RepositoryError."""
+    """Return an estimate of what ``compact`` would do.
+
+    The bytes to copy are estimated from the average block size of each pack. Raises RepositoryError.
+    """
     found = [
         (ref, bits)
         for each in candidates.find(repository, Control())
@@ -220,7 +240,7 @@ def compact(
 ) -> Compacted:
     """Empty the sparse packs.
 
-    Raises RepositoryError if the store fails; every restore point is whole all the same.
+    Raises RepositoryError if the store fails; all restore points stay whole.
     """
     run = _Compaction(lease, workers or default_workers(), control or Control())
     total = Compacted()

@@ -1,13 +1,13 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Healing restore points whose stored blocks are damaged.
+"""Heals restore points whose stored blocks are damaged.
 
-A backup reads the damaged blocks of its base again, and so does a copy, so the new point is true. Where it found the content that was
-there, a sound copy lies at the same offset of the same disk, in the new point's map: by its block id, which the damaged
-pack's directory still tells, it is proven to be the same, and all points that name the damaged block name the copy from
-then on. Nothing else is needed to go on where a run was killed, and nothing is healed that cannot be proven: a block
-whose pack is missing, or whose pack's directory is damaged, has no id to prove it by.
+A backup or a copy reads the damaged blocks of its base again. If the content is unchanged, the map of the new point has
+a sound copy at the same offset of the same disk. The block id in the directory of the damaged pack proves that the
+content is the same. All points that name the damaged block are then changed to name the copy. No other state is needed
+to continue after a killed run. A block whose pack is missing, or whose pack's directory is damaged, has no id to prove
+it by and is not healed.
 """
 
 from __future__ import annotations
@@ -32,14 +32,18 @@ Address = tuple[PackRef, int]  # pack and ordinal
 
 @dataclasses.dataclass(frozen=True)
 class Healed:
-    """What came of it: ``blocks`` healed by target, number of restore ``points`` healed, of any domain, and damaged blocks ``left``."""
+    """The outcome of healing.
+
+    ``blocks`` counts healed blocks by target. ``points`` is the number of restore points healed, of any domain.
+    ``left`` counts damaged blocks without a sound copy, in packs that are damaged only in parts.
+    """
 
     blocks: t.Mapping[str, int] = dataclasses.field(default_factory=dict)
     points: int = 0
     left: int = 0
 
     def words(self, domain: str) -> list[str]:
-        """What a person should know of it."""
+        """Return sentences for the user."""
         told = []
         if self.points:
             blocks = sum(self.blocks.values())
@@ -56,7 +60,7 @@ class Healed:
 def _maps(
     repository: Repository, points: t.Iterable[RestorePoint], control: Control
 ) -> t.Iterator[tuple[str, ExtentMap]]:
-    """The maps of restore points, by target; nothing is known of what others name."""
+    """Yield the readable maps of restore points, by target."""
     for point in points:
         control.check()
         yield from repository.readable_maps(point)
@@ -81,7 +85,7 @@ class _Search:
                     self._wanted[target][run.first + index].add(address)
 
     def look(self, target: str, extents: ExtentMap) -> int:
-        """Find copies in a map of the disk; returns how many blocks were found."""
+        """Find copies in a map of the disk; returns the number of blocks found."""
         before = len(self.found)
         for block, addresses in self._wanted[target].items():
             for run in extents.runs(block, block + 1):
@@ -99,7 +103,7 @@ class _Search:
         return self._digest((run.pack, run.ordinal)) == self._digest(address) and self._sound(run)
 
     def _sound(self, run: Run) -> bool:
-        """True if the block can be read and is what its directory says."""
+        """Return True if the block can be read and matches its id in the pack's directory."""
         try:
             return not any(
                 isinstance(block, DamagedObject) for block in self._repository.reader.blocks(run.pack, run.ordinal, 1)
@@ -108,14 +112,14 @@ class _Search:
             return False
 
     def _digest(self, address: Address) -> bytes | None:
-        """A block's id as its pack's directory tells it; None if that cannot be read."""
+        """Return a block's id from its pack's directory; None if that cannot be read."""
         try:
             return self._repository.reader.directory(address[0]).digest(address[1])
         except (DamagedObject, ObjectMissing):
             return None
 
     def moves(self) -> dict[bytes, list[Move]]:
-        """What was found, as moves."""
+        """Return the copies found, as moves by pack id."""
         by_pack: dict[bytes, list[Move]] = collections.defaultdict(list)
         for (ref, ordinal), (pack, to_ordinal) in self.found.items():
             by_pack[ref.id].append(Move(ordinal, 1, pack, to_ordinal))
@@ -123,12 +127,13 @@ class _Search:
 
 
 def heal(lease: Lease, uuid: str, damages: Damages, control: Control | None = None) -> Healed:
-    """Look for sound copies of the damaged blocks that points of a domain name, and have all points of the repository name these.
+    """Find sound copies of a domain's damaged blocks, and make all points name them.
 
-    Raises RepositoryError if the store fails; every point is whole all the same, and the next run goes on.
+    The points are those of the whole repository. Raises RepositoryError if the store fails; all points stay whole, and
+    the next run continues.
     """
     repository, control = lease.repository, control or Control()
-    # Of the others no block's id can be read.
+    # The block ids in other damaged packs cannot be read.
     provable = {pack: each for pack, each in damages.items() if each.blocks is not None}
     if not provable:
         return Healed()
@@ -137,7 +142,7 @@ def heal(lease: Lease, uuid: str, damages: Damages, control: Control | None = No
     for target, extents in _maps(repository, points, control):
         search.want(target, extents)
     counts: dict[str, int] = collections.Counter()
-    for target, extents in _maps(repository, reversed(points), control):  # the newest is the likeliest to hold a copy
+    for target, extents in _maps(repository, reversed(points), control):  # copies are likeliest in the newest point
         counts[target] += search.look(target, extents)
     moves = search.moves()
     healed = 0

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which blocks of packs restore points name. Pure."""
+"""Computes which blocks of packs restore points name. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from ...repository.format.maps import ExtentMap
 from ...repository.format.packs import PackRef
 from ...repository.sharing.relocation import Move
 
-MOST_PACKS = 1 << 18  # at one time; four times as many as are chosen, of which some may be gone
-LiveBlocks = dict[PackRef, int]  # per pack a bit for each block that is named
+MOST_PACKS = 1 << 18  # the most in memory; four times PACKS_AT_ONCE, because maps may also name deleted packs
+LiveBlocks = dict[PackRef, int]  # for each pack, one bit for each block that is named
 
 
 def live_blocks(maps: t.Iterable[ExtentMap], chosen: t.Callable[[PackRef], bool]) -> LiveBlocks:
-    """Which blocks of the chosen packs any of the maps names."""
+    """Return which blocks of the chosen packs any of the maps names.
+
+    Raises RepositoryError if the maps name more than MOST_PACKS of these packs.
+    """
     live: LiveBlocks = {}
     for extents in maps:
         wanted = {ref for ref in extents.packs if chosen(ref)}
@@ -34,7 +37,7 @@ def live_blocks(maps: t.Iterable[ExtentMap], chosen: t.Callable[[PackRef], bool]
 
 
 def without(live: LiveBlocks, moves: t.Mapping[PackRef, t.Iterable[Move]]) -> LiveBlocks:
-    """What lives once these moves out of packs are made. A pack may have nothing left."""
+    """Return the live blocks left after these moves; a pack may have none left."""
     left = dict(live)
     for ref, line in moves.items():
         for move in line:
@@ -43,7 +46,7 @@ def without(live: LiveBlocks, moves: t.Mapping[PackRef, t.Iterable[Move]]) -> Li
 
 
 def sparse_packs(live: LiveBlocks, below: int, recoverable: LiveBlocks | None = None) -> list[PackRef]:
-    """The packs in ``live`` of whose blocks fewer than ``below`` percent are in ``live`` or ``recoverable``."""
+    """Return the packs with fewer than ``below`` percent of blocks live or recoverable."""
     held = recoverable or {}
     return [ref for ref, bits in live.items() if count(bits | held.get(ref, 0)) * 100 < below * ref.blocks]
 
@@ -53,12 +56,12 @@ def _bit_range(first: int, length: int) -> int:
 
 
 def count(bits: int) -> int:
-    """How many are set."""
+    """Return the number of bits that are set."""
     return bin(bits).count("1")
 
 
 def set_ranges(bits: int) -> t.Iterator[tuple[int, int]]:
-    """(first, count) of each row of set bits."""
+    """Yield (first, count) of each run of set bits."""
     first = 0
     while bits:
         skipped = (bits & -bits).bit_length() - 1

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Making one of blocks that are stored more than once, as writers do who do not see each other.
+"""Merges blocks that are stored more than once, as by writers that run at the same time.
 
-Packs are looked at one after another: what was seen lately is remembered, and hooks tell which others hold the same. So
-memory is bounded; what is not found costs space and nothing else.
+Packs are read one after another. Recently read blocks are remembered, and hooks find other packs with the same content,
+so memory is bounded. A block that is not found costs only space.
 """
 
 from __future__ import annotations
@@ -29,32 +29,38 @@ from ...repository.sharing.relocation import Move, joined, relocate
 from .live_blocks import LiveBlocks, count, set_ranges
 
 REMEMBERED = 1 << 18  # blocks; about 50 MiB
-MERGED_AT_ONCE = 1 << 19  # blocks found twice after which the rest is left to another run; about 100 MiB
+MERGED_AT_ONCE = 1 << 19  # blocks found twice, after which the rest is left to another run; about 100 MiB
 _ORDINAL_BITS = 32
 
-Merges = dict[PackRef, list[Move]]  # what lies elsewhere as well, and where, by the pack that can do without
+Merges = dict[PackRef, list[Move]]  # by pack, its blocks that are stored elsewhere too, and where
 
 
 class EqualBlocks:
-    """Which addresses hold the same block, as far as is remembered. An address is the rank of its pack and an ordinal; the lowest is kept."""
+    """Which addresses hold the same block, as far as remembered.
+
+    An address is the rank of a pack and an ordinal. Of equal blocks, the one at the lowest address is kept.
+    """
 
     def __init__(self, remembered: int = REMEMBERED) -> None:
         self._half = remembered // 2
         self._young: dict[bytes, int] = {}
         self._old: dict[bytes, int] = {}
-        self._ranks: set[int] = set()  # of the packs whose blocks are among the young ones
+        self._ranks: set[int] = set()  # ranks of the packs whose blocks are in _young
         self._ranks_before: set[int] = set()
-        self._kept: dict[int, int] = {}  # in place of which
+        self._kept: dict[int, int] = {}  # spare address: the address to use instead
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def remembers(self, rank: int) -> bool:
-        """True if the blocks of this pack need not be noted again for now."""
+        """Return True if the blocks of this pack need not be noted again yet."""
         return rank in self._ranks or rank in self._ranks_before
 
     def note(self, rank: int, blocks: t.Iterable[tuple[int, bytes]]) -> None:
-        """These blocks, by ordinal, are in the pack of this rank. May be told again."""
+        """Note that the pack of this rank has these blocks, as (ordinal, id).
+
+        A block may be noted more than once.
+        """
         if len(self._young) >= self._half:
             self._old, self._young = self._young, {}
             self._ranks_before, self._ranks = self._ranks, set()
@@ -76,7 +82,7 @@ class EqualBlocks:
         return address
 
     def merges(self, packs: t.Sequence[PackRef]) -> Merges:
-        """What was found; ``packs`` by rank."""
+        """Return the merges found; ``packs`` is in order of rank."""
         found: Merges = {}
         for spare in self._kept:
             rank, ordinal = divmod(self._first(spare), 1 << _ORDINAL_BITS)
@@ -87,9 +93,10 @@ class EqualBlocks:
 
 
 def find_equal(repository: Repository, live: LiveBlocks, control: Control) -> Merges:
-    """Which live blocks of packs are also in other packs, or at another address of the same pack, and live there too. The fullest pack keeps its own.
+    """Find live blocks that are also live at another address, in the same or another pack.
 
-    Nothing is proven but by the packs' directories. Raises RepositoryError if the store fails.
+    Of equal blocks, the one in the fullest pack is kept. Only directories are read; the blocks are not. Raises
+    RepositoryError if the store fails.
     """
     packs = sorted(live, key=lambda ref: (-count(live[ref]), ref.id))
     ranks = {ref: rank for rank, ref in enumerate(packs)}
@@ -127,13 +134,14 @@ def _directory(repository: Repository, ref: PackRef) -> Directory | None:
     try:
         return repository.reader.directory(ref)
     except (DamagedObject, ObjectMissing):
-        return None  # it stays as it is
+        return None  # such a pack stays as it is
 
 
 def merge(lease: Lease, merges: Merges, workers: int, control: Control) -> tuple[Merges, int]:
-    """Have all restore points name one copy of what was found, if that is sound; returns what was merged, and how many points changed.
+    """Make all restore points name one copy of equal blocks, if that copy is sound.
 
-    Later runs find the copies by hooks. Raises RepositoryError if the store fails; every point is whole all the same.
+    Returns the merges made, and the number of changed points. Hooks of the kept copies are stored, so that later runs
+    find them. Raises RepositoryError if the store fails; all points stay whole.
     """
     repository = lease.repository
     proven = _proven(repository, merges, workers, control)
@@ -154,7 +162,7 @@ def merge(lease: Lease, merges: Merges, workers: int, control: Control) -> tuple
 
 
 def _proven(repository: Repository, merges: Merges, workers: int, control: Control) -> Merges:
-    """What of it has a sound copy to be kept."""
+    """Return the merges whose kept copy is sound."""
     proven: Merges = {}
     work = functools.partial(_sound, repository)
     pieces = ((ref, piece) for ref, line in merges.items() for move in line for piece in _pieces(move))
@@ -170,7 +178,7 @@ def _pieces(move: Move) -> t.Iterator[Move]:
 
 
 def _sound(repository: Repository, task: tuple[PackRef, Move]) -> tuple[PackRef, list[Move]]:
-    """The blocks of a move at whose end one is read that is what its pack's directory says."""
+    """Return the parts of a move whose kept blocks match their ids in the directory."""
     ref, move = task
     try:
         blocks = list(repository.reader.blocks(move.to_pack, move.to_ordinal, move.count))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Removing restore points by rules, bringing removed ones back, and reclaiming space."""
+"""Removes restore points by rules, brings removed ones back, and reclaims space."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ GRACE = 86400.0
 
 @dataclasses.dataclass(frozen=True)
 class RetentionRequest:
-    """What is asked; see the module's documentation. ``rules`` None removes nothing; ``grace`` is in seconds.
+    """A request; module cbt_retention documents the options.
 
-    ``compact_below`` is in percent, None for no compaction.
+    If ``rules`` is None, nothing is removed. ``grace`` is in seconds. ``compact_below`` is in percent, or None for no
+    compaction.
     """
 
     rules: Rules | None = None
@@ -56,9 +57,10 @@ class RetentionRequest:
 
 @dataclasses.dataclass(frozen=True)
 class RetentionResult:
-    """The outcome; ``trash`` is what can be brought back afterwards, ``damaged`` the manifests and holds that cannot be read, with the cause.
+    """The outcome of a retention, or its prediction.
 
-    ``full`` says whether the store was full, so that the reserve was needed.
+    ``trash`` are the points that can be brought back afterwards. ``damaged`` gives the cause by unreadable manifest or
+    hold. ``full`` is True if the store was full and the reserve was used.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -71,17 +73,17 @@ class RetentionResult:
 
     @property
     def kept(self) -> list[Verdict]:
-        """The points that stay, with the rules that keep them."""
+        """Return the points that stay, with the rules that keep them."""
         return [verdict for verdict in self.verdicts if verdict.kept]
 
     @property
     def removed(self) -> list[RestorePoint]:
-        """The points that go."""
+        """Return the points that are removed."""
         return [verdict.point for verdict in self.verdicts if not verdict.kept]
 
     @property
     def changed(self) -> bool:
-        """Whether restore points came or went, or space was reclaimed."""
+        """Return True if a point was removed or brought back, or space was reclaimed."""
         collected = self.collected is not None and (self.collected.condemned or self.collected.deleted)
         compacted = self.compacted is not None and (self.compacted.packs or self.compacted.points)
         return bool(self.removed or self.undeleted or compacted or collected)
@@ -90,9 +92,11 @@ class RetentionResult:
 def decide_all(
     found: t.Sequence[RestorePoint], request: RetentionRequest, now: datetime.datetime, back: t.Collection[Key] = ()
 ) -> list[Verdict]:
-    """What becomes of restore points, oldest first, by domain. Pure. ``back`` are points just brought back, which stay.
+    """Return a verdict on each restore point, oldest first, by domain. Pure.
 
-    Raises Refused if the rules would leave nothing of a domain, unless that is allowed: what stays without any rule does not count.
+    ``back`` are points just brought back; they stay. Unless that is allowed, raises Refused if points would be removed
+    and no rule is given, or no point of the domain is kept. A point kept only because it is dated in the future does
+    not count.
     """
     if request.rules is None:
         return []
@@ -114,7 +118,10 @@ def decide_all(
 
 
 def _wanted_back(removed: t.Sequence[Removed], existing: t.Collection[Key], wanted: t.Sequence[str]) -> list[Removed]:
-    """The newest entry of each point to be brought back; one that exists needs none. Raises Refused if there is none."""
+    """Return the newest entry of each wanted point that does not exist.
+
+    Raises Refused if a wanted point neither exists nor is in the trash.
+    """
     latest = {each.point.key: each for each in removed}
     known = {point_id for _uuid, point_id in (*latest, *existing)}
     missing = [each for each in wanted if each not in known]
@@ -138,9 +145,10 @@ def _too_late(point: RestorePoint) -> Refused:
 
 
 def _remove(lease: Lease, verdict: Verdict) -> Verdict:
-    """Remove a restore point, and say what became of it. One that is held stays.
+    """Remove a restore point; returns the verdict. A point that is held stays.
 
-    A hold that was written after the last look for holds, and before the manifest was deleted, is found afterwards: then the manifest is put back.
+    A hold that was written after the first check, but before the manifest was deleted, is found by a second check. The
+    manifest is then put back.
     """
     repository, point = lease.repository, verdict.point
     try:
@@ -165,7 +173,7 @@ def _not_back(point: RestorePoint, late: t.Sequence[holds.Hold]) -> RepositoryEr
 
 
 def _put_back(lease: Lease, point: RestorePoint) -> bool:
-    """True if a point exists again that was removed a moment ago; False if something that it needs is gone already."""
+    """Publish a removed point again; returns False if an object that it needs is gone."""
     with contextlib.suppress(Refused):
         _publish_again(lease, point, yields=True)
         return True
@@ -173,14 +181,17 @@ def _put_back(lease: Lease, point: RestorePoint) -> bool:
 
 
 def _publish_again(lease: Lease, point: RestorePoint, yields: bool = False) -> None:
-    """Make a removed restore point exist again. Raises Refused if something that it needs is gone."""
+    """Publish a removed restore point again.
+
+    Raises Refused if an object that it needs is gone.
+    """
     repository = lease.repository
 
     def lost(_names: set[str]) -> RestorePoint:
         raise _too_late(point)
 
     publishing.publish(lease, point, lost, yields=yields)
-    # Its manifest is new, and may be locked for longer than the rest.
+    # The new manifest may be locked for longer than the other objects of the point.
     repository.store.protect(publishing.resting_on(repository, point), like=names.manifest(point.uuid, point.id))
 
 
@@ -191,14 +202,15 @@ def _bring_back(
     _publish_again(lease, point)
     now = lease.now()
     for each in all_removed:
-        # The removal that made a young entry may still delete the manifest. The entry is then the only trace of the point.
+        # The removal that made a young entry may still delete the manifest. The entry is then the only trace of the
+        # point.
         if each.point.key == point.key and now - each.at > LAPSE + ASTRAY:
             repository.discard(each.entry)
     return point
 
 
 class _Retention:
-    """One run, as far as it is the same in check mode and without."""
+    """One run; check mode and a real run share the decision."""
 
     def __init__(self, repository: Repository, request: RetentionRequest, control: Control) -> None:
         self._repository, self._request, self._control = repository, request, control
@@ -245,16 +257,16 @@ class _Retention:
         return Verdict(verdict.point, reasons or (("locked",) if self._locked(verdict.point, now) else ()))
 
     def _locked(self, point: RestorePoint, now: float) -> bool:
-        """True if the store still keeps a point from being removed by anyone."""
+        """Return True if the store does not yet permit the removal of a point."""
         try:
             until = self._repository.store.locked_until(names.manifest(point.uuid, point.id))
         except ObjectMissing:
-            return False  # it is about to be brought back, or another run has just removed it
+            return False  # it will be brought back, or another run has just removed it
         return until is not None and until > now
 
     def predict(self) -> RetentionResult:
-        """What ``carry_out`` would do. Raises as it does."""
-        now = time.time()  # the store's own clock cannot be asked without writing
+        """Return what ``carry_out`` would do. Raises Refused and RepositoryError as it does."""
+        now = time.time()  # the clock of the store can only be read by writing
         verdicts = self.decide(now)
         gone = [verdict.point for verdict in verdicts if not verdict.kept]
         back = [each.point for each in self._back]
@@ -283,17 +295,17 @@ class _Retention:
         )
 
     def carry_out(self, lease: Lease) -> RetentionResult:
-        """Bring back, remove, reclaim, in this order."""
+        """Bring back, remove, and reclaim, in this order."""
         now = lease.now()
         verdicts = self.decide(now)
         for each in self._back:
             _bring_back(self._repository, lease, each, self._removed)
             self._control.note("brought_back", point=each.point.id, domain=each.point.domain)
         left = self._remove(lease, [verdict for verdict in verdicts if not verdict.kept])
-        # First, so that what it empties is condemned at once.
+        # Compact before collecting, so that emptied packs are condemned immediately.
         compacted = self._compact(lease) if self._compacts else None
         collected = self._collect(lease, left)
-        # One whose time is over may be locked for longer.
+        # Entries that are locked stay in the trash after their grace period; these are not reported.
         since = lease.now() - self._request.grace if collected is not None else 0.0
         trashed = _gone(trash.removed(self._repository, since), self._repository.points_of().points)
         return self._result(
@@ -301,7 +313,10 @@ class _Retention:
         )
 
     def _remove(self, lease: Lease, going: t.Sequence[Verdict]) -> t.Sequence[Verdict]:
-        """Remove restore points; returns those for whose entries in the trash there is no room. Points that are held stay."""
+        """Remove restore points; returns those left because the store has no space.
+
+        Points that are held stay.
+        """
         self._repository.store.spare = reserve.FOR_COLLECTING
         for number, verdict in enumerate(going):
             try:
@@ -313,7 +328,7 @@ class _Retention:
         return ()
 
     def _compact(self, lease: Lease) -> Compacted:
-        """Compact, if there is room for new packs: else it is left to a later run."""
+        """Compact; if the store has no space for new packs, leave it to a later run."""
         now = lease.now()
         candidates = self._candidates(trash.removed(self._repository, now - self._request.grace), now)
         with contextlib.suppress(StorageFull), self._control.phase("compacting") as result:
@@ -323,7 +338,10 @@ class _Retention:
         return Compacted()
 
     def _collect(self, lease: Lease, left: t.Sequence[Verdict]) -> Collected | None:
-        """Reclaim space. With what that frees, go on with the points that are ``left`` to be removed, and with what could not be condemned."""
+        """Reclaim space, in rounds if the store is full.
+
+        The space that a round frees is used to remove the points that are ``left``, and to condemn further objects.
+        """
         collected: Collected | None = None
         while self._collects:
             collector = Collector(self._repository, lease.now(), self._request.grace, self._control)
@@ -336,7 +354,7 @@ class _Retention:
         if left:
             raise self._stuck(len(left))
         if collected is not None:
-            with contextlib.suppress(StorageFull):  # without hooks it costs space, and they are made by a later run
+            with contextlib.suppress(StorageFull):  # missing hooks cost space, and a later run makes them
                 dedup.tidy(self._repository, self._repository.points_of().points)
         return collected
 
@@ -357,7 +375,10 @@ class _Retention:
 
     @property
     def _unreadable(self) -> t.Mapping[str, str]:
-        """What cannot be read, with the cause: as long as there is any, what restore points need is not known."""
+        """Return unreadable manifests and holds, with the cause.
+
+        While there are any, the objects that restore points need are not known.
+        """
         return {
             **self._listing.damaged,
             **{each.name: each.why_unreadable for each in self._holds if each.why_unreadable is not None},

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which restore points of one domain are kept, and by which rules. Pure.
+"""Decides which restore points of one domain are kept, and by which rules. Pure.
 
-The rules are those of restic's ``forget``: newest first, every rule has a counter of its own, a point is kept if any rule
-takes it, and the oldest point is kept by every rule that has counts left.
+The rules are those of restic's ``forget``. Points are counted from the newest. Every rule has its own counter. A point
+is kept if any rule takes it. The oldest point is kept by every rule that has counts left.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from ...repository.format.manifests import RestorePoint
 
 _DURATION = re.compile(r"(?:(\d{1,4})y)?(?:(\d{1,5})m)?(?:(\d{1,6})d)?(?:(\d{1,7})h)?")
 _Bucket = t.Callable[[int, datetime.datetime], tuple[int, ...]]
-# What a rule takes one point of: the first number is the point's own, so that keep_last takes each.
+# A rule takes one point of each bucket. The first argument is the number of the point, so that keep_last takes each
+# point.
 _BUCKETS: dict[str, _Bucket] = {
     "last": lambda number, _at: (number,),
     "hourly": lambda _number, at: (at.year, at.month, at.day, at.hour, at.fold),
@@ -35,14 +36,17 @@ _BUCKETS: dict[str, _Bucket] = {
 
 @dataclasses.dataclass(frozen=True)
 class Duration:
-    """A span of the calendar: months of their own length, the day cut to the month's last."""
+    """A calendar duration. Months have their own length; the day is cut to the last one."""
 
     months: int = 0
     days: int = 0
     hours: int = 0
 
     def before(self, moment: datetime.datetime) -> datetime.datetime:
-        """The moment this long before another; the earliest there is if it would lie before the calendar begins."""
+        """Return the moment this long before another.
+
+        If that is before the first year of the calendar, return the earliest moment.
+        """
         year, month = divmod(moment.year * 12 + moment.month - 1 - self.months, 12)
         earliest = datetime.datetime.min.replace(tzinfo=datetime.timezone.utc)
         if year < 1:
@@ -56,7 +60,10 @@ class Duration:
 
 
 def parse_duration(text: str) -> Duration:
-    """A duration such as ``2y5m7d3h``: years, months, days and hours, in this order. Raises Refused if it cannot be read."""
+    """Return the duration for a text such as ``2y5m7d3h``.
+
+    Years, months, days and hours, in this order. Raises Refused if the text is invalid.
+    """
     match = _DURATION.fullmatch(text.strip())
     if match is None or not match.group():
         raise Refused(
@@ -67,7 +74,10 @@ def parse_duration(text: str) -> Duration:
 
 
 def parse_zone(name: str) -> datetime.tzinfo:
-    """The time zone of a name such as ``Europe/Berlin``. Raises Refused if this host does not know it."""
+    """Return the time zone of a name such as ``Europe/Berlin``.
+
+    Raises Refused if this host does not know it.
+    """
     if name == "UTC":
         return datetime.timezone.utc
     try:
@@ -80,10 +90,10 @@ def parse_zone(name: str) -> datetime.tzinfo:
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What to keep. Counts: 0 is no rule, -1 is without limit.
+    """The rules. A count of 0 is no rule, -1 has no limit.
 
-    ``within`` counts back from the newest point that is not dated in the future; ``tags`` are names, or names and values as
-    ``name=value``; calendar periods are those of ``zone``.
+    ``within`` counts back from the newest point that is neither pinned nor dated in the future. ``tags`` are names, or
+    names and values as ``name=value``. Calendar periods are in ``zone``.
     """
 
     last: int = 0
@@ -102,26 +112,29 @@ class Rules:
 
     @property
     def given(self) -> bool:
-        """True if there is any."""
+        """Return True if any rule is set."""
         return self != Rules(zone=self.zone)
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A restore point and the rules that keep it; none if it goes."""
+    """A restore point and the rules that keep it; none if it is removed."""
 
     point: RestorePoint
     rules: tuple[str, ...]
 
     @property
     def kept(self) -> bool:
-        """True if a rule takes it."""
+        """Return True if a rule keeps the point."""
         return bool(self.rules)
 
 
 def _believed(moments: t.Sequence[datetime.datetime]) -> set[int]:
-    """Which of these moments tell the time: the most of them that follow one another, and of as many those that end first."""
-    ends: list[datetime.datetime] = []  # by how many precede it, the first moment that such a row ends with
+    """Return the indexes of the moments that are trusted.
+
+    They are the longest subsequence that never goes back in time; of several, the one that ends first.
+    """
+    ends: list[datetime.datetime] = []  # for each length of a subsequence, the earliest moment that ends one
     last: list[int] = []
     before: list[int] = []
     for index, moment in enumerate(moments):
@@ -139,10 +152,10 @@ def _believed(moments: t.Sequence[datetime.datetime]) -> set[int]:
 def _dated(
     points: t.Sequence[RestorePoint], now: datetime.datetime
 ) -> tuple[list[tuple[RestorePoint, datetime.datetime]], list[RestorePoint]]:
-    """The points that rules count, newest first, and those dated in the future.
+    """Return the points that rules count, newest first, and those dated in the future.
 
-    A point taken while the clock was set back, or ran ahead, counts as made when the one before it was: else it would stand for
-    a time of its own, or those after it for none.
+    A point taken while the clock was wrong counts as taken at the time of the trusted point before it, or else of the
+    first one. Otherwise it would fill a calendar period of its own, or hide later points. Pinned points are left out.
     """
     moments = [datetime.datetime.fromisoformat(point.created) for point in points]
     future = [point for point, created in zip(points, moments) if created > now]
@@ -160,7 +173,7 @@ def _dated(
 def _taken(
     name: str, count: int, dated: t.Sequence[tuple[RestorePoint, datetime.datetime]], zone: datetime.tzinfo
 ) -> t.Iterator[RestorePoint]:
-    """The points that one counting rule takes."""
+    """Yield the points that one counting rule takes."""
     before: tuple[int, ...] | None = None
     for number, (point, at) in enumerate(dated):
         if count == 0:
@@ -178,9 +191,9 @@ def _tagged(point: RestorePoint, tags: t.Sequence[str]) -> bool:
 
 
 def decide(points: t.Sequence[RestorePoint], rules: Rules, now: datetime.datetime) -> list[Verdict]:
-    """What becomes of each restore point of one domain, in the given order, which is oldest first.
+    """Return a verdict on each restore point of one domain; points are oldest first.
 
-    A pinned point and one dated after ``now`` are kept and count for no rule.
+    A pinned point and a point dated after ``now`` are kept and count for no rule.
     """
     dated, future = _dated(points, now)
     takers: dict[str, list[str]] = {point.id: [] for point in points}
