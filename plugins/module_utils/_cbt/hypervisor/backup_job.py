@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The pull-mode backup job: a frozen view of a domain's disks, served over NBD."""
+"""Runs libvirt's pull-mode backup job: a frozen view of disks, served over NBD."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .connection import Domain, explained, libvirt
 from .disks import Disk
 from .domain import DomainFacts
 
-END_WITHIN = 60  # seconds to wait for QEMU to take down the job
+END_WITHIN = 60  # seconds to wait until QEMU has ended the job
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
     """One disk of a running job: an NBD export of the job's server.
 
-    ``dirty_context`` is the metadata context that tells the changes, None if the disk is read in full.
+    ``dirty_context`` is the metadata context that reports the changes, None if the disk is read in full.
     """
 
     target: str
@@ -39,7 +39,7 @@ class Export:
 
 @dataclasses.dataclass(frozen=True)
 class JobDisk:
-    """A disk to be exported; ``since`` is the checkpoint whose bitmap tells its changes, None for all of it."""
+    """A disk to export: all of it, or its changes since the checkpoint ``since``."""
 
     target: str
     since: str | None = None
@@ -53,7 +53,7 @@ def _server(server: Server) -> dict[str, str]:
 
 
 def backup_xml(wanted: t.Sequence[JobDisk], disks: t.Iterable[Disk], folder: str, server: Server) -> str:
-    """XML for ``backupBegin`` in pull mode, with scratch files in ``folder``."""
+    """Return XML for ``backupBegin`` in pull mode, with scratch files in ``folder``."""
     chosen = {disk.target: disk for disk in wanted}
     root = ElementTree.Element("domainbackup", mode="pull")
     ElementTree.SubElement(root, "server", _server(server))
@@ -77,7 +77,7 @@ def backup_xml(wanted: t.Sequence[JobDisk], disks: t.Iterable[Disk], folder: str
 
 
 def _gone(domain: Domain) -> bool:
-    """True if the domain has no backup job. Raises libvirtError if that cannot be told."""
+    """Whether the domain has no job, is off or is gone. Raises libvirtError for other errors."""
     try:
         domain.api.backupGetXMLDesc()
     except libvirt.libvirtError as error:
@@ -92,9 +92,9 @@ def _gone(domain: Domain) -> bool:
 
 
 def end(domain: Domain) -> None:
-    """Abort the domain's backup job and wait until it is gone; a job that is gone already is no fault.
+    """Abort the domain's backup job, if there is one, and wait until it is gone.
 
-    The job outlives a restart of libvirtd, which therefore is waited for. Raises HypervisorError if the job cannot be ended.
+    The job outlives a restart of libvirtd, so this waits for it. Raises HypervisorError if the job does not end.
     """
     deadline = time.monotonic() + END_WITHIN
     while True:
@@ -118,13 +118,13 @@ def end(domain: Domain) -> None:
 def _begin(
     domain: Domain, servers: t.Sequence[Server], xml: t.Callable[[Server], str], new_checkpoint: str | None
 ) -> Server:
-    """Begin the job at the first of ``servers`` whose port is free, and return that one. Raises libvirtError."""
+    """Begin the job at the first of ``servers`` with a free port. Return that server. Raises libvirtError."""
     for server in servers[:-1]:
         try:
             domain.api.backupBegin(xml(server), new_checkpoint, 0)
             return server
         except libvirt.libvirtError as error:
-            if "Address already in use" not in str(error):  # QEMU's own words
+            if "Address already in use" not in str(error):  # QEMU's message
                 raise
     domain.api.backupBegin(xml(servers[-1]), new_checkpoint, 0)
     return servers[-1]
@@ -139,11 +139,11 @@ def backup_job(
     new_checkpoint: str | None = None,
     servers: t.Sequence[TcpServer] = (),
 ) -> t.Iterator[t.Callable[[], tuple[Export, ...]]]:
-    """Yields a function that begins the job and returns its exports; whatever happens then, the job ends with the block.
+    """Yield a function that begins the job and returns its exports.
 
-    Begin and block are apart so that the guest is frozen only around the begin. ``new_checkpoint`` is the XML
-    of a checkpoint that libvirt creates in the same instant. ``folder`` is the hypervisor's; the job is served over a socket of
-    QEMU's in it, or at the first of ``servers`` whose port is free.
+    The job ends with the block, also after an error. It begins separately, so that the guest is frozen only around the
+    begin. ``new_checkpoint`` is the XML of a checkpoint that libvirt creates at the same instant. QEMU serves the job
+    over a socket in ``folder``, which is on the hypervisor, or at the first of ``servers`` with a free port.
     """
     begun = False
 
@@ -171,7 +171,7 @@ def backup_job(
 
 @contextlib.contextmanager
 def domain_lock(uuid: str, name: str) -> t.Iterator[None]:
-    """Hold the right to change a domain's checkpoints on this host. Raises Refused if another run of this user holds it."""
+    """Lock a domain's checkpoints against other runs of this user. Raises Refused if that fails."""
     with contextlib.ExitStack() as stack:
         folder, at = stack.enter_context(own_folder())
         file = f"{uuid}.lock"

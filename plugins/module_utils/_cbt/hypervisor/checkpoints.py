@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checkpoints of a domain: made, read, judged and removed.
+"""Creates, lists, checks and removes the checkpoints of a domain.
 
-A checkpoint is metadata in libvirt plus one bitmap of the same name in each tracked disk.
-Ours are called ``cbt-<first 8 digits of the repository's id>-<restore point id>``. Those that a restore point is made with
-have an empty bitmap more in each disk, its identity bitmap: see ``disks.identity_bitmap``.
+A checkpoint is metadata in libvirt plus one bitmap of the same name in each tracked disk. Ours are named ``cbt-<first 8
+digits of the repository's id>-<restore point id>``. Checkpoints of restore points have a second, empty bitmap in each
+tracked disk, its identity bitmap: see ``disks.identity_bitmap``.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .connection import Domain, explained, libvirt
 from .disks import GRANULARITY, Disk, identity_bitmap
 from .domain import DomainFacts, monitor, read_domain
 
-_IDENTITY_GRANULARITY = 1 << 31  # the largest, so that an identity bitmap costs nothing
+_IDENTITY_GRANULARITY = 1 << 31  # bytes; the maximum, so that an identity bitmap takes almost no space
 ANY_REPOSITORY = re.compile(r"cbt-[0-9a-f]{8}-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What libvirt knows of a checkpoint. ``created`` is in seconds since 1970; ``disks`` those with a bitmap."""
+    """A checkpoint in libvirt. ``created`` is in seconds since 1970; ``disks`` are those with a bitmap."""
 
     name: str
     parent: str | None
@@ -37,12 +37,12 @@ class Checkpoint:
 
 
 def prefix(repository_id: str) -> str:
-    """How the names of a repository's checkpoints begin."""
+    """Return the prefix of the names of a repository's checkpoints."""
     return f"cbt-{repository_id[:8]}-"
 
 
 def checkpoint_xml(name: str, tracked: t.Collection[str], disks: t.Iterable[Disk]) -> str:
-    """XML that creates a checkpoint with a bitmap in the ``tracked`` targets and in no other disk."""
+    """Return the XML of a checkpoint with a bitmap in the ``tracked`` targets only."""
     root = ElementTree.Element("domaincheckpoint")
     ElementTree.SubElement(root, "name").text = name
     listed = ElementTree.SubElement(root, "disks")
@@ -55,7 +55,7 @@ def checkpoint_xml(name: str, tracked: t.Collection[str], disks: t.Iterable[Disk
 
 
 def parse_checkpoint(xml: str) -> Checkpoint:
-    """A checkpoint from libvirt's XML."""
+    """Return the checkpoint that libvirt's XML describes."""
     root = ElementTree.fromstring(xml)
     return Checkpoint(
         name=root.findtext("name", ""),
@@ -66,7 +66,7 @@ def parse_checkpoint(xml: str) -> Checkpoint:
 
 
 def list_checkpoints(domain: Domain) -> list[Checkpoint]:
-    """All checkpoints libvirt knows of a domain, oldest first."""
+    """Return all checkpoints of a domain that libvirt knows, oldest first."""
     with explained(f"list the checkpoints of {domain.name}"):
         found = [
             parse_checkpoint(each.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN))
@@ -76,7 +76,7 @@ def list_checkpoints(domain: Domain) -> list[Checkpoint]:
 
 
 def read_xml(domain: Domain, name: str) -> str:
-    """libvirt's XML of a checkpoint without the domain's configuration, fit for redefining it."""
+    """Return libvirt's XML of a checkpoint, without the configuration of the domain."""
     with explained(f"read checkpoint {name} of {domain.name}"):
         return t.cast(
             str, domain.api.checkpointLookupByName(name).getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN)
@@ -84,7 +84,7 @@ def read_xml(domain: Domain, name: str) -> str:
 
 
 def why_unsound(disk: Disk, name: str) -> str | None:
-    """Why the bitmap ``name`` of a disk cannot tell what changed; None if it can."""
+    """Return why the bitmap ``name`` may lack changes; None if it is complete."""
     bitmap = disk.bitmap(name)
     if bitmap is None:
         return f"the bitmap {name} is missing from {disk.target}"
@@ -107,7 +107,7 @@ def named(prefix: str, known: t.Iterable[str], disks: t.Iterable[Disk]) -> list[
 
 
 def why_foreign(disk: Disk, name: str) -> str | None:
-    """Why the bitmap ``name`` in a disk's image cannot be told to be that of this disk; None if it can."""
+    """Return why the bitmap ``name`` may not be this disk's own; None if it is."""
     identities = disk.identities(name)
     if identities == (disk.target,):
         return None
@@ -120,7 +120,7 @@ def why_foreign(disk: Disk, name: str) -> str | None:
 
 
 def add_identity_bitmaps(domain: Domain, facts: DomainFacts, name: str, targets: t.Collection[str]) -> None:
-    """Add identity bitmaps to the images of a running domain, before a checkpoint is taken."""
+    """Add identity bitmaps to the images of a running domain, before a new checkpoint."""
     nodes = {disk.target: f"{disk.node}-format" for disk in facts.disks if disk.target in targets}
     added = [
         {
@@ -161,9 +161,9 @@ def create(domain: Domain, facts: DomainFacts, name: str, tracked: t.Collection[
 
 
 def redefine(domain: Domain, facts: DomainFacts, name: str, targets: t.Collection[str]) -> None:
-    """Make libvirt know a checkpoint again whose bitmaps are in the ``targets``.
+    """Define a checkpoint in libvirt again; its bitmaps are in the ``targets``.
 
-    libvirt checks the bitmaps only while the domain runs. Raises HypervisorError if it refuses.
+    libvirt checks the bitmaps only while the domain runs. Raises HypervisorError if libvirt refuses.
     """
     holders = [disk for disk in facts.disks if disk.target in targets]
     flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
@@ -174,9 +174,9 @@ def redefine(domain: Domain, facts: DomainFacts, name: str, targets: t.Collectio
 
 
 def remove(domain: Domain, name: str) -> None:
-    """Remove a checkpoint and its bitmaps, whichever of both exist, running or shut off.
+    """Remove a checkpoint and its bitmaps, as far as they exist, running or shut off.
 
-    Raises HypervisorError if something of it stays behind.
+    Raises HypervisorError if a part of it cannot be removed.
     """
     facts = read_domain(domain)
     with explained(f"remove checkpoint {name} of {facts.name}"):
@@ -207,7 +207,7 @@ def _delete(domain: Domain, facts: DomainFacts, name: str, holders: t.Sequence[D
         if recorded == {disk.target for disk in holders}:
             domain.api.checkpointLookupByName(name).delete(0)
             return
-        # libvirt refuses to delete a checkpoint some of whose bitmaps are gone, so its record is made to agree first.
+        # libvirt refuses to delete a checkpoint that lacks some of its bitmaps, so its metadata is made to match first.
         domain.api.checkpointLookupByName(name).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
     if holders:
         domain.api.checkpointCreateXML(
@@ -218,7 +218,7 @@ def _delete(domain: Domain, facts: DomainFacts, name: str, holders: t.Sequence[D
 
 def _redefinition(name: str, holders: t.Sequence[Disk], disks: t.Iterable[Disk]) -> str:
     root = ElementTree.fromstring(checkpoint_xml(name, {disk.target for disk in holders}, disks))
-    ElementTree.SubElement(root, "creationTime").text = str(int(time.time()))  # libvirt wants one and does not check it
+    ElementTree.SubElement(root, "creationTime").text = str(int(time.time()))  # required by libvirt, not checked
     return ElementTree.tostring(root, encoding="unicode")
 
 

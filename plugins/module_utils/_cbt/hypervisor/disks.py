@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The disks of a domain, and whether their changes can be tracked."""
+"""Reads the disks of a domain, and decides whether changes can be tracked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from ..errors import Refused
 
-GRANULARITY = 65536  # of a bitmap that records changes, in bytes: what libvirt takes
+GRANULARITY = 65536  # bytes, as in the bitmaps that libvirt creates
 
 _IDENTITY = re.compile(r"(cbt-[0-9a-f]{8}-[^@]+)@(.+)")
 
@@ -21,19 +21,19 @@ CONVERT = "Convert it with the kvm.cbt.qcow2_v3 role, or let it be backed up by 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Which disks of a domain to take, by target; None for all that can be taken."""
+    """Selects disks of a domain by target; ``include`` None selects all."""
 
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
 
     def check(self, known: t.Collection[str], whose: str) -> None:
-        """Raise Refused if a target is named that does not exist."""
+        """Raise Refused if the selection names a disk that is not in ``known``."""
         unknown = [target for target in (*(self.include or ()), *self.exclude) if target not in known]
         if unknown:
             raise Refused(f"{whose} has no disk {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}.")
 
     def why_excluded(self, target: str) -> str | None:
-        """Why a disk is not taken; None if it is."""
+        """Return why a disk is not selected; None if it is."""
         if target in self.exclude:
             return f"{target} is among exclude_disks."
         if self.include is not None and target not in self.include:
@@ -43,7 +43,7 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True)
 class Bitmap:
-    """A dirty bitmap of one disk as QEMU reports it; sizes in bytes, ``dirty_bytes`` None where QEMU does not run."""
+    """A dirty bitmap of one disk; sizes in bytes. ``dirty_bytes`` is None while the domain is shut off."""
 
     name: str
     granularity: int
@@ -55,10 +55,10 @@ class Bitmap:
 
 @dataclasses.dataclass(frozen=True)
 class Disk:
-    """One disk of a domain, from its XML; ``compat``, ``virtual_size`` and ``bitmaps`` from QEMU or the image.
+    """One disk of a domain, from its XML.
 
-    ``virtual_size`` is in bytes, None where it is not known. ``node`` is QEMU's name of the running disk, ``image`` what QEMU says
-    of its image (``ImageInfo``).
+    ``compat``, ``virtual_size`` (bytes), ``bitmaps`` and ``image`` (QEMU's ``ImageInfo``) come from QEMU or the image;
+    ``virtual_size`` is None if unknown. ``node`` is the stem of QEMU's node names while the domain runs.
     """
 
     target: str
@@ -75,23 +75,23 @@ class Disk:
     image: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def bitmap(self, name: str) -> Bitmap | None:
-        """The bitmap of this name, or None."""
+        """Return the bitmap of this name, or None."""
         return next((bitmap for bitmap in self.bitmaps if bitmap.name == name), None)
 
     def identities(self, checkpoint: str) -> tuple[str, ...]:
-        """The disks that the image says it was when this checkpoint was taken, by target; at most one unless somebody merged images."""
+        """Return the targets in a checkpoint's identity bitmaps (several after a merge)."""
         found = (_IDENTITY.fullmatch(bitmap.name) for bitmap in self.bitmaps)
         return tuple(match.group(2) for match in found if match is not None and match.group(1) == checkpoint)
 
     @property
     def checkpoints(self) -> set[str]:
-        """Names of the checkpoints that its bitmaps and identity bitmaps belong to."""
+        """Names of the checkpoints to which its bitmaps and identity bitmaps belong."""
         found = ((_IDENTITY.fullmatch(bitmap.name), bitmap.name) for bitmap in self.bitmaps)
         return {match.group(1) if match is not None else name for match, name in found}
 
     @property
     def why_unreadable(self) -> str | None:
-        """Why this disk holds nothing to protect or cannot be read by a backup; None if it can."""
+        """Why a backup cannot or need not read this disk; None if it can."""
         if self.device in ("cdrom", "floppy"):
             return f"{self.target} is a {self.device}: removable media are not part of a backup."
         if self.device == "lun":
@@ -128,7 +128,7 @@ def _source(element: ElementTree.Element | None, kind: str) -> str | None:
 
 
 def disk_element(domain_xml: str, target: str) -> ElementTree.Element | None:
-    """The disk of this target in a domain's XML, None if there is none."""
+    """Return the disk of this target in a domain's XML; None if there is none."""
     for element in ElementTree.fromstring(domain_xml).iterfind("./devices/disk"):
         named = element.find("target")
         if named is not None and named.get("dev") == target:
@@ -137,7 +137,7 @@ def disk_element(domain_xml: str, target: str) -> ElementTree.Element | None:
 
 
 def parse_disks(domain_xml: str) -> tuple[Disk, ...]:
-    """The disks in a domain's XML, in its order."""
+    """Return the disks in a domain's XML, in the order of the XML."""
     found = []
     for element in ElementTree.fromstring(domain_xml).iterfind("./devices/disk"):
         target, driver, source = element.find("target"), element.find("driver"), element.find("source")
@@ -170,19 +170,19 @@ def _bitmap(raw: t.Mapping[str, t.Any]) -> Bitmap:
 
 
 def identity_bitmap(checkpoint: str, target: str) -> str:
-    """Name of the empty bitmap that records which disk an image was when a checkpoint was taken.
+    """Return the name of the empty bitmap that ties an image to its disk.
 
-    A checkpoint's bitmap has the same name in all disks of a domain: libvirt has it so. Without the identity bitmap nothing tells
-    whose changes it holds, once the image of one disk was copied onto that of another.
+    A checkpoint's bitmap has the same name in all disks of a domain, as libvirt requires. If the image of one disk was
+    copied over that of another, only the identity bitmap shows whose changes it holds.
     """
     return f"{checkpoint}@{target}"
 
 
 def with_block_nodes(disks: t.Iterable[Disk], reply: t.Iterable[t.Mapping[str, t.Any]]) -> tuple[Disk, ...]:
-    """The disks of a running domain completed from QMP's ``query-named-block-nodes``.
+    """Complete the disks of a running domain from QMP's ``query-named-block-nodes``.
 
-    Bitmaps reach the image only when QEMU closes it, so a running domain's are known to QEMU alone.
-    libvirt names the node of a disk ``libvirt-<index>-format``, or ``-storage`` where no format layer is needed.
+    QEMU writes bitmaps to an image only when it closes it, so only QEMU knows those of a running domain. libvirt names
+    the node of a disk ``libvirt-<index>-format``, or ``-storage`` where no format layer is needed.
     """
     nodes = {node["node-name"]: node for node in reply}
     completed = []
@@ -206,9 +206,9 @@ def with_block_nodes(disks: t.Iterable[Disk], reply: t.Iterable[t.Mapping[str, t
 
 
 def with_image(disk: Disk, info: t.Mapping[str, t.Any]) -> Disk:
-    """A disk of a shut-off domain completed from ``qemu-img info --output=json``.
+    """Complete a disk of a shut-off domain from ``qemu-img info --output=json``.
 
-    The flag ``in-use`` means that QEMU did not close the image in order, so the bitmap may lack changes.
+    The flag ``in-use`` means that QEMU did not close the image properly, so the bitmap may lack changes.
     """
     details = info.get("format-specific", {}).get("data", {})
     bitmaps = tuple(
