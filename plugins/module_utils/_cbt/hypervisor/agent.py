@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Freezing and thawing the guest's file systems."""
+"""Freezes and thaws the guest's file systems."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from ..errors import HypervisorError, Refused
 from .connection import Domain, libvirt
 from .domain import DomainFacts
 
-ANSWER_WITHIN = 30  # seconds: an agent that hangs must hold up neither the backup nor the guest
+ANSWER_WITHIN = 30  # seconds: an agent that hangs must delay neither the backup nor the guest
 
 FILESYSTEM = "filesystem"
 CRASH = "crash"
 
 
 class Quiesce:
-    """What was reached: ``consistency`` is filesystem or crash, ``note`` why it is only crash although it was to be expected."""
+    """The result of a freeze: ``consistency`` is filesystem or crash.
+
+    ``note`` is why it is only crash although a freeze was expected, else None.
+    """
 
     def __init__(self) -> None:
         self.consistency = CRASH
@@ -28,7 +31,7 @@ class Quiesce:
 
 
 def why_not_quiesced(facts: DomainFacts) -> str | None:
-    """Why the guest's file systems cannot be frozen now; None if its agent can be asked to."""
+    """Return why the guest's file systems cannot be frozen now; None if an agent is connected."""
     if not facts.active:
         return f"the domain is {facts.state}"
     if facts.paused:
@@ -62,17 +65,18 @@ def _thaw(domain: Domain, frozen: bool) -> None:
 def quiesced(
     domain: Domain, facts: DomainFacts, policy: str, mountpoints: t.Sequence[str] | None = None
 ) -> t.Iterator[Quiesce]:
-    """Freeze the guest's file systems for the block and thaw them after it, however it ends.
+    """Freeze the guest's file systems for the block, and always thaw them afterwards.
 
-    ``policy`` is auto (freeze if the agent answers), required or never. Raises Refused if a required freeze is
-    impossible, HypervisorError if it fails or if the guest could not be thawed.
+    ``policy`` is auto (freeze if the agent answers), required or never. ``mountpoints`` limits the freeze to these file
+    systems. Raises Refused if a required freeze is impossible, HypervisorError if it fails or if the guest cannot be
+    thawed.
     """
     result = Quiesce()
     if policy == "required":
         require(facts)
     reason = why_not_quiesced(facts)
     if policy == "never" or reason is not None:
-        # A domain without an agent's channel is not expected to be frozen: nothing a person must hear of every night.
+        # Without an agent's channel no freeze is expected. A note would repeat in every backup and ask for nothing.
         result.note = reason if policy == "auto" and _configured(facts.xml) and not facts.paused else None
         yield result
         return
@@ -83,7 +87,7 @@ def quiesced(
             domain.api.agentSetResponseTimeout(ANSWER_WITHIN, 0)
             count = domain.api.fsFreeze(list(mountpoints) if mountpoints else None, 0)
             frozen = True
-            # An agent that knows none of the mount points says that it froze nothing, and calls that a success.
+            # An agent that knows none of the mount points reports success, with no file systems frozen.
             if count < max(1, len(mountpoints or ())):
                 failure = f"the agent froze {count} file systems" + (
                     f" of {', '.join(mountpoints)}" if mountpoints else ""
@@ -98,21 +102,24 @@ def quiesced(
         result.consistency = FILESYSTEM if failure is None else CRASH
         yield result
     finally:
-        # Also after a freeze that failed: the agent may have frozen and lost the answer.
+        # Also after a failed freeze: the agent may have frozen the guest although its answer was lost.
         _thaw(domain, frozen)
         with contextlib.suppress(libvirt.libvirtError):
             domain.api.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
 
 
 def guest_information(domain: Domain, facts: DomainFacts) -> dict[str, t.Any]:
-    """What the agent tells of the guest: operating system, host name, file systems, time zone. Empty if it does not answer."""
+    """Return the agent's information about the guest; empty if it does not answer.
+
+    It includes operating system, hostname, file systems and time zone.
+    """
     if why_not_quiesced(facts) is not None:
         return {}
     try:
         domain.api.agentSetResponseTimeout(ANSWER_WITHIN, 0)
         return t.cast("dict[str, t.Any]", domain.api.guestInfo(0, 0))
     except libvirt.libvirtError:
-        return {}  # kept for information only
+        return {}  # the information is optional
     finally:
         with contextlib.suppress(libvirt.libvirtError):
             domain.api.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)

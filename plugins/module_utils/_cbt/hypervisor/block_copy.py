@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Copying a disk of a running domain to another image while the guest writes, and going over to it."""
+"""Copies a disk of a running domain to another image, and switches to that image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _STEP = 0.2  # seconds
 
 
 class Mirror(t.NamedTuple):
-    """A copy that runs: where to, whether it has caught up, and QEMU's name of the new image."""
+    """A running copy job: ``ready`` is whether it has caught up with the guest.
+
+    ``path`` is the new image, ``node`` its node name in QEMU. ``path`` is None for a job of another kind.
+    """
 
     path: str | None
     ready: bool
@@ -27,7 +30,7 @@ class Mirror(t.NamedTuple):
 
 
 def mirror(xml: str, target: str) -> Mirror | None:
-    """The copy of a disk that runs, from the XML of the live domain; None if there is none. Pure."""
+    """Return the copy job of a disk from the XML of a live domain, or None. Pure."""
     disk = disk_element(xml, target)
     found = disk.find("mirror") if disk is not None else None
     if found is None:
@@ -48,11 +51,14 @@ def _of(domain: Domain, target: str) -> Mirror:
 
 
 def begin(domain: Domain, target: str, path: str, shallow: bool) -> None:
-    """Begin to copy a disk to the image ``path``, which is there and empty. ``shallow`` leaves the backing file where it is."""
+    """Begin to copy a disk to the image ``path``, which exists and is empty.
+
+    ``shallow`` copies the top image only and keeps the backing file. Raises HypervisorError.
+    """
     root = ElementTree.Element("disk", type="file")
     ElementTree.SubElement(root, "driver", name="qemu", type="qcow2")
     ElementTree.SubElement(root, "source", file=path)
-    # libvirt copies a disk of a persistent domain only if told that the job may be lost when the domain ends.
+    # Without VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB libvirt copies no disk of a persistent domain: the job ends with QEMU.
     flags = libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT | libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
     with explained(f"copy {target} of {domain.name}"):
         domain.api.blockCopy(
@@ -64,7 +70,10 @@ def begin(domain: Domain, target: str, path: str, shallow: bool) -> None:
 
 
 def wait(domain: Domain, target: str, watch: t.Callable[[], None]) -> None:
-    """Wait until the copy has caught up with the guest. Raises HypervisorError if it ends before, or what ``watch`` raises."""
+    """Wait until the copy has caught up with the guest.
+
+    Raises HypervisorError if the copy ends early, or the exception of ``watch``.
+    """
     with explained(f"copy {target} of {domain.name}"):
         while True:
             if _of(domain, target).ready:
@@ -74,7 +83,10 @@ def wait(domain: Domain, target: str, watch: t.Callable[[], None]) -> None:
 
 
 def record_writes(domain: Domain, target: str, name: str) -> None:
-    """Have the new image record in a bitmap what is written to it from now on. Does nothing if it does already."""
+    """Add a bitmap to the new image that records all writes from now on.
+
+    Does nothing if the image already has a bitmap ``name``.
+    """
     with explained(f"record the writes to {target} of {domain.name}"):
         node = _of(domain, target).node
     nodes = {node["node-name"]: node for node in monitor(domain, "query-named-block-nodes")}
@@ -83,13 +95,16 @@ def record_writes(domain: Domain, target: str, name: str) -> None:
 
 
 def pivot(domain: Domain, target: str) -> None:
-    """Have the guest go on with the new image. Raises HypervisorError if it does not; it then goes on with the one it had."""
+    """Switch the guest to the new image.
+
+    Raises HypervisorError if that fails. The guest then continues with its current image.
+    """
     with explained(f"change {target} of {domain.name} to its copy"):
         domain.api.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
 
 
 def abort(domain: Domain, target: str) -> None:
-    """End the copy; the guest goes on with the image it has. No copy is no fault."""
+    """Abort the copy, if there is one. The guest continues with its current image."""
     with contextlib.suppress(libvirt.libvirtError):
         if mirror(domain.api.XMLDesc(0), target) is not None:
             domain.api.blockJobAbort(target, 0)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Connecting to libvirt, and libvirt's errors as ours."""
+"""Connects to libvirt, and converts libvirt's errors to HypervisorError."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ..errors import HypervisorError, Refused
 
 try:
     import libvirt
-except ImportError:  # reported by the module before the engine is asked
+except ImportError:  # the module reports this before it calls the engine
     libvirt = None
 
-ANSWER_WITHIN = 60  # seconds to open a connection; by itself libvirt waits without end for a daemon that says nothing
-REOPEN_WITHIN = 15  # seconds that libvirtd may take to come back
+ANSWER_WITHIN = 60  # seconds to open a connection; libvirt itself waits forever for a daemon that does not answer
+REOPEN_WITHIN = 15  # seconds that a restart of libvirtd may take
 
 
 def _ignore(_context: t.Any, _error: t.Any) -> None:
-    """libvirt prints every error to stderr unless told otherwise; ours carry the text."""
+    """Discard an error: libvirt would print it to stderr, and ours carry the text."""
 
 
 def _credentials(username: str | None, password: str | None) -> list[t.Any]:
@@ -47,7 +47,10 @@ def _credentials(username: str | None, password: str | None) -> list[t.Any]:
 
 
 def _in_time(opener: t.Callable[[], t.Any]) -> t.Any:
-    """What ``opener`` returns or raises; TimeoutError if it does neither in time. Its thread is then left behind."""
+    """Return or raise the outcome of ``opener``; TimeoutError if it takes too long.
+
+    The thread of ``opener`` then continues in the background.
+    """
     outcome: concurrent.futures.Future[t.Any] = concurrent.futures.Future()
 
     def run() -> None:
@@ -61,7 +64,10 @@ def _in_time(opener: t.Callable[[], t.Any]) -> t.Any:
 
 
 class Session:
-    """A connection to libvirt that is made anew if libvirtd was restarted, so that clean-up reaches it. See ``connect``."""
+    """A connection to libvirt, reopened if libvirtd was restarted.
+
+    Therefore clean-up works after a restart. See ``connect``.
+    """
 
     def __init__(self, opener: t.Callable[[], t.Any], uri: str) -> None:
         self._open = opener
@@ -84,7 +90,7 @@ class Session:
 
     @property
     def remote_host(self) -> str | None:
-        """The host libvirt runs on as the URI names it, None if it is this one."""
+        """The remote host that the URI names; None if it is this host."""
         host = urllib.parse.urlsplit(self.api.getURI()).hostname
         return None if host == "localhost" else host
 
@@ -95,7 +101,7 @@ class Session:
 
     @property
     def api(self) -> t.Any:
-        """libvirt's own connection object, alive at this moment. Raises HypervisorError if libvirt does not answer."""
+        """libvirt's connection object, reopened if necessary. Raises HypervisorError if libvirt does not answer."""
         if not self.alive:
             deadline = time.monotonic() + REOPEN_WITHIN
             while True:
@@ -109,7 +115,10 @@ class Session:
         return self._connection
 
     def domain(self, name: str) -> Domain:
-        """The domain of this name or UUID. Raises Refused, naming the domains there are, if it is unknown."""
+        """Return the domain of this name or UUID.
+
+        Raises Refused if there is none, with the names of the existing domains, or HypervisorError.
+        """
         for look_up in (self.api.lookupByName, self.api.lookupByUUIDString):
             try:
                 found = look_up(name)
@@ -123,14 +132,14 @@ class Session:
         )
 
     def domains(self, active_only: bool = False) -> list[Domain]:
-        """All domains, or those that run, by name."""
+        """Return all domains, or only those that run, sorted by name."""
         with explained("list the domains"):
             flags = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE if active_only else 0
             found = [Domain(self, each.name(), each.UUIDString()) for each in self.api.listAllDomains(flags)]
         return sorted(found, key=lambda domain: domain.name)
 
     def close(self) -> None:
-        """Leave libvirt."""
+        """Close the connection."""
         with contextlib.suppress(libvirt.libvirtError):
             self._connection.close()
 
@@ -145,17 +154,17 @@ class Domain:
 
     @property
     def api(self) -> t.Any:
-        """libvirt's own domain object, on a connection that is alive at this moment."""
+        """libvirt's domain object, on a connection that is open."""
         try:
             return self.session.api.lookupByUUIDString(self.uuid)
         except libvirt.libvirtError:
             if self.session.alive:
                 raise
-            return self.session.api.lookupByUUIDString(self.uuid)  # that libvirtd has gone shows only when it is asked
+            return self.session.api.lookupByUUIDString(self.uuid)  # only a call shows that libvirtd was restarted
 
     @property
     def exists(self) -> bool:
-        """Whether libvirt knows it at this moment."""
+        """Whether libvirt knows the domain now."""
         with contextlib.suppress(libvirt.libvirtError):
             return self.api is not None
         return False
@@ -168,14 +177,14 @@ def connect(
     password: str | None = None,
     authfile: str | None = None,
 ) -> t.Iterator[Session]:
-    """Open a session with libvirt and close it afterwards.
+    """Open a session with libvirt and close it after the block.
 
-    ``authfile`` is a libvirt authentication file; ``username`` and ``password`` answer SASL.
-    Raises HypervisorError if libvirt does not answer, Refused if ``authfile`` cannot be read.
+    ``authfile`` is a libvirt authentication file; ``username`` and ``password`` answer SASL. Raises HypervisorError if
+    libvirt does not answer, Refused if ``authfile`` cannot be read.
     """
     libvirt.registerErrorHandler(_ignore, None)
     if authfile is not None:
-        if not os.access(authfile, os.R_OK):  # libvirt would not say what is wrong
+        if not os.access(authfile, os.R_OK):  # libvirt's error would not name the cause
             raise Refused(f"Cannot read the authentication file {authfile}. Check authfile and its permissions.")
         uri = f"{uri}{'&' if '?' in uri else '?'}authfile={urllib.parse.quote(authfile)}"
 
@@ -193,7 +202,10 @@ def connect(
 
 @contextlib.contextmanager
 def explained(what: str, advice: str = "") -> t.Iterator[None]:
-    """Turn libvirt's errors inside the block into HypervisorError: ``Cannot <what>: <libvirt's words>. <advice>``."""
+    """Convert libvirt's errors in the block to HypervisorError.
+
+    The message is ``Cannot <what>: <libvirt's message>. <advice>``.
+    """
     try:
         yield
     except libvirt.libvirtError as error:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which image a domain's definition names for a disk, and having a domain off and on."""
+"""Changes the image of a disk in a domain's definition; starts and stops domains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import HypervisorError
 from .connection import Domain, Session, explained, libvirt
 from .disks import Disk, disk_element, parse_disks
 
-_SEEN_FOR = 2.0  # seconds that a domain has to stay up to count as running
+_SEEN_FOR = 2.0  # seconds that a started domain must keep running
 
 
 def _disk_element(xml: str, target: str) -> ElementTree.Element:
@@ -24,16 +24,16 @@ def _disk_element(xml: str, target: str) -> ElementTree.Element:
 
 
 def disk_xml(domain: Domain, target: str) -> str:
-    """A disk as the domain's definition has it."""
+    """Return the XML of a disk in the domain's definition. Raises HypervisorError."""
     with explained(f"read the definition of {domain.name}"):
         xml = domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
     return ElementTree.tostring(_disk_element(xml, target), encoding="unicode")
 
 
 def with_source(xml: str, path: str) -> str:
-    """A disk's XML that names a qcow2 image file; what else it says is kept. Pure."""
+    """Return a disk's XML with a qcow2 image file as its source. Other settings stay. Pure."""
     disk = ElementTree.fromstring(xml)
-    for chain in disk.findall("backingStore"):  # what libvirt remembers of the image before
+    for chain in disk.findall("backingStore"):  # libvirt's record of the previous image's backing files
         disk.remove(chain)
     driver, source = disk.find("driver"), disk.find("source")
     if driver is None:
@@ -48,20 +48,20 @@ def with_source(xml: str, path: str) -> str:
 
 
 def define_disk(domain: Domain, xml: str) -> None:
-    """Have the domain's definition take this disk's XML in place of that of the same target."""
+    """Replace the disk of the same target in the domain's definition. Raises HypervisorError."""
     with explained(f"change a disk in the definition of {domain.name}"):
         domain.api.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
 
 def defined_sources(session: Session) -> list[tuple[str, str]]:
-    """UUIDs of domains and the paths of their disks, those of a running domain and those it is defined with."""
+    """Return (domain UUID, path) of all disks, of running domains and of definitions."""
     found = []
     for domain in session.domains():
         try:
             xmls = [domain.api.XMLDesc(flags) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE)]
         except libvirt.libvirtError:
             if not domain.exists:
-                continue  # undefined since it was listed
+                continue  # undefined after it was listed
             raise
         disks = [disk for xml in xmls for disk in parse_disks(xml)]
         found += [(domain.uuid, path) for path in (disk_path(session, disk) for disk in disks) if path is not None]
@@ -69,7 +69,7 @@ def defined_sources(session: Session) -> list[tuple[str, str]]:
 
 
 def disk_path(session: Session, disk: Disk) -> str | None:
-    """Where the image of a disk lies; None if it is not a file or device of this host."""
+    """Return the path of a disk's image; None if it is not a file or block device."""
     if disk.source is None or disk.type in ("file", "block"):
         return disk.source
     if disk.type != "volume":
@@ -83,14 +83,17 @@ def disk_path(session: Session, disk: Disk) -> str | None:
 
 
 def obstacles(domain: Domain) -> list[str]:
-    """What ties a domain to the names of its images: a saved state, snapshots."""
+    """Return what depends on the names of a domain's images: a saved state, snapshots."""
     with explained(f"read domain {domain.name}"):
         found = ["a saved state"] if domain.api.hasManagedSaveImage() else []
         return found + (["snapshots"] if domain.api.snapshotNum() else [])
 
 
 def shut_down(domain: Domain, within: float, watch: t.Callable[[], None]) -> None:
-    """Ask the guest to shut down and wait for it. Raises HypervisorError if it has not after ``within`` seconds; it then still runs."""
+    """Ask the guest to shut down and wait for it.
+
+    Raises HypervisorError if the domain still runs after ``within`` seconds, or the exception of ``watch``.
+    """
     with explained(f"shut down {domain.name}"):
         domain.api.shutdown()
         deadline = time.monotonic() + within
@@ -104,7 +107,7 @@ def shut_down(domain: Domain, within: float, watch: t.Callable[[], None]) -> Non
 
 
 def start(domain: Domain) -> None:
-    """Start a domain and see it run for a moment. Raises HypervisorError if it does not."""
+    """Start a domain and check for 2 s that it runs. Raises HypervisorError if it does not."""
     with explained(f"start {domain.name}"):
         domain.api.create()
         deadline = time.monotonic() + _SEEN_FOR
@@ -117,7 +120,7 @@ def start(domain: Domain) -> None:
 
 
 def stop(domain: Domain) -> None:
-    """Have a domain off, whatever it is doing."""
+    """Power off a domain, if it runs. Raises HypervisorError."""
     with explained(f"stop {domain.name}"):
         if domain.api.isActive():
             domain.api.destroy()

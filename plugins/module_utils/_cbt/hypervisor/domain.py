@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading a domain: its state, disks and what else a restore point keeps."""
+"""Reads a domain: its state, its disks and other facts for a restore point."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ try:
 except ImportError:
     libvirt_qemu = None
 
-_SETTLES_WITHIN = 30  # seconds in which a job that begins or ends has done so
+_SETTLES_WITHIN = 30  # seconds to wait for a job that begins or ends
 
 
 @dataclasses.dataclass(frozen=True)
 class DomainFacts:
-    """What a domain is at the moment of reading.
+    """The state and configuration of a domain at the moment of reading.
 
-    ``shut_down`` is True if it is off because its guest ended in order; ``host`` names where it is if that is not this host,
-    whose files are then not those its configuration names.
+    ``shut_down`` is whether it is off because its guest shut down. ``owner`` is QEMU's user and group while the domain
+    runs. ``host`` is the domain's host if that is not this one: its configuration then names files of ``host``.
     """
 
     name: str
@@ -48,7 +48,7 @@ class DomainFacts:
 
     @property
     def paused(self) -> bool:
-        """True while its processors are halted."""
+        """Whether the domain's processors are paused."""
         return self.state == "paused"
 
 
@@ -58,7 +58,10 @@ def _states() -> dict[int, str]:
 
 
 def state_of(domain: Domain) -> str | None:
-    """The state of a domain as libvirt calls it, None if it is undefined by now. Raises HypervisorError if libvirt refuses."""
+    """Return libvirt's name of a domain's state; None if the domain is undefined.
+
+    Raises HypervisorError if libvirt refuses.
+    """
     try:
         with explained(f"read the state of {domain.name}"):
             return _states().get(domain.api.state()[0], "unknown")
@@ -69,7 +72,7 @@ def state_of(domain: Domain) -> str | None:
 
 
 def monitor(domain: Domain, command: str, **arguments: t.Any) -> t.Any:
-    """What QEMU itself returns to a monitor command. Raises HypervisorError with QEMU's words if it refuses."""
+    """Return QEMU's reply to a monitor command. Raises HypervisorError with QEMU's message."""
     with explained(f"ask QEMU of {domain.name} for {command}"):
         answer = json.loads(
             libvirt_qemu.qemuMonitorCommand(domain.api, json.dumps({"execute": command, "arguments": arguments}), 0)
@@ -80,7 +83,7 @@ def monitor(domain: Domain, command: str, **arguments: t.Any) -> t.Any:
 
 
 def _qemu_owner(xml: str) -> tuple[int, int] | None:
-    """Numeric user and group QEMU runs under, from the DAC label of a live domain."""
+    """Return QEMU's numeric user and group from a live domain's DAC label, or None."""
     for label in ElementTree.fromstring(xml).iterfind("./seclabel[@model='dac']/label"):
         user, _separator, group = (label.text or "").partition(":")
         try:
@@ -91,7 +94,10 @@ def _qemu_owner(xml: str) -> tuple[int, int] | None:
 
 
 def _running_job(domain: Domain) -> str | None:
-    """``backup``, ``other`` or None. A job that is just beginning or ending is waited for: until then libvirt contradicts itself."""
+    """Return ``backup``, ``other`` or None.
+
+    Waits while a job begins or ends, because libvirt's answers contradict each other until then.
+    """
     deadline = time.monotonic() + _SETTLES_WITHIN
     unnamed = 0
     while unnamed < 2:
@@ -118,7 +124,7 @@ def _from_image(disk: Disk) -> Disk:
     try:
         return with_image(disk, qemu_img.info(disk.source, disk.format, share=True))
     except ProgramError:
-        return disk  # its size and bitmaps stay unknown; whoever needs them says so
+        return disk  # size and bitmaps stay unknown; code that needs them raises the error
 
 
 def read_domain(domain: Domain) -> DomainFacts:
@@ -153,7 +159,7 @@ def read_domain(domain: Domain) -> DomainFacts:
 
 
 def require_files_here(facts: DomainFacts, what: str) -> None:
-    """Raise Refused if a domain is on another host, for ``what`` needs its files."""
+    """Raise Refused if the domain is on another host: ``what`` needs its files."""
     if facts.host is not None:
         raise Refused(
             f"Cannot {what}: {facts.name} is on {facts.host}, and its files are needed. Run the task on that host."
@@ -161,7 +167,7 @@ def require_files_here(facts: DomainFacts, what: str) -> None:
 
 
 def _uses(domain_xml: str, path: str) -> bool:
-    """True if a disk of the domain is the file or device ``path``, or has it below as a backing image."""
+    """Whether ``path`` is a disk of the domain, or a backing file of one."""
     sources = ElementTree.fromstring(domain_xml).iterfind("./devices/disk//source")
     return any(
         os.path.realpath(candidate) == path
@@ -172,7 +178,7 @@ def _uses(domain_xml: str, path: str) -> bool:
 
 
 def running_users_of(session: Session, path: str) -> list[str]:
-    """Names of running domains that have the file or device ``path`` as a disk, or below one."""
+    """Return the names of running domains with ``path`` as a disk or backing file."""
     users = []
     wanted = os.path.realpath(path)
     for domain in session.domains(active_only=True):
@@ -181,13 +187,13 @@ def running_users_of(session: Session, path: str) -> list[str]:
                 users.append(domain.name)
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                continue  # it ended meanwhile
+                continue  # it ended after it was listed
             raise HypervisorError(f"Cannot read domain {domain.name}: {error}") from error
     return users
 
 
 def versions(session: Session) -> dict[str, str]:
-    """libvirt's and QEMU's versions, as ``major.minor.release``."""
+    """Return the versions of libvirt and QEMU as ``major.minor.release``."""
 
     def dotted(number: int) -> str:
         return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"

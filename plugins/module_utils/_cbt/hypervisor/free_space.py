@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Free space of file systems a backup depends on."""
+"""Watches the free space of file systems that a backup depends on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..errors import CbtError, HypervisorError, Refused
 
 _KEEP_SHARE = 0.05
 _KEEP_MOST = 512 << 20
-_PACE_OVER = 0.5  # seconds
+_PACE_OVER = 0.5  # seconds over which the consumption is measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,21 +30,21 @@ class Usage:
 
     @property
     def short(self) -> bool:
-        """True if less is free than must be kept: 5 percent, but not more than 512 MiB."""
+        """Whether less is free than the reserve: 5 percent, but at most 512 MiB."""
         return self.free < min(self.total * _KEEP_SHARE, _KEEP_MOST)
 
 
 def usage_of(path: str) -> Usage:
-    """The space of the file system holding ``path``."""
+    """Return the space of the file system holding ``path``. Raises OSError."""
     usage = os.statvfs(path)
     return Usage(path, usage.f_bavail * usage.f_frsize, usage.f_blocks * usage.f_frsize)
 
 
 @dataclasses.dataclass(frozen=True)
 class WatchedDirectory:
-    """A directory that must not run out of space; looked at every so many seconds. ``what`` and ``option`` are for the message.
+    """A directory that must not run out of space; checked each ``every`` seconds.
 
-    ``measure`` returns its usage, for one that is on another host.
+    ``what`` and ``option`` are for messages. ``measure`` returns the usage, also of a directory on another host.
     """
 
     path: str
@@ -54,15 +54,16 @@ class WatchedDirectory:
     measure: t.Callable[[str], Usage] = usage_of
 
     def require_room(self) -> None:
-        """Raise Refused if there is too little space to begin with."""
+        """Raise Refused if there is too little space to start."""
         usage = self.measure(self.path)
         if usage.short:
             raise Refused(f"The backup was not started because {self._message(usage)}")
 
     def shortage(self, recent: collections.deque[int]) -> HypervisorError | None:
-        """Why the backup has to end; None if there is space, or if the space cannot be measured. ``recent`` holds the last measurements.
+        """Return why the backup must end; None if there is space or no measurement.
 
-        It has to end where little is left, and where no more is left than was just used up.
+        It must end if too little is free, or less than was used up since the oldest of the ``recent`` measurements
+        (bytes).
         """
         try:
             usage = self.measure(self.path)
@@ -82,10 +83,11 @@ class WatchedDirectory:
 
 @contextlib.contextmanager
 def guarded(directories: t.Sequence[WatchedDirectory], control: Control, end: t.Callable[[], None]) -> t.Iterator[None]:
-    """Watch free space during the block, and call ``end`` once a directory runs short; the block then raises the shortage.
+    """Watch free space during the block; on a shortage, call ``end`` and raise it.
 
-    QEMU gives the guest an I/O error when the scratch file cannot grow (its default ``on-cbw-error`` is ``break-guest-write``), so
-    the job must end before that. The work itself may be waiting for anything at that moment: hence threads, and hence ``end``.
+    QEMU gives the guest an I/O error when the scratch file cannot grow (its default ``on-cbw-error`` is
+    ``break-guest-write``), so the job must end before that. The work may be blocked at that moment: therefore threads
+    watch, and ``end`` ends the job.
     """
     over = threading.Event()
     shortages: list[HypervisorError] = []
@@ -97,7 +99,7 @@ def guarded(directories: t.Sequence[WatchedDirectory], control: Control, end: t.
             if shortage is not None and not over.is_set():
                 shortages.append(shortage)
                 control.fail(shortage)
-                with contextlib.suppress(CbtError):  # the work, which fails now, tries again
+                with contextlib.suppress(CbtError):  # the work, which fails now, ends the job again
                     end()
                 return
 
