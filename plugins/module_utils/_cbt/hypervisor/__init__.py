@@ -1,15 +1,15 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""libvirt and QEMU on this host.
+"""Uses libvirt and QEMU, on this host or another.
 
-connection.py opens a session and turns the errors of libvirt into ours. domain.py reads a domain, disks.py its
-disks, checkpoints.py its checkpoints and bitmaps, machine_files.py the other files that it needs. backup_job.py and
-offline_export.py serve a frozen view of the disks over NBD: the first of a running domain, the second of one that
-is shut off. agent.py freezes file systems in the guest. block_copy.py and definition.py move a domain to another
-image. scratch.py, storage_pools.py and free_space.py provide the folder in which QEMU keeps old content during a
-job. leftovers.py removes what a killed run left.
-allowed/ lists what a definition from a repository may ask of this host, and removes the rest.
+connection.py opens a session and converts libvirt's errors to ours. domain.py reads a domain, disks.py its disks,
+checkpoints.py its checkpoints and bitmaps, machine_files.py the other files that it needs. backup_job.py and
+offline_export.py serve a frozen view of the disks over NBD: the first of a running domain, the second of one that is
+shut off. agent.py freezes file systems in the guest. block_copy.py and definition.py move a domain to another image.
+scratch.py, storage_pools.py and free_space.py provide the folder in which QEMU keeps old content during a job.
+leftovers.py removes the leftovers of killed runs. allowed/ lists the parts of a host that a definition from a
+repository may use, and removes the rest from the definition.
 
-Neighbours: images/ for files that no domain has open. This package knows neither blocks/ nor repository/.
+Neighbours: images/ for files that no domain has open. This package imports neither blocks/ nor repository/.
 """

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a run that was killed left on the hypervisor."""
+"""Finds and removes the leftovers of killed runs on the hypervisor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .connection import Domain, libvirt
 
 
 def _abandoned(folder: str) -> bool:
-    """True if no living run holds the lock of a scratch folder, or if the folder is gone."""
+    """Whether no living run holds the lock of a scratch folder, or the folder is gone."""
     try:
         handle = os.open(folder, scratch.FOLDER)
     except FileNotFoundError:
@@ -32,7 +32,7 @@ def _abandoned(folder: str) -> bool:
 
 
 def _job_folder(domain: Domain) -> str | None:
-    """The folder of the scratch files of the domain's backup job, None if it has none."""
+    """Return the folder of the scratch files of the domain's backup job, or None."""
     try:
         scratch_file = ElementTree.fromstring(domain.api.backupGetXMLDesc()).find("./disks/disk/scratch")
     except libvirt.libvirtError:
@@ -42,11 +42,11 @@ def _job_folder(domain: Domain) -> str | None:
 
 
 def _left_folder(domain: Domain) -> str | None:
-    """The folder of the domain's backup job if that is a leftover, else None."""
+    """Return the folder of the domain's backup job if that is a leftover, else None."""
     folder = _job_folder(domain)
     if folder is None:
         return None
-    if domain.session.remote_host is not None:  # the holder of the lock is the only run of this host
+    if domain.session.remote_host is not None:  # the caller's lock on the domain excludes other runs of this user
         left = os.path.basename(folder).startswith(scratch.remote_prefix(domain.uuid))
     else:
         left = os.path.basename(folder).startswith(scratch.local_prefix(domain.uuid)) and _abandoned(folder)
@@ -54,12 +54,18 @@ def _left_folder(domain: Domain) -> str | None:
 
 
 def is_leftover(domain: Domain) -> bool:
-    """True if the domain's backup job was begun by a run of this host that no longer lives. For the holder of the domain's lock."""
+    """Whether a run of this host that no longer lives began the domain's backup job.
+
+    The caller must hold the domain's lock.
+    """
     return _left_folder(domain) is not None
 
 
 def clear(domain: Domain, scratch_dir: str) -> list[str]:
-    """End a leftover job and remove abandoned scratch folders of this domain; returns what was done, for a person."""
+    """End a leftover job and remove abandoned scratch folders of this domain.
+
+    Returns messages for the user. Raises HypervisorError. The caller must hold the domain's lock.
+    """
     done = []
     folder = _left_folder(domain)
     if folder is not None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files a machine needs beside its disks: firmware, its variables, a kernel of its own, the state of its TPM."""
+"""Lists a machine's files other than disks: firmware, NVRAM, kernel, TPM state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
 TPM_FOLDER = "/var/lib/libvirt/swtpm"
 
-# Paths in a domain's XML by the name their content gets in a restore point.
+# Elements of a domain's XML, by the name of their content in a restore point.
 _PATHS = {
     "loader": "./os/loader",
     "nvram": "./os/nvram",
@@ -24,7 +24,10 @@ _PATHS = {
 
 @dataclasses.dataclass(frozen=True)
 class MachineFile:
-    """One file: what it is for (loader, nvram, kernel, initrd, dtb or tpm) and its path; ``certain`` if it must exist."""
+    """A file and its kind: loader, nvram, kernel, initrd, dtb or tpm.
+
+    ``certain`` is whether the file must exist.
+    """
 
     kind: str
     path: str
@@ -32,7 +35,10 @@ class MachineFile:
 
 
 def tpm_path(uuid: str, tpm: ElementTree.Element) -> str | None:
-    """Where libvirt's emulator keeps the state of a domain's TPM; None if it is not emulated, or kept elsewhere."""
+    """Return the path where libvirt's emulator keeps the state of a domain's TPM.
+
+    Returns None if the TPM is not emulated, or if the XML names another path.
+    """
     backend = tpm.find("backend")
     if backend is None or backend.get("type") != "emulator" or backend.find("source") is not None:
         return None
@@ -41,7 +47,7 @@ def tpm_path(uuid: str, tpm: ElementTree.Element) -> str | None:
 
 
 def path_in(element: ElementTree.Element | None) -> str | None:
-    """The path an element of ``os`` names, in its text or in a source within."""
+    """Return the path that an element of ``os`` names in its text or ``source``, or None."""
     if element is None:
         return None
     source = element.find("source")
@@ -51,7 +57,7 @@ def path_in(element: ElementTree.Element | None) -> str | None:
 
 
 def machine_files(domain_xml: str) -> list[MachineFile]:
-    """The files a domain's XML names or implies."""
+    """Return the files that a domain's XML names or implies."""
     root = ElementTree.fromstring(domain_xml)
     found = []
     for kind, element in _PATHS.items():
@@ -59,7 +65,7 @@ def machine_files(domain_xml: str) -> list[MachineFile]:
         if path is not None and os.path.isabs(path):  # a loader such as "bios.bin" belongs to QEMU
             found.append(MachineFile(kind, path))
         elif kind == "nvram" and root.find("./os[@firmware='efi']") is not None:
-            # libvirt names it in the XML of a running domain only.
+            # Only the XML of a running domain names this file.
             found.append(MachineFile(kind, f"{NVRAM_FOLDER}/{root.findtext('name')}_VARS.fd", certain=False))
     tpm = root.find("./devices/tpm")
     state = tpm_path(root.findtext("uuid") or "", tpm) if tpm is not None else None

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading the disks of a shut-off domain straight from their images."""
+"""Serves the disk images of a shut-off domain over NBD."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _START_WITHIN = 60  # seconds
 
 
 def why_not_offline(disk: Disk) -> str | None:
-    """Why a disk cannot be read while its domain is shut off; None if it can."""
+    """Return why a disk cannot be read while its domain is off; None if it can."""
     if disk.type not in ("file", "block"):
         return f"{disk.target} is a {disk.type} disk, which is read through a running domain only. Set offline to start_paused."
     if disk.source is None or not os.path.exists(disk.source):
@@ -35,7 +35,8 @@ def _node(disk: Disk) -> dict[str, t.Any]:
     path = disk.source or ""
     file = qemu_img.file_node(path)
     if disk.format == "raw":
-        # Other formats keep writers away from their own metadata; over a RAW image an export would let the domain start and write.
+        # Drivers of other formats deny writers access to their metadata. Without blkdebug, the domain could start and
+        # write to an exported RAW image.
         file = {"driver": "blkdebug", "image": file, "unshare-child-perms": ["write", "resize"]}
     below = qemu_img.below(path, disk.format)
     node = {"driver": disk.format, "node-name": disk.target, "read-only": True, "file": file}
@@ -43,7 +44,7 @@ def _node(disk: Disk) -> dict[str, t.Any]:
 
 
 def _arguments(disks: t.Sequence[Disk], wanted: t.Mapping[str, JobDisk], socket: str, ready: str) -> list[str]:
-    address = socket.replace(",", ",,")  # how QEMU's options write a comma
+    address = socket.replace(",", ",,")  # QEMU's options write a comma as two
     arguments = ["qemu-storage-daemon", "--pidfile", ready, "--nbd-server", f"addr.type=unix,addr.path={address}"]
     for disk in disks:
         arguments += ["--blockdev", json.dumps(_node(disk))]
@@ -63,9 +64,10 @@ def _arguments(disks: t.Sequence[Disk], wanted: t.Mapping[str, JobDisk], socket:
 
 @contextlib.contextmanager
 def image_exports(facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str) -> t.Iterator[tuple[Export, ...]]:
-    """Serve the images of a shut-off domain over NBD, read-only. While they are served the domain cannot be started.
+    """Serve the images of a shut-off domain over NBD, read-only, during the block.
 
-    Raises HypervisorError if an image cannot be opened, for instance because the domain has been started meanwhile.
+    The domain cannot be started until the block ends. Raises Refused if a disk cannot be read while the domain is off,
+    HypervisorError if an image cannot be opened, for example because the domain has been started.
     """
     by_target = {each.target: each for each in wanted}
     disks = [disk for disk in facts.disks if disk.target in by_target]
@@ -74,7 +76,7 @@ def image_exports(facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str) 
         if reason is not None:
             raise Refused(f"Cannot back up {facts.name} while it is shut off: {reason}")
     socket = scratch.socket_in(folder)
-    ready = os.path.join(folder, "nbd.pid")  # written once all images are open, which is after the socket is there
+    ready = os.path.join(folder, "nbd.pid")  # QEMU writes it once all images are open and the socket exists
     try:
         arguments = _arguments(disks, by_target, socket, ready)
     except (OSError, ProgramError) as error:
@@ -87,7 +89,7 @@ def image_exports(facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str) 
             Export(each.target, socket, each.target, f"qemu:dirty-bitmap:{each.since}" if each.since else None)
             for each in wanted
         )
-        with contextlib.suppress(ProgramError):  # it only read
+        with contextlib.suppress(ProgramError):  # the server only read, so its errors do not matter
             server.stop(_START_WITHIN)
 
 

@@ -1,13 +1,15 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Folders for the scratch files of backup jobs, on this host and on others.
+"""Creates folders for scratch files of backup jobs, on this host and on others.
 
-On another host the folder is a storage pool, for of pools libvirt tells the free space, and makes and removes their folders.
-The name of a folder tells the domain; that of a pool also tells which host reads, since no other can tell whether the run lives.
+On another host the folder is a storage pool: libvirt reports the free space of pools, and creates and removes their
+folders. The name of a folder identifies the domain. The name of a pool also identifies the host that reads, because no
+other host can see whether the run lives.
 
-A folder belongs to the user that runs this, root as a rule, and QEMU's user cannot write to it: libvirt makes the scratch files in
-it, as root. QEMU makes its socket itself, in a folder of its own within. No file of root's is opened or made there.
+A folder belongs to the user of this process, normally root, and QEMU's user cannot write to it: libvirt creates the
+scratch files in it, as root. QEMU creates its socket itself, in a subfolder of its own. Root opens and creates no file
+there.
 """
 
 from __future__ import annotations
@@ -31,21 +33,21 @@ from . import free_space, storage_pools
 from .connection import Domain, explained
 from .domain import DomainFacts, require_files_here
 
-SELINUX = "/sys/fs/selinux/enforce"  # is there while SELinux is active
-FOR_QEMU = "qemu"  # within a run's folder: the folder for QEMU's socket, which belongs to QEMU's user
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # opens a folder, and no link to one
-_DEEPEST = 4  # folders within folders that are removed; a run makes fewer
+SELINUX = "/sys/fs/selinux/enforce"  # exists while SELinux is active
+FOR_QEMU = "qemu"  # subfolder of a run's folder for QEMU's socket; it belongs to QEMU's user
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # opens a folder, but no link to one
+_DEEPEST = 4  # maximum depth of folders to remove; a run creates fewer
 _PREFIX = "kvm-cbt-"
 _MACHINE_ID = "/etc/machine-id"
-_LONGEST = 107  # bytes in the path of a Unix socket
+_LONGEST = 107  # maximum bytes in the path of a Unix socket
 _RANDOM = 8  # characters that mkdtemp appends
 
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:
-    """``folder`` is a folder of the run's own on this host, ``scratch`` where its scratch files are on the hypervisor, which may be the same.
-    QEMU's user can write to neither.
+    """The folders of one run. QEMU's user can write to neither.
 
+    ``folder`` is on this host. ``scratch`` holds the scratch files on the hypervisor, and may be the same folder.
     ``watched`` are the directories that must not run out of space.
     """
 
@@ -55,16 +57,20 @@ class Workspace:
 
 
 def local_prefix(uuid: str) -> tuple[str, str]:
-    """How the names of a domain's scratch folders on this host begin, for runs of this host.
+    """Return the prefixes of the names of a domain's scratch folders on this host.
 
-    The first holds the name of the domain's AppArmor profile, so that a rule opens a folder to its own domain only.
-    The short one is for folders so deep that the path of a socket would be too long; earlier versions used it for all.
+    The first contains the name of the domain's AppArmor profile, so that a rule can open a folder to its own domain
+    only. The short one is for deep parents, where the path of a socket would be too long. Earlier versions always used
+    it.
     """
     return f"{_PREFIX}libvirt-{uuid}-", f"{_PREFIX}{uuid[:8]}-"
 
 
 def remote_prefix(uuid: str) -> tuple[str, str]:
-    """How the names of a domain's scratch folders on another host begin, for runs of this host. Earlier versions used the second."""
+    """Return the prefixes of the names of a domain's pools on another host.
+
+    They are for runs of this host. Earlier versions used the second.
+    """
     try:
         with open(_MACHINE_ID, encoding="ascii") as file:
             machine = file.read().strip()
@@ -81,7 +87,7 @@ def _fitting_prefix(uuid: str, parent: str) -> str:
 
 
 def _groups(owner: tuple[int, int]) -> t.Collection[int]:
-    """The groups of QEMU's user."""
+    """Return the groups of QEMU's user."""
     try:
         user = pwd.getpwuid(owner[0])
         return {owner[1], user.pw_gid, *os.getgrouplist(user.pw_name, owner[1])}
@@ -90,7 +96,10 @@ def _groups(owner: tuple[int, int]) -> t.Collection[int]:
 
 
 def _own(parent: str, facts: DomainFacts) -> str:
-    """Where ``parent`` leads to. Raises Refused if another user could exchange a folder made there: libvirt makes files in it by their names, as root."""
+    """Return the real path of ``parent``.
+
+    Raises Refused if another user could replace a folder created there: libvirt creates files in it by name, as root.
+    """
     groups = _groups(facts.owner) if facts.owner is not None else ()
     path = real = os.path.realpath(parent)
     while True:
@@ -113,7 +122,7 @@ class _Folder(t.NamedTuple):
 
 @contextlib.contextmanager
 def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[_Folder]:
-    """A folder of the run's own on this host. Its lock (flock) tells that the run still lives."""
+    """Create a folder for this run on this host. Its lock (flock) shows that the run lives."""
     try:
         own = _own(parent, facts)
         path = tempfile.mkdtemp(prefix=_fitting_prefix(facts.uuid, own), dir=own)
@@ -135,7 +144,10 @@ def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[_Folder]:
 
 
 def remove_folder(path: str) -> None:
-    """Remove a folder and what is in it, as far as that can be done. No link is followed, and nothing is waited for, whatever others do there meanwhile."""
+    """Remove a folder and its content, as far as possible. Ignores OSError.
+
+    Follows no link and does not block, even if other users change the folder at the same time.
+    """
     parent, name = os.path.split(path)
     with contextlib.suppress(OSError):
         handle = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -162,12 +174,12 @@ def _remove(folder: int, name: str, depth: int) -> None:
 
 
 def socket_of_qemu(folder: str) -> str:
-    """Where QEMU listens for the run with this folder."""
+    """Return the path of QEMU's socket for the run with this folder."""
     return os.path.join(folder, FOR_QEMU, "nbd.sock")
 
 
 def socket_in(folder: str) -> str:
-    """Where a server that the run starts itself listens."""
+    """Return the path of the socket of a server that the run itself starts."""
     return os.path.join(folder, "nbd.sock")
 
 
@@ -176,13 +188,14 @@ def _fits(folder: str) -> bool:
 
 
 def _label(*folders: str) -> None:
-    # A folder gets the label of its parent; SELinux lets QEMU make a socket only in what the host's rules say is for it.
+    # A folder gets the label of its parent. SELinux lets QEMU create a socket only in a folder with the label that the
+    # host's policy has for its path.
     if os.path.exists(SELINUX) and shutil.which("restorecon"):
         programs.run(["restorecon", *folders])
 
 
 def _let_qemu_in(folder: _Folder, owner: tuple[int, int] | None) -> None:
-    """Make the folder for QEMU's socket, and let QEMU reach it."""
+    """Create the folder for QEMU's socket, and let QEMU reach it."""
     os.mkdir(FOR_QEMU, 0o700, dir_fd=folder.handle)
     if owner is not None and os.geteuid() == 0:
         handle = os.open(FOR_QEMU, FOLDER, dir_fd=folder.handle)
@@ -195,9 +208,10 @@ def _let_qemu_in(folder: _Folder, owner: tuple[int, int] | None) -> None:
 
 @contextlib.contextmanager
 def scratch_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
-    """A folder of the job's own for its socket and scratch files, which others but QEMU cannot enter, and only this user can write to.
+    """Yield a new folder for the socket and scratch files of one job.
 
-    Raises Refused if it cannot be made, or if the domain is on another host.
+    Only this user can write to it or list it. Only QEMU's user can enter the subfolder of the socket. Raises Refused if
+    the folder cannot be created, or if the domain is on another host.
     """
     require_files_here(facts, f"share files with QEMU in {parent}")
     with _locked_folder(facts, parent) as folder:
@@ -212,7 +226,10 @@ def scratch_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
 
 @contextlib.contextmanager
 def workspace(domain: Domain, facts: DomainFacts, parent: str) -> t.Iterator[Workspace]:
-    """Folders for one run, wherever the domain is; ``parent`` is a directory of the hypervisor. Raises Refused, HypervisorError."""
+    """Yield the folders of one run; ``parent`` is a directory of the hypervisor.
+
+    Raises Refused or HypervisorError.
+    """
     what, option = "the scratch directory", "scratch_dir"
     if facts.host is None:
         with scratch_folder(facts, parent) as folder:
@@ -238,5 +255,5 @@ def workspace(domain: Domain, facts: DomainFacts, parent: str) -> t.Iterator[Wor
 
 
 def remote_leftovers(domain: Domain) -> list[str]:
-    """Names of the pools that runs of this host made for a domain."""
+    """Return the names of the pools that runs of this host created for a domain."""
     return [name for name in storage_pools.names(domain.session) if name.startswith(remote_prefix(domain.uuid))]

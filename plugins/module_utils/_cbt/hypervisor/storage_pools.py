@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Folders and files of another host, through libvirt's storage pools of type dir."""
+"""Accesses folders and files of another host, through storage pools of type dir."""
 
 from __future__ import annotations
 
@@ -28,15 +28,18 @@ def _xml(name: str, path: str) -> str:
 
 
 def make(session: Session, name: str, path: str) -> None:
-    """Make a folder, in which others than libvirt's user can only open what they know the name of, and a pool over it. Raises libvirtError."""
-    # Defined and not only created: libvirt removes the folder of such a pool only, and that of a killed run is found again.
+    """Create a folder and a pool over it. Raises libvirtError.
+
+    Users other than libvirt's cannot list the folder: they can open only files whose names they know.
+    """
+    # Defined, not only created: libvirt removes only a defined pool's folder, and a killed run's pool can be found.
     pool = session.api.storagePoolDefineXML(_xml(name, path))
     pool.build(0)
     pool.create(0)
 
 
 def measure(session: Session, name: str) -> free_space.Usage:
-    """The space of the file system of a pool's folder. Raises HypervisorError."""
+    """Return the space of the file system of a pool's folder. Raises HypervisorError."""
     with explained(f"ask for the free space of pool {name}"):
         pool = session.api.storagePoolLookupByName(name)
         pool.refresh(0)
@@ -45,13 +48,13 @@ def measure(session: Session, name: str) -> free_space.Usage:
 
 
 def names(session: Session) -> list[str]:
-    """Names of all pools. Raises HypervisorError."""
+    """Return the names of all pools. Raises HypervisorError."""
     with explained("list the storage pools"):
         return [pool.name() for pool in session.api.listAllStoragePools(0)]
 
 
 def remove(session: Session, name: str) -> None:
-    """Remove a pool with its folder and what is in it, as far as they exist."""
+    """Remove a pool with its folder and content, as far as they exist."""
     with contextlib.suppress(libvirt.libvirtError, HypervisorError):
         pool = session.api.storagePoolLookupByName(name)
         with contextlib.suppress(libvirt.libvirtError):
@@ -65,7 +68,10 @@ def remove(session: Session, name: str) -> None:
 
 @contextlib.contextmanager
 def _over(session: Session, folder: str) -> t.Iterator[t.Any]:
-    """A pool over a folder that exists, brought up to date; a pool of somebody's if there is one. Raises libvirtError."""
+    """Yield a refreshed pool over an existing folder. Raises libvirtError.
+
+    Uses the pool of this folder if there is one, else a temporary pool.
+    """
     try:
         pool, ours = session.api.storagePoolLookupByTargetPath(folder), False
     except libvirt.libvirtError:
@@ -79,7 +85,10 @@ def _over(session: Session, folder: str) -> t.Iterator[t.Any]:
 
 
 def has_file(session: Session, path: str) -> bool:
-    """Whether the file exists on libvirt's host. Raises HypervisorError if its folder does not, or if libvirt cannot tell."""
+    """Whether the file exists on libvirt's host.
+
+    Raises HypervisorError if its folder does not exist, or if libvirt cannot list the folder.
+    """
     with (
         explained(f"look into {os.path.dirname(path)} on libvirt's host"),
         _over(session, os.path.dirname(path)) as pool,
@@ -88,7 +97,10 @@ def has_file(session: Session, path: str) -> bool:
 
 
 def exists(session: Session, path: str) -> bool:
-    """Whether something is at a path of libvirt's host; of a device of another host that cannot be told, and it is taken for missing."""
+    """Whether a path exists on libvirt's host.
+
+    On another host, devices cannot be checked and count as missing, as do paths that libvirt cannot read.
+    """
     if session.remote_host is None:
         return os.path.exists(path)
     with contextlib.suppress(HypervisorError):
@@ -97,7 +109,10 @@ def exists(session: Session, path: str) -> bool:
 
 
 def open_file(session: Session, most: int, path: str) -> t.BinaryIO:
-    """A copy of a file of libvirt's host, or of its first bytes if it has more than ``most``. Raises OSError if there is none, or if it cannot be read."""
+    """Return a copy of a file of libvirt's host, cut after ``most`` + 1 bytes.
+
+    Raises FileNotFoundError if there is no such file, OSError if it cannot be read.
+    """
     copy = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
     try:
         with _over(session, os.path.dirname(path)) as pool:
