@@ -171,7 +171,7 @@ def backup_job(
 
 @contextlib.contextmanager
 def domain_lock(uuid: str, name: str) -> t.Iterator[None]:
-    """Lock a domain's checkpoints against other runs of this user. Raises Refused if that fails."""
+    """Lock a domain or an image against other runs of this user. Raises Refused if that fails."""
     with contextlib.ExitStack() as stack:
         folder, at = stack.enter_context(own_folder())
         file = f"{uuid}.lock"

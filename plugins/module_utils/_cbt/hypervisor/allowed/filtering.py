@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Taking from a definition what is allowed. Pure."""
+"""Removes everything from a definition that the table does not allow. Pure."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from .rules import TEXT, Rule, Value
 from .table import ALLOWED, REFUSED
 from .values import Host, fits
 
-_SHOWN = 100  # characters of a part of a definition in a message
-_MOST = 100  # parts named, each once
+_SHOWN = 100  # maximum characters of a part of a definition in a message
+_MOST = 100  # maximum number of parts in the messages, without duplicates
 _NAMESPACE = re.compile(r"\{(?:[^{}]*/)?([^{}/]*)/[0-9.]+\}|\{[^{}]*\}")
 
 
-_NOTHING = Value("NONE")  # what an attribute may be that the table does not have
+_NOTHING = Value("NONE")  # the rule of an attribute that the table does not list: no value is allowed
 
 
 class Filtered(t.NamedTuple):
-    """What is left of a definition, what is not as it was, and the parts that it is ``refused`` for; both in words."""
+    """A filtered definition; ``changes`` and ``refused`` are texts for messages.
+
+    ``changes`` are the parts removed or replaced, ``refused`` the reasons to refuse the definition.
+    """
 
     root: ElementTree.Element
     changes: tuple[str, ...]
@@ -32,11 +35,11 @@ class Filtered(t.NamedTuple):
 
 
 class _NotAllowed(Exception):
-    """An element cannot be had; says what of it."""
+    """An element is not allowed. The message shows the element."""
 
 
 class _Named:
-    """Parts of a definition in their order, each once, and not more than a reader looks at."""
+    """Parts of a definition in their order, without duplicates, at most ``_MOST``."""
 
     def __init__(self) -> None:
         self._parts: dict[str, None] = {}
@@ -53,7 +56,7 @@ class _Named:
 
 
 def filtered(root: ElementTree.Element, host: Host) -> Filtered:
-    """A definition that holds only what the table allows. Elements in ``metadata`` are shared with the original."""
+    """Return a definition of what the table allows. Elements in ``metadata`` are shared with ``root``."""
     work = _Filter(host)
     try:
         kept = work.copy(root, "." if root.tag == "domain" else root.tag)
@@ -69,7 +72,10 @@ class _Filter:
         self.changes, self.refused = _Named(), _Named()
 
     def copy(self, element: ElementTree.Element, path: str) -> ElementTree.Element:
-        """The element with what is allowed of it. Raises _NotAllowed if an essential part of it is not."""
+        """Return a filtered copy of the element.
+
+        Raises _NotAllowed if the table does not list the element, or if an essential part is not allowed.
+        """
         rule = ALLOWED.get(path)
         if rule is None or any(
             value.essential and not self._fits(value, text) for _name, text, value in _ruled(element, rule)
@@ -89,7 +95,7 @@ class _Filter:
         return fits(rule.kind, text.strip(), self._host)
 
     def _copy_values(self, element: ElementTree.Element, kept: ElementTree.Element, path: str, rule: Rule) -> None:
-        """Set what is allowed, or what stands for it."""
+        """Copy the values that are allowed; replace or remove the others."""
         lost = []
         for name, text, value in _ruled(element, rule):
             what = _short(text) if name == TEXT else f"{_plain(name)}={_short(text)}"
@@ -119,7 +125,7 @@ class _Filter:
 
 
 def _ruled(element: ElementTree.Element, rule: Rule) -> t.Iterator[tuple[str, str, Value]]:
-    """Attributes of an element and its text, each with what it may be."""
+    """Yield the name, value and rule of each attribute of an element, and of its text."""
     for name, text in element.items():
         yield name, text, rule.values.get(name, _NOTHING)
     if (element.text or "").strip():
@@ -134,7 +140,7 @@ def _set(element: ElementTree.Element, name: str, value: str) -> None:
 
 
 def _blank(text: str | None) -> str | None:
-    """The white space between elements, and nothing else."""
+    """Return a text that is white space only; None for any other."""
     return text if not (text or "").strip() else None
 
 
@@ -143,7 +149,7 @@ def _is_empty(element: ElementTree.Element) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A name with a short namespace, such as ``qemu:commandline``."""
+    """Return a name with a short namespace, such as ``qemu:commandline``."""
     return _short(_NAMESPACE.sub(lambda found: f"{found[1]}:" if found[1] else "", name))
 
 
@@ -157,7 +163,7 @@ def _short(text: str) -> str:
 
 
 def _shown(path: str, element: ElementTree.Element) -> str:
-    """An element by its path, and what it and those within say, as far as a message has room for it."""
+    """Return the path of an element and its content, shortened for a message."""
     said: list[str] = []
     for each in itertools.islice(element.iter(), 10):
         said += [_plain(each.tag), *(f"{_plain(name)}={value}" for name, value in each.items()), each.text or ""]

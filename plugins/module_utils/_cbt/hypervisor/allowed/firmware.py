@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which firmware a host describes."""
+"""Lists the firmware that a host describes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import os
 import typing as t
 
 _FOLDERS = ("/usr/share/qemu/firmware", "/etc/qemu/firmware")
-_LARGEST = 1 << 20  # bytes of a descriptor
+_LARGEST = 1 << 20  # characters read of a descriptor
 
 
 def described_firmware(folders: t.Sequence[str] = _FOLDERS) -> frozenset[str]:
-    """Paths of the firmware images and of the templates of their variables that descriptors of this host name."""
+    """Return the paths of firmware and variable templates in this host's descriptors."""
     found: set[str] = set()
     for path in (path for folder in folders for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.json")))):
         with contextlib.suppress(OSError, ValueError, RecursionError), open(path, encoding="utf-8") as file:

@@ -1,19 +1,23 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading the table of what a definition may hold. Pure."""
+"""Reads the table of what a definition may hold. Pure."""
 
 from __future__ import annotations
 
 import dataclasses
 import typing as t
 
-TEXT = "#"  # stands for the text of an element, among its attributes
+TEXT = "#"  # the name of an element's text among its attributes
 
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """What an attribute or a text may be. An ``essential`` one that is not takes its element along; else ``instead`` is set, if there is one."""
+    """The rule of an attribute or text: the ``kind`` of value that it may have.
+
+    Any other value is replaced by ``instead``, or removed if that is None. If the rule is ``essential``, the element is
+    removed instead.
+    """
 
     kind: str
     essential: bool = False
@@ -22,7 +26,11 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What an element may have. Without an ``essential`` element, its parent goes as well; ``free`` if all within is data."""
+    """The rule of an element: the rules of its attributes and text.
+
+    If an ``essential`` element is not allowed, its parent is removed, too. ``free`` elements are data and are kept
+    whole.
+    """
 
     values: t.Mapping[str, Value]
     essential: bool = False
@@ -40,7 +48,7 @@ def _rule(words: t.Sequence[str], essential: bool) -> Rule:
 
 
 def _paths(pattern: str) -> list[str]:
-    """The paths that ``a/{b,c}/d`` stands for."""
+    """Return the paths that a pattern such as ``a/{b,c}/d`` stands for."""
     before, opened, rest = pattern.partition("{")
     if not opened:
         return [pattern]
@@ -49,7 +57,7 @@ def _paths(pattern: str) -> list[str]:
 
 
 def read(table: str) -> dict[str, Rule]:
-    """The rules by the path of an element below ``domain``. See ``table`` for the notation."""
+    """Return the rules, by element path below ``domain``. See ``table`` for the notation."""
     rules: dict[str, Rule] = {}
     for words in filter(None, (line.partition("--")[0].split() for line in table.splitlines())):
         rule = _rule(words[1:], words[0].endswith("!"))

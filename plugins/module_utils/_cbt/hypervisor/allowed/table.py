@@ -1,12 +1,13 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a definition from a repository may hold. Data.
+"""The table of what a definition from a repository may hold. Data.
 
-A line is the path of an element below ``domain`` and its attributes; ``#`` is its text, ``**`` all that is within. What is not listed is
-removed. Lines of one path add up, and ``--`` begins a comment. A name may be followed by ``=`` and a kind of value (see ``values``), or the
-values that it may have; without, the value must be a word without a slash. ``!`` after an attribute: with another value, the element goes.
-``!`` after a path: without this element, its parent goes. ``?`` precedes what another value is replaced by.
+A line is the path of an element below ``domain`` and its attributes; ``#`` is its text, ``**`` all its content.
+Everything else is removed. Lines of one path add up, and ``--`` begins a comment. ``=`` after a name is followed by a
+kind of value (see ``values``), or by the allowed values; without ``=``, the value must be a word without a slash. ``!``
+after an attribute: if its value is not allowed, the element is removed. ``!`` after a path: if the element is not
+allowed, its parent is removed. ``?`` precedes the replacement of a value that is not allowed.
 """
 
 from __future__ import annotations
@@ -287,7 +288,7 @@ ALLOWED: t.Mapping[str, Rule] = read(
     _COMMON + _MACHINE + _RESOURCES + _SYSTEM + _PROCESSOR + _STORAGE + _NETWORK + _CHARACTERS + _DISPLAYS + _OTHERS
 )
 
-# A machine does not run without these: where one is not allowed, the whole definition is refused.
+# A machine does not run without these. If one is not allowed, the whole definition is refused.
 REFUSED: frozenset[str] = frozenset(
     {
         ".",

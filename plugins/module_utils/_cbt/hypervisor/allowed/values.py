@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Judging single values of a definition. Pure."""
+"""Checks single values of a definition. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typing as t
 
 LONGEST = 4096  # characters of a value that is not free text
 
-# Compiled when they are first used, because each restore pays for what it loads.
+# Compiled on first use, because each restore pays for the code that it loads.
 _PATTERNS: t.Mapping[str, str] = {
     "WORD": r"[^/\x00-\x1f\x7f-\x9f]*",  # no slash, so no path
     "NUMBER": r"-?[0-9]*",
@@ -33,9 +33,9 @@ _FIRMWARE_FOLDER = (
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """What a definition may name on a host.
+    """The paths that a definition may name on a host.
 
-    These are the ``paths`` of the machine's own files, firmware that has a descriptor, and paths that ``exists`` finds.
+    ``paths`` are the machine's own files, ``firmware`` those with a descriptor. ``exists`` is whether a path exists.
     """
 
     paths: frozenset[str]
@@ -44,12 +44,12 @@ class Host:
 
 
 def is_firmware(path: str, described: t.Collection[str]) -> bool:
-    """Whether a path is one of the ``described`` firmware images, or in a folder where distributions keep nothing else. Pure."""
+    """Whether ``path`` is ``described``, or in a firmware folder of a distribution. Pure."""
     return path in described or (os.path.normpath(path) == path and re.match(_FIRMWARE_FOLDER, path) is not None)
 
 
 def fits(kind: str, value: str, host: Host) -> bool:
-    """Whether a value is of a kind: a name in capitals, or words separated by ``|``."""
+    """Whether a value is of ``kind``: a name in capitals, or words separated by ``|``."""
     if kind == "TEXT":
         return True
     if len(value) > LONGEST and kind != "BASE64":
