@@ -3,10 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Keys and ciphers.
 
-keys.py has the interface: block ids and the sealing of objects, with an implementation for repositories that are
-not encrypted. encryption.py has the implementation for encrypted ones: AES-256-GCM, with all keys derived from one
-master key. gcm.py encrypts many blocks fast with the library that is installed. key_slots.py wraps the master key
-by a passphrase. The library is imported when an encrypted repository is opened, not before.
+keys.py has the interface, which makes block ids and seals objects, and its implementation for unencrypted repositories.
+encryption.py has the implementation for encrypted ones: AES-256-GCM, with all keys derived from one master key. gcm.py
+encrypts many blocks fast with the installed library. key_slots.py wraps the master key with a passphrase. The library
+is imported only when an encrypted repository is opened.
 
 Neighbours: format/ seals objects with these keys. This package imports nothing of the repository.
 """

@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Encrypted repositories: AES-256-GCM, and keys that all come from one master key.
+"""Seals encrypted repositories: AES-256-GCM with keys derived from one master key.
 
-The layout of what is sealed is written down in docs/repository-format.md.
+docs/repository-format.md has the layout of sealed objects.
 """
 
 from __future__ import annotations
@@ -30,16 +30,19 @@ MAGIC = b"KVMCBTSO"
 VERSION = 1
 _HEADER = struct.Struct("<8sHH12s")  # magic, version, zero, nonce
 _MEMORY = threading.local()
-_DIRECTORY_NONCE = b"\xff" * NONCE_SIZE  # no ordinal is as large
+_DIRECTORY_NONCE = b"\xff" * NONCE_SIZE  # larger than any ordinal
 
 
 def derived(master: bytes, purpose: str, context: bytes = b"") -> bytes:
-    """The key of 32 bytes for one purpose. From it neither the master key nor another purpose's key can be told."""
+    """Return the 32-byte key for one purpose.
+
+    It reveals neither the master key nor the key of another purpose.
+    """
     return hmac.digest(master, f"kvm.cbt {purpose}".encode() + b"\0" + context, "sha256")
 
 
 def _gcm() -> t.Any:
-    from . import gcm  # only then: the library takes its time to be imported
+    from . import gcm  # imported only here: importing the library is slow
 
     return gcm
 
@@ -51,11 +54,14 @@ class Cipher:
         self._aead: AESGCM = _gcm().one_shot(key)
 
     def encrypt(self, nonce: bytes, data: Buffer, around: bytes) -> bytes:
-        """The encrypted data and the tag that proves it and what stands ``around`` it. No nonce may be used for two things."""
+        """Return the encrypted data and the tag that authenticates it and ``around``.
+
+        Use each nonce only once per key.
+        """
         return self._aead.encrypt(nonce, bytes(data), around)
 
     def decrypt(self, nonce: bytes, stored: Buffer, around: bytes) -> bytes:
-        """The data again. Raises DamagedObject if anything is not what was given to ``encrypt``."""
+        """Return the decrypted data. Raises DamagedObject if an argument differs from that of ``encrypt``."""
         with _proving():
             return self._aead.decrypt(nonce, bytes(stored), around)
 
@@ -69,7 +75,10 @@ def _proving() -> t.Iterator[None]:
 
 
 class EncryptedPack:
-    """Each block is sealed by itself, its ordinal being the nonce under the key of the pack, and so is the directory."""
+    """Seals the blocks and the directory of a pack under the pack's key.
+
+    Each block is sealed by itself. Its nonce is its ordinal.
+    """
 
     def __init__(self, key: bytes) -> None:
         self._cipher = Cipher(key)
@@ -95,7 +104,7 @@ class EncryptedPack:
 
 
 def _room(size: int) -> memoryview:
-    """Memory of this thread, the same again and again."""
+    """Return a buffer of this thread, which later calls reuse."""
     if len(getattr(_MEMORY, "room", b"")) < size:
         _MEMORY.room = bytearray(size)
     return memoryview(_MEMORY.room)[:size]
@@ -106,12 +115,12 @@ def _nonce(ordinal: int) -> bytes:
 
 
 def _bytes_of(name: str) -> bytes:
-    """The name of an object; a file's that somebody put there need not be UTF-8."""
+    """Return the name of an object as bytes. The name of a foreign file in a repository need not be UTF-8."""
     return name.encode(errors="surrogateescape")
 
 
 class EncryptedKeys:
-    """Of an encrypted repository with this master key of 32 bytes."""
+    """Keys of an encrypted repository, derived from its master key of 32 bytes."""
 
     overhead = TAG_SIZE
     seal_size = _HEADER.size + TAG_SIZE
@@ -122,7 +131,7 @@ class EncryptedKeys:
         self._objects = Cipher(derived(master, "objects"))
 
     def block_id(self, data: Buffer) -> bytes:
-        digest = self._block_id.copy()  # unlike hmac.digest, this lets other threads run meanwhile
+        digest = self._block_id.copy()  # unlike hmac.digest, this lets other threads run
         digest.update(data)
         return digest.digest()
 

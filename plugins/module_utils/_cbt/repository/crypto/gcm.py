@@ -1,11 +1,12 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""AES-256-GCM of many blocks, at little more than the cost of the cipher.
+"""AES-256-GCM for many blocks, at little more than the cost of the cipher.
 
-In versions of the library up to 42, which Debian 12 and RHEL 9 have, a block of 64 KiB takes its public classes twice as long as OpenSSL, and
-each of their many calls gives the interpreter away and back. They carry OpenSSL's own functions, which are called here in their
-place. Later versions have dropped these, and their public classes are as fast.
+Up to version 42 of the library, as in Debian 12 and RHEL 9, its public classes take twice as long as OpenSSL for a
+block of 64 KiB, and each of their many calls releases the interpreter lock and takes it again. These versions include
+bindings of OpenSSL's own functions, which this module calls instead. Later versions lack the bindings, and their public
+classes are as fast.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ Message = tuple[bytes, Buffer]  # nonce of 12 bytes, content
 
 
 def one_shot(key: bytes) -> AESGCM:
-    """The cipher for whole messages, with what stands around them. Raises RepositoryError if the library is missing."""
+    """Return the cipher for whole messages with associated data.
+
+    Raises RepositoryError if the library is missing.
+    """
     if AESGCM is None:
         raise RepositoryError(
             "Encrypted repositories need the Python module cryptography. Install python3-cryptography."
@@ -42,14 +46,20 @@ class Gcm(t.Protocol):
     """The cipher under one key. May be used from several threads."""
 
     def seal_into(self, room: memoryview, messages: t.Iterable[Message]) -> None:
-        """Encrypt one message after another into ``room``, each followed by its tag of TAG_SIZE bytes. No nonce may be used for two contents."""
+        """Encrypt messages one after another into ``room``, each with its tag.
+
+        A tag has TAG_SIZE bytes. Use each nonce for one content only.
+        """
 
     def unseal(self, nonce: bytes, stored: Buffer) -> Buffer:
-        """The content of a message that was sealed. Raises InvalidTag if it is not that."""
+        """Return the content of a sealed message.
+
+        Raises InvalidTag if the message was not sealed with this key and nonce.
+        """
 
 
 class PublicGcm:
-    """By the public classes of the library."""
+    """Uses the public classes of the library."""
 
     def __init__(self, key: bytes) -> None:
         self._aead, self._algorithm = AESGCM(key), algorithms.AES(key)
@@ -69,7 +79,7 @@ class PublicGcm:
 
 
 class DirectGcm:
-    """By the functions of OpenSSL which the library carries."""
+    """Uses OpenSSL's functions from the bindings of the library."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -99,7 +109,7 @@ class DirectGcm:
         for nonce, content in messages:
             stop = start + len(content)
             if stop + TAG_SIZE > len(room):
-                raise ValueError("no room")  # OpenSSL would write behind it
+                raise ValueError("no room")  # OpenSSL would write past the end
             self._update(context, _ENCRYPT, nonce, content, begin + start)
             _done(self._lib.EVP_CipherFinal_ex(context, begin + stop, rest))
             _done(self._lib.EVP_CIPHER_CTX_ctrl(context, self._lib.EVP_CTRL_AEAD_GET_TAG, TAG_SIZE, begin + stop))
@@ -120,7 +130,10 @@ class DirectGcm:
 
 
 def _done(result: int) -> None:
-    """Raise RepositoryError if a function of OpenSSL failed: it lacks memory, or the host's policy forbids the cipher."""
+    """Raise RepositoryError if a function of OpenSSL failed.
+
+    Causes are a lack of memory, or a policy of the host that forbids the cipher.
+    """
     if result != 1:
         raise RepositoryError(
             "OpenSSL refuses AES-256-GCM, which encrypted repositories need. Check the memory and the crypto policy of this host."

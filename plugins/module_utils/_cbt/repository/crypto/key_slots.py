@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Key slots: the master key of an encrypted repository, wrapped by a passphrase. Pure but for chance."""
+"""Key slots: the master key, wrapped with a passphrase. Pure except for random salts."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ...errors import DamagedObject, RepositoryError
 from .encryption import KEY_SIZE, NONCE_SIZE, Cipher
 from .keys import TAG_SIZE
 
-COST = 1 << 17  # scrypt's n: with r = 8 it takes 128 MiB and some tenths of a second to try one passphrase
-MAX_SLOTS = 8  # each is tried in turn
+COST = 1 << 17  # scrypt's n: with r = 8, one attempt takes 128 MiB of memory and some tenths of a second
+MAX_SLOTS = 8  # all are tried, one after another
 _BLOCK = 8  # r
 _SALT_SIZE = 32
-_MAX_MEMORY = 1 << 28  # bytes; what a slot may ask for
+_MAX_MEMORY = 1 << 28  # bytes; the limit for one slot
 _MAX_P = 4
-_MAX_WORK = 1 << 24  # n * r * p of all slots: 16 times what one slot of ours takes, some seconds
+_MAX_WORK = 1 << 24  # limit of n * r * p over all slots: 16 times one slot of ours, some seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """One wrapped copy of the master key, and how to derive the key that opens it."""
+    """A wrapped copy of the master key, and the parameters of the key that unwraps it."""
 
     n: int
     r: int
@@ -34,7 +34,7 @@ class Slot:
     wrapped: bytes
 
     def encode(self) -> dict[str, t.Any]:
-        """For JSON."""
+        """Return the slot as a JSON object."""
         return {
             "kdf": "scrypt",
             "n": self.n,
@@ -46,9 +46,10 @@ class Slot:
 
 
 def decode(body: t.Mapping[str, t.Any]) -> Slot:
-    """A slot from JSON.
+    """Read a slot from JSON.
 
-    Raises DamagedObject if it cannot be one, RepositoryError if it wants another derivation or more memory than is reasonable.
+    Raises DamagedObject if a field is missing or invalid, or if the slot needs more memory than the limit. Raises
+    RepositoryError if the key derivation is unknown.
     """
     try:
         slot = Slot(
@@ -74,7 +75,7 @@ def decode(body: t.Mapping[str, t.Any]) -> Slot:
 
 
 def check_work(slots: t.Iterable[Slot]) -> None:
-    """Raise DamagedObject if trying a passphrase on all slots would take more work than is reasonable."""
+    """Raise DamagedObject if one passphrase on all slots takes too much work."""
     work = sum(slot.n * slot.r * slot.p for slot in slots)
     if work > _MAX_WORK:
         raise DamagedObject(
@@ -101,7 +102,7 @@ def _around(repository_id: str, name: str) -> bytes:
 
 
 def wrap(master: bytes, passphrase: str, repository_id: str, name: str) -> Slot:
-    """A new slot for a passphrase. Its salt is its own, so the key it derives seals nothing else."""
+    """Return a new slot for a passphrase. Its key seals nothing else, because its salt is new."""
     slot = Slot(COST, _BLOCK, 1, os.urandom(_SALT_SIZE), b"")
     return dataclasses.replace(
         slot, wrapped=_cipher(slot, passphrase).encrypt(bytes(NONCE_SIZE), master, _around(repository_id, name))
@@ -109,7 +110,7 @@ def wrap(master: bytes, passphrase: str, repository_id: str, name: str) -> Slot:
 
 
 def unwrap(slot: Slot, passphrase: str, repository_id: str, name: str) -> bytes | None:
-    """The master key, None if the passphrase does not open this slot."""
+    """Return the master key; None if the passphrase does not open this slot."""
     try:
         return _cipher(slot, passphrase).decrypt(bytes(NONCE_SIZE), slot.wrapped, _around(repository_id, name))
     except DamagedObject:

@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What makes a repository readable: block ids and the seals around its objects."""
+"""The interface of keys, and its implementation for unencrypted repositories.
+
+Keys compute block ids and seal objects.
+"""
 
 from __future__ import annotations
 
@@ -11,52 +14,63 @@ import typing as t
 from ...errors import DamagedObject
 from ...files import Buffer
 
-TAG_SIZE = 16  # bytes; what proves a sealed message
+TAG_SIZE = 16  # bytes of the tag that authenticates a sealed message
 
 
 class PackKeys(t.Protocol):
-    """How the blocks and the directory of one pack are sealed. May be used from several threads."""
+    """Seals the blocks and the directory of one pack. Thread-safe."""
 
     def seal_blocks(self, first: int, payloads: t.Sequence[Buffer]) -> t.Sequence[Buffer]:
-        """The payloads of consecutive blocks as they are to be stored one after another, ``first`` being the ordinal of the first one.
+        """Return the payloads of consecutive blocks as stored, one after another.
 
-        They last until the same thread seals others. What stands at an ordinal of a pack is sealed once: never call it again with something else.
+        ``first`` is the ordinal of the first block. The result is valid until the same thread seals other blocks. Seal
+        only one content for each ordinal of a pack: the ordinal may be the nonce.
         """
 
     def unseal_block(self, ordinal: int, stored: Buffer) -> Buffer:
-        """The payload of a block. Raises DamagedObject if it is not the one that was stored at this place."""
+        """Return the payload of a block. Encrypted: raises DamagedObject if it was not stored at this ordinal."""
 
     def seal_directory(self, header: bytes, directory: bytes, tail: bytes) -> tuple[bytes, bytes]:
-        """The directory as it is to be stored, and the 32 bytes that prove it and what stands around it."""
+        """Return the stored directory and the 32 bytes that authenticate it and its context.
+
+        The context is ``header`` and ``tail``.
+        """
 
     def unseal_directory(self, header: bytes, stored: bytes, tail: bytes, proof: bytes) -> bytes:
-        """The directory. Raises DamagedObject if it or what stands around it is not what was sealed."""
+        """Return the directory. Raises DamagedObject if it or its context is not what was sealed."""
 
 
 class Keys(t.Protocol):
-    """How blocks are named and objects are sealed in one repository. May be used from several threads.
+    """Computes block ids and seals the objects of one repository. Thread-safe.
 
-    A stored block is ``overhead`` bytes longer than its payload, a sealed object ``seal_size`` bytes longer than what it seals.
+    A stored block is ``overhead`` bytes longer than its payload, and a sealed object ``seal_size`` bytes longer than
+    its content.
     """
 
     overhead: int
     seal_size: int
 
     def block_id(self, data: Buffer) -> bytes:
-        """What names a block by its content: 32 bytes. In an encrypted repository nobody else can tell them from the content."""
+        """Return the 32-byte id of a block, a digest of its content.
+
+        In an encrypted repository the digest needs the key.
+        """
 
     def pack(self, pack_id: bytes) -> PackKeys:
-        """How a pack is sealed."""
+        """Return the keys of a pack."""
 
     def seal(self, name: str, data: bytes) -> bytes:
-        """The bytes to be stored under ``name``."""
+        """Return the bytes to store under ``name``."""
 
     def unseal(self, name: str, stored: bytes) -> bytes:
-        """What was sealed under ``name``. Raises DamagedObject if the bytes are not what was stored under it."""
+        """Return the content sealed under ``name``.
+
+        In an encrypted repository, raises DamagedObject if the bytes were not sealed under this name.
+        """
 
 
 class PlainPack:
-    """Of a repository that is not encrypted: blocks and directory as they are, the directory proven by a SHA-256."""
+    """Stores blocks and directory as they are. A SHA-256 digest authenticates the directory."""
 
     def seal_blocks(self, _first: int, payloads: t.Sequence[Buffer]) -> t.Sequence[Buffer]:
         return payloads
@@ -74,7 +88,7 @@ class PlainPack:
 
 
 class PlainKeys:
-    """Of a repository that is not encrypted: SHA-256, and objects as they are."""
+    """Keys of an unencrypted repository: SHA-256 ids, and objects as they are."""
 
     overhead = 0
     seal_size = 0

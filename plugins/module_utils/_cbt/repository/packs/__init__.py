@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Reads and writes packs.
 
-writer.py collects blocks from several threads into packs, and stores a pack when it is full. reader.py reads blocks
-and directories with a bounded cache, and proves each block by its id.
+writer.py collects blocks from several threads into packs, and stores each full pack. reader.py reads blocks and
+directories with a bounded cache, and checks each block against its id.
 
-Neighbours: format/packs.py has the layout, crypto/ the keys, stores/ the objects. repository.py makes readers and
+Neighbours: format/packs.py has the layout, crypto/ the keys, stores/ the objects. repository.py creates readers and
 writers.
 """

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading blocks and directories of packs, with a bounded cache."""
+"""Reads blocks and directories of packs, with a bounded cache."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CACHED_BLOCKS = 1 << 18  # directory entries kept; about 16 MiB
 
 
 class PackReader:
-    """Gives checked directories and blocks. May be used from several threads."""
+    """Returns checked directories and blocks. Thread-safe."""
 
     def __init__(self, store: Store, keys: Keys | None = None) -> None:
         self._store = store
@@ -36,9 +36,9 @@ class PackReader:
         self._cached = 0
 
     def directory(self, ref: PackRef) -> Directory:
-        """The directory of a pack.
+        """Return the directory of a pack.
 
-        Raises ObjectMissing if there is no such pack and DamagedObject if it is not what was written.
+        Raises ObjectMissing if there is no such pack, and DamagedObject if it is not as it was written.
         """
         with self._lock:
             known = self._cache.get(ref.id)
@@ -63,14 +63,14 @@ class PackReader:
     def blocks(
         self, ref: PackRef, first: int, count: int, watch: Stopwatch | None = None
     ) -> t.Iterator[Buffer | DamagedObject]:
-        """``count`` consecutive blocks, read at once; in place of each that is damaged, the fault.
+        """Yield ``count`` consecutive blocks of one request.
 
-        Raises as ``directory`` does, and RepositoryError if the store cannot be read.
+        Yields the error in place of a damaged block. Raises as ``directory`` does, and RepositoryError of the store.
         """
         return self._each(ref, first, count, packs.decode, watch or Stopwatch())
 
     def disk_blocks(self, run: Run, size: int, watch: Stopwatch | None = None) -> t.Iterator[Buffer | DamagedObject]:
-        """The same of a run of a disk with this size; a block that is not as long as the disk's is damaged."""
+        """Like ``blocks``, for a run of a disk of ``size`` bytes. A block of another length is damaged."""
         for index, block in enumerate(self.blocks(run.pack, run.ordinal, run.count, watch)):
             if isinstance(block, DamagedObject) or len(block) == block_length(run.first + index, size):
                 yield block
@@ -80,11 +80,11 @@ class PackReader:
                 )
 
     def encoded(self, ref: PackRef, first: int, count: int) -> t.Iterator[Encoded | DamagedObject]:
-        """The same as ``blocks``, proven as well, but ready to be stored elsewhere."""
+        """Like ``blocks``, with the same checks, but yields blocks ready to be stored elsewhere."""
         return self._each(ref, first, count, packs.encoded, Stopwatch())
 
     def _one_by_one(self, ref: PackRef, first: int, count: int, make: Make[Block]) -> t.Iterator[Block | DamagedObject]:
-        """The same where a directory has a length that no block has, of which no more is read."""
+        """Read blocks singly where the directory claims impossible lengths. A block with such a length is not read."""
         for ordinal in range(first, first + count):
             if count == 1:
                 yield DamagedObject(

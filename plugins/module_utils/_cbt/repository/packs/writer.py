@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writing blocks into packs from several threads."""
+"""Writes blocks into packs from several threads."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from ..format.packs import Encoded, PackRef
 from ..stores.base import Store, Upload
 
 _MOST_UNFINISHED = (
-    64  # packs, where the store has no limit of its own: each is an open file, of which a process often has 1024
+    64  # packs, where the store sets no limit: each is an open file, and a process often may open only 1024
 )
 
 
 class BlockAddress(t.NamedTuple):
-    """Where consecutive blocks are stored: the id of the pack, and the ordinal of the first block in it."""
+    """The address of consecutive blocks: the id of the pack, and the ordinal of the first block in it."""
 
     pack: bytes
     ordinal: int
 
 
 class _OpenPack:
-    """A pack being filled. ``pending`` counts writes under way; the last one out of a closed pack finalizes it."""
+    """A pack being filled. ``pending`` counts writes in progress; the last one of a closed pack finalizes it."""
 
     def __init__(self, store: Store, keys: Keys) -> None:
         self.id = packs.new_id()
@@ -64,11 +64,11 @@ class _OpenPack:
 
 
 class PackWriter:
-    """Appends blocks to packs. Threads reserve room under a lock, and encrypt and write in parallel outside of it.
+    """Appends blocks to packs. Threads reserve room under a lock, then encrypt and write in parallel.
 
-    One writer serves all disks of a run, so a small incremental makes one small pack and not one per disk. Full packs
-    are finalized, which waits for the store, by threads of their own. A new one is begun only when not too many wait for that:
-    they are open files, or take memory. After an error every call raises it.
+    One writer serves all disks of a run, so that a small incremental makes one small pack, not one for each disk.
+    Separate threads finalize full packs, which waits for the store. The number of unfinished packs is limited, because
+    they are open files or take memory. After an error, ``append`` and ``finish`` raise it.
     """
 
     def __init__(self, store: Store, keys: Keys) -> None:
@@ -79,15 +79,15 @@ class PackWriter:
         self._unfinished: set[_OpenPack] = set()
         self._finished: dict[bytes, PackRef] = {}
         self._begun: list[bytes] = []
-        self._hooks: dict[bytes, array.array[int]] = {}  # as tuples, those of a disk of 20 TiB took 400 MiB
+        self._hooks: dict[bytes, array.array[int]] = {}  # as tuples, the hooks of a disk of 20 TiB took 400 MiB
         self._error: BaseException | None = None
         self._most = store.open_uploads or _MOST_UNFINISHED
         self._finalizer = concurrent.futures.ThreadPoolExecutor(max_workers=(store.open_uploads or 2) - 1)
 
     def append(self, blocks: t.Sequence[Encoded], watch: Stopwatch | None = None) -> BlockAddress:
-        """Store blocks one after another in one pack. May be called from any thread, each with a ``watch`` of its own.
+        """Store blocks one after another in one pack, and return the address of the first.
 
-        Raises RepositoryError if the store fails.
+        Any thread may call it, with its own ``watch``. Raises RepositoryError if the store fails.
         """
         watch = watch or Stopwatch()
         lines = b"".join(packs.entry(block, self._keys.overhead) for block in blocks)
@@ -100,7 +100,7 @@ class PackWriter:
             pack.pending += 1
             if pack.full:
                 pack.closed, self._open = True, None
-        watch.lap(STORING)  # where packs wait for the store
+        watch.lap(STORING)  # _pack_with_room waits for the store
         try:
             sealed = pack.keys.seal_blocks(address.ordinal, [block.payload for block in blocks])
             watch.lap(ENCRYPTING)
@@ -147,7 +147,7 @@ class PackWriter:
             self._changed.notify_all()
 
     def finish(self) -> t.Mapping[bytes, PackRef]:
-        """Finalize the open pack and return all packs written, by id. No thread may append any more."""
+        """Finalize the open pack and return all packs written, by id. Call it when no thread appends any more."""
         if self._open is not None:
             self._finalizer.submit(self._finalize, self._open)
             self._open = None
@@ -157,11 +157,11 @@ class PackWriter:
         return dict(self._finished)
 
     def hooks(self) -> t.Iterator[PackHooks]:
-        """The hooks of all packs written, in the order in which these were begun. To be asked once it is finished."""
+        """Return the hooks of all packs written, in the order of their begin. Call it after ``finish``."""
         return (PackHooks(self._finished[pack], tuple(self._hooks[pack])) for pack in self._begun)
 
     def discard(self) -> None:
-        """Delete everything this writer stored: nothing has named it yet. What the store does not delete is left to the collector."""
+        """Delete all packs of this writer, which no object names yet. The collector deletes what remains."""
         self._finalizer.shutdown(cancel_futures=True)
         for pack in list(self._unfinished):
             pack.upload.abandon()
