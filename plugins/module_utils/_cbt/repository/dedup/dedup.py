@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where blocks are stored already: in this run, or in packs of earlier ones.
+"""Finds stored blocks: of this run, or in packs of earlier runs.
 
-Memory is bounded whatever the repository's size: hooks, which are looked up on the disk, tell which packs' directories are
-worth loading, and only the blocks seen last are remembered.
+Memory is bounded, independent of the repository's size: hooks, which are looked up on disk, select the packs whose
+directories are worth loading, and only the blocks noted last are remembered.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NONE = "none"
 
 REMEMBERED = 1 << 18  # blocks; about 40 MiB
 _ORDINAL_BITS = 32
-_NO_BLOCK = b""  # the id of none
+_NO_BLOCK = b""  # no block has this id
 _DONE = threading.Event()
 _DONE.set()
 
@@ -41,7 +41,10 @@ Lookup = t.Callable[[t.Collection[bytes]], dict[bytes, BlockAddress]]
 
 
 class _AddressCache:
-    """The addresses of the blocks noted last, at least half of ``limit`` of them. One thread notes at a time; any may ask."""
+    """The addresses of the blocks noted last, at least ``limit / 2`` of them.
+
+    One thread at a time may note; any thread may get.
+    """
 
     def __init__(self, limit: int) -> None:
         self._half = limit // 2
@@ -63,7 +66,7 @@ class _AddressCache:
         self._young.update(zip(block_ids, range(start, start + len(block_ids))))
 
     def begin_loading(self, pack: bytes) -> bool:
-        """True if the blocks of this pack are to be noted, which is asked once for as long as they are remembered."""
+        """Whether to note the blocks of this pack. False while they are remembered."""
         if pack in self._loaded or pack in self._loaded_before:
             return False
         self._loaded.add(pack)
@@ -79,10 +82,10 @@ class _AddressCache:
 
 
 class Deduplicator:
-    """Tells for blocks about to be stored where they are already. May be asked from several threads.
+    """Finds the addresses of blocks that are already stored. Thread-safe.
 
-    ``packs`` are those of earlier runs that were told of; no map may name another that this run did not write. Packs that are
-    pending deletion are never among them, and of those in which damage was found no damaged block is told of.
+    ``packs`` are the packs of earlier runs whose directories were loaded. An extent map may name these and the packs of
+    this run, and no others. Packs that are pending deletion are never among them. Damaged blocks are never found.
     """
 
     def __init__(
@@ -99,19 +102,19 @@ class Deduplicator:
 
     @property
     def failure(self) -> str | None:
-        """Why the local index could not be used, if so."""
+        """Why the local index could not be used, or None."""
         return self._index.failure
 
     def stored(self, address: BlockAddress, block_ids: t.Sequence[bytes]) -> None:
-        """Remember what this run stored."""
+        """Remember blocks that this run stored."""
         with self._lock:
             self._addresses.note(address.pack, address.ordinal, block_ids)
 
     @contextlib.contextmanager
     def finder(self) -> t.Iterator[Lookup]:
-        """A function for one thread that gives the addresses of those blocks that are known.
+        """Yield a function for one thread that returns the addresses of known blocks.
 
-        It raises RepositoryError if the store fails.
+        The function raises RepositoryError if the store fails.
         """
         with self._index.lookup() as lookup:
 
@@ -128,7 +131,7 @@ class Deduplicator:
             yield find
 
     def _load(self, ref: PackRef) -> None:
-        """Note the blocks of a pack, once; a thread that needs what another one is just loading waits for it."""
+        """Note the blocks of a pack once. If another thread is loading it, wait for that thread."""
         with self._lock:
             if ref.id in self._avoided:
                 return
@@ -163,17 +166,20 @@ class Deduplicator:
 
 
 def _condemned(repository: Repository) -> set[bytes]:
-    """The packs that are condemned or listed for deletion."""
+    """Return the packs that are condemned or listed for deletion."""
     return _pack_ids(condemned.pending_deletion(repository))
 
 
 def _pack_ids(found: t.Iterable[str]) -> set[bytes]:
-    """The ids of the packs among objects with these names."""
+    """Return the ids of the packs among these object names."""
     return {taken.pack for _name, taken in names.of_kind(found, names.PACK_KIND)}
 
 
 def deduplicator(repository: Repository, scope: str, domain: str, damages: Damages) -> Deduplicator | None:
-    """What a backup of the domain with this UUID asks; ``scope`` is repository, domain or none. Raises RepositoryError."""
+    """Return the deduplicator for a backup of the domain with this UUID.
+
+    ``scope`` is repository, domain or none; None is returned for none. Raises RepositoryError.
+    """
     if scope == NONE:
         return None
     index = HookIndex(repository, domain if scope == DOMAIN else None)
@@ -182,9 +188,10 @@ def deduplicator(repository: Repository, scope: str, domain: str, damages: Damag
 
 
 def store_hooks(repository: Repository, name: t.Callable[[int], str], written: t.Iterable[PackHooks]) -> int:
-    """Store the hooks of packs that were written, in the order they were begun; returns how many packs. Raises RepositoryError.
+    """Store the hooks of new packs, in the order of their begin, and count the packs.
 
-    ``name`` gives the name of the object by its number: see ``of_backup`` and ``of_compaction``.
+    ``name`` returns the name of an object from its number: see ``of_backup`` and ``of_compaction``. Raises
+    RepositoryError.
     """
     left, count = iter(written), 0
     for number in itertools.count():
@@ -197,20 +204,20 @@ def store_hooks(repository: Repository, name: t.Callable[[int], str], written: t
 
 
 def of_backup(uuid: str, point_id: str) -> t.Callable[[int], str]:
-    """Names for the hooks of packs that were written with a restore point."""
+    """Return names for the hooks of packs that were written with a restore point."""
     return functools.partial(names.hooks_of_run, uuid, point_id)
 
 
 def of_compaction() -> t.Callable[[int], str]:
-    """New names for the hooks of packs that hold blocks of many domains."""
+    """Return new names for the hooks of packs with blocks of many domains."""
     return functools.partial(names.hooks_of_compaction, secrets.token_hex(8))
 
 
 def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> tuple[int, int]:
-    """Give hooks to the packs of restore points that have none, and delete the hooks of which no pack exists any more.
+    """Store missing hooks for packs of restore points, and delete hooks without packs.
 
-    Returns the number of packs that have hooks now and had none, and of objects deleted. Nothing but space depends on it, and it
-    may run beside anything. Raises RepositoryError if the store fails.
+    Returns the number of packs that got hooks, and of objects deleted. Only space depends on it, and it may run beside
+    any operation. Raises RepositoryError if the store fails.
     """
     index = HookIndex(repository)
     index.refresh()
@@ -218,7 +225,7 @@ def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> tuple[int,
     idle: dict[str, bool] = {}
     for name, pack in index.packs():
         idle[name] = idle.get(name, True) and pack not in without
-        without.discard(pack)  # an object that holds nothing else than another one is idle too
+        without.discard(pack)  # an object whose packs are all in other objects is idle, too
     if index.failure is not None:
         return 0, 0
     gone = [name for name, nothing in idle.items() if nothing]
@@ -236,7 +243,7 @@ def tidy(repository: Repository, points: t.Iterable[RestorePoint]) -> tuple[int,
 
 
 def _hooks_of(repository: Repository, point: RestorePoint, without: set[bytes]) -> t.Iterator[PackHooks]:
-    """The hooks of the packs that a point names and that are among those ``without``, from which they are taken."""
+    """Yield the hooks of a point's packs in ``without``, and remove these packs from it."""
     for disk in point.disks:
         try:
             refs = repository.read_packs(point, disk)

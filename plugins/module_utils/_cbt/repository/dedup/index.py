@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A repository's hooks in local files, by key.
 
-The files are a cache that processes of this host share. They may be lost, old, wrong or unusable: that costs space in the
-repository and nothing else, since whoever is told of a pack reads and proves its directory. A file appears whole and is never
-changed; one process at a time adds some and merges them, and what it did stays when it is killed.
+The files are a cache that processes of this host share. If they are lost, old, wrong or unusable, that costs space in
+the repository and nothing else, since a pack's directory is read and checked before its blocks are used. A file appears
+complete and never changes. One process at a time adds and merges files, and its finished files stay if it is killed.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from .segments import MAX_PACKS, Gathered, Segment, Unusable, merge
 
 _FILE = re.compile(r"(\d{12})-[0-9a-f]{8}\.hooks")
 _LOCK = "lock"
-_WAIT = 20  # seconds until another process that fills the index is no longer waited for
-_LOOK = 0.05  # seconds between looks whether it has ended
-_AT_ONCE = 16  # objects fetched before they are taken in
-_HOOKS = 1 << 19  # of one file, as long as none are merged: that many are sorted in memory
-_SOURCES = 1024  # of one file, likewise: what a killed process loses
-_FEW = 8  # files; each is looked into for every block that could be a hook
-_UNUSABLE = (Unusable, OSError, LookupError, ValueError)  # all that a file with any content can bring about
+_WAIT = 20  # seconds to wait for another process that fills the index
+_LOOK = 0.05  # seconds between attempts to take the lock
+_AT_ONCE = 16  # objects fetched before they are added
+_HOOKS = 1 << 19  # limit of one file before merging: these are sorted in memory
+_SOURCES = 1024  # limit of one file before merging: a killed process loses these
+_FEW = 8  # files; each is searched for every block that could be a hook
+_UNUSABLE = (Unusable, OSError, LookupError, ValueError)  # all errors that a file with arbitrary content can cause
 
 
 def cache_folder() -> str:
-    """Where programs of this user keep what may be lost."""
+    """Return the folder for the cached files of this user."""
     chosen = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(chosen):  # counts as unset, by the XDG Base Directory Specification
         chosen = "/var/cache" if os.geteuid() == 0 else os.path.expanduser("~/.cache")
@@ -48,7 +48,7 @@ def cache_folder() -> str:
 class HookIndex:
     """The hooks of a repository, or with ``domain`` of one domain's packs in it.
 
-    ``failure`` is why it cannot be used; then nothing is found.
+    ``failure`` is the reason why the index cannot be used. Nothing is found then.
     """
 
     def __init__(self, repository: Repository, domain: str | None = None, folder: str | None = None) -> None:
@@ -61,7 +61,7 @@ class HookIndex:
         self.failure: str | None = None
 
     def refresh(self) -> None:
-        """Take in the hooks that were added to the repository and forget those that are gone. Raises RepositoryError."""
+        """Add hooks that are new in the repository and forget deleted ones. Raises RepositoryError."""
         listed = set(self._repository.store.list(self._prefix))
         with self._explained():
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
@@ -76,7 +76,7 @@ class HookIndex:
 
     @contextlib.contextmanager
     def lookup(self) -> t.Iterator[t.Callable[[t.Iterable[bytes]], t.Iterator[PackRef]]]:
-        """A function for one thread that gives the packs which hold blocks like these nearby."""
+        """Yield a function for one thread that returns packs with blocks like these."""
         with contextlib.ExitStack() as stack:
             segments: list[Segment] = []
             with self._explained():
@@ -89,7 +89,7 @@ class HookIndex:
             yield find
 
     def _near(self, segments: list[Segment], key: int) -> list[PackRef]:
-        """What the latest file that knows a hook tells."""
+        """Return the packs from the latest file that has this hook."""
         for segment in reversed(segments):
             try:
                 found = segment.near(key, self._gone.get(segment.path, ()))
@@ -103,7 +103,10 @@ class HookIndex:
         return []
 
     def packs(self) -> t.Iterator[tuple[str, bytes]]:
-        """The packs whose hooks it holds: names of the objects they come from, and ids. Ends early if there is a failure."""
+        """Yield the packs: the name of the object with their hooks, and their id.
+
+        Ends early on a failure.
+        """
         with self._explained(), self._opened() as segments:
             for segment in segments:
                 sources, gone = segment.sources(), self._gone.get(segment.path, ())
@@ -120,7 +123,7 @@ class HookIndex:
 
     @contextlib.contextmanager
     def _locked(self) -> t.Iterator[bool]:
-        """False inside the block if another process fills the index; what that has will do."""
+        """Yield False if another process fills the index: its current content suffices."""
         with open(os.path.join(self._folder, _LOCK), "ab") as file:
             end = time.monotonic() + _WAIT
             while True:
@@ -132,29 +135,29 @@ class HookIndex:
                         continue
                     yield False
                     return
-                yield True  # the lock goes with the file, however this process ends
+                yield True  # the kernel releases the lock with the file, however this process ends
                 return
 
     def _paths(self) -> list[str]:
-        """The files in the order in which they were made."""
+        """Return the files in the order of their creation."""
         return [os.path.join(self._folder, name) for name in sorted(filter(_FILE.fullmatch, os.listdir(self._folder)))]
 
     @contextlib.contextmanager
     def _opened(self) -> t.Iterator[list[Segment]]:
-        """All files, the latest last, without those that cannot be used; these are removed."""
+        """Yield all usable files, the latest last. Removes unusable files."""
         with contextlib.ExitStack() as stack:
             found: list[Segment] = []
             for path in self._paths():
                 try:
                     found.append(stack.enter_context(contextlib.closing(Segment(path))))
                 except FileNotFoundError:
-                    continue  # merged meanwhile: some hooks will not be found
+                    continue  # merged by another process: some hooks will not be found
                 except Unusable:
                     _remove(path)
             yield found
 
     def _new(self, write: t.Callable[[str], None]) -> None:
-        """Let a file appear, written by ``write``."""
+        """Create a file with ``write``. It appears only when it is complete."""
         last = max((int(os.path.basename(path)[:12]) for path in self._paths()), default=0)
         path = os.path.join(self._folder, f"{last + 1:012d}-{secrets.token_hex(4)}.hooks")
         partial = f"{path}.partial"
@@ -170,7 +173,7 @@ class HookIndex:
     def _update(self, listed: set[str]) -> None:
         for name in os.listdir(self._folder):
             if name != _LOCK and not _FILE.fullmatch(name):
-                _remove(os.path.join(self._folder, name))  # of a process that was killed
+                _remove(os.path.join(self._folder, name))  # a partial file of a process that was killed
         missing = sorted(listed - self._known(listed))
         gathered = Gathered()
         for start in range(0, len(missing), _AT_ONCE):
@@ -185,7 +188,10 @@ class HookIndex:
         self._merge(listed)
 
     def _known(self, listed: set[str]) -> set[str]:
-        """The sources that were taken in; files that hold nothing that is listed and not in later ones, or cannot be used, are removed."""
+        """Return the sources that were added.
+
+        Removes unusable files, and files of which every listed source is in a later file or none is listed.
+        """
         known: set[str] = set()
         with self._opened() as segments:
             for segment in reversed(segments):
@@ -217,10 +223,10 @@ class HookIndex:
 
 
 def to_merge(entries: t.Sequence[int], packs: t.Sequence[int]) -> list[int]:
-    """Which files, by their numbers of entries and packs, are made one: the smallest, once there are more than a few.
+    """Choose the files to merge, by their numbers of entries and packs.
 
-    The next larger one is among them unless it is larger by far, so that an entry is written again only when it comes into
-    a file at least a third larger.
+    If there are more than a few files, these are the smallest two and each next larger one, as long as it has at most
+    twice the entries of those before it, so that large files are rarely written again.
     """
     if len(entries) <= _FEW:
         return []

@@ -1,13 +1,14 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hooks sorted by key in immutable files of this host, the pieces of its index.
+"""Immutable files of hooks, sorted by key: the parts of this host's index.
 
-An entry is one number of 64 bits: 40 bits of the key and the number of a pack within the file. So a pack may seem to hold what
-another one does, once in 2^40: whoever is told of it reads its directory. Layout, integers of this host:
+An entry is a number of 64 bits: 40 bits of the key, and the number of a pack within the file. A wrong pack matches once
+in 2^40; its directory is read before its blocks are used. Layout; head and packs are little-endian, entries and index
+have the byte order of this host:
 
-    head     magic (8), packs (4), pages (4), bytes of the sources (8), CRC-32 of all behind the pages (4), padded to one page
-    pages    entries (8 each), ascending, each page padded by its last entry
+    head     magic (8), packs (4), pages (4), bytes of the sources (8), CRC-32 of all after the pages (4), to a full page
+    pages    entries (8 each), ascending; the last page is padded with its last entry
     index    per page: its first entry (8 each), then its CRC-32 (4 each)
     packs    per pack: id (16), size (8), blocks (4), number of its source (4)
     sources  names, a line each
@@ -33,7 +34,7 @@ _HEAD = struct.Struct("<8sIIQI")
 _PACK = struct.Struct("<16sQII")
 _PAGE = 4096
 _PER_PAGE = _PAGE // 8
-_WINDOW = 16  # pages of each file that are looked at together when files are merged
+_WINDOW = 16  # pages of each file that a merge reads at once
 _PIECE = 1 << 20
 _MOST_PAGES = 1 << 20
 _MOST_SOURCES = 128 << 20  # bytes of their names
@@ -42,16 +43,16 @@ Gone = t.Container[int]
 
 
 class Unusable(Exception):
-    """A file is not what was written."""
+    """The content of a file is not what was written."""
 
 
 def _packed(key: int, number: int) -> int:
-    """A hook as an entry. The first three bits of a key say nothing, they are zero."""
+    """Return a hook as an entry. The first three bits of a key are always zero."""
     return key << 3 & ~_NUMBER | number
 
 
 class Segment:
-    """One file. Raises Unusable whenever it turns out not to be what was written, or OSError."""
+    """One file of hooks. Its methods raise Unusable if its content is wrong, or OSError."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -79,15 +80,15 @@ class Segment:
 
     @property
     def entries(self) -> int:
-        """Number of its entries, more or less."""
+        """The approximate number of entries."""
         return len(self._first) * _PER_PAGE
 
     def close(self) -> None:
-        """Close it."""
+        """Close the file."""
         os.close(self._file)
 
     def sources(self) -> list[str]:
-        """The names of the objects the hooks come from; all but the entries is proven."""
+        """Return the names of the objects with the hooks. Checks everything but the entries."""
         checksum, end = 0, self._sources_at + self._length
         for offset in range(self._index_at, end, _PIECE):
             checksum = zlib.crc32(self._read(offset, min(_PIECE, end - offset)), checksum)
@@ -96,7 +97,7 @@ class Segment:
         return self._read(self._sources_at, self._length).decode().split("\n")[:-1]
 
     def refs(self) -> t.Iterator[tuple[PackRef, int]]:
-        """All packs in their order, each with the number of its source."""
+        """Yield all packs in their order, each with the number of its source."""
         size = _PIECE // _PACK.size * _PACK.size
         for offset in range(self._packs_at, self._sources_at, size):
             for pack, length, blocks, source in _PACK.iter_unpack(
@@ -105,7 +106,12 @@ class Segment:
                 yield PackRef(pack, length, blocks), source
 
     def near(self, key: int, gone: Gone) -> list[PackRef]:
-        """The pack of a hook and the one written after it, for a disk that is read in order goes on there. None of sources that are ``gone``."""
+        """Return the pack of a hook, and the next one if it is of the same source.
+
+        A disk that is read in order continues in the next pack.
+
+        Skips sources that are ``gone``.
+        """
         last = _packed(key, _NUMBER)
         page = bisect.bisect_right(self._first, last) - 1
         if page < 0:
@@ -131,7 +137,7 @@ class Segment:
         return [PackRef(*each[:3]) for each in found if each[3] == found[0][3] and each[3] not in gone]
 
     def window(self, first: int, count: int) -> t.Sequence[int]:
-        """The entries of consecutive pages, proven; none behind the end."""
+        """Return the entries of up to ``count`` pages, after checking their CRC-32."""
         data = memoryview(self._read((1 + first) * _PAGE, max(0, min(count, self._pages - first)) * _PAGE))
         for number, start in enumerate(range(0, len(data), _PAGE), first):
             if zlib.crc32(data[start : start + _PAGE]) != self._sums[number]:
@@ -146,7 +152,7 @@ class Segment:
 
 
 class _Writer:
-    """A file in the making: entries first, in ascending order."""
+    """Writes a file: first the entries, in ascending order."""
 
     def __init__(self, path: str) -> None:
         self._file = open(path, "wb")  # noqa: SIM115
@@ -168,7 +174,7 @@ class _Writer:
         self._file.write(data)
 
     def finish(self, packs: t.Iterable[bytes], sources: t.Iterable[str]) -> None:
-        """Write all that follows the entries."""
+        """Write everything that follows the entries, then the head."""
         if self._left:
             self._page(self._left + self._left[-1:] * (_PER_PAGE - len(self._left)))
         checksum, number, length = 0, 0, 0
@@ -191,7 +197,7 @@ class _Writer:
 
 
 class Gathered:
-    """Hooks of some objects, to be written as one file. Memory: about 40 bytes a hook."""
+    """Hooks of some objects, to write as one file. Takes about 40 bytes of memory a hook."""
 
     def __init__(self) -> None:
         self.sources: list[str] = []
@@ -199,7 +205,7 @@ class Gathered:
         self._packs: list[bytes] = []
 
     def add(self, name: str, found: t.Sequence[PackHooks]) -> None:
-        """Take in what an object holds, which may be nothing."""
+        """Add the hooks of an object, which may have none."""
         source = len(self.sources)
         self.sources.append(name)
         for number, each in enumerate(found, len(self._packs)):
@@ -207,7 +213,7 @@ class Gathered:
         self._packs += [_PACK.pack(each.ref.id, each.ref.size, each.ref.blocks, source) for each in found]
 
     def write(self, path: str) -> None:
-        """Make the file. Raises OSError."""
+        """Write the file. Raises OSError."""
         self.entries.sort()
         writer = _Writer(path)
         try:
@@ -218,7 +224,7 @@ class Gathered:
 
 
 def _distinct(entries: t.Sequence[int]) -> list[int]:
-    """Of several entries of one key the last one."""
+    """Keep only the last of several entries of one key."""
     return [
         entry
         for entry, after in itertools.zip_longest(entries, entries[1:], fillvalue=0)
@@ -227,16 +233,16 @@ def _distinct(entries: t.Sequence[int]) -> list[int]:
 
 
 class _Part(t.NamedTuple):
-    """A file that is merged, and the new numbers of its packs, MAX_PACKS for one that goes."""
+    """A file to merge, and the new numbers of its packs, MAX_PACKS for a dropped one."""
 
     segment: Segment
     numbers: array.array[int]
 
 
 def merge(segments: t.Sequence[Segment], is_live: t.Callable[[str], bool], path: str) -> None:
-    """Make one file of several, the latest last, without the sources that do not live and without the same one twice.
+    """Merge files, the latest last, without sources that are deleted or repeated.
 
-    Memory: a few bytes a pack, and a window of each file. Raises Unusable or OSError.
+    Takes a few bytes of memory a pack, and a window of each file. Raises Unusable or OSError.
     """
     sources: dict[str, int] = {}
     parts: list[_Part] = []
@@ -269,7 +275,7 @@ def merge(segments: t.Sequence[Segment], is_live: t.Callable[[str], bool], path:
 
 
 def _moved(segment: Segment, positions: t.Sequence[int | None]) -> t.Iterator[bytes]:
-    """The packs of a file whose sources have new ``positions``."""
+    """Yield the packs of a file whose sources have new ``positions``."""
     for ref, source in segment.refs():
         position = positions[source]
         if position is not None:
@@ -277,10 +283,10 @@ def _moved(segment: Segment, positions: t.Sequence[int | None]) -> t.Iterator[by
 
 
 def _windows(parts: t.Sequence[_Part]) -> t.Iterator[list[int]]:
-    """The entries of all files in ascending order, a portion at a time."""
+    """Yield the entries of all files in ascending order, in portions."""
     left = [each for each in ((part, 0, part.segment.window(0, _WINDOW)) for part in parts) if each[2]]
     while left:
-        # What is not beyond the last entry of any window is known of all files.
+        # All files have been read up to the smallest last entry of the windows.
         bound = min(window[-1] for _part, _page, window in left) | _NUMBER
         merged: list[int] = []
         following = []

@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files in which a host remembers repositories, safe beside other runs and other users."""
+"""Files in which a host remembers repositories.
+
+A lock protects them from other runs, their owner and mode from other users.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _LOCK = "lock"
 
 
 def state_folder() -> str:
-    """Where programs of this user keep what a later run has to know. Raises OSError if the user has no home."""
+    """Return the folder of this user's state. Raises OSError if the user has no home."""
     chosen = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(chosen):  # counts as unset, by the XDG Base Directory Specification
         chosen = "/var/lib" if os.geteuid() == 0 else os.path.expanduser("~/.local/state")
@@ -27,7 +30,7 @@ def state_folder() -> str:
 
 
 def shown_folder() -> str:
-    """The folder as a message names it."""
+    """Return the folder as messages name it."""
     try:
         return state_folder()
     except OSError:
@@ -35,14 +38,20 @@ def shown_folder() -> str:
 
 
 def read(name: str) -> bytes | None:
-    """A file's bytes, None if there is none. Raises OSError if it, or its folder, is not only this user's."""
+    """Return a file's bytes; None if it is missing.
+
+    Raises OSError unless the file and its folder belong to this user and only this user can write to them.
+    """
     with contextlib.suppress(FileNotFoundError), _opened(state_folder()) as folder:
         return _read(folder, name)
     return None
 
 
 def update(name: str, change: t.Callable[[bytes | None], bytes | None]) -> None:
-    """Replace a file's bytes by what ``change`` makes of them, beside other runs that do the same; None deletes it. Raises OSError."""
+    """Replace a file's bytes with the result of ``change``; None deletes the file.
+
+    A lock makes it safe beside other runs. Raises OSError.
+    """
     path = state_folder()
     os.makedirs(os.path.dirname(os.path.dirname(path)), 0o700, exist_ok=True)
     for each in (os.path.dirname(path), path):
@@ -59,7 +68,7 @@ def update(name: str, change: t.Callable[[bytes | None], bytes | None]) -> None:
 
 @contextlib.contextmanager
 def _opened(path: str) -> t.Iterator[int]:
-    """A folder's handle. Its parent is looked at as well: who can write there could exchange the folder."""
+    """Yield a handle of a folder. Checks its parent, too: a user who can write there could exchange the folder."""
     parent = _checked(os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
     try:
         handle = _checked(
@@ -74,7 +83,10 @@ def _opened(path: str) -> t.Iterator[int]:
 
 
 def _checked(handle: int) -> int:
-    """The handle of what only this user can write. Raises OSError, and closes it, if others can."""
+    """Return the handle if only this user can write to its file.
+
+    Closes it and raises OSError otherwise.
+    """
     found = os.fstat(handle)
     if found.st_uid == os.geteuid() and not found.st_mode & 0o022:
         return handle
@@ -86,7 +98,7 @@ def _checked(handle: int) -> int:
 def _locked(folder: int) -> t.Iterator[None]:
     handle = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # held for no longer than it takes to write a small file
+        fcntl.flock(handle, fcntl.LOCK_EX)  # held only while a small file is written
         yield
     finally:
         os.close(handle)

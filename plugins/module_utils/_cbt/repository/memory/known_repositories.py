@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a host knows of the repository at a location, and what speaks against one found there now. Pure."""
+"""Decides whether a repository can be the one that a host knows at a location. Pure."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _SHAPE = {"location": str, "id": str, "encrypted": bool, "newest": t.Mapping[str
 
 @dataclasses.dataclass(frozen=True)
 class KnownRepository:
-    """The id of a repository, whether it is encrypted, and the restore points by which a host notices that it went back.
+    """A repository as a host knows it, with the points that show whether it went back.
 
-    ``newest`` is the id of the newest point of each domain, by UUID; ``last`` the point that this host wrote or saw last.
+    ``newest`` is the id of the newest point of each domain, by UUID; ``last`` the point that this host wrote or saw
+    last.
     """
 
     id: str
@@ -30,18 +31,18 @@ class KnownRepository:
     last: Key | None = None
 
     def without_points(self) -> KnownRepository:
-        """The same repository, of whose points nothing is known."""
+        """Return the same repository without known points."""
         return KnownRepository(self.id, self.encrypted)
 
 
 def encode(known: KnownRepository, location: str) -> bytes:
-    """The bytes that are kept; ``location`` is for people who look into the file."""
+    """Return the bytes to keep. ``location`` is for people who read the file."""
     body = {"location": location, "id": known.id, "encrypted": known.encrypted, "newest": dict(known.newest)}
     return envelope.encode(KIND, VERSION, {**body, "last": "/".join(known.last) if known.last else None})
 
 
 def decode(data: bytes, name: str) -> KnownRepository:
-    """From the bytes that were kept. Raises as ``envelope.decode`` does."""
+    """Decode the kept bytes. Raises as ``envelope.decode`` does."""
     body = envelope.decode(KIND, VERSION, data, name, _SHAPE)
     last = body["last"] and _key(body["last"], name)
     for uuid, point_id in body["newest"].items():
@@ -50,7 +51,10 @@ def decode(data: bytes, name: str) -> KnownRepository:
 
 
 def _key(text: str, name: str) -> Key:
-    """The UUID and the id in a text. Each becomes part of object names, so neither may be anything else."""
+    """Return the UUID and the id of a point from a text.
+
+    Both become parts of object names, so other text raises DamagedObject.
+    """
     uuid, _slash, point_id = text.partition("/")
     try:
         return names.check_uuid(uuid), names.check_point_id(point_id)
@@ -59,7 +63,10 @@ def _key(text: str, name: str) -> Key:
 
 
 def objection(known: KnownRepository | None, found: KnownRepository | None, location: str) -> str | None:
-    """Why the repository found at a location cannot be the one known there; None if it may be, or if none was known."""
+    """Return why the repository found cannot be the known one.
+
+    Returns None if it can be, or if none is known.
+    """
     if (
         known is None
         or found == known
@@ -80,7 +87,7 @@ def _kind(encrypted: bool) -> str:
 
 
 def went_back(key: Key, location: str) -> str:
-    """Why a repository that lacks a restore point went back."""
+    """Return the message that a repository without a known restore point went back."""
     return (
         f"The repository in {location} went back: restore point {key[1]} of domain {key[0]}, which this host knows, is neither there, nor in the trash,"
         " nor recorded as removed. An older copy of the repository was put in its place, or the point was deleted by other means."
@@ -88,13 +95,19 @@ def went_back(key: Key, location: str) -> str:
 
 
 def absent(known: KnownRepository, found: t.Sequence[RestorePoint], uuid: str | None = None) -> list[Key]:
-    """The newest points that a list of all restore points, or of those of one domain, does not show."""
+    """Return the newest known points that are missing in ``found``.
+
+    ``found`` lists all restore points, or those of the domain ``uuid``.
+    """
     expected = {(domain, point_id) for domain, point_id in known.newest.items() if uuid in (None, domain)}
     return sorted(expected - {point.key for point in found})
 
 
 def after_listing(known: KnownRepository, found: t.Sequence[RestorePoint], uuid: str | None = None) -> KnownRepository:
-    """What is known after a list of all restore points, or of those of one domain, in order, oldest first."""
+    """Return the new state after a list of all points, or of one domain's.
+
+    The list is in order, oldest first.
+    """
     others = {domain: point_id for domain, point_id in known.newest.items() if uuid not in (None, domain)}
     newest = {**others, **{point.uuid: point.id for point in found}}
     if uuid is None:
@@ -107,15 +120,18 @@ def after_listing(known: KnownRepository, found: t.Sequence[RestorePoint], uuid:
 def after_publishing(
     known: KnownRepository, point: RestorePoint, newest: RestorePoint | None = None
 ) -> KnownRepository:
-    """What is known after a restore point appeared; ``newest`` was the newest of its domain, as far as a list showed it."""
+    """Return the new state after a restore point was published.
+
+    ``newest`` is the newest point of its domain, as far as a list showed it.
+    """
     latest = manifests.ordered([newest, point])[-1] if newest is not None else point
     return dataclasses.replace(known, newest={**known.newest, point.uuid: latest.id}, last=point.key)
 
 
 def merged(kept: KnownRepository | None, before: KnownRepository | None, after: KnownRepository) -> KnownRepository:
-    """What is to be kept where a run knew ``before`` when it began and knows ``after`` now.
+    """Return the state to keep after a run from ``before`` to ``after``.
 
-    What another run of this host kept meanwhile stays: each point a run learned of replaces only the one that it knew before.
+    Changes of other runs on this host stay: a point that the run learned of replaces only the one that it knew before.
     """
     if kept is None or kept == before:
         return after

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A run's memory of the repository at a location: what the host knew of it is checked, and what the run sees is kept."""
+"""Checks a repository against this host's memory, and updates the memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..stores.base import Store
 from . import host_state, known_repositories
 from .known_repositories import KnownRepository
 
-_MOST_LINKS = 40  # of a path; the kernel's limit
+_MOST_LINKS = 40  # in a path; the kernel's limit
 
 
 def _unheard(_warning: str) -> None:
@@ -31,9 +31,9 @@ def _unheard(_warning: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """How a run remembers: whether it accepts a repository that is new or went back, and whether it keeps what it sees.
+    """Whether a run accepts a repository that is new or went back, and keeps what it sees.
 
-    ``option`` is what a message names for accepting; ``warn`` takes warnings.
+    ``option`` is the option that messages name for accepting; ``warn`` receives warnings.
     """
 
     accept: bool = False
@@ -43,14 +43,15 @@ class Terms:
 
 
 def address(store: Store) -> str:
-    """A location as it is remembered first: however its path is written, and with the server where there are several."""
+    """Return the address of a new location: its real path, or location and server."""
     return addresses(store)[-1]
 
 
 def addresses(store: Store) -> list[str]:
-    """What a location may be remembered as: its path with none of its links followed, with the first, and so on, and with all.
+    """Return all addresses under which a location may be known.
 
-    On a share, the store can put a link in the place of a folder of the path.
+    These are its path with no link followed, with the first one, with the first two and so on, and with all. On a
+    share, the store can replace a folder of the path with a link.
     """
     if store.local_path is None:
         return [f"{store.location} at {getattr(store, 'endpoint', 'its server')}"]
@@ -63,10 +64,10 @@ def addresses(store: Store) -> list[str]:
 
 
 def _first_link_followed(path: str) -> str:
-    """An absolute path with the target of its first link in the place of that; empty if it has none."""
+    """Replace the first link of an absolute path with its target; empty without one."""
     parts = path.split("/")
     for count in range(2, len(parts) + 1):
-        with contextlib.suppress(OSError):  # it is no link
+        with contextlib.suppress(OSError):  # not a link
             target = os.readlink("/".join(parts[:count]))
             return os.path.normpath(os.path.join("/".join(parts[: count - 1]) or "/", target, *parts[count:]))
     return ""
@@ -77,13 +78,13 @@ def _file_of(location: str) -> str:
 
 
 def _is_remembered(location: str) -> bool:
-    with contextlib.suppress(OSError):  # the warning comes when it is read
+    with contextlib.suppress(OSError):  # reading it again causes the warning
         return host_state.read(_file_of(location)) is not None
     return False
 
 
 class Memory:
-    """What this host knows of the repository in a store. May be used from several threads."""
+    """What this host knows of the repository in a store. Thread-safe."""
 
     def __init__(self, store: Store, terms: Terms) -> None:
         self._store, self._terms = store, terms
@@ -96,7 +97,10 @@ class Memory:
         self._kept = self._known = self._recalled()
 
     def check_identity(self, found: Configuration | None) -> None:
-        """Raise Refused if the repository found, None for none, is not the one known. One that is new to this host is kept."""
+        """Raise Refused if the repository found, None for none, is not the known one.
+
+        Keeps one that is new to this host.
+        """
         now = KnownRepository(found.id, found.encrypted) if found is not None else None
         reason = known_repositories.objection(self._known, now, self._store.location)
         if reason is not None:
@@ -110,7 +114,10 @@ class Memory:
             self._check(repository, [self._known.last])
 
     def listed(self, repository: Repository, found: t.Sequence[RestorePoint], uuid: str | None) -> None:
-        """Hold a list of all restore points, or of one domain's, against what is known. Raises Refused if a known point vanished."""
+        """Check a list of all restore points, or of one domain's, against the known ones.
+
+        Raises Refused if a known point vanished.
+        """
         with self._lock:
             if self._known is None:
                 return
@@ -120,7 +127,7 @@ class Memory:
             self._learn(dataclasses.replace(after, last=self._known.last) if self._published else after)
 
     def published(self, point: RestorePoint) -> None:
-        """Note a restore point that this run made exist."""
+        """Note a restore point that this run published."""
         with self._lock:
             if self._known is not None:
                 self._published = True
@@ -140,7 +147,7 @@ class Memory:
         raise Refused(f"{reason} {check} If this state is intended, accept it once with {self._terms.option}: true.")
 
     def _learn(self, after: KnownRepository) -> None:
-        """Keep what is known now, together with what other runs of this host kept meanwhile, unless nothing is new."""
+        """Keep new knowledge, merged with that of other runs on this host."""
         if after == self._known:
             return
         before, self._known = self._kept, after
@@ -149,7 +156,7 @@ class Memory:
             self._known = self._kept
 
     def _replace(self, now: KnownRepository | None) -> None:
-        """Keep this state in place of the known one."""
+        """Keep this state instead of the known one."""
         self._known = now
         self._keep(lambda _kept: now)
 
@@ -159,7 +166,7 @@ class Memory:
 
         def changed(data: bytes | None) -> bytes | None:
             kept = None
-            with contextlib.suppress(CbtError):  # a warning came with the first reading
+            with contextlib.suppress(CbtError):  # the first reading caused a warning
                 kept = self._decoded(data)
             self._kept = change(kept)
             return known_repositories.encode(self._kept, self._address) if self._kept is not None else None
