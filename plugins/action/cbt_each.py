@@ -116,7 +116,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         arguments = {
             key: value for key, value in options.items() if value is not None and value != self._task_vars.get("omit")
         }
-        self._task.async_val = self._options["timeout"]  # async_wrapper takes its limit from there
+        self._task.async_val = self._options["timeout"]  # async_wrapper reads its limit from here
         try:
             started = self._execute_module(
                 self._options["module"], arguments, task_vars=self._task_vars, wrap_async=True
@@ -145,7 +145,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return True
 
     def _patiently(self, job: str) -> Result:
-        """The state of a job. Retries after short network failures."""
+        """Return the state of a job. Retries after short network failures."""
         for pause in _DISTURBED:
             try:
                 return self._job(job, "status")

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The options that modules share, and what of an option may be shown if its shape is wrong.
+"""The options that modules share, and how to hide values of the wrong shape.
 
-Ansible hides the value of an option that is marked as a secret only if the option is spelled right and all options are of
-the right shape. What does not fit the specification is therefore replaced, and secrets are found, before Ansible looks at them.
+Ansible hides the value of a secret option only if the option's name is right and all options have the right shape.
+Therefore this module replaces values that do not fit the specification, and finds secrets, before Ansible reads them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _S3: dict[str, t.Any] = {
     "validate_certs": {"type": "bool", "default": True},
     "ca_bundle": {"type": "path"},
 }
-# A path's expansion of ~ and variables leaves s3://bucket/prefix as it is.
+# The path type expands ~ and variables, and leaves s3://bucket/prefix unchanged.
 ANY_REPOSITORY: dict[str, t.Any] = {
     "repository": {"type": "path"},
     "s3": {"type": "dict", "options": _S3, "required_together": [("access_key", "secret_key")]},
@@ -64,9 +64,10 @@ QUERY: dict[str, t.Any] = {"query": {"type": "str"}}
 
 
 class Options:
-    """Options as Ansible may see them: ``given``, less what must not be shown. ``secrets`` are to be hidden wherever they appear.
+    """Options that Ansible may read: ``given``, without values to hide.
 
-    ``flaws`` are what to say of options that Ansible would take in a wrong shape.
+    ``secrets`` must be hidden wherever they appear. ``flaws`` are messages on options that Ansible would accept in a
+    wrong shape.
     """
 
     def __init__(self, spec: Spec, given: t.Mapping[str, t.Any]) -> None:
@@ -119,12 +120,12 @@ class Options:
     def _suboptions(self, spec: Spec, value: t.Any) -> t.Any:
         mapping = _mapping(value)
         if mapping is None or isinstance(value, str) and not set(mapping) <= set(spec):
-            return HIDDEN  # parts of a text may be taken for names, which errors show
+            return HIDDEN  # parts of a string may become option names, which errors show
         return self._options(spec, mapping)
 
 
 def _mapping(value: t.Any) -> t.Mapping[str, t.Any] | None:
-    """The value as Ansible reads it where it wants a mapping, None if it does not."""
+    """Return the value as a mapping, by Ansible's rules; None if it is none."""
     try:
         return t.cast("t.Mapping[str, t.Any]", check_type_dict(value))
     except (TypeError, ValueError):

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The repository that a module's options name."""
+"""Opens the repository that a module's options name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def repository_location(module: Module, which: str = "") -> RepositoryLocation:
-    """Where the module's options say its repository is; with ``which`` the options whose names begin so."""
+    """Return the location in the options whose names begin with ``which``."""
     params = module.params
     location: str = params[f"{which}repository"]
     if location.startswith(S3_SCHEME):
@@ -34,23 +34,29 @@ def repository_location(module: Module, which: str = "") -> RepositoryLocation:
 
 
 def watching(module: Module, which: str = "") -> Watching:
-    """What compares the repository with what this host knows of it, and keeps what is new unless in check mode."""
+    """Return the memory that checks a repository against what this host knows of it.
+
+    It keeps new knowledge, except in check mode.
+    """
     option = f"{which}accept_repository"
     return functools.partial(Memory, terms=Terms(module.params[option], not module.check_mode, option, module.warn))
 
 
 def repository_or_none(module: Module, which: str = "") -> Repository | None:
-    """The module's repository, created if the options say so; None in check mode if it would be."""
+    """Return the module's repository, created if ``create_repository`` says so.
+
+    Returns None in check mode if it would be created.
+    """
     if module.params["create_repository"]:
         return open_or_create(repository_location(module, which), module.check_mode, watching(module, which))
     return existing_repository(module, which)
 
 
 def repository_if_any(module: Module) -> Repository | None:
-    """The module's repository, None if there is none yet."""
+    """Return the module's repository; None if there is none yet."""
     return find_repository(repository_location(module), watching(module))
 
 
 def existing_repository(module: Module, which: str = "") -> Repository:
-    """The module's repository, which must exist."""
+    """Return the module's repository, which must exist."""
     return open_repository(repository_location(module, which), watching(module, which))

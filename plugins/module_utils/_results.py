@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Results in the shape in which modules return them."""
+"""Converts results to the form that modules return."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if t.TYPE_CHECKING:
 
 
 def reduced(module: AnsibleModule, result: t.Any) -> t.Any:
-    """The result, or what the option ``query`` picks of it."""
+    """Return the result, or the part of it that the option ``query`` selects."""
     query = module.params["query"]
     if query is None:
         return result
@@ -35,13 +35,13 @@ def reduced(module: AnsibleModule, result: t.Any) -> t.Any:
 
 
 def point_summary(point: RestorePoint) -> dict[str, t.Any]:
-    """A restore point as modules return it."""
+    """Return a restore point as modules return it."""
     keys = ("id", "domain", "uuid", "created", "parent", "checkpoint", "consistency")
     return {key: getattr(point, key) for key in keys}
 
 
 def point_details(point: RestorePoint) -> dict[str, t.Any]:
-    """A restore point as the info module returns it."""
+    """Return a restore point as the info module returns it."""
     disks = [
         {"target": disk.target, "virtual_size": disk.size, "mode": disk.mode, "reason": disk.reason, **disk.statistics}
         for disk in point.disks
@@ -56,8 +56,8 @@ def point_details(point: RestorePoint) -> dict[str, t.Any]:
 
 
 def session_details(holder: LeaseHolder) -> dict[str, t.Any]:
-    """Who is at work on a repository, as modules return it."""
-    # The store's own clock cannot be asked without writing; this one is near enough for a person.
+    """Return the holder of a lease as modules return it."""
+    # Reading the store's own clock requires a write. This host's clock is accurate enough for display.
     return {
         "host": holder.host,
         "process": holder.process,
@@ -68,7 +68,7 @@ def session_details(holder: LeaseHolder) -> dict[str, t.Any]:
 
 
 def disk_details(disk: Disk) -> dict[str, t.Any]:
-    """A domain's disk as modules return it."""
+    """Return a domain's disk as modules return it."""
     return {
         "target": disk.target,
         "source": disk.source,
@@ -84,6 +84,6 @@ def disk_details(disk: Disk) -> dict[str, t.Any]:
 
 
 def bitmap_details(bitmap: Bitmap) -> dict[str, t.Any]:
-    """A bitmap as modules return it."""
+    """Return a bitmap as modules return it."""
     fields = dataclasses.asdict(bitmap)
     return {key: fields[key] for key in ("name", "granularity", "dirty_bytes", "inconsistent")}

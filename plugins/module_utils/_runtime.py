@@ -1,9 +1,11 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a running module needs of Ansible and of its host: its options, libraries, signals, errors and libvirt.
+"""Connects a module to Ansible and to its host.
 
-Nothing of a repository is imported here, because modules that need none start faster without; ``_repository`` opens one.
+It handles options, libraries, signals, errors and libvirt.
+
+It imports nothing of a repository, because modules that need none start faster without it. ``_repository`` opens one.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ class Module(AnsibleModule):  # type: ignore[misc]
 
 
 def require(module: AnsibleModule, *libraries: str) -> None:
-    """Fail with what to install if one of the Python libraries is missing on this host."""
+    """Fail with installation advice if one of the Python libraries is missing."""
     for library in libraries:
         try:
             importlib.import_module(library)
@@ -106,7 +108,7 @@ def require(module: AnsibleModule, *libraries: str) -> None:
 
 @contextlib.contextmanager
 def reported(module: Module) -> t.Iterator[None]:
-    """Turn the engine's errors inside the block into a failed task. This is the one place where that happens."""
+    """Turn the engine's errors inside the block into a failed task. Log other exceptions."""
     try:
         yield
     except CbtError as error:
@@ -117,7 +119,10 @@ def reported(module: Module) -> t.Iterator[None]:
 
 
 def interruptible(module: Module) -> Control:
-    """The control of the module, which TERM, INT and HUP now ask to stop, so that an ended task undoes what it began."""
+    """Return the module's control, and have TERM, INT and HUP ask it to stop.
+
+    An interrupted task then undoes unfinished work.
+    """
     control = module.control
 
     def note(number: int, _frame: t.Any) -> None:
@@ -129,19 +134,19 @@ def interruptible(module: Module) -> Control:
 
 
 def session(module: AnsibleModule) -> t.ContextManager[Session]:
-    """The libvirt session the module's options ask for."""
+    """Return the libvirt session that the module's options name."""
     params = module.params
     return connect(params["uri"], params["username"], params["password"], params["authfile"])
 
 
 def selection(module: AnsibleModule) -> Selection:
-    """The disks the module's options ask for."""
+    """Return the selection of disks in the module's options."""
     include = module.params["include_disks"]
     return Selection(None if include is None else tuple(include), tuple(module.params["exclude_disks"]))
 
 
 def session_if_installed(module: AnsibleModule) -> t.ContextManager[Session | None]:
-    """The libvirt session the module's options ask for, or None where libvirt's Python module is not installed."""
+    """Return the libvirt session; None if libvirt's Python module is not installed."""
     try:
         importlib.import_module("libvirt")
     except ImportError:

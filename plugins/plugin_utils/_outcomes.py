@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What modules returned, in one line each, as people read it during a run and in the summary after it."""
+"""Describes the result of a module in one line, for progress and the summary."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ Result = t.Mapping[str, t.Any]
 
 
 def described(module: str, result: Result) -> str:
-    """What a module did, or in check mode would do, in one line. ``module`` is its name without the collection."""
+    """Describe in one line what a module did, or would do in check mode.
+
+    ``module`` is its name without the collection.
+    """
     if result.get("failed"):
         return str(result.get("msg") or "failed without a message")
     return _DESCRIBE.get(module, _plainly)(result)
 
 
 def size(count: float) -> str:
-    """Bytes in the largest unit that leaves at least one."""
+    """Return bytes as text in the largest unit that leaves at least one."""
     units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
     while count >= 1024 and len(units) > 1:
         count /= 1024

@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What kept the workers busy: the time of each kind of work, its share, and which of them limited the operation.
+"""Measures the time of each kind of work, and which one limited an operation.
 
-Workers read, compute and store in turn. The share of a kind of work is the seconds that the workers spent in it, divided
-by what they had: the duration, times the workers that had something to do. The rest is the time in which they waited for
-each other or for more to do. A worker that waits for a processor in the middle of its work counts as busy with it.
+Workers read, compute and store in turn. The share of a kind of work is the seconds that the workers spent in it,
+divided by the duration times the number of workers that had work. In the rest of the time they waited for each other or
+for more work. A worker that waits for a processor during its work counts as busy with it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ PROVING = "proving"
 WRITING = "writing"
 THROTTLED = "throttled"
 
-_MOSTLY = 0.5  # share from which on a kind of work counts as the limit
+_MOSTLY = 0.5  # share from which a kind of work counts as the limit
 
-Names = t.Mapping[str, str]  # by kind of work: what it is called in a sentence
+Names = t.Mapping[str, str]  # by kind of work: its name in a sentence
 BACKUP_NAMES: Names = {
     READING: "reading the disk",
     HASHING: "hashing and comparing blocks",
@@ -55,7 +55,7 @@ class Stopwatch:
         self._since = time.perf_counter()
 
     def start(self) -> None:
-        """Let the time since the last call count for nothing."""
+        """Restart the measurement: the time since the last call does not count."""
         self._since = time.perf_counter()
 
     def lap(self, work: str) -> None:
@@ -67,31 +67,31 @@ class Stopwatch:
 
 @dataclasses.dataclass(frozen=True)
 class Busy:
-    """Seconds by kind of work, of which each of ``workers`` had ``duration``."""
+    """Seconds of all ``workers`` by kind of work, during ``duration`` seconds."""
 
     seconds: t.Mapping[str, float]
     duration: float
     workers: int
 
     def shares(self, names: Names) -> dict[str, float]:
-        """The share of each kind of work, from 0 to 1."""
+        """Return the share of each kind of work, from 0 to 1."""
         whole = self.duration * self.workers
         return {kind: round(min(1.0, self.seconds.get(kind, 0.0) / whole), 3) if whole else 0.0 for kind in names}
 
     def summary(self, names: Names) -> dict[str, Value]:
-        """The same for the log, with the number of workers."""
+        """Return the shares for the log, with the number of workers."""
         return {"workers": self.workers, **{f"{kind}_busy": share for kind, share in self.shares(names).items()}}
 
 
 def measured(watches: t.Iterable[Stopwatch], duration: float) -> Busy:
-    """What the watches of all workers say. Workers for which there was nothing to do do not count."""
+    """Add up the watches of all workers. Workers without work do not count."""
     worked = [watch.seconds for watch in watches if watch.seconds]
     kinds = {kind for seconds in worked for kind in seconds}
     return Busy({kind: sum(seconds.get(kind, 0.0) for seconds in worked) for kind in kinds}, duration, len(worked))
 
 
 def limited_by(parts: t.Iterable[Busy], names: Names) -> str | None:
-    """One sentence that says what limited the operation, None if nothing was measured. Pure."""
+    """Return a sentence on what limited the operation; None without measurements. Pure."""
     measured_parts = [part for part in parts if part.duration * part.workers]
     if not measured_parts:
         return None

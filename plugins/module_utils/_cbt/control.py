@@ -21,7 +21,7 @@ Value = t.Union[None, bool, int, float, str]
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """What the engine did, decided or waited for.
+    """An action, a decision or a wait of the engine.
 
     ``phase`` is the phase of the operation, empty outside of all phases. ``fields`` hold no secrets.
     """
@@ -51,11 +51,11 @@ Listener = t.Callable[[Event], None]
 
 
 class Control:
-    """What an operation is given to ask whether to stop, and to report what it does. May be used from several threads.
+    """Lets an operation check whether to stop, and report its actions. Thread-safe.
 
-    A signal handler notes a wish to stop, and the engine honours it at points where stopping is safe.
-    Raising from the handler itself could strike between a step and the note that it was taken,
-    or in the middle of clean-up. A thread that watches over something, such as free space, notes in the same way.
+    A signal handler only notes the request, and the engine stops at the next point where this is safe. An exception
+    from the handler itself could come between a step and the note that it was taken, or during clean-up.
+    A thread that watches a resource, such as free space, calls ``fail`` in the same way.
     """
 
     def __init__(self, observer: Observer | None = None, listener: Listener | None = None) -> None:
@@ -67,19 +67,19 @@ class Control:
         self._phase = ""
 
     def request(self, reason: str) -> None:
-        """Note that the operation should end. ``reason`` goes into the message, such as ``SIGTERM``."""
+        """Ask the operation to end. ``reason`` is part of the message, such as ``SIGTERM``."""
         self._reason = self._reason or reason
 
     def fail(self, cause: CbtError) -> None:
-        """Note that the operation has to end, and why."""
+        """End the operation at its next check with this error."""
         self._cause = self._cause or cause
 
     def reached(self, outcome: str) -> None:
-        """Note what an interruption leaves from here on, and what to do. A danger that was noted before is over."""
+        """Set what interruptions from here on leave, and what to do. Clears the error of ``fail``."""
         self._outcome, self._cause = outcome, None
 
     def check(self) -> None:
-        """Raise Interrupted if a signal asked to stop, or the cause why the operation has to end."""
+        """Raise Interrupted if a signal asked to stop, or the error of ``fail``."""
         if self._reason is not None:
             raise Interrupted(f"Ended by {self._reason}. {self._outcome}")
         if self._cause is not None:
@@ -95,7 +95,7 @@ class Control:
         self._report(event, INFO, fields)
 
     def detail(self, event: str, /, **fields: Value) -> None:
-        """Report an event of which there may be very many."""
+        """Report an event that may be very frequent."""
         self._report(event, DEBUG, fields)
 
     def warn(self, event: str, /, **fields: Value) -> None:
@@ -108,7 +108,7 @@ class Control:
 
     @contextlib.contextmanager
     def phase(self, name: str, /, **fields: Value) -> t.Iterator[dict[str, Value]]:
-        """Report when the block begins, and when it ends with its seconds and what is put into the dictionary."""
+        """Report when the block begins and ends. The end has the seconds, and the fields put into the dictionary."""
         outer, self._phase = self._phase, name
         result: dict[str, Value] = {}
         outcome, report, began = "failed", self.warn, time.perf_counter()

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where an NBD server is reached: known to those who begin one and to those who read from it."""
+"""The address of an NBD server, for the code that starts it or reads from it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import typing as t
 
 @dataclasses.dataclass(frozen=True)
 class TcpServer:
-    """A server at a port of a host. ``address`` is what its certificate has to name, ``listen`` the numeric address of the same host.
+    """An NBD server at a TCP port.
 
-    ``certificates`` is the folder of this side's certificates, as libnbd wants it; None without TLS.
+    ``address`` is the name that its certificate must have. ``listen`` is the numeric address of the same host.
+    ``certificates`` is the folder of this side's certificates, as libnbd expects it; None without TLS.
     """
 
     address: str

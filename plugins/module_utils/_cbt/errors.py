@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Everything the engine raises.
+"""The errors that the engine raises.
 
 A message says what failed, on what object, why, and what to do.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 
 class CbtError(Exception):
-    """Root of all errors a caller is meant to show to a person."""
+    """Root of all errors whose message callers show to a user."""
 
 
 class HypervisorError(CbtError):
@@ -26,11 +26,11 @@ class ObjectMissing(RepositoryError):
 
 
 class DamagedObject(RepositoryError):
-    """An object of the repository is not what was written: bits changed, cut off or exchanged."""
+    """An object differs from what was written: it was changed, cut off or exchanged."""
 
 
 class ObjectLocked(RepositoryError):
-    """The store keeps an object for a time of its own and does not delete it before."""
+    """The store retains an object, and does not delete it before the retention ends."""
 
 
 class ReadOnly(RepositoryError):
@@ -42,15 +42,15 @@ class StorageFull(RepositoryError):
 
 
 class PassphraseRefused(RepositoryError):
-    """The passphrase of a repository is missing, wrong, or given where none is needed."""
+    """The passphrase of a repository is missing, wrong, or given but not needed."""
 
 
 class Refused(CbtError):
-    """What was asked for cannot be done safely; nothing was changed."""
+    """The request cannot be carried out safely; nothing was changed."""
 
 
 class Held(Refused):
-    """A restore point is not removed because it is held; ``reasons`` say by what."""
+    """A restore point is not removed because it is held. ``reasons`` name the holders."""
 
     def __init__(self, message: str, reasons: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -62,17 +62,17 @@ class ProgramError(CbtError):
 
 
 class Interrupted(CbtError):
-    """A signal asked the operation to end; what it had not finished was undone."""
+    """A signal asked the operation to end. The message says what remains."""
 
 
 def check_range(option: str, value: float | None, must: str, least: float, most: float = float("inf")) -> None:
-    """Raise Refused if the value of an option is given and does not lie between two numbers; ``must`` says what it must be."""
+    """Raise Refused if an option has a value that is not between two numbers. ``must`` names the range."""
     if value is not None and not least <= value <= most:
         raise Refused(f"{option} is {value}; it must be {must}.")
 
 
 def size_text(size: int) -> str:
-    """A size as a person reads it; exact, with the unit that divides it."""
+    """Return a size as text: exact, in the largest unit that divides it."""
     for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size and size % factor == 0:
             return f"{size // factor} {unit}"

@@ -14,15 +14,15 @@ import typing as t
 Buffer = t.Union[bytes, bytearray, memoryview]
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin to write, wait for nothing; a hint, so that its failure does not matter
-_WRITE_AND_WAIT = 7  # wait for what is being written, write the rest, wait for that
-_BEHIND = 32 << 20  # bytes after which what was written leaves the page cache
-_VECTORS = 512  # buffers handed to the kernel at once; its limit is 1024
-_FLUSH_FROM = 1 << 16  # bytes; for less it is not worth a call
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin to write without waiting; a hint, so failures do not matter
+_WRITE_AND_WAIT = 7  # wait for writes in progress, write the rest, and wait for it
+_BEHIND = 32 << 20  # bytes after which written data leaves the page cache
+_VECTORS = 512  # buffers passed to the kernel in one call; its limit is 1024
+_FLUSH_FROM = 1 << 16  # bytes; smaller writes are not worth a call
 
 
 def sync(path: str) -> None:
-    """Have what was written to a file, or the names in a folder, on the disk for certain. Raises OSError."""
+    """Flush a file's data, or the names in a folder, to the disk. Raises OSError."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -33,15 +33,15 @@ def sync(path: str) -> None:
 class ParallelFile:
     """A file written in pieces from several threads.
 
-    The kernel lets one of them write to a file at a time and has the others spin; here they wait in turn, so that the
-    processor is left to those that compute.
+    The kernel lets one thread at a time write to a file, and the others spin. Here they wait for a lock, which leaves
+    the processor to threads that compute.
     """
 
     def __init__(self, handle: int) -> None:
-        """``handle`` is an open file's; it is not closed here."""
+        """``handle`` is the handle of an open file. The caller closes it."""
         self._handle = handle
         self._lock = threading.Lock()
-        self._written = 0  # bytes since the cache was left last, and where they lie
+        self._written = 0  # bytes since the cache was last emptied, and their range
         self._lowest, self._highest = sys.maxsize, 0
 
     def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
@@ -54,12 +54,12 @@ class ParallelFile:
             if behind is not None:
                 self._written, self._lowest, self._highest = 0, sys.maxsize, 0
         if written >= _FLUSH_FROM:
-            # Has the kernel begin to write to the disk at once, so that an fsync at the end has little left to wait for.
+            # The kernel begins to write to the disk now, so that an fsync at the end has little left to wait for.
             self._sync(offset, offset + written, _WRITE)
         if behind is not None:
-            # A hypervisor's page cache is for its guests: what is on the disk makes room for what comes next.
+            # A hypervisor's page cache is for its guests: written data makes room for the next data.
             if self._sync(*behind, _WRITE_AND_WAIT):
-                number = ctypes.get_errno()  # the kernel tells it once: an fsync after it would know of nothing
+                number = ctypes.get_errno()  # the kernel reports an error once: a later fsync would succeed
                 raise OSError(number, os.strerror(number))
             os.posix_fadvise(self._handle, behind[0], behind[1] - behind[0], os.POSIX_FADV_DONTNEED)
 

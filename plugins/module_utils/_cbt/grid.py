@@ -13,23 +13,23 @@ import typing as t
 
 BLOCK_SIZE = 65536
 ZERO_BLOCK = bytes(BLOCK_SIZE)
-BLOCKS_AT_ONCE = 16  # read, stored or proven by one worker: 1 MiB. Recorded turns of samples depend on it
+BLOCKS_AT_ONCE = 16  # that one worker reads, stores or proves: 1 MiB. The recorded turns of samples depend on it
 
 Item = t.TypeVar("Item")
 
 
 def block_count(size: int) -> int:
-    """Number of blocks of a disk of ``size`` bytes, a short last one included."""
+    """Return the number of blocks of a disk of ``size`` bytes, with a short last one."""
     return -(-size // BLOCK_SIZE)
 
 
 def block_length(block: int, size: int) -> int:
-    """Bytes of ``block`` on a disk of ``size`` bytes."""
+    """Return the length of ``block`` in bytes on a disk of ``size`` bytes."""
     return min(BLOCK_SIZE, size - block * BLOCK_SIZE)
 
 
 def coalesce(items: t.Iterable[Item], join: t.Callable[[Item, Item], Item | None]) -> t.Iterator[Item]:
-    """The items in order, neighbours made one. ``join`` makes one of two, or returns None where they stay apart."""
+    """Yield the items in order, with neighbours joined. ``join`` returns one for two, or None to keep both."""
     rest = iter(items)
     for last in rest:
         for each in rest:

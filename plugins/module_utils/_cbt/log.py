@@ -67,7 +67,7 @@ def _check_folder(folder: str) -> None:
 
 
 def _check_file(handle: int) -> None:
-    """Raise Refused if what was opened is not a regular file of this user alone."""
+    """Raise Refused unless the file is regular and only this user can write to it."""
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         raise Refused("it is not a regular file")
@@ -122,7 +122,7 @@ class Log:
         self._append(line(shown, datetime.datetime.now(datetime.timezone.utc), self._source))
 
     def progress(self, step: Progress) -> None:
-        """Append how far an operation is, every now and then."""
+        """Append the progress of an operation, at most every 30 seconds."""
         now = time.monotonic()
         if now >= self._quiet_until:
             self._quiet_until = now + _PROGRESS_EVERY

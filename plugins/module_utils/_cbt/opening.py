@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Opening a file of the host that lies where other users may write.
+"""Opens a file in a folder where other users may write.
 
-QEMU's user owns the folder of firmware variables, that of the emulated TPM the folder of its state. Who has taken over one of
-their processes can put a link there, to have root read any file of the host into a repository.
+QEMU's user owns the folder of firmware variables, and the user of the emulated TPM owns the folder of its state. An
+attacker who controls one of their processes can put a link there, so that root reads any file of the host into a
+repository.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def open_file(path: str) -> t.BinaryIO:
-    """Open a regular file for reading, through links of root's and this user's own only. Raises OSError."""
+    """Open a regular file for reading. Follows only links of root and of this user. Raises OSError."""
     handle = _found(path)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -30,7 +31,7 @@ def open_file(path: str) -> t.BinaryIO:
 
 
 def _found(path: str) -> int:
-    """Where an absolute path leads to, step by step, as a handle that only tells of it."""
+    """Return a handle (O_PATH) of the file at an absolute path, opened step by step."""
     parts, links = path.split("/")[::-1], 0
     here = os.open("/", _LOOK)
     try:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Work done in parallel, handed over in order, with bounded memory."""
+"""Runs work in parallel and returns the results in order, with bounded memory."""
 
 from __future__ import annotations
 
@@ -19,24 +19,27 @@ Task = t.TypeVar("Task")
 Result = t.TypeVar("Result")
 Work = t.Callable[[Task], Result]
 
-AHEAD = 4  # finished results a worker may have waiting for their turn
-_WAKE = 0.2  # seconds between looks at the control
-_WORKERS = 8  # of small requests
-_PORTION = 1024  # requests noted at once, so that a million of them need no more memory than these
+AHEAD = 4  # finished results of each worker that may wait to be consumed
+_WAKE = 0.2  # seconds between checks of the control
+_WORKERS = 8  # for small requests
+_PORTION = 1024  # requests submitted at once, which bounds the memory for a million of them
 
 
 def default_workers() -> int:
-    """Two more workers than processors, so that some wait for QEMU or the disk while others compute; at most 16."""
+    """Return two more than the processors, at most 16.
+
+    While some workers wait for QEMU or the disk, others compute.
+    """
     return min(16, len(os.sched_getaffinity(0)) + 2)
 
 
 def check_workers(workers: int | None) -> None:
-    """Raise Refused if the number of workers is out of range; None is the default."""
+    """Raise Refused if the number of workers is out of range. None means the default."""
     check_range("workers", workers, "between 1 and 64", 1, 64)
 
 
 class _Shared(t.Generic[Task, Result]):
-    """What the workers and the consumer share; every field is guarded by ``changed``."""
+    """State of workers and consumer. ``feeding`` guards ``tasks`` and ``taken``, ``changed`` the rest."""
 
     def __init__(self, tasks: t.Iterator[Task], window: int) -> None:
         self.tasks = tasks
@@ -60,7 +63,7 @@ class _Shared(t.Generic[Task, Result]):
             self.changed.notify_all()
 
     def take(self) -> tuple[int, Task] | None:
-        """The next task with its number, None when there is none or the work has ended."""
+        """Return the next number and task; None if there is none or the work has ended."""
         with self.feeding:
             with self.changed:
                 while self.taken - self.wanted >= self.window and not self.exhausted and self.error is None:
@@ -68,9 +71,9 @@ class _Shared(t.Generic[Task, Result]):
             if self.exhausted or self.error is not None:
                 return None
             try:
-                task = next(self.tasks, None)  # not under ``changed``: making a task may take a request to the server
+                task = next(self.tasks, None)  # not under ``changed``: making a task may need a request to the server
             except BaseException as error:
-                # At once: to the next one who asks, a generator that raised looks like one that came to its end.
+                # At once: for the next caller, a generator that raised looks exhausted.
                 self.fail(error)
                 raise
             if task is None:
@@ -122,12 +125,11 @@ def ordered_results(
     workers: int,
     control: Control,
 ) -> t.Iterator[t.Iterator[Result]]:
-    """Yields an iterator over the results of all tasks, in the order of the tasks.
+    """Yield an iterator over the results of all tasks, in the order of the tasks.
 
-    ``make_worker`` is entered once in each thread and gives the function that does one task; what it holds, such as
-    a connection, belongs to that thread. ``tasks`` is drawn from by the workers, one at a time. At most
-    ``workers * AHEAD`` results wait. The first error of any worker is raised to the consumer; all threads
-    have ended when the block is left.
+    ``make_worker`` is entered once in each thread and yields the function that runs one task. Its resources, such as a
+    connection, belong to that thread. The workers draw from ``tasks``, one at a time. At most ``workers * AHEAD``
+    results wait. The consumer gets the first error of any worker. All threads have ended when the block is left.
     """
     shared: _Shared[Task, Result] = _Shared(tasks, workers * AHEAD)
     threads: list[threading.Thread] = []
@@ -146,9 +148,10 @@ def ordered_results(
 
 
 def map_all(action: Work[Task, Result], items: t.Iterable[Task]) -> t.Iterator[Result]:
-    """What ``action`` makes of each item, in their order: for many small requests, which wait for the storage, not for each other.
+    """Yield the result of ``action`` for each item, in order.
 
-    Must be read to its end; raises what an action raised.
+    For many small requests that wait for the storage, not for each other. Read it to its end. Raises what ``action``
+    raises.
     """
     left = iter(items)
     with concurrent.futures.ThreadPoolExecutor(max_workers=_WORKERS) as pool:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The only place where external programs are started."""
+"""Starts external programs. No other file starts any."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import typing as t
 from .errors import ProgramError
 
 _WATCH_EVERY = 0.2  # seconds
-# The program's own parent is asked for once the signal is set: a parent that died before that sends none.
+# Checks the parent after the signal is set: a parent that died before sends no signal.
 _UNLESS_ORPHANED = 'test "$PPID" = "$0" && exec "$@"'
 
 
-# What programs need of the environment. All else stays here, such as keys of object stores.
+# The environment that programs need. The rest is not passed on, such as keys of object stores.
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
 
 
 def _environment() -> dict[str, str]:
-    # Messages are matched and JSON numbers read: neither may depend on the caller's language.
+    # Messages are matched and JSON numbers parsed: neither may depend on the caller's language.
     return {**{name: os.environ[name] for name in _PASSED_ON if name in os.environ}, "LC_ALL": "C"}
 
 
@@ -35,12 +35,12 @@ def _missing(program: str) -> ProgramError:
 
 
 def run(arguments: t.Sequence[str]) -> str:
-    """Run a program to its end and return what it printed.
+    """Run a program to its end and return its output.
 
-    Raises ProgramError with the program's own words if it exits with anything but 0.
+    Raises ProgramError with the program's message if the exit status is not 0.
     """
     try:
-        # A session of its own: a Ctrl-C meant for us must not tear the tool down half-way.
+        # In a session of its own, the program does not get a Ctrl-C that is meant for this process.
         result = subprocess.run(
             list(arguments),
             check=False,
@@ -59,28 +59,28 @@ def run(arguments: t.Sequence[str]) -> str:
 
 
 def run_json(arguments: t.Sequence[str]) -> t.Any:
-    """Run a program that prints JSON and return the parsed document."""
+    """Run a program that prints JSON, and return the parsed document."""
     return json.loads(run(arguments))
 
 
 class Service:
-    """A running child process that serves until it is told to end."""
+    """A child process that serves until it is stopped."""
 
     def __init__(self, process: subprocess.Popen[bytes], name: str) -> None:
         self._process = process
         self._name = name
 
     def failed(self) -> str | None:
-        """What the program said if it has ended by itself, else None."""
+        """Return an error message if the program ended by itself, else None."""
         if self._process.poll() is None:
             return None
         said = self._process.stderr.read().decode(errors="replace").strip() if self._process.stderr else ""
         return f"{self._name} ended early: {said or self._process.returncode}"
 
     def complete(self, watch: t.Callable[[], None]) -> tuple[int, str]:
-        """Wait until the program has ended by itself; its exit status and what it said.
+        """Wait until the program ends by itself. Returns its exit status and its error output.
 
-        ``watch`` is called every now and then; what it raises ends the program, too, at the end of the block.
+        ``watch`` is called every 0.2 s. If it raises, the program ends with the block.
         """
         while True:
             try:
@@ -90,9 +90,9 @@ class Service:
                 watch()
 
     def stop(self, timeout: float = 600.0) -> None:
-        """Ask the program to end in order and wait for it (it may have caches to write).
+        """Ask the program to end, and wait: it may have caches to write.
 
-        Raises ProgramError if it does not end within ``timeout`` seconds or ends badly.
+        Raises ProgramError if it does not end within ``timeout`` seconds or if it fails.
         """
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
@@ -104,14 +104,17 @@ class Service:
             raise ProgramError(f"{self._name} failed: {said.decode(errors='replace').strip()}")
 
     def kill(self) -> None:
-        """End the program at once."""
+        """Kill the program."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.communicate()
 
 
 def _ending_with_parent(arguments: t.Sequence[str]) -> list[str]:
-    """The arguments that start a program which the kernel ends (SIGTERM) when the thread that started it ends."""
+    """Return the command for a program that ends with the thread that starts it.
+
+    The kernel sends it SIGTERM then.
+    """
     return ["setpriv", "--pdeathsig", "TERM", "--", "sh", "-c", _UNLESS_ORPHANED, str(os.getpid()), *arguments]
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The folder of this user's locks on this host, which no other user can write to or hold a lock in."""
+"""The folder for this user's locks. No other user can write or hold a lock in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAME = "kvm-cbt"
 
 
 def _own(path: str) -> bool:
-    """True if this is a folder of this user that no other user can write to; a link is none."""
+    """Whether this is a folder, not a link, that only this user can write to."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -26,7 +26,11 @@ def _own(path: str) -> bool:
 
 
 def _path() -> str:
-    """Root's folder is below /run. A user's is in the runtime directory, which may be known without being named, or below the home."""
+    """Return the path of the folder.
+
+    Root's folder is below /run. A user's folder is in the runtime directory, even if XDG_RUNTIME_DIR is not set, or
+    else below the home.
+    """
     if os.geteuid() == 0:
         return ROOTS_FOLDER
     for parent in (os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{os.geteuid()}"):
@@ -38,7 +42,10 @@ def _path() -> str:
 
 @contextlib.contextmanager
 def own_folder() -> t.Iterator[tuple[str, int]]:
-    """The path of the folder and a handle of it, made if it is not there. Raises Refused if it is a link or another user's."""
+    """Yield the path and a handle of the folder, which is created if missing.
+
+    Raises Refused if it cannot be created, is a link, or belongs to another user.
+    """
     path = _path()
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)

@@ -7,7 +7,7 @@ An entry is a number of 64 bits: 40 bits of the key, and the number of a pack wi
 in 2^40; its directory is read before its blocks are used. Layout; head and packs are little-endian, entries and index
 have the byte order of this host:
 
-    head     magic (8), packs (4), pages (4), bytes of the sources (8), CRC-32 of all after the pages (4), to a full page
+    head     magic (8), packs (4), pages (4), bytes of the sources (8), CRC-32 of all after the pages (4); one page
     pages    entries (8 each), ascending; the last page is padded with its last entry
     index    per page: its first entry (8 each), then its CRC-32 (4 each)
     packs    per pack: id (16), size (8), blocks (4), number of its source (4)
