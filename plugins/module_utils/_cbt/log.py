@@ -80,7 +80,7 @@ def _check_file(handle: int) -> None:
 
 
 def _opened(path: str) -> int:
-    """A handle of the file at an absolute path, created with mode 0600 if it does not exist. Raises OSError, Refused."""
+    """Return a handle of the file, created with mode 0600 if missing. Raises OSError, Refused."""
     if not os.path.isabs(path):
         raise Refused("it is not an absolute path")
     folder, name = os.path.split(path)
