@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a block is stored. Codes once released keep their meaning for ever."""
+"""Compression of blocks. The code of a released codec never changes its meaning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import zstd
 
 try:
     import lz4.block as lz4_block
-except ImportError:  # needed only where lz4 is chosen or was used
+except ImportError:  # needed only if lz4 is chosen or was used
     lz4_block = None
 
 STORED = 0
@@ -28,7 +28,7 @@ Encoder = t.Callable[[Buffer], tuple[int, Buffer]]
 _ZSTD_LEVEL = 3
 _ZLIB_LEVEL = 6
 _PIECE = 4 << 20  # bytes
-# By name: the levels that can be chosen.
+# The levels that can be chosen, by name of the compression.
 _LEVELS = {"lz4": range(13), "zstd": range(1, 23), "zlib": range(1, 10), "none": range(0)}
 
 
@@ -62,10 +62,11 @@ def _zlib(level: int | None) -> t.Callable[[Buffer], bytes]:
 
 
 def encoder(name: str, level: int | None = None) -> Encoder:
-    """A function that encodes one block and returns codec and payload; a block that does not shrink stays as it is.
+    """Return a function that encodes one block and returns codec and payload.
 
-    ``name`` is lz4, zstd, zlib or none. ``level`` goes from 0 (the default, fast) to 12 for lz4, from 1 to 22 for zstd and
-    from 1 to 9 for zlib. Raises RepositoryError if codec or level are unknown, or the codec's library is missing.
+    A block that does not shrink is stored as it is. ``name`` is lz4, zstd, zlib or none. ``level`` is 0 to 12 for lz4
+    (default 0, fast), 1 to 22 for zstd (default 3) and 1 to 9 for zlib (default 6). Raises RepositoryError if the codec
+    or the level is unknown, or if the library of the codec is missing.
     """
     if name not in _LEVELS:
         raise RepositoryError(f"Compression {name} is unknown. Choose one of {', '.join(_LEVELS)}.")
@@ -86,18 +87,19 @@ def encoder(name: str, level: int | None = None) -> Encoder:
 
 
 def checksum(codec: int, payload: Buffer) -> int:
-    """CRC-32 of a payload as kept in a pack's directory.
+    """Return the CRC-32 of a payload for a pack's directory, 0 for a stored payload.
 
-    A changed bit in a compressed payload may still unpack to the right bytes; the checksum finds it all the same.
-    A stored payload is the block itself, whose SHA-256 says everything, so it carries 0.
+    A changed bit in a compressed payload may still decompress to the right bytes; the checksum detects it all the same.
+    A stored payload is the block itself, which its block id proves.
     """
     return 0 if codec == STORED else zlib.crc32(payload)
 
 
 def inflated(payload: Buffer, length: int) -> t.Iterator[bytes]:
-    """What zlib made of ``length`` bytes, in pieces of bounded size. Nothing more is allocated, whatever it unpacks to.
+    """Yield the ``length`` bytes of a zlib payload in pieces of at most 4 MiB.
 
-    Raises DamagedObject if the payload is anything else, which may only be known after the last piece.
+    A payload that decompresses to more takes no more memory. Raises DamagedObject if the payload does not decompress to
+    exactly ``length`` bytes; this may be known only after the last piece.
     """
     engine, rest, left = zlib.decompressobj(), payload, length
     try:
@@ -107,7 +109,7 @@ def inflated(payload: Buffer, length: int) -> t.Iterator[bytes]:
                 break
             rest, left = engine.unconsumed_tail, left - len(piece)
             yield piece
-        # The stream must end just here, with nothing behind it. Asked for one byte, as 0 would mean without limit.
+        # The stream must end just here, with nothing behind it. The limit is one byte, because 0 means no limit.
         whole = not left and not engine.decompress(rest, 1) and engine.eof and not engine.unused_data
     except zlib.error as error:
         raise DamagedObject("it does not decompress") from error
@@ -116,7 +118,7 @@ def inflated(payload: Buffer, length: int) -> t.Iterator[bytes]:
 
 
 def inflate(payload: Buffer, length: int) -> bytes:
-    """All that ``inflated`` yields."""
+    """Return all bytes that ``inflated`` yields."""
     return b"".join(inflated(payload, length))
 
 
@@ -148,9 +150,10 @@ _DECODERS: t.Mapping[int, t.Callable[[Buffer, int], Buffer]] = {
 
 
 def decode(codec: int, payload: Buffer, length: int) -> Buffer:
-    """The block of ``length`` bytes from its payload; no more than that is allocated for it.
+    """Return the block of ``length`` bytes of a payload; allocates no more than that.
 
-    Raises DamagedObject if the payload cannot be it, RepositoryError if the codec is unknown or its library missing.
+    Raises DamagedObject if the payload does not decode to such a block, RepositoryError if the codec is unknown or its
+    library is missing.
     """
     decoder = _DECODERS.get(codec)
     if decoder is None:

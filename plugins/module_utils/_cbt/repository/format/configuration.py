@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The configuration of a repository, its object repository.json.
 
-It cannot be sealed, for it holds what opens the seals. So it proves itself: by a code that only who has the master key
-can make, over all there is in it.
+It cannot be sealed, because it contains the key slots that open the seals. With encryption, it contains a code over all
+other fields instead, which only the master key can make.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ NAME = names.CONFIGURATION
 ENCRYPTION = "encryption"
 FIRST_SLOT = "default"
 _ID = re.compile(r"[0-9a-f]{32}")
-_SURROGATE = re.compile("[\ud800-\udfff]")  # what bytes that are no text come as
+_SURROGATE = re.compile("[\ud800-\udfff]")  # characters that stand for bytes that are not UTF-8
 
 
 @dataclasses.dataclass(frozen=True)
 class Configuration:
-    """What a repository is. Without ``slots`` it is not encrypted; ``code`` proves the rest with the master key."""
+    """The configuration of a repository, which is not encrypted if ``slots`` is empty.
+
+    ``code`` proves the other fields with the master key.
+    """
 
     id: str
     slots: t.Mapping[str, Slot] = dataclasses.field(default_factory=dict)
@@ -43,7 +46,7 @@ class Configuration:
 
     @property
     def encrypted(self) -> bool:
-        """Whether it takes a passphrase to read it."""
+        """Whether reading the repository needs a passphrase."""
         return bool(self.slots)
 
     def _body(self) -> dict[str, t.Any]:
@@ -54,19 +57,19 @@ class Configuration:
         return body
 
     def encode(self) -> bytes:
-        """The object's bytes."""
+        """Return the bytes of the object."""
         return envelope.encode(KIND, FORMAT, {**self._body(), "code": self.code} if self.encrypted else self._body())
 
     def proven_by(self, master: bytes) -> Configuration:
-        """The same with the code that belongs to it."""
+        """Return the same configuration with the code that the master key makes for it."""
         return dataclasses.replace(
             self, code=hmac.digest(derived(master, "configuration"), envelope.text(self._body()), "sha256").hex()
         )
 
     def opened(self, passphrase: str) -> tuple[str, bytes] | None:
-        """Name of the slot that a passphrase opens, and the master key; None if it opens none.
+        """Return the name of the slot that a passphrase opens and the master key, or None.
 
-        Raises DamagedObject if anything in the configuration was changed by somebody without the master key.
+        Raises DamagedObject if the configuration was changed without the master key.
         """
         for name, slot in self.slots.items():
             master = key_slots.unwrap(slot, passphrase, self.id, name)
@@ -78,7 +81,10 @@ class Configuration:
 
 
 def create(passphrase: str | None = None, slot: str = FIRST_SLOT) -> tuple[Configuration, Keys]:
-    """Of a new repository, encrypted if there is a passphrase; and what it is read and written with."""
+    """Return the configuration and the keys of a new repository.
+
+    With a passphrase, the repository is encrypted. Raises PassphraseRefused if it is empty or not text in UTF-8.
+    """
     made = Configuration(secrets.token_hex(16))
     if passphrase is None:
         return made, PlainKeys()
@@ -88,7 +94,7 @@ def create(passphrase: str | None = None, slot: str = FIRST_SLOT) -> tuple[Confi
 
 
 def checked(passphrase: str) -> str:
-    """The passphrase, unless it cannot be meant as one. Raises PassphraseRefused."""
+    """Return the passphrase. Raises PassphraseRefused if it is empty or not text in UTF-8."""
     if not passphrase:
         raise PassphraseRefused(
             "The passphrase is empty. Give one, or leave the option out for a repository that is not encrypted."
@@ -101,9 +107,10 @@ def checked(passphrase: str) -> str:
 
 
 def decode(data: bytes, location: str) -> Configuration:
-    """From the object's bytes.
+    """Return the configuration from the bytes of its object.
 
-    Raises DamagedObject if it is not what was written, RepositoryError if it needs a newer version of the collection.
+    Raises DamagedObject if they are not what was written, RepositoryError if they need a newer version of the
+    collection.
     """
     body = envelope.decode(KIND, FORMAT, data, f"{location}/{NAME}", {"features": list[str]})
     known = (body.get("hash"), body.get("features")) in (("sha256", []), ("hmac-sha256", [ENCRYPTION]))
@@ -135,7 +142,11 @@ def decode(data: bytes, location: str) -> Configuration:
 
 
 def keys_of(configuration: Configuration, passphrase: str | None, location: str) -> Keys:
-    """What the repository is read and written with. Raises PassphraseRefused if the passphrase is missing, wrong or too much."""
+    """Return the keys of a repository.
+
+    Raises PassphraseRefused if the passphrase is missing, invalid or wrong, or if the repository is not encrypted and
+    there is one.
+    """
     if passphrase is not None:
         checked(passphrase)
     if not configuration.encrypted:

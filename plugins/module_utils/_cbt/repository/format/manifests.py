@@ -20,13 +20,13 @@ KIND = "manifest"
 LARGEST_DISK = 1 << 50  # bytes
 MOST_DISKS = 4096
 MOST_FILES = 8192
-_LEAST_MEMORY = 320 << 20  # bytes for manifests: about thirty thousand of one disk each, which take half of it
-_MEMORY_SHARE = 64  # the part of a host's memory that manifests may take, where it is more
+_LEAST_MEMORY = 320 << 20  # bytes for manifests; about 30,000 manifests of one disk take half of it
+_MEMORY_SHARE = 64  # manifests may take this part of a host's memory where that is more
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def most_manifests(memory: int) -> int:
-    """How many bytes the manifests that are kept at one time may take on a host with so much memory."""
+    """Return the limit in bytes of manifests kept at once on a host with ``memory`` bytes."""
     return max(_LEAST_MEMORY, memory // _MEMORY_SHARE)
 
 
@@ -36,13 +36,13 @@ Key = tuple[str, str]  # domain UUID and id of a restore point
 
 
 class Budget:
-    """How much memory the manifests that are kept at one time take, about, and an end to it."""
+    """Estimates the memory of the manifests that are kept at one time, and limits it."""
 
     def __init__(self) -> None:
         self._taken = 0
 
     def take(self, manifest: bytes) -> bytes:
-        """A manifest that is about to be kept, or nothing for one that is only named. Raises RepositoryError if there are too many of them."""
+        """Count and return a manifest (empty if only named). Raises RepositoryError above the limit."""
         self._taken += 1024 + len(manifest) * (1 if manifest.isascii() else 4) + 64 * envelope.values_in(manifest)
         if self._taken > MOST_MANIFESTS:
             raise RepositoryError(
@@ -54,13 +54,13 @@ class Budget:
 
 
 def new_id(now: datetime.datetime) -> str:
-    """A restore point id: UTC time to the second and a random suffix, sortable by name."""
+    """Return a new restore point id: UTC time and a random suffix. Ids sort by time."""
     return f"{now.astimezone(datetime.timezone.utc):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredFile:
-    """An object of a restore point beside its manifest, and what it must be: name in its folder, bytes, SHA-256 in hex."""
+    """A map or file of a restore point: name in its folder, bytes, SHA-256 in hex."""
 
     name: str
     size: int
@@ -71,8 +71,8 @@ class StoredFile:
 class DiskRecord:
     """One disk of a restore point. All sizes in bytes.
 
-    ``mode`` tells how it was read (full, incremental, differential, copy, scan) and ``reason`` why; ``source`` is
-    where its image was. ``image`` keeps the original image's properties, ``statistics`` the counts of the run.
+    ``mode`` is how it was read (full, incremental, differential, copy, scan) and ``reason`` why; ``source`` is where
+    its image was. ``image`` contains the properties of the original image, ``statistics`` the counts of the run.
     """
 
     target: str
@@ -87,13 +87,12 @@ class DiskRecord:
 
 @dataclasses.dataclass(frozen=True)
 class RestorePoint:
-    """One consistent image of all protected disks of a domain, plus its configuration.
+    """One consistent image of all protected disks of a domain, and its configuration.
 
-    ``parent`` is the point it was compared with, ``checkpoint`` the libvirt checkpoint taken in the same instant (None
-    for a copy or where nothing can be tracked), ``incremental_set`` the id of the point that began its history, ``repository``
-    the id of the repository it is in.
-    ``created`` is UTC in ISO 8601. ``files`` are the configuration files by name. ``dedup`` is where equal blocks were looked for
-    (repository, domain, none).
+    ``parent`` is the point it was compared with. ``checkpoint`` is the libvirt checkpoint of the same instant (None for
+    a copy or where nothing can be tracked). ``incremental_set`` is the id of the point that began its history,
+    ``repository`` the id of its repository. ``created`` is UTC in ISO 8601. ``files`` are the configuration files by
+    name. ``dedup`` is where equal blocks were looked for (repository, domain, none).
     """
 
     id: str
@@ -117,30 +116,30 @@ class RestorePoint:
 
     @property
     def key(self) -> Key:
-        """What tells it from all others of its repository."""
+        """Return the pair that identifies it in its repository."""
         return self.uuid, self.id
 
     @property
     def folder(self) -> str:
-        """Where its objects live."""
+        """Return the folder of its objects."""
         return names.point_folder(self.uuid, self.id)
 
     def object_name(self, file: StoredFile) -> str:
-        """Name of one of its objects."""
+        """Return the name of one of its objects."""
         return names.point_file(self.uuid, self.id, file.name)
 
     @property
     def stored_files(self) -> tuple[StoredFile, ...]:
-        """All its objects but the manifest: maps and configuration."""
+        """Return all its objects but the manifest: maps and configuration."""
         return (*(disk.map for disk in self.disks), *self.files.values())
 
     def disk(self, target: str) -> t.Optional[DiskRecord]:
-        """The disk of this target, or None."""
+        """Return the disk with this target, or None."""
         return next((disk for disk in self.disks if disk.target == target), None)
 
 
 def ordered(found: t.Iterable[RestorePoint]) -> list[RestorePoint]:
-    """Restore points oldest first: by time, but never before the point they were made from.
+    """Return restore points oldest first: by time, but never before their parents.
 
     So a clock that was set back does not make an older point the latest.
     """
@@ -159,23 +158,23 @@ def ordered(found: t.Iterable[RestorePoint]) -> list[RestorePoint]:
 
 
 def encode(point: RestorePoint) -> bytes:
-    """The manifest of a restore point."""
+    """Return the manifest of a restore point."""
     body = dataclasses.asdict(point)
-    if point.dedup == RestorePoint.dedup:  # manifests did not always have it, and this is what those are taken for
+    if point.dedup == RestorePoint.dedup:  # older manifests lack it; ``decode`` reads them as this
         del body["dedup"]
     return envelope.encode(KIND, VERSION, body)
 
 
 def decode(data: bytes, name: str) -> RestorePoint:
-    """A restore point from its manifest. Raises as ``envelope.decode`` does."""
-    shape = {**envelope.shape_of(RestorePoint), "dedup": t.Optional[str]}  # manifests did not always have it
+    """Return the restore point of a manifest. Raises as ``envelope.decode`` does."""
+    shape = {**envelope.shape_of(RestorePoint), "dedup": t.Optional[str]}  # older manifests lack it
     body = envelope.decode(KIND, VERSION, data, name, shape)
     try:
         disks = tuple(DiskRecord(**{**disk, "map": StoredFile(**disk["map"])}) for disk in body["disks"])
         files = {key: StoredFile(**file) for key, file in body["files"].items()}
         point = RestorePoint(**{**body, "disks": disks, "files": files})
         created = datetime.datetime.fromisoformat(point.created)
-        # A zone or a span leads to no year that there is not.
+        # The year stays possible when the time is moved to another zone or by a span.
         if created.tzinfo is None or not 1970 <= created.year < 9999:
             raise ValueError("its time has no time zone or is not a possible time")
     except (TypeError, ValueError) as error:
@@ -190,7 +189,7 @@ def decode(data: bytes, name: str) -> RestorePoint:
 
 
 def check(point: RestorePoint) -> None:
-    """Raise DamagedObject if a restore point cannot be one: for a name that is not of the grammar, one that is there twice, or a size."""
+    """Raise DamagedObject if a name, size or checksum is invalid or a name repeated."""
     names.check_uuid(point.uuid)
     names.check_point_id(point.id)
     names.check_point_id(point.incremental_set)

@@ -1,16 +1,16 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The format of packs: immutable objects holding many blocks and their directory. Pure.
+"""The format of packs: immutable objects with many blocks and a directory. Pure.
 
 A pack can be understood with no other object. Layout, all integers little-endian:
 
     header     magic (8), version (2), zero (6), pack id (16)
     payloads   one after another, in the order of the directory
     directory  per block: block id (32), stored length (4), CRC-32 (4), plain length and codec (4)
-    footer     directory's offset (8), number of blocks (4), zero (4), proof of header, directory and these 16 bytes (32), magic (8)
+    footer     directory offset (8), blocks (4), zero (4), proof of header, directory and these 16 bytes (32), magic (8)
 
-Without encryption the block id is the block's SHA-256 and the proof a SHA-256; with it payloads and directory are sealed.
+Without encryption, block id and proof are each a SHA-256. With encryption, payloads and directory are sealed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Encoded(t.NamedTuple):
 
 
 class PackRef(t.NamedTuple):
-    """A pack as an extent map names it: enough to fetch its directory in one request."""
+    """A reference to a pack, sufficient to fetch its directory in one request."""
 
     id: bytes
     size: int
@@ -59,51 +59,51 @@ class PackRef(t.NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its object's name."""
+        """Return the name of its object."""
         return names.pack(self.id)
 
     @property
     def directory_offset(self) -> int:
-        """Where its directory begins."""
+        """Return the offset of its directory."""
         return self.size - FOOTER_SIZE - self.blocks * ENTRY.size
 
 
 def check_ref(ref: PackRef) -> None:
-    """Raise DamagedObject if there can be no such pack."""
+    """Raise DamagedObject if no pack can have this size and number of blocks."""
     if ref.blocks > MOST_BLOCKS or not HEADER.size <= ref.directory_offset <= names.PACK_KIND.largest:
         raise DamagedObject(f"pack {ref.id.hex()} cannot have {ref.size} bytes and {ref.blocks} blocks")
 
 
 def new_id() -> bytes:
-    """A fresh random pack id of 16 bytes."""
+    """Return a new random pack id of 16 bytes."""
     return os.urandom(16)
 
 
 def header(pack_id: bytes) -> bytes:
-    """The first bytes of a pack."""
+    """Return the header of a pack, its first bytes."""
     return HEADER.pack(MAGIC, VERSION, bytes(6), pack_id)
 
 
 def entry(block: Encoded, overhead: int) -> bytes:
-    """A block's line in the directory; its payload takes ``overhead`` bytes more once it is sealed."""
+    """Return a block's entry of the directory. Sealing adds ``overhead`` bytes to the payload."""
     crc = _checksum(block.codec, block.payload, overhead)
     return ENTRY.pack(block.digest, len(block.payload) + overhead, crc, block.length | block.codec << _CODEC_SHIFT)
 
 
 def _checksum(codec: int, payload: Buffer, overhead: int) -> int:
-    """The checksum of a payload; 0 where a seal, which takes ``overhead`` bytes, says all that it could."""
+    """Return the checksum of a payload, 0 if it is sealed, as the seal proves it."""
     return 0 if overhead else codecs.checksum(codec, payload)
 
 
 def ending(pack_id: bytes, directory: bytes, offset: int, keys: PackKeys) -> bytes:
-    """Directory and footer of a pack whose payloads end at ``offset``."""
+    """Return directory and footer of a pack whose payloads end at ``offset``."""
     tail = TAIL.pack(offset, len(directory) // ENTRY.size, 0)
     stored, proof = keys.seal_directory(header(pack_id), directory, tail)
     return stored + tail + proof + END_MAGIC
 
 
 class BlockEntry(t.NamedTuple):
-    """What a directory says of one block; ``offset`` and ``stored`` are bytes in the pack."""
+    """The entry of one block; ``offset`` and ``stored`` are bytes in the pack."""
 
     digest: bytes
     offset: int
@@ -114,7 +114,7 @@ class BlockEntry(t.NamedTuple):
 
 
 class Directory:
-    """The directory of one pack, checked, and the ``keys`` to its blocks."""
+    """The checked directory of one pack, and the ``keys`` to its blocks."""
 
     def __init__(self, raw: bytes, keys: PackKeys) -> None:
         self._raw = raw
@@ -127,27 +127,27 @@ class Directory:
 
     @property
     def end(self) -> int:
-        """Where the payloads end."""
+        """Return the offset where the payloads end."""
         return self._offsets[-1]
 
     def digest(self, ordinal: int) -> bytes:
-        """The id of a block."""
+        """Return the id of a block."""
         return self._raw[ordinal * ENTRY.size : ordinal * ENTRY.size + 32]
 
     def entry(self, ordinal: int) -> BlockEntry:
-        """Everything about one block."""
+        """Return the entry of one block."""
         digest, stored, crc, rest = ENTRY.unpack_from(self._raw, ordinal * ENTRY.size)
         return BlockEntry(
             digest, self._offsets[ordinal], stored, crc, rest & ((1 << _CODEC_SHIFT) - 1), rest >> _CODEC_SHIFT
         )
 
     def span(self, first: int, count: int) -> tuple[int, int]:
-        """Offset and length in the pack of ``count`` consecutive blocks."""
+        """Return offset and length in the pack of ``count`` consecutive blocks."""
         return self._offsets[first], self._offsets[first + count] - self._offsets[first]
 
 
 def parse_directory(ref: PackRef, head: bytes, rest: bytes, keys: PackKeys) -> Directory:
-    """A pack's directory from its first bytes and all bytes from ``ref.directory_offset`` on.
+    """Return a pack's directory from its header and the bytes from its offset on.
 
     Raises DamagedObject if anything in it is not as written, RepositoryError if its version is not known.
     """
@@ -171,7 +171,7 @@ def parse_directory(ref: PackRef, head: bytes, rest: bytes, keys: PackKeys) -> D
 
 
 def decode(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys: Keys) -> Buffer:
-    """The plain bytes of a block from what is stored of it, proven by seal, checksum and block id.
+    """Return the plain bytes of a block, proven by seal, checksum and block id.
 
     Raises DamagedObject with the cause if they are not what was written.
     """
@@ -179,12 +179,12 @@ def decode(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys
 
 
 def encoded(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys: Keys) -> Encoded:
-    """A block, as proven as by ``decode``, ready to be stored elsewhere with the payload it has. Raises as ``decode`` does."""
+    """Prove a block as ``decode`` does and return it ready to be stored elsewhere."""
     return Encoded(block.digest, block.codec, _proven(block, ordinal, stored, pack, keys)[0], block.length)
 
 
 def _proven(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys: Keys) -> tuple[Buffer, Buffer]:
-    """The payload and the plain bytes of a block."""
+    """Return the payload and the plain bytes of a block."""
     if len(stored) != block.stored:
         raise DamagedObject("the pack is truncated")
     if not 0 < block.length <= BLOCK_SIZE:

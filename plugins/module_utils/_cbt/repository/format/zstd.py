@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Zstandard, by whichever module this Python has for it.
+"""Zstandard from the module that this Python has for it.
 
-Both classes have the same interface and may be used from several threads. They never return more than the length of
-a block, regardless of the size that a frame declares.
+Both classes have the same interface and may be used from several threads. They never return more than the length of a
+block, regardless of the size that a frame declares.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ _WINDOW_LOG = 17  # more than a block ever needs
 
 
 class ZstandardModule:
-    """Of the module zstandard, which distributions package. A context must not be used by two threads at once, and is slow to make."""
+    """The module zstandard, which distributions package.
+
+    Each thread has contexts of its own: two threads must not use one at once, and creating one is slow.
+    """
 
     def __init__(self, module: t.Any) -> None:
         self._module = module
@@ -32,13 +35,14 @@ class ZstandardModule:
         return getattr(self._contexts, name)
 
     def compress(self, data: Buffer, level: int) -> bytes:
-        """One frame that holds the data; ``level`` is 1 to 22."""
+        """Return one frame that contains the data; ``level`` is 1 to 22."""
         context = self._context(f"compressor{level}", lambda: self._module.ZstdCompressor(level=level))
         return t.cast(bytes, context.compress(data))
 
     def decompress(self, payload: Buffer, length: int) -> bytes:
-        """At most ``length`` bytes of what a frame holds. Raises ``error``."""
-        # It allocates the size that a frame declares, even if that exceeds the limit. Only frames without one are limited.
+        """Return at most ``length`` bytes of the content of a frame. Raises ``error``."""
+        # It allocates the size that a frame declares, even if that exceeds the limit. Only frames without one are
+        # limited.
         if self._module.frame_content_size(payload) not in (length, -1):
             raise self._module.ZstdError("the frame promises another length")
         context = self._context("decompressor", lambda: self._module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG))
@@ -46,7 +50,7 @@ class ZstandardModule:
 
 
 class StandardLibrary:
-    """Of compression.zstd, which Python has from 3.14 on."""
+    """The module compression.zstd of Python 3.14 and later."""
 
     def __init__(self, module: t.Any) -> None:
         self._module = module
@@ -69,7 +73,10 @@ Zstd = t.Union[ZstandardModule, StandardLibrary]
 
 @functools.cache
 def installed() -> Zstd | None:
-    """The library that this Python has, None if there is none. It is loaded when it is first asked for, because that takes time."""
+    """Return the Zstandard module that this Python has, or None.
+
+    It is loaded when it is first needed, because that takes time.
+    """
     try:
         import zstandard
 

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is known to be damaged, so that nothing new is built on it and it can be healed.
+"""Records of damaged packs, so that no new restore point builds on them.
 
-``damaged/<pack id>`` is written by whoever read a pack twice and found it unsound both times. It may be lost: then the
-damage is found again.
+``damaged/<pack id>`` is written after a pack was read twice and found damaged both times. By it a later run can heal
+the pack. A record may be lost. Then the damage is found again.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _SHAPE = {"blocks": t.Optional[list[int]], "cause": str}
 
 @dataclasses.dataclass(frozen=True)
 class PackDamage:
-    """Which blocks of a pack cannot be read, by ordinal; None for all of them. ``cause`` is what was found first."""
+    """The blocks of a pack that cannot be read, by ordinal; None for all of them. ``cause`` is the first finding."""
 
     blocks: t.Optional[frozenset[int]]
     cause: str
 
     def covers(self, ordinal: int) -> bool:
-        """True if this block cannot be read."""
+        """Return True if this block cannot be read."""
         return self.blocks is None or ordinal in self.blocks
 
 
@@ -42,20 +42,20 @@ Damages = t.Mapping[bytes, PackDamage]  # by pack id
 
 
 def encode(damage: PackDamage) -> bytes:
-    """The object of a damage."""
+    """Return the object that records a damage."""
     blocks = None if damage.blocks is None else sorted(damage.blocks)
     return envelope.encode(KIND, VERSION, {"blocks": blocks, "cause": damage.cause})
 
 
 def decode(data: bytes, name: str) -> PackDamage:
-    """A damage from its object. Raises as ``envelope.decode`` does."""
+    """Return the damage that an object records. Raises as ``envelope.decode`` does."""
     body = envelope.decode(KIND, VERSION, data, name, _SHAPE)
     blocks = body.get("blocks")
     return PackDamage(None if blocks is None else frozenset(blocks), body["cause"])
 
 
 def read(repository: Repository, pack_id: bytes) -> t.Optional[PackDamage]:
-    """What is recorded of a pack, None for nothing. A record that cannot be read itself counts for all of its pack."""
+    """Return the recorded damage of a pack, or None. A damaged record counts for the whole pack."""
     name = names.damage_of(pack_id)
     try:
         return decode(repository.get_object(name), name)
@@ -66,7 +66,7 @@ def read(repository: Repository, pack_id: bytes) -> t.Optional[PackDamage]:
 
 
 def read_all(repository: Repository) -> dict[bytes, PackDamage]:
-    """Everything recorded. Raises RepositoryError if listing fails."""
+    """Return all recorded damages by pack id. Raises RepositoryError if the store fails."""
     found = {}
     for _name, taken in names.of_kind(repository.store.list(names.DAMAGED), names.DAMAGED_KIND):
         recorded = read(repository, taken.pack)
@@ -76,9 +76,10 @@ def read_all(repository: Repository) -> dict[bytes, PackDamage]:
 
 
 def unsound_packs(refs: t.Collection[PackRef], store: Store) -> dict[bytes, PackDamage]:
-    """Those of the packs that are missing or have another size than when they were written: one look at each, side by side, none is read.
+    """Return the packs that are missing or have another size than their reference.
 
-    A listing would not do: it tells of all packs of the repository, one page after the other, and most maps name few of them.
+    Requests the size of each pack, several at once, and reads none. A listing would return all packs of the repository,
+    page by page, and most maps refer to few of them.
     """
 
     def fault(ref: PackRef) -> t.Optional[str]:
@@ -95,7 +96,7 @@ def unsound_packs(refs: t.Collection[PackRef], store: Store) -> dict[bytes, Pack
 
 
 def damaged_runs(extents: ExtentMap, damages: Damages) -> t.Iterator[Run]:
-    """The pieces of a map whose blocks are damaged, in order. Pure."""
+    """Yield the pieces of a map whose blocks are damaged, in order. Pure."""
     concerned = {ref.id: damages[ref.id] for ref in extents.packs if ref.id in damages}
     if not concerned:
         return

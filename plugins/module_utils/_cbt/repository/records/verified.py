@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""When restore points were last verified, and which slice is due where only a sample is.
+"""When each restore point was last verified, and which slice a sample reads next.
 
-``verified/<domain uuid>/<point id>`` and ``verified/<domain uuid>/turn-<selection>-<slices>``: rotations of samples of different
-sizes do not know of each other, or one might meet the same slice for ever. All of it may be lost: then less is told, and
-a rotation begins anew.
+The objects are ``verified/<domain uuid>/<point id>`` and ``verified/<domain uuid>/turn-<selection>-<slices>``. Samples
+of different sizes rotate independently, because with a common position one of them might always read the same slice.
+The objects may be lost. Then the last verification is unknown, and a rotation starts over.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _TURN = {"next": int}
 
 @dataclasses.dataclass(frozen=True)
 class Verified:
-    """The last verification of a restore point: when (UTC, ISO 8601), at which level, how many percent of the blocks, and what was found.
+    """The last verification of a restore point.
 
-    ``own_damage`` is what of the point's own objects is damaged; that of packs is recorded with these.
+    ``at`` is its time (UTC, ISO 8601), ``level`` its level, ``percent`` the share of the blocks and ``status`` the
+    result. ``own_damage`` describes damage of the point's own objects. Damage of packs is recorded per pack.
     """
 
     at: str
@@ -42,36 +43,36 @@ def _body(repository: Repository, kind: str, name: str, shape: t.Mapping[str, t.
     try:
         return envelope.decode(kind, VERSION, repository.get_object(name), name, shape)
     except (DamagedObject, ObjectMissing):
-        return None  # as if it had never been written
+        return None  # treated as if it had never been written
 
 
 def record(repository: Repository, point: RestorePoint, verified: Verified) -> None:
-    """Remember a verification."""
+    """Record the last verification of a restore point."""
     repository.put_object(
         names.verification(point.uuid, point.id), envelope.encode(KIND, VERSION, dataclasses.asdict(verified))
     )
 
 
 def last(repository: Repository, point: RestorePoint) -> t.Optional[Verified]:
-    """The last verification of a restore point; None if there was none."""
+    """Return the last verification of a restore point, or None."""
     shape = envelope.shape_of(Verified)
     body = _body(repository, KIND, names.verification(point.uuid, point.id), shape)
     return Verified(**{field: body[field] for field in shape if field in body}) if body is not None else None
 
 
 def forget_gone(repository: Repository, manifests: t.Collection[str]) -> None:
-    """Delete what is remembered of restore points that are no more; ``manifests`` are the names of those that there are."""
+    """Delete verifications of points whose manifest is not in ``manifests``, by name."""
     for name, taken in names.of_kind(repository.store.list(names.VERIFIED), names.VERIFIED_KIND):
         if names.manifest(*taken.point) not in manifests:
             repository.discard(name)
 
 
 def next_slice(repository: Repository, uuid: str, selection: str, slices: int) -> int:
-    """The slice, of ``slices`` and counted from 0, that is due now."""
+    """Return the slice that is due now, of ``slices`` and counted from 0."""
     body = _body(repository, TURN_KIND, names.turn(uuid, selection, slices), _TURN)
     return t.cast(int, body["next"]) % slices if body is not None else 0
 
 
 def slice_done(repository: Repository, uuid: str, selection: str, slices: int, done: int) -> None:
-    """Remember that this of ``slices`` slices was read, so that the next one is read next time."""
+    """Record that slice ``done`` of ``slices`` was read, so that the next is due."""
     repository.put_object(names.turn(uuid, selection, slices), envelope.encode(TURN_KIND, VERSION, {"next": done + 1}))

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reclaiming the space of what no restore point needs, beside running writers and other collectors.
+"""Reclaims the space of objects that no restore point needs.
 
-Safe by the order of visible requests (docs/repository-format.md, Sharing a repository); the grace period and the lapse of
-leases are margins.
+Writers and other collectors may run at the same time. The order of visible requests makes this safe
+(docs/repository-format.md, Sharing a repository); the grace period and the lapse of leases are margins.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ from .survey import Survey, expired, survey, unneeded
 KIND = "collected"
 VERSION = 1
 _SHAPE = {"points": int}
-_FRESH = LAPSE / 2  # seconds for which a list of what is doomed surely counts
+_FRESH = LAPSE / 2  # seconds for which a deletion list surely counts
 
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """What a collection did, or would do: objects newly condemned, objects and bytes deleted. ``foreign`` are warnings about files that are not objects.
+    """The result of a collection, or its prediction.
 
-    ``unannounced`` objects could not be condemned, because the store is full.
+    ``condemned`` counts newly condemned objects, ``deleted`` and ``reclaimed_bytes`` those that were deleted.
+    ``foreign`` are warnings about files that are not objects. ``unannounced`` objects could not be condemned because
+    the store is full.
     """
 
     condemned: int
@@ -45,7 +47,7 @@ class Collected:
     unannounced: int = 0
 
     def after(self, before: Collected | None) -> Collected:
-        """This collection and those before it, as one."""
+        """Return this collection and those before it as one."""
         if before is None:
             return self
         counts = (
@@ -58,7 +60,11 @@ class Collected:
 
 @dataclasses.dataclass(frozen=True)
 class _Sorted:
-    """Objects that nothing needs: newly found, and those whose grace period is over; entries of objects that are needed again, or gone."""
+    """Objects that nothing needs, and objects to reprieve.
+
+    ``fresh`` objects are not condemned yet. The grace period of ``due`` objects is over; their bytes are given.
+    ``idle`` objects are condemned although they are needed again, gone, or possibly those of a running session.
+    """
 
     fresh: tuple[str, ...]
     due: t.Mapping[str, int]
@@ -72,9 +78,10 @@ def _sort(
     now: float,
     grace: float,
 ) -> _Sorted:
-    """Pure, of objects that nothing needs. ``spared_from`` is when the longest-running session began: what appeared since may be its own, still unnamed.
+    """Sort objects that nothing needs. Pure.
 
-    That holds for what was condemned while the lease seemed to have lapsed, too: it is reprieved.
+    ``spared_from`` is the start of the longest-running session. An object stored since then may belong to it without
+    being named yet. This holds for objects condemned while the lease seemed to have lapsed, too: they are reprieved.
     """
     fresh: list[str] = []
     due: dict[str, int] = {}
@@ -93,7 +100,7 @@ def _sort(
 
 
 class Collector:
-    """One run, at a time by the store's clock, with a grace period in seconds."""
+    """One collection at ``now`` by the store's clock, with ``grace`` in seconds."""
 
     def __init__(self, repository: Repository, now: float, grace: float, control: Control | None = None) -> None:
         self._repository, self._store = repository, repository.store
@@ -102,9 +109,9 @@ class Collector:
     def predict(
         self, confirm_shrink: bool = False, without: t.Collection[Key] = (), back: t.Collection[RestorePoint] = ()
     ) -> Collected:
-        """What ``collect`` would do now. Changes nothing.
+        """Return what ``collect`` would do now. Changes nothing.
 
-        ``without`` are points regarded as just removed, ``back`` as just brought back. Raises as ``collect`` does.
+        ``without`` are points to regard as just removed, ``back`` as just brought back. Raises as ``collect`` does.
         """
         needed = survey(self._repository, self._now, self._grace, without, back)
         self._refuse_shrunk(needed, confirm_shrink)
@@ -114,11 +121,11 @@ class Collector:
         return Collected(len(found.fresh), len(due), sum(due), self._foreign)
 
     def collect(self, lease: Lease, confirm_shrink: bool = False) -> Collected:
-        """Condemn what nothing needs, delete what was condemned long enough ago and is still not needed.
+        """Condemn unneeded objects, and delete those that were condemned long enough ago.
 
-        Raises Refused if far fewer restore points are found than the last time, unless ``confirm_shrink``; RepositoryError if
-        anything cannot be listed or read. Then nothing needed was deleted, and the next run goes on. Where the store is full, as much is
-        announced and deleted as there is room for.
+        Raises Refused if at most half as many restore points are found as the last time, unless ``confirm_shrink``;
+        RepositoryError if anything cannot be listed or read. Then nothing needed was deleted, and the next run
+        continues. If the store is full, as much is condemned and deleted as there is room for.
         """
         with self._control.phase("collecting") as result:
             collected = self._collect(lease, confirm_shrink)
@@ -146,7 +153,7 @@ class Collector:
         return Collected(len(found.fresh) - len(left), len(deleted), sum(deleted.values()), self._foreign, len(left))
 
     def _announce(self, fresh: t.Sequence[str]) -> set[str]:
-        """Condemn objects; returns those for whose entries there is no room."""
+        """Condemn objects. Returns those for whose entries there is no room."""
 
         def condemn(name: str) -> bool:
             try:
@@ -157,7 +164,7 @@ class Collector:
             return True
 
         left = [name for name, done in zip(fresh, map_all(condemn, fresh)) if not done]
-        # One by one they need less room than several that are in the making at once.
+        # One by one they need less room than several that are written at once.
         return {name for name in left if not condemn(name)}
 
     @property
@@ -175,7 +182,10 @@ class Collector:
         return _sort(objects, announced, min([*alive, self._now]), self._now, self._grace)
 
     def _delete(self, found: _Sorted, lease: Lease) -> dict[str, int]:
-        """Delete what is due, after a second look that sees whoever did not see the list; reprieve what is named meanwhile."""
+        """Delete due objects unless a second survey needs them. Returns bytes by name.
+
+        The survey sees every writer that did not see the deletion list. Objects that a point names again are reprieved.
+        """
         began = leases.moment()
         lists = condemned.list_for_deletion(self._repository, lease.id, list(found.due))
         listed = [name for some in lists.values() for name in some]
@@ -187,7 +197,7 @@ class Collector:
             try:
                 self._store.delete(name)
             except ObjectLocked:
-                return False  # once the lock ends
+                return False  # a run after the lock ends deletes it
             condemned.reprieve(self._repository, name)
             self._control.detail("deleted", object=name, bytes=found.due[name])
             return True
@@ -220,9 +230,10 @@ class Collector:
         )
 
     def _tidy(self, needed: Survey) -> None:
-        """Remove what has had its time: trash entries, drafts and lists of dead sessions, leases long lapsed, records of damage of packs that are gone.
+        """Delete outdated trash entries, drafts, lists, leases and records of damage.
 
-        A restore point that leaves the trash is recorded as removed first.
+        Drafts and deletion lists are those of dead sessions, leases lapsed long ago, and the damaged packs are gone. A
+        restore point that leaves the trash is recorded as removed first.
         """
         old = self._over(needed)
         for folder in (names.DRAFTS, names.DOOMED):
@@ -246,7 +257,10 @@ class Collector:
         return False
 
     def _over(self, needed: Survey) -> list[str]:
-        """Entries of the trash whose time is over. The points they kept are recorded as removed, but for those that were brought back."""
+        """Return the trash entries whose time is over.
+
+        Records their points as removed, except those that exist again.
+        """
         over: list[str] = []
         gone: set[Key] = set()
         entries = [entry for entry in self._store.entries(names.TRASH) if expired(entry, self._now, self._grace)]
@@ -259,7 +273,7 @@ class Collector:
                 or taken.point in needed.held
                 or (exists and self._now - entry.modified <= LAPSE)
             ):
-                continue  # a young entry may be that of a removal which has yet to delete the manifest
+                continue  # a young entry may belong to a removal that has not deleted the manifest yet
             over.append(entry.name)
             if not exists:
                 gone.add(taken.point)

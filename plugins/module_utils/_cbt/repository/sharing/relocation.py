@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Telling restore points that blocks lie elsewhere now.
+"""Makes restore points refer to the new addresses of moved blocks.
 
-Who moves a block has proven first that the same bytes, by their block id, are at the new address. A restore point is
-changed by storing new maps under new names and then replacing its manifest, so at every moment it is whole. What it
-named before stays until the collector finds that nothing names it.
+The caller has proven by block id that the same bytes are at the new address. New maps are stored under new names before
+the manifest is replaced, so a restore point is whole at every moment. The objects that it named before stay until the
+collector finds that nothing names them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .leases import Lease
 
 
 class Move(t.NamedTuple):
-    """``count`` blocks of a pack from ``ordinal`` on lie in ``to_pack`` from ``to_ordinal`` on now."""
+    """``count`` blocks of a pack from ``ordinal`` on, and their new pack and ordinal."""
 
     ordinal: int
     count: int  # type: ignore[assignment]  # hides tuple's method
@@ -37,15 +37,15 @@ class Move(t.NamedTuple):
 
     @property
     def stop(self) -> int:
-        """First ordinal after it."""
+        """Return the ordinal after the last block."""
         return self.ordinal + self.count
 
 
-Moves = t.Mapping[bytes, t.Sequence[Move]]  # by the id of the pack they lay in; in order, without overlap
+Moves = t.Mapping[bytes, t.Sequence[Move]]  # by id of the old pack; in order, without overlap
 
 
 def joined(moves: t.Iterable[Move]) -> list[Move]:
-    """Moves out of one pack in order, neighbours that stay neighbours made one."""
+    """Return moves out of one pack in order, adjacent ones joined."""
     return list(coalesce(sorted(moves, key=lambda each: each.ordinal), _join))
 
 
@@ -62,7 +62,7 @@ class _Line:
         self._stops = [move.stop for move in moves]
 
     def pieces(self, run: Run) -> t.Iterator[Run]:
-        """A run of this pack cut at the edges of the moves, each piece where it lies now."""
+        """Yield the pieces of a run, cut at the edges of moves, at their new addresses."""
         done, end = run.ordinal, run.ordinal + run.count
         index = bisect.bisect_right(self._stops, done)
         while index < len(self._moves) and self._moves[index].ordinal < end:
@@ -77,12 +77,12 @@ class _Line:
 
 
 def _part(run: Run, start: int, stop: int) -> Run:
-    """The piece of a run between two ordinals."""
+    """Return the piece of a run between two ordinals."""
     return run.part(run.first + start - run.ordinal, run.first + stop - run.ordinal)
 
 
 def relocated(extents: ExtentMap, moves: Moves) -> ExtentMap | None:
-    """The map with every moved block at its new address; None if it names none of them. Pure."""
+    """Return the map with moved blocks at new addresses; None if it has none. Pure."""
     lines = {ref.id: _Line(moves[ref.id]) for ref in extents.packs if ref.id in moves}
     if not lines:
         return None
@@ -97,13 +97,19 @@ def relocated(extents: ExtentMap, moves: Moves) -> ExtentMap | None:
 
 
 def _maps_of(repository: Repository, point: RestorePoint, moves: Moves) -> dict[str, ExtentMap]:
-    """The new maps of the disks that name moved blocks. A disk whose map cannot be read stays as it is."""
+    """Return the new maps of the disks that refer to moved blocks, by target.
+
+    A disk whose map cannot be read is left as it is.
+    """
     found = ((target, relocated(extents, moves)) for target, extents in repository.readable_maps(point))
     return {target: extents for target, extents in found if extents is not None}
 
 
 def _stored(repository: Repository, point: RestorePoint, maps: t.Mapping[str, ExtentMap]) -> RestorePoint:
-    """The restore point with these maps, which are stored; all it rests on is locked as they are, if the store does that."""
+    """Store the maps and return the restore point that refers to them.
+
+    If the store locks objects, all objects of the point are locked as long as its new maps.
+    """
     suffix = secrets.token_hex(4)
     own = {target: names.map_file(target, suffix) for target in maps}
     files = repository.put_files(point.folder, {own[target]: extents.encode() for target, extents in maps.items()})
@@ -111,7 +117,7 @@ def _stored(repository: Repository, point: RestorePoint, maps: t.Mapping[str, Ex
         dataclasses.replace(disk, map=files[own[disk.target]]) if disk.target in own else disk for disk in point.disks
     )
     made = dataclasses.replace(point, disks=tuple(disks))
-    # What is gone or damaged is found before the manifest is replaced.
+    # Missing or damaged objects are found before the manifest is replaced.
     with contextlib.suppress(DamagedObject, ObjectMissing):
         repository.store.protect(
             publishing.resting_on(repository, made), like=point.object_name(next(iter(files.values())))
@@ -120,17 +126,18 @@ def _stored(repository: Repository, point: RestorePoint, maps: t.Mapping[str, Ex
 
 
 def _new_names(point: RestorePoint, maps: t.Mapping[str, ExtentMap], moves: Moves) -> set[str]:
-    """The new maps of a point, and the packs that blocks were moved to among those they name."""
+    """Return the names of the new maps, and of the packs in them with moved blocks."""
     targets = {move.to_pack for line in moves.values() for move in line}
     named = {ref.name for extents in maps.values() for ref in extents.packs if ref in targets}
     return named.union(point.object_name(disk.map) for disk in point.disks if disk.target in maps)
 
 
 def relocate(lease: Lease, point: RestorePoint, moves: Moves) -> bool:
-    """Have a restore point name moved blocks at their new addresses; True if it does now, False if it named none, or is gone.
+    """Make a restore point refer to moved blocks at their new addresses.
 
-    Safe beside everything else: the manifest is replaced only once it is certain that all it names will stay, and a point that
-    is removed meanwhile stays removed. Raises RepositoryError if the store fails; the point is whole all the same.
+    Returns True if it does now, and False if it refers to none of them, is gone or in the trash, or if a new object was
+    lost. The manifest is replaced only when it is certain that all objects it names will stay. A point that is removed
+    at the same time stays removed. Raises RepositoryError if the store fails; the point is whole all the same.
     """
     repository = lease.repository
     while True:
@@ -145,4 +152,4 @@ def relocate(lease: Lease, point: RestorePoint, moves: Moves) -> bool:
         if publishing.replace(lease, current, replaced, _new_names(replaced, maps, moves)):
             return True
         if publishing.stands(repository, current):
-            return False  # what is new was lost: this costs work, and another run does it again
+            return False  # a new object was lost: another run does the work again

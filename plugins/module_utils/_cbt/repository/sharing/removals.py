@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The record of removed restore points that the trash does not hold any more.
+"""The record of removed restore points that the trash no longer contains.
 
-By it a host that returns after a long time can distinguish a restore point that was removed from one that a rollback lost. The
-collector writes the record before it deletes entries of the trash, so that a removed point is found in one of the two at any time.
+With it a host that returns after a long time can distinguish a restore point that was removed from one that a rollback
+lost. The collector writes the record before it deletes entries of the trash, so a removed point is always found in one
+of the two.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ KIND = "removed"
 VERSION = 1
 MOST = 4096  # ids in one object
 _SHAPE = {"points": list[str]}
-_SMALL = 1 << 15  # bytes; a larger object is left as it is
-_MANY = 16  # small objects of a domain, from which on they are merged
+_SMALL = 1 << 15  # bytes; larger objects are not merged
+_MANY = 16  # small objects of a domain are merged from this number on
 
 
 def record(repository: Repository, keys: t.Iterable[Key]) -> None:
@@ -44,7 +45,7 @@ def record(repository: Repository, keys: t.Iterable[Key]) -> None:
 
 
 def _record(repository: Repository, uuid: str, ids: set[str], small: t.Sequence[str]) -> None:
-    """Record removed points of a domain, together with those in its ``small`` objects if these are many."""
+    """Record removed points of a domain. Merges its ``small`` objects if there are many."""
     taken = {}
     for name in small if len(small) >= _MANY else ():
         with contextlib.suppress(DamagedObject, ObjectMissing):
@@ -53,7 +54,7 @@ def _record(repository: Repository, uuid: str, ids: set[str], small: t.Sequence[
     for chunk in iter(lambda: list(itertools.islice(left, MOST)), []):
         body = {"points": chunk}
         repository.put_object(names.removals(uuid, secrets.token_hex(8)), envelope.encode(KIND, VERSION, body))
-    for name in taken:  # what they held is in the new ones
+    for name in taken:  # the new objects contain their ids
         repository.discard(name)
 
 
@@ -62,9 +63,10 @@ def _ids(repository: Repository, name: str) -> set[str]:
 
 
 def vanished(repository: Repository, key: Key) -> bool:
-    """True if a restore point that once existed is neither there, nor in the trash, nor recorded as removed.
+    """Return True if a restore point that once existed is gone without a removal.
 
-    In the order in which a removed point moves; the first folder once more, for a point that is just brought back moves the other way.
+    Such a point is neither stored, nor in the trash, nor recorded as removed. The checks follow the order in which a
+    removed point moves. The first is repeated, because a point that is being brought back moves the other way.
     """
     return not (
         exists(repository, key) or _in_trash(repository, key) or recorded(repository, key) or exists(repository, key)
@@ -72,12 +74,15 @@ def vanished(repository: Repository, key: Key) -> bool:
 
 
 def exists(repository: Repository, key: Key) -> bool:
-    """True if there is a manifest."""
+    """Return True if the manifest of a restore point exists."""
     return repository.exists(names.manifest(*key))
 
 
 def _in_trash(repository: Repository, key: Key) -> bool:
-    """True if an entry of the trash proves that the point was removed: one that cannot be read proves nothing."""
+    """Return True if an entry of the trash proves that the point was removed.
+
+    An entry that cannot be read proves nothing.
+    """
     for name in repository.store.list(names.trash_folder(*key)):
         with contextlib.suppress(DamagedObject, ObjectMissing):
             data = Budget().take(repository.get_object(name))
@@ -86,12 +91,15 @@ def _in_trash(repository: Repository, key: Key) -> bool:
 
 
 def objects(repository: Repository, uuid: str) -> set[str]:
-    """Names of the objects in which removed points of a domain are recorded."""
+    """Return the names of the objects that record removed points of a domain."""
     return set(repository.store.list(names.removals_folder(uuid)))
 
 
 def recorded(repository: Repository, key: Key, but: t.Collection[str] = ()) -> bool:
-    """True if the point is recorded as removed, ``but`` for these objects. One that a collector merged meanwhile is looked for again."""
+    """Return True if an object that is not in ``but`` records the point as removed.
+
+    Searches again until there are no new objects, because a collector may merge objects at the same time.
+    """
     seen = set(but)
     while True:
         found = objects(repository, key[0]) - seen

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether all objects that restore points name exist, with the sizes they must have."""
+"""Checks that the objects of restore points exist and have the right sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Sizes = dict[str, int]  # by name of an object, in bytes
 
 
 def needed(repository: Repository, point: RestorePoint) -> Sizes:
-    """Names of all objects a restore point names, with the bytes they must have.
+    """Return names and sizes in bytes of all objects that a restore point refers to.
 
     Raises DamagedObject or ObjectMissing if one of its maps cannot be read.
     """
@@ -34,7 +34,10 @@ def _files(repository: Repository, point: RestorePoint, files: t.Iterable[Stored
 
 
 def unsound(repository: Repository, objects: t.Mapping[str, int]) -> set[str]:
-    """Names of those objects that are missing, are no file, or have another size: a pack that was cut off is as good as none."""
+    """Return the names of objects that are missing, not files, or of another size.
+
+    A truncated pack is as useless as a missing one.
+    """
 
     def wrong(name: str) -> bool:
         try:
@@ -47,7 +50,7 @@ def unsound(repository: Repository, objects: t.Mapping[str, int]) -> set[str]:
 
 
 def is_whole(repository: Repository, point: RestorePoint, going: t.Collection[str] = ()) -> bool:
-    """Whether all objects that a restore point names exist, and none of them is ``going``."""
+    """Return True if all objects of a restore point exist and none is in ``going``."""
     try:
         objects = needed(repository, point)
     except (DamagedObject, ObjectMissing):
@@ -56,7 +59,10 @@ def is_whole(repository: Repository, point: RestorePoint, going: t.Collection[st
 
 
 def whole_point(repository: Repository, uuid: str, point_id: str) -> RestorePoint | None:
-    """The restore point as it is now; None if it does not exist, cannot be read, or lacks an object."""
+    """Return the restore point as it is now.
+
+    Returns None if it does not exist, cannot be read, or lacks an object.
+    """
     try:
         point = repository.point(uuid, point_id)
     except (DamagedObject, ObjectMissing):
@@ -65,11 +71,14 @@ def whole_point(repository: Repository, uuid: str, point_id: str) -> RestorePoin
 
 
 def whole_among(repository: Repository, points: t.Collection[RestorePoint]) -> set[Key]:
-    """Which restore points are whole: two listings for all of them, and each map is read once."""
+    """Return the keys of the restore points that are whole.
+
+    Two listings serve all points, and each readable map is read once.
+    """
     sizes: Sizes = {}
     for folder in (names.POINTS, names.PACKS) if points else ():
         sizes.update((entry.name, entry.size) for entry in repository.store.entries(folder))
-    maps: dict[str, bool] = {}  # whether the packs that a map names are there, by the map's SHA-256
+    maps: dict[str, bool] = {}  # whether all packs of a map exist, by the map's SHA-256
     return {point.key for point in points if _is_listed(repository, point, sizes, maps)}
 
 
@@ -88,9 +97,10 @@ def _is_listed(repository: Repository, point: RestorePoint, sizes: Sizes, maps: 
 
 
 def with_whole_maps(repository: Repository, point: RestorePoint) -> RestorePoint | None:
-    """The restore point with maps of its disks of which every pack is there, its own ones if it can; None if a disk has none, or a file is gone.
+    """Return the restore point with maps whose packs all exist.
 
-    Other maps of a disk beside its own hold the same content: runs that move blocks store them.
+    Prefers the disk's own map. Returns None if a disk has no such map, or if a file is missing. Other maps of a disk in
+    the folder hold the same content: runs that move blocks store them.
     """
     disks = []
     if unsound(repository, _files(repository, point, point.files.values())):
@@ -105,7 +115,10 @@ def with_whole_maps(repository: Repository, point: RestorePoint) -> RestorePoint
 
 
 def maps_beside(repository: Repository, point: RestorePoint, disk: DiskRecord) -> t.Iterator[StoredFile]:
-    """All maps of a disk in the folder of its restore point, the one that the manifest names among them."""
+    """Yield all readable maps of a disk in the folder of its restore point.
+
+    The map that the manifest names is among them.
+    """
     others = [each.target for each in point.disks if each.target != disk.target]
     for name in sorted(repository.store.list(point.folder)):
         file = name.rpartition("/")[2]
