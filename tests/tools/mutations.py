@@ -31,8 +31,8 @@ CONTENT = (
     Mutation(
         "a zero range inherits the parent's blocks",
         "repository/format/maps.py",
-        '        """These blocks read as zero now."""\n        self._settle(first, count)\n',
-        '        """These blocks read as zero now."""\n        self._settle(first, 0)\n',
+        '        """Record that these blocks are zero now."""\n        self._settle(first, count)\n',
+        '        """Record that these blocks are zero now."""\n        self._settle(first, 0)\n',
         ("unit/repository/format/test_map_builder.py::test_a_zero_range_cuts_the_parents_run_out",),
     ),
     Mutation(
@@ -681,7 +681,7 @@ LATE = (
     Mutation(
         "an entry of the trash names what is gone",
         "repository/sharing/publishing.py",
-        "            _withdraw(repository, point)  # no entry of the trash may name what is gone\n",
+        "            _withdraw(repository, point)  # no entry of the trash may name lost objects\n",
         "            trash.remove(repository, point)\n",
         ("unit/repository/sharing/test_late_replacements.py",),
     ),

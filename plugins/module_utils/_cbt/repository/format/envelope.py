@@ -19,9 +19,9 @@ import typing as t
 
 from ...errors import DamagedObject, RepositoryError
 
-MOST_VALUES = 1 << 18  # of one object, about; each takes a hundred bytes of memory
-DEEPEST = 32  # levels of lists and objects within each other
-_LONG_NUMBER = re.compile(rb"[0-9]{1000}")  # older Pythons take minutes for one of a few million digits
+MOST_VALUES = 1 << 18  # about, of one object; each takes a hundred bytes of memory
+DEEPEST = 32  # levels of nested lists and objects
+_LONG_NUMBER = re.compile(rb"[0-9]{1000}")  # older Pythons take minutes to parse one of a few million digits
 _LINE = re.compile(
     rb'\{"kvm\.cbt":"([a-z]+)","version":([0-9]{1,9}),"sha256":"([0-9a-f]{64})","body":(\{.*\})\}\n', re.DOTALL
 )
@@ -32,12 +32,15 @@ def _digest(kind: str, version: int, body: bytes) -> str:
 
 
 def text(body: t.Mapping[str, t.Any]) -> bytes:
-    """A body's bytes; equal bodies give equal bytes. Names of files that are not UTF-8 come back as they were."""
+    """Return the bytes of a body; equal bodies give equal bytes.
+
+    Names of files that are not UTF-8 are preserved.
+    """
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
 
 
 def encode(kind: str, version: int, body: t.Mapping[str, t.Any]) -> bytes:
-    """An object of this kind around ``body``; equal bodies give equal bytes."""
+    """Return an object of this kind with ``body``; equal bodies give equal bytes."""
     data = text(body)
     return b'{"kvm.cbt":"%s","version":%d,"sha256":"%s","body":%s}\n' % (
         kind.encode(),
@@ -49,12 +52,15 @@ def encode(kind: str, version: int, body: t.Mapping[str, t.Any]) -> bytes:
 
 @functools.cache
 def shape_of(record: t.Any) -> t.Mapping[str, t.Any]:
-    """The types of a dataclass's fields, by name."""
+    """Return the types of the fields of a dataclass, by name."""
     return t.get_type_hints(record)
 
 
 def _fits(value: t.Any, wanted: t.Any) -> bool:
-    """True if a value from JSON is of a type, such as ``t.Optional[str]``, a list's, a mapping's or a dataclass's."""
+    """Return True if a value from JSON is of a type.
+
+    Types are those of JSON, and ``t.Any``, ``t.Optional``, lists, tuples, mappings and dataclasses of them.
+    """
     if wanted is t.Any:
         return True
     if isinstance(wanted, type):
@@ -62,7 +68,7 @@ def _fits(value: t.Any, wanted: t.Any) -> bool:
             return isinstance(value, dict) and all(
                 _fits(value.get(field), each) for field, each in shape_of(wanted).items()
             )
-        return isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)  # True is no number here
+        return isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)  # True is not a number here
     origin, arguments = t.get_origin(wanted), t.get_args(wanted)
     if origin is t.Union:
         return any(_fits(value, each) for each in arguments)
@@ -74,11 +80,15 @@ def _fits(value: t.Any, wanted: t.Any) -> bool:
 
 
 def parsed(data: bytes) -> dict[str, t.Any]:
-    """An object of JSON. Raises ValueError if it is none, or too much of one: no more is parsed than memory is there for."""
+    """Return an object of JSON.
+
+    Raises ValueError if it is invalid, nested too deep, or has too many values or too long a number for time and
+    memory.
+    """
     if values_in(data) > MOST_VALUES or _LONG_NUMBER.search(data):
         raise ValueError("it has more values, or a longer number, than an object may have")
     try:
-        # Decoded here, for json takes bytes in other encodings too, in which a long number is not seen above.
+        # Decoded here, because json also takes bytes in other encodings, in which the check above misses a long number.
         body: dict[str, t.Any] = json.loads(data.decode(errors="surrogatepass"))
     except RecursionError as error:
         raise ValueError("its values are nested too deep") from error
@@ -96,16 +106,17 @@ def parsed(data: bytes) -> dict[str, t.Any]:
 
 
 def values_in(data: bytes) -> int:
-    """Not fewer than the values there are in JSON."""
+    """Return an upper bound of the number of values in JSON."""
     return sum(map(data.count, (b",", b":", b"[", b"{")))
 
 
 def decode(
     kind: str, version: int, data: bytes, name: str, shape: t.Mapping[str, t.Any] | None = None
 ) -> dict[str, t.Any]:
-    """The body of an object, whose fields are of the types that ``shape`` has for them; others may be beside them.
+    """Return the body of an object.
 
-    Raises DamagedObject if it is not what was written, RepositoryError if it is of a newer version than ``version``.
+    Its fields have the types that ``shape`` gives; it may have other fields. Raises DamagedObject if the object is not
+    what was written, RepositoryError if it is of a newer version than ``version``.
     """
     match = _LINE.fullmatch(data)
     if match is None or match.group(1).decode() != kind:
@@ -119,7 +130,7 @@ def decode(
         )
     try:
         body = parsed(match.group(4))
-    except ValueError as error:  # made with a checksum, but not as JSON
+    except ValueError as error:  # the checksum matches, but it is not JSON
         raise DamagedObject(f"{name} is damaged: it cannot be read ({error})") from error
     wrong = [field for field, wanted in (shape or {}).items() if not _fits(body.get(field), wanted)]
     if wrong:

@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hooks: a sample of the block ids in each pack, by which a pack is found that holds what is being read. Pure.
+"""Hooks: a sample of the block ids in each pack, by which packs are found. Pure.
 
-After Lillibridge et al., "Sparse Indexing: Large Scale, Inline Deduplication Using Sampling and Locality" (FAST 2009): who finds
-a hook loads that pack's directory, and finds the neighbours of the block there. Layout, integers little-endian:
+After Lillibridge et al., "Sparse Indexing: Large Scale, Inline Deduplication Using Sampling and Locality" (FAST 2009):
+a writer that finds a hook loads the directory of its pack, and finds the neighbours of the block there. Layout,
+integers little-endian:
 
     magic (8), version (2), zero (2), number of packs (4), SHA-256 of these 16 bytes and all that follows them (32)
     per pack: id (16), size (8), blocks (4), number of hooks (4)
@@ -41,19 +42,20 @@ class PackHooks(t.NamedTuple):
 
 
 def key_of(block_id: bytes) -> int:
-    """The number by which a block id would be a hook."""
+    """Return the first 8 bytes of a block id as a big-endian number."""
     return t.cast(int, _KEY.unpack_from(block_id)[0])
 
 
 def may_be_hook(block_id: bytes) -> bool:
-    """True if a block could be a hook of some pack: one in eight can."""
+    """Return True if a block can be a hook of a pack, as one in eight can."""
     return block_id[0] < _FIRST_BYTES
 
 
 def choose(block_ids: t.Iterable[bytes]) -> tuple[int, ...]:
-    """The hooks of a pack with these blocks: those that begin with the fewest zero bits, three or more, that leave at most 32.
+    """Return the hooks of a pack with these blocks, at most 32.
 
-    So a small pack has as many hooks to its name as a large one, and all packs sample the same blocks where they sample alike.
+    Hooks begin with a number of zero bits: the smallest, three or more, that leaves at most 32 of them. So a large pack
+    has no more hooks than a small one, and packs with the same number of bits sample the same blocks.
     """
     keys = sorted({key_of(block_id) for block_id in block_ids if may_be_hook(block_id)})
     bits = _LEAST_BITS
@@ -64,7 +66,7 @@ def choose(block_ids: t.Iterable[bytes]) -> tuple[int, ...]:
 
 
 def encode(found: t.Sequence[PackHooks]) -> bytes:
-    """The hooks of up to PACKS_PER_OBJECT packs as an object's bytes."""
+    """Return the object with the hooks of up to PACKS_PER_OBJECT packs."""
     head = HEADER.pack(MAGIC, VERSION, 0, len(found))
     table = b"".join(PACK.pack(each.ref.id, each.ref.size, each.ref.blocks, len(each.keys)) for each in found)
     rest = table + b"".join(_KEY.pack(key) for each in found for key in each.keys)
@@ -72,7 +74,7 @@ def encode(found: t.Sequence[PackHooks]) -> bytes:
 
 
 def decode(data: bytes, name: str) -> list[PackHooks]:
-    """The hooks in an object.
+    """Return the hooks in an object.
 
     Raises DamagedObject if anything in it is not as written, RepositoryError if its version is not known.
     """

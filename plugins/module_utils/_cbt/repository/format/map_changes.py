@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where two extent maps name different addresses. Pure."""
+"""Compares the addresses of blocks in two extent maps. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from .maps import ExtentMap, Run
 
 
 class Change(t.NamedTuple):
-    """Blocks from ``first`` to before ``stop`` that have different addresses in two maps; None where they are zero."""
+    """Blocks from ``first`` to before ``stop`` with different addresses in two maps.
+
+    ``before`` and ``after`` are None where the blocks are zero.
+    """
 
     first: int
     stop: int
@@ -28,7 +31,10 @@ class _Cursor:
         self._run = next(self._runs, None)
 
     def piece(self, first: int, stop: int) -> tuple[Run | None, int]:
-        """The run that covers ``first``, if one does, and where that changes, at the latest at ``stop``."""
+        """Return the run at ``first``, or None, and the block where that changes.
+
+        The block is ``stop`` at the latest.
+        """
         while self._run is not None and self._run.stop <= first:
             self._run = next(self._runs, None)
         if self._run is None or self._run.first >= stop:
@@ -39,7 +45,10 @@ class _Cursor:
 
 
 def changes(old: ExtentMap, new: ExtentMap) -> t.Iterator[Change]:
-    """What lies elsewhere in ``new``, in order. That it lies elsewhere does not mean that its content is another."""
+    """Yield the blocks that have other addresses in ``new``, in order.
+
+    Their content may be the same.
+    """
     befores, afters = _Cursor(old), _Cursor(new)
     first, end = 0, block_count(max(old.size, new.size))
     while first < end:

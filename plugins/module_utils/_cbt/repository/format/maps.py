@@ -33,7 +33,7 @@ from .packs import PackRef, check_ref
 
 VERSION = 1
 MAGIC = b"KVMCBTMP"
-MOST_RUNS = 1 << 23  # of one map, with which it takes 160 MiB; half a TiB in single blocks that are not neighbours
+MOST_RUNS = 1 << 23  # of one map, which then takes 160 MiB; half a TiB in single blocks that are not neighbours
 MOST_PACKS = 1 << 20  # of one map: 64 TiB
 HEADER = struct.Struct("<8sHHIQIIQ")
 PACK = struct.Struct("<16sQI")
@@ -56,11 +56,11 @@ class Run(t.NamedTuple):
 
     @property
     def stop(self) -> int:
-        """First block after it."""
+        """Return the first block after it."""
         return self.first + self.count
 
     def part(self, first: int, stop: int) -> Run:
-        """The piece of it between two blocks within it."""
+        """Return its piece between two blocks within it."""
         return Run(first, stop - first, self.pack, self.ordinal + first - self.first)
 
 
@@ -86,11 +86,11 @@ class ExtentMap:
         return len(self._firsts)
 
     def run(self, index: int) -> Run:
-        """The run at a position."""
+        """Return the run at a position."""
         return Run(self._firsts[index], self._counts[index], self.packs[self._packs[index]], self._ordinals[index])
 
     def runs(self, first: int = 0, stop: int | None = None) -> t.Iterator[Run]:
-        """The runs between two blocks, cut to that range, in order."""
+        """Yield the runs between two blocks, cut to that range, in order."""
         stop = block_count(self.size) if stop is None else stop
         index = max(0, bisect.bisect_right(self._firsts, first) - 1)
         while index < len(self) and self._firsts[index] < stop:
@@ -101,11 +101,11 @@ class ExtentMap:
 
     @property
     def stored_blocks(self) -> int:
-        """Number of blocks that are not zero."""
+        """Return the number of blocks that are not zero."""
         return sum(self._counts)
 
     def encode(self) -> bytes:
-        """The map as an object's bytes."""
+        """Return the object of the map. Raises RepositoryError if it has too many runs or packs."""
         if len(self) > MOST_RUNS or len(self.packs) > MOST_PACKS:
             raise RepositoryError(
                 f"A disk is stored in {len(self)} pieces of {len(self.packs)} packs; the maximum is {MOST_RUNS} and {MOST_PACKS}."
@@ -121,7 +121,8 @@ class ExtentMap:
             table,
             *(memoryview(_little(each)) for each in (gaps, self._counts, self._packs, self._ordinals)),
         ]
-        # One after another, and none is copied: those of millions of runs take as much memory as all the rest of a backup.
+        # One after another and without copies: columns of millions of runs take as much memory as all the rest of a
+        # backup.
         proof, engine, stored = hashlib.sha256(head), zlib.compressobj(6), []
         for column in columns:
             proof.update(column)
@@ -156,7 +157,7 @@ def decode(data: bytes, size: int | None = None) -> ExtentMap:
 
 
 def decode_packs(data: bytes, size: int | None = None) -> tuple[PackRef, ...]:
-    """Only the packs a map names; raises as ``decode`` does."""
+    """Return only the packs that a map names; raises as ``decode`` does."""
     head = _header(data, size)
     table = bytearray(head.packs * PACK.size)
     _fill(data, head, [memoryview(table)])
@@ -164,9 +165,7 @@ def decode_packs(data: bytes, size: int | None = None) -> tuple[PackRef, ...]:
 
 
 class _Header(t.NamedTuple):
-    """The header of a map: the size of the disk, the number of packs and of runs, and the uncompressed size of the pack
-    table and the columns.
-    """
+    """The header of a map. ``columns`` is the uncompressed size in bytes of pack table and columns."""
 
     size: int
     packs: int
@@ -188,7 +187,7 @@ def _header(data: bytes, wanted: int | None) -> _Header:
         raise DamagedObject("it is of a disk of another size")
     if block_size != BLOCK_SIZE or runs > min(block_count(size), MOST_RUNS) or packs > min(runs, MOST_PACKS):
         raise DamagedObject("its header was changed")
-    # zlib cannot blow up its input more than about 1032 times, so a lying header costs no more than that.
+    # zlib expands its input at most about 1032 times, so a false header costs no more memory than that.
     expected = packs * PACK.size + runs * _RUN_BYTES
     if expected > len(data) * 1100:
         raise DamagedObject("its header was changed")
@@ -258,7 +257,7 @@ def _checked(size: int, refs: tuple[PackRef, ...], columns: list[array.array[int
 
 
 class MapBuilder:
-    """Builds the map of a disk of ``size`` bytes from what was found, block range by block range, in order.
+    """Builds the map of a disk of ``size`` bytes from ranges of blocks, in order.
 
     Blocks that no call mentions keep their entry from ``parent``. Without a parent, they are zero.
     """
@@ -273,24 +272,24 @@ class MapBuilder:
         self._spoken = 0  # blocks before this one are settled
 
     def zero(self, first: int, count: int) -> None:
-        """These blocks read as zero now."""
+        """Record that these blocks are zero now."""
         self._settle(first, count)
 
     def keep(self, first: int, count: int) -> None:
-        """These blocks are as in the parent."""
+        """Record that these blocks are as in the parent."""
         self._settle(first, 0)
         self._inherit(first + count)
 
     def put(self, first: int, count: int, pack: bytes, ordinal: int) -> None:
-        """These blocks lie in the pack with this id, from ``ordinal`` on."""
+        """Record that these blocks are in the pack with this id, from ``ordinal`` on."""
         self._settle(first, count)
         self._append(first, count, pack, ordinal)
 
     def finish(self, written: t.Mapping[bytes, PackRef]) -> ExtentMap:
         """Return the map.
 
-        ``written`` contains the size and the block count of each pack that ``place`` named by id. Do not call other
-        methods afterwards.
+        ``written`` contains the size and the block count of each pack that ``put`` named by id and the parent does not
+        name. Do not call other methods afterwards.
         """
         self._inherit(block_count(self._size))
         self._parent = None  # as large as the map itself
@@ -327,7 +326,7 @@ class MapBuilder:
 
 
 def portions(extents: ExtentMap) -> t.Iterator[Run]:
-    """The runs of a map cut to what a worker takes at once."""
+    """Yield the runs of a map, cut to what a worker takes at once."""
     for run in extents.runs():
         for first in range(run.first, run.stop, BLOCKS_AT_ONCE):
             yield run.part(first, min(first + BLOCKS_AT_ONCE, run.stop))

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The one grammar of names: of every object of a repository, and of every part of such a name. Pure.
+"""The one grammar of names of the objects of a repository, and of their parts.
 
-Names are built here and parsed here, and nowhere else. A store reads, writes, lists and deletes only objects whose names are of
-this grammar. What else is found in a repository is foreign: it is left alone.
+Pure. Names are built and parsed only here. A store reads, writes, lists and deletes only objects whose names match this
+grammar. Other files in a repository are foreign and are left alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CONFIGURATION = "repository.json"
 RECORD = "collected.json"
 MANIFEST = "manifest.json"
 TEMPORARY = "tmp"
-RESERVE = "reserve"  # files that hold nothing, see reserve.py
+RESERVE = "reserve"  # files that keep room free, see stores/reserve.py
 
 PACKS = "packs"
 POINTS = "points"
@@ -33,8 +33,8 @@ VERIFIED = "verified"
 REMOVED = "removed"
 HOLDS = "holds"
 HOOKS = "hooks"
-EXPENDABLE = (VERIFIED, HOOKS)  # folders of which an object that is lost costs work, and nothing else
-COMPACTION = "compaction"  # below hooks: those of packs that hold blocks of many domains
+EXPENDABLE = (VERIFIED, HOOKS)  # folders whose objects may be lost, which costs only work
+COMPACTION = "compaction"  # below hooks: hooks of packs that contain blocks of many domains
 
 MACHINE_FILE_KINDS = ("loader", "nvram", "kernel", "initrd", "dtb", "tpm")
 SEAL = 40  # bytes that sealing adds to an object
@@ -42,7 +42,7 @@ _LONGEST_DOMAIN = 255  # bytes; libvirt keeps a definition in a file of this nam
 _LONGEST_FILE = 128  # characters
 _SHOWN = 200  # characters of a bad name in a message
 
-# Parts of names. None of them can be empty, "." or "..", or hold a slash or a control character.
+# Parts of names. None of them can be empty, "." or "..", or contain a slash or a control character.
 _PARTS: t.Mapping[str, str] = {
     "uuid": r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",
     "point": r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}",
@@ -54,25 +54,28 @@ _PARTS: t.Mapping[str, str] = {
     "session": r"[0-9a-f]{16}",
     "mark": r"[0-9a-f]{16}",
     "number": r"[0-9]{1,9}",
-    "run": r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}(?:-[0-9a-f]{8})?",  # of a backup; or of what gave hooks to a point's packs later
+    "run": r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}(?:-[0-9a-f]{8})?",  # of a backup, or of a run that made hooks later
     "selection": r"latest|all|chosen",
     "slices": r"[1-9][0-9]{0,2}",
 }
-# Expressions are compiled when they are first used, because each module pays for what it loads.
+# Expressions are compiled when they are first used, because compiling them takes time at each start.
 _OF_MAP = r"(?:-(?:[0-9a-f]{8}|[0-9]{1,4}))?\.map"  # what follows the target in the name of a map
-_RANDOM = r"[a-z0-9_]{8}|[0-9a-f]{16}"  # the former of earlier versions
-_CONTROL = "[\0-\x1f\x7f-\x9f\ud800-\udfff]"  # and what bytes that are no text are read as
+_RANDOM = r"[a-z0-9_]{8}|[0-9a-f]{16}"  # earlier versions made the former
+_CONTROL = "[\0-\x1f\x7f-\x9f\ud800-\udfff]"  # and surrogates, which stand for bytes that are not UTF-8
 
 
 class Kind(t.NamedTuple):
-    """One kind of object: what it is called, the template of its name with its parts in braces, and its largest size in bytes."""
+    """A kind of object: title, template of its name, and largest size in bytes.
+
+    The template contains the parts of the name in braces.
+    """
 
     title: str
     template: str
     largest: int
 
     def name(self, **parts: str) -> str:
-        """The name of an object of this kind. Raises DamagedObject if a part is not of the grammar."""
+        """Return the name of an object of this kind. Raises DamagedObject if a part is not of the grammar."""
         name = self.template.format(**parts)
         if parsed(name) != (self, parts):
             raise DamagedObject(f"No {self.title} can be called {shown(name)}")
@@ -80,19 +83,19 @@ class Kind(t.NamedTuple):
 
 
 class Name(t.NamedTuple):
-    """A name taken apart."""
+    """The kind of an object and the parts of its name."""
 
     kind: Kind
     parts: t.Mapping[str, str]
 
     @property
     def point(self) -> tuple[str, str]:
-        """UUID of the domain and id of the restore point that the object belongs to."""
+        """Return domain UUID and id of the restore point that the object belongs to."""
         return self.parts["uuid"], self.parts["point"]
 
     @property
     def pack(self) -> bytes:
-        """Id of the pack that the object is, or that it speaks of."""
+        """Return the id of the pack that the object is, or that it is about."""
         return bytes.fromhex(self.parts["pack"])
 
 
@@ -150,7 +153,7 @@ def _pattern(template: str) -> t.Pattern[str]:
     return re.compile("".join(pieces))
 
 
-# Patterns are compiled when a name of their folder is first read: all of them would cost each start a few milliseconds.
+# Patterns are compiled when a name of their folder is first read: compiling all takes a few milliseconds of each start.
 _BY_FOLDER: dict[str, list[Kind]] = {}
 for _kind in KINDS:
     _BY_FOLDER.setdefault(_kind.template.partition("/")[0], []).append(_kind)
@@ -162,7 +165,7 @@ _FOLDER_TEMPLATES = tuple(
 
 
 def parsed(name: str) -> Name | None:
-    """A name taken apart; None if it is no name of an object."""
+    """Return kind and parts of a name, or None if it is not the name of an object."""
     for kind in _BY_FOLDER.get(name.partition("/")[0], ()):
         found = _pattern(kind.template).fullmatch(name)
         if found is not None:
@@ -172,39 +175,45 @@ def parsed(name: str) -> Name | None:
 
 
 def is_object(name: str) -> bool:
-    """Whether this is the name of an object."""
+    """Return True if this is the name of an object."""
     return parsed(name) is not None
 
 
 @functools.lru_cache(maxsize=4096)
 def is_folder(name: str) -> bool:
-    """Whether objects can have names that begin with this and a slash."""
+    """Return True if objects can have names that begin with this and a slash."""
     top = name.partition("/")[0]
     return any(_pattern(each).fullmatch(name) for each in _FOLDER_TEMPLATES if each.startswith(top))
 
 
 def check_folder(name: str) -> str:
-    """What names of objects begin with. Raises DamagedObject if none do."""
+    """Return the name of a folder. Raises DamagedObject if no object can be in it."""
     if not is_folder(name):
         raise DamagedObject(f"No folder of a repository can be called {shown(name)}")
     return name
 
 
 def check_object(name: str) -> str:
-    """The name of an object. Raises DamagedObject if it is none."""
+    """Return the name of an object. Raises DamagedObject if it is not one."""
     if parsed(name) is None:
         raise DamagedObject(f"No object of a repository can be called {shown(name)}")
     return name
 
 
 def largest(name: str) -> int:
-    """Bytes that an object of this name has at most before it is sealed. Raises DamagedObject if it is no name of an object."""
+    """Return the largest size in bytes of an object of this name before it is sealed.
+
+    Raises DamagedObject if it is not the name of an object.
+    """
     found = parsed(check_object(name))
     return found.kind.largest if found is not None else 0
 
 
 def largest_stored(name: str) -> int:
-    """Bytes that an object of this name has at most in the store, sealed or not. Raises as ``largest`` does."""
+    """Return the largest size in bytes of an object in the store, sealed or not.
+
+    Raises as ``largest`` does.
+    """
     return largest(name) + SEAL
 
 
@@ -216,27 +225,27 @@ def _fits(part: str, value: object) -> bool:
 
 
 def is_uuid(value: object) -> bool:
-    """Whether this is the UUID of a domain, as libvirt writes it."""
+    """Return True if this is the UUID of a domain, as libvirt writes it."""
     return _fits("uuid", value)
 
 
 def is_point_id(value: object) -> bool:
-    """Whether this is the id of a restore point."""
+    """Return True if this is the id of a restore point."""
     return _fits("point", value)
 
 
 def is_target(value: object) -> bool:
-    """Whether this is the target of a disk, such as ``vda``."""
+    """Return True if this is the target of a disk, such as ``vda``."""
     return _fits("target", value)
 
 
 def is_file_name(value: object) -> bool:
-    """Whether a file of a restore point can have this name. Its manifest cannot."""
+    """Return True if a file of a restore point besides its manifest can be named so."""
     return _fits("file", value)
 
 
 def is_map_name(value: object, target: str) -> bool:
-    """Whether the map of the disk with this target can have this name."""
+    """Return True if the map of the disk with this target can have this name."""
     return (
         isinstance(value, str)
         and is_file_name(value)
@@ -246,24 +255,27 @@ def is_map_name(value: object, target: str) -> bool:
 
 
 def is_repository_id(value: object) -> bool:
-    """Whether this is the id of a repository."""
+    """Return True if this is the id of a repository."""
     return _fits("pack", value)
 
 
 def is_domain_name(value: object) -> bool:
-    """Whether libvirt can have given this name to a domain: it holds no slash, and no control character. It is part of names of files, of no object's."""
+    """Return True if libvirt can have given this name to a domain.
+
+    Such a name contains no slash and no control character. It is part of names of files, but not of objects.
+    """
     if not isinstance(value, str) or value in ("", ".", "..") or "/" in value or re.search(_CONTROL, value):
         return False
     return len(value.encode()) <= _LONGEST_DOMAIN
 
 
 def is_machine_file_kind(value: object) -> bool:
-    """Whether a file of a machine beside its disks can be of this kind."""
+    """Return True if a file of a machine besides its disks can be of this kind."""
     return value in MACHINE_FILE_KINDS
 
 
 def shown(value: object) -> str:
-    """A name as a message shows it: in quotes, without control characters, and not longer than a line."""
+    """Return a name for a message: in quotes, escaped and cut to 200 characters."""
     text = value if isinstance(value, str) else type(value).__name__
     return repr(text[:_SHOWN]) + "…" * (len(text) > _SHOWN)
 
@@ -275,42 +287,42 @@ def _checked(value: object, fits: bool, what: str) -> str:
 
 
 def check_uuid(value: object) -> str:
-    """The UUID of a domain. Raises DamagedObject if it is none."""
+    """Return the UUID of a domain. Raises DamagedObject if it is not one."""
     return _checked(value, is_uuid(value), "the UUID of a domain")
 
 
 def check_point_id(value: object) -> str:
-    """The id of a restore point. Raises DamagedObject if it is none."""
+    """Return the id of a restore point. Raises DamagedObject if it is not one."""
     return _checked(value, is_point_id(value), "the id of a restore point")
 
 
 def check_target(value: object) -> str:
-    """The target of a disk. Raises DamagedObject if it is none."""
+    """Return the target of a disk. Raises DamagedObject if it is not one."""
     return _checked(value, is_target(value), "the target of a disk")
 
 
 def check_file_name(value: object) -> str:
-    """The name of a file of a restore point. Raises DamagedObject if it is none."""
+    """Return the name of a file of a restore point. Raises DamagedObject if it is not one."""
     return _checked(value, is_file_name(value), "the name of a file of a restore point")
 
 
 def check_map_name(value: object, target: str) -> str:
-    """The name of the map of a disk. Raises DamagedObject if it is none."""
+    """Return the name of the map of a disk. Raises DamagedObject if it is not one."""
     return _checked(value, is_map_name(value, target), f"the name of a map of {target}")
 
 
 def check_repository_id(value: object) -> str:
-    """The id of a repository. Raises DamagedObject if it is none."""
+    """Return the id of a repository. Raises DamagedObject if it is not one."""
     return _checked(value, is_repository_id(value), "the id of a repository")
 
 
 def check_domain_name(value: object) -> str:
-    """The name of a domain. Raises DamagedObject if it is none."""
+    """Return the name of a domain. Raises DamagedObject if it is not one."""
     return _checked(value, is_domain_name(value), "the name of a domain")
 
 
 def check_machine_file_kind(value: object) -> str:
-    """The kind of a machine's file. Raises DamagedObject if it is none."""
+    """Return the kind of a machine's file. Raises DamagedObject if it is not one."""
     return _checked(value, is_machine_file_kind(value), "a kind of a machine's files")
 
 
@@ -318,53 +330,62 @@ def check_machine_file_kind(value: object) -> str:
 
 
 def pack(pack_id: bytes) -> str:
-    """Name of the object that holds a pack."""
+    """Return the name of the object that contains a pack."""
     text = pack_id.hex()
-    return f"{PACKS}/{text[:2]}/{text}"  # there are many of them: what is made of 16 bytes needs no proof
+    return f"{PACKS}/{text[:2]}/{text}"  # there are many packs, and the name of an id needs no check
 
 
 def point_folder(uuid: str, point_id: str) -> str:
-    """Where the objects of a restore point are."""
+    """Return the folder of the objects of a restore point."""
     return f"{POINTS}/{check_uuid(uuid)}/{check_point_id(point_id)}"
 
 
 def manifest(uuid: str, point_id: str) -> str:
-    """Name of the object whose existence makes a restore point exist."""
+    """Return the name of the object whose existence makes a restore point exist."""
     return MANIFEST_KIND.name(uuid=uuid, point=point_id)
 
 
 def point_file(uuid: str, point_id: str, file: str) -> str:
-    """Name of another object of a restore point: a map, or a file."""
+    """Return the name of another object of a restore point: a map, or a file."""
     return f"{point_folder(uuid, point_id)}/{check_file_name(file)}"
 
 
 def map_file(target: str, suffix: str = "") -> str:
-    """Name, in its restore point, of the map of a disk, ``suffix`` being 8 random hex digits of the run that stores it."""
+    """Return the name of the map of a disk in its restore point.
+
+    ``suffix`` is 8 random hex digits of the run that stores it.
+    """
     return check_map_name(f"{target}-{suffix}.map" if suffix else f"{target}.map", check_target(target))
 
 
 def own_file(name: str, suffix: str) -> str:
-    """Name, in its restore point, of the object that holds the file of this name, ``suffix`` being 8 random hex digits."""
+    """Return the name, in its restore point, of the object that contains a file.
+
+    ``suffix`` is 8 random hex digits.
+    """
     return check_file_name(f"{check_file_name(name)[: _LONGEST_FILE - 1 - len(suffix)]}-{suffix}")
 
 
 def lease(lease_id: str) -> str:
-    """Name of the lease of a session."""
+    """Return the name of the lease of a session."""
     return LEASE_KIND.name(session=lease_id)
 
 
 def draft(lease_id: str, uuid: str, point_id: str, suffix: str) -> str:
-    """Name of a draft of a manifest."""
+    """Return the name of a draft of a manifest."""
     return DRAFT_KIND.name(session=lease_id, uuid=uuid, point=point_id, mark=suffix)
 
 
 def trash_entry(uuid: str, point_id: str, suffix: str) -> str:
-    """Name of an entry of the trash."""
+    """Return the name of an entry of the trash."""
     return TRASH_KIND.name(uuid=uuid, point=point_id, mark=suffix)
 
 
 def manifest_kept_by(name: str) -> str:
-    """Name of the manifest that a draft or an entry of the trash is a copy of, or that it is itself. Raises DamagedObject if it is none of them."""
+    """Return the name of the manifest that an object is, or is a copy of.
+
+    The object is a manifest, a draft or an entry of the trash. Raises DamagedObject for others.
+    """
     found = parsed(name)
     if found is None or found.kind not in (MANIFEST_KIND, DRAFT_KIND, TRASH_KIND):
         raise DamagedObject(f"{shown(name)} keeps no manifest")
@@ -372,12 +393,15 @@ def manifest_kept_by(name: str) -> str:
 
 
 def trash_folder(uuid: str, point_id: str) -> str:
-    """Where the entries of the trash of a restore point are."""
+    """Return the folder of the trash entries of a restore point."""
     return f"{TRASH}/{check_uuid(uuid)}/{check_point_id(point_id)}"
 
 
 def announcement(name: str) -> str:
-    """Name of the object that announces the end of a pack, or of a file of a restore point."""
+    """Return the name of the object that condemns a pack or a file of a restore point.
+
+    Raises DamagedObject for other objects.
+    """
     found = parsed(name)
     if found is not None and found.kind is PACK_KIND:
         return CONDEMNED_PACK_KIND.name(pack=found.parts["pack"])
@@ -391,7 +415,7 @@ def announcement(name: str) -> str:
 
 
 def announced(name: str) -> str | None:
-    """Name of the object whose end an announcement announces; None if it is no announcement."""
+    """Return the name of the object that this object condemns, or None."""
     found = parsed(name)
     if found is not None and found.kind is CONDEMNED_PACK_KIND:
         return pack(found.pack)
@@ -401,88 +425,97 @@ def announced(name: str) -> str | None:
 
 
 def is_collectable(name: str) -> bool:
-    """Whether collectors may delete an object of this name: a pack, or a file of a restore point other than its manifest."""
+    """Return True if collectors may delete an object of this name.
+
+    It is a pack, or a file of a restore point other than its manifest.
+    """
     found = parsed(name)
     return found is not None and found.kind in (PACK_KIND, MAP_KIND, FILE_KIND)
 
 
 def doomed(lease_id: str, number: int) -> str:
-    """Name of a list of what a session is about to delete."""
+    """Return the name of a list of objects that a session is about to delete."""
     return DOOMED_KIND.name(session=lease_id, number=str(number))
 
 
 def damage_of(pack_id: bytes) -> str:
-    """Name of the record of a pack's damage."""
+    """Return the name of the record of a pack's damage."""
     return DAMAGED_KIND.name(pack=pack_id.hex())
 
 
 def verification(uuid: str, point_id: str) -> str:
-    """Name of the last verification of a restore point."""
+    """Return the name of the last verification of a restore point."""
     return VERIFIED_KIND.name(uuid=uuid, point=point_id)
 
 
 def removals(uuid: str, suffix: str) -> str:
-    """Name of a record of removed restore points of a domain."""
+    """Return the name of a record of removed restore points of a domain."""
     return REMOVED_KIND.name(uuid=uuid, mark=suffix)
 
 
 def removals_folder(uuid: str) -> str:
-    """Where the records of removed restore points of a domain are."""
+    """Return the folder of the records of removed restore points of a domain."""
     return f"{REMOVED}/{check_uuid(uuid)}"
 
 
 def hold(uuid: str, point_id: str, hold_id: str) -> str:
-    """Name of a hold of a restore point, ``hold_id`` being 16 random hex digits, its id."""
+    """Return the name of a hold of a point; ``hold_id`` is 16 random hex digits."""
     return HOLD_KIND.name(uuid=uuid, point=point_id, mark=hold_id)
 
 
 def holds_folder(uuid: str, point_id: str) -> str:
-    """Where the holds of a restore point are."""
+    """Return the folder of the holds of a restore point."""
     return f"{HOLDS}/{check_uuid(uuid)}/{check_point_id(point_id)}"
 
 
 def turn(uuid: str, selection: str, slices: int) -> str:
-    """Name of the object that holds the next slice of a rotation of samples."""
+    """Return the name of the object with the next slice of a rotation of samples."""
     return TURN_KIND.name(uuid=uuid, selection=selection, slices=str(slices))
 
 
 def hooks_of_run(uuid: str, run: str, number: int) -> str:
-    """Name of hooks of packs that a run wrote: by the id of its restore point, a hyphen and 8 random hex digits of the run."""
+    """Return the name of hooks of packs that a run wrote.
+
+    ``run`` is the id of its restore point, a hyphen and 8 random hex digits of the run.
+    """
     return HOOKS_KIND.name(uuid=uuid, run=run, number=str(number))
 
 
 def hooks_of_compaction(run_id: str, number: int) -> str:
-    """Name of hooks of packs that hold blocks of many domains."""
+    """Return the name of hooks of packs that contain blocks of many domains."""
     return COMPACTION_KIND.name(session=run_id, number=str(number))
 
 
 def hooks_folder(uuid: str | None) -> str:
-    """Where hooks are: all of them, or those of a domain's packs."""
+    """Return the folder of all hooks, or of those of a domain's packs."""
     return HOOKS if uuid is None else f"{HOOKS}/{check_uuid(uuid)}"
 
 
 def of_kind(found: t.Iterable[str], kind: Kind) -> t.Iterator[tuple[str, Name]]:
-    """Those names that are of one kind, each with what it is made of."""
+    """Yield the names of objects of one kind, each with its parts."""
     for name in found:
         taken = parsed(name)
         if taken is not None and taken.kind is kind:
             yield name, taken
 
 
-# Objects in the making, which are no objects yet.
+# Objects in the making, which are not objects yet.
 
 
 def _of_host(host: str) -> str:
-    """How names of a host's temporary files begin: locks are certain only within one host, on any file system."""
+    """Return the prefix of the names of a host's temporary files.
+
+    Locks are certain only within one host, on any file system.
+    """
     return re.sub(r"[^A-Za-z0-9_.-]", "_", host)[:64] + "-"
 
 
 def temporary(host: str, suffix: str) -> str:
-    """Name of an object in the making, ``suffix`` being 16 random hex digits."""
+    """Return the name of an object in the making; ``suffix`` is 16 random hex digits."""
     return f"{_of_host(host)}{suffix}"
 
 
 def is_temporary(name: str, host: str) -> bool:
-    """Whether this host made a temporary file of this name."""
+    """Return True if this host made a temporary file of this name."""
     start = _of_host(host)
     return name.startswith(start) and re.fullmatch(_RANDOM, name[len(start) :]) is not None

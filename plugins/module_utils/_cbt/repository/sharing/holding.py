@@ -20,7 +20,7 @@ from .holds import Hold
 
 
 class Attempt(t.NamedTuple):
-    """The hold that was taken, or why there is none."""
+    """The hold that was taken, or a warning that gives the reason why there is none."""
 
     hold: Hold | None
     warning: str | None
@@ -58,11 +58,14 @@ def _withdrawing(repository: Repository, name: str) -> t.Iterator[None]:
 
 
 def _kept(repository: Repository, taken: Hold) -> RestorePoint:
-    """Write a hold of the point as it is now; returns that, once it is certain that it stays. Raises ObjectMissing if the point is gone."""
+    """Write a hold of the point as it is now, and return the point once it will stay.
+
+    Raises ObjectMissing if the point is gone, DamagedObject if it is not whole.
+    """
     while True:
         point = repository.point(*taken.key)
         repository.put_object(taken.name, holds.encode(taken, point))
-        # In this order: a point that still stands once nothing was found to be lost did not lose anything before either.
+        # In this order: if the manifest still stands after the check for missing objects, nothing was lost before it.
         missing = publishing.missing(repository, point)
         if publishing.stands(repository, point):
             if missing:
@@ -70,7 +73,7 @@ def _kept(repository: Repository, taken: Hold) -> RestorePoint:
                     f"Restore point {point.id} of {point.domain} cannot be held: {_told(missing)}. Verify it, or choose another one."
                 )
             return point
-        # Its blocks were moved meanwhile, or it was removed.
+        # Another run moved its blocks, or removed it.
 
 
 def _told(missing: set[str]) -> str:
@@ -85,7 +88,10 @@ def _line(text: str) -> str:
 
 
 def hold_if_writable(repository: Repository, point: RestorePoint, purpose: str) -> Attempt:
-    """Hold a restore point, or say why a repository that cannot be written to serves it without a hold. Raises as ``hold`` does otherwise."""
+    """Hold a restore point, or return a warning if the repository is read-only.
+
+    Raises as ``hold`` does otherwise.
+    """
     try:
         return Attempt(hold(repository, point, purpose), None)
     except ReadOnly as error:

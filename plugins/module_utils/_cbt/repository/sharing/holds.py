@@ -1,11 +1,12 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Holds: what keeps restore points while machines are served from them.
+"""Holds, which keep restore points while machines are served from them.
 
-``holds/<domain uuid>/<point id>/<hold id>`` keeps a restore point, and all that its manifest named when the hold was taken, for as long
-as the object exists. No clock ends it. It carries that manifest, so that no run which moves blocks takes away what is served. Its name
-alone says which point it keeps, so that a damaged hold frees nothing. ``holding`` takes holds.
+``holds/<domain uuid>/<point id>/<hold id>`` keeps a restore point, and all objects that its manifest named when the
+hold was taken, for as long as the hold exists. A hold does not expire. It contains that manifest, so that a run that
+moves blocks does not take away the blocks that are served. The name of a hold identifies its point, so a damaged hold
+still keeps it. holding.py takes holds.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ from ..stores.base import LATEST
 
 KIND = "hold"
 VERSION = 1
-LONGEST = 255  # characters of a host's name, and of a purpose
-_SHOWN = 8  # holds of a point that a message names
+LONGEST = 255  # characters of a hostname, and of a purpose
+_SHOWN = 8  # holds of a point that a message lists
 _SHAPE = {"host": str, "purpose": str, "since": t.Union[None, int, float], "manifest": str}
 
 
 @dataclasses.dataclass(frozen=True)
 class Hold:
-    """A hold of the restore point ``key`` for a ``purpose`` on ``host``, ``since`` then, in seconds by the store's clock.
+    """A hold of the restore point ``key`` for a ``purpose`` on ``host``.
 
-    ``since`` is None until the point was found whole after the hold was written. ``point`` is what it keeps, as it was when the hold was
-    taken. Of a hold that cannot be read, ``why_unreadable`` says why, and only id and key are known.
+    ``since`` is its start in seconds by the store's clock, None until the point was found whole after the hold was
+    written. ``point`` is the restore point as it was when the hold was taken. If a hold cannot be read,
+    ``why_unreadable`` gives the reason, and only id and key are known.
     """
 
     id: str
@@ -46,24 +48,24 @@ class Hold:
 
     @property
     def name(self) -> str:
-        """Name of its object."""
+        """Return the name of its object."""
         return names.hold(*self.key, self.id)
 
     @property
     def begun(self) -> str | None:
-        """When it began: UTC in ISO 8601."""
+        """Return its start in UTC (ISO 8601), or None if it is not known."""
         return utc_time(self.since) if self.since is not None else None
 
     @property
     def reason(self) -> str:
-        """Why a restore point is kept."""
+        """Return why the restore point is kept."""
         if self.why_unreadable is not None:
             return f"held by {self.name}, which cannot be read"
         return f"held by {self.purpose} on {self.host}" + (f" since {self.begun}" if self.begun else "")
 
 
 def encode(hold: Hold, point: RestorePoint) -> bytes:
-    """The object of a hold that keeps a point."""
+    """Return the object of a hold that keeps a point."""
     manifest = manifests.encode(point).decode(errors="surrogatepass")
     return envelope.encode(
         KIND, VERSION, {"host": hold.host, "purpose": hold.purpose, "since": hold.since, "manifest": manifest}
@@ -71,7 +73,10 @@ def encode(hold: Hold, point: RestorePoint) -> bytes:
 
 
 def decode(data: bytes, name: str) -> tuple[Hold, RestorePoint]:
-    """A hold from its object, and what it keeps. Raises as ``envelope.decode`` does."""
+    """Return a hold from its object, and the point that it keeps.
+
+    Raises as ``envelope.decode`` does.
+    """
     taken = names.parsed(name)
     if taken is None or taken.kind is not names.HOLD_KIND:
         raise DamagedObject(f"{names.shown(name)} is not the name of a hold")
@@ -93,12 +98,15 @@ def _is_line(text: str) -> bool:
 
 
 def listed(repository: Repository) -> list[Hold]:
-    """All holds, the oldest first, those that cannot be read among them. Raises RepositoryError if listing fails."""
+    """Return all holds, the oldest first, including those that cannot be read.
+
+    Raises RepositoryError if the store fails.
+    """
     return _listed(repository, names.HOLDS)
 
 
 def of(repository: Repository, key: Key) -> list[Hold]:
-    """The holds of a restore point, as ``listed`` gives them."""
+    """Return the holds of a restore point, as ``listed`` does."""
     return _listed(repository, names.holds_folder(*key))
 
 
@@ -119,18 +127,18 @@ def _listed(repository: Repository, folder: str) -> list[Hold]:
 
 
 def reasons(found: t.Sequence[Hold]) -> tuple[str, ...]:
-    """Why a restore point is kept, as far as a reader looks at it."""
+    """Return why a point is kept: up to eight reasons, and the number of others."""
     more = len(found) - _SHOWN
     return (*(each.reason for each in found[:_SHOWN]), *([f"held by {more} more holds"] if more > 0 else []))
 
 
 def how_to_end(name: str) -> str:
-    """What to do about a hold that nothing needs any more."""
+    """Return the instruction to end a hold that nothing needs any more."""
     return f"Delete {name} from the repository if nothing uses the restore point any more."
 
 
 def release(repository: Repository, hold_id: str) -> None:
-    """End a hold, from any host. One that has ended already stays ended.
+    """End a hold, from any host. A hold that has ended already is no error.
 
     Raises ObjectLocked if the store still locks the object: the hold then lasts until it is released after that.
     """

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Leases: who is at work on a repository.
+"""Leases of the sessions that work on a repository.
 
-A lease spares objects that appeared since it began from condemnation, and makes stuck sessions visible. One that lapsed
-while its session still works costs that session work, never data. All times are by the store's own clock.
+A lease spares objects that were stored since it began from condemnation, and makes stuck sessions visible. If it lapses
+while its session still works, the session loses work, but never data. All times are by the store's own clock.
 """
 
 from __future__ import annotations
@@ -26,20 +26,22 @@ from ..stores.base import LATEST
 KIND = "lease"
 VERSION = 1
 _SHAPE = {"host": str, "process": int, "operation": str, "since": t.Union[None, int, float]}
-LAPSE = 1800.0  # seconds without a sign of life after which a session counts as dead
-STEADY = 240.0  # seconds, less than the shortest grace period of a repository that several hosts share: a longer request is looked at again
-# Seconds by which clocks may be wrong, at the most: what decides about the order of requests stays that much longer.
+LAPSE = 1800.0  # seconds without a renewal after which a session counts as dead
+# Seconds, less than the shortest grace period of a repository that several hosts share. After a longer request, objects
+# are checked again.
+STEADY = 240.0
+# Seconds by which clocks may be wrong at most. Objects that decide about the order of requests stay that much longer.
 ASTRAY = 3 * 3600.0
-RENEWAL = 120.0  # seconds between two signs of life
+RENEWAL = 120.0  # seconds between two renewals
 
 
 def boot_clock() -> float:
-    """Seconds of this machine's life, those in which it was suspended among them."""
+    """Return the seconds since this machine started, including those in suspend."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def wall_clock() -> float:
-    """Seconds since 1970 by this host's clock, which may be set at any time."""
+    """Return the seconds since 1970 by this host's clock, which may be set anytime."""
     return time.time()
 
 
@@ -50,18 +52,24 @@ class Moment(t.NamedTuple):
     wall: float
 
     def elapsed(self) -> float:
-        """Seconds since then, by the clock that says most: one may have stood still, or have been set."""
+        """Return the seconds since then by the clock that shows more.
+
+        One of the clocks may have stood still, or have been set.
+        """
         return max(boot_clock() - self.boot, abs(wall_clock() - self.wall))
 
 
 def moment() -> Moment:
-    """The moment it is."""
+    """Return the present moment."""
     return Moment(boot_clock(), wall_clock())
 
 
 @dataclasses.dataclass(frozen=True)
 class LeaseHolder:
-    """A process that works on the repository: since when, and its last sign of life, in seconds by the store's clock."""
+    """A process that works on the repository.
+
+    ``since`` is its start and ``renewed`` its last renewal, in seconds by the store's clock.
+    """
 
     id: str
     host: str
@@ -71,7 +79,7 @@ class LeaseHolder:
     renewed: float
 
     def lapsed(self, now: float) -> bool:
-        """True if nothing was heard of it for too long."""
+        """Return True if the last renewal is too long ago."""
         return now - self.renewed > LAPSE
 
 
@@ -83,7 +91,7 @@ class Lease:
         self.id = secrets.token_hex(8)
         self.since: float | None = None
         self._operation = operation
-        self._lock = threading.Lock()  # the renewing thread and the caller renew at once
+        self._lock = threading.Lock()  # the renewing thread and the caller may renew at the same time
         self.since = self.now()
 
     @property
@@ -91,21 +99,27 @@ class Lease:
         return names.lease(self.id)
 
     def renew(self) -> float | None:
-        """Give a sign of life. Returns the time by the store's clock, None if the lease is gone again."""
+        """Renew the lease. Returns the store's time, or None if the lease is gone again."""
         body = {"host": socket.gethostname(), "process": os.getpid(), "operation": self._operation, "since": self.since}
         self.repository.put_object(self._name, envelope.encode(KIND, VERSION, body))
-        with contextlib.suppress(ObjectMissing):  # a collector that took it for dead was faster
+        with contextlib.suppress(ObjectMissing):  # a collector that took it for dead has deleted it
             return self._noted(self.repository.store.modified(self._name))
         return None
 
     def _noted(self, now: float) -> float:
-        """The time by the store's clock. What is stored from now on may be older than ``since``, if that clock was set back."""
+        """Return ``now``; lower ``since`` to it if the store's clock was set back.
+
+        Objects stored from now on would be older than ``since`` otherwise.
+        """
         with self._lock:
             self.since = min(now, self.since) if self.since is not None else None
         return now
 
     def now(self) -> float:
-        """The time by the store's clock, that of a freshly written object."""
+        """Return the time by the store's clock, that of a freshly written object.
+
+        Raises RepositoryError if that object does not exist in each of three attempts.
+        """
         for _attempt in range(3):
             now = self.renew()
             if now is not None:
@@ -115,19 +129,19 @@ class Lease:
         )
 
     def release(self) -> None:
-        """The work is done."""
+        """Delete the lease."""
         self.repository.discard(self._name)
 
 
 @contextlib.contextmanager
 def held(repository: Repository, operation: str) -> t.Iterator[Lease]:
-    """Hold a lease during the block, with a sign of life every now and then."""
+    """Hold a lease during the block, and renew it every RENEWAL seconds."""
     lease = Lease(repository, operation)
     over = threading.Event()
 
     def renew() -> None:
         while not over.wait(RENEWAL):
-            with contextlib.suppress(RepositoryError):  # tried again in time; should it lapse, that costs work only
+            with contextlib.suppress(RepositoryError):  # retried in time; if it lapses, that costs only work
                 lease.renew()
 
     thread = threading.Thread(target=renew, daemon=True)
@@ -142,7 +156,10 @@ def held(repository: Repository, operation: str) -> t.Iterator[Lease]:
 
 
 def lease_holders(repository: Repository) -> list[LeaseHolder]:
-    """Who is at work, the longest first. Of a lease that cannot be read only the last sign of life is known."""
+    """Return the holders of all leases, the longest-running first.
+
+    Only the last renewal of a damaged lease is known.
+    """
     found = []
     for entry in repository.store.entries(names.LEASES):
         taken = names.parsed(entry.name)

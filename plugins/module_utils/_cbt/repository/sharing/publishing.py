@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Making a restore point exist beside collectors."""
+"""Publishes restore points while collectors may run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .wholeness import needed, unsound, whole_point, with_whole_maps
 
 # Seconds for which a draft surely counts, with as much again for the one request after the last look.
 _FRESH = LAPSE / 2
-_ATTEMPTS = 3  # at giving a point back what it named
+_ATTEMPTS = 3  # to repair a restore point
 
 RestoreMissing = t.Callable[[set[str]], RestorePoint]
 
@@ -71,7 +71,7 @@ def _drafting(lease: Lease) -> t.Iterator[t.Callable[[RestorePoint], Moment]]:
         yield draft
     finally:
         for name in drafts:
-            with contextlib.suppress(RepositoryError):  # it counts for nothing once it is old
+            with contextlib.suppress(RepositoryError):  # an old draft counts for nothing
                 lease.repository.discard(name)
 
 
@@ -112,13 +112,13 @@ def publish(
 
     Returns the point that exists then.
 
-    ``before_visible`` is called just before others may see the point. With ``yields``, a whole point of this id that another
-    run published stays, and is returned; one that is not whole is replaced.
+    ``before_visible`` is called just before others may see the point. With ``yields``, a whole point of this id that
+    another run published stays, and is returned; one that is not whole is replaced.
 
     The writer stores a draft and then looks for condemned objects. The collector lists what it will delete and then
-    looks for drafts. So at least one of them sees the other. ``restore_missing`` receives the names of the lost objects. It
-    stores their content under new names and returns a restore point that refers to those. So a point that exists is
-    complete at every moment.
+    looks for drafts. So at least one of them sees the other. ``restore_missing`` receives the names of the lost
+    objects. It stores their content under new names and returns a restore point that refers to those. So a point that
+    exists is complete at every moment.
     """
     repository = lease.repository
     put: list[RestorePoint] = []
@@ -141,8 +141,7 @@ def publish(
                     if repository.watch is not None:
                         repository.watch.published(point)
                     return point
-                # Another run published it in this moment. Or the put took so long that the draft may have counted for nothing before the
-                # point was there.
+                # Another run has just published it, or the draft may have counted for nothing before the put ended.
 
 
 def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Collection[str]) -> bool:
@@ -151,8 +150,8 @@ def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Coll
     Works like ``publish``, with one difference. Objects that the point already refers to exist as long as the point
     exists. For those, one request checks whether any of them is condemned. Return False and change nothing if an object
     is condemned, if a new object is missing, or if the stored point differs from ``before``. If the manifest appeared
-    so late that the draft may have counted for nothing, what it names is looked at again: see ``_settled``. A point
-    that was removed meanwhile stays removed.
+    so late that the draft may have counted for nothing, its objects are checked again: see ``_settled``. A point that
+    is removed at the same time stays removed.
     """
     repository = lease.repository
     records = removals.objects(repository, before.uuid)
@@ -174,28 +173,31 @@ def _lacks(repository: Repository, point: RestorePoint, assume_present: t.Callab
     try:
         return bool(missing(repository, point, assume_present))
     except DamagedObject:
-        return True  # a map: what it names is not known
+        return True  # a map is damaged, so the objects it names are not known
 
 
 def _removed_again(repository: Repository, point: RestorePoint, records: t.Collection[str]) -> bool:
-    """Remove a point whose removal began since ``records`` were listed: it may have deleted the manifest before that was replaced."""
+    """Remove a point whose removal began since ``records`` were listed; return True.
+
+    It may have deleted the manifest before that was replaced. Return False if there is none, or if the point is held.
+    """
     if not (trash.contains(repository, point) or removals.recorded(repository, point.key, records)):
         return False
     if stands(repository, point):
         try:
             if _lacks(repository, point):
                 holds.check_free(repository, point.key)
-                _withdraw(repository, point)  # no entry of the trash may name what is gone
+                _withdraw(repository, point)  # no entry of the trash may name lost objects
             else:
-                # It gets an entry of its own: a run that brings the point back at this moment deletes the entries it saw.
+                # It gets an entry of its own: a run that brings the point back now deletes the entries it saw.
                 trash.remove(repository, point)
-        except Held:  # a point that was taken into use meanwhile stays
+        except Held:  # a point that was taken into use since then stays
             return False
     return True
 
 
 def _withdraw(repository: Repository, point: RestorePoint) -> None:
-    """Delete a manifest of which something is lost; for a host that saw it, the point is recorded as removed first."""
+    """Delete the manifest of a point that lacks objects; record the removal first, for hosts that saw it."""
     removals.record(repository, [point.key])
     repository.store.delete(names.manifest(*point.key))
 
@@ -205,9 +207,9 @@ def _settled(repository: Repository, before: RestorePoint, after: RestorePoint, 
 
     Return True if the manifest can stay.
 
-    The point is given back what it named before, or maps that another run stored for it meanwhile; it is removed if
-    none of that is there any more. A manifest that stands needs no draft: a collector meets it, or the list of the
-    collector is met.
+    The point gets back the maps it named before, or maps that another run stored for it. It is removed if none of these
+    are whole. A manifest that stands needs no draft: a collector sees the manifest, or this run sees the list of the
+    collector.
     """
     put = after
     for _attempt in range(_ATTEMPTS):
@@ -221,7 +223,7 @@ def _settled(repository: Repository, before: RestorePoint, after: RestorePoint, 
             return False
         repository.publish(other)
         put = other
-    return False  # what it names exists but is condemned; a collector that sees the manifest reprieves it
+    return False  # its objects exist but are condemned; a collector that sees the manifest reprieves them
 
 
 def stands(repository: Repository, point: RestorePoint) -> bool:

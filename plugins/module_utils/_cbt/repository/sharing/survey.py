@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What restore points need: those that exist, those about to, and those that can be brought back."""
+"""Surveys what existing, drafted, held and removed restore points need."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .wholeness import maps_beside, needed
 class Survey:
     """Ids of the packs and names of the files that are needed.
 
-    ``points`` is the number of restore points met, those in the trash included; ``expired`` of them are there for too long.
-    ``existing`` are the names of the manifests among them, ``held`` the keys of points that are held, whether they exist or not.
+    ``points`` is the number of existing and removed restore points; the grace period of ``expired`` of them is over.
+    ``existing`` are the names of the existing manifests, ``held`` the keys of held points, whether they exist or not.
     """
 
     packs: set[bytes] = dataclasses.field(default_factory=set)
@@ -36,19 +36,19 @@ class Survey:
     _maps: set[str] = dataclasses.field(default_factory=set)
 
     def needs(self, name: str) -> bool:
-        """True if an object below packs or points must stay."""
+        """Return True if an object below packs or points is needed."""
         taken = names.parsed(name)
         if taken is not None and taken.kind is names.PACK_KIND:
             return taken.pack in self.packs
         return name in self.files
 
     def holds(self, name: str) -> bool:
-        """True if the restore point of an object is held."""
+        """Return True if the restore point of an object is held."""
         taken = names.parsed(name)
         return taken is not None and taken.point in self.held
 
     def take(self, repository: Repository, point: RestorePoint) -> None:
-        """Note what a restore point needs. Raises DamagedObject or ObjectMissing."""
+        """Add what a restore point needs. Raises DamagedObject or ObjectMissing."""
         self.files.update(map(point.object_name, point.stored_files))
         for disk in point.disks:
             if disk.map.sha256 not in self._maps:
@@ -78,13 +78,15 @@ def survey(
     without: t.Collection[Key] = (),
     back: t.Iterable[RestorePoint] = (),
 ) -> Survey:
-    """What is needed now, by the store's clock. ``without`` are points to be regarded as just removed, ``back`` as just brought back.
+    """Return what is needed ``now``, by the store's clock.
+
+    ``without`` are points to regard as just removed, ``back`` as just brought back.
 
     Drafts come first, then manifests, then holds and the trash, so a point that moves from one to the next is met at
     least once. A draft counts for as long as its writer can rely on it, even if the clocks of the writer, the collector
     and the store differ. A hold is written while the manifest that it keeps stands. The trash keeps a held point for as
     long as it is held. Raises RepositoryError if anything cannot be listed or read: an object that may be needed must
-    not pass for one that is not.
+    not count as unneeded.
     """
     found = Survey()
     for entry in repository.store.entries(names.DRAFTS):
@@ -110,10 +112,11 @@ def survey(
 
 
 def unneeded(found: Survey, repository: Repository, objects: t.Iterable[Entry]) -> list[Entry]:
-    """The entries of objects that nothing needs, of all entries below packs and points.
+    """Return the entries of objects that nothing needs.
 
-    If a manifest names a map or a pack that is not among them, all maps of its restore point are needed as well: a
-    session whose manifest appeared too late gives the point one of them back, and may be held up before it does.
+    ``objects`` are all entries below packs and points. If a manifest names a map or a pack that is not among them, all
+    maps of its restore point are needed as well: a session whose manifest appeared too late gives the point one of them
+    back, and may be delayed before it does.
     """
     packs, files, left = set(found.packs), set(found.files), []
     for each in objects:
@@ -139,7 +142,7 @@ def unneeded(found: Survey, repository: Repository, objects: t.Iterable[Entry]) 
 def _names_any(repository: Repository, point: RestorePoint, absent: t.Collection[str]) -> bool:
     try:
         return any(name in absent for name in needed(repository, point))
-    except (DamagedObject, ObjectMissing):  # its map
+    except (DamagedObject, ObjectMissing):  # its map cannot be read
         return True
 
 
@@ -149,12 +152,15 @@ def _note_map(found: Survey, repository: Repository, point: RestorePoint) -> Non
 
 
 def expired(entry: Entry, now: float, grace: float) -> bool:
-    """True if an entry of the trash keeps its point no longer."""
+    """Return True if the grace period of a trash entry is over."""
     return now - entry.modified >= grace
 
 
 def _manifest_in(repository: Repository, name: str) -> tuple[RestorePoint, bool]:
-    """The point that a manifest, a draft, a hold or an entry of the trash keeps, and whether all it names was there. Raises as ``decode`` does."""
+    """Return the point that an object keeps, and whether the point was whole then.
+
+    The object is a manifest, a draft, a hold or an entry of the trash. Raises as ``decode`` does.
+    """
     taken, data = names.parsed(name), repository.get_object(name)
     if taken is not None and taken.kind is names.HOLD_KIND:
         hold, point = holds.decode(data, name)
@@ -163,10 +169,11 @@ def _manifest_in(repository: Repository, name: str) -> tuple[RestorePoint, bool]
 
 
 def _note(found: Survey, repository: Repository, name: str) -> None:
-    """Note what a manifest names. One that is replaced while it is read is read again; one that is gone has been met, or will be.
+    """Add what a manifest, a draft, a hold or an entry of the trash needs.
 
-    A draft whose map is missing cannot be published as it is, and a process that takes a hold withdraws it in that case,
-    so neither keeps anything.
+    An object that is replaced while it is read is read again. If it is gone, its point has been met elsewhere, or will
+    be. A draft whose map is missing cannot be published as it is, and a process that takes a hold withdraws it in that
+    case, so neither keeps anything.
     """
     before: RestorePoint | None = None
     while True:

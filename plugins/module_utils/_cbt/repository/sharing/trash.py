@@ -19,12 +19,15 @@ from . import condemned, holds, leases, removals
 from .leases import LAPSE
 from .wholeness import is_whole
 
-_FRESH = LAPSE / 2  # seconds for which an entry surely outlives whoever brings its point back
+_FRESH = LAPSE / 2  # seconds for which an entry surely outlives a run that brings its point back
 
 
 @dataclasses.dataclass(frozen=True)
 class Removed:
-    """A removed restore point: its entry's name, and when it was removed, in seconds by the store's clock."""
+    """A removed restore point, its trash entry, and the time of its removal.
+
+    ``at`` is in seconds by the store's clock.
+    """
 
     point: RestorePoint
     entry: str
@@ -32,13 +35,14 @@ class Removed:
 
 
 def remove(repository: Repository, point: RestorePoint) -> None:
-    """Remove a restore point. Its entry in the trash comes first, so that what it needs is named at every moment.
+    """Remove a restore point: write an entry of the trash, then delete the manifest.
 
-    Each removal has an entry of its own: bringing a point back takes away old entries it saw, and no later one. So the manifest is
-    deleted only while the entry is young. If any of this took long, the trash is looked at again.
+    So the objects of the point are named at every moment. Each removal has an entry of its own: a run that brings a
+    point back deletes the old entries that it saw, and no later one. So the manifest is deleted only while the entry is
+    young. If any of this took long, the trash is checked again.
 
-    Raises Held, and changes nothing, if the point is held. Holds are looked for after the entry is there: a process
-    that takes one later sees the entry, or that the manifest is gone.
+    Raises Held, and changes nothing, if the point is held. Holds are checked after the entry is written: a process that
+    takes a hold later sees the entry, or that the manifest is gone.
     """
     name = names.manifest(point.uuid, point.id)
     first, manifest, entries = leases.moment(), b"", []
@@ -48,7 +52,7 @@ def remove(repository: Repository, point: RestorePoint) -> None:
             manifest = repository.get_object(name)
             entries.append(_keep(repository, point, manifest))
             _check_free(repository, point, entries)
-            _withdraw(repository, entries[:-1])  # the manifest may have been another one then, of which some is gone
+            _withdraw(repository, entries[:-1])  # an earlier manifest may differ, and its objects may be gone
             del entries[:-1]
             if began.elapsed() < _FRESH:
                 break
@@ -58,7 +62,7 @@ def remove(repository: Repository, point: RestorePoint) -> None:
 
 
 def _check_free(repository: Repository, point: RestorePoint, entries: t.Sequence[str]) -> None:
-    """Raise Held if a point is held, once the entries are withdrawn."""
+    """Withdraw the entries and raise Held if a point is held."""
     try:
         holds.check_free(repository, point.key)
     except Held:
@@ -72,10 +76,12 @@ def _withdraw(repository: Repository, entries: t.Sequence[str]) -> None:
 
 
 def _settle(repository: Repository, point: RestorePoint, removed: RestorePoint, entries: t.Sequence[str]) -> None:
-    """Keep what was removed for a grace period from now on if it is whole; else take the entries away, which came after all it needs was deleted.
+    """Keep a removed point for a grace period from now on if it is whole.
 
-    The point is recorded as removed then: a collector that met an old entry beside the manifest took the point for one that was brought
-    back. The entry comes before the last look, as a writer's draft does: of it and a collector, one sees the other.
+    Otherwise, withdraw its entries, which were written after some of its objects were deleted. The point is then
+    recorded as removed unless it exists: a collector that met an old entry beside the manifest regarded the point as
+    brought back. The new entry is written before the last check, as the draft of a writer is: either the collector sees
+    the entry, or this run sees the list of the collector.
     """
     if is_whole(repository, removed):
         entries = [*entries, _keep(repository, point, manifests.encode(removed))]
@@ -94,12 +100,12 @@ def _keep(repository: Repository, point: RestorePoint, manifest: bytes) -> str:
 
 
 def contains(repository: Repository, point: RestorePoint) -> bool:
-    """True if a removal of the point is under way or done."""
+    """Return True if a removal of the point is in progress or done."""
     return any(True for _name in repository.store.list(names.trash_folder(point.uuid, point.id)))
 
 
 def read(repository: Repository, entry: Entry, budget: manifests.Budget) -> Removed:
-    """What an entry keeps. Raises ObjectMissing or DamagedObject."""
+    """Return the point that an entry keeps. Raises ObjectMissing or DamagedObject."""
     try:
         point = manifests.decode(budget.take(repository.get_object(entry.name)), names.manifest_kept_by(entry.name))
     except DamagedObject as error:
@@ -110,14 +116,14 @@ def read(repository: Repository, entry: Entry, budget: manifests.Budget) -> Remo
 
 
 def removed(repository: Repository, since: float = 0.0) -> list[Removed]:
-    """All that came to the trash after ``since``, in seconds by the store's clock, in the order of removal.
+    """Return the points that came to the trash after ``since``, in order of removal.
 
-    Raises DamagedObject if one of these entries cannot be read.
+    ``since`` is in seconds by the store's clock. Raises DamagedObject if one of these entries cannot be read.
     """
     found = []
     budget = manifests.Budget()
     for entry in repository.store.entries(names.TRASH):
         if entry.modified > since:
-            with contextlib.suppress(ObjectMissing):  # brought back, or over, since it was listed
+            with contextlib.suppress(ObjectMissing):  # brought back or expired since it was listed
                 found.append(read(repository, entry, budget))
     return sorted(found, key=lambda each: (each.at, each.entry))
