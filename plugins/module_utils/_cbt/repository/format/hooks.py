@@ -35,7 +35,7 @@ _FIRST_BYTES = 1 << 8 - _LEAST_BITS  # the first byte of a hook is less
 
 
 class PackHooks(t.NamedTuple):
-    """A pack and its hooks, each the first 8 bytes of a block id as a big-endian number."""
+    """A pack and its hooks: first 8 bytes of block ids, as big-endian numbers."""
 
     ref: PackRef
     keys: tuple[int, ...]
@@ -54,8 +54,8 @@ def may_be_hook(block_id: bytes) -> bool:
 def choose(block_ids: t.Iterable[bytes]) -> tuple[int, ...]:
     """Return the hooks of a pack with these blocks, at most 32.
 
-    Hooks begin with a number of zero bits: the smallest, three or more, that leaves at most 32 of them. So a large pack
-    has no more hooks than a small one, and packs with the same number of bits sample the same blocks.
+    They begin with a number of zero bits: the smallest, three or more, that leaves at most 32 hooks. So a large pack
+    has no more of them either, and packs with the same number of bits sample the same blocks.
     """
     keys = sorted({key_of(block_id) for block_id in block_ids if may_be_hook(block_id)})
     bits = _LEAST_BITS

@@ -26,7 +26,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def most_manifests(memory: int) -> int:
-    """Return the limit in bytes of manifests kept at once on a host with ``memory`` bytes."""
+    """Return the limit in bytes of manifests kept at once, by a host's ``memory``."""
     return max(_LEAST_MEMORY, memory // _MEMORY_SHARE)
 
 

@@ -54,7 +54,7 @@ _PARTS: t.Mapping[str, str] = {
     "session": r"[0-9a-f]{16}",
     "mark": r"[0-9a-f]{16}",
     "number": r"[0-9]{1,9}",
-    "run": r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}(?:-[0-9a-f]{8})?",  # of a backup, or of a run that made hooks later
+    "run": r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}(?:-[0-9a-f]{8})?",  # id of a restore point, or that and 8 random digits
     "selection": r"latest|all|chosen",
     "slices": r"[1-9][0-9]{0,2}",
 }

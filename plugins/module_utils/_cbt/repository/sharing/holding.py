@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Taking a hold beside retention, compaction and collectors (docs/repository-format.md, Holds)."""
+"""Takes holds while retention, compaction and collectors may run.
+
+The order of requests makes this safe: see "Holds" in docs/repository-format.md.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class Attempt(t.NamedTuple):
 
 
 def hold(repository: Repository, point: RestorePoint, purpose: str) -> Hold:
-    """Keep a restore point, and all objects that it refers to, until ``holds.release``.
+    """Keep a restore point and all objects that it refers to until ``holds.release``.
 
     Serve from the ``point`` of the hold, because that is what it keeps. The hold is written first, and then the point
     is checked again. So this process and a run that removes or collects always see each other. Raises Refused if the

@@ -37,7 +37,7 @@ def _unsure(_name: str) -> bool:
 
 
 def missing(repository: Repository, point: RestorePoint, assume_present: t.Callable[[str], bool] = _unsure) -> set[str]:
-    """Return the names of objects that the restore point refers to and that are missing, truncated or condemned.
+    """Return the names of a point's objects that are missing, truncated or condemned.
 
     ``assume_present`` returns True for objects whose size need not be checked.
     """
@@ -88,9 +88,9 @@ def _exists(repository: Repository, point: RestorePoint) -> bool:
 
 @contextlib.contextmanager
 def _unpublishing(repository: Repository, put: t.Sequence[RestorePoint]) -> t.Iterator[None]:
-    """If the block fails, delete the manifest that was stored last, unless another run has replaced it.
+    """If the block fails, delete the manifest that was stored last.
 
-    Objects that this manifest refers to are lost.
+    It stays if another run has replaced it. Objects that this manifest refers to are lost.
     """
     try:
         yield
@@ -108,7 +108,7 @@ def publish(
     before_visible: t.Callable[[], None] = _nothing,
     yields: bool = False,
 ) -> RestorePoint:
-    """Make a restore point exist, or replace its manifest; all it names must be stored.
+    """Make a restore point exist, or replace its manifest. All it names must be stored.
 
     Returns the point that exists then.
 
@@ -145,13 +145,13 @@ def publish(
 
 
 def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Collection[str]) -> bool:
-    """Replace the manifest of a restore point by one that names ``new`` objects besides some of those it named before.
+    """Replace the manifest of a restore point by one that names ``new`` objects.
 
-    Works like ``publish``, with one difference. Objects that the point already refers to exist as long as the point
-    exists. For those, one request checks whether any of them is condemned. Return False and change nothing if an object
-    is condemned, if a new object is missing, or if the stored point differs from ``before``. If the manifest appeared
-    so late that the draft may have counted for nothing, its objects are checked again: see ``_settled``. A point that
-    is removed at the same time stays removed.
+    The other objects are among those it named before. Works like ``publish``, with one difference. Objects that the
+    point already refers to exist as long as the point exists. For those, one request checks whether any of them is
+    condemned. Return False and change nothing if an object is condemned, if a new object is missing, or if the stored
+    point differs from ``before``. If the manifest appeared so late that the draft may have counted for nothing, its
+    objects are checked again: see ``_settled``. A point that is removed at the same time stays removed.
     """
     repository = lease.repository
     records = removals.objects(repository, before.uuid)
@@ -197,15 +197,15 @@ def _removed_again(repository: Repository, point: RestorePoint, records: t.Colle
 
 
 def _withdraw(repository: Repository, point: RestorePoint) -> None:
-    """Delete the manifest of a point that lacks objects; record the removal first, for hosts that saw it."""
+    """Delete the manifest of a point that lacks objects. Record the removal first, for hosts that saw it."""
     removals.record(repository, [point.key])
     repository.store.delete(names.manifest(*point.key))
 
 
 def _settled(repository: Repository, before: RestorePoint, after: RestorePoint, records: t.Collection[str]) -> bool:
-    """Repair a restore point whose manifest was stored so late that objects it refers to may be deleted.
+    """Repair a restore point whose manifest was stored too late to be safe.
 
-    Return True if the manifest can stay.
+    Objects that it refers to may be deleted. Return True if the manifest can stay.
 
     The point gets back the maps it named before, or maps that another run stored for it. It is removed if none of these
     are whole. A manifest that stands needs no draft: a collector sees the manifest, or this run sees the list of the
