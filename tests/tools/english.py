@@ -3,10 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Finds banned phrases in documentation, option texts, task names, messages, docstrings and comments.
 
-    .venv/bin/python tests/tools/english.py [--list]
-
-Files in english_exceptions.txt are not clean yet. The list is exact: the check fails if another file has a finding, and if a
-listed file has none. Remove files from the list, do not add them. With --list, print the files that have findings.
+.venv/bin/python tests/tools/english.py
 """
 
 from __future__ import annotations
@@ -19,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-EXCEPTIONS = Path(__file__).with_name("english_exceptions.txt")
 BANNED = re.compile(
     r"""\b(?:
         tells? | told | telling
@@ -65,13 +61,7 @@ def files() -> list[Path]:
 
 def main() -> int:
     """Print what is wrong. Returns 1 if anything is."""
-    found = {str(path.relative_to(ROOT)): each for path in files() if (each := findings(path))}
-    if "--list" in sys.argv[1:]:
-        print("\n".join(found))
-        return 0
-    listed = set(EXCEPTIONS.read_text(encoding="utf-8").splitlines())
-    wrong = [f"{name}:{line}: {phrase}" for name in sorted(found.keys() - listed) for line, phrase in found[name]]
-    wrong += [f"{name} is clean: remove it from {EXCEPTIONS.name}" for name in sorted(listed - found.keys())]
+    wrong = [f"{path.relative_to(ROOT)}:{line}: {phrase}" for path in files() for line, phrase in findings(path)]
     print("\n".join(wrong), end="\n" if wrong else "")
     return 1 if wrong else 0
 

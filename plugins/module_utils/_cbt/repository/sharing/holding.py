@@ -73,13 +73,13 @@ def _kept(repository: Repository, taken: Hold) -> RestorePoint:
         if publishing.stands(repository, point):
             if missing:
                 raise DamagedObject(
-                    f"Restore point {point.id} of {point.domain} cannot be held: {_told(missing)}. Verify it, or choose another one."
+                    f"Restore point {point.id} of {point.domain} cannot be held: {_named(missing)}. Verify it, or choose another one."
                 )
             return point
         # Another run moved its blocks, or removed it.
 
 
-def _told(missing: set[str]) -> str:
+def _named(missing: set[str]) -> str:
     first, others = min(missing), len(missing) - 1
     return (
         f"{first}{f' and {others} other objects' if others else ''} it needs is missing, damaged or about to be deleted"

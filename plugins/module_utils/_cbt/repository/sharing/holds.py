@@ -151,12 +151,12 @@ def check_free(repository: Repository, key: Key) -> None:
     """Raise Held if a restore point is held."""
     found = of(repository, key)
     if found:
-        told = "; ".join(
+        uses = "; ".join(
             f"{reason} (hold {each.id})" if each else reason
             for reason, each in itertools.zip_longest(reasons(found), found[:_SHOWN])
         )
         raise Held(
-            f"Restore point {key[1]} of {key[0]} cannot be removed: it is {told}. End what uses it with the module that started it,"
+            f"Restore point {key[1]} of {key[0]} cannot be removed: it is {uses}. End what uses it with the module that started it,"
             f" which can run on any host. {how_to_end(found[0].name)}",
             reasons(found),
         )
