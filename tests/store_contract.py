@@ -103,7 +103,7 @@ class StoreContract:
         assert store.put("collected.json", b"new", replace=False)
         assert store.get("collected.json") == b"new"
 
-    def test_of_several_that_put_without_replace_exactly_one_wins(self, store: Store) -> None:
+    def test_exactly_one_of_several_concurrent_puts_without_replace_wins(self, store: Store) -> None:
         with ThreadPoolExecutor(8) as pool:
             won = list(
                 pool.map(lambda number: store.put("repository.json", str(number).encode(), replace=False), range(8))
@@ -121,7 +121,7 @@ class StoreContract:
         with pytest.raises(ObjectMissing):
             store.get("collected.json")
 
-    def test_of_several_that_swap_the_same_object_exactly_one_wins(self, store: Store) -> None:
+    def test_exactly_one_of_several_concurrent_swaps_wins(self, store: Store) -> None:
         for turn in range(4):
             store.put("repository.json", b"before")
             with ThreadPoolExecutor(8) as pool:
@@ -143,7 +143,7 @@ class StoreContract:
         upload.abandon()
         assert list(store.list("packs")) == [PACK]
 
-    def test_a_large_upload_written_by_several_threads_comes_back_as_it_was(self, store: Store) -> None:
+    def test_a_large_upload_written_by_several_threads_round_trips(self, store: Store) -> None:
         data = random_bytes((40 << 20) + 12_345, 2)
         piece = 1 << 20
         offsets = list(range(0, len(data), piece))
@@ -178,7 +178,7 @@ class StoreContract:
         upload.abandon()
         assert store.get(LEASE) == b"first"
 
-    def test_listing_is_by_folder_and_skips_objects_in_the_making(self, store: Store) -> None:
+    def test_listing_is_by_folder_and_skips_unfinished_objects(self, store: Store) -> None:
         for name in (
             f"{POINT}/manifest.json",
             f"{POINT}/vda.map",
@@ -208,7 +208,7 @@ class StoreContract:
         assert not store.foreign.words()
 
     @pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
-    def test_what_is_no_name_of_an_object_is_refused_by_everything(self, store: Store, name: str) -> None:
+    def test_every_call_refuses_an_invalid_object_name(self, store: Store, name: str) -> None:
         acts: list[Callable[[], object]] = [
             lambda: store.put(name, b"x"),
             lambda: store.put(name, b"x", replace=False),
@@ -228,7 +228,7 @@ class StoreContract:
         "prefix",
         ["", ".", "..", "/", "points/..", "points/", "../points", "points/x", "tmp", "packs/AA", "packs/aa/aa"],
     )
-    def test_what_is_no_folder_of_objects_is_not_listed(self, store: Store, prefix: str) -> None:
+    def test_an_invalid_object_folder_is_not_listed(self, store: Store, prefix: str) -> None:
         for listing in (store.list, store.entries):
             with pytest.raises(DamagedObject, match="No folder of a repository can be called"):
                 list(listing(prefix))
@@ -256,7 +256,7 @@ class StoreContract:
             with pytest.raises(RepositoryError, match="Cannot list leases in .*: more than 1 objects are there"):
                 list(listing("leases"))
 
-    def test_entries_tell_size_and_time_by_one_clock(self, store: Store) -> None:
+    def test_entries_report_sizes_and_the_times_of_one_clock(self, store: Store) -> None:
         store.put(LEASE, b"x" * 100)
         store.put(OTHER_LEASE, b"")
         entries = {entry.name: entry for entry in store.entries("leases")}
@@ -286,7 +286,7 @@ class StoreContract:
             with pytest.raises(ObjectMissing):
                 store.get_range(MISSING, 0, length)
 
-    def test_what_nobody_locked_may_go(self, store: Store) -> None:
+    def test_an_unlocked_object_can_be_deleted(self, store: Store) -> None:
         store.put(LEASE, b"x")
         store.put(OTHER_LEASE, b"y")
         store.protect([LEASE], like=OTHER_LEASE)
@@ -294,7 +294,7 @@ class StoreContract:
         store.delete(LEASE)
         assert list(store.list("leases")) == [OTHER_LEASE]
 
-    def test_a_sweep_spares_what_is_stored_and_what_is_in_the_making(self, store: Store) -> None:
+    def test_a_sweep_spares_stored_objects_and_uploads_in_progress(self, store: Store) -> None:
         store.put(PACK, b"x")
         upload = store.upload(OTHER_PACK)
         upload.write([b"y"], 0)

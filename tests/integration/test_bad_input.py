@@ -81,7 +81,9 @@ BACKUPS: dict[str, tuple[dict[str, t.Any], str]] = {
 
 
 @pytest.mark.parametrize("case", BACKUPS)
-def test_a_backup_that_cannot_be_says_so_and_changes_nothing(case: str, domain: BlockDomain, workspace: Path) -> None:
+def test_an_impossible_backup_reports_the_reason_and_changes_nothing(
+    case: str, domain: BlockDomain, workspace: Path
+) -> None:
     overrides, message = BACKUPS[case]
     repository = workspace / "repository"
     result = run_module(
@@ -95,7 +97,7 @@ def test_a_backup_that_cannot_be_says_so_and_changes_nothing(case: str, domain: 
     assert not repository.exists() or list(open_repository(str(repository)).store.list("points")) == []
 
 
-def test_a_directory_with_other_files_is_no_repository(domain: BlockDomain, workspace: Path) -> None:
+def test_a_directory_with_other_files_is_not_a_repository(domain: BlockDomain, workspace: Path) -> None:
     folder = workspace / "photos"
     folder.mkdir()
     (folder / "cat.jpg").write_bytes(b"meow")
@@ -219,7 +221,7 @@ RESTORES: dict[str, tuple[dict[str, t.Any], str]] = {
 
 
 @pytest.mark.parametrize("case", RESTORES)
-def test_a_restore_that_cannot_be_says_so_and_writes_nothing(
+def test_an_impossible_restore_reports_the_reason_and_writes_nothing(
     case: str, domain: BlockDomain, workspace: Path, backed_up: t.Any
 ) -> None:
     overrides, message = RESTORES[case]

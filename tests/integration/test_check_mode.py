@@ -76,7 +76,7 @@ def test_the_estimate_and_the_run_agree_in_every_situation(hypervisor: Hyperviso
         assert domain.checkpoints() == [crashed["restore_point"]["checkpoint"]]
 
 
-def test_a_restore_in_check_mode_tells_the_images_and_writes_none(hypervisor: Hypervisor, workspace: Path) -> None:
+def test_a_restore_in_check_mode_reports_the_images_and_writes_none(hypervisor: Hypervisor, workspace: Path) -> None:
     out = workspace / "out"
     out.mkdir()
     with BlockDomain(hypervisor, [DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB)]) as domain:

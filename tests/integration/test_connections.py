@@ -161,7 +161,7 @@ def test_a_libvirt_that_cannot_be_reached_is_named(uri: str, workspace: Path) ->
     assert not (workspace / "repository").exists()
 
 
-def test_a_libvirt_that_accepts_and_never_answers_is_given_up(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_libvirt_that_accepts_but_never_answers_times_out(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "ANSWER_WITHIN", 1)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(workspace / "silent"))
@@ -330,7 +330,7 @@ def _seen_by_others(words: t.Collection[str]) -> list[str]:
     return seen
 
 
-def test_user_and_password_open_a_guarded_libvirt_and_are_told_nobody(
+def test_user_and_password_open_a_protected_libvirt_and_stay_secret(
     guarded: tuple[BlockDomain, SaslLibvirt], workspace: Path
 ) -> None:
     domain, sasl = guarded

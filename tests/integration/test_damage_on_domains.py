@@ -203,7 +203,7 @@ def test_a_lost_pack_costs_the_reading_of_what_was_in_it_and_the_new_point_is_tr
     assert patient.untrue() == []
 
 
-def test_what_is_damaged_of_one_disk_does_not_hinder_the_other(patient: Patient) -> None:
+def test_damage_to_one_disk_does_not_affect_the_other(patient: Patient) -> None:
     patient.flip(0, "vdb", KEPT)
     out = patient.workspace / "out"
     out.mkdir()

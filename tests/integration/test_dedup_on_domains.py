@@ -127,7 +127,7 @@ def test_the_clone_of_a_domain_costs_little(
         assert _untrue(clone, repository, workspace, cloned) == []
 
 
-def test_a_raw_disk_that_moved_its_content_stores_what_is_new(
+def test_a_raw_disk_with_moved_content_stores_only_new_data(
     hypervisor: Hypervisor, workspace: Path, repository: Repository
 ) -> None:
     """Nothing tracks it, and nothing is at its place: the scan finds the blocks all the same."""

@@ -204,7 +204,7 @@ def test_three_machines_come_back_on_a_host_that_never_saw_them(site: Site, tmp_
     assert [sound(guest, tmp_path) for guest in site.guests.values()] == [True] * 3
 
 
-def test_a_machine_is_not_brought_back_twice_nor_before_what_it_needs(site: Site) -> None:
+def test_a_machine_is_restored_only_once_and_after_its_dependencies(site: Site) -> None:
     database, application, _front = NAMES
     site.fleet.run(PLAYBOOK, site.variables({"name": database}), fails="listed twice")
     wrong = site.variables({"name": application, "after": [database]}, {"name": database})

@@ -235,7 +235,7 @@ def _overlay(workspace: Path, base: Path, named: bool, compat: str = "1.1") -> P
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "not named"])
-def test_a_backing_file_is_read_as_it_is_named_and_else_as_raw(
+def test_a_backing_file_is_read_in_its_named_format_and_otherwise_as_raw(
     named: bool, hypervisor: Hypervisor, workspace: Path, repository: Repository, watch: Watch
 ) -> None:
     base = workspace / "base.img"

@@ -172,7 +172,7 @@ def test_the_state_of_a_repository_is_returned_and_nothing_is_written(place: str
     assert found["sessions"] == []
 
 
-def test_a_repository_that_is_mounted_read_only_serves_with_a_warning(place: str, tmp_path: Path) -> None:
+def test_a_repository_mounted_read_only_is_usable_with_a_warning(place: str, tmp_path: Path) -> None:
     made = published(open_repository(place), 1)
     command = [*_READ_ONLY, place, sys.executable, "-c", _HOLD, place]
     environment = {

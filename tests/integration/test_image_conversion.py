@@ -86,7 +86,7 @@ def test_a_writing_guest_is_converted_without_a_stop_and_loses_nothing(
         assert guest.sha256("/data/before") == before
 
 
-def test_the_proof_finds_a_difference_and_keeps_the_original(
+def test_the_comparison_finds_a_difference_and_keeps_the_original(
     hypervisor: Hypervisor, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from witness import session_of
@@ -250,7 +250,7 @@ def test_an_original_on_which_others_rest_is_kept(hypervisor: Hypervisor, worksp
         assert "clone.qcow2" in str(done["warnings"])
 
 
-def test_what_cannot_be_done_safely_is_refused_and_nothing_changes(hypervisor: Hypervisor, workspace: Path) -> None:
+def test_an_unsafe_conversion_is_refused_and_changes_nothing(hypervisor: Hypervisor, workspace: Path) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB, format="raw")]) as domain:
         taken = domain.image("vda").with_suffix(".qcow2")
         taken.write_bytes(b"somebody else's")

@@ -192,12 +192,12 @@ def test_only_the_new_image_itself_gets_the_owner_of_the_old_one(what: str, work
     assert (after.st_uid, after.st_mode) == (before.st_uid, before.st_mode)
 
 
-def test_a_file_that_may_not_be_read_is_not_taken_for_free(workspace: Path) -> None:
+def test_an_unreadable_file_is_not_assumed_to_be_free(workspace: Path) -> None:
     with pytest.raises(Refused, match="Cannot determine whether"):
         locks.in_use(str(workspace / "none"))
 
 
-def test_a_lock_of_other_bytes_is_none_of_qemus(workspace: Path) -> None:
+def test_a_lock_on_other_bytes_is_not_a_qemu_lock(workspace: Path) -> None:
     import fcntl
 
     image = _image(workspace, "raw")

@@ -147,9 +147,7 @@ def test_roles_refuse_and_accept(host: Host, collections: Path, tmp_path: Path) 
     assert host.backup()["changed"]
 
 
-def test_a_role_that_shall_not_create_a_repository_creates_none(
-    collections: Path, tmp_path: Path, workspace: Path
-) -> None:
+def test_a_role_creates_no_repository_when_creation_is_off(collections: Path, tmp_path: Path, workspace: Path) -> None:
     variables = {
         "cbt_repository": str(workspace / "share"),
         "prepare_install": False,

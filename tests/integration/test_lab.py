@@ -130,7 +130,7 @@ def test_failing_writes_raise(hypervisor: Hypervisor, domain: BlockDomain) -> No
             other.write("vda", 0, 512, 1)
 
 
-def test_same_bytes_wants_equal_size_and_content(workspace: Path) -> None:
+def test_same_bytes_requires_equal_size_and_content(workspace: Path) -> None:
     short, padded, other = (workspace / name for name in ("short", "padded", "other"))
     short.write_bytes(b"\x01" * 512)
     padded.write_bytes(b"\x01" * 512 + bytes(512))

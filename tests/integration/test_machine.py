@@ -184,7 +184,7 @@ def test_firmware_variables_and_tpm_come_back_with_the_machine(
     assert not [warning for warning in again.warnings if "not saved" in warning]
 
 
-def test_a_copy_of_a_machine_with_firmware_has_variables_and_tpm_of_its_own(
+def test_a_copy_of_a_machine_with_firmware_has_its_own_variables_and_tpm(
     firmware: Firmware, session: Session, workspace: Path, repository: Repository
 ) -> None:
     backup(session, repository, ask(firmware.name))

@@ -121,7 +121,7 @@ def test_a_differential_where_nothing_is_known_reads_all_and_still_begins_no_tra
 # Threshold
 
 
-def test_a_threshold_holds_back_what_is_too_little_and_nothing_else(hypervisor: Hypervisor, workspace: Path) -> None:
+def test_a_threshold_skips_only_changes_below_it(hypervisor: Hypervisor, workspace: Path) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", SIZE), DiskSpec("vdb", 4 * MIB)]) as domain:
         arguments = {
             "domain": domain.name,
@@ -155,7 +155,7 @@ def test_a_threshold_holds_back_what_is_too_little_and_nothing_else(hypervisor: 
 # Rate limit
 
 
-def test_a_limited_backup_reads_no_faster_and_is_true(
+def test_a_rate_limited_backup_obeys_the_limit_and_is_correct(
     hypervisor: Hypervisor, workspace: Path, repository: Repository
 ) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", SIZE)]) as domain:
@@ -166,7 +166,7 @@ def test_a_limited_backup_reads_no_faster_and_is_true(
         assert _untrue(domain, repository, taken, workspace / "out") == []
 
 
-def test_a_signal_is_heeded_while_the_limit_lets_nobody_read(
+def test_a_signal_is_handled_while_the_rate_limit_blocks_all_readers(
     hypervisor: Hypervisor, workspace: Path, repository: Repository
 ) -> None:
     def strike(progress: Progress) -> None:

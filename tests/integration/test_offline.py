@@ -346,7 +346,7 @@ def test_consistency_is_that_of_the_way_the_guest_ended(
 
 @pytest.mark.parametrize("mode", ["auto", "copy"])
 @pytest.mark.parametrize("fmt", ["qcow2", "raw"])
-def test_an_image_that_another_process_holds_is_told_and_nothing_changes(
+def test_an_image_held_by_another_process_is_reported_and_unchanged(
     fmt: str, mode: str, hypervisor: Hypervisor, workspace: Path, scratch: Path, repository: Repository
 ) -> None:
     with BlockDomain(
@@ -620,7 +620,7 @@ def test_check_mode_predicts_for_a_shut_off_domain(hypervisor: Hypervisor, works
         assert both(mode="copy") == ["copy", "copy", "copy", "skipped"]
 
 
-def test_a_bitmap_that_was_not_closed_is_not_believed(
+def test_a_bitmap_that_was_not_closed_is_not_trusted(
     hypervisor: Hypervisor, workspace: Path, repository: Repository
 ) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 4 * MIB)]) as domain:

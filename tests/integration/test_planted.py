@@ -134,7 +134,7 @@ def _run_folder(parent: Path) -> Path:
     return found
 
 
-def test_what_is_planted_during_a_backup_gains_nothing(
+def test_files_planted_during_a_backup_gain_nothing(
     hypervisor: Hypervisor, parent: Path, outside: Outside, repository: Repository
 ) -> None:
     worked: list[str] = []
@@ -161,7 +161,7 @@ def test_what_is_planted_during_a_backup_gains_nothing(
         assert not domain.job_running() and outside.untouched
 
 
-def test_what_is_planted_before_a_backup_gains_nothing(
+def test_files_planted_before_a_backup_gain_nothing(
     hypervisor: Hypervisor, parent: Path, outside: Outside, repository: Repository
 ) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", MIB)]) as domain:
@@ -182,7 +182,7 @@ def test_what_is_planted_before_a_backup_gains_nothing(
         assert not folder.exists()
 
 
-def test_leftovers_that_cannot_be_removed_are_not_said_to_be(
+def test_leftovers_that_cannot_be_removed_are_not_reported_as_removed(
     hypervisor: Hypervisor, parent: Path, outside: Outside
 ) -> None:
     with BlockDomain(hypervisor, [DiskSpec("vda", MIB)], start=False) as domain:
@@ -195,7 +195,7 @@ def test_leftovers_that_cannot_be_removed_are_not_said_to_be(
         assert deepest.exists() and outside.untouched
 
 
-def test_what_is_planted_while_a_conversion_is_proven_gains_nothing(
+def test_files_planted_while_a_conversion_is_verified_gain_nothing(
     hypervisor: Hypervisor, parent: Path, outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Root's own server of images writes its process id beside its socket."""

@@ -141,7 +141,7 @@ def test_nothing_is_done_where_all_is_in_order(it: Reconciling) -> None:
 
 
 @either_way
-def test_ours_are_put_in_order_at_once(running: bool, it: Reconciling) -> None:
+def test_own_checkpoints_are_reconciled_at_once(running: bool, it: Reconciling) -> None:
     dangling, dead = it.dangling(), it.dead()
     it.forget(it.serving)
     if not running:
@@ -156,7 +156,9 @@ def test_ours_are_put_in_order_at_once(running: bool, it: Reconciling) -> None:
 
 
 @either_way
-def test_those_of_others_are_told_of_and_left_alone_until_they_are_to_go(running: bool, it: Reconciling) -> None:
+def test_foreign_checkpoints_are_reported_and_left_alone_until_their_removal_is_requested(
+    running: bool, it: Reconciling
+) -> None:
     created(it.workspace, it.workspace / "other")
     other = it.backup("other")  # another repository of ours, whose checkpoint stays in any case
     it.domain.handle.checkpointCreateXML(THEIRS, 0)
@@ -191,7 +193,7 @@ def test_broken_bitmaps_are_removed_and_the_next_backup_reads_in_full(it: Reconc
     _in_order(it)
 
 
-def test_refused_while_a_job_of_somebody_else_runs(it: Reconciling) -> None:
+def test_a_backup_is_refused_while_a_foreign_job_runs(it: Reconciling) -> None:
     dangling = it.dangling()
     before = it.state()
     it.domain.handle.backupBegin(pull_job_xml(it.domain, it.domain.hypervisor.folder()), None, 0)

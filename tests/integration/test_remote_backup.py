@@ -190,7 +190,7 @@ class Running:
         return json.loads(said)
 
 
-def test_nobody_reads_a_byte_without_a_certificate_of_the_authority_and_a_killed_run_is_cleared_away(
+def test_reading_requires_a_certificate_of_the_authority_and_a_killed_run_is_cleaned_up(
     nodes: tuple[Node, Node], domain: BlockDomain, repository: Repository, take: t.Callable[..., t.Any], tmp_path: Path
 ) -> None:
     hypervisor, reader = nodes
@@ -231,7 +231,7 @@ def _before(folder: Path) -> Path:
     return path
 
 
-def test_a_server_that_does_not_prove_its_name_is_not_read_from(
+def test_a_server_with_an_unverified_name_is_not_read(
     nodes: tuple[Node, Node], domain: BlockDomain, take: t.Callable[..., t.Any]
 ) -> None:
     hosts = nodes[1].path(Path("/etc/hosts"))
@@ -241,7 +241,7 @@ def test_a_server_that_does_not_prove_its_name_is_not_read_from(
     assert domain.checkpoints() == []
 
 
-def test_a_taken_port_is_passed_over_unless_it_is_asked_for(
+def test_a_port_in_use_is_skipped_unless_it_is_requested(
     nodes: tuple[Node, Node], domain: BlockDomain, take: t.Callable[..., t.Any]
 ) -> None:
     listen = (

@@ -26,7 +26,7 @@ MIB = 1 << 20
 COPY = MachineOptions(new_uuid=True, new_macs=True)
 
 
-def test_a_domain_that_is_there_is_not_replaced_unasked_nor_while_it_runs(
+def test_an_existing_domain_is_replaced_only_on_request_and_never_while_it_runs(
     original: BlockDomain, session: Session, workspace: Path, repository: Repository
 ) -> None:
     name, other = original.name, new_name()
@@ -77,7 +77,7 @@ def test_a_configuration_libvirt_refuses_leaves_nothing(
     assert list(out.iterdir()) == []
 
 
-def test_a_machine_that_cannot_start_is_defined_all_the_same(
+def test_a_machine_that_cannot_start_is_still_defined(
     original: BlockDomain, session: Session, workspace: Path, repository: Repository
 ) -> None:
     name = new_name()

@@ -266,7 +266,7 @@ def test_a_backing_image_of_a_running_domain_is_never_replaced(
         )
 
 
-def test_the_module_tells_beforehand_what_it_then_does(
+def test_the_module_predicts_its_actions_in_check_mode(
     original: BlockDomain, session: Session, workspace: Path
 ) -> None:
     name = new_name()
@@ -390,7 +390,7 @@ def test_a_restore_that_is_ended_leaves_nothing_on_an_nbd_export_that_looks_like
     assert _unlike(image, "raw", original) is None
 
 
-def test_what_is_said_of_a_restore_that_meets_damage_is_true(
+def test_the_message_about_a_restore_that_meets_damage_is_true(
     original: BlockDomain, session: Session, workspace: Path, repository: Repository
 ) -> None:
     for pack in (workspace / "repository/packs").glob("*/*"):

@@ -104,7 +104,7 @@ def test_a_link_that_a_store_puts_in_the_place_of_the_repository_changes_no_fold
     assert list(host.iterdir()) == []
 
 
-def test_what_is_too_old_or_missing_is_refused_before_anything_is_made(play: Play, workspace: Path) -> None:
+def test_outdated_or_missing_software_is_refused_before_anything_is_created(play: Play, workspace: Path) -> None:
     variables: dict[str, Any] = {"cbt_repository": str(workspace / "repository")}
     newest = {"libvirt": "7.0.0", "qemu": "99.1.0", "python": "3.9.0"}
     for options in ((), ("--check",)):
@@ -221,7 +221,7 @@ def test_the_rules_open_a_domains_folder_to_its_own_qemu_alone(play: Play, profi
             assert [rule for rule in rules[other] if rule.fullmatch(path)] == []
 
 
-def test_a_scratch_folder_whose_backups_could_not_be_told_apart_is_refused(play: Play, profiles: Path) -> None:
+def test_a_scratch_folder_with_ambiguous_backups_is_refused(play: Play, profiles: Path) -> None:
     play.run(
         "role:kvm.cbt.apparmor",
         _variables(profiles, apparmor_scratch_dirs=["/srv/" + "x" * 27]),

@@ -236,7 +236,7 @@ def _everywhere(secret: str) -> list[str]:
     return found
 
 
-def test_modules_take_credentials_from_options_environment_and_profile_and_tell_no_secret(
+def test_modules_read_credentials_from_options_environment_and_profile_and_reveal_no_secret(
     hypervisor: Hypervisor, workspace: Path, rclone: Account, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     location = f"s3://{rclone.bucket()}/kvm"
@@ -281,7 +281,7 @@ def test_modules_take_credentials_from_options_environment_and_profile_and_tell_
     assert [each["status"] for each in verified["restore_points"]] == ["ok"]
 
 
-def test_modules_tell_a_missing_bucket_and_a_wrong_key(workspace: Path, account: Account) -> None:
+def test_modules_report_a_missing_bucket_and_a_wrong_key(workspace: Path, account: Account) -> None:
     missing = run_module(workspace, "cbt_backup_info", repository="s3://lab-never-made/kvm", s3=account.options)
     assert missing["failed"] and "NoSuchBucket" in missing["msg"] and "Create the bucket" in missing["msg"]
     wrong = run_module(
@@ -295,7 +295,7 @@ def test_modules_tell_a_missing_bucket_and_a_wrong_key(workspace: Path, account:
     assert empty["failed"] and "There is no repository in s3://" in empty["msg"]
 
 
-def test_a_bucket_with_other_objects_is_not_taken(account: Account) -> None:
+def test_a_bucket_with_other_objects_is_not_used(account: Account) -> None:
     bucket = account.bucket()
     account.client().put_object(Bucket=bucket, Key="backups/photos/cat.jpg", Body=b"x")
     with pytest.raises(

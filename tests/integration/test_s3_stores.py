@@ -29,7 +29,7 @@ class S3Contract(StoreContract):
     """What a store on S3 has to do besides."""
 
     @pytest.mark.parametrize("far", [False, True], ids=["near by", "far away"])
-    def test_a_large_object_arrives_whole(self, store: S3Store, far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_large_object_arrives_complete(self, store: S3Store, far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(store, "is_far", lambda: far)
         data = random.Random(1).randbytes(2 * PART + 4711)
         upload = store.upload(PACK)
@@ -45,10 +45,10 @@ class TestRclone(S3Contract):
     def store(self, rclone: Account) -> S3Store:
         return store_in(rclone, rclone.bucket())
 
-    def test_of_several_that_put_without_replace_exactly_one_wins(self, store: S3Store) -> None:
+    def test_exactly_one_of_several_concurrent_puts_without_replace_wins(self, store: S3Store) -> None:
         pytest.skip("rclone heeds no conditions")
 
-    def test_of_several_that_swap_the_same_object_exactly_one_wins(self, store: S3Store) -> None:
+    def test_exactly_one_of_several_concurrent_swaps_wins(self, store: S3Store) -> None:
         pytest.skip("rclone heeds no conditions")
 
 
@@ -93,10 +93,10 @@ class TestVersionedBucket(StoreContract):
         gateway.client().put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
         return store_in(gateway, bucket)
 
-    def test_of_several_that_put_without_replace_exactly_one_wins(self, store: S3Store) -> None:
+    def test_exactly_one_of_several_concurrent_puts_without_replace_wins(self, store: S3Store) -> None:
         pytest.skip("Ceph heeds the condition only in buckets without versions")
 
-    def test_of_several_that_swap_the_same_object_exactly_one_wins(self, store: S3Store) -> None:
+    def test_exactly_one_of_several_concurrent_swaps_wins(self, store: S3Store) -> None:
         pytest.skip("Ceph heeds the condition only in buckets without versions")
 
     def test_a_replaced_object_is_deleted_with_all_that_it_replaced(self, store: S3Store, gateway: Account) -> None:
@@ -129,7 +129,7 @@ class TestObjectLock:
     @pytest.mark.parametrize(
         ("size", "far"), [(10, False), (2 * PART, False), (2 * PART, True)], ids=["small", "large", "in parts"]
     )
-    def test_what_is_locked_is_never_reported_as_deleted_and_stays(
+    def test_a_locked_object_is_kept_and_never_reported_as_deleted(
         self, store: S3Store, size: int, far: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(store, "is_far", lambda: far)
@@ -180,7 +180,7 @@ class TestObjectLock:
         assert len({store.locked_until(f"packs/00/{days:032x}") for days in (1, 2, 3)}) == 1
         assert tuple(store._head(f"packs/00/{days:032x}")["ObjectLockMode"] for days in (1, 2, 3)) == modes
 
-    def test_a_legal_hold_is_a_lock_without_end(self, gateway: Account) -> None:
+    def test_a_legal_hold_is_a_lock_without_an_end(self, gateway: Account) -> None:
         bucket = gateway.bucket(ObjectLockEnabledForBucket=True)
         store = store_in(gateway, bucket)
         store.put(LEASE, b"x")
@@ -198,7 +198,7 @@ class TestObjectLock:
             store.locked_until(MISSING)
 
 
-def test_a_bucket_that_is_missing_is_no_missing_object(gateway: Account, rclone: Account) -> None:
+def test_a_missing_bucket_is_not_reported_as_a_missing_object(gateway: Account, rclone: Account) -> None:
     for account in (gateway, rclone):
         store = store_in(account, "lab-no-such-bucket")
         for call in (lambda store=store: store.get(LEASE), lambda store=store: store.size(LEASE), lambda store=store: store.put(LEASE, b""),
@@ -221,7 +221,7 @@ def test_a_bucket_that_is_missing_is_no_missing_object(gateway: Account, rclone:
     ],
     ids=["secret", "key", "endpoint", "profile"],
 )
-def test_what_is_wrong_with_the_options_is_told(gateway: Account, changed: dict[str, t.Any], message: str) -> None:
+def test_an_invalid_option_is_reported(gateway: Account, changed: dict[str, t.Any], message: str) -> None:
     bucket = gateway.bucket()
     with pytest.raises(RepositoryError, match=message) as caught:
         store_in(gateway, bucket, **changed).get(LEASE)

@@ -151,7 +151,7 @@ def test_a_repository_that_fills_up_ends_the_backup_and_keeps_what_it_had(
 
 
 @pytest.mark.parametrize("short", ["scratch_dir", "repository"])
-def test_where_there_is_no_room_the_backup_is_refused_before_it_begins(
+def test_a_backup_without_enough_space_is_refused_before_it_begins(
     short: str, hypervisor: Hypervisor, workspace: Path, small: Path
 ) -> None:
     folders = {"scratch_dir": workspace, "repository": workspace}
@@ -174,9 +174,7 @@ def test_where_there_is_no_room_the_backup_is_refused_before_it_begins(
         assert backup(session_of(domain), repository, request).point is not None
 
 
-def test_a_file_system_that_is_full_to_the_last_byte_is_told_of(
-    hypervisor: Hypervisor, workspace: Path, small: Path
-) -> None:
+def test_a_completely_full_file_system_is_reported(hypervisor: Hypervisor, workspace: Path, small: Path) -> None:
     repository = _repository(small / "repository")
     with (
         BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB)]) as domain,

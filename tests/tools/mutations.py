@@ -106,7 +106,7 @@ PROOFS = (
         "        if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:\n",
         "        if len(data) != file.size:\n",
         (
-            "unit/repository/test_repository.py::test_a_file_exchanged_cut_or_gone_is_noticed",
+            "unit/repository/test_repository.py::test_a_replaced_truncated_or_missing_file_is_detected",
             "unit/repository/test_repository_v1.py::test_the_configuration_of_every_point_is_read",
         ),
     ),
@@ -174,7 +174,7 @@ ORDER = (
         "            os.fsync(self._handle)\n",
         "",
         (
-            "unit/repository/stores/test_directory_store.py::test_what_is_committed_was_synced_first_and_its_folder_after",
+            "unit/repository/stores/test_directory_store.py::test_a_commit_syncs_the_file_first_and_its_folder_afterwards",
         ),
     ),
     Mutation(
@@ -233,7 +233,7 @@ ORDER = (
         "            entries.append(_keep(repository, point, manifest))\n",
         "            repository.store.delete(name)\n            entries.append(_keep(repository, point, manifest))\n",
         (
-            "unit/operations/upkeep/test_store_faults_of_upkeep.py::test_whatever_call_fails_no_point_is_lost_and_the_next_run_goes_on",
+            "unit/operations/upkeep/test_store_faults_of_upkeep.py::test_no_point_is_lost_and_the_next_run_continues_after_any_failed_call",
         ),
     ),
     Mutation(
@@ -248,9 +248,7 @@ ORDER = (
         "repository/sharing/collector.py",
         "        if now - since >= grace:\n            due",
         "        if True:\n            due",
-        (
-            "unit/repository/test_repository_v1.py::test_of_what_is_condemned_only_what_was_so_for_the_grace_period_goes",
-        ),
+        ("unit/repository/test_repository_v1.py::test_a_condemned_object_is_deleted_only_after_the_grace_period",),
     ),
     Mutation(
         "a lease spares nothing",
@@ -265,7 +263,7 @@ ORDER = (
         "condemned.reprieve(self._repository, name), found.idle)",
         "condemned.reprieve(self._repository, name), ())",
         (
-            "unit/repository/sharing/test_collector.py::test_an_announcement_of_what_is_needed_is_taken_back_and_another_keeps_its_time",
+            "unit/repository/sharing/test_collector.py::test_the_announcement_of_a_needed_object_is_withdrawn_and_others_keep_their_time",
         ),
     ),
     Mutation(
@@ -363,14 +361,14 @@ GUARDS = (
         "operations/backup/run.py",
         "            directory.require_room()\n",
         "            pass\n",
-        ("integration/test_space.py::test_where_there_is_no_room_the_backup_is_refused_before_it_begins[scratch_dir]",),
+        ("integration/test_space.py::test_a_backup_without_enough_space_is_refused_before_it_begins[scratch_dir]",),
     ),
     Mutation(
         "a bitmap that was not closed is believed",
         "hypervisor/disks.py",
         'inconsistent="in-use" in raw["flags"]',
         "inconsistent=False",
-        ("integration/test_offline.py::test_a_bitmap_that_was_not_closed_is_not_believed",),
+        ("integration/test_offline.py::test_a_bitmap_that_was_not_closed_is_not_trusted",),
     ),
     Mutation(
         "a backing image of a running domain is written over",
@@ -408,7 +406,7 @@ GUARDS = (
         '        if domain.api.isActive():\n            raise Refused(f"{what} and is running.',
         '        if False:\n            raise Refused(f"{what} and is running.',
         (
-            "integration/test_restore_accidents.py::test_a_domain_that_is_there_is_not_replaced_unasked_nor_while_it_runs",
+            "integration/test_restore_accidents.py::test_an_existing_domain_is_replaced_only_on_request_and_never_while_it_runs",
         ),
     ),
     Mutation(
@@ -538,7 +536,7 @@ DEFINITIONS = (
         "hypervisor/allowed/values.py",
         '"WORD": r"[^/\\x00-\\x1f\\x7f-\\x9f]*"',
         '"WORD": r"[^\\x00-\\x1f\\x7f-\\x9f]*"',
-        ("unit/operations/restore/test_allowed_definitions.py::test_no_value_is_a_path_but_free_text",),
+        ("unit/operations/restore/test_allowed_definitions.py::test_only_free_text_values_may_contain_a_path",),
     ),
     Mutation(
         "firmware may be anywhere by a way up",
@@ -620,7 +618,7 @@ LATE = (
         "repository/sharing/publishing.py",
         " or not stands(repository, before):",
         ":",
-        ("unit/repository/sharing/test_relocation.py::test_a_manifest_changed_meanwhile_keeps_its_change",),
+        ("unit/repository/sharing/test_relocation.py::test_a_concurrently_changed_manifest_keeps_its_change",),
     ),
     Mutation(
         "a replaced manifest that came too late is not looked at again",
@@ -951,14 +949,14 @@ HOLDS = (
         "repository/sharing/holding.py",
         "            if missing:\n",
         "            if False:\n",
-        ("unit/repository/sharing/test_holds.py::test_a_point_of_which_something_is_lost_is_not_held",),
+        ("unit/repository/sharing/test_holds.py::test_an_incomplete_point_cannot_be_held",),
     ),
     Mutation(
         "a hold that is not given stays",
         "repository/sharing/holding.py",
         "            repository.discard(name)\n",
         "            pass\n",
-        ("unit/repository/sharing/test_holds.py::test_a_point_of_which_something_is_lost_is_not_held",),
+        ("unit/repository/sharing/test_holds.py::test_an_incomplete_point_cannot_be_held",),
     ),
     Mutation(
         "a hold keeps what its point names by now",

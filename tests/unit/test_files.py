@@ -45,7 +45,7 @@ def test_pieces_written_by_several_threads_in_any_order_make_the_file(
     assert path.read_bytes() == b"".join(pieces)
 
 
-def test_what_was_written_leaves_the_page_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_written_data_leaves_the_page_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_BEHIND", 8 * MIB)
     piece = os.urandom(MIB)
     path = tmp_path / "file"
@@ -57,9 +57,7 @@ def test_what_was_written_leaves_the_page_cache(tmp_path: Path, monkeypatch: pyt
     assert path.read_bytes() == piece * 40
 
 
-def test_an_error_the_kernel_tells_while_writing_back_is_not_swallowed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_writeback_error_of_the_kernel_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class FailingDisk:
         def sync_file_range(self, _handle: int, _offset: object, _length: object, flags: int) -> int:
             ctypes.set_errno(errno.EIO)

@@ -220,7 +220,7 @@ def test_no_folder_leads_back_to_itself() -> None:
     assert circles(arrows) == []
 
 
-def test_a_circle_would_be_seen() -> None:
+def test_an_import_cycle_would_be_detected() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"], ["b", "c"]]
 
 
@@ -340,7 +340,7 @@ def test_each_task_of_the_examples_runs_a_module(module: str) -> None:
     assert [task["name"] for task in tasks if not any("." in key for key in task)] == []
 
 
-def test_what_cannot_be_followed_is_listed() -> None:
+def test_values_without_documented_fields_are_listed() -> None:
     found = set()
     for module in MODULES:
         path = PLUGINS / ("action" if module == "cbt_each" else "modules") / f"{module}.py"

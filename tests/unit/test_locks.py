@@ -92,7 +92,7 @@ def theirs() -> Iterator[Path]:
     subprocess.run(["rm", "-r", "--", str(made)], check=True)
 
 
-def test_a_lock_that_another_user_holds_in_a_folder_for_all_hinders_no_run(name: str, engine: Path) -> None:
+def test_a_lock_held_by_another_user_in_a_shared_folder_blocks_no_run(name: str, engine: Path) -> None:
     holder = as_nobody(engine, _HOLD, f"/run/lock/kvm-cbt-{name}.lock")
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
@@ -164,6 +164,6 @@ def test_without_a_runtime_directory_of_its_own_another_user_locks_below_the_hom
     assert said == f"{theirs}/.local/state/kvm-cbt\n"
 
 
-def test_where_no_folder_can_be_made_the_error_names_it(name: str, engine: Path) -> None:
+def test_an_error_names_the_folder_that_cannot_be_created(name: str, engine: Path) -> None:
     said, _error = as_nobody(engine, _LOCK, name, HOME="/nonexistent").communicate()
     assert "Cannot use /nonexistent/.local/state/kvm-cbt for locks: Permission denied." in said

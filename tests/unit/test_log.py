@@ -154,7 +154,7 @@ def _sticky_folder(path: Path) -> None:
         (_sticky_folder, "another user can replace files in"),
     ],
 )
-def test_what_is_no_file_of_this_user_is_refused_and_left_alone(
+def test_a_log_path_that_is_not_a_file_of_this_user_is_refused_and_left_alone(
     prepare: Callable[[Path], None], why: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "logs" / "cbt.log"
@@ -227,7 +227,7 @@ def test_lines_of_several_writers_do_not_mix(tmp_path: Path) -> None:
     assert sorted(texts) == sorted(str(number) * 3000 for number in range(4) for _line in range(50))
 
 
-def test_progress_is_logged_every_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_logged_periodically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     log = opened(tmp_path / "cbt.log")

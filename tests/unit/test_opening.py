@@ -58,7 +58,7 @@ def test_links_of_ones_own_are_followed(name: str, place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["round", "nowhere", "none", "real", "pipe", "real/file/x", "/dev/null"])
-def test_what_is_no_file_is_an_error_and_nothing_is_waited_for(name: str, place: Path) -> None:
+def test_opening_anything_but_a_file_is_an_error_and_does_not_block(name: str, place: Path) -> None:
     before = _open_handles()
     with pytest.raises(OSError):
         open_file(os.path.join(place, name))
@@ -76,7 +76,7 @@ def test_a_link_of_another_user_is_not_followed(name: str, place: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become others")
-def test_a_link_is_not_followed_though_it_leads_to_what_is_ones_own(place: Path) -> None:
+def test_a_link_to_a_file_of_the_same_user_is_not_followed(place: Path) -> None:
     """The other way round: a file of another user behind a link of root's is read."""
     os.chown(place / "real/file", 65534, 65534)
     assert open_file(f"{place}/relative").read() == b"content"

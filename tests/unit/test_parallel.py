@@ -27,7 +27,7 @@ def worker(work: Callable[[Any], Any]) -> Callable[[], contextlib.AbstractContex
     return lambda: contextlib.nullcontext(work)
 
 
-def test_results_come_in_the_order_of_the_tasks_however_long_each_takes() -> None:
+def test_results_arrive_in_task_order_regardless_of_duration() -> None:
     chance = random.Random(1)
     pauses = [chance.random() * 0.004 for _task in range(300)]
 
@@ -56,7 +56,7 @@ def test_every_task_is_done_once_whatever_the_numbers(tasks: int, workers: int, 
     assert sorted(done) == list(range(tasks))
 
 
-def test_results_that_are_none_or_false_are_results_too() -> None:
+def test_none_and_false_are_valid_results() -> None:
     with ordered_results(iter([1, 2, 3]), worker(lambda number: None if number == 2 else 0), 2, Control()) as results:
         assert list(results) == [0, None, 0]
 
@@ -155,7 +155,7 @@ def test_one_slow_task_does_not_let_the_others_run_away() -> None:
         assert list(results) == list(range(200))
 
 
-def test_there_are_some_more_workers_than_processors_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_workers_exceeds_that_of_processors_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = []
     for processors in (1, 2, 7, 14, 64):
         monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _pid, number=processors: set(range(number)))

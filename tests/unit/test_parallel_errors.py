@@ -91,7 +91,7 @@ def test_tasks_that_cannot_be_made_never_pass_for_the_end_of_the_tasks() -> None
 
 
 @pytest.mark.parametrize("bad", [0, 1, 3], ids=["the first", "the second", "the last"])
-def test_a_worker_that_cannot_be_made_is_an_error(bad: int) -> None:
+def test_a_failure_to_create_a_worker_is_an_error(bad: int) -> None:
     made = itertools.count()
 
     def make_worker() -> contextlib.AbstractContextManager[Callable[[int], int]]:
@@ -107,7 +107,7 @@ def test_a_worker_that_cannot_be_made_is_an_error(bad: int) -> None:
             pass
 
 
-def test_a_worker_that_cannot_be_left_in_order_is_an_error_though_all_results_came() -> None:
+def test_a_worker_that_fails_on_exit_is_an_error_even_after_all_results() -> None:
     """Such as a file whose last bytes cannot be written when it is closed."""
 
     consumed = threading.Event()
@@ -213,7 +213,7 @@ def test_an_interrupt_is_honoured_while_waiting_for_a_result() -> None:
             release.set()
 
 
-def test_the_first_reason_of_an_interrupt_is_told() -> None:
+def test_the_first_reason_of_an_interrupt_is_reported() -> None:
     control = Control()
     control.check()
     control.request("SIGTERM")

@@ -28,7 +28,7 @@ from _cbt.printable import printable
         ("\U000e0041", "\\U000e0041"),
     ],
 )
-def test_control_and_format_characters_are_shown_as_escapes(text: str, shown: str) -> None:
+def test_control_and_format_characters_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
@@ -39,7 +39,7 @@ def test_nothing_that_is_shown_controls_a_terminal(text: str) -> None:
     assert printable(shown) == shown
 
 
-def test_a_summary_shows_names_and_errors_as_escapes() -> None:
+def test_a_summary_escapes_names_and_errors() -> None:
     hostile = "web\x1b[2J\r\n\u202e"
     outcomes = [{"label": hostile, "text": hostile, "failed": True}]
     hostvars = {

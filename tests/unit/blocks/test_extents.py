@@ -86,11 +86,11 @@ def test_an_extent_overrunning_the_disk_gives_no_block_beyond_it() -> None:
     assert list(to_blocks([Extent(0, 10 * BLOCK, False)], 3 * BLOCK + 512)) == [BlockRange(0, 4, False)]
 
 
-def test_nothing_dirty_means_nothing_to_look_at() -> None:
+def test_nothing_is_inspected_when_nothing_is_dirty() -> None:
     assert list(to_blocks(intersect([Extent(0, BLOCK, False)], []), BLOCK)) == []
 
 
-def test_a_large_zero_range_is_one_piece_and_costs_no_room() -> None:
+def test_a_large_zero_range_is_one_piece_and_takes_no_space() -> None:
     ranges = [BlockRange(0, 1000, True), BlockRange(1000, 5, False)]
     assert list(pieces(ranges, 4)) == [
         (BlockRange(0, 1000, True), BlockRange(1000, 4, False)),

@@ -86,7 +86,7 @@ def test_unequal_replies_lose_no_dirty_sector(dirty_runs: Any, allocation_runs: 
 
 
 @given(RUNS, st.integers(0, 999))
-def test_without_tracking_every_sector_is_told(runs: Any, seed: int) -> None:
+def test_every_sector_is_reported_without_tracking(runs: Any, seed: int) -> None:
     allocation = sectors_of(runs)
     found = list(source(None, allocation, seed).extents())
     assert flags_of(found, len(allocation)) == [bool(flag & 2) for flag in allocation]
@@ -115,7 +115,7 @@ def test_dirty_bytes_counts_each_dirty_sector_once() -> None:
     assert source(None, [0] * 200).dirty_bytes() == 200 * SECTOR
 
 
-def test_a_server_that_tells_nothing_is_an_error_and_no_endless_loop() -> None:
+def test_a_server_that_returns_no_extents_is_an_error_and_not_an_endless_loop() -> None:
     class Silent:
         def block_status(self, _count: int, _offset: int, callback: Callable[..., int]) -> None:
             callback("context", 0, [], None)

@@ -133,7 +133,7 @@ def test_a_wrong_server_gets_nothing(wrong: str, pki: Pki, image: Path) -> None:
 
 
 @pytest.mark.parametrize("trusted", ["right", "self-signed"])
-def test_without_a_folder_of_certificates_no_server_is_believed_that_no_authority_of_the_system_vouches_for(
+def test_a_server_unknown_to_system_authorities_is_refused_without_a_certificate_folder(
     trusted: str, pki: Pki, image: Path
 ) -> None:
     # By libnbd, or in its place where it does not verify.
@@ -166,7 +166,7 @@ def test_plain_tcp_to_another_host_has_to_be_written_out(uri: str) -> None:
 
 
 @pytest.mark.parametrize("uri", ["nbds://[2001:db8::1/", "nbds://backup.example/?tls-verify-peer=false"])
-def test_a_uri_that_is_none_or_asks_for_no_verification_is_refused(uri: str) -> None:
+def test_an_invalid_uri_or_one_that_disables_verification_is_refused(uri: str) -> None:
     with pytest.raises(Refused, match="it is not a URI|Remove tls-verify-peer from it"):
         check_tls(uri, NbdTls(required=True), "1.22.0")
 
@@ -206,7 +206,7 @@ def test_the_authorities_of_the_system_count_where_libnbd_verifies_them(version:
 
 
 @pytest.mark.parametrize("missing", ["ca-cert.pem", "client-cert.pem", "client-key.pem"])
-def test_a_certificate_that_cannot_be_read_is_named(missing: str, pki: Pki, tmp_path: Path) -> None:
+def test_an_unreadable_certificate_is_named(missing: str, pki: Pki, tmp_path: Path) -> None:
     folder = tmp_path / "certificates"
     shutil.copytree(pki.client, folder)
     (folder / missing).unlink()

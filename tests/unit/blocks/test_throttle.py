@@ -36,7 +36,7 @@ def test_each_portion_waits_until_those_before_it_are_paid_for() -> None:
     assert moments == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])
 
 
-def test_an_idle_time_is_not_made_up_for() -> None:
+def test_idle_time_earns_no_extra_bandwidth() -> None:
     clock = Clock()
     throttle = Throttle(MIB, clock=lambda: clock.now, sleep=clock.sleep)
     throttle.take(MIB)
@@ -64,13 +64,13 @@ def test_workers_share_one_limit() -> None:
     assert sum(clock.sleeps) == pytest.approx(3)
 
 
-def test_without_a_limit_nobody_sleeps() -> None:
+def test_nothing_sleeps_without_a_limit() -> None:
     clock = Clock()
     Throttle(None, clock=lambda: clock.now, sleep=clock.sleep).take(1 << 50)
     assert not clock.sleeps
 
 
-def test_who_waits_still_hears_that_the_work_has_to_end() -> None:
+def test_a_waiting_worker_still_notices_an_interrupt() -> None:
     clock = Clock()
     control = Control()
 

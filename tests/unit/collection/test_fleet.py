@@ -56,7 +56,7 @@ def test_each_domain_belongs_to_just_one_host_that_has_it(states: dict[str, dict
         assert set(uuids) <= set(states.get(host, {}))
 
 
-def test_a_repository_is_worked_on_by_the_first_host_that_reaches_it_whatever_it_is_called_there() -> None:
+def test_the_first_host_that_reaches_a_repository_maintains_it_under_any_local_path() -> None:
     found = {
         "kvm1": {"f": {"failed": True}},
         "kvm2": {"f": {"repository": {"id": "1"}}},
@@ -105,7 +105,7 @@ def test_a_machine_is_restored_on_its_host_only() -> None:
 
 
 @pytest.mark.parametrize("machine", ["a", {"domain": "a", "host": "kvm9"}, {"domain": "a", "host": ""}])
-def test_a_machine_that_would_be_on_several_hosts_or_on_one_that_is_not_known_is_refused(machine: Any) -> None:
+def test_a_machine_assigned_to_several_hosts_or_an_unknown_host_is_refused(machine: Any) -> None:
     with pytest.raises(AnsibleFilterError, match="Cannot restore a on .* limit the play to one"):
         fleet.machines_of([machine], "kvm1", HOSTS, HOSTS)
 

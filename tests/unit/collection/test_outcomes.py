@@ -65,7 +65,7 @@ DISKS = [
         ("command", {}, "ok"),
     ],
 )
-def test_a_line_tells_what_was_done(module: str, result: dict[str, Any], line: str) -> None:
+def test_a_line_reports_the_action_taken(module: str, result: dict[str, Any], line: str) -> None:
     assert described(module, result) == line
 
 

@@ -48,7 +48,7 @@ def test_the_folder_gets_the_label_of_the_hosts_rules_where_selinux_is_active(
     assert not active or labelled.read_text() == f"{folder} {folder}/qemu\n"
 
 
-def test_a_label_that_cannot_be_set_is_told_and_nothing_is_left(
+def test_a_failure_to_set_a_label_is_reported_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "restorecon"
@@ -79,7 +79,7 @@ def test_a_folder_is_named_after_the_domains_profile_where_the_path_of_its_socke
                 listening.bind(scratch.socket_of_qemu(folder))
 
 
-def test_names_of_local_folders_are_none_of_remote_ones() -> None:
+def test_names_of_local_folders_are_never_those_of_remote_ones() -> None:
     uuid = _Facts().uuid
     assert not any(each.startswith(scratch.local_prefix(uuid)) for each in scratch.remote_prefix(uuid))
     assert not any(each.startswith(scratch.remote_prefix(uuid)) for each in scratch.local_prefix(uuid))
@@ -101,7 +101,7 @@ def exchange_while_removed(monkeypatch: pytest.MonkeyPatch, path: Path, put: t.C
     monkeypatch.setattr(os, "unlink", exchange)
 
 
-def test_a_folder_that_is_exchanged_for_a_link_while_it_is_removed_is_not_followed(
+def test_a_folder_replaced_by_a_link_during_its_removal_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outside, folder = tmp_path / "outside", tmp_path / "run"
@@ -116,7 +116,7 @@ def test_a_folder_that_is_exchanged_for_a_link_while_it_is_removed_is_not_follow
     assert not folder.exists() and (outside / "precious").exists()
 
 
-def test_a_folder_that_is_exchanged_for_a_pipe_while_it_is_removed_is_not_waited_for(
+def test_a_folder_replaced_by_a_pipe_during_its_removal_does_not_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run/qemu").mkdir(parents=True)
@@ -137,7 +137,7 @@ def test_a_link_is_followed_once_and_not_each_time_it_is_used(tmp_path: Path) ->
     assert list((tmp_path / "real").iterdir()) == []
 
 
-def test_what_is_not_a_folder_of_a_run_is_removed_as_it_is(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_run_folder_is_removed_without_following_it(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "outside")
     for name in ("link", "none", "outside"):

@@ -132,7 +132,7 @@ def halted(requests: int, dedup: str, meanwhile: Callable[[World], None]) -> boo
 
 
 @pytest.mark.parametrize("dedup", ["repository", "none"])
-def test_of_two_copies_both_report_whole_points_wherever_one_is_halted(dedup: str, one_thread: None) -> None:
+def test_two_copies_both_report_whole_points_wherever_one_is_halted(dedup: str, one_thread: None) -> None:
     requests = 0
     while halted(requests, dedup, lambda world: world.take(dedup=dedup)):
         requests += 1

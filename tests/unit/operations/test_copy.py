@@ -72,7 +72,7 @@ def test_every_point_arrives_and_restores_to_the_same_bytes(sides: tuple[History
     assert plain == [dataclasses.replace(each, disks=(), repository="") for each in there]
 
 
-def test_a_copy_tells_how_it_was_stored_itself(sides: tuple[History, Destination]) -> None:
+def test_a_copy_records_how_it_was_stored(sides: tuple[History, Destination]) -> None:
     source, dest = sides
     copy(source.fresh(), dest.repository, CopyRequest(options=dataclasses.replace(OPTIONS, dedup="domain")))
     assert {each.dedup for each in source.fresh().points_of().points} == {"repository"}
@@ -84,7 +84,7 @@ def test_a_copy_tells_how_it_was_stored_itself(sides: tuple[History, Destination
     ("options", "said"),
     [({"compression_level": 99}, "none has no level 99"), ({"rate_limit": 0}, "Omit it to read without a limit")],
 )
-def test_what_cannot_be_stored_so_is_refused_before_anything_is_done(
+def test_unusable_storage_options_are_refused_before_anything_is_done(
     sides: tuple[History, Destination], options: dict[str, int], said: str, check_only: bool
 ) -> None:
     source, dest = sides
@@ -144,7 +144,7 @@ def test_a_point_older_than_all_that_were_copied_shares_with_the_next_one(sides:
     assert oldest.statistics.read_bytes == 9 * BLOCK_SIZE  # all but the block that never changed
 
 
-def test_check_mode_tells_what_would_be_copied_and_changes_nothing(sides: tuple[History, Destination]) -> None:
+def test_check_mode_reports_the_pending_copies_and_changes_nothing(sides: tuple[History, Destination]) -> None:
     source, dest = sides
     before = dict(dest.history.store.objects)
     plan = copy(source.fresh(), dest.repository, CopyRequest(wanted=LATEST, options=OPTIONS), check_only=True)
@@ -177,7 +177,7 @@ def _beside(source: History, act: Callable[[], object]) -> None:
     source.store.get_range = get_range  # type: ignore[method-assign]
 
 
-def test_points_healed_meanwhile_are_copied_as_they_are_by_then(sides: tuple[History, Destination]) -> None:
+def test_points_healed_during_a_copy_are_copied_in_their_healed_state(sides: tuple[History, Destination]) -> None:
     source, dest = sides
     names = sorted(source.truth)
     source.flip(names[0], 40)
@@ -188,7 +188,7 @@ def test_points_healed_meanwhile_are_copied_as_they_are_by_then(sides: tuple[His
     assert {name: dest.history.read(name) for name in names} == {name: source.truth[name] for name in names}
 
 
-def test_a_point_removed_meanwhile_is_neither_copied_nor_a_failure(sides: tuple[History, Destination]) -> None:
+def test_a_concurrently_removed_point_is_skipped_without_failure(sides: tuple[History, Destination]) -> None:
     source, dest = sides
     first, *others = sorted(source.truth)
 
@@ -204,7 +204,7 @@ def test_a_point_removed_meanwhile_is_neither_copied_nor_a_failure(sides: tuple[
     assert {*result.failed, *(each.point.id for each in result.copied)} == set(others)
 
 
-def test_a_source_that_vanishes_is_no_source_without_points(sides: tuple[History, Destination]) -> None:
+def test_a_vanished_source_does_not_pass_for_an_empty_source(sides: tuple[History, Destination]) -> None:
     source, dest = sides
     _beside(source, source.store.objects.clear)
     with pytest.raises(ObjectMissing):
@@ -236,7 +236,7 @@ def test_damage_of_the_destination_is_not_carried_on(harm: str, sides: tuple[His
         pytest.fail(str(error))
 
 
-def test_what_is_damaged_in_the_destination_heals_with_the_next_point(sides: tuple[History, Destination]) -> None:
+def test_damage_in_the_destination_is_healed_by_the_next_point(sides: tuple[History, Destination]) -> None:
     source, dest = sides
     names = sorted(source.truth)
     dest.take(source, wanted=PointSelection.parse(names[:2]))
@@ -304,7 +304,7 @@ def ended(source: History, dest: Destination, options: StoringOptions = OPTIONS)
         copy(source.fresh(), dest.repository, CopyRequest(options=options), control)
 
 
-def test_a_copy_that_is_ended_says_so_and_finds_again_what_it_had_stored(sides: tuple[History, Destination]) -> None:
+def test_an_interrupted_copy_says_so_and_later_reuses_its_stored_data(sides: tuple[History, Destination]) -> None:
     source, dest = sides
     for block in range(48):
         source.disk.write(block, 2000 + block)
@@ -335,7 +335,7 @@ def test_a_copy_that_is_ended_says_so_and_finds_again_what_it_had_stored(sides: 
     assert dest.history.read(fourth.id) == source.truth[fourth.id]
 
 
-def test_a_copy_that_is_ended_while_it_heals_says_that_all_points_are_copied(
+def test_a_copy_interrupted_while_healing_says_that_all_points_are_copied(
     sides: tuple[History, Destination],
 ) -> None:
     source, dest = sides
@@ -368,7 +368,9 @@ def test_a_copy_that_is_ended_while_it_heals_says_that_all_points_are_copied(
     assert dest.history.read(fourth.id) == source.truth[fourth.id]
 
 
-def test_a_copy_that_is_ended_leaves_nothing_that_no_other_would_find(sides: tuple[History, Destination]) -> None:
+def test_an_interrupted_copy_without_deduplication_leaves_no_unreferenced_pack(
+    sides: tuple[History, Destination],
+) -> None:
     source, dest = sides
     ended(source, dest, dataclasses.replace(OPTIONS, dedup="none"))
     packs = {name for name in dest.history.store.objects if name.startswith("packs/")}
@@ -378,7 +380,7 @@ def test_a_copy_that_is_ended_leaves_nothing_that_no_other_would_find(sides: tup
     assert len(dest.take(source).copied) == 2
 
 
-def test_what_an_ended_copy_left_goes_with_the_collector(sides: tuple[History, Destination]) -> None:
+def test_leftovers_of_an_interrupted_copy_are_collected(sides: tuple[History, Destination]) -> None:
     source, dest = sides
     ended(source, dest)
     (done,) = dest.repository.points_of().points
@@ -399,7 +401,7 @@ def test_what_an_ended_copy_left_goes_with_the_collector(sides: tuple[History, D
     st.lists(st.sampled_from(["write", "write", "backup", "copy", "latest"]), max_size=20),
     st.randoms(use_true_random=False),
 )
-def test_whatever_was_written_and_copied_in_between_the_bytes_are_the_same(
+def test_copied_points_have_the_same_bytes_after_any_sequence_of_writes_and_copies(
     steps: list[str], chance: random.Random
 ) -> None:
     source, dest = History(), Destination(KEYS["plain"])

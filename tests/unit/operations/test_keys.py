@@ -151,7 +151,7 @@ REFUSED: list[tuple[dict[str, object], type[CbtError], str]] = [
 
 
 @pytest.mark.parametrize(("request_", "error", "message"), REFUSED)
-def test_what_cannot_be_is_refused_in_check_mode_too_and_changes_nothing(
+def test_an_impossible_request_is_refused_even_in_check_mode_and_changes_nothing(
     place: Path, protected: Repository, request_: dict[str, object], error: type[CbtError], message: str
 ) -> None:
     before = everything(place)
@@ -191,7 +191,7 @@ def test_as_many_slots_as_there_may_be_of_our_own_cost_can_be_tried(
     assert len(tried) == key_slots.MAX_SLOTS
 
 
-def test_there_is_an_end_to_slots(place: Path, protected: Repository) -> None:
+def test_the_number_of_slots_is_limited(place: Path, protected: Repository) -> None:
     for number in range(key_slots.MAX_SLOTS - 1):
         asked(place, "old", f"passphrase {number}", f"slot{number}")
     with pytest.raises(Refused, match="it has 8, which is the maximum"):
@@ -209,7 +209,7 @@ def test_a_plain_repository_cannot_become_an_encrypted_one(
     assert not asked(place, remove=("default",)).changed
 
 
-def test_who_cannot_open_it_cannot_slip_in_a_slot(place: Path, protected: Repository) -> None:
+def test_a_slot_cannot_be_added_without_opening_the_repository(place: Path, protected: Repository) -> None:
     """A slot of somebody's own master key, put there without the true one, is found out before anything is sealed for it."""
     theirs, _keys = configuration.create("theirs", "mine")
     mine = configuration.decode((place / "repository.json").read_bytes(), str(place))
@@ -219,7 +219,7 @@ def test_who_cannot_open_it_cannot_slip_in_a_slot(place: Path, protected: Reposi
         asked(place, "old", "new")
 
 
-def test_a_change_by_somebody_else_meanwhile_is_not_undone(
+def test_a_concurrent_change_by_another_writer_is_not_undone(
     place: Path, protected: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = keys._decide
@@ -237,7 +237,7 @@ def test_a_change_by_somebody_else_meanwhile_is_not_undone(
 
 
 @pytest.mark.parametrize(("request_", "after"), [("swap", False), ("swap", True), ("put", True)])
-def test_a_change_beside_the_request_that_writes_is_not_undone(
+def test_a_change_concurrent_with_the_write_request_is_not_undone(
     place: Path, protected: Repository, request_: str, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Right before or after it where the store has locks; right after it where it has none."""
@@ -272,7 +272,7 @@ def test_eight_changes_at_once_all_count(place: Path, protected: Repository) -> 
     assert opens(place, "old")
 
 
-def test_who_takes_away_the_slot_of_another_at_the_same_time_is_refused(
+def test_a_change_is_refused_after_a_concurrent_run_removed_the_slot_it_used(
     place: Path, protected: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked(place, "old", "spare", "emergency")
@@ -311,5 +311,5 @@ def test_two_creators_end_with_the_first_ones_repository(place: Path, monkeypatc
     assert (second.after.id, second.changed) == (first[0], False)
 
 
-def test_a_request_does_not_show_its_passphrase() -> None:
+def test_the_repr_of_a_request_hides_its_passphrase() -> None:
     assert "secret" not in repr(KeyRequest("secret"))

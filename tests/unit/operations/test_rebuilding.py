@@ -35,7 +35,7 @@ def rebuild(place: Path, check: bool = False, passphrase: str | None = None) -> 
     return apply_keys(RepositoryLocation(str(place), passphrase=passphrase), REBUILD, check)
 
 
-def test_it_is_the_same_again(place: Path, lost: bytes) -> None:
+def test_a_rebuilt_configuration_equals_the_lost_one(place: Path, lost: bytes) -> None:
     with pytest.raises(RepositoryError, match="rebuild: true"):
         open_or_create(str(place))
     predicted = rebuild(place, check=True)
@@ -48,13 +48,13 @@ def test_it_is_the_same_again(place: Path, lost: bytes) -> None:
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{}", b"\0" * 211])
-def test_a_damaged_one_is_replaced(place: Path, lost: bytes, damaged: bytes) -> None:
+def test_a_damaged_configuration_is_replaced(place: Path, lost: bytes, damaged: bytes) -> None:
     (place / configuration.NAME).write_bytes(damaged)
     rebuild(place)
     assert (place / configuration.NAME).read_bytes() == lost
 
 
-def test_one_of_a_newer_format_is_not(place: Path, lost: bytes) -> None:
+def test_a_configuration_of_a_newer_format_is_not_rebuilt(place: Path, lost: bytes) -> None:
     newer = envelope.encode(configuration.KIND, configuration.FORMAT + 1, {})
     (place / configuration.NAME).write_bytes(newer)
     with pytest.raises(RepositoryError, match="Update the collection"):
@@ -62,13 +62,15 @@ def test_one_of_a_newer_format_is_not(place: Path, lost: bytes) -> None:
     assert (place / configuration.NAME).read_bytes() == newer
 
 
-def test_with_a_passphrase_it_is_refused(place: Path, lost: bytes) -> None:
+def test_rebuilding_a_plain_configuration_with_a_passphrase_is_refused(place: Path, lost: bytes) -> None:
     with pytest.raises(PassphraseRefused, match="is not encrypted"):
         rebuild(place, passphrase="secret")
     assert not (place / configuration.NAME).exists()
 
 
-def test_that_of_an_encrypted_one_cannot_be_made_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configuration_of_an_encrypted_repository_cannot_be_rebuilt(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(key_slots, "COST", 16)
     made = open_or_create(RepositoryLocation(str(place), passphrase="secret"))
     assert made is not None
@@ -80,13 +82,15 @@ def test_that_of_an_encrypted_one_cannot_be_made_again(place: Path, monkeypatch:
     assert not (place / configuration.NAME).exists()
 
 
-def test_manifests_of_two_repositories_do_not_tell(place: Path, repository: Repository, lost: bytes) -> None:
+def test_a_configuration_cannot_be_rebuilt_from_manifests_of_two_repositories(
+    place: Path, repository: Repository, lost: bytes
+) -> None:
     repository.publish(dataclasses.replace(point(2), repository="11" * 16))
     with pytest.raises(Refused, match=f"different ones .*{'11' * 16}"):
         rebuild(place)
 
 
-def test_without_any_manifest_nothing_tells(place: Path) -> None:
+def test_a_configuration_cannot_be_rebuilt_without_any_manifest(place: Path) -> None:
     with pytest.raises(Refused, match="no readable restore point contains its id"):
         rebuild(place)
     assert not place.exists()

@@ -54,17 +54,17 @@ def test_growth_is_that_of_each_day_and_of_7_and_30_times_24_hours() -> None:
     assert list(found.days) == sorted(found.days)
 
 
-def test_a_day_is_one_of_utc() -> None:
+def test_days_are_counted_in_utc() -> None:
     zone = datetime.timezone(datetime.timedelta(hours=5))
     assert list(growth([taken(datetime.datetime(2026, 1, 31, 1, tzinfo=zone), 1)], NOW).days) == ["2026-01-30"]
 
 
-def test_a_point_dated_in_the_future_is_no_growth() -> None:
+def test_a_point_dated_in_the_future_does_not_count_as_growth() -> None:
     assert growth([taken(NOW + HOUR, 1)], NOW) == growth([], NOW)
 
 
 @pytest.mark.parametrize("count", [-1, 10**400])
-def test_whatever_a_manifest_says_growth_stays_a_number(count: int) -> None:
+def test_growth_is_a_number_for_any_manifest(count: int) -> None:
     assert 0 <= growth([taken(NOW, count)], NOW).last_7_days.stored_bytes <= LARGEST_DISK
     assert growth([dataclasses.replace(taken(NOW), disks=(record(statistics={}),))], NOW).last_7_days == Added(1, 0, 0)
 
@@ -89,7 +89,7 @@ def test_sizes_are_those_of_the_objects(history: EngineHistory) -> None:
     assert found.condemned_bytes == sum(len(objects[name]) for name in leaving & set(packs))
 
 
-def test_a_point_that_was_brought_back_is_no_removed_one(history: EngineHistory) -> None:
+def test_a_recovered_point_does_not_count_as_removed(history: EngineHistory) -> None:
     entry = next(name for name in history.store.objects if name.startswith("trash/"))
     repository = history.fresh()
     repository.put_object(names.manifest(UUID, removed(history)), repository.get_object(entry))

@@ -265,7 +265,7 @@ def test_cut_off_at_any_length(history: EngineHistory) -> None:
             changed(history, name, whole[:length], f"cut to {length} bytes")
 
 
-def test_doubled_prolonged_emptied_and_deleted(history: EngineHistory) -> None:
+def test_duplicated_extended_emptied_and_deleted(history: EngineHistory) -> None:
     for name in objects(history):
         whole = history.store.objects[name]
         for what, data in (
@@ -278,7 +278,7 @@ def test_doubled_prolonged_emptied_and_deleted(history: EngineHistory) -> None:
             changed(history, name, data, what)
 
 
-def test_in_the_place_of_any_other(history: EngineHistory) -> None:
+def test_every_object_is_replaced_by_every_other_object(history: EngineHistory) -> None:
     for name in objects(history):
         for other in objects(history):
             if other != name:
@@ -314,7 +314,7 @@ def bear(history: EngineHistory, *_what: str) -> None:
             act()
 
 
-def test_any_field_made_anything(history: EngineHistory) -> None:
+def test_any_field_is_replaced_by_any_value(history: EngineHistory) -> None:
     """By somebody who can make the checksum, or by another version: an error of ours, or nothing."""
     keys = history.fresh().keys
     for name in sorted(first_of_each_kind(history)):
@@ -333,7 +333,7 @@ def test_any_field_made_anything(history: EngineHistory) -> None:
                 history.store.objects[name] = before
 
 
-def test_a_copy_under_a_name_that_is_none(history: EngineHistory) -> None:
+def test_a_copy_under_an_invalid_name(history: EngineHistory) -> None:
     """As a person, an editor or a file system may put it there: every point stays and stays true, and only errors of the engine come of it."""
     for name in sorted(first_of_each_kind(history)):
         kind, (folder, _slash, last) = name.partition("/")[0], name.rpartition("/")

@@ -150,7 +150,7 @@ def test_no_point_is_lost_to_what_is_forged(what: str, when: str, history: Engin
 @pytest.mark.parametrize("when", TIMES)
 @pytest.mark.parametrize("what", FORGERIES)
 @pytest.mark.parametrize("passed", [1.0, leases.STEADY + 60])
-def test_what_is_forged_beside_a_writer_costs_no_pack_that_it_names(
+def test_objects_forged_during_a_backup_cost_no_pack_that_it_names(
     passed: float, what: str, when: str, history: EngineHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", OneAfterAnother)

@@ -161,7 +161,7 @@ def test_every_kind_of_object_that_is_json_is_made_hostile(made: EngineHistory) 
 
 
 @pytest.mark.parametrize("kind", OF_JSON)
-def test_whatever_an_object_says_the_host_is_not_harmed(kind: str, made: EngineHistory, tmp_path: Path) -> None:
+def test_no_content_of_an_object_harms_the_host(kind: str, made: EngineHistory, tmp_path: Path) -> None:
     whole, name = made.store, sealed_objects(made)[kind]
     keys = made.fresh().keys
     match = envelope._LINE.fullmatch(keys.unseal(name, whole.objects[name]))
@@ -215,7 +215,7 @@ BAD_FIELDS = {
 
 
 @pytest.mark.parametrize("field", BAD_FIELDS)
-def test_a_manifest_with_a_name_that_is_none_is_damage(field: str) -> None:
+def test_a_manifest_with_an_invalid_name_is_damage(field: str) -> None:
     for value in BAD_FIELDS[field]:
         made = point(1, **{field: value})
         with pytest.raises(DamagedObject, match="is damaged: "):
@@ -235,7 +235,7 @@ def _point(**fields: object) -> RestorePoint:
 
 
 @pytest.mark.parametrize("target", [*STRINGS, "x" * 33, "vd a"])
-def test_a_disk_with_a_target_that_is_none_is_damage(target: str) -> None:
+def test_an_invalid_disk_target_is_damage(target: str) -> None:
     if target == "manifest.json":
         return
     made = _point(target=target)
@@ -244,14 +244,14 @@ def test_a_disk_with_a_target_that_is_none_is_damage(target: str) -> None:
 
 
 @pytest.mark.parametrize("size", [-1, LARGEST_DISK + 1, 1 << 63])
-def test_a_disk_of_a_size_that_none_has_is_damage(size: int) -> None:
+def test_an_impossible_disk_size_is_damage(size: int) -> None:
     made = _point(size=size)
     with pytest.raises(DamagedObject, match=f"disk vda cannot have {size} bytes"):
         manifests.decode(manifests.encode(made), names.manifest(UUID, made.id))
 
 
 @pytest.mark.parametrize("name", [*STRINGS, "vdb.map", "vda-x.map", "domain.xml"])
-def test_a_map_with_a_name_that_is_none_is_damage(name: str) -> None:
+def test_a_map_with_an_invalid_name_is_damage(name: str) -> None:
     made = _point(map=manifests.StoredFile(name, 3, "0" * 64))
     with pytest.raises(DamagedObject, match="is not the name of a map of vda"):
         manifests.decode(manifests.encode(made), names.manifest(UUID, made.id))
@@ -260,14 +260,14 @@ def test_a_map_with_a_name_that_is_none_is_damage(name: str) -> None:
 # Some file systems do not distinguish upper and lower case.
 @pytest.mark.parametrize("name", [*STRINGS, "Manifest.json", "MANIFEST.JSON"])
 @pytest.mark.parametrize("what", ["key", "object"])
-def test_a_file_with_a_name_that_is_none_is_damage(what: str, name: str) -> None:
+def test_an_invalid_file_name_is_damage(what: str, name: str) -> None:
     file = manifests.StoredFile(name if what == "object" else "domain.xml", 3, "0" * 64)
     made = point(1, files={name if what == "key" else "domain.xml": file})
     with pytest.raises(DamagedObject, match="is not the name of a file of a restore point"):
         manifests.decode(manifests.encode(made), names.manifest(UUID, made.id))
 
 
-def test_what_is_named_twice_is_damage() -> None:
+def test_a_duplicate_name_is_damage() -> None:
     file = manifests.StoredFile("domain.xml", 3, "0" * 64)
     twice = point(1, files={"domain.xml": file, "inactive.xml": file})
     also_map = point(1, files={"x": manifests.StoredFile("vda.map", 3, "0" * 64)})
@@ -287,7 +287,7 @@ def _object(body: bytes) -> bytes:
 
 @pytest.mark.parametrize("depth", [40, 10_000, 1_000_000])
 @pytest.mark.parametrize("pair", [(b"[", b"]"), (b'{"a":', b"}")])
-def test_what_is_nested_too_deep_is_damage(depth: int, pair: tuple[bytes, bytes]) -> None:
+def test_excessive_nesting_is_damage(depth: int, pair: tuple[bytes, bytes]) -> None:
     inner = pair[0] * depth + (b"" if pair[0] == b"[" else b"1") + pair[1] * depth
     with pytest.raises(DamagedObject, match="nested too deep|more values"):
         envelope.decode("lease", 1, _object(b'{"a":%s}' % inner), "leases/x")
@@ -305,7 +305,7 @@ def test_json_in_another_encoding_is_refused(encoding: str) -> None:
         envelope.parsed('{"a":1}'.encode(encoding))
 
 
-def test_a_number_without_end_in_another_encoding_is_not_parsed() -> None:
+def test_an_endless_number_in_another_encoding_is_not_parsed() -> None:
     body = ('{"a":' + "9" * 4000 + "}").encode("utf-16-le") + b" }"  # it begins and ends as an object must
     with pytest.raises(DamagedObject, match="cannot be read .*Expecting property name"):
         envelope.decode("lease", 1, _object(body), "leases/x")
@@ -360,7 +360,7 @@ MAPS = {
 
 
 @pytest.mark.parametrize("kind", MAPS)
-def test_a_map_that_cannot_be_one_is_damage_whatever_it_says(kind: str) -> None:
+def test_an_impossible_map_is_damage(kind: str) -> None:
     data = MAPS[kind]()
     told = (
         "its header was changed"
@@ -411,7 +411,7 @@ def test_an_object_that_could_not_be_read_again_is_not_stored() -> None:
     assert len(repository.get_object(names.lease("0" * 16))) == 65536
 
 
-def test_hooks_that_say_anything_mislead_nobody(made: EngineHistory) -> None:
+def test_arbitrary_hook_content_misleads_no_backup(made: EngineHistory) -> None:
     name = names.hooks_of_run(UUID, f"20260101T120000Z-{9:08x}", 0)
     whole, keys = made.store, made.fresh().keys
     for packs, table in (
@@ -456,7 +456,7 @@ def test_more_packs_than_a_repository_holds_are_an_error(made: EngineHistory, mo
         live_blocks([extents, extents], lambda _ref: True)
 
 
-def test_damage_in_more_pieces_than_are_told_is_told_of_the_whole_disk(
+def test_damage_in_too_many_pieces_to_report_is_reported_for_the_whole_disk(
     made: EngineHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("_cbt.operations.verify.verify.MOST_RANGES", 0)
@@ -492,7 +492,7 @@ def test_maps_that_do_not_agree_about_a_pack_and_packs_without_end_are_kept_in_m
     assert set(findings.recorded) == {pack_ref(1).id}
 
 
-def test_what_could_not_be_read_again_for_its_name_is_refused_before_anything_is_stored(made: EngineHistory) -> None:
+def test_a_name_that_could_not_be_read_back_is_refused_before_anything_is_stored(made: EngineHistory) -> None:
     for name in ("web\t1", "web\x1b1", "web/1"):
         with pytest.raises(Refused, match="its name contains control characters"):
             preparation.check_name(SimpleNamespace(name=name))  # type: ignore[arg-type]
@@ -510,7 +510,7 @@ def test_what_could_not_be_read_again_for_its_name_is_refused_before_anything_is
 
 
 @pytest.mark.parametrize("since", [-1, 1 << 200, 1e400, float("nan"), 253_402_300_800])
-def test_a_session_that_began_at_no_time_is_one_of_which_nothing_is_known(since: float, made: EngineHistory) -> None:
+def test_a_session_with_an_invalid_start_time_is_unknown(since: float, made: EngineHistory) -> None:
     whole, name = made.store, names.lease("0" * 16)
     made.store = whole.copy()
     body = {"host": "h", "process": 1, "operation": "backup", "since": since}
@@ -521,7 +521,7 @@ def test_a_session_that_began_at_no_time_is_one_of_which_nothing_is_known(since:
 
 
 @pytest.mark.parametrize(("told", "taken"), [(-1e12, 0.0), (1e300, LATEST), (1_700_000_000.5, 1_700_000_000.5)])
-def test_a_time_that_no_date_has_is_the_nearest_that_one_has(
+def test_a_time_without_a_valid_date_becomes_the_nearest_valid_date(
     told: float, taken: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = DirectoryStore(str(tmp_path))

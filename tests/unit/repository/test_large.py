@@ -169,13 +169,13 @@ def test_a_backup_of_two_million_scattered_blocks_of_twenty_tebibytes(tmp_path: 
     assert figures["memory"] < (512 - 64) * MIB, "what libvirt, NBD and Ansible take comes on top"
 
 
-def test_an_index_is_filled_in_bounded_memory_whatever_the_number_of_packs(tmp_path: Path) -> None:
+def test_an_index_is_filled_in_bounded_memory_for_any_number_of_packs(tmp_path: Path) -> None:
     few, many = (measured(HOOKS, str(packs), str(tmp_path / str(packs))) for packs in (2 * 4096, 20 * 4096))
     assert many["file"] > 9 * few["file"]
     assert many["memory"] < 256 * MIB
 
 
-def test_what_is_kept_of_packs_written_until_their_hooks_are_stored_is_little() -> None:
+def test_packs_awaiting_their_hooks_take_little_memory() -> None:
     figures = measured(WRITTEN)
     assert figures["keys"] > 16
     assert figures["kept"] * (20 << 40) // (64 << 20) < 256 * MIB

@@ -79,7 +79,9 @@ def goes_on(history: EngineHistory) -> None:
 
 
 @pytest.mark.parametrize("lost", [*FOLDERS, "all of them"])
-def test_what_may_be_lost_is_lost(lost: str, history: EngineHistory, cache_folder: Path) -> None:
+def test_a_repository_survives_the_loss_of_expendable_objects(
+    lost: str, history: EngineHistory, cache_folder: Path
+) -> None:
     folders = FOLDERS if lost == "all of them" else (lost,)
     if lost == "all of them":
         shutil.rmtree(cache_folder)

@@ -29,7 +29,7 @@ def test_published_points_are_listed_oldest_first_and_by_domain(repository: Repo
     assert repository.points_of("00000000-0000-0000-0000-000000000000").points == ()
 
 
-def test_a_point_without_manifest_or_with_one_in_the_making_does_not_exist(repository: Repository) -> None:
+def test_a_point_with_no_manifest_or_an_unfinished_one_does_not_exist(repository: Repository) -> None:
     repository.put_files(point(1).folder, {"vda.map": b"map"})
     upload = repository.store.upload(f"{point(2).folder}/manifest.json")
     upload.write([b"half"], 0)
@@ -67,7 +67,7 @@ def test_a_point_deleted_while_listing_is_passed_over(repository: Repository, mo
     assert ([each.id for each in listing.points], dict(listing.damaged)) == ([point_id(2)], {})
 
 
-def test_a_file_exchanged_cut_or_gone_is_noticed(place: Path, repository: Repository) -> None:
+def test_a_replaced_truncated_or_missing_file_is_detected(place: Path, repository: Repository) -> None:
     file = repository.put_files(point(1).folder, {"domain.xml": b"<domain/>"})["domain.xml"]
     assert (file.size, file.sha256) == (9, hashlib.sha256(b"<domain/>").hexdigest())
     assert repository.get_file(point(1), file) == b"<domain/>"
@@ -123,7 +123,7 @@ def test_a_map_is_read_for_its_disk_alone(repository: Repository) -> None:
         repository.read_map(made, "vdc")
 
 
-def test_a_map_that_is_none_is_named_in_the_message(repository: Repository) -> None:
+def test_an_invalid_map_is_named_in_the_message(repository: Repository) -> None:
     made = point(1)
     made = dataclasses.replace(
         made, disks=(record(map=repository.put_files(made.folder, {"vda.map": b"no map"})["vda.map"]),)

@@ -28,7 +28,7 @@ def test_missing_folders_above_are_made_too(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b" / "c" / "repository.json").is_file()
 
 
-def test_where_there_is_none_opening_says_how_to_create_one(place: Path) -> None:
+def test_opening_a_missing_repository_explains_how_to_create_one(place: Path) -> None:
     with pytest.raises(RepositoryError, match="There is no repository in .*create_repository: true") as caught:
         open_repository(str(place))
     assert not isinstance(caught.value, ObjectMissing)
@@ -47,7 +47,7 @@ def test_a_fresh_file_system_or_an_interrupted_creation_counts_as_empty(place: P
 
 
 @pytest.mark.parametrize("left", ["important.txt", ".hidden", "packs", "points"])
-def test_a_directory_with_other_files_is_never_taken(place: Path, left: str) -> None:
+def test_a_directory_with_other_files_is_never_used(place: Path, left: str) -> None:
     (place / left).mkdir(parents=True)
     for opening in (open_repository, open_or_create):
         with pytest.raises(RepositoryError, match="is not a repository: it has files but no repository.json"):
@@ -55,7 +55,7 @@ def test_a_directory_with_other_files_is_never_taken(place: Path, left: str) -> 
     assert [path.name for path in place.iterdir()] == [left]
 
 
-def test_a_file_is_no_repository(place: Path) -> None:
+def test_a_file_is_not_a_repository(place: Path) -> None:
     place.write_text("a file")
     for opening in (open_repository, open_or_create):
         with pytest.raises(RepositoryError, match="(?i)not a directory"):
@@ -63,7 +63,7 @@ def test_a_file_is_no_repository(place: Path) -> None:
     assert place.read_text() == "a file"
 
 
-def test_a_dangling_link_is_no_repository(place: Path) -> None:
+def test_a_dangling_link_is_not_a_repository(place: Path) -> None:
     place.symlink_to(place.parent / "unmounted")
     with pytest.raises(RepositoryError, match="not a directory"):
         open_or_create(str(place))
@@ -99,7 +99,7 @@ def test_every_flipped_bit_of_the_configuration_is_damage(place: Path, repositor
             open_or_create(str(place))
 
 
-def test_a_creator_overtaken_after_it_looked_takes_the_others_repository(
+def test_a_creator_that_loses_the_race_uses_the_repository_of_the_winner(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between finding no configuration and looking into the directory, another host creates the repository."""

@@ -315,7 +315,7 @@ def test_the_listing(unpacked: Unpacked) -> None:
         assert each.repository == unpacked.fresh().id
 
 
-def test_what_is_known_of_sessions_damage_and_what_goes(unpacked: Unpacked) -> None:
+def test_sessions_damage_and_announced_deletions_are_read(unpacked: Unpacked) -> None:
     repository = unpacked.fresh()
     found = leases.lease_holders(repository)
     at_work = [(each.operation, each.host) for each in found if not each.lapsed(time.time())]
@@ -410,7 +410,7 @@ def test_a_removed_point_is_brought_back(later: Unpacked) -> None:
     assert not [name for name in later.names if name.startswith("trash/") and wanted in name]
 
 
-def test_a_point_that_is_about_to_go_is_not_brought_back(later: Unpacked) -> None:
+def test_a_point_about_to_be_deleted_cannot_be_recovered(later: Unpacked) -> None:
     (wanted,) = later.ids("expired")
     with pytest.raises(Refused, match=f"{wanted} of {WEB} cannot be brought back: its grace period is over"):
         retention(later.fresh(), RetentionRequest(undelete=(wanted,)))
@@ -449,7 +449,7 @@ def test_what_a_session_at_work_stored_is_spared_by_its_lease_alone(unpacked: Un
     assert not list((unpacked.folder / folder).glob("*"))
 
 
-def test_of_what_is_condemned_only_what_was_so_for_the_grace_period_goes(later: Unpacked) -> None:
+def test_a_condemned_object_is_deleted_only_after_the_grace_period(later: Unpacked) -> None:
     repository = later.fresh()
     since = {
         name: (later.folder / names.announcement(name)).stat().st_mtime for name in condemned.announced(repository)
@@ -460,7 +460,7 @@ def test_of_what_is_condemned_only_what_was_so_for_the_grace_period_goes(later: 
     assert {name for name in since if not (later.folder / name).exists()} == due
 
 
-def test_all_that_nothing_needs_is_reclaimed_once_no_session_is_at_work(
+def test_all_unneeded_data_is_reclaimed_once_no_session_is_active(
     later: Unpacked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = retention(later.fresh(), RetentionRequest(grace=0.0, compact_below=60))

@@ -56,7 +56,7 @@ def test_a_time_is_read_in_its_zone_and_a_date_alone_means_the_end_of_that_day(
         "2026-11-22T14:30 CET",
     ],
 )
-def test_what_is_no_date_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_date_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(Refused, match="Cannot read the date .* Write it like 2026-11-22 14:30"):
         parse_time(text)
 
@@ -73,7 +73,7 @@ def test_a_date_in_another_form_is_refused_or_the_end_of_that_day_and_never_its_
     assert (moment.hour, moment.minute, moment.second) == (23, 59, 59)
 
 
-def test_the_latest_point_of_the_domain_is_chosen_unless_told_otherwise() -> None:
+def test_the_latest_point_of_the_domain_is_chosen_by_default() -> None:
     assert select_point(POINTS, "web1") == POINTS[2]
     assert select_point(POINTS, "db1") == POINTS[3]
 
@@ -83,7 +83,7 @@ def test_a_point_is_chosen_by_its_id() -> None:
 
 
 @pytest.mark.parametrize("wanted", ["20260101T120000Z", "newest", "", point_id(4)])
-def test_an_unknown_id_is_refused_with_what_there_is(wanted: str) -> None:
+def test_an_unknown_id_is_refused_with_the_available_ones(wanted: str) -> None:
     with pytest.raises(Refused) as caught:
         select_point(POINTS, "web1", wanted)
     assert (
@@ -137,7 +137,7 @@ def test_a_name_shared_by_two_machines_is_refused_and_the_uuid_is_not() -> None:
 
 
 @pytest.mark.parametrize("domain", ["web", "web11", "WEB1", ""])
-def test_an_unknown_domain_is_refused_with_what_there_is(domain: str) -> None:
+def test_an_unknown_domain_is_refused_with_the_available_ones(domain: str) -> None:
     with pytest.raises(Refused) as caught:
         select_point(POINTS, domain)
     assert str(caught.value) == f"The repository holds no restore point of {domain}; it holds points of db1, web1."
@@ -191,7 +191,7 @@ def test_a_selection_is_one_keyword_or_ids(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("words", [("latest", "all"), ("all", "latest"), (point_id(1), "latest"), ("all", "all")])
-def test_a_keyword_beside_others_is_refused(words: tuple[str, ...]) -> None:
+def test_a_keyword_combined_with_other_values_is_refused(words: tuple[str, ...]) -> None:
     keyword = next(each for each in words if each in ("all", "latest"))
     with pytest.raises(Refused) as caught:
         PointSelection.parse(words)

@@ -36,7 +36,7 @@ def begun(keys: str, condemn: bool) -> tuple[EngineHistory, FaultyStore]:
 
 @pytest.mark.parametrize("condemn", [False, True], ids=["", "condemned"])
 @pytest.mark.parametrize("keys", KEYS)
-def test_whatever_call_fails_in_whatever_way(keys: str, condemn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backup_survives_any_fault_of_any_call(keys: str, condemn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_disks(monkeypatch)
     history, store = begun(keys, condemn)
     restore, truth = history.kept(), dict(history.truth)
@@ -59,7 +59,7 @@ def test_whatever_call_fails_in_whatever_way(keys: str, condemn: bool, monkeypat
     assert seen >= {"put", "get", "list", "upload", "write", "commit", "delete", "modified", "protect"}
 
 
-def test_what_others_came_to_need_of_a_point_that_seemed_not_to_appear_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_of_a_withdrawn_point_that_others_came_to_need_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the moment it did and the one it is taken back, compaction may have others name its blocks."""
     use_small_disks(monkeypatch, cut=0)
     history = EngineHistory()

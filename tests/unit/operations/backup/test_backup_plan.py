@@ -207,7 +207,7 @@ def test_each_disk_is_decided_alone_and_joins_the_same_checkpoint() -> None:
     assert plan.warnings == tuple(plan.disks[index].reason for index in (2, 3, 4))
 
 
-def test_incremental_names_every_disk_that_stands_in_its_way() -> None:
+def test_a_refused_incremental_names_every_disk_that_prevents_it() -> None:
     found = situation(
         disk("vda", (SINCE1,)), disk("vdb"), disk("vdc", (BROKEN,)), points=(tracked_point(1, "vda", "vdb", "vdc"),)
     )
@@ -218,7 +218,7 @@ def test_incremental_names_every_disk_that_stands_in_its_way() -> None:
     assert "vda:" not in str(caught.value)
 
 
-def test_an_older_checkpoint_serves_where_the_newest_is_lost() -> None:
+def test_an_older_checkpoint_is_used_if_the_newest_is_lost() -> None:
     points = (tracked_point(1), tracked_point(2))
     plan = plan_of(situation(disk(bitmaps=(SINCE1,)), points=points, known=(SINCE1,)))
     assert (only(plan).mode, only(plan).since, only(plan).base) == ("incremental", SINCE1, ONE)
@@ -231,19 +231,19 @@ def test_the_newest_of_several_sound_checkpoints_serves() -> None:
     assert (only(plan).since, only(plan).base) == (SINCE2, TWO)
 
 
-def test_where_none_of_several_checkpoints_serves_the_newest_ones_fault_is_told() -> None:
+def test_the_fault_of_the_newest_checkpoint_is_reported_if_no_checkpoint_is_usable() -> None:
     points = (tracked_point(1), tracked_point(2))
     plan = plan_of(situation(disk(), points=points, known=()))
     assert checkpoint(2) in only(plan).reason
     assert checkpoint(1) not in only(plan).reason
 
 
-def test_a_bitmap_whose_name_only_begins_alike_does_not_serve() -> None:
+def test_a_bitmap_that_shares_only_a_name_prefix_is_not_used() -> None:
     plan = plan_of(situation(disk(bitmaps=(f"{SINCE1}0",)), points=(tracked_point(1),)))
     assert only(plan).mode == "full"
 
 
-def test_full_asked_for_reads_all_and_keeps_the_history() -> None:
+def test_a_requested_full_backup_reads_everything_and_keeps_the_history() -> None:
     plan = plan_of(situation(disk(bitmaps=(SINCE1,)), points=(tracked_point(1),)), "full")
     assert plan == BackupPlan(
         (DiskPlan("vda", "full", "The mode is full.", None, ONE, GIB),), ("vda",), ONE, (SINCE1,), ()

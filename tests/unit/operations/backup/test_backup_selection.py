@@ -34,7 +34,7 @@ def taken(situation: Situation, selection: Selection) -> list[str]:
 
 @pytest.mark.parametrize("mode", ["auto", "full", "copy"])
 @pytest.mark.parametrize(("other", "reason"), UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_what_holds_nothing_to_protect_is_skipped_with_the_reason(other: Disk, reason: str, mode: str) -> None:
+def test_a_disk_without_data_to_protect_is_skipped_with_the_reason(other: Disk, reason: str, mode: str) -> None:
     plan = plan_of(found(disk(), other), mode)
     skipped = plan.disks[1]
     assert (skipped.mode, skipped.reason, skipped.read, skipped.dirty_bytes) == ("skipped", reason, False, None)
@@ -78,7 +78,7 @@ def test_disks_are_selected_by_their_exact_target(selection: Selection, expected
     assert taken(found(disk("sda"), disk("sdaa"), disk("sdb")), selection) == expected
 
 
-def test_what_was_left_out_says_which_option_did_it() -> None:
+def test_an_excluded_disk_names_the_option_that_excluded_it() -> None:
     plan = plan_of(found(disk("vda"), disk("vdb"), disk("vdc")), selection=Selection(("vda", "vdb"), ("vdb",)))
     assert [each.reason for each in plan.disks[1:]] == [
         "vdb is among exclude_disks.",
@@ -92,7 +92,7 @@ def test_what_was_left_out_says_which_option_did_it() -> None:
     [Selection(("vda", "vdx")), Selection(exclude=("vdx",)), Selection(("vda",), ("vdx",))],
     ids=["include", "exclude", "both"],
 )
-def test_an_unknown_disk_is_refused_with_what_there_is(selection: Selection) -> None:
+def test_an_unknown_disk_is_refused_with_the_available_ones(selection: Selection) -> None:
     with pytest.raises(Refused) as caught:
         plan_of(found(disk("vdb"), disk("vda")), selection=selection)
     assert str(caught.value) == "web1 has no disk vdx; it has vda, vdb."
@@ -107,7 +107,7 @@ def with_checkpoints(*disks: Disk, known: tuple[str, ...] = ()) -> Situation:
     return Situation(facts(*disks), (), known, OURS)
 
 
-def test_all_of_ours_are_superseded_those_known_and_those_left_as_bitmaps() -> None:
+def test_all_own_checkpoints_are_superseded_including_leftover_bitmaps() -> None:
     """A run that was killed leaves a bitmap, or no more than a mark, whose checkpoint libvirt may have lost."""
     mark = Bitmap(f"{OURS}e@vda", 1 << 31, 0, recording=False)
     situation = with_checkpoints(
@@ -158,5 +158,5 @@ def test_the_parent_is_the_newest_point_any_disk_is_compared_with() -> None:
         (GIB + 1024, "1048577 KiB"),
     ],
 )
-def test_sizes_are_told_exactly(size: int, text: str) -> None:
+def test_sizes_are_reported_exactly(size: int, text: str) -> None:
     assert size_text(size) == text

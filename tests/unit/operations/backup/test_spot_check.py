@@ -78,7 +78,7 @@ FULL = [1 + block % 255 for block in range(BLOCKS)]
 @pytest.mark.parametrize(
     "base", [FULL, [0] * BLOCKS, [0] * 400 + FULL[400:700] + [0] * 300], ids=["full", "empty", "half"]
 )
-def test_what_did_not_change_contradicts_nothing(base: list[int]) -> None:
+def test_unchanged_blocks_contradict_nothing(base: list[int]) -> None:
     assert _found(base, base) is None
     assert _found(base, [7] * BLOCKS, range(BLOCKS)) is None
 
@@ -87,7 +87,7 @@ def test_what_did_not_change_contradicts_nothing(base: list[int]) -> None:
 @pytest.mark.parametrize(
     "marked", [(), range(100), range(991, 997), range(1, 997)], ids=["nothing", "begin", "end", "middle"]
 )
-def test_a_lost_end_is_found_however_short_and_whatever_was_written_since(kept: int, marked: t.Collection[int]) -> None:
+def test_a_lost_tail_is_detected_at_any_length_and_after_any_later_writes(kept: int, marked: t.Collection[int]) -> None:
     base = FULL[:997] + [0] * 3
     written = [9 if block in marked else held for block, held in enumerate(base)]
     lost = written[:kept] + [9 if block in marked else 0 for block in range(kept, BLOCKS)]

@@ -67,12 +67,12 @@ def test_the_address_is_that_of_the_uri_or_the_one_given_and_the_port_one_of_a_r
     ],
     ids=["unix", "tls", "plain"],
 )
-def test_libvirt_is_told_where_to_serve(server: Server, expected: dict[str, str]) -> None:
+def test_libvirt_receives_the_address_to_serve_on(server: Server, expected: dict[str, str]) -> None:
     made = ElementTree.fromstring(backup_xml([JobDisk("vda")], [disk("vda")], "/scratch", server)).find("server")
     assert made is not None and made.attrib == expected
 
 
-def test_a_port_nobody_listens_at_is_told_of_before_anything_is_read() -> None:
+def test_a_port_without_a_listener_is_reported_before_anything_is_read() -> None:
     with pytest.raises(
         HypervisorError, match="Cannot reach the NBD server at 127.0.0.1 port 1: Connection refused. Check firewalls"
     ):

@@ -58,7 +58,7 @@ def test_nothing_is_done_to_an_image_that_can_be_tracked(running: bool) -> None:
     assert plan(candidate(V3, running=running), ConversionOptions()) is None
 
 
-def test_an_original_that_waits_is_seen_to_once_the_domain_runs() -> None:
+def test_a_waiting_original_is_handled_once_the_domain_runs() -> None:
     assert plan(candidate(V3, original=ORIGINAL), ConversionOptions()) is None
     made = plan(candidate(V3, original=ORIGINAL, running=True), ConversionOptions())
     assert made is not None and made.method == "finish"
@@ -89,14 +89,14 @@ def test_an_original_that_waits_is_seen_to_once_the_domain_runs() -> None:
         ({"running": True, "copying_to": "/other"}, ConversionOptions(), "a block job to /other"),
     ],
 )
-def test_what_would_lose_or_break_something_is_refused(
+def test_a_conversion_that_would_lose_or_break_something_is_refused(
     fields: dict[str, Any], wish: ConversionOptions, why: str
 ) -> None:
     with pytest.raises(Refused, match=why):
         plan(candidate(**fields), wish)
 
 
-def test_a_copy_of_ours_that_runs_is_taken_up() -> None:
+def test_a_running_copy_job_of_our_own_is_resumed() -> None:
     made = plan(candidate(running=True, copying_to=new_path(V2)), ConversionOptions())
     assert made is not None and made.method == "blockcopy"
 

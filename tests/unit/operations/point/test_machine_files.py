@@ -80,7 +80,7 @@ def _saved(repository: Repository, folder: Path, *files: MachineFile) -> tuple[R
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE, PIECE + 1, 2 * PIECE + 7])
-def test_a_file_comes_back_as_it_was(size: int, repository: Repository, tmp_path: Path) -> None:
+def test_a_file_round_trips(size: int, repository: Repository, tmp_path: Path) -> None:
     original = tmp_path / "kernel"
     original.write_bytes(bytes(range(251)) * (size // 251) + b"x" * (size % 251))
     original.chmod(0o640)
@@ -98,7 +98,9 @@ def test_a_point_without_such_files_has_none(repository: Repository, tmp_path: P
     assert _saved(repository, tmp_path)[0].files == {}
 
 
-def test_what_cannot_be_read_is_told_and_what_need_not_exist_is_not(repository: Repository, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_and_a_missing_optional_one_is_not(
+    repository: Repository, tmp_path: Path
+) -> None:
     missing = str(tmp_path / "nvram")
     made, warnings = _saved(
         repository, tmp_path, MachineFile("nvram", missing), MachineFile("tpm", missing, certain=False)
@@ -107,7 +109,7 @@ def test_what_cannot_be_read_is_told_and_what_need_not_exist_is_not(repository: 
     assert (saved_files(repository, made), made.files) == ([], {})
 
 
-def test_a_file_too_large_for_a_restore_point_is_told(
+def test_a_file_too_large_for_a_restore_point_is_reported(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept, "LARGEST", {"initrd": 1 << 20})
@@ -119,7 +121,7 @@ def test_a_file_too_large_for_a_restore_point_is_told(
     ]
 
 
-def test_a_file_written_to_meanwhile_is_read_again_until_it_is_of_one_moment(
+def test_a_file_written_during_reading_is_reread_until_it_is_consistent(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The guest sets a firmware variable while its file is read."""
@@ -166,7 +168,7 @@ def test_pieces_that_are_not_the_whole_file_are_refused(
         write_file(repository, made, saved, str(tmp_path / "again"))
 
 
-def test_an_existing_file_is_not_written_over(repository: Repository, tmp_path: Path) -> None:
+def test_an_existing_file_is_not_overwritten(repository: Repository, tmp_path: Path) -> None:
     original = tmp_path / "nvram"
     original.write_bytes(b"variables")
     made, warnings = _saved(repository, tmp_path, MachineFile("nvram", str(original)))

@@ -65,7 +65,7 @@ NEVER = ("a source once more", "a disk that was not restored")
 
 
 @pytest.mark.parametrize(("name", "reach"), REACHES.items(), ids=REACHES.keys())
-def test_what_reaches_out_of_the_guest_is_removed_or_refused_and_named(name: str, reach: Reach) -> None:
+def test_a_setting_that_reaches_out_of_the_guest_is_removed_or_refused_and_named(name: str, reach: Reach) -> None:
     if reach.refused:
         with pytest.raises(Refused) as caught:
             adapted(reach.xml)
@@ -88,7 +88,7 @@ def test_a_trusted_definition_keeps_it(name: str, reach: Reach) -> None:
 
 
 @pytest.mark.parametrize(("name", "reach"), REACHES.items(), ids=REACHES.keys())
-def test_a_copy_has_nothing_of_it_either(name: str, reach: Reach) -> None:
+def test_a_copy_has_no_setting_that_reaches_out_of_the_guest(name: str, reach: Reach) -> None:
     try:
         found = adapted(reach.xml, copy=True)
     except Refused as error:
@@ -111,7 +111,7 @@ def _only(path: str, name: str, value: str) -> ElementTree.Element:
 
 
 @pytest.mark.parametrize("value", ["/etc/shadow", "../etc/shadow", "x/y"])
-def test_no_value_is_a_path_but_free_text(value: str) -> None:
+def test_only_free_text_values_may_contain_a_path(value: str) -> None:
     every = [(path, name, rule.values[name].kind) for path, rule in ALLOWED.items() for name in rule.values]
     kept = {
         kind
@@ -139,7 +139,7 @@ def test_a_refusal_names_all_that_the_machine_needs_at_once() -> None:
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_the_host_in_a_manifest_does_not_make_a_device_of_the_host_stay(copy: bool) -> None:
+def test_a_host_named_in_a_manifest_does_not_keep_a_host_device(copy: bool) -> None:
     xml = definition("<hostdev mode='subsystem' type='usb'/>")
     if copy:
         found = adapted(xml, copy=True)
@@ -161,7 +161,7 @@ def test_an_interface_that_the_user_connects_elsewhere_is_not_refused() -> None:
 
 
 @pytest.mark.parametrize("ordinary", ORDINARY.values(), ids=ORDINARY.keys())
-def test_an_ordinary_machine_comes_back_as_it_was(ordinary: Ordinary) -> None:
+def test_an_ordinary_machine_is_restored_unchanged(ordinary: Ordinary) -> None:
     found = adapted(ordinary.xml)
     assert found.changes == ordinary.changes
     expected = ElementTree.fromstring(ordinary.xml.replace("/old/vda", NEW))
@@ -175,7 +175,7 @@ def test_an_ordinary_machine_comes_back_as_it_was(ordinary: Ordinary) -> None:
 @pytest.mark.parametrize(
     "xml", [each.xml for each in (*ORDINARY.values(), *REACHES.values()) if not getattr(each, "refused", False)]
 )
-def test_adapting_twice_is_adapting_once(xml: str) -> None:
+def test_adapting_is_idempotent(xml: str) -> None:
     once = adapted(xml)
     assert adapted(once.xml) == AdaptedXml(once.xml, ())
 
@@ -252,7 +252,7 @@ VARIABLES = {
 
 
 @pytest.mark.parametrize(("path", "stays"), VARIABLES.values(), ids=VARIABLES.keys())
-def test_firmware_variables_stay_where_libvirt_keeps_those_of_the_machine(path: str, stays: bool) -> None:
+def test_firmware_variables_stay_only_in_the_machines_own_libvirt_path(path: str, stays: bool) -> None:
     found = adapted(definition(system=f"<nvram>{path}</nvram>"))
     assert (path in found.xml) == stays == (found.changes == ())
     assert path not in adapted(definition(system=f"<nvram>{path}</nvram>"), copy=True).xml
@@ -325,7 +325,7 @@ def test_messages_stay_short_and_printable_whatever_a_definition_holds() -> None
         "<future><domain/></future>",
     ],
 )
-def test_what_is_no_domain_is_refused(root: str) -> None:
+def test_a_definition_that_is_not_a_domain_is_refused(root: str) -> None:
     with pytest.raises(Refused):
         adapted(root)
 
@@ -473,7 +473,7 @@ def _held(element: ElementTree.Element, path: str = ".") -> t.Iterator[tuple[str
 
 
 @given(st.integers(0, 1 << 32))
-def test_of_any_tree_only_what_the_table_has_is_left(seed: int) -> None:
+def test_filtering_any_tree_leaves_only_entries_of_the_table(seed: int) -> None:
     root = _grown(random.Random(seed), "domain", ".", 5)
     found: Filtered = filtered(root, HOST)
     for path, name, value in _held(found.root):

@@ -81,7 +81,7 @@ def bare(place: Path, dest: Path) -> object:
 
 
 @pytest.mark.parametrize("compression", ["zlib", "none"])
-def test_what_is_stored_with_python_alone_is_restored_with_python_alone(
+def test_a_point_stored_with_python_alone_is_restored_with_python_alone(
     compression: str, repository: Repository, place: Path, tmp_path: Path
 ) -> None:
     store(repository, compression)
@@ -91,7 +91,7 @@ def test_what_is_stored_with_python_alone_is_restored_with_python_alone(
 
 
 @pytest.mark.parametrize(("compression", "package"), [("lz4", "python3-lz4"), ("zstd", "python3-zstandard")])
-def test_what_needs_a_module_says_which_and_leaves_nothing(
+def test_a_restore_that_needs_a_module_names_it_and_leaves_nothing(
     compression: str, package: str, repository: Repository, place: Path, tmp_path: Path
 ) -> None:
     store(repository, compression)

@@ -211,9 +211,7 @@ XMLS = {
 
 @pytest.mark.parametrize("key", ["domain.xml", "inactive.xml"])
 @pytest.mark.parametrize(("content", "message"), XMLS.values(), ids=XMLS.keys())
-def test_a_configuration_that_is_none_is_named(
-    content: bytes, message: str, key: str, trial: Trial, session: Any
-) -> None:
+def test_an_invalid_configuration_is_named(content: bytes, message: str, key: str, trial: Trial, session: Any) -> None:
     trial.enemy.publish(trial.enemy.manifest({**trial.enemy.files(), key: content}))
     said = trial.restore(session)
     assert isinstance(said, str) and f"{key} is damaged" in said and message in said, said
@@ -267,7 +265,7 @@ INDEXES = {
 
 
 @pytest.mark.parametrize(("index", "message"), INDEXES.values(), ids=INDEXES.keys())
-def test_an_index_of_files_that_cannot_be_is_named_and_nothing_is_written(
+def test_an_invalid_index_of_files_is_named_and_nothing_is_written(
     index: Any, message: str, trial: Trial, session: Any
 ) -> None:
     made = index(trial.enemy)
@@ -284,7 +282,7 @@ def test_a_piece_that_inflates_beyond_what_a_piece_can_be_is_damaged(trial: Tria
     assert isinstance(said, str) and "is not one piece" in said, said
 
 
-def test_no_more_pieces_are_taken_than_a_file_of_its_size_can_have(trial: Trial, session: Any) -> None:
+def test_a_file_with_more_pieces_than_its_size_allows_is_refused(trial: Trial, session: Any) -> None:
     pieces = {f"kernel.{number}": zlib.compress(b"k") for number in range(40)}
     saved = {"size": 40, "sha256": hashlib.sha256(b"k" * 40).hexdigest(), "pieces": list(pieces)}
     trial.enemy.publish(trial.enemy.manifest({**trial.enemy.files(text_of(_entry(**saved)(trial.enemy))), **pieces}))
@@ -348,7 +346,7 @@ IMAGES = {
 
 
 @pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES.keys())
-def test_an_image_that_qcow2_cannot_be_is_refused_and_goes_as_raw(image: dict[str, Any], trial: Trial) -> None:
+def test_an_image_unsuitable_for_qcow2_is_refused_and_accepted_as_raw(image: dict[str, Any], trial: Trial) -> None:
     body = trial.enemy.manifest()
     body["disks"][0]["image"].update(image)
     trial.enemy.publish(body)
@@ -358,9 +356,7 @@ def test_an_image_that_qcow2_cannot_be_is_refused_and_goes_as_raw(image: dict[st
 
 
 @pytest.mark.parametrize("mode", [0o4755, 0o6777, 0o666, 0o1777, 0o600])
-def test_no_mode_of_a_repository_lets_others_write_or_runs_as_somebody_else(
-    mode: int, trial: Trial, session: Any
-) -> None:
+def test_no_mode_in_a_repository_lets_others_write_or_changes_the_user(mode: int, trial: Trial, session: Any) -> None:
     trial.enemy.publish(trial.enemy.manifest(trial.enemy.files(text_of(_entry(mode=mode)(trial.enemy)))))
     assert isinstance(trial.restore(session), RestoreResult)  # the trial looks at the modes
 
@@ -389,7 +385,7 @@ def test_what_is_made_from_dest_is_directly_in_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("folder", ["/r", "/r/", "/r/./s", "/", "//r"])
-def test_a_plain_name_is_taken_as_it_is(folder: str) -> None:
+def test_a_plain_name_is_used_unchanged(folder: str) -> None:
     assert path_in(folder, "größe 1-vda.raw") == os.path.join(folder, "größe 1-vda.raw")
     assert path_in(folder, "x" * LONGEST_NAME)
     with pytest.raises(Refused, match="too long for a file"):
@@ -438,7 +434,7 @@ def test_kinds_have_a_largest_size_each() -> None:
 # What others plant in ``dest``.
 
 
-def test_what_is_planted_in_dest_is_neither_followed_nor_waited_for(trial: Trial) -> None:
+def test_links_and_pipes_planted_in_dest_are_neither_followed_nor_waited_for(trial: Trial) -> None:
     trial.enemy.publish(trial.enemy.manifest())
     secret = trial.outside / "secret"
     secret.write_bytes(b"precious")
@@ -524,7 +520,7 @@ def test_nothing_is_asked_or_written_before_a_definition_is_refused(
 
 
 @pytest.mark.parametrize("force", [True, False])
-def test_what_is_said_of_a_domain_that_is_refused_is_true(force: bool, trial: Trial, session: Any) -> None:
+def test_the_message_about_a_refused_domain_is_true(force: bool, trial: Trial, session: Any) -> None:
     files = trial.enemy.files()
     files["inactive.xml"] = XML.replace("<memory>1024</memory>", "<memory>none</memory>").encode()
     trial.enemy.publish(trial.enemy.manifest(files))

@@ -87,7 +87,7 @@ def test_a_restored_disk_names_its_image_and_nothing_of_the_old_one(before: str,
     assert found.changes == ()
 
 
-def test_a_disk_on_a_device_says_so() -> None:
+def test_a_disk_on_a_device_is_reported_as_such() -> None:
     found = adapted(xml_of(), disks={"vda": DiskTarget("/dev/vg/web1", "raw", device=True)})
     assert devices_of(found) == [
         canonical(
@@ -96,7 +96,7 @@ def test_a_disk_on_a_device_says_so() -> None:
     ]
 
 
-def test_an_encrypted_disk_is_told_to_be_a_plain_one() -> None:
+def test_an_encrypted_disk_is_reported_as_restored_plain() -> None:
     disk = VDA.replace("<target", "<encryption format='luks'><secret type='passphrase' uuid='x'/></encryption><target")
     found = adapted(xml_of(disk))
     assert "encryption" not in found.xml
@@ -238,7 +238,7 @@ REMOVED: dict[str, tuple[str, bool, tuple[str, ...], tuple[str, ...], tuple[str,
 
 
 @pytest.mark.parametrize(("device", "copy", "present", "kept", "gone", "changes"), REMOVED.values(), ids=REMOVED.keys())
-def test_what_is_not_here_or_would_be_shared_goes_and_is_told(
+def test_missing_and_shared_resources_are_removed_and_reported(
     device: str,
     copy: bool,
     present: tuple[str, ...],
@@ -284,9 +284,7 @@ INTERFACES = {
 
 
 @pytest.mark.parametrize(("interface", "network"), INTERFACES.values(), ids=INTERFACES.keys())
-def test_interfaces_come_to_the_networks_told_and_others_stay_where_they_were(
-    interface: str, network: str | None
-) -> None:
+def test_mapped_interfaces_move_to_their_networks_and_others_keep_theirs(interface: str, network: str | None) -> None:
     found = adapted(xml_of(VDA + interface), networks={"lan": "lan2", "br0": "bridged"})
     expected = (
         interface if network is None else f"<interface type='network'><source network='{network}'/>{MAC}</interface>"
@@ -374,7 +372,7 @@ FIRMWARE: dict[str, tuple[str, dict[str, str], tuple[str, ...], dict[str, str | 
 
 
 @pytest.mark.parametrize(("system", "files", "present", "paths", "changes"), FIRMWARE.values(), ids=FIRMWARE.keys())
-def test_a_copy_starts_from_files_of_its_own(
+def test_a_copy_starts_from_its_own_files(
     system: str, files: dict[str, str], present: tuple[str, ...], paths: dict[str, str | None], changes: tuple[str, ...]
 ) -> None:
     found = adapted(xml_of(system=system), True, present, files=files)

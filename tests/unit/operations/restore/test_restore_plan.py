@@ -49,7 +49,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize(("fields", "expected"), PLACES.values(), ids=PLACES.keys())
-def test_disks_go_where_they_were_told(fields: dict[str, Any], expected: dict[str, str]) -> None:
+def test_disks_go_to_their_requested_destinations(fields: dict[str, Any], expected: dict[str, str]) -> None:
     assert paths(**fields) == expected
 
 
@@ -99,7 +99,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("fields", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_cannot_be_is_refused_before_anything_is_written(fields: dict[str, Any], message: str) -> None:
+def test_an_impossible_request_is_refused_before_anything_is_written(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(Refused) as caught:
         paths(**fields)
     assert str(caught.value) == message

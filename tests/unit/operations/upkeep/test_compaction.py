@@ -134,7 +134,7 @@ def test_the_new_packs_have_hooks_so_that_backups_find_what_is_in_them(history: 
     assert found.keys == hooks.choose(directory.digest(ordinal) for ordinal in range(len(directory)))
 
 
-def test_in_parts_it_does_the_same(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compaction_in_small_batches_has_the_same_result(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "PACKS_AT_ONCE", 1)
     monkeypatch.setattr(compaction, "EMPTIED_AT_ONCE", 1)
     assert compact(history.fresh(), 50).packs == 1
@@ -164,7 +164,7 @@ def test_a_block_damaged_and_moved_at_once_heals(history: History) -> None:
     assert {verdict.status for verdict in verify(history.fresh(), VerifyRequest(wanted=ALL))[0]} == {"ok"}
 
 
-def test_a_backup_made_from_a_point_that_is_moved_meanwhile_is_true(history: History) -> None:
+def test_a_backup_based_on_a_point_moved_during_the_run_is_correct(history: History) -> None:
     """The base's map is read before, the new point published after: it names the old pack, which then must not go."""
     repository = history.fresh()
     base = repository.read_map(repository.point(UUID, point_id(3)), "vda")
@@ -253,7 +253,7 @@ STEPS = st.sampled_from(
 @settings(max_examples=soaks.examples(0.53))
 @example(["backup", "backup", "forget", "forget", "backup", "forget", "backup"], random.Random(0))
 @given(st.lists(STEPS, min_size=4, max_size=30), st.randoms(use_true_random=False))
-def test_whatever_happens_no_point_restores_to_anything_but_its_bytes(steps: list[str], chance: random.Random) -> None:
+def test_no_point_restores_to_wrong_bytes_after_any_sequence_of_events(steps: list[str], chance: random.Random) -> None:
     history = History()
     for block in range(0, BLOCKS, 2):
         history.disk.write(block, block + 1)

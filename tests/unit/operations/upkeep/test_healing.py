@@ -122,7 +122,7 @@ def test_a_run_killed_while_it_healed_is_taken_up_by_the_next(history: History) 
     assert (history.healed.points, history.untrue(), history.damaged()) == (1, [], [])
 
 
-def test_a_copy_that_is_damaged_too_is_not_taken(history: History) -> None:
+def test_a_copy_that_is_also_damaged_is_not_used(history: History) -> None:
     name = names.manifest(UUID, point_id(1))
     before = history.store.objects[name]
     history.flip(point_id(1), 5)
@@ -176,7 +176,7 @@ STEPS = st.sampled_from(["write", "write", "backup", "backup", "flip", "flip", "
 
 @settings(max_examples=soaks.examples(0.4))
 @given(st.lists(STEPS, min_size=3, max_size=25), st.randoms(use_true_random=False))
-def test_whatever_happens_no_point_restores_to_anything_but_its_bytes(steps: list[str], chance: random.Random) -> None:
+def test_no_point_restores_to_wrong_bytes_after_any_sequence_of_events(steps: list[str], chance: random.Random) -> None:
     history = History()
     for block in range(0, BLOCKS, 3):
         history.disk.write(block, block + 1)

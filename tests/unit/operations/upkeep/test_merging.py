@@ -41,9 +41,7 @@ def merged(packs: list[list[int]], order: list[int], remembered: int) -> dict[tu
 
 
 @given(packs_of_blocks, st.data())
-def test_of_equal_blocks_the_first_is_kept_in_whatever_order_packs_are_looked_at(
-    packs: list[list[int]], data: st.DataObject
-) -> None:
+def test_the_first_of_equal_blocks_is_kept_in_any_order_of_packs(packs: list[list[int]], data: st.DataObject) -> None:
     order = [
         *data.draw(st.permutations(range(len(packs)))),
         *data.draw(st.lists(st.sampled_from(range(len(packs))), max_size=3) if packs else st.just([])),
@@ -56,9 +54,7 @@ def test_of_equal_blocks_the_first_is_kept_in_whatever_order_packs_are_looked_at
 
 
 @given(packs_of_blocks, st.integers(1, 12), st.data())
-def test_what_is_forgotten_is_not_found_and_nothing_else_is(
-    packs: list[list[int]], remembered: int, data: st.DataObject
-) -> None:
+def test_only_forgotten_blocks_are_not_found(packs: list[list[int]], remembered: int, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(packs))))
     found = merged(packs, order, remembered)
     for (pack, ordinal), (kept, place) in found.items():
@@ -147,7 +143,7 @@ def test_what_was_to_be_stored_apart_is_neither_given_up_for_a_copy_nor_one(hist
     assert len(set(found)) == BLOCKS - 1 + OWN
 
 
-def test_no_point_is_told_of_a_copy_that_is_damaged(history: History) -> None:
+def test_no_point_is_redirected_to_a_damaged_copy(history: History) -> None:
     repository = history.fresh()
     maps = {each.id: repository.read_map(each, "vda") for each in repository.points_of().points}
     merges = find_equal(repository, live_blocks(maps.values(), lambda _ref: True), Control())
@@ -160,7 +156,7 @@ def test_no_point_is_told_of_a_copy_that_is_damaged(history: History) -> None:
     assert len(stored_blocks(history)) == BLOCKS - 1 + OWN + 2  # the damaged one and what the others have in its place
 
 
-def test_copies_that_are_not_remembered_any_more_are_found_by_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forgotten_copies_are_found_by_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merging, "EqualBlocks", lambda: EqualBlocks(2))
     made = History()
     # The first and the last hold the same; in this order they are looked at.
@@ -186,7 +182,7 @@ class Locking(MemoryStore):
         return super().put(name, data, replace)
 
 
-def test_a_copy_that_points_are_told_of_is_locked_as_they_are(history: History) -> None:
+def test_a_copy_that_points_refer_to_is_locked_like_the_points(history: History) -> None:
     locking = Locking()
     locking.objects, history.store = history.store.objects, locking
     compact(history.fresh(), 60)

@@ -128,7 +128,7 @@ def test_the_hour_that_a_clock_change_repeats_counts_twice() -> None:
     assert kept(found, Rules(hourly=2, zone=BERLIN)) == {1: ("hourly",), 2: ("hourly",)}
 
 
-def test_a_week_of_two_years_is_one() -> None:
+def test_a_week_that_spans_two_years_counts_once() -> None:
     found = series("2025-12-21T12:00:00", "2025-12-31T12:00:00", "2026-01-01T12:00:00")
     assert kept(found, Rules(weekly=1)) == {2: ("weekly",)}
     assert 1 not in kept(found, Rules(weekly=2))
@@ -143,7 +143,7 @@ def test_durations_are_read(text: str, meaning: Duration) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "7", "d", "3h2d", "1.5d", "-1d", "1w", "1d 2h"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
+def test_an_invalid_duration_is_refused(text: str) -> None:
     with pytest.raises(Refused, match="Cannot read the duration"):
         parse_duration(text)
 
@@ -201,14 +201,16 @@ def test_a_bigger_count_never_keeps_less(found: list[RestorePoint], rules: Rules
 
 
 @given(histories(), RULES)
-def test_what_is_kept_is_what_some_rule_alone_would_keep(found: list[RestorePoint], rules: Rules) -> None:
+def test_a_point_is_kept_if_and_only_if_a_single_rule_keeps_it(found: list[RestorePoint], rules: Rules) -> None:
     alone = [Rules(**{name: getattr(rules, name)}, zone=rules.zone) for name in COUNTING]
     alone += [Rules(within=rules.within, zone=rules.zone), Rules(tags=rules.tags)]
     assert set(kept(found, rules)) == {number for each in alone for number in kept(found, each)}
 
 
 @given(histories(), RULES, st.integers(1, 5))
-def test_the_newest_point_stays_whatever_rule_counts(found: list[RestorePoint], rules: Rules, count: int) -> None:
+def test_the_newest_point_is_kept_under_every_counting_rule(
+    found: list[RestorePoint], rules: Rules, count: int
+) -> None:
     counted = [each for each in found if not each.pinned and datetime.datetime.fromisoformat(each.created) <= NOW]
     verdicts = kept(found, Rules(**{**vars(rules), "last": count}))
     assert {int(each.id) for each in counted[-count:]} <= set(verdicts)

@@ -153,7 +153,7 @@ def small_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("keys", KEYS)
-def test_whatever_call_fails_no_point_is_lost_and_the_next_run_goes_on(keys: str, verb: str) -> None:
+def test_no_point_is_lost_and_the_next_run_continues_after_any_failed_call(keys: str, verb: str) -> None:
     act, came_of_it = VERBS[verb]
     made = scene(keys)
     store, objects, times, clock = made.store, dict(made.store.objects), dict(made.store.times), made.store.clock
@@ -180,7 +180,7 @@ def test_whatever_call_fails_no_point_is_lost_and_the_next_run_goes_on(keys: str
 
 
 @pytest.mark.parametrize("keys", KEYS)
-def test_whatever_call_fails_healing_makes_nothing_worse_and_is_taken_up_again(keys: str) -> None:
+def test_healing_makes_nothing_worse_and_is_resumed_after_any_failed_call(keys: str) -> None:
     made = scene(keys)
     history, store = made.history, made.store
     history.flip(max(made.points), 5)
@@ -203,7 +203,7 @@ def test_whatever_call_fails_healing_makes_nothing_worse_and_is_taken_up_again(k
 
 @pytest.mark.parametrize("failing", ["source", "destination"])
 @pytest.mark.parametrize("keys", KEYS)
-def test_whatever_call_fails_a_copy_holds_true_points_only_and_is_taken_up_again(keys: str, failing: str) -> None:
+def test_a_copy_survives_any_failed_call_with_true_points_only_and_is_resumed(keys: str, failing: str) -> None:
     made = scene(keys)
     dest = EngineHistory(KEYS[keys])
     dest.store, dest.truth = FaultyStore(), made.history.truth
@@ -238,7 +238,7 @@ def taken(made: Scene, dest: EngineHistory) -> None:
     assert not result.failed
 
 
-def test_whatever_call_fails_a_repository_opens_with_the_old_or_the_new_passphrase(
+def test_a_repository_opens_with_the_old_or_the_new_passphrase_after_any_failed_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(key_slots, "COST", 16)
@@ -265,7 +265,7 @@ def test_whatever_call_fails_a_repository_opens_with_the_old_or_the_new_passphra
         assert tried.at > 2
 
 
-def test_whatever_call_fails_a_lost_configuration_is_made_again_as_it_was_or_not_at_all(
+def test_a_lost_configuration_is_rebuilt_unchanged_or_not_at_all_if_any_call_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = scene("plain")

@@ -123,7 +123,7 @@ class Beside(MemoryStore):
 
 
 @pytest.mark.parametrize("seen", [False, True])
-def test_what_another_verification_recorded_meanwhile_stays(seen: bool, history: History) -> None:
+def test_the_record_of_a_concurrent_verification_is_kept(seen: bool, history: History) -> None:
     whole = history.flip(point_id(1), 5)
     pack = history.block_place(point_id(1), 5)[0]
     plain = history.store
@@ -167,7 +167,7 @@ def test_in_check_mode_nothing_is_recorded(history: History) -> None:
     assert history.store.objects == before
 
 
-def test_a_repository_that_cannot_be_written_is_verified_all_the_same(history: History) -> None:
+def test_a_read_only_repository_can_still_be_verified(history: History) -> None:
     history.flip(point_id(1), 5)
     history.store.full = True
     warnings: list[str] = []
@@ -210,7 +210,7 @@ class FlakyObjects(Flaky):
 
 
 @pytest.mark.parametrize("fault", [flipped, absent], ids=["flipped", "missing"])
-def test_a_manifest_map_or_file_that_cannot_be_read_once_is_no_damage(fault: Callable[[bytes], bytes]) -> None:
+def test_a_manifest_map_or_file_that_fails_to_read_once_is_not_damaged(fault: Callable[[bytes], bytes]) -> None:
     history = EngineHistory()
     history.disk.write(5, 6)
     history.backup()
@@ -233,7 +233,7 @@ def readings(history: History, level: str) -> int:
     "fault", [flipped, lambda data: data[: len(data) // 2], lambda _data: b""], ids=["flipped", "short", "empty"]
 )
 @pytest.mark.parametrize("level", ["structure", "data"])
-def test_a_reading_that_fails_once_is_no_damage(level: str, fault: Callable[[bytes], bytes], history: History) -> None:
+def test_a_single_failed_read_is_not_damage(level: str, fault: Callable[[bytes], bytes], history: History) -> None:
     for at in range(1, readings(history, level) + 1):
         history.store = Flaky(history.store, at, fault)
         assert [verdict.status for verdict in found(history, level=level)] == ["ok", "ok"], at
@@ -277,7 +277,7 @@ def test_beside_a_reading_that_fails_at_more_places_only_what_both_found_is_dama
 
 
 @pytest.mark.parametrize("level", ["structure", "data"])
-def test_an_error_of_the_store_is_no_damage(level: str, history: History) -> None:
+def test_a_store_error_is_not_damage(level: str, history: History) -> None:
     def fail(_data: bytes) -> bytes:
         raise RepositoryError("Cannot read: Connection timed out.")
 
@@ -318,7 +318,7 @@ def test_beside_a_place_that_cannot_be_read_the_others_are_verified_and_the_turn
     assert [damaged for _status, damaged in told(history)] == [True, True]
 
 
-def test_a_repository_that_vanishes_is_no_damage(history: History) -> None:
+def test_a_vanished_repository_is_not_reported_as_damage(history: History) -> None:
     def vanish(data: bytes) -> bytes:
         history.store.objects.clear()
         return data
@@ -375,7 +375,7 @@ def test_samples_of_different_sizes_in_turn_each_cover_everything(history: Histo
 
 
 @pytest.mark.parametrize(("sample", "percent"), [(100, 100), (99, 50), (50, 50), (34, 33), (15, 14), (1, 1)])
-def test_what_is_remembered_is_how_much_was_read(sample: int, percent: int, history: History) -> None:
+def test_a_verification_records_the_percentage_read(sample: int, percent: int, history: History) -> None:
     found(history, sample=sample)
     last = verified.last(history.fresh(), history.fresh().point(UUID, point_id(1)))
     assert last is not None
@@ -405,7 +405,7 @@ def test_domains_and_selections_have_their_own_turns(history: History) -> None:
     assert turns() == [1, 1, 0, 0]
 
 
-def test_a_lost_turn_begins_anew_and_a_damaged_record_is_as_none(history: History) -> None:
+def test_a_lost_turn_starts_over_and_a_damaged_record_counts_as_missing(history: History) -> None:
     found(history, sample=50)
     for name in list(history.store.objects):
         if name.startswith("verified/"):
@@ -423,7 +423,7 @@ def test_what_was_verified_of_points_that_are_gone_is_forgotten(history: History
     ]
 
 
-def test_a_record_of_damage_that_is_damaged_itself_counts_for_the_whole_pack(history: History) -> None:
+def test_a_damaged_damage_record_counts_for_the_whole_pack(history: History) -> None:
     name = f"damaged/{history.block_place(point_id(1), 5)[0].rsplit('/', 1)[1]}"
     history.store.objects[name] = b"?"
     assert [each.blocks for each in recorded(history).values()] == [None]
@@ -432,7 +432,7 @@ def test_a_record_of_damage_that_is_damaged_itself_counts_for_the_whole_pack(his
 
 
 @pytest.mark.parametrize("blocks", [5, True, "5", {}, ["a"], [[5]], [None, 5], [1.5]])
-def test_a_record_of_damage_that_nobody_wrote_so_counts_for_the_whole_pack(blocks: Any, history: History) -> None:
+def test_a_malformed_damage_record_counts_for_the_whole_pack(blocks: Any, history: History) -> None:
     name = f"damaged/{history.block_place(point_id(1), 5)[0].rsplit('/', 1)[1]}"
     history.store.objects[name] = envelope.encode("damage", 1, {"blocks": blocks, "cause": "?"})
     assert told(history) == [(None, True), (None, True)]
@@ -443,7 +443,7 @@ def test_a_record_of_damage_that_nobody_wrote_so_counts_for_the_whole_pack(block
 
 
 @pytest.mark.parametrize("number", [-1, 1 << 70])
-def test_a_record_of_damage_of_blocks_there_are_not_hinders_nothing(number: int, history: History) -> None:
+def test_a_damage_record_of_nonexistent_blocks_is_harmless(number: int, history: History) -> None:
     name = f"damaged/{history.block_place(point_id(1), 5)[0].rsplit('/', 1)[1]}"
     history.store.objects[name] = envelope.encode("damage", 1, {"blocks": [5, number], "cause": "?"})
     history.backup()
@@ -463,7 +463,7 @@ def test_a_record_of_damage_of_blocks_there_are_not_hinders_nothing(number: int,
         {"next": 1, "later": True},
     ],
 )
-def test_what_was_verified_counts_for_nothing_where_nobody_wrote_it_so(body: dict[str, Any], history: History) -> None:
+def test_a_malformed_verification_record_counts_for_nothing(body: dict[str, Any], history: History) -> None:
     for what in (point_id(1), "turn-all-2"):
         kind = "turn" if what == "turn-all-2" else "verified"
         history.store.objects[f"verified/{UUID}/{what}"] = envelope.encode(kind, 1, body)

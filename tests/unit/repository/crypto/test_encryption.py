@@ -88,7 +88,7 @@ def filled(place: Path) -> tuple[Repository, RestorePoint, PackRef]:
 # What is read and by whom
 
 
-def test_everything_comes_back_with_the_passphrase(
+def test_the_whole_repository_is_readable_with_the_passphrase(
     place: Path, filled: tuple[Repository, RestorePoint, PackRef]
 ) -> None:
     _repository, made, ref = filled
@@ -101,7 +101,7 @@ def test_everything_comes_back_with_the_passphrase(
     assert content(again, ref) == BLOCKS
 
 
-def test_nothing_that_was_stored_can_be_read_without(
+def test_stored_objects_reveal_nothing_without_the_passphrase(
     place: Path, filled: tuple[Repository, RestorePoint, PackRef]
 ) -> None:
     repository, made, ref = filled
@@ -144,7 +144,7 @@ def test_the_same_content_is_never_the_same_bytes_twice(filled: tuple[Repository
 # The passphrase
 
 
-def test_a_wrong_passphrase_is_named_as_such(place: Path, filled: tuple[Repository, RestorePoint, PackRef]) -> None:
+def test_a_wrong_passphrase_is_reported_as_such(place: Path, filled: tuple[Repository, RestorePoint, PackRef]) -> None:
     for opening in (open_repository, open_or_create):
         with pytest.raises(
             PassphraseRefused,
@@ -187,7 +187,7 @@ def test_any_text_may_be_a_passphrase(place: Path, passphrase: str) -> None:
     assert encrypted(place, passphrase).id == open_repository(RepositoryLocation(str(place), passphrase=passphrase)).id
 
 
-def test_a_passphrase_that_is_no_text_is_refused(place: Path, filled: object) -> None:
+def test_a_passphrase_that_is_not_text_is_refused(place: Path, filled: object) -> None:
     """As that of a file of random bytes."""
     for opening in (open_repository, open_or_create):
         with pytest.raises(PassphraseRefused, match="The passphrase is not text in UTF-8. Give it as text") as caught:
@@ -196,7 +196,7 @@ def test_a_passphrase_that_is_no_text_is_refused(place: Path, filled: object) ->
 
 
 @pytest.mark.parametrize("error", [ValueError("unsupported"), MemoryError()])
-def test_a_host_that_cannot_try_a_passphrase_is_told_why(
+def test_a_host_that_cannot_try_a_passphrase_reports_the_reason(
     place: Path, filled: object, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """Its crypto policy may forbid scrypt, as that of FIPS does, or it may lack the memory."""
@@ -212,7 +212,7 @@ def test_a_host_that_cannot_try_a_passphrase_is_told_why(
     assert not isinstance(caught.value, DamagedObject)
 
 
-def test_a_place_does_not_show_its_passphrase() -> None:
+def test_the_repr_of_a_location_hides_its_passphrase() -> None:
     assert PASSPHRASE not in repr(RepositoryLocation("/backup", passphrase=PASSPHRASE))
 
 
@@ -249,7 +249,7 @@ def rewrite(place: Path, change: Callable[[dict[str, object]], object]) -> None:
     path.write_bytes(envelope.encode("repository", 1, body))
 
 
-def test_every_changed_bit_of_the_configuration_is_noticed(place: Path, filled: object) -> None:
+def test_every_changed_bit_of_the_configuration_is_detected(place: Path, filled: object) -> None:
     data = (place / "repository.json").read_bytes()
     for bit in range(len(data) * 8):
         (place / "repository.json").write_bytes(with_bit_flipped(data, bit))
@@ -257,7 +257,7 @@ def test_every_changed_bit_of_the_configuration_is_noticed(place: Path, filled: 
             open_repository(RepositoryLocation(str(place), passphrase=PASSPHRASE))
 
 
-def test_a_configuration_made_plain_is_not_taken_for_a_plain_repository(place: Path, filled: object) -> None:
+def test_a_configuration_rewritten_as_plain_does_not_pass_for_a_plain_repository(place: Path, filled: object) -> None:
     def strip(body: dict[str, object]) -> None:
         del body["slots"], body["code"]
         body.update(hash="sha256", features=[])
@@ -325,7 +325,7 @@ def test_features_that_are_not_known_are_refused_by_name(place: Path, filled: ob
         {"key": "zz"},
     ],
 )
-def test_a_slot_that_would_take_all_memory_or_for_ever_is_refused_before_it_is_tried(
+def test_a_slot_with_excessive_memory_or_time_cost_is_refused_before_it_is_tried(
     place: Path, filled: object, change: dict[str, object]
 ) -> None:
     rewrite(place, lambda body: body["slots"]["default"].update(change))  # type: ignore[index]
@@ -340,7 +340,7 @@ FIELDS = st.dictionaries(NAMES, JSON | st.just(["encryption"]) | st.just("hmac-s
 
 
 @given(FIELDS)
-def test_whatever_stands_in_a_configuration_it_is_read_or_refused(fields: dict[str, object]) -> None:
+def test_any_configuration_is_either_read_or_refused(fields: dict[str, object]) -> None:
     body = {
         "id": "0" * 32,
         "block_size": 65536,
@@ -373,7 +373,7 @@ def test_every_changed_bit_of_a_sealed_object_is_noticed_and_every_cut(
 
 
 @given(st.binary(max_size=200))
-def test_garbage_is_no_sealed_object(stored: bytes) -> None:
+def test_garbage_is_not_a_sealed_object(stored: bytes) -> None:
     with pytest.raises(DamagedObject):
         EncryptedKeys(bytes(32)).unseal("hooks/1", stored)
     with pytest.raises(DamagedObject):
@@ -457,7 +457,9 @@ def found_in(location: Path, ref: PackRef) -> list[object]:
     return content(open_repository(RepositoryLocation(str(location), passphrase=PASSPHRASE)), ref)
 
 
-def test_every_changed_byte_of_a_pack_is_noticed(place: Path, filled: tuple[Repository, RestorePoint, PackRef]) -> None:
+def test_every_changed_byte_of_a_pack_is_detected(
+    place: Path, filled: tuple[Repository, RestorePoint, PackRef]
+) -> None:
     repository, _made, ref = filled
     path = place / ref.name
     data = path.read_bytes()
@@ -485,7 +487,7 @@ def test_every_changed_byte_of_a_pack_is_noticed(place: Path, filled: tuple[Repo
         ]
 
 
-def test_every_cut_of_a_pack_is_noticed(place: Path, filled: tuple[Repository, RestorePoint, PackRef]) -> None:
+def test_every_truncation_of_a_pack_is_detected(place: Path, filled: tuple[Repository, RestorePoint, PackRef]) -> None:
     _repository, _made, ref = filled
     data = (place / ref.name).read_bytes()
     for length in (0, 1, 31, 32, 100, ref.directory_offset, ref.size - 57, ref.size - 1):
@@ -554,7 +556,7 @@ def test_blocks_sealed_together_are_unsealed_one_by_one_and_only_in_their_place(
 
 
 @pytest.mark.parametrize("strike", ["wrong", "missing", "manifest", "map", "pack", "configuration"])
-def test_no_error_tells_a_secret(place: Path, filled: tuple[Repository, RestorePoint, PackRef], strike: str) -> None:
+def test_no_error_reveals_a_secret(place: Path, filled: tuple[Repository, RestorePoint, PackRef], strike: str) -> None:
     repository, made, ref = filled
     name = {
         "manifest": names.manifest(made.uuid, made.id),
@@ -582,6 +584,6 @@ def test_no_error_tells_a_secret(place: Path, filled: tuple[Repository, RestoreP
         assert not [text for text in told if secret in text]
 
 
-def test_the_keys_do_not_show_themselves(filled: tuple[Repository, RestorePoint, PackRef]) -> None:
+def test_the_repr_of_keys_hides_them(filled: tuple[Repository, RestorePoint, PackRef]) -> None:
     keys: Keys = filled[0].keys
     assert repr(keys._master) not in repr(keys) + repr(keys.pack(bytes(16)))  # type: ignore[attr-defined]

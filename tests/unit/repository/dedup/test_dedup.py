@@ -141,7 +141,7 @@ def test_the_scope_of_a_domain_finds_its_own_packs_and_none_finds_nothing(memory
 
 
 @pytest.mark.parametrize("listed", [False, True], ids=["condemned", "doomed"])
-def test_packs_on_their_way_out_are_not_used(listed: bool, memory: Repository) -> None:
+def test_packs_pending_deletion_are_not_used(listed: bool, memory: Repository) -> None:
     base, _counted = back_up(memory, MemoryDisk(KINDS), "one")
     if listed:
         condemned.list_for_deletion(memory, "0" * 16, [ref.name for ref in base.packs])
@@ -165,7 +165,7 @@ def test_damaged_blocks_are_stored_again_and_their_neighbours_are_not(memory: Re
     assert ref not in extents.packs
 
 
-def test_a_hit_brings_the_pack_that_was_written_next_along(memory: Repository) -> None:
+def test_a_hit_also_loads_the_pack_written_next(memory: Repository) -> None:
     """So a disk that is read in order misses the beginning of its first pack only."""
     ids = [bytes([number]) * 32 for number in range(20)]
     found = [PackHooks(pack_ref(number), (hooks.key_of(ids[number]),)) for number in range(4)]
@@ -197,7 +197,7 @@ def test_hooks_of_very_many_packs_are_stored_in_several_objects(
 # What may happen to the index.
 
 
-def test_a_lost_index_is_made_again_from_the_repository(memory: Repository, cache_folder: Path) -> None:
+def test_a_lost_index_is_rebuilt_from_the_repository(memory: Repository, cache_folder: Path) -> None:
     back_up(memory, MemoryDisk(KINDS), "one")
     back_up(memory, MemoryDisk(KINDS), "two")
     shutil.rmtree(cache_folder)
@@ -254,7 +254,7 @@ def test_a_pack_that_is_gone_or_damaged_behind_the_index_is_not_used(fault: str,
         "nothing readable",
     ],
 )
-def test_whatever_the_index_holds_the_backup_is_true_and_the_next_one_finds_again(
+def test_a_backup_is_correct_with_any_index_content_and_the_next_one_deduplicates(
     content: str, memory: Repository, cache_folder: Path
 ) -> None:
     disk = MemoryDisk(KINDS)
@@ -308,7 +308,7 @@ def test_wrong_places_in_the_index_cannot_mislead(memory: Repository) -> None:
         assert restored(memory, extents) == disk.content(0, 301)
 
 
-def test_an_index_that_cannot_be_written_is_told_and_costs_space_only(memory: Repository, cache_folder: Path) -> None:
+def test_an_unwritable_index_is_reported_and_costs_only_space(memory: Repository, cache_folder: Path) -> None:
     cache_folder.parent.mkdir(parents=True)
     cache_folder.write_bytes(b"a file where the folder should be")
     finding = dedup.deduplicator(memory, dedup.REPOSITORY, UUID, {})
@@ -321,7 +321,7 @@ def test_an_index_that_cannot_be_written_is_told_and_costs_space_only(memory: Re
 
 
 @pytest.mark.parametrize("value", [None, "", "relative"])
-def test_the_index_is_never_kept_relative_to_where_somebody_stands(
+def test_the_index_is_never_relative_to_the_working_directory(
     value: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME") if value is None else monkeypatch.setenv("XDG_CACHE_HOME", value)
@@ -331,7 +331,7 @@ def test_the_index_is_never_kept_relative_to_where_somebody_stands(
     assert index.cache_folder() == os.path.expanduser("~/.cache/kvm.cbt")
 
 
-def test_an_index_that_another_process_is_filling_is_used_as_it_is(
+def test_an_index_being_filled_by_another_process_is_used_in_its_current_state(
     memory: Repository, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     back_up(memory, MemoryDisk(KINDS), "one")
@@ -425,7 +425,7 @@ def test_a_process_that_is_killed_while_it_fills_the_index_loses_little_and_leav
     assert [path.name for path in cache_folder.rglob("*.partial")] == []
 
 
-def test_a_store_that_fails_is_an_error_and_no_lost_index(memory: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_store_is_an_error_and_not_a_lost_index(memory: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     back_up(memory, MemoryDisk(KINDS), "one")
     finding = dedup.deduplicator(memory, dedup.REPOSITORY, UUID, {})
     assert finding is not None
@@ -473,7 +473,7 @@ def test_hooks_go_once_none_of_their_packs_exists(memory: Repository) -> None:
     assert list(memory.store.list("hooks")) == [hooks_of("domain", "two")]
 
 
-def test_of_two_objects_with_the_hooks_of_the_same_packs_one_goes(memory: Repository) -> None:
+def test_one_of_two_objects_with_hooks_of_the_same_packs_is_deleted(memory: Repository) -> None:
     extents, _counted = back_up(memory, MemoryDisk(KINDS), "one")
     made = published(memory, extents)
     (name,) = memory.store.list("hooks")
@@ -535,7 +535,7 @@ STEPS = st.lists(
 
 @settings(max_examples=soaks.examples(0.53))
 @given(STEPS)
-def test_whatever_happens_every_point_restores_to_its_bytes(
+def test_every_point_restores_to_its_bytes_after_any_sequence_of_events(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Step]
 ) -> None:
     folder = tmp_path_factory.mktemp("case")

@@ -54,7 +54,7 @@ SOURCES = st.lists(st.lists(KEYS, max_size=4), max_size=4)
 
 @settings(max_examples=soaks.examples(0.4))
 @given(st.lists(SOURCES, min_size=1, max_size=5), st.data())
-def test_a_hook_leads_to_the_latest_pack_that_has_it_and_to_the_next_one_in_whatever_way_files_are_merged(
+def test_a_hook_leads_to_its_latest_pack_and_the_next_one_regardless_of_merge_order(
     tmp_path_factory: pytest.TempPathFactory, made: list[list[list[list[int]]]], data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("case")
@@ -96,7 +96,7 @@ def test_files_larger_than_any_window_are_merged_whole(tmp_path: Path) -> None:
                 )
 
 
-def test_packs_of_a_source_that_is_gone_are_not_told_of(tmp_path: Path) -> None:
+def test_packs_of_a_removed_source_are_not_returned(tmp_path: Path) -> None:
     with opened(written(tmp_path / "x", [("a", [[spread(1)], [spread(2)]]), ("b", [[spread(3)]])])) as (segment,):
         assert segment.near(spread(1), ()) == [pack_ref(0), pack_ref(1)]
         assert segment.near(spread(2), ()) == [pack_ref(1)], "the next one is of another source"
@@ -104,7 +104,7 @@ def test_packs_of_a_source_that_is_gone_are_not_told_of(tmp_path: Path) -> None:
         assert segment.near(spread(3), {0}) == [pack_ref(2)]
 
 
-def test_a_changed_bit_anywhere_is_noticed_or_leads_to_a_pack_that_can_be_proven_false(tmp_path: Path) -> None:
+def test_any_changed_bit_is_detected_or_leads_to_a_demonstrably_wrong_pack(tmp_path: Path) -> None:
     sources: list[Source] = [
         ("hooks/a/one", [[spread(n), spread(n + 50)] for n in range(50)]),
         ("hooks/a/two", [[spread(200)]]),

@@ -64,7 +64,7 @@ def test_every_compression_takes_a_view_as_well(name: str, block: bytes) -> None
     ("name", "level"),
     [("lz4", -1), ("lz4", 13), ("zstd", 0), ("zstd", 23), ("zlib", 0), ("zlib", 10), ("none", 0), ("none", 1)],
 )
-def test_a_level_that_there_is_not_is_refused_with_those_there_are(name: str, level: int) -> None:
+def test_an_unknown_level_is_refused_with_the_valid_ones(name: str, level: int) -> None:
     with pytest.raises(
         RepositoryError, match=f"Compression {name} has no level {level}: it (goes from . to|has no levels)"
     ):
@@ -74,7 +74,7 @@ def test_a_level_that_there_is_not_is_refused_with_those_there_are(name: str, le
 @pytest.mark.parametrize("writing", ZSTD_MODULES)
 @pytest.mark.parametrize("reading", ZSTD_MODULES)
 @given(block=BLOCKS)
-def test_what_one_zstd_module_writes_the_other_reads(writing: str, reading: str, block: bytes) -> None:
+def test_each_zstd_module_reads_the_output_of_the_other(writing: str, reading: str, block: bytes) -> None:
     payload = ZSTD_MODULES[writing].compress(memoryview(block), 3)
     assert ZSTD_MODULES[reading].decompress(memoryview(payload), len(block)) == block
 
@@ -131,7 +131,7 @@ def test_none_stores_a_block_as_it_is(block: bytes) -> None:
     assert codecs.decode(codecs.STORED, block, len(block)) == block
 
 
-def test_a_block_that_does_not_shrink_is_stored_as_it_is() -> None:
+def test_an_incompressible_block_is_stored_uncompressed() -> None:
     block = random_bytes(65536, 1)
     assert [codecs.encoder(name)(block) for name in LEVELS] == [(codecs.STORED, block)] * 3
 
@@ -148,7 +148,7 @@ def test_the_codes_keep_their_meaning() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "LZ4", "gzip"])
-def test_an_unknown_compression_is_refused_with_what_there_is(name: str) -> None:
+def test_an_unknown_compression_is_refused_with_the_available_ones(name: str) -> None:
     with pytest.raises(
         RepositoryError, match=re.escape(f"Compression {name} is unknown. Choose one of lz4, zstd, zlib, none.")
     ):

@@ -27,7 +27,7 @@ BODIES = st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_s
 
 
 @given(BODIES, st.integers(0, 9))
-def test_a_body_comes_back_as_it_was(body: dict[str, object], version: int) -> None:
+def test_a_body_round_trips(body: dict[str, object], version: int) -> None:
     assert envelope.decode("manifest", version, envelope.encode("manifest", version, body), "name") == body
 
 
@@ -53,7 +53,7 @@ def test_every_truncation_is_damage() -> None:
             envelope.decode("manifest", 1, data[:length], "the/name")
 
 
-def test_bytes_appended_are_damage() -> None:
+def test_appended_bytes_are_damage() -> None:
     data = envelope.encode("manifest", 1, {})
     for more in (b"\n", b" ", b"}", data):
         with pytest.raises(DamagedObject):
@@ -87,7 +87,7 @@ def test_a_version_changed_by_hand_is_damage() -> None:
 @pytest.mark.parametrize(
     "body", [b"{no}", b'{"a":"\xff"}', b'{"a":' + b"[" * 100000 + b"]" * 100000 + b"}", b'{"a":' + b"9" * 5000 + b"}"]
 )
-def test_what_has_a_checksum_but_is_no_json_is_damage(body: bytes) -> None:
+def test_invalid_json_with_a_valid_checksum_is_damage(body: bytes) -> None:
     checksum = hashlib.sha256(b"manifest 1 " + body).hexdigest().encode()
     with pytest.raises(DamagedObject, match="^the/name is damaged: it cannot be read"):
         envelope.decode(
@@ -98,7 +98,7 @@ def test_what_has_a_checksum_but_is_no_json_is_damage(body: bytes) -> None:
         )
 
 
-def test_a_version_without_end_is_damage() -> None:
+def test_an_endless_version_number_is_damage() -> None:
     with pytest.raises(DamagedObject):
         envelope.decode(
             "manifest",

@@ -57,12 +57,12 @@ def test_two_packs_of_one_size_that_share_half_of_their_blocks_share_hooks() -> 
 
 
 @given(st.lists(st.tuples(st.integers(0, 1 << 100), st.lists(st.integers(0, (1 << 61) - 1), max_size=32)), max_size=5))
-def test_an_object_comes_back_as_it_was(content: list[tuple[int, list[int]]]) -> None:
+def test_an_object_round_trips(content: list[tuple[int, list[int]]]) -> None:
     found = [PackHooks(pack_ref(number), tuple(keys)) for number, keys in content]
     assert hooks.decode(hooks.encode(found), "it") == found
 
 
-def test_every_flipped_bit_and_every_cut_is_noticed() -> None:
+def test_every_flipped_bit_and_every_truncation_is_detected() -> None:
     data = hooks.encode(FOUND)
     for bit in range(len(data) * 8):
         with pytest.raises(DamagedObject):
@@ -86,7 +86,7 @@ def test_a_lying_object_is_an_error_of_ours_or_empty(packs: int, rest: bytes) ->
         assert len(hooks.decode(lying(packs, rest), "it")) * hooks.PACK.size <= len(rest)
 
 
-def test_what_is_no_hook_is_refused() -> None:
+def test_an_invalid_hook_is_refused() -> None:
     """A key that a writer never makes could not be kept in the index."""
     one = hooks.PACK.pack(bytes(16), 100, 1, 1)
     for first in (0x20, 0x80, 0xFF):

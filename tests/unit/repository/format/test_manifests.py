@@ -52,7 +52,7 @@ def test_an_id_is_utc_to_the_second_with_a_random_suffix_and_sorts_by_time() -> 
     st.dictionaries(TEXT, TEXT, max_size=3),
     st.booleans(),
 )
-def test_a_manifest_gives_back_the_point_whatever_the_names(
+def test_a_manifest_round_trips_with_any_names(
     domain: str, source: str, targets: list[str], given: set[str], tags: dict[str, str], flag: bool
 ) -> None:
     files = {name: StoredFile(f"{name}-2", 1 << 20, SHA256) for name in given}
@@ -102,7 +102,7 @@ def test_a_manifest_that_lacks_a_field_is_damage(field: str) -> None:
         manifests.decode(envelope.encode("manifest", 1, body), name_of(made))
 
 
-def test_points_are_ordered_by_time_whatever_the_order_of_listing() -> None:
+def test_points_are_ordered_by_time_in_any_order_of_listing() -> None:
     made = [point(number) for number in (1, 2, 3, 4)]
     for shuffled in itertools.permutations(made):
         assert manifests.ordered(shuffled) == made
@@ -116,7 +116,7 @@ def test_a_point_made_after_the_clock_was_set_back_stays_after_its_parent() -> N
         assert ids(manifests.ordered(shuffled)) == ids([first, second, late, later])
 
 
-def test_after_a_clock_set_back_the_next_right_time_counts_again() -> None:
+def test_the_next_correct_time_counts_again_after_the_clock_was_set_back() -> None:
     first = point(20)
     back = point(5, parent=first.id)
     right = point(21, parent=back.id)
@@ -177,7 +177,7 @@ def test_a_disk_is_found_by_its_exact_target() -> None:
 
 
 @pytest.mark.parametrize("scope", ["repository", "domain", "none"])
-def test_how_far_equal_blocks_were_looked_for_is_told_where_it_was_not_the_whole_repository(scope: str) -> None:
+def test_a_deduplication_scope_narrower_than_the_repository_is_recorded(scope: str) -> None:
     made = dataclasses.replace(point(1), dedup=scope)
     data = manifests.encode(made)
     assert (b"dedup" in data) == (scope != "repository")

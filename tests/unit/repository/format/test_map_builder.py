@@ -90,7 +90,7 @@ def test_neighbouring_runs_are_joined(size: int, steps: list[Step]) -> None:
 
 
 @pytest.mark.parametrize("action", ["zero", "keep", "place"])
-def test_speaking_of_a_block_twice_is_an_error(action: str) -> None:
+def test_describing_a_block_twice_is_an_error(action: str) -> None:
     builder = MapBuilder(10 * BLOCK_SIZE)
     builder.zero(0, 5)
     with pytest.raises(ValueError, match="block 4 was already spoken of"):

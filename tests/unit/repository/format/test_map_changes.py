@@ -30,7 +30,7 @@ def map_of(disk: list[Place]) -> ExtentMap:
 
 
 @given(disks, disks)
-def test_a_block_is_told_if_and_only_if_it_lies_elsewhere(old: list[Place], new: list[Place]) -> None:
+def test_a_block_is_reported_if_and_only_if_its_place_differs(old: list[Place], new: list[Place]) -> None:
     length = max(len(old), len(new))
     before, after = old + [None] * (length - len(old)), new + [None] * (length - len(new))
     told: dict[int, tuple[Place, Place]] = {}
@@ -50,7 +50,7 @@ def test_a_map_does_not_differ_from_itself() -> None:
     assert list(changes(extents, extents)) == []
 
 
-def test_consecutive_blocks_are_told_as_one() -> None:
+def test_consecutive_blocks_are_reported_as_one() -> None:
     old, new = map_of([None] * 10), map_of([(0, ordinal) for ordinal in range(10)])
     (only,) = changes(old, new)
     assert (only.first, only.stop, only.before) == (0, 10, None)

@@ -57,7 +57,7 @@ def sample_map() -> ExtentMap:
 
 
 @given(extent_maps())
-def test_a_map_comes_back_as_it_was(extents: ExtentMap) -> None:
+def test_a_map_round_trips(extents: ExtentMap) -> None:
     again = maps.decode(extents.encode())
     assert (again.size, again.packs, list(again.runs())) == (extents.size, extents.packs, list(extents.runs()))
     assert again.stored_blocks == sum(run.count for run in extents.runs())
@@ -102,14 +102,14 @@ def test_every_flipped_bit_is_noticed_by_the_map_or_by_the_manifest(tmp_path: Pa
             continue
 
 
-def test_truncation_at_every_length_is_noticed() -> None:
+def test_truncation_at_every_length_is_detected() -> None:
     whole = sample_map().encode()
     for length in range(len(whole)):
         with pytest.raises(DamagedObject):
             maps.decode(whole[:length])
 
 
-def test_bytes_appended_are_noticed() -> None:
+def test_appended_bytes_are_detected() -> None:
     with pytest.raises(DamagedObject):
         maps.decode(sample_map().encode() + b"\0")
 

@@ -46,7 +46,7 @@ BUILT = {
 }
 
 
-def test_a_name_of_every_kind_is_parsed_as_what_it_was_built_of() -> None:
+def test_a_name_of_every_kind_is_parsed_into_the_parts_it_was_built_from() -> None:
     assert set(BUILT.values()) == set(names.KINDS)
     for name, kind in BUILT.items():
         taken = names.parsed(name)
@@ -59,7 +59,7 @@ def test_a_name_of_every_kind_is_parsed_as_what_it_was_built_of() -> None:
             folder = folder.rpartition("/")[0]
 
 
-def test_parts_come_back() -> None:
+def test_parsed_names_return_their_parts() -> None:
     def taken(name: str) -> names.Name:
         found = names.parsed(name)
         assert found is not None
@@ -83,7 +83,7 @@ def test_parts_come_back() -> None:
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
-def test_what_is_no_name_is_none(name: str) -> None:
+def test_an_invalid_name_is_not_parsed(name: str) -> None:
     assert names.parsed(name) is None and not names.is_object(name)
     for refuses in (names.check_object, names.largest, names.manifest_kept_by):
         with pytest.raises(DamagedObject):
@@ -91,7 +91,7 @@ def test_what_is_no_name_is_none(name: str) -> None:
 
 
 @given(st.sampled_from(sorted(BUILT)), st.data())
-def test_a_name_with_any_character_more_or_less_leads_nowhere_else(name: str, data: st.DataObject) -> None:
+def test_a_name_with_one_character_added_or_removed_leads_to_no_other_object(name: str, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(name)))
     changed = data.draw(
         st.sampled_from(
@@ -105,7 +105,7 @@ def test_a_name_with_any_character_more_or_less_leads_nowhere_else(name: str, da
 
 
 @pytest.mark.parametrize("bad", ["", "..", "a/b", "a\0", "x" * 1000, None, 1, [], b"vda"])
-def test_parts_that_are_none_are_refused_whatever_they_are(bad: object) -> None:
+def test_invalid_parts_of_any_kind_are_refused(bad: object) -> None:
     checks = (
         names.check_uuid,
         names.check_point_id,
@@ -134,12 +134,12 @@ def test_kinds_of_files_of_a_machine_are_the_six() -> None:
     ] == [*("loader", "nvram", "kernel", "initrd", "dtb", "tpm")]
 
 
-def test_what_a_message_shows_of_a_name_is_one_short_line() -> None:
+def test_a_message_shows_a_name_as_one_short_line() -> None:
     for odd in ("a\nb", "\x1b[2J", "x" * 100_000, "\udcff", "", None, [1]):
         assert names.shown(odd).isprintable() and len(names.shown(odd)) < 300
 
 
-def test_the_document_of_the_format_tells_the_limits() -> None:
+def test_the_format_document_states_the_limits() -> None:
     text = re.sub(r"\s+", " ", FORMAT.read_text(encoding="utf-8"))
     section = text[text.index("### Maximum sizes") : text.index("## Sharing a repository")]
     told = dict(re.findall(r"\| ([^|]+?) \| (\d+ [KM]iB)", section))

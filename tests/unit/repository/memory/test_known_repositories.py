@@ -95,7 +95,7 @@ def test_what_runs_side_by_side_learn_is_put_together(
     assert merged(kept, before, after) == expected
 
 
-def test_what_is_known_comes_back_as_it_was_kept() -> None:
+def test_a_known_repository_round_trips() -> None:
     for known in (PLAIN, SECRET, KNOWN, BOTH):
         assert known_repositories.decode(known_repositories.encode(known, "/share"), "file") == known
 
@@ -116,7 +116,7 @@ BODY = {"location": "/share", "id": ONE, "encrypted": False, "newest": {}, "last
         {"last": f"{UUID}/{point_id(1)}/x"},
     ],
 )
-def test_what_names_no_restore_point_is_not_taken_for_one(change: dict[str, object]) -> None:
+def test_an_invalid_record_of_a_known_repository_is_damage(change: dict[str, object]) -> None:
     assert known_repositories.decode(envelope.encode("known", 1, BODY), "file") == PLAIN
     with pytest.raises(DamagedObject, match="file is damaged"):
         known_repositories.decode(envelope.encode("known", 1, {**BODY, **change}), "file")
@@ -133,7 +133,7 @@ def test_a_point_that_appears_counts_as_the_newest_only_if_it_is() -> None:
 # The files.
 
 
-def test_root_keeps_it_in_var_lib_and_others_in_their_homes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_keeps_the_state_in_var_lib_and_other_users_in_their_homes(monkeypatch: pytest.MonkeyPatch) -> None:
     for chosen in ("", "relative/path"):
         monkeypatch.setenv("XDG_STATE_HOME", chosen)
         monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -146,7 +146,7 @@ def test_root_keeps_it_in_var_lib_and_others_in_their_homes(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077])
-def test_others_can_neither_read_nor_write_what_is_kept(
+def test_other_users_can_neither_read_nor_write_the_state(
     repository: Repository, place: Path, state_folder: Path, umask: int
 ) -> None:
     before = os.umask(umask)
@@ -245,7 +245,7 @@ KEEP = "Cannot keep the known state of the repository"
         _no_folder,
     ],
 )
-def test_a_state_that_cannot_be_used_is_a_warning(
+def test_an_unusable_state_is_a_warning(
     repository: Repository, place: Path, state_folder: Path, harm: Callable[[Path], None]
 ) -> None:
     look(place)
@@ -259,7 +259,7 @@ def test_a_state_that_cannot_be_used_is_a_warning(
 
 
 @pytest.mark.parametrize("harm", [_cut, _emptied, _of_newer_version])
-def test_a_damaged_state_is_made_anew(
+def test_a_damaged_state_is_recreated(
     repository: Repository, place: Path, state_folder: Path, harm: Callable[[Path], None]
 ) -> None:
     look(place)
@@ -276,7 +276,7 @@ def test_a_folder_that_cannot_be_made_is_a_warning(repository: Repository, place
     assert warning.startswith((READ, KEEP))
 
 
-def test_what_belongs_to_another_user_is_not_trusted(
+def test_state_owned_by_another_user_is_not_trusted(
     repository: Repository, place: Path, state_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look(place)
@@ -344,7 +344,7 @@ def test_nothing_is_written_while_nothing_is_new_and_never_in_check_mode(
 # Locations.
 
 
-def test_a_location_is_the_same_however_it_is_written(repository: Repository, place: Path, tmp_path: Path) -> None:
+def test_different_spellings_of_a_location_are_equal(repository: Repository, place: Path, tmp_path: Path) -> None:
     look(place)
     (tmp_path / "link").symlink_to(place)
     (tmp_path / "up").symlink_to(tmp_path)
@@ -381,7 +381,7 @@ def test_a_folder_of_a_share_that_becomes_a_link_does_not_hide_that_the_reposito
             look(written)
 
 
-def test_a_link_of_the_host_that_leads_to_disks_in_turn_is_known_by_each_disk(tmp_path: Path) -> None:
+def test_a_link_on_the_host_that_points_to_different_disks_in_turn_is_known_by_each_disk(tmp_path: Path) -> None:
     for disk in ("disk1", "disk2", "disk1", "disk2"):
         if not (tmp_path / disk).exists():
             open_or_create(str(tmp_path / disk))
@@ -470,7 +470,9 @@ broken
         ("/anywhere", [], None),
     ],
 )
-def test_a_share_that_is_to_be_mounted_and_is_not_is_found(path: str, mounted: list[str], expected: str | None) -> None:
+def test_a_share_that_should_be_mounted_but_is_not_is_detected(
+    path: str, mounted: list[str], expected: str | None
+) -> None:
     assert mounts.unmounted(path, TABLE, mounted.__contains__) == expected
 
 

@@ -231,7 +231,7 @@ NORMAL = [
 
 
 @pytest.mark.parametrize("happens", NORMAL, ids=lambda row: row.__name__)
-def test_what_goes_on_in_a_repository_is_no_cause_for_alarm(share: Share, happens: Callable[[Share], None]) -> None:
+def test_normal_activity_in_a_repository_raises_no_alarm(share: Share, happens: Callable[[Share], None]) -> None:
     happens(share)
     share.look_at(UUID)
     share.look("a", keep=False)
@@ -340,7 +340,7 @@ WENT_BACK = [
 
 
 @pytest.mark.parametrize("happens", WENT_BACK, ids=lambda row: row.__name__)
-def test_a_repository_that_went_back_is_refused_until_it_is_accepted_once(
+def test_a_rolled_back_repository_is_refused_until_it_is_accepted_once(
     share: Share, happens: Callable[[Share], None]
 ) -> None:
     happens(share)
@@ -358,7 +358,7 @@ def test_a_repository_that_went_back_is_refused_until_it_is_accepted_once(
 
 
 @pytest.mark.parametrize("happens", [rolled_back, emptied, a_copy_of_an_old_point_lost], ids=lambda row: row.__name__)
-def test_a_run_for_a_domain_that_is_new_notices_by_the_last_point(
+def test_a_run_for_a_new_domain_detects_a_rollback_by_the_last_point(
     share: Share, happens: Callable[[Share], None]
 ) -> None:
     happens(share)
@@ -366,7 +366,7 @@ def test_a_run_for_a_domain_that_is_new_notices_by_the_last_point(
         share.open("a")
 
 
-def test_a_host_that_only_looked_notices_by_the_newest_point(share: Share) -> None:
+def test_a_host_that_only_reads_detects_a_rollback_by_the_newest_point(share: Share) -> None:
     before = share.store.copy()
     share.backup("a")
     share.look("b")
@@ -418,7 +418,7 @@ def test_accepting_takes_the_whole_state_and_not_that_of_one_domain_alone(share:
     assert share.look("a") == []
 
 
-def test_accepting_what_is_as_it_was_forgets_nothing(share: Share) -> None:
+def test_accepting_an_unchanged_repository_forgets_nothing(share: Share) -> None:
     share.look("a", accept=True)
     rolled_back_before = latest(share)
     share.delete(f"points/{'/'.join(rolled_back_before.key)}")
@@ -530,7 +530,7 @@ def test_an_encrypted_repository_that_was_made_a_plain_one_is_refused(share: Sha
             share.open("a", passphrase=passphrase)
 
 
-def test_a_repository_that_is_gone_is_refused_and_not_created_anew(share: Share) -> None:
+def test_a_missing_repository_is_refused_and_not_recreated(share: Share) -> None:
     share.history.store = MemoryStore()
     share.on("a")
     created = functools.partial(opening.open_or_create, RepositoryLocation("/share", passphrase=share.passphrase))
@@ -571,7 +571,7 @@ def test_the_option_that_accepts_is_named_as_the_caller_names_it(share: Share) -
         )
 
 
-def test_knowing_costs_one_request_and_nothing_while_nothing_is_amiss(
+def test_the_rollback_check_costs_one_request_and_no_more_without_a_problem(
     share: Share, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = []
@@ -622,7 +622,7 @@ def test_a_repository_is_known_as_soon_as_it_was_created(share: Share) -> None:
             share.arrange(check_only=check_only, host="new")
 
 
-def test_a_repository_that_went_back_is_refused_by_what_changes_its_passphrases(share: Share) -> None:
+def test_a_rolled_back_repository_is_refused_when_its_passphrases_are_changed(share: Share) -> None:
     rolled_back(share)
     for check_only in (True, False):
         with pytest.raises(Refused, match=BACK):
@@ -632,7 +632,7 @@ def test_a_repository_that_went_back_is_refused_by_what_changes_its_passphrases(
 
 
 @pytest.mark.parametrize("share", [None], indirect=True)  # that of an encrypted repository cannot be made again
-def test_a_lost_configuration_is_made_again_for_the_known_repository_only(share: Share) -> None:
+def test_a_lost_configuration_is_rebuilt_only_for_the_known_repository(share: Share) -> None:
     share.delete(configuration.NAME)
     before = share.store.copy()
     with pytest.raises(RepositoryError, match="is not a repository"):

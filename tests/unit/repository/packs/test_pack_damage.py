@@ -53,7 +53,7 @@ def small() -> tuple[MemoryStore, PackRef]:
     return store, ref
 
 
-def test_every_flipped_bit_is_noticed(small: tuple[MemoryStore, PackRef]) -> None:
+def test_every_flipped_bit_is_detected(small: tuple[MemoryStore, PackRef]) -> None:
     store, ref = small
     whole = store.objects[ref.name]
     for bit in range(len(whole) * 8):
@@ -73,7 +73,9 @@ def test_a_flipped_bit_in_one_block_costs_that_block_alone(small: tuple[MemorySt
     assert f"block 1 of pack {ref.id.hex()}" in str(second)
 
 
-def test_a_flipped_bit_that_still_unpacks_to_the_right_bytes_is_noticed(small: tuple[MemoryStore, PackRef]) -> None:
+def test_a_flipped_bit_that_still_decompresses_to_the_right_bytes_is_detected(
+    small: tuple[MemoryStore, PackRef],
+) -> None:
     """SHA-256 of the plain block cannot see it; the CRC of the payload does."""
     store, ref = small
     whole = store.objects[ref.name]
@@ -95,7 +97,7 @@ def test_a_flipped_bit_that_still_unpacks_to_the_right_bytes_is_noticed(small: t
         ]
 
 
-def test_truncation_at_every_length_is_noticed(small: tuple[MemoryStore, PackRef]) -> None:
+def test_truncation_at_every_length_is_detected(small: tuple[MemoryStore, PackRef]) -> None:
     store, ref = small
     whole = store.objects[ref.name]
     for length in range(len(whole)):
@@ -117,7 +119,7 @@ def test_truncation_after_the_directory_was_read_is_noticed(small: tuple[MemoryS
             assert isinstance(block, DamagedObject) or bytes(block) == expected
 
 
-def test_bytes_appended_are_noticed(small: tuple[MemoryStore, PackRef]) -> None:
+def test_appended_bytes_are_detected(small: tuple[MemoryStore, PackRef]) -> None:
     store, ref = small
     store.objects[ref.name] += b"\0"
     assert list(faults(store, ref, BLOCKS))
@@ -193,7 +195,7 @@ def test_a_block_longer_than_a_block_is_refused_before_it_is_unpacked(length: in
     assert "length" in str(block)
 
 
-def test_of_a_block_that_is_stored_in_more_bytes_than_any_takes_nothing_is_read(
+def test_an_oversized_stored_block_is_not_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = MemoryStore()
@@ -213,7 +215,7 @@ def test_of_a_block_that_is_stored_in_more_bytes_than_any_takes_nothing_is_read(
     assert sound == b"sound" and read == [5]
 
 
-def test_a_bit_flipped_on_disk_is_noticed(tmp_path: Path) -> None:
+def test_a_bit_flipped_on_disk_is_detected(tmp_path: Path) -> None:
     store = DirectoryStore(str(tmp_path))
     ref = written(store, BLOCKS)
     path = tmp_path / ref.name

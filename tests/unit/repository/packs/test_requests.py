@@ -77,7 +77,9 @@ def test_each_pack_is_looked_at_once_and_eight_at_a_time(store: Counting) -> Non
     assert store.requests == {"size packs": len(PACKS)}
 
 
-def test_whether_a_pack_is_gone_or_on_its_way_out_takes_one_request_each_and_two_listings(store: Counting) -> None:
+def test_checking_packs_for_presence_and_pending_deletion_takes_one_request_each_and_two_listings(
+    store: Counting,
+) -> None:
     repository = Repository(store, "0" * 32)  # type: ignore[arg-type]
     made = made_point(repository)
     store.meeting = threading.Barrier(1)  # the maps are looked at among the packs
@@ -91,7 +93,7 @@ def test_whether_a_pack_is_gone_or_on_its_way_out_takes_one_request_each_and_two
     }
 
 
-def test_of_a_point_that_is_replaced_only_what_is_new_is_asked_for(store: Counting) -> None:
+def test_replacing_a_point_checks_only_its_new_objects(store: Counting) -> None:
     repository = Repository(store, "0" * 32)  # type: ignore[arg-type]
     made = made_point(repository)
     store.meeting = threading.Barrier(1)
@@ -99,7 +101,7 @@ def test_of_a_point_that_is_replaced_only_what_is_new_is_asked_for(store: Counti
     assert store.requests["size packs"] == 1
 
 
-def test_what_a_session_stored_itself_is_asked_for_as_all_else(store: Counting) -> None:
+def test_an_object_stored_by_the_session_itself_is_checked_like_any_other(store: Counting) -> None:
     repository = Repository(store, "0" * 32)  # type: ignore[arg-type]
     made = made_point(repository)
     store.meeting = threading.Barrier(1)

@@ -109,7 +109,7 @@ GRACES = pytest.mark.parametrize("grace", [300.0, 86400.0])
 
 
 @GRACES
-def test_where_clocks_agree_nothing_is_announced_or_stored_again(monkeypatch: pytest.MonkeyPatch, grace: float) -> None:
+def test_nothing_is_announced_or_stored_again_when_clocks_agree(monkeypatch: pytest.MonkeyPatch, grace: float) -> None:
     world = World(monkeypatch)
     lease = world.begin()
     assert world.collect(grace).condemned == 0

@@ -52,7 +52,7 @@ def whole(history: History) -> bool:
     return (history.untrue(), history.damaged()) == ([], [])
 
 
-def test_what_is_locked_stays_announced_and_goes_once_the_lock_ends(history: History) -> None:
+def test_a_locked_object_stays_announced_and_is_deleted_once_the_lock_ends(history: History) -> None:
     second = history.block_place(point_id(2), 5)[0]
     history.store.locks[second] = history.store.clock + 100
     forget(history, 2)
@@ -66,7 +66,9 @@ def test_what_is_locked_stays_announced_and_goes_once_the_lock_ends(history: His
     assert whole(history)
 
 
-def test_what_there_is_no_room_to_announce_is_not_deleted(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_whose_deletion_cannot_be_announced_for_lack_of_space_is_not_deleted(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
     second = history.block_place(point_id(2), 5)[0]
     put = history.store.put
 
@@ -97,7 +99,7 @@ def test_a_point_that_is_locked_is_kept_and_says_so(history: History) -> None:
     assert whole(history)
 
 
-def test_an_announcement_of_what_is_needed_is_taken_back_and_another_keeps_its_time(history: History) -> None:
+def test_the_announcement_of_a_needed_object_is_withdrawn_and_others_keep_their_time(history: History) -> None:
     needed, idle = (history.block_place(point_id(number), 5)[0] for number in (3, 2))
     for name in (needed, idle):
         condemned.condemn(history.fresh(), name)
@@ -149,7 +151,7 @@ def test_while_a_manifest_is_damaged_nothing_is_reclaimed(history: History) -> N
     assert whole(history)
 
 
-def test_a_record_of_damage_goes_with_its_pack_and_no_sooner(history: History) -> None:
+def test_a_damage_record_is_deleted_with_its_pack_and_not_before(history: History) -> None:
     ids = [bytes.fromhex(history.block_place(point_id(number), 5)[0].rpartition("/")[2]) for number in (2, 3)]
     for pack in ids:
         history.repository.put_object(names.damage_of(pack), damage.encode(PackDamage(frozenset({1}), "a bit")))
@@ -228,7 +230,7 @@ NOT_SEEN = ("verified/", "hooks/")  # what a collection does not list
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_what_is_no_object_stops_nothing_and_stays_and_is_named_once(name: str, history: History) -> None:
+def test_a_foreign_file_is_named_once_kept_and_stops_nothing(name: str, history: History) -> None:
     history.store.objects[name] = b"somebody's"
     second = history.block_place(point_id(2), 5)[0]
     forget(history, 2)

@@ -85,13 +85,13 @@ def test_a_held_point_survives_retention_which_says_why_until_it_is_released(his
     assert {name for name in history.store.objects if name.startswith(("packs/", "points/"))} == history.needed()
 
 
-def test_a_rule_that_takes_a_held_point_is_named_too(history: EngineHistory) -> None:
+def test_a_rule_that_would_remove_a_held_point_is_also_named(history: EngineHistory) -> None:
     held(history)
     (first, *_others) = night(history, dataclasses.replace(NIGHT, rules=Rules(last=-1))).verdicts
     assert first.rules == ("last", f"held by export on kvm1 since {SINCE}")
 
 
-def test_a_hold_is_no_rule(history: EngineHistory) -> None:
+def test_a_hold_is_not_a_retention_rule(history: EngineHistory) -> None:
     held(history)
     with pytest.raises(Refused, match="The rules would keep no restore point of web1"):
         retention(history.fresh(), RetentionRequest(Rules()))
@@ -106,7 +106,7 @@ def test_every_hold_counts_by_itself(history: EngineHistory) -> None:
     assert (f"held by instant recovery on kvm1 since {SINCE}",) in [verdict.rules for verdict in night(history).kept]
 
 
-def test_a_hold_is_what_was_said_of_it(history: EngineHistory) -> None:
+def test_a_hold_round_trips_as_it_was_given(history: EngineHistory) -> None:
     hold = held(history)
     (listed,) = holds.listed(history.fresh())
     assert listed == hold == Hold(hold.id, hold.key, "kvm1", "export", NOW.timestamp(), oldest(history))
@@ -141,7 +141,7 @@ def test_a_held_point_is_not_removed_by_anyone_and_the_error_says_what_to_do(his
     assert {*history.store.objects} == {*before}, "no entry of the trash is left"
 
 
-def test_of_thousands_of_holds_a_message_names_some_and_counts_the_rest(history: EngineHistory) -> None:
+def test_a_message_about_thousands_of_holds_names_some_and_counts_the_rest(history: EngineHistory) -> None:
     first, point = held(history, "x" * 300), oldest(history)
     whole = history.store.objects[first.name]
     for number in range(2000):
@@ -154,7 +154,7 @@ def test_of_thousands_of_holds_a_message_names_some_and_counts_the_rest(history:
     assert verdict.rules[-1] == "held by 1993 more holds" and len(verdict.rules) == 9
 
 
-def test_a_point_of_which_something_is_lost_is_not_held(history: EngineHistory) -> None:
+def test_an_incomplete_point_cannot_be_held(history: EngineHistory) -> None:
     point = oldest(history)
     (ref,) = history.fresh().read_packs(point, point.disks[0])
     del history.store.objects[ref.name]
@@ -174,7 +174,7 @@ def test_a_point_that_does_not_exist_is_not_held(history: EngineHistory) -> None
 
 
 @pytest.mark.parametrize("purpose", ["a\nb", "\x1b[2J", "x" * 1000, ""])
-def test_a_purpose_is_a_line(history: EngineHistory, purpose: str) -> None:
+def test_a_purpose_is_a_single_line(history: EngineHistory, purpose: str) -> None:
     hold = held(history, purpose)
     assert hold.purpose.isprintable() and 0 < len(hold.purpose) <= holds.LONGEST
     assert holds.listed(history.fresh()) == [hold]
@@ -318,7 +318,7 @@ def test_a_hold_of_which_a_map_is_gone_stops_collectors_unless_it_was_never_whol
 # A repository that cannot be written to.
 
 
-def test_a_read_only_directory_serves_without_a_hold_with_a_warning(
+def test_a_read_only_directory_is_usable_without_a_hold_and_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     history = EngineHistory()
@@ -341,13 +341,13 @@ def test_a_read_only_directory_serves_without_a_hold_with_a_warning(
     assert attempt.warning is None and holds.listed(repository) == [attempt.hold]
 
 
-def test_a_store_that_fails_otherwise_is_an_error(history: EngineHistory) -> None:
+def test_any_other_store_failure_is_an_error(history: EngineHistory) -> None:
     history.store.full = True
     with pytest.raises(RepositoryError, match="No space left"):
         holding.hold_if_writable(history.fresh(), oldest(history), "export")
 
 
-def test_what_is_foreign_below_holds_keeps_nothing_and_stays(history: EngineHistory) -> None:
+def test_a_foreign_object_below_holds_protects_nothing_and_is_kept(history: EngineHistory) -> None:
     store: MemoryStore = history.store
     for name in ("holds/README", f"holds/{UUID}/x", f"holds/{UUID}/{point_id(1)}/../../x", f"holds/{'0' * 16}"):
         store.objects[name], store.times[name] = b"", 0.0

@@ -170,7 +170,7 @@ def cleared(world: World) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else ", ".join(value) or "-",
 )
-def test_what_is_held_stays_whatever_others_do_before_any_request(
+def test_a_held_point_stays_whatever_others_do_before_any_request(
     before: list[str], halted: str, meanwhile: list[str], killed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", OneAfterAnother)
@@ -204,7 +204,7 @@ def test_a_hold_given_before_the_entry_of_a_removal_is_there_ends_the_removal() 
     assert FIRST in world.store.objects and list(world.store.list(names.TRASH)) == []
 
 
-def test_a_removal_that_has_no_room_to_give_a_held_point_back_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removal_without_space_to_return_a_held_point_names_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     removal = world.begin(world.retain)
     while not removal.pending.startswith("delete points"):

@@ -212,7 +212,7 @@ def test_a_late_manifest_that_another_run_replaced_at_once_stays_replaced(remove
     assert world.repository().point(UUID, world.point.id) == other
 
 
-def test_a_point_removed_while_it_is_given_back_what_it_named_stays_removed(world: World) -> None:
+def test_a_point_removed_while_its_objects_are_restored_stays_removed(world: World) -> None:
     put, at = world.store.put, []
 
     def late(name: str, data: bytes, replace: bool = True) -> bool:
@@ -260,7 +260,7 @@ def test_a_late_session_gives_a_point_back_what_it_named_however_long_that_takes
     assert is_whole(repository, world.point)
 
 
-def test_a_point_of_which_nothing_whole_is_left_is_recorded_as_removed(world: World) -> None:
+def test_a_point_with_no_intact_data_left_is_recorded_as_removed(world: World) -> None:
     def others() -> None:
         world.collect(300.0)
         world.store.delete(world.old.name)

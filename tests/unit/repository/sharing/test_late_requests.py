@@ -46,7 +46,7 @@ def hang(history: EngineHistory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history.store, "put", late)
 
 
-def test_of_a_backup_what_is_gone_is_stored_again(history: EngineHistory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backup_stores_its_lost_objects_again(history: EngineHistory, monkeypatch: pytest.MonkeyPatch) -> None:
     history.disk.write(0, 20)
     hang(history, monkeypatch)
     made = history.backup()
@@ -54,7 +54,7 @@ def test_of_a_backup_what_is_gone_is_stored_again(history: EngineHistory, monkey
     assert not history.wrong()
 
 
-def test_a_point_brought_back_in_vain_does_not_stay(history: EngineHistory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_point_whose_recovery_fails_is_not_kept(history: EngineHistory, monkeypatch: pytest.MonkeyPatch) -> None:
     (made,) = history.fresh().points_of(UUID).points
     trash.remove(history.fresh(), made)
     hang(history, monkeypatch)

@@ -122,7 +122,7 @@ def test_a_collector_that_was_held_up_after_its_second_look_deletes_nothing(worl
 
 
 @pytest.mark.parametrize("held_up", [0.0, LAPSE / 2 - 1])
-def test_the_list_of_a_collector_stays_whatever_the_clock_of_another(held_up: float, world: Held) -> None:
+def test_the_list_of_a_collector_is_kept_regardless_of_another_ones_clock(held_up: float, world: Held) -> None:
     collector = world.collector()
     until(collector, "delete packs/")
     world.pass_time(held_up, astray=ASTRAY)
@@ -134,7 +134,7 @@ def test_the_list_of_a_collector_stays_whatever_the_clock_of_another(held_up: fl
 
 
 @pytest.mark.parametrize("held_up", [0.0, STEADY - 60])
-def test_a_draft_counts_whatever_the_clock_of_its_writer(held_up: float, world: Held) -> None:
+def test_a_draft_counts_regardless_of_its_writers_clock(held_up: float, world: Held) -> None:
     collector, mover = world.collector(), world.mover()
     until(collector, "put doomed")
     world.pardon()
@@ -161,7 +161,7 @@ def test_a_draft_that_is_locked_counts_for_nothing_once_it_is_old(world: Held) -
 
 
 @pytest.mark.parametrize("held_up", [0.0, STEADY - 60])
-def test_a_draft_stays_whatever_the_clock_of_a_collector(held_up: float, world: Held) -> None:
+def test_a_draft_is_kept_regardless_of_the_collectors_clock(held_up: float, world: Held) -> None:
     collector, mover = world.collector(), world.mover()
     until(collector, "put doomed")
     world.pardon()

@@ -47,7 +47,7 @@ class Between(float):
         self._second.join(30)
 
 
-def test_of_two_renewals_at_once_neither_undoes_what_the_other_found(repository: Repository) -> None:
+def test_concurrent_lease_renewals_do_not_undo_each_other(repository: Repository) -> None:
     lease = Lease(repository, "test")
     began = lease.now()
     between = Between(began - 10, lambda: lease._noted(began - 3600))

@@ -262,7 +262,7 @@ def test_a_new_map_deleted_at_any_operation_before_a_draft_names_it_costs_no_poi
     assert (made.untrue(), made.damaged()) == ([], [])
 
 
-def test_a_manifest_changed_meanwhile_keeps_its_change() -> None:
+def test_a_concurrently_changed_manifest_keeps_its_change() -> None:
     made, moves = history()
     store = made.store = Interfering(made.store)
     repository = made.fresh()

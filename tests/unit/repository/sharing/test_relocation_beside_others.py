@@ -132,7 +132,7 @@ def run(before: Sequence[str], halted: str, requests: int, meanwhile: Sequence[s
     ],
     ids=lambda value: value if isinstance(value, str) else ", ".join(value) or "-",
 )
-def test_a_point_is_whole_whatever_others_do_before_any_request(
+def test_a_point_stays_whole_whatever_others_do_before_any_request(
     before: list[str], halted: str, meanwhile: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", OneAfterAnother)

@@ -37,9 +37,7 @@ def _brought_back(history: EngineHistory, point_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("requests", range(4))
-def test_a_point_is_never_lost_between_two_removals_and_one_who_brings_it_back(
-    history: EngineHistory, requests: int
-) -> None:
+def test_a_point_is_never_lost_between_two_removals_and_a_recovery(history: EngineHistory, requests: int) -> None:
     (made,) = history.fresh().points_of(UUID).points
     slow = Actor("", lambda actor: trash.remove(history.stepped(actor), made))
     for _request in range(requests):
@@ -116,7 +114,7 @@ def test_check_mode_tells_what_is_too_late_and_what_just_is_not(history: EngineH
     assert result.undeleted == (first,) and not history.wrong()
 
 
-def test_what_is_nowhere_cannot_be_brought_back_and_nothing_else_is(history: EngineHistory) -> None:
+def test_an_unknown_point_cannot_be_recovered_and_no_other_point_is(history: EngineHistory) -> None:
     (made,) = history.fresh().points_of(UUID).points
     trash.remove(history.fresh(), made)
     with pytest.raises(
@@ -127,7 +125,7 @@ def test_what_is_nowhere_cannot_be_brought_back_and_nothing_else_is(history: Eng
 
 
 @pytest.mark.parametrize("name", ["trash/README", "trash/a/b/c/d"])
-def test_what_is_foreign_in_the_trash_holds_nothing_up_and_stays(history: EngineHistory, name: str) -> None:
+def test_a_foreign_object_in_the_trash_blocks_nothing_and_is_kept(history: EngineHistory, name: str) -> None:
     (made,) = history.fresh().points_of(UUID).points
     trash.remove(history.fresh(), made)
     history.store.objects[name] = b"somebody's"

@@ -37,7 +37,7 @@ def test_put_replaces_and_without_replace_keeps_what_is_there(store: DirectorySt
     assert files(store) == ["collected.json", "repository.json"]
 
 
-def test_of_several_that_put_without_replace_exactly_one_wins(store: DirectoryStore) -> None:
+def test_exactly_one_of_several_concurrent_puts_without_replace_wins(store: DirectoryStore) -> None:
     outcome: dict[int, bool] = {}
     start = threading.Barrier(8)
 
@@ -156,7 +156,7 @@ def test_a_write_that_fails_says_why_and_what_to_do_and_leaves_no_object(
     assert files(store) == [LEASE]
 
 
-def test_a_failure_that_closing_tells_once_more_does_not_take_the_place_of_its_error(
+def test_a_failure_repeated_on_close_does_not_replace_the_original_error(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As NFS and FUSE do: what could not be written is told when the file is closed, too."""
@@ -192,7 +192,7 @@ def test_a_read_that_fails_says_why(store: DirectoryStore, monkeypatch: pytest.M
     assert not isinstance(caught.value, ObjectMissing)
 
 
-def test_what_is_committed_was_synced_first_and_its_folder_after(
+def test_a_commit_syncs_the_file_first_and_its_folder_afterwards(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put(LEASE, b"x")
@@ -215,7 +215,7 @@ def test_a_folder_deleted_as_empty_by_another_process_comes_back_for_the_next_ob
     assert store.get(OTHER_PACK) == b"y"
 
 
-def test_a_folder_deleted_as_empty_while_an_object_is_in_the_making_comes_back_for_it(store: DirectoryStore) -> None:
+def test_a_folder_deleted_as_empty_during_an_upload_is_recreated_for_the_object(store: DirectoryStore) -> None:
     store.put(PACK, b"x")
     upload = store.upload(OTHER_PACK)
     upload.write([b"y"], 0)
@@ -224,7 +224,7 @@ def test_a_folder_deleted_as_empty_while_an_object_is_in_the_making_comes_back_f
     assert store.get(OTHER_PACK) == b"y"
 
 
-def test_what_killed_processes_left_is_swept_and_what_is_in_use_stays(store: DirectoryStore) -> None:
+def test_leftovers_of_killed_processes_are_swept_and_files_in_use_are_kept(store: DirectoryStore) -> None:
     upload = store.upload(LEASE)
     upload.write([b"data"], 0)
     used = files(store)
@@ -237,6 +237,6 @@ def test_what_killed_processes_left_is_swept_and_what_is_in_use_stays(store: Dir
     assert store.get(LEASE) == b"data"
 
 
-def test_a_sweep_where_nothing_was_ever_stored_is_no_fault(store: DirectoryStore) -> None:
+def test_a_sweep_of_an_empty_store_succeeds(store: DirectoryStore) -> None:
     store.sweep()
     assert not os.path.exists(store.location)

@@ -177,7 +177,7 @@ def test_a_backup_leaves_the_reserve_alone(full: Full) -> None:
     assert full.points() == 5
 
 
-def test_verification_and_listing_need_no_room(full: Full) -> None:
+def test_verification_and_listing_need_no_free_space(full: Full) -> None:
     verdicts, _seconds = verify(full.history.fresh(), VerifyRequest(wanted=ALL, workers=1), warn=lambda _text: None)
     assert {each.status for each in verdicts} == {"ok"}
     assert full.points() == 5
@@ -194,7 +194,7 @@ def test_more_points_than_the_reserve_has_room_for_are_removed_in_turns(points: 
     assert len(reserve.parts(full.root)) == reserve.PARTS
 
 
-def test_where_there_is_no_reserve_hooks_and_verifications_make_room(mounted: Path) -> None:
+def test_hooks_and_verifications_make_room_without_a_reserve(mounted: Path) -> None:
     full = Full(mounted, None)
     full.back_up(5)
     verify(full.history.fresh(), VerifyRequest(wanted=ALL, workers=1))

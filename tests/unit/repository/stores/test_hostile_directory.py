@@ -302,7 +302,7 @@ def _lure(path: Path, outside: Path) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_whatever_stands_in_its_place_the_host_is_not_harmed(place: str, made: EngineHistory, tmp_path: Path) -> None:
+def test_no_replacement_of_an_object_harms_the_host(place: str, made: EngineHistory, tmp_path: Path) -> None:
     """Whatever is met is an error of the engine, or is left alone."""
     for what, replace in REPLACEMENTS.items():
         base = tmp_path / what
@@ -377,7 +377,7 @@ def test_a_folder_that_is_a_link_is_not_followed(call: str, store: DirectoryStor
 
 @pytest.mark.parametrize("what", ["link", "pipe", "socket", "device", "folder"])
 @pytest.mark.parametrize("call", [*READING, *CHANGING])
-def test_what_is_no_file_is_neither_read_nor_listed_nor_deleted(
+def test_anything_but_a_file_is_neither_read_nor_listed_nor_deleted(
     call: str, what: str, store: DirectoryStore, outside: Path
 ) -> None:
     store.put(LEASE, b"x")
@@ -392,7 +392,7 @@ def test_what_is_no_file_is_neither_read_nor_listed_nor_deleted(
 
 @pytest.mark.parametrize("what", ["link", "pipe", "device"])
 @pytest.mark.parametrize("call", ["get", "get_range"])
-def test_what_is_no_file_any_more_when_it_is_opened_is_not_read(
+def test_a_file_replaced_just_before_it_is_opened_is_not_read(
     call: str, what: str, store: DirectoryStore, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever can write to the directory can exchange a file just after it was looked at."""
@@ -421,9 +421,7 @@ def test_an_object_takes_the_place_of_a_link_and_nothing_is_written_behind_it(
     assert tree(outside) == before
 
 
-def test_a_folder_that_becomes_a_link_while_an_object_is_in_the_making_is_not_followed(
-    store: DirectoryStore, outside: Path
-) -> None:
+def test_a_folder_replaced_by_a_link_during_an_upload_is_not_followed(store: DirectoryStore, outside: Path) -> None:
     for link in ("packs", "packs/aa", "tmp"):
         store.put(OTHER_PACK, b"x")
         upload = store.upload(PACK)
@@ -440,9 +438,7 @@ def test_a_folder_that_becomes_a_link_while_an_object_is_in_the_making_is_not_fo
         shutil.rmtree(moved)
 
 
-def test_what_is_left_in_a_folder_for_temporary_files_that_is_a_link_is_not_swept(
-    store: DirectoryStore, outside: Path
-) -> None:
+def test_a_folder_for_temporary_files_that_is_a_link_is_not_swept(store: DirectoryStore, outside: Path) -> None:
     os.mkdir(store.location)
     (outside / names.temporary(socket.gethostname(), "0" * 16)).write_bytes(b"precious")
     os.symlink(outside, f"{store.location}/tmp")
@@ -483,7 +479,7 @@ def test_deleting_an_object_that_has_another_name_on_the_host_leaves_that_alone(
 
 
 @pytest.mark.parametrize("umask", [0, 0o077, 0o777], ids=oct)
-def test_nobody_else_can_read_what_is_stored_whatever_the_umask(umask: int, store: DirectoryStore) -> None:
+def test_stored_objects_are_unreadable_for_other_users_under_any_umask(umask: int, store: DirectoryStore) -> None:
     before = os.umask(umask)
     try:
         store.put(PACK, b"x")
@@ -537,7 +533,7 @@ def test_objects_come_and_go_in_one_folder_whoever_takes_it_along(store: Directo
     assert list(store.list("leases")) == []
 
 
-def test_what_is_foreign_is_named_once_and_what_a_client_of_nfs_keeps_is_not(store: DirectoryStore) -> None:
+def test_a_foreign_file_is_named_once_and_a_leftover_of_an_nfs_client_is_not(store: DirectoryStore) -> None:
     store.put(PACK, b"x")
     folder = Path(store.location) / "packs"
     for name in ("aa/.nfs000001", "aa/notes", "README", "zz"):
@@ -558,7 +554,7 @@ def test_what_is_foreign_is_named_once_and_what_a_client_of_nfs_keeps_is_not(sto
 
 @pytest.mark.parametrize("call", ["list", "entries"])
 @pytest.mark.parametrize("what", ["objects", "folders", "foreign files"])
-def test_a_folder_without_end_is_an_error_before_all_of_it_is_kept(
+def test_an_endless_folder_listing_is_an_error_before_it_fills_memory(
     what: str, call: str, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("_cbt.repository.stores.base.MOST_LISTED", 20)

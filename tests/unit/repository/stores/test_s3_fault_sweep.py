@@ -72,7 +72,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[RemoteHistory, S3Se
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("work", ["backup", "retire"])
-def test_whatever_request_goes_wrong_in_whatever_way(
+def test_work_survives_any_fault_of_any_request(
     work: str, fault: str, scene: tuple[RemoteHistory, S3Server, Store]
 ) -> None:
     history, server, store = scene

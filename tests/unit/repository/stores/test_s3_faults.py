@@ -147,7 +147,7 @@ def test_an_object_larger_than_it_may_be_is_not_read(store: S3Store, script: Scr
 @pytest.mark.parametrize(
     ("status", "call"), [(200, "list"), (200, "put"), (200, "delete"), (403, "list"), (403, "get"), (404, "put")]
 )
-def test_an_answer_larger_than_any_is_not_read(
+def test_an_oversized_answer_is_not_read(
     status: int, call: str, store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3_client, "MOST_ANSWERED", 1 << 20)
@@ -171,7 +171,7 @@ def test_an_answer_larger_than_any_is_not_read(
             assert "an answer of more" not in failure(calls[call])
 
 
-def test_an_answer_that_breaks_off_or_stalls_is_asked_for_again(
+def test_an_answer_that_breaks_off_or_stalls_is_retried(
     store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever in the body the connection fails, as the SDK has it: its own error, which it retries."""
@@ -196,7 +196,7 @@ def test_an_answer_that_breaks_off_or_stalls_is_asked_for_again(
     assert len(script.requests) == 1 + len(faults)
 
 
-def test_what_has_no_name_of_an_object_is_not_listed_and_is_named(store: S3Store, script: Script) -> None:
+def test_a_file_without_an_object_name_is_reported_and_not_listed(store: S3Store, script: Script) -> None:
     page = b"".join(
         b"<Contents><Key>p/%s</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
         % key.encode()
@@ -210,7 +210,7 @@ def test_what_has_no_name_of_an_object_is_not_listed_and_is_named(store: S3Store
     ]
 
 
-def test_a_listing_without_end_is_an_error(store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_listing_is_an_error(store: S3Store, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("_cbt.repository.stores.base.MOST_LISTED", 20)
     for kind, tag, call in (
         ("Contents", "Key", lambda: list(store.list("leases"))),
@@ -227,7 +227,7 @@ def test_a_listing_without_end_is_an_error(store: S3Store, script: Script, monke
         assert len(script.requests) == 7
 
 
-def test_a_busy_server_is_asked_again(store: S3Store, script: Script) -> None:
+def test_a_request_to_a_busy_server_is_retried(store: S3Store, script: Script) -> None:
     script.answer(503, refusal("SlowDown")).answer(500, refusal("InternalError")).answer(200, DATA)
     assert store.get("collected.json") == DATA
 
@@ -287,7 +287,7 @@ def test_only_the_servers_word_makes_an_object_missing(store: S3Store, script: S
     ("status", "code", "told"),
     [(400, "ExpiredToken", "Check access_key"), (403, "AccessDenied", "Check what the policies")],
 )
-def test_why_a_question_without_answer_was_refused_is_asked_for(
+def test_the_reason_for_a_refusal_without_a_body_is_requested(
     store: S3Store, script: Script, status: int, code: str, told: str
 ) -> None:
     script.answer(status, refusal(code, "It is over."))
@@ -301,7 +301,7 @@ def test_why_a_question_without_answer_was_refused_is_asked_for(
     assert [method for method, _path, _headers, _body in script.requests].count("GET") == 1
 
 
-def test_an_answer_that_lacks_what_s3_tells_is_an_error(store: S3Store, script: Script) -> None:
+def test_an_answer_without_a_required_s3_field_is_an_error(store: S3Store, script: Script) -> None:
     script.answer(200)
     assert "the answer lacks 'LastModified', so it is not from an S3 server. Check endpoint_url" in failure(
         lambda: store.modified("collected.json")
@@ -342,7 +342,7 @@ def test_credentials_that_the_sdk_cannot_renew_are_an_error_that_says_so(
     assert told in message and "Check access_key and secret_key" in message
 
 
-def test_a_listing_that_does_not_tell_how_it_goes_on_is_an_error(store: S3Store, script: Script) -> None:
+def test_a_truncated_listing_without_a_continuation_is_an_error(store: S3Store, script: Script) -> None:
     page = (
         b"<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>p/leases/0000000000000000</Key><Size>1</Size>"
     )
@@ -368,9 +368,7 @@ def test_a_listing_that_breaks_off_is_read_again_and_never_a_short_list(
 
 
 @pytest.mark.parametrize("body", [b"", b"<html><body>Back in a minute</body></html>"], ids=["nothing", "page"])
-def test_an_answer_that_is_no_listing_never_passes_for_an_empty_one(
-    store: S3Store, script: Script, body: bytes
-) -> None:
+def test_an_invalid_listing_never_passes_for_an_empty_one(store: S3Store, script: Script, body: bytes) -> None:
     script.answer(200, body)
     for call in (lambda: list(store.list("trash")), lambda: list(store.entries("drafts")), store.occupants):
         assert "the response of the server is not a listing. Check endpoint_url" in failure(call)
@@ -379,7 +377,7 @@ def test_an_answer_that_is_no_listing_never_passes_for_an_empty_one(
     assert "DELETE" not in [method for method, _path, _headers, _body in script.requests]
 
 
-def test_what_consoles_make_for_a_folder_is_no_object(store: S3Store, script: Script) -> None:
+def test_a_folder_marker_made_by_a_console_is_not_an_object(store: S3Store, script: Script) -> None:
     folder = b"<Contents><Key>p/leases/</Key><Size>0</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
     script.answer(200, PAGE.replace(b"<Contents>", folder + b"<Contents>"))
     assert list(store.list("leases")) == [LEASE]
@@ -397,7 +395,7 @@ def test_other_bytes_than_asked_for_are_an_error_and_all_bytes_are_cut(store: S3
     assert store.get_range("collected.json", 10, 10) == DATA[10:20]
 
 
-def test_an_own_object_that_stands_after_a_lost_answer_is_taken_for_put(store: S3Store, script: Script) -> None:
+def test_an_object_found_in_place_after_a_lost_answer_counts_as_stored(store: S3Store, script: Script) -> None:
     for content, won in ((DATA, True), (b"of another one", False)):
         script.answer(404).answer(404, refusal("NoSuchKey"))  # it is not there
         script.answer(500, refusal("InternalError")).answer(412, refusal("PreconditionFailed")).answer(200, content)
@@ -406,7 +404,7 @@ def test_an_own_object_that_stands_after_a_lost_answer_is_taken_for_put(store: S
     assert condition == ["*"] * 4
 
 
-def test_a_server_that_knows_no_conditions_gets_the_object_without(store: S3Store, script: Script) -> None:
+def test_a_server_without_conditional_writes_gets_an_unconditional_put(store: S3Store, script: Script) -> None:
     script.answer(404).answer(404, refusal("NoSuchKey")).answer(501, refusal("NotImplemented")).answer(200)
     assert store.put("collected.json", DATA, replace=False)
     puts = [(headers.get("If-None-Match"), body) for method, _path, headers, body in script.requests if method == "PUT"]
@@ -424,7 +422,7 @@ def secured(server: ThreadingHTTPServer, tmp_path: Path) -> tuple[str, Path]:
     return f"https://127.0.0.1:{server.server_address[1]}", certificate
 
 
-def test_a_certificate_nobody_vouches_for_is_refused_unless_told_otherwise(
+def test_an_untrusted_certificate_is_refused_unless_verification_is_off(
     secured: tuple[str, Path], script: Script
 ) -> None:
     endpoint, certificate = secured
@@ -508,7 +506,7 @@ def test_nothing_of_an_earlier_upload_shows_through_in_a_later_one(
         assert script.requests[-1][3] == expected
 
 
-def test_a_line_so_slow_that_an_object_takes_longer_than_any_time_limit_is_no_fault(
+def test_a_slow_line_may_exceed_every_time_limit_for_an_object_without_an_error(
     server: ThreadingHTTPServer, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = 3  # seconds
