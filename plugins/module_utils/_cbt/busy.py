@@ -65,6 +65,23 @@ class Stopwatch:
         self._since = now
 
 
+class Watches:
+    """The stopwatches of all workers of one step of an operation, from its beginning on."""
+
+    def __init__(self) -> None:
+        self._watches: list[Stopwatch] = []
+        self._began = time.perf_counter()
+
+    def new(self) -> Stopwatch:
+        """Return the stopwatch of one more worker."""
+        self._watches.append(Stopwatch())
+        return self._watches[-1]
+
+    def busy(self) -> Busy:
+        """Return what they measured until now."""
+        return measured(self._watches, time.perf_counter() - self._began)
+
+
 @dataclasses.dataclass(frozen=True)
 class Busy:
     """Seconds of all ``workers`` by kind of work, during ``duration`` seconds."""
@@ -90,9 +107,9 @@ def measured(watches: t.Iterable[Stopwatch], duration: float) -> Busy:
     return Busy({kind: sum(seconds.get(kind, 0.0) for seconds in worked) for kind in kinds}, duration, len(worked))
 
 
-def limited_by(parts: t.Iterable[Busy], names: Names) -> str | None:
+def limited_by(parts: t.Iterable[Busy | None], names: Names) -> str | None:
     """Return a sentence on what limited the operation; None without measurements. Pure."""
-    measured_parts = [part for part in parts if part.duration * part.workers]
+    measured_parts = [part for part in parts if part is not None and part.duration * part.workers]
     if not measured_parts:
         return None
     whole = sum(part.duration * part.workers for part in measured_parts)

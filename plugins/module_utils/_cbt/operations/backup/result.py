@@ -56,7 +56,7 @@ class BackupResult:
     @property
     def limited_by(self) -> str | None:
         """Return a sentence that says what limited the reading; None if no disk was read."""
-        return limited_by((disk.busy for disk in self.disks if disk.busy is not None), BACKUP_NAMES)
+        return limited_by((disk.busy for disk in self.disks), BACKUP_NAMES)
 
 
 def _disk(plan: DiskPlan, size: int | None, read: ReadDisk | None, healed: int) -> DiskResult:

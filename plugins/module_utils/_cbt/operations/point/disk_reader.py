@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
 import typing as t
 
 from ...blocks.extents import BlockRange, joined, pieces, to_blocks, united
 from ...blocks.source import DiskSource
 from ...blocks.throttle import Throttle
-from ...busy import BACKUP_NAMES, Busy, Stopwatch, measured
+from ...busy import BACKUP_NAMES, Busy, Watches
 from ...control import Control, Progress, Value
 from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE
 from ...parallel import ordered_results
@@ -115,8 +114,7 @@ class Reader:
         unmarked: list[BlockRange] = []
         builder = MapBuilder(source.size, base)
         statistics = Statistics()
-        watches: list[Stopwatch] = []
-        began = time.perf_counter()
+        watches = Watches()
 
         @contextlib.contextmanager
         def worker() -> t.Iterator[t.Callable[[tuple[BlockRange, ...]], tuple[list[Outcome], Statistics]]]:
@@ -124,9 +122,8 @@ class Reader:
                 connection = stack.enter_context(source.connect())
                 dedup = self.sink.dedup
                 find = stack.enter_context(dedup.finder()) if dedup is not None else None
-                reader = PortionReader(connection, source.size, parent, self.sink, self.throttle, find)
-                watches.append(reader.watch)
-                yield reader.read
+                watch = watches.new()
+                yield PortionReader(connection, source.size, parent, self.sink, self.throttle, find, watch).read
 
         with ordered_results(portions, worker, self.workers, self.control) as results:
             for outcome, counted in results:
@@ -137,5 +134,4 @@ class Reader:
                 statistics.add(counted)
                 done = (outcome[-1].first + outcome[-1].count) * BLOCK_SIZE if outcome else 0
                 self.control.progress(Progress("reading", target, min(done, source.size), source.size))
-        busy = measured(watches, time.perf_counter() - began)
-        return ReadDisk(builder, statistics, source.size, busy, tuple(joined(unmarked)))
+        return ReadDisk(builder, statistics, source.size, watches.busy(), tuple(joined(unmarked)))

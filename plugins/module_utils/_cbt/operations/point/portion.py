@@ -116,7 +116,7 @@ class PortionReader:
     sink: BlockSink
     throttle: Throttle
     find: Lookup | None
-    watch: Stopwatch = dataclasses.field(default_factory=Stopwatch)
+    watch: Stopwatch
 
     def read(self, portion: tuple[BlockRange, ...]) -> tuple[list[Outcome], Statistics]:
         """Read, hash, compare, look up, compress and store."""

@@ -12,7 +12,7 @@ import time
 import typing as t
 
 from ...blocks.nbd_target import NbdTls, is_nbd
-from ...busy import RESTORE_NAMES, WRITING, Busy, Stopwatch, measured
+from ...busy import RESTORE_NAMES, WRITING, Busy, Stopwatch, Watches
 from ...control import Control, Progress
 from ...errors import CbtError, DamagedObject, ObjectMissing, Refused
 from ...files import Buffer
@@ -52,7 +52,7 @@ class _RunWriter:
     place: str
     size: int
     lost: str
-    watch: Stopwatch = dataclasses.field(default_factory=Stopwatch)
+    watch: Stopwatch
 
     def write(self, run: Run) -> int:
         """Verify and write one run's blocks. Return the number of bytes written."""
@@ -169,9 +169,9 @@ class _Restore:
                     appearing[path] = plan.path
                     cleanup.callback(_forget, path)
                 with control.phase("restoring", disk=plan.target, path=plan.path, format=plan.format) as result:
-                    disk, busy = self._write_disk(plan, path, control)
-                    done[plan.target] = dataclasses.replace(disk, busy=busy)
-                    result.update(written_bytes=disk.written_bytes, **busy.summary(RESTORE_NAMES))
+                    written, busy = self._write_disk(plan, path, control)
+                    done[plan.target] = dataclasses.replace(plan, written_bytes=written, busy=busy)
+                    result.update(written_bytes=written, **busy.summary(RESTORE_NAMES))
             control.check()
             self._check_again()
             with contextlib.ExitStack() as undo:
@@ -216,7 +216,8 @@ class _Restore:
         if self.machine is not None and self._session is not None:
             machine.check_domain(self._session, self.machine.name, self.machine.uuid, self._request.force)
 
-    def _write_disk(self, plan: DiskRestore, path: str, control: Control) -> tuple[DiskRestore, Busy]:
+    def _write_disk(self, plan: DiskRestore, path: str, control: Control) -> tuple[int, Busy]:
+        """Return the number of bytes written, and what the workers were busy with."""
         extents = self._maps[plan.target]
         written, total = 0, extents.stored_blocks * BLOCK_SIZE
         disk = f"{plan.target} of {self.point.domain} from restore point {self.point.id}"
@@ -228,23 +229,20 @@ class _Restore:
                 if self._written_over
                 else "Nothing was restored."
             )
-            watches: list[Stopwatch] = []
-            began = time.perf_counter()
+            watches = Watches()
 
             @contextlib.contextmanager
             def worker() -> t.Iterator[t.Callable[[Run], int]]:
-                writer = _RunWriter(self._repository, image, disk, plan.size, lost)
-                watches.append(writer.watch)
-                yield writer.write
+                yield _RunWriter(self._repository, image, disk, plan.size, lost, watches.new()).write
 
             workers = self._request.workers or default_workers()
             with ordered_results(portions(extents), worker, workers, control) as results:
                 for amount in results:
                     written += amount
                     control.progress(Progress("restoring", plan.target, written, total))
-            busy = measured(watches, time.perf_counter() - began)
+            busy = watches.busy()
             image.finish()
-        return dataclasses.replace(plan, written_bytes=written), busy
+        return written, busy
 
     def _write_files(self, appearing: dict[str, str], undo: contextlib.ExitStack) -> None:
         for file in self.machine.files if self.machine is not None else ():

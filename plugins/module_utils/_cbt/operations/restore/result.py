@@ -36,4 +36,4 @@ class RestoreResult:
     @property
     def limited_by(self) -> str | None:
         """One sentence that says what limited the writing of the disks."""
-        return limited_by((disk.busy for disk in self.disks if disk.busy is not None), RESTORE_NAMES)
+        return limited_by((disk.busy for disk in self.disks), RESTORE_NAMES)

@@ -12,7 +12,7 @@ import itertools
 import time
 import typing as t
 
-from ...busy import Busy, Stopwatch, measured
+from ...busy import Busy, Stopwatch, Watches
 from ...control import Control, Progress
 from ...errors import DamagedObject, Interrupted, ObjectMissing, Refused, RepositoryError, check_range
 from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE
@@ -244,8 +244,7 @@ class Verifier:
     ) -> tuple[int, list[Damage]]:
         """Read every block that is due and compare it with its recorded id."""
         found: list[Damage] = []
-        watches: list[Stopwatch] = []
-        began = time.perf_counter()
+        watches = Watches()
         slices, workers = self.request.slices, self.request.workers or default_workers()
         checked, total = 0, extents.stored_blocks * BLOCK_SIZE // slices
 
@@ -255,8 +254,7 @@ class Verifier:
 
         @contextlib.contextmanager
         def worker() -> t.Iterator[t.Callable[[Run], tuple[Run, list[Damage]]]]:
-            watches.append(Stopwatch())
-            yield functools.partial(_check_run, self.repository, target, extents.size, watches[-1])
+            yield functools.partial(_check_run, self.repository, target, extents.size, watches.new())
 
         with ordered_results(_tasks(extents, self.findings, due), worker, workers, self.control) as results:
             for run, damage in results:
@@ -265,7 +263,7 @@ class Verifier:
                     found += damage
                 checked += run.count * BLOCK_SIZE
                 self.control.progress(Progress("verifying", target, checked, total))
-        busy.append(measured(watches, time.perf_counter() - began))
+        busy.append(watches.busy())
         return checked, _as_far_as_told(target, extents.size, found)
 
     def _note(self, run: Run, damage: t.Sequence[Damage]) -> None:
