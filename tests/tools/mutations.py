@@ -735,8 +735,8 @@ LATE = (
     Mutation(
         "a collector deletes what a late session gives a point back",
         "repository/sharing/survey.py",
-        "    absent = {*map(names.pack, packs), *files}\n",
-        "    absent: set[str] = set()\n",
+        "    absent: set[bytes | str] = {*found.packs, *found.files}\n",
+        "    absent: set[bytes | str] = set()\n",
         ("unit/repository/sharing/test_late_replacements.py",),
     ),
     Mutation(

@@ -19,6 +19,12 @@ from .leases import ASTRAY, LAPSE
 from .wholeness import maps_beside, needed
 
 
+def _key(name: str) -> bytes | str:
+    """Return the id of a pack, and the name of any other object."""
+    taken = names.parsed(name)
+    return taken.pack if taken is not None and taken.kind is names.PACK_KIND else name
+
+
 @dataclasses.dataclass
 class Survey:
     """Ids of the packs and names of the files that are needed.
@@ -37,10 +43,8 @@ class Survey:
 
     def needs(self, name: str) -> bool:
         """Return True if an object below packs or points is needed."""
-        taken = names.parsed(name)
-        if taken is not None and taken.kind is names.PACK_KIND:
-            return taken.pack in self.packs
-        return name in self.files
+        key = _key(name)
+        return key in self.packs or key in self.files
 
     def holds(self, name: str) -> bool:
         """Return True if the restore point of an object is held."""
@@ -118,37 +122,38 @@ def unneeded(found: Survey, repository: Repository, objects: t.Iterable[Entry]) 
     maps of its restore point are needed as well: a session whose manifest appeared too late gives the point one of them
     back, and may be delayed before it does.
     """
-    packs, files, left = set(found.packs), set(found.files), []
+    absent: set[bytes | str] = {*found.packs, *found.files}
+    left = []
     for each in objects:
-        taken = names.parsed(each.name)
-        if taken is not None and taken.kind is names.PACK_KIND:
-            packs.discard(taken.pack)
-        files.discard(each.name)
-        if not found.needs(each.name):
+        key = _key(each.name)
+        if key in absent:
+            absent.discard(key)
+        else:
             left.append(each)
-    absent = {*map(names.pack, packs), *files}
     maps = names.of_kind((each.name for each in left if absent), names.MAP_KIND)
-    for key in sorted({taken.point for _name, taken in maps}):
-        with contextlib.suppress(DamagedObject, ObjectMissing):  # removed since it was listed
-            point = repository.point(*key)
-            if _names_any(repository, point, absent):
-                for disk in point.disks:
-                    for each_map in maps_beside(repository, point, disk):
-                        other = dataclasses.replace(disk, map=each_map)
-                        _note_map(found, repository, dataclasses.replace(point, disks=(other,)))
-    return [each for each in left if not found.needs(each.name)] if absent else left
+    for point_key in sorted({taken.point for _name, taken in maps}):
+        _take_maps_beside(found, repository, point_key, absent)
+    return [each for each in left if not found.needs(each.name)]
 
 
-def _names_any(repository: Repository, point: RestorePoint, absent: t.Collection[str]) -> bool:
+def _take_maps_beside(found: Survey, repository: Repository, key: Key, absent: t.Collection[bytes | str]) -> None:
+    """Add all maps of a restore point that needs something absent."""
+    with contextlib.suppress(DamagedObject, ObjectMissing):  # removed since it was listed
+        point = repository.point(*key)
+        if not _needs_any(repository, point, absent):
+            return
+        for disk in point.disks:
+            for file in maps_beside(repository, point, disk):
+                other = dataclasses.replace(point, disks=(dataclasses.replace(disk, map=file),))
+                with contextlib.suppress(DamagedObject, ObjectMissing):  # a map that cannot be read is not given back
+                    found.take(repository, other)
+
+
+def _needs_any(repository: Repository, point: RestorePoint, absent: t.Collection[bytes | str]) -> bool:
     try:
-        return any(name in absent for name in needed(repository, point))
+        return any(_key(name) in absent for name in needed(repository, point))
     except (DamagedObject, ObjectMissing):  # its map cannot be read
         return True
-
-
-def _note_map(found: Survey, repository: Repository, point: RestorePoint) -> None:
-    with contextlib.suppress(DamagedObject, ObjectMissing):  # a map that cannot be read is not given back
-        found.take(repository, point)
 
 
 def expired(entry: Entry, now: float, grace: float) -> bool:
