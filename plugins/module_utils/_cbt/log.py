@@ -19,6 +19,7 @@ import typing as t
 
 from .control import Event, Progress, Value
 from .errors import Refused
+from .opening import upwards
 from .printable import printable
 
 _LONGEST = 4096  # characters of a value; names and messages from outside may be of any length
@@ -52,18 +53,13 @@ def _check_folder(folder: str) -> None:
     A group may have write access to the folder itself, as to /var/log on Ubuntu: what it puts there is refused when it
     is opened.
     """
-    path = folder
-    while True:
-        status = os.stat(path)
+    for path, status in upwards(folder):
         writers = stat.S_IWOTH if path == folder or status.st_gid in (0, os.getegid()) else stat.S_IWOTH | stat.S_IWGRP
         exchangeable = status.st_mode & writers and (path == folder or not status.st_mode & stat.S_ISVTX)
         if exchangeable or status.st_uid not in (0, os.geteuid()):
             raise Refused(
                 f"another user can replace files in {path}. Use a directory that only root, or this user, can write to"
             )
-        if path == "/":
-            return
-        path = os.path.dirname(path)
 
 
 def _check_file(handle: int) -> None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Opens a file in a folder where other users may write.
+"""Opens a file in a folder where other users may write, and walks up the folders that they could exchange.
 
 QEMU's user owns the folder of firmware variables, and the user of the emulated TPM owns the folder of its state. An
 attacker who controls one of their processes can put a link there, so that root reads any file of the host into a
@@ -17,6 +17,18 @@ import typing as t
 
 _MOST_LINKS = 40  # the kernel's limit
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def upwards(folder: str) -> t.Iterator[tuple[str, os.stat_result]]:
+    """Yield the path and the status of a folder, and of each folder above it, up to the root. Raises OSError.
+
+    ``folder`` must be absolute and without links.
+    """
+    while True:
+        yield folder, os.stat(folder)
+        if folder == "/":
+            return
+        folder = os.path.dirname(folder)
 
 
 def open_file(path: str) -> t.BinaryIO:

@@ -29,6 +29,7 @@ import typing as t
 
 from .. import programs
 from ..errors import Refused
+from ..opening import upwards
 from . import free_space, storage_pools
 from .connection import Domain, explained
 from .domain import DomainFacts, require_files_here
@@ -101,18 +102,15 @@ def _own(parent: str, facts: DomainFacts) -> str:
     Raises Refused if another user could replace a folder created there: libvirt creates files in it by name, as root.
     """
     groups = _groups(facts.owner) if facts.owner is not None else ()
-    path = real = os.path.realpath(parent)
-    while True:
-        status = os.stat(path)
+    real = os.path.realpath(parent)
+    for path, status in upwards(real):
         others = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid in groups)
         if status.st_uid not in (0, os.geteuid()) or (others and not status.st_mode & stat.S_ISVTX):
             raise Refused(
                 f"Cannot use {parent} for scratch files: another user could replace files in {path}."
                 " Choose another folder with scratch_dir, or make root the owner of that one, and the only user who can write to it."
             )
-        if path == "/":
-            return real
-        path = os.path.dirname(path)
+    return real
 
 
 class _Folder(t.NamedTuple):
