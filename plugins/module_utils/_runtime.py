@@ -23,7 +23,6 @@ from ._cbt.control import Control
 from ._cbt.errors import CbtError
 from ._cbt.hypervisor.connection import Session, connect
 from ._cbt.hypervisor.disks import Selection
-from ._cbt.log import Log
 from ._cbt.printable import printable
 from ._options import Options
 
@@ -60,6 +59,8 @@ class Module(AnsibleModule):  # type: ignore[misc]
         """Open the log that the options ask for."""
         if not self.params.get("log_path"):
             return
+        from ._cbt.log import Log  # only then: most tasks write none
+
         try:
             log = Log(self.params["log_path"], self._name.rpartition(".")[2], self._without_secrets, super().warn)
         except CbtError as error:
