@@ -595,8 +595,8 @@ LATE = (
     Mutation(
         "a writer that was held up after it looked publishes",
         "repository/sharing/publishing.py",
-        "            elif began.elapsed() < _FRESH:\n",
-        "            else:\n",
+        "            if began.elapsed() >= _FRESH:\n                continue  # the lookups took too long: look at the draft again\n",
+        "",
         ("unit/repository/sharing/test_late_sessions.py",),
     ),
     Mutation(
@@ -646,6 +646,36 @@ LATE = (
         "repository/sharing/publishing.py",
         "_ATTEMPTS = 3 ",
         "_ATTEMPTS = 1 ",
+        ("unit/repository/sharing/test_late_replacements.py",),
+    ),
+    Mutation(
+        "a late repair counts as an attempt",
+        "repository/sharing/publishing.py",
+        "        attempts -= looked.elapsed() < STEADY  #",
+        "        attempts -= 1  #",
+        ("unit/repository/sharing/test_late_replacements.py",),
+    ),
+    Mutation(
+        "a copy delayed while it looked for another one publishes",
+        "repository/sharing/publishing.py",
+        "            other = whole_point(repository, *point.key) if yields else None\n"
+        "            if other is not None and other not in put:\n"
+        "                return other\n"
+        "            replaces = not yields or bool(put) or _exists(repository, point)\n"
+        "            if began.elapsed() >= _FRESH:\n",
+        "            late = began.elapsed() >= _FRESH\n"
+        "            other = whole_point(repository, *point.key) if yields else None\n"
+        "            if other is not None and other not in put:\n"
+        "                return other\n"
+        "            replaces = not yields or bool(put) or _exists(repository, point)\n"
+        "            if late:\n",
+        ("unit/repository/sharing/test_late_replacements.py",),
+    ),
+    Mutation(
+        "a point that is brought back late replaces its copy",
+        "operations/upkeep/retention.py",
+        "    publishing.publish(lease, point, lost, yields=True)\n",
+        "    publishing.publish(lease, point, lost)\n",
         ("unit/repository/sharing/test_late_replacements.py",),
     ),
     Mutation(
@@ -888,8 +918,8 @@ SHARING = (
     Mutation(
         "a copy replaces the point that another one published",
         "repository/sharing/publishing.py",
-        "                if other is not None and other not in put:\n",
-        "                if False:\n",
+        "            if other is not None and other not in put:\n",
+        "            if False:\n",
         ("unit/operations/test_copies_at_once.py",),
     ),
     Mutation(

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import pytest
 from samples import UUID, encoded, point, point_id, record
 from stores_for_tests import MemoryStore
 
+from _cbt.errors import Refused
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.repository.format import manifests, names
@@ -19,9 +21,10 @@ from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.format.maps import MapBuilder
 from _cbt.repository.format.packs import PackRef
 from _cbt.repository.repository import Repository
-from _cbt.repository.sharing import leases, removals, trash
+from _cbt.repository.sharing import condemned, leases, removals, trash
 from _cbt.repository.sharing.collector import Collector
 from _cbt.repository.sharing.leases import ASTRAY, LAPSE, Lease
+from _cbt.repository.sharing.publishing import publish
 from _cbt.repository.sharing.relocation import Move, relocate
 from _cbt.repository.sharing.wholeness import is_whole
 
@@ -35,32 +38,38 @@ class World:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.store.objects["repository.json"] = b""
-        self.point = self._point(UUID, self._pack(CONTENTS))
-        self._point(OTHER, self._pack(CONTENTS))
+        self._marks = itertools.count()
+        self.point = self._point(UUID, self.pack(CONTENTS))
+        self._point(OTHER, self.pack(CONTENTS))
         self.store.clock += 10
-        self.half, self.all = self._pack(CONTENTS[:2]), self._pack(CONTENTS)
+        self.half, self.all = self.pack(CONTENTS[:2]), self.pack(CONTENTS)
 
     def repository(self) -> Repository:
         """As another process opens it."""
         return Repository(self.store, "0" * 32)
 
-    def _pack(self, contents: list[bytes]) -> PackRef:
+    def pack(self, contents: list[bytes]) -> PackRef:
+        """Store a pack of these blocks."""
         writer = self.repository().writer()
         writer.append([encoded(each) for each in contents])
         return next(iter(writer.finish().values()))
 
     def _point(self, uuid: str, pack: PackRef) -> RestorePoint:
         self.old = getattr(self, "old", pack)
+        made = self.stored(uuid, pack)
+        self.repository().publish(made)
+        return made
+
+    def stored(self, uuid: str, pack: PackRef) -> RestorePoint:
+        """A point of the blocks of a pack, not published yet."""
         repository, disks = self.repository(), []
         for number, target in enumerate(("vda", "vdb")):
             builder = MapBuilder(2 * BLOCK_SIZE)
             builder.put(0, 2, pack.id, 2 * number)
-            data = {f"{target}-0000000{number}.map": builder.finish({pack.id: pack}).encode()}
+            data = {names.map_file(target, f"{next(self._marks):08x}"): builder.finish({pack.id: pack}).encode()}
             files = repository.put_files(names.point_folder(uuid, point_id(1)), data)
             disks.append(dataclasses.replace(record(target, size=2 * BLOCK_SIZE), map=next(iter(files.values()))))
-        made = point(1, tuple(disks), uuid=uuid, repository="0" * 32)
-        repository.publish(made)
-        return made
+        return point(1, tuple(disks), uuid=uuid, repository="0" * 32)
 
     def move(self, count: int, pack: PackRef, uuid: str = UUID) -> bool:
         """Have the point, or that of another domain, name copies of so many blocks."""
@@ -258,6 +267,64 @@ def test_a_late_session_gives_a_point_back_what_it_named_however_long_that_takes
     repository = world.repository()
     assert repository.point(UUID, world.point.id) == world.point
     assert is_whole(repository, world.point)
+
+
+def test_a_late_session_checks_its_repair_again_each_time_it_appeared_late(world: World) -> None:
+    """Another session moves the point while the fourth put hangs, and a collector deletes the objects of that manifest."""
+    put, at, manifest = world.store.put, [], names.manifest(UUID, world.point.id)
+
+    def late(name: str, data: bytes, replace: bool = True) -> bool:
+        if name == manifest:
+            at.append(name)
+            if len(at) == 1:
+                world.collect(300.0)  # what only the draft named
+            elif len(at) < 4:
+                condemned.condemn(world.repository(), world.point.object_name(world.point.disks[0].map))
+            elif len(at) == 4:
+                world.store.put = put  # type: ignore[method-assign]
+                Collector(world.repository(), world.store.clock, 300.0).collect(Lease(world.repository(), "retention"))
+                assert world.move(4, world.pack(CONTENTS))
+                world.collect(300.0)
+        return put(name, data, replace)
+
+    world.store.put = late  # type: ignore[method-assign]
+    assert not world.move(2, world.half)
+    assert len(at) == 4
+    world.check(exists=True)
+
+
+def test_a_copy_delayed_while_it_looks_for_another_does_not_publish_deleted_objects(world: World) -> None:
+    put, manifest = world.store.put, names.manifest(UUID, world.point.id)
+    world.remove()
+    made = world.stored(UUID, world.pack(CONTENTS))
+
+    def whole(name: str, data: bytes, replace: bool = True) -> bool:
+        assert name != manifest or is_whole(world.repository(), manifests.decode(data, name))
+        return put(name, data, replace)
+
+    world.store.put = whole  # type: ignore[method-assign]
+    world.hang(manifest, "get", lambda: world.collect(300.0))
+    lease = Lease(world.repository(), "copy")
+    publish(lease, made, lambda _gone: world.stored(UUID, world.pack(CONTENTS)), yields=True)
+    assert not is_whole(world.repository(), made)
+    world.check(exists=True)
+
+
+def test_a_point_brought_back_too_late_does_not_replace_its_copy(world: World) -> None:
+    """A copy from another repository made the point exist again while the request hung."""
+    manifest = names.manifest(UUID, world.point.id)
+    world.remove()
+
+    def others() -> None:
+        world.collect(86400.0)
+        made = dataclasses.replace(world.stored(UUID, world.pack(CONTENTS)), tags={"by": "copy"})
+        assert publish(Lease(world.repository(), "copy"), made, lambda _gone: made, yields=True) == made
+
+    world.hang(manifest, "put", others)
+    with pytest.raises(Refused, match="cannot be brought back"):
+        retention(world.repository(), RetentionRequest(undelete=(world.point.id,), collect=False))
+    world.check(exists=True)
+    assert world.repository().point(UUID, world.point.id).tags == {"by": "copy"}
 
 
 def test_a_point_with_no_intact_data_left_is_recorded_as_removed(world: World) -> None:

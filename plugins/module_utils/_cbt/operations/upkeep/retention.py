@@ -175,12 +175,12 @@ def _not_back(point: RestorePoint, late: t.Sequence[holds.Hold]) -> RepositoryEr
 def _put_back(lease: Lease, point: RestorePoint) -> bool:
     """Publish a removed point again; returns False if an object that it needs is gone."""
     with contextlib.suppress(Refused):
-        _publish_again(lease, point, yields=True)
+        _publish_again(lease, point)
         return True
     return False
 
 
-def _publish_again(lease: Lease, point: RestorePoint, yields: bool = False) -> None:
+def _publish_again(lease: Lease, point: RestorePoint) -> None:
     """Publish a removed restore point again.
 
     Raises Refused if an object that it needs is gone.
@@ -190,7 +190,7 @@ def _publish_again(lease: Lease, point: RestorePoint, yields: bool = False) -> N
     def lost(_names: set[str]) -> RestorePoint:
         raise _too_late(point)
 
-    publishing.publish(lease, point, lost, yields=yields)
+    publishing.publish(lease, point, lost, yields=True)
     # The new manifest may be locked for longer than the other objects of the point.
     repository.store.protect(publishing.resting_on(repository, point), like=names.manifest(point.uuid, point.id))
 

@@ -19,7 +19,7 @@ from .wholeness import needed, unsound, whole_point, with_whole_maps
 
 # Seconds for which a draft surely counts, with as much again for the one request after the last look.
 _FRESH = LAPSE / 2
-_ATTEMPTS = 3  # to repair a restore point
+_ATTEMPTS = 3  # to repair a restore point; an attempt that ended too late does not count
 
 RestoreMissing = t.Callable[[set[str]], RestorePoint]
 
@@ -130,18 +130,20 @@ def publish(
             if gone:
                 with _unpublishing(repository, put):
                     point = restore_missing(gone)
-            elif began.elapsed() < _FRESH:
-                other = whole_point(repository, *point.key) if yields else None
-                if other is not None and other not in put:
-                    return other
-                before_visible()
-                replaces = not yields or bool(put) or _exists(repository, point)
-                put.append(point)
-                if repository.publish(point, replaces) and looked.elapsed() < STEADY:
-                    if repository.watch is not None:
-                        repository.watch.published(point)
-                    return point
-                # Another run has just published it, or the draft may have counted for nothing before the put ended.
+                continue
+            other = whole_point(repository, *point.key) if yields else None
+            if other is not None and other not in put:
+                return other
+            replaces = not yields or bool(put) or _exists(repository, point)
+            if began.elapsed() >= _FRESH:
+                continue  # the lookups took too long: look at the draft again
+            before_visible()
+            put.append(point)
+            if repository.publish(point, replaces) and looked.elapsed() < STEADY:
+                if repository.watch is not None:
+                    repository.watch.published(point)
+                return point
+            # Another run has just published it, or the draft may have counted for nothing before the put ended.
 
 
 def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Collection[str]) -> bool:
@@ -211,18 +213,20 @@ def _settled(repository: Repository, before: RestorePoint, after: RestorePoint, 
     are whole. A manifest that stands needs no draft: a collector sees the manifest, or this run sees the list of the
     collector.
     """
-    put = after
-    for _attempt in range(_ATTEMPTS):
+    put, attempts = after, _ATTEMPTS
+    while attempts:
         if not stands(repository, put) or _removed_again(repository, put, records):
             return False
         if not _lacks(repository, put):
             return put == after
+        looked = leases.moment()
         other = with_whole_maps(repository, before)
         if other is None:
             _withdraw(repository, put)
             return False
         repository.publish(other)
         put = other
+        attempts -= looked.elapsed() < STEADY  # a manifest that appeared late needs another look
     return False  # its objects exist but are condemned; a collector that sees the manifest reprieves them
 
 
