@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import typing as t
 from xml.etree import ElementTree
@@ -89,12 +90,26 @@ def obstacles(domain: Domain) -> list[str]:
         return found + (["snapshots"] if domain.api.snapshotNum() else [])
 
 
+@contextlib.contextmanager
+def ending(domain: Domain, action: str) -> t.Iterator[None]:
+    """Raise HypervisorError for an error of libvirt in the block, unless the domain does not run any more.
+
+    A guest can power off at any moment, also while libvirt waits for the answer of its agent.
+    """
+    with explained(action):
+        try:
+            yield
+        except libvirt.libvirtError:
+            if domain.exists and domain.api.isActive():
+                raise
+
+
 def shut_down(domain: Domain, within: float, watch: t.Callable[[], None]) -> None:
     """Ask the guest to shut down and wait for it.
 
     Raises HypervisorError if the domain still runs after ``within`` seconds, or the exception of ``watch``.
     """
-    with explained(f"shut down {domain.name}"):
+    with ending(domain, f"shut down {domain.name}"):
         domain.api.shutdown()
         deadline = time.monotonic() + within
         while domain.api.isActive():
@@ -121,6 +136,5 @@ def start(domain: Domain) -> None:
 
 def stop(domain: Domain) -> None:
     """Power off a domain, if it runs. Raises HypervisorError."""
-    with explained(f"stop {domain.name}"):
-        if domain.api.isActive():
-            domain.api.destroy()
+    with ending(domain, f"stop {domain.name}"):
+        domain.api.destroy()

@@ -11,6 +11,7 @@ import typing as t
 from ...errors import Refused
 from ...hypervisor import backup_job, leftovers
 from ...hypervisor.connection import Domain, explained, libvirt
+from ...hypervisor.definition import ending
 from ...hypervisor.domain import DomainFacts, read_domain
 from ...repository.format import names
 
@@ -59,7 +60,7 @@ def started(domain: Domain, wanted: bool) -> t.Iterator[None]:
     try:
         yield
     finally:
-        with explained(f"shut off {domain.name} again"):
+        with ending(domain, f"shut off {domain.name} again"):
             # A domain that was resumed is in use by another program or a person.
-            if domain.api.isActive() and domain.api.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
+            if domain.api.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
                 domain.api.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
