@@ -260,7 +260,7 @@ ORDER = (
     Mutation(
         "an announcement of what is needed stays",
         "repository/sharing/collector.py",
-        "condemned.reprieve(self._repository, name), found.idle)",
+        "condemned.reprieve(self._repository, name), plan.idle)",
         "condemned.reprieve(self._repository, name), ())",
         (
             "unit/repository/sharing/test_collector.py::test_the_announcement_of_a_needed_object_is_withdrawn_and_others_keep_their_time",
@@ -289,7 +289,7 @@ ORDER = (
 RULES = (
     Mutation(
         "rules may leave nothing",
-        "operations/upkeep/retention.py",
+        "operations/upkeep/retention_plan.py",
         "        if goes and not stays and not request.allow_empty:\n",
         "        if False:\n",
         (
@@ -305,9 +305,9 @@ RULES = (
     ),
     Mutation(
         "space is reclaimed while a manifest is damaged",
-        "operations/upkeep/retention.py",
-        "        return self._request.collect and not self._unreadable\n",
-        "        return self._request.collect\n",
+        "operations/upkeep/retention_plan.py",
+        "request.collect and not unreadable)",
+        "request.collect)",
         ("unit/repository/sharing/test_collector.py::test_while_a_manifest_is_damaged_nothing_is_reclaimed",),
     ),
     Mutation(
@@ -901,8 +901,8 @@ FULL = (
     Mutation(
         "what could not be announced is deleted",
         "repository/sharing/collector.py",
-        "if name not in left})\n",
-        "})\n",
+        "if name not in left}\n",
+        "}\n",
         ("unit/repository/sharing/test_collector.py",),
     ),
 )
@@ -1013,8 +1013,8 @@ HOLDS = (
     ),
     Mutation(
         "retention does not say who holds a point",
-        "operations/upkeep/retention.py",
-        "*holds.reasons(self._held.get(verdict.point.key, ()))",
+        "operations/upkeep/retention_plan.py",
+        "*holds.reasons(held.get(point.key, ()))",
         "",
         (
             "unit/repository/sharing/test_holds.py::test_a_held_point_survives_retention_which_says_why_until_it_is_released",
@@ -1022,8 +1022,8 @@ HOLDS = (
     ),
     Mutation(
         "space is reclaimed although a hold cannot be read",
-        "operations/upkeep/retention.py",
-        "for each in self._holds if each.why_unreadable is not None}",
+        "operations/upkeep/retention_plan.py",
+        "for each in facts.holds if each.why_unreadable is not None}",
         "for each in ()}",
         ("unit/repository/sharing/test_holds.py::test_a_damaged_hold_keeps_its_point_and_frees_nothing",),
     ),

@@ -32,7 +32,6 @@ from _cbt.errors import CbtError, DamagedObject, ObjectMissing, Refused
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.upkeep import retention as retaining
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
-from _cbt.operations.upkeep.retention_rules import Verdict
 from _cbt.repository.dedup import index
 from _cbt.repository.format import manifests, names, packs
 from _cbt.repository.format.manifests import Key, RestorePoint
@@ -372,7 +371,7 @@ class Storm:
         with self._lease(repository, "retention") as lease:
             made = self._any(repository)
             with self._asked(made.key, removes=True) as asked:
-                asked.done = not retaining._remove(lease, Verdict(made, ())).kept
+                asked.done = not retaining._remove(lease, made)
 
     def _undelete(self, repository: Repository) -> None:
         removed = sorted({names.parsed(name).point for name in self.store.objects if name.startswith("trash/")})  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ import pytest
 from samples import point
 
 from _cbt.errors import Refused
-from _cbt.operations.upkeep.retention import RetentionRequest, decide_all
+from _cbt.operations.upkeep.retention_plan import RetentionRequest, decide_all
 from _cbt.operations.upkeep.retention_rules import Rules
 
 NOW = datetime.datetime(2026, 7, 1, tzinfo=datetime.UTC)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import random
 import time
+import types
+from typing import Any
 
 import pytest
+import soaks
 from histories import BLOCKS, History
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from samples import UUID, point_id
 from stores_for_tests import with_bit_flipped
 
 from _cbt.errors import Refused, StorageFull
+from _cbt.operations.upkeep import retention as retaining
 from _cbt.operations.upkeep.retention import RetentionRequest, RetentionResult, retention
 from _cbt.operations.upkeep.retention_rules import Rules
 from _cbt.repository.dedup import dedup
 from _cbt.repository.format import names
 from _cbt.repository.records import damage
 from _cbt.repository.records.damage import PackDamage
-from _cbt.repository.sharing import condemned, publishing
+from _cbt.repository.sharing import condemned, holding, leases, publishing
 from _cbt.repository.stores.base import Foreign
 
 
@@ -246,3 +253,87 @@ def test_a_foreign_file_is_named_once_kept_and_stops_nothing(name: str, history:
     assert history.store.objects[name] == b"somebody's"
     found = history.fresh().points_of().points[0]
     assert publishing.missing(history.repository, found) == set(), "a backup can be published"
+
+
+NIGHTS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "last": st.sampled_from([1, 2, 3, -1]),
+            "grace": st.sampled_from([0, 50, 10 * (leases.LAPSE + leases.ASTRAY)]),
+            "back": st.booleans(),
+            "collect": st.booleans(),
+            "compact_below": st.sampled_from([None, 60]),
+            "use": st.sampled_from(["", "hold", "lock", "lock pack", "backup"]),
+        }
+    ),
+    min_size=2,
+    max_size=4,
+)
+
+
+def _used(history: History, use: str, chance: random.Random) -> None:
+    """Something happens to the repository, long before the next run."""
+    taken = chance.choice(history.fresh().points_of().points)
+    later = history.store.clock + 2 * leases.LAPSE + leases.ASTRAY
+    if use == "hold":
+        holding.hold(history.fresh(), taken, "test")
+    elif use == "lock":
+        history.store.locks[names.manifest(*taken.key)] = later + 1000
+    elif use == "lock pack":
+        history.store.locks[chance.choice(sorted(packs(history)))] = later + 1000
+    elif use == "backup":
+        history.disk.write(chance.randrange(1, BLOCKS), chance.randint(1, 9))
+        history.backup()
+
+
+def _told(result: RetentionResult, exactly: bool) -> object:
+    """What a run says, but for times. Only without compaction can check mode tell ``exactly`` what is condemned and deleted."""
+    return (
+        [(verdict.point.key, verdict.rules) for verdict in result.verdicts],
+        [each.key for each in result.undeleted],
+        sorted(each.point.key for each in result.trash),
+        result.damaged,
+        result.compacted and result.compacted.packs,
+        result.collected if exactly else result.collected is not None,
+    )
+
+
+def _outcome(history: History, check_only: bool, request: dict[str, Any]) -> RetentionResult | str:
+    """What a run says, or why it refuses."""
+    try:
+        return run(history, check_only, **request)
+    except Refused as error:
+        return str(error)
+
+
+@settings(max_examples=soaks.examples(0.2))
+@given(NIGHTS, st.randoms(use_true_random=False))
+def test_what_check_mode_predicts_is_what_the_run_does(nights: list[dict[str, Any]], chance: random.Random) -> None:
+    history = History()
+    for number in range(4):
+        for block in range(number, BLOCKS, number + 1):
+            history.disk.write(block, 1000 * number + block + 1)
+        history.backup()
+    history.store.clock = time.time()  # after the points
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retaining, "time", types.SimpleNamespace(time=lambda: history.store.clock))
+        for night in nights:
+            _used(history, night["use"], chance)
+            history.store.clock += 2 * leases.LAPSE + leases.ASTRAY
+            recoverable = run(history, check_only=True, collect=False, rules=None).trash
+            request = {
+                "rules": Rules(last=night["last"]),
+                "undelete": tuple(each.point.id for each in recoverable[:1] if night["back"]),
+                **{key: night[key] for key in ("grace", "collect", "compact_below")},
+                "confirm_shrink": True,
+            }
+            before = dict(history.store.objects)
+            predicted = _outcome(history, True, request)
+            assert history.store.objects == before, "check mode changes nothing"
+            done = _outcome(history, False, request)
+            if isinstance(predicted, str) or isinstance(done, str):
+                assert predicted == done
+                continue
+            exactly = night["compact_below"] is None or not (predicted.compacted and predicted.compacted.packs)
+            assert _told(predicted, exactly) == _told(done, exactly)
+            assert whole(history)

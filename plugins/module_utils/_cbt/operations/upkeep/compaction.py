@@ -196,18 +196,20 @@ class Candidates:
     """The packs in which less than ``below`` percent of the blocks are live.
 
     Blocks that points in the trash name count as live but are not moved. The points in ``without`` are treated as
-    removed. Packs that ``held`` points name are not emptied, because none of their blocks can be deleted.
+    removed, those in ``back`` as brought back. Packs that ``held`` points name are not emptied, because none of their
+    blocks can be deleted.
     """
 
     below: int
     trashed: t.Sequence[RestorePoint] = ()
     without: t.Collection[Key] = ()
     held: t.Sequence[RestorePoint] = ()
+    back: t.Sequence[RestorePoint] = ()
 
     def find(self, repository: Repository, control: Control) -> t.Iterator[CompactionStep]:
         """Yield the candidates, one part of the packs at a time. Raises RepositoryError."""
         for chosen in _choices(sum(1 for _name in repository.store.list(names.PACKS))):
-            points = [each for each in repository.points_of().points if each.key not in self.without]
+            points = [each for each in (*repository.points_of().points, *self.back) if each.key not in self.without]
             live = live_blocks(_maps(repository, points, control), chosen)
             recoverable = live_blocks(_maps(repository, self.trashed, control), live.__contains__)
             apart = {

@@ -7,52 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import itertools
 import time
 import typing as t
 
 from ...control import Control
-from ...errors import Held, ObjectMissing, Refused, RepositoryError, StorageFull, check_range
+from ...errors import Held, Refused, RepositoryError, StorageFull
 from ...repository.dedup import dedup
-from ...repository.format import manifests, names
+from ...repository.format import names
 from ...repository.format.manifests import Key, RestorePoint
 from ...repository.repository import Repository
-from ...repository.selecting import of_domain
 from ...repository.sharing import holds, leases, publishing, trash
-from ...repository.sharing.collector import Collected, Collector
+from ...repository.sharing.collector import Collected, Collector, is_locked
 from ...repository.sharing.leases import ASTRAY, LAPSE, Lease
 from ...repository.sharing.trash import Removed
 from ...repository.stores import reserve
 from . import compaction
 from .compaction import Candidates, Compacted
-from .retention_rules import Rules, Verdict, decide
+from .retention_plan import RetentionFacts, RetentionPlan, RetentionRequest, make_plan
+from .retention_rules import Verdict
 
 __all__ = ["RestorePoint", "RetentionRequest", "RetentionResult", "retention"]
-
-GRACE = 86400.0
-
-
-@dataclasses.dataclass(frozen=True)
-class RetentionRequest:
-    """A request; module cbt_retention documents the options.
-
-    If ``rules`` is None, nothing is removed. ``grace`` is in seconds. ``compact_below`` is in percent, or None for no
-    compaction.
-    """
-
-    rules: Rules | None = None
-    domain: str | None = None
-    undelete: tuple[str, ...] = ()
-    grace: float = GRACE
-    allow_empty: bool = False
-    collect: bool = True
-    confirm_shrink: bool = False
-    compact_below: int | None = None
-
-    def __post_init__(self) -> None:
-        check_range("grace", self.grace, "a number of seconds, or 0 for none", 0)
-        check_range("compact_below", self.compact_below, "a percentage from 1 to 100", 1, 100)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,50 +63,6 @@ class RetentionResult:
         return bool(self.removed or self.undeleted or compacted or collected)
 
 
-def decide_all(
-    found: t.Sequence[RestorePoint], request: RetentionRequest, now: datetime.datetime, back: t.Collection[Key] = ()
-) -> list[Verdict]:
-    """Return a verdict on each restore point, oldest first, by domain. Pure.
-
-    ``back`` are points just brought back; they stay. Unless that is allowed, raises Refused if points would be removed
-    and no rule is given, or no point of the domain is kept. A point kept only because it is dated in the future does
-    not count.
-    """
-    if request.rules is None:
-        return []
-    verdicts: list[Verdict] = []
-    for _uuid, group in itertools.groupby(sorted(found, key=lambda point: point.uuid), key=lambda point: point.uuid):
-        decided = [
-            Verdict(each.point, ("undelete",)) if each.point.key in back else each
-            for each in decide(list(group), request.rules, now)
-        ]
-        goes = not all(verdict.kept for verdict in decided)
-        stays = request.rules.given and any(verdict.kept and verdict.rules != ("future",) for verdict in decided)
-        if goes and not stays and not request.allow_empty:
-            name = decided[-1].point.domain
-            raise Refused(
-                f"The rules would keep no restore point of {name}. Add a rule, keep_last: 1 for one, or set allow_empty: true."
-            )
-        verdicts += decided
-    return verdicts
-
-
-def _wanted_back(removed: t.Sequence[Removed], existing: t.Collection[Key], wanted: t.Sequence[str]) -> list[Removed]:
-    """Return the newest entry of each wanted point that does not exist.
-
-    Raises Refused if a wanted point neither exists nor is in the trash.
-    """
-    latest = {each.point.key: each for each in removed}
-    known = {point_id for _uuid, point_id in (*latest, *existing)}
-    missing = [each for each in wanted if each not in known]
-    if missing:
-        raise Refused(
-            f"Restore point {missing[0]} cannot be brought back: it is not in the trash. Its grace period is over, or it never existed;"
-            f" the trash contains {', '.join(sorted(each for _uuid, each in latest)) or 'nothing'}."
-        )
-    return [each for key, each in latest.items() if each.point.id in wanted and key not in existing]
-
-
 def _gone(removed: t.Iterable[Removed], existing: t.Iterable[RestorePoint]) -> list[Removed]:
     there = {point.key for point in existing}
     return [each for each in removed if each.point.key not in there]
@@ -144,24 +74,23 @@ def _too_late(point: RestorePoint) -> Refused:
     )
 
 
-def _remove(lease: Lease, verdict: Verdict) -> Verdict:
-    """Remove a restore point; returns the verdict. A point that is held stays.
+def _remove(lease: Lease, point: RestorePoint) -> tuple[str, ...]:
+    """Remove a restore point; returns the reasons why it stays. A point that is held stays.
 
     A hold that was written after the first check, but before the manifest was deleted, is found by a second check. The
     manifest is then put back.
     """
-    repository, point = lease.repository, verdict.point
     try:
-        trash.remove(repository, point)
+        trash.remove(lease.repository, point)
     except Held as held:
-        return Verdict(point, held.reasons)
-    late = holds.of(repository, point.key)
+        return held.reasons
+    late = holds.of(lease.repository, point.key)
     try:
         if late and _put_back(lease, next((each.point for each in late if each.point is not None), point)):
-            return Verdict(point, holds.reasons(late))
+            return holds.reasons(late)
     except StorageFull as error:
         raise _not_back(point, late) from error
-    return verdict
+    return ()
 
 
 def _not_back(point: RestorePoint, late: t.Sequence[holds.Hold]) -> RepositoryError:
@@ -209,141 +138,103 @@ def _bring_back(
     return point
 
 
+def _report(plan: RetentionPlan, control: Control) -> None:
+    """Report what was decided, and why."""
+    for each in plan.verdicts:
+        control.note(
+            "keep" if each.kept else "remove",
+            point=each.point.id,
+            domain=each.point.domain,
+            reason=", ".join(each.rules) or "no rule keeps it",
+        )
+
+
 class _Retention:
-    """One run; check mode and a real run share the decision."""
+    """One run: makes the plan, then carries it out or prints it."""
 
-    def __init__(self, repository: Repository, request: RetentionRequest, control: Control) -> None:
+    def __init__(
+        self, repository: Repository, request: RetentionRequest, control: Control, clock: t.Callable[[], float]
+    ) -> None:
         self._repository, self._request, self._control = repository, request, control
-        self._listing = repository.points_of()
-        self._holds = holds.listed(repository)
-        self._held: dict[Key, list[holds.Hold]] = {}
-        for each in self._holds:
-            self._held.setdefault(each.key, []).append(each)
-        self._stayed: dict[Key, Verdict] = {}
-        self._removed = (
-            [each for each in trash.removed(repository) if self._meant(each.point)] if request.undelete else []
+        found = RetentionFacts(
+            repository.points_of(),
+            holds.listed(repository),
+            trash.removed(repository) if request.undelete else (),
+            clock(),
         )
-        self._back = _wanted_back(
-            self._removed, {point.key for point in self._listing.points if self._meant(point)}, request.undelete
-        )
+        # Each question to the store is a request, so it concerns only points that no rule or hold keeps.
+        going = [each.key for each in make_plan(found, request).going]
+        locked = {key for key in going if is_locked(repository.store, found.now, names.manifest(*key))}
+        self._facts = dataclasses.replace(found, locked=locked)
+        self._plan = make_plan(self._facts, request)
+        self._stayed: dict[Key, tuple[str, ...]] = {}
+        _report(self._plan, control)
 
-    def _meant(self, point: RestorePoint) -> bool:
-        return self._request.domain in (None, point.uuid, point.domain)
-
-    def decide(self, now: float) -> list[Verdict]:
-        """Return a verdict for each point, including those brought back.
-
-        Points that are held or locked are kept regardless of the rules.
-        """
-        found = manifests.ordered([*self._listing.points, *(each.point for each in self._back)])
-        if self._request.domain is not None:
-            found = of_domain(found, self._request.domain)
-        moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
-        decided = decide_all(
-            found, self._request, moment, [point.key for point in found if point.id in self._request.undelete]
-        )
-        verdicts = [self._kept_anyway(verdict, now) for verdict in decided]
-        for each in verdicts:
-            self._control.note(
-                "keep" if each.kept else "remove",
-                point=each.point.id,
-                domain=each.point.domain,
-                reason=", ".join(each.rules) or "no rule keeps it",
-            )
-        return verdicts
-
-    def _kept_anyway(self, verdict: Verdict, now: float) -> Verdict:
-        reasons = (*verdict.rules, *holds.reasons(self._held.get(verdict.point.key, ())))
-        return Verdict(verdict.point, reasons or (("locked",) if self._locked(verdict.point, now) else ()))
-
-    def _locked(self, point: RestorePoint, now: float) -> bool:
-        """Return True if the store does not yet permit the removal of a point."""
-        try:
-            until = self._repository.store.locked_until(names.manifest(point.uuid, point.id))
-        except ObjectMissing:
-            return False  # it will be brought back, or another run has just removed it
-        return until is not None and until > now
-
-    def predict(self) -> RetentionResult:
-        """Return what ``carry_out`` would do. Raises Refused and RepositoryError as it does."""
-        now = time.time()  # the clock of the store can only be read by writing
-        verdicts = self.decide(now)
-        gone = [verdict.point for verdict in verdicts if not verdict.kept]
-        back = [each.point for each in self._back]
+    def printed(self) -> RetentionResult:
+        """Return the plan as a result. Raises Refused and RepositoryError as ``carry_out`` does."""
+        plan, now, back = self._plan, self._facts.now, [each.point for each in self._plan.back]
         for point in back:
             if publishing.missing(self._repository, point):
                 raise _too_late(point)
-        collector = Collector(self._repository, now, self._request.grace, self._control)
-        collected = (
-            collector.predict(self._request.confirm_shrink, {point.key for point in gone}, back)
-            if self._collects
-            else None
-        )
-        since = now - self._request.grace if self._collects else 0.0
-        left = _gone(trash.removed(self._repository, since), [*self._listing.points, *back])
-        after = [*left, *(Removed(point, "", now) for point in gone)]
-        compacted = (
-            compaction.predict(self._repository, self._candidates(after, now, {point.key for point in gone}))
-            if self._compacts
-            else None
-        )
-        return self._result(
-            verdicts,
-            compacted,
-            collected,
-            [each for each in after if collected is None or now - each.at < self._request.grace],
-        )
+        gone = {point.key for point in plan.going}
+        collected = None
+        if plan.collects:
+            collector = Collector(self._repository, now, self._request.grace, self._control)
+            collected = collector.printed(collector.plan(self._request.confirm_shrink, gone, back))
+        left = _gone(trash.removed(self._repository, self._since(now)), [*self._facts.listing.points, *back])
+        if self._request.grace > 0 or not plan.collects:
+            left += [Removed(point, "", now) for point in plan.going]
+        compacted = compaction.predict(self._repository, self._candidates(left, gone, back)) if self._compacts else None
+        return self._result(compacted, collected, left)
 
     def carry_out(self, lease: Lease) -> RetentionResult:
         """Bring back, remove, and reclaim, in this order."""
-        now = lease.now()
-        verdicts = self.decide(now)
-        for each in self._back:
-            _bring_back(self._repository, lease, each, self._removed)
+        for each in self._plan.back:
+            _bring_back(self._repository, lease, each, self._facts.removed)
             self._control.note("brought_back", point=each.point.id, domain=each.point.domain)
-        left = self._remove(lease, [verdict for verdict in verdicts if not verdict.kept])
+        left = self._remove(lease, self._plan.going)
         # Compact before collecting, so that emptied packs are condemned immediately.
         compacted = self._compact(lease) if self._compacts else None
         collected = self._collect(lease, left)
         # Entries that are locked stay in the trash after their grace period; these are not reported.
-        since = lease.now() - self._request.grace if collected is not None else 0.0
-        trashed = _gone(trash.removed(self._repository, since), self._repository.points_of().points)
-        return self._result(
-            [self._stayed.get(verdict.point.key, verdict) for verdict in verdicts], compacted, collected, trashed
-        )
+        removed = trash.removed(self._repository, self._since(lease.now()))
+        return self._result(compacted, collected, _gone(removed, self._repository.points_of().points))
 
-    def _remove(self, lease: Lease, going: t.Sequence[Verdict]) -> t.Sequence[Verdict]:
+    def _since(self, now: float) -> float:
+        """Return the time after which a removed point can be brought back, by the clock of the store."""
+        return now - self._request.grace if self._plan.collects else 0.0
+
+    def _remove(self, lease: Lease, going: t.Sequence[RestorePoint]) -> t.Sequence[RestorePoint]:
         """Remove restore points; returns those left because the store has no space.
 
         Points that are held stay.
         """
         self._repository.store.spare = reserve.FOR_COLLECTING
-        for number, verdict in enumerate(going):
+        for number, point in enumerate(going):
             try:
-                self._stayed[verdict.point.key] = became = _remove(lease, verdict)
-                reason = {"reason": ", ".join(became.rules)} if became.kept else {}
-                self._control.note("stayed" if became.kept else "removed", point=became.point.id, **reason)
+                self._stayed[point.key] = reasons = _remove(lease, point)
+                why = {"reason": ", ".join(reasons)} if reasons else {}
+                self._control.note("stayed" if reasons else "removed", point=point.id, **why)
             except StorageFull:
                 return going[number:]
         return ()
 
     def _compact(self, lease: Lease) -> Compacted:
         """Compact; if the store has no space for new packs, leave it to a later run."""
-        now = lease.now()
-        candidates = self._candidates(trash.removed(self._repository, now - self._request.grace), now)
+        candidates = self._candidates(trash.removed(self._repository, self._since(lease.now())))
         with contextlib.suppress(StorageFull), self._control.phase("compacting") as result:
             compacted = compaction.compact(lease, candidates, control=self._control)
             result.update(dataclasses.asdict(compacted))
             return compacted
         return Compacted()
 
-    def _collect(self, lease: Lease, left: t.Sequence[Verdict]) -> Collected | None:
+    def _collect(self, lease: Lease, left: t.Sequence[RestorePoint]) -> Collected | None:
         """Reclaim space, in rounds if the store is full.
 
         The space that a round frees is used to remove the points that are ``left``, and to condemn further objects.
         """
         collected: Collected | None = None
-        while self._collects:
+        while self._plan.collects:
             collector = Collector(self._repository, lease.now(), self._request.grace, self._control)
             done = collector.collect(lease, self._request.confirm_shrink)
             collected = done.after(collected)
@@ -370,40 +261,29 @@ class _Retention:
         )
 
     @property
-    def _collects(self) -> bool:
-        return self._request.collect and not self._unreadable
-
-    @property
-    def _unreadable(self) -> t.Mapping[str, str]:
-        """Return unreadable manifests and holds, with the cause.
-
-        While there are any, the objects that restore points need are not known.
-        """
-        return {
-            **self._listing.damaged,
-            **{each.name: each.why_unreadable for each in self._holds if each.why_unreadable is not None},
-        }
-
-    @property
     def _compacts(self) -> bool:
-        return self._request.compact_below is not None and self._collects
+        return self._request.compact_below is not None and self._plan.collects
 
-    def _candidates(self, removed: t.Iterable[Removed], now: float, without: t.Collection[Key] = ()) -> Candidates:
-        """Return the candidates for compaction, given the contents of the trash."""
-        recoverable = [each.point for each in removed if now - each.at < self._request.grace]
-        held = [each.point for each in self._holds if each.point is not None]
-        return Candidates(self._request.compact_below or 0, recoverable, without, held)
+    def _candidates(
+        self, recoverable: t.Iterable[Removed], without: t.Collection[Key] = (), back: t.Sequence[RestorePoint] = ()
+    ) -> Candidates:
+        """Return the candidates for compaction, given what can be brought back."""
+        held = [each.point for each in self._facts.holds if each.point is not None]
+        trashed = [each.point for each in recoverable]
+        return Candidates(self._request.compact_below or 0, trashed, without, held, back)
 
     def _result(
-        self,
-        verdicts: t.Sequence[Verdict],
-        compacted: Compacted | None,
-        collected: Collected | None,
-        left: t.Sequence[Removed],
+        self, compacted: Compacted | None, collected: Collected | None, left: t.Sequence[Removed]
     ) -> RetentionResult:
-        back = tuple(each.point for each in self._back)
+        plan = self._plan
         return RetentionResult(
-            tuple(verdicts), back, compacted, collected, tuple(left), self._unreadable, self._repository.store.was_full
+            tuple(Verdict(each.point, self._stayed.get(each.point.key, each.rules)) for each in plan.verdicts),
+            tuple(each.point for each in plan.back),
+            compacted,
+            collected,
+            tuple(left),
+            plan.unreadable,
+            self._repository.store.was_full,
         )
 
 
@@ -419,12 +299,13 @@ def retention(
     """
     control = control or Control()
     if check_only:
-        return _Retention(repository, request, control).predict()
+        # The clock of the store can only be read by writing.
+        return _Retention(repository, request, control, time.time).printed()
     store = repository.store
     store.spare = 0
     try:
         with leases.held(repository, "retention") as lease:
-            return _Retention(repository, request, control).carry_out(lease)
+            return _Retention(repository, request, control, lease.now).carry_out(lease)
     finally:
         store.spare = None
         store.keep_reserve()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import typing as t
 
 from ...control import Control
@@ -20,7 +21,7 @@ from ..format import envelope, names
 from ..format.manifests import Key, RestorePoint
 from ..repository import Repository
 from ..stores import reserve
-from ..stores.base import Entry
+from ..stores.base import Entry, Store
 from . import condemned, leases, removals
 from .leases import ASTRAY, LAPSE, Lease
 from .survey import Survey, expired, survey, unneeded
@@ -50,35 +51,37 @@ class Collected:
         """Return this collection and those before it as one."""
         if before is None:
             return self
-        counts = (
-            before.condemned + self.condemned,
-            before.deleted + self.deleted,
-            before.reclaimed_bytes + self.reclaimed_bytes,
+        return dataclasses.replace(
+            self,
+            condemned=before.condemned + self.condemned,
+            deleted=before.deleted + self.deleted,
+            reclaimed_bytes=before.reclaimed_bytes + self.reclaimed_bytes,
         )
-        return Collected(*counts, self.foreign, self.unannounced)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sorted:
-    """Objects that nothing needs, and objects to reprieve.
+class CollectionPlan:
+    """Objects that nothing needs, and objects to reprieve, given what is ``needed``.
 
     ``fresh`` objects are not condemned yet. The grace period of ``due`` objects is over; their bytes are given.
     ``idle`` objects are condemned although they are needed again, gone, or possibly those of a running session.
     """
 
+    needed: Survey
     fresh: tuple[str, ...]
     due: t.Mapping[str, int]
     idle: tuple[str, ...]
 
 
-def _sort(
+def make_plan(
+    needed: Survey,
     objects: t.Iterable[Entry],
     announced: t.Mapping[str, float],
     spared_from: float,
     now: float,
     grace: float,
-) -> _Sorted:
-    """Sort objects that nothing needs. Pure.
+) -> CollectionPlan:
+    """Sort ``objects`` that nothing needs. Pure.
 
     ``spared_from`` is the start of the longest-running session. An object stored since then may belong to it without
     being named yet. This holds for objects condemned while the lease seemed to have lapsed, too: they are reprieved.
@@ -96,7 +99,15 @@ def _sort(
             fresh.append(each.name)
         if now - since >= grace:
             due[each.name] = each.size
-    return _Sorted(tuple(fresh), due, tuple(name for name in announced if name not in rightly))
+    return CollectionPlan(needed, tuple(fresh), due, tuple(name for name in announced if name not in rightly))
+
+
+def is_locked(store: Store, now: float, name: str) -> bool:
+    """Return True if the store does not yet permit the deletion of an object."""
+    with contextlib.suppress(ObjectMissing):
+        until = store.locked_until(name)
+        return until is not None and until > now
+    return False
 
 
 class Collector:
@@ -106,25 +117,33 @@ class Collector:
         self._repository, self._store = repository, repository.store
         self._now, self._grace, self._control = now, grace, control or Control()
 
-    def predict(
+    def plan(
         self, confirm_shrink: bool = False, without: t.Collection[Key] = (), back: t.Collection[RestorePoint] = ()
-    ) -> Collected:
-        """Return what ``collect`` would do now. Changes nothing.
+    ) -> CollectionPlan:
+        """Decide what to condemn, delete and reprieve. Changes nothing.
 
-        ``without`` are points to regard as just removed, ``back`` as just brought back. Raises as ``collect`` does.
+        ``without`` are points to regard as just removed, ``back`` as just brought back. Raises Refused if at most half
+        as many restore points are found as the last time, unless ``confirm_shrink``; RepositoryError if anything cannot
+        be listed or read.
         """
         needed = survey(self._repository, self._now, self._grace, without, back)
         self._refuse_shrunk(needed, confirm_shrink)
-        found = self._sorted(needed)
-        locked = map_all(self._locked, found.due)
-        due = [size for size, stays in zip(found.due.values(), locked) if not stays]
-        return Collected(len(found.fresh), len(due), sum(due), self._foreign)
+        alive = [holder.since for holder in leases.lease_holders(self._repository) if not holder.lapsed(self._now)]
+        listed = (entry for folder in (names.PACKS, names.POINTS) for entry in self._store.entries(folder))
+        objects = unneeded(needed, self._repository, listed)
+        announced = condemned.announced(self._repository)
+        return make_plan(needed, objects, announced, min([*alive, self._now]), self._now, self._grace)
+
+    def printed(self, plan: CollectionPlan) -> Collected:
+        """Return a plan as a result. Objects that the store locks are not deleted."""
+        locked = map_all(functools.partial(is_locked, self._store, self._now), plan.due)
+        due = [size for size, stays in zip(plan.due.values(), locked) if not stays]
+        return Collected(len(plan.fresh), len(due), sum(due), self._foreign)
 
     def collect(self, lease: Lease, confirm_shrink: bool = False) -> Collected:
         """Condemn unneeded objects, and delete those that were condemned long enough ago.
 
-        Raises Refused if at most half as many restore points are found as the last time, unless ``confirm_shrink``;
-        RepositoryError if anything cannot be listed or read. Then nothing needed was deleted, and the next run
+        Raises Refused and RepositoryError as ``plan`` does. Then nothing needed was deleted, and the next run
         continues. If the store is full, as much is condemned and deleted as there is room for.
         """
         with self._control.phase("collecting") as result:
@@ -139,18 +158,16 @@ class Collector:
 
     def _collect(self, lease: Lease, confirm_shrink: bool) -> Collected:
         self._store.spare = reserve.FOR_DELETING
-        first = self._survey()
-        self._refuse_shrunk(first, confirm_shrink)
-        found = self._sorted(first)
-        left = self._announce(found.fresh)
-        found = dataclasses.replace(found, due={name: size for name, size in found.due.items() if name not in left})
+        plan = self.plan(confirm_shrink)
+        left = self._announce(plan.fresh)
+        due = {name: size for name, size in plan.due.items() if name not in left}
         self._store.spare = 0
-        deleted = self._delete(found, lease) if found.fresh or found.due else {}
-        for _done in map_all(lambda name: condemned.reprieve(self._repository, name), found.idle):
+        deleted = self._delete(dataclasses.replace(plan, due=due), lease) if plan.fresh or due else {}
+        for _done in map_all(lambda name: condemned.reprieve(self._repository, name), plan.idle):
             pass
-        self._record(first)
-        self._tidy(first)
-        return Collected(len(found.fresh) - len(left), len(deleted), sum(deleted.values()), self._foreign, len(left))
+        self._record(plan.needed)
+        self._tidy(plan.needed)
+        return Collected(len(plan.fresh) - len(left), len(deleted), sum(deleted.values()), self._foreign, len(left))
 
     def _announce(self, fresh: t.Sequence[str]) -> set[str]:
         """Condemn objects. Returns those for whose entries there is no room."""
@@ -171,25 +188,15 @@ class Collector:
     def _foreign(self) -> tuple[str, ...]:
         return tuple(self._store.foreign.words())
 
-    def _survey(self) -> Survey:
-        return survey(self._repository, self._now, self._grace)
-
-    def _sorted(self, needed: Survey) -> _Sorted:
-        alive = [holder.since for holder in leases.lease_holders(self._repository) if not holder.lapsed(self._now)]
-        listed = (entry for folder in (names.PACKS, names.POINTS) for entry in self._store.entries(folder))
-        objects = unneeded(needed, self._repository, listed)
-        announced = condemned.announced(self._repository)
-        return _sort(objects, announced, min([*alive, self._now]), self._now, self._grace)
-
-    def _delete(self, found: _Sorted, lease: Lease) -> dict[str, int]:
+    def _delete(self, plan: CollectionPlan, lease: Lease) -> dict[str, int]:
         """Delete due objects unless a second survey needs them. Returns bytes by name.
 
         The survey sees every writer that did not see the deletion list. Objects that a point names again are reprieved.
         """
         began = leases.moment()
-        lists = condemned.list_for_deletion(self._repository, lease.id, list(found.due))
+        lists = condemned.list_for_deletion(self._repository, lease.id, list(plan.due))
         listed = [name for some in lists.values() for name in some]
-        again = self._survey()
+        again = survey(self._repository, self._now, self._grace)
 
         def delete(name: str) -> bool:
             if again.needs(name) or began.elapsed() >= _FRESH:
@@ -199,11 +206,11 @@ class Collector:
             except ObjectLocked:
                 return False  # a run after the lock ends deletes it
             condemned.reprieve(self._repository, name)
-            self._control.detail("deleted", object=name, bytes=found.due[name])
+            self._control.detail("deleted", object=name, bytes=plan.due[name])
             return True
 
-        gone = {name: found.due[name] for name, done in zip(listed, map_all(delete, listed)) if done}
-        named = [name for name in {*found.fresh, *found.due} if again.needs(name)]
+        gone = {name: plan.due[name] for name, done in zip(listed, map_all(delete, listed)) if done}
+        named = [name for name in {*plan.fresh, *plan.due} if again.needs(name)]
         for name in named:
             self._control.note("pardoned", object=name, reason="a restore point names it again")
         for _done in map_all(lambda name: condemned.reprieve(self._repository, name), named):
@@ -250,12 +257,6 @@ class Collector:
         for _done in map_all(self._repository.discard, old):
             pass
 
-    def _locked(self, name: str) -> bool:
-        with contextlib.suppress(ObjectMissing):
-            until = self._store.locked_until(name)
-            return until is not None and until > self._now
-        return False
-
     def _over(self, needed: Survey) -> list[str]:
         """Return the trash entries whose time is over.
 
@@ -264,7 +265,9 @@ class Collector:
         over: list[str] = []
         gone: set[Key] = set()
         entries = [entry for entry in self._store.entries(names.TRASH) if expired(entry, self._now, self._grace)]
-        for entry, locked in zip(entries, map_all(lambda entry: self._locked(entry.name), entries)):
+        for entry, locked in zip(
+            entries, map_all(lambda entry: is_locked(self._store, self._now, entry.name), entries)
+        ):
             taken = names.parsed(entry.name)
             exists = taken is not None and names.manifest(*taken.point) in needed.existing
             if (
