@@ -62,7 +62,7 @@ def backup(
         preparation.check_job(domain, read_domain(domain), request.abort_foreign_job)
         new_point.check(request.options)
         preparation.check_name(domain)
-        transport.servers(session, request.options.transport)  # checked here too, so that check mode reports it
+        servers = transport.servers(session, request.options.transport)
         cleared = (
             [] if check_only else preparation.clear(domain, request.options.scratch_dir, request.abort_foreign_job)
         )
@@ -82,7 +82,7 @@ def backup(
         for name, targets in plan.redefined.items():
             checkpoints.redefine(domain, found.facts, name, targets)
         with leases.held(repository, "backup") as lease:
-            decision = Decision(domain, found, plan, request.options)
+            decision = Decision(domain, found, plan, request.options, servers)
             run = BackupRun(decision, lease, control)
             point = run.carry_out()
         result = result_of(found, plan, run, point, [*cleared, *plan.warnings, *run.warnings])

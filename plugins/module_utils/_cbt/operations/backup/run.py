@@ -32,7 +32,7 @@ from ..point.new_point import Files, NewPoint, StoringOptions
 from ..upkeep.healing import Healed, heal
 from . import frozen_view, spot_check
 from .plan import DIFFERENTIAL, INCREMENTAL, BackupPlan, DiskPlan, Situation
-from .transport import Transport, servers
+from .transport import Transport
 
 TOOL_VERSION = "0.1.0"
 
@@ -51,12 +51,16 @@ class BackupOptions(StoringOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """A plan for one domain, with the facts it is based on and the options."""
+    """A plan for one domain, with the facts it is based on and the options.
+
+    ``servers`` are those that may serve the disks, as in ``transport.servers``.
+    """
 
     domain: Domain
     found: Situation
     plan: BackupPlan
     options: BackupOptions
+    servers: tuple[TcpServer, ...]
 
 
 class BackupRun:
@@ -64,6 +68,7 @@ class BackupRun:
 
     def __init__(self, decision: Decision, lease: Lease, control: Control) -> None:
         self._domain, self._plan, self._options = decision.domain, decision.plan, decision.options
+        self._servers = decision.servers
         self._facts, self._points, self._damages = decision.found.facts, decision.found.points, decision.found.damages
         self._lease, self._repository = lease, lease.repository
         self._control = control
@@ -133,8 +138,7 @@ class BackupRun:
         if not self._facts.active:
             return frozen_view.shut_off(asked, work.folder)
         quiescing = frozen_view.Quiescing(self._options.quiesce, self._options.freeze_mountpoints)
-        tcp = servers(self._domain.session, self._options.transport)
-        return frozen_view.running(asked, work.scratch, quiescing, self._frozen, tcp)
+        return frozen_view.running(asked, work.scratch, quiescing, self._frozen, self._servers)
 
     def _workspace(self) -> t.ContextManager[scratch.Workspace]:
         return scratch.workspace(self._domain, self._facts, self._options.scratch_dir)
