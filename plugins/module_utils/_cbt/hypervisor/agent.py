@@ -68,16 +68,14 @@ def quiesced(
     """Freeze the guest's file systems for the block, and always thaw them afterwards.
 
     ``policy`` is auto (freeze if the agent answers), required or never. ``mountpoints`` limits the freeze to these file
-    systems. Raises Refused if a required freeze is impossible, HypervisorError if it fails or if the guest cannot be
+    systems. Raises HypervisorError if a required freeze fails, which ``require`` foresees, or if the guest cannot be
     thawed.
     """
     result = Quiesce()
-    if policy == "required":
-        require(facts)
-    reason = why_not_quiesced(facts)
+    reason = why_not_quiesced(facts) if policy == "auto" else None
     if policy == "never" or reason is not None:
         # Without an agent's channel no freeze is expected. A note would repeat in every backup and ask for nothing.
-        result.note = reason if policy == "auto" and _configured(facts.xml) and not facts.paused else None
+        result.note = reason if _configured(facts.xml) and not facts.paused else None
         yield result
         return
     frozen = False

@@ -75,7 +75,7 @@ def backup(
         plan = make_plan(found, request.policy)
         _report(plan, control)
         if request.options.quiesce == "required" and found.facts.active and plan.skipped is None:
-            agent.require(found.facts)  # checked here too, so that check mode reports it
+            agent.require(found.facts)
         if check_only or repository is None or plan.skipped is not None:
             return result_of(found, plan, None, None, plan.warnings)
         repository.store.sweep()
