@@ -12,6 +12,7 @@ import pytest
 from lab.hypervisor import Hypervisor
 from trial import MIB, Trial, fresh
 
+from _cbt.control import Control
 from _cbt.operations.upkeep.compaction import Candidates, compact
 from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.format import names
@@ -54,7 +55,7 @@ def test_points_stay_true_and_incrementals_go_on(trial: Trial) -> None:
     repository.store.delete(names.manifest(uuid, first.id))
     before = _stored(trial)
     with leases.held(repository, "compaction") as lease:
-        done = compact(lease, Candidates(80))
+        done = compact(lease, Candidates(80, repository.points_of().points), Control())
     assert (done.packs > 0, done.points) == (True, 2)
     _reclaim(trial)
     # Of the first pack there was no need for what had been overwritten.
@@ -62,6 +63,6 @@ def test_points_stay_true_and_incrementals_go_on(trial: Trial) -> None:
     trial.write()
     after = trial.survives("incremental")
     with leases.held(repository, "compaction") as lease:
-        assert compact(lease, Candidates(10)).packs == 0
+        assert compact(lease, Candidates(10, repository.points_of().points), Control()).packs == 0
     assert {verdict.status for verdict in verify(repository, VerifyRequest(wanted=ALL))[0]} == {"ok"}
     assert after.result.point is not None

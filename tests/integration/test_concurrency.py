@@ -32,6 +32,7 @@ from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from module_process import ModuleProcess, collection_path
 
+from _cbt.control import Control
 from _cbt.operations.backup import run as backup_run
 from _cbt.operations.copy import CopyRequest, copy
 from _cbt.operations.restore.restore import RestoreRequest, restore
@@ -167,7 +168,7 @@ def _settle(repository: Repository, grace: float) -> None:
     for number, compacts in enumerate((True, True, False, False), 1):
         with leases.held(repository, "retention") as lease:
             if compacts:
-                compact(lease, Candidates(100))
+                compact(lease, Candidates(100, repository.points_of().points), Control())
             Collector(repository, lease.now() + number * (3 * LAPSE + ASTRAY + grace), grace).collect(
                 lease, confirm_shrink=True
             )

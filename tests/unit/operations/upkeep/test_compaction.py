@@ -17,7 +17,7 @@ from stores_for_tests import MemoryStore, with_bit_flipped
 from _cbt.control import Control
 from _cbt.errors import DamagedObject, Interrupted, RepositoryError
 from _cbt.operations.upkeep import compaction
-from _cbt.operations.upkeep.compaction import Candidates, Compacted, predict
+from _cbt.operations.upkeep.compaction import Candidates, Compacted
 from _cbt.operations.upkeep.live_blocks import live_blocks, set_ranges, sparse_packs
 from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.format import hooks, names
@@ -51,20 +51,23 @@ def test_a_block_lives_if_any_map_names_it(disks: list[dict[int, tuple[int, int]
         (pack, ordinal) for pack in (0, 2) for ordinal in range(10) if living.get(pack_ref(pack, 10), 0) >> ordinal & 1
     } == named
     share = {pack: 10 * len([place for place in named if place[0] == pack]) for pack in (0, 2)}
-    assert {ref.id for ref in sparse_packs(living, below)} == {
+    assert {ref.id for ref in sparse_packs(living, below, {})} == {
         pack_ref(pack, 10).id for pack, percent in share.items() if 0 < percent < below
     }
 
 
-def compact(
-    repository: Repository, below: int, workers: int | None = None, control: Control | None = None
-) -> Compacted:
+def compact(repository: Repository, below: int, control: Control | None = None) -> Compacted:
     """As retention does it."""
     lease = Lease(repository, "compaction")
     try:
-        return compaction.compact(lease, Candidates(below), workers, control)
+        return compaction.compact(lease, Candidates(below, repository.points_of().points), control or Control())
     finally:
         lease.release()
+
+
+def predict(repository: Repository, below: int) -> Compacted:
+    """As check mode does it."""
+    return compaction.predict(repository, Candidates(below, repository.points_of().points), Control())
 
 
 def forget(history: History, name: str) -> None:
@@ -112,7 +115,7 @@ def history(request: pytest.FixtureRequest) -> History:
 
 def test_a_mostly_dead_pack_is_emptied_and_can_go(history: History) -> None:
     before = stored(history)
-    assert predict(history.fresh(), Candidates(50)).packs == 1
+    assert predict(history.fresh(), 50).packs == 1
     assert compact(history.fresh(), 10) == Compacted()
     done = compact(history.fresh(), 50)
     assert (done.packs, done.points, done.copied_bytes) == (1, 2, 10 * 65536)
@@ -280,13 +283,13 @@ def test_no_point_restores_to_wrong_bytes_after_any_sequence_of_events(steps: li
         elif step == "forget" and len(history.truth) > 1:
             forget(history, chance.choice(sorted(history.truth)[:-1]))
         elif step == "compact":
-            compact(history.fresh(), chance.choice([20, 60, 100]), workers=1)
+            compact(history.fresh(), chance.choice([20, 60, 100]))
         elif step == "collect":
             collect(history)
         elif step == "die":
             alive, history.store = history.store, Dying(history.store, chance.randint(1, 9))
             with contextlib.suppress(RepositoryError, DamagedObject):
-                compact(history.fresh(), 80, workers=1)
+                compact(history.fresh(), 80)
             history.store = alive
         assert history.untrue() == []
         assert harmed or history.damaged() == []

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import OTHER_UUID, UUID, pack_ref
 from stores_for_tests import MemoryStore
-from test_compaction import Dying, collect, compact
+from test_compaction import Dying, collect, compact, predict
 
 from _cbt.control import Control
 from _cbt.errors import RepositoryError
 from _cbt.operations.upkeep import merging
-from _cbt.operations.upkeep.compaction import Candidates, Compacted, choose, predict
+from _cbt.operations.upkeep.compaction import Compacted, make_plan
 from _cbt.operations.upkeep.live_blocks import live_blocks, without
 from _cbt.operations.upkeep.merging import EqualBlocks, find_equal
 from _cbt.repository.dedup import dedup
@@ -29,9 +29,11 @@ REFS = [pack_ref(number) for number in range(8)]
 
 def merged(packs: list[list[int]], order: list[int], remembered: int) -> dict[tuple[int, int], tuple[int, int]]:
     """Where blocks are kept in place of others, each told by number of pack and ordinal."""
-    equal = EqualBlocks(remembered)
-    for rank in order:
-        equal.note(rank, [(ordinal, bytes([block])) for ordinal, block in enumerate(packs[rank])])
+    equal = EqualBlocks()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merging, "REMEMBERED", remembered)
+        for rank in order:
+            equal.note(rank, [(ordinal, bytes([block])) for ordinal, block in enumerate(packs[rank])])
     return {
         (REFS.index(ref), move.ordinal + index): (REFS.index(move.to_pack), move.to_ordinal + index)
         for ref, moves in equal.merges(REFS).items()
@@ -67,8 +69,8 @@ def test_only_packs_of_which_little_is_left_are_given_up() -> None:
     living = {pack_ref(number, 4): bits for number, bits in enumerate(living.values(), 1)}
     one, two, three = living
     merges = {one: [Move(0, 1, two, 0)], two: [Move(1, 1, one, 3)]}
-    found = choose(living, merges, 50, {three: 0b111})
-    assert found == ([two], {two: 0b11}, {two: merges[two]})
+    found = make_plan(living, merges, 50, {three: 0b111}, ())
+    assert found == ({two: 0b11}, {two: merges[two]})
     assert without(found.live, found.merges) == {two: 0b1}
 
 
@@ -106,7 +108,7 @@ OWN = len(range(0, BLOCKS - 1, 4))  # blocks of the third point that no other ho
 
 def test_equal_blocks_become_one_and_only_what_is_left_of_a_pack_is_copied(history: History) -> None:
     assert len(stored_blocks(history)) == 3 * (BLOCKS - 1) - 1
-    expected = predict(history.fresh(), Candidates(60))
+    expected = predict(history.fresh(), 60)
     done = compact(history.fresh(), 60)
     assert (done.packs, done.points, done.copied_bytes) == (2, 3, OWN * 65536)
     assert (expected.packs, round(expected.copied_bytes / done.copied_bytes, 1)) == (2, 1.0)
@@ -130,7 +132,7 @@ def test_what_was_to_be_stored_apart_is_neither_given_up_for_a_copy_nor_one(hist
     apart = repository.points_of().points[0]
     repository.publish(dataclasses.replace(apart, dedup=scope))
     packs = repository.read_map(apart, "vda").packs
-    assert (compact(history.fresh(), 60).packs, predict(history.fresh(), Candidates(60)).packs) == (1, 0)
+    assert (compact(history.fresh(), 60).packs, predict(history.fresh(), 60).packs) == (1, 0)
     collect(history)
     assert (history.untrue(), history.damaged()) == ([], [])
     assert repository.read_map(history.fresh().point(apart.uuid, apart.id), "vda").packs == packs
@@ -157,7 +159,7 @@ def test_no_point_is_redirected_to_a_damaged_copy(history: History) -> None:
 
 
 def test_forgotten_copies_are_found_by_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merging, "EqualBlocks", lambda: EqualBlocks(2))
+    monkeypatch.setattr(merging, "REMEMBERED", 2)
     made = History()
     # The first and the last hold the same; in this order they are looked at.
     for number, blocks in enumerate((44, 43, 42, 41)):

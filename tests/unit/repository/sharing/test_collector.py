@@ -262,7 +262,7 @@ NIGHTS = st.lists(
             "grace": st.sampled_from([0, 50, 10 * (leases.LAPSE + leases.ASTRAY)]),
             "back": st.booleans(),
             "collect": st.booleans(),
-            "compact_below": st.sampled_from([None, 60]),
+            "compact_below": st.sampled_from([None, 60, 100]),
             "use": st.sampled_from(["", "hold", "lock", "lock pack", "backup"]),
         }
     ),
@@ -334,6 +334,8 @@ def test_what_check_mode_predicts_is_what_the_run_does(nights: list[dict[str, An
             if isinstance(predicted, str) or isinstance(done, str):
                 assert predicted == done
                 continue
+            if predicted.compacted and done.compacted:
+                assert predicted.compacted.copied_bytes == pytest.approx(done.compacted.copied_bytes, rel=0.05)
             exactly = night["compact_below"] is None or not (predicted.compacted and predicted.compacted.packs)
             assert _told(predicted, exactly) == _told(done, exactly)
             assert whole(history)

@@ -187,9 +187,8 @@ def test_packs_that_a_held_point_needs_are_not_emptied(history: EngineHistory) -
     history.disk.write(21, 99)
     last = history.backup()
     night(history)
-    assert {pack for each in compaction.Candidates(100).find(history.fresh(), Control()) for pack in each.packs}, (
-        "it names half of a pack"
-    )
+    candidates = compaction.Candidates(100, history.fresh().points_of().points)
+    assert compaction.predict(history.fresh(), candidates, Control()).packs, "it names half of a pack"
     hold = holding.hold(history.fresh(), last, "export")
     result = night(history, dataclasses.replace(NIGHT, compact_below=100))
     assert result.compacted == compaction.Compacted() and oldest(history) == last

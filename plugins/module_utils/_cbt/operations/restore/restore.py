@@ -236,7 +236,7 @@ class _Restore:
                 yield _RunWriter(self._repository, image, disk, plan.size, lost, watches.new()).write
 
             workers = self._request.workers or default_workers()
-            with ordered_results(portions(extents), worker, workers, control) as results:
+            with ordered_results(portions(extents.runs()), worker, workers, control) as results:
                 for amount in results:
                     written += amount
                     control.progress(Progress("restoring", plan.target, written, total))

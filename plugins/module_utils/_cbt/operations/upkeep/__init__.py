@@ -3,10 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Keeps a repository small and sound.
 
-retention.py is the verb: it removes restore points by the rules of retention_rules.py, brings removed ones back, and
-reclaims space. compaction.py copies the live blocks of sparse packs into new packs. merging.py merges blocks that are
-stored twice. live_blocks.py computes which blocks restore points name. healing.py repairs restore points with sound
-copies of damaged blocks.
+retention.py is the verb: it removes restore points, brings removed ones back, and reclaims space. retention_plan.py
+decides on each restore point, by the rules of retention_rules.py. compaction.py plans which sparse packs to empty, and
+copies their live blocks into new packs. merging.py merges blocks that are stored twice. live_blocks.py computes which
+blocks restore points name. healing.py repairs restore points with sound copies of damaged blocks. Check mode prints the
+plans that a run carries out.
 
 Neighbours: repository/sharing collects and relocates beside running writers. backup and copy call healing. This verb
 uses neither hypervisor/ nor blocks/.

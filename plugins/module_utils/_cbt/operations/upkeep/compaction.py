@@ -20,17 +20,16 @@ import typing as t
 
 from ...control import Control
 from ...errors import DamagedObject, ObjectMissing
-from ...grid import BLOCKS_AT_ONCE
 from ...parallel import default_workers, ordered_results
 from ...repository.dedup import dedup
 from ...repository.format import names
-from ...repository.format.manifests import Key, RestorePoint
-from ...repository.format.maps import ExtentMap
+from ...repository.format.manifests import RestorePoint
+from ...repository.format.maps import Run, portions
 from ...repository.format.packs import Encoded, PackRef
 from ...repository.packs.writer import PackWriter
 from ...repository.repository import Repository
 from ...repository.sharing.leases import Lease
-from ...repository.sharing.relocation import Move, joined, relocate
+from ...repository.sharing.relocation import Move, joined, readable_maps, relocate_all
 from . import merging
 from .live_blocks import LiveBlocks, count, live_blocks, set_ranges, sparse_packs, without
 from .merging import Merges
@@ -51,13 +50,8 @@ class Compacted:
     points: int = 0
     copied_bytes: int = 0
 
-
-class _Chunk(t.NamedTuple):
-    """Consecutive live blocks of a pack."""
-
-    pack: PackRef
-    ordinal: int
-    count: int  # type: ignore[assignment]  # hides tuple's method
+    def __add__(self, other: Compacted) -> Compacted:
+        return Compacted(self.packs + other.packs, self.points + other.points, self.copied_bytes + other.copied_bytes)
 
 
 class _Copy(t.NamedTuple):
@@ -75,22 +69,15 @@ class _Copy(t.NamedTuple):
     size: int
 
 
-def _chunks(packs: t.Iterable[PackRef], live: LiveBlocks) -> t.Iterator[_Chunk]:
-    for ref in packs:
-        for first, length in set_ranges(live[ref]):
-            for start in range(first, first + length, BLOCKS_AT_ONCE):
-                yield _Chunk(ref, start, min(BLOCKS_AT_ONCE, first + length - start))
-
-
-def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> list[_Copy]:
-    """Copy the sound blocks of a chunk; blocks that cannot be read stay where they are."""
+def _copy(repository: Repository, writer: PackWriter, run: Run) -> list[_Copy]:
+    """Copy the sound blocks of a run; blocks that cannot be read stay where they are."""
     try:
-        blocks = list(repository.reader.encoded(chunk.pack, chunk.ordinal, chunk.count))
+        blocks = list(repository.reader.encoded(run.pack, run.ordinal, run.count))
     except (DamagedObject, ObjectMissing):
         return []
     copies = []
     for damaged, group in itertools.groupby(
-        zip(itertools.count(chunk.ordinal), blocks), key=lambda each: isinstance(each[1], DamagedObject)
+        zip(itertools.count(run.ordinal), blocks), key=lambda each: isinstance(each[1], DamagedObject)
     ):
         if damaged:
             continue
@@ -98,65 +85,39 @@ def _copy(repository: Repository, writer: PackWriter, chunk: _Chunk) -> list[_Co
         row = t.cast(list[Encoded], [block for _ordinal, block in sound])
         to_pack, to_ordinal = writer.append(row)
         copies.append(
-            _Copy(chunk.pack, sound[0][0], len(row), to_pack, to_ordinal, sum(len(block.payload) for block in row))
+            _Copy(run.pack, sound[0][0], len(row), to_pack, to_ordinal, sum(len(block.payload) for block in row))
         )
     return copies
 
 
-def _maps(repository: Repository, points: t.Iterable[RestorePoint], control: Control) -> t.Iterator[ExtentMap]:
-    """Yield the readable maps of restore points.
-
-    Blocks that only an unreadable map names count as dead. Their packs may be copied needlessly, but no block is lost.
-    """
-    for point in points:
-        control.check()
-        yield from (extents for _target, extents in repository.readable_maps(point))
+def _copied(repository: Repository, live: LiveBlocks, writer: PackWriter, control: Control) -> list[_Copy]:
+    # Each pack is read like a disk whose blocks it stores in order.
+    runs = (Run(first, length, ref, first) for ref, bits in live.items() for first, length in set_ranges(bits))
+    work = functools.partial(_copy, repository, writer)
+    with ordered_results(portions(runs), lambda: contextlib.nullcontext(work), default_workers(), control) as results:
+        return [copy for copies in results for copy in copies]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Compaction:
-    """One run of the compaction."""
-
-    lease: Lease
-    workers: int
-    control: Control
-
-    @property
-    def repository(self) -> Repository:
-        """Return the repository of the lease."""
-        return self.lease.repository
-
-    def empty(self, packs: t.Sequence[PackRef], live: LiveBlocks) -> Compacted:
-        """Copy the live blocks of packs, and make all restore points name the copies."""
-        writer = self.repository.writer()
-        try:
-            copies = self._copied(packs, live, writer)
-            written = writer.finish()
-        except BaseException:
-            writer.discard()
-            raise
-        moves: dict[bytes, list[Move]] = {}
-        for pack, group in itertools.groupby(copies, key=lambda copy: copy.pack):
-            moves[pack.id] = joined(
-                Move(copy.ordinal, copy.count, written[copy.to_pack], copy.to_ordinal) for copy in group
-            )
-        # From here on, restore points may name the copies. They stay after any error; the collector deletes unused
-        # ones.
-        dedup.store_hooks(self.repository, dedup.of_compaction(), writer.hooks())
-        changed = 0
-        for point in self.repository.points_of().points if moves else ():
-            self.control.check()
-            changed += relocate(self.lease, point, moves)
-        emptied = sum(sum(move.count for move in moves.get(ref.id, ())) == count(live[ref]) for ref in packs)
-        return Compacted(emptied, changed, sum(copy.size for copy in copies))
-
-    def _copied(self, packs: t.Sequence[PackRef], live: LiveBlocks, writer: PackWriter) -> list[_Copy]:
-        @contextlib.contextmanager
-        def worker() -> t.Iterator[t.Callable[[_Chunk], list[_Copy]]]:
-            yield functools.partial(_copy, self.repository, writer)
-
-        with ordered_results(_chunks(packs, live), worker, self.workers, self.control) as results:
-            return [copy for copies in results for copy in copies]
+def _empty(lease: Lease, live: LiveBlocks, control: Control) -> Compacted:
+    """Copy the live blocks of packs, and make all restore points name the copies."""
+    repository = lease.repository
+    writer = repository.writer()
+    try:
+        copies = _copied(repository, live, writer, control)
+        written = writer.finish()
+    except BaseException:
+        writer.discard()
+        raise
+    moves: dict[bytes, list[Move]] = {}
+    for pack, group in itertools.groupby(copies, key=lambda copy: copy.pack):
+        moves[pack.id] = joined(
+            Move(copy.ordinal, copy.count, written[copy.to_pack], copy.to_ordinal) for copy in group
+        )
+    # From here on, restore points may name the copies. They stay after any error; the collector deletes unused ones.
+    dedup.store_hooks(repository, dedup.of_compaction(), writer.hooks())
+    changed = relocate_all(lease, moves, control)
+    emptied = sum(sum(move.count for move in moves.get(ref.id, ())) == count(bits) for ref, bits in live.items())
+    return Compacted(emptied, changed, sum(copy.size for copy in copies))
 
 
 def _choices(packs: int) -> t.Iterator[t.Callable[[PackRef], bool]]:
@@ -170,89 +131,86 @@ def _choices(packs: int) -> t.Iterator[t.Callable[[PackRef], bool]]:
         yield lambda ref, part=part: int.from_bytes(ref.id[byte : byte + 4], "big") % parts == part  # type: ignore[misc]
 
 
-class CompactionStep(t.NamedTuple):
-    """The ``packs`` to empty, their live blocks, and which of these are stored elsewhere too."""
+class CompactionPlan(t.NamedTuple):
+    """How to empty sparse packs.
 
-    packs: t.Sequence[PackRef]
+    ``live`` are the packs with their live blocks. ``merges`` are those blocks that are stored elsewhere too; the others
+    are copied. The collector deletes the packs once nothing names them.
+    """
+
     live: LiveBlocks
     merges: Merges
 
+    @property
+    def printed(self) -> Compacted:
+        """Return the plan as a result, if no block is damaged.
 
-def choose(
-    live: LiveBlocks, merges: Merges, below: int, recoverable: LiveBlocks, kept: t.Collection[PackRef] = ()
-) -> CompactionStep:
+        The bytes to copy are estimated from the average block size of each pack. Changed points are not counted.
+        """
+        copied = without(self.live, self.merges).items()
+        return Compacted(len(copied), 0, sum(ref.size * count(bits) // ref.blocks for ref, bits in copied))
+
+    def carry_out(self, lease: Lease, control: Control) -> Compacted:
+        """Merge, then copy the blocks that are left, some packs at a time."""
+        merged, changed = merging.merge(lease, self.merges, control)
+        done = Compacted(0, changed)
+        left = list(without(self.live, merged).items())
+        for start in range(0, len(left), EMPTIED_AT_ONCE):
+            done += _empty(lease, dict(left[start : start + EMPTIED_AT_ONCE]), control)
+        return done
+
+
+def make_plan(
+    live: LiveBlocks, merges: Merges, below: int, recoverable: LiveBlocks, kept: t.Collection[PackRef]
+) -> CompactionPlan:
     """Choose the packs that are sparse once ``merges`` are made, except those ``kept``. Pure.
 
     Blocks in ``recoverable`` count as stored. Merges of other packs are dropped.
     """
     packs = [ref for ref in sparse_packs(without(live, merges), below, recoverable) if ref not in kept]
-    return CompactionStep(
-        packs, {ref: live[ref] for ref in packs}, {ref: merges[ref] for ref in packs if ref in merges}
-    )
+    return CompactionPlan({ref: live[ref] for ref in packs}, {ref: merges[ref] for ref in packs if ref in merges})
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
     """The packs in which less than ``below`` percent of the blocks are live.
 
-    Blocks that points in the trash name count as live but are not moved. The points in ``without`` are treated as
-    removed, those in ``back`` as brought back. Packs that ``held`` points name are not emptied, because none of their
-    blocks can be deleted.
+    Live blocks are those that ``points`` name. Blocks that ``trashed`` points name count as live but are not moved.
+    Packs that ``held`` points name are not emptied, because none of their blocks can be deleted.
     """
 
     below: int
+    points: t.Sequence[RestorePoint]
     trashed: t.Sequence[RestorePoint] = ()
-    without: t.Collection[Key] = ()
     held: t.Sequence[RestorePoint] = ()
-    back: t.Sequence[RestorePoint] = ()
 
-    def find(self, repository: Repository, control: Control) -> t.Iterator[CompactionStep]:
-        """Yield the candidates, one part of the packs at a time. Raises RepositoryError."""
+    def plans(self, repository: Repository, control: Control) -> t.Iterator[CompactionPlan]:
+        """Yield a plan for each part of the packs. Raises RepositoryError.
+
+        Blocks that only an unreadable map names count as dead. Their packs may be copied needlessly, but no block is
+        lost.
+        """
+
+        def named(points: t.Iterable[RestorePoint], chosen: t.Callable[[PackRef], bool]) -> LiveBlocks:
+            return live_blocks((extents for _target, extents in readable_maps(repository, points, control)), chosen)
+
         for chosen in _choices(sum(1 for _name in repository.store.list(names.PACKS))):
-            points = [each for each in (*repository.points_of().points, *self.back) if each.key not in self.without]
-            live = live_blocks(_maps(repository, points, control), chosen)
-            recoverable = live_blocks(_maps(repository, self.trashed, control), live.__contains__)
-            apart = {
-                ref
-                for extents in _maps(repository, (each for each in points if each.dedup != dedup.REPOSITORY), control)
-                for ref in extents.packs
-            }
-            kept = {ref for extents in _maps(repository, self.held, control) for ref in extents.packs if ref in live}
-            equal = merging.find_equal(
-                repository, {ref: bits for ref, bits in live.items() if ref not in apart}, control
-            )
-            yield choose(live, equal, self.below, recoverable, kept)
+            live = named(self.points, chosen)
+            apart = named((each for each in self.points if each.dedup != dedup.REPOSITORY), live.__contains__)
+            equal = merging.find_equal(repository, {ref: live[ref] for ref in live.keys() - apart.keys()}, control)
+            recoverable, kept = named(self.trashed, live.__contains__), named(self.held, live.__contains__)
+            yield make_plan(live, equal, self.below, recoverable, kept)
 
 
-def predict(repository: Repository, candidates: Candidates) -> Compacted:
-    """Return an estimate of what ``compact`` would do.
-
-    The bytes to copy are estimated from the average block size of each pack. Raises RepositoryError.
-    """
-    found = [
-        (ref, bits)
-        for each in candidates.find(repository, Control())
-        for ref, bits in without(each.live, each.merges).items()
-    ]
-    return Compacted(len(found), 0, sum(ref.size * count(bits) // ref.blocks for ref, bits in found))
+def predict(repository: Repository, candidates: Candidates, control: Control) -> Compacted:
+    """Return what ``compact`` would do. Raises RepositoryError."""
+    return sum((plan.printed for plan in candidates.plans(repository, control)), Compacted())
 
 
-def compact(
-    lease: Lease, candidates: Candidates, workers: int | None = None, control: Control | None = None
-) -> Compacted:
+def compact(lease: Lease, candidates: Candidates, control: Control) -> Compacted:
     """Empty the sparse packs.
 
     Raises RepositoryError if the store fails; all restore points stay whole.
     """
-    run = _Compaction(lease, workers or default_workers(), control or Control())
-    total = Compacted()
-    for found in candidates.find(lease.repository, run.control):
-        merged, changed = merging.merge(lease, found.merges, run.workers, run.control)
-        left = without(found.live, merged)
-        total = dataclasses.replace(total, points=total.points + changed)
-        for start in range(0, len(found.packs), EMPTIED_AT_ONCE):
-            done = run.empty(found.packs[start : start + EMPTIED_AT_ONCE], left)
-            total = Compacted(
-                total.packs + done.packs, total.points + done.points, total.copied_bytes + done.copied_bytes
-            )
-    return total
+    plans = candidates.plans(lease.repository, control)
+    return sum((plan.carry_out(lease, control) for plan in plans), Compacted())

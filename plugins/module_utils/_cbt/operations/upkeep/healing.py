@@ -18,14 +18,13 @@ import typing as t
 
 from ...control import Control
 from ...errors import DamagedObject, ObjectMissing
-from ...repository.format.manifests import RestorePoint
 from ...repository.format.maps import ExtentMap, Run
 from ...repository.format.packs import PackRef
 from ...repository.records import damage
 from ...repository.records.damage import Damages
 from ...repository.repository import Repository
 from ...repository.sharing.leases import Lease
-from ...repository.sharing.relocation import Move, joined, relocate
+from ...repository.sharing.relocation import Move, joined, readable_maps, relocate_all
 
 Address = tuple[PackRef, int]  # pack and ordinal
 
@@ -55,15 +54,6 @@ class Healed:
                 f"{self.left} blocks of earlier restore points of {domain} stay damaged: their content no longer exists anywhere."
             )
         return told
-
-
-def _maps(
-    repository: Repository, points: t.Iterable[RestorePoint], control: Control
-) -> t.Iterator[tuple[str, ExtentMap]]:
-    """Yield the readable maps of restore points, by target."""
-    for point in points:
-        control.check()
-        yield from repository.readable_maps(point)
 
 
 class _Search:
@@ -139,14 +129,11 @@ def heal(lease: Lease, uuid: str, damages: Damages, control: Control | None = No
         return Healed()
     points = repository.points_of(uuid).points
     search = _Search(repository, provable)
-    for target, extents in _maps(repository, points, control):
+    for target, extents in readable_maps(repository, points, control):
         search.want(target, extents)
     counts: dict[str, int] = collections.Counter()
-    for target, extents in _maps(repository, reversed(points), control):  # copies are likeliest in the newest point
+    # Copies are likeliest in the newest point.
+    for target, extents in readable_maps(repository, reversed(points), control):
         counts[target] += search.look(target, extents)
-    moves = search.moves()
-    healed = 0
-    for each in repository.points_of().points if moves else ():
-        control.check()
-        healed += relocate(lease, each, moves)
+    healed = relocate_all(lease, search.moves(), control)
     return Healed(counts, healed, len(search.damaged) - len(search.found))

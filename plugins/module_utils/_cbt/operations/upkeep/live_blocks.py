@@ -45,10 +45,9 @@ def without(live: LiveBlocks, moves: t.Mapping[PackRef, t.Iterable[Move]]) -> Li
     return left
 
 
-def sparse_packs(live: LiveBlocks, below: int, recoverable: LiveBlocks | None = None) -> list[PackRef]:
+def sparse_packs(live: LiveBlocks, below: int, recoverable: LiveBlocks) -> list[PackRef]:
     """Return the packs with fewer than ``below`` percent of blocks live or recoverable."""
-    held = recoverable or {}
-    return [ref for ref, bits in live.items() if count(bits | held.get(ref, 0)) * 100 < below * ref.blocks]
+    return [ref for ref, bits in live.items() if count(bits | recoverable.get(ref, 0)) * 100 < below * ref.blocks]
 
 
 def _bit_range(first: int, length: int) -> int:

@@ -17,7 +17,7 @@ import typing as t
 from ...control import Control
 from ...errors import DamagedObject, ObjectMissing
 from ...grid import BLOCKS_AT_ONCE
-from ...parallel import map_all, ordered_results
+from ...parallel import default_workers, map_all, ordered_results
 from ...repository.dedup import dedup
 from ...repository.dedup.index import HookIndex
 from ...repository.format import hooks
@@ -25,7 +25,7 @@ from ...repository.format.hooks import PackHooks
 from ...repository.format.packs import Directory, PackRef
 from ...repository.repository import Repository
 from ...repository.sharing.leases import Lease
-from ...repository.sharing.relocation import Move, joined, relocate
+from ...repository.sharing.relocation import Move, joined, relocate_all
 from .live_blocks import LiveBlocks, count, set_ranges
 
 REMEMBERED = 1 << 18  # blocks; about 50 MiB
@@ -41,8 +41,7 @@ class EqualBlocks:
     An address is the rank of a pack and an ordinal. Of equal blocks, the one at the lowest address is kept.
     """
 
-    def __init__(self, remembered: int = REMEMBERED) -> None:
-        self._half = remembered // 2
+    def __init__(self) -> None:
         self._young: dict[bytes, int] = {}
         self._old: dict[bytes, int] = {}
         self._ranks: set[int] = set()  # ranks of the packs whose blocks are in _young
@@ -61,7 +60,7 @@ class EqualBlocks:
 
         A block may be noted more than once.
         """
-        if len(self._young) >= self._half:
+        if len(self._young) >= REMEMBERED // 2:
             self._old, self._young = self._young, {}
             self._ranks_before, self._ranks = self._ranks, set()
         self._ranks.add(rank)
@@ -137,14 +136,14 @@ def _directory(repository: Repository, ref: PackRef) -> Directory | None:
         return None  # such a pack stays as it is
 
 
-def merge(lease: Lease, merges: Merges, workers: int, control: Control) -> tuple[Merges, int]:
+def merge(lease: Lease, merges: Merges, control: Control) -> tuple[Merges, int]:
     """Make all restore points name one copy of equal blocks, if that copy is sound.
 
     Returns the merges made, and the number of changed points. Hooks of the kept copies are stored, so that later runs
     find them. Raises RepositoryError if the store fails; all points stay whole.
     """
     repository = lease.repository
-    proven = _proven(repository, merges, workers, control)
+    proven = _proven(repository, merges, control)
     kept = {move.to_pack for line in proven.values() for move in line}
     directories = ((ref, _directory(repository, ref)) for ref in sorted(kept, key=lambda ref: ref.id))
     named = [
@@ -153,20 +152,15 @@ def merge(lease: Lease, merges: Merges, workers: int, control: Control) -> tuple
         if each is not None
     ]
     dedup.store_hooks(repository, dedup.of_compaction(), named)
-    changed = 0
-    moves = {ref.id: line for ref, line in proven.items()}
-    for point in repository.points_of().points if moves else ():
-        control.check()
-        changed += relocate(lease, point, moves)
-    return proven, changed
+    return proven, relocate_all(lease, {ref.id: line for ref, line in proven.items()}, control)
 
 
-def _proven(repository: Repository, merges: Merges, workers: int, control: Control) -> Merges:
+def _proven(repository: Repository, merges: Merges, control: Control) -> Merges:
     """Return the merges whose kept copy is sound."""
     proven: Merges = {}
     work = functools.partial(_sound, repository)
     pieces = ((ref, piece) for ref, line in merges.items() for move in line for piece in _pieces(move))
-    with ordered_results(pieces, lambda: contextlib.nullcontext(work), workers, control) as results:
+    with ordered_results(pieces, lambda: contextlib.nullcontext(work), default_workers(), control) as results:
         for ref, moves in results:
             proven.setdefault(ref, []).extend(moves)
     return {ref: joined(moves) for ref, moves in proven.items() if moves}

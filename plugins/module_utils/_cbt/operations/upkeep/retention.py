@@ -63,11 +63,6 @@ class RetentionResult:
         return bool(self.removed or self.undeleted or compacted or collected)
 
 
-def _gone(removed: t.Iterable[Removed], existing: t.Iterable[RestorePoint]) -> list[Removed]:
-    there = {point.key for point in existing}
-    return [each for each in removed if each.point.key not in there]
-
-
 def _too_late(point: RestorePoint) -> Refused:
     return Refused(
         f"Restore point {point.id} of {point.domain} cannot be brought back: its grace period is over and its space is being reclaimed."
@@ -85,28 +80,25 @@ def _remove(lease: Lease, point: RestorePoint) -> tuple[str, ...]:
     except Held as held:
         return held.reasons
     late = holds.of(lease.repository, point.key)
-    try:
-        if late and _put_back(lease, next((each.point for each in late if each.point is not None), point)):
+    with contextlib.suppress(Refused):  # an object that it needs is gone
+        if late:
+            _put_back(lease, point, late)
             return holds.reasons(late)
-    except StorageFull as error:
-        raise _not_back(point, late) from error
     return ()
 
 
-def _not_back(point: RestorePoint, late: t.Sequence[holds.Hold]) -> RepositoryError:
-    """Return the error that says what to do if there is no space to put a held point back."""
-    return RepositoryError(
-        f"Restore point {point.id} of {point.domain} is {'; '.join(holds.reasons(late))}, and was removed at the same time. It is in the trash as"
-        f" long as it is held, for the store is full. Free a MiB there, and bring it back with undelete: {point.id}."
-    )
+def _put_back(lease: Lease, point: RestorePoint, late: t.Sequence[holds.Hold]) -> None:
+    """Publish a removed point again, as one of its holds keeps it.
 
-
-def _put_back(lease: Lease, point: RestorePoint) -> bool:
-    """Publish a removed point again; returns False if an object that it needs is gone."""
-    with contextlib.suppress(Refused):
-        _publish_again(lease, point)
-        return True
-    return False
+    Raises Refused if an object that it needs is gone.
+    """
+    try:
+        _publish_again(lease, next((each.point for each in late if each.point is not None), point))
+    except StorageFull as error:
+        raise RepositoryError(
+            f"Restore point {point.id} of {point.domain} is {'; '.join(holds.reasons(late))}, and was removed at the same time. It is in the trash as"
+            f" long as it is held, for the store is full. Free a MiB there, and bring it back with undelete: {point.id}."
+        ) from error
 
 
 def _publish_again(lease: Lease, point: RestorePoint) -> None:
@@ -124,18 +116,14 @@ def _publish_again(lease: Lease, point: RestorePoint) -> None:
     repository.store.protect(publishing.resting_on(repository, point), like=names.manifest(point.uuid, point.id))
 
 
-def _bring_back(
-    repository: Repository, lease: Lease, removed: Removed, all_removed: t.Sequence[Removed]
-) -> RestorePoint:
-    point = removed.point
+def _bring_back(lease: Lease, point: RestorePoint, all_removed: t.Sequence[Removed]) -> None:
     _publish_again(lease, point)
     now = lease.now()
     for each in all_removed:
         # The removal that made a young entry may still delete the manifest. The entry is then the only trace of the
         # point.
         if each.point.key == point.key and now - each.at > LAPSE + ASTRAY:
-            repository.discard(each.entry)
-    return point
+            lease.repository.discard(each.entry)
 
 
 def _report(plan: RetentionPlan, control: Control) -> None:
@@ -165,44 +153,49 @@ class _Retention:
         # Each question to the store is a request, so it concerns only points that no rule or hold keeps.
         going = [each.key for each in make_plan(found, request).going]
         locked = {key for key in going if is_locked(repository.store, found.now, names.manifest(*key))}
-        self._facts = dataclasses.replace(found, locked=locked)
-        self._plan = make_plan(self._facts, request)
+        self._facts, self._plan = found, make_plan(found, request, locked)
         self._stayed: dict[Key, tuple[str, ...]] = {}
         _report(self._plan, control)
 
     def printed(self) -> RetentionResult:
         """Return the plan as a result. Raises Refused and RepositoryError as ``carry_out`` does."""
-        plan, now, back = self._plan, self._facts.now, [each.point for each in self._plan.back]
-        for point in back:
+        plan, now = self._plan, self._facts.now
+        for point in plan.back:
             if publishing.missing(self._repository, point):
                 raise _too_late(point)
         gone = {point.key for point in plan.going}
-        collected = None
+        compacted = collected = None
         if plan.collects:
             collector = Collector(self._repository, now, self._request.grace, self._control)
-            collected = collector.printed(collector.plan(self._request.confirm_shrink, gone, back))
-        left = _gone(trash.removed(self._repository, self._since(now)), [*self._facts.listing.points, *back])
+            collected = collector.printed(collector.plan(self._request.confirm_shrink, gone, plan.back))
+        points = [*self._facts.listing.points, *plan.back]
+        left = self._recoverable(now, points)
         if self._request.grace > 0 or not plan.collects:
             left += [Removed(point, "", now) for point in plan.going]
-        compacted = compaction.predict(self._repository, self._candidates(left, gone, back)) if self._compacts else None
+        if plan.compacts:
+            candidates = self._candidates([point for point in points if point.key not in gone], left)
+            compacted = compaction.predict(self._repository, candidates, self._control)
         return self._result(compacted, collected, left)
 
     def carry_out(self, lease: Lease) -> RetentionResult:
         """Bring back, remove, and reclaim, in this order."""
-        for each in self._plan.back:
-            _bring_back(self._repository, lease, each, self._facts.removed)
-            self._control.note("brought_back", point=each.point.id, domain=each.point.domain)
+        for point in self._plan.back:
+            _bring_back(lease, point, self._facts.removed)
+            self._control.note("brought_back", point=point.id, domain=point.domain)
         left = self._remove(lease, self._plan.going)
         # Compact before collecting, so that emptied packs are condemned immediately.
-        compacted = self._compact(lease) if self._compacts else None
+        compacted = self._compact(lease) if self._plan.compacts else None
         collected = self._collect(lease, left)
-        # Entries that are locked stay in the trash after their grace period; these are not reported.
-        removed = trash.removed(self._repository, self._since(lease.now()))
-        return self._result(compacted, collected, _gone(removed, self._repository.points_of().points))
+        return self._result(compacted, collected, self._recoverable(lease.now(), self._repository.points_of().points))
 
-    def _since(self, now: float) -> float:
-        """Return the time after which a removed point can be brought back, by the clock of the store."""
-        return now - self._request.grace if self._plan.collects else 0.0
+    def _recoverable(self, now: float, existing: t.Sequence[RestorePoint]) -> list[Removed]:
+        """Return the removed points that can be brought back at a time by the clock of the store.
+
+        Entries that are locked stay in the trash after their grace period; these are not among them.
+        """
+        there = {point.key for point in existing}
+        since = now - self._request.grace if self._plan.collects else 0.0
+        return [each for each in trash.removed(self._repository, since) if each.point.key not in there]
 
     def _remove(self, lease: Lease, going: t.Sequence[RestorePoint]) -> t.Sequence[RestorePoint]:
         """Remove restore points; returns those left because the store has no space.
@@ -221,9 +214,10 @@ class _Retention:
 
     def _compact(self, lease: Lease) -> Compacted:
         """Compact; if the store has no space for new packs, leave it to a later run."""
-        candidates = self._candidates(trash.removed(self._repository, self._since(lease.now())))
+        points = self._repository.points_of().points
+        candidates = self._candidates(points, self._recoverable(lease.now(), points))
         with contextlib.suppress(StorageFull), self._control.phase("compacting") as result:
-            compacted = compaction.compact(lease, candidates, control=self._control)
+            compacted = compaction.compact(lease, candidates, self._control)
             result.update(dataclasses.asdict(compacted))
             return compacted
         return Compacted()
@@ -233,11 +227,11 @@ class _Retention:
 
         The space that a round frees is used to remove the points that are ``left``, and to condemn further objects.
         """
-        collected: Collected | None = None
-        while self._plan.collects:
+        collected = Collected() if self._plan.collects else None
+        while collected is not None:
             collector = Collector(self._repository, lease.now(), self._request.grace, self._control)
             done = collector.collect(lease, self._request.confirm_shrink)
-            collected = done.after(collected)
+            collected += done
             if not done.deleted or not (left or done.unannounced):
                 break
             self._repository.store.keep_reserve()
@@ -260,17 +254,10 @@ class _Retention:
             f"{count} restore points were not removed: {self._repository.store.location} is full. {how}, and run this again."
         )
 
-    @property
-    def _compacts(self) -> bool:
-        return self._request.compact_below is not None and self._plan.collects
-
-    def _candidates(
-        self, recoverable: t.Iterable[Removed], without: t.Collection[Key] = (), back: t.Sequence[RestorePoint] = ()
-    ) -> Candidates:
-        """Return the candidates for compaction, given what can be brought back."""
+    def _candidates(self, points: t.Sequence[RestorePoint], recoverable: t.Sequence[Removed]) -> Candidates:
+        """Return the candidates for compaction, given the existing points and those that can be brought back."""
         held = [each.point for each in self._facts.holds if each.point is not None]
-        trashed = [each.point for each in recoverable]
-        return Candidates(self._request.compact_below or 0, trashed, without, held, back)
+        return Candidates(self._request.compact_below or 0, points, [each.point for each in recoverable], held)
 
     def _result(
         self, compacted: Compacted | None, collected: Collected | None, left: t.Sequence[Removed]
@@ -278,7 +265,7 @@ class _Retention:
         plan = self._plan
         return RetentionResult(
             tuple(Verdict(each.point, self._stayed.get(each.point.key, each.rules)) for each in plan.verdicts),
-            tuple(each.point for each in plan.back),
+            plan.back,
             compacted,
             collected,
             tuple(left),

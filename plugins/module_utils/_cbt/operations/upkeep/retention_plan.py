@@ -15,7 +15,7 @@ from ...errors import Refused, check_range
 from ...repository.format import manifests
 from ...repository.format.manifests import Key, RestorePoint
 from ...repository.repository import Listing
-from ...repository.selecting import of_domain
+from ...repository.selecting import ALL, select_points
 from ...repository.sharing import holds
 from ...repository.sharing.trash import Removed
 from .retention_rules import Rules, Verdict, decide
@@ -49,30 +49,29 @@ class RetentionRequest:
 class RetentionFacts:
     """The facts a decision rests on, at the time ``now`` by the store's clock.
 
-    ``removed`` are the entries of the trash; they are read only for a request that brings points back. ``locked`` are
-    the points that the store does not permit anyone to remove yet.
+    ``removed`` are the entries of the trash; they are read only for a request that brings points back.
     """
 
     listing: Listing
     holds: t.Sequence[holds.Hold]
     removed: t.Sequence[Removed]
     now: float
-    locked: t.Collection[Key] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class RetentionPlan:
     """All decisions of one run.
 
-    ``verdicts`` cover all points, including those brought back; ``back`` are their entries in the trash.
+    ``verdicts`` cover all points, including those brought ``back``.
     ``unreadable`` contains the manifests and holds that cannot be read, each with the cause. While there is one, it is
     not known what restore points need, so no space is reclaimed.
     """
 
     verdicts: tuple[Verdict, ...]
-    back: tuple[Removed, ...]
+    back: tuple[RestorePoint, ...]
     unreadable: t.Mapping[str, str]
     collects: bool
+    compacts: bool
 
     @property
     def going(self) -> list[RestorePoint]:
@@ -106,12 +105,14 @@ def decide_all(found: t.Sequence[RestorePoint], request: RetentionRequest, now: 
     return verdicts
 
 
-def _wanted_back(removed: t.Sequence[Removed], existing: t.Collection[Key], wanted: t.Sequence[str]) -> list[Removed]:
-    """Return the newest entry of each wanted point that does not exist.
+def _wanted_back(
+    removed: t.Sequence[Removed], existing: t.Collection[Key], wanted: t.Sequence[str]
+) -> list[RestorePoint]:
+    """Return each wanted point that does not exist, as its newest entry keeps it.
 
     Raises Refused if a wanted point neither exists nor is in the trash.
     """
-    latest = {each.point.key: each for each in removed}
+    latest = {each.point.key: each.point for each in removed}
     known = {point_id for _uuid, point_id in (*latest, *existing)}
     missing = [each for each in wanted if each not in known]
     if missing:
@@ -119,13 +120,13 @@ def _wanted_back(removed: t.Sequence[Removed], existing: t.Collection[Key], want
             f"Restore point {missing[0]} cannot be brought back: it is not in the trash. Its grace period is over, or it never existed;"
             f" the trash contains {', '.join(sorted(each for _uuid, each in latest)) or 'nothing'}."
         )
-    return [each for key, each in latest.items() if each.point.id in wanted and key not in existing]
+    return [point for key, point in latest.items() if point.id in wanted and key not in existing]
 
 
-def make_plan(facts: RetentionFacts, request: RetentionRequest) -> RetentionPlan:
+def make_plan(facts: RetentionFacts, request: RetentionRequest, locked: t.Collection[Key] = ()) -> RetentionPlan:
     """Decide on each restore point, including those that are brought back.
 
-    Points that are held or locked are kept regardless of the rules.
+    Points that are held, or ``locked`` by the store, are kept regardless of the rules.
 
     Raises Refused if the rules would leave nothing of a domain, or if a point cannot be brought back.
     """
@@ -139,22 +140,20 @@ def make_plan(facts: RetentionFacts, request: RetentionRequest) -> RetentionPlan
         {point.key for point in points if meant(point)},
         request.undelete,
     )
-    found = manifests.ordered([*points, *(each.point for each in back)])
-    if request.domain is not None:
-        found = of_domain(found, request.domain)
+    found = select_points(manifests.ordered([*points, *back]), request.domain, ALL)
     moment = datetime.datetime.fromtimestamp(facts.now, datetime.timezone.utc)
-    decided = decide_all(found, request, moment)
     held: dict[Key, list[holds.Hold]] = {}
     for each in facts.holds:
         held.setdefault(each.key, []).append(each)
 
     def kept_anyway(point: RestorePoint, rules: tuple[str, ...]) -> Verdict:
         reasons = (*rules, *holds.reasons(held.get(point.key, ())))
-        return Verdict(point, reasons or (("locked",) if point.key in facts.locked else ()))
+        return Verdict(point, reasons or (("locked",) if point.key in locked else ()))
 
     unreadable = {
         **facts.listing.damaged,
         **{each.name: each.why_unreadable for each in facts.holds if each.why_unreadable is not None},
     }
-    verdicts = tuple(kept_anyway(each.point, each.rules) for each in decided)
-    return RetentionPlan(verdicts, tuple(back), unreadable, request.collect and not unreadable)
+    verdicts = tuple(kept_anyway(each.point, each.rules) for each in decide_all(found, request, moment))
+    collects = request.collect and not unreadable
+    return RetentionPlan(verdicts, tuple(back), unreadable, collects, collects and request.compact_below is not None)

@@ -325,8 +325,8 @@ class MapBuilder:
         return self._ordinals[-1] + self._counts[-1] == ordinal and self._counts[-1] + count <= _MAX_COUNT
 
 
-def portions(extents: ExtentMap) -> t.Iterator[Run]:
-    """Yield the runs of a map, cut to what a worker takes at once."""
-    for run in extents.runs():
+def portions(runs: t.Iterable[Run]) -> t.Iterator[Run]:
+    """Yield the runs, cut to what a worker takes at once."""
+    for run in runs:
         for first in range(run.first, run.stop, BLOCKS_AT_ONCE):
             yield run.part(first, min(first + BLOCKS_AT_ONCE, run.stop))

@@ -41,21 +41,19 @@ class Collected:
     the store is full.
     """
 
-    condemned: int
-    deleted: int
-    reclaimed_bytes: int
+    condemned: int = 0
+    deleted: int = 0
+    reclaimed_bytes: int = 0
     foreign: tuple[str, ...] = ()
     unannounced: int = 0
 
-    def after(self, before: Collected | None) -> Collected:
-        """Return this collection and those before it as one."""
-        if before is None:
-            return self
-        return dataclasses.replace(
-            self,
-            condemned=before.condemned + self.condemned,
-            deleted=before.deleted + self.deleted,
-            reclaimed_bytes=before.reclaimed_bytes + self.reclaimed_bytes,
+    def __add__(self, later: Collected) -> Collected:
+        return Collected(
+            self.condemned + later.condemned,
+            self.deleted + later.deleted,
+            self.reclaimed_bytes + later.reclaimed_bytes,
+            later.foreign,
+            later.unannounced,
         )
 
 
@@ -86,20 +84,15 @@ def make_plan(
     ``spared_from`` is the start of the longest-running session. An object stored since then may belong to it without
     being named yet. This holds for objects condemned while the lease seemed to have lapsed, too: they are reprieved.
     """
-    fresh: list[str] = []
-    due: dict[str, int] = {}
-    rightly = set()
-    for each in objects:
-        if not names.is_collectable(each.name) or each.modified >= spared_from:
-            continue
-        since = announced.get(each.name, now)
-        if each.name in announced:
-            rightly.add(each.name)
-        else:
-            fresh.append(each.name)
-        if now - since >= grace:
-            due[each.name] = each.size
-    return CollectionPlan(needed, tuple(fresh), due, tuple(name for name in announced if name not in rightly))
+    sizes = {
+        each.name: each.size for each in objects if names.is_collectable(each.name) and each.modified < spared_from
+    }
+    return CollectionPlan(
+        needed,
+        fresh=tuple(name for name in sizes if name not in announced),
+        due={name: size for name, size in sizes.items() if now - announced.get(name, now) >= grace},
+        idle=tuple(name for name in announced if name not in sizes),
+    )
 
 
 def is_locked(store: Store, now: float, name: str) -> bool:
@@ -138,7 +131,11 @@ class Collector:
         """Return a plan as a result. Objects that the store locks are not deleted."""
         locked = map_all(functools.partial(is_locked, self._store, self._now), plan.due)
         due = [size for size, stays in zip(plan.due.values(), locked) if not stays]
-        return Collected(len(plan.fresh), len(due), sum(due), self._foreign)
+        return self._result(len(plan.fresh), due)
+
+    def _result(self, condemned: int, deleted: t.Collection[int], unannounced: int = 0) -> Collected:
+        foreign = tuple(self._repository.foreign_words())
+        return Collected(condemned, len(deleted), sum(deleted), foreign, unannounced)
 
     def collect(self, lease: Lease, confirm_shrink: bool = False) -> Collected:
         """Condemn unneeded objects, and delete those that were condemned long enough ago.
@@ -147,27 +144,22 @@ class Collector:
         continues. If the store is full, as much is condemned and deleted as there is room for.
         """
         with self._control.phase("collecting") as result:
-            collected = self._collect(lease, confirm_shrink)
-            result.update(
-                condemned=collected.condemned,
-                deleted=collected.deleted,
-                reclaimed_bytes=collected.reclaimed_bytes,
-                unannounced=collected.unannounced,
-            )
+            self._store.spare = reserve.FOR_DELETING
+            plan = self.plan(confirm_shrink)
+            left = self._announce(plan.fresh)
+            plan = dataclasses.replace(plan, due={name: size for name, size in plan.due.items() if name not in left})
+            self._store.spare = 0
+            deleted = self._delete(plan, lease) if plan.fresh or plan.due else []
+            self._reprieve(plan.idle)
+            self._record(plan.needed)
+            self._tidy(plan.needed)
+            collected = self._result(len(plan.fresh) - len(left), deleted, len(left))
+            result.update({key: value for key, value in dataclasses.asdict(collected).items() if key != "foreign"})
         return collected
 
-    def _collect(self, lease: Lease, confirm_shrink: bool) -> Collected:
-        self._store.spare = reserve.FOR_DELETING
-        plan = self.plan(confirm_shrink)
-        left = self._announce(plan.fresh)
-        due = {name: size for name, size in plan.due.items() if name not in left}
-        self._store.spare = 0
-        deleted = self._delete(dataclasses.replace(plan, due=due), lease) if plan.fresh or due else {}
-        for _done in map_all(lambda name: condemned.reprieve(self._repository, name), plan.idle):
+    def _reprieve(self, objects: t.Iterable[str]) -> None:
+        for _done in map_all(functools.partial(condemned.reprieve, self._repository), objects):
             pass
-        self._record(plan.needed)
-        self._tidy(plan.needed)
-        return Collected(len(plan.fresh) - len(left), len(deleted), sum(deleted.values()), self._foreign, len(left))
 
     def _announce(self, fresh: t.Sequence[str]) -> set[str]:
         """Condemn objects. Returns those for whose entries there is no room."""
@@ -184,12 +176,8 @@ class Collector:
         # One by one they need less room than several that are written at once.
         return {name for name in left if not condemn(name)}
 
-    @property
-    def _foreign(self) -> tuple[str, ...]:
-        return tuple(self._store.foreign.words())
-
-    def _delete(self, plan: CollectionPlan, lease: Lease) -> dict[str, int]:
-        """Delete due objects unless a second survey needs them. Returns bytes by name.
+    def _delete(self, plan: CollectionPlan, lease: Lease) -> list[int]:
+        """Delete due objects unless a second survey needs them. Returns their sizes.
 
         The survey sees every writer that did not see the deletion list. Objects that a point names again are reprieved.
         """
@@ -209,12 +197,11 @@ class Collector:
             self._control.detail("deleted", object=name, bytes=plan.due[name])
             return True
 
-        gone = {name: plan.due[name] for name, done in zip(listed, map_all(delete, listed)) if done}
+        gone = [plan.due[name] for name, done in zip(listed, map_all(delete, listed)) if done]
         named = [name for name in {*plan.fresh, *plan.due} if again.needs(name)]
         for name in named:
             self._control.note("pardoned", object=name, reason="a restore point names it again")
-        for _done in map_all(lambda name: condemned.reprieve(self._repository, name), named):
-            pass
+        self._reprieve(named)
         for each in lists:
             self._repository.discard(each)
         return gone
@@ -243,13 +230,9 @@ class Collector:
         restore point that leaves the trash is recorded as removed first.
         """
         old = self._over(needed)
-        for folder in (names.DRAFTS, names.DOOMED):
-            old += [entry.name for entry in self._store.entries(folder) if self._now - entry.modified > LAPSE + ASTRAY]
-        old += [
-            entry.name
-            for entry in self._store.entries(names.LEASES)
-            if self._now - entry.modified > LAPSE + self._grace
-        ]
+        kept_for = {names.DRAFTS: LAPSE + ASTRAY, names.DOOMED: LAPSE + ASTRAY, names.LEASES: LAPSE + self._grace}
+        for folder, seconds in kept_for.items():
+            old += [entry.name for entry in self._store.entries(folder) if self._now - entry.modified > seconds]
         for name, taken in names.of_kind(self._store.list(names.DAMAGED), names.DAMAGED_KIND):
             pack = names.pack(taken.pack)
             if not needed.needs(pack) and not self._repository.exists(pack):

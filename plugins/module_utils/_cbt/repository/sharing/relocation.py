@@ -16,6 +16,7 @@ import dataclasses
 import secrets
 import typing as t
 
+from ...control import Control
 from ...errors import DamagedObject, ObjectMissing
 from ...grid import coalesce
 from ..format import names
@@ -96,6 +97,15 @@ def relocated(extents: ExtentMap, moves: Moves) -> ExtentMap | None:
     return builder.finish(refs) if touched else None
 
 
+def readable_maps(
+    repository: Repository, points: t.Iterable[RestorePoint], control: Control
+) -> t.Iterator[tuple[str, ExtentMap]]:
+    """Yield target and extent map of each disk of restore points whose map can be read."""
+    for point in points:
+        control.check()
+        yield from repository.readable_maps(point)
+
+
 def _maps_of(repository: Repository, point: RestorePoint, moves: Moves) -> dict[str, ExtentMap]:
     """Return the new maps of the disks that refer to moved blocks, by target.
 
@@ -153,3 +163,12 @@ def relocate(lease: Lease, point: RestorePoint, moves: Moves) -> bool:
             return True
         if publishing.stands(repository, current):
             return False  # a new object was lost: another run does the work again
+
+
+def relocate_all(lease: Lease, moves: Moves, control: Control) -> int:
+    """Do as ``relocate`` does for all restore points; returns how many refer to moved blocks now."""
+    changed = 0
+    for point in lease.repository.points_of().points if moves else ():
+        control.check()
+        changed += relocate(lease, point, moves)
+    return changed
