@@ -320,6 +320,13 @@ RULES = (
         ),
     ),
     Mutation(
+        "check mode counts blocks of points that the run removes as live",
+        "operations/upkeep/retention.py",
+        "[point for point in points if point.key not in gone], left)",
+        "points, left)",
+        ("unit/repository/sharing/test_collector.py::test_what_check_mode_predicts_is_what_the_run_does",),
+    ),
+    Mutation(
         "a restored file has its name before it is complete",
         "operations/restore/disk_writer.py",
         '    return f"{path}.partial-{secrets.token_hex(4)}"\n',
