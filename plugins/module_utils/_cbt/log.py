@@ -19,8 +19,8 @@ import typing as t
 
 from .control import Event, Progress, Value
 from .errors import Refused
-from .opening import upwards
 from .printable import printable
+from .trusted_files import upwards
 
 _LONGEST = 4096  # characters of a value; names and messages from outside may be of any length
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -29,7 +29,7 @@ import typing as t
 
 from .. import programs
 from ..errors import Refused
-from ..opening import upwards
+from ..trusted_files import upwards
 from . import free_space, storage_pools
 from .connection import Domain, explained
 from .domain import DomainFacts, require_files_here

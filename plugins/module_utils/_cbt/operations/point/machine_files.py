@@ -22,7 +22,7 @@ import zlib
 
 from ...errors import CbtError
 from ...hypervisor.machine_files import MachineFile
-from ...opening import open_file
+from ...trusted_files import open_file
 
 INDEX = "machine.json"
 PIECE = 8 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from _cbt.opening import open_file
+from _cbt.trusted_files import open_file
 
 
 @pytest.fixture
