@@ -49,56 +49,45 @@ class _Shared(t.Generic[Task, Result]):
         self.taken = 0
         self.wanted = 0
         self.finished: dict[int, Result] = {}
-        self.exhausted = False
+        self.over = False
         self.error: BaseException | None = None
 
-    def fail(self, error: BaseException) -> None:
+    def end(self, error: BaseException | None = None) -> None:
+        """Hand out no more tasks. The consumer gets the first error."""
         with self.changed:
+            self.over = True
             self.error = self.error or error
             self.changed.notify_all()
 
-    def stop(self) -> None:
-        with self.changed:
-            self.exhausted = True
-            self.changed.notify_all()
-
-    def take(self) -> tuple[int, Task] | None:
-        """Return the next number and task; None if there is none or the work has ended."""
-        with self.feeding:
-            with self.changed:
-                while self.taken - self.wanted >= self.window and not self.exhausted and self.error is None:
-                    self.changed.wait()
-            if self.exhausted or self.error is not None:
-                return None
-            try:
-                task = next(self.tasks, None)  # not under ``changed``: making a task may need a request to the server
-            except BaseException as error:
-                # At once: for the next caller, a generator that raised looks exhausted.
-                self.fail(error)
-                raise
-            if task is None:
-                self.stop()
-                return None
-            number = self.taken
-            self.taken += 1
-            return number, task
-
-    def put(self, number: int, result: Result) -> None:
-        with self.changed:
-            self.finished[number] = result
-            self.changed.notify_all()
+    def drawn(self) -> t.Iterator[tuple[int, Task]]:
+        """Yield numbers and tasks for one worker until there is none or the work has ended."""
+        while True:
+            with self.feeding:
+                with self.changed:
+                    self.changed.wait_for(lambda: self.over or self.taken - self.wanted < self.window)
+                if self.over:
+                    return
+                try:
+                    task = next(self.tasks)  # not under ``changed``: making a task may need a request to the server
+                except BaseException as error:
+                    # At once: for the next caller, a generator that raised looks exhausted.
+                    self.end(None if isinstance(error, StopIteration) else error)
+                    return
+                number = self.taken
+                self.taken += 1
+            yield number, task
 
 
 def _serve(shared: _Shared[Task, Result], make_worker: t.Callable[[], t.ContextManager[Work[Task, Result]]]) -> None:
     try:
         with make_worker() as work:
-            while True:
-                taken = shared.take()
-                if taken is None:
-                    return
-                shared.put(taken[0], work(taken[1]))
+            for number, task in shared.drawn():
+                result = work(task)
+                with shared.changed:
+                    shared.finished[number] = result
+                    shared.changed.notify_all()
     except BaseException as error:
-        shared.fail(error)
+        shared.end(error)
 
 
 def _results(shared: _Shared[Task, Result], control: Control) -> t.Iterator[Result]:
@@ -107,7 +96,7 @@ def _results(shared: _Shared[Task, Result], control: Control) -> t.Iterator[Resu
             while shared.wanted not in shared.finished:
                 if shared.error is not None:
                     raise shared.error
-                if shared.exhausted and shared.wanted >= shared.taken:
+                if shared.over and shared.wanted >= shared.taken:
                     return
                 shared.changed.wait(_WAKE)
                 control.check()
@@ -132,17 +121,13 @@ def ordered_results(
     results wait. The consumer gets the first error of any worker. All threads have ended when the block is left.
     """
     shared: _Shared[Task, Result] = _Shared(tasks, workers * AHEAD)
-    threads: list[threading.Thread] = []
-    try:
-        for _index in range(workers):
-            thread = threading.Thread(target=_serve, args=(shared, make_worker), daemon=True)
-            thread.start()
-            threads.append(thread)
-        yield _results(shared, control)
-    finally:
-        shared.stop()
-        for thread in threads:
-            thread.join()
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        try:
+            for _worker in range(workers):
+                pool.submit(_serve, shared, make_worker)
+            yield _results(shared, control)
+        finally:
+            shared.end()
     if shared.error is not None:  # a worker failed while leaving, after the last result
         raise shared.error
 
@@ -155,8 +140,5 @@ def map_all(action: Work[Task, Result], items: t.Iterable[Task]) -> t.Iterator[R
     """
     left = iter(items)
     with concurrent.futures.ThreadPoolExecutor(max_workers=_WORKERS) as pool:
-        while True:
-            portion = list(itertools.islice(left, _PORTION))
-            if not portion:
-                return
+        for portion in iter(lambda: list(itertools.islice(left, _PORTION)), []):
             yield from pool.map(action, portion)
