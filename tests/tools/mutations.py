@@ -205,8 +205,8 @@ ORDER = (
     Mutation(
         "a writer does not check what is gone",
         "repository/sharing/wholeness.py",
-        "        except (DamagedObject, ObjectMissing):\n            return True\n",
-        "        except (DamagedObject, ObjectMissing):\n            return False\n",
+        "        except UnreadableObject:\n            return True\n",
+        "        except UnreadableObject:\n            return False\n",
         ("unit/repository/sharing/test_engine_beside_others.py",),
     ),
     Mutation(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 from _cbt import busy
-from _cbt.busy import BACKUP_NAMES, COPY_NAMES, RESTORE_NAMES, Busy, Names, Stopwatch, limited_by, measured
+from _cbt.busy import BACKUP_NAMES, COPY_NAMES, RESTORE_NAMES, Busy, Names, Watches, limited_by
 
 
 @pytest.mark.parametrize(
@@ -44,15 +44,16 @@ def test_the_sentence_names_what_was_busy_most(parts: Sequence[Busy], names: Nam
 def test_workers_that_had_nothing_to_do_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(busy.time, "perf_counter", lambda: now[0])
-    one, two, idle = Stopwatch(), Stopwatch(), Stopwatch()
+    watches = Watches()
+    one, two, _idle = (watches.new() for _worker in range(3))
     for watch, work, seconds in [(one, "reading", 2.0), (one, "hashing", 1.0), (two, "reading", 3.0)]:
         watch.start()
         now[0] += seconds
         watch.lap(work)
-    now[0] += 100.0
+    now[0] += 2.0
     one.start()  # what passed before does not count
     one.lap("reading")
-    result = measured([one, two, idle], 4.0)
-    assert result == Busy({"reading": 5.0, "hashing": 1.0}, 4.0, 2)
-    assert result.shares(RESTORE_NAMES) == {"reading": 0.625, "proving": 0.0, "writing": 0.0}
-    assert result.summary({"hashing": ""}) == {"workers": 2, "hashing_busy": 0.125}
+    result = watches.busy()
+    assert result == Busy({"reading": 5.0, "hashing": 1.0}, 8.0, 2)
+    assert result.shares(RESTORE_NAMES) == {"reading": 0.312, "proving": 0.0, "writing": 0.0}
+    assert result.summary({"hashing": ""}) == {"workers": 2, "hashing_busy": 0.062}

@@ -52,7 +52,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
+        self.start()
 
     def start(self) -> None:
         """Restart the measurement: the time since the last call does not count."""
@@ -78,8 +78,11 @@ class Watches:
         return self._watches[-1]
 
     def busy(self) -> Busy:
-        """Return what they measured until now."""
-        return measured(self._watches, time.perf_counter() - self._began)
+        """Return what they measured until now. Workers without work do not count."""
+        worked = [watch.seconds for watch in self._watches if watch.seconds]
+        kinds = {kind for seconds in worked for kind in seconds}
+        total = {kind: sum(seconds.get(kind, 0.0) for seconds in worked) for kind in kinds}
+        return Busy(total, time.perf_counter() - self._began, len(worked))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,20 +103,13 @@ class Busy:
         return {"workers": self.workers, **{f"{kind}_busy": share for kind, share in self.shares(names).items()}}
 
 
-def measured(watches: t.Iterable[Stopwatch], duration: float) -> Busy:
-    """Add up the watches of all workers. Workers without work do not count."""
-    worked = [watch.seconds for watch in watches if watch.seconds]
-    kinds = {kind for seconds in worked for kind in seconds}
-    return Busy({kind: sum(seconds.get(kind, 0.0) for seconds in worked) for kind in kinds}, duration, len(worked))
-
-
 def limited_by(parts: t.Iterable[Busy | None], names: Names) -> str | None:
     """Return a sentence on what limited the operation; None without measurements. Pure."""
-    measured_parts = [part for part in parts if part is not None and part.duration * part.workers]
-    if not measured_parts:
+    measured = [part for part in parts if part is not None]
+    whole = sum(part.duration * part.workers for part in measured)
+    if not whole:
         return None
-    whole = sum(part.duration * part.workers for part in measured_parts)
-    shares = {kind: sum(part.seconds.get(kind, 0.0) for part in measured_parts) / whole for kind in names}
+    shares = {kind: sum(part.seconds.get(kind, 0.0) for part in measured) / whole for kind in names}
     first, second = sorted(names, key=lambda kind: -shares[kind])[:2]
     if shares[first] >= _MOSTLY:
         return f"{names[first][0].upper()}{names[first][1:]}: busy {_percent(shares[first])} of the time."

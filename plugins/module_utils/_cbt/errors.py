@@ -21,11 +21,15 @@ class RepositoryError(CbtError):
     """The repository cannot be opened, read or written."""
 
 
-class ObjectMissing(RepositoryError):
+class UnreadableObject(RepositoryError):
+    """An object cannot be read: it is missing or damaged."""
+
+
+class ObjectMissing(UnreadableObject):
     """The repository holds no object of this name."""
 
 
-class DamagedObject(RepositoryError):
+class DamagedObject(UnreadableObject):
     """An object differs from what was written: it was changed, cut off or exchanged."""
 
 

@@ -66,7 +66,7 @@ def run_json(arguments: t.Sequence[str]) -> t.Any:
 class Service:
     """A child process that serves until it is stopped."""
 
-    def __init__(self, process: subprocess.Popen[bytes], name: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], name: str) -> None:
         self._process = process
         self._name = name
 
@@ -74,7 +74,7 @@ class Service:
         """Return an error message if the program ended by itself, else None."""
         if self._process.poll() is None:
             return None
-        said = self._process.stderr.read().decode(errors="replace").strip() if self._process.stderr else ""
+        said = self._process.stderr.read().strip() if self._process.stderr else ""
         return f"{self._name} ended early: {said or self._process.returncode}"
 
     def complete(self, watch: t.Callable[[], None]) -> tuple[int, str]:
@@ -85,28 +85,26 @@ class Service:
         while True:
             try:
                 _out, said = self._process.communicate(timeout=_WATCH_EVERY)
-                return self._process.returncode, said.decode(errors="replace").strip()
+                return self._process.returncode, said.strip()
             except subprocess.TimeoutExpired:
                 watch()
 
-    def stop(self, timeout: float = 600.0) -> None:
+    def stop(self, timeout: float) -> None:
         """Ask the program to end, and wait: it may have caches to write.
 
         Raises ProgramError if it does not end within ``timeout`` seconds or if it fails.
         """
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+        self._process.terminate()
         try:
             _out, said = self._process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired as error:
             raise ProgramError(f"{self._name} did not end within {timeout:.0f} s") from error
         if self._process.returncode not in (0, -signal.SIGTERM):
-            raise ProgramError(f"{self._name} failed: {said.decode(errors='replace').strip()}")
+            raise ProgramError(f"{self._name} failed: {said.strip()}")
 
     def kill(self) -> None:
         """Kill the program."""
-        if self._process.poll() is None:
-            self._process.kill()
+        self._process.kill()
         self._process.communicate()
 
 
@@ -129,6 +127,8 @@ def service(arguments: t.Sequence[str]) -> t.Iterator[Service]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
         env=_environment(),
         start_new_session=True,
     )

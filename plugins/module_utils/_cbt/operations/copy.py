@@ -13,7 +13,7 @@ import typing as t
 
 from ..busy import COPY_NAMES, Busy, limited_by
 from ..control import Control
-from ..errors import CbtError, DamagedObject, ObjectMissing, Refused
+from ..errors import CbtError, DamagedObject, ObjectMissing, Refused, UnreadableObject
 from ..repository.format.manifests import DiskRecord, Key, RestorePoint
 from ..repository.format.maps import ExtentMap
 from ..repository.records import damage
@@ -134,14 +134,6 @@ class _Copier:
         Its ``statistics`` are None if another run copied it. Raises a CbtError; then the point is not published. If the
         source is whole, the packs written so far stay, and the next attempt finds them.
         """
-        with self.control.phase("copying", point=point.id, domain=point.domain) as result:
-            copied = self._copy(point, there, here)
-            result["copied"] = copied.statistics is not None
-        return copied
-
-    def _copy(
-        self, point: RestorePoint, there: t.Sequence[RestorePoint], here: t.Sequence[RestorePoint]
-    ) -> CopiedPoint:
         present = whole_point(self.lease.repository, *point.key)
         if present is not None:
             return CopiedPoint(present)
@@ -154,13 +146,15 @@ class _Copier:
             described: list[RestorePoint] = []
 
             def describe(maps: Files, stored: Files) -> RestorePoint:
-                described.append(_described(point, self.lease.repository.id, self.options.dedup, maps, stored))
+                disks = tuple(dataclasses.replace(disk, map=maps[disk.target]) for disk in point.disks)
+                made = dataclasses.replace(point, repository=self.lease.repository.id, disks=disks, files=stored)
+                described.append(dataclasses.replace(made, dedup=self.options.dedup))
                 return described[-1]
 
             published = new.publish(
                 files, describe, lambda target: contextlib.nullcontext(sources[target]), yields=True
             )
-        except (DamagedObject, ObjectMissing):
+        except UnreadableObject:
             new.withdraw()
             raise
         except BaseException:
@@ -186,16 +180,11 @@ class _Copier:
         try:
             before = self.source.read_map(bases[0], disk.target)
             held = self.lease.repository.read_map(bases[1], disk.target) if len(before) <= _COMPARED else None
-        except (DamagedObject, ObjectMissing):
+        except UnreadableObject:
             held = None
         if held is None or len(held) > _COMPARED:
             return None, None  # then the whole disk is read, and known blocks are found by their ids
         return before, held
-
-
-def _described(point: RestorePoint, repository: str, scope: str, maps: Files, files: Files) -> RestorePoint:
-    disks = tuple(dataclasses.replace(disk, map=maps[disk.target]) for disk in point.disks)
-    return dataclasses.replace(point, repository=repository, disks=disks, files=files, dedup=scope)
 
 
 def _total(new: NewPoint) -> Statistics:
@@ -266,8 +255,10 @@ class _Task:
         while waiting:
             point = waiting.popleft()
             try:
-                taken = copier.copy(point, self.there, self.here)
-            except (DamagedObject, ObjectMissing) as error:
+                with copier.control.phase("copying", point=point.id, domain=point.domain) as result:
+                    taken = copier.copy(point, self.there, self.here)
+                    result["copied"] = taken.statistics is not None
+            except UnreadableObject as error:
                 now = _now(copier.source, point)
                 if now == point:
                     self.failed[point.id] = str(error)

@@ -84,8 +84,7 @@ def list_domains(session: Session, patterns: t.Sequence[str], excluded: t.Sequen
     found = [
         {"name": domain.name, "uuid": domain.uuid, "state": state}
         for domain in wanted
-        for state in [state_of(domain)]
-        if state is not None
+        if (state := state_of(domain)) is not None
     ]
     missing = [
         each for each in patterns if not _WILD & set(each) and not any(_fits(domain, [each]) for domain in known)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ..errors import DamagedObject, ObjectMissing
+from ..errors import UnreadableObject
 from ..hypervisor.connection import Session
 from ..repository.format import names
 from ..repository.format.configuration import FORMAT
@@ -93,7 +93,7 @@ def _names_damage(repository: Repository, point: RestorePoint, damages: Damages)
     for disk in point.disks:
         try:
             extents = repository.read_map(point, disk.target)
-        except (DamagedObject, ObjectMissing):
+        except UnreadableObject:
             return True
         if next(damage.damaged_runs(extents, damages), None) is not None:
             return True

@@ -10,7 +10,7 @@ import dataclasses
 import re
 import typing as t
 
-from ..errors import DamagedObject, ObjectMissing, PassphraseRefused, Refused, RepositoryError
+from ..errors import PassphraseRefused, Refused, RepositoryError, UnreadableObject
 from ..repository.crypto import encryption, key_slots
 from ..repository.crypto.encryption import EncryptedKeys
 from ..repository.crypto.keys import Keys
@@ -78,11 +78,7 @@ def _changed(found: Configuration, passphrase: str | None, request: KeyRequest, 
         present = slots.get(request.slot)
         if present is None or key_slots.unwrap(present, request.new_passphrase, found.id, request.slot) is None:
             slots[request.slot] = key_slots.wrap(master, request.new_passphrase, found.id, request.slot)
-    after = (
-        dataclasses.replace(found, slots=slots)
-        if slots == found.slots
-        else dataclasses.replace(found, slots=slots).proven_by(master)
-    )
+    after = found if slots == found.slots else dataclasses.replace(found, slots=slots).proven_by(master)
     given = [each for each in (request.new_passphrase, passphrase) if each is not None]
     if not any(after.opened(each) for each in given):
         raise Refused(
@@ -197,7 +193,7 @@ def lost(store: Store) -> bool:
     """
     try:
         configuration.decode(store.get(configuration.NAME), store.location)
-    except (DamagedObject, ObjectMissing):
+    except UnreadableObject:
         return True
     return False
 
@@ -209,7 +205,7 @@ def rebuilt(store: Store) -> Configuration:
     """
     ids: set[str] = set()
     for name, _taken in names.of_kind(store.list(names.POINTS), names.MANIFEST_KIND):
-        with contextlib.suppress(DamagedObject, ObjectMissing):  # another manifest names the same repository
+        with contextlib.suppress(UnreadableObject):  # another manifest names the same repository
             data = store.get(name)
             if data.startswith(encryption.MAGIC):
                 raise Refused(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import typing as t
 
 from ..repository.format import names
@@ -47,9 +48,9 @@ class Added:
     ``new_bytes`` were new on the disks; ``stored_bytes`` is their size in packs.
     """
 
-    restore_points: int = 0
-    new_bytes: int = 0
-    stored_bytes: int = 0
+    restore_points: int
+    new_bytes: int
+    stored_bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,15 +92,11 @@ class RepositoryStatus:
     foreign: tuple[str, ...]
 
 
-def added(points: t.Iterable[RestorePoint]) -> Added:
+def added(points: t.Collection[RestorePoint]) -> Added:
     """Return the sum of what restore points added, by their manifests. Pure."""
-    total = Added()
-    for point in points:
-        new, stored = (
-            sum(_bytes(disk.statistics.get(key, 0)) for disk in point.disks) for key in ("new_bytes", "stored_bytes")
-        )
-        total = Added(total.restore_points + 1, total.new_bytes + new, total.stored_bytes + stored)
-    return total
+    disks = [disk.statistics for point in points for disk in point.disks]
+    new, stored = (sum(_bytes(each.get(key, 0)) for each in disks) for key in ("new_bytes", "stored_bytes"))
+    return Added(len(points), new, stored)
 
 
 def _bytes(count: int) -> int:
@@ -109,18 +106,16 @@ def _bytes(count: int) -> int:
 def growth(points: t.Iterable[RestorePoint], now: datetime.datetime) -> Growth:
     """Return the growth of the last days. Points dated after ``now`` do not count. Pure."""
 
-    def since(days: int) -> list[tuple[datetime.datetime, RestorePoint]]:
-        return [(created, point) for created, point in dated if now - datetime.timedelta(days=days) < created <= now]
+    def since(days: int) -> list[RestorePoint]:
+        return [point for created, point in dated if now - datetime.timedelta(days=days) < created <= now]
 
-    dated = [
-        (datetime.datetime.fromisoformat(point.created).astimezone(datetime.timezone.utc), point) for point in points
-    ]
+    def created(point: RestorePoint) -> datetime.datetime:
+        return datetime.datetime.fromisoformat(point.created).astimezone(datetime.timezone.utc)
+
+    dated = [(created(point), point) for point in points]
     recent = since(DAYS)
-    by_day: dict[str, list[RestorePoint]] = {}
-    for created, point in sorted(recent, key=lambda each: each[0]):
-        by_day.setdefault(created.date().isoformat(), []).append(point)
-    week, month = ([point for _created, point in each] for each in (since(7), recent))
-    return Growth({day: added(each) for day, each in by_day.items()}, added(week), added(month))
+    days = itertools.groupby(sorted(recent, key=created), lambda point: created(point).date().isoformat())
+    return Growth({day: added(list(each)) for day, each in days}, added(since(7)), added(recent))
 
 
 def status(repository: Repository, now: datetime.datetime) -> RepositoryStatus:

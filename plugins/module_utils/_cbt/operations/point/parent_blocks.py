@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ...errors import DamagedObject, ObjectMissing
+from ...errors import UnreadableObject
 from ...repository.format.maps import ExtentMap, Run
 from ...repository.packs.reader import PackReader
 from ...repository.records.damage import Damages
@@ -34,7 +34,7 @@ class ParentBlocks:
                 continue
             try:
                 directory = self._reader.directory(run.pack)
-            except (DamagedObject, ObjectMissing):
+            except UnreadableObject:
                 self._unreadable.add(run.pack.id)
                 continue
             damage = self._damages.get(run.pack.id)

@@ -9,7 +9,7 @@ import contextlib
 import secrets
 import typing as t
 
-from ...errors import DamagedObject, Held, ObjectMissing, RepositoryError
+from ...errors import DamagedObject, Held, ObjectMissing, RepositoryError, UnreadableObject
 from ..format import manifests, names
 from ..format.manifests import RestorePoint
 from ..repository import Repository
@@ -234,5 +234,5 @@ def stands(repository: Repository, point: RestorePoint) -> bool:
     """Return True if the stored manifest equals ``point``."""
     try:
         return repository.point(point.uuid, point.id) == point
-    except (DamagedObject, ObjectMissing):
+    except UnreadableObject:
         return False

@@ -17,7 +17,7 @@ import secrets
 import typing as t
 
 from ...control import Control
-from ...errors import DamagedObject, ObjectMissing
+from ...errors import UnreadableObject
 from ...grid import coalesce
 from ..format import names
 from ..format.manifests import RestorePoint
@@ -128,7 +128,7 @@ def _stored(repository: Repository, point: RestorePoint, maps: t.Mapping[str, Ex
     )
     made = dataclasses.replace(point, disks=tuple(disks))
     # Missing or damaged objects are found before the manifest is replaced.
-    with contextlib.suppress(DamagedObject, ObjectMissing):
+    with contextlib.suppress(UnreadableObject):
         repository.store.protect(
             publishing.resting_on(repository, made), like=point.object_name(next(iter(files.values())))
         )
@@ -153,7 +153,7 @@ def relocate(lease: Lease, point: RestorePoint, moves: Moves) -> bool:
     while True:
         try:
             current = repository.point(point.uuid, point.id)
-        except (DamagedObject, ObjectMissing):
+        except UnreadableObject:
             return False
         maps = _maps_of(repository, current, moves)
         if not maps or trash.contains(repository, point):

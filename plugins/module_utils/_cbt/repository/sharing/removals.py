@@ -16,7 +16,7 @@ import itertools
 import secrets
 import typing as t
 
-from ...errors import DamagedObject, ObjectMissing
+from ...errors import UnreadableObject
 from ...parallel import map_all
 from ..format import envelope, manifests, names
 from ..format.manifests import Budget, Key
@@ -48,7 +48,7 @@ def _record(repository: Repository, uuid: str, ids: set[str], small: t.Sequence[
     """Record removed points of a domain. Merges its ``small`` objects if there are many."""
     taken = {}
     for name in small if len(small) >= _MANY else ():
-        with contextlib.suppress(DamagedObject, ObjectMissing):
+        with contextlib.suppress(UnreadableObject):
             taken[name] = _ids(repository, name)
     left = iter(sorted(ids.union(*taken.values())))
     for chunk in iter(lambda: list(itertools.islice(left, MOST)), []):
@@ -84,7 +84,7 @@ def _in_trash(repository: Repository, key: Key) -> bool:
     An entry that cannot be read proves nothing.
     """
     for name in repository.store.list(names.trash_folder(*key)):
-        with contextlib.suppress(DamagedObject, ObjectMissing):
+        with contextlib.suppress(UnreadableObject):
             data = Budget().take(repository.get_object(name))
             return manifests.decode(data, names.manifest_kept_by(name)).key == key
     return False
@@ -104,7 +104,7 @@ def recorded(repository: Repository, key: Key, but: t.Collection[str] = ()) -> b
     while True:
         found = objects(repository, key[0]) - seen
         for name in found:
-            with contextlib.suppress(DamagedObject, ObjectMissing):
+            with contextlib.suppress(UnreadableObject):
                 if key[1] in _ids(repository, name):
                     return True
         if not found:

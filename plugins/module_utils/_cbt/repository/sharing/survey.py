@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import typing as t
 
-from ...errors import DamagedObject, ObjectMissing, RepositoryError
+from ...errors import DamagedObject, ObjectMissing, RepositoryError, UnreadableObject
 from ..format import manifests, names
 from ..format.manifests import Key, RestorePoint
 from ..repository import Repository
@@ -138,21 +138,21 @@ def unneeded(found: Survey, repository: Repository, objects: t.Iterable[Entry]) 
 
 def _take_maps_beside(found: Survey, repository: Repository, key: Key, absent: t.Collection[bytes | str]) -> None:
     """Add all maps of a restore point that needs something absent."""
-    with contextlib.suppress(DamagedObject, ObjectMissing):  # removed since it was listed
+    with contextlib.suppress(UnreadableObject):  # removed since it was listed
         point = repository.point(*key)
         if not _needs_any(repository, point, absent):
             return
         for disk in point.disks:
             for file in maps_beside(repository, point, disk):
                 other = dataclasses.replace(point, disks=(dataclasses.replace(disk, map=file),))
-                with contextlib.suppress(DamagedObject, ObjectMissing):  # a map that cannot be read is not given back
+                with contextlib.suppress(UnreadableObject):  # a map that cannot be read is not given back
                     found.take(repository, other)
 
 
 def _needs_any(repository: Repository, point: RestorePoint, absent: t.Collection[bytes | str]) -> bool:
     try:
         return any(_key(name) in absent for name in needed(repository, point))
-    except (DamagedObject, ObjectMissing):  # its map cannot be read
+    except UnreadableObject:  # its map cannot be read
         return True
 
 
@@ -191,7 +191,7 @@ def _note(found: Survey, repository: Repository, name: str) -> None:
         try:
             found.take(repository, point)
             return
-        except (DamagedObject, ObjectMissing) as error:
+        except UnreadableObject as error:
             if not was_whole and isinstance(error, ObjectMissing):
                 return
             if point == before:

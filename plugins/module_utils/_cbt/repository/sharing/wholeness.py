@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import typing as t
 
-from ...errors import DamagedObject, ObjectMissing
+from ...errors import UnreadableObject
 from ...parallel import map_all
 from ..format import names
 from ..format.manifests import DiskRecord, Key, RestorePoint, StoredFile
@@ -42,7 +42,7 @@ def unsound(repository: Repository, objects: t.Mapping[str, int]) -> set[str]:
     def wrong(name: str) -> bool:
         try:
             return repository.store.size(name) != objects[name]
-        except (DamagedObject, ObjectMissing):
+        except UnreadableObject:
             return True
 
     ordered = sorted(objects)
@@ -53,7 +53,7 @@ def is_whole(repository: Repository, point: RestorePoint, going: t.Collection[st
     """Return True if all objects of a restore point exist and none is in ``going``."""
     try:
         objects = needed(repository, point)
-    except (DamagedObject, ObjectMissing):
+    except UnreadableObject:
         return False
     return not any(name in going for name in objects) and not unsound(repository, objects)
 
@@ -65,7 +65,7 @@ def whole_point(repository: Repository, uuid: str, point_id: str) -> RestorePoin
     """
     try:
         point = repository.point(uuid, point_id)
-    except (DamagedObject, ObjectMissing):
+    except UnreadableObject:
         return None
     return point if is_whole(repository, point) else None
 
@@ -91,7 +91,7 @@ def _is_listed(repository: Repository, point: RestorePoint, sizes: Sizes, maps: 
                 maps[disk.map.sha256] = all(
                     sizes.get(ref.name) == ref.size for ref in repository.read_packs(point, disk)
                 )
-            except (DamagedObject, ObjectMissing):
+            except UnreadableObject:
                 return False
     return all(maps[disk.map.sha256] for disk in point.disks)
 
@@ -125,7 +125,7 @@ def maps_beside(repository: Repository, point: RestorePoint, disk: DiskRecord) -
         if names.is_map_name(file, disk.target) and not any(names.is_map_name(file, target) for target in others):
             try:
                 data = repository.get_object(name)
-            except (DamagedObject, ObjectMissing):
+            except UnreadableObject:
                 continue
             yield StoredFile(file, len(data), hashlib.sha256(data).hexdigest())
 
@@ -133,5 +133,5 @@ def maps_beside(repository: Repository, point: RestorePoint, disk: DiskRecord) -
 def _has_all_packs(repository: Repository, point: RestorePoint, disk: DiskRecord) -> bool:
     try:
         return not unsound(repository, {ref.name: ref.size for ref in repository.read_packs(point, disk)})
-    except (DamagedObject, ObjectMissing):
+    except UnreadableObject:
         return False
