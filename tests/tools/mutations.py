@@ -214,9 +214,10 @@ ORDER = (
         "repository/sharing/publishing.py",
         "    pending = objects.keys() & condemned.pending_deletion(repository)\n"
         "    return pending | unsound(\n"
-        "        repository, {name: size for name, size in objects.items() if name not in pending and not assume_present(name)}\n"
+        "        repository,\n"
+        "        {name: size for name, size in objects.items() if name not in pending and (new is None or name in new)},\n"
         "    )\n",
-        "    gone = unsound(repository, {name: size for name, size in objects.items() if not assume_present(name)})\n"
+        "    gone = unsound(repository, {name: size for name, size in objects.items() if new is None or name in new})\n"
         "    return gone | (objects.keys() & condemned.pending_deletion(repository))\n",
         ("unit/repository/sharing/test_publishing.py::test_what_a_collector_deletes_between_any_two_requests_is_lost",),
     ),
@@ -1069,7 +1070,7 @@ HOLDS = (
     Mutation(
         "a late entry keeps what is about to be deleted",
         "repository/sharing/wholeness.py",
-        "    return not any(name in going for name in objects) and",
+        "    return going.isdisjoint(objects) and",
         "    return",
         (
             "unit/repository/sharing/test_late_requests.py::test_an_entry_after_the_deletion_is_withdrawn_if_a_collector_is_about_to_delete_what_it_names",

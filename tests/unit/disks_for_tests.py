@@ -68,11 +68,11 @@ def back_up(
     finding = dedup.deduplicator(repository, scope, uuid_of(domain), damages)
     writer = repository.writer()
     reader = Reader(BlockSink(writer, codecs.encoder("none"), finding), 2, Control(), Throttle(None, lambda: None))
-    read = reader.read(disk, "vda", base, ParentBlocks(base, repository.reader, damages))  # type: ignore[arg-type]
+    read = reader.read(disk, "vda", base, ParentBlocks(base, repository.reader, damages), False, ())  # type: ignore[arg-type]
     written = {**(finding.packs if finding else {}), **writer.finish()}
     if finding is not None:
         dedup.store_hooks(repository, dedup.of_backup(uuid_of(domain), run_of(session)), writer.hooks())
-    return read.finish(written), read.statistics
+    return read.builder.finish(written), read.statistics
 
 
 def restored(repository: Repository, extents: ExtentMap) -> bytes:

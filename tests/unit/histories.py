@@ -116,10 +116,12 @@ class History:
         reader = Reader(BlockSink(writer, encoder("none")), 1, Control(), Throttle(None, lambda: None))
         if base is None:
             self.disk.dirty = set(range(BLOCKS))
-        read = reader.read(self.disk, "vda", base, ParentBlocks(base, repository.reader, damages), again=again)  # type: ignore[arg-type]
+        read = reader.read(self.disk, "vda", base, ParentBlocks(base, repository.reader, damages), False, again)  # type: ignore[arg-type]
         self._made += 1
         name = point_id(self._made)
-        files = repository.put_files(names.point_folder(uuid, name), {"vda.map": read.finish(writer.finish()).encode()})
+        files = repository.put_files(
+            names.point_folder(uuid, name), {"vda.map": read.builder.finish(writer.finish()).encode()}
+        )
         made = point(self._made, (record(size=self.disk.size, map=files["vda.map"]),), uuid=uuid)
         repository.publish(made)
         self.truth[name], self._last = self.disk.bytes(), made

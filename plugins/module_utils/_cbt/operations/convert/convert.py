@@ -68,25 +68,23 @@ def _candidates(
     for disk in facts.disks:
         if targets is not None and disk.target not in targets:
             continue
-        path = definition.disk_path(session, disk)
+        path = definition.disk_path(session, disk) or ""
         reason = _inconvertible(disk, path)
         if reason is not None:
             left[disk.target] = reason
             continue
-        found.append(
-            _candidate(facts, disk, t.cast(str, path), ties, _users(session, t.cast(str, path), sources, facts.uuid))
-        )
+        found.append(_candidate(facts, disk, path, ties, _users(session, path, sources, facts.uuid)))
     return found, left
 
 
-def _inconvertible(disk: Disk, path: str | None) -> str | None:
+def _inconvertible(disk: Disk, path: str) -> str | None:
     if disk.why_unreadable is not None:
         return disk.why_unreadable
     if disk.format not in ("raw", "qcow2"):
         return f"{disk.target} is a {disk.format} image; RAW and qcow2 are converted. Use qemu-img convert."
     if disk.readonly:
         return f"{disk.target} is read-only."
-    if path is None:
+    if not path:
         return f"{disk.target} is a {disk.type} disk, not an image file of this host."
     return None if os.path.exists(path) else f"{disk.target} has no image at {path}."
 
@@ -121,15 +119,16 @@ def _carry_out(run: ImageRun, facts: DomainFacts, conversions: t.Sequence[Conver
     domain = run.of_domain
     done: list[Converted] = []
     at_rest = [each for each in conversions if each.method in (AMEND, CONVERT)]
-    if at_rest and facts.active:
+    window = bool(at_rest) and facts.active
+    if window:
         definition.shut_down(domain, run.options.shutdown_timeout, run.control.check)
     with contextlib.ExitStack() as undo:
-        if at_rest and facts.active:
+        if window:
             undo.callback(definition.start, domain)
         for each in at_rest:
             run.control.check()
             run.at_rest(each, undo)
-        if at_rest and facts.active:
+        if window:
             undo.callback(definition.stop, domain)
             definition.start(domain)
         undo.pop_all()

@@ -45,10 +45,12 @@ def _marked(source: Source) -> t.Iterator[Extent]:
 
 def _to_read(old: Source, new: Source) -> t.Iterator[Extent]:
     """Yield the ranges that are not marked and do not read as zero in both images."""
-    data = (each for each in intersect(unmarked(_marked(new), old.size), old.allocation()) if not each.flag)
-    yield from data
-    zero = (each for each in intersect(unmarked(_marked(new), old.size), old.allocation()) if each.flag)
-    yield from (each for each in intersect(zero, new.allocation()) if not each.flag)
+
+    def within(zero: bool) -> t.Iterator[Extent]:
+        return (each for each in intersect(unmarked(_marked(new), old.size), old.allocation()) if each.flag == zero)
+
+    yield from within(zero=False)
+    yield from (each for each in intersect(within(zero=True), new.allocation()) if not each.flag)
 
 
 def first_difference(old: Source, new: Source, control: Control) -> int | None:

@@ -92,8 +92,7 @@ class ImageRun:
     def _begin_image(self, conversion: Conversion) -> None:
         """Create the marker of a new image; first delete what a killed run left."""
         if self._begun_before(conversion):
-            put_away(conversion.path)
-            marker.remove(conversion.path)  # a marker of an older version does not record the format
+            self._drop_image(conversion)  # with its marker: that of an older version does not record the format
         image = conversion.candidate.image
         marker.make(conversion.path, Original(image.path, image.format))
 

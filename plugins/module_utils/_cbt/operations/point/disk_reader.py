@@ -17,7 +17,6 @@ from ...control import Control, Progress, Value
 from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE
 from ...parallel import ordered_results
 from ...repository.format.maps import ExtentMap, MapBuilder, Run
-from ...repository.format.packs import PackRef
 from .audit import unmarked_in
 from .parent_blocks import ParentBlocks
 from .portion import KEPT, ZERO, BlockSink, Outcome, PortionReader, Statistics
@@ -25,9 +24,7 @@ from .portion import KEPT, ZERO, BlockSink, Outcome, PortionReader, Statistics
 
 @dataclasses.dataclass(frozen=True)
 class ReadDisk:
-    """The result of reading one disk: a map builder and statistics.
-
-    Call ``finish`` after all packs are complete.
+    """The result of reading one disk: a builder of its map, to be finished when all packs are complete, and statistics.
 
     ``unmarked`` are the blocks that an audit found changed although tracking did not mark them.
     """
@@ -47,10 +44,6 @@ class ReadDisk:
     def summary(self) -> dict[str, Value]:
         """The statistics and the shares of the workers' time, for the log."""
         return {**dataclasses.asdict(self.statistics), **self.busy.summary(BACKUP_NAMES)}
-
-    def finish(self, written: t.Mapping[bytes, PackRef]) -> ExtentMap:
-        """Return the extent map of the disk."""
-        return self.builder.finish(written)
 
 
 def ranges_of(runs: t.Iterable[Run]) -> tuple[BlockRange, ...]:
@@ -82,8 +75,8 @@ class Reader:
         target: str,
         base: ExtentMap | None,
         parent: ParentBlocks,
-        audit: bool = False,
-        again: t.Iterable[BlockRange] = (),
+        audit: bool,
+        again: t.Iterable[BlockRange],
     ) -> ReadDisk:
         """Read the extents of ``source`` and the ranges in ``again``.
 
@@ -93,23 +86,21 @@ class Reader:
         """
         wanted = to_blocks(source.allocation() if audit else source.extents(), source.size)
         claims = tuple(to_blocks(source.extents(), source.size)) if audit else None
-        return self._carry_out(source, target, base, parent, united(wanted, again), claims)
+        return self.read_ranges(source, target, base, parent, united(wanted, again), claims)
 
-    def read_again(
-        self, source: DiskSource, target: str, base: ExtentMap, parent: ParentBlocks, ranges: t.Sequence[BlockRange]
-    ) -> ReadDisk:
-        """Read only these ranges. All other blocks keep their map entry from ``base``."""
-        return self._carry_out(source, target, base, parent, ranges, None)
-
-    def _carry_out(
+    def read_ranges(
         self,
         source: DiskSource,
         target: str,
         base: ExtentMap | None,
         parent: ParentBlocks,
         wanted: t.Iterable[BlockRange],
-        claims: t.Sequence[BlockRange] | None,
+        claims: t.Sequence[BlockRange] | None = None,
     ) -> ReadDisk:
+        """Read only these ranges. All other blocks keep their map entry from ``base``.
+
+        With ``claims``, the dirty ranges, report blocks outside of them that changed.
+        """
         portions = pieces(wanted, BLOCKS_AT_ONCE)
         unmarked: list[BlockRange] = []
         builder = MapBuilder(source.size, base)

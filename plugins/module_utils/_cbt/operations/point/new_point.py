@@ -34,6 +34,7 @@ _AT_ONCE = 4  # files in memory at the same time
 
 Files = t.Mapping[str, StoredFile]
 Describe = t.Callable[[Files, Files], RestorePoint]  # from the stored maps by target, and the stored files by name
+SourceOf = t.Callable[[str], t.ContextManager[DiskSource]]  # reopens the disk with this target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +118,7 @@ class NewPoint:
         self,
         files: t.Mapping[str, bytes],
         describe: Describe,
-        source_of: t.Callable[[str], t.ContextManager[DiskSource]],
+        source_of: SourceOf,
         yields: bool = False,
     ) -> RestorePoint:
         """Store packs, then maps and files, then the manifest.
@@ -130,10 +131,11 @@ class NewPoint:
             packs = self._writers[-1].finish()
             written = {**(self._dedup.packs if self._dedup is not None else {}), **packs}
             result.update(packs=len(packs), pack_bytes=sum(pack.size for pack in packs.values()))
-            self._maps = {target: disk.finish(written) for target, disk in self.disks.items()}
-            point = self._described(files, describe)
+            self._maps = {target: disk.builder.finish(written) for target, disk in self.disks.items()}
+            described = functools.partial(self._described, files, describe)
+            point = described()
             self._control.check()
-            restore_missing = functools.partial(self._restore_missing, files, describe, source_of)
+            restore_missing = functools.partial(self._restore_missing, described, source_of)
             return publishing.publish(self._lease, point, restore_missing, self._before_visible, yields)
 
     def _before_visible(self) -> None:
@@ -146,11 +148,7 @@ class NewPoint:
         self._unnamed.clear()
 
     def _restore_missing(
-        self,
-        files: t.Mapping[str, bytes],
-        describe: Describe,
-        source_of: t.Callable[[str], t.ContextManager[DiskSource]],
-        lost: set[str],
+        self, described: t.Callable[[], RestorePoint], source_of: SourceOf, lost: set[str]
     ) -> RestorePoint:
         """Read the blocks in the ``lost`` packs again and store them in new packs.
 
@@ -165,14 +163,14 @@ class NewPoint:
             ranges = ranges_of(run for run in extents.runs() if run.pack.name in lost)
             if ranges:
                 with source_of(target) as source:
-                    again[target] = self._reader(None).read_again(
+                    again[target] = self._reader(None).read_ranges(
                         source, target, extents, ParentBlocks(None, self._repository.reader), ranges
                     )
         written = self._writers[-1].finish()
         for target, disk in again.items():
-            self._maps[target] = disk.finish(written)
+            self._maps[target] = disk.builder.finish(written)
             self.disks[target].statistics.stored_bytes += disk.statistics.stored_bytes
-        return self._described(files, describe)
+        return described()
 
     def _described(self, files: t.Mapping[str, bytes], describe: Describe) -> RestorePoint:
         """Store maps and files under unique names, and return the restore point that names them."""

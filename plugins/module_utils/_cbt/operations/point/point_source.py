@@ -16,43 +16,35 @@ from ...repository.format.maps import ExtentMap
 from ...repository.repository import Repository
 
 
-class PointConnection:
-    """Reads and verifies the disk of ``extents``. Several threads may use it."""
-
-    def __init__(self, repository: Repository, extents: ExtentMap) -> None:
-        self._reader = repository.reader
-        self._extents = extents
-
-    def read(self, offset: int, length: int) -> bytearray:
-        """Return ``length`` bytes from ``offset``, the start of a block.
-
-        Raises DamagedObject or ObjectMissing.
-        """
-        data = bytearray(length)
-        for run in self._extents.runs(offset // BLOCK_SIZE, block_count(offset + length)):
-            for index, block in enumerate(self._reader.disk_blocks(run, self._extents.size)):
-                if isinstance(block, DamagedObject):
-                    raise block
-                start = (run.first + index) * BLOCK_SIZE - offset
-                data[start : start + len(block)] = block
-        return data
-
-
 class PointSource:
-    """A disk of a restore point.
+    """A disk of a restore point. Several threads may read it.
 
     With ``base``, a map of the same size, ``extents`` yields only the blocks with another address in it.
     """
 
     def __init__(self, repository: Repository, extents: ExtentMap, base: ExtentMap | None) -> None:
-        self._repository = repository
+        self._reader = repository.reader
         self._extents = extents
         self._base = base
         self.size = extents.size
 
-    def connect(self) -> t.ContextManager[PointConnection]:
-        """Return a connection to read with."""
-        return contextlib.nullcontext(PointConnection(self._repository, self._extents))
+    def connect(self) -> t.ContextManager[PointSource]:
+        """Return what reads the disk, which is this object."""
+        return contextlib.nullcontext(self)
+
+    def read(self, offset: int, length: int) -> bytearray:
+        """Return ``length`` verified bytes from ``offset``, the start of a block.
+
+        Raises DamagedObject or ObjectMissing.
+        """
+        data = bytearray(length)
+        for run in self._extents.runs(offset // BLOCK_SIZE, block_count(offset + length)):
+            for index, block in enumerate(self._reader.disk_blocks(run, self.size)):
+                if isinstance(block, DamagedObject):
+                    raise block
+                start = (run.first + index) * BLOCK_SIZE - offset
+                data[start : start + len(block)] = block
+        return data
 
     def allocation(self) -> t.Iterator[Extent]:
         """Yield extents of the whole disk in order, flagged by whether they read as zero."""

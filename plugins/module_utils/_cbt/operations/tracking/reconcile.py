@@ -14,7 +14,6 @@ from ...hypervisor.checkpoints import ANY_REPOSITORY, named, why_unsound
 from ...hypervisor.connection import Session
 from ...hypervisor.disks import Disk
 from ...hypervisor.domain import require_files_here
-from ...repository.format.manifests import RestorePoint
 from ...repository.repository import Repository
 from ..backup import situation
 from ..backup.plan import Situation, our_checkpoints, usable_disks
@@ -76,8 +75,8 @@ def _serving(found: Situation, ours: t.Sequence[str]) -> tuple[str | None, tuple
     return None, ()
 
 
-def _why_gone(name: str, found: Situation, by_checkpoint: t.Mapping[str | None, RestorePoint]) -> str:
-    point = by_checkpoint.get(name)
+def _why_gone(name: str, found: Situation) -> str:
+    point = next((each for each in reversed(found.points) if each.checkpoint == name), None)
     if point is None:
         return "no restore point of this repository names it"
     if not _sound_disks(found.facts.disks, name):
@@ -97,8 +96,7 @@ def plan_agreement(found: Situation, remove_foreign: bool) -> Agreement:
         steps.append(
             Step(REDEFINE, serving, f"its bitmaps are in {', '.join(disks)}, but libvirt does not know it", disks)
         )
-    by_checkpoint: dict[str | None, RestorePoint] = {point.checkpoint: point for point in found.points}
-    steps += [Step(REMOVE, name, _why_gone(name, found, by_checkpoint)) for name in ours if name != serving]
+    steps += [Step(REMOVE, name, _why_gone(name, found)) for name in ours if name != serving]
     others = named("", found.checkpoints, found.facts.disks)
     foreign = tuple(name for name in others if name not in ours and ANY_REPOSITORY.fullmatch(name) is None)
     if remove_foreign:

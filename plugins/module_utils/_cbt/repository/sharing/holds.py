@@ -97,20 +97,16 @@ def _is_line(text: str) -> bool:
     return 0 < len(text) <= LONGEST and text.isprintable()
 
 
-def listed(repository: Repository) -> list[Hold]:
-    """Return all holds, the oldest first, including those that cannot be read.
+def of(repository: Repository, key: Key) -> list[Hold]:
+    """Return the holds of a restore point, as ``listed`` does."""
+    return listed(repository, names.holds_folder(*key))
+
+
+def listed(repository: Repository, folder: str = names.HOLDS) -> list[Hold]:
+    """Return all holds below a folder, the oldest first, including those that cannot be read.
 
     Raises RepositoryError if the store fails.
     """
-    return _listed(repository, names.HOLDS)
-
-
-def of(repository: Repository, key: Key) -> list[Hold]:
-    """Return the holds of a restore point, as ``listed`` does."""
-    return _listed(repository, names.holds_folder(*key))
-
-
-def _listed(repository: Repository, folder: str) -> list[Hold]:
     found = []
     budget = Budget()
     for name, taken in names.of_kind(repository.store.list(folder), names.HOLD_KIND):

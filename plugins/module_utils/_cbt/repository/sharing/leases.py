@@ -89,31 +89,22 @@ class Lease:
     def __init__(self, repository: Repository, operation: str) -> None:
         self.repository = repository
         self.id = secrets.token_hex(8)
+        self._name = names.lease(self.id)
         self.since: float | None = None
         self._operation = operation
         self._lock = threading.Lock()  # the renewing thread and the caller may renew at the same time
         self.since = self.now()
-
-    @property
-    def _name(self) -> str:
-        return names.lease(self.id)
 
     def renew(self) -> float | None:
         """Renew the lease. Returns the store's time, or None if the lease is gone again."""
         body = {"host": socket.gethostname(), "process": os.getpid(), "operation": self._operation, "since": self.since}
         self.repository.put_object(self._name, envelope.encode(KIND, VERSION, body))
         with contextlib.suppress(ObjectMissing):  # a collector that took it for dead has deleted it
-            return self._noted(self.repository.store.modified(self._name))
+            now = self.repository.store.modified(self._name)
+            with self._lock:  # if the store's clock was set back, objects stored from now on are not older than this
+                self.since = min(now, self.since) if self.since is not None else None
+            return now
         return None
-
-    def _noted(self, now: float) -> float:
-        """Return ``now``; lower ``since`` to it if the store's clock was set back.
-
-        Objects stored from now on would be older than ``since`` otherwise.
-        """
-        with self._lock:
-            self.since = min(now, self.since) if self.since is not None else None
-        return now
 
     def now(self) -> float:
         """Return the time by the store's clock, that of a freshly written object.
@@ -162,8 +153,7 @@ def lease_holders(repository: Repository) -> list[LeaseHolder]:
     """
     found = []
     for entry in repository.store.entries(names.LEASES):
-        taken = names.parsed(entry.name)
-        lease_id = taken.parts["session"] if taken is not None else ""
+        lease_id = entry.name.rpartition("/")[2]
         try:
             body = envelope.decode(KIND, VERSION, repository.get_object(entry.name), entry.name, _SHAPE)
             since = entry.modified if body.get("since") is None else body["since"]

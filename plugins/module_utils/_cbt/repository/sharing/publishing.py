@@ -32,14 +32,10 @@ def resting_on(repository: Repository, point: RestorePoint) -> t.Iterator[str]:
     yield from needed(repository, point)
 
 
-def _unsure(_name: str) -> bool:
-    return False
-
-
-def missing(repository: Repository, point: RestorePoint, assume_present: t.Callable[[str], bool] = _unsure) -> set[str]:
+def missing(repository: Repository, point: RestorePoint, new: t.Collection[str] | None = None) -> set[str]:
     """Return the names of a point's objects that are missing, truncated or condemned.
 
-    ``assume_present`` returns True for objects whose size need not be checked.
+    With ``new``, only the sizes of these objects are checked.
     """
     try:
         objects = needed(repository, point)
@@ -47,7 +43,8 @@ def missing(repository: Repository, point: RestorePoint, assume_present: t.Calla
         return set(map(point.object_name, point.stored_files))
     pending = objects.keys() & condemned.pending_deletion(repository)
     return pending | unsound(
-        repository, {name: size for name, size in objects.items() if name not in pending and not assume_present(name)}
+        repository,
+        {name: size for name, size in objects.items() if name not in pending and (new is None or name in new)},
     )
 
 
@@ -63,7 +60,7 @@ def _drafting(lease: Lease) -> t.Iterator[t.Callable[[RestorePoint], Moment]]:
         lease.renew()
         began = leases.moment()
         # A name of its own each time: a collector that is just about to remove an outdated draft must not hit this one.
-        drafts.append(names.draft(lease.id, point.uuid, point.id, secrets.token_hex(8)))
+        drafts.append(names.draft(lease.id, *point.key, secrets.token_hex(8)))
         lease.repository.put_object(drafts[-1], manifests.encode(point))
         return began
 
@@ -160,7 +157,7 @@ def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Coll
     with _drafting(lease) as draft:
         began = draft(after)
         # In this order: if the manifest still stands after the check for condemned objects, nothing was lost before it.
-        if _lacks(repository, after, lambda name: name not in new) or not stands(repository, before):
+        if _lacks(repository, after, new) or not stands(repository, before):
             return False
         looked = leases.moment()
         if began.elapsed() >= _FRESH:
@@ -171,9 +168,9 @@ def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Coll
         )
 
 
-def _lacks(repository: Repository, point: RestorePoint, assume_present: t.Callable[[str], bool] = _unsure) -> bool:
+def _lacks(repository: Repository, point: RestorePoint, new: t.Collection[str] | None = None) -> bool:
     try:
-        return bool(missing(repository, point, assume_present))
+        return bool(missing(repository, point, new))
     except DamagedObject:
         return True  # a map is damaged, so the objects it names are not known
 
@@ -233,6 +230,6 @@ def _settled(repository: Repository, before: RestorePoint, after: RestorePoint, 
 def stands(repository: Repository, point: RestorePoint) -> bool:
     """Return True if the stored manifest equals ``point``."""
     try:
-        return repository.point(point.uuid, point.id) == point
+        return repository.point(*point.key) == point
     except UnreadableObject:
         return False

@@ -152,7 +152,7 @@ def relocate(lease: Lease, point: RestorePoint, moves: Moves) -> bool:
     repository = lease.repository
     while True:
         try:
-            current = repository.point(point.uuid, point.id)
+            current = repository.point(*point.key)
         except UnreadableObject:
             return False
         maps = _maps_of(repository, current, moves)

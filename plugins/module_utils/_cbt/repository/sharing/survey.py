@@ -64,13 +64,12 @@ class Survey:
             )
 
 
-def _stuck(error: RepositoryError, name: str) -> RepositoryError:
+def _stuck(error: RepositoryError, name: str, kind: names.Kind) -> RepositoryError:
     why = str(error).rstrip(".")
     what = "Verify the repository; if the restore point cannot be repaired, remove it."
-    taken = names.parsed(name)
-    if taken is not None and taken.kind is names.TRASH_KIND:
+    if kind is names.TRASH_KIND:
         what = "It is deleted once its grace period is over, or delete it manually."
-    if taken is not None and taken.kind is names.HOLD_KIND:
+    if kind is names.HOLD_KIND:
         what = holds.how_to_end(name)
     return RepositoryError(f"Space cannot be reclaimed, because it is not known what {name} needs: {why}. {what}")
 
@@ -95,21 +94,21 @@ def survey(
     found = Survey()
     for entry in repository.store.entries(names.DRAFTS):
         if now - entry.modified <= LAPSE + ASTRAY:
-            _note(found, repository, entry.name)
+            _note(found, repository, entry.name, names.DRAFT_KIND)
     for name, taken in names.of_kind(repository.store.list(names.POINTS), names.MANIFEST_KIND):
         found.points += 1
         found.existing.add(name)
         if grace > 0 or taken.point not in without:
-            _note(found, repository, name)
+            _note(found, repository, name, names.MANIFEST_KIND)
     for name, taken in names.of_kind(repository.store.list(names.HOLDS), names.HOLD_KIND):
         found.held.add(taken.point)
-        _note(found, repository, name)
+        _note(found, repository, name, names.HOLD_KIND)
     for entry in repository.store.entries(names.TRASH):
         found.points += 1
         if expired(entry, now, grace) and not found.holds(entry.name):
             found.expired += 1
         else:
-            _note(found, repository, entry.name)
+            _note(found, repository, entry.name, names.TRASH_KIND)
     for point in back:
         found.take(repository, point)
     return found
@@ -161,19 +160,19 @@ def expired(entry: Entry, now: float, grace: float) -> bool:
     return now - entry.modified >= grace
 
 
-def _manifest_in(repository: Repository, name: str) -> tuple[RestorePoint, bool]:
+def _manifest_in(repository: Repository, name: str, kind: names.Kind) -> tuple[RestorePoint, bool]:
     """Return the point that an object keeps, and whether the point was whole then.
 
     The object is a manifest, a draft, a hold or an entry of the trash. Raises as ``decode`` does.
     """
-    taken, data = names.parsed(name), repository.get_object(name)
-    if taken is not None and taken.kind is names.HOLD_KIND:
+    data = repository.get_object(name)
+    if kind is names.HOLD_KIND:
         hold, point = holds.decode(data, name)
         return point, hold.since is not None
-    return manifests.decode(data, names.manifest_kept_by(name)), taken is None or taken.kind is not names.DRAFT_KIND
+    return manifests.decode(data, names.manifest_kept_by(name)), kind is not names.DRAFT_KIND
 
 
-def _note(found: Survey, repository: Repository, name: str) -> None:
+def _note(found: Survey, repository: Repository, name: str, kind: names.Kind) -> None:
     """Add what a manifest, a draft, a hold or an entry of the trash needs.
 
     An object that is replaced while it is read is read again. If it is gone, its point has been met elsewhere, or will
@@ -183,11 +182,11 @@ def _note(found: Survey, repository: Repository, name: str) -> None:
     before: RestorePoint | None = None
     while True:
         try:
-            point, was_whole = _manifest_in(repository, name)
+            point, was_whole = _manifest_in(repository, name, kind)
         except ObjectMissing:
             return
         except DamagedObject as error:
-            raise _stuck(error, name) from error
+            raise _stuck(error, name, kind) from error
         try:
             found.take(repository, point)
             return
@@ -195,5 +194,5 @@ def _note(found: Survey, repository: Repository, name: str) -> None:
             if not was_whole and isinstance(error, ObjectMissing):
                 return
             if point == before:
-                raise _stuck(error, name) from error
+                raise _stuck(error, name, kind) from error
             before = point

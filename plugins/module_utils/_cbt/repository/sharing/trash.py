@@ -44,7 +44,7 @@ def remove(repository: Repository, point: RestorePoint) -> None:
     Raises Held, and changes nothing, if the point is held. Holds are checked after the entry is written: a process that
     takes a hold later sees the entry, or that the manifest is gone.
     """
-    name = names.manifest(point.uuid, point.id)
+    name = names.manifest(*point.key)
     first, manifest, entries = leases.moment(), b"", []
     with contextlib.suppress(ObjectMissing):  # another run removed it
         while True:
@@ -94,14 +94,14 @@ def _settle(repository: Repository, point: RestorePoint, removed: RestorePoint, 
 
 
 def _keep(repository: Repository, point: RestorePoint, manifest: bytes) -> str:
-    entry = names.trash_entry(point.uuid, point.id, secrets.token_hex(8))
+    entry = names.trash_entry(*point.key, secrets.token_hex(8))
     repository.put_object(entry, manifest)
     return entry
 
 
 def contains(repository: Repository, point: RestorePoint) -> bool:
     """Return True if a removal of the point is in progress or done."""
-    return any(True for _name in repository.store.list(names.trash_folder(point.uuid, point.id)))
+    return any(True for _name in repository.store.list(names.trash_folder(*point.key)))
 
 
 def read(repository: Repository, entry: Entry, budget: manifests.Budget) -> Removed:

@@ -49,13 +49,13 @@ def unsound(repository: Repository, objects: t.Mapping[str, int]) -> set[str]:
     return {name for name, is_wrong in zip(ordered, map_all(wrong, ordered)) if is_wrong}
 
 
-def is_whole(repository: Repository, point: RestorePoint, going: t.Collection[str] = ()) -> bool:
+def is_whole(repository: Repository, point: RestorePoint, going: t.AbstractSet[str] = frozenset()) -> bool:
     """Return True if all objects of a restore point exist and none is in ``going``."""
     try:
         objects = needed(repository, point)
     except UnreadableObject:
         return False
-    return not any(name in going for name in objects) and not unsound(repository, objects)
+    return going.isdisjoint(objects) and not unsound(repository, objects)
 
 
 def whole_point(repository: Repository, uuid: str, point_id: str) -> RestorePoint | None:
@@ -75,9 +75,8 @@ def whole_among(repository: Repository, points: t.Collection[RestorePoint]) -> s
 
     Two listings serve all points, and each readable map is read once.
     """
-    sizes: Sizes = {}
-    for folder in (names.POINTS, names.PACKS) if points else ():
-        sizes.update((entry.name, entry.size) for entry in repository.store.entries(folder))
+    folders = (names.POINTS, names.PACKS) if points else ()
+    sizes = {entry.name: entry.size for folder in folders for entry in repository.store.entries(folder)}
     maps: dict[str, bool] = {}  # whether all packs of a map exist, by the map's SHA-256
     return {point.key for point in points if _is_listed(repository, point, sizes, maps)}
 
