@@ -19,7 +19,7 @@ import typing as t
 from ...control import Control
 from ...errors import CbtError, Refused
 from ...hypervisor import backup_job, block_copy, definition
-from ...hypervisor.connection import Session
+from ...hypervisor.connection import Domain, Session
 from ...hypervisor.disks import Disk
 from ...hypervisor.domain import DomainFacts, read_domain, require_files_here
 from ...images import image_files, locks, marker
@@ -59,12 +59,13 @@ class ConversionResult:
 
 
 def _candidates(
-    session: Session, facts: DomainFacts, targets: t.Sequence[str] | None
+    domain: Domain, facts: DomainFacts, targets: t.Sequence[str] | None
 ) -> tuple[list[Candidate], dict[str, str]]:
     """Return the disks to consider, and by target why the others cannot be converted."""
     found: list[Candidate] = []
     left: dict[str, str] = {}
-    ties, sources = tuple(definition.obstacles(session.domain(facts.uuid))), definition.defined_sources(session)
+    session = domain.session
+    ties, sources = tuple(definition.obstacles(domain)), definition.defined_sources(session)
     for disk in facts.disks:
         if targets is not None and disk.target not in targets:
             continue
@@ -170,7 +171,7 @@ def convert_disks(
     the domain stays on the new image, and the original is kept.
     """
     domain = session.domain(name)
-    run = ImageRun(session, domain, options, control or Control())
+    run = ImageRun(domain, options, control or Control())
     with backup_job.domain_lock(domain.uuid, domain.name):
         facts = read_domain(domain)
         require_files_here(facts, "convert images")
@@ -179,10 +180,10 @@ def convert_disks(
             raise Refused(
                 f"{facts.name} has no disk {', '.join(unknown)}; it has {', '.join(disk.target for disk in facts.disks)}."
             )
-        candidates, left = _candidates(session, facts, targets)
+        candidates, left = _candidates(domain, facts, targets)
         if targets is not None and left:
             raise Refused(f"Cannot convert the disks of {facts.name}: {' '.join(left.values())}")
-        conversions = [each for each in (plan(candidate, options) for candidate in candidates) if each is not None]
+        conversions = list(filter(None, (plan(each, options) for each in candidates)))
         _refuse(facts, conversions, options)
         run.check_room(conversions)
         if check_only:
@@ -221,7 +222,7 @@ def convert_image(
 
     Without amend, a new image is created, by default beside the original, and the original stays.
     """
-    run = ImageRun(session, None, options, control or Control())
+    run = ImageRun(None, options, control or Control())
     with backup_job.domain_lock(hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32], path):
         image = image_files.describe(path, fmt)
         users = _users(session, path, definition.defined_sources(session)) if session is not None else ()

@@ -115,10 +115,10 @@ def _refuse_new_image(candidate: Candidate) -> None:
         ("it has internal snapshots, which a new image would not have", image.snapshots),
         ("it is encrypted", image.encrypted),
         ("its data is in an external data file", image.data_file),
-        (f"the domain has {' and '.join(candidate.ties)}, which refer to the current image", bool(candidate.ties)),
+        (f"the domain has {' and '.join(candidate.ties)}, which refer to the current image", candidate.ties),
         (
             f"it is also a disk of {', '.join(candidate.sharers)}, which would continue to use the old image",
-            bool(candidate.sharers),
+            candidate.sharers,
         ),
     ]
     for reason, holds in reasons:

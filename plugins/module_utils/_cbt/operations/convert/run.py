@@ -13,7 +13,7 @@ import typing as t
 from ...control import Control
 from ...errors import HypervisorError, Refused, size_text
 from ...hypervisor import block_copy, checkpoints, definition, free_space
-from ...hypervisor.connection import Domain, Session
+from ...hypervisor.connection import Domain
 from ...hypervisor.disks import parse_disks
 from ...hypervisor.domain import read_domain
 from ...images import image_files, locks, marker, qemu_img
@@ -32,10 +32,7 @@ def put_away(path: str) -> None:
 class ImageRun:
     """The conversions of one domain, or of one image without a domain."""
 
-    def __init__(
-        self, session: Session | None, domain: Domain | None, options: ConversionOptions, control: Control
-    ) -> None:
-        self.session = session
+    def __init__(self, domain: Domain | None, options: ConversionOptions, control: Control) -> None:
         self.domain = domain
         self.options = options
         self.control = control
@@ -228,9 +225,9 @@ class ImageRun:
     def _stays(self, original: str) -> bool:
         if self.options.keep_original or not os.path.isfile(original):
             return True
-        sources = definition.defined_sources(self.session) if self.session is not None else []
-        users = [path for _uuid, path in sources if os.path.realpath(path) == os.path.realpath(original)]
-        users += image_files.dependents([path for _uuid, path in sources], original)
+        sources = [path for _uuid, path in definition.defined_sources(self.of_domain.session)]
+        users = [path for path in sources if os.path.realpath(path) == os.path.realpath(original)]
+        users += image_files.dependents(sources, original)
         if not users and locks.in_use(original):
             users = ["a running process"]
         if users:

@@ -177,7 +177,7 @@ class NewPoint:
         maps = {target: names.map_file(target, secrets.token_hex(4)) for target in self._maps}
         own = {name: names.own_file(name, secrets.token_hex(4)) for name in files}
         folder = names.point_folder(self._uuid, self._id)
-        self._stored += [names.point_file(self._uuid, self._id, name) for name in (*maps.values(), *own.values())]
+        self._stored += [f"{folder}/{name}" for name in (*maps.values(), *own.values())]
         contents = {maps[target]: extents.encode() for target, extents in self._maps.items()}
         stored = self._repository.put_files(folder, contents)
         waiting = list(files)

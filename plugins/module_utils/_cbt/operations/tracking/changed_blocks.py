@@ -13,7 +13,7 @@ from ...blocks.nbd import Source
 from ...errors import Refused
 from ...grid import BLOCK_SIZE
 from ...hypervisor import backup_job, leftovers, offline_export, scratch
-from ...hypervisor.connection import Session
+from ...hypervisor.connection import Domain, Session
 from ...hypervisor.domain import DomainFacts, require_files_here
 from ...repository.format.manifests import RestorePoint
 from ...repository.format.map_changes import changes
@@ -74,13 +74,13 @@ def between(repository: Repository, old: RestorePoint, new: RestorePoint, target
 
 @contextlib.contextmanager
 def _dirty_export(
-    session: Session, facts: DomainFacts, target: str, since: str, scratch_dir: str
+    domain: Domain, facts: DomainFacts, target: str, since: str, scratch_dir: str
 ) -> t.Iterator[backup_job.Export]:
     wanted = [backup_job.JobDisk(target, since)]
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch.scratch_folder(facts, scratch_dir))
         if facts.active:
-            begin = stack.enter_context(backup_job.backup_job(session.domain(facts.uuid), facts, wanted, folder))
+            begin = stack.enter_context(backup_job.backup_job(domain, facts, wanted, folder))
             yield begin()[0]
         else:
             yield stack.enter_context(offline_export.image_exports(facts, wanted, folder))[0]
@@ -110,7 +110,7 @@ def until_now(
             raise Refused(f"{UNRELATED}: the changes of {target} since {point.id} are not known, because {cause}.")
         with contextlib.ExitStack() as stack:
             export = stack.enter_context(
-                _dirty_export(session, found.facts, target, point.checkpoint or "", scratch_dir)
+                _dirty_export(domain, found.facts, target, point.checkpoint or "", scratch_dir)
             )
             source = stack.enter_context(Source(export.server, export.name, export.dirty_context))
             base = repository.read_map(point, target)

@@ -11,7 +11,7 @@ import typing as t
 
 from ...errors import Refused
 from ...hypervisor import backup_job, checkpoints
-from ...hypervisor.checkpoints import Checkpoint, named, why_unsound
+from ...hypervisor.checkpoints import named, why_unsound
 from ...hypervisor.connection import Domain, Session
 from ...hypervisor.disks import Selection
 from ...hypervisor.domain import DomainFacts, read_domain, require_files_here
@@ -84,7 +84,7 @@ def wanted_disks(facts: DomainFacts, selection: Selection) -> tuple[DiskTracking
 
 def plan_present(
     facts: DomainFacts,
-    known: t.Sequence[Checkpoint],
+    listed: t.Collection[str],
     prefix: str,
     tracked: t.Collection[str],
     name: str | None,
@@ -95,7 +95,6 @@ def plan_present(
     With ``name``, it is that one. Otherwise it is the newest of ours with sound bitmaps in all ``tracked`` disks, or
     ``new_name``. There are no steps if the checkpoint exists and is sound. Pure.
     """
-    listed = {each.name for each in known}
     candidates = [name] if name is not None else list(reversed(named(prefix, listed, ())))
     targets = [disk for disk in facts.disks if disk.target in tracked]
     for candidate in candidates:
@@ -107,9 +106,9 @@ def plan_present(
     return name, (*((Action(REMOVE, name),) if leftover else ()), Action(CREATE, name))
 
 
-def plan_absent(facts: DomainFacts, known: t.Sequence[Checkpoint], prefix: str, name: str | None) -> tuple[Action, ...]:
+def plan_absent(facts: DomainFacts, listed: t.Collection[str], prefix: str, name: str | None) -> tuple[Action, ...]:
     """Return the steps that remove our checkpoints, or only ``name``. Pure."""
-    present = named("" if name is not None else prefix, (each.name for each in known), facts.disks)
+    present = named("" if name is not None else prefix, listed, facts.disks)
     return tuple(Action(REMOVE, each) for each in present if name is None or each == name)
 
 
@@ -147,17 +146,17 @@ def set_tracking(
         facts = read_domain(domain)
         if not facts.active:
             require_files_here(facts, f"change the checkpoints of {request.domain} while it is shut off")
-        known = checkpoints.list_checkpoints(domain)
+        listed = {each.name for each in checkpoints.list_checkpoints(domain)}
         prefix = checkpoints.prefix(repository.id if repository is not None else "(new)")
         disks = wanted_disks(facts, request.selection)
         tracked = [disk.target for disk in disks if disk.tracked]
         serving: str | None = None
         if request.present:
             new_name = f"{prefix}{manifests.new_id(datetime.datetime.now(datetime.timezone.utc))}"
-            serving, actions = plan_present(facts, known, prefix, tracked, request.checkpoint, new_name)
+            serving, actions = plan_present(facts, listed, prefix, tracked, request.checkpoint, new_name)
             _refuse_to_create(facts, disks, actions)
         else:
-            actions = plan_absent(facts, known, prefix, request.checkpoint)
+            actions = plan_absent(facts, listed, prefix, request.checkpoint)
             disks = tuple(dataclasses.replace(disk, tracked=False) for disk in disks)
         if actions and facts.job is not None:
             raise Refused(
@@ -165,7 +164,7 @@ def set_tracking(
             )
         if not check_only:
             _apply(domain, facts, tracked, actions)
-    before = named(prefix, (each.name for each in known), facts.disks)
+    before = named(prefix, listed, facts.disks)
     after = [each for each in before if Action(REMOVE, each) not in actions] + [
         each.checkpoint for each in actions if each.verb == CREATE
     ]

@@ -100,11 +100,17 @@ class Lease:
         body = {"host": socket.gethostname(), "process": os.getpid(), "operation": self._operation, "since": self.since}
         self.repository.put_object(self._name, envelope.encode(KIND, VERSION, body))
         with contextlib.suppress(ObjectMissing):  # a collector that took it for dead has deleted it
-            now = self.repository.store.modified(self._name)
-            with self._lock:  # if the store's clock was set back, objects stored from now on are not older than this
-                self.since = min(now, self.since) if self.since is not None else None
-            return now
+            return self._noted(self.repository.store.modified(self._name))
         return None
+
+    def _noted(self, now: float) -> float:
+        """Return ``now``; lower ``since`` to it if the store's clock was set back.
+
+        Objects stored from now on would be older than ``since`` otherwise.
+        """
+        with self._lock:
+            self.since = min(now, self.since) if self.since is not None else None
+        return now
 
     def now(self) -> float:
         """Return the time by the store's clock, that of a freshly written object.
