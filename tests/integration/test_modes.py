@@ -100,7 +100,7 @@ def test_a_differential_holds_what_an_incremental_of_the_same_moment_holds_and_l
             for each in differentials:
                 assert _point(each).incremental_set == _point(full).incremental_set
                 assert all(
-                    changed_blocks.between(repository, _point(each), _point(incremental), target) == []
+                    changed_blocks.changed_between(repository, target, _point(each).id, _point(incremental).id) == []
                     for target in ("vda", "vdb")
                 )
                 assert _restored(domain, repository, each.id, workspace / "out") == expected
@@ -223,12 +223,12 @@ def test_changed_blocks_between_points_and_until_now(
         two_to_now = [(MIB, BLOCK, False), (6 * MIB, BLOCK, True), (12 * MIB, BLOCK, False)]
 
         def now() -> list[changed_blocks.ChangedRange]:
-            return changed_blocks.until_now(session_of(domain), repository, second, "vda")
+            return changed_blocks.changed_until_now(session_of(domain), repository, "vda", second.id)
 
-        assert changed_blocks.between(repository, first, second, "vda") == one_to_two
-        assert changed_blocks.between(repository, first, second, "vdb") == [(MIB, 512, False)]
-        assert changed_blocks.between(repository, first, first, "vda") == []
-        assert changed_blocks.between(repository, second, first, "vda") == [
+        assert changed_blocks.changed_between(repository, "vda", first.id, second.id) == one_to_two
+        assert changed_blocks.changed_between(repository, "vdb", first.id, second.id) == [(MIB, 512, False)]
+        assert changed_blocks.changed_between(repository, "vda", first.id, first.id) == []
+        assert changed_blocks.changed_between(repository, "vda", second.id, first.id) == [
             (offset, length, False) for offset, length, _zero in one_to_two
         ]
         tracking = domain.checkpoints(), domain.bitmaps("vda")
@@ -241,7 +241,7 @@ def test_changed_blocks_between_points_and_until_now(
         assert list(Path("/var/tmp").glob(f"kvm-cbt-{domain.uuid[:8]}-*")) == []
         # The point before the last has no checkpoint any more: what changed since is not known.
         with pytest.raises(Refused, match=changed_blocks.UNRELATED):
-            changed_blocks.until_now(session_of(domain), repository, first, "vda")
+            changed_blocks.changed_until_now(session_of(domain), repository, "vda", first.id)
         domain.destroy()
         assert now() == two_to_now
         domain.start()
@@ -274,7 +274,7 @@ def test_points_between_which_tracking_was_interrupted_are_unrelated(
             domain.write("vda", 0, BLOCK, 1)
             set_tracking(session_of(domain), repository, TrackingRequest(domain.name, present=True))
             with pytest.raises(Refused, match=changed_blocks.UNRELATED):
-                changed_blocks.until_now(session_of(domain), repository, before, "vda")
+                changed_blocks.changed_until_now(session_of(domain), repository, "vda", before.id)
         elif how == "a crash":
             domain.kill()
             domain.start()
@@ -285,11 +285,11 @@ def test_points_between_which_tracking_was_interrupted_are_unrelated(
         assert disk_result(taken.result, "vda").mode == "full"
         for old, new in ((before, after), (after, before)):
             with pytest.raises(Refused, match=changed_blocks.UNRELATED):
-                changed_blocks.between(repository, old, new, "vda")
+                changed_blocks.changed_between(repository, "vda", old.id, new.id)
         asked = {"from": before.id, "to": after.id, "disk": "vda"}
         refused = run_module(workspace, "cbt_backup_info", repository=repository.store.location, changed_blocks=asked)
         assert refused["failed"] and refused["msg"].startswith("Restore points are unrelated")
-        assert changed_blocks.until_now(session_of(domain), repository, after, "vda") == []
+        assert changed_blocks.changed_until_now(session_of(domain), repository, "vda", after.id) == []
         assert _untrue(domain, repository, taken, workspace / "out") == []
 
 

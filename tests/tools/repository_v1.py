@@ -362,7 +362,7 @@ class _Backup:
             self._read(disk)
         disks = {disk.target: disk for disk in self._machine.disks}
         captured = self._world.capture(self._machine)
-        made = self._new.publish(captured, self._describe, lambda target: contextlib.nullcontext(disks[target]))
+        made = self._new.publish(captured.objects, self._describe, lambda target: contextlib.nullcontext(disks[target]))
         heal(self._lease, self._machine.uuid, self._damages, Control())
         self._new.record_hooks()
         self._expect(made, captured)
@@ -453,7 +453,7 @@ class _Backup:
             **{field: getattr(made, field) for field in fields},
             "disks": disks,
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in self._machine.files.items()},
-            "objects": sorted(captured),
+            "objects": sorted(captured.objects),
             "machine": {kind: hashlib.sha256(data).hexdigest() for kind, data in machine.items()},
             "state": "there",
             "damage": [],

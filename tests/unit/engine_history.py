@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 from collections.abc import Callable
 
 from histories import History
@@ -68,7 +69,11 @@ class EngineHistory(History):
                     files=files,
                 )
 
-            made = new.publish(FILES, describe, lambda _target: contextlib.nullcontext(self.disk))  # type: ignore[arg-type,return-value]
+            made = new.publish(
+                {name: functools.partial(bytes, FILES[name]) for name in FILES},
+                describe,
+                lambda _target: contextlib.nullcontext(self.disk),
+            )  # type: ignore[arg-type,return-value]
             undo.pop_all()
             with contextlib.suppress(CbtError):
                 heal(lease, uuid, damages, Control())

@@ -529,7 +529,7 @@ def _backed_up(repository: Repository, last: RestorePoint, disk: Written) -> Res
                 files=files,
             )
 
-        made = new.publish({"domain.xml": b"<domain/>"}, describe, lambda _target: contextlib.nullcontext(disk))  # type: ignore[arg-type,return-value]
+        made = new.publish({"domain.xml": lambda: b"<domain/>"}, describe, lambda _target: contextlib.nullcontext(disk))  # type: ignore[arg-type,return-value]
         new.record_hooks()
     return made
 

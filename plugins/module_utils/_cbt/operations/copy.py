@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import time
 import typing as t
 
@@ -101,22 +102,6 @@ def _fits(point: RestorePoint, disk: DiskRecord) -> bool:
     return record is not None and record.size == disk.size
 
 
-class _PointFiles(t.Mapping[str, bytes]):
-    """The files of a restore point, each read on access, so memory holds one at a time."""
-
-    def __init__(self, repository: Repository, point: RestorePoint) -> None:
-        self._repository, self._point = repository, point
-
-    def __getitem__(self, name: str) -> bytes:
-        return self._repository.get_file(self._point, self._point.files[name])
-
-    def __iter__(self) -> t.Iterator[str]:
-        return iter(self._point.files)
-
-    def __len__(self) -> int:
-        return len(self._point.files)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Copier:
     """Copies points from ``source`` to the repository of ``lease``."""
@@ -142,7 +127,8 @@ class _Copier:
             sources = {
                 disk.target: self._read(new, point, disk, nearest(point, disk, there, here)) for disk in point.disks
             }
-            files = _PointFiles(self.source, point)
+            get_file = functools.partial(self.source.get_file, point)
+            files = {name: functools.partial(get_file, file) for name, file in point.files.items()}
             described: list[RestorePoint] = []
 
             def describe(maps: Files, stored: Files) -> RestorePoint:

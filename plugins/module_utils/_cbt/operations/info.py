@@ -9,17 +9,15 @@ import dataclasses
 import typing as t
 
 from ..errors import UnreadableObject
-from ..hypervisor.connection import Session
 from ..repository.format import names
 from ..repository.format.configuration import FORMAT
 from ..repository.format.manifests import RestorePoint
 from ..repository.records import damage, verified
 from ..repository.records.damage import Damages
 from ..repository.repository import Repository
-from ..repository.selecting import LATEST, by_id, of_domain, select_points
+from ..repository.selecting import LATEST, of_domain, select_points
 from ..repository.sharing.leases import lease_holders
-from .tracking import changed_blocks
-from .tracking.changed_blocks import ChangedRange
+from .tracking.changed_blocks import changed_between, changed_until_now
 
 __all__ = ["changed_between", "changed_until_now", "describe_repository", "healths", "lease_holders", "list_points"]
 
@@ -98,14 +96,3 @@ def _names_damage(repository: Repository, point: RestorePoint, damages: Damages)
         if next(damage.damaged_runs(extents, damages), None) is not None:
             return True
     return False
-
-
-def changed_between(repository: Repository, target: str, old: str, new: str) -> list[ChangedRange]:
-    """Return the changed ranges of a disk between two restore points, given by id."""
-    points = repository.points_of().points
-    return changed_blocks.between(repository, by_id(points, old), by_id(points, new), target)
-
-
-def changed_until_now(session: Session, repository: Repository, target: str, old: str) -> list[ChangedRange]:
-    """Return the changed ranges of a disk since a restore point, given by id."""
-    return changed_blocks.until_now(session, repository, by_id(repository.points_of().points, old), target)

@@ -67,19 +67,18 @@ def _master(found: Configuration, passphrases: t.Iterable[str | None], location:
     )
 
 
-def _changed(found: Configuration, passphrase: str | None, request: KeyRequest, location: str) -> Configuration:
-    """Return the new configuration of an encrypted repository.
+def _changed(found: Configuration, given: t.Sequence[str], request: KeyRequest, location: str) -> Configuration:
+    """Return the new configuration of an encrypted repository, for the passphrases given, a new one first.
 
     Raises a CbtError if no passphrase opens it, or if the request is not possible.
     """
-    master = _master(found, (passphrase, request.new_passphrase), location)
+    master = _master(found, reversed(given), location)
     slots = {name: slot for name, slot in found.slots.items() if name not in request.remove}
     if request.new_passphrase is not None:
         present = slots.get(request.slot)
         if present is None or key_slots.unwrap(present, request.new_passphrase, found.id, request.slot) is None:
             slots[request.slot] = key_slots.wrap(master, request.new_passphrase, found.id, request.slot)
     after = found if slots == found.slots else dataclasses.replace(found, slots=slots).proven_by(master)
-    given = [each for each in (request.new_passphrase, passphrase) if each is not None]
     if not any(after.opened(each) for each in given):
         raise Refused(
             f"Cannot remove the last key slot of the repository {location} that a passphrase given opens: the repository could no longer be read."
@@ -111,7 +110,7 @@ def _decide(found: Configuration | None, passphrase: str | None, request: KeyReq
     if found.encrypted:
         if not given:
             raise PassphraseRefused(f"The repository {location} is encrypted. Give its passphrase.")
-        return _changed(found, passphrase, request, location)
+        return _changed(found, given, request, location)
     if given:
         raise PassphraseRefused(
             f"The repository {location} is not encrypted, and cannot be encrypted later."

@@ -63,7 +63,7 @@ def store(repository: Repository, compression: str) -> None:
     with leases.held(repository, "backup") as lease:
         new = NewPoint(lease, point(1).key, StoringOptions(compression), {}, Control())
         new.read(Disk(), "vda", None)  # type: ignore[arg-type]
-        new.publish({"domain.xml": b"<domain/>"}, described, lambda _target: contextlib.nullcontext(Disk()))  # type: ignore[arg-type,return-value]
+        new.publish({"domain.xml": lambda: b"<domain/>"}, described, lambda _target: contextlib.nullcontext(Disk()))  # type: ignore[arg-type,return-value]
 
 
 def bare(place: Path, dest: Path) -> object:

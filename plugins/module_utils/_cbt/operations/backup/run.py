@@ -218,7 +218,7 @@ class BackupRun:
         describe = functools.partial(self._point, view)
         for name, data in self._configuration().items():
             captured.add(name, data)
-        return self._new.publish(captured, describe, lambda target: _source(exports[target]))
+        return self._new.publish(captured.objects, describe, lambda target: _source(exports[target]))
 
     def _point(self, view: frozen_view.View, stored_maps: Files, files: Files) -> RestorePoint:
         return RestorePoint(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import grp
 import hashlib
 import json
@@ -59,17 +60,18 @@ class FileChanges(CbtError):
     """A file is too large, or it changed during each attempt to read it."""
 
 
-class Capture(t.Mapping[str, bytes]):
-    """A machine's files at one moment: the objects for a restore point, by name.
+class Capture:
+    """A machine's files at one moment.
 
-    They are in an unnamed file in the directory ``folder``, which no other user can open. ``opened`` opens a file of
-    the hypervisor by its path, as if it were of this host. ``warnings`` name what is missing.
+    ``objects`` are those for a restore point: a function for each name, which loads the object. They are in an unnamed
+    file in the directory ``folder``, which no other user can open. ``opened`` opens a file of the hypervisor by its
+    path, as if it were of this host. ``warnings`` name what is missing.
     """
 
     def __init__(self, folder: str, opened: t.Callable[[str], t.BinaryIO] = open_file) -> None:
         self._opened = opened
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by ``close``
-        self._spans: dict[str, tuple[int, int]] = {}  # offset and length
+        self.objects: dict[str, t.Callable[[], bytes]] = {}
         self.warnings: list[str] = []
 
     def close(self) -> None:
@@ -92,7 +94,7 @@ class Capture(t.Mapping[str, bytes]):
 
     def add(self, name: str, data: bytes) -> None:
         """Add an object."""
-        self._spans[name] = self._write(data)
+        self.objects[name] = self._write(data)
 
     def _take(self, file: MachineFile) -> SavedFile:
         """Capture a file that QEMU may write to: repeat until two readings are equal."""
@@ -107,7 +109,7 @@ class Capture(t.Mapping[str, bytes]):
                     size += len(piece)
                     pieces[f"{file.kind}.{number}"] = self._write(zlib.compress(piece, 1))
             if self._digest(file) == digest.digest():
-                self._spans.update(pieces)
+                self.objects.update(pieces)
                 owner, group = _names(status)
                 return SavedFile(
                     file.kind, file.path, size, digest.hexdigest(), tuple(pieces), owner, group, status.st_mode & 0o777
@@ -121,21 +123,14 @@ class Capture(t.Mapping[str, bytes]):
                 digest.update(piece)
         return digest.digest()
 
-    def _write(self, data: bytes) -> tuple[int, int]:
+    def _write(self, data: bytes) -> t.Callable[[], bytes]:
         offset = self._file.seek(0, os.SEEK_END)
         self._file.write(data)
-        return offset, len(data)
+        return functools.partial(self._load, offset, len(data))
 
-    def __getitem__(self, name: str) -> bytes:
-        offset, length = self._spans[name]
+    def _load(self, offset: int, length: int) -> bytes:
         self._file.seek(offset)
         return self._file.read(length)
-
-    def __iter__(self) -> t.Iterator[str]:
-        return iter(self._spans)
-
-    def __len__(self) -> int:
-        return len(self._spans)
 
 
 def _pieces(source: t.BinaryIO, kind: str) -> t.Iterator[bytes]:

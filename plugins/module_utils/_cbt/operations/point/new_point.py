@@ -33,6 +33,7 @@ from .portion import BlockSink
 _AT_ONCE = 4  # files in memory at the same time
 
 Files = t.Mapping[str, StoredFile]
+Contents = t.Mapping[str, t.Callable[[], bytes]]  # by name of a file, which may be large, a function that loads it
 Describe = t.Callable[[Files, Files], RestorePoint]  # from the stored maps by target, and the stored files by name
 SourceOf = t.Callable[[str], t.ContextManager[DiskSource]]  # reopens the disk with this target
 
@@ -116,7 +117,7 @@ class NewPoint:
 
     def publish(
         self,
-        files: t.Mapping[str, bytes],
+        files: Contents,
         describe: Describe,
         source_of: SourceOf,
         yields: bool = False,
@@ -172,7 +173,7 @@ class NewPoint:
             self.disks[target].statistics.stored_bytes += disk.statistics.stored_bytes
         return described()
 
-    def _described(self, files: t.Mapping[str, bytes], describe: Describe) -> RestorePoint:
+    def _described(self, files: Contents, describe: Describe) -> RestorePoint:
         """Store maps and files under unique names, and return the restore point that names them."""
         maps = {target: names.map_file(target, secrets.token_hex(4)) for target in self._maps}
         own = {name: names.own_file(name, secrets.token_hex(4)) for name in files}
@@ -183,7 +184,7 @@ class NewPoint:
         waiting = list(files)
         while waiting:  # a few at a time: the files of a machine may be large, and are loaded only here
             some, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
-            stored.update(self._repository.put_files(folder, {own[name]: files[name] for name in some}))
+            stored.update(self._repository.put_files(folder, {own[name]: files[name]() for name in some}))
         for target, extents in self._maps.items():
             # Missing packs are found and stored again before the point is published.
             with contextlib.suppress(ObjectMissing):

@@ -15,10 +15,10 @@ from ...grid import BLOCK_SIZE
 from ...hypervisor import backup_job, leftovers, offline_export, scratch
 from ...hypervisor.connection import Domain, Session
 from ...hypervisor.domain import DomainFacts, require_files_here
-from ...repository.format.manifests import RestorePoint
 from ...repository.format.map_changes import changes
 from ...repository.format.maps import ExtentMap, Run
 from ...repository.repository import Repository
+from ...repository.selecting import by_id
 from ..backup import situation, spot_check
 from ..backup.plan import why_not_base
 from ..point.parent_blocks import ParentBlocks
@@ -60,11 +60,13 @@ def _unequal(repository: Repository, before: Run, after: Run) -> t.Iterator[Bloc
             yield BlockRange(after.first + index, 1, False)
 
 
-def between(repository: Repository, old: RestorePoint, new: RestorePoint, target: str) -> list[ChangedRange]:
+def changed_between(repository: Repository, target: str, old_id: str, new_id: str) -> list[ChangedRange]:
     """Return what changed on a disk from one restore point to another.
 
     Raises Refused if domain or incremental set differ: in the latter case, tracking was interrupted between them.
     """
+    points = repository.points_of().points
+    old, new = by_id(points, old_id), by_id(points, new_id)
     if old.uuid != new.uuid or old.incremental_set != new.incremental_set:
         raise Refused(
             f"{UNRELATED}: {old.id} belongs to the set of {old.incremental_set}, {new.id} to that of {new.incremental_set}."
@@ -86,13 +88,14 @@ def _dirty_export(
             yield stack.enter_context(offline_export.image_exports(facts, wanted, folder))[0]
 
 
-def until_now(
-    session: Session, repository: Repository, point: RestorePoint, target: str, scratch_dir: str = "/var/tmp"
+def changed_until_now(
+    session: Session, repository: Repository, target: str, old_id: str, scratch_dir: str = "/var/tmp"
 ) -> list[ChangedRange]:
     """Return what changed on a domain's disk since a restore point, from the bitmap.
 
     Reads only a few blocks of the disk, to check the bitmap. Raises Refused if the changes are not known for certain.
     """
+    point = by_id(repository.points_of().points, old_id)
     domain = session.domain(point.uuid)
     with backup_job.domain_lock(domain.uuid, domain.name):
         leftovers.clear(domain, scratch_dir)
