@@ -42,7 +42,7 @@ def run(arguments: t.Sequence[str]) -> str:
     try:
         # In a session of its own, the program does not get a Ctrl-C that is meant for this process.
         result = subprocess.run(
-            list(arguments),
+            arguments,
             check=False,
             capture_output=True,
             text=True,

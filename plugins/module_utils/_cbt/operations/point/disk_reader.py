@@ -109,10 +109,9 @@ class Reader:
 
         @contextlib.contextmanager
         def worker() -> t.Iterator[t.Callable[[tuple[BlockRange, ...]], tuple[list[Outcome], Statistics]]]:
-            with contextlib.ExitStack() as stack:
-                connection = stack.enter_context(source.connect())
-                dedup = self.sink.dedup
-                find = stack.enter_context(dedup.finder()) if dedup is not None else None
+            dedup = self.sink.dedup
+            finder = dedup.finder() if dedup is not None else contextlib.nullcontext()
+            with source.connect() as connection, finder as find:
                 watch = watches.new()
                 yield PortionReader(connection, source.size, parent, self.sink, self.throttle, find, watch).read
 

@@ -199,7 +199,8 @@ class NewPoint:
         The collector deletes the rest.
         """
         for name in self._stored:
-            self._delete(name)
+            with contextlib.suppress(RepositoryError):  # no manifest names what stays, and the collector deletes it
+                self._repository.store.delete(name)
         for writer in self._unnamed:
             writer.discard()
 
@@ -214,10 +215,6 @@ class NewPoint:
                 removals.record(self._repository, [(self._uuid, self._id)])
                 self._repository.store.delete(names.manifest(self._uuid, self._id))
         self.withdraw()
-
-    def _delete(self, name: str) -> None:
-        with contextlib.suppress(RepositoryError):  # no manifest names what stays, and the collector deletes it
-            self._repository.store.delete(name)
 
     def leave(self) -> None:
         """Do the same as ``withdraw``, but keep the packs and record their hooks.

@@ -50,7 +50,7 @@ def list_for_deletion(repository: Repository, lease_id: str, objects: t.Sequence
     for start in range(0, len(objects), _LISTED):
         name, some = names.doomed(lease_id, start // _LISTED), objects[start : start + _LISTED]
         try:
-            repository.put_object(name, envelope.encode(KIND, VERSION, {"names": list(some)}))
+            repository.put_object(name, envelope.encode(KIND, VERSION, {"names": some}))
         except StorageFull:
             if not lists:
                 raise

@@ -101,15 +101,16 @@ def with_whole_maps(repository: Repository, point: RestorePoint) -> RestorePoint
     Prefers the disk's own map. Returns None if a disk has no such map, or if a file is missing. Other maps of a disk in
     the folder hold the same content: runs that move blocks store them.
     """
-    disks = []
+    disks: list[DiskRecord] = []
     if unsound(repository, _files(repository, point, point.files.values())):
         return None
     for disk in point.disks:
         choices = (dataclasses.replace(disk, map=file) for file in (disk.map, *maps_beside(repository, point, disk)))
-        found = next((each for each in choices if _has_all_packs(repository, point, each)), None)
+        alone = (dataclasses.replace(point, disks=(each,), files={}) for each in choices)
+        found = next((each for each in alone if is_whole(repository, each)), None)
         if found is None:
             return None
-        disks.append(found)
+        disks += found.disks
     return dataclasses.replace(point, disks=tuple(disks))
 
 
@@ -127,10 +128,3 @@ def maps_beside(repository: Repository, point: RestorePoint, disk: DiskRecord) -
             except UnreadableObject:
                 continue
             yield StoredFile(file, len(data), hashlib.sha256(data).hexdigest())
-
-
-def _has_all_packs(repository: Repository, point: RestorePoint, disk: DiskRecord) -> bool:
-    try:
-        return not unsound(repository, {ref.name: ref.size for ref in repository.read_packs(point, disk)})
-    except UnreadableObject:
-        return False
