@@ -153,6 +153,14 @@ class _Copier:
         self.warnings.extend(new.warnings)
         return CopiedPoint(published, _total(new), tuple(disk.busy for disk in new.disks.values()))
 
+    def heal(self, point: RestorePoint) -> None:
+        """Heal other points of the destination with copied blocks of this domain."""
+        try:
+            self.warnings.extend(heal(self.lease, point.uuid, self.damages, self.control).words(point.domain))
+        except CbtError as error:
+            # All points are published. The next backup or copy heals the remaining damage.
+            self.warnings.append(f"Damaged blocks of earlier restore points of {point.domain} were not healed: {error}")
+
     def _read(self, new: NewPoint, point: RestorePoint, disk: DiskRecord, bases: Bases | None) -> PointSource:
         before, held = self._maps(disk, bases)
         again = ranges_of(damage.damaged_runs(held, self.damages)) if held is not None else ()
@@ -194,20 +202,6 @@ def _now(source: Repository, point: RestorePoint) -> RestorePoint | None:
         return point
 
 
-def _outcome(copied: int, missing: int) -> str:
-    """Return the sentence that says what an interrupted copy leaves and what to do."""
-    return f"{copied} of {missing} restore points were copied, and these are complete. Run it again for the others."
-
-
-def _healed(lease: Lease, point: RestorePoint, damages: Damages, control: Control) -> list[str]:
-    """Heal other points of the destination with copied blocks; returns warnings."""
-    try:
-        return heal(lease, point.uuid, damages, control).words(point.domain)
-    except CbtError as error:
-        # All points are published. The next backup or copy heals the remaining damage.
-        return [f"Damaged blocks of earlier restore points of {point.domain} were not healed: {error}"]
-
-
 @dataclasses.dataclass
 class _Task:
     """The work and progress of a copy.
@@ -237,7 +231,12 @@ class _Task:
         """Copy the missing points, oldest first, and heal damaged blocks with the copies."""
         waiting = collections.deque(self.missing)
         number = len(waiting)
-        copier.control.reached(_outcome(0, number))
+
+        def reached() -> None:
+            copied = f"{len(self.copied)} of {number} restore points were copied, and these are complete."
+            copier.control.reached(f"{copied} Run it again for the others.")
+
+        reached()
         while waiting:
             point = waiting.popleft()
             try:
@@ -256,9 +255,9 @@ class _Task:
                 self.held.add(taken.point.key)
             else:
                 self.copied.append(taken)
-            copier.control.reached(_outcome(len(self.copied), number))
+            reached()
         for each in {each.point.uuid: each.point for each in self.copied}.values():
-            copier.warnings.extend(_healed(copier.lease, each, copier.damages, copier.control))
+            copier.heal(each)
 
 
 def copy(

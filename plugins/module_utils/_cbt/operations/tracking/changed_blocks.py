@@ -74,18 +74,13 @@ def changed_between(repository: Repository, target: str, old_id: str, new_id: st
     return compare(repository, repository.read_map(old, target), repository.read_map(new, target))
 
 
-@contextlib.contextmanager
 def _dirty_export(
-    domain: Domain, facts: DomainFacts, target: str, since: str, scratch_dir: str
-) -> t.Iterator[backup_job.Export]:
-    wanted = [backup_job.JobDisk(target, since)]
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(scratch.scratch_folder(facts, scratch_dir))
-        if facts.active:
-            begin = stack.enter_context(backup_job.backup_job(domain, facts, wanted, folder))
-            yield begin()[0]
-        else:
-            yield stack.enter_context(offline_export.image_exports(facts, wanted, folder))[0]
+    stack: contextlib.ExitStack, domain: Domain, facts: DomainFacts, wanted: backup_job.JobDisk, scratch_dir: str
+) -> backup_job.Export:
+    folder = stack.enter_context(scratch.scratch_folder(facts, scratch_dir))
+    if facts.active:
+        return stack.enter_context(backup_job.backup_job(domain, facts, [wanted], folder))()[0]
+    return stack.enter_context(offline_export.image_exports(facts, [wanted], folder))[0]
 
 
 def changed_until_now(
@@ -112,9 +107,8 @@ def changed_until_now(
         if cause is not None:
             raise Refused(f"{UNRELATED}: the changes of {target} since {point.id} are not known, because {cause}.")
         with contextlib.ExitStack() as stack:
-            export = stack.enter_context(
-                _dirty_export(domain, found.facts, target, point.checkpoint or "", scratch_dir)
-            )
+            wanted = backup_job.JobDisk(target, point.checkpoint)
+            export = _dirty_export(stack, domain, found.facts, wanted, scratch_dir)
             source = stack.enter_context(Source(export.server, export.name, export.dirty_context))
             base = repository.read_map(point, target)
             if spot_check.contradiction(source, base, ParentBlocks(base, repository.reader)) is not None:
