@@ -28,6 +28,12 @@ def block_length(block: int, size: int) -> int:
     return min(BLOCK_SIZE, size - block * BLOCK_SIZE)
 
 
+def byte_range(first: int, count: int, size: int) -> tuple[int, int]:
+    """Return offset and length in bytes of blocks of a disk of ``size`` bytes, the last of which may be short."""
+    offset = first * BLOCK_SIZE
+    return offset, min(count * BLOCK_SIZE, size - offset)
+
+
 def coalesce(items: t.Iterable[Item], join: t.Callable[[Item, Item], Item | None]) -> t.Iterator[Item]:
     """Yield the items in order, with neighbours joined. ``join`` returns one for two, or None to keep both."""
     rest = iter(items)

@@ -9,6 +9,7 @@ Several processes may write to one file, because each line is one write.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import errno
 import os
@@ -114,7 +115,7 @@ class Log:
     def event(self, event: Event) -> None:
         """Append an event."""
         fields = {key: self._hidden(each) if isinstance(each, str) else each for key, each in event.fields.items()}
-        shown = Event(event.name, event.level, event.phase, fields)
+        shown = dataclasses.replace(event, fields=fields)
         self._append(line(shown, datetime.datetime.now(datetime.timezone.utc), self._source))
 
     def progress(self, step: Progress) -> None:

@@ -10,6 +10,7 @@ repository.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -33,44 +34,33 @@ def upwards(folder: str) -> t.Iterator[tuple[str, os.stat_result]]:
 
 def open_file(path: str) -> t.BinaryIO:
     """Open a regular file for reading. Follows only links of root and of this user. Raises OSError."""
-    handle = _found(path)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", path)
-        return open(f"/proc/self/fd/{handle}", "rb")
-    finally:
-        os.close(handle)
-
-
-def _found(path: str) -> int:
-    """Return a handle (O_PATH) of the file at an absolute path, opened step by step."""
     parts, links = path.split("/")[::-1], 0
-    here = os.open("/", _LOOK)
-    try:
+    with contextlib.ExitStack() as handles:
+
+        def look(name: str, folder: int | None = None) -> int:
+            handle = os.open(name, _LOOK, dir_fd=folder)
+            handles.callback(os.close, handle)
+            return handle
+
+        here = look("/")
         while parts:
             name = parts.pop()
             if not name:
                 continue
-            there = os.open(name, _LOOK, dir_fd=here)
+            there = look(name, here)
             status = os.fstat(there)
             if not stat.S_ISLNK(status.st_mode):
-                os.close(here)
                 here = there
                 continue
-            try:
-                links += 1
-                if links > _MOST_LINKS:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-                if status.st_uid not in (0, os.geteuid()):
-                    raise OSError(errno.EPERM, "its path leads through a link of another user", path)
-                target = os.readlink("", dir_fd=there)
-            finally:
-                os.close(there)
+            links += 1
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            if status.st_uid not in (0, os.geteuid()):
+                raise OSError(errno.EPERM, "its path leads through a link of another user", path)
+            target = os.readlink("", dir_fd=there)
             parts += target.split("/")[::-1]
             if target.startswith("/"):
-                os.close(here)
-                here = os.open("/", _LOOK)
-    except BaseException:
-        os.close(here)
-        raise
-    return here
+                here = look("/")
+        if not stat.S_ISREG(os.fstat(here).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
+        return open(f"/proc/self/fd/{here}", "rb")

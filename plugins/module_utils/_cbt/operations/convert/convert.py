@@ -227,9 +227,7 @@ def convert_image(
         image = image_files.describe(path, fmt)
         users = _users(session, path, definition.defined_sources(session)) if session is not None else ()
         conversion = plan(Candidate(image, device=not os.path.isfile(path), sharers=users), options)
-        if conversion is None:
-            return ConversionResult(())
-        if conversion.method == CONVERT and _is_there(image, conversion.path, run):
+        if conversion is None or (conversion.method == CONVERT and _is_there(image, conversion.path, run)):
             return ConversionResult(())
         locks.require_free(path, f"convert {path}")
         run.check_room([conversion])

@@ -14,7 +14,7 @@ from ...blocks.source import DiskSource
 from ...blocks.throttle import Throttle
 from ...busy import BACKUP_NAMES, Busy, Watches
 from ...control import Control, Progress, Value
-from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE
+from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE, byte_range
 from ...parallel import ordered_results
 from ...repository.format.maps import ExtentMap, MapBuilder, Run
 from .audit import unmarked_in
@@ -38,8 +38,7 @@ class ReadDisk:
     @property
     def unmarked_bytes(self) -> tuple[tuple[int, int], ...]:
         """The unmarked blocks as (offset, length) in bytes."""
-        ranges = ((each.first * BLOCK_SIZE, each.count * BLOCK_SIZE) for each in self.unmarked)
-        return tuple((offset, min(length, self.size - offset)) for offset, length in ranges)
+        return tuple(byte_range(each.first, each.count, self.size) for each in self.unmarked)
 
     def summary(self) -> dict[str, Value]:
         """The statistics and the shares of the workers' time, for the log."""

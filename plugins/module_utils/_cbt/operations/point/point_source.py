@@ -10,7 +10,7 @@ import typing as t
 
 from ...blocks.extents import Extent
 from ...errors import DamagedObject
-from ...grid import BLOCK_SIZE, block_count
+from ...grid import BLOCK_SIZE, block_count, byte_range
 from ...repository.format.map_changes import changes
 from ...repository.format.maps import ExtentMap
 from ...repository.repository import Repository
@@ -64,4 +64,4 @@ class PointSource:
         return (self._extent(each.first, each.stop, each.after is None) for each in changes(self._base, self._extents))
 
     def _extent(self, first: int, stop: int, zero: bool) -> Extent:
-        return Extent(first * BLOCK_SIZE, min(stop * BLOCK_SIZE, self.size) - first * BLOCK_SIZE, zero)
+        return Extent(*byte_range(first, stop - first, self.size), zero)

@@ -12,7 +12,7 @@ from ...blocks.extents import BlockRange
 from ...blocks.source import DiskConnection
 from ...blocks.throttle import Throttle
 from ...busy import COMPRESSING, HASHING, READING, SEARCHING, THROTTLED, Stopwatch
-from ...grid import BLOCK_SIZE, ZERO_BLOCK, coalesce
+from ...grid import BLOCK_SIZE, ZERO_BLOCK, byte_range, coalesce
 from ...repository.dedup.dedup import Deduplicator, Lookup
 from ...repository.format.codecs import Encoder
 from ...repository.format.packs import Encoded
@@ -128,8 +128,7 @@ class PortionReader:
             if wanted.zero:
                 examined.append((wanted.first, wanted.count, ZERO, b""))
                 continue
-            offset = wanted.first * BLOCK_SIZE
-            length = min(wanted.count * BLOCK_SIZE, self.size - offset)
+            offset, length = byte_range(wanted.first, wanted.count, self.size)
             self.throttle.take(length)
             watch.lap(THROTTLED)
             data = self.connection.read(offset, length)
@@ -143,7 +142,7 @@ class PortionReader:
         stored, statistics.stored_bytes = self.sink.store(new, watch)
         found = list(coalesce(_located(examined, elsewhere, stored), _join))
         for each in found:
-            statistics.count(each.state, min(each.count * BLOCK_SIZE, self.size - each.first * BLOCK_SIZE))
+            statistics.count(each.state, byte_range(each.first, each.count, self.size)[1])
         return found, statistics
 
 
@@ -160,7 +159,7 @@ def _examine(
         offset = index * BLOCK_SIZE
         block = view[offset : offset + BLOCK_SIZE]
         # Comparing in place costs no copy and ends at the first byte that is not zero.
-        if data.startswith(ZERO_BLOCK if len(block) == BLOCK_SIZE else ZERO_BLOCK[: len(block)], offset):
+        if data.startswith(ZERO_BLOCK[: len(block)], offset):
             yield wanted.first + index, 1, ZERO, b""
             continue
         block_id = parent.block_id(block)

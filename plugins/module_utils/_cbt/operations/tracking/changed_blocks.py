@@ -11,7 +11,7 @@ import typing as t
 from ...blocks.extents import BlockRange, joined, to_blocks
 from ...blocks.nbd import Source
 from ...errors import Refused
-from ...grid import BLOCK_SIZE
+from ...grid import byte_range
 from ...hypervisor import backup_job, leftovers, offline_export, scratch
 from ...hypervisor.connection import Domain, Session
 from ...hypervisor.domain import DomainFacts, require_files_here
@@ -35,8 +35,7 @@ class ChangedRange(t.NamedTuple):
 
 
 def _in_bytes(ranges: t.Iterable[BlockRange], size: int) -> list[ChangedRange]:
-    pairs = ((each.first * BLOCK_SIZE, each.count * BLOCK_SIZE, each.zero) for each in joined(ranges))
-    return [ChangedRange(offset, min(length, size - offset), zero) for offset, length, zero in pairs]
+    return [ChangedRange(*byte_range(each.first, each.count, size), each.zero) for each in joined(ranges)]
 
 
 def compare(repository: Repository, old: ExtentMap, new: ExtentMap) -> list[ChangedRange]:
