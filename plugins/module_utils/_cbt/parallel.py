@@ -39,72 +39,72 @@ def check_workers(workers: int | None) -> None:
 
 
 class _Shared(t.Generic[Task, Result]):
-    """State of workers and consumer. ``feeding`` guards ``tasks`` and ``taken``, ``changed`` the rest."""
+    """State of workers and consumer. ``_feeding`` guards ``_tasks`` and ``_taken``, ``_changed`` the rest."""
 
     def __init__(self, tasks: t.Iterator[Task], window: int) -> None:
-        self.tasks = tasks
-        self.window = window
-        self.changed = threading.Condition()
-        self.feeding = threading.Lock()
-        self.taken = 0
-        self.wanted = 0
-        self.finished: dict[int, Result] = {}
-        self.over = False
+        self._tasks = tasks
+        self._window = window
+        self._changed = threading.Condition()
+        self._feeding = threading.Lock()
+        self._taken = 0
+        self._wanted = 0
+        self._finished: dict[int, Result] = {}
+        self._over = False
         self.error: BaseException | None = None
 
     def end(self, error: BaseException | None = None) -> None:
         """Hand out no more tasks. The consumer gets the first error."""
-        with self.changed:
-            self.over = True
+        with self._changed:
+            self._over = True
             self.error = self.error or error
-            self.changed.notify_all()
+            self._changed.notify_all()
 
-    def drawn(self) -> t.Iterator[tuple[int, Task]]:
+    def _drawn(self) -> t.Iterator[tuple[int, Task]]:
         """Yield numbers and tasks for one worker until there is none or the work has ended."""
         while True:
-            with self.feeding:
-                with self.changed:
-                    self.changed.wait_for(lambda: self.over or self.taken - self.wanted < self.window)
-                if self.over:
+            with self._feeding:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._over or self._taken - self._wanted < self._window)
+                if self._over:
                     return
                 try:
-                    task = next(self.tasks)  # not under ``changed``: making a task may need a request to the server
+                    task = next(self._tasks)  # not under ``_changed``: making a task may need a request to the server
                 except BaseException as error:
                     # At once: for the next caller, a generator that raised looks exhausted.
                     self.end(None if isinstance(error, StopIteration) else error)
                     return
-                number = self.taken
-                self.taken += 1
+                number = self._taken
+                self._taken += 1
             yield number, task
 
+    def serve(self, make_worker: t.Callable[[], t.ContextManager[Work[Task, Result]]]) -> None:
+        """Do tasks in the thread of one worker."""
+        try:
+            with make_worker() as work:
+                for number, task in self._drawn():
+                    result = work(task)
+                    with self._changed:
+                        self._finished[number] = result
+                        self._changed.notify_all()
+        except BaseException as error:
+            self.end(error)
 
-def _serve(shared: _Shared[Task, Result], make_worker: t.Callable[[], t.ContextManager[Work[Task, Result]]]) -> None:
-    try:
-        with make_worker() as work:
-            for number, task in shared.drawn():
-                result = work(task)
-                with shared.changed:
-                    shared.finished[number] = result
-                    shared.changed.notify_all()
-    except BaseException as error:
-        shared.end(error)
-
-
-def _results(shared: _Shared[Task, Result], control: Control) -> t.Iterator[Result]:
-    while True:
-        with shared.changed:
-            while shared.wanted not in shared.finished:
-                if shared.error is not None:
-                    raise shared.error
-                if shared.over and shared.wanted >= shared.taken:
-                    return
-                shared.changed.wait(_WAKE)
-                control.check()
-            result = shared.finished.pop(shared.wanted)
-            shared.wanted += 1
-            shared.changed.notify_all()
-        control.check()
-        yield result
+    def results(self, control: Control) -> t.Iterator[Result]:
+        """Yield the results in order. Raises the first error of a worker."""
+        while True:
+            with self._changed:
+                while self._wanted not in self._finished:
+                    if self.error is not None:
+                        raise self.error
+                    if self._over and self._wanted >= self._taken:
+                        return
+                    self._changed.wait(_WAKE)
+                    control.check()
+                result = self._finished.pop(self._wanted)
+                self._wanted += 1
+                self._changed.notify_all()
+            control.check()
+            yield result
 
 
 @contextlib.contextmanager
@@ -121,11 +121,13 @@ def ordered_results(
     results wait. The consumer gets the first error of any worker. All threads have ended when the block is left.
     """
     shared: _Shared[Task, Result] = _Shared(tasks, workers * AHEAD)
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    with contextlib.ExitStack() as threads:
         try:
             for _worker in range(workers):
-                pool.submit(_serve, shared, make_worker)
-            yield _results(shared, control)
+                thread = threading.Thread(target=shared.serve, args=(make_worker,), daemon=True)
+                thread.start()
+                threads.callback(thread.join)
+            yield shared.results(control)
         finally:
             shared.end()
     if shared.error is not None:  # a worker failed while leaving, after the last result

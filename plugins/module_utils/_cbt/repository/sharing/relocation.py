@@ -13,6 +13,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import dataclasses
+import itertools
 import secrets
 import typing as t
 
@@ -55,26 +56,22 @@ def _join(last: Move, each: Move) -> Move | None:
     return last._replace(count=last.count + each.count) if adjoin else None
 
 
-class _Line:
-    """The moves out of one pack, found by ordinal."""
-
-    def __init__(self, moves: t.Sequence[Move]) -> None:
-        self._moves = moves
-        self._stops = [move.stop for move in moves]
-
-    def pieces(self, run: Run) -> t.Iterator[Run]:
-        """Yield the pieces of a run, cut at the edges of moves, at their new addresses."""
-        done, end = run.ordinal, run.ordinal + run.count
-        index = bisect.bisect_right(self._stops, done)
-        while index < len(self._moves) and self._moves[index].ordinal < end:
-            move = self._moves[index]
-            start, stop = max(done, move.ordinal), min(end, move.stop)
-            if done < start:
-                yield _part(run, done, start)
-            yield _part(run, start, stop)._replace(pack=move.to_pack, ordinal=move.to_ordinal + start - move.ordinal)
-            done, index = stop, index + 1
-        if done < end:
-            yield _part(run, done, end)
+def _pieces(run: Run, moves: t.Sequence[Move]) -> t.Iterator[Run]:
+    """Yield the pieces of a run, cut at the edges of the moves out of its pack, at their new addresses."""
+    done, end = run.ordinal, run.ordinal + run.count
+    before = bisect.bisect_right(moves, (done,))  # the last move before the run may reach into it
+    for move in itertools.islice(moves, max(0, before - 1), None):
+        start, stop = max(done, move.ordinal), min(end, move.stop)
+        if move.ordinal >= end:
+            break
+        if start >= stop:
+            continue
+        if done < start:
+            yield _part(run, done, start)
+        yield _part(run, start, stop)._replace(pack=move.to_pack, ordinal=move.to_ordinal + start - move.ordinal)
+        done = stop
+    if done < end:
+        yield _part(run, done, end)
 
 
 def _part(run: Run, start: int, stop: int) -> Run:
@@ -84,13 +81,12 @@ def _part(run: Run, start: int, stop: int) -> Run:
 
 def relocated(extents: ExtentMap, moves: Moves) -> ExtentMap | None:
     """Return the map with moved blocks at new addresses; None if it has none. Pure."""
-    lines = {ref.id: _Line(moves[ref.id]) for ref in extents.packs if ref.id in moves}
-    if not lines:
+    if not any(ref.id in moves for ref in extents.packs):
         return None
     builder, touched = MapBuilder(extents.size), False
     refs: dict[bytes, PackRef] = {}
     for run in extents.runs():
-        for piece in lines[run.pack.id].pieces(run) if run.pack.id in lines else (run,):
+        for piece in _pieces(run, moves.get(run.pack.id, ())):
             touched = touched or (piece.pack, piece.ordinal - piece.first) != (run.pack, run.ordinal - run.first)
             refs[piece.pack.id] = piece.pack
             builder.put(piece.first, piece.count, piece.pack.id, piece.ordinal)
