@@ -133,8 +133,15 @@ class _Copier:
 
             def describe(maps: Files, stored: Files) -> RestorePoint:
                 disks = tuple(dataclasses.replace(disk, map=maps[disk.target]) for disk in point.disks)
-                made = dataclasses.replace(point, repository=self.lease.repository.id, disks=disks, files=stored)
-                described.append(dataclasses.replace(made, dedup=self.options.dedup))
+                described.append(
+                    dataclasses.replace(
+                        point,
+                        repository=self.lease.repository.id,
+                        disks=disks,
+                        files=stored,
+                        dedup=self.options.dedup,
+                    )
+                )
                 return described[-1]
 
             published = new.publish(
@@ -153,7 +160,7 @@ class _Copier:
         self.warnings.extend(new.warnings)
         return CopiedPoint(published, _total(new), tuple(disk.busy for disk in new.disks.values()))
 
-    def heal(self, point: RestorePoint) -> None:
+    def heal_others(self, point: RestorePoint) -> None:
         """Heal other points of the destination with copied blocks of this domain."""
         try:
             self.warnings.extend(heal(self.lease, point.uuid, self.damages, self.control).words(point.domain))
@@ -257,7 +264,7 @@ class _Task:
                 self.copied.append(taken)
             reached()
         for each in {each.point.uuid: each.point for each in self.copied}.values():
-            copier.heal(each)
+            copier.heal_others(each)
 
 
 def copy(

@@ -37,14 +37,13 @@ class ParentBlocks:
             except UnreadableObject:
                 self._unreadable.add(run.pack.id)
                 continue
-            damage = self._damages.get(run.pack.id)
             for index in range(run.count):
-                if damage is None or not damage.covers(run.ordinal + index):
+                if not self.is_unreadable(run, run.first + index):
                     found[run.first - first + index] = directory.digest(run.ordinal + index)
         return found
 
     def is_unreadable(self, run: Run, block: int) -> bool:
-        """Whether the parent's block in ``run`` is unreadable. Valid after ``digests`` was called for the block."""
+        """Whether the parent's block in ``run`` is unreadable. Valid once ``digests`` has read the run's pack."""
         damage = self._damages.get(run.pack.id)
         return run.pack.id in self._unreadable or (
             damage is not None and damage.covers(run.ordinal + block - run.first)
