@@ -23,14 +23,14 @@ def needed(repository: Repository, point: RestorePoint) -> Sizes:
 
     Raises DamagedObject or ObjectMissing if one of its maps cannot be read.
     """
-    found = _files(repository, point, point.stored_files)
+    found = _files(repository, point)
     for disk in point.disks:
         found.update((ref.name, ref.size) for ref in repository.read_packs(point, disk))
     return found
 
 
-def _files(repository: Repository, point: RestorePoint, files: t.Iterable[StoredFile]) -> Sizes:
-    return {point.object_name(file): file.size + repository.keys.seal_size for file in files}
+def _files(repository: Repository, point: RestorePoint) -> Sizes:
+    return {point.object_name(file): file.size + repository.keys.seal_size for file in point.stored_files}
 
 
 def unsound(repository: Repository, objects: t.Mapping[str, int]) -> set[str]:
@@ -82,7 +82,7 @@ def whole_among(repository: Repository, points: t.Collection[RestorePoint]) -> s
 
 
 def _is_listed(repository: Repository, point: RestorePoint, sizes: Sizes, maps: dict[str, bool]) -> bool:
-    if any(sizes.get(name) != size for name, size in _files(repository, point, point.stored_files).items()):
+    if any(sizes.get(name) != size for name, size in _files(repository, point).items()):
         return False
     for disk in point.disks:
         if disk.map.sha256 not in maps:
@@ -101,13 +101,13 @@ def with_whole_maps(repository: Repository, point: RestorePoint) -> RestorePoint
     Prefers the disk's own map. Returns None if a disk has no such map, or if a file is missing. Other maps of a disk in
     the folder hold the same content: runs that move blocks store them.
     """
-    disks: list[DiskRecord] = []
-    if unsound(repository, _files(repository, point, point.files.values())):
+    if not is_whole(repository, dataclasses.replace(point, disks=())):
         return None
+    disks: list[DiskRecord] = []
     for disk in point.disks:
         choices = (dataclasses.replace(disk, map=file) for file in (disk.map, *maps_beside(repository, point, disk)))
-        alone = (dataclasses.replace(point, disks=(each,), files={}) for each in choices)
-        found = next((each for each in alone if is_whole(repository, each)), None)
+        of_disk = (dataclasses.replace(point, disks=(each,), files={}) for each in choices)
+        found = next((each for each in of_disk if is_whole(repository, each)), None)
         if found is None:
             return None
         disks += found.disks
