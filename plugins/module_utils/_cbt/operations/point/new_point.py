@@ -72,7 +72,7 @@ class NewPoint:
 
     def __init__(self, lease: Lease, key: Key, options: StoringOptions, damages: Damages, control: Control) -> None:
         self._lease, self._repository = lease, lease.repository
-        self._uuid, self._id = names.check_uuid(key[0]), names.check_point_id(key[1])
+        self._uuid, self._id = self._key = names.check_uuid(key[0]), names.check_point_id(key[1])
         self._workers = options.workers or default_workers()
         self._encode = encoder(options.compression, options.compression_level)
         self._throttle = Throttle(options.rate_limit, control.check)
@@ -165,7 +165,7 @@ class NewPoint:
             if ranges:
                 with source_of(target) as source:
                     again[target] = self._reader(None).read_ranges(
-                        source, target, extents, ParentBlocks(None, self._repository.reader), ranges
+                        source, target, extents, self.parent_blocks(None), ranges
                     )
         written = self._writers[-1].finish()
         for target, disk in again.items():
@@ -177,7 +177,7 @@ class NewPoint:
         """Store maps and files under unique names, and return the restore point that names them."""
         maps = {target: names.map_file(target, secrets.token_hex(4)) for target in self._maps}
         own = {name: names.own_file(name, secrets.token_hex(4)) for name in files}
-        folder = names.point_folder(self._uuid, self._id)
+        folder = names.point_folder(*self._key)
         self._stored += [f"{folder}/{name}" for name in (*maps.values(), *own.values())]
         contents = {maps[target]: extents.encode() for target, extents in self._maps.items()}
         stored = self._repository.put_files(folder, contents)
@@ -212,8 +212,8 @@ class NewPoint:
         if self._may_exist:
             # The removal is recorded first. Without the record the manifest stays: another host may have read it.
             with contextlib.suppress(RepositoryError):
-                removals.record(self._repository, [(self._uuid, self._id)])
-                self._repository.store.delete(names.manifest(self._uuid, self._id))
+                removals.record(self._repository, [self._key])
+                self._repository.store.delete(names.manifest(*self._key))
         self.withdraw()
 
     def leave(self) -> None:
