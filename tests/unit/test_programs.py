@@ -137,3 +137,8 @@ def test_programs_get_no_secret_of_the_environment(tmp_path: Path, monkeypatch: 
     for each in (seen, (tmp_path / "seen").read_text()):
         assert "a-secret" not in each
         assert "LC_ALL=C\n" in each and f"PATH={os.environ['PATH']}\n" in each
+
+
+def test_the_error_output_of_a_program_is_returned_even_if_it_is_not_utf_8() -> None:
+    with programs.service(["sh", "-c", r"printf 'a\377b\n' >&2; exit 3"]) as running:
+        assert running.complete(lambda: None) == (3, "a\ufffdb")
