@@ -111,7 +111,8 @@ def host(hypervisor: Hypervisor, workspace: Path) -> Iterator[Host]:
 
 
 def test_every_folder_of_a_repository_has_a_module_that_reads_it() -> None:
-    assert set(READERS) == {*names.FOLDERS, names.TEMPORARY}
+    folders = {kind.template.partition("/")[0] for kind in names.KINDS if "/" in kind.template}
+    assert set(READERS) == {*folders, names.TEMPORARY}
 
 
 def test_no_module_follows_a_link_in_the_place_of_a_folder(host: Host) -> None:

@@ -246,7 +246,9 @@ def test_every_kind_of_object_is_among_those_that_are_changed(history: EngineHis
 
 
 def test_every_folder_that_the_engine_names_is_among_those_that_are_changed(history: EngineHistory) -> None:
-    assert {*names.FOLDERS, names.RECORD} == {name.split("/")[0] for name in objects(history)}
+    assert {kind.template.partition("/")[0] for kind in names.KINDS} - {configuration.NAME} == {
+        name.split("/")[0] for name in objects(history)
+    }
 
 
 def test_a_flipped_bit_in_any_byte(history: EngineHistory) -> None:

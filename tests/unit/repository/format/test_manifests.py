@@ -21,7 +21,9 @@ from _cbt.repository.format.manifests import RestorePoint, StoredFile
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 SHA256 = "0" * 64
 TARGET = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,31}", fullmatch=True)
-FILE = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,60}", fullmatch=True).filter(names.is_file_name)
+FILE = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,60}", fullmatch=True).filter(
+    lambda name: name.lower() != "manifest.json"
+)
 DOMAIN = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1, max_size=20
 ).filter(lambda name: name not in (".", ".."))

@@ -112,7 +112,6 @@ def test_invalid_parts_of_any_kind_are_refused(bad: object) -> None:
         names.check_target,
         names.check_file_name,
         names.check_repository_id,
-        names.check_machine_file_kind,
     )
     for check in checks:
         with pytest.raises(DamagedObject, match="is not "):
@@ -124,14 +123,6 @@ def test_invalid_parts_of_any_kind_are_refused(bad: object) -> None:
     ):
         with pytest.raises(DamagedObject, match="can be called"):
             build(bad)  # type: ignore[no-untyped-call]
-
-
-def test_kinds_of_files_of_a_machine_are_the_six() -> None:
-    assert [
-        kind
-        for kind in ("loader", "nvram", "kernel", "initrd", "dtb", "tpm", "suid", "", "../x")
-        if names.is_machine_file_kind(kind)
-    ] == [*("loader", "nvram", "kernel", "initrd", "dtb", "tpm")]
 
 
 def test_a_message_shows_a_name_as_one_short_line() -> None:

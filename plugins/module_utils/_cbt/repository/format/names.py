@@ -17,7 +17,6 @@ from ...errors import DamagedObject
 
 CONFIGURATION = "repository.json"
 RECORD = "collected.json"
-MANIFEST = "manifest.json"
 TEMPORARY = "tmp"
 RESERVE = "reserve"  # files that keep room free, see stores/reserve.py
 
@@ -34,7 +33,6 @@ REMOVED = "removed"
 HOLDS = "holds"
 HOOKS = "hooks"
 EXPENDABLE = (VERIFIED, HOOKS)  # folders whose objects may be lost, which costs only work
-COMPACTION = "compaction"  # below hooks: hooks of packs that contain blocks of many domains
 
 MACHINE_FILE_KINDS = ("loader", "nvram", "kernel", "initrd", "dtb", "tpm")
 SEAL = 40  # bytes that sealing adds to an object
@@ -142,7 +140,6 @@ KINDS: tuple[Kind, ...] = (
     HOOKS_KIND,
     COMPACTION_KIND,
 )
-FOLDERS = tuple(sorted({kind.template.partition("/")[0] for kind in KINDS if "/" in kind.template}))
 
 
 @functools.cache
@@ -220,58 +217,33 @@ def largest_stored(name: str) -> int:
 # Parts of names that come from elsewhere: from a manifest, or from libvirt.
 
 
-def _fits(part: str, value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(_PARTS[part], value) is not None
+def _fits(part: str, value: str) -> bool:
+    return re.fullmatch(_PARTS[part], value) is not None
 
 
-def is_uuid(value: object) -> bool:
+def is_uuid(value: str) -> bool:
     """Return True if this is the UUID of a domain, as libvirt writes it."""
     return _fits("uuid", value)
 
 
-def is_point_id(value: object) -> bool:
-    """Return True if this is the id of a restore point."""
-    return _fits("point", value)
-
-
-def is_target(value: object) -> bool:
+def is_target(value: str) -> bool:
     """Return True if this is the target of a disk, such as ``vda``."""
     return _fits("target", value)
 
 
-def is_file_name(value: object) -> bool:
-    """Return True if a file of a restore point besides its manifest can be named so."""
-    return _fits("file", value)
-
-
-def is_map_name(value: object, target: str) -> bool:
+def is_map_name(value: str, target: str) -> bool:
     """Return True if the map of the disk with this target can have this name."""
-    return (
-        isinstance(value, str)
-        and is_file_name(value)
-        and value.startswith(target)
-        and re.fullmatch(_OF_MAP, value[len(target) :]) is not None
-    )
+    return _fits("file", value) and value.startswith(target) and re.fullmatch(_OF_MAP, value[len(target) :]) is not None
 
 
-def is_repository_id(value: object) -> bool:
-    """Return True if this is the id of a repository."""
-    return _fits("pack", value)
-
-
-def is_domain_name(value: object) -> bool:
+def is_domain_name(value: str) -> bool:
     """Return True if libvirt can have given this name to a domain.
 
     Such a name contains no slash and no control character. It is part of names of files, but not of objects.
     """
-    if not isinstance(value, str) or value in ("", ".", "..") or "/" in value or re.search(_CONTROL, value):
+    if value in ("", ".", "..") or "/" in value or re.search(_CONTROL, value):
         return False
     return len(value.encode()) <= _LONGEST_DOMAIN
-
-
-def is_machine_file_kind(value: object) -> bool:
-    """Return True if a file of a machine besides its disks can be of this kind."""
-    return value in MACHINE_FILE_KINDS
 
 
 def shown(value: object) -> str:
@@ -280,50 +252,49 @@ def shown(value: object) -> str:
     return repr(text[:_SHOWN]) + "…" * (len(text) > _SHOWN)
 
 
-def _checked(value: object, fits: bool, what: str) -> str:
-    if not fits or not isinstance(value, str):
-        raise DamagedObject(f"{shown(value)} is not {what}")
-    return value
+def _checked(part: str, value: object, what: str) -> str:
+    if isinstance(value, str) and _fits(part, value):
+        return value
+    raise DamagedObject(f"{shown(value)} is not {what}")
 
 
 def check_uuid(value: object) -> str:
     """Return the UUID of a domain. Raises DamagedObject if it is not one."""
-    return _checked(value, is_uuid(value), "the UUID of a domain")
+    return _checked("uuid", value, "the UUID of a domain")
 
 
 def check_point_id(value: object) -> str:
     """Return the id of a restore point. Raises DamagedObject if it is not one."""
-    return _checked(value, is_point_id(value), "the id of a restore point")
+    return _checked("point", value, "the id of a restore point")
 
 
 def check_target(value: object) -> str:
     """Return the target of a disk. Raises DamagedObject if it is not one."""
-    return _checked(value, is_target(value), "the target of a disk")
+    return _checked("target", value, "the target of a disk")
 
 
 def check_file_name(value: object) -> str:
     """Return the name of a file of a restore point. Raises DamagedObject if it is not one."""
-    return _checked(value, is_file_name(value), "the name of a file of a restore point")
+    return _checked("file", value, "the name of a file of a restore point")
 
 
-def check_map_name(value: object, target: str) -> str:
+def check_map_name(value: str, target: str) -> str:
     """Return the name of the map of a disk. Raises DamagedObject if it is not one."""
-    return _checked(value, is_map_name(value, target), f"the name of a map of {target}")
+    if not is_map_name(value, target):
+        raise DamagedObject(f"{shown(value)} is not the name of a map of {target}")
+    return value
 
 
 def check_repository_id(value: object) -> str:
     """Return the id of a repository. Raises DamagedObject if it is not one."""
-    return _checked(value, is_repository_id(value), "the id of a repository")
+    return _checked("pack", value, "the id of a repository")
 
 
-def check_domain_name(value: object) -> str:
+def check_domain_name(value: str) -> str:
     """Return the name of a domain. Raises DamagedObject if it is not one."""
-    return _checked(value, is_domain_name(value), "the name of a domain")
-
-
-def check_machine_file_kind(value: object) -> str:
-    """Return the kind of a machine's file. Raises DamagedObject if it is not one."""
-    return _checked(value, is_machine_file_kind(value), "a kind of a machine's files")
+    if not is_domain_name(value):
+        raise DamagedObject(f"{shown(value)} is not the name of a domain")
+    return value
 
 
 # Building names.
