@@ -387,8 +387,8 @@ def test_a_map_of_another_disk_is_refused_before_it_is_unpacked() -> None:
             decode(data, 8 * BLOCK_SIZE)
 
 
-def test_a_map_of_an_unknown_version_is_not_unpacked_without_end() -> None:
-    with pytest.raises(DamagedObject):
+def test_a_map_of_an_unknown_version_is_not_unpacked() -> None:
+    with pytest.raises(RepositoryError, match="format 2"):
         maps.decode(_map((0, 0, 0), b"", 1 << 28, version=2))
 
 

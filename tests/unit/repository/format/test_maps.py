@@ -98,7 +98,7 @@ def test_every_flipped_bit_is_noticed_by_the_map_or_by_the_manifest(tmp_path: Pa
             found, expected = maps.decode(changed), sample_map()
             assert (found.size, found.packs) == (expected.size, expected.packs), f"bit {bit} gives another map"
             assert list(found.runs()) == list(expected.runs()), f"bit {bit} gives another map"
-        except DamagedObject:
+        except RepositoryError:  # DamagedObject, or the version is unknown
             continue
 
 

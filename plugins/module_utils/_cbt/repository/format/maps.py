@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import array
 import bisect
-import contextlib
 import dataclasses
 import hashlib
 import struct
@@ -39,7 +38,6 @@ HEADER = struct.Struct("<8sHHIQIIQ")
 PACK = struct.Struct("<16sQI")
 _COLUMNS = (("Q", 8), ("I", 4), ("I", 4), ("I", 4))
 _RUN_BYTES = sum(width for _code, width in _COLUMNS)
-_PIECE = 4 << 20  # bytes
 _MAX_COUNT = (1 << 32) - 1
 
 
@@ -115,7 +113,7 @@ class ExtentMap:
         for first, count in zip(self._firsts, self._counts):
             gaps.append(first - end)
             end = first + count
-        table = b"".join(PACK.pack(ref.id, ref.size, ref.blocks) for ref in self.packs)
+        table = b"".join(PACK.pack(*ref) for ref in self.packs)
         head = HEADER.pack(MAGIC, VERSION, 0, BLOCK_SIZE, self.size, len(self.packs), 0, len(self))
         columns: list[Buffer] = [
             table,
@@ -182,7 +180,9 @@ def _header(data: bytes, wanted: int | None) -> _Header:
         raise DamagedObject("it is not an extent map")
     _magic, version, _zero, block_size, size, packs, _zero2, runs = HEADER.unpack_from(data)
     if version != VERSION:
-        raise _unknown(data, version)
+        raise RepositoryError(
+            f"An extent map has format {version}; this version of kvm.cbt reads format {VERSION}. Update it."
+        )
     if wanted is not None and size != wanted:
         raise DamagedObject("it is of a disk of another size")
     if block_size != BLOCK_SIZE or runs > min(block_count(size), MOST_RUNS) or packs > min(runs, MOST_PACKS):
@@ -192,26 +192,6 @@ def _header(data: bytes, wanted: int | None) -> _Header:
     if expected > len(data) * 1100:
         raise DamagedObject("its header was changed")
     return _Header(size, packs, runs, expected)
-
-
-def _unknown(data: bytes, version: int) -> RepositoryError:
-    """Return the error for an unexpected version number.
-
-    If the checksum matches, another version of kvm.cbt wrote the map (RepositoryError). Otherwise, the map is damaged
-    (DamagedObject).
-    """
-    proof, engine, rest = hashlib.sha256(data[: HEADER.size]), zlib.decompressobj(), data[HEADER.size + 32 :]
-    with contextlib.suppress(zlib.error):
-        done = 0
-        while rest and done < MOST_RUNS * _RUN_BYTES:
-            piece = engine.decompress(rest, _PIECE)
-            rest, done = engine.unconsumed_tail, done + len(piece)
-            proof.update(piece)
-    if proof.digest() != data[HEADER.size : HEADER.size + 32]:
-        return DamagedObject("its checksum does not match")
-    return RepositoryError(
-        f"An extent map has format {version}; this version of kvm.cbt reads format {VERSION}. Update it."
-    )
 
 
 def _fill(data: bytes, head: _Header, sections: list[memoryview]) -> None:
