@@ -211,7 +211,7 @@ def test_a_plain_repository_cannot_become_an_encrypted_one(
 
 def test_a_slot_cannot_be_added_without_opening_the_repository(place: Path, protected: Repository) -> None:
     """A slot of somebody's own master key, put there without the true one, is found out before anything is sealed for it."""
-    theirs, _keys = configuration.create("theirs", "mine")
+    theirs = configuration.create("theirs", "mine")
     mine = configuration.decode((place / "repository.json").read_bytes(), str(place))
     forged = Configuration(mine.id, {**theirs.slots, **mine.slots}, mine.code)
     (place / "repository.json").write_bytes(forged.encode())

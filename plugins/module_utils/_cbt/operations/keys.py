@@ -104,9 +104,9 @@ def _decide(found: Configuration | None, passphrase: str | None, request: KeyReq
         and request.new_passphrase is not None
         and request.slot != configuration.FIRST_SLOT
     ):
-        found = configuration.create(passphrase)[0]
+        found = configuration.create(passphrase)
     if found is None:
-        return configuration.create(given[0] if given else None, request.slot)[0]
+        return configuration.create(given[0] if given else None, request.slot)
     if found.encrypted:
         if not given:
             raise PassphraseRefused(f"The repository {location} is encrypted. Give its passphrase.")

@@ -213,32 +213,14 @@ def check_creatable(store: Store) -> None:
         )
 
 
-def _opened(store: Store, passphrase: str | None, watch: Watch | None) -> Repository | None:
-    """Open the repository in a store. Return None if there is none."""
-    found = configuration_in(store)
-    if watch is not None:
-        watch.check_identity(found)
-    if found is None:
-        return None
-    keys = configuration.keys_of(found, passphrase, store.location)
-    repository = Repository(store, found.id, keys, tuple(found.slots), watch)
-    if watch is not None:
-        watch.check_last(repository)
-    return repository
-
-
 def _missing(store: Store) -> RepositoryError:
+    path, state = store.local_path, ""
+    if path is not None:
+        state = ": the directory is empty" if os.path.isdir(path) else ": the directory does not exist"
     return RepositoryError(
-        f"There is no repository in {store.location}{_emptiness(store.local_path)}. {mounts.advice(store.local_path)}"
+        f"There is no repository in {store.location}{state}. {mounts.advice(path)}"
         " To create a repository there, run cbt_repository (the role prepare does), or set create_repository: true."
     )
-
-
-def _emptiness(path: str | None) -> str:
-    """Return a phrase: the directory is empty, or does not exist. Empty for S3."""
-    if path is None:
-        return ""
-    return ": the directory is empty" if os.path.isdir(path) else ": the directory does not exist"
 
 
 def open_repository(where: str | RepositoryLocation, watching: Watching | None = None) -> Repository:
@@ -249,10 +231,9 @@ def open_repository(where: str | RepositoryLocation, watching: Watching | None =
     the repository known there, or if it was rolled back.
     """
     where = as_location(where)
-    store = open_store(where)
-    repository = _opened(store, where.passphrase, _watch(store, watching))
+    repository = find_repository(where, watching)
     if repository is None:
-        raise _missing(store)
+        raise _missing(open_store(where))
     return repository
 
 
@@ -265,28 +246,30 @@ def open_or_create(
     ``open_repository`` does, and if other files are there or a share is not mounted.
     """
     where = as_location(where)
-    store = open_store(where)
-    watch = _watch(store, watching)
-    repository = _opened(store, where.passphrase, watch)
+    repository = find_repository(where, watching)
     if repository is not None:
         return repository
+    store = open_store(where)
     check_creatable(store)
-    created, keys = configuration.create(where.passphrase)
+    created = configuration.create(where.passphrase)
     if check_only:
         return None
-    if not store.put(configuration.NAME, created.encode(), replace=False):
-        return open_repository(where, watching)  # another process created it first
-    store.keep_reserve()
-    if watch is not None:
-        watch.check_identity(created)
-    return Repository(store, created.id, keys, tuple(created.slots), watch)
+    if store.put(configuration.NAME, created.encode(), replace=False):  # otherwise another process created it first
+        store.keep_reserve()
+    return open_repository(where, watching)
 
 
 def find_repository(where: RepositoryLocation, watching: Watching | None = None) -> Repository | None:
     """Open the repository at a location. Return None if there is none. Otherwise raises as ``open_repository`` does."""
     store = open_store(where)
-    return _opened(store, where.passphrase, _watch(store, watching))
-
-
-def _watch(store: Store, watching: Watching | None) -> Watch | None:
-    return watching(store) if watching is not None else None
+    watch = watching(store) if watching is not None else None
+    found = configuration_in(store)
+    if watch is not None:
+        watch.check_identity(found)
+    if found is None:
+        return None
+    keys = configuration.keys_of(found, where.passphrase, store.location)
+    repository = Repository(store, found.id, keys, tuple(found.slots), watch)
+    if watch is not None:
+        watch.check_last(repository)
+    return repository

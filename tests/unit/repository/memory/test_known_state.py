@@ -42,7 +42,8 @@ class Share:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, passphrase: str | None) -> None:
         self.folder, self._patch, self.passphrase = folder, monkeypatch, passphrase
-        created, keys = configuration.create(passphrase)
+        created = configuration.create(passphrase)
+        keys = configuration.keys_of(created, passphrase, "/share")
         if passphrase is None:
             created = configuration.Configuration("00" * 16)  # what the manifests name
         self.history = EngineHistory(keys)
@@ -486,7 +487,7 @@ def test_no_object_of_the_record_grows_without_bounds_and_none_is_forgotten(
 
 def replaced(share: Share, passphrase: str | None) -> None:
     share.history.store = MemoryStore()
-    share.store.objects[configuration.NAME] = configuration.create(passphrase)[0].encode()
+    share.store.objects[configuration.NAME] = configuration.create(passphrase).encode()
 
 
 def gone(share: Share) -> None:

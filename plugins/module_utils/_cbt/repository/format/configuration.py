@@ -29,7 +29,6 @@ KIND = "repository"
 NAME = names.CONFIGURATION
 ENCRYPTION = "encryption"
 FIRST_SLOT = "default"
-_ID = re.compile(r"[0-9a-f]{32}")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # characters that stand for bytes that are not UTF-8
 
 
@@ -80,17 +79,17 @@ class Configuration:
         return None
 
 
-def create(passphrase: str | None = None, slot: str = FIRST_SLOT) -> tuple[Configuration, Keys]:
-    """Return the configuration and the keys of a new repository.
+def create(passphrase: str | None = None, slot: str = FIRST_SLOT) -> Configuration:
+    """Return the configuration of a new repository.
 
     With a passphrase, the repository is encrypted. Raises PassphraseRefused if it is empty or not text in UTF-8.
     """
     made = Configuration(secrets.token_hex(16))
     if passphrase is None:
-        return made, PlainKeys()
+        return made
     master = os.urandom(KEY_SIZE)
     slots = {slot: key_slots.wrap(master, checked(passphrase), made.id, slot)}
-    return dataclasses.replace(made, slots=slots).proven_by(master), EncryptedKeys(master)
+    return dataclasses.replace(made, slots=slots).proven_by(master)
 
 
 def checked(passphrase: str) -> str:
@@ -112,7 +111,7 @@ def decode(data: bytes, location: str) -> Configuration:
     Raises DamagedObject if they are not what was written, RepositoryError if they need a newer version of the
     collection.
     """
-    body = envelope.decode(KIND, FORMAT, data, f"{location}/{NAME}", {"features": list[str]})
+    body = envelope.decode(KIND, FORMAT, data, f"{location}/{NAME}", {"features": list[str], "id": str})
     known = (body.get("hash"), body.get("features")) in (("sha256", []), ("hmac-sha256", [ENCRYPTION]))
     if body.get("block_size") != BLOCK_SIZE or not known:
         raise RepositoryError(
@@ -127,16 +126,12 @@ def decode(data: bytes, location: str) -> Configuration:
             or _SURROGATE.search("".join(slots))
         ):
             raise DamagedObject("its key slots were changed")
-        if (
-            not isinstance(code, str)
-            or not code.isascii()
-            or not isinstance(body.get("id"), str)
-            or not _ID.fullmatch(body["id"])
-        ):
+        if not isinstance(code, str) or not code.isascii():
             raise DamagedObject("it lacks a required field")
+        repository_id = names.check_repository_id(body["id"])
         decoded = {name: key_slots.decode(slot) for name, slot in slots.items()}
         key_slots.check_work(decoded.values())
-        return Configuration(body["id"], decoded, code)
+        return Configuration(repository_id, decoded, code)
     except DamagedObject as error:
         raise DamagedObject(f"{location}/{NAME} is damaged: {error}") from error
 
