@@ -106,7 +106,8 @@ class Store:
         chance = random.Random(name)
         keys = lambda: tuple(chance.getrandbits(61) for _hook in range(24))
         return hooks.encode([PackHooks(PackRef(chance.randbytes(16), 64 << 20, 1024), keys()) for _pack in range(hooks.PACKS_PER_OBJECT)])
-index = HookIndex(Repository(Store(), "r" * 32), folder=sys.argv[3])
+os.environ["XDG_CACHE_HOME"] = sys.argv[3]
+index = HookIndex(Repository(Store(), "r" * 32))
 started = time.monotonic()
 index.refresh()
 filled = time.monotonic()

@@ -497,8 +497,11 @@ def test_upkeep_without_an_index_changes_nothing(memory: Repository, cache_folde
 # Memory.
 
 
-def test_the_blocks_remembered_are_bounded_and_the_latest_are_among_them(memory: Repository) -> None:
-    finding = Deduplicator(memory, HookIndex(memory), {}, remembered=1000)
+def test_the_blocks_remembered_are_bounded_and_the_latest_are_among_them(
+    memory: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dedup, "REMEMBERED", 1000)
+    finding = Deduplicator(memory, HookIndex(memory), {})
     ids = [number.to_bytes(32, "big") for number in range(10_000)]
     for start in range(0, 10_000, 20):
         finding.stored(BlockAddress(bytes(16), start), ids[start : start + 20])

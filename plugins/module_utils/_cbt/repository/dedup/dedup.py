@@ -41,13 +41,12 @@ Lookup = t.Callable[[t.Collection[bytes]], dict[bytes, BlockAddress]]
 
 
 class _AddressCache:
-    """The addresses of the blocks noted last, at least ``limit / 2`` of them.
+    """The addresses of the blocks noted last, at least ``REMEMBERED / 2`` of them.
 
     One thread at a time may note; any thread may get.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._half = limit // 2
+    def __init__(self) -> None:
         self._young: dict[bytes, int] = {}
         self._old: dict[bytes, int] = {}
         self._packs: list[bytes] = []
@@ -56,7 +55,7 @@ class _AddressCache:
         self._loaded_before: set[bytes] = set()
 
     def note(self, pack: bytes, first: int, block_ids: t.Sequence[bytes]) -> None:
-        if len(self._young) >= self._half:
+        if len(self._young) >= REMEMBERED // 2:
             self._old, self._young = self._young, {}
             self._loaded, self._loaded_before = set(), self._loaded
         number = self._numbers.setdefault(pack, len(self._packs))
@@ -88,16 +87,14 @@ class Deduplicator:
     this run, and no others. Packs that are pending deletion are never among them. Damaged blocks are never found.
     """
 
-    def __init__(
-        self, repository: Repository, index: HookIndex, damages: Damages, remembered: int = REMEMBERED
-    ) -> None:
+    def __init__(self, repository: Repository, index: HookIndex, damages: Damages) -> None:
         self._repository = repository
         self._index = index
         self._damages = damages
-        self._avoided = _condemned(repository)
+        self._avoided = _pack_ids(condemned.pending_deletion(repository))
         self._lock = threading.Lock()
         self._loading: dict[bytes, threading.Event] = {}
-        self._addresses = _AddressCache(remembered)
+        self._addresses = _AddressCache()
         self.packs: dict[bytes, PackRef] = {}
 
     @property
@@ -163,11 +160,6 @@ class Deduplicator:
         with self._lock:
             self.packs[ref.id] = ref
             self._addresses.note(ref.id, 0, block_ids)
-
-
-def _condemned(repository: Repository) -> set[bytes]:
-    """Return the packs that are condemned or listed for deletion."""
-    return _pack_ids(condemned.pending_deletion(repository))
 
 
 def _pack_ids(found: t.Iterable[str]) -> set[bytes]:

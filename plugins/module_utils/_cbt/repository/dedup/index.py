@@ -51,10 +51,10 @@ class HookIndex:
     ``failure`` is the reason why the index cannot be used. Nothing is found then.
     """
 
-    def __init__(self, repository: Repository, domain: str | None = None, folder: str | None = None) -> None:
+    def __init__(self, repository: Repository, domain: str | None = None) -> None:
         self._repository = repository
         self._prefix = names.hooks_folder(domain)
-        self._folder = os.path.join(folder or cache_folder(), f"{repository.id}-{domain}" if domain else repository.id)
+        self._folder = os.path.join(cache_folder(), f"{repository.id}-{domain}" if domain else repository.id)
         self._gone: dict[
             str, set[int]
         ] = {}  # by file, the numbers of sources that the repository does not have any more
@@ -178,8 +178,8 @@ class HookIndex:
         gathered = Gathered()
         for start in range(0, len(missing), _AT_ONCE):
             some = missing[start : start + _AT_ONCE]
-            for name, data in zip(some, map_all(self._fetch, some)):
-                gathered.add(name, _decoded(name, data))
+            for name, found in zip(some, map_all(self._hooks_in, some)):
+                gathered.add(name, found)
                 if len(gathered.entries) >= _HOOKS or len(gathered.sources) >= _SOURCES:
                     self._new(gathered.write)
                     gathered = Gathered()
@@ -205,11 +205,11 @@ class HookIndex:
                 known.update(sources)
         return known
 
-    def _fetch(self, name: str) -> bytes:
+    def _hooks_in(self, name: str) -> t.Sequence[PackHooks]:
         try:
-            return self._repository.get_object(name)
+            return hooks.decode(self._repository.get_object(name), name)
         except (DamagedObject, ObjectMissing):
-            return b""  # holds no hooks
+            return ()
 
     def _merge(self, listed: set[str]) -> None:
         with self._opened() as segments:
@@ -237,13 +237,6 @@ def to_merge(entries: t.Sequence[int], packs: t.Sequence[int]) -> list[int]:
             break
         chosen.append(index)
     return sorted(chosen) if len(chosen) >= 2 else []
-
-
-def _decoded(name: str, data: bytes) -> t.Sequence[PackHooks]:
-    try:
-        return hooks.decode(data, name)
-    except DamagedObject:
-        return ()
 
 
 def _remove(path: str) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import array
 import bisect
+import contextlib
 import itertools
 import os
 import struct
@@ -186,7 +187,6 @@ class _Writer:
             checksum, length = self._more(f"{name}\n".encode(), checksum), length + len(name.encode()) + 1
         self._file.seek(0)
         self._file.write(_HEAD.pack(_MAGIC, number, len(self._first), length, checksum))
-        self._file.close()
 
     def _more(self, data: bytes, checksum: int) -> int:
         self._file.write(data)
@@ -209,18 +209,15 @@ class Gathered:
         source = len(self.sources)
         self.sources.append(name)
         for number, each in enumerate(found, len(self._packs)):
-            self.entries += [key << 3 & ~_NUMBER | number for key in each.keys]
-        self._packs += [_PACK.pack(each.ref.id, each.ref.size, each.ref.blocks, source) for each in found]
+            self.entries += [_packed(key, number) for key in each.keys]
+        self._packs += [_PACK.pack(*each.ref, source) for each in found]
 
     def write(self, path: str) -> None:
         """Write the file. Raises OSError."""
         self.entries.sort()
-        writer = _Writer(path)
-        try:
+        with contextlib.closing(_Writer(path)) as writer:
             writer.add(self.entries)
             writer.finish(self._packs, self.sources)
-        finally:
-            writer.close()
 
 
 def _distinct(entries: t.Sequence[int]) -> list[int]:
@@ -265,13 +262,10 @@ def merge(segments: t.Sequence[Segment], is_live: t.Callable[[str], bool], path:
             count += not goes
         parts.append(_Part(segment, numbers))
         packs.append(_moved(segment, positions))
-    writer = _Writer(path)
-    try:
+    with contextlib.closing(_Writer(path)) as writer:
         for entries in _windows(parts):
             writer.add(entries)
         writer.finish(itertools.chain.from_iterable(packs), sources)
-    finally:
-        writer.close()
 
 
 def _moved(segment: Segment, positions: t.Sequence[int | None]) -> t.Iterator[bytes]:
@@ -279,7 +273,7 @@ def _moved(segment: Segment, positions: t.Sequence[int | None]) -> t.Iterator[by
     for ref, source in segment.refs():
         position = positions[source]
         if position is not None:
-            yield _PACK.pack(ref.id, ref.size, ref.blocks, position)
+            yield _PACK.pack(*ref, position)
 
 
 def _windows(parts: t.Sequence[_Part]) -> t.Iterator[list[int]]:

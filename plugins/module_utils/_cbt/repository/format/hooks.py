@@ -68,7 +68,7 @@ def choose(block_ids: t.Iterable[bytes]) -> tuple[int, ...]:
 def encode(found: t.Sequence[PackHooks]) -> bytes:
     """Return the object with the hooks of up to PACKS_PER_OBJECT packs."""
     head = HEADER.pack(MAGIC, VERSION, 0, len(found))
-    table = b"".join(PACK.pack(each.ref.id, each.ref.size, each.ref.blocks, len(each.keys)) for each in found)
+    table = b"".join(PACK.pack(*each.ref, len(each.keys)) for each in found)
     rest = table + b"".join(_KEY.pack(key) for each in found for key in each.keys)
     return head + hashlib.sha256(head + rest).digest() + rest
 
