@@ -170,21 +170,11 @@ def parse_directory(ref: PackRef, head: bytes, rest: bytes, keys: PackKeys) -> D
     return parsed
 
 
-def decode(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys: Keys) -> Buffer:
-    """Return the plain bytes of a block, proven by seal, checksum and block id.
+def decode(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys: Keys) -> tuple[Encoded, Buffer]:
+    """Return a block ready to be stored elsewhere, and its plain bytes, proven by seal, checksum and block id.
 
     Raises DamagedObject with the cause if they are not what was written.
     """
-    return _proven(block, ordinal, stored, pack, keys)[1]
-
-
-def encoded(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys: Keys) -> Encoded:
-    """Prove a block as ``decode`` does and return it ready to be stored elsewhere."""
-    return Encoded(block.digest, block.codec, _proven(block, ordinal, stored, pack, keys)[0], block.length)
-
-
-def _proven(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, keys: Keys) -> tuple[Buffer, Buffer]:
-    """Return the payload and the plain bytes of a block."""
     if len(stored) != block.stored:
         raise DamagedObject("the pack is truncated")
     if not 0 < block.length <= BLOCK_SIZE:
@@ -195,4 +185,4 @@ def _proven(block: BlockEntry, ordinal: int, stored: Buffer, pack: PackKeys, key
     data = codecs.decode(block.codec, payload, block.length)
     if keys.block_id(data) != block.digest:
         raise DamagedObject("its content does not match its SHA-256")
-    return payload, data
+    return Encoded(block.digest, block.codec, payload, block.length), data

@@ -13,14 +13,11 @@ from ...busy import PROVING, READING, Stopwatch
 from ...errors import DamagedObject
 from ...files import Buffer
 from ...grid import BLOCK_SIZE, block_length
-from ..crypto.keys import TAG_SIZE, Keys, PackKeys, PlainKeys
+from ..crypto.keys import TAG_SIZE, Keys, PlainKeys
 from ..format import packs
 from ..format.maps import Run
-from ..format.packs import BlockEntry, Directory, Encoded, PackRef
+from ..format.packs import Directory, Encoded, PackRef
 from ..stores.base import Store
-
-Block = t.TypeVar("Block")
-Make = t.Callable[[BlockEntry, int, Buffer, PackKeys, Keys], Block]
 
 CACHED_BLOCKS = 1 << 18  # directory entries kept; about 16 MiB
 
@@ -67,7 +64,8 @@ class PackReader:
 
         Yields the error in place of a damaged block. Raises as ``directory`` does, and RepositoryError of the store.
         """
-        return self._each(ref, first, count, packs.decode, watch or Stopwatch())
+        for each in self._each(ref, first, count, watch or Stopwatch()):
+            yield each if isinstance(each, DamagedObject) else each[1]
 
     def disk_blocks(self, run: Run, size: int, watch: Stopwatch | None = None) -> t.Iterator[Buffer | DamagedObject]:
         """Like ``blocks``, for a run of a disk of ``size`` bytes. A block of another length is damaged."""
@@ -81,21 +79,12 @@ class PackReader:
 
     def encoded(self, ref: PackRef, first: int, count: int) -> t.Iterator[Encoded | DamagedObject]:
         """Like ``blocks``, with the same checks, but yields blocks ready to be stored elsewhere."""
-        return self._each(ref, first, count, packs.encoded, Stopwatch())
-
-    def _one_by_one(self, ref: PackRef, first: int, count: int, make: Make[Block]) -> t.Iterator[Block | DamagedObject]:
-        """Read blocks singly where the directory claims impossible lengths. A block with such a length is not read."""
-        for ordinal in range(first, first + count):
-            if count == 1:
-                yield DamagedObject(
-                    f"block {ordinal} of pack {ref.id.hex()}: its stored length is more than any block takes"
-                )
-            else:
-                yield from self._each(ref, ordinal, 1, make, Stopwatch())
+        for each in self._each(ref, first, count, Stopwatch()):
+            yield each if isinstance(each, DamagedObject) else each[0]
 
     def _each(
-        self, ref: PackRef, first: int, count: int, make: Make[Block], watch: Stopwatch
-    ) -> t.Iterator[Block | DamagedObject]:
+        self, ref: PackRef, first: int, count: int, watch: Stopwatch
+    ) -> t.Iterator[tuple[Encoded, Buffer] | DamagedObject]:
         directory = self.directory(ref)
         if first + count > len(directory):
             raise DamagedObject(
@@ -103,7 +92,14 @@ class PackReader:
             )
         start, length = directory.span(first, count)
         if length > count * (BLOCK_SIZE + TAG_SIZE):
-            yield from self._one_by_one(ref, first, count, make)
+            # The directory claims an impossible length: only the blocks that have another one are read.
+            if count == 1:
+                yield DamagedObject(
+                    f"block {first} of pack {ref.id.hex()}: its stored length is more than any block takes"
+                )
+                return
+            for ordinal in range(first, first + count):
+                yield from self._each(ref, ordinal, 1, watch)
             return
         payloads = memoryview(self._store.get_range(ref.name, start, length))
         watch.lap(READING)
@@ -111,7 +107,7 @@ class PackReader:
             entry = directory.entry(ordinal)
             offset = entry.offset - start
             try:
-                yield make(entry, ordinal, payloads[offset : offset + entry.stored], directory.keys, self.keys)
+                yield packs.decode(entry, ordinal, payloads[offset : offset + entry.stored], directory.keys, self.keys)
             except DamagedObject as error:
                 yield DamagedObject(f"block {ordinal} of pack {ref.id.hex()}: {error}")
         watch.lap(PROVING)
