@@ -57,8 +57,7 @@ def _zstd(level: int | None) -> t.Callable[[Buffer], bytes]:
 
 
 def _zlib(level: int | None) -> t.Callable[[Buffer], bytes]:
-    chosen = level or _ZLIB_LEVEL
-    return lambda data: zlib.compress(data, chosen)
+    return functools.partial(zlib.compress, level=level or _ZLIB_LEVEL)
 
 
 def encoder(name: str, level: int | None = None) -> Encoder:

@@ -133,7 +133,7 @@ class RestorePoint:
         """Return all its objects but the manifest: maps and configuration."""
         return (*(disk.map for disk in self.disks), *self.files.values())
 
-    def disk(self, target: str) -> t.Optional[DiskRecord]:
+    def disk(self, target: str) -> DiskRecord | None:
         """Return the disk with this target, or None."""
         return next((disk for disk in self.disks if disk.target == target), None)
 

@@ -30,7 +30,7 @@ _SHAPE = {"blocks": t.Optional[list[int]], "cause": str}
 class PackDamage:
     """The blocks of a pack that cannot be read, by ordinal; None for all of them. ``cause`` is the first finding."""
 
-    blocks: t.Optional[frozenset[int]]
+    blocks: frozenset[int] | None
     cause: str
 
     def covers(self, ordinal: int) -> bool:
@@ -54,7 +54,7 @@ def decode(data: bytes, name: str) -> PackDamage:
     return PackDamage(None if blocks is None else frozenset(blocks), body["cause"])
 
 
-def read(repository: Repository, pack_id: bytes) -> t.Optional[PackDamage]:
+def read(repository: Repository, pack_id: bytes) -> PackDamage | None:
     """Return the recorded damage of a pack, or None. A damaged record counts for the whole pack."""
     name = names.damage_of(pack_id)
     try:
@@ -82,7 +82,7 @@ def unsound_packs(refs: t.Collection[PackRef], store: Store) -> dict[bytes, Pack
     page by page, and most maps refer to few of them.
     """
 
-    def fault(ref: PackRef) -> t.Optional[str]:
+    def fault(ref: PackRef) -> str | None:
         try:
             size = store.size(ref.name)
         except ObjectMissing:

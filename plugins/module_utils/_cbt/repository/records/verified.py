@@ -39,7 +39,7 @@ class Verified:
     own_damage: t.Optional[str] = None
 
 
-def _body(repository: Repository, kind: str, name: str, shape: t.Mapping[str, t.Any]) -> t.Optional[dict[str, t.Any]]:
+def _body(repository: Repository, kind: str, name: str, shape: t.Mapping[str, t.Any]) -> dict[str, t.Any] | None:
     try:
         return envelope.decode(kind, VERSION, repository.get_object(name), name, shape)
     except (DamagedObject, ObjectMissing):
@@ -53,7 +53,7 @@ def record(repository: Repository, point: RestorePoint, verified: Verified) -> N
     )
 
 
-def last(repository: Repository, point: RestorePoint) -> t.Optional[Verified]:
+def last(repository: Repository, point: RestorePoint) -> Verified | None:
     """Return the last verification of a restore point, or None."""
     shape = envelope.shape_of(Verified)
     body = _body(repository, KIND, names.verification(point.uuid, point.id), shape)
