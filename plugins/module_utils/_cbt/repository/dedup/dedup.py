@@ -16,7 +16,7 @@ import secrets
 import threading
 import typing as t
 
-from ...errors import DamagedObject, ObjectMissing
+from ...errors import UnreadableObject
 from ..format import hooks, names
 from ..format.hooks import PackHooks
 from ..format.manifests import RestorePoint
@@ -148,7 +148,7 @@ class Deduplicator:
     def _note(self, ref: PackRef) -> None:
         try:
             directory = self._repository.reader.directory(ref)
-        except (DamagedObject, ObjectMissing):
+        except UnreadableObject:
             self._avoided.add(ref.id)
             return
         block_ids = [directory.digest(ordinal) for ordinal in range(len(directory))]
@@ -239,12 +239,12 @@ def _hooks_of(repository: Repository, point: RestorePoint, without: set[bytes]) 
     for disk in point.disks:
         try:
             refs = repository.read_packs(point, disk)
-        except (DamagedObject, ObjectMissing):
+        except UnreadableObject:
             continue
         for ref in refs:
             if ref.id not in without:
                 continue
             without.discard(ref.id)
-            with contextlib.suppress(DamagedObject, ObjectMissing):
+            with contextlib.suppress(UnreadableObject):
                 directory = repository.reader.directory(ref)
                 yield PackHooks(ref, hooks.choose(directory.digest(ordinal) for ordinal in range(len(directory))))

@@ -18,7 +18,7 @@ import secrets
 import time
 import typing as t
 
-from ...errors import DamagedObject, ObjectMissing
+from ...errors import UnreadableObject
 from ...parallel import map_all
 from ..format import hooks, names
 from ..format.hooks import PackHooks
@@ -208,7 +208,7 @@ class HookIndex:
     def _hooks_in(self, name: str) -> t.Sequence[PackHooks]:
         try:
             return hooks.decode(self._repository.get_object(name), name)
-        except (DamagedObject, ObjectMissing):
+        except UnreadableObject:
             return ()
 
     def _merge(self, listed: set[str]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ...errors import DamagedObject, ObjectMissing
+from ...errors import UnreadableObject
 from ..format import envelope, names
 from ..format.manifests import RestorePoint
 from ..repository import Repository
@@ -42,7 +42,7 @@ class Verified:
 def _body(repository: Repository, kind: str, name: str, shape: t.Mapping[str, t.Any]) -> dict[str, t.Any] | None:
     try:
         return envelope.decode(kind, VERSION, repository.get_object(name), name, shape)
-    except (DamagedObject, ObjectMissing):
+    except UnreadableObject:
         return None  # treated as if it had never been written
 
 
