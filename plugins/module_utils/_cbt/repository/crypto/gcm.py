@@ -22,6 +22,8 @@ try:
     from cryptography.hazmat.bindings.openssl.binding import Binding
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    _LIB, _FFI = Binding.lib, Binding.ffi
 except ImportError:  # needed only for encrypted repositories
     AESGCM = None  # type: ignore[assignment,misc,unused-ignore]
 
@@ -83,36 +85,29 @@ class DirectGcm:
 
     def __init__(self, key: bytes) -> None:
         self._key = key
-        self._lib, self._ffi = Binding.lib, Binding.ffi
-        self._algorithm = self._lib.EVP_get_cipherbyname(b"aes-256-gcm")
+        self._algorithm = _LIB.EVP_get_cipherbyname(b"aes-256-gcm")
 
     def _context(self, direction: int) -> t.Any:
-        context = self._ffi.gc(self._lib.EVP_CIPHER_CTX_new(), self._lib.EVP_CIPHER_CTX_free)
-        _done(int(context != self._ffi.NULL))
-        _done(
-            self._lib.EVP_CipherInit_ex(context, self._algorithm, self._ffi.NULL, self._key, self._ffi.NULL, direction)
-        )
+        context = _FFI.gc(_LIB.EVP_CIPHER_CTX_new(), _LIB.EVP_CIPHER_CTX_free)
+        _done(int(context != _FFI.NULL))
+        _done(_LIB.EVP_CipherInit_ex(context, self._algorithm, _FFI.NULL, self._key, _FFI.NULL, direction))
         return context
 
     def _update(self, context: t.Any, direction: int, nonce: bytes, content: Buffer, into: t.Any) -> None:
-        null = self._ffi.NULL
-        _done(self._lib.EVP_CipherInit_ex(context, null, null, null, nonce, direction))
-        _done(
-            self._lib.EVP_CipherUpdate(
-                context, into, self._ffi.new("int *"), self._ffi.from_buffer(content), len(content)
-            )
-        )
+        null = _FFI.NULL
+        _done(_LIB.EVP_CipherInit_ex(context, null, null, null, nonce, direction))
+        _done(_LIB.EVP_CipherUpdate(context, into, _FFI.new("int *"), _FFI.from_buffer(content), len(content)))
 
     def seal_into(self, room: memoryview, messages: t.Iterable[Message]) -> None:
-        context, begin, rest = self._context(_ENCRYPT), self._ffi.from_buffer(room), self._ffi.new("int *")
+        context, begin, rest = self._context(_ENCRYPT), _FFI.from_buffer(room), _FFI.new("int *")
         start = 0
         for nonce, content in messages:
             stop = start + len(content)
             if stop + TAG_SIZE > len(room):
                 raise ValueError("no room")  # OpenSSL would write past the end
             self._update(context, _ENCRYPT, nonce, content, begin + start)
-            _done(self._lib.EVP_CipherFinal_ex(context, begin + stop, rest))
-            _done(self._lib.EVP_CIPHER_CTX_ctrl(context, self._lib.EVP_CTRL_AEAD_GET_TAG, TAG_SIZE, begin + stop))
+            _done(_LIB.EVP_CipherFinal_ex(context, begin + stop, rest))
+            _done(_LIB.EVP_CIPHER_CTX_ctrl(context, _LIB.EVP_CTRL_AEAD_GET_TAG, TAG_SIZE, begin + stop))
             start = stop + TAG_SIZE
 
     def unseal(self, nonce: bytes, stored: Buffer) -> Buffer:
@@ -121,10 +116,10 @@ class DirectGcm:
         content, tag = memoryview(stored)[:-TAG_SIZE], bytes(stored[-TAG_SIZE:])
         plain = bytearray(len(content))
         context = self._context(_DECRYPT)
-        self._update(context, _DECRYPT, nonce, content, self._ffi.from_buffer(plain))
-        _done(self._lib.EVP_CIPHER_CTX_ctrl(context, self._lib.EVP_CTRL_AEAD_SET_TAG, TAG_SIZE, tag))
-        if self._lib.EVP_CipherFinal_ex(context, self._ffi.NULL, self._ffi.new("int *")) != 1:
-            self._lib.ERR_clear_error()
+        self._update(context, _DECRYPT, nonce, content, _FFI.from_buffer(plain))
+        _done(_LIB.EVP_CIPHER_CTX_ctrl(context, _LIB.EVP_CTRL_AEAD_SET_TAG, TAG_SIZE, tag))
+        if _LIB.EVP_CipherFinal_ex(context, _FFI.NULL, _FFI.new("int *")) != 1:
+            _LIB.ERR_clear_error()
             raise InvalidTag()
         return plain
 
@@ -152,5 +147,6 @@ _FUNCTIONS = (
     "EVP_CipherUpdate",
     "EVP_get_cipherbyname",
 )
-has_openssl_binding = AESGCM is not None and all(hasattr(Binding.lib, name) for name in _FUNCTIONS)
-new_gcm: t.Callable[[bytes], Gcm] = DirectGcm if has_openssl_binding else PublicGcm
+new_gcm: t.Callable[[bytes], Gcm] = PublicGcm
+if AESGCM is not None and all(hasattr(_LIB, name) for name in _FUNCTIONS):
+    new_gcm = DirectGcm
