@@ -36,8 +36,7 @@ MOST_RUNS = 1 << 23  # of one map, which then takes 160 MiB; half a TiB in singl
 MOST_PACKS = 1 << 20  # of one map: 64 TiB
 HEADER = struct.Struct("<8sHHIQIIQ")
 PACK = struct.Struct("<16sQI")
-_COLUMNS = (("Q", 8), ("I", 4), ("I", 4), ("I", 4))
-_RUN_BYTES = sum(width for _code, width in _COLUMNS)
+_RUN_BYTES = 8 + 4 + 4 + 4  # C's int is 4 bytes wherever QEMU runs
 _MAX_COUNT = (1 << 32) - 1
 
 
@@ -60,13 +59,6 @@ class Run(t.NamedTuple):
     def part(self, first: int, stop: int) -> Run:
         """Return its piece between two blocks within it."""
         return Run(first, stop - first, self.pack, self.ordinal + first - self.first)
-
-
-def _column(code: str, width: int, length: int = 0) -> array.array[int]:
-    column = array.array(code, [0]) * length
-    if column.itemsize != width:  # C's int is 4 bytes wherever QEMU runs
-        raise RepositoryError(f"This machine's integers have {column.itemsize} bytes, not {width}.")
-    return column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +101,7 @@ class ExtentMap:
                 f"A disk is stored in {len(self)} pieces of {len(self.packs)} packs; the maximum is {MOST_RUNS} and {MOST_PACKS}."
                 " Defragment it, or split it into several disks."
             )
-        gaps, end = _column("Q", 8), 0
+        gaps, end = array.array("Q"), 0
         for first, count in zip(self._firsts, self._counts):
             gaps.append(first - end)
             end = first + count
@@ -145,7 +137,7 @@ def decode(data: bytes, size: int | None = None) -> ExtentMap:
     does not know the format version.
     """
     head = _header(data, size)
-    columns = [_column(code, width, head.runs) for code, width in _COLUMNS]
+    columns = [array.array(code, [0]) * head.runs for code in "QIII"]
     table = bytearray(head.packs * PACK.size)
     _fill(data, head, [memoryview(table), *(memoryview(column).cast("B") for column in columns if column)])
     if sys.byteorder != "little":
@@ -247,8 +239,8 @@ class MapBuilder:
         self._parent = parent
         self._packs: dict[bytes, int] = {}
         self._refs: dict[bytes, PackRef] = {}
-        self._firsts, self._counts = _column("Q", 8), _column("I", 4)
-        self._indexes, self._ordinals = _column("I", 4), _column("I", 4)
+        self._firsts, self._counts = array.array("Q"), array.array("I")
+        self._indexes, self._ordinals = array.array("I"), array.array("I")
         self._spoken = 0  # blocks before this one are settled
 
     def zero(self, first: int, count: int) -> None:
