@@ -434,7 +434,7 @@ def test_a_failing_store_is_an_error_and_not_a_lost_index(memory: Repository, mo
         raise RepositoryError("Cannot read: time-out.")
 
     monkeypatch.setattr(MemoryStore, "get_range", fails)
-    monkeypatch.setattr(memory, "reader", type(memory.reader)(memory.store))
+    monkeypatch.setattr(memory, "reader", type(memory.reader)(memory.store, memory.keys))
     with finding.finder() as find, pytest.raises(RepositoryError, match="time-out"):
         find({memory.keys.block_id(block(kind)): None for kind in KINDS})
 

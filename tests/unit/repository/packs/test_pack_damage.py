@@ -33,7 +33,7 @@ def written(store: Store, blocks: list[bytes]) -> PackRef:
 def faults(store: Store, ref: PackRef, blocks: list[bytes]) -> Iterator[RepositoryError]:
     """Everything a fresh reader complains of; a wrong byte without complaint fails the test."""
     try:
-        found = list(PackReader(store).blocks(ref, 0, ref.blocks))
+        found = list(PackReader(store, PlainKeys()).blocks(ref, 0, ref.blocks))
     except RepositoryError as error:
         yield error
         return
@@ -65,9 +65,9 @@ def test_every_flipped_bit_is_detected(small: tuple[MemoryStore, PackRef]) -> No
 
 def test_a_flipped_bit_in_one_block_costs_that_block_alone(small: tuple[MemoryStore, PackRef]) -> None:
     store, ref = small
-    start, length = PackReader(store).directory(ref).span(1, 1)
+    start, length = PackReader(store, PlainKeys()).directory(ref).span(1, 1)
     store.objects[ref.name] = with_bit_flipped(store.objects[ref.name], (start + length // 2) * 8)
-    first, second, third = PackReader(store).blocks(ref, 0, 3)
+    first, second, third = PackReader(store, PlainKeys()).blocks(ref, 0, 3)
     assert (bytes(first), bytes(third)) == (BLOCKS[0], BLOCKS[2])
     assert isinstance(second, DamagedObject)
     assert f"block 1 of pack {ref.id.hex()}" in str(second)
@@ -79,7 +79,7 @@ def test_a_flipped_bit_that_still_decompresses_to_the_right_bytes_is_detected(
     """SHA-256 of the plain block cannot see it; the CRC of the payload does."""
     store, ref = small
     whole = store.objects[ref.name]
-    start, length = PackReader(store).directory(ref).span(1, 1)
+    start, length = PackReader(store, PlainKeys()).directory(ref).span(1, 1)
     harmless = []
     for bit in range(start * 8, (start + length) * 8):
         changed = with_bit_flipped(whole, bit)
@@ -108,7 +108,7 @@ def test_truncation_at_every_length_is_detected(small: tuple[MemoryStore, PackRe
 
 def test_truncation_after_the_directory_was_read_is_noticed(small: tuple[MemoryStore, PackRef]) -> None:
     store, ref = small
-    reader = PackReader(store)
+    reader = PackReader(store, PlainKeys())
     reader.directory(ref)
     whole = store.objects[ref.name]
     for length in range(ref.directory_offset):
@@ -145,32 +145,34 @@ def test_another_blocks_payload_in_its_place_is_noticed() -> None:
 def test_a_ref_with_a_wrong_number_of_blocks_is_refused(small: tuple[MemoryStore, PackRef], blocks: int) -> None:
     store, ref = small
     with pytest.raises(DamagedObject):
-        PackReader(store).directory(ref._replace(blocks=blocks))
+        PackReader(store, PlainKeys()).directory(ref._replace(blocks=blocks))
 
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 95, 96, 97, 200, 10_000, 2**63])
 def test_a_ref_with_a_wrong_size_is_refused(small: tuple[MemoryStore, PackRef], size: int) -> None:
     store, ref = small
     with pytest.raises(DamagedObject):
-        PackReader(store).directory(ref._replace(size=size))
+        PackReader(store, PlainKeys()).directory(ref._replace(size=size))
 
 
 def test_a_ref_whose_size_and_blocks_are_wrong_in_step_is_refused(small: tuple[MemoryStore, PackRef]) -> None:
     store, ref = small
     for more in (-1, 1):
         with pytest.raises(DamagedObject):
-            PackReader(store).directory(ref._replace(size=ref.size + more * packs.ENTRY.size, blocks=ref.blocks + more))
+            PackReader(store, PlainKeys()).directory(
+                ref._replace(size=ref.size + more * packs.ENTRY.size, blocks=ref.blocks + more)
+            )
 
 
 def test_blocks_beyond_the_directory_are_refused(small: tuple[MemoryStore, PackRef]) -> None:
     store, ref = small
     with pytest.raises(DamagedObject, match="holds 3 blocks, not the 4"):
-        list(PackReader(store).blocks(ref, 2, 2))
+        list(PackReader(store, PlainKeys()).blocks(ref, 2, 2))
 
 
 def test_a_missing_pack_is_missing_and_not_damaged(tmp_path: Path) -> None:
     with pytest.raises(ObjectMissing):
-        PackReader(DirectoryStore(str(tmp_path))).directory(PackRef(bytes(16), 1000, 1))
+        PackReader(DirectoryStore(str(tmp_path)), PlainKeys()).directory(PackRef(bytes(16), 1000, 1))
 
 
 def test_a_pack_of_a_newer_format_is_refused_by_name(small: tuple[MemoryStore, PackRef]) -> None:
@@ -180,7 +182,7 @@ def test_a_pack_of_a_newer_format_is_refused_by_name(small: tuple[MemoryStore, P
     checked = head + whole[ref.directory_offset : -40]
     store.objects[ref.name] = head + whole[32:-40] + hashlib.sha256(checked).digest() + packs.END_MAGIC
     with pytest.raises(RepositoryError, match="has format 2") as caught:
-        PackReader(store).directory(ref)
+        PackReader(store, PlainKeys()).directory(ref)
     assert not isinstance(caught.value, DamagedObject)
 
 
@@ -190,7 +192,7 @@ def test_a_block_longer_than_a_block_is_refused_before_it_is_unpacked(length: in
     writer = PackWriter(store, PlainKeys())
     codec, payload = codecs.encoder("lz4")(bytes(length or 1))
     pack = writer.append([packs.Encoded(bytes(32), codec, payload, length)]).pack
-    (block,) = PackReader(store).blocks(writer.finish()[pack], 0, 1)
+    (block,) = PackReader(store, PlainKeys()).blocks(writer.finish()[pack], 0, 1)
     assert isinstance(block, DamagedObject)
     assert "length" in str(block)
 
@@ -202,7 +204,7 @@ def test_an_oversized_stored_block_is_not_read(
     writer = PackWriter(store, PlainKeys())
     pack = writer.append([packs.Encoded(bytes(32), codecs.STORED, bytes(10_000_000), 65536), encoded(b"sound")]).pack
     ref = writer.finish()[pack]
-    reader = PackReader(store)
+    reader = PackReader(store, PlainKeys())
     reader.directory(ref)
     read: list[int] = []
     monkeypatch.setattr(

@@ -41,7 +41,7 @@ def test_blocks_come_back_alone_and_together(tmp_path: Path, compression: str) -
     writer = PackWriter(store, PlainKeys())
     placement = writer.append([encoded(block, compression) for block in BLOCKS])
     ref = writer.finish()[placement.pack]
-    reader = PackReader(store)
+    reader = PackReader(store, PlainKeys())
     assert placement.ordinal == 0
     assert content(reader, ref, 0, 4) == BLOCKS
     assert [content(reader, ref, ordinal, 1)[0] for ordinal in range(4)] == BLOCKS
@@ -72,7 +72,7 @@ def test_a_block_that_is_not_as_long_as_the_disks_is_damaged() -> None:
     ref = writer.finish()[placement.pack]
     short = len(BLOCKS[2])  # the third block, where the disk ends
     for size, sound in ((2 * 65536 + short, True), (3 * 65536, False), (2 * 65536 + short - 1, False)):
-        found = list(PackReader(store).disk_blocks(Run(0, 3, ref, 0), size))
+        found = list(PackReader(store, PlainKeys()).disk_blocks(Run(0, 3, ref, 0), size))
         assert [not isinstance(block, DamagedObject) for block in found] == [True, True, sound]
     assert "block 2 of pack" in str(found[2])
 
@@ -110,7 +110,7 @@ def test_several_threads_append_side_by_side_and_nothing_is_mixed_up(
     written = writer.finish()
     assert len(written) > 3
     assert {ref.name: ref.size for ref in written.values()} == {name: store.size(name) for name in store.list("packs")}
-    reader = PackReader(store)
+    reader = PackReader(store, PlainKeys())
     for placement, blocks in appended:
         assert content(reader, written[placement.pack], placement.ordinal, len(blocks)) == blocks
     assert sum(ref.blocks for ref in written.values()) == sum(len(blocks) for _placement, blocks in appended)
@@ -227,7 +227,7 @@ def test_directories_are_cached_within_bounds(monkeypatch: pytest.MonkeyPatch) -
     for _turn in range(10):
         writer.append([encoded(b"x")] * 10)
     written = list(writer.finish().values())
-    reader = PackReader(store)
+    reader = PackReader(store, PlainKeys())
     for ref in [*written, *written]:
         assert len(reader.directory(ref)) == 10
         assert reader._cached == sum(len(directory) for directory in reader._cache.values()) <= 25
@@ -242,7 +242,7 @@ def test_one_reader_serves_several_threads(monkeypatch: pytest.MonkeyPatch) -> N
     placements = [
         writer.append([encoded(random_bytes(200, turn * 3 + index)) for index in range(3)]) for turn in range(20)
     ]
-    written, reader, start = writer.finish(), PackReader(store), threading.Barrier(4)
+    written, reader, start = writer.finish(), PackReader(store, PlainKeys()), threading.Barrier(4)
 
     def read(_thread: int) -> list[list[bytes]]:
         start.wait()

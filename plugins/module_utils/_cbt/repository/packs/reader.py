@@ -13,7 +13,7 @@ from ...busy import PROVING, READING, Stopwatch
 from ...errors import DamagedObject
 from ...files import Buffer
 from ...grid import BLOCK_SIZE, block_length
-from ..crypto.keys import TAG_SIZE, Keys, PlainKeys
+from ..crypto.keys import TAG_SIZE, Keys
 from ..format import packs
 from ..format.maps import Run
 from ..format.packs import Directory, Encoded, PackRef
@@ -25,9 +25,9 @@ CACHED_BLOCKS = 1 << 18  # directory entries kept; about 16 MiB
 class PackReader:
     """Returns checked directories and blocks. Thread-safe."""
 
-    def __init__(self, store: Store, keys: Keys | None = None) -> None:
+    def __init__(self, store: Store, keys: Keys) -> None:
         self._store = store
-        self.keys: Keys = keys or PlainKeys()
+        self.keys = keys
         self._lock = threading.Lock()
         self._cache: collections.OrderedDict[bytes, Directory] = collections.OrderedDict()
         self._cached = 0
