@@ -10,10 +10,9 @@ from stores_for_tests import with_bit_flipped
 
 from _cbt.errors import DamagedObject, ObjectMissing, RepositoryError
 from _cbt.grid import BLOCK_SIZE
-from _cbt.repository import repository as module
 from _cbt.repository.format import envelope
 from _cbt.repository.repository import Repository, open_or_create, open_repository
-from _cbt.repository.stores.base import Store
+from _cbt.repository.stores.directory import DirectoryStore
 
 
 def test_created_once_and_opened_ever_after_with_the_same_id(place: Path, repository: Repository) -> None:
@@ -103,14 +102,14 @@ def test_a_creator_that_loses_the_race_uses_the_repository_of_the_winner(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between finding no configuration and looking into the directory, another host creates the repository."""
-    real, first = module.check_vacant, []
+    real, first = DirectoryStore.occupants, []
 
-    def overtaken(store: Store) -> None:
-        monkeypatch.setattr(module, "check_vacant", real)
+    def overtaken(store: DirectoryStore) -> set[str]:
+        monkeypatch.setattr(DirectoryStore, "occupants", real)
         first.append(open_or_create(store.location))
-        real(store)
+        return real(store)
 
-    monkeypatch.setattr(module, "check_vacant", overtaken)
+    monkeypatch.setattr(DirectoryStore, "occupants", overtaken)
     second = open_or_create(str(place))
     assert second is not None
     assert [each.id for each in first] == [second.id]

@@ -11,7 +11,7 @@ import hashlib
 import os
 import typing as t
 
-from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused, RepositoryError
+from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused, RepositoryError, UnreadableObject
 from ..parallel import map_all
 from .crypto.keys import Keys, PlainKeys
 from .format import configuration, manifests, maps, names
@@ -166,7 +166,7 @@ class Repository:
     def readable_maps(self, point: RestorePoint) -> t.Iterator[tuple[str, maps.ExtentMap]]:
         """Yield target and extent map of each disk whose map can be read."""
         for disk in point.disks:
-            with contextlib.suppress(DamagedObject, ObjectMissing):
+            with contextlib.suppress(UnreadableObject):
                 yield disk.target, self.read_map(point, disk.target)
 
     def read_packs(self, point: RestorePoint, disk: DiskRecord) -> tuple[PackRef, ...]:
@@ -190,18 +190,13 @@ def configuration_in(store: Store) -> Configuration | None:
     try:
         return configuration.decode(store.get(configuration.NAME), store.location)
     except ObjectMissing:
-        check_vacant(store)
-        return None
-
-
-def check_vacant(store: Store) -> None:
-    """Raise RepositoryError if the location holds other files than a repository's."""
-    there = store.occupants()
+        there = store.occupants()
     if there and configuration.NAME not in there:  # a configuration there was just created by another host
         raise RepositoryError(
             f"{store.location} is not a repository: it has files but no {configuration.NAME}. {mounts.advice(store.local_path)} Otherwise use"
             " an empty or a new location; if that file was lost, put a copy of it back, or recreate it with cbt_repository and rebuild: true."
         )
+    return None
 
 
 def check_creatable(store: Store) -> None:

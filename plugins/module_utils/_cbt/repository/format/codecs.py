@@ -41,10 +41,8 @@ def _lz4(level: int | None) -> t.Callable[[Buffer], bytes]:
         raise RepositoryError(
             "Compression lz4 needs the Python module lz4. Install python3-lz4, or choose zlib or none."
         )
-    options: dict[str, t.Any] = {"store_size": False}
-    if level:
-        options.update(mode="high_compression", compression=level)
-    return functools.partial(lz4_block.compress, **options)
+    mode = "high_compression" if level else "default"
+    return functools.partial(lz4_block.compress, mode=mode, compression=level or 0, store_size=False)
 
 
 def _zstd(level: int | None) -> t.Callable[[Buffer], bytes]:
@@ -67,10 +65,10 @@ def encoder(name: str, level: int | None = None) -> Encoder:
     (default 0, fast), 1 to 22 for zstd (default 3) and 1 to 9 for zlib (default 6). Raises RepositoryError if the codec
     or the level is unknown, or if the library of the codec is missing.
     """
-    if name not in _LEVELS:
+    allowed = _LEVELS.get(name)
+    if allowed is None:
         raise RepositoryError(f"Compression {name} is unknown. Choose one of {', '.join(_LEVELS)}.")
-    if level is not None and level not in _LEVELS[name]:
-        allowed = _LEVELS[name]
+    if level is not None and level not in allowed:
         scale = f"it goes from {allowed[0]} to {allowed[-1]}" if allowed else "it has no levels"
         raise RepositoryError(f"Compression {name} has no level {level}: {scale}.")
     if name == "none":
