@@ -34,8 +34,6 @@ NONE = "none"
 REMEMBERED = 1 << 18  # blocks; about 40 MiB
 _ORDINAL_BITS = 32
 _NO_BLOCK = b""  # no block has this id
-_DONE = threading.Event()
-_DONE.set()
 
 Lookup = t.Callable[[t.Collection[bytes]], dict[bytes, BlockAddress]]
 
@@ -92,8 +90,8 @@ class Deduplicator:
         self._index = index
         self._damages = damages
         self._avoided = _pack_ids(condemned.pending_deletion(repository))
-        self._lock = threading.Lock()
-        self._loading: dict[bytes, threading.Event] = {}
+        self._changed = threading.Condition()
+        self._loading: set[bytes] = set()
         self._addresses = _AddressCache()
         self.packs: dict[bytes, PackRef] = {}
 
@@ -104,7 +102,7 @@ class Deduplicator:
 
     def stored(self, address: BlockAddress, block_ids: t.Sequence[bytes]) -> None:
         """Remember blocks that this run stored."""
-        with self._lock:
+        with self._changed:
             self._addresses.note(address.pack, address.ordinal, block_ids)
 
     @contextlib.contextmanager
@@ -129,21 +127,19 @@ class Deduplicator:
 
     def _load(self, ref: PackRef) -> None:
         """Note the blocks of a pack once. If another thread is loading it, wait for that thread."""
-        with self._lock:
+        with self._changed:
             if ref.id in self._avoided:
                 return
-            by_other = None if self._addresses.begin_loading(ref.id) else self._loading.get(ref.id, _DONE)
-            if by_other is None:
-                loaded = self._loading[ref.id] = threading.Event()
-        if by_other is not None:
-            by_other.wait()
-            return
+            if not self._addresses.begin_loading(ref.id):
+                self._changed.wait_for(lambda: ref.id not in self._loading)
+                return
+            self._loading.add(ref.id)
         try:
             self._note(ref)
         finally:
-            loaded.set()
-            with self._lock:
-                self._loading.pop(ref.id, None)
+            with self._changed:
+                self._loading.remove(ref.id)
+                self._changed.notify_all()
 
     def _note(self, ref: PackRef) -> None:
         try:
@@ -157,7 +153,7 @@ class Deduplicator:
             block_ids = [
                 _NO_BLOCK if damage.covers(ordinal) else block_id for ordinal, block_id in enumerate(block_ids)
             ]
-        with self._lock:
+        with self._changed:
             self.packs[ref.id] = ref
             self._addresses.note(ref.id, 0, block_ids)
 

@@ -43,7 +43,7 @@ class PackHooks(t.NamedTuple):
 
 def key_of(block_id: bytes) -> int:
     """Return the first 8 bytes of a block id as a big-endian number."""
-    return t.cast(int, _KEY.unpack_from(block_id)[0])
+    return int.from_bytes(block_id[: _KEY.size], "big")
 
 
 def may_be_hook(block_id: bytes) -> bool:
