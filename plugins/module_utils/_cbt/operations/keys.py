@@ -59,9 +59,9 @@ class KeyChange:
 def _master(found: Configuration, passphrases: t.Iterable[str | None], location: str) -> bytes:
     """Return the master key from the first passphrase that opens a slot."""
     for passphrase in passphrases:
-        opened = found.opened(passphrase) if passphrase is not None else None
-        if opened is not None:
-            return opened[1]
+        master = found.opened(passphrase) if passphrase is not None else None
+        if master is not None:
+            return master
     raise PassphraseRefused(
         f"No passphrase given opens a key slot of the repository {location}: they are wrong, or the slot was changed."
     )

@@ -65,8 +65,8 @@ class Configuration:
             self, code=hmac.digest(derived(master, "configuration"), envelope.text(self._body()), "sha256").hex()
         )
 
-    def opened(self, passphrase: str) -> tuple[str, bytes] | None:
-        """Return the name of the slot that a passphrase opens and the master key, or None.
+    def opened(self, passphrase: str) -> bytes | None:
+        """Return the master key from the slot that a passphrase opens, or None.
 
         Raises DamagedObject if the configuration was changed without the master key.
         """
@@ -75,7 +75,7 @@ class Configuration:
             if master is not None:
                 if not hmac.compare_digest(self.proven_by(master).code, self.code):
                     raise DamagedObject(f"{NAME} was changed without the master key. Put back an intact copy of it.")
-                return name, master
+                return master
         return None
 
 
@@ -153,9 +153,9 @@ def keys_of(configuration: Configuration, passphrase: str | None, location: str)
         return PlainKeys()
     if passphrase is None:
         raise PassphraseRefused(f"The repository {location} is encrypted. Give its passphrase.")
-    opened = configuration.opened(passphrase)
-    if opened is None:
+    master = configuration.opened(passphrase)
+    if master is None:
         raise PassphraseRefused(
             f"The passphrase opens no key slot of the repository {location}: it is wrong, or the slot was changed."
         )
-    return EncryptedKeys(opened[1])
+    return EncryptedKeys(master)
