@@ -83,15 +83,6 @@ def encoder(name: str, level: int | None = None) -> Encoder:
     return compress
 
 
-def checksum(codec: int, payload: Buffer) -> int:
-    """Return the CRC-32 of a payload for a pack's directory, 0 for a stored payload.
-
-    A changed bit in a compressed payload may still decompress to the right bytes; the checksum detects it all the same.
-    A stored payload is the block itself, which its block id proves.
-    """
-    return 0 if codec == STORED else zlib.crc32(payload)
-
-
 def inflated(payload: Buffer, length: int) -> t.Iterator[bytes]:
     """Yield the ``length`` bytes of a zlib payload in pieces of at most 4 MiB.
 

@@ -44,7 +44,7 @@ class ZstandardModule:
         # It allocates the size that a frame declares, even if that exceeds the limit. Only frames without one are
         # limited.
         if self._module.frame_content_size(payload) not in (length, -1):
-            raise self._module.ZstdError("the frame promises another length")
+            raise self.error("the frame promises another length")
         context = self._context("decompressor", lambda: self._module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG))
         return t.cast(bytes, context.decompress(payload, max_output_size=length))
 
@@ -64,15 +64,12 @@ class StandardLibrary:
         engine = self._module.ZstdDecompressor(options=options)
         data = engine.decompress(payload, length)
         if not engine.eof:
-            raise self._module.ZstdError("the frame does not end where it should")
+            raise self.error("the frame does not end where it should")
         return t.cast(bytes, data)
 
 
-Zstd = t.Union[ZstandardModule, StandardLibrary]
-
-
 @functools.cache
-def installed() -> Zstd | None:
+def installed() -> ZstandardModule | StandardLibrary | None:
     """Return the Zstandard module that this Python has, or None.
 
     It is loaded when it is first needed, because that takes time.

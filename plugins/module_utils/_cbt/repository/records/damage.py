@@ -47,22 +47,17 @@ def encode(damage: PackDamage) -> bytes:
     return envelope.encode(KIND, VERSION, {"blocks": blocks, "cause": damage.cause})
 
 
-def decode(data: bytes, name: str) -> PackDamage:
-    """Return the damage that an object records. Raises as ``envelope.decode`` does."""
-    body = envelope.decode(KIND, VERSION, data, name, _SHAPE)
-    blocks = body.get("blocks")
-    return PackDamage(None if blocks is None else frozenset(blocks), body["cause"])
-
-
 def read(repository: Repository, pack_id: bytes) -> PackDamage | None:
     """Return the recorded damage of a pack, or None. A damaged record counts for the whole pack."""
     name = names.damage_of(pack_id)
     try:
-        return decode(repository.get_object(name), name)
+        body = envelope.decode(KIND, VERSION, repository.get_object(name), name, _SHAPE)
     except ObjectMissing:
         return None
     except DamagedObject as error:
         return PackDamage(None, str(error))
+    blocks = body.get("blocks")
+    return PackDamage(None if blocks is None else frozenset(blocks), body["cause"])
 
 
 def read_all(repository: Repository) -> dict[bytes, PackDamage]:
