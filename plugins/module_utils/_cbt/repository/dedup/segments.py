@@ -101,10 +101,8 @@ class Segment:
         """Yield all packs in their order, each with the number of its source."""
         size = _PIECE // _PACK.size * _PACK.size
         for offset in range(self._packs_at, self._sources_at, size):
-            for pack, length, blocks, source in _PACK.iter_unpack(
-                self._read(offset, min(size, self._sources_at - offset))
-            ):
-                yield PackRef(pack, length, blocks), source
+            for *ref, source in _PACK.iter_unpack(self._read(offset, min(size, self._sources_at - offset))):
+                yield PackRef(*ref), source
 
     def near(self, key: int, gone: Gone) -> list[PackRef]:
         """Return the pack of a hook, and the next one if it is of the same source.

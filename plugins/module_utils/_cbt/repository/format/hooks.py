@@ -95,7 +95,4 @@ def decode(data: bytes, name: str) -> list[PackHooks]:
     if max(data[end :: _KEY.size], default=0) >= _FIRST_BYTES:
         raise DamagedObject(f"{name} is damaged: it contains an invalid hook")
     keys = iter(struct.unpack(f">{(len(data) - end) // _KEY.size}Q", data[end:]))
-    return [
-        PackHooks(PackRef(pack, size, blocks), tuple(itertools.islice(keys, count)))
-        for pack, size, blocks, count in table
-    ]
+    return [PackHooks(PackRef(*ref), tuple(itertools.islice(keys, count))) for *ref, count in table]

@@ -218,14 +218,14 @@ def _checked(size: int, refs: tuple[PackRef, ...], columns: list[array.array[int
 
     The first column contains gaps. Replace each gap with the first block of its run.
     """
-    firsts, end, limit = columns[0], 0, block_count(size)
+    end, limit = 0, block_count(size)
     for index, (gap, count, pack, ordinal) in enumerate(zip(*columns)):
         first = end + gap
         end = first + count
         if not count or end > limit or pack >= len(refs) or ordinal + count > refs[pack].blocks:
             raise DamagedObject("its runs do not fit the disk or the packs")
-        firsts[index] = first
-    return ExtentMap(size, refs, firsts, columns[1], columns[2], columns[3])
+        columns[0][index] = first
+    return ExtentMap(size, refs, *columns)
 
 
 class MapBuilder:
