@@ -31,7 +31,7 @@ from _cbt.operations.restore import machine, saved_machine
 from _cbt.operations.restore.disk_writer import sweep
 from _cbt.operations.restore.plan import LONGEST_NAME, make_plan, path_in
 from _cbt.operations.restore.restore import MachineOptions, RestoreRequest, RestoreResult, restore
-from _cbt.repository.format import names
+from _cbt.repository.format import manifests, names
 from _cbt.repository.repository import Listing, Repository
 
 connection = pytest.importorskip("_cbt.hypervisor.connection")
@@ -244,9 +244,10 @@ INDEXES = {
     "no text": (lambda _enemy: b"\xff\xfe", "is damaged"),
     "a list": (lambda _enemy: [], "holds no list of a machine's files"),
     "deep": (lambda _enemy: {"files": DEEP}, "is damaged"),
-    "a number of 100,000 digits": (lambda _enemy: b'{"files":' + b"9" * 100_000 + b"}", "too large"),
+    "a number of 100,000 digits": (lambda _enemy: b'{"files":' + b"9" * 100_000 + b"}", "a longer number"),
+    "a size of 900 digits": (_entry(size=int("9" * 900)), "size or mode of its kernel is not valid"),
     "large": (lambda _enemy: b" " * (1 << 19), "cannot be of"),
-    "1,000 files": (lambda enemy: {"files": enemy.index()["files"][:1] * 1000}, "holds no list of a machine's files"),
+    "1,000 files": (lambda enemy: {"files": enemy.index()["files"][:1] * 1000}, "names a kind of file twice"),
     "a kind twice": (lambda enemy: {"files": enemy.index()["files"][:1] * 2}, "names a kind of file twice"),
     "a kind that is a path": (_entry(kind="../x"), "is not a kind of machine file"),
     "one piece a hundred times": (_entry(pieces=["kernel.0"] * 100), "the pieces of its kernel"),
@@ -257,7 +258,13 @@ INDEXES = {
         "the manifest lacks a piece",
     ),
     "a size beyond all": (_entry(size=LARGEST["kernel"] + 1), "size or mode of its kernel is not valid"),
-    "a mode of true": (_entry(mode=True), "size or mode of its kernel is not valid"),
+    "a mode of true": (_entry(mode=True), "a field of a file is missing or of a wrong type"),
+    "a mode of a text": (_entry(mode="0"), "a field of a file is missing or of a wrong type"),
+    "a mode that is too large": (_entry(mode=0o10000), "size or mode of its kernel is not valid"),
+    "a path with NUL": (_entry(path="/k\0"), "the path of its kernel is not valid"),
+    "a long owner": (_entry(owner="o" * 256), "the owner of its kernel is not valid"),
+    "pieces that are a text": (_entry(pieces="kernel.0"), "a field of a file is missing or of a wrong type"),
+    "a file without fields": (lambda _enemy: {"files": [{}]}, "a field of a file is missing or of a wrong type"),
     "less than its pieces": (_entry(size=7), "its pieces do not match what was saved"),
     "more than its pieces": (_entry(size=PIECE), "its pieces do not match what was saved"),
     "another checksum": (_entry(sha256="00" * 32), "its pieces do not match what was saved"),
@@ -414,9 +421,9 @@ WRONG_POINTS = {
 
 @pytest.mark.parametrize("fields", WRONG_POINTS.values(), ids=WRONG_POINTS.keys())
 def test_a_restore_asks_for_each_name_itself(fields: dict[str, Any]) -> None:
-    saved_machine.check_point(point(1))
+    manifests.check(point(1))
     with pytest.raises(DamagedObject):
-        saved_machine.check_point(dataclasses.replace(point(1), **fields))
+        manifests.check(dataclasses.replace(point(1), **fields))
 
 
 def test_a_restore_asks_before_it_decides_anything(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from ...grid import BLOCK_SIZE
 from ...hypervisor.connection import Session
 from ...images import qcow2_layout
 from ...parallel import default_workers, ordered_results
+from ...repository.format import manifests
 from ...repository.format.maps import Run, portions
 from ...repository.repository import Repository
 from ...repository.selecting import select_point
@@ -37,7 +38,7 @@ from .plan import (
     make_plan,
 )
 from .result import RestoreResult
-from .saved_machine import check_point, configuration, write_file
+from .saved_machine import configuration, write_file
 from .targets import in_place
 
 __all__ = ["DiskRestore", "MachineOptions", "NbdTls", "RestoreRequest", "RestoreResult", "make_plan", "restore"]
@@ -104,7 +105,7 @@ class _Restore:
         self.point = select_point(
             repository.points_with(request.domain), request.domain, request.restore_point, request.until
         )
-        check_point(self.point)
+        manifests.check(self.point)  # again, in case that a manifest was accepted when it was read
         self.disks = make_plan(self.point, request)
         for plan in self.disks:
             check_target(plan, session, request.force)

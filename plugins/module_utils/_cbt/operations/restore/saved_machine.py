@@ -10,10 +10,8 @@ DamagedObject, which names the object.
 
 from __future__ import annotations
 
-import dataclasses
 import grp
 import hashlib
-import json
 import os
 import pwd
 import typing as t
@@ -21,8 +19,8 @@ import zlib
 from xml.parsers import expat
 
 from ...errors import DamagedObject, Refused
-from ...repository.format import names
-from ...repository.format.manifests import LARGEST_DISK, RestorePoint
+from ...repository.format import envelope, names
+from ...repository.format.manifests import RestorePoint
 from ...repository.repository import Repository
 from ..point.machine_files import INDEX, LARGEST, PIECE, SavedFile
 
@@ -31,31 +29,8 @@ _LARGEST_INDEX = 1 << 18
 _LARGEST_PIECE = PIECE + (1 << 16)  # zlib adds a few bytes to incompressible data
 _SHORT_PIECES = 16  # a file that grew during the backup has more pieces than its size requires
 _DEEPEST_XML = 512  # nested elements; a chain of 200 backing stores is deep
-_LONGEST_PATH, _LONGEST_ACCOUNT, _LONGEST_NUMBER = 4096, 255, 19
+_LONGEST = {"path": 4096, "owner": 255, "group": 255, "sha256": 64}  # characters
 _MODE = 0o755  # neither setuid, nor write permission for other accounts
-
-
-def check_point(point: RestorePoint) -> None:
-    """Raise DamagedObject unless the names and disk sizes of a manifest are valid."""
-    names.check_uuid(point.uuid)
-    names.check_point_id(point.id)
-    where = f"The manifest of {point.id} of {point.uuid} is damaged"
-    try:
-        names.check_domain_name(point.domain)
-        for disk in point.disks:
-            names.check_target(disk.target)
-            names.check_map_name(disk.map.name, disk.target)
-        for key, file in point.files.items():
-            names.check_file_name(key)
-            names.check_file_name(file.name)
-    except DamagedObject as error:
-        raise DamagedObject(f"{where}: {error}. Choose another restore point.") from error
-    targets = [disk.target for disk in point.disks]
-    if len(set(targets)) < len(targets):
-        raise DamagedObject(f"{where}: it names a disk twice. Choose another restore point.")
-    for disk in point.disks:
-        if not 0 <= disk.size <= LARGEST_DISK:
-            raise DamagedObject(f"{where}: {disk.target} cannot be of {disk.size} bytes. Choose another restore point.")
 
 
 def _small_file(repository: Repository, point: RestorePoint, key: str, largest: int) -> bytes:
@@ -124,9 +99,13 @@ def saved_files(repository: Repository, point: RestorePoint) -> list[SavedFile]:
         return []
     data = _small_file(repository, point, INDEX, _LARGEST_INDEX)
     try:
-        body = json.loads(data, parse_int=_number)
-        files = [_saved(each, point) for each in _list(body.get("files") if isinstance(body, dict) else None)]
-    except (ValueError, RecursionError) as error:
+        body: t.Any = envelope.parsed(data)
+        if not isinstance(body, dict) or not envelope.fits(body.get("files"), list[SavedFile]):
+            raise ValueError(
+                "it holds no list of a machine's files, or a field of a file is missing or of a wrong type"
+            )
+        files = [_saved(each, point) for each in body["files"]]
+    except ValueError as error:
         raise DamagedObject(
             f"{point.folder}/{INDEX} is damaged: {error}. Choose another restore point, or restore without define."
         ) from error
@@ -137,55 +116,27 @@ def saved_files(repository: Repository, point: RestorePoint) -> list[SavedFile]:
     return files
 
 
-def _number(text: str) -> int:
-    if len(text) > _LONGEST_NUMBER:
-        raise ValueError("a number in it is too large")
-    return int(text)
-
-
-def _list(value: t.Any) -> t.Sequence[t.Any]:
-    if not isinstance(value, list) or len(value) > len(LARGEST):
-        raise ValueError("it holds no list of a machine's files")
-    return value
-
-
-def _saved(entry: t.Any, point: RestorePoint) -> SavedFile:
-    """Return an entry of the index.
+def _saved(entry: t.Mapping[str, t.Any], point: RestorePoint) -> SavedFile:
+    """Return an entry of the index, whose fields have the right types.
 
     Raises ValueError unless all fields are valid and the manifest has all pieces.
     """
-    fields = {field.name for field in dataclasses.fields(SavedFile)}
-    if not isinstance(entry, dict) or not fields <= set(entry):
-        raise ValueError("a file in it lacks a required field")
-    kind, size, mode = entry["kind"], entry["size"], entry["mode"]
+    kind, size, pieces = entry["kind"], entry["size"], entry["pieces"]
     if kind not in names.MACHINE_FILE_KINDS:
         raise ValueError(f"{names.shown(kind)} is not a kind of machine file")
-    if not _is_number(size, LARGEST[kind]) or not _is_number(mode, 0o7777):
+    if not 0 <= size <= LARGEST[kind] or not 0 <= entry["mode"] <= 0o7777:
         raise ValueError(f"the size or mode of its {kind} is not valid")
-    for field, longest in (
-        ("path", _LONGEST_PATH),
-        ("owner", _LONGEST_ACCOUNT),
-        ("group", _LONGEST_ACCOUNT),
-        ("sha256", 64),
-    ):
-        if not _is_text(entry[field], longest):
+    for field, longest in _LONGEST.items():
+        if len(entry[field]) > longest or "\0" in entry[field]:
             raise ValueError(f"the {field} of its {kind} is not valid")
-    pieces = entry["pieces"]
-    if not isinstance(pieces, list) or len(pieces) > -(-size // PIECE) + _SHORT_PIECES:
+    if len(pieces) > -(-size // PIECE) + _SHORT_PIECES:
         raise ValueError(f"the pieces of its {kind} are not those of {size} bytes")
     if pieces != [f"{kind}.{number}" for number in range(len(pieces))]:
         raise ValueError(f"the pieces of its {kind} have other names than they were stored under")
     if any(piece not in point.files for piece in pieces):
         raise ValueError(f"the manifest lacks a piece of its {kind}")
-    return SavedFile(**{**{field: entry[field] for field in fields}, "pieces": tuple(pieces)})
-
-
-def _is_number(value: t.Any, largest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= largest
-
-
-def _is_text(value: t.Any, longest: int) -> bool:
-    return isinstance(value, str) and len(value) <= longest and "\0" not in value
+    fields = {field: entry[field] for field in envelope.shape_of(SavedFile)}
+    return SavedFile(**{**fields, "pieces": tuple(pieces)})
 
 
 def write_file(repository: Repository, point: RestorePoint, saved: SavedFile, path: str) -> list[str]:

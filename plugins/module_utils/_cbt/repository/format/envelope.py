@@ -56,7 +56,7 @@ def shape_of(record: t.Any) -> t.Mapping[str, t.Any]:
     return t.get_type_hints(record)
 
 
-def _fits(value: t.Any, wanted: t.Any) -> bool:
+def fits(value: t.Any, wanted: t.Any) -> bool:
     """Return True if a value from JSON is of a type.
 
     Types are those of JSON, and ``t.Any``, ``t.Optional``, lists, tuples, mappings and dataclasses of them.
@@ -66,16 +66,16 @@ def _fits(value: t.Any, wanted: t.Any) -> bool:
     if isinstance(wanted, type):
         if dataclasses.is_dataclass(wanted):
             return isinstance(value, dict) and all(
-                _fits(value.get(field), each) for field, each in shape_of(wanted).items()
+                fits(value.get(field), each) for field, each in shape_of(wanted).items()
             )
         return isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)  # True is not a number here
     origin, arguments = t.get_origin(wanted), t.get_args(wanted)
     if origin is t.Union:
-        return any(_fits(value, each) for each in arguments)
+        return any(fits(value, each) for each in arguments)
     if origin is collections.abc.Mapping:
-        return isinstance(value, dict) and all(_fits(each, arguments[1]) for each in value.values())
+        return isinstance(value, dict) and all(fits(each, arguments[1]) for each in value.values())
     if origin in (list, tuple):
-        return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value)
+        return isinstance(value, list) and all(fits(each, arguments[0]) for each in value)
     return False
 
 
@@ -132,7 +132,7 @@ def decode(
         body = parsed(match.group(4))
     except ValueError as error:  # the checksum matches, but it is not JSON
         raise DamagedObject(f"{name} is damaged: it cannot be read ({error})") from error
-    wrong = [field for field, wanted in (shape or {}).items() if not _fits(body.get(field), wanted)]
+    wrong = [field for field, wanted in (shape or {}).items() if not fits(body.get(field), wanted)]
     if wrong:
         raise DamagedObject(f"{name} is damaged: it lacks required fields of a {kind} ({', '.join(wrong)})")
     return body
