@@ -12,7 +12,7 @@ import os
 import secrets
 import typing as t
 
-from ...blocks.nbd_target import VERIFIED, NbdTls
+from ...blocks.nbd_target import NbdTls
 from ...errors import CbtError, Refused
 from ...files import Buffer
 from ...grid import BLOCK_SIZE
@@ -20,7 +20,6 @@ from ...images import qcow2_layout
 from ...repository.format.maps import ExtentMap
 from .targets import open_target
 
-PREALLOCATIONS = ("none", "metadata", "falloc", "full")
 # The head holds the partition table or the first superblock, by which programs recognize a disk.
 _HEAD = 1 << 20
 
@@ -41,13 +40,16 @@ def sweep(path: str) -> None:
             os.unlink(left)
 
 
+def _stored_ranges(extents: ExtentMap) -> t.Iterator[tuple[int, int]]:
+    """Yield the offset and length in bytes of each run of stored blocks."""
+    for run in extents.runs():
+        start = run.first * BLOCK_SIZE
+        yield start, min(run.count * BLOCK_SIZE, extents.size - start)
+
+
 def layout_of(extents: ExtentMap, image: t.Mapping[str, t.Any], preallocation: str) -> qcow2_layout.Layout:
     """Return the layout of a qcow2 image like the original. Raises Refused if its features do not allow its size."""
-    runs = (
-        (run.first * BLOCK_SIZE, min(run.count * BLOCK_SIZE, extents.size - run.first * BLOCK_SIZE))
-        for run in extents.runs()
-    )
-    ranges = runs if preallocation == "none" else iter([(0, extents.size)])
+    ranges = _stored_ranges(extents) if preallocation == "none" else iter([(0, extents.size)])
     try:
         return qcow2_layout.plan(extents.size, ranges, qcow2_layout.features_like(image))
     except ValueError as error:
@@ -64,8 +66,8 @@ class DiskWriter:
         path: str,
         extents: ExtentMap,
         layout: qcow2_layout.Layout | None,
-        preallocation: str = "none",
-        tls: NbdTls = VERIFIED,
+        preallocation: str,
+        tls: NbdTls,
     ) -> None:
         """Open the target and write the metadata of the format: qcow2 with a layout, otherwise raw."""
         self._path, self._extents, self._layout = path, extents, layout
@@ -92,9 +94,7 @@ class DiskWriter:
     def _clear(self, metadata: t.Iterable[tuple[int, bytes]]) -> None:
         """Zero the ranges to which nothing will be written: they hold previous content."""
         written = [(offset, len(data)) for offset, data in metadata]
-        for run in self._extents.runs():
-            start = run.first * BLOCK_SIZE
-            written.append((self._file_offset(start), min(run.count * BLOCK_SIZE, self._extents.size - start)))
+        written += ((self._file_offset(start), length) for start, length in _stored_ranges(self._extents))
         reached = 0
         for offset, length in [*sorted(written), (self._size, 0)]:
             if offset > reached:

@@ -165,43 +165,40 @@ def check_target(plan: DiskRestore, session: Session | None, force: bool) -> Non
         )
 
 
-def check_export(plan: DiskRestore, preallocation: str, tls: NbdTls = VERIFIED) -> None:
-    """Raise Refused unless the NBD export is writable and large enough, CbtError if its server does not answer."""
-    _no_preallocation(plan, preallocation)
-    with contextlib.closing(NbdTarget(plan.path, tls)) as export:
-        _large_enough(plan, plan.size, export.size)
+def check_in_place(plan: DiskRestore, layout: qcow2_layout.Layout | None, request: RestoreRequest) -> None:
+    """Raise Refused unless the disk fits the device or NBD export, and the device is free.
 
-
-def check_device(plan: DiskRestore, layout: qcow2_layout.Layout | None, preallocation: str) -> None:
-    """Raise Refused if the device is mounted, is part of a volume group or RAID, or is too small.
-
-    ``check_target`` checks whether QEMU uses it.
+    ``check_target`` checks whether QEMU uses it. Raises CbtError if an NBD server does not answer.
     """
-    _no_preallocation(plan, preallocation)
+    if request.preallocation != "none":
+        raise Refused(
+            f"Cannot restore {plan.target} to {plan.path} with preallocation: its size is fixed. Set preallocation: none."
+        )
+    size = _capacity(plan, request.nbd_tls)
+    needed = layout.file_size if layout is not None else plan.size
+    if size < needed:
+        raise Refused(
+            f"Cannot restore {plan.target} to {plan.path}: {size_text(needed)} are needed and it has {size_text(size)}. Choose a larger one."
+        )
+
+
+def _capacity(plan: DiskRestore, tls: NbdTls) -> int:
+    """Return the size of a device or NBD export in bytes.
+
+    Raises Refused if it is read-only, or if the device is mounted or is part of a volume group or RAID.
+    """
+    if is_nbd(plan.path):
+        with contextlib.closing(NbdTarget(plan.path, tls)) as export:
+            return export.size
     try:
         handle = os.open(plan.path, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
         why = f"{error.strerror}. Is it mounted, or part of a volume group or RAID?"
         raise Refused(f"Cannot restore {plan.target} to {plan.path}: {why}") from error
     try:
-        size = os.lseek(handle, 0, os.SEEK_END)
+        return os.lseek(handle, 0, os.SEEK_END)
     finally:
         os.close(handle)
-    _large_enough(plan, layout.file_size if layout is not None else plan.size, size)
-
-
-def _no_preallocation(plan: DiskRestore, preallocation: str) -> None:
-    if preallocation != "none":
-        raise Refused(
-            f"Cannot restore {plan.target} to {plan.path} with preallocation: its size is fixed. Set preallocation: none."
-        )
-
-
-def _large_enough(plan: DiskRestore, needed: int, size: int) -> None:
-    if size < needed:
-        raise Refused(
-            f"Cannot restore {plan.target} to {plan.path}: {size_text(needed)} are needed and it has {size_text(size)}. Choose a larger one."
-        )
 
 
 def bytes_needed(plan: DiskRestore, extents: ExtentMap, layout: qcow2_layout.Layout | None, preallocation: str) -> int:

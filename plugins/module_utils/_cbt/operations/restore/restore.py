@@ -11,7 +11,7 @@ import os
 import time
 import typing as t
 
-from ...blocks.nbd_target import NbdTls, is_nbd
+from ...blocks.nbd_target import NbdTls
 from ...busy import RESTORE_NAMES, WRITING, Busy, Stopwatch, Watches
 from ...control import Control, Progress
 from ...errors import CbtError, DamagedObject, ObjectMissing, Refused
@@ -31,8 +31,7 @@ from .plan import (
     MachineOptions,
     RestoreRequest,
     bytes_needed,
-    check_device,
-    check_export,
+    check_in_place,
     check_space,
     check_target,
     make_plan,
@@ -116,7 +115,7 @@ class _Restore:
         self._layouts = {plan.target: self._layout(plan) for plan in self.disks}
         for plan in self.disks:
             if in_place(plan.path):
-                self._check_in_place(plan)
+                check_in_place(plan, self._layouts[plan.target], request)
         self.machine: machine.MachinePlan | None = None
         if request.machine is not None:
             if session is None:
@@ -161,7 +160,7 @@ class _Restore:
                 if in_place(path):
                     # Check again: images may have been written since the first check, which takes time.
                     check_target(plan, self._session, self._request.force)
-                    self._check_in_place(plan)
+                    check_in_place(plan, self._layouts[plan.target], self._request)
                     control.reached(f"{path} holds a part of {plan.target} only. Run it again.")
                     self._written_over.append(path)
                 else:
@@ -201,13 +200,6 @@ class _Restore:
             return "Nothing was restored."
         kept = f"The restored files and devices were kept and replace the previous ones: {', '.join(sorted(written))}."
         return f"{kept} Define a domain with them, or restore without define."
-
-    def _check_in_place(self, plan: DiskRestore) -> None:
-        """Raise Refused if the device or export of a disk cannot take it, for example because it is too small."""
-        if is_nbd(plan.path):
-            check_export(plan, self._request.preallocation, self._request.nbd_tls)
-        else:
-            check_device(plan, self._layouts[plan.target], self._request.preallocation)
 
     def _check_again(self) -> None:
         """Check again that images and the domain may be created: both may have changed during the writing."""

@@ -10,32 +10,13 @@ import fcntl
 import os
 import stat
 import struct
-import typing as t
 
-from ...blocks.nbd_target import VERIFIED, NbdTarget, NbdTls, is_nbd
-from ...files import Buffer, ParallelFile
+from ...blocks.nbd_target import NbdTarget, NbdTls, is_nbd
+from ...files import ParallelFile
 
 _ZERO_RANGE = 0x127F  # BLKZEROOUT, see linux/fs.h
 _ALIGNED = 4096  # bytes, the alignment that works on every device
 _ZEROES = bytes(1 << 20)
-
-
-class RestoreTarget(t.Protocol):
-    """A target of a restore, which several threads write to.
-
-    Bytes that were not written read as zeroes only if it is ``fresh``. Methods raise CbtError or OSError.
-    """
-
-    @property
-    def fresh(self) -> bool: ...
-
-    def write(self, buffers: t.Sequence[Buffer], offset: int) -> None: ...
-
-    def zero(self, start: int, stop: int) -> None: ...
-
-    def sync(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def is_device(path: str) -> bool:
@@ -50,29 +31,25 @@ def in_place(path: str) -> bool:
     return is_nbd(path) or is_device(path)
 
 
-def open_target(path: str, size: int, preallocation: str, tls: NbdTls = VERIFIED) -> RestoreTarget:
+def open_target(path: str, size: int, preallocation: str, tls: NbdTls) -> ImageFile | BlockDevice | NbdTarget:
     """Open a path or URI. An image file must not exist yet; any other target must.
 
-    ``size`` is that of an image file in bytes.
+    ``size`` is that of an image file in bytes. Several threads may write to the target. Bytes that were not written
+    read as zeroes only if it is ``fresh``. Its methods raise CbtError or OSError.
     """
     if is_nbd(path):
         return NbdTarget(path, tls)
     return BlockDevice(path) if is_device(path) else ImageFile(path, size, preallocation)
 
 
-class _File:
-    def __init__(self, path: str, flags: int) -> None:
-        self._handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_EXCL | flags, 0o600)
-        self._file = ParallelFile(self._handle)
-
-    def write(self, buffers: t.Sequence[Buffer], offset: int) -> None:
-        """Write buffers, one after another, from ``offset``."""
-        self._file.write(buffers, offset)
+class _File(ParallelFile):
+    def __init__(self, path: str, flags: int = 0) -> None:
+        super().__init__(os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_EXCL | flags, 0o600))
 
     def zero(self, start: int, stop: int) -> None:
         """Write zeroes between two offsets."""
         for offset in range(start, stop, len(_ZEROES)):
-            self._file.write([memoryview(_ZEROES)[: stop - offset]], offset)
+            self.write([memoryview(_ZEROES)[: stop - offset]], offset)
 
     def sync(self) -> None:
         """Flush all data to disk."""
@@ -107,9 +84,6 @@ class BlockDevice(_File):
     """An unused device: opening fails if it is mounted or in a volume group."""
 
     fresh = False
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path, 0)
 
     def zero(self, start: int, stop: int) -> None:
         """Make the range between two offsets read as zeroes."""
