@@ -17,7 +17,14 @@ from ...hypervisor.machine_files import NVRAM_FOLDER, path_in
 ElementTree.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
 # Devices that a copy would share with the original, or that exist only once.
-_EXCLUSIVE = ("filesystem", "shmem", "lease")
+_EXCLUSIVE = {
+    "filesystem": "A filesystem",
+    "shmem": "A shmem",
+    "lease": "A lease",
+    "memory[@model='nvdimm']": "A memory device kept in a file",
+    "memory[@model='virtio-pmem']": "A memory device kept in a file",
+    "interface[@type='vhostuser']": "An interface on a vhost-user socket",
+}
 _PASSED_THROUGH = ("hostdev", "vdpa")  # types of interfaces that pass through a device of the host
 _CHARACTER_DEVICES = ("serial", "parallel", "console")
 ANY_NETWORK = "*"
@@ -105,11 +112,10 @@ class _Adaptation:
             self._disk(disk)
         for interface in self._devices.findall("interface"):
             self._connect(interface)
+            if self._machine.new_macs:
+                _drop(interface, "mac")
         self._host_devices()
         self._emulator()
-        if self._machine.new_macs:
-            for interface in self._devices.findall("interface"):
-                _drop(interface, "mac")
         if self._copy:
             self._unshare()
         root = self._root if self._machine.trusted else self._allowed()
@@ -275,13 +281,11 @@ class _Adaptation:
     def _host_devices(self) -> None:
         if not self._copy and (self._machine.keep_host_devices or not self._machine.trusted):
             return
-        passed = [(each, "hostdev") for each in self._devices.findall("hostdev")]
-        passed += [
-            (each, "interface") for each in self._devices.findall("interface") if each.get("type") in _PASSED_THROUGH
-        ]
-        passed += [(each, "tpm") for each in self._devices.findall("tpm") if _passed_through(each)]
-        for device, tag in passed:
-            self._remove(device, f"A device passed through from the host ({tag}) was removed.")
+        passed = self._devices.findall("hostdev")
+        passed += [each for each in self._devices.findall("interface") if each.get("type") in _PASSED_THROUGH]
+        passed += filter(_passed_through, self._devices.findall("tpm"))
+        for device in passed:
+            self._remove(device, f"A device passed through from the host ({device.tag}) was removed.")
 
     def _emulator(self) -> None:
         emulator = self._devices.find("emulator")
@@ -289,20 +293,9 @@ class _Adaptation:
             self._remove(emulator, f"The emulator {emulator.text} is not on this host: libvirt chooses one.")
 
     def _unshare(self) -> None:
-        for tag in _EXCLUSIVE:
-            for device in self._devices.findall(tag):
-                self._remove(device, f"A {tag} was removed: the copy would share it with the original.")
-        for memory in self._devices.findall("memory"):
-            if memory.get("model") in ("nvdimm", "virtio-pmem"):
-                self._remove(
-                    memory, "A memory device kept in a file was removed: the copy would share it with the original."
-                )
-        for interface in self._devices.findall("interface"):
-            if interface.get("type") == "vhostuser":
-                self._remove(
-                    interface,
-                    "An interface on a vhost-user socket was removed: the copy would share it with the original.",
-                )
+        for path, what in _EXCLUSIVE.items():
+            for device in self._devices.findall(path):
+                self._remove(device, f"{what} was removed: the copy would share it with the original.")
         for vsock in self._devices.findall("vsock/cid"):
             vsock.attrib.clear()
             vsock.set("auto", "yes")
