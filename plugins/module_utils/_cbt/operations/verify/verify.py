@@ -203,41 +203,34 @@ class Verifier:
             except (DamagedObject, ObjectMissing) as error:
                 damage.append(Damage(disk.target, 0, disk.size, str(error), isinstance(error, ObjectMissing), own=True))
                 continue
-            check = self._verify_data if self.request.level == DATA else self._verify_packs
-            amount, found = check(disk.target, extents, self.due_slices.get(point.uuid, 0), busy)
+            if self.request.level == DATA:
+                amount, found = self._verify_data(disk.target, extents, self.due_slices.get(point.uuid, 0), busy)
+            else:
+                amount, found = self._verify_packs(disk.target, extents)
             checked += amount
             damage += found
         return PointVerdict(point.id, point, joined(damage), checked, tuple(busy))
 
-    def _verify_packs(
-        self, target: str, extents: ExtentMap, _due_slice: int, _busy: list[Busy]
-    ) -> tuple[int, list[Damage]]:
+    def _verify_packs(self, target: str, extents: ExtentMap) -> tuple[int, list[Damage]]:
         """Check that every pack exists with the right size and a sound directory."""
         faults: dict[bytes, Exception] = {}
         checked = 0
         for ref in extents.packs:
             self.control.check()
-            fault = self._fault(ref) and self._fault(ref)  # damage counts only if a second reading finds it too
-            if fault is None:
+            try:
+                _twice(functools.partial(self.repository.reader.directory, ref))
+            except (DamagedObject, ObjectMissing) as error:
+                faults[ref.id] = error
+                self.findings.note_unreadable(ref, str(error))
+            else:
                 self.findings.note_readable(ref)
                 checked += HEADER.size + ref.blocks * ENTRY.size + FOOTER_SIZE
-            else:
-                faults[ref.id] = fault
-                self.findings.note_unreadable(ref, str(fault))
         if not faults:
             return checked, []
         ranges = (
             _range(target, run, extents.size, faults[run.pack.id]) for run in extents.runs() if run.pack.id in faults
         )
         return checked, _as_far_as_told(target, extents.size, list(itertools.islice(ranges, MOST_RANGES + 1)))
-
-    def _fault(self, ref: PackRef) -> Exception | None:
-        """Return the error that reading a pack's directory raises, or None."""
-        try:
-            self.repository.reader.directory(ref)
-        except (DamagedObject, ObjectMissing) as error:
-            return error
-        return None
 
     def _verify_data(
         self, target: str, extents: ExtentMap, due_slice: int, busy: list[Busy]
