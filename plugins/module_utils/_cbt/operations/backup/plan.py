@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing as t
 
 from ...errors import Refused, size_text
@@ -135,47 +136,35 @@ def _since(disk: Disk, mode: str, point: RestorePoint, lost: int) -> DiskPlan:
     return DiskPlan(disk.target, how, reason, point.checkpoint, point.id, dirty + lost if dirty is not None else None)
 
 
-def _tracked_plan(disk: Disk, mode: str, situation: Situation) -> DiskPlan:
-    base = _comparable(disk, situation)
-    candidates = [point for point in reversed(situation.points) if point.checkpoint is not None]
-    if not candidates:
-        return DiskPlan(
-            disk.target,
-            FULL,
-            f"This repository has no restore point of {situation.facts.name} with a checkpoint yet.",
-            base=base,
-        )
+def _tracked_plan(disk: Disk, mode: str, whole: t.Callable[[str, str], DiskPlan], situation: Situation) -> DiskPlan:
+    """Plan to read the changes since the newest possible point, or otherwise the ``whole`` disk."""
     causes = []
-    for point in candidates:
-        cause = why_not_base(disk, point, situation)
-        if cause is None:
-            return _since(disk, mode, point, situation.lost.get((point.id, disk.target), 0))
-        causes.append(cause)
-    return DiskPlan(disk.target, FULL, f"Read in full: {causes[0]}.", base=base)
+    for point in reversed(situation.points):
+        if point.checkpoint is not None:
+            cause = why_not_base(disk, point, situation)
+            if cause is None:
+                return _since(disk, mode, point, situation.lost.get((point.id, disk.target), 0))
+            causes.append(f"Read in full: {cause}.")
+    causes.append(f"This repository has no restore point of {situation.facts.name} with a checkpoint yet.")
+    return whole(FULL, causes[0])
 
 
-def _disk_plan(disk: Disk, mode: str, selection: Selection, scan_untracked: bool, situation: Situation) -> DiskPlan:
-    why_excluded = selection.why_excluded(disk.target) or disk.why_unreadable
+def _disk_plan(disk: Disk, policy: BackupPolicy, situation: Situation) -> DiskPlan:
+    why_excluded = policy.selection.why_excluded(disk.target) or disk.why_unreadable
     if why_excluded is not None:
         return DiskPlan(disk.target, SKIPPED, why_excluded)
-    base = _comparable(disk, situation)
     why_untrackable = disk.why_untrackable
-    if why_untrackable is not None and not scan_untracked:
+    if why_untrackable is not None and not policy.scan_untracked:
         return DiskPlan(disk.target, SKIPPED, f"{why_untrackable} It was left out because scan_untracked is false.")
-    if mode == COPY:
-        return DiskPlan(
-            disk.target,
-            COPY,
-            "The mode is copy; tracking is not changed.",
-            base=base,
-            dirty_bytes=disk.virtual_size,
-        )
+    base = _comparable(disk, situation)
+    whole = functools.partial(DiskPlan, disk.target, base=base, dirty_bytes=disk.virtual_size)
+    if policy.mode == COPY:
+        return whole(COPY, "The mode is copy; tracking is not changed.")
     if why_untrackable is not None:
-        return DiskPlan(disk.target, SCAN, why_untrackable, base=base, dirty_bytes=disk.virtual_size)
-    if mode == FULL:
-        return DiskPlan(disk.target, FULL, "The mode is full.", base=base, dirty_bytes=disk.virtual_size)
-    plan = _tracked_plan(disk, mode, situation)
-    return plan if plan.since is not None else dataclasses.replace(plan, dirty_bytes=disk.virtual_size)
+        return whole(SCAN, why_untrackable)
+    if policy.mode == FULL:
+        return whole(FULL, "The mode is full.")
+    return _tracked_plan(disk, policy.mode, whole, situation)
 
 
 def _refuse_gaps(plans: t.Sequence[DiskPlan], name: str) -> None:
@@ -242,9 +231,7 @@ def make_plan(situation: Situation, policy: BackupPolicy = BackupPolicy()) -> Ba
     """
     facts = situation.facts
     policy.selection.check([disk.target for disk in facts.disks], facts.name)
-    plans = tuple(
-        _disk_plan(disk, policy.mode, policy.selection, policy.scan_untracked, situation) for disk in facts.disks
-    )
+    plans = tuple(_disk_plan(disk, policy, situation) for disk in facts.disks)
     if policy.audit:
         plans = tuple(_audited(plan) if plan.since is not None else plan for plan in plans)
     taken = [plan for plan in plans if plan.read]
@@ -256,17 +243,15 @@ def make_plan(situation: Situation, policy: BackupPolicy = BackupPolicy()) -> Ba
     moves_on = policy.mode in (AUTO, FULL, INCREMENTAL)
     tracked = tuple(plan.target for plan in taken if plan.mode in (FULL, INCREMENTAL)) if moves_on else ()
     bases = {plan.base for plan in taken}
-    fell_back = [
-        plan
-        for plan in taken
-        if plan.mode == FULL and policy.mode in (AUTO, DIFFERENTIAL) and situation.points and not plan.audit
-    ]
+    falls_back = policy.mode in (AUTO, DIFFERENTIAL) and situation.points
     return BackupPlan(
         disks=plans,
         tracked=tracked,
         parent=next((point.id for point in reversed(situation.points) if point.id in bases), None),
         superseded=tuple(our_checkpoints(situation)) if tracked else (),
-        warnings=tuple(plan.reason for plan in taken if plan.mode == SCAN or plan in fell_back),
+        warnings=tuple(
+            plan.reason for plan in taken if plan.mode == SCAN or (falls_back and plan.mode == FULL and not plan.audit)
+        ),
         redefined=_redefined(taken, situation),
         skipped=_skip(taken, policy, facts),
     )

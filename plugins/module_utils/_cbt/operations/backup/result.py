@@ -17,18 +17,14 @@ from .run import BackupRun
 
 
 @dataclasses.dataclass(frozen=True)
-class DiskResult:
-    """The outcome for one disk; ``statistics`` is None if it was not read.
+class DiskResult(DiskPlan):
+    """How one disk was to be read, and the outcome; ``statistics`` is None if it was not read.
 
     ``unmarked`` lists (offset, length) in bytes of ranges that changed although tracking did not mark them.
     ``healed_blocks`` counts damaged blocks of earlier points of which sound copies are stored now.
     """
 
-    target: str
-    mode: str
-    reason: str
-    virtual_size: int | None
-    dirty_bytes: int | None
+    virtual_size: int | None = None
     statistics: Statistics | None = None
     unmarked: tuple[tuple[int, int], ...] = ()
     healed_blocks: int = 0
@@ -60,16 +56,14 @@ class BackupResult:
 
 
 def _disk(plan: DiskPlan, size: int | None, read: ReadDisk | None, healed: int) -> DiskResult:
+    planned = DiskResult(**vars(plan), virtual_size=size)
     if read is None:
-        return DiskResult(plan.target, plan.mode, plan.reason, size, plan.dirty_bytes)
-    counts = read.statistics
-    return DiskResult(
-        target=plan.target,
-        mode=plan.mode,
-        reason=plan.reason,
+        return planned
+    return dataclasses.replace(
+        planned,
         virtual_size=read.size,
-        dirty_bytes=counts.dirty_bytes,
-        statistics=counts,
+        dirty_bytes=read.statistics.dirty_bytes,
+        statistics=read.statistics,
         unmarked=read.unmarked_bytes,
         healed_blocks=healed,
         busy=read.busy,

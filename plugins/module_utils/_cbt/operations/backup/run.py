@@ -22,6 +22,7 @@ from ...hypervisor.connection import Domain, libvirt
 from ...hypervisor.disks import Disk
 from ...hypervisor.domain import versions
 from ...hypervisor.machine_files import machine_files
+from ...opening import open_file
 from ...repository.format import manifests, maps
 from ...repository.format.manifests import DiskRecord, RestorePoint, StoredFile
 from ...repository.records.damage import damaged_runs
@@ -94,8 +95,8 @@ class BackupRun:
         wanted = [backup_job.JobDisk(each.target, each.since) for each in taken]
         with (
             contextlib.ExitStack() as undo,
-            self._workspace() as work,
-            contextlib.closing(self._nothing_captured(work.folder)) as captured,
+            scratch.workspace(self._domain, self._facts, self._options.scratch_dir) as work,
+            contextlib.closing(Capture(work.folder, self._opener())) as captured,
         ):
             undo.callback(self._new.unpublish)
             undo.callback(self._forget_checkpoint)
@@ -106,8 +107,12 @@ class BackupRun:
             ):
                 if view.note is not None:
                     self.warnings.append(f"The backup of {self._facts.name} is only crash-consistent: {view.note}.")
-                self._capture(captured)
-                self._check_reachable(view.exports[0])
+                # Firmware variables and similar files, as they are close to the instant of the view.
+                captured.take(machine_files(self._facts.xml))
+                self.warnings += captured.warnings
+                server = view.exports[0].server
+                if isinstance(server, TcpServer):
+                    check_reachable(server)
                 for plan, export in zip(taken, view.exports):
                     self._read(plan, export)
                 point = self._publish(view, captured)
@@ -140,22 +145,11 @@ class BackupRun:
         quiescing = frozen_view.Quiescing(self._options.quiesce, self._options.freeze_mountpoints)
         return frozen_view.running(asked, work.scratch, quiescing, self._frozen, self._servers)
 
-    def _workspace(self) -> t.ContextManager[scratch.Workspace]:
-        return scratch.workspace(self._domain, self._facts, self._options.scratch_dir)
-
-    def _nothing_captured(self, folder: str) -> Capture:
-        return (
-            Capture(folder)
-            if self._facts.host is None
-            else Capture(
-                folder, functools.partial(storage_pools.open_file, self._domain.session, max(LARGEST.values()))
-            )
-        )
-
-    def _capture(self, captured: Capture) -> None:
-        """Save firmware variables and similar files as they are now, close to the instant of the view."""
-        captured.take(machine_files(self._facts.xml))
-        self.warnings += captured.warnings
+    def _opener(self) -> t.Callable[[str], t.BinaryIO]:
+        """Return the function that opens a file of the hypervisor."""
+        if self._facts.host is None:
+            return open_file
+        return functools.partial(storage_pools.open_file, self._domain.session, max(LARGEST.values()))
 
     def _frozen(self) -> None:
         self._control.progress(Progress("freezing", self._facts.name))
@@ -172,22 +166,16 @@ class BackupRun:
             directory.require_room()
         return watched
 
-    @staticmethod
-    def _check_reachable(export: backup_job.Export) -> None:
-        if isinstance(export.server, TcpServer):
-            check_reachable(export.server)
-
     def _read(self, plan: DiskPlan, export: backup_job.Export) -> None:
         base = self._base_map(plan)
         with _source(export) as source:
-            tracked = base is not None and plan.since is not None
+            known = base if plan.since is not None else None  # all changes since it are marked
             doubtful = (
-                tracked
+                known is not None
                 and not plan.audit
-                and spot_check.contradiction(source, t.cast(maps.ExtentMap, base), self._new.parent_blocks(base))
-                is not None
+                and spot_check.contradiction(source, known, self._new.parent_blocks(known)) is not None
             )
-            again = ranges_of(damaged_runs(t.cast(maps.ExtentMap, base), self._damages)) if tracked else ()
+            again = ranges_of(damaged_runs(known, self._damages)) if known is not None else ()
             read = self._new.read(source, plan.target, base, plan.audit or doubtful, again)
         if read.unmarked:
             amount = sum(length for _offset, length in read.unmarked_bytes)

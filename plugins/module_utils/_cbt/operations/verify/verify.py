@@ -19,7 +19,7 @@ from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE
 from ...parallel import check_workers, default_workers, ordered_results
 from ...repository.format.manifests import RestorePoint
 from ...repository.format.maps import ExtentMap, Run
-from ...repository.format.packs import ENTRY, FOOTER_SIZE, HEADER, PackRef
+from ...repository.format.packs import ENTRY, FOOTER_SIZE, HEADER
 from ...repository.records import verified
 from ...repository.repository import Listing, Repository
 from ...repository.selecting import ALL, LATEST, PointSelection, select_points
