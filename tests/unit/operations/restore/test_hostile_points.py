@@ -198,7 +198,7 @@ XMLS = {
     "nothing": (b"", "is not the XML of a domain"),
     "cut off": (XML.encode()[:-5], "is not the XML of a domain"),
     "NUL": (XML.replace("web1", "we\0b1").encode(), "is not the XML of a domain"),
-    "of something else": (b"<network/>", "is not the XML of a domain"),
+    "of something else": (b"<network/>", "is not the XML of a domain (its outermost element is 'network')"),
     "entities": (_bomb().encode(), "it declares a document type"),
     "a file of the host": (
         b"<!DOCTYPE d [<!ENTITY e SYSTEM 'file:///etc/passwd'>]><domain><name>&e;</name></domain>",

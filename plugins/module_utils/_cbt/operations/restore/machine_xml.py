@@ -126,12 +126,9 @@ class _Adaptation:
 
         Raises Refused, which lists everything that the machine requires and may not have.
         """
-        paths = (
-            {restored.path for restored in self._machine.disks.values()}
-            | set(self._machine.files.values())
-            | {self._own_variables}
-        )
-        found = filtered(self._root, Host(frozenset(paths), self._machine.firmware, self._exists))
+        disks = (restored.path for restored in self._machine.disks.values())
+        paths = frozenset((*disks, *self._machine.files.values(), self._own_variables))
+        found = filtered(self._root, Host(paths, self._machine.firmware, self._exists))
         if found.refused:
             raise Refused(
                 f"Cannot define {self._machine.name}: its definition in the repository requires access to this host: {'; '.join(found.refused)}."
@@ -169,26 +166,25 @@ class _Adaptation:
             return
         for kind in ("loader", "nvram", "kernel", "initrd", "dtb"):
             element, path = system.find(kind), self._machine.files.get(kind)
-            if (
-                kind == "loader"
-                and element is not None
-                and element.get("format", "raw") != "raw"
-                and not self._machine.trusted
-            ):
+            if element is None:
+                if kind != "nvram" or path is None:
+                    continue
+                element = ElementTree.SubElement(system, kind)
+            if kind == "loader" and element.get("format", "raw") != "raw" and not self._machine.trusted:
                 path = None  # an image of another format can name any file of the host as its backing file
-            if path is not None and (element is not None or kind == "nvram"):
-                element = element if element is not None else ElementTree.SubElement(system, kind)
+            if path is not None:
                 _drop(element, "source")
                 element.text = path
                 for attribute in ("type", "format") if kind == "nvram" else ():
                     element.attrib.pop(attribute, None)
-            elif kind == "nvram" and element is not None and not self._keeps_variables(element):
-                # They are those of the original, or any file of the host. libvirt creates others from the template.
-                system.remove(element)
-                self._changes.append(
-                    f"The firmware variables {path_in(element)} were not saved: the firmware starts with new ones."
-                )
-            elif kind != "nvram" and element is not None and not self._found(element):
+            elif kind == "nvram":
+                if not self._keeps_variables(element):
+                    # They are those of the original, or any file of the host. libvirt creates others from the template.
+                    system.remove(element)
+                    self._changes.append(
+                        f"The firmware variables {path_in(element)} were not saved: the firmware starts with new ones."
+                    )
+            elif not self._found(element):
                 self._changes.append(
                     f"The {kind} {path_in(element)} was not saved and is not on this host: the domain will not start without it."
                 )

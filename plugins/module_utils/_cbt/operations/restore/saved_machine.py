@@ -56,29 +56,22 @@ def configuration(repository: Repository, point: RestorePoint, key: str) -> str:
     data = _small_file(repository, point, key, _LARGEST_XML)
     try:
         text = data.decode()
-        root = _check_xml(data)
-    except (UnicodeDecodeError, expat.ExpatError, ValueError) as error:
+        _check_xml(data)
+    except (expat.ExpatError, ValueError) as error:
         raise DamagedObject(
             f"{point.folder}/{key} is damaged: it is not the XML of a domain ({error}). Choose another restore point."
         ) from error
-    if root != "domain":
-        raise DamagedObject(
-            f"{point.folder}/{key} is damaged: it is not the XML of a domain. Choose another restore point."
-        )
     return text
 
 
-def _check_xml(data: bytes) -> str:
-    """Return the tag of the outermost element.
-
-    Raises ExpatError, or ValueError for XML that libvirt never writes.
-    """
+def _check_xml(data: bytes) -> None:
+    """Raise ExpatError, or ValueError for XML that libvirt never writes."""
     parser = expat.ParserCreate("utf-8")
     opened: list[str] = []
-    root: list[str] = []
 
     def begin(tag: str, _attributes: t.Mapping[str, str]) -> None:
-        root.extend([tag] if not root else [])
+        if not opened and tag != "domain":
+            raise ValueError(f"its outermost element is {names.shown(tag)}")
         opened.append(tag)
         if len(opened) > _DEEPEST_XML:
             raise ValueError("its elements are nested too deep")
@@ -90,7 +83,6 @@ def _check_xml(data: bytes) -> str:
     parser.EndElementHandler = lambda _tag: opened.pop()
     parser.StartDoctypeDeclHandler = refuse
     parser.Parse(data, True)
-    return root[0]
 
 
 def saved_files(repository: Repository, point: RestorePoint) -> list[SavedFile]:
@@ -185,11 +177,11 @@ def _own(handle: int, saved: SavedFile) -> list[str]:
     if os.geteuid() != 0:
         return []  # libvirt gives most of them to QEMU's user when the domain starts
     owner, group = account_of(saved.owner), group_of(saved.group)
-    os.fchown(handle, -1 if owner is None else owner, -1 if group is None else group)
+    os.fchown(handle, owner, group)
     unknown = [
         f"{what} {names.shown(name)}"
         for what, name, found in (("user", saved.owner, owner), ("group", saved.group, group))
-        if name and found is None
+        if name and found < 0
     ]
     return (
         [f"{saved.kind} of the machine belongs to root: this host has no {' and no '.join(unknown)}."]
@@ -198,17 +190,17 @@ def _own(handle: int, saved: SavedFile) -> list[str]:
     )
 
 
-def account_of(name: str) -> int | None:
-    """Return the number of a user; None if this host has no such user."""
+def account_of(name: str) -> int:
+    """Return the number of a user; -1, which changes no owner, if this host has no such user."""
     try:
         return pwd.getpwnam(name).pw_uid
     except (KeyError, ValueError):
-        return None
+        return -1
 
 
-def group_of(name: str) -> int | None:
-    """Return the number of a group; None if this host has no such group."""
+def group_of(name: str) -> int:
+    """Return the number of a group; -1, which changes no group, if this host has no such group."""
     try:
         return grp.getgrnam(name).gr_gid
     except (KeyError, ValueError):
-        return None
+        return -1
