@@ -563,8 +563,8 @@ DEFINITIONS = (
     Mutation(
         "libvirt is given the definition of the repository",
         "operations/restore/machine.py",
-        "    return MachinePlan(name, its_uuid, adapted.xml, ",
-        "    return MachinePlan(name, its_uuid, xml, ",
+        "    return MachinePlan(session, name, its_uuid, adapted.xml, ",
+        "    return MachinePlan(session, name, its_uuid, xml, ",
         ("unit/operations/restore/test_hostile_points.py",),
     ),
     Mutation(

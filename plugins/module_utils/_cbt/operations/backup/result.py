@@ -18,7 +18,7 @@ from .run import BackupRun
 
 @dataclasses.dataclass(frozen=True)
 class DiskResult(DiskPlan):
-    """How one disk was to be read, and the outcome; ``statistics`` is None if it was not read.
+    """The plan for one disk, and the outcome; ``statistics`` is None if it was not read.
 
     ``unmarked`` lists (offset, length) in bytes of ranges that changed although tracking did not mark them.
     ``healed_blocks`` counts damaged blocks of earlier points of which sound copies are stored now.

@@ -22,7 +22,6 @@ from ...hypervisor.connection import Domain, libvirt
 from ...hypervisor.disks import Disk
 from ...hypervisor.domain import versions
 from ...hypervisor.machine_files import machine_files
-from ...opening import open_file
 from ...repository.format import manifests, maps
 from ...repository.format.manifests import DiskRecord, RestorePoint, StoredFile
 from ...repository.records.damage import damaged_runs
@@ -96,7 +95,7 @@ class BackupRun:
         with (
             contextlib.ExitStack() as undo,
             scratch.workspace(self._domain, self._facts, self._options.scratch_dir) as work,
-            contextlib.closing(Capture(work.folder, self._opener())) as captured,
+            contextlib.closing(self._nothing_captured(work.folder)) as captured,
         ):
             undo.callback(self._new.unpublish)
             undo.callback(self._forget_checkpoint)
@@ -145,11 +144,11 @@ class BackupRun:
         quiescing = frozen_view.Quiescing(self._options.quiesce, self._options.freeze_mountpoints)
         return frozen_view.running(asked, work.scratch, quiescing, self._frozen, self._servers)
 
-    def _opener(self) -> t.Callable[[str], t.BinaryIO]:
-        """Return the function that opens a file of the hypervisor."""
+    def _nothing_captured(self, folder: str) -> Capture:
         if self._facts.host is None:
-            return open_file
-        return functools.partial(storage_pools.open_file, self._domain.session, max(LARGEST.values()))
+            return Capture(folder)
+        session, most = self._domain.session, max(LARGEST.values())
+        return Capture(folder, functools.partial(storage_pools.open_file, session, most))
 
     def _frozen(self) -> None:
         self._control.progress(Progress("freezing", self._facts.name))
@@ -202,10 +201,9 @@ class BackupRun:
 
     def _publish(self, view: frozen_view.View, captured: Capture) -> RestorePoint:
         self._control.progress(Progress("publishing", self._facts.name))
-        exports = dict(zip((each.target for each in self._plan.disks if each.read), view.exports))
+        exports = {export.target: export for export in view.exports}
         describe = functools.partial(self._point, view)
-        for name, data in self._configuration().items():
-            captured.add(name, data)
+        self._add_configuration(captured)
         return self._new.publish(captured.objects, describe, lambda target: _source(exports[target]))
 
     def _point(self, view: frozen_view.View, stored_maps: Files, files: Files) -> RestorePoint:
@@ -252,13 +250,13 @@ class BackupRun:
             statistics=dataclasses.asdict(read.statistics),
         )
 
-    def _configuration(self) -> dict[str, bytes]:
-        """Return the files with the configuration of the machine, by name."""
-        files = {"domain.xml": self._facts.xml.encode(), "inactive.xml": self._facts.inactive_xml.encode()}
+    def _add_configuration(self, captured: Capture) -> None:
+        """Add the files with the configuration of the machine."""
+        captured.add("domain.xml", self._facts.xml.encode())
+        captured.add("inactive.xml", self._facts.inactive_xml.encode())
         guest = agent.guest_information(self._domain, self._facts)
         if guest:
-            files["guest.json"] = json.dumps(guest, sort_keys=True).encode()
-        return files
+            captured.add("guest.json", json.dumps(guest, sort_keys=True).encode())
 
     def _forget_checkpoint(self) -> None:
         if self._checkpoint is not None:

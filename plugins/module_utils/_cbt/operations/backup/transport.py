@@ -14,7 +14,6 @@ from ...errors import Refused
 from ...hypervisor.connection import Session
 
 UNIX = "unix"
-TCP = "tcp"
 FIRST_PORT = 10809  # the port that IANA assigns to NBD
 PORTS = 64
 

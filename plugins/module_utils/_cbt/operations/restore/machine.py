@@ -45,11 +45,12 @@ class FileTarget:
 
 @dataclasses.dataclass(frozen=True)
 class MachinePlan:
-    """The domain to define.
+    """The domain to define with libvirt.
 
     ``changes`` describe how its configuration differs from the original's.
     """
 
+    session: Session
     name: str
     uuid: str
     xml: str
@@ -103,7 +104,7 @@ def plan_machine(
     for each in files:
         _check_file(each, session, request.force)
     autostart = options.autostart if options.autostart is not None else point.autostart and not options.new_uuid
-    return MachinePlan(name, its_uuid, adapted.xml, adapted.changes, files, autostart, options.start)
+    return MachinePlan(session, name, its_uuid, adapted.xml, adapted.changes, files, autostart, options.start)
 
 
 def check_domain(session: Session, name: str, its_uuid: str, force: bool) -> None:
@@ -230,26 +231,26 @@ def make_folders(file: FileTarget) -> list[str]:
                 os.mkdir(path, 0o700 if path == folder else 0o711)
                 made.append(path)
         owner, group = account_of(file.saved.owner), group_of(file.saved.group)
-        if folder in made and owner is not None:
-            os.chown(folder, owner, -1 if group is None else group, follow_symlinks=False)
+        if folder in made and owner >= 0:
+            os.chown(folder, owner, group, follow_symlinks=False)
     except OSError as error:
         raise Refused(f"Cannot restore the state of the TPM to {file.path}: {error.strerror}.") from error
     return made
 
 
-def define(session: Session, plan: MachinePlan, otherwise: str) -> str:
+def define(plan: MachinePlan, otherwise: str) -> str:
     """Define the domain. Returns its configuration as libvirt keeps it.
 
     Raises HypervisorError; ``otherwise`` is the sentence in it on what is kept of the files.
     """
     with explained(f"define {plan.name}", otherwise):
-        domain = session.api.defineXML(plan.xml)
+        domain = plan.session.api.defineXML(plan.xml)
         return t.cast(str, domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE))
 
 
-def begin(session: Session, plan: MachinePlan) -> None:
+def begin(plan: MachinePlan) -> None:
     """Set autostart as planned, and start the domain if requested. Raises HypervisorError."""
-    domain = session.domain(plan.uuid)
+    domain = plan.session.domain(plan.uuid)
     with explained(f"set autostart of {plan.name}", "It was restored and defined."):
         domain.api.setAutostart(int(plan.autostart))
     if plan.start:

@@ -180,11 +180,11 @@ class _Restore:
                     _appear(partial, final, self._request.force)
                     if not self._request.force:
                         undo.callback(_forget, final)
-                if self.machine is not None and self._session is not None:
-                    self.xml = machine.define(self._session, self.machine, self._remains(appearing.values()))
+                if self.machine is not None:
+                    self.xml = machine.define(self.machine, self._remains(appearing.values()))
                 undo.pop_all()
-        if self.machine is not None and self._session is not None:
-            machine.begin(self._session, self.machine)
+        if self.machine is not None:
+            machine.begin(self.machine)
         return RestoreResult(
             self.point,
             tuple(done[plan.target] for plan in self.disks),
@@ -206,8 +206,8 @@ class _Restore:
         for plan in self.disks:
             if not in_place(plan.path):
                 check_target(plan, self._session, self._request.force)
-        if self.machine is not None and self._session is not None:
-            machine.check_domain(self._session, self.machine.name, self.machine.uuid, self._request.force)
+        if self.machine is not None:
+            machine.check_domain(self.machine.session, self.machine.name, self.machine.uuid, self._request.force)
 
     def _write_disk(self, plan: DiskRestore, path: str, control: Control) -> tuple[int, Busy]:
         """Return the number of bytes written, and what the workers were busy with."""
