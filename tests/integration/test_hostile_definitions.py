@@ -24,10 +24,10 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
 
 from hostile import Enemy, text_of  # noqa: E402
 from hostile_definitions import ORDINARY, QEMU, REACHES, VDA, definition  # noqa: E402
-from samples import UUID  # noqa: E402
+from samples import UUID, target_machine  # noqa: E402
 from stores_for_tests import MemoryStore  # noqa: E402
 
-from _cbt.operations.restore.machine_xml import DiskTarget, TargetMachine, adapt  # noqa: E402
+from _cbt.operations.restore.machine_xml import adapt  # noqa: E402
 from _cbt.repository.repository import Repository  # noqa: E402
 
 # On the machine of the tests none of these exists but the file in the drive.
@@ -134,7 +134,7 @@ def test_what_the_machine_needs_is_refused_unless_it_is_trusted(
 def test_libvirt_defines_what_is_left_of_each_definition_and_keeps_nothing_of_what_was_removed(
     workspace: Path, cleaned: libvirt.virConnect
 ) -> None:
-    wanted = TargetMachine("web1", UUID, {"vda": DiskTarget(str(workspace / "vda.qcow2"), "qcow2")})
+    wanted = target_machine(str(workspace / "vda.qcow2"))
     refused, left = {}, {}
     for name, reach in REACHES.items():
         if reach.refused:
@@ -155,9 +155,7 @@ def test_an_ordinary_machine_is_to_libvirt_what_it_is_with_trust(
 ) -> None:
     found = []
     for trusted in (True, False):
-        wanted = TargetMachine(
-            "web1", UUID, {"vda": DiskTarget(str(workspace / "vda.qcow2"), "qcow2")}, trusted=trusted
-        )
+        wanted = target_machine(str(workspace / "vda.qcow2"), trusted=trusted)
         cleaned.defineXML(
             adapt(
                 _defineable(ORDINARY[name].xml), wanted, lambda path: path.endswith(".iso") or Path(path).exists()

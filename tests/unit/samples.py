@@ -12,6 +12,7 @@ from typing import Any
 from _cbt.hypervisor.disks import Bitmap, Disk, identity_bitmap
 from _cbt.hypervisor.domain import DomainFacts
 from _cbt.operations.backup.plan import BackupPlan, BackupPolicy, Situation, make_plan
+from _cbt.operations.restore.machine_xml import DiskTarget, TargetMachine
 from _cbt.repository.format import codecs, names
 from _cbt.repository.format.manifests import DiskRecord, RestorePoint, StoredFile
 from _cbt.repository.format.packs import Encoded, PackRef
@@ -118,3 +119,19 @@ def facts(*disks: Disk) -> DomainFacts:
 def plan_of(situation: Situation, mode: str = "auto", **wish: Any) -> BackupPlan:
     """What is decided for a mode and further wishes."""
     return make_plan(situation, BackupPolicy(mode, **wish))
+
+
+def target_machine(path: str, **fields: Any) -> TargetMachine:
+    """The machine web1 as it is restored with the disk vda at ``path``, unless ``fields`` say otherwise."""
+    plain = {
+        "name": "web1",
+        "uuid": UUID,
+        "disks": {"vda": DiskTarget(path, "qcow2")},
+        "files": {},
+        "new_macs": False,
+        "networks": {},
+        "trusted": False,
+        "keep_host_devices": False,
+        "firmware": frozenset(),
+    }
+    return TargetMachine(**{**plain, **fields})

@@ -59,14 +59,14 @@ def test_changes_since_the_newest_point_are_read_where_its_bitmap_is_sound() -> 
     plan = plan_of(situation(disk(bitmaps=(SINCE1,)), points=(tracked_point(1),)))
     reason = f"Changes since restore point {ONE} are known from checkpoint {SINCE1}."
     assert plan == BackupPlan(
-        (DiskPlan("vda", "incremental", reason, SINCE1, ONE, 131072),), ("vda",), ONE, (SINCE1,), ()
+        (DiskPlan("vda", "incremental", reason, SINCE1, ONE, 131072),), ("vda",), ONE, (SINCE1,), (), {}, None
     )
 
 
 def test_the_first_backup_is_full_without_warning() -> None:
     plan = plan_of(situation(disk()))
     reason = "This repository has no restore point of web1 with a checkpoint yet."
-    assert plan == BackupPlan((DiskPlan("vda", "full", reason, dirty_bytes=GIB),), ("vda",), None, (), ())
+    assert plan == BackupPlan((DiskPlan("vda", "full", reason, dirty_bytes=GIB),), ("vda",), None, (), (), {}, None)
 
 
 # What stands in the way of an incremental: disk, points, other facts, and how the reason begins.
@@ -246,7 +246,7 @@ def test_a_bitmap_that_shares_only_a_name_prefix_is_not_used() -> None:
 def test_a_requested_full_backup_reads_everything_and_keeps_the_history() -> None:
     plan = plan_of(situation(disk(bitmaps=(SINCE1,)), points=(tracked_point(1),)), "full")
     assert plan == BackupPlan(
-        (DiskPlan("vda", "full", "The mode is full.", None, ONE, GIB),), ("vda",), ONE, (SINCE1,), ()
+        (DiskPlan("vda", "full", "The mode is full.", None, ONE, GIB),), ("vda",), ONE, (SINCE1,), (), {}, None
     )
 
 
@@ -276,7 +276,7 @@ UNTRACKABLE = {
 @pytest.mark.parametrize(("found", "reason"), UNTRACKABLE.values(), ids=UNTRACKABLE.keys())
 def test_a_disk_that_cannot_be_tracked_is_scanned_and_gets_no_bitmap(found: Disk, reason: str, mode: str) -> None:
     plan = plan_of(situation(found, points=(point(1),)), mode)
-    assert plan == BackupPlan((DiskPlan("vda", "scan", reason, None, ONE, GIB),), (), ONE, (), (reason,))
+    assert plan == BackupPlan((DiskPlan("vda", "scan", reason, None, ONE, GIB),), (), ONE, (), (reason,), {}, None)
 
 
 @pytest.mark.parametrize(("found", "reason"), UNTRACKABLE.values(), ids=UNTRACKABLE.keys())

@@ -17,7 +17,7 @@ import pytest
 from hostile_definitions import ORDINARY, REACHES, VDA, Ordinary, Reach, definition
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import UUID
+from samples import UUID, target_machine
 
 import _cbt
 from _cbt.errors import Refused
@@ -25,7 +25,7 @@ from _cbt.hypervisor.allowed.filtering import Filtered, filtered
 from _cbt.hypervisor.allowed.firmware import described_firmware
 from _cbt.hypervisor.allowed.table import ALLOWED, REFUSED
 from _cbt.hypervisor.allowed.values import Host, is_firmware
-from _cbt.operations.restore.machine_xml import AdaptedXml, DiskTarget, TargetMachine, adapt
+from _cbt.operations.restore.machine_xml import AdaptedXml, adapt
 
 OTHER = "b9a7f3d0-1111-4222-8333-444455556666"
 NEW = "/new/vda.qcow2"
@@ -39,13 +39,12 @@ def adapted(xml: str, copy: bool = False, **fields: t.Any) -> AdaptedXml:
         assert OF_PACKAGES.match(path), path
         return True
 
-    wanted = {"disks": {"vda": DiskTarget(NEW, "qcow2")}, "keep_host_devices": True, **fields}
-    return adapt(xml, TargetMachine("web1", OTHER if copy else UUID, **wanted), exists)
+    wanted = target_machine(NEW, uuid=OTHER if copy else UUID, keep_host_devices=True, **fields)
+    return adapt(xml, wanted, exists)
 
 
 def trusted(xml: str) -> AdaptedXml:
-    wanted = TargetMachine("web1", UUID, {"vda": DiskTarget(NEW, "qcow2")}, trusted=True, keep_host_devices=True)
-    return adapt(xml, wanted, lambda path: True)
+    return adapt(xml, target_machine(NEW, trusted=True, keep_host_devices=True), lambda path: True)
 
 
 def plain(mark: str) -> str:

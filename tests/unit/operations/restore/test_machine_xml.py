@@ -11,10 +11,11 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import UUID, target_machine
 
-from _cbt.operations.restore.machine_xml import AdaptedXml, DiskTarget, TargetMachine, adapt
+from _cbt.operations.restore.machine_xml import AdaptedXml, DiskTarget, adapt
 
-UUID, OTHER = "6f1d0a52-9a3c-4c0e-8a53-0d1b1f6f4a11", "b9a7f3d0-1111-4222-8333-444455556666"
+OTHER = "b9a7f3d0-1111-4222-8333-444455556666"
 VDA = "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/old/vda'/><target dev='vda'/></disk>"
 
 
@@ -23,8 +24,8 @@ def xml_of(devices: str = VDA, system: str = "<os><type>hvm</type></os>", extra:
 
 
 def adapted(xml: str, copy: bool = False, present: t.Collection[str] = (), **fields: t.Any) -> AdaptedXml:
-    given_fields = {"disks": {"vda": DiskTarget("/new/vda.qcow2", "qcow2")}, "trusted": True, **fields}
-    wanted = TargetMachine("web2" if copy else "web1", OTHER if copy else UUID, **given_fields)
+    identity = {"name": "web2", "uuid": OTHER} if copy else {}
+    wanted = target_machine("/new/vda.qcow2", **{"trusted": True, **identity, **fields})
     return adapt(xml, wanted, lambda path: path in present)
 
 

@@ -81,8 +81,8 @@ class BackupPlan:
     parent: str | None
     superseded: tuple[str, ...]
     warnings: tuple[str, ...]
-    redefined: t.Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    skipped: str | None = None
+    redefined: t.Mapping[str, tuple[str, ...]]
+    skipped: str | None
 
 
 def why_not_base(disk: Disk, point: RestorePoint, situation: Situation) -> str | None:

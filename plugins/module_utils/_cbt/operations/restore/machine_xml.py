@@ -67,12 +67,12 @@ class TargetMachine:
     name: str
     uuid: str
     disks: t.Mapping[str, DiskTarget]
-    files: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
-    new_macs: bool = False
-    networks: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
-    trusted: bool = False
-    keep_host_devices: bool = False
-    firmware: frozenset[str] = frozenset()
+    files: t.Mapping[str, str]
+    new_macs: bool
+    networks: t.Mapping[str, str]
+    trusted: bool
+    keep_host_devices: bool
+    firmware: frozenset[str]
 
 
 class AdaptedXml(t.NamedTuple):

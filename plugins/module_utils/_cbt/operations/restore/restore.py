@@ -96,7 +96,7 @@ def _forget(path: str) -> None:
 
 
 class _Restore:
-    """Plans and checks one restore, then carries it out."""
+    """Plans and checks one restore, then carries it out. ``disks`` and ``xml`` are the plan, then the outcome."""
 
     def __init__(self, repository: Repository, request: RestoreRequest, session: Session | None) -> None:
         """Plan the restore and make all checks."""
@@ -123,6 +123,7 @@ class _Restore:
                     f"Cannot define {request.new_name or self.point.domain}: libvirt does not answer here. Restore the disks without define."
                 )
             self.machine = machine.plan_machine(session, repository, self.point, request, self.disks, request.machine)
+            self.xml = self.machine.xml
         check_space(self._amounts())
 
     def _amounts(self) -> t.Iterator[tuple[str, int]]:
@@ -146,7 +147,7 @@ class _Restore:
             self._maps[plan.target], record.image if record is not None else {}, self._request.preallocation
         )
 
-    def carry_out(self, control: Control) -> RestoreResult:
+    def carry_out(self, control: Control) -> None:
         """Write images under temporary names, then devices and exports in place.
 
         Rename the images, and define the machine last.
@@ -185,13 +186,7 @@ class _Restore:
                 undo.pop_all()
         if self.machine is not None:
             machine.begin(self.machine)
-        return RestoreResult(
-            self.point,
-            tuple(done[plan.target] for plan in self.disks),
-            self.xml,
-            self.machine,
-            warnings=tuple(self.warnings),
-        )
+        self.disks = tuple(done[plan.target] for plan in self.disks)
 
     def _remains(self, files: t.Iterable[str]) -> str:
         """Return the sentence on what is kept if libvirt refuses to define the domain."""
@@ -268,9 +263,8 @@ def restore(
     zeroes in the first MiB, or in all of it if it is smaller.
     """
     started = time.monotonic()
-    planned = _Restore(repository, request, session)
-    if check_only:
-        xml = planned.machine.xml if planned.machine is not None else planned.xml
-        return RestoreResult(planned.point, planned.disks, xml, planned.machine)
-    result = planned.carry_out(control or Control())
-    return dataclasses.replace(result, duration=round(time.monotonic() - started, 3))
+    run = _Restore(repository, request, session)
+    if not check_only:
+        run.carry_out(control or Control())
+    duration = round(time.monotonic() - started, 3)
+    return RestoreResult(run.point, run.disks, run.xml, run.machine, duration, tuple(run.warnings))

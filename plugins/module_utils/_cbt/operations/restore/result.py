@@ -15,7 +15,7 @@ from .plan import DiskRestore
 
 @dataclasses.dataclass(frozen=True)
 class RestoreResult:
-    """The result of a restore, or of its plan.
+    """The result of a restore, or of its plan, and the seconds it took.
 
     ``domain_xml`` is the original's definition, or that of the defined ``machine``. ``warnings`` name what could not be
     restored as it was.
@@ -24,9 +24,9 @@ class RestoreResult:
     point: RestorePoint
     disks: tuple[DiskRestore, ...]
     domain_xml: str
-    machine: machine.MachinePlan | None = None
-    duration: float = 0.0
-    warnings: tuple[str, ...] = ()
+    machine: machine.MachinePlan | None
+    duration: float
+    warnings: tuple[str, ...]
 
     @property
     def shown_xml(self) -> str:
