@@ -27,10 +27,9 @@ def gather(domain: Domain, repository: Repository | None) -> Situation:
     facts = read_domain(domain)
     if repository is None:
         return Situation(facts, (), (), "cbt-")
-    listing = repository.points_of(facts.uuid)
     found = Situation(
         facts=facts,
-        points=listing.points,
+        points=repository.points_of(facts.uuid).points,
         checkpoints=tuple(each.name for each in checkpoints.list_checkpoints(domain)),
         ours=checkpoints.prefix(repository.id),
     )

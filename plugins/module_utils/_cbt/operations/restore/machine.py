@@ -150,16 +150,14 @@ def _file_targets(
     The state of a TPM goes to the path at which libvirt expects it.
     """
     root = ElementTree.fromstring(xml)
-    tpm = root.find("./devices/tpm")
+    loader, tpm = root.find("./os/loader"), root.find("./devices/tpm")
     for file in saved:
         if file.kind == "tpm":
             path = tpm_path(its_uuid, tpm) if tpm is not None else None
             if path is not None:
                 yield FileTarget(file, path)
             continue
-        if file.kind == "loader" and (
-            root.find("./os/loader") is None or has_loader(path_of(root.find("./os/loader")) or "")
-        ):
+        if file.kind == "loader" and (loader is None or has_loader(path_of(loader) or "")):
             continue  # libvirt chooses the firmware, or this host has it
         if dest is None:
             raise Refused(f"No destination is given for the {file.kind} of the machine. Set dest to a directory.")

@@ -41,7 +41,7 @@ def _small_file(repository: Repository, point: RestorePoint, key: str, largest: 
     stored = point.files.get(key)
     if stored is None:
         raise DamagedObject(f"{point.folder} is damaged: its manifest names no {key}. Choose another restore point.")
-    if not 0 <= stored.size <= largest:
+    if stored.size > largest:
         raise DamagedObject(
             f"{point.folder}/{stored.name} is damaged: it cannot be of {stored.size} bytes. Choose another restore point."
         )
