@@ -34,14 +34,6 @@ class View:
 
 
 @dataclasses.dataclass(frozen=True)
-class Quiescing:
-    """How to freeze the guest: auto, required or never; and mount points, empty for all."""
-
-    policy: str
-    mountpoints: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
 class ViewRequest:
     """The disks of a view, and the ``checkpoint`` to create on the ``tracked`` ones.
 
@@ -65,24 +57,24 @@ class ViewRequest:
 def running(
     asked: ViewRequest,
     folder: str,
-    quiescing: Quiescing,
+    quiesced: t.ContextManager[agent.Quiesce],
     ready: t.Callable[[], None],
-    servers: t.Sequence[TcpServer] = (),
+    servers: t.Sequence[TcpServer],
 ) -> t.Iterator[View]:
     """Begin a backup job and the checkpoint at one instant, with the guest frozen.
 
-    ``folder`` is on the hypervisor; ``servers`` is as in ``backup_job``. ``ready`` is called while the guest is frozen,
-    and may raise to cancel the job.
+    ``folder`` is on the hypervisor; ``servers`` is as in ``backup_job``. ``quiesced`` freezes the guest. ``ready`` is
+    called while the guest is frozen, and may raise to cancel the job.
     """
     domain, facts, checkpoint = asked.domain, asked.facts, asked.checkpoint
     if checkpoint is not None:
         checkpoints.add_identity_bitmaps(domain, facts, checkpoint, asked.tracked)
     with backup_job.backup_job(domain, facts, asked.wanted, folder, asked.checkpoint_xml, servers) as begin:
-        with agent.quiesced(domain, facts, quiescing.policy, quiescing.mountpoints) as quiesce:
+        with quiesced as quiesce:
             ready()
             exports = begin()
         recorded = checkpoints.read_xml(domain, checkpoint) if checkpoint else None
-        yield View(exports, quiesce.consistency, quiesce.note if quiescing.policy == "auto" else None, recorded)
+        yield View(exports, quiesce.consistency, quiesce.note, recorded)
 
 
 @contextlib.contextmanager

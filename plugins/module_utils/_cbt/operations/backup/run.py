@@ -141,8 +141,9 @@ class BackupRun:
         asked = frozen_view.ViewRequest(self._domain, self._facts, wanted, self._checkpoint, self._plan.tracked)
         if not self._facts.active:
             return frozen_view.shut_off(asked, work.folder)
-        quiescing = frozen_view.Quiescing(self._options.quiesce, self._options.freeze_mountpoints)
-        return frozen_view.running(asked, work.scratch, quiescing, self._frozen, self._servers)
+        policy, mountpoints = self._options.quiesce, self._options.freeze_mountpoints
+        quiesced = agent.quiesced(self._domain, self._facts, policy, mountpoints)
+        return frozen_view.running(asked, work.scratch, quiesced, self._frozen, self._servers)
 
     def _nothing_captured(self, folder: str) -> Capture:
         if self._facts.host is None:
