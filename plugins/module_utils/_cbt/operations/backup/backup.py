@@ -26,8 +26,8 @@ class BackupRequest:
     """A request for one backup; module cbt_backup documents the options."""
 
     domain: str
-    policy: BackupPolicy = BackupPolicy()
-    options: BackupOptions = BackupOptions()
+    policy: BackupPolicy
+    options: BackupOptions
     start_paused: bool = False
     abort_foreign_job: bool = False
 

@@ -223,7 +223,7 @@ def _redefined(taken: t.Sequence[DiskPlan], situation: Situation) -> dict[str, t
     return {name: tuple(plan.target for plan in taken if plan.since == name) for name in unknown}
 
 
-def make_plan(situation: Situation, policy: BackupPolicy = BackupPolicy()) -> BackupPlan:
+def make_plan(situation: Situation, policy: BackupPolicy) -> BackupPlan:
     """Decide how each disk of a domain is read.
 
     Raises Refused if the selection names an unknown disk, if nothing is left to back up, or if mode is incremental

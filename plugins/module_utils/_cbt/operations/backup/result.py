@@ -46,7 +46,7 @@ class BackupResult:
     point: RestorePoint | None
     disks: tuple[DiskResult, ...]
     warnings: tuple[str, ...]
-    skipped: str | None = None
+    skipped: str | None
     duration: float = 0.0
 
     @property

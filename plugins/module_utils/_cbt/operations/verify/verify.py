@@ -284,7 +284,7 @@ def _chosen(listing: Listing, request: VerifyRequest) -> tuple[list[RestorePoint
 
 def verify(
     repository: Repository,
-    request: VerifyRequest = VerifyRequest(),  # noqa: B008  # frozen
+    request: VerifyRequest,
     control: Control | None = None,
     record: bool = True,
     warn: t.Callable[[str], None] = lambda _text: None,
