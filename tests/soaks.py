@@ -56,7 +56,7 @@ def choose(words: Iterable[str]) -> tuple[str, ...]:
     """Soak what words such as ``kills`` or ``kills=500`` name, or everything for ``all``. Returns the names; raises ValueError."""
     chosen: dict[str, int] = {}
     for word in words:
-        name, _, number = word.partition("=")
+        name, _separator, number = word.partition("=")
         named = SOAKS if word == "all" else {name: SOAKS[name]} if name in SOAKS else {}
         if not named or (number and not number.isdecimal()):
             raise ValueError(

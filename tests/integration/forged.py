@@ -73,7 +73,7 @@ class Watch:
         return arguments
 
     def run(self, arguments: list[str], **options: t.Any) -> t.Any:
-        return subprocess.run(self._look(arguments), **options)
+        return subprocess.run(self._look(arguments), check=options.pop("check", False), **options)
 
     def Popen(self, arguments: list[str], **options: t.Any) -> t.Any:  # noqa: N802  # as subprocess has it
         return subprocess.Popen(self._look(arguments), **options)

@@ -146,8 +146,11 @@ def _left_by_a_run(domain: BlockDomain, disk: Path) -> Path:
     """A conversion under a running guest as a run leaves it that is killed before the proof; returns the new image."""
     from _cbt.operations.convert import run
 
+    def killed(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
     with pytest.MonkeyPatch.context() as changed, pytest.raises(KeyboardInterrupt):
-        changed.setattr(run.ImageRun, "finish", lambda *_arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        changed.setattr(run.ImageRun, "finish", killed)
         convert_disks(session_of(domain), domain.name, None, ConversionOptions())
     made = disk.with_suffix(".qcow2")
     assert domain.image("vda") == made and image_marker.read(str(made)) == Original(str(disk), "raw")

@@ -116,12 +116,6 @@ class Outside:
 def outside(tmp_path: Path) -> Outside:
     return Outside(tmp_path / "outside")
 
-    """A folder like /var/tmp."""
-    folder = Path("/var/tmp") / f"kvm-cbt-lab-{os.getpid()}"
-    folder.mkdir()
-    folder.chmod(0o1777)
-    return folder
-
 
 @pytest.fixture
 def parent(hypervisor: Hypervisor) -> Path:

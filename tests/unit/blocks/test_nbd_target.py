@@ -137,8 +137,7 @@ def test_a_server_unknown_to_system_authorities_is_refused_without_a_certificate
     trusted: str, pki: Pki, image: Path
 ) -> None:
     # By libnbd, or in its place where it does not verify.
-    refused = pytest.raises(CbtError, match="Cannot write to nbds://localhost")
-    with served(image, pki.servers[trusted]) as port, refused:
+    with served(image, pki.servers[trusted]) as port, pytest.raises(CbtError, match="Cannot write to nbds://localhost"):
         send(f"nbds://localhost:{port}/", NbdTls())
     assert not any(image.read_bytes())
 

@@ -55,7 +55,7 @@ def test_no_command_is_made_of_a_text() -> None:
     assert len(named) == len(TABLE)
 
 
-@pytest.mark.parametrize("key", TABLE, ids=lambda key: " ".join(key))
+@pytest.mark.parametrize("key", TABLE, ids=" ".join)
 def test_a_command_names_its_formats(key: tuple[str, str]) -> None:
     (options,) = [options for file, command, options in commands() if (file, command) == key]
     assert TABLE[key] <= options

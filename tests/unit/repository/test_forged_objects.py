@@ -175,7 +175,7 @@ def test_objects_forged_during_a_backup_cost_no_pack_that_it_names(
         writer.step()
     if writer.error is not None:
         assert any(name in str(writer.error) for name in forged), writer.error
-        before, history.truth = before, {name: history.truth[name] for name in before}
+        history.truth = {name: history.truth[name] for name in before}
     else:
         before = set(history.truth)
     check(history, before)

@@ -207,7 +207,7 @@ def _is_refused(history: EngineHistory, name: str, data: bytes) -> bool:
 BAD_FIELDS = {
     "uuid": STRINGS,
     "id": STRINGS,
-    "parent": [each for each in STRINGS],
+    "parent": STRINGS,
     "incremental_set": STRINGS,
     "repository": STRINGS,
     "domain": [each for each in STRINGS if each not in ("manifest.json",)],

@@ -522,7 +522,7 @@ def test_another_repository_is_refused_until_it_is_accepted_once(share: Share, p
 def test_an_encrypted_repository_that_was_made_a_plain_one_is_refused(share: Share) -> None:
     known = configuration.decode(share.store.objects[configuration.NAME], "share")
     share.store.objects[configuration.NAME] = configuration.Configuration(known.id).encode()
-    for passphrase in {None, share.passphrase}:
+    for passphrase in dict.fromkeys((None, share.passphrase)):
         with (
             pytest.raises(Refused, match="cannot change: its configuration was replaced")
             if share.passphrase

@@ -592,8 +592,12 @@ def test_points_stay_true_whatever_happens_in_whatever_order(monkeypatch: pytest
     monkeypatch.setattr(merging, "HookIndex", NoHooks)
     # Changes hooks only, which nothing here reads.
     monkeypatch.setattr(dedup, "tidy", lambda _repository, _points: (0, 0))
+
+    def wall_clock() -> float:
+        return worlds[0].world.wall_clock()
+
     monkeypatch.setattr(leases, "boot_clock", lambda: worlds[0].world.real)
-    monkeypatch.setattr(leases, "wall_clock", lambda: worlds[0].world.wall_clock())
+    monkeypatch.setattr(leases, "wall_clock", wall_clock)
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     run_state_machine_as_test(
         Here,
