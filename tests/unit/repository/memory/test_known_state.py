@@ -23,7 +23,8 @@ from _cbt.operations import keys as repository_keys
 from _cbt.operations.copy import CopyRequest, copy
 from _cbt.operations.keys import KeyRequest
 from _cbt.operations.point.new_point import StoringOptions
-from _cbt.operations.upkeep.retention import GRACE, RetentionRequest, retention
+from _cbt.operations.upkeep.retention import RetentionRequest, retention
+from _cbt.operations.upkeep.retention_plan import GRACE
 from _cbt.repository import repository as opening
 from _cbt.repository.format import configuration, manifests, names
 from _cbt.repository.format.manifests import RestorePoint
