@@ -136,7 +136,7 @@ def begin(repository: Repository) -> str:
     with leases.held(repository, "backup"):
         last = repository.points_of().points[-1]
         base = repository.read_map(last, "vda")
-        damages = {**damage.read_all(repository), **damage.unsound_packs(base.packs, repository.store)}
+        damages = {**damage.read_all(repository), **damage.unsound_packs(repository, base.packs)}
         dedup.deduplicator(repository, dedup.REPOSITORY, last.uuid, damages)
     return f"{len(base.packs)} packs of the base"
 

@@ -439,8 +439,8 @@ TRUST = (
     Mutation(
         "a folder of a repository may be a link",
         "repository/stores/folders.py",
-        "_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC\n",
-        "_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC\n",
+        "_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW\n",
+        "_FOLDER = os.O_PATH | os.O_DIRECTORY\n",
         ("unit/repository/stores/test_hostile_directory.py",),
     ),
     Mutation(
@@ -717,14 +717,14 @@ LATE = (
     Mutation(
         "an entry of the trash names what is gone",
         "repository/sharing/publishing.py",
-        "            _withdraw(repository, point)  # no entry of the trash may name lost objects\n",
+        "            withdraw(repository, point.key)  # no entry of the trash may name lost objects\n",
         "            trash.remove(repository, point)\n",
         ("unit/repository/sharing/test_late_replacements.py",),
     ),
     Mutation(
         "a point that is withdrawn is not recorded as removed",
         "repository/sharing/publishing.py",
-        "    removals.record(repository, [point.key])\n",
+        "    removals.record(repository, [key])\n",
         "",
         ("unit/repository/sharing/test_late_replacements.py",),
     ),
@@ -746,7 +746,7 @@ LATE = (
         "a late removal leaves entries that name what is gone",
         "repository/sharing/trash.py",
         "        removals.record(repository, [point.key])\n    _withdraw(repository, entries)\n",
-        "        removals.record(repository, [point.key])\n",
+        "        removals.record(repository, [key])\n",
         ("unit/repository/sharing/test_late_replacements.py",),
     ),
     Mutation(
@@ -880,9 +880,9 @@ LATE = (
 FULL = (
     Mutation(
         "retention leaves the reserve alone",
-        "operations/upkeep/retention.py",
-        "    store.spare = 0\n",
-        "    store.spare = None\n",
+        "repository/stores/reserve.py",
+        "        self.spare = 0\n",
+        "        self.spare = None\n",
         ("unit/repository/stores/test_full_store.py",),
     ),
     Mutation(
@@ -894,16 +894,16 @@ FULL = (
     ),
     Mutation(
         "the reserve is not made anew",
-        "operations/upkeep/retention.py",
-        "        store.spare = None\n        store.keep_reserve()\n",
-        "        store.spare = None\n",
+        "repository/stores/reserve.py",
+        "            self.spare = None\n            self.keep()\n",
+        "            self.spare = None\n",
         ("unit/repository/stores/test_full_store.py",),
     ),
     Mutation(
         "a backup takes the reserve",
-        "repository/stores/directory.py",
-        "        self.spare: float | None = None\n",
-        "        self.spare: float | None = 0\n",
+        "repository/stores/reserve.py",
+        "    spare: float | None = None\n",
+        "    spare: float | None = 0\n",
         ("unit/repository/stores/test_full_store.py",),
     ),
     Mutation(

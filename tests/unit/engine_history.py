@@ -44,7 +44,7 @@ class EngineHistory(History):
             base = repository.read_map(last, "vda") if last is not None else None
             damages = damage.read_all(repository)
             if base is not None:
-                damages.update(damage.unsound_packs(base.packs, repository.store))
+                damages.update(damage.unsound_packs(repository, base.packs))
             again = (
                 [BlockRange(run.first, run.count, False) for run in damage.damaged_runs(base, damages)]
                 if base is not None

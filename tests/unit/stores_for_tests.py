@@ -10,6 +10,7 @@ from typing import Any
 from _cbt.errors import ObjectLocked, ObjectMissing, RepositoryError
 from _cbt.repository.format import names
 from _cbt.repository.stores.base import Entry, Foreign, check_size, counted
+from _cbt.repository.stores.reserve import Reserve
 
 
 class MemoryUpload:
@@ -66,8 +67,7 @@ class MemoryStore:
         self.clock = 1_000_000.0
         self.lock_for = 0.0
         self.full = False
-        self.spare: float | None = None
-        self.was_full = False
+        self.reserve = Reserve(keep=lambda: None)
         self.foreign = Foreign(self.location)
         self._turn = threading.Lock()
 
@@ -128,7 +128,7 @@ class MemoryStore:
             if names.is_object(name):
                 yield name
             else:
-                self.foreign.note(name)
+                self.foreign.add(name)
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         """Objects below a folder."""
@@ -161,8 +161,16 @@ class MemoryStore:
         """First parts of the names there are."""
         return {name.split("/")[0] for name in self.objects}
 
-    def keep_reserve(self) -> None:
-        """Memory has none."""
+    def check_creatable(self) -> None:
+        """Nothing is mounted over memory."""
+
+    def addresses(self) -> list[str]:
+        """It has one."""
+        return [self.location]
+
+    def advice(self) -> str:
+        """What can be checked."""
+        return "Check the memory."
 
     def sweep(self) -> None:
         """Nothing is left of an upload that nobody holds."""

@@ -70,17 +70,15 @@ REACHES: dict[str, set[str]] = {}
 # Functions with more than six parameters, and how many they have.
 WIDE: dict[tuple[str, str], int] = {}
 LONG: dict[tuple[str, str], int] = {}
-# How often operations reach through a repository to its store.
-THROUGH = {
-    "operations/backup/backup.py": 1,
-    "operations/backup/run.py": 2,
-    "operations/copy.py": 2,
-    "operations/info.py": 1,
-    "operations/point/new_point.py": 3,
-    "operations/repository_status.py": 1,
-    "operations/upkeep/compaction.py": 1,
-    "operations/upkeep/retention.py": 5,
-}
+# What operations import of the stores. ``keys`` creates a repository and rebuilds a lost configuration: there is only a
+# store then.
+STORES_IN_OPERATIONS = {"operations.keys": {"repository.stores.base"}}
+# The objects in operations with a method ``store``. They are no repositories.
+STORERS = {"findings", "sink"}
+# What only a kind of store knows.
+KINDS = re.compile(r"\b_?s3|boto|bucket[^s]|fstab|endpoint_url|ismount|DirectoryStore", re.IGNORECASE)
+# The file that chooses the kind, and rules of retention, whose buckets are spans of time.
+KNOWS_KINDS = {"repository.location", "operations.upkeep.retention_rules"}
 # Results that are made where they cannot be followed, so that their keys are not compared here.
 OPAQUE = {
     ("cbt_backup_info", "restore_points"),
@@ -257,13 +255,49 @@ def test_a_module_imports_one_verb_and_no_deeper(module: str) -> None:
     assert verbs <= {max(verbs, default="")} - {""}
 
 
+def last_name(node: ast.expr) -> str:
+    """The last name of ``name`` or ``value.name``; empty for others."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def reaches(source: str) -> list[str]:
+    """Where code reaches for the store of an object: read, named otherwise, handed on or asked for by its name."""
+    return [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(source))
+        if (isinstance(node, ast.Attribute) and node.attr == "store" and last_name(node.value) not in STORERS)
+        or (isinstance(node, ast.Constant) and node.value == "store")
+    ]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "self._repository.store.delete(name)",
+        "store = repository.store",
+        "unsound(refs, repository.store)",
+        "lease.repository.store.spare = 0",
+        "opened().store.list(folder)",
+        "getattr(repository, 'store').list(folder)",
+    ],
+)
+def test_a_reach_for_the_store_would_be_seen(code: str) -> None:
+    assert len(reaches(code)) == 1
+
+
 def test_operations_leave_the_store_to_the_repository() -> None:
-    reaches: dict[str, int] = defaultdict(int)
-    for path in sorted((ENGINE / "operations").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "store":
-                reaches[str(path.relative_to(ENGINE))] += 1
-    assert reaches == THROUGH
+    operations = {name: path for name, path in FILES.items() if name.startswith("operations")}
+    assert {name: found for name, path in operations.items() if (found := reaches(path.read_text()))} == {}
+    imported_stores = {name: {each for each in IMPORTS[name] if "stores" in each.split(".")} for name in operations}
+    assert {name: stores for name, stores in imported_stores.items() if stores} == STORES_IN_OPERATIONS
+
+
+def test_only_the_stores_and_the_location_know_which_kinds_of_stores_there_are() -> None:
+    others = {name: path for name, path in FILES.items() if folder_of(name) != "repository/stores" and name}
+    assert {name for name, path in others.items() if KINDS.search(path.read_text())} == KNOWS_KINDS
+    interface = {"repository.stores.base", "repository.stores.reserve"}
+    beside = {name for name in others for each in IMPORTS[name] - interface if each.startswith("repository.stores.")}
+    assert beside == {"repository.location"}
 
 
 # Sizes
@@ -316,6 +350,23 @@ def test_each_file_of_the_core_path_comes_after_those_it_builds_on() -> None:
     assert [
         (name, other) for number, name in enumerate(path) for other in IMPORTS[name] if other in path[number + 1 :]
     ] == []
+
+
+def test_where_to_look_names_files_and_what_is_in_them() -> None:
+    text = ast.get_docstring(ast.parse(FILES[""].read_text())) or ""
+    block = text.partition("Where to look\n-------------\n")[2].partition("\n\n")[0]
+    rows = [re.split(r"  +", line.strip(), maxsplit=1)[1] for line in block.splitlines()]
+    assert len(rows) >= 4
+    for row in rows:
+        path = None
+        for name in re.split(r", (?:and )?", row):
+            if name.endswith(".py"):
+                path = ENGINE / name
+                assert path.is_file(), row
+            elif name.endswith("/"):
+                assert (ENGINE / name).is_dir(), row
+            else:
+                assert path is not None and name in {each.rpartition(".")[2] for each, _node in functions(path)}, row
 
 
 # What has to agree

@@ -49,10 +49,10 @@ A backup from its options to the published manifest, and back to a restored disk
 
 Where to look
 -------------
-    a dirty extent becomes an entry of the map      operations/point/disk_reader.py, _note
+    a dirty extent becomes an entry of the map      operations/point/disk_reader.py, _enter
     a restore refuses a disk that is in use         operations/restore/plan.py, check_target
     retention decides which restore points stay     operations/upkeep/retention_rules.py, decide
-    a new kind of store                             repository/stores/base.py, and repository/location.py
+    a new kind of store                             repository/stores/, and repository/location.py, open_store
 
 Side doors
 ----------
@@ -103,7 +103,7 @@ Files that the core path imports. Their names are enough for a first reading.
     repository/sharing/removals.py
     repository/sharing/trash.py
     repository/sharing/wholeness.py
-    repository/stores/mounts.py
+    repository/stores/reserve.py
     runtime.py
 
 Dictionary

@@ -284,7 +284,8 @@ def copy(
     check(request.options)
     if dest is not None and dest.id == source.id:
         raise Refused(
-            f"Cannot copy from {source.store.location} to {dest.store.location}: they are the same repository. Name another destination."
+            f"Cannot copy from {source.location} to {dest.location}: they are the same repository."
+            " Name another destination."
         )
     listing = source.points_of()
     warnings = [

@@ -39,7 +39,7 @@ def describe_repository(repository: Repository) -> RepositoryFacts:
     Raises RepositoryError if it cannot be listed.
     """
     stored = packs = 0
-    for entry in repository.store.entries(names.PACKS):
+    for entry in repository.entries(names.PACKS):
         stored += entry.size
         packs += 1
     return RepositoryFacts(repository.id, FORMAT, bool(repository.slots), stored, packs)

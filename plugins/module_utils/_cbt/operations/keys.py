@@ -17,7 +17,7 @@ from ..repository.crypto.keys import Keys
 from ..repository.format import configuration, manifests, names
 from ..repository.format.configuration import FORMAT, Configuration
 from ..repository.location import RepositoryLocation, open_store
-from ..repository.repository import Repository, Watch, Watching, check_creatable, configuration_in
+from ..repository.repository import Repository, Watch, Watching, configuration_in
 from ..repository.stores.base import Store
 
 __all__ = ["FORMAT", "Configuration", "KeyChange", "KeyRequest", "apply_keys"]
@@ -141,7 +141,7 @@ def apply_keys(
         if watch is not None:
             watch.check_identity(found)
         if found is None:
-            check_creatable(store)
+            store.check_creatable()
         change = KeyChange(found, _decide(found, where.passphrase, request, store.location))
         if found is not None and watch is not None and first is None:
             watch.check_last(_repository(store, found, where.passphrase, request))
@@ -177,7 +177,7 @@ def _written(store: Store, found: Configuration | None, after: Configuration) ->
     """Write a configuration if the stored one still equals ``found``; returns whether it did."""
     if found is None:
         created = store.put(configuration.NAME, after.encode(), replace=False)
-        store.keep_reserve()
+        store.reserve.keep()
         return created
     before = store.get(configuration.NAME)
     return configuration.decode(before, store.location) == found and store.swap(

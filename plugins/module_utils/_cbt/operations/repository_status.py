@@ -139,16 +139,15 @@ def status(repository: Repository, now: datetime.datetime) -> RepositoryStatus:
 
 
 def _sizes(repository: Repository, listing: Listing) -> Sizes:
-    store = repository.store
     pending = condemned.announced(repository)
     packs = pack_bytes = condemned_packs = condemned_bytes = 0
-    for entry in store.entries(names.PACKS):
+    for entry in repository.entries(names.PACKS):
         packs, pack_bytes = packs + 1, pack_bytes + entry.size
         if entry.name in pending:
             condemned_packs, condemned_bytes = condemned_packs + 1, condemned_bytes + entry.size
     existing = {point.key for point in listing.points}
-    removed = {taken.point for _name, taken in names.of_kind(store.list(names.TRASH), names.TRASH_KIND)} - existing
-    metadata = sum(entry.size for entry in store.entries(names.POINTS))
+    removed = {taken.point for _name, taken in repository.of_kind(names.TRASH_KIND, names.TRASH)} - existing
+    metadata = sum(entry.size for entry in repository.entries(names.POINTS))
     domains = len({uuid for uuid, _point_id in existing})
     return Sizes(domains, len(existing), len(removed), packs, pack_bytes, condemned_packs, condemned_bytes, metadata)
 
@@ -159,9 +158,7 @@ def _damage(repository: Repository, listing: Listing) -> t.Iterator[Flaw]:
         yield Flaw(name, None, cause)
     for pack_id, found in sorted(damage.read_all(repository).items()):
         yield Flaw(names.pack(pack_id), len(found.blocks) if found.blocks is not None else None, found.cause)
-    looked_at = {
-        taken.point for _name, taken in names.of_kind(repository.store.list(names.VERIFIED), names.VERIFIED_KIND)
-    }
+    looked_at = {taken.point for _name, taken in repository.of_kind(names.VERIFIED_KIND, names.VERIFIED)}
     for point in listing.points:
         last = verified.last(repository, point) if point.key in looked_at else None
         if last is not None and last.own_damage is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import os
 import typing as t
 
 from ..errors import DamagedObject, ObjectLocked, ObjectMissing, Refused, RepositoryError, UnreadableObject
@@ -17,12 +16,12 @@ from .crypto.keys import Keys, PlainKeys
 from .format import configuration, manifests, maps, names
 from .format.configuration import Configuration
 from .format.manifests import DiskRecord, RestorePoint, StoredFile
+from .format.names import Kind, Name
 from .format.packs import PackRef
 from .location import RepositoryLocation, as_location, open_store
 from .packs.reader import PackReader
 from .packs.writer import PackWriter
-from .stores import mounts
-from .stores.base import Store
+from .stores.base import Entry, Store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +64,7 @@ class Repository:
     ) -> None:
         """``slots`` names the key slots, if encrypted. ``watch`` compares the repository with what is known."""
         self.store = store
+        self.location, self.local_path, self.reserve = store.location, store.local_path, store.reserve
         self.watch = watch
         self.id = repository_id
         self.slots = slots
@@ -85,7 +85,23 @@ class Repository:
 
     def foreign_words(self) -> list[str]:
         """Return warnings about the files found so far that are not objects."""
-        return list(self.store.foreign.words())
+        return self.store.foreign.words()
+
+    def entries(self, folder: str) -> t.Iterator[Entry]:
+        """Yield the objects below a folder with size and time, in no particular order."""
+        return self.store.entries(folder)
+
+    def of_kind(self, kind: Kind, folder: str) -> t.Iterator[tuple[str, Name]]:
+        """Yield the names of the objects of one kind below a folder, each with its parts."""
+        return names.of_kind(self.store.list(folder), kind)
+
+    def protect(self, objects: t.Iterable[str], like: str) -> None:
+        """Have the store retain objects at least as long as the object ``like``. Raises ObjectMissing."""
+        self.store.protect(objects, like)
+
+    def sweep(self) -> None:
+        """Remove unfinished objects of killed processes, as far as they are recognised."""
+        self.store.sweep()
 
     def writer(self) -> PackWriter:
         """Return a writer that stores blocks."""
@@ -115,7 +131,7 @@ class Repository:
         """Return the points of a domain, or of all. Raises RepositoryError, or Refused if a known one vanished."""
         found, damaged, budget = [], {}, manifests.Budget()
         folder = f"{names.POINTS}/{uuid}" if uuid else names.POINTS
-        for name, _taken in names.of_kind(self.store.list(folder), names.MANIFEST_KIND):
+        for name, _taken in self.of_kind(names.MANIFEST_KIND, folder):
             try:
                 found.append(manifests.decode(budget.take(self.get_object(name)), name))
             except ObjectMissing:
@@ -193,27 +209,15 @@ def configuration_in(store: Store) -> Configuration | None:
         there = store.occupants()
     if there and configuration.NAME not in there:  # a configuration there was just created by another host
         raise RepositoryError(
-            f"{store.location} is not a repository: it has files but no {configuration.NAME}. {mounts.advice(store.local_path)} Otherwise use"
+            f"{store.location} is not a repository: it has files but no {configuration.NAME}. {store.advice()} Otherwise use"
             " an empty or a new location; if that file was lost, put a copy of it back, or recreate it with cbt_repository and rebuild: true."
         )
     return None
 
 
-def check_creatable(store: Store) -> None:
-    """Raise Refused if a repository would be created below an unmounted mount point."""
-    point = mounts.missing_mount(store.local_path)
-    if point is not None:
-        raise Refused(
-            f"Cannot create a repository in {store.location}: {point} is in /etc/fstab but not mounted. Mount it, or use another path."
-        )
-
-
 def _missing(store: Store) -> RepositoryError:
-    path, state = store.local_path, ""
-    if path is not None:
-        state = ": the directory is empty" if os.path.isdir(path) else ": the directory does not exist"
     return RepositoryError(
-        f"There is no repository in {store.location}{state}. {mounts.advice(path)}"
+        f"There is no repository in {store.location}: it is empty or does not exist. {store.advice()}"
         " To create a repository there, run cbt_repository (the role prepare does), or set create_repository: true."
     )
 
@@ -245,12 +249,12 @@ def open_or_create(
     if repository is not None:
         return repository
     store = open_store(where)
-    check_creatable(store)
+    store.check_creatable()
     created = configuration.create(where.passphrase)
     if check_only:
         return None
     if store.put(configuration.NAME, created.encode(), replace=False):  # otherwise another process created it first
-        store.keep_reserve()
+        store.reserve.keep()
     return open_repository(where, watching)
 
 

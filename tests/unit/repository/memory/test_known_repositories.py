@@ -20,7 +20,7 @@ from _cbt.errors import CbtError, DamagedObject, Refused, RepositoryError
 from _cbt.repository.format import envelope
 from _cbt.repository.memory import host_state, known_repositories
 from _cbt.repository.memory.known_repositories import KnownRepository, merged, objection
-from _cbt.repository.memory.memory import Memory, Terms, address, addresses
+from _cbt.repository.memory.memory import Memory, Terms
 from _cbt.repository.repository import Repository, configuration_in, open_or_create, open_repository
 from _cbt.repository.stores import mounts
 from _cbt.repository.stores.directory import DirectoryStore
@@ -397,8 +397,8 @@ def test_a_link_on_the_host_that_points_to_different_disks_in_turn_is_known_by_e
 def test_a_link_that_leads_to_itself_has_no_more_names_than_the_kernel_follows(target: str, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(target.format(folder=tmp_path.name))
     (tmp_path / "growing").symlink_to("growing/x")
-    assert len(addresses(DirectoryStore(str(tmp_path / "loop")))) <= 41
-    assert len(addresses(DirectoryStore(str(tmp_path / "growing")))) <= 41
+    assert len(DirectoryStore(str(tmp_path / "loop")).addresses()) <= 41
+    assert len(DirectoryStore(str(tmp_path / "growing")).addresses()) <= 41
 
 
 def test_a_repository_that_is_mounted_elsewhere_is_seen_for_the_first_time(
@@ -412,9 +412,9 @@ def test_a_repository_that_is_mounted_elsewhere_is_seen_for_the_first_time(
 
 
 def _s3(location: str, endpoint: str | None, region: str = "eu-central-1") -> str:
-    return address(
-        S3Store(location, S3Options(endpoint_url=endpoint, region=region, access_key="KEY", secret_key="SECRET"))
-    )
+    options = S3Options(endpoint_url=endpoint, region=region, access_key="KEY", secret_key="SECRET")
+    (address,) = S3Store(location, options).addresses()
+    return address
 
 
 def test_locations_in_buckets_are_apart_by_server_bucket_and_prefix() -> None:
@@ -481,7 +481,7 @@ def test_no_repository_is_created_below_a_share_that_is_not_mounted(
 ) -> None:
     table = tmp_path / "fstab"
     table.write_text(f"nas:/kvm {tmp_path}/share nfs4 defaults 0 0\n")
-    monkeypatch.setattr(mounts, "_FSTAB", str(table))
+    monkeypatch.setattr(mounts, "FSTAB", str(table))
     (tmp_path / "share").mkdir()
     for check_only in (True, False):
         with pytest.raises(

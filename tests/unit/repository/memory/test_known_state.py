@@ -662,7 +662,7 @@ def test_no_repository_is_arranged_below_a_share_that_is_not_mounted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "fstab").write_text(f"nas:/kvm {tmp_path}/share nfs4 defaults 0 0\n")
-    monkeypatch.setattr("_cbt.repository.stores.mounts._FSTAB", str(tmp_path / "fstab"))
+    monkeypatch.setattr("_cbt.repository.stores.mounts.FSTAB", str(tmp_path / "fstab"))
     for check_only in (True, False):
         with pytest.raises(Refused, match="not mounted"):
             repository_keys.apply_keys(RepositoryLocation(f"{tmp_path}/share/kvm"), KeyRequest(), check_only)

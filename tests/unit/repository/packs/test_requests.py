@@ -73,7 +73,7 @@ def made_point(repository: Repository) -> RestorePoint:
 
 
 def test_each_pack_is_looked_at_once_and_eight_at_a_time(store: Counting) -> None:
-    assert damage.unsound_packs(PACKS, store) == {}  # type: ignore[arg-type]
+    assert damage.unsound_packs(Repository(store, UUID), PACKS) == {}  # type: ignore[arg-type]
     assert store.requests == {"size packs": len(PACKS)}
 
 

@@ -50,8 +50,8 @@ class Between(float):
 def test_concurrent_lease_renewals_do_not_undo_each_other(repository: Repository) -> None:
     lease = Lease(repository, "test")
     began = lease.now()
-    between = Between(began - 10, lambda: lease._noted(began - 3600))
+    between = Between(began - 10, lambda: lease._lower_since(began - 3600))
     lease._lock = Renewals(between.settled)  # type: ignore[assignment]
-    lease._noted(between)
+    lease._lower_since(between)
     between.join()
     assert lease.since == began - 3600

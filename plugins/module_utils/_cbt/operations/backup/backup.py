@@ -78,7 +78,7 @@ def backup(
             agent.require(found.facts)
         if check_only or repository is None or plan.skipped is not None:
             return result_of(found, plan, None, None, plan.warnings)
-        repository.store.sweep()
+        repository.sweep()
         for name, targets in plan.redefined.items():
             checkpoints.redefine(domain, found.facts, name, targets)
         with leases.held(repository, "backup") as lease:

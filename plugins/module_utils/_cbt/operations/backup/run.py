@@ -158,10 +158,9 @@ class BackupRun:
     def _watched(self, work: scratch.Workspace) -> list[free_space.WatchedDirectory]:
         """Return the directories that need free space. Raises Refused if there is too little."""
         watched = list(work.watched)
-        if self._repository.store.local_path is not None:
-            watched.append(
-                free_space.WatchedDirectory(self._repository.store.local_path, "the repository", "repository", 0.25)
-            )
+        stored_in = self._repository.local_path
+        if stored_in is not None:
+            watched.append(free_space.WatchedDirectory(stored_in, "the repository", "repository", 0.25))
         for directory in watched:
             directory.require_room()
         return watched

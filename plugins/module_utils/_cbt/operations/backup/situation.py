@@ -54,7 +54,7 @@ def _with_damage(repository: Repository, found: Situation) -> Situation:
             except (DamagedObject, ObjectMissing) as error:
                 damaged[point.id, record.target] = str(error)
                 continue
-            damages.update(damage.unsound_packs(set(extents.packs) - looked_at, repository.store))
+            damages.update(damage.unsound_packs(repository, set(extents.packs) - looked_at))
             looked_at.update(extents.packs)
             lost[point.id, record.target] = sum(run.count for run in damage.damaged_runs(extents, damages)) * BLOCK_SIZE
     return dataclasses.replace(

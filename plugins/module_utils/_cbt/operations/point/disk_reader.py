@@ -50,7 +50,7 @@ def ranges_of(runs: t.Iterable[Run]) -> tuple[BlockRange, ...]:
     return tuple(BlockRange(run.first, run.count, False) for run in runs)
 
 
-def _note(builder: MapBuilder, each: Outcome) -> None:
+def _enter(builder: MapBuilder, each: Outcome) -> None:
     if each.state == ZERO:
         builder.zero(each.first, each.count)
     elif each.state == KEPT:
@@ -117,7 +117,7 @@ class Reader:
         with ordered_results(portions, worker, self.workers, self.control) as results:
             for outcome, counted in results:
                 for each in outcome:
-                    _note(builder, each)
+                    _enter(builder, each)
                     if claims is not None:
                         unmarked += unmarked_in(each, claims, base, parent)
                 statistics.add(counted)

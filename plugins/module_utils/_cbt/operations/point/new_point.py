@@ -24,7 +24,7 @@ from ...repository.format.codecs import encoder
 from ...repository.format.manifests import Key, RestorePoint, StoredFile
 from ...repository.format.maps import ExtentMap
 from ...repository.records.damage import Damages
-from ...repository.sharing import publishing, removals
+from ...repository.sharing import publishing
 from ...repository.sharing.leases import Lease
 from .disk_reader import ReadDisk, Reader, ranges_of
 from .parent_blocks import ParentBlocks
@@ -188,7 +188,7 @@ class NewPoint:
         for target, extents in self._maps.items():
             # Missing packs are found and stored again before the point is published.
             with contextlib.suppress(ObjectMissing):
-                self._repository.store.protect((pack.name for pack in extents.packs), like=f"{folder}/{maps[target]}")
+                self._repository.protect((pack.name for pack in extents.packs), like=f"{folder}/{maps[target]}")
         return describe(
             {target: stored[name] for target, name in maps.items()}, {name: stored[each] for name, each in own.items()}
         )
@@ -200,7 +200,7 @@ class NewPoint:
         """
         for name in self._stored:
             with contextlib.suppress(RepositoryError):  # no manifest names what stays, and the collector deletes it
-                self._repository.store.delete(name)
+                self._repository.discard(name)
         for writer in self._unnamed:
             writer.discard()
 
@@ -212,8 +212,7 @@ class NewPoint:
         if self._may_exist:
             # The removal is recorded first. Without the record the manifest stays: another host may have read it.
             with contextlib.suppress(RepositoryError):
-                removals.record(self._repository, [self._key])
-                self._repository.store.delete(names.manifest(*self._key))
+                publishing.withdraw(self._repository, self._key)
         self.withdraw()
 
     def leave(self) -> None:

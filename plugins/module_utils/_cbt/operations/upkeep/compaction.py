@@ -194,7 +194,7 @@ class Candidates:
         def named(points: t.Iterable[RestorePoint], chosen: t.Callable[[PackRef], bool]) -> LiveBlocks:
             return live_blocks((extents for _target, extents in readable_maps(repository, points, control)), chosen)
 
-        for chosen in _choices(sum(1 for _name in repository.store.list(names.PACKS))):
+        for chosen in _choices(sum(1 for _entry in repository.entries(names.PACKS))):
             live = named(self.points, chosen)
             apart = named((each for each in self.points if each.dedup != dedup.REPOSITORY), live.__contains__)
             equal = merging.find_equal(repository, {ref: live[ref] for ref in live.keys() - apart.keys()}, control)

@@ -20,7 +20,6 @@ from ...repository.sharing import holds, leases, publishing, trash
 from ...repository.sharing.collector import Collected, Collector, is_locked
 from ...repository.sharing.leases import ASTRAY, LAPSE, Lease
 from ...repository.sharing.trash import Removed
-from ...repository.stores import reserve
 from . import compaction
 from .compaction import Candidates, Compacted
 from .retention_plan import RetentionFacts, RetentionPlan, RetentionRequest, make_plan
@@ -113,7 +112,7 @@ def _publish_again(lease: Lease, point: RestorePoint) -> None:
 
     publishing.publish(lease, point, lost, yields=True)
     # The new manifest may be locked for longer than the other objects of the point.
-    repository.store.protect(publishing.resting_on(repository, point), like=names.manifest(point.uuid, point.id))
+    repository.protect(publishing.resting_on(repository, point), like=names.manifest(point.uuid, point.id))
 
 
 def _bring_back(lease: Lease, point: RestorePoint, all_removed: t.Sequence[Removed]) -> None:
@@ -152,7 +151,7 @@ class _Retention:
         )
         # Each question to the store is a request, so it concerns only points that no rule or hold keeps.
         going = [each.key for each in make_plan(found, request).going]
-        locked = {key for key in going if is_locked(repository.store, found.now, names.manifest(*key))}
+        locked = {key for key in going if is_locked(repository, found.now, names.manifest(*key))}
         self._facts, self._plan = found, make_plan(found, request, locked)
         self._stayed: dict[Key, tuple[str, ...]] = {}
         _report(self._plan, control)
@@ -202,7 +201,7 @@ class _Retention:
 
         Points that are held stay.
         """
-        self._repository.store.spare = reserve.FOR_COLLECTING
+        self._repository.reserve.spare_for_collecting()
         for number, point in enumerate(going):
             try:
                 self._stayed[point.key] = reasons = _remove(lease, point)
@@ -234,7 +233,7 @@ class _Retention:
             collected += done
             if not done.deleted or not (left or done.unannounced):
                 break
-            self._repository.store.keep_reserve()
+            self._repository.reserve.keep()
             left = self._remove(lease, left)
         if left:
             raise self._stuck(len(left))
@@ -251,7 +250,7 @@ class _Retention:
             else "Free a MiB there by other means"
         )
         return StorageFull(
-            f"{count} restore points were not removed: {self._repository.store.location} is full. {how}, and run this again."
+            f"{count} restore points were not removed: {self._repository.location} is full. {how}, and run this again."
         )
 
     def _candidates(self, points: t.Sequence[RestorePoint], recoverable: t.Sequence[Removed]) -> Candidates:
@@ -270,7 +269,7 @@ class _Retention:
             collected,
             tuple(left),
             plan.unreadable,
-            self._repository.store.was_full,
+            self._repository.reserve.was_used,
         )
 
 
@@ -288,11 +287,5 @@ def retention(
     if check_only:
         # The clock of the store can only be read by writing.
         return _Retention(repository, request, control, time.time).printed()
-    store = repository.store
-    store.spare = 0
-    try:
-        with leases.held(repository, "retention") as lease:
-            return _Retention(repository, request, control, lease.now).carry_out(lease)
-    finally:
-        store.spare = None
-        store.keep_reserve()
+    with repository.reserve.in_use(), leases.held(repository, "retention") as lease:
+        return _Retention(repository, request, control, lease.now).carry_out(lease)

@@ -251,7 +251,7 @@ class Verifier:
 
         with ordered_results(_tasks(extents, self.findings, due), worker, workers, self.control) as results:
             for run, damage in results:
-                self._note(run, damage)
+                self._record(run, damage)
                 if len(found) <= MOST_RANGES:
                     found += damage
                 checked += run.count * BLOCK_SIZE
@@ -259,7 +259,7 @@ class Verifier:
         busy.append(watches.busy())
         return checked, _as_far_as_told(target, extents.size, found)
 
-    def _note(self, run: Run, damage: t.Sequence[Damage]) -> None:
+    def _record(self, run: Run, damage: t.Sequence[Damage]) -> None:
         hurt = {each.ordinal: each.cause for each in damage if each.ordinal is not None}
         if len(hurt) < len(damage):
             self.findings.note_unreadable(run.pack, damage[0].cause)

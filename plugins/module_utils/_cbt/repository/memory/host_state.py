@@ -17,6 +17,7 @@ import typing as t
 
 _LARGEST = 1 << 24  # bytes
 _LOCK = "lock"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 def state_folder() -> str:
@@ -69,11 +70,9 @@ def update(name: str, change: t.Callable[[bytes | None], bytes | None]) -> None:
 @contextlib.contextmanager
 def _opened(path: str) -> t.Iterator[int]:
     """Yield a handle of a folder. Checks its parent, too: a user who can write there could exchange the folder."""
-    parent = _checked(os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
+    parent = _checked(os.open(os.path.dirname(path), _FOLDER))
     try:
-        handle = _checked(
-            os.open(os.path.basename(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        )
+        handle = _checked(os.open(os.path.basename(path), _FOLDER, dir_fd=parent))
     finally:
         os.close(parent)
     try:
@@ -96,7 +95,7 @@ def _checked(handle: int) -> int:
 
 @contextlib.contextmanager
 def _locked(folder: int) -> t.Iterator[None]:
-    handle = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    handle = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=folder)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)  # held only while a small file is written
         yield
@@ -106,7 +105,7 @@ def _locked(folder: int) -> t.Iterator[None]:
 
 def _read(folder: int, name: str) -> bytes | None:
     try:
-        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except FileNotFoundError:
         return None
     with os.fdopen(_checked(handle), "rb") as file:
@@ -117,9 +116,7 @@ def _read(folder: int, name: str) -> bytes | None:
 
 def _write(folder: int, name: str, data: bytes) -> None:
     temporary = f".{secrets.token_hex(8)}"
-    handle = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
-    )
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -67,11 +67,7 @@ def objection(known: KnownRepository | None, found: KnownRepository | None, loca
 
     Returns None if it can be, or if none is known.
     """
-    if (
-        known is None
-        or found == known
-        or (found is not None and (found.id, found.encrypted) == (known.id, known.encrypted))
-    ):
+    if known is None or (found is not None and (found.id, found.encrypted) == (known.id, known.encrypted)):
         return None
     if found is None:
         return f"The repository {known.id} that this host knows in {location} is missing."

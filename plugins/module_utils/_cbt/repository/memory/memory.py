@@ -17,16 +17,9 @@ from ..format.configuration import Configuration
 from ..format.manifests import Key, RestorePoint
 from ..repository import Repository
 from ..sharing import removals
-from ..stores import mounts
 from ..stores.base import Store
 from . import host_state, known_repositories
 from .known_repositories import KnownRepository
-
-_MOST_LINKS = 40  # in a path; the kernel's limit
-
-
-def _unheard(_warning: str) -> None:
-    pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,38 +32,7 @@ class Terms:
     accept: bool = False
     keep: bool = True
     option: str = "accept_repository"
-    warn: t.Callable[[str], None] = _unheard
-
-
-def address(store: Store) -> str:
-    """Return the address of a new location: its real path, or location and server."""
-    return addresses(store)[-1]
-
-
-def addresses(store: Store) -> list[str]:
-    """Return all addresses under which a location may be known.
-
-    These are its path with no link followed, with the first one, with the first two and so on, and with all. On a
-    share, the store can replace a folder of the path with a link.
-    """
-    if store.local_path is None:
-        return [f"{store.location} at {getattr(store, 'endpoint', 'its server')}"]
-    found: list[str] = []
-    following = os.path.abspath(store.local_path)
-    while following and following not in found and len(found) < _MOST_LINKS:
-        found.append(following)
-        following = _first_link_followed(following)
-    return [*found, os.path.realpath(store.local_path)]
-
-
-def _first_link_followed(path: str) -> str:
-    """Replace the first link of an absolute path with its target; empty without one."""
-    parts = path.split("/")
-    for count in range(2, len(parts) + 1):
-        with contextlib.suppress(OSError):  # not a link
-            target = os.readlink("/".join(parts[:count]))
-            return os.path.normpath(os.path.join("/".join(parts[: count - 1]) or "/", target, *parts[count:]))
-    return ""
+    warn: t.Callable[[str], None] = lambda _warning: None
 
 
 def _file_of(location: str) -> str:
@@ -88,7 +50,7 @@ class Memory:
 
     def __init__(self, store: Store, terms: Terms) -> None:
         self._store, self._terms = store, terms
-        known_as = addresses(store)
+        known_as = store.addresses()
         self._address = next((each for each in known_as[:-1] if _is_remembered(each)), known_as[-1])
         self._file = _file_of(self._address)
         self._lock = threading.RLock()
@@ -143,8 +105,9 @@ class Memory:
     def _object(self, reason: str) -> None:
         if self._terms.accept:
             return
-        check = mounts.advice(self._store.local_path)
-        raise Refused(f"{reason} {check} If this state is intended, accept it once with {self._terms.option}: true.")
+        raise Refused(
+            f"{reason} {self._store.advice()} If this state is intended, accept it once with {self._terms.option}: true."
+        )
 
     def _learn(self, after: KnownRepository) -> None:
         """Keep new knowledge, merged with that of other runs on this host."""

@@ -19,7 +19,6 @@ from ..format import envelope, names
 from ..format.maps import ExtentMap, Run
 from ..format.packs import PackRef
 from ..repository import Repository
-from ..stores.base import Store
 
 VERSION = 1
 KIND = "damage"
@@ -63,14 +62,14 @@ def read(repository: Repository, pack_id: bytes) -> PackDamage | None:
 def read_all(repository: Repository) -> dict[bytes, PackDamage]:
     """Return all recorded damages by pack id. Raises RepositoryError if the store fails."""
     found = {}
-    for _name, taken in names.of_kind(repository.store.list(names.DAMAGED), names.DAMAGED_KIND):
+    for _name, taken in repository.of_kind(names.DAMAGED_KIND, names.DAMAGED):
         recorded = read(repository, taken.pack)
         if recorded is not None:
             found[taken.pack] = recorded
     return found
 
 
-def unsound_packs(refs: t.Collection[PackRef], store: Store) -> dict[bytes, PackDamage]:
+def unsound_packs(repository: Repository, refs: t.Collection[PackRef]) -> dict[bytes, PackDamage]:
     """Return the packs that are missing or have another size than their reference.
 
     Requests the size of each pack, several at once, and reads none. A listing would return all packs of the repository,
@@ -79,7 +78,7 @@ def unsound_packs(refs: t.Collection[PackRef], store: Store) -> dict[bytes, Pack
 
     def fault(ref: PackRef) -> str | None:
         try:
-            size = store.size(ref.name)
+            size = repository.store.size(ref.name)
         except ObjectMissing:
             return f"pack {ref.id.hex()} is missing"
         except DamagedObject as error:

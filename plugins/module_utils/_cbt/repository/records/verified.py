@@ -62,7 +62,7 @@ def last(repository: Repository, point: RestorePoint) -> Verified | None:
 
 def forget_gone(repository: Repository, manifests: t.Collection[str]) -> None:
     """Delete verifications of points whose manifest is not in ``manifests``, by name."""
-    for name, taken in names.of_kind(repository.store.list(names.VERIFIED), names.VERIFIED_KIND):
+    for name, taken in repository.of_kind(names.VERIFIED_KIND, names.VERIFIED):
         if names.manifest(*taken.point) not in manifests:
             repository.discard(name)
 

@@ -21,7 +21,7 @@ from ..format import envelope, names
 from ..format.manifests import Key, RestorePoint
 from ..repository import Repository
 from ..stores import reserve
-from ..stores.base import Entry, Store
+from ..stores.base import Entry
 from . import condemned, leases, removals
 from .leases import ASTRAY, LAPSE, Lease
 from .survey import Survey, expired, survey, unneeded
@@ -95,10 +95,10 @@ def make_plan(
     )
 
 
-def is_locked(store: Store, now: float, name: str) -> bool:
+def is_locked(repository: Repository, now: float, name: str) -> bool:
     """Return True if the store does not yet permit the deletion of an object."""
     with contextlib.suppress(ObjectMissing):
-        until = store.locked_until(name)
+        until = repository.store.locked_until(name)
         return until is not None and until > now
     return False
 
@@ -129,7 +129,7 @@ class Collector:
 
     def printed(self, plan: CollectionPlan) -> Collected:
         """Return a plan as a result. Objects that the store locks are not deleted."""
-        locked = map_all(functools.partial(is_locked, self._store, self._now), plan.due)
+        locked = map_all(functools.partial(is_locked, self._repository, self._now), plan.due)
         due = [size for size, stays in zip(plan.due.values(), locked) if not stays]
         return self._result(len(plan.fresh), due)
 
@@ -144,11 +144,11 @@ class Collector:
         continues. If the store is full, as much is condemned and deleted as there is room for.
         """
         with self._control.phase("collecting") as result:
-            self._store.spare = reserve.FOR_DELETING
+            self._store.reserve.spare = reserve.FOR_DELETING
             plan = self.plan(confirm_shrink)
             left = self._announce(plan.fresh)
             plan = dataclasses.replace(plan, due={name: size for name, size in plan.due.items() if name not in left})
-            self._store.spare = 0
+            self._store.reserve.spare = 0
             deleted = self._delete(plan, lease) if plan.fresh or plan.due else []
             self._reprieve(plan.idle)
             self._record(plan.needed)
@@ -233,7 +233,7 @@ class Collector:
         kept_for = {names.DRAFTS: LAPSE + ASTRAY, names.DOOMED: LAPSE + ASTRAY, names.LEASES: LAPSE + self._grace}
         for folder, seconds in kept_for.items():
             old += [entry.name for entry in self._store.entries(folder) if self._now - entry.modified > seconds]
-        for name, taken in names.of_kind(self._store.list(names.DAMAGED), names.DAMAGED_KIND):
+        for name, taken in self._repository.of_kind(names.DAMAGED_KIND, names.DAMAGED):
             pack = names.pack(taken.pack)
             if not needed.needs(pack) and not self._repository.exists(pack):
                 old.append(name)
@@ -249,7 +249,7 @@ class Collector:
         gone: set[Key] = set()
         entries = [entry for entry in self._store.entries(names.TRASH) if expired(entry, self._now, self._grace)]
         for entry, locked in zip(
-            entries, map_all(lambda entry: is_locked(self._store, self._now, entry.name), entries)
+            entries, map_all(lambda entry: is_locked(self._repository, self._now, entry.name), entries)
         ):
             taken = names.parsed(entry.name)
             exists = taken is not None and names.manifest(*taken.point) in needed.existing

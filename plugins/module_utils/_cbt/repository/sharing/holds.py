@@ -109,7 +109,7 @@ def listed(repository: Repository, folder: str = names.HOLDS) -> list[Hold]:
     """
     found = []
     budget = Budget()
-    for name, taken in names.of_kind(repository.store.list(folder), names.HOLD_KIND):
+    for name, taken in repository.of_kind(names.HOLD_KIND, folder):
         try:
             found.append(decode(budget.take(repository.get_object(name)), name)[0])
         except ObjectMissing:
@@ -138,7 +138,7 @@ def release(repository: Repository, hold_id: str) -> None:
 
     Raises ObjectLocked if the store still locks the object: the hold then lasts until it is released after that.
     """
-    for name, taken in list(names.of_kind(repository.store.list(names.HOLDS), names.HOLD_KIND)):
+    for name, taken in list(repository.of_kind(names.HOLD_KIND, names.HOLDS)):
         if taken.parts["mark"] == hold_id:
             repository.store.delete(name)
 

@@ -100,10 +100,10 @@ class Lease:
         body = {"host": socket.gethostname(), "process": os.getpid(), "operation": self._operation, "since": self.since}
         self.repository.put_object(self._name, envelope.encode(KIND, VERSION, body))
         with contextlib.suppress(ObjectMissing):  # a collector that took it for dead has deleted it
-            return self._noted(self.repository.store.modified(self._name))
+            return self._lower_since(self.repository.store.modified(self._name))
         return None
 
-    def _noted(self, now: float) -> float:
+    def _lower_since(self, now: float) -> float:
         """Return ``now``; lower ``since`` to it if the store's clock was set back.
 
         Objects stored from now on would be older than ``since`` otherwise.

@@ -11,7 +11,7 @@ import typing as t
 
 from ...errors import DamagedObject, Held, ObjectMissing, RepositoryError, UnreadableObject
 from ..format import manifests, names
-from ..format.manifests import RestorePoint
+from ..format.manifests import Key, RestorePoint
 from ..repository import Repository
 from . import condemned, holds, leases, removals, trash
 from .leases import LAPSE, STEADY, Lease, Moment
@@ -94,7 +94,7 @@ def _unpublishing(repository: Repository, put: t.Sequence[RestorePoint]) -> t.It
     except BaseException:
         with contextlib.suppress(RepositoryError):  # the error says more
             if put and stands(repository, put[-1]):
-                _withdraw(repository, put[-1])
+                withdraw(repository, put[-1].key)
         raise
 
 
@@ -186,7 +186,7 @@ def _removed_again(repository: Repository, point: RestorePoint, records: t.Colle
         try:
             if _lacks(repository, point):
                 holds.check_free(repository, point.key)
-                _withdraw(repository, point)  # no entry of the trash may name lost objects
+                withdraw(repository, point.key)  # no entry of the trash may name lost objects
             else:
                 # It gets an entry of its own: a run that brings the point back now deletes the entries it saw.
                 trash.remove(repository, point)
@@ -195,10 +195,10 @@ def _removed_again(repository: Repository, point: RestorePoint, records: t.Colle
     return True
 
 
-def _withdraw(repository: Repository, point: RestorePoint) -> None:
-    """Delete the manifest of a point that lacks objects. Record the removal first, for hosts that saw it."""
-    removals.record(repository, [point.key])
-    repository.store.delete(names.manifest(*point.key))
+def withdraw(repository: Repository, key: Key) -> None:
+    """Delete the manifest of a point. Record the removal first, because other hosts may have seen the point."""
+    removals.record(repository, [key])
+    repository.store.delete(names.manifest(*key))
 
 
 def _settled(repository: Repository, before: RestorePoint, after: RestorePoint, records: t.Collection[str]) -> bool:
@@ -219,7 +219,7 @@ def _settled(repository: Repository, before: RestorePoint, after: RestorePoint, 
         looked = leases.moment()
         other = with_whole_maps(repository, before)
         if other is None:
-            _withdraw(repository, put)
+            withdraw(repository, put.key)
             return False
         repository.publish(other)
         put = other

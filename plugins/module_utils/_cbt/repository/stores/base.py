@@ -14,6 +14,7 @@ import typing as t
 from ...errors import DamagedObject, RepositoryError
 from ...files import Buffer
 from ..format import names
+from .reserve import Reserve
 
 MOST_LISTED = 1 << 21  # objects below one folder; that many packs hold 128 TiB
 LATEST = 253_370_764_800.0  # seconds since 1970: the last year that a date can have
@@ -54,8 +55,8 @@ class Foreign:
         self._names: dict[str, None] = {}
         self._more = False
 
-    def note(self, name: str) -> None:
-        """Record a foreign file. Files that an NFS client keeps while they are open elsewhere do not count."""
+    def add(self, name: str) -> None:
+        """Add a foreign file. Files that an NFS client keeps while they are open elsewhere do not count."""
         if name.rpartition("/")[2].startswith(".nfs") or name in self._names:
             return
         if len(self._names) < _MOST_FOREIGN:
@@ -65,15 +66,13 @@ class Foreign:
 
     def words(self) -> list[str]:
         """Return warnings, one sentence for each name."""
-        told = [
+        found = [
             f"{names.shown(name)} in {self._location} is not an object of a repository and was skipped. Remove it."
             for name in sorted(self._names)
         ]
-        return (
-            [*told, f"{self._location} has more files that are not objects of a repository and were skipped."]
-            if self._more
-            else told
-        )
+        if self._more:
+            found.append(f"{self._location} has more files that are not objects of a repository and were skipped.")
+        return found
 
 
 def counted(found: t.Iterable[Listed], prefix: str, location: str, before: int = 0) -> t.Iterator[Listed]:
@@ -110,17 +109,13 @@ class Store(t.Protocol):
 
     ``local_path`` is the directory whose file system holds the objects, None if they are elsewhere. ``open_uploads`` is
     the number of uploads that may be open at once without using too much memory, None if an upload needs none.
-
-    While ``spare`` is not None, ``put`` may delete parts of the reserve when the store is full, down to this share of
-    them. It then sets ``was_full``.
     """
 
     location: str
     local_path: str | None
     open_uploads: int | None
     foreign: Foreign
-    spare: float | None
-    was_full: bool
+    reserve: Reserve
 
     def upload(self, name: str) -> Upload:
         """Begin an object whose content is written in pieces."""
@@ -171,8 +166,14 @@ class Store(t.Protocol):
         A repository may be created only where this is empty. Raises RepositoryError if objects cannot be kept there.
         """
 
-    def keep_reserve(self) -> None:
-        """Create the reserve for a full store, as far as there is room. S3 keeps none."""
+    def check_creatable(self) -> None:
+        """Raise Refused if a repository that is created now would later be hidden."""
+
+    def addresses(self) -> t.Sequence[str]:
+        """Return all addresses under which a host may know the location; the last one is for a new location."""
+
+    def advice(self) -> str:
+        """Return what to check if the expected repository is not in the store."""
 
     def sweep(self) -> None:
         """Remove unfinished objects of killed processes, as far as they are recognised."""

@@ -21,12 +21,13 @@ import stat
 import threading
 import typing as t
 
-from ...errors import DamagedObject, ObjectMissing, ReadOnly, RepositoryError, StorageFull
+from ...errors import DamagedObject, ObjectMissing, ReadOnly, Refused, RepositoryError, StorageFull
 from ...files import Buffer, ParallelFile
 from ..format import names
-from . import folders, reserve
+from . import folders, mounts, reserve
 from .base import Entry, Foreign, Upload, as_time, check_size, counted
 from .folders import WrongKind
+from .reserve import Reserve
 
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _ATTEMPTS = 5  # at creating a folder that other processes delete as empty
@@ -71,7 +72,7 @@ def _locked_temporary(folder: int) -> tuple[int, str]:
     """
     while True:
         name = names.temporary(socket.gethostname(), secrets.token_hex(8))
-        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
         os.fchmod(handle, 0o600)  # the umask may have cleared bits
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -127,16 +128,13 @@ class _FileUpload:
 
     def abandon(self) -> None:
         if self._handle >= 0:
-            with contextlib.suppress(OSError, WrongKind), self._store.folder(names.TEMPORARY) as temporary:
+            with contextlib.suppress(OSError), self._store.folder(names.TEMPORARY) as temporary:
                 os.unlink(self._temporary, dir_fd=temporary)
             self._close()
 
     def _close(self) -> None:
         # A failed close closes the handle all the same, and the number may then belong to another file.
-        handle, self._handle = (
-            self._handle,
-            -1,
-        )
+        handle, self._handle = self._handle, -1
         with contextlib.suppress(OSError):  # NFS reports write errors again here; the content was synced
             os.close(handle)
 
@@ -150,11 +148,9 @@ class DirectoryStore:
         self.location = root
         self.local_path: str | None = root
         self.foreign = Foreign(root)
-        self.spare: float | None = None
-        self.was_full = False
-        self._rooms: tuple[int, list[str]] | None = (
-            None  # files that may be deleted to make room, and their number at first
-        )
+        self.reserve = Reserve(self._keep_reserve)
+        # Files that may be deleted to make room, and their number at first.
+        self._rooms: tuple[int, list[str]] | None = None
         self._lock = threading.Lock()
 
     def path(self, name: str) -> str:
@@ -178,10 +174,10 @@ class DirectoryStore:
 
     def _make_room(self) -> bool:
         """Delete a part of the reserve, or else an expendable object. Return False if none may be deleted."""
-        if self.spare is None:
+        if self.reserve.spare is None:
             return False
         with self._lock:
-            self.was_full = True
+            self.reserve.was_used = True
             if self._rooms is None:
                 others = itertools.islice(
                     itertools.chain.from_iterable(map(self.list, names.EXPENDABLE)), reserve.PARTS
@@ -189,7 +185,7 @@ class DirectoryStore:
                 rooms = [*others, *reserve.parts(self.location)]
                 self._rooms = len(rooms), rooms
             count, rooms = self._rooms
-            if len(rooms) <= count * self.spare:
+            if len(rooms) <= count * self.reserve.spare:
                 return False
             name = rooms.pop()
         if names.is_object(name):
@@ -198,7 +194,7 @@ class DirectoryStore:
             reserve.release(self.location, name)
         return True
 
-    def keep_reserve(self) -> None:
+    def _keep_reserve(self) -> None:
         reserve.keep(self.location)
         self._rooms = None
 
@@ -296,7 +292,7 @@ class DirectoryStore:
                 elif names.is_folder(name):
                     inner.append(name)  # if it is not a folder, opening it fails
                 else:
-                    self.foreign.note(name)
+                    self.foreign.add(name)
         return inner, found
 
     def delete(self, name: str) -> None:
@@ -306,7 +302,7 @@ class DirectoryStore:
             folders.status(inside, last, path)
             os.unlink(last, dir_fd=inside)
         above, _slash, inner = folder.rpartition("/")
-        with contextlib.suppress(OSError, WrongKind), self.folder(above) as outside:
+        with contextlib.suppress(OSError), self.folder(above) as outside:
             os.rmdir(inner, dir_fd=outside)  # removes only an empty folder
 
     def locked_until(self, name: str) -> float | None:
@@ -324,9 +320,26 @@ class DirectoryStore:
             # An interrupted creation, a new file system or an emptied repository leaves these.
             return set(os.listdir(self.location)) - {names.TEMPORARY, names.RESERVE, "lost+found"}
 
+    def check_creatable(self) -> None:
+        point = mounts.missing_mount(self.location)
+        if point is not None:
+            raise Refused(
+                f"Cannot create a repository in {self.location}: {point} is in {mounts.FSTAB} but not mounted."
+                " Mount it, or use another path."
+            )
+
+    def addresses(self) -> builtins.list[str]:
+        return mounts.addresses(self.location)
+
+    def advice(self) -> str:
+        point = mounts.missing_mount(self.location)
+        if point is not None:
+            return f"{point} is in {mounts.FSTAB} but not mounted: mount it."
+        return "If it is on a share, check that the right share is mounted."
+
     def sweep(self) -> None:
         host = socket.gethostname()
-        with contextlib.suppress(OSError, WrongKind), self.folder(names.TEMPORARY) as folder:
+        with contextlib.suppress(OSError), self.folder(names.TEMPORARY) as folder:
             for each in list(folders.contents(folder)):
                 if each.file and names.is_temporary(each.name, host):
                     with contextlib.suppress(OSError):  # deleted by another process, or locked: in use
@@ -337,7 +350,7 @@ class DirectoryStore:
 def _locked(folder: int, name: str) -> t.Iterator[t.Callable[[], bool]]:
     """Lock a file if the file system has locks. The function yielded returns whether the name is still this file's."""
     # NFS grants an exclusive lock only on a file that is open for writing.
-    handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -348,7 +361,7 @@ def _locked(folder: int, name: str) -> t.Iterator[t.Callable[[], bool]]:
 
 def _remove_unlocked(folder: int, name: str) -> None:
     # NFS grants an exclusive lock only on a file that is open for writing.
-    handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     try:
         if stat.S_ISREG(os.fstat(handle).st_mode):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,8 +19,8 @@ import typing as t
 
 from ...files import sync
 
-_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFDIR: "a folder",
@@ -32,7 +32,7 @@ _KINDS = {
 }
 
 
-class WrongKind(Exception):
+class WrongKind(OSError):
     """Something other than a folder, or than a file, is in its place."""
 
 
@@ -55,7 +55,7 @@ def opened(root: str, folder: str, make: bool = False) -> t.Iterator[int]:
     """
     if make:
         _have_root(root)
-    handle = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    handle = os.open(root, os.O_PATH | os.O_DIRECTORY)
     try:
         path = root
         for part in folder.split("/") if folder else ():
@@ -109,7 +109,7 @@ def _have_root(root: str) -> None:
 
 def sync_folder(folder: int) -> None:
     """Sync the names in a folder to the disk. Raises OSError."""
-    handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)
     try:
         os.fsync(handle)
     finally:
@@ -158,7 +158,7 @@ class Seen(t.NamedTuple):
 
 def contents(folder: int, with_status: bool = False) -> t.Iterator[Seen]:
     """Yield the entries of a folder, whose handle must stay open. Links are not followed. Raises OSError."""
-    handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)
     try:
         with os.scandir(handle) as found:
             for entry in found:

@@ -22,6 +22,7 @@ from ...printable import utc_time
 from ..format import names
 from . import s3_client
 from .base import Entry, Foreign, Upload, check_size, counted
+from .reserve import Reserve
 from .s3_client import code_of, exceptions, explained
 from .s3_options import S3_SCHEME, S3Options
 from .s3_upload import SpooledUpload, Spools, body
@@ -50,8 +51,7 @@ class S3Store:
         self._prefix = "".join(f"{folder}/" for folder in folders)
         self._answered_within = math.inf  # seconds of the fastest response
         self.foreign = Foreign(self.location)
-        self.spare: float | None = None
-        self.was_full = False
+        self.reserve = Reserve(keep=lambda: None)
         self._control = control or Control()
         self.client = s3_client.connect(options, self._control)
         self.spools = Spools()
@@ -240,7 +240,7 @@ class S3Store:
             if names.is_object(name):
                 yield Entry(name, each["Size"], each["LastModified"].timestamp())
             else:
-                self.foreign.note(name)
+                self.foreign.add(name)
 
     def occupants(self) -> set[str]:
         pages = self._pages(Prefix=self._prefix, Delimiter="/")
@@ -303,10 +303,10 @@ class S3Store:
                 with self.explained("delete", name):
                     self.client.delete_object(**self.object_at(name), VersionId=version)
             except RepositoryError as error:
-                until = self._locked_until(name, VersionId=version)
+                until = self.locked_until(name, VersionId=version)
                 if until is None:
                     raise
-                day = utc_time(until) if until < _FOREVER else "its legal hold ends"
+                day = utc_time(until) if until < math.inf else "its legal hold ends"
                 raise ObjectLocked(
                     f"Cannot delete {self._path(name)}: the bucket's object lock keeps it until {day}."
                 ) from error
@@ -324,8 +324,14 @@ class S3Store:
         found.sort(key=lambda each: (each["IsLatest"], each["LastModified"]), reverse=True)
         return [each["VersionId"] for each in found]
 
-    def keep_reserve(self) -> None:
+    def check_creatable(self) -> None:
         pass
+
+    def addresses(self) -> builtins.list[str]:
+        return [f"{self.location} at {self.endpoint}"]
+
+    def advice(self) -> str:
+        return "Check bucket, prefix and endpoint_url."
 
     def sweep(self) -> None:
         before = time.time() - _FORSAKEN
@@ -338,13 +344,10 @@ class S3Store:
 
     # Object lock.
 
-    def locked_until(self, name: str) -> float | None:
-        return self._locked_until(name)
-
-    def _locked_until(self, name: str, **which: str) -> float | None:
+    def locked_until(self, name: str, **which: str) -> float | None:
         head = self._head(name, **which)
         if head.get("ObjectLockLegalHoldStatus") == "ON":
-            return _FOREVER
+            return math.inf
         until = head.get("ObjectLockRetainUntilDate")
         return float(until.timestamp()) if until is not None and until.timestamp() > time.time() else None
 
@@ -380,9 +383,6 @@ class S3Store:
     def explained(self, what: str, name: str) -> t.ContextManager[None]:
         """Turn errors inside the block into errors of the repository about this object."""
         return explained(what, self._path(name))
-
-
-_FOREVER = math.inf
 
 
 def _check_listing(page: Answer, location: str) -> None:
