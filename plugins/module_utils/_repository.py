@@ -10,8 +10,8 @@ import functools
 from ._cbt.repository.location import RepositoryLocation
 from ._cbt.repository.memory.memory import Memory, Terms
 from ._cbt.repository.repository import Repository, Watching, find_repository, open_or_create, open_repository
-from ._cbt.repository.stores.s3_options import S3_SCHEME, S3Options
-from ._runtime import Module, require
+from ._cbt.repository.stores.s3_options import S3Options
+from ._runtime import Module
 
 __all__ = [
     "Repository",
@@ -26,11 +26,8 @@ __all__ = [
 def repository_location(module: Module, which: str = "") -> RepositoryLocation:
     """Return the location in the options whose names begin with ``which``."""
     params = module.params
-    location: str = params[f"{which}repository"]
-    if location.startswith(S3_SCHEME):
-        require(module, "boto3")
     options = S3Options(**(params[f"{which}s3"] or {}))
-    return RepositoryLocation(location, options, params[f"{which}passphrase"], module.control)
+    return RepositoryLocation(params[f"{which}repository"], options, params[f"{which}passphrase"], module.control)
 
 
 def watching(module: Module, which: str = "") -> Watching:

@@ -10,10 +10,9 @@ import importlib
 import time
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
+from ._cbt.errors import CbtError
 from ._cbt.printable import utc_time
-from ._runtime import require
+from ._runtime import Module, reported, require
 
 if t.TYPE_CHECKING:
     from ._cbt.hypervisor.disks import Bitmap, Disk
@@ -21,17 +20,19 @@ if t.TYPE_CHECKING:
     from ._cbt.repository.sharing.leases import LeaseHolder
 
 
-def reduced(module: AnsibleModule, result: t.Any) -> t.Any:
+def reduced(module: Module, result: t.Any) -> t.Any:
     """Return the result, or the part of it that the option ``query`` selects."""
     query = module.params["query"]
     if query is None:
         return result
     require(module, "jmespath")
     jmespath = importlib.import_module("jmespath")
-    try:
-        return jmespath.search(query, result)
-    except jmespath.exceptions.JMESPathError as error:
-        return module.fail_json(msg=f"The query {query} cannot be read: {error}")
+    with reported(module):
+        try:
+            result = jmespath.search(query, result)
+        except jmespath.exceptions.JMESPathError as error:
+            raise CbtError(f"The query {query} cannot be read: {error}") from error
+    return result
 
 
 def point_summary(point: RestorePoint) -> dict[str, t.Any]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import signal
-import traceback
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -26,7 +25,17 @@ from ._cbt.hypervisor.disks import Selection
 from ._cbt.printable import printable
 from ._options import Options
 
-__all__ = ["Module", "Session", "interruptible", "reported", "require", "selection", "session", "session_if_installed"]
+__all__ = [
+    "Failure",
+    "Module",
+    "Session",
+    "interruptible",
+    "reported",
+    "require",
+    "selection",
+    "session",
+    "session_if_installed",
+]
 
 _PACKAGES = {
     "libvirt": "libvirt-python",
@@ -34,12 +43,19 @@ _PACKAGES = {
     "nbd": "libnbd",
     "lz4.block": "lz4",
     "jmespath": "jmespath",
-    "boto3": "boto3",
 }
 _HINT = (
-    "Install it from the distribution's packages (python3-libvirt, python3-libnbd, python3-lz4, python3-jmespath,"
-    " python3-boto3). The package nbd on PyPI is a different library."
+    "Install it from the distribution's packages (python3-libvirt, python3-libnbd, python3-lz4, python3-jmespath)."
+    " The package nbd on PyPI is a different library."
 )
+
+
+class Failure(CbtError):
+    """A failure of the task with a result, which the module returns with the message."""
+
+    def __init__(self, message: str, result: t.Mapping[str, t.Any]) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class Module(AnsibleModule):  # type: ignore[misc]
@@ -51,9 +67,10 @@ class Module(AnsibleModule):  # type: ignore[misc]
         self._flaws: list[str] = []
         self.control = Control()
         super().__init__(**specification)
-        if self._flaws:
-            self.fail_json(msg=" ".join(self._flaws))
-        self._begin_log()
+        with reported(self):
+            if self._flaws:
+                raise CbtError(" ".join(self._flaws))
+            self._begin_log()
 
     def _begin_log(self) -> None:
         """Open the log that the options ask for."""
@@ -61,10 +78,7 @@ class Module(AnsibleModule):  # type: ignore[misc]
             return
         from ._cbt.log import Log  # only then: most tasks write none
 
-        try:
-            log = Log(self.params["log_path"], self._name.rpartition(".")[2], self._without_secrets, super().warn)
-        except CbtError as error:
-            self.fail_json(msg=str(error))
+        log = Log(self.params["log_path"], self._name.rpartition(".")[2], self._without_secrets, super().warn)
         self.control = Control(log.progress, log.event)
         shown = {key: self.params[key] for key in ("domain", "repository", "dest_repository") if self.params.get(key)}
         self.control.note("started", **shown, check_mode=self.check_mode)
@@ -96,24 +110,23 @@ class Module(AnsibleModule):  # type: ignore[misc]
         self.no_log_values.update(options.secrets)
 
 
-def require(module: AnsibleModule, *libraries: str) -> None:
+def require(module: Module, *libraries: str) -> None:
     """Fail with installation advice if one of the Python libraries is missing."""
-    for library in libraries:
-        try:
-            importlib.import_module(library)
-        except ImportError:
-            module.fail_json(
-                msg=f"{missing_required_lib(_PACKAGES[library])} {_HINT}", exception=traceback.format_exc()
-            )
+    with reported(module):
+        for library in libraries:
+            try:
+                importlib.import_module(library)
+            except ImportError as error:
+                raise CbtError(f"{missing_required_lib(_PACKAGES[library])} {_HINT}") from error
 
 
 @contextlib.contextmanager
 def reported(module: Module) -> t.Iterator[None]:
-    """Turn the engine's errors inside the block into a failed task. Log other exceptions."""
+    """Turn a CbtError inside the block into a failed task. Log other exceptions."""
     try:
         yield
     except CbtError as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), **(error.result if isinstance(error, Failure) else {}))
     except Exception as error:
         module.control.warn("failed", error=f"{type(error).__name__}: {error}")
         raise

@@ -242,22 +242,22 @@ def main() -> None:
         source = _repository.existing_repository(module)
         dest = _repository.repository_or_none(module, "dest_")
         result = copy(source, dest, request, control, check_only=module.check_mode)
-    for warning in result.warnings:
-        module.warn(warning)
-    outcome = {
-        "changed": bool(result.copied),
-        "copied": [_details(each) for each in result.copied],
-        "present": [point.id for point in result.present],
-        "failed_points": dict(result.failed),
-        "duration": result.duration,
-        "limited_by": result.limited_by,
-    }
-    if result.failed:
-        name, cause = next(iter(result.failed.items()))
-        remedy = "See failed_points, and verify the repository. The next backup repairs what it can."
-        module.fail_json(
-            msg=f"{len(result.failed)} restore points were not copied. {name}: {cause} {remedy}", **outcome
-        )
+        for warning in result.warnings:
+            module.warn(warning)
+        outcome = {
+            "changed": bool(result.copied),
+            "copied": [_details(each) for each in result.copied],
+            "present": [point.id for point in result.present],
+            "failed_points": dict(result.failed),
+            "duration": result.duration,
+            "limited_by": result.limited_by,
+        }
+        if result.failed:
+            name, cause = next(iter(result.failed.items()))
+            remedy = "See failed_points, and verify the repository. The next backup repairs what it can."
+            raise _runtime.Failure(
+                f"{len(result.failed)} restore points were not copied. {name}: {cause} {remedy}", outcome
+            )
     module.exit_json(**outcome)
 
 

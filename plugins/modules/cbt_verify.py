@@ -213,14 +213,14 @@ def main() -> None:
         request = _request(module)
         repository = _repository.existing_repository(module)
         verdicts, duration = verify(repository, request, control, record=not module.check_mode, warn=module.warn)
-    bad = [verdict for verdict in verdicts if verdict.damage]
-    outcome = {
-        "restore_points": [_verdict(verdict) for verdict in verdicts],
-        "duration": duration,
-        "limited_by": limit_of(verdicts),
-    }
-    if bad and module.params["fail_on_damage"]:
-        module.fail_json(msg=_complaint(bad), **outcome)
+        bad = [verdict for verdict in verdicts if verdict.damage]
+        outcome = {
+            "restore_points": [_verdict(verdict) for verdict in verdicts],
+            "duration": duration,
+            "limited_by": limit_of(verdicts),
+        }
+        if bad and module.params["fail_on_damage"]:
+            raise _runtime.Failure(_complaint(bad), outcome)
     module.exit_json(changed=False, **outcome)
 
 

@@ -255,6 +255,16 @@ def test_a_module_imports_one_verb_and_no_deeper(module: str) -> None:
     assert verbs <= {max(verbs, default="")} - {""}
 
 
+def test_one_place_turns_an_error_into_the_failure_of_a_module() -> None:
+    calls = [
+        (path.name, ast.unparse(node.func))
+        for path in sorted((*(PLUGINS / "modules").glob("*.py"), *(PLUGINS / "module_utils").glob("*.py")))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and last_name(node.func) == "fail_json"
+    ]
+    assert sorted(calls) == [("_runtime.py", "module.fail_json"), ("_runtime.py", "super().fail_json")]
+
+
 def last_name(node: ast.expr) -> str:
     """The last name of ``name`` or ``value.name``; empty for others."""
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 import typing as t
 
 from ...control import Control
@@ -65,7 +66,7 @@ _ADVICE = {
 def connect(options: S3Options, control: Control) -> t.Any:
     """Return a client that several threads may use. Raises RepositoryError if the options do not work."""
     if boto3 is None:
-        raise RepositoryError("A repository on S3 needs the Python module boto3. Install python3-boto3.")
+        raise RepositoryError(f"{sys.executable} has no module boto3, which S3 needs. Install python3-boto3.")
     # Older SDKs do not read these variables.
     endpoint = options.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     with explained("use", "S3"):
@@ -90,15 +91,15 @@ def connect(options: S3Options, control: Control) -> t.Any:
 
 
 def _config() -> t.Any:
-    wanted: dict[str, t.Any] = {
-        "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
-        "max_pool_connections": _CONNECTIONS,
-        "connect_timeout": _CONNECT_TIMEOUT,
-        "read_timeout": _READ_TIMEOUT,
-    }
     # Newer SDKs add their own checksums in a way that servers other than AWS refuse. Every request has one of ours.
     newer = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
-    return Config(**wanted, **{key: value for key, value in newer.items() if key in Config.OPTION_DEFAULTS})
+    return Config(
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        max_pool_connections=_CONNECTIONS,
+        connect_timeout=_CONNECT_TIMEOUT,
+        read_timeout=_READ_TIMEOUT,
+        **{key: value for key, value in newer.items() if key in Config.OPTION_DEFAULTS},
+    )
 
 
 class _Bounded:

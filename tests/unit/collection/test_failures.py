@@ -1,0 +1,106 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How modules fail: with a message, with the result if there is one, and never with a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import point, record
+
+from _cbt.repository.repository import open_or_create
+
+ROOT = Path(__file__).resolve().parents[3]
+# Runs modules in one process, each without some Python libraries, and prints what they printed.
+_RUN = """
+import contextlib, importlib, io, json, sys
+from unittest import mock
+from ansible.module_utils import basic
+
+basic._ANSIBLE_PROFILE = "legacy"
+results = {}
+for case, (name, options, missing) in json.load(sys.stdin).items():
+    basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": options}).encode()
+    module = importlib.import_module("ansible_collections.kvm.cbt.plugins.modules." + name)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), mock.patch.dict(sys.modules, dict.fromkeys(missing)):
+        try:
+            module.main()
+        except SystemExit as ended:
+            results[case] = {"code": ended.code, **json.loads(printed.getvalue())}
+print(json.dumps(results))
+"""
+CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "option": ("cbt_verify", {"repository": ["{repository}"], "passphrase": ["secret"]}, []),
+    "log": ("cbt_verify", {"repository": "{repository}", "log_path": "/dev/null/log"}, []),
+    "library": ("cbt_domain_info", {}, ["libvirt"]),
+    "one of several libraries": ("cbt_checkpoint_info", {}, ["libvirt_qemu"]),
+    "library of a store": ("cbt_verify", {"repository": "s3://bucket/prefix"}, ["boto3"]),
+    "library of a query": ("cbt_backup_info", {"repository": "{repository}", "query": "domains"}, ["jmespath"]),
+    "query": ("cbt_backup_info", {"repository": "{repository}", "query": "["}, []),
+    "engine": ("cbt_verify", {"repository": "{repository}/none"}, []),
+    "damage": ("cbt_verify", {"repository": "{repository}"}, []),
+    "copy": ("cbt_copy", {"repository": "{repository}", "dest_repository": "{dest}", "create_repository": True}, []),
+}
+MESSAGES = {
+    "option": "passphrase",
+    "log": "/dev/null/log",
+    "library": "Failed to import the required Python library (libvirt-python)",
+    "one of several libraries": "Failed to import the required Python library (libvirt-python)",
+    "library of a store": "has no module boto3, which S3 needs. Install python3-boto3.",
+    "library of a query": "Failed to import the required Python library (jmespath)",
+    "query": "The query [ cannot be read: ",
+    "engine": "There is no repository in ",
+    "damage": "1 restore points cannot be restored as they were.",
+    "copy": "1 restore points were not copied.",
+}
+RESULTS = {
+    "damage": {"restore_points", "duration", "limited_by"},
+    "copy": {"changed", "copied", "present", "failed_points", "duration", "limited_by"},
+}
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The result of each case."""
+    folder = tmp_path_factory.mktemp("failures")
+    made = open_or_create(str(folder / "repository"))
+    assert made is not None
+    made.publish(point(1, (record("vda", 1 << 20),)))  # its map is missing
+    (folder / "collections" / "ansible_collections" / "kvm").mkdir(parents=True)
+    (folder / "collections" / "ansible_collections" / "kvm" / "cbt").symlink_to(ROOT)
+    text = json.dumps(CASES).replace("{repository}", str(folder / "repository")).replace("{dest}", str(folder / "dest"))
+    ran = subprocess.run(
+        [sys.executable, "-c", _RUN],
+        input=text,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(folder / "collections"),
+            "XDG_STATE_HOME": str(folder / "state"),
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found: dict[str, dict[str, Any]] = json.loads(ran.stdout)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_module_fails_with_a_message_and_its_result(failures: dict[str, dict[str, Any]], case: str) -> None:
+    result = failures[case]
+    assert (result["code"], result["failed"]) == (1, True)
+    assert MESSAGES[case] in result["msg"]
+    assert set(result) - {"code", "failed", "msg", "invocation", "warnings"} == RESULTS.get(case, set())
+
+
+def test_the_result_of_a_failure_names_what_failed(failures: dict[str, dict[str, Any]]) -> None:
+    assert [each["id"] for each in failures["damage"]["restore_points"]] == [point(1).id]
+    assert set(failures["copy"]["failed_points"]) == {point(1).id}
