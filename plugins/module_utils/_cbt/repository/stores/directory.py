@@ -30,10 +30,9 @@ from .folders import WrongKind
 from .reserve import Reserve
 
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_ATTEMPTS = 5  # at creating a folder that other processes delete as empty
-
-
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_ATTEMPTS = 5  # at creating a folder that other processes delete as empty
+_LOCKABLE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK  # NFS locks only a file that is open for writing
 
 
 def _advice(error: OSError) -> str:
@@ -349,8 +348,7 @@ class DirectoryStore:
 @contextlib.contextmanager
 def _locked(folder: int, name: str) -> t.Iterator[t.Callable[[], bool]]:
     """Lock a file if the file system has locks. The function yielded returns whether the name is still this file's."""
-    # NFS grants an exclusive lock only on a file that is open for writing.
-    handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    handle = os.open(name, _LOCKABLE, dir_fd=folder)
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -360,8 +358,7 @@ def _locked(folder: int, name: str) -> t.Iterator[t.Callable[[], bool]]:
 
 
 def _remove_unlocked(folder: int, name: str) -> None:
-    # NFS grants an exclusive lock only on a file that is open for writing.
-    handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    handle = os.open(name, _LOCKABLE, dir_fd=folder)
     try:
         if stat.S_ISREG(os.fstat(handle).st_mode):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
