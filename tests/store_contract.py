@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from _cbt.errors import DamagedObject, ObjectMissing, RepositoryError
+from _cbt.repository.format.names import FOLDERS
 from _cbt.repository.stores.base import Entry, Store
 
 PACK, OTHER_PACK = "packs/aa/aa" + "0" * 30, "packs/aa/aa" + "1" * 30
@@ -305,3 +306,21 @@ class StoreContract:
     def test_the_time_of_an_object_is_near_now(self, store: Store) -> None:
         store.put(LEASE, b"x")
         assert abs(store.modified(LEASE) - time.time()) < 3600 or store.location == "memory"
+
+    def test_a_store_says_where_it_is_and_what_to_check(self, store: Store) -> None:
+        addresses = store.addresses()
+        assert addresses and all(addresses)
+        assert list(store.addresses()) == list(addresses)
+        assert store.location in addresses[-1] or store.local_path is not None
+        assert store.advice().endswith(".")
+        store.check_creatable()
+
+    def test_the_reserve_is_in_use_only_inside_its_block(self, store: Store) -> None:
+        with pytest.raises(KeyError), store.reserve.in_use():
+            assert store.reserve.spare == 0
+            store.reserve.spare_for_collecting()
+            assert 0 < store.reserve.spare < 1
+            raise KeyError
+        assert store.reserve.spare is None
+        assert not store.reserve.was_used
+        assert not {name for folder in FOLDERS for name in store.list(folder)}

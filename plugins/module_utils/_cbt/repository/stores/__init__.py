@@ -4,10 +4,12 @@
 """Object stores: names with slashes, immutable content.
 
 base.py defines the interface and the checks that all stores share. directory.py keeps objects as files (local, NFS or
-CephFS). It opens them with folders.py, which follows no symbolic link. mounts.py detects a share that is not mounted.
-s3_store.py keeps objects in a bucket. s3_client.py makes the client and explains its errors. s3_upload.py uploads in
-parts. s3_options.py has the options; it is separate because the client loads slowly. reserve.py keeps some space in a
-directory, so that a full file system can be freed again.
+CephFS). It opens them with folders.py, which follows no symbolic link. mounts.py follows the links of a path, and
+detects a share that is not mounted. s3_store.py keeps objects in a bucket. s3_client.py makes the client and explains
+its errors. s3_upload.py uploads in parts. s3_options.py has the options; it is separate because the client loads
+slowly. reserve.py keeps some space in a directory, so that a full file system can be freed again.
+
+Everything that only one kind of store knows is here; location.py chooses the kind.
 
 Neighbours: format/names.py decides which names are objects. tests/store_contract.py is the contract that every store is
 tested against.
