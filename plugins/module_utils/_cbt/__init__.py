@@ -12,7 +12,8 @@ A folder imports only folders below it; tests/unit/test_house.py holds this and 
     blocks/         extents, and reading and writing a disk over NBD
     repository/     stored data: memory > dedup > sharing > records > repository > packs > stores > format > crypto
 
-The files beside this one are used everywhere: errors, control (interruption, events, progress), parallel, programs and others.
+The files beside this one are used everywhere: errors, control (interruption, events, progress), parallel, programs and
+others.
 A module of Ansible reads its options, calls one verb and returns the result of the verb.
 
 The core path

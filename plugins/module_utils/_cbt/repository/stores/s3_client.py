@@ -50,7 +50,7 @@ _ADVICE = {
     "TokenRefreshRequired": _KEYS,
     "RequestTimeTooSkewed": _CLOCK,
     "RequestExpired": _CLOCK,
-    "InvalidObjectState": "Bring it back from the archive, and let no lifecycle rule move objects of a repository there.",
+    "InvalidObjectState": "Bring it back from the archive, and let no lifecycle rule archive objects of a repository.",
     "AuthorizationHeaderMalformed": _REGIONS,
     "PermanentRedirect": _REGIONS,
     "301": _REGIONS,
