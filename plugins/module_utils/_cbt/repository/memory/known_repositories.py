@@ -41,8 +41,10 @@ def encode(known: KnownRepository, location: str) -> bytes:
     return envelope.encode(KIND, VERSION, {**body, "last": "/".join(known.last) if known.last else None})
 
 
-def decode(data: bytes, name: str) -> KnownRepository:
-    """Decode the kept bytes. Raises as ``envelope.decode`` does."""
+def decode(data: bytes | None, name: str) -> KnownRepository | None:
+    """Decode the kept bytes; None if there are none. Raises as ``envelope.decode`` does."""
+    if data is None:
+        return None
     body = envelope.decode(KIND, VERSION, data, name, _SHAPE)
     last = body["last"] and _key(body["last"], name)
     for uuid, point_id in body["newest"].items():

@@ -130,7 +130,7 @@ class Memory:
         def changed(data: bytes | None) -> bytes | None:
             kept = None
             with contextlib.suppress(CbtError):  # the first reading caused a warning
-                kept = self._decoded(data)
+                kept = known_repositories.decode(data, self._file)
             self._kept = change(kept)
             return known_repositories.encode(self._kept, self._address) if self._kept is not None else None
 
@@ -141,13 +141,10 @@ class Memory:
 
     def _recalled(self) -> KnownRepository | None:
         try:
-            return self._decoded(host_state.read(self._file))
+            return known_repositories.decode(host_state.read(self._file), self._file)
         except (OSError, CbtError) as error:
             self._warn("read", error)
             return None
-
-    def _decoded(self, data: bytes | None) -> KnownRepository | None:
-        return known_repositories.decode(data, self._file) if data is not None else None
 
     def _warn(self, what: str, error: Exception) -> None:
         if self._warned:
