@@ -312,7 +312,12 @@ def test_an_interrupted_copy_says_so_and_later_reuses_its_stored_data(sides: tup
     first, *_between = (point.id for point in source.fresh().points_of().points)
     copy(source.fresh(), dest.repository, CopyRequest(wanted=PointSelection.parse([first]), options=OPTIONS))
     before = dest.stored()
-    control = Control(lambda _progress: control.request("SIGTERM"))
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done == progress.total:  # all blocks are read, and the point is not published
+            control.request("SIGTERM")
+
+    control = Control(interrupt)
     with pytest.raises(Interrupted):
         copy(
             source.fresh(),
