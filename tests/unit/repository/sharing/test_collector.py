@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import soaks
 from histories import BLOCKS, History
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from samples import UUID, point_id
 from stores_for_tests import with_bit_flipped
@@ -255,11 +255,12 @@ def test_a_foreign_file_is_named_once_kept_and_stops_nothing(name: str, history:
     assert publishing.missing(history.repository, found) == set(), "a backup can be published"
 
 
+LONG = 10 * (leases.LAPSE + leases.ASTRAY)
 NIGHTS = st.lists(
     st.fixed_dictionaries(
         {
             "last": st.sampled_from([1, 2, 3, -1]),
-            "grace": st.sampled_from([0, 50, 10 * (leases.LAPSE + leases.ASTRAY)]),
+            "grace": st.sampled_from([0, 50, LONG]),
             "back": st.booleans(),
             "collect": st.booleans(),
             "compact_below": st.sampled_from([None, 60, 100]),
@@ -306,7 +307,13 @@ def _outcome(history: History, check_only: bool, request: dict[str, Any]) -> Ret
         return str(error)
 
 
+NIGHT = {"last": 2, "grace": LONG, "back": False, "collect": True, "compact_below": None, "use": ""}
+# The second night brings a point back, removes others at once, and finds packs to empty.
+EMPTYING = [NIGHT, {**NIGHT, "last": 1, "grace": 0, "back": True, "compact_below": 60, "use": "backup"}]
+
+
 @settings(max_examples=soaks.examples(0.2))
+@example(EMPTYING, random.Random(0))
 @given(NIGHTS, st.randoms(use_true_random=False))
 def test_what_check_mode_predicts_is_what_the_run_does(nights: list[dict[str, Any]], chance: random.Random) -> None:
     history = History()
