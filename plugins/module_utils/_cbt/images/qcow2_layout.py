@@ -53,24 +53,25 @@ class Features(t.NamedTuple):
         """Number of entries of an L2 table, which is one cluster."""
         return self.cluster // (8 * self.entry_words)
 
+    def l1_entries(self, size: int) -> int:
+        """Return the number of entries of the L1 table of a disk of ``size`` bytes."""
+        return max(1, _clusters(_clusters(size, self.cluster), self.l2_entries))
+
 
 DEFAULT = Features()
 
 
 def features_like(image: t.Mapping[str, t.Any]) -> Features:
     """Return the features that ``qemu-img info`` shows. Raises ValueError if invalid."""
-    cluster = image.get("cluster-size", DEFAULT.cluster)
-    if cluster not in _CLUSTERS or isinstance(cluster, bool):
+    cluster, compression = image.get("cluster-size", DEFAULT.cluster), image.get("compression-type", "zlib")
+    extended, lazy = image.get("extended-l2", False), image.get("lazy-refcounts", False)
+    if not isinstance(cluster, int) or cluster not in _CLUSTERS:
         raise ValueError("qcow2 does not support clusters of that size")
-    flags = {key: image.get(key, False) for key in ("extended-l2", "lazy-refcounts")}
-    if not all(isinstance(flag, bool) for flag in flags.values()) or image.get("compression-type", "zlib") not in (
-        "zlib",
-        "zstd",
-    ):
+    if not (isinstance(extended, bool) and isinstance(lazy, bool)) or compression not in ("zlib", "zstd"):
         raise ValueError("qcow2 has no such features")
-    if flags["extended-l2"] and cluster < _SMALLEST_EXTENDED:
+    if extended and cluster < _SMALLEST_EXTENDED:
         raise ValueError("qcow2 supports extended L2 entries only with larger clusters")
-    return Features(cluster, flags["extended-l2"], flags["lazy-refcounts"], image.get("compression-type") == "zstd")
+    return Features(cluster, extended, lazy, compression == "zstd")
 
 
 class ClusterRun(t.NamedTuple):
@@ -110,7 +111,7 @@ class Layout:
     @property
     def metadata_size(self) -> int:
         """Size of the metadata in bytes."""
-        return self.file_size - sum(run.count for run in self.runs) * self.features.cluster
+        return (self._l2_first + len(self.l2_indexes)) * self.features.cluster
 
     @property
     def _l1_first(self) -> int:
@@ -137,15 +138,11 @@ class Layout:
         for index in range(self.blocks):
             counted = min(size // 2, self.total - index * (size // 2))
             yield (1 + self.table + index) * size, b"\0\1" * counted
-        level1 = array.array("Q", bytes(8 * self._l1_entries))
+        level1 = array.array("Q", bytes(8 * self.features.l1_entries(self.size)))
         for position, index in enumerate(self.l2_indexes):
             level1[index] = (self._l2_first + position) * size | _COPIED
         yield self._l1_first * size, _big_endian("Q", level1)
         yield from self._level2()
-
-    @property
-    def _l1_entries(self) -> int:
-        return _l1_entries(self.size, self.features)
 
     def _level2(self) -> t.Iterator[tuple[int, bytes]]:
         size, words, entries = self.features.cluster, self.features.entry_words, self.features.l2_entries
@@ -170,7 +167,7 @@ class Layout:
             size.bit_length() - 1,
             self.size,
             0,  # not encrypted
-            self._l1_entries,
+            features.l1_entries(self.size),
             self._l1_first * size,
             size,
             self.table,
@@ -190,10 +187,6 @@ def _big_endian(code: str, values: t.Iterable[int]) -> bytes:
     if sys.byteorder == "little":
         column.byteswap()
     return column.tobytes()
-
-
-def _l1_entries(size: int, features: Features) -> int:
-    return max(1, _clusters(_clusters(size, features.cluster), features.l2_entries))
 
 
 def _by_table(run: ClusterRun, entries: int) -> t.Iterator[ClusterRun]:
@@ -223,12 +216,12 @@ def plan(size: int, ranges: t.Iterable[tuple[int, int]], features: Features = DE
     the features.
     """
     data = list(_in_clusters(ranges, features.cluster))
-    entries, counts = features.l2_entries, features.cluster // 2
-    if 8 * _l1_entries(size, features) > _LARGEST_L1:
+    entries, counts, l1_size = features.l2_entries, features.cluster // 2, 8 * features.l1_entries(size)
+    if l1_size > _LARGEST_L1:
         raise ValueError(f"clusters of {features.cluster} bytes are too small for it")
     needed = {index for first, count in data for index in range(first // entries, (first + count - 1) // entries + 1)}
-    l1 = _clusters(8 * _l1_entries(size, features), features.cluster)
-    fixed = 1 + l1 + len(needed) + sum(count for _first, count in data)
+    l1, stored = _clusters(l1_size, features.cluster), sum(count for _first, count in data)
+    fixed = 1 + l1 + len(needed) + stored
     table = blocks = 1
     while True:  # the refcounts also count their own clusters
         total = fixed + table + blocks
@@ -236,7 +229,7 @@ def plan(size: int, ranges: t.Iterable[tuple[int, int]], features: Features = DE
         if wanted == (blocks, table):
             break
         blocks, table = wanted
-    runs, host = [], total - sum(count for _first, count in data)
+    runs, host = [], total - stored
     for first, count in data:
         runs.append(ClusterRun(first, count, host))
         host += count

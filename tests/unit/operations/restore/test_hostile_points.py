@@ -343,6 +343,7 @@ IMAGES = {
     "clusters of 100 bytes": {"cluster-size": 100},
     "clusters of 4 GiB": {"cluster-size": 1 << 32},
     "clusters of no number": {"cluster-size": "65536"},
+    "clusters of a float": {"cluster-size": 65536.0},
     "clusters of true": {"cluster-size": True},
     "clusters of a list": {"cluster-size": [65536]},
     "extended L2 of small clusters": {"extended-l2": True, "cluster-size": 4096},
