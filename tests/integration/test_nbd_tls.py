@@ -20,7 +20,7 @@ from lab.process import wait_until
 from plays import run_playbook
 
 from _cbt.blocks.nbd import Connection, check_reachable
-from _cbt.endpoint import TcpServer
+from _cbt.endpoint import Export, TcpServer
 from _cbt.errors import HypervisorError
 
 MIB = 1 << 20
@@ -111,7 +111,8 @@ def _listens(port: int) -> bool:
 def read(port: int, certificates: Path) -> bytes | str:
     """The first bytes, or why they were not to be had."""
     try:
-        with Connection(TcpServer("127.0.0.1", "127.0.0.1", port, str(certificates)), "vda") as connection:
+        server = TcpServer("127.0.0.1", "127.0.0.1", port, str(certificates))
+        with contextlib.closing(Connection(Export("vda", server, None), None)) as connection:
             return bytes(connection.read(0, 4))
     except HypervisorError as error:
         return str(error)

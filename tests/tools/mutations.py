@@ -24,8 +24,8 @@ CONTENT = (
     Mutation(
         "dirty zeroes are left out",
         "blocks/extents.py",
-        "            yield Extent(offset, end - offset, state.flag)\n",
-        "            if not state.flag:\n                yield Extent(offset, end - offset, state.flag)\n",
+        "            yield Extent(offset, end - offset, state.zero)\n",
+        "            if not state.zero:\n                yield Extent(offset, end - offset, state.zero)\n",
         ("unit/blocks/test_extents.py::test_a_dirty_extent_that_reads_as_zero_becomes_an_explicit_zero_range",),
     ),
     Mutation(

@@ -111,9 +111,12 @@ def disk(target: str = "vda", bitmaps: tuple[str | Bitmap, ...] = (), **fields: 
     return Disk(target, bitmaps=healthy, **{**given, **fields})
 
 
+UNREMARKABLE: dict[str, Any] = {"autostart": False, "job": None, "shut_down": False, "owner": None, "host": None}
+
+
 def facts(*disks: Disk) -> DomainFacts:
     """A running domain with these disks."""
-    return DomainFacts("web1", UUID, "running", True, disks, "<domain/>", "<domain/>")
+    return DomainFacts("web1", UUID, "running", True, disks, "<domain/>", "<domain/>", **UNREMARKABLE)
 
 
 def plan_of(situation: Situation, mode: str = "auto", **wish: Any) -> BackupPlan:

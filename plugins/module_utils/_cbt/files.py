@@ -11,6 +11,8 @@ import sys
 import threading
 import typing as t
 
+from .trusted_files import opened
+
 Buffer = t.Union[bytes, bytearray, memoryview]
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -23,11 +25,8 @@ _FLUSH_FROM = 1 << 16  # bytes; smaller writes are not worth a call
 
 def sync(path: str) -> None:
     """Flush a file's data, or the names in a folder, to the disk. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
+    with opened(path, os.O_RDONLY) as handle:
         os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class ParallelFile:

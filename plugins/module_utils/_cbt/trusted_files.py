@@ -17,7 +17,21 @@ import stat
 import typing as t
 
 _MOST_LINKS = 40  # the kernel's limit
-_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOOK = os.O_PATH | os.O_NOFOLLOW
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW  # opens a folder, but no link to one
+
+
+@contextlib.contextmanager
+def opened(path: str, flags: int, folder: int | None = None) -> t.Iterator[int]:
+    """Yield a handle of a file or folder during the block. Raises OSError.
+
+    ``path`` may be relative to the handle ``folder``.
+    """
+    handle = os.open(path, flags, dir_fd=folder)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def upwards(folder: str) -> t.Iterator[tuple[str, os.stat_result]]:

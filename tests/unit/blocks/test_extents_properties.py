@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _cbt.blocks.extents import BlockRange, Extent, clip, intersect, joined, pieces, to_blocks
+from _cbt.blocks.extents import BlockRange, Extent, intersect, joined, pieces, to_blocks
 from _cbt.grid import BLOCK_SIZE, block_count
 
 SECTOR = 512
@@ -44,47 +44,37 @@ def disks(draw: st.DrawFn) -> tuple[int, list[tuple[int, bool]], list[tuple[int,
 
 
 def extents_of(entries: list[tuple[int, bool]], sectors: int) -> list[Extent]:
-    return list(clip(entries, 0, sectors * SECTOR))
+    """The extents of an allocation context."""
+    found, offset = [], 0
+    for length, zero in entries:
+        found.append(Extent(offset, min(length, sectors * SECTOR - offset), zero))
+        offset += length
+    return found
 
 
-@given(disks())
-def test_clip_gives_the_reply_itself_within_the_disk(case: Any) -> None:
-    sectors, entries, _other = case
-    extents = extents_of(entries, sectors)
-    assert extents[-1].end == sectors * SECTOR
-    assert [each.offset for each in extents[1:]] == [each.end for each in extents[:-1]]
-    assert [flag for each in extents for flag in [each.flag] * (each.length // SECTOR)] == sector_flags(
-        entries, sectors
-    )
-
-
-@given(disks(), st.data())
-def test_clip_anywhere_says_what_the_model_says(case: Any, data: st.DataObject) -> None:
-    sectors, entries, _other = case
-    end = data.draw(st.integers(1, sectors))
-    extents = list(clip(entries, 0, end * SECTOR))
-    assert extents[-1].end == end * SECTOR
-    assert [flag for each in extents for flag in [each.flag] * (each.length // SECTOR)] == sector_flags(entries, end)
+def dirty_of(entries: list[tuple[int, bool]], sectors: int) -> list[Extent]:
+    """The extents that a dirty context marks."""
+    return [each._replace(zero=False) for each in extents_of(entries, sectors) if each.zero]
 
 
 @given(disks())
 def test_joined_changes_no_sector_and_leaves_nothing_to_join(case: Any) -> None:
     sectors, entries, _other = case
     result = list(joined(extents_of(entries, sectors)))
-    assert [flag for each in result for flag in [each.flag] * (each.length // SECTOR)] == sector_flags(entries, sectors)
-    assert all(one.flag != two.flag for one, two in zip(result, result[1:]))
+    assert [flag for each in result for flag in [each.zero] * (each.length // SECTOR)] == sector_flags(entries, sectors)
+    assert all(one.zero != two.zero for one, two in zip(result, result[1:]))
 
 
 @given(disks(), st.booleans())
 def test_intersect_covers_exactly_the_dirty_sectors_with_their_allocation(case: Any, join: bool) -> None:
     sectors, dirty_entries, allocation_entries = case
-    dirty, allocation = extents_of(dirty_entries, sectors), extents_of(allocation_entries, sectors)
+    dirty, allocation = dirty_of(dirty_entries, sectors), extents_of(allocation_entries, sectors)
     parts = list(intersect(joined(dirty) if join else dirty, allocation))
     assert all(one.end <= two.offset for one, two in zip(parts, parts[1:])), "ordered and without overlap"
     seen: list[bool | None] = [None] * sectors
     for part in parts:
         for sector in range(part.offset // SECTOR, part.end // SECTOR):
-            seen[sector] = part.flag
+            seen[sector] = part.zero
     is_dirty, is_zero = sector_flags(dirty_entries, sectors), sector_flags(allocation_entries, sectors)
     assert seen == [zero if changed else None for changed, zero in zip(is_dirty, is_zero)]
 
@@ -93,7 +83,7 @@ def test_intersect_covers_exactly_the_dirty_sectors_with_their_allocation(case: 
 def test_blocks_cover_every_dirty_byte_and_are_zero_only_if_all_of_them_is(case: Any) -> None:
     sectors, dirty_entries, allocation_entries = case
     size = sectors * SECTOR
-    parts = intersect(extents_of(dirty_entries, sectors), extents_of(allocation_entries, sectors))
+    parts = intersect(dirty_of(dirty_entries, sectors), extents_of(allocation_entries, sectors))
     found = list(to_blocks(parts, size))
 
     is_dirty, is_zero = sector_flags(dirty_entries, sectors), sector_flags(allocation_entries, sectors)

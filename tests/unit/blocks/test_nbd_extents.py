@@ -60,7 +60,7 @@ def flags_of(extents: list[Extent], sectors: int) -> list[bool | None]:
     for extent in extents:
         for sector in range(extent.offset // SECTOR, extent.end // SECTOR):
             assert seen[sector] is None, "told twice"
-            seen[sector] = extent.flag
+            seen[sector] = extent.zero
     return seen
 
 
@@ -109,16 +109,41 @@ def test_a_dirty_block_after_a_short_allocation_reply_is_not_lost() -> None:
     assert list(to_blocks(source(dirty, allocation, most=1).extents(), 4 * BLOCK_SIZE)) == [BlockRange(3, 1, False)]
 
 
-def test_dirty_bytes_counts_each_dirty_sector_once() -> None:
-    dirty = [0, 1, 1, 0, 1] * 40
-    assert source(dirty, [0] * 200).dirty_bytes() == 3 * 40 * SECTOR
-    assert source(None, [0] * 200).dirty_bytes() == 200 * SECTOR
+@given(RUNS, st.integers(0, 999), st.data())
+def test_marked_returns_each_dirty_sector_between_two_offsets_once(runs: Any, seed: int, data: st.DataObject) -> None:
+    dirty = [flag & 1 for flag in sectors_of(runs)]
+    start = data.draw(st.integers(0, len(dirty) - 1))
+    end = data.draw(st.integers(start + 1, len(dirty)))
+    found = list(source(dirty, dirty, seed).marked(start * SECTOR, end * SECTOR))
+    seen = flags_of(found, len(dirty))
+    assert seen == [False if start <= sector < end and flag else None for sector, flag in enumerate(dirty)]
+    assert all(one.end < two.offset for one, two in zip(found, found[1:])), "neighbours are joined"
 
 
-def test_a_server_that_returns_no_extents_is_an_error_and_not_an_endless_loop() -> None:
-    class Silent:
-        def block_status(self, _count: int, _offset: int, callback: Callable[..., int]) -> None:
-            callback("context", 0, [], None)
+def test_everything_is_marked_without_tracking() -> None:
+    assert list(source(None, [0] * 200).marked(SECTOR, 9 * SECTOR)) == [Extent(SECTOR, 8 * SECTOR, False)]
 
+
+class Fixed:
+    """A connection of libnbd whose server gives the same answer to every request."""
+
+    def __init__(self, entries: list[int]) -> None:
+        self._entries = entries
+
+    def block_status(self, _count: int, _offset: int, callback: Callable[..., int]) -> None:
+        callback("context", 0, self._entries, None)
+
+
+@pytest.mark.parametrize("entries", [[], [0, 1], [0, 1, 0, 0]], ids=["none", "empty", "all empty"])
+def test_a_server_that_returns_no_extents_is_an_error_and_not_an_endless_loop(entries: list[int]) -> None:
     with pytest.raises(HypervisorError, match="returned no extents"):
-        list(connection(Silent(), 4096).extents(0, 4096, 1))
+        list(connection(Fixed(entries), 4096).status(0, 4096))
+
+
+def test_the_last_extent_is_cut_at_the_end_and_extents_beyond_it_are_dropped() -> None:
+    assert list(connection(Fixed([100, 1, 100, 0, 100, 1]), 500).status(50, 170)) == [(50, 100, 1), (150, 20, 0)]
+    assert list(connection(Fixed([100, 1, 100, 0]), 500).status(0, 100)) == [(0, 100, 1)]
+
+
+def test_a_short_reply_is_followed_by_another_request() -> None:
+    assert list(connection(Fixed([10, 1]), 500).status(5, 30)) == [(5, 10, 1), (15, 10, 1), (25, 5, 1)]

@@ -51,7 +51,7 @@ class Guest:
 
 def facts(connected: bool) -> types.SimpleNamespace:
     xml = f"<domain><devices>{CHANNEL if connected else ''}</devices></domain>"
-    return types.SimpleNamespace(name="web", active=True, paused=False, xml=xml, state="running")
+    return types.SimpleNamespace(name="web", active=True, xml=xml, state="running")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_guest_is_frozen_if_the_policy_asks_for_it_and_the_agent_answers(
     policy: str, connected: bool, frozen: int | None, consistency: str, asked: bool
 ) -> None:
     guest = Guest(frozen)
-    with agent.quiesced(guest, facts(connected), policy) as quiesce:  # type: ignore[arg-type]
+    with agent.quiesced(guest, facts(connected), policy, ()) as quiesce:  # type: ignore[arg-type]
         guest.calls.append("backup")
     assert quiesce.consistency == consistency
     assert guest.calls == (["freeze", "backup", "thaw"] if asked else ["backup"])
@@ -79,6 +79,6 @@ def test_a_guest_is_frozen_if_the_policy_asks_for_it_and_the_agent_answers(
 def test_a_required_freeze_that_fails_is_an_error(connected: bool, frozen: int | None) -> None:
     guest = Guest(frozen)
     with pytest.raises(HypervisorError, match="Cannot freeze the file systems of web"), contextlib.ExitStack() as stack:
-        stack.enter_context(agent.quiesced(guest, facts(connected), "required"))  # type: ignore[arg-type]
+        stack.enter_context(agent.quiesced(guest, facts(connected), "required", ()))  # type: ignore[arg-type]
         guest.calls.append("backup")
     assert guest.calls == ["freeze", "thaw"]

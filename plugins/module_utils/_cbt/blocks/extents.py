@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Arithmetic of extents. Pure.
 
-An extent is a byte range of a disk with one state. QEMU reports two kinds of state, each in its own NBD metadata
-context: dirty or not, and reading as zero or not.
+An extent is a byte range of a disk. QEMU reports two things about it, each in its own NBD metadata context: whether it
+is dirty, and whether it reads as zero.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ..grid import BLOCK_SIZE, block_count, coalesce
 
 
 class Extent(t.NamedTuple):
-    """``length`` bytes from ``offset`` with one state: dirty in a dirty context, zero in an allocation context."""
+    """``length`` bytes from ``offset``; ``zero`` if all of them are known to read as zero."""
 
     offset: int
     length: int
-    flag: bool
+    zero: bool
 
     @property
     def end(self) -> int:
@@ -34,63 +34,51 @@ class BlockRange(t.NamedTuple):
     count: int  # type: ignore[assignment]  # hides tuple's method
     zero: bool
 
+    @property
+    def stop(self) -> int:
+        """The first block after the range."""
+        return self.first + self.count
+
 
 Range = t.TypeVar("Range", Extent, BlockRange)
 
 
-def clip(entries: t.Iterable[tuple[int, bool]], offset: int, end: int) -> t.Iterator[Extent]:
-    """Extents from the (length, flag) entries of one NBD block status reply that began at ``offset``.
-
-    The last entry may overrun what was asked for and is cut at ``end``; entries beyond are dropped.
-    """
-    for length, flag in entries:
-        length = min(length, end - offset)
-        if length <= 0:
-            return
-        yield Extent(offset, length, flag)
-        offset += length
-
-
 def joined(ranges: t.Iterable[Range]) -> t.Iterator[Range]:
-    """Join neighbours of the same state. They must be ordered and must not overlap."""
+    """Join neighbours that are equally zero. They must be ordered and must not overlap."""
     return coalesce(ranges, _join)
 
 
 def _join(last: Range, each: Range) -> Range | None:
-    (start, length, state), (first, count, other) = last, each
-    return type(last)(start, length + count, state) if start + length == first and state == other else None
+    (start, length, zero), (first, count, other) = last, each
+    return type(last)(start, length + count, zero) if start + length == first and zero == other else None
 
 
 def intersect(dirty: t.Iterable[Extent], allocation: t.Iterable[Extent]) -> t.Iterator[Extent]:
-    """Return the dirty parts, flagged by whether they read as zero.
+    """Return the dirty extents, divided by whether ``allocation`` reads as zero.
 
     Both sequences must be ordered. ``allocation`` must cover every dirty byte, else ValueError is raised. The
     boundaries of the two contexts may differ, so each step advances to the nearer one. The result includes dirty parts
     that read as zero: without them, a restore would write the old bytes.
     """
     states = iter(allocation)
-    state: Extent | None = None
+    state: Extent | None = Extent(0, 0, False)
     for extent in dirty:
-        if not extent.flag:
-            continue
         offset = extent.offset
         while offset < extent.end:
-            while state is None or state.end <= offset:
+            while state is not None and state.end <= offset:
                 state = next(states, None)
-                if state is None:
-                    raise ValueError(f"allocation is unknown at offset {offset}")
-            if state.offset > offset:
+            if state is None or state.offset > offset:
                 raise ValueError(f"allocation is unknown at offset {offset}")
             end = min(extent.end, state.end)
-            yield Extent(offset, end - offset, state.flag)
+            yield Extent(offset, end - offset, state.zero)
             offset = end
 
 
 def to_blocks(extents: t.Iterable[Extent], size: int) -> t.Iterator[BlockRange]:
     """Return the blocks to process on a disk of ``size`` bytes, in order.
 
-    ``extents`` must be ordered; their flag means zero. Every block that an extent touches occurs once. A block counts
-    as zero only if zero extents cover all of it. Any other block is read.
+    ``extents`` must be ordered. Every block that an extent touches occurs once. A block counts as zero only if zero
+    extents cover all of it. Any other block is read.
     """
     return joined(_blocks(joined(extents), size))
 
@@ -102,7 +90,7 @@ def _blocks(extents: t.Iterable[Extent], size: int) -> t.Iterator[BlockRange]:
         first, stop = extent.offset // BLOCK_SIZE, min(block_count(extent.end), total)
         inner_first = block_count(extent.offset)
         inner_stop = stop if extent.end >= size else extent.end // BLOCK_SIZE
-        if not extent.flag or inner_first >= inner_stop:
+        if not extent.zero or inner_first >= inner_stop:
             inner_first = inner_stop = stop
         for start, end, zero in (
             (first, inner_first, False),
@@ -124,12 +112,12 @@ def united(ranges: t.Iterable[BlockRange], others: t.Iterable[BlockRange]) -> t.
     other = next(rest, None)
     for each in ranges:
         while other is not None and other.first < each.first:
-            stop = min(other.first + other.count, each.first)
+            stop = min(other.stop, each.first)
             yield other._replace(count=stop - other.first)
             other = _beyond(other, stop) or next(rest, None)
         yield each
-        while other is not None and other.first < each.first + each.count:
-            other = _beyond(other, each.first + each.count) or next(rest, None)
+        while other is not None and other.first < each.stop:
+            other = _beyond(other, each.stop) or next(rest, None)
     if other is not None:
         yield other
         yield from rest
@@ -138,8 +126,7 @@ def united(ranges: t.Iterable[BlockRange], others: t.Iterable[BlockRange]) -> t.
 def _beyond(each: BlockRange, block: int) -> BlockRange | None:
     """Return the part of a range from ``block`` on, None if it is empty."""
     first = max(each.first, block)
-    count = each.first + each.count - first
-    return each._replace(first=first, count=count) if count > 0 else None
+    return each._replace(first=first, count=each.stop - first) if first < each.stop else None
 
 
 def pieces(ranges: t.Iterable[BlockRange], limit: int) -> t.Iterator[tuple[BlockRange, ...]]:

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import socket
 import typing as t
 
-from ..endpoint import Server, TcpServer
+from ..endpoint import Export, Server
 from ..errors import HypervisorError, Refused
-from .extents import Extent, clip, intersect, joined
+from .extents import Extent, intersect, joined
 
 try:
     import nbd
@@ -30,12 +29,6 @@ _ZERO = 2  # bit 1 of base:allocation; a hole without it may hold a backing file
 _DIRTY = 1
 
 
-def _collect(into: list[int], _context: str, _offset: int, entries: list[int], _error: t.Any) -> int:
-    """Collect the entries of a block status reply."""
-    into.extend(entries)
-    return 0
-
-
 def check_certificates(folder: str) -> None:
     """Raise Refused unless the TLS files in ``folder`` are readable.
 
@@ -49,8 +42,10 @@ def check_certificates(folder: str) -> None:
             )
 
 
-def check_reachable(server: TcpServer) -> None:
-    """Raise HypervisorError if a TCP connection to the server fails."""
+def check_reachable(server: Server) -> None:
+    """Raise HypervisorError if a TCP connection to the server fails. A Unix socket is not checked."""
+    if isinstance(server, str):
+        return
     try:
         socket.create_connection((server.address, server.port), ANSWER_WITHIN).close()
     except OSError as error:
@@ -61,21 +56,21 @@ def check_reachable(server: TcpServer) -> None:
 class Connection:
     """One NBD connection to one export. Do not share it between threads."""
 
-    def __init__(self, server: Server, export: str, context: str | None = None) -> None:
+    def __init__(self, export: Export, context: str | None) -> None:
         """Connect. ``context`` is the metadata context that extents() uses.
 
         Raises HypervisorError if the server refuses or does not offer the context.
         """
-        self._name = export or str(server)
+        self._name = export.target
         self._advice = "See QEMU's log of this domain."
         self._handle: t.Any = nbd.NBD()
-        self._handle.set_export_name(export)
+        self._handle.set_export_name(export.target)
         if hasattr(self._handle, "set_pread_initialize"):
             self._handle.set_pread_initialize(False)  # a read either fills its buffer or raises
         if context is not None:
             self._handle.add_meta_context(context)
         with self._explained("connect to"):
-            self._connect(server)
+            self._connect(export.server)
             self.size: int = self._handle.get_size()
             if context is not None and not self._handle.can_meta_context(context):
                 raise HypervisorError(
@@ -109,23 +104,24 @@ class Connection:
         with self._explained("read"):
             return t.cast(bytearray, self._handle.pread(length, offset))
 
-    def extents(self, offset: int, end: int, flag_bit: int) -> t.Iterator[Extent]:
-        """Yield the extents between two offsets, flagged by ``flag_bit``."""
+    def status(self, offset: int, end: int) -> t.Iterator[tuple[int, int, int]]:
+        """Yield (offset, length, flags) of the extents between two offsets."""
+        reply: list[int] = []
         while offset < end:
-            entries: list[int] = []
+            reply.clear()
             with self._explained("ask for extents of"):
-                self._handle.block_status(min(STATUS_STEP, end - offset), offset, functools.partial(_collect, entries))
-            covered = list(
-                clip(
-                    ((length, bool(flags & flag_bit)) for length, flags in zip(entries[::2], entries[1::2])),
+                self._handle.block_status(
+                    min(STATUS_STEP, end - offset),
                     offset,
-                    end,
+                    lambda _context, _offset, entries, _error: reply.extend(entries),
                 )
-            )
-            if not covered:
+            if not any(reply[::2]):
                 raise HypervisorError(f"The NBD export {self._name} returned no extents at offset {offset}.")
-            yield from covered
-            offset = covered[-1].end
+            for length, flags in zip(reply[::2], reply[1::2]):
+                # The last extents may lie beyond what was asked for.
+                if offset < end:
+                    yield offset, min(length, end - offset), flags
+                offset += length
 
     def close(self) -> None:
         """Disconnect cleanly, or drop the connection if that fails."""
@@ -133,60 +129,49 @@ class Connection:
             self._handle.shutdown()
         self._handle = None  # libnbd closes a handle once it is garbage
 
-    def __enter__(self) -> Connection:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.close()
-
 
 class Source:
     """A readable export: its size and the extents to read."""
 
-    def __init__(self, server: Server, export: str, dirty_context: str | None = None) -> None:
-        """``dirty_context`` is the metadata context of changes, None for the whole disk."""
-        self._server = server
+    def __init__(self, export: Export) -> None:
         self._export = export
         with contextlib.ExitStack() as stack:
-            self._allocation = stack.enter_context(Connection(server, export, ALLOCATION))
+            self._allocation = stack.enter_context(self._connected(ALLOCATION))
             # A separate connection: on a shared one, each status request about changes also makes QEMU walk the
             # allocation of unchanged parts. That cost grows with the disk.
-            self._dirty = (
-                stack.enter_context(Connection(server, export, dirty_context)) if dirty_context is not None else None
-            )
+            self._dirty = stack.enter_context(self._connected(export.dirty_context)) if export.dirty_context else None
             self._stack = stack.pop_all()
         self.size = self._allocation.size
 
-    def connect(self) -> Connection:
+    def _connected(self, context: str | None) -> contextlib.closing[Connection]:
+        return contextlib.closing(Connection(self._export, context))
+
+    def connect(self) -> contextlib.closing[Connection]:
         """Open another connection to read data."""
-        return Connection(self._server, self._export)
+        return self._connected(None)
 
     def allocation(self) -> t.Iterator[Extent]:
-        """Return extents of the whole disk in order, flagged by whether they read as zero."""
-        return joined(self._allocation.extents(0, self.size, _ZERO))
+        """Return extents of the whole disk in order."""
+        return joined(self._allocated(0, self.size))
+
+    def _allocated(self, start: int, end: int) -> t.Iterator[Extent]:
+        for offset, length, flags in self._allocation.status(start, end):
+            yield Extent(offset, length, bool(flags & _ZERO))
 
     def extents(self) -> t.Iterator[Extent]:
-        """Yield the extents to process in order, flagged by whether they read as zero."""
+        """Yield the extents to process in order."""
         if self._dirty is None:
             yield from self.allocation()
             return
         for start in range(0, self.size, STATUS_STEP):
-            end = min(start + STATUS_STEP, self.size)
-            dirty = self.marked(start, end)
+            dirty = list(self.marked(start, min(start + STATUS_STEP, self.size)))
             if dirty:
-                yield from intersect(dirty, self._allocation.extents(dirty[0].offset, dirty[-1].end, _ZERO))
+                yield from intersect(dirty, self._allocated(dirty[0].offset, dirty[-1].end))
 
-    def marked(self, start: int, end: int) -> list[Extent]:
+    def marked(self, start: int, end: int) -> t.Iterator[Extent]:
         """Return dirty extents between two offsets; everything without a dirty context."""
-        if self._dirty is None:
-            return [Extent(start, end - start, True)]
-        return [extent for extent in joined(self._dirty.extents(start, end, _DIRTY)) if extent.flag]
-
-    def dirty_bytes(self) -> int:
-        """Return the number of dirty bytes; the whole disk without a dirty context."""
-        if self._dirty is None:
-            return self.size
-        return sum(extent.length for extent in self._dirty.extents(0, self.size, _DIRTY) if extent.flag)
+        status = self._dirty.status(start, end) if self._dirty is not None else ((start, end - start, _DIRTY),)
+        return joined(Extent(offset, length, False) for offset, length, flags in status if flags & _DIRTY)
 
     def __enter__(self) -> Source:
         return self

@@ -99,14 +99,8 @@ def verifies_by_itself(library: str | None) -> bool:
     Distributions may have fixed earlier versions. The version number does not show that.
     """
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", library or "")
-    major, minor, patch = map(int, found.groups()) if found else (0, 0, 0)
-    return (
-        (major, minor) >= (1, 22)
-        or (major, minor) == (1, 20)
-        and patch >= 2
-        or (major, minor) == (1, 18)
-        and patch >= 5
-    )
+    version = tuple(map(int, found.groups())) if found else ()
+    return (1, 18, 5) <= version < (1, 19) or (1, 20, 2) <= version < (1, 21) or version >= (1, 22)
 
 
 def is_nbd(path: str) -> bool:
@@ -119,7 +113,7 @@ class NbdTarget:
 
     fresh = False
 
-    def __init__(self, uri: str, tls: NbdTls = VERIFIED) -> None:
+    def __init__(self, uri: str, tls: NbdTls) -> None:
         """Connect. Raises CbtError if the server refuses.
 
         Raises Refused if libnbd is missing, the server cannot be verified or the export is read-only.

@@ -26,7 +26,7 @@ class DiskSource(t.Protocol):
         """Open a connection to read data."""
 
     def allocation(self) -> t.Iterator[Extent]:
-        """Return extents of the whole disk in order, flagged by whether they read as zero."""
+        """Return extents of the whole disk in order."""
 
     def extents(self) -> t.Iterator[Extent]:
-        """Return the extents to process in order, flagged by whether they read as zero."""
+        """Return the extents to process in order."""

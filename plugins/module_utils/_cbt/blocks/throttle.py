@@ -15,29 +15,22 @@ _LOOK_EVERY = 0.2  # seconds
 class Throttle:
     """Limits all workers together to ``rate`` bytes per second, None for no limit."""
 
-    def __init__(
-        self,
-        rate: int | None,
-        check: t.Callable[[], None] = lambda: None,
-        clock: t.Callable[[], float] = time.monotonic,
-        sleep: t.Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, rate: int | None, check: t.Callable[[], None]) -> None:
         """``check`` is called during a wait, and may raise to end it."""
-        self._rate = rate
-        self._check, self._clock, self._sleep = check, clock, sleep
+        self._rate, self._check = rate, check
         self._lock = threading.Lock()
-        self._due = clock()
+        self._due = 0.0
 
     def take(self, amount: int) -> None:
         """Wait until ``amount`` bytes may be read. Unused allowance does not accumulate."""
         if self._rate is None:
             return
         with self._lock:
-            start = max(self._due, self._clock())
+            start = max(self._due, time.monotonic())
             self._due = start + amount / self._rate
         while True:
-            left = start - self._clock()
+            left = start - time.monotonic()
             if left <= 0:
                 return
             self._check()
-            self._sleep(min(left, _LOOK_EVERY))
+            time.sleep(min(left, _LOOK_EVERY))

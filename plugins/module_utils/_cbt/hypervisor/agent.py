@@ -19,24 +19,23 @@ FILESYSTEM = "filesystem"
 CRASH = "crash"
 
 
-class Quiesce:
+class Quiesce(t.NamedTuple):
     """The result of a freeze: ``consistency`` is filesystem or crash.
 
     ``note`` is why it is only crash although a freeze was expected, else None.
     """
 
-    def __init__(self) -> None:
-        self.consistency = CRASH
-        self.note: str | None = None
+    consistency: str
+    note: str | None
 
 
 def why_not_quiesced(facts: DomainFacts) -> str | None:
     """Return why the guest's file systems cannot be frozen now; None if an agent is connected."""
     if not facts.active:
         return f"the domain is {facts.state}"
-    if facts.paused:
+    if facts.state == "paused":
         return "the domain is paused, so its agent cannot answer"
-    if not _connected(facts.xml):
+    if not any(channel.get("state") == "connected" for channel in _channels(facts.xml)):
         return "no guest agent is connected"
     return None
 
@@ -62,43 +61,39 @@ def _thaw(domain: Domain, frozen: bool) -> None:
 
 
 @contextlib.contextmanager
-def quiesced(
-    domain: Domain, facts: DomainFacts, policy: str, mountpoints: t.Sequence[str] | None = None
-) -> t.Iterator[Quiesce]:
+def quiesced(domain: Domain, facts: DomainFacts, policy: str, mountpoints: t.Sequence[str]) -> t.Iterator[Quiesce]:
     """Freeze the guest's file systems for the block, and always thaw them afterwards.
 
     ``policy`` is auto (freeze if the agent answers), required or never. ``mountpoints`` limits the freeze to these file
-    systems. Raises HypervisorError if a required freeze fails, which ``require`` foresees, or if the guest cannot be
-    thawed.
+    systems; empty for all. Raises HypervisorError if a required freeze fails, which ``require`` foresees, or if the
+    guest cannot be thawed.
     """
-    result = Quiesce()
     reason = why_not_quiesced(facts) if policy == "auto" else None
     if policy == "never" or reason is not None:
         # Without an agent's channel no freeze is expected. A note would repeat in every backup and ask for nothing.
-        result.note = reason if _configured(facts.xml) and not facts.paused else None
-        yield result
+        yield Quiesce(CRASH, reason if _channels(facts.xml) and facts.state != "paused" else None)
         return
-    frozen = False
+    frozen, failure = False, None
     try:
-        failure = None
         try:
             domain.api.agentSetResponseTimeout(ANSWER_WITHIN, 0)
-            count = domain.api.fsFreeze(list(mountpoints) if mountpoints else None, 0)
+            count = domain.api.fsFreeze(list(mountpoints) or None, 0)
             frozen = True
             # An agent that knows none of the mount points reports success, with no file systems frozen.
-            if count < max(1, len(mountpoints or ())):
+            if count < max(1, len(mountpoints)):
                 failure = f"the agent froze {count} file systems" + (
                     f" of {', '.join(mountpoints)}" if mountpoints else ""
                 )
         except libvirt.libvirtError as error:
             failure = str(error)
-        if failure is not None and policy == "required":
+        if failure is None:
+            yield Quiesce(FILESYSTEM, None)
+        elif policy == "required":
             raise HypervisorError(
                 f"Cannot freeze the file systems of {facts.name}: {failure}. Check qemu-guest-agent in the guest, or set quiesce to auto."
             )
-        result.note = None if failure is None else f"the file systems were not frozen: {failure}"
-        result.consistency = FILESYSTEM if failure is None else CRASH
-        yield result
+        else:
+            yield Quiesce(CRASH, f"the file systems were not frozen: {failure}")
     finally:
         # Also after a failed freeze: the agent may have frozen the guest although its answer was lost.
         _thaw(domain, frozen)
@@ -125,11 +120,3 @@ def guest_information(domain: Domain, facts: DomainFacts) -> dict[str, t.Any]:
 
 def _channels(xml: str) -> list[ElementTree.Element]:
     return ElementTree.fromstring(xml).findall("./devices/channel/target[@name='org.qemu.guest_agent.0']")
-
-
-def _configured(xml: str) -> bool:
-    return bool(_channels(xml))
-
-
-def _connected(xml: str) -> bool:
-    return any(channel.get("state") == "connected" for channel in _channels(xml))

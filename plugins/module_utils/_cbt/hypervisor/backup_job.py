@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 import time
 import typing as t
 from xml.etree import ElementTree
 
-from ..endpoint import Server, TcpServer
+from ..endpoint import Export, Server, TcpServer
 from ..errors import HypervisorError, Refused
 from ..runtime import own_folder
 from . import scratch
@@ -24,25 +23,8 @@ from .domain import DomainFacts
 END_WITHIN = 60  # seconds to wait until QEMU has ended the job
 
 
-@dataclasses.dataclass(frozen=True)
-class Export:
-    """One disk of a running job: an NBD export of the job's server.
-
-    ``dirty_context`` is the metadata context that reports the changes, None if the disk is read in full.
-    """
-
-    target: str
-    server: Server
-    name: str
-    dirty_context: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class JobDisk:
-    """A disk to export: all of it, or its changes since the checkpoint ``since``."""
-
-    target: str
-    since: str | None = None
+# Targets of the disks to export, each with the checkpoint since which it is read; None for all of the disk.
+Wanted = t.Mapping[str, t.Optional[str]]
 
 
 def _server(server: Server) -> dict[str, str]:
@@ -52,25 +34,22 @@ def _server(server: Server) -> dict[str, str]:
     return {"transport": "tcp", "name": server.listen, "port": str(server.port), **tls}
 
 
-def backup_xml(wanted: t.Sequence[JobDisk], disks: t.Iterable[Disk], folder: str, server: Server) -> str:
+def backup_xml(wanted: Wanted, disks: t.Iterable[Disk], folder: str, server: Server) -> str:
     """Return XML for ``backupBegin`` in pull mode, with scratch files in ``folder``."""
-    chosen = {disk.target: disk for disk in wanted}
     root = ElementTree.Element("domainbackup", mode="pull")
     ElementTree.SubElement(root, "server", _server(server))
     listed = ElementTree.SubElement(root, "disks")
     for disk in disks:
-        item = chosen.get(disk.target)
-        if item is None:
+        if disk.target not in wanted:
             ElementTree.SubElement(listed, "disk", name=disk.target, backup="no")
             continue
         element = ElementTree.SubElement(
             listed, "disk", name=disk.target, backup="yes", type="file", exportname=disk.target
         )
-        if item.since is None:
-            element.set("backupmode", "full")
-        else:
-            element.set("backupmode", "incremental")
-            element.set("incremental", item.since)
+        since = wanted[disk.target]
+        element.set("backupmode", "full" if since is None else "incremental")
+        if since is not None:
+            element.set("incremental", since)
         ElementTree.SubElement(element, "driver", type="qcow2")
         ElementTree.SubElement(element, "scratch", file=os.path.join(folder, f"{disk.target}.scratch"))
     return ElementTree.tostring(root, encoding="unicode")
@@ -134,7 +113,7 @@ def _begin(
 def backup_job(
     domain: Domain,
     facts: DomainFacts,
-    wanted: t.Sequence[JobDisk],
+    wanted: Wanted,
     folder: str,
     new_checkpoint: str | None = None,
     servers: t.Sequence[TcpServer] = (),
@@ -145,28 +124,23 @@ def backup_job(
     begin. ``new_checkpoint`` is the XML of a checkpoint that libvirt creates at the same instant. QEMU serves the job
     over a socket in ``folder``, which is on the hypervisor, or at the first of ``servers`` with a free port.
     """
-    begun = False
+    with contextlib.ExitStack() as stack:
 
-    def begin() -> tuple[Export, ...]:
-        nonlocal begun
-        with explained(f"begin the backup job of {facts.name}", "See libvirt's and QEMU's log of this domain."):
-            server = _begin(
-                domain,
-                servers or [scratch.socket_of_qemu(folder)],
-                lambda each: backup_xml(wanted, facts.disks, folder, each),
-                new_checkpoint,
+        def begin() -> tuple[Export, ...]:
+            with explained(f"begin the backup job of {facts.name}", "See libvirt's and QEMU's log of this domain."):
+                server = _begin(
+                    domain,
+                    servers or [scratch.socket_of_qemu(folder)],
+                    lambda each: backup_xml(wanted, facts.disks, folder, each),
+                    new_checkpoint,
+                )
+                stack.callback(end, domain)
+            return tuple(
+                Export(target, server, f"qemu:dirty-bitmap:backup-{target}" if since else None)
+                for target, since in wanted.items()
             )
-            begun = True
-        return tuple(
-            Export(each.target, server, each.target, f"qemu:dirty-bitmap:backup-{each.target}" if each.since else None)
-            for each in wanted
-        )
 
-    try:
         yield begin
-    finally:
-        if begun:
-            end(domain)
 
 
 @contextlib.contextmanager
@@ -176,7 +150,7 @@ def domain_lock(uuid: str, name: str) -> t.Iterator[None]:
         folder, at = stack.enter_context(own_folder())
         file = f"{uuid}.lock"
         try:
-            handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=at)
+            handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=at)
         except OSError as error:
             why = f"{error.strerror}. If no run of kvm.cbt is in progress, delete it."
             raise Refused(f"Cannot lock {name} against other runs: {os.path.join(folder, file)}: {why}") from error

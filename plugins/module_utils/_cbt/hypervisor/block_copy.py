@@ -75,9 +75,7 @@ def wait(domain: Domain, target: str, watch: t.Callable[[], None]) -> None:
     Raises HypervisorError if the copy ends early, or the exception of ``watch``.
     """
     with explained(f"copy {target} of {domain.name}"):
-        while True:
-            if _of(domain, target).ready:
-                return
+        while not _of(domain, target).ready:
             watch()
             time.sleep(_STEP)
 
@@ -88,10 +86,11 @@ def record_writes(domain: Domain, target: str, name: str) -> None:
     Does nothing if the image already has a bitmap ``name``.
     """
     with explained(f"record the writes to {target} of {domain.name}"):
-        node = _of(domain, target).node
-    nodes = {node["node-name"]: node for node in monitor(domain, "query-named-block-nodes")}
-    if not any(bitmap.get("name") == name for bitmap in nodes.get(node, {}).get("dirty-bitmaps", ())):
-        monitor(domain, "block-dirty-bitmap-add", node=node, name=name, persistent=True, granularity=GRANULARITY)
+        new = _of(domain, target).node
+    nodes = monitor(domain, "query-named-block-nodes")
+    bitmaps = [bitmap for node in nodes if node["node-name"] == new for bitmap in node.get("dirty-bitmaps", ())]
+    if not any(bitmap.get("name") == name for bitmap in bitmaps):
+        monitor(domain, "block-dirty-bitmap-add", node=new, name=name, persistent=True, granularity=GRANULARITY)
 
 
 def pivot(domain: Domain, target: str) -> None:

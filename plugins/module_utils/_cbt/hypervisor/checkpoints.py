@@ -16,7 +16,6 @@ import time
 import typing as t
 from xml.etree import ElementTree
 
-from ..errors import HypervisorError, ProgramError
 from ..images import qemu_img
 from .connection import Domain, explained, libvirt
 from .disks import GRANULARITY, Disk, identity_bitmap
@@ -121,18 +120,22 @@ def why_foreign(disk: Disk, name: str) -> str | None:
 
 def add_identity_bitmaps(domain: Domain, facts: DomainFacts, name: str, targets: t.Collection[str]) -> None:
     """Add identity bitmaps to the images of a running domain, before a new checkpoint."""
-    nodes = {disk.target: f"{disk.node}-format" for disk in facts.disks if disk.target in targets}
     added = [
         {
-            "node": node,
-            "name": identity_bitmap(name, target),
+            "node": f"{disk.node}-format",
+            "name": identity_bitmap(name, disk.target),
             "persistent": True,
             "disabled": True,
             "granularity": _IDENTITY_GRANULARITY,
         }
-        for target, node in nodes.items()
+        for disk in facts.disks
+        if disk.target in targets
     ]
-    monitor(domain, "transaction", actions=[{"type": "block-dirty-bitmap-add", "data": each} for each in added])
+    _transaction(domain, "block-dirty-bitmap-add", added)
+
+
+def _transaction(domain: Domain, kind: str, arguments: t.Iterable[t.Mapping[str, t.Any]]) -> None:
+    monitor(domain, "transaction", actions=[{"type": kind, "data": each} for each in arguments])
 
 
 def add_bitmaps(facts: DomainFacts, name: str, targets: t.Collection[str]) -> None:
@@ -143,15 +146,10 @@ def add_bitmaps(facts: DomainFacts, name: str, targets: t.Collection[str]) -> No
     """
     for disk in facts.disks:
         if disk.target in targets and disk.source is not None:
-            try:
-                qemu_img.add_bitmap(
-                    disk.source, identity_bitmap(name, disk.target), _IDENTITY_GRANULARITY, recording=False
-                )
+            identity = identity_bitmap(name, disk.target)
+            with explained(f"track {disk.target} of {facts.name}", "If an image is in use, wait until it is free."):
+                qemu_img.add_bitmap(disk.source, identity, _IDENTITY_GRANULARITY, recording=False)
                 qemu_img.add_bitmap(disk.source, name, GRANULARITY, recording=True)
-            except ProgramError as error:
-                raise HypervisorError(
-                    f"Cannot track {disk.target} of {facts.name}: {error}. If an image is in use, wait until it is free."
-                ) from error
 
 
 def create(domain: Domain, facts: DomainFacts, name: str, tracked: t.Collection[str]) -> None:
@@ -165,12 +163,11 @@ def redefine(domain: Domain, facts: DomainFacts, name: str, targets: t.Collectio
 
     libvirt checks the bitmaps only while the domain runs. Raises HypervisorError if libvirt refuses.
     """
-    holders = [disk for disk in facts.disks if disk.target in targets]
     flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
     if facts.active:
         flags |= libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE_VALIDATE
     with explained(f"redefine checkpoint {name} of {facts.name}"):
-        domain.api.checkpointCreateXML(_redefinition(name, holders, facts.disks), flags)
+        domain.api.checkpointCreateXML(_redefinition(name, targets, facts.disks), flags)
 
 
 def remove(domain: Domain, name: str) -> None:
@@ -180,57 +177,44 @@ def remove(domain: Domain, name: str) -> None:
     """
     facts = read_domain(domain)
     with explained(f"remove checkpoint {name} of {facts.name}"):
-        known = any(each.getName() == name for each in domain.api.listAllCheckpoints())
+        known = next((each for each in domain.api.listAllCheckpoints() if each.getName() == name), None)
         if facts.active:
             _remove_running(domain, facts, name, known)
         else:
-            _remove_shut_off(domain, facts, name, known)
+            _remove_shut_off(facts, name, known)
 
 
-def _remove_running(domain: Domain, facts: DomainFacts, name: str, known: bool) -> None:
-    holders = [disk for disk in facts.disks if disk.bitmap(name) is not None]
-    _delete(domain, facts, name, holders, known)
+def _remove_running(domain: Domain, facts: DomainFacts, name: str, known: t.Any) -> None:
+    holders = {disk.target for disk in facts.disks if disk.bitmap(name) is not None}
+    if known is not None and set(parse_checkpoint(read_xml(domain, name)).disks) != holders:
+        # libvirt refuses to delete a checkpoint that lacks some of its bitmaps, so its metadata is made to match first.
+        known.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+        known = None
+    if known is None and holders:
+        xml = _redefinition(name, holders, facts.disks)
+        known = domain.api.checkpointCreateXML(xml, libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
+    if known is not None:
+        known.delete(0)
     identities = [
         {"node": f"{disk.node}-format", "name": identity_bitmap(name, target)}
         for disk in facts.disks
         for target in disk.identities(name)
     ]
     if identities:
-        monitor(
-            domain, "transaction", actions=[{"type": "block-dirty-bitmap-remove", "data": each} for each in identities]
-        )
+        _transaction(domain, "block-dirty-bitmap-remove", identities)
 
 
-def _delete(domain: Domain, facts: DomainFacts, name: str, holders: t.Sequence[Disk], known: bool) -> None:
-    if known:
-        recorded = set(parse_checkpoint(read_xml(domain, name)).disks)
-        if recorded == {disk.target for disk in holders}:
-            domain.api.checkpointLookupByName(name).delete(0)
-            return
-        # libvirt refuses to delete a checkpoint that lacks some of its bitmaps, so its metadata is made to match first.
-        domain.api.checkpointLookupByName(name).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
-    if holders:
-        domain.api.checkpointCreateXML(
-            _redefinition(name, holders, facts.disks), libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
-        )
-        domain.api.checkpointLookupByName(name).delete(0)
-
-
-def _redefinition(name: str, holders: t.Sequence[Disk], disks: t.Iterable[Disk]) -> str:
-    root = ElementTree.fromstring(checkpoint_xml(name, {disk.target for disk in holders}, disks))
+def _redefinition(name: str, tracked: t.Collection[str], disks: t.Iterable[Disk]) -> str:
+    root = ElementTree.fromstring(checkpoint_xml(name, tracked, disks))
     ElementTree.SubElement(root, "creationTime").text = str(int(time.time()))  # required by libvirt, not checked
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _remove_shut_off(domain: Domain, facts: DomainFacts, name: str, known: bool) -> None:
+def _remove_shut_off(facts: DomainFacts, name: str, known: t.Any) -> None:
     for disk in facts.disks:
         held = [name] if disk.bitmap(name) is not None else []
         for bitmap in (*held, *(identity_bitmap(name, target) for target in disk.identities(name))):
-            try:
+            with explained(f"remove bitmap {bitmap} from {disk.target} of {facts.name}"):
                 qemu_img.remove_bitmap(disk.source or "", bitmap)
-            except ProgramError as error:
-                raise HypervisorError(
-                    f"Cannot remove bitmap {bitmap} from {disk.target} of {domain.name}: {error}"
-                ) from error
-    if known:
-        domain.api.checkpointLookupByName(name).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+    if known is not None:
+        known.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)

@@ -14,7 +14,7 @@ import time
 import typing as t
 import urllib.parse
 
-from ..errors import HypervisorError, Refused
+from ..errors import HypervisorError, ProgramError, Refused
 
 try:
     import libvirt
@@ -23,10 +23,6 @@ except ImportError:  # the module reports this before it calls the engine
 
 ANSWER_WITHIN = 60  # seconds to open a connection; libvirt itself waits forever for a daemon that does not answer
 REOPEN_WITHIN = 15  # seconds that a restart of libvirtd may take
-
-
-def _ignore(_context: t.Any, _error: t.Any) -> None:
-    """Discard an error: libvirt would print it to stderr, and ours carry the text."""
 
 
 def _credentials(username: str | None, password: str | None) -> list[t.Any]:
@@ -102,16 +98,14 @@ class Session:
     @property
     def api(self) -> t.Any:
         """libvirt's connection object, reopened if necessary. Raises HypervisorError if libvirt does not answer."""
-        if not self.alive:
-            deadline = time.monotonic() + REOPEN_WITHIN
-            while True:
-                try:
-                    self._connection = self._reopen()
-                    break
-                except HypervisorError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.2)
+        deadline = time.monotonic() + REOPEN_WITHIN
+        while not self.alive:
+            try:
+                self._connection = self._reopen()
+            except HypervisorError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
         return self._connection
 
     def domain(self, name: str) -> Domain:
@@ -162,6 +156,16 @@ class Domain:
                 raise
             return self.session.api.lookupByUUIDString(self.uuid)  # only a call shows that libvirtd was restarted
 
+    def xml(self, flags: int) -> str | None:
+        """Return the domain's XML; None if the domain no longer exists. Raises HypervisorError."""
+        try:
+            with explained(f"read domain {self.name}"):
+                return t.cast(str, self.api.XMLDesc(flags))
+        except HypervisorError:
+            if self.exists:
+                raise
+            return None
+
     @property
     def exists(self) -> bool:
         """Whether libvirt knows the domain now."""
@@ -182,7 +186,8 @@ def connect(
     ``authfile`` is a libvirt authentication file; ``username`` and ``password`` answer SASL. Raises HypervisorError if
     libvirt does not answer, Refused if ``authfile`` cannot be read.
     """
-    libvirt.registerErrorHandler(_ignore, None)
+    # Otherwise libvirt prints each error to stderr. Our messages include its text.
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
     if authfile is not None:
         if not os.access(authfile, os.R_OK):  # libvirt's error would not name the cause
             raise Refused(f"Cannot read the authentication file {authfile}. Check authfile and its permissions.")
@@ -202,12 +207,12 @@ def connect(
 
 @contextlib.contextmanager
 def explained(what: str, advice: str = "") -> t.Iterator[None]:
-    """Convert libvirt's errors in the block to HypervisorError.
+    """Convert errors of libvirt and of programs in the block to HypervisorError.
 
-    The message is ``Cannot <what>: <libvirt's message>. <advice>``.
+    The message is ``Cannot <what>: <message of the error>. <advice>``.
     """
     try:
         yield
-    except libvirt.libvirtError as error:
+    except (libvirt.libvirtError, ProgramError) as error:
         said = str(error).rstrip(".")
         raise HypervisorError(f"Cannot {what}: {said}. {advice}".strip()) from error

@@ -17,18 +17,14 @@ from .disks import Disk, disk_element, parse_disks
 _SEEN_FOR = 2.0  # seconds that a started domain must keep running
 
 
-def _disk_element(xml: str, target: str) -> ElementTree.Element:
-    found = disk_element(xml, target)
-    if found is None:
-        raise HypervisorError(f"The domain has no disk {target} any more.")
-    return found
-
-
 def disk_xml(domain: Domain, target: str) -> str:
     """Return the XML of a disk in the domain's definition. Raises HypervisorError."""
     with explained(f"read the definition of {domain.name}"):
         xml = domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
-    return ElementTree.tostring(_disk_element(xml, target), encoding="unicode")
+    found = disk_element(xml, target)
+    if found is None:
+        raise HypervisorError(f"The domain has no disk {target} any more.")
+    return ElementTree.tostring(found, encoding="unicode")
 
 
 def with_source(xml: str, path: str) -> str:
@@ -58,13 +54,8 @@ def defined_sources(session: Session) -> list[tuple[str, str]]:
     """Return (domain UUID, path) of all disks, of running domains and of definitions."""
     found = []
     for domain in session.domains():
-        try:
-            xmls = [domain.api.XMLDesc(flags) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE)]
-        except libvirt.libvirtError:
-            if not domain.exists:
-                continue  # undefined after it was listed
-            raise
-        disks = [disk for xml in xmls for disk in parse_disks(xml)]
+        xmls = [domain.xml(flags) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE)]
+        disks = [disk for xml in xmls if xml is not None for disk in parse_disks(xml)]
         found += [(domain.uuid, path) for path in (disk_path(session, disk) for disk in disks) if path is not None]
     return found
 

@@ -14,7 +14,7 @@ from ..errors import Refused
 
 GRANULARITY = 65536  # bytes, as in the bitmaps that libvirt creates
 
-_IDENTITY = re.compile(r"(cbt-[0-9a-f]{8}-[^@]+)@(.+)")
+_IDENTITY = re.compile(r"\A(cbt-[0-9a-f]{8}-[^@]+)@(.+)\Z")
 
 CONVERT = "Convert it with the kvm.cbt.qcow2_v3 role, or let it be backed up by full scan (scan_untracked: true)."
 
@@ -80,14 +80,13 @@ class Disk:
 
     def identities(self, checkpoint: str) -> tuple[str, ...]:
         """Return the targets in a checkpoint's identity bitmaps (several after a merge)."""
-        found = (_IDENTITY.fullmatch(bitmap.name) for bitmap in self.bitmaps)
-        return tuple(match.group(2) for match in found if match is not None and match.group(1) == checkpoint)
+        found = (_IDENTITY.match(bitmap.name) for bitmap in self.bitmaps)
+        return tuple(match[2] for match in found if match is not None and match[1] == checkpoint)
 
     @property
     def checkpoints(self) -> set[str]:
         """Names of the checkpoints to which its bitmaps and identity bitmaps belong."""
-        found = ((_IDENTITY.fullmatch(bitmap.name), bitmap.name) for bitmap in self.bitmaps)
-        return {match.group(1) if match is not None else name for match, name in found}
+        return {_IDENTITY.sub(r"\1", bitmap.name) for bitmap in self.bitmaps}
 
     @property
     def why_unreadable(self) -> str | None:
@@ -117,14 +116,12 @@ class Disk:
         return None
 
 
-def _source(element: ElementTree.Element | None, kind: str) -> str | None:
-    if element is None:
-        return None
-    if kind == "volume" and element.get("volume"):
-        return f"{element.get('pool')}/{element.get('volume')}"
-    if kind == "network" and element.get("name"):
-        return f"{element.get('protocol')}:{element.get('name')}"
-    return element.get("file") or element.get("dev") or element.get("dir") or element.get("path")
+def _source(source: t.Mapping[str, str], kind: str) -> str | None:
+    if kind == "volume" and source.get("volume"):
+        return f"{source.get('pool')}/{source.get('volume')}"
+    if kind == "network" and source.get("name"):
+        return f"{source.get('protocol')}:{source.get('name')}"
+    return source.get("file") or source.get("dev") or source.get("dir") or source.get("path")
 
 
 def disk_element(domain_xml: str, target: str) -> ElementTree.Element | None:
@@ -140,33 +137,22 @@ def parse_disks(domain_xml: str) -> tuple[Disk, ...]:
     """Return the disks in a domain's XML, in the order of the XML."""
     found = []
     for element in ElementTree.fromstring(domain_xml).iterfind("./devices/disk"):
-        target, driver, source = element.find("target"), element.find("driver"), element.find("source")
-        kind = element.get("type", "file")
-        index = source.get("index") if source is not None else None
+        parts = {child.tag: child.attrib for child in element}
+        kind, source = element.get("type", "file"), parts.get("source", {})
+        index = source.get("index")
         found.append(
             Disk(
-                target=target.get("dev", "") if target is not None else "",
+                target=parts.get("target", {}).get("dev", ""),
                 device=element.get("device", "disk"),
                 type=kind,
-                format=driver.get("type", "raw") if driver is not None else "raw",
+                format=parts.get("driver", {}).get("type", "raw"),
                 source=_source(source, kind),
-                readonly=element.find("readonly") is not None,
-                transient=element.find("transient") is not None,
+                readonly="readonly" in parts,
+                transient="transient" in parts,
                 node=f"libvirt-{index}" if index else None,
             )
         )
     return tuple(found)
-
-
-def _bitmap(raw: t.Mapping[str, t.Any]) -> Bitmap:
-    return Bitmap(
-        name=raw.get("name", ""),
-        granularity=raw["granularity"],
-        dirty_bytes=raw["count"],
-        inconsistent=raw.get("inconsistent", False),
-        recording=raw.get("recording", False),
-        persistent=raw.get("persistent", False),
-    )
 
 
 def identity_bitmap(checkpoint: str, target: str) -> str:
@@ -188,21 +174,34 @@ def with_block_nodes(disks: t.Iterable[Disk], reply: t.Iterable[t.Mapping[str, t
     completed = []
     for disk in disks:
         node = nodes.get(f"{disk.node}-format") or nodes.get(f"{disk.node}-storage")
-        if disk.node is None or node is None:
+        if node is None:
             completed.append(disk)
             continue
-        image = node.get("image", {})
-        details = image.get("format-specific", {}).get("data", {})
-        completed.append(
-            dataclasses.replace(
-                disk,
-                compat=details.get("compat"),
-                virtual_size=image.get("virtual-size"),
-                bitmaps=tuple(_bitmap(raw) for raw in node.get("dirty-bitmaps", ()) if raw.get("name")),
-                image=image,
+        bitmaps = (
+            Bitmap(
+                raw["name"],
+                raw["granularity"],
+                raw["count"],
+                inconsistent=raw.get("inconsistent", False),
+                recording=raw.get("recording", False),
+                persistent=raw.get("persistent", False),
             )
+            for raw in node.get("dirty-bitmaps", ())
+            if raw.get("name")
         )
+        completed.append(_completed(disk, node.get("image", {}), bitmaps))
     return tuple(completed)
+
+
+def _completed(disk: Disk, image: t.Mapping[str, t.Any], bitmaps: t.Iterable[Bitmap]) -> Disk:
+    details = image.get("format-specific", {}).get("data", {})
+    return dataclasses.replace(
+        disk,
+        compat=details.get("compat"),
+        virtual_size=image.get("virtual-size"),
+        bitmaps=tuple(bitmaps),
+        image=image,
+    )
 
 
 def with_image(disk: Disk, info: t.Mapping[str, t.Any]) -> Disk:
@@ -210,8 +209,7 @@ def with_image(disk: Disk, info: t.Mapping[str, t.Any]) -> Disk:
 
     The flag ``in-use`` means that QEMU did not close the image properly, so the bitmap may lack changes.
     """
-    details = info.get("format-specific", {}).get("data", {})
-    bitmaps = tuple(
+    bitmaps = (
         Bitmap(
             raw["name"],
             raw["granularity"],
@@ -219,8 +217,6 @@ def with_image(disk: Disk, info: t.Mapping[str, t.Any]) -> Disk:
             inconsistent="in-use" in raw["flags"],
             recording="auto" in raw["flags"],
         )
-        for raw in details.get("bitmaps", ())
+        for raw in info.get("format-specific", {}).get("data", {}).get("bitmaps", ())
     )
-    return dataclasses.replace(
-        disk, compat=details.get("compat"), virtual_size=info.get("virtual-size"), bitmaps=bitmaps, image=info
-    )
+    return _completed(disk, info, bitmaps)

@@ -40,16 +40,11 @@ class DomainFacts:
     disks: tuple[Disk, ...]
     xml: str
     inactive_xml: str
-    autostart: bool = False
-    job: str | None = None
-    shut_down: bool = False
-    owner: tuple[int, int] | None = None
-    host: str | None = None
-
-    @property
-    def paused(self) -> bool:
-        """Whether the domain's processors are paused."""
-        return self.state == "paused"
+    autostart: bool
+    job: str | None
+    shut_down: bool
+    owner: tuple[int, int] | None
+    host: str | None
 
 
 def _states() -> dict[int, str]:
@@ -84,13 +79,12 @@ def monitor(domain: Domain, command: str, **arguments: t.Any) -> t.Any:
 
 def _qemu_owner(xml: str) -> tuple[int, int] | None:
     """Return QEMU's numeric user and group from a live domain's DAC label, or None."""
-    for label in ElementTree.fromstring(xml).iterfind("./seclabel[@model='dac']/label"):
-        user, _separator, group = (label.text or "").partition(":")
-        try:
-            return int(user.lstrip("+")), int(group.lstrip("+"))
-        except ValueError:
-            return None
-    return None
+    label = ElementTree.fromstring(xml).findtext("./seclabel[@model='dac']/label", "")
+    user, _separator, group = label.partition(":")
+    try:
+        return int(user.lstrip("+")), int(group.lstrip("+"))
+    except ValueError:
+        return None
 
 
 def _running_job(domain: Domain) -> str | None:
@@ -122,7 +116,7 @@ def _from_image(disk: Disk) -> Disk:
     if disk.why_unreadable is not None or disk.source is None or not os.path.exists(disk.source):
         return disk
     try:
-        return with_image(disk, qemu_img.info(disk.source, disk.format, share=True))
+        return with_image(disk, qemu_img.info(disk.source, disk.format))
     except ProgramError:
         return disk  # size and bitmaps stay unknown; code that needs them raises the error
 
@@ -143,13 +137,13 @@ def read_domain(domain: Domain) -> DomainFacts:
     elif host is None:
         disks = tuple(_from_image(disk) for disk in disks)
     return DomainFacts(
-        name=domain.name,
-        uuid=domain.uuid,
-        state=state,
-        active=active,
-        disks=disks,
-        xml=xml,
-        inactive_xml=inactive,
+        domain.name,
+        domain.uuid,
+        state,
+        active,
+        disks,
+        xml,
+        inactive,
         autostart=autostart,
         job=job,
         shut_down=state == "shutoff" and cause == libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN,
@@ -179,17 +173,9 @@ def _uses(domain_xml: str, path: str) -> bool:
 
 def running_users_of(session: Session, path: str) -> list[str]:
     """Return the names of running domains with ``path`` as a disk or backing file."""
-    users = []
     wanted = os.path.realpath(path)
-    for domain in session.domains(active_only=True):
-        try:
-            if _uses(domain.api.XMLDesc(0), wanted):
-                users.append(domain.name)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                continue  # it ended after it was listed
-            raise HypervisorError(f"Cannot read domain {domain.name}: {error}") from error
-    return users
+    found = ((domain.name, domain.xml(0)) for domain in session.domains(active_only=True))
+    return [name for name, xml in found if xml is not None and _uses(xml, wanted)]
 
 
 def versions(session: Session) -> dict[str, str]:

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
-import os
+import shutil
 import threading
 import typing as t
 
@@ -22,9 +23,8 @@ _PACE_OVER = 0.5  # seconds over which the consumption is measured
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """Free and total bytes of the file system holding ``path``."""
+    """Free and total bytes of a file system."""
 
-    path: str
     free: int
     total: int
 
@@ -36,8 +36,8 @@ class Usage:
 
 def usage_of(path: str) -> Usage:
     """Return the space of the file system holding ``path``. Raises OSError."""
-    usage = os.statvfs(path)
-    return Usage(path, usage.f_bavail * usage.f_frsize, usage.f_blocks * usage.f_frsize)
+    usage = shutil.disk_usage(path)
+    return Usage(usage.free, usage.total)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,16 +103,14 @@ def guarded(directories: t.Sequence[WatchedDirectory], control: Control, end: t.
                     end()
                 return
 
-    threads = [threading.Thread(target=watch, args=(directory,), daemon=True) for directory in directories]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    except CbtError as error:
-        if shortages and error is not shortages[0]:
-            raise shortages[0] from error
-        raise
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
+    with concurrent.futures.ThreadPoolExecutor(len(directories)) as watching:
+        for directory in directories:
+            watching.submit(watch, directory)
+        try:
+            yield
+        except CbtError as error:
+            if shortages and error is not shortages[0]:
+                raise shortages[0] from error
+            raise
+        finally:
+            over.set()

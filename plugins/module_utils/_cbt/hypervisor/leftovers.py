@@ -10,6 +10,7 @@ import os
 import tempfile
 from xml.etree import ElementTree
 
+from ..trusted_files import FOLDER, opened
 from . import backup_job, scratch, storage_pools
 from .connection import Domain, libvirt
 
@@ -17,48 +18,31 @@ from .connection import Domain, libvirt
 def _abandoned(folder: str) -> bool:
     """Whether no living run holds the lock of a scratch folder, or the folder is gone."""
     try:
-        handle = os.open(folder, scratch.FOLDER)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
+        with opened(folder, FOLDER) as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
     return True
 
 
-def _job_folder(domain: Domain) -> str | None:
-    """Return the folder of the scratch files of the domain's backup job, or None."""
+def left_folder(domain: Domain) -> str | None:
+    """Return the folder of the scratch files of the domain's backup job if that is a leftover, else None.
+
+    A leftover was begun by a run of this host that no longer lives. The caller must hold the domain's lock.
+    """
     try:
         scratch_file = ElementTree.fromstring(domain.api.backupGetXMLDesc()).find("./disks/disk/scratch")
     except libvirt.libvirtError:
         return None
     path = scratch_file.get("file") if scratch_file is not None else None
-    return os.path.dirname(path) if path is not None else None
-
-
-def _left_folder(domain: Domain) -> str | None:
-    """Return the folder of the domain's backup job if that is a leftover, else None."""
-    folder = _job_folder(domain)
-    if folder is None:
+    if path is None:
         return None
-    if domain.session.remote_host is not None:  # the caller's lock on the domain excludes other runs of this user
-        left = os.path.basename(folder).startswith(scratch.remote_prefix(domain.uuid))
-    else:
-        left = os.path.basename(folder).startswith(scratch.local_prefix(domain.uuid)) and _abandoned(folder)
+    folder = os.path.dirname(path)
+    remote = domain.session.remote_host is not None
+    prefixes = (scratch.remote_prefix if remote else scratch.local_prefix)(domain.uuid)
+    # On another host, the caller's lock on the domain excludes other runs of this user.
+    left = os.path.basename(folder).startswith(prefixes) and (remote or _abandoned(folder))
     return folder if left else None
-
-
-def is_leftover(domain: Domain) -> bool:
-    """Whether a run of this host that no longer lives began the domain's backup job.
-
-    The caller must hold the domain's lock.
-    """
-    return _left_folder(domain) is not None
 
 
 def clear(domain: Domain, scratch_dir: str) -> list[str]:
@@ -67,7 +51,7 @@ def clear(domain: Domain, scratch_dir: str) -> list[str]:
     Returns messages for the user. Raises HypervisorError. The caller must hold the domain's lock.
     """
     done = []
-    folder = _left_folder(domain)
+    folder = left_folder(domain)
     if folder is not None:
         backup_job.end(domain)
         if domain.session.remote_host is None:
@@ -81,16 +65,19 @@ def clear(domain: Domain, scratch_dir: str) -> list[str]:
 
 
 def _clear_pools(domain: Domain) -> list[str]:
-    found = scratch.remote_leftovers(domain)
+    prefixes = scratch.remote_prefix(domain.uuid)
+    found = [name for name in storage_pools.names(domain.session) if name.startswith(prefixes)]
     for name in found:
         storage_pools.remove(domain.session, name)
     return found
 
 
 def _clear_folders(domain: Domain, scratch_dir: str) -> list[str]:
-    names = os.listdir(scratch_dir) if os.path.isdir(scratch_dir) else []
-    paths = [os.path.join(scratch_dir, name) for name in names if name.startswith(scratch.local_prefix(domain.uuid))]
-    found = [path for path in paths if os.path.isdir(path) and _abandoned(path)]
-    for path in found:
-        scratch.remove_folder(path)
-    return [path for path in found if not os.path.lexists(path)]
+    removed = []
+    for name in os.listdir(scratch_dir) if os.path.isdir(scratch_dir) else ():
+        path = os.path.join(scratch_dir, name)
+        if name.startswith(scratch.local_prefix(domain.uuid)) and os.path.isdir(path) and _abandoned(path):
+            scratch.remove_folder(path)
+            if not os.path.lexists(path):
+                removed.append(path)
+    return removed

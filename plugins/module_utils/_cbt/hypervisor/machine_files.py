@@ -12,14 +12,8 @@ from xml.etree import ElementTree
 NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
 TPM_FOLDER = "/var/lib/libvirt/swtpm"
 
-# Elements of a domain's XML, by the name of their content in a restore point.
-_PATHS = {
-    "loader": "./os/loader",
-    "nvram": "./os/nvram",
-    "kernel": "./os/kernel",
-    "initrd": "./os/initrd",
-    "dtb": "./os/dtb",
-}
+# Elements below ``os`` in a domain's XML, and the names of their content in a restore point.
+_KINDS = ("loader", "nvram", "kernel", "initrd", "dtb")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +54,8 @@ def machine_files(domain_xml: str) -> list[MachineFile]:
     """Return the files that a domain's XML names or implies."""
     root = ElementTree.fromstring(domain_xml)
     found = []
-    for kind, element in _PATHS.items():
-        path = path_in(root.find(element))
+    for kind in _KINDS:
+        path = path_in(root.find(f"./os/{kind}"))
         if path is not None and os.path.isabs(path):  # a loader such as "bios.bin" belongs to QEMU
             found.append(MachineFile(kind, path))
         elif kind == "nvram" and root.find("./os[@firmware='efi']") is not None:

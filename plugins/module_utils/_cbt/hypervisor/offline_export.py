@@ -12,10 +12,10 @@ import time
 import typing as t
 
 from .. import programs
+from ..endpoint import Export
 from ..errors import HypervisorError, ProgramError, Refused
 from ..images import qemu_img
-from . import scratch
-from .backup_job import Export, JobDisk
+from .backup_job import Wanted
 from .disks import Disk
 from .domain import DomainFacts
 
@@ -43,7 +43,7 @@ def _node(disk: Disk) -> dict[str, t.Any]:
     return node if below is None else {**node, "backing": below}
 
 
-def _arguments(disks: t.Sequence[Disk], wanted: t.Mapping[str, JobDisk], socket: str, ready: str) -> list[str]:
+def _arguments(disks: t.Sequence[Disk], wanted: Wanted, socket: str, ready: str) -> list[str]:
     address = socket.replace(",", ",,")  # QEMU's options write a comma as two
     arguments = ["qemu-storage-daemon", "--pidfile", ready, "--nbd-server", f"addr.type=unix,addr.path={address}"]
     for disk in disks:
@@ -55,7 +55,7 @@ def _arguments(disks: t.Sequence[Disk], wanted: t.Mapping[str, JobDisk], socket:
             "name": disk.target,
             "writable": False,
         }
-        since = wanted[disk.target].since
+        since = wanted[disk.target]
         if since is not None:
             export["bitmaps"] = [since]
         arguments += ["--export", json.dumps(export)]
@@ -63,22 +63,21 @@ def _arguments(disks: t.Sequence[Disk], wanted: t.Mapping[str, JobDisk], socket:
 
 
 @contextlib.contextmanager
-def image_exports(facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str) -> t.Iterator[tuple[Export, ...]]:
+def image_exports(facts: DomainFacts, wanted: Wanted, folder: str) -> t.Iterator[tuple[Export, ...]]:
     """Serve the images of a shut-off domain over NBD, read-only, during the block.
 
     The domain cannot be started until the block ends. Raises Refused if a disk cannot be read while the domain is off,
     HypervisorError if an image cannot be opened, for example because the domain has been started.
     """
-    by_target = {each.target: each for each in wanted}
-    disks = [disk for disk in facts.disks if disk.target in by_target]
+    disks = [disk for disk in facts.disks if disk.target in wanted]
     for disk in disks:
         reason = why_not_offline(disk)
         if reason is not None:
             raise Refused(f"Cannot back up {facts.name} while it is shut off: {reason}")
-    socket = scratch.socket_in(folder)
+    socket = os.path.join(folder, "nbd.sock")
     ready = os.path.join(folder, "nbd.pid")  # QEMU writes it once all images are open and the socket exists
     try:
-        arguments = _arguments(disks, by_target, socket, ready)
+        arguments = _arguments(disks, wanted, socket, ready)
     except (OSError, ProgramError) as error:
         raise HypervisorError(
             f"Cannot read the disks of {facts.name}: {error}. Check that its images are intact."
@@ -86,8 +85,7 @@ def image_exports(facts: DomainFacts, wanted: t.Sequence[JobDisk], folder: str) 
     with programs.service(arguments) as server:
         _wait_for(ready, server, facts.name)
         yield tuple(
-            Export(each.target, socket, each.target, f"qemu:dirty-bitmap:{each.since}" if each.since else None)
-            for each in wanted
+            Export(target, socket, f"qemu:dirty-bitmap:{since}" if since else None) for target, since in wanted.items()
         )
         with contextlib.suppress(ProgramError):  # the server only read, so its errors do not matter
             server.stop(_START_WITHIN)

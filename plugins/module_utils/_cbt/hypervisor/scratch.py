@@ -29,14 +29,13 @@ import typing as t
 
 from .. import programs
 from ..errors import Refused
-from ..trusted_files import upwards
+from ..trusted_files import FOLDER, opened, upwards
 from . import free_space, storage_pools
 from .connection import Domain, explained
 from .domain import DomainFacts, require_files_here
 
 SELINUX = "/sys/fs/selinux/enforce"  # exists while SELinux is active
 FOR_QEMU = "qemu"  # subfolder of a run's folder for QEMU's socket; it belongs to QEMU's user
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # opens a folder, but no link to one
 _DEEPEST = 4  # maximum depth of folders to remove; a run creates fewer
 _PREFIX = "kvm-cbt-"
 _MACHINE_ID = "/etc/machine-id"
@@ -49,12 +48,12 @@ class Workspace:
     """The folders of one run. QEMU's user can write to neither.
 
     ``folder`` is on this host. ``scratch`` holds the scratch files on the hypervisor, and may be the same folder.
-    ``watched`` are the directories that must not run out of space.
+    ``watched`` is the directory that must not run out of space.
     """
 
     folder: str
     scratch: str
-    watched: tuple[free_space.WatchedDirectory, ...]
+    watched: free_space.WatchedDirectory
 
 
 def local_prefix(uuid: str) -> tuple[str, str]:
@@ -91,7 +90,7 @@ def _groups(owner: tuple[int, int]) -> t.Collection[int]:
     """Return the groups of QEMU's user."""
     try:
         user = pwd.getpwuid(owner[0])
-        return {owner[1], user.pw_gid, *os.getgrouplist(user.pw_name, owner[1])}
+        return {user.pw_gid, *os.getgrouplist(user.pw_name, owner[1])}
     except (KeyError, OSError):
         return {owner[1]}
 
@@ -113,14 +112,9 @@ def _own(parent: str, facts: DomainFacts) -> str:
     return real
 
 
-class _Folder(t.NamedTuple):
-    path: str
-    handle: int
-
-
 @contextlib.contextmanager
-def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[_Folder]:
-    """Create a folder for this run on this host. Its lock (flock) shows that the run lives."""
+def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[tuple[str, int]]:
+    """Yield the path and a handle of a new folder of this run. Its lock (flock) shows that the run lives."""
     try:
         own = _own(parent, facts)
         path = tempfile.mkdtemp(prefix=_fitting_prefix(facts.uuid, own), dir=own)
@@ -135,50 +129,33 @@ def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[_Folder]:
                 f"Cannot use {path} for scratch files: another user replaced the one that was just created. Choose another with scratch_dir."
             )
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield _Folder(path, handle)
+        yield path, handle
     finally:
         remove_folder(path)
         os.close(handle)
 
 
-def remove_folder(path: str) -> None:
+def remove_folder(path: str, above: int | None = None, depth: int = _DEEPEST) -> None:
     """Remove a folder and its content, as far as possible. Ignores OSError.
 
-    Follows no link and does not block, even if other users change the folder at the same time.
+    Follows no link and does not block, even if other users change the folder at the same time. ``path`` may be relative
+    to the handle ``above``. The folders below it are removed down to ``depth``.
     """
-    parent, name = os.path.split(path)
     with contextlib.suppress(OSError):
-        handle = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            _remove(handle, name, _DEEPEST)
-        finally:
-            os.close(handle)
-
-
-def _remove(folder: int, name: str, depth: int) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(name, dir_fd=folder)
+        os.unlink(path, dir_fd=above)
         return
     if not depth:
         return
     with contextlib.suppress(OSError):
-        handle = os.open(name, FOLDER, dir_fd=folder)
-        try:
+        with opened(path, FOLDER, above) as handle:
             for each in os.listdir(handle):
-                _remove(handle, each, depth - 1)
-        finally:
-            os.close(handle)
-        os.rmdir(name, dir_fd=folder)
+                remove_folder(each, handle, depth - 1)
+        os.rmdir(path, dir_fd=above)
 
 
 def socket_of_qemu(folder: str) -> str:
     """Return the path of QEMU's socket for the run with this folder."""
     return os.path.join(folder, FOR_QEMU, "nbd.sock")
-
-
-def socket_in(folder: str) -> str:
-    """Return the path of the socket of a server that the run itself starts."""
-    return os.path.join(folder, "nbd.sock")
 
 
 def _fits(folder: str) -> bool:
@@ -192,16 +169,12 @@ def _label(*folders: str) -> None:
         programs.run(["restorecon", *folders])
 
 
-def _let_qemu_in(folder: _Folder, owner: tuple[int, int] | None) -> None:
+def _let_qemu_in(folder: int, owner: tuple[int, int] | None) -> None:
     """Create the folder for QEMU's socket, and let QEMU reach it."""
-    os.mkdir(FOR_QEMU, 0o700, dir_fd=folder.handle)
+    os.mkdir(FOR_QEMU, 0o700, dir_fd=folder)
     if owner is not None and os.geteuid() == 0:
-        handle = os.open(FOR_QEMU, FOLDER, dir_fd=folder.handle)
-        try:
-            os.fchown(handle, *owner)
-        finally:
-            os.close(handle)
-        os.fchmod(folder.handle, 0o711)
+        os.chown(FOR_QEMU, *owner, dir_fd=folder, follow_symlinks=False)
+        os.fchmod(folder, 0o711)
 
 
 @contextlib.contextmanager
@@ -212,14 +185,14 @@ def scratch_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
     the folder cannot be created, or if the domain is on another host.
     """
     require_files_here(facts, f"share files with QEMU in {parent}")
-    with _locked_folder(facts, parent) as folder:
-        _let_qemu_in(folder, facts.owner)
-        _label(folder.path, os.path.join(folder.path, FOR_QEMU))
-        if not _fits(folder.path):
+    with _locked_folder(facts, parent) as (folder, handle):
+        _let_qemu_in(handle, facts.owner)
+        _label(folder, os.path.join(folder, FOR_QEMU))
+        if not _fits(folder):
             raise Refused(
                 f"The scratch directory {parent} is too long a path for a Unix socket. Choose a shorter one with scratch_dir."
             )
-        yield folder.path
+        yield folder
 
 
 @contextlib.contextmanager
@@ -228,13 +201,13 @@ def workspace(domain: Domain, facts: DomainFacts, parent: str) -> t.Iterator[Wor
 
     Raises Refused or HypervisorError.
     """
-    what, option = "the scratch directory", "scratch_dir"
     if facts.host is None:
         with scratch_folder(facts, parent) as folder:
-            yield Workspace(folder, folder, (free_space.WatchedDirectory(folder, what, option, 0.02),))
+            watched = free_space.WatchedDirectory(folder, "the scratch directory", "scratch_dir", 0.02)
+            yield Workspace(folder, folder, watched)
         return
     session, name = domain.session, f"{remote_prefix(domain.uuid)[0]}{secrets.token_hex(4)}"
-    with _locked_folder(facts, tempfile.gettempdir()) as folder:
+    with _locked_folder(facts, tempfile.gettempdir()) as (folder, _handle):
         try:
             path = os.path.join(parent, name)
             advice = "libvirt's storage driver must be there. Choose another folder with scratch_dir."
@@ -243,15 +216,10 @@ def workspace(domain: Domain, facts: DomainFacts, parent: str) -> t.Iterator[Wor
             watched = free_space.WatchedDirectory(
                 path,
                 f"the scratch directory on {facts.host},",
-                option,
+                "scratch_dir",
                 0.1,
                 lambda _path: storage_pools.measure(session, name),
             )
-            yield Workspace(folder.path, path, (watched,))
+            yield Workspace(folder, path, watched)
         finally:
             storage_pools.remove(session, name)
-
-
-def remote_leftovers(domain: Domain) -> list[str]:
-    """Return the names of the pools that runs of this host created for a domain."""
-    return [name for name in storage_pools.names(domain.session) if name.startswith(remote_prefix(domain.uuid))]

@@ -44,7 +44,7 @@ def measure(session: Session, name: str) -> free_space.Usage:
         pool = session.api.storagePoolLookupByName(name)
         pool.refresh(0)
         _state, total, _used, free = pool.info()
-    return free_space.Usage(name, free, total)
+    return free_space.Usage(free, total)
 
 
 def names(session: Session) -> list[str]:
@@ -89,11 +89,9 @@ def has_file(session: Session, path: str) -> bool:
 
     Raises HypervisorError if its folder does not exist, or if libvirt cannot list the folder.
     """
-    with (
-        explained(f"look into {os.path.dirname(path)} on libvirt's host"),
-        _over(session, os.path.dirname(path)) as pool,
-    ):
-        return os.path.basename(path) in pool.listVolumes()
+    folder, name = os.path.split(path)
+    with explained(f"look into {folder} on libvirt's host"), _over(session, folder) as pool:
+        return name in pool.listVolumes()
 
 
 def exists(session: Session, path: str) -> bool:
@@ -113,11 +111,12 @@ def open_file(session: Session, most: int, path: str) -> t.BinaryIO:
 
     Raises FileNotFoundError if there is no such file, OSError if it cannot be read.
     """
+    folder, name = os.path.split(path)
     copy = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
     try:
-        with _over(session, os.path.dirname(path)) as pool:
+        with _over(session, folder) as pool:
             stream = session.api.newStream(0)
-            pool.storageVolLookupByName(os.path.basename(path)).download(stream, 0, most + 1, 0)
+            pool.storageVolLookupByName(name).download(stream, 0, most + 1, 0)
             stream.recvAll(lambda _stream, data, _opaque: copy.write(data), None)
             stream.finish()
     except libvirt.libvirtError as error:

@@ -16,7 +16,6 @@ from ..errors import HypervisorError, ProgramError
 from . import locks, qemu_img
 
 _HEADER = struct.Struct(">4sIQI")  # magic, version, offset and length of the backing file's name
-_MAGIC = b"QFI\xfb"
 _LONGEST_CHAIN = 256
 _LONGEST_NAME = 1023  # bytes, QEMU's limit for the name of a backing file
 
@@ -31,14 +30,14 @@ class Image:
     path: str
     format: str
     size: int
-    compat: str | None = None
-    cluster_size: int | None = None
-    backing: str | None = None
-    backing_path: str | None = None
-    backing_format: str | None = None
-    snapshots: bool = False
-    encrypted: bool = False
-    data_file: bool = False
+    compat: str | None
+    cluster_size: int | None
+    backing: str | None
+    backing_path: str | None
+    backing_format: str | None
+    snapshots: bool
+    encrypted: bool
+    data_file: bool
 
     @property
     def trackable(self) -> bool:
@@ -52,7 +51,7 @@ def describe(path: str, fmt: str) -> Image:
     ``fmt`` is the format that the definition names. Raises HypervisorError if the image cannot be read.
     """
     try:
-        info = qemu_img.info(path, fmt, share=True)
+        info = qemu_img.info(path, fmt)
     except ProgramError as error:
         raise HypervisorError(f"Cannot read the {fmt} image {path}: {error}. Check the path and the format.") from error
     details = info.get("format-specific", {}).get("data", {})
@@ -79,18 +78,17 @@ def needed(image: Image) -> int:
     return t.cast(int, measured["required"])
 
 
-def _options(image: Image) -> list[str]:
+def _options(image: Image, dest: str, backing_option: str) -> list[str]:
+    """Return the options for a qcow2 v3 image ``dest`` with the clusters and the backing file of ``image``."""
     cluster = f",cluster_size={image.cluster_size}" if image.cluster_size else ""
-    return ["-o", f"compat=1.1{cluster}"]
-
-
-def _backing(image: Image, dest: str, file_option: str) -> list[str]:
+    options = ["-o", f"compat=1.1{cluster}"]
     if image.backing is None:
-        return []
+        return options
     # A relative name is relative to the folder of the image that holds it.
     beside = os.path.dirname(os.path.realpath(image.path)) == os.path.dirname(os.path.realpath(dest))
     return [
-        file_option,
+        *options,
+        backing_option,
         image.backing if beside else (image.backing_path or image.backing),
         "-F",
         image.backing_format or "raw",
@@ -106,8 +104,7 @@ def create_like(image: Image, dest: str) -> None:
             "-q",
             "-f",
             "qcow2",
-            *_options(image),
-            *_backing(image, dest, "-b"),
+            *_options(image, dest, "-b"),
             "--",
             dest,
             str(image.size),
@@ -130,8 +127,7 @@ def convert(image: Image, dest: str, watch: t.Callable[[], None]) -> None:
         image.format,
         "-O",
         "qcow2",
-        *_options(image),
-        *_backing(image, dest, "-B"),
+        *_options(image, dest, "-B"),
         "--",
         image.path,
         dest,
@@ -184,7 +180,7 @@ def take_owner(path: str, other: str) -> None:
     """
     status = os.stat(path)
     try:
-        handle = os.open(other, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(other, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise HypervisorError(
             f"Cannot continue with the new image {other}: {error.strerror}. Check whether another user replaced it."
@@ -212,12 +208,12 @@ def _named_backing(path: str) -> str | None:
         # changes.
         if not stat.S_ISREG(os.stat(path).st_mode):
             return None
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             header = file.read(_HEADER.size)
             if len(header) < _HEADER.size:
                 return None
             magic, _version, offset, length = _HEADER.unpack(header)
-            if magic != _MAGIC or not offset or length > _LONGEST_NAME:
+            if magic != qemu_img.MAGIC or not offset or length > _LONGEST_NAME:
                 return None
             file.seek(offset)
             name = file.read(length)
@@ -244,6 +240,6 @@ def dependents(sources: t.Iterable[str], image: str) -> list[str]:
     Checks ``sources``, the disks of domains, and the files in the folder of ``image``.
     """
     base = os.path.realpath(image)
-    found = {entry.path for entry in os.scandir(os.path.dirname(base)) if entry.is_file()}
+    found = {entry.path for entry in os.scandir(os.path.dirname(base))}
     found.update(os.path.realpath(source) for source in sources)
-    return sorted(path for path in found if os.path.isfile(path) and path != base and _rests_on(path, base))
+    return sorted(path for path in found if path != base and _rests_on(path, base))

@@ -16,15 +16,12 @@ import os
 import struct
 
 from ..errors import Refused
+from ..trusted_files import opened
 
 _FIRST, _LENGTH = 100, 200  # bytes
 _LOCK = struct.Struct("hhqqi4x")  # struct flock
 # A file system or kernel without these locks. QEMU then works without them, too.
-_NO_LOCKS = (
-    errno.ENOLCK,
-    errno.EOPNOTSUPP,
-    errno.EINVAL,
-)
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def in_use(path: str) -> bool:
@@ -34,11 +31,8 @@ def in_use(path: str) -> bool:
     Refused if the image cannot be opened.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
+        with opened(path, os.O_RDONLY | os.O_NONBLOCK) as handle:
             answer = fcntl.fcntl(handle, fcntl.F_OFD_GETLK, _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _FIRST, _LENGTH, 0))
-        finally:
-            os.close(handle)
     except OSError as error:
         if error.errno in _NO_LOCKS:
             return False

@@ -15,7 +15,7 @@ import os
 import stat
 
 SUFFIX = ".cbt-original"
-FORMATS = ("raw", "qcow2")
+_FORMATS = ("raw", "qcow2", None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +45,13 @@ def _target(marker: str) -> str | None:
 
 def read(image: str) -> Original | None:
     """Return the original of an image; None without a marker of this user or root."""
-    found = ((fmt, _target(_name(image, fmt))) for fmt in (*FORMATS, None))
+    found = ((fmt, _target(_name(image, fmt))) for fmt in _FORMATS)
     return next((Original(path, fmt) for fmt, path in found if path is not None), None)
 
 
 def there(image: str) -> bool:
     """Whether a file has the name of a marker of an image (of any owner)."""
-    return any(os.path.lexists(_name(image, fmt)) for fmt in (*FORMATS, None))
+    return any(os.path.lexists(_name(image, fmt)) for fmt in _FORMATS)
 
 
 def make(image: str, original: Original) -> None:
@@ -61,6 +61,6 @@ def make(image: str, original: Original) -> None:
 
 def remove(image: str) -> None:
     """Remove all markers of an image, if there are any."""
-    for fmt in (*FORMATS, None):
+    for fmt in _FORMATS:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(_name(image, fmt))

@@ -17,7 +17,7 @@ import typing as t
 from .. import programs
 from ..errors import Refused
 
-_MAGIC = b"QFI\xfb"
+MAGIC = b"QFI\xfb"
 _LONGEST_CHAIN = 200  # images; libvirt's limit
 
 Node = dict[str, t.Any]
@@ -31,19 +31,16 @@ class Link(t.NamedTuple):
     named: bool = True
 
 
-def info(path: str, fmt: str, share: bool = False) -> t.Mapping[str, t.Any]:
-    """Return the output of ``qemu-img info``.
-
-    ``share`` allows to read an image that a domain has open for writing.
-    """
-    arguments = ["qemu-img", "info", "--output=json", *(["-U"] if share else []), "-f", fmt, "--", path]
+def info(path: str, fmt: str) -> t.Mapping[str, t.Any]:
+    """Return the output of ``qemu-img info``, also of an image that a domain has open for writing."""
+    arguments = ["qemu-img", "info", "--output=json", "-U", "-f", fmt, "--", path]
     return t.cast("t.Mapping[str, t.Any]", programs.run_json(arguments))
 
 
 def has_qcow2_header(path: str) -> bool:
     """Whether a file begins like a qcow2 image; a RAW disk may, too. Raises OSError."""
     with open(path, "rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def chain(path: str, fmt: str) -> list[Link]:
@@ -54,7 +51,7 @@ def chain(path: str, fmt: str) -> list[Link]:
     """
     links = [Link(path, fmt)]
     while links[-1].format == "qcow2":
-        found = info(links[-1].path, "qcow2", share=True)
+        found = info(links[-1].path, "qcow2")
         below = found.get("full-backing-filename")
         if below is None or not os.path.isabs(below):  # URIs and JSON name their format themselves
             break

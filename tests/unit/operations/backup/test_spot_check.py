@@ -32,7 +32,7 @@ class Disk:
     def marked(self, start: int, end: int) -> list[Extent]:
         touched = range(start // BLOCK_SIZE, -(-end // BLOCK_SIZE))
         return [
-            Extent(block * BLOCK_SIZE, min(BLOCK_SIZE, SIZE - block * BLOCK_SIZE), True)
+            Extent(block * BLOCK_SIZE, min(BLOCK_SIZE, SIZE - block * BLOCK_SIZE), False)
             for block in touched
             if block in self._marked
         ]

@@ -16,7 +16,7 @@ from samples import disk
 from _cbt.blocks.nbd import check_reachable
 from _cbt.endpoint import Server, TcpServer
 from _cbt.errors import HypervisorError, Refused
-from _cbt.hypervisor.backup_job import JobDisk, backup_xml
+from _cbt.hypervisor.backup_job import backup_xml
 from _cbt.hypervisor.connection import Session
 from _cbt.operations.backup.transport import FIRST_PORT, PORTS, Transport, servers
 
@@ -68,7 +68,7 @@ def test_the_address_is_that_of_the_uri_or_the_one_given_and_the_port_one_of_a_r
     ids=["unix", "tls", "plain"],
 )
 def test_libvirt_receives_the_address_to_serve_on(server: Server, expected: dict[str, str]) -> None:
-    made = ElementTree.fromstring(backup_xml([JobDisk("vda")], [disk("vda")], "/scratch", server)).find("server")
+    made = ElementTree.fromstring(backup_xml({"vda": None}, [disk("vda")], "/scratch", server)).find("server")
     assert made is not None and made.attrib == expected
 
 

@@ -22,9 +22,9 @@ from _cbt.images.marker import Original
 from _cbt.operations.convert.plan import Candidate, ConversionOptions, new_path, plan
 from _cbt.operations.convert.proof import unmarked
 
-V2 = Image("/images/web1.qcow2", "qcow2", 1 << 30, "0.10")
+RAW = Image("/images/web1.img", "raw", 1 << 30, None, None, None, None, None, False, False, False)
+V2 = dataclasses.replace(RAW, path="/images/web1.qcow2", format="qcow2", compat="0.10")
 V3 = dataclasses.replace(V2, compat="1.1")
-RAW = Image("/images/web1.img", "raw", 1 << 30)
 ORIGINAL = Original(RAW.path, "raw")
 
 
@@ -137,7 +137,7 @@ def test_a_running_copy_is_read_from_the_domain() -> None:
 def test_marked_and_unmarked_extents_make_up_the_disk(steps: list[tuple[int, int]], rest: int) -> None:
     marked, offset = [], 0
     for gap, length in steps:
-        marked.append(Extent(offset + gap, length, True))
+        marked.append(Extent(offset + gap, length, False))
         offset += gap + length
     size = offset + rest
     covered = sorted([*marked, *unmarked(marked, size)])

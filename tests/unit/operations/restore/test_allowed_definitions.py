@@ -21,8 +21,8 @@ from samples import UUID, target_machine
 
 import _cbt
 from _cbt.errors import Refused
+from _cbt.hypervisor.allowed import firmware
 from _cbt.hypervisor.allowed.filtering import Filtered, filtered
-from _cbt.hypervisor.allowed.firmware import described_firmware
 from _cbt.hypervisor.allowed.table import ALLOWED, REFUSED
 from _cbt.hypervisor.allowed.values import Host, is_firmware
 from _cbt.operations.restore.machine_xml import AdaptedXml, adapt
@@ -280,7 +280,9 @@ def test_firmware_is_what_the_host_describes_or_keeps_in_its_folders(path: str, 
     assert is_firmware(path, {"/opt/firmware/described.fd"}) == known
 
 
-def test_descriptors_name_firmware_and_templates_and_damaged_ones_nothing(tmp_path: Path) -> None:
+def test_descriptors_name_firmware_and_templates_and_damaged_ones_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mapping = {
         "device": "flash",
         "executable": {"filename": "/f/code.fd", "format": "raw"},
@@ -296,7 +298,8 @@ def test_descriptors_name_firmware_and_templates_and_damaged_ones_nothing(tmp_pa
     (tmp_path / "80-deep.json").write_text("[" * 100_000)
     (tmp_path / "90-folder.json").mkdir()
     (tmp_path / "other.txt").write_text(json.dumps({"filename": "/f/other"}))
-    assert described_firmware([str(tmp_path), str(tmp_path / "missing")]) == {"/f/code.fd", "/f/vars.fd", "/f/bios.bin"}
+    monkeypatch.setattr(firmware, "_DESCRIPTORS", [f"{folder}/*.json" for folder in (tmp_path, tmp_path / "missing")])
+    assert firmware.described_firmware() == {"/f/code.fd", "/f/vars.fd", "/f/bios.bin"}
 
 
 # What an enemy makes large or strange.

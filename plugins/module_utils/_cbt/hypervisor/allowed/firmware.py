@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import json
 import os
 import typing as t
 
-_FOLDERS = ("/usr/share/qemu/firmware", "/etc/qemu/firmware")
+_DESCRIPTORS = ("/usr/share/qemu/firmware/*.json", "/etc/qemu/firmware/*.json")
 _LARGEST = 1 << 20  # characters read of a descriptor
 
 
-def described_firmware(folders: t.Sequence[str] = _FOLDERS) -> frozenset[str]:
+def described_firmware() -> frozenset[str]:
     """Return the paths of firmware and variable templates in this host's descriptors."""
     found: set[str] = set()
-    for path in (path for folder in folders for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.json")))):
+    for path in itertools.chain.from_iterable(map(glob.glob, _DESCRIPTORS)):
         with contextlib.suppress(OSError, ValueError, RecursionError), open(path, encoding="utf-8") as file:
             found.update(_filenames(json.loads(file.read(_LARGEST))))
     return frozenset(found)

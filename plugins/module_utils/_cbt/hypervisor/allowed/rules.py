@@ -33,8 +33,8 @@ class Rule:
     """
 
     values: t.Mapping[str, Value]
-    essential: bool = False
-    free: bool = False
+    essential: bool
+    free: bool
 
 
 def _value(kind: str) -> Value:

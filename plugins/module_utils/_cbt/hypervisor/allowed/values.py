@@ -52,9 +52,7 @@ def fits(kind: str, value: str, host: Host) -> bool:
     """Whether a value is of ``kind``: a name in capitals, or words separated by ``|``."""
     if kind == "TEXT":
         return True
-    if len(value) > LONGEST and kind != "BASE64":
-        return False
-    if kind == "NONE":
+    if kind == "NONE" or (len(value) > LONGEST and kind != "BASE64"):
         return False
     if kind == "OWN":
         return value in host.paths

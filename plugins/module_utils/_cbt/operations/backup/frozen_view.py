@@ -12,10 +12,10 @@ import contextlib
 import dataclasses
 import typing as t
 
-from ...endpoint import TcpServer
+from ...endpoint import Export, TcpServer
 from ...errors import HypervisorError
 from ...hypervisor import agent, backup_job, checkpoints, offline_export
-from ...hypervisor.backup_job import Export, JobDisk
+from ...hypervisor.backup_job import Wanted
 from ...hypervisor.connection import Domain
 from ...hypervisor.domain import DomainFacts
 
@@ -42,7 +42,7 @@ class ViewRequest:
 
     domain: Domain
     facts: DomainFacts
-    wanted: t.Sequence[JobDisk]
+    wanted: Wanted
     checkpoint: str | None
     tracked: t.Collection[str]
 

@@ -21,7 +21,7 @@ def check_job(domain: Domain, facts: DomainFacts, abort_foreign: bool) -> None:
 
     A backup job may be ended with ``abort_foreign``.
     """
-    if facts.job is None or leftovers.is_leftover(domain) or (abort_foreign and facts.job == "backup"):
+    if facts.job is None or leftovers.left_folder(domain) or (abort_foreign and facts.job == "backup"):
         return
     raise Refused(
         f"Cannot back up {facts.name}: a {facts.job} job is running on it that is not ours. Wait for it to end, or end it with"

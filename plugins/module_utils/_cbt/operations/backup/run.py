@@ -15,7 +15,7 @@ import typing as t
 
 from ...blocks.nbd import Source, check_reachable
 from ...control import Control, Progress
-from ...endpoint import TcpServer
+from ...endpoint import Export, TcpServer
 from ...errors import CbtError, DamagedObject, ObjectMissing
 from ...hypervisor import agent, backup_job, checkpoints, free_space, scratch, storage_pools
 from ...hypervisor.connection import Domain, libvirt
@@ -91,7 +91,7 @@ class BackupRun:
     def carry_out(self) -> RestorePoint:
         """Take the backup, publish it, and return its restore point."""
         taken = [each for each in self._plan.disks if each.read]
-        wanted = [backup_job.JobDisk(each.target, each.since) for each in taken]
+        wanted = {each.target: each.since for each in taken}
         with (
             contextlib.ExitStack() as undo,
             scratch.workspace(self._domain, self._facts, self._options.scratch_dir) as work,
@@ -109,9 +109,7 @@ class BackupRun:
                 # Firmware variables and similar files, as they are close to the instant of the view.
                 captured.take(machine_files(self._facts.xml))
                 self.warnings += captured.warnings
-                server = view.exports[0].server
-                if isinstance(server, TcpServer):
-                    check_reachable(server)
+                check_reachable(view.exports[0].server)
                 for plan, export in zip(taken, view.exports):
                     self._read(plan, export)
                 point = self._publish(view, captured)
@@ -128,16 +126,14 @@ class BackupRun:
         return point
 
     @contextlib.contextmanager
-    def _begun(self, wanted: t.Sequence[backup_job.JobDisk], work: scratch.Workspace) -> t.Iterator[frozen_view.View]:
+    def _begun(self, wanted: backup_job.Wanted, work: scratch.Workspace) -> t.Iterator[frozen_view.View]:
         with contextlib.ExitStack() as stack:
             with self._control.phase("freezing", domain=self._facts.name) as result:
                 view = stack.enter_context(self._view(wanted, work))
                 result["consistency"] = view.consistency
             yield view
 
-    def _view(
-        self, wanted: t.Sequence[backup_job.JobDisk], work: scratch.Workspace
-    ) -> t.ContextManager[frozen_view.View]:
+    def _view(self, wanted: backup_job.Wanted, work: scratch.Workspace) -> t.ContextManager[frozen_view.View]:
         asked = frozen_view.ViewRequest(self._domain, self._facts, wanted, self._checkpoint, self._plan.tracked)
         if not self._facts.active:
             return frozen_view.shut_off(asked, work.folder)
@@ -157,7 +153,7 @@ class BackupRun:
 
     def _watched(self, work: scratch.Workspace) -> list[free_space.WatchedDirectory]:
         """Return the directories that need free space. Raises Refused if there is too little."""
-        watched = list(work.watched)
+        watched = [work.watched]
         stored_in = self._repository.local_path
         if stored_in is not None:
             watched.append(free_space.WatchedDirectory(stored_in, "the repository", "repository", 0.25))
@@ -165,9 +161,9 @@ class BackupRun:
             directory.require_room()
         return watched
 
-    def _read(self, plan: DiskPlan, export: backup_job.Export) -> None:
+    def _read(self, plan: DiskPlan, export: Export) -> None:
         base = self._base_map(plan)
-        with _source(export) as source:
+        with Source(export) as source:
             known = base if plan.since is not None else None  # all changes since it are marked
             doubtful = (
                 known is not None
@@ -204,7 +200,7 @@ class BackupRun:
         exports = {export.target: export for export in view.exports}
         describe = functools.partial(self._point, view)
         self._add_configuration(captured)
-        return self._new.publish(captured.objects, describe, lambda target: _source(exports[target]))
+        return self._new.publish(captured.objects, describe, lambda target: Source(exports[target]))
 
     def _point(self, view: frozen_view.View, stored_maps: Files, files: Files) -> RestorePoint:
         return RestorePoint(
@@ -282,10 +278,6 @@ class BackupRun:
             )
             return
         self.warnings += self.healed.words(self._facts.name)
-
-
-def _source(export: backup_job.Export) -> Source:
-    return Source(export.server, export.name, export.dirty_context)
 
 
 def _image_properties(disk: Disk) -> dict[str, t.Any]:

@@ -16,7 +16,7 @@ import os
 import typing as t
 
 from ...blocks.extents import Extent, intersect
-from ...blocks.nbd import MAX_REQUEST, STATUS_STEP, Source
+from ...blocks.nbd import MAX_REQUEST, Source
 from ...control import Control
 from ...errors import HypervisorError
 from ...hypervisor import backup_job, checkpoints, free_space, offline_export, scratch
@@ -24,33 +24,27 @@ from ...hypervisor.connection import Domain
 from ...hypervisor.domain import read_domain
 from ...images.image_files import Image
 
-_SPACE_EVERY = 0.02  # seconds; QEMU gives the guest an error if the scratch file cannot grow
-
 
 def unmarked(marked: t.Iterable[Extent], size: int) -> t.Iterator[Extent]:
     """Yield the parts of a disk outside of ordered extents. Pure."""
     offset = 0
     for extent in marked:
         if extent.offset > offset:
-            yield Extent(offset, extent.offset - offset, True)
+            yield Extent(offset, extent.offset - offset, False)
         offset = extent.end
     if size > offset:
-        yield Extent(offset, size - offset, True)
-
-
-def _marked(source: Source) -> t.Iterator[Extent]:
-    for start in range(0, source.size, STATUS_STEP):
-        yield from source.marked(start, min(start + STATUS_STEP, source.size))
+        yield Extent(offset, size - offset, False)
 
 
 def _to_read(old: Source, new: Source) -> t.Iterator[Extent]:
     """Yield the ranges that are not marked and do not read as zero in both images."""
 
     def within(zero: bool) -> t.Iterator[Extent]:
-        return (each for each in intersect(unmarked(_marked(new), old.size), old.allocation()) if each.flag == zero)
+        unwritten = unmarked(new.marked(0, new.size), old.size)
+        return (each for each in intersect(unwritten, old.allocation()) if each.zero == zero)
 
     yield from within(zero=False)
-    yield from (each for each in intersect(within(zero=True), new.allocation()) if not each.flag)
+    yield from (each for each in intersect(within(zero=True), new.allocation()) if not each.zero)
 
 
 def first_difference(old: Source, new: Source, control: Control) -> int | None:
@@ -77,16 +71,15 @@ def prove(domain: Domain, target: str, original: Image, bitmap: str, scratch_dir
         facts, disks=(dataclasses.replace(disk, type="file", source=original.path, format=original.format),)
     )
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(scratch.scratch_folder(facts, scratch_dir))
-        aside = os.path.join(folder, "original")
+        work = stack.enter_context(scratch.workspace(domain, facts, scratch_dir))
+        aside = os.path.join(work.folder, "original")
         os.mkdir(aside, 0o700)
-        (before,) = stack.enter_context(offline_export.image_exports(was, [backup_job.JobDisk(target)], aside))
-        begin = stack.enter_context(backup_job.backup_job(domain, facts, [backup_job.JobDisk(target, bitmap)], folder))
-        directory = free_space.WatchedDirectory(folder, "the scratch directory", "scratch_dir", _SPACE_EVERY)
-        stack.enter_context(free_space.guarded([directory], control, lambda: backup_job.end(domain)))
+        (before,) = stack.enter_context(offline_export.image_exports(was, {target: None}, aside))
+        begin = stack.enter_context(backup_job.backup_job(domain, facts, {target: bitmap}, work.folder))
+        stack.enter_context(free_space.guarded([work.watched], control, lambda: backup_job.end(domain)))
         (now,) = begin()
-        old = stack.enter_context(Source(before.server, before.name))
-        new = stack.enter_context(Source(now.server, now.name, now.dirty_context))
+        old = stack.enter_context(Source(before))
+        new = stack.enter_context(Source(now))
         different = first_difference(old, new, control) if old.size == new.size else min(old.size, new.size)
     if different is not None:
         raise HypervisorError(

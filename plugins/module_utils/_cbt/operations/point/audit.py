@@ -40,6 +40,6 @@ def unmarked_in(
                 break
             if claim.first > first:
                 yield BlockRange(first, claim.first - first, False)
-            first = max(first, min(end, claim.first + claim.count))
+            first = max(first, min(end, claim.stop))
         if first < end:
             yield BlockRange(first, end - first, False)

@@ -47,7 +47,7 @@ class PointSource:
         return data
 
     def allocation(self) -> t.Iterator[Extent]:
-        """Yield extents of the whole disk in order, flagged by whether they read as zero."""
+        """Yield extents of the whole disk in order."""
         end = 0
         for run in self._extents.runs():
             if end < run.first:
@@ -58,7 +58,7 @@ class PointSource:
             yield self._extent(end, block_count(self.size), True)
 
     def extents(self) -> t.Iterator[Extent]:
-        """Yield the extents to read in order, flagged by whether they read as zero."""
+        """Yield the extents to read in order."""
         if self._base is None:
             return self.allocation()
         return (self._extent(each.first, each.stop, each.after is None) for each in changes(self._base, self._extents))

@@ -10,6 +10,7 @@ import typing as t
 
 from ...blocks.extents import BlockRange, joined, to_blocks
 from ...blocks.nbd import Source
+from ...endpoint import Export
 from ...errors import Refused
 from ...grid import byte_range
 from ...hypervisor import backup_job, leftovers, offline_export, scratch
@@ -74,12 +75,12 @@ def changed_between(repository: Repository, target: str, old_id: str, new_id: st
 
 
 def _dirty_export(
-    stack: contextlib.ExitStack, domain: Domain, facts: DomainFacts, wanted: backup_job.JobDisk, scratch_dir: str
-) -> backup_job.Export:
+    stack: contextlib.ExitStack, domain: Domain, facts: DomainFacts, wanted: backup_job.Wanted, scratch_dir: str
+) -> Export:
     folder = stack.enter_context(scratch.scratch_folder(facts, scratch_dir))
     if facts.active:
-        return stack.enter_context(backup_job.backup_job(domain, facts, [wanted], folder))()[0]
-    return stack.enter_context(offline_export.image_exports(facts, [wanted], folder))[0]
+        return stack.enter_context(backup_job.backup_job(domain, facts, wanted, folder))()[0]
+    return stack.enter_context(offline_export.image_exports(facts, wanted, folder))[0]
 
 
 def changed_until_now(
@@ -106,9 +107,8 @@ def changed_until_now(
         if cause is not None:
             raise Refused(f"{UNRELATED}: the changes of {target} since {point.id} are not known, because {cause}.")
         with contextlib.ExitStack() as stack:
-            wanted = backup_job.JobDisk(target, point.checkpoint)
-            export = _dirty_export(stack, domain, found.facts, wanted, scratch_dir)
-            source = stack.enter_context(Source(export.server, export.name, export.dirty_context))
+            export = _dirty_export(stack, domain, found.facts, {target: point.checkpoint}, scratch_dir)
+            source = stack.enter_context(Source(export))
             base = repository.read_map(point, target)
             if spot_check.contradiction(source, base, ParentBlocks(base, repository.reader)) is not None:
                 raise Refused(

@@ -120,7 +120,7 @@ def reconcile(
         if not found.facts.active:
             require_files_here(found.facts, f"reconcile {name} while it is shut off")
         plan = plan_agreement(found, remove_foreign)
-        if plan.steps and found.facts.job is not None and not leftovers.is_leftover(domain):
+        if plan.steps and found.facts.job is not None and leftovers.left_folder(domain) is None:
             raise Refused(
                 f"Cannot change the checkpoints of {domain.name}: a {found.facts.job} job is running on it. Wait for it to end."
             )
