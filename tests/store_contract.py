@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from _cbt.errors import DamagedObject, ObjectMissing, RepositoryError
-from _cbt.repository.format.names import FOLDERS
+from _cbt.repository.format.names import KINDS
 from _cbt.repository.stores.base import Entry, Store
 
 PACK, OTHER_PACK = "packs/aa/aa" + "0" * 30, "packs/aa/aa" + "1" * 30
@@ -323,4 +323,5 @@ class StoreContract:
             raise KeyError
         assert store.reserve.spare is None
         assert not store.reserve.was_used
-        assert not {name for folder in FOLDERS for name in store.list(folder)}
+        folders = {kind.template.partition("/")[0] for kind in KINDS if "/" in kind.template}
+        assert not {name for folder in folders for name in store.list(folder)}

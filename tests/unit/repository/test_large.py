@@ -100,6 +100,7 @@ from _cbt.repository.format.packs import PackRef
 from _cbt.repository.repository import Repository
 packs = int(sys.argv[2])
 class Store:
+    location, local_path, reserve = "memory", None, None
     def list(self, prefix):
         return iter([f"hooks/compaction/{number:016x}-0" for number in range(packs // hooks.PACKS_PER_OBJECT)])
     def get(self, name, most=None):
