@@ -1,26 +1,28 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The engine of kvm.cbt: plain Python that imports nothing of Ansible.
+"""The engine of kvm.cbt: plain Python that imports nothing from Ansible.
 
 Layers
 ------
-A folder imports only folders below it; tests/unit/test_house.py holds this and every list on this page.
+tests/unit/test_house.py checks the rules of this section and every list of files on this page.
 
-    operations/     one folder for each verb; the only place where the three below meet
+    operations/     the verbs; the only place where the three folders below meet
     hypervisor/     libvirt and QEMU; uses images/, which runs qemu-img and reads image files
     blocks/         extents, and reading and writing a disk over NBD
     repository/     stored data: memory > dedup > sharing > records > repository > packs > stores > format > crypto
 
-The files beside this one are used everywhere: errors, control (interruption, events, progress), parallel, programs and
-others.
-A module of Ansible reads its options, calls one verb and returns the result of the verb.
+hypervisor/, blocks/ and repository/ do not import one another. In the chain of repository/, each link may import those
+to its right; the link "repository" is the files that are directly in the folder.
+
+Every folder may import the files beside this one: errors.py, control.py (interruption, events and progress),
+parallel.py, programs.py and others. An Ansible module reads its options, calls one verb and returns its result.
 
 The core path
 -------------
-A backup from its options to the published manifest, and back to a restored disk. Read these files in this order.
+From the options of a backup to the published manifest, and back to a restored disk. Read these files in this order.
 
-    errors.py                           the errors, one root
+    errors.py                           the exceptions; all derive from CbtError
     grid.py                             the blocks of a disk: 64 KiB, from offset 0
     control.py                          interruption, events and progress
     blocks/extents.py                   arithmetic of byte ranges: changed or not, zero or not
@@ -34,30 +36,43 @@ A backup from its options to the published manifest, and back to a restored disk
     repository/format/manifests.py      a restore point and its manifest
     repository/stores/base.py           the interface of an object store
     repository/packs/writer.py          writes blocks into packs
-    repository/packs/reader.py          reads them back and proves them
-    repository/repository.py            opens, creates, lists, reads
-    repository/sharing/publishing.py    makes a restore point visible beside running collectors
+    repository/packs/reader.py          reads blocks back, and checks each against its id
+    repository/repository.py            opens or creates a repository, lists and reads restore points
+    repository/sharing/publishing.py    makes a restore point visible while collectors may run
     operations/point/parent_blocks.py   the blocks of the parent restore point
-    operations/point/portion.py         reads one portion: zero, unchanged, stored already or new
+    operations/point/portion.py         reads one portion: each block is zero, unchanged, already stored or new
     operations/point/disk_reader.py     reads a disk in portions, and makes its map
-    operations/point/new_point.py       a restore point while it is made
+    operations/point/new_point.py       creates a restore point: packs, maps and files, and last the manifest
     operations/backup/plan.py           decides how each disk is read, and why
-    operations/backup/run.py            carries the plan out
-    operations/backup/backup.py         the verb: request, result, order of the steps
-    operations/restore/plan.py          which disk goes where, and whether it may
+    operations/backup/run.py            carries the plan out: freezes, reads, publishes and tidies up
+    operations/backup/backup.py         the verb: request, checks and plan, then the run
+    operations/restore/plan.py          which disk goes where, and which targets are refused
     operations/restore/disk_writer.py   writes one disk
     operations/restore/restore.py       the verb
 
 Where to look
 -------------
-    a dirty extent becomes an entry of the map      operations/point/disk_reader.py, _enter
-    a restore refuses a disk that is in use         operations/restore/plan.py, check_target
-    retention decides which restore points stay     operations/upkeep/retention_rules.py, decide
-    a new kind of store                             repository/stores/, and repository/location.py, open_store
+    a dirty block is zero, unchanged, stored or new   operations/point/portion.py, read
+    a dirty extent becomes an entry of the map        operations/point/disk_reader.py, read_ranges, _enter
+    a restore refuses a disk that is in use           operations/restore/plan.py, check_target, check_in_place
+    the rules of retention keep a restore point       operations/upkeep/retention_rules.py, decide
+    a hold, a lock or undelete overrides the rules    operations/upkeep/retention_plan.py, make_plan
+    a guest is frozen, and always thawed              hypervisor/agent.py, quiesced
+    the freeze encloses only the start of the view    operations/backup/frozen_view.py, running
+    a backup runs, in order, from freeze to clean-up  operations/backup/run.py, carry_out
+    packs, maps and files precede the manifest        operations/point/new_point.py, publish
+    a manifest becomes visible                        repository/sharing/publishing.py, publish
+    a failed request is repeated and logged           repository/stores/s3_client.py, _report_retry
+    an answer that breaks off is read again           repository/stores/s3_store.py, _read
+    an event becomes a line of the log                control.py, note, and log.py, event
+    a new kind of store                               repository/stores/, and repository/location.py, open_store
+
+repository/stores/__init__.py lists what else a new kind of store needs. "Guarantees" and "Sharing a repository" in
+docs/repository-format.md specify the order in which a restore point is published.
 
 Side doors
 ----------
-Files that the core path imports. Their names are enough for a first reading.
+Other files that the core path imports. On a first reading, their names are enough.
 
     blocks/nbd_target.py
     blocks/throttle.py
@@ -115,19 +130,23 @@ pack            an object that holds many blocks and a directory of them
 block address   a pack, and the ordinal of a block in it
 live block      a block that a restore point names; a pack with few of them is sparse
 extent map      for one disk at one restore point: the pack and position of each block that is not zero
-run             consecutive blocks of a disk that lie one after another in a pack; a map is a list of runs
+run             in a map: consecutive blocks of a disk that are consecutive in a pack; a map is a list of runs.
+                Elsewhere: one execution of a verb, as in "blocks stored in this run"
 manifest        the object that makes a restore point exist; it names all other objects of the point
 restore point   a domain at one instant: its disks, definition and other files
 checkpoint      libvirt's name for the instant from which QEMU records changes; it has a bitmap in each disk
 bitmap          QEMU's record in a qcow2 image of which blocks changed
-hook            a sampled block id, by which packs with similar content are found
+frozen view     the disks as they were at one instant, served over NBD while the guest continues to write
+freeze          of a guest: its agent holds back writes to file systems while the view starts; the option is quiesce
+hook            a sampled block id, used to find packs with similar content
 draft           a manifest that is not published yet; a collector keeps what it names
 hold            the object that keeps a restore point while a machine is served from it
-lease           the object by which a writer shows that it is at work
+lease           the object that shows that a writer is still running
 condemned       listed for deletion after a grace period
 trash           removed restore points that can still be brought back
 envelope        the line of JSON with magic, version and checksum around the content of an object
 slot            the master key of an encrypted repository, wrapped by one passphrase
 scratch         files in which QEMU keeps the old content of blocks that a guest overwrites during a backup
-docs/repository-format.md describes every object to the byte.
+
+docs/repository-format.md describes every object byte by byte.
 """
