@@ -4,7 +4,7 @@
 """The repository: restore points in an object store.
 
 repository.py opens or creates a repository, and lists and reads restore points. location.py has its address and
-credentials. selecting.py chooses restore points by domain, id and time.
+credentials, and opens its store. selecting.py chooses restore points by domain, id and time.
 
 Each concern has a folder, and each folder imports only those after it: memory (what this host knows of a
 repository) and dedup; sharing (writers and collectors at the same time); records (damage, verification); the files

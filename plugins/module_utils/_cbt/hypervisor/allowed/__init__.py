@@ -3,6 +3,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Decides what a domain definition from a repository may use on a host.
 
-``table`` lists the allowed parts, ``rules`` reads the table, ``values`` checks single values, ``filtering`` filters a
-definition, and ``firmware`` lists the firmware that a host describes.
+table.py lists the allowed parts, rules.py reads the table, values.py checks single values, filtering.py removes the
+other parts from a definition, and firmware.py lists the firmware for which the host has descriptors.
 """

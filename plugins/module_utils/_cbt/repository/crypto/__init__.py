@@ -5,8 +5,8 @@
 
 keys.py has the interface, which makes block ids and seals objects, and its implementation for unencrypted repositories.
 encryption.py has the implementation for encrypted ones: AES-256-GCM, with all keys derived from one master key. gcm.py
-encrypts many blocks fast with the installed library. key_slots.py wraps the master key with a passphrase. The library
-is imported only when an encrypted repository is opened.
+encrypts many blocks quickly with the installed library. key_slots.py wraps the master key with a passphrase. The
+library is imported only when an encrypted repository is opened.
 
-Neighbours: format/ seals objects with these keys. This package imports nothing of the repository.
+Neighbours: format/ seals objects with these keys. This package imports nothing from the rest of repository/.
 """

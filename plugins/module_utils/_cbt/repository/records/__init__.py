@@ -5,7 +5,7 @@
 
 damage.py records packs that were read twice and found damaged. New restore points do not build on them, and a backup or
 copy that finds the content again heals them. verified.py records the last verification of a restore point and, for
-samples, which slice is next. Records may be lost. Then the damage is found again, and the verification starts over.
+samples, which slice is next. If records are lost, the damage is found again, and the verification starts over.
 
 Neighbours: verify writes the records, backup and upkeep use them.
 """
