@@ -9,8 +9,12 @@ detects a share that is not mounted. s3_store.py keeps objects in a bucket. s3_c
 its errors. s3_upload.py uploads in parts. s3_options.py has the options; it is separate because the client loads
 slowly. reserve.py keeps some space in a directory, so that a full file system can be freed again.
 
-Everything that only one kind of store knows is here; location.py chooses the kind.
+In the engine, everything that only one kind of store knows is here; ../location.py chooses the kind. A new kind needs:
 
-Neighbours: format/names.py decides which names are objects. tests/store_contract.py is the contract that every store is
-tested against.
+- an implementation of Store and Upload of base.py, tested against the contract in tests/store_contract.py;
+- its connection options as a class here, a field for them in RepositoryLocation, and a branch in open_store;
+- these options in plugins/module_utils/_options.py and _repository.py, and in plugins/doc_fragments/_repository.py;
+- variables of the roles that pass them on, and its library in roles/prepare.
+
+Neighbours: format/names.py decides which names are objects.
 """
