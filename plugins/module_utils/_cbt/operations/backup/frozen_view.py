@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Makes a frozen view of the disks of a domain.
 
-The view of a running domain is a backup job. For a domain that is shut off, the images are exported.
+The view of a running domain is a backup job. For a domain that is shut off, the images are exported. The guest itself
+is frozen only while the backup job begins; agent.py decides whether it is, and thaws it.
 """
 
 from __future__ import annotations

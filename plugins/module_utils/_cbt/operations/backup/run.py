@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Carries out the plan of a backup."""
+"""Carries out the plan of a backup: makes the frozen view, reads the disks, publishes and tidies up."""
 
 from __future__ import annotations
 

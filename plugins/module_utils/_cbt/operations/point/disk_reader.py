@@ -51,6 +51,7 @@ def ranges_of(runs: t.Iterable[Run]) -> tuple[BlockRange, ...]:
 
 
 def _enter(builder: MapBuilder, each: Outcome) -> None:
+    """Enter the outcome for consecutive blocks into the map."""
     if each.state == ZERO:
         builder.zero(each.first, each.count)
     elif each.state == KEPT:
@@ -80,7 +81,6 @@ class Reader:
         """Read the extents of ``source`` and the ranges in ``again``.
 
         Compare each block with the parent's digest from ``parent``. Other blocks keep their map entry from ``base``.
-
         With ``audit``, cover the whole disk, and report blocks that changed although the bitmap does not mark them.
         """
         wanted = to_blocks(source.allocation() if audit else source.extents(), source.size)

@@ -5,6 +5,8 @@
 
 The rules are those of restic's ``forget``. Points are counted from the newest. Every rule has its own counter. A point
 is kept if any rule takes it. The oldest point is kept by every rule that has counts left.
+
+retention_plan.py adds the reasons other than rules: holds, locks of the store, and points to bring back.
 """
 
 from __future__ import annotations
@@ -118,7 +120,7 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A restore point and the rules that keep it; none if it is removed."""
+    """A restore point, and the rules and other reasons, such as a hold, that keep it; none if it is removed."""
 
     point: RestorePoint
     rules: tuple[str, ...]
