@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cbt_backup
-short_description: Back up a running KVM domain with changed block tracking
+short_description: Back up a KVM domain, running or shut off, with changed block tracking
 version_added: 0.1.0
 description:
   - Backs up the disks and the configuration of a domain to a repository, all as of the same instant.
@@ -62,7 +62,7 @@ options:
     type: bytes
   audit:
     description:
-      - Whether to read all disks in full and compare them with what tracking recorded.
+      - Whether to read all disks in full and check that tracking recorded every change.
       - Blocks that changed without being marked are returned in RV(disks[].unmarked). They are stored, so the restore
         point is correct and later backups can build on it.
     type: bool
@@ -107,9 +107,9 @@ options:
       - Directory on the hypervisor for the backup's socket and scratch files. Scratch files hold the data that the
         guest overwrites during the backup.
       - If O(uri) names another host, libvirt's storage driver creates the files there.
-      - On this host, the directory is refused if another user can rename other users' files in it or in a directory
-        above it, because libvirt creates files in it as root. A directory that belongs to QEMU's user is one example.
-        V(/var/tmp) is safe because it has the sticky bit.
+      - On this host, the directory is refused if, in it or in a directory above it, a user can rename files of other
+        users, because libvirt creates files in it as root. For example, a directory that belongs to QEMU's user is
+        refused. V(/var/tmp) is safe because it has the sticky bit.
     type: path
     default: /var/tmp
   transport:
@@ -124,16 +124,16 @@ options:
   nbd_address:
     description:
       - Name or address at which this host reaches the hypervisor, with O(transport=tcp). QEMU listens on it, and
-        QEMU's certificate must include it. By default, the host in O(uri).
+        QEMU's certificate must include it. The default is the host in O(uri).
     type: str
   nbd_port:
     description:
-      - Port on which QEMU listens, with O(transport=tcp). By default, the first free port from 10809 to 10872.
+      - Port on which QEMU listens, with O(transport=tcp). The default is the first free port from 10809 to 10872.
     type: int
   tls:
     description:
-      - Whether to encrypt TCP connections. Both sides must present certificates of the same CA, as the role
-        P(kvm.cbt.nbd_tls#role) installs them.
+      - Whether to encrypt TCP connections. Both sides must present certificates that are signed by the same CA. The
+        role P(kvm.cbt.nbd_tls#role) installs them.
       - With V(false), anyone who can reach the port can read the disks while the backup runs.
     type: bool
     default: true

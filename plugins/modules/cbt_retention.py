@@ -17,15 +17,15 @@ description:
     counter, and a restore point is kept if any rule selects it. The oldest restore point is also kept by every rule
     whose counter is not used up.
   - Pinned restore points and restore points dated in the future are kept and do not count for any rule.
-  - If the dates of the other restore points show that a host's clock was set back or ran ahead during a backup, that
-    restore point is given the date of the one before it.
-  - A removed restore point can be brought back with O(undelete) until O(grace) ends. After that, objects that only this
-    restore point uses are condemned. A run at least O(grace) later deletes them.
+  - If the date of a restore point does not fit the order of the others, because the clock of a host was wrong, it counts
+    as made at the same time as the restore point before it.
+  - A removed restore point can be brought back with O(undelete) until O(grace) ends. A run after that condemns the
+    objects that only this restore point uses, and a run at least O(grace) later deletes them.
   - A restore point is kept while there is a hold on it, for example because a machine is served from it.
     M(kvm.cbt.cbt_repository_info) lists the holds.
   - This module can free space even if the file system of a repository in a directory is full. To do so, it releases a
     reserve of 1 MiB, which it creates again afterwards. Set O(grace) to V(0) to free the space immediately. The removed
-    restore points can then not be brought back. O(compact_below) has no effect until there is space for new packs.
+    restore points cannot be brought back then. O(compact_below) has no effect until there is space for new packs.
   - Backups, restores and other runs of this module may run at the same time, on any host.
   - Any restore point can be removed, because each is a full image. If the next incremental backup would have been based
     on a removed restore point, it reads the disks in full.
@@ -99,13 +99,13 @@ options:
   allow_empty:
     description:
       - Whether to allow the rules to remove all restore points of a domain.
-      - By default, a run is refused if it would remove restore points but has no rules, or if its rules select none of
-        them, even if a restore point dated in the future remains.
+      - By default, a run that would remove restore points of a domain is refused if it has no rules, or if its rules
+        select none of them, even if a restore point dated in the future remains.
     type: bool
     default: false
   undelete:
     description:
-      - Ids of removed restore points to bring back. If O(domain) is set, only those of this domain.
+      - Ids of removed restore points to bring back. If O(domain) is set, they must belong to this domain.
         Restore points that exist are left unchanged.
       - No rule of the same run removes them. Later runs remove them unless a rule selects them.
       - If no rules are given, nothing is removed.
@@ -115,7 +115,7 @@ options:
   grace:
     description:
       - Seconds during which a removed restore point can be brought back, and also the minimum number of seconds between
-        condemning an object and deleting it. Measured by the storage's clock.
+        condemning an object and deleting it. It is measured by the clock of the storage.
       - Use the same value for all runs on a repository. Each run applies its own value, so the shortest one decides how
         long a removed restore point can be brought back.
       - Hosts that mount a repository over NFS see each other's files with a delay of up to a minute. Use at least
@@ -137,13 +137,13 @@ options:
         packs, and all restore points are updated to refer to them there. V(50) is a reasonable value.
         The space of the old packs is then reclaimed like that of any other pack.
       - A block can be stored in several packs, for example by backups that ran at the same time. It counts as in use
-        in only one of them and is not copied. To find such blocks, the directories of all packs are read, which are
-        less than a thousandth of the stored data.
+        in only one of them and is not copied. To find such blocks, the run reads the directories of all packs, less
+        than a thousandth of the stored data.
       - Blocks of a removed restore point that can still be brought back count as in use but are not copied, because the
         restore point keeps its packs.
       - Packs of a held restore point are not compacted, because none of their space could be reclaimed.
-      - By default, nothing is compacted. Nothing is compacted either with O(collect=false), or while a manifest or a
-        hold is damaged.
+      - By default, nothing is compacted. Packs are never compacted with O(collect=false), or while a manifest or a hold
+        is damaged.
     type: int
   confirm_shrink:
     description:
