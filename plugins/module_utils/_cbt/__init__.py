@@ -127,6 +127,7 @@ Dictionary
 extent          a range of bytes of a disk, dirty or not, or zero or not, as NBD reports it
 block           64 KiB of a disk; the unit of tracking, comparing and storing
 pack            an object that holds many blocks and a directory of them
+block id        the digest of a block's content: SHA-256, or keyed with the master key in an encrypted repository
 block address   a pack, and the ordinal of a block in it
 live block      a block that a restore point names; a pack with few of them is sparse
 extent map      for one disk at one restore point: the pack and position of each block that is not zero
@@ -134,6 +135,10 @@ run             in a map: consecutive blocks of a disk that are consecutive in a
                 Elsewhere: one execution of a verb, as in "blocks stored in this run"
 manifest        the object that makes a restore point exist; it names all other objects of the point
 restore point   a domain at one instant: its disks, definition and other files
+base            of a disk: the restore point with which it is compared, and whose map its new map continues
+parent          of a restore point: the newest base of its disks
+portion         the consecutive blocks that one worker takes at once
+verb            what a user can ask for: a function in operations/ that a module calls
 checkpoint      libvirt's name for the instant from which QEMU records changes; it has a bitmap in each disk
 bitmap          QEMU's record in a qcow2 image of which blocks changed
 frozen view     the disks as they were at one instant, served over NBD while the guest continues to write
