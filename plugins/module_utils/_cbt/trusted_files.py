@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Opens a file in a folder where other users may write, and walks up the folders that they could exchange.
+"""Opens a file in a folder where other users may write, and walks up the folders that they could replace.
 
 QEMU's user owns the folder of firmware variables, and the user of the emulated TPM owns the folder of its state. An
 attacker who controls one of their processes can put a link there, so that root reads any file of the host into a

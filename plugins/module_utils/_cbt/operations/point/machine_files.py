@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Captures a machine's files beside its disks, for a restore point.
+"""Captures a machine's files other than its disks, for a restore point.
 
-A file is stored in compressed pieces. Each has at most PIECE bytes of it, so that no side needs the whole file in
-memory.
+hypervisor/machine_files.py lists these files. Each is stored in compressed pieces of at most PIECE bytes of the file,
+so that neither a backup nor a restore needs the whole file in memory.
 """
 
 from __future__ import annotations

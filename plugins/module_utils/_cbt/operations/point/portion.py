@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reads one portion of a disk into packs: zero blocks, unchanged, stored elsewhere or new."""
+"""Reads one portion of a disk into packs: each block is zero, unchanged, already stored, or new."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Switches on incremental backup in definitions, for libvirt 7.0 to 7.5.
 
-These versions have it switched off.
+In these versions, it is switched off by default.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The configuration of a repository, its object repository.json.
 
-It cannot be sealed, because it contains the key slots that open the seals. With encryption, it contains a code over all
-other fields instead, which only the master key can make.
+It cannot be sealed, because it contains the key slots that open the seals. With encryption, it contains an
+authentication code (HMAC) of all other fields instead, which cannot be computed without the master key.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 """JSON objects with a magic, a version and a checksum. Pure.
 
 An object is one line: {"kvm.cbt":"<kind>","version":1,"sha256":"<hex>","body":<JSON>} and a newline. The checksum
-covers the kind, the version and the body's very bytes, so a changed bit anywhere is noticed.
+covers the kind, the version and the exact bytes of the body, so a changed bit anywhere is noticed.
 """
 
 from __future__ import annotations

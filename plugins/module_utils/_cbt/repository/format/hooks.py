@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hooks: a sample of the block ids in each pack, by which packs are found. Pure.
+"""Hooks: a sample of the block ids in each pack, used to find packs. Pure.
 
 After Lillibridge et al., "Sparse Indexing: Large Scale, Inline Deduplication Using Sampling and Locality" (FAST 2009):
 a writer that finds a hook loads the directory of its pack, and finds the neighbours of the block there. Layout,

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Extent maps: which pack holds each block of one disk at one restore point. Pure.
 
-Sorted runs of consecutive blocks lying consecutively in one pack; what no run covers is zero. Kept in
-columns, because a large disk with scattered changes has millions of runs. Layout, integers little-endian:
+A map is a sorted list of runs: blocks that are consecutive on the disk and in one pack. Other blocks are zero. It is
+kept in columns, because a large disk with scattered changes has millions of runs. Layout, integers little-endian:
 
     magic (8), version (2), zero (2), block size (4), disk size (8), number of packs (4), zero (4), number of runs (8),
     SHA-256 of these 40 bytes and the columns as they are before compression (32), then zlib of the columns:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The one grammar of names of the objects of a repository, and of their parts.
+"""The only grammar of the names of objects in a repository, and of the parts of these names.
 
 Pure. Names are built and parsed only here. A store reads, writes, lists and deletes only objects whose names match this
 grammar. Other files in a repository are foreign and are left alone.

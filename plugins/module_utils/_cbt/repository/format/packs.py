@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The format of packs: immutable objects with many blocks and a directory. Pure.
 
-A pack can be understood with no other object. Layout, all integers little-endian:
+A pack can be read without any other object. Layout, all integers little-endian:
 
     header     magic (8), version (2), zero (6), pack id (16)
     payloads   one after another, in the order of the directory

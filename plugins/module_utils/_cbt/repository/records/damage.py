@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Records of damaged packs, so that no new restore point builds on them.
 
-``damaged/<pack id>`` is written after a pack was read twice and found damaged both times. By it a later run can heal
-the pack. A record may be lost. Then the damage is found again.
+``damaged/<pack id>`` is written after a pack was read twice and found damaged both times. A later run uses
+it to heal the pack. If a record is lost, the damage is found again.
 """
 
 from __future__ import annotations

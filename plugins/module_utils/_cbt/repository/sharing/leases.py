@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Leases of the sessions that work on a repository.
 
-A lease spares objects that were stored since it began from condemnation, and makes stuck sessions visible. If it lapses
-while its session still works, the session loses work, but never data. All times are by the store's own clock.
+While a lease exists, objects stored since it began are not condemned. Leases also make stuck sessions visible. If one
+lapses while its session is still running, the session loses work, but never data. All times are by the store's clock.
 """
 
 from __future__ import annotations

@@ -105,12 +105,12 @@ def publish(
     before_visible: t.Callable[[], None] = _nothing,
     yields: bool = False,
 ) -> RestorePoint:
-    """Make a restore point exist, or replace its manifest. All it names must be stored.
+    """Make a restore point exist, or replace its manifest. All objects that it names must be stored already.
 
-    Returns the point that exists then.
+    Returns the point that exists afterwards.
 
     ``before_visible`` is called just before others may see the point. With ``yields``, a whole point of this id that
-    another run published stays, and is returned; one that is not whole is replaced.
+    another run published is kept and returned; one that is not whole is replaced.
 
     The writer stores a draft and then looks for condemned objects. The collector lists what it will delete and then
     looks for drafts. So at least one of them sees the other. ``restore_missing`` receives the names of the lost

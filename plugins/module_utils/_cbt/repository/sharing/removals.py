@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The record of removed restore points that the trash no longer contains.
 
-With it a host that returns after a long time can distinguish a restore point that was removed from one that a rollback
+With it, a host that returns after a long time can distinguish a restore point that was removed from one that a rollback
 lost. The collector writes the record before it deletes entries of the trash, so a removed point is always found in one
 of the two.
 """
