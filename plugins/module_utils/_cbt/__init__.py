@@ -56,14 +56,14 @@ Where to look
     a dirty extent becomes an entry of the map        operations/point/disk_reader.py, read_ranges, _enter
     a restore refuses a disk that is in use           operations/restore/plan.py, check_target, check_in_place
     the rules of retention keep a restore point       operations/upkeep/retention_rules.py, decide
-    a hold, a lock or undelete overrides the rules    operations/upkeep/retention_plan.py, make_plan
+    a hold, a lock or undelete overrides the rules    operations/upkeep/retention_plan.py, make_plan, decide_all
     a guest is frozen, and always thawed              hypervisor/agent.py, quiesced
     the freeze encloses only the start of the view    operations/backup/frozen_view.py, running
     a backup runs, in order, from freeze to clean-up  operations/backup/run.py, carry_out
     packs, maps and files precede the manifest        operations/point/new_point.py, publish
     a manifest becomes visible                        repository/sharing/publishing.py, publish
-    a failed request is repeated and logged           repository/stores/s3_client.py, _report_retry
-    an answer that breaks off is read again           repository/stores/s3_store.py, _read
+    the SDK repeats a request to S3, which is logged  repository/stores/s3_client.py, _report_retry
+    an answer that breaks off is read again, logged   repository/stores/s3_store.py, _read
     an event becomes a line of the log                control.py, note, and log.py, event
     a new kind of store                               repository/stores/, and repository/location.py, open_store
 
