@@ -3,9 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Connects a module to Ansible and to its host.
 
-It handles options, libraries, signals, errors and libvirt.
+It handles options, libraries, signals and errors.
 
-It imports nothing of a repository, because modules that need none start faster without it. ``_repository`` opens one.
+It imports nothing of a repository or of libvirt, because modules that need none start faster without them. ``_repository``
+opens a repository, and ``_hypervisor`` a session of libvirt.
 """
 
 from __future__ import annotations
@@ -20,22 +21,10 @@ from ansible.module_utils.common.parameters import remove_values
 
 from ._cbt.control import Control
 from ._cbt.errors import CbtError
-from ._cbt.hypervisor.connection import Session, connect
-from ._cbt.hypervisor.disks import Selection
 from ._cbt.printable import printable
 from ._options import Options
 
-__all__ = [
-    "Failure",
-    "Module",
-    "Session",
-    "interruptible",
-    "reported",
-    "require",
-    "selection",
-    "session",
-    "session_if_installed",
-]
+__all__ = ["Failure", "Module", "interruptible", "reported", "require"]
 
 _PACKAGES = {
     "libvirt": "libvirt-python",
@@ -145,24 +134,3 @@ def interruptible(module: Module) -> Control:
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(each, note)
     return control
-
-
-def session(module: AnsibleModule) -> t.ContextManager[Session]:
-    """Return the libvirt session that the module's options name."""
-    params = module.params
-    return connect(params["uri"], params["username"], params["password"], params["authfile"])
-
-
-def selection(module: AnsibleModule) -> Selection:
-    """Return the selection of disks in the module's options."""
-    include = module.params["include_disks"]
-    return Selection(None if include is None else tuple(include), tuple(module.params["exclude_disks"]))
-
-
-def session_if_installed(module: AnsibleModule) -> t.ContextManager[Session | None]:
-    """Return the libvirt session; None if libvirt's Python module is not installed."""
-    try:
-        importlib.import_module("libvirt")
-    except ImportError:
-        return contextlib.nullcontext()
-    return session(module)

@@ -373,7 +373,7 @@ import contextlib
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _results, _runtime
+from ansible_collections.kvm.cbt.plugins.module_utils import _hypervisor, _options, _repository, _results, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.backup import BackupRequest, backup
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.plan import BackupPolicy
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.result import BackupResult
@@ -385,7 +385,7 @@ def _request(module: AnsibleModule) -> BackupRequest:
     params = module.params
     policy = BackupPolicy(
         mode=params["mode"],
-        selection=_runtime.selection(module),
+        selection=_hypervisor.selection(module),
         scan_untracked=params["scan_untracked"],
         threshold=params["threshold"],
         audit=params["audit"],
@@ -465,7 +465,7 @@ def main() -> None:
     control = _runtime.interruptible(module)
     with _runtime.reported(module), contextlib.ExitStack() as stack:
         request = _request(module)
-        session = stack.enter_context(_runtime.session(module))
+        session = stack.enter_context(_hypervisor.session(module))
         repository = _repository.repository_or_none(module)
         result = backup(session, repository, request, control, check_only=module.check_mode)
     for warning in result.warnings:

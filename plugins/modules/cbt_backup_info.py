@@ -242,7 +242,7 @@ import dataclasses
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _results, _runtime
+from ansible_collections.kvm.cbt.plugins.module_utils import _hypervisor, _options, _repository, _results, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.info import (
     changed_between,
     changed_until_now,
@@ -265,7 +265,7 @@ def _changes(module: AnsibleModule, repository: _repository.Repository) -> list[
         found = changed_between(repository, asked["disk"], asked["from"], asked["to"])
     else:
         _runtime.require(module, "libvirt", "libvirt_qemu", "nbd")
-        with _runtime.session(module) as session:
+        with _hypervisor.session(module) as session:
             found = changed_until_now(session, repository, asked["disk"], asked["from"])
     return [each._asdict() for each in found]
 

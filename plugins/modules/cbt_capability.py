@@ -60,7 +60,7 @@ domains:
   sample: [web1]
 """
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _options, _runtime
+from ansible_collections.kvm.cbt.plugins.module_utils import _hypervisor, _options, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking.capability import set_capability
 
 
@@ -76,7 +76,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     _runtime.require(module, "libvirt")
-    with _runtime.reported(module), _runtime.session(module) as session:
+    with _runtime.reported(module), _hypervisor.session(module) as session:
         changed = set_capability(
             session, module.params["domains"], module.params["state"] == "present", module.check_mode
         )

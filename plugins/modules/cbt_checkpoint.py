@@ -125,7 +125,7 @@ import dataclasses
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _runtime
+from ansible_collections.kvm.cbt.plugins.module_utils import _hypervisor, _options, _repository, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking.reconcile import reconcile
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking.tracking import (
     TrackingRequest,
@@ -133,11 +133,11 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.tracking.t
 )
 
 
-def _tracked(module: AnsibleModule, session: _runtime.Session) -> dict[str, object]:
+def _tracked(module: AnsibleModule, session: _hypervisor.Session) -> dict[str, object]:
     present = module.params["state"] == "present"
     repository = _repository.repository_or_none(module) if present else _repository.repository_if_any(module)
     name, checkpoint = module.params["domain"], module.params["checkpoint"]
-    request = TrackingRequest(name, present, checkpoint, _runtime.selection(module))
+    request = TrackingRequest(name, present, checkpoint, _hypervisor.selection(module))
     result = set_tracking(session, repository, request, check_only=module.check_mode)
     return {
         "changed": bool(result.actions),
@@ -148,7 +148,7 @@ def _tracked(module: AnsibleModule, session: _runtime.Session) -> dict[str, obje
     }
 
 
-def _reconciled(module: AnsibleModule, session: _runtime.Session) -> dict[str, object]:
+def _reconciled(module: AnsibleModule, session: _hypervisor.Session) -> dict[str, object]:
     remove_foreign = module.params["foreign"] == "remove"
     plan = reconcile(
         session,
@@ -183,7 +183,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     _runtime.require(module, "libvirt", "libvirt_qemu")
-    with _runtime.reported(module), _runtime.session(module) as session:
+    with _runtime.reported(module), _hypervisor.session(module) as session:
         result = _reconciled(module, session) if module.params["state"] == "reconciled" else _tracked(module, session)
     module.exit_json(**result)
 

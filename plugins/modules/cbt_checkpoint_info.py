@@ -160,7 +160,7 @@ result:
   type: raw
 """
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _results, _runtime
+from ansible_collections.kvm.cbt.plugins.module_utils import _hypervisor, _options, _repository, _results, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.domains import CheckpointFacts, describe_domains
 
 
@@ -183,7 +183,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     _runtime.require(module, "libvirt", "libvirt_qemu")
-    with _runtime.reported(module), _runtime.session(module) as session:
+    with _runtime.reported(module), _hypervisor.session(module) as session:
         repository_id = _repository.existing_repository(module).id if module.params["repository"] is not None else None
         described = describe_domains(session, module.params["domain"], repository_id)
     domains = [

@@ -72,7 +72,7 @@ missing:
   sample: [db9]
 """
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _options, _runtime
+from ansible_collections.kvm.cbt.plugins.module_utils import _hypervisor, _options, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.domains import list_domains
 
 
@@ -88,7 +88,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     _runtime.require(module, "libvirt")
-    with _runtime.reported(module), _runtime.session(module) as session:
+    with _runtime.reported(module), _hypervisor.session(module) as session:
         listing = list_domains(session, module.params["domains"], module.params["exclude_domains"])
     module.exit_json(changed=False, domains=list(listing.domains), missing=list(listing.missing))
 

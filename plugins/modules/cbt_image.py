@@ -215,7 +215,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _options, _runtime
+from ansible_collections.kvm.cbt.plugins.module_utils import _hypervisor, _options, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.convert import (
     ConversionResult,
     Converted,
@@ -242,7 +242,7 @@ def _convert(module: AnsibleModule) -> ConversionResult:
     )
     control = _runtime.interruptible(module)
     if params["path"] is not None:
-        with _runtime.session_if_installed(module) as any_session:
+        with _hypervisor.session_if_installed(module) as any_session:
             return convert_image(
                 any_session,
                 os.path.abspath(params["path"]),
@@ -252,7 +252,7 @@ def _convert(module: AnsibleModule) -> ConversionResult:
                 module.check_mode,
             )
     _runtime.require(module, "libvirt", "libvirt_qemu", "nbd")
-    with _runtime.session(module) as session:
+    with _hypervisor.session(module) as session:
         return convert_disks(session, params["domain"], params["disk"], options, control, module.check_mode)
 
 

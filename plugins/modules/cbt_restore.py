@@ -335,7 +335,7 @@ import contextlib
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _results, _runtime
+from ansible_collections.kvm.cbt.plugins.module_utils import _hypervisor, _options, _repository, _results, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.errors import HypervisorError, Refused
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.restore import (
     MachineOptions,
@@ -386,7 +386,7 @@ def _request(module: AnsibleModule) -> RestoreRequest:
         disk_map={str(target): str(path) for target, path in params["disk_map"].items()},
         format=params["format"],
         preallocation=params["preallocation"],
-        selection=_runtime.selection(module),
+        selection=_hypervisor.selection(module),
         force=params["force"],
         new_name=params["new_name"],
         machine=_machine(module),
@@ -454,7 +454,7 @@ def main() -> None:
     with _runtime.reported(module), contextlib.ExitStack() as stack:
         request = _request(module)
         try:
-            session = stack.enter_context(_runtime.session_if_installed(module))
+            session = stack.enter_context(_hypervisor.session_if_installed(module))
         except HypervisorError as error:
             if module.params["define"]:
                 raise
