@@ -338,15 +338,15 @@ def test_no_secret_of_any_module_is_in_arguments_logs_results_processes_and_obje
 
 
 # What libvirt shows of a machine only to who may see its secrets.
-_MACHINE = """<domain><devices>
+_MACHINE = """<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><devices>
 <disk type='network' device='cdrom'><source protocol='https' name='a'><host name='mirror'/><cookies><cookie name='a'>secret</cookie></cookies></source></disk>
 <disk type='file'><backingStore><source protocol='https'><cookies><cookie name='a'>secret</cookie></cookies></source></backingStore></disk>
 <graphics type='vnc' port='5999' passwd='secret'/><graphics type='spice' passwd='secret'/>
-</devices></domain>"""
+</devices><qemu:commandline/></domain>"""
 _SHOWN = """
 import sys
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore import machine_xml
-print(machine_xml.without_secrets(sys.stdin.read()))
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.result import RestoreResult
+print(RestoreResult(None, (), sys.stdin.read(), None, 0.0, ()).shown_xml)
 """
 
 
@@ -356,7 +356,7 @@ def test_a_machine_is_shown_without_its_passwords_and_cookies(tmp_path: Path) ->
         [sys.executable, "-c", _SHOWN], input=_MACHINE, text=True, check=True, stdout=subprocess.PIPE, env=environment
     ).stdout
     assert "secret" not in shown
-    assert "mirror" in shown and "5999" in shown and "spice" in shown
+    assert "mirror" in shown and "5999" in shown and "spice" in shown and "<qemu:commandline" in shown
 
 
 def _masters(server: Rclone, *opened: tuple[dict[str, str], str]) -> list[bytes]:

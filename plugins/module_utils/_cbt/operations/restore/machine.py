@@ -42,6 +42,25 @@ class FileTarget:
     saved: SavedFile
     path: str
 
+    def make_folders(self) -> list[str]:
+        """Create the folders for the state of a TPM as libvirt does.
+
+        Returns the created folders, the outermost first. Raises Refused.
+        """
+        made: list[str] = []
+        folder = os.path.dirname(self.path)
+        try:
+            for path in (os.path.dirname(os.path.dirname(folder)), os.path.dirname(folder), folder):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path, 0o700 if path == folder else 0o711)
+                    made.append(path)
+            owner, group = account_of(self.saved.owner), group_of(self.saved.group)
+            if folder in made and owner >= 0:
+                os.chown(folder, owner, group, follow_symlinks=False)
+        except OSError as error:
+            raise Refused(f"Cannot restore the state of the TPM to {self.path}: {error.strerror}.") from error
+        return made
+
 
 @dataclasses.dataclass(frozen=True)
 class MachinePlan:
@@ -58,6 +77,31 @@ class MachinePlan:
     files: tuple[FileTarget, ...]
     autostart: bool
     start: bool
+
+    def check(self, force: bool) -> None:
+        """Raise Refused unless the domain may be defined."""
+        check_domain(self.session, self.name, self.uuid, force)
+
+    def define(self, otherwise: str) -> str:
+        """Define the domain. Returns its configuration as libvirt keeps it.
+
+        Raises HypervisorError; ``otherwise`` is the sentence in it on what is kept of the files.
+        """
+        with explained(f"define {self.name}", otherwise):
+            domain = self.session.api.defineXML(self.xml)
+            return t.cast(str, domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+    def begin(self) -> None:
+        """Set autostart as planned, and start the domain if requested. Raises HypervisorError."""
+        domain = self.session.domain(self.uuid)
+        with explained(f"set autostart of {self.name}", "It was restored and defined."):
+            domain.api.setAutostart(int(self.autostart))
+        if self.start:
+            with explained(
+                f"start {self.name}",
+                "It was restored and defined; its configuration may refer to something that this host does not have.",
+            ):
+                domain.api.create()
 
 
 def plan_machine(
@@ -214,46 +258,3 @@ def _check_file(file: FileTarget, session: Session, force: bool) -> None:
         raise Refused(
             f"Cannot restore {kind} to {path}: it exists already. Choose another folder, remove it, or set force: true."
         )
-
-
-def make_folders(file: FileTarget) -> list[str]:
-    """Create the folders for the state of a TPM as libvirt does.
-
-    Returns the created folders, the outermost first. Raises Refused.
-    """
-    made: list[str] = []
-    folder = os.path.dirname(file.path)
-    try:
-        for path in (os.path.dirname(os.path.dirname(folder)), os.path.dirname(folder), folder):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700 if path == folder else 0o711)
-                made.append(path)
-        owner, group = account_of(file.saved.owner), group_of(file.saved.group)
-        if folder in made and owner >= 0:
-            os.chown(folder, owner, group, follow_symlinks=False)
-    except OSError as error:
-        raise Refused(f"Cannot restore the state of the TPM to {file.path}: {error.strerror}.") from error
-    return made
-
-
-def define(plan: MachinePlan, otherwise: str) -> str:
-    """Define the domain. Returns its configuration as libvirt keeps it.
-
-    Raises HypervisorError; ``otherwise`` is the sentence in it on what is kept of the files.
-    """
-    with explained(f"define {plan.name}", otherwise):
-        domain = plan.session.api.defineXML(plan.xml)
-        return t.cast(str, domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE))
-
-
-def begin(plan: MachinePlan) -> None:
-    """Set autostart as planned, and start the domain if requested. Raises HypervisorError."""
-    domain = plan.session.domain(plan.uuid)
-    with explained(f"set autostart of {plan.name}", "It was restored and defined."):
-        domain.api.setAutostart(int(plan.autostart))
-    if plan.start:
-        with explained(
-            f"start {plan.name}",
-            "It was restored and defined; its configuration may refer to something that this host does not have.",
-        ):
-            domain.api.create()

@@ -338,13 +338,3 @@ def _passed_through(tpm: ElementTree.Element) -> bool:
 def _drop(parent: ElementTree.Element, tag: str) -> None:
     for child in parent.findall(tag):
         parent.remove(child)
-
-
-def without_secrets(domain_xml: str) -> str:
-    """Return a domain's XML without the passwords of graphics and the cookies of disks."""
-    root = ElementTree.fromstring(domain_xml)
-    for element in root.iterfind("./devices/graphics"):
-        element.attrib.pop("passwd", None)
-    for source in root.iterfind(".//cookies/.."):
-        source.remove(t.cast("ElementTree.Element", source.find("cookies")))
-    return ElementTree.tostring(root, encoding="unicode")

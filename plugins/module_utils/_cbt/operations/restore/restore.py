@@ -24,7 +24,6 @@ from ...repository.format import manifests
 from ...repository.format.maps import Run, portions
 from ...repository.repository import Repository
 from ...repository.selecting import select_point
-from . import machine
 from .disk_writer import DiskWriter, layout_of, partial_name, sweep
 from .plan import (
     DiskRestore,
@@ -39,6 +38,9 @@ from .plan import (
 from .result import RestoreResult
 from .saved_machine import configuration, write_file
 from .targets import in_place
+
+if t.TYPE_CHECKING:
+    from .machine import MachinePlan
 
 __all__ = ["DiskRestore", "MachineOptions", "NbdTls", "RestoreRequest", "RestoreResult", "make_plan", "restore"]
 
@@ -116,13 +118,15 @@ class _Restore:
         for plan in self.disks:
             if in_place(plan.path):
                 check_in_place(plan, self._layouts[plan.target], request)
-        self.machine: machine.MachinePlan | None = None
+        self.machine: MachinePlan | None = None
         if request.machine is not None:
             if session is None:
                 raise Refused(
                     f"Cannot define {request.new_name or self.point.domain}: libvirt does not answer here. Restore the disks without define."
                 )
-            self.machine = machine.plan_machine(session, repository, self.point, request, self.disks, request.machine)
+            from .machine import plan_machine  # loaded only to define a machine
+
+            self.machine = plan_machine(session, repository, self.point, request, self.disks, request.machine)
             self.xml = self.machine.xml
         check_space(self._amounts())
 
@@ -182,10 +186,10 @@ class _Restore:
                     if not self._request.force:
                         undo.callback(_forget, final)
                 if self.machine is not None:
-                    self.xml = machine.define(self.machine, self._remains(appearing.values()))
+                    self.xml = self.machine.define(self._remains(appearing.values()))
                 undo.pop_all()
         if self.machine is not None:
-            machine.begin(self.machine)
+            self.machine.begin()
         self.disks = tuple(done[plan.target] for plan in self.disks)
 
     def _remains(self, files: t.Iterable[str]) -> str:
@@ -202,7 +206,7 @@ class _Restore:
             if not in_place(plan.path):
                 check_target(plan, self._session, self._request.force)
         if self.machine is not None:
-            machine.check_domain(self.machine.session, self.machine.name, self.machine.uuid, self._request.force)
+            self.machine.check(self._request.force)
 
     def _write_disk(self, plan: DiskRestore, path: str, control: Control) -> tuple[int, Busy]:
         """Return the number of bytes written, and what the workers were busy with."""
@@ -234,7 +238,7 @@ class _Restore:
 
     def _write_files(self, appearing: dict[str, str], undo: contextlib.ExitStack) -> None:
         for file in self.machine.files if self.machine is not None else ():
-            for made in machine.make_folders(file) if file.saved.kind == "tpm" else ():
+            for made in file.make_folders() if file.saved.kind == "tpm" else ():
                 undo.callback(_remove_folder, made)
             partial = partial_name(file.path)
             undo.callback(_forget, partial)

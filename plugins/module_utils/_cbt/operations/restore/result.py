@@ -6,11 +6,17 @@
 from __future__ import annotations
 
 import dataclasses
+import typing as t
+from xml.etree import ElementTree
 
 from ...busy import RESTORE_NAMES, limited_by
 from ...repository.format.manifests import RestorePoint
-from . import machine, machine_xml
 from .plan import DiskRestore
+
+if t.TYPE_CHECKING:
+    from .machine import MachinePlan
+
+ElementTree.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +30,19 @@ class RestoreResult:
     point: RestorePoint
     disks: tuple[DiskRestore, ...]
     domain_xml: str
-    machine: machine.MachinePlan | None
+    machine: MachinePlan | None
     duration: float
     warnings: tuple[str, ...]
 
     @property
     def shown_xml(self) -> str:
-        """The XML without its secrets."""
-        return machine_xml.without_secrets(self.domain_xml)
+        """The XML without the passwords of graphics and the cookies of disks."""
+        root = ElementTree.fromstring(self.domain_xml)
+        for element in root.iterfind("./devices/graphics"):
+            element.attrib.pop("passwd", None)
+        for source in root.iterfind(".//cookies/.."):
+            source.remove(t.cast("ElementTree.Element", source.find("cookies")))
+        return ElementTree.tostring(root, encoding="unicode")
 
     @property
     def limited_by(self) -> str | None:
