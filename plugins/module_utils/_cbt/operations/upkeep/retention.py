@@ -20,10 +20,11 @@ from ...repository.sharing import holds, leases, publishing, trash
 from ...repository.sharing.collector import Collected, Collector, is_locked
 from ...repository.sharing.leases import ASTRAY, LAPSE, Lease
 from ...repository.sharing.trash import Removed
-from . import compaction
-from .compaction import Candidates, Compacted
 from .retention_plan import RetentionFacts, RetentionPlan, RetentionRequest, make_plan
 from .retention_rules import Verdict
+
+if t.TYPE_CHECKING:
+    from .compaction import Candidates, Compacted
 
 __all__ = ["RestorePoint", "RetentionRequest", "RetentionResult", "retention"]
 
@@ -172,6 +173,8 @@ class _Retention:
         if self._request.grace > 0 or not plan.collects:
             left += [Removed(point, "", now) for point in plan.going]
         if plan.compacts:
+            from . import compaction  # loaded only with compact_below
+
             candidates = self._candidates([point for point in points if point.key not in gone], left)
             compacted = compaction.predict(self._repository, candidates, self._control)
         return self._result(compacted, collected, left)
@@ -213,13 +216,15 @@ class _Retention:
 
     def _compact(self, lease: Lease) -> Compacted:
         """Compact; if the store has no space for new packs, leave it to a later run."""
+        from . import compaction  # loaded only with compact_below
+
         points = self._repository.points_of().points
         candidates = self._candidates(points, self._recoverable(lease.now(), points))
+        compacted = compaction.Compacted()
         with contextlib.suppress(StorageFull), self._control.phase("compacting") as result:
             compacted = compaction.compact(lease, candidates, self._control)
             result.update(dataclasses.asdict(compacted))
-            return compacted
-        return Compacted()
+        return compacted
 
     def _collect(self, lease: Lease, left: t.Sequence[RestorePoint]) -> Collected | None:
         """Reclaim space, in rounds if the store is full.
@@ -255,6 +260,8 @@ class _Retention:
 
     def _candidates(self, points: t.Sequence[RestorePoint], recoverable: t.Sequence[Removed]) -> Candidates:
         """Return the candidates for compaction, given the existing points and those that can be brought back."""
+        from .compaction import Candidates  # loaded only with compact_below
+
         held = [each.point for each in self._facts.holds if each.point is not None]
         return Candidates(self._request.compact_below or 0, points, [each.point for each in recoverable], held)
 
