@@ -16,7 +16,6 @@ import time
 import typing as t
 from xml.etree import ElementTree
 
-from ..images import qemu_img
 from .connection import Domain, explained, libvirt
 from .disks import GRANULARITY, Disk, identity_bitmap
 from .domain import DomainFacts, monitor, read_domain
@@ -144,6 +143,8 @@ def add_bitmaps(facts: DomainFacts, name: str, targets: t.Collection[str]) -> No
     Call this before the disks are read. If the domain is started in between, its writes are recorded. The next backup
     may then read a block twice, but it misses no change.
     """
+    from ..images import qemu_img  # loaded only for a domain that is shut off
+
     for disk in facts.disks:
         if disk.target in targets and disk.source is not None:
             identity = identity_bitmap(name, disk.target)
@@ -211,6 +212,8 @@ def _redefinition(name: str, tracked: t.Collection[str], disks: t.Iterable[Disk]
 
 
 def _remove_shut_off(facts: DomainFacts, name: str, known: t.Any) -> None:
+    from ..images import qemu_img  # loaded only for a domain that is shut off
+
     for disk in facts.disks:
         held = [name] if disk.bitmap(name) is not None else []
         for bitmap in (*held, *(identity_bitmap(name, target) for target in disk.identities(name))):

@@ -13,7 +13,6 @@ import typing as t
 from xml.etree import ElementTree
 
 from ..errors import HypervisorError, ProgramError, Refused
-from ..images import qemu_img
 from .connection import Domain, Session, explained, libvirt
 from .disks import Disk, parse_disks, with_block_nodes, with_image
 
@@ -115,6 +114,8 @@ def _running_job(domain: Domain) -> str | None:
 def _from_image(disk: Disk) -> Disk:
     if disk.why_unreadable is not None or disk.source is None or not os.path.exists(disk.source):
         return disk
+    from ..images import qemu_img  # loaded only for a domain that is shut off
+
     try:
         return with_image(disk, qemu_img.info(disk.source, disk.format))
     except ProgramError:

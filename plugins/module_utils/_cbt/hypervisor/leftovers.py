@@ -11,7 +11,7 @@ import tempfile
 from xml.etree import ElementTree
 
 from ..trusted_files import FOLDER, opened
-from . import backup_job, scratch, storage_pools
+from . import backup_job, scratch
 from .connection import Domain, libvirt
 
 
@@ -65,6 +65,8 @@ def clear(domain: Domain, scratch_dir: str) -> list[str]:
 
 
 def _clear_pools(domain: Domain) -> list[str]:
+    from . import storage_pools  # loaded only for a domain of another host
+
     prefixes = scratch.remote_prefix(domain.uuid)
     found = [name for name in storage_pools.names(domain.session) if name.startswith(prefixes)]
     for name in found:

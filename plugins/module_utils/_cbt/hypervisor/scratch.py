@@ -27,10 +27,9 @@ import stat
 import tempfile
 import typing as t
 
-from .. import programs
 from ..errors import Refused
 from ..trusted_files import FOLDER, opened, upwards
-from . import free_space, storage_pools
+from . import free_space
 from .connection import Domain, explained
 from .domain import DomainFacts, require_files_here
 
@@ -166,6 +165,8 @@ def _label(*folders: str) -> None:
     # A folder gets the label of its parent. SELinux lets QEMU create a socket only in a folder with the label that the
     # host's policy has for its path.
     if os.path.exists(SELINUX) and shutil.which("restorecon"):
+        from .. import programs  # loaded only with SELinux
+
         programs.run(["restorecon", *folders])
 
 
@@ -206,6 +207,8 @@ def workspace(domain: Domain, facts: DomainFacts, parent: str) -> t.Iterator[Wor
             watched = free_space.WatchedDirectory(folder, "the scratch directory", "scratch_dir", 0.02)
             yield Workspace(folder, folder, watched)
         return
+    from . import storage_pools  # loaded only for a domain of another host
+
     session, name = domain.session, f"{remote_prefix(domain.uuid)[0]}{secrets.token_hex(4)}"
     with _locked_folder(facts, tempfile.gettempdir()) as (folder, _handle):
         try:

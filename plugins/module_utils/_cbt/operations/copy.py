@@ -14,7 +14,7 @@ import typing as t
 
 from ..busy import COPY_NAMES, Busy, limited_by
 from ..control import Control
-from ..errors import CbtError, DamagedObject, ObjectMissing, Refused, UnreadableObject
+from ..errors import DamagedObject, ObjectMissing, Refused, UnreadableObject
 from ..repository.format.manifests import DiskRecord, Key, RestorePoint
 from ..repository.format.maps import ExtentMap
 from ..repository.records import damage
@@ -28,7 +28,6 @@ from .point.disk_reader import ranges_of
 from .point.new_point import Files, NewPoint, StoringOptions, check
 from .point.point_source import PointSource
 from .point.portion import Statistics
-from .upkeep.healing import heal
 
 __all__ = ["CopiedPoint", "CopyRequest", "CopyResult", "PointSelection", "StoringOptions", "copy"]
 
@@ -160,14 +159,6 @@ class _Copier:
         self.warnings.extend(new.warnings)
         return CopiedPoint(published, _total(new), tuple(disk.busy for disk in new.disks.values()))
 
-    def heal_others(self, point: RestorePoint) -> None:
-        """Heal other points of the destination with copied blocks of this domain."""
-        try:
-            self.warnings.extend(heal(self.lease, point.uuid, self.damages, self.control).words(point.domain))
-        except CbtError as error:
-            # All points are published. The next backup or copy heals the remaining damage.
-            self.warnings.append(f"Damaged blocks of earlier restore points of {point.domain} were not healed: {error}")
-
     def _read(self, new: NewPoint, point: RestorePoint, disk: DiskRecord, bases: Bases | None) -> PointSource:
         before, held = self._maps(disk, bases)
         again = ranges_of(damage.damaged_runs(held, self.damages)) if held is not None else ()
@@ -263,8 +254,11 @@ class _Task:
             else:
                 self.copied.append(taken)
             reached()
-        for each in {each.point.uuid: each.point for each in self.copied}.values():
-            copier.heal_others(each)
+        if copier.damages:
+            from .upkeep.healing import heal_others  # loaded only when packs are damaged
+
+            for each in {each.point.uuid: each.point for each in self.copied}.values():
+                copier.warnings.extend(heal_others(copier.lease, each, copier.damages, copier.control)[1])
 
 
 def copy(

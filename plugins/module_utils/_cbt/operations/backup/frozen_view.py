@@ -15,7 +15,7 @@ import typing as t
 
 from ...endpoint import Export, TcpServer
 from ...errors import HypervisorError
-from ...hypervisor import agent, backup_job, checkpoints, offline_export
+from ...hypervisor import agent, backup_job, checkpoints
 from ...hypervisor.backup_job import Wanted
 from ...hypervisor.connection import Domain
 from ...hypervisor.domain import DomainFacts
@@ -84,6 +84,8 @@ def shut_off(asked: ViewRequest, folder: str) -> t.Iterator[View]:
 
     If the block succeeds, the checkpoint is defined in libvirt; if that fails, the error is ignored.
     """
+    from ...hypervisor import offline_export  # loaded only for a domain that is shut off
+
     facts, checkpoint = asked.facts, asked.checkpoint
     if checkpoint is not None:
         checkpoints.add_bitmaps(facts, checkpoint, asked.tracked)

@@ -75,7 +75,7 @@ def result_of(
 ) -> BackupResult:
     """Return the outcome of a plan and, if it was carried out, of its run."""
     read: t.Mapping[str, ReadDisk] = run.disks if run is not None else {}
-    healed: t.Mapping[str, int] = run.healed.blocks if run is not None else {}
+    healed: t.Mapping[str, int] = run.healed if run is not None else {}
     sizes = {disk.target: disk.virtual_size for disk in found.facts.disks}
     disks = [_disk(each, sizes[each.target], read.get(each.target), healed.get(each.target, 0)) for each in plan.disks]
     return BackupResult(point, tuple(disks), tuple(warnings), plan.skipped)

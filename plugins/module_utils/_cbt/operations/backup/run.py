@@ -17,7 +17,7 @@ from ...blocks.nbd import Source, check_reachable
 from ...control import Control, Progress
 from ...endpoint import Export, TcpServer
 from ...errors import CbtError, DamagedObject, ObjectMissing
-from ...hypervisor import agent, backup_job, checkpoints, free_space, scratch, storage_pools
+from ...hypervisor import agent, backup_job, checkpoints, free_space, scratch
 from ...hypervisor.connection import Domain, libvirt
 from ...hypervisor.disks import Disk
 from ...hypervisor.domain import versions
@@ -29,7 +29,6 @@ from ...repository.sharing.leases import Lease
 from ..point.disk_reader import ReadDisk, ranges_of
 from ..point.machine_files import LARGEST, Capture
 from ..point.new_point import Files, NewPoint, StoringOptions
-from ..upkeep.healing import Healed, heal
 from . import frozen_view, spot_check
 from .plan import DIFFERENTIAL, INCREMENTAL, BackupPlan, DiskPlan, Situation
 from .transport import Transport
@@ -73,7 +72,7 @@ class BackupRun:
         self._lease, self._repository = lease, lease.repository
         self._control = control
         self.warnings: list[str] = []
-        self.healed = Healed()
+        self.healed: t.Mapping[str, int] = {}  # blocks by target
         now = datetime.datetime.now(datetime.timezone.utc)
         self._created = now.isoformat(timespec="microseconds")
         self._id = manifests.new_id(now)
@@ -119,7 +118,11 @@ class BackupRun:
         )
         with self._control.phase("tidying"):
             self._remove_superseded()
-            self._heal()
+            if self._damages:
+                from ..upkeep.healing import heal_others  # loaded only when packs are damaged
+
+                self.healed, warnings = heal_others(self._lease, point, self._damages, self._control)
+                self.warnings += warnings
             self._new.record_hooks()
         self.warnings += self._new.warnings
         self._control.progress(Progress("done", self._facts.name))
@@ -144,6 +147,8 @@ class BackupRun:
     def _nothing_captured(self, folder: str) -> Capture:
         if self._facts.host is None:
             return Capture(folder)
+        from ...hypervisor import storage_pools  # loaded only for a domain of another host
+
         session, most = self._domain.session, max(LARGEST.values())
         return Capture(folder, functools.partial(storage_pools.open_file, session, most))
 
@@ -266,18 +271,6 @@ class BackupRun:
             except (CbtError, libvirt.libvirtError) as error:
                 # The restore point is complete. The leftover uses a little memory, and the next backup removes it.
                 self.warnings.append(f"The superseded checkpoint {name} of {self._facts.name} was not removed: {error}")
-
-    def _heal(self) -> None:
-        """Heal damaged blocks of older points with the blocks of this backup."""
-        try:
-            self.healed = heal(self._lease, self._facts.uuid, self._damages, self._control)
-        except CbtError as error:
-            # The restore point is complete, and the next backup tries to heal again.
-            self.warnings.append(
-                f"Damaged blocks of earlier restore points of {self._facts.name} were not healed: {error}"
-            )
-            return
-        self.warnings += self.healed.words(self._facts.name)
 
 
 def _image_properties(disk: Disk) -> dict[str, t.Any]:

@@ -17,7 +17,8 @@ import dataclasses
 import typing as t
 
 from ...control import Control
-from ...errors import DamagedObject, ObjectMissing
+from ...errors import CbtError, DamagedObject, ObjectMissing
+from ...repository.format.manifests import RestorePoint
 from ...repository.format.maps import ExtentMap, Run
 from ...repository.format.packs import PackRef
 from ...repository.records import damage
@@ -137,3 +138,18 @@ def heal(lease: Lease, uuid: str, damages: Damages, control: Control | None = No
         counts[target] += search.look(target, extents)
     healed = relocate_all(lease, search.moves(), control)
     return Healed(counts, healed, len(search.damaged) - len(search.found))
+
+
+def heal_others(
+    lease: Lease, point: RestorePoint, damages: Damages, control: Control
+) -> tuple[t.Mapping[str, int], list[str]]:
+    """Heal other points with the blocks of a point just published.
+
+    Returns the number of healed blocks by target, and warnings.
+    """
+    try:
+        healed = heal(lease, point.uuid, damages, control)
+    except CbtError as error:
+        # The point is complete. The next backup or copy heals the remaining damage.
+        return {}, [f"Damaged blocks of earlier restore points of {point.domain} were not healed: {error}"]
+    return healed.blocks, healed.words(point.domain)
