@@ -13,7 +13,7 @@ from ...errors import DamagedObject, Held, ObjectMissing, RepositoryError, Unrea
 from ..format import manifests, names
 from ..format.manifests import Key, RestorePoint
 from ..repository import Repository
-from . import condemned, holds, leases, removals, trash
+from . import condemned, leases, removals
 from .leases import LAPSE, STEADY, Lease, Moment
 from .wholeness import needed, unsound, whole_point, with_whole_maps
 
@@ -180,6 +180,8 @@ def _removed_again(repository: Repository, point: RestorePoint, records: t.Colle
 
     It may have deleted the manifest before that was replaced. Return False if there is none, or if the point is held.
     """
+    from . import holds, trash  # loaded only when a manifest is replaced
+
     if not (trash.contains(repository, point) or removals.recorded(repository, point.key, records)):
         return False
     if stands(repository, point):
