@@ -74,13 +74,20 @@ def decode(body: t.Mapping[str, t.Any]) -> Slot:
     return slot
 
 
-def check_work(slots: t.Iterable[Slot]) -> None:
-    """Raise DamagedObject if one passphrase on all slots takes too much work."""
-    work = sum(slot.n * slot.r * slot.p for slot in slots)
+def decode_all(slots: t.Mapping[str, t.Any]) -> dict[str, Slot]:
+    """Read the slots of a repository from JSON, by name.
+
+    Raises as ``decode`` does, and DamagedObject if there are too many, or one passphrase on all takes too much work.
+    """
+    if len(slots) > MAX_SLOTS:
+        raise DamagedObject("its key slots were changed")
+    decoded = {name: decode(slot) for name, slot in slots.items()}
+    work = sum(slot.n * slot.r * slot.p for slot in decoded.values())
     if work > _MAX_WORK:
         raise DamagedObject(
             f"its key slots ask for {work // (COST * _BLOCK)} times the work of one slot of kvm.cbt. No passphrase is tried on them"
         )
+    return decoded
 
 
 def _cipher(slot: Slot, passphrase: str) -> Cipher:

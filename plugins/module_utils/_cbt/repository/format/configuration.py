@@ -18,11 +18,11 @@ import typing as t
 
 from ...errors import DamagedObject, PassphraseRefused, RepositoryError
 from ...grid import BLOCK_SIZE
-from ..crypto import key_slots
-from ..crypto.encryption import KEY_SIZE, EncryptedKeys, derived
-from ..crypto.key_slots import Slot
 from ..crypto.keys import Keys, PlainKeys
 from . import envelope, names
+
+if t.TYPE_CHECKING:
+    from ..crypto.key_slots import Slot
 
 FORMAT = 1
 KIND = "repository"
@@ -61,6 +61,8 @@ class Configuration:
 
     def proven_by(self, master: bytes) -> Configuration:
         """Return the same configuration with the code that the master key makes for it."""
+        from ..crypto.encryption import derived  # loaded only for an encrypted repository
+
         return dataclasses.replace(
             self, code=hmac.digest(derived(master, "configuration"), envelope.text(self._body()), "sha256").hex()
         )
@@ -70,6 +72,8 @@ class Configuration:
 
         Raises DamagedObject if the configuration was changed without the master key.
         """
+        from ..crypto import key_slots  # loaded only for an encrypted repository
+
         for name, slot in self.slots.items():
             master = key_slots.unwrap(slot, passphrase, self.id, name)
             if master is not None:
@@ -87,6 +91,9 @@ def create(passphrase: str | None = None, slot: str = FIRST_SLOT) -> Configurati
     made = Configuration(secrets.token_hex(16))
     if passphrase is None:
         return made
+    from ..crypto import key_slots  # loaded only for an encrypted repository
+    from ..crypto.encryption import KEY_SIZE
+
     master = os.urandom(KEY_SIZE)
     slots = {slot: key_slots.wrap(master, checked(passphrase), made.id, slot)}
     return dataclasses.replace(made, slots=slots).proven_by(master)
@@ -119,19 +126,16 @@ def decode(data: bytes, location: str) -> Configuration:
         )
     slots, code = (body.get("slots"), body.get("code")) if body["features"] else ({}, "")
     try:
-        if (
-            not isinstance(slots, dict)
-            or len(slots) > key_slots.MAX_SLOTS
-            or bool(slots) != bool(body["features"])
-            or _SURROGATE.search("".join(slots))
-        ):
+        if not isinstance(slots, dict) or bool(slots) != bool(body["features"]) or _SURROGATE.search("".join(slots)):
             raise DamagedObject("its key slots were changed")
         if not isinstance(code, str) or not code.isascii():
             raise DamagedObject("it lacks a required field")
         repository_id = names.check_repository_id(body["id"])
-        decoded = {name: key_slots.decode(slot) for name, slot in slots.items()}
-        key_slots.check_work(decoded.values())
-        return Configuration(repository_id, decoded, code)
+        if not slots:
+            return Configuration(repository_id)
+        from ..crypto import key_slots  # loaded only for an encrypted repository
+
+        return Configuration(repository_id, key_slots.decode_all(slots), code)
     except DamagedObject as error:
         raise DamagedObject(f"{location}/{NAME} is damaged: {error}") from error
 
@@ -158,4 +162,6 @@ def keys_of(configuration: Configuration, passphrase: str | None, location: str)
         raise PassphraseRefused(
             f"The passphrase opens no key slot of the repository {location}: it is wrong, or the slot was changed."
         )
+    from ..crypto.encryption import EncryptedKeys  # loaded only for an encrypted repository
+
     return EncryptedKeys(master)
