@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from samples import random_bytes
 
 from _cbt.errors import DamagedObject, RepositoryError
-from _cbt.repository.format import codecs
+from _cbt.repository.format import codecs, zstd
 from _cbt.repository.format.zstd import StandardLibrary, ZstandardModule
 
 BLOCKS = st.one_of(
@@ -36,7 +36,7 @@ ZSTD_MODULES = {"zstandard": ZstandardModule(zstandard), "compression.zstd": Sta
 @pytest.fixture(params=ZSTD_MODULES)
 def zstd_module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every module that zstd may come from."""
-    monkeypatch.setattr(codecs.zstd, "installed", lambda: ZSTD_MODULES[request.param])
+    monkeypatch.setattr(zstd, "installed", lambda: ZSTD_MODULES[request.param])
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_without_lz4_the_message_says_what_to_install(monkeypatch: pytest.Monkey
 
 
 def test_without_zstd_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codecs.zstd, "installed", lambda: None)
+    monkeypatch.setattr(zstd, "installed", lambda: None)
     with pytest.raises(RepositoryError, match="python3-zstandard"):
         codecs.encoder("zstd")
     with pytest.raises(RepositoryError, match="python3-zstandard") as caught:

@@ -11,7 +11,6 @@ import zlib
 
 from ...errors import DamagedObject, RepositoryError
 from ...files import Buffer
-from . import zstd
 
 try:
     import lz4.block as lz4_block
@@ -46,6 +45,8 @@ def _lz4(level: int | None) -> t.Callable[[Buffer], bytes]:
 
 
 def _zstd(level: int | None) -> t.Callable[[Buffer], bytes]:
+    from . import zstd  # loaded only for this codec
+
     library = zstd.installed()
     if library is None:
         raise RepositoryError(
@@ -120,6 +121,8 @@ def _from_lz4(payload: Buffer, length: int) -> bytes:
 
 
 def _from_zstd(payload: Buffer, length: int) -> bytes:
+    from . import zstd  # loaded only for this codec
+
     library = zstd.installed()
     if library is None:
         raise RepositoryError("Reading this repository needs the Python module zstandard. Install python3-zstandard.")
