@@ -32,6 +32,7 @@ RARE = {
     "cbt_backup": {
         *_HEALING,
         *_SHUT_OFF,
+        "hypervisor.definition",
         "hypervisor.storage_pools",
         "repository.sharing.holds",
         "repository.sharing.trash",

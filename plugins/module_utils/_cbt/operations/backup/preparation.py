@@ -11,7 +11,6 @@ import typing as t
 from ...errors import Refused
 from ...hypervisor import backup_job, leftovers
 from ...hypervisor.connection import Domain, explained, libvirt
-from ...hypervisor.definition import ending
 from ...hypervisor.domain import DomainFacts, read_domain
 from ...repository.format import names
 
@@ -55,6 +54,8 @@ def started(domain: Domain, wanted: bool) -> t.Iterator[None]:
     if not wanted or domain.api.isActive():
         yield
         return
+    from ...hypervisor.definition import ending  # loaded only with start_paused
+
     with explained(f"start {domain.name} paused"):
         domain.api.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
     try:
