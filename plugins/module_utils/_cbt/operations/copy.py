@@ -258,7 +258,7 @@ class _Task:
             from .upkeep.healing import heal_others  # loaded only when packs are damaged
 
             for each in {each.point.uuid: each.point for each in self.copied}.values():
-                copier.warnings.extend(heal_others(copier.lease, each, copier.damages, copier.control)[1])
+                heal_others(copier.lease, each, copier.damages, copier.control, copier.warnings)
 
 
 def copy(

@@ -121,8 +121,7 @@ class BackupRun:
             if self._damages:
                 from ..upkeep.healing import heal_others  # loaded only when packs are damaged
 
-                self.healed, warnings = heal_others(self._lease, point, self._damages, self._control)
-                self.warnings += warnings
+                self.healed = heal_others(self._lease, point, self._damages, self._control, self.warnings)
             self._new.record_hooks()
         self.warnings += self._new.warnings
         self._control.progress(Progress("done", self._facts.name))

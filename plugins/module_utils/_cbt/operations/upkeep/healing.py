@@ -141,15 +141,17 @@ def heal(lease: Lease, uuid: str, damages: Damages, control: Control | None = No
 
 
 def heal_others(
-    lease: Lease, point: RestorePoint, damages: Damages, control: Control
-) -> tuple[t.Mapping[str, int], list[str]]:
-    """Heal other points with the blocks of a point just published.
+    lease: Lease, point: RestorePoint, damages: Damages, control: Control, warnings: list[str]
+) -> t.Mapping[str, int]:
+    """Heal other points with the blocks of a point just published, and add warnings about them.
 
-    Returns the number of healed blocks by target, and warnings.
+    Returns the number of healed blocks by target.
     """
     try:
         healed = heal(lease, point.uuid, damages, control)
     except CbtError as error:
         # The point is complete. The next backup or copy heals the remaining damage.
-        return {}, [f"Damaged blocks of earlier restore points of {point.domain} were not healed: {error}"]
-    return healed.blocks, healed.words(point.domain)
+        warnings.append(f"Damaged blocks of earlier restore points of {point.domain} were not healed: {error}")
+        return {}
+    warnings += healed.words(point.domain)
+    return healed.blocks
