@@ -155,3 +155,7 @@ scratch         files in which QEMU keeps the old content of blocks that a guest
 
 docs/repository-format.md describes every object byte by byte.
 """
+
+from . import zipped  # the only import of a package
+
+zipped.compile_once(__name__, __spec__.loader)
