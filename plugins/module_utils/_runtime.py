@@ -5,8 +5,8 @@
 
 It handles options, libraries, signals and errors.
 
-It imports nothing of a repository or of libvirt, because modules that need none start faster without them. ``_repository``
-opens a repository, and ``_hypervisor`` a session of libvirt.
+It imports nothing of a repository or of libvirt, because modules that need none start faster without them.
+``_repository`` opens a repository, and ``_hypervisor`` a session of libvirt.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ description:
     counter, and a restore point is kept if any rule selects it. The oldest restore point is also kept by every rule
     whose counter is not used up.
   - Pinned restore points and restore points dated in the future are kept and do not count for any rule.
-  - If the date of a restore point does not fit the order of the others, because the clock of a host was wrong, it counts
-    as made at the same time as the restore point before it.
+  - If the date of a restore point does not fit the order of the others, because the clock of a host was wrong, it
+    counts as made at the same time as the restore point before it.
   - A removed restore point can be brought back with O(undelete) until O(grace) ends. A run after that condemns the
     objects that only this restore point uses, and a run at least O(grace) later deletes them.
   - A restore point is kept while there is a hold on it, for example because a machine is served from it.

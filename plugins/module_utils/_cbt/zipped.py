@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Loads the engine faster from a zip archive, as which Ansible ships it to a host.
 
-Most of a module's start is spent on compiling. Since Python 3.10, ``zipimport`` compiles each file twice: its finder asks
-the loader for the name of the file, and the loader compiles the file to answer. The finder here knows the name.
+Most of a module's start is spent on compiling. Since Python 3.10, ``zipimport`` compiles each file twice: its finder
+asks the loader for the name of the file, and the loader compiles the file to answer. The finder here knows the name.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ def check_certificates(folder: str) -> None:
         path = os.path.join(folder, name)
         if not os.access(path, os.R_OK):
             raise Refused(
-                f"Cannot read {path}, which TLS needs. The role kvm.cbt.nbd_tls installs it; tls_certificates names another folder."
+                f"Cannot read {path}, which TLS needs. The role kvm.cbt.nbd_tls installs it; tls_certificates names"
+                " another folder."
             )
 
 

@@ -59,8 +59,9 @@ def check_tls(uri: str, tls: NbdTls, library: str | None) -> None:
         _check_folder(uri, tls.certificates)
     elif not verifies_by_itself(library):
         raise Refused(
-            f"Cannot write to {uri}: libnbd {library} on this host does not verify a server against the CAs of the system (CVE-2024-7383)."
-            " Set tls_certificates to a folder with the server's CA in ca-cert.pem, or update libnbd to 1.20.2 or later."
+            f"Cannot write to {uri}: libnbd {library} on this host does not verify a server against the CAs of the"
+            " system (CVE-2024-7383). Set tls_certificates to a folder with the server's CA in ca-cert.pem, or update"
+            " libnbd to 1.20.2 or later."
         )
 
 
@@ -130,8 +131,8 @@ class NbdTarget:
         if urlsplit(uri).scheme.startswith("nbds"):
             self._handle.set_tls_verify_peer(True)
             self._advice = (
-                "The certificate of the server must be valid, be signed by the CA in tls_certificates or a CA of the system,"
-                " and include the hostname in the URI."
+                "The certificate of the server must be valid, be signed by the CA in tls_certificates or a CA of the"
+                " system, and include the hostname in the URI."
             )
         with self._explained():
             self._handle.connect_uri(uri)

@@ -45,8 +45,8 @@ def require(facts: DomainFacts) -> None:
     reason = why_not_quiesced(facts)
     if reason is not None:
         raise Refused(
-            f"Cannot freeze the file systems of {facts.name}: {reason}. Check that it runs with a channel for qemu-guest-agent and that the agent runs in the"
-            " guest, or set quiesce to auto."
+            f"Cannot freeze the file systems of {facts.name}: {reason}. Check that it runs with a channel for"
+            " qemu-guest-agent and that the agent runs in the guest, or set quiesce to auto."
         )
 
 
@@ -56,7 +56,8 @@ def _thaw(domain: Domain, frozen: bool) -> None:
     except libvirt.libvirtError as error:
         if frozen:
             raise HypervisorError(
-                f"Cannot thaw the file systems of {domain.name}: {error}. The guest may still be frozen: run virsh domfsthaw {domain.name}."
+                f"Cannot thaw the file systems of {domain.name}: {error}. The guest may still be frozen: run virsh"
+                f" domfsthaw {domain.name}."
             ) from error
 
 
@@ -90,7 +91,8 @@ def quiesced(domain: Domain, facts: DomainFacts, policy: str, mountpoints: t.Seq
             yield Quiesce(FILESYSTEM, None)
         elif policy == "required":
             raise HypervisorError(
-                f"Cannot freeze the file systems of {facts.name}: {failure}. Check qemu-guest-agent in the guest, or set quiesce to auto."
+                f"Cannot freeze the file systems of {facts.name}: {failure}. Check qemu-guest-agent in the guest, or"
+                " set quiesce to auto."
             )
         else:
             yield Quiesce(CRASH, f"the file systems were not frozen: {failure}")

@@ -45,7 +45,8 @@ def _of(domain: Domain, target: str) -> Mirror:
     found = mirror(domain.api.XMLDesc(0), target)
     if found is None:
         raise HypervisorError(
-            f"Copying {target} of {domain.name} ended early. The guest continues to use its current image. See QEMU's log of this domain."
+            f"Copying {target} of {domain.name} ended early. The guest continues to use its current image. See QEMU's"
+            " log of this domain."
         )
     return found
 

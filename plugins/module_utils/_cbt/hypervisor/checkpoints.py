@@ -87,7 +87,10 @@ def why_unsound(disk: Disk, name: str) -> str | None:
     if bitmap is None:
         return f"the bitmap {name} is missing from {disk.target}"
     if bitmap.inconsistent:
-        return f"the bitmap {name} of {disk.target} was not saved properly (QEMU was killed or crashed), so it may lack changes"
+        return (
+            f"the bitmap {name} of {disk.target} was not saved properly (QEMU was killed or crashed), so it may lack"
+            " changes"
+        )
     if not bitmap.recording:
         return f"the bitmap {name} of {disk.target} is not recording"
     return None
@@ -114,7 +117,10 @@ def why_foreign(disk: Disk, name: str) -> str | None:
             f"the bitmap {name} in the image of {disk.target} belongs to {' and '.join(identities)}:"
             " the image was replaced with that of another disk"
         )
-    return f"the bitmap {name} of {disk.target} lacks the mark of its disk (QEMU drops it in a snapshot, a mirror or a commit of an image)"
+    return (
+        f"the bitmap {name} of {disk.target} lacks the mark of its disk (QEMU drops it in a snapshot, a mirror or a"
+        " commit of an image)"
+    )
 
 
 def add_identity_bitmaps(domain: Domain, facts: DomainFacts, name: str, targets: t.Collection[str]) -> None:

@@ -76,7 +76,8 @@ class Session:
             return _in_time(self._open)
         except concurrent.futures.TimeoutError as error:
             raise HypervisorError(
-                f"{what}: it did not answer within {ANSWER_WITHIN} s. Check that libvirtd or virtqemud there is not hanging."
+                f"{what}: it did not answer within {ANSWER_WITHIN} s. Check that libvirtd or virtqemud there is not"
+                " hanging."
             ) from error
         except libvirt.libvirtError as error:
             advice = "Check that libvirtd or virtqemud runs there and that this user may use it."

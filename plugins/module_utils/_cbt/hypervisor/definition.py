@@ -107,7 +107,8 @@ def shut_down(domain: Domain, within: float, watch: t.Callable[[], None]) -> Non
             watch()
             if time.monotonic() > deadline:
                 raise HypervisorError(
-                    f"{domain.name} did not shut down within {within:.0f} s, so nothing was changed. Check its guest, or allow more time."
+                    f"{domain.name} did not shut down within {within:.0f} s, so nothing was changed. Check its guest,"
+                    " or allow more time."
                 )
             time.sleep(0.2)
 

@@ -94,7 +94,10 @@ class Disk:
         if self.device in ("cdrom", "floppy"):
             return f"{self.target} is a {self.device}: removable media are not part of a backup."
         if self.device == "lun":
-            return f"{self.target} is a passed-through LUN, which QEMU cannot read for a backup. Back it up inside the guest."
+            return (
+                f"{self.target} is a passed-through LUN, which QEMU cannot read for a backup. Back it up inside the"
+                " guest."
+            )
         if self.source is None:
             return f"{self.target} has no medium."
         if self.transient:
@@ -107,7 +110,10 @@ class Disk:
         if self.why_unreadable is not None:
             return self.why_unreadable
         if self.readonly:
-            return f"Cannot track {self.target}: it is read-only, so no bitmap can be stored in it. It is read in full each time."
+            return (
+                f"Cannot track {self.target}: it is read-only, so no bitmap can be stored in it. It is read in full"
+                " each time."
+            )
         if self.format != "qcow2":
             kind = "RAW" if self.format == "raw" else self.format
             return f"Cannot track {self.target}: a {kind} image ({self.type}) holds no bitmaps. {CONVERT}"

@@ -25,7 +25,10 @@ _START_WITHIN = 60  # seconds
 def why_not_offline(disk: Disk) -> str | None:
     """Return why a disk cannot be read while its domain is off; None if it can."""
     if disk.type not in ("file", "block"):
-        return f"{disk.target} is a {disk.type} disk, which is read through a running domain only. Set offline to start_paused."
+        return (
+            f"{disk.target} is a {disk.type} disk, which is read through a running domain only. Set offline to"
+            " start_paused."
+        )
     if disk.source is None or not os.path.exists(disk.source):
         return f"{disk.target} has no image at {disk.source}."
     return None
@@ -97,7 +100,8 @@ def _wait_for(ready: str, server: programs.Service, name: str) -> None:
         reason = server.failed()
         if reason is not None and "lock" in reason:
             raise HypervisorError(
-                f"Cannot read the disks of {name}: an image is in use by another process ({reason}). It may have been started. Try again."
+                f"Cannot read the disks of {name}: an image is in use by another process ({reason}). It may have been"
+                " started. Try again."
             )
         if reason is not None or time.monotonic() > deadline:
             raise HypervisorError(

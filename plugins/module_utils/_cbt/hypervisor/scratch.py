@@ -105,8 +105,8 @@ def _own(parent: str, facts: DomainFacts) -> str:
         others = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid in groups)
         if status.st_uid not in (0, os.geteuid()) or (others and not status.st_mode & stat.S_ISVTX):
             raise Refused(
-                f"Cannot use {parent} for scratch files: another user could replace files in {path}."
-                " Choose another folder with scratch_dir, or make root the owner of that one, and the only user who can write to it."
+                f"Cannot use {parent} for scratch files: another user could replace files in {path}. Choose another"
+                " folder with scratch_dir, or make root the owner of that one, and the only user who can write to it."
             )
     return real
 
@@ -125,7 +125,8 @@ def _locked_folder(facts: DomainFacts, parent: str) -> t.Iterator[tuple[str, int
     try:
         if os.fstat(handle).st_uid != os.geteuid():
             raise Refused(
-                f"Cannot use {path} for scratch files: another user replaced the one that was just created. Choose another with scratch_dir."
+                f"Cannot use {path} for scratch files: another user replaced the one that was just created. Choose"
+                " another with scratch_dir."
             )
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield path, handle
@@ -191,7 +192,8 @@ def scratch_folder(facts: DomainFacts, parent: str) -> t.Iterator[str]:
         _label(folder, os.path.join(folder, FOR_QEMU))
         if not _fits(folder):
             raise Refused(
-                f"The scratch directory {parent} is too long a path for a Unix socket. Choose a shorter one with scratch_dir."
+                f"The scratch directory {parent} is too long a path for a Unix socket. Choose a shorter one with"
+                " scratch_dir."
             )
         yield folder
 

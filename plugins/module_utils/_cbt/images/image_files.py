@@ -189,7 +189,8 @@ def take_owner(path: str, other: str) -> None:
         made = os.fstat(handle)
         if not stat.S_ISREG(made.st_mode) or made.st_nlink != 1 or made.st_uid != os.geteuid():
             raise HypervisorError(
-                f"Cannot continue with the new image {other}: another user replaced it. Make root the owner of its folder."
+                f"Cannot continue with the new image {other}: another user replaced it. Make root the owner of its"
+                " folder."
             )
         os.fchmod(handle, status.st_mode & 0o777)
         if os.geteuid() == 0:

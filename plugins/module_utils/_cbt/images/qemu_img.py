@@ -59,7 +59,8 @@ def chain(path: str, fmt: str) -> list[Link]:
         links.append(Link(below, named or "raw", named is not None))
         if len(links) > _LONGEST_CHAIN:
             raise Refused(
-                f"Cannot read {path}: it has more than {_LONGEST_CHAIN} backing images. Shorten the chain with virsh blockcommit."
+                f"Cannot read {path}: it has more than {_LONGEST_CHAIN} backing images. Shorten the chain with virsh"
+                " blockcommit."
             )
     return links
 
@@ -73,8 +74,9 @@ def require_formats(path: str, fmt: str) -> None:
     for above, link in zip(links, links[1:]):
         if not link.named:
             raise Refused(
-                f"Cannot use {above.path}: it does not name the format of its backing file {link.path}, and formats are not guessed."
-                f" Record the format with qemu-img rebase -u -f qcow2 -F raw -b {link.path} {above.path} (or -F qcow2)."
+                f"Cannot use {above.path}: it does not name the format of its backing file {link.path}, and formats are"
+                f" not guessed. Record the format with qemu-img rebase -u -f qcow2 -F raw -b {link.path} {above.path}"
+                " (or -F qcow2)."
             )
 
 

@@ -81,11 +81,13 @@ def _changed(found: Configuration, given: t.Sequence[str], request: KeyRequest, 
     after = found if slots == found.slots else dataclasses.replace(found, slots=slots).proven_by(master)
     if not any(after.opened(each) for each in given):
         raise Refused(
-            f"Cannot remove the last key slot of the repository {location} that a passphrase given opens: the repository could no longer be read."
+            f"Cannot remove the last key slot of the repository {location} that a passphrase given opens: the"
+            " repository could no longer be read."
         )
     if len(slots) > key_slots.MAX_SLOTS:
         raise Refused(
-            f"Cannot add a key slot to the repository {location}: it has {key_slots.MAX_SLOTS}, which is the maximum. Remove one."
+            f"Cannot add a key slot to the repository {location}: it has {key_slots.MAX_SLOTS}, which is the maximum."
+            " Remove one."
         )
     return after
 
@@ -208,8 +210,8 @@ def rebuilt(store: Store) -> Configuration:
             data = store.get(name)
             if data.startswith(encryption.MAGIC):
                 raise Refused(
-                    f"The repository {store.location} is encrypted. Its {configuration.NAME} contained the only copies of its key and cannot"
-                    " be recreated. Put a copy of that file back."
+                    f"The repository {store.location} is encrypted. Its {configuration.NAME} contained the only copies"
+                    " of its key and cannot be recreated. Put a copy of that file back."
                 )
             ids.add(manifests.decode(data, name).repository)
     if len(ids) != 1:
@@ -219,6 +221,7 @@ def rebuilt(store: Store) -> Configuration:
             else "no readable restore point contains its id"
         )
         raise Refused(
-            f"Cannot recreate {configuration.NAME} of the repository {store.location}: {what}. Put a copy of that file back."
+            f"Cannot recreate {configuration.NAME} of the repository {store.location}: {what}. Put a copy of that file"
+            " back."
         )
     return configuration.decode(Configuration(ids.pop()).encode(), store.location)

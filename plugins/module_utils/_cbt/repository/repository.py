@@ -209,8 +209,9 @@ def configuration_in(store: Store) -> Configuration | None:
         there = store.occupants()
     if there and configuration.NAME not in there:  # a configuration there was just created by another host
         raise RepositoryError(
-            f"{store.location} is not a repository: it has files but no {configuration.NAME}. {store.advice()} Otherwise use"
-            " an empty or a new location; if that file was lost, put a copy of it back, or recreate it with cbt_repository and rebuild: true."
+            f"{store.location} is not a repository: it has files but no {configuration.NAME}. {store.advice()}"
+            " Otherwise use an empty or a new location; if that file was lost, put a copy of it back, or recreate it"
+            " with cbt_repository and rebuild: true."
         )
     return None
 

@@ -76,7 +76,8 @@ def of_domain(found: t.Sequence[RestorePoint], domain: str) -> list[RestorePoint
     if len(uuids) > 1:
         lines = "; ".join(f"{uuid} (last point {point.id})" for uuid, point in sorted(uuids.items()))
         raise Refused(
-            f"The repository holds restore points of {len(uuids)} machines called {domain}: {lines}. Give the UUID instead of the name."
+            f"The repository holds restore points of {len(uuids)} machines called {domain}: {lines}. Give the UUID"
+            " instead of the name."
         )
     return mine
 

@@ -94,7 +94,10 @@ def why_not_base(disk: Disk, point: RestorePoint, situation: Situation) -> str |
     if broken is not None:
         return broken
     if disk.virtual_size != record.size:
-        return f"{disk.target} had {size_text(record.size)} at restore point {point.id} and has {size_text(disk.virtual_size or 0)} now"
+        return (
+            f"{disk.target} had {size_text(record.size)} at restore point {point.id} and has"
+            f" {size_text(disk.virtual_size or 0)} now"
+        )
     if disk.source != record.source:  # at another path, a relative backing file may be another file
         return f"{disk.target} was {record.source} at restore point {point.id} and is {disk.source} now"
     strange = why_foreign(disk, point.checkpoint or "")
@@ -213,7 +216,10 @@ def _skip(taken: t.Sequence[DiskPlan], policy: BackupPolicy, facts: DomainFacts)
     sizes = [plan.dirty_bytes for plan in taken if plan.dirty_bytes is not None]
     if len(sizes) < len(taken) or sum(sizes) >= policy.threshold:
         return None
-    return f"{size_text(sum(sizes))} have changed on {facts.name}, which is less than the threshold of {size_text(policy.threshold)}."
+    return (
+        f"{size_text(sum(sizes))} have changed on {facts.name}, which is less than the threshold of"
+        f" {size_text(policy.threshold)}."
+    )
 
 
 def _redefined(taken: t.Sequence[DiskPlan], situation: Situation) -> dict[str, tuple[str, ...]]:

@@ -23,8 +23,8 @@ def check_job(domain: Domain, facts: DomainFacts, abort_foreign: bool) -> None:
     if facts.job is None or leftovers.left_folder(domain) or (abort_foreign and facts.job == "backup"):
         return
     raise Refused(
-        f"Cannot back up {facts.name}: a {facts.job} job is running on it that is not ours. Wait for it to end, or end it with"
-        f" virsh domjobabort {facts.name} or, if it is a backup job, with abort_foreign_job: true."
+        f"Cannot back up {facts.name}: a {facts.job} job is running on it that is not ours. Wait for it to end, or end"
+        f" it with virsh domjobabort {facts.name} or, if it is a backup job, with abort_foreign_job: true."
     )
 
 
@@ -32,7 +32,8 @@ def check_name(domain: Domain) -> None:
     """Raise Refused if the name of the domain cannot be used in a repository."""
     if not names.is_domain_name(domain.name):
         raise Refused(
-            f"Cannot back up the domain {names.shown(domain.name)}: its name contains control characters. Rename it with virsh domrename."
+            f"Cannot back up the domain {names.shown(domain.name)}: its name contains control characters. Rename it"
+            " with virsh domrename."
         )
 
 

@@ -114,7 +114,8 @@ class BackupRun:
                 point = self._publish(view, captured)
                 undo.pop_all()  # it is published: from here on, nothing is undone
         self._control.reached(
-            f"Restore point {point.id} of {point.domain} is published and complete. The next backup completes the remaining work."
+            f"Restore point {point.id} of {point.domain} is published and complete. The next backup completes the"
+            " remaining work."
         )
         with self._control.phase("tidying"):
             self._remove_superseded()
@@ -184,8 +185,9 @@ class BackupRun:
                 else "Audit:"
             )
             self.warnings.append(
-                f"{plan.target} of {self._facts.name}: {how} {amount} bytes changed without being marked by tracking, the first at offset"
-                f" {read.unmarked_bytes[0][0]}. They are stored now; earlier restore points since {plan.base} may lack them."
+                f"{plan.target} of {self._facts.name}: {how} {amount} bytes changed without being marked by tracking,"
+                f" the first at offset {read.unmarked_bytes[0][0]}. They are stored now; earlier restore points since"
+                f" {plan.base} may lack them."
             )
 
     def _base_map(self, plan: DiskPlan) -> maps.ExtentMap | None:

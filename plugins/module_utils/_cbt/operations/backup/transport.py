@@ -42,7 +42,8 @@ def servers(session: Session, wanted: Transport) -> tuple[TcpServer, ...]:
     if wanted.kind == UNIX:
         if host is not None:
             raise Refused(
-                f"Cannot read the disks of a domain on {host} over a Unix socket. Set transport: tcp, or run the task on that host."
+                f"Cannot read the disks of a domain on {host} over a Unix socket. Set transport: tcp, or run the task"
+                " on that host."
             )
         return ()
     if wanted.tls:

@@ -178,7 +178,8 @@ def convert_disks(
         unknown = sorted(set(targets or ()) - {disk.target for disk in facts.disks})
         if unknown:
             raise Refused(
-                f"{facts.name} has no disk {', '.join(unknown)}; it has {', '.join(disk.target for disk in facts.disks)}."
+                f"{facts.name} has no disk {', '.join(unknown)}; it has"
+                f" {', '.join(disk.target for disk in facts.disks)}."
             )
         candidates, left = _candidates(domain, facts, targets)
         if targets is not None and left:

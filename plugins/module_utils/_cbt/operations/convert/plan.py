@@ -74,7 +74,10 @@ class Conversion:
         kind = f"{image.format} v2" if image.format == "qcow2" else image.format
         if self.method == FINISH and self.candidate.original is not None:
             original = self.candidate.original.path
-            return f"{self.candidate.name}: compare the original {original}, which was kept until the domain was seen running on the copy"
+            return (
+                f"{self.candidate.name}: compare the original {original}, which was kept until the domain was seen"
+                " running on the copy"
+            )
         if self.method == AMEND:
             return f"{self.candidate.name}: {kind} to qcow2 v3 by amend, in place"
         return f"{self.candidate.name}: {kind} to qcow2 v3 by {self.method}, to {self.path}"
@@ -92,15 +95,18 @@ def _method(candidate: Candidate, options: ConversionOptions) -> str:
         return BLOCKCOPY if live else AMEND if candidate.image.format == "qcow2" else CONVERT
     if live and options.method != BLOCKCOPY:
         raise Refused(
-            f"Cannot convert {candidate.name} by {options.method}: the domain is running. Shut it down, allow a window, or use blockcopy."
+            f"Cannot convert {candidate.name} by {options.method}: the domain is running. Shut it down, allow a window,"
+            " or use blockcopy."
         )
     if not live and options.method == BLOCKCOPY:
         raise Refused(
-            f"Cannot convert {candidate.name} by blockcopy: it is for a running domain without a window. Use amend or convert."
+            f"Cannot convert {candidate.name} by blockcopy: it is for a running domain without a window. Use amend or"
+            " convert."
         )
     if options.method == AMEND and candidate.image.format != "qcow2":
         raise Refused(
-            f"Cannot convert {candidate.name} by amend: it is {candidate.image.format}, and amend is for qcow2 v2. Use convert."
+            f"Cannot convert {candidate.name} by amend: it is {candidate.image.format}, and amend is for qcow2 v2. Use"
+            " convert."
         )
     return options.method
 
@@ -143,6 +149,7 @@ def plan(candidate: Candidate, options: ConversionOptions) -> Conversion | None:
     path = options.dest or new_path(candidate.image)
     if candidate.copying_to not in (None, path):
         raise Refused(
-            f"Cannot convert {candidate.name}: a block job to {candidate.copying_to or 'elsewhere'} runs on it. Wait for it to end, or end it."
+            f"Cannot convert {candidate.name}: a block job to {candidate.copying_to or 'elsewhere'} runs on it. Wait"
+            " for it to end, or end it."
         )
     return Conversion(candidate, method, path)

@@ -83,6 +83,7 @@ def prove(domain: Domain, target: str, original: Image, bitmap: str, scratch_dir
         different = first_difference(old, new, control) if old.size == new.size else min(old.size, new.size)
     if different is not None:
         raise HypervisorError(
-            f"{target} of {domain.name} differs from {original.path}, which it was copied from, at offset {different}, though nothing was written there."
-            f" The domain runs on the copy; the original is kept. Examine both before you delete one of them."
+            f"{target} of {domain.name} differs from {original.path}, which it was copied from, at offset {different},"
+            " though nothing was written there. The domain runs on the copy; the original is kept. Examine both before"
+            " you delete one of them."
         )

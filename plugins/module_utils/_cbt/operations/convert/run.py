@@ -59,7 +59,8 @@ class ImageRun:
             folder = os.path.dirname(each.path)
             if not os.path.isdir(folder):
                 raise Refused(
-                    f"Cannot convert {each.candidate.name} to {each.path}: there is no folder {folder}. Create it first."
+                    f"Cannot convert {each.candidate.name} to {each.path}: there is no folder {folder}. Create it"
+                    " first."
                 )
             self._begun_before(each)
             device = os.stat(folder).st_dev
@@ -68,8 +69,9 @@ class ImageRun:
             usage = free_space.usage_of(folder)
             if dataclasses.replace(usage, free=usage.free - size).short:
                 raise Refused(
-                    f"Cannot convert to {folder}: {size_text(size)} are needed beside the original and {size_text(usage.free)} are free, of which"
-                    " some must be kept. Free space, or choose another place with dest."
+                    f"Cannot convert to {folder}: {size_text(size)} are needed beside the original and"
+                    f" {size_text(usage.free)} are free, of which some must be kept. Free space, or choose another"
+                    " place with dest."
                 )
 
     def _begun_before(self, conversion: Conversion) -> bool:
@@ -82,7 +84,8 @@ class ImageRun:
             return True
         if os.path.lexists(conversion.path) or marker.there(conversion.path):
             raise Refused(
-                f"Cannot convert {conversion.candidate.name} to {conversion.path}: it exists already. Remove it, or choose another place with dest."
+                f"Cannot convert {conversion.candidate.name} to {conversion.path}: it exists already. Remove it, or"
+                " choose another place with dest."
             )
         return False
 
@@ -102,7 +105,8 @@ class ImageRun:
             self.control.check()
             if free_space.usage_of(os.path.dirname(path)).short:
                 raise HypervisorError(
-                    f"Ended the conversion to {path}: its file system runs out of space. The original was not touched. Free space there."
+                    f"Ended the conversion to {path}: its file system runs out of space. The original was not touched."
+                    " Free space there."
                 )
 
         return watch
@@ -172,7 +176,8 @@ class ImageRun:
         domain = self.of_domain
         if not self._uses(target, path):
             raise HypervisorError(
-                f"{target} of {domain.name} does not use {path} after the change to it; the original is kept. See libvirt's log."
+                f"{target} of {domain.name} does not use {path} after the change to it; the original is kept. See"
+                " libvirt's log."
             )
         defined = {disk.target: disk.source for disk in parse_disks(read_domain(domain).inactive_xml)}
         if defined.get(target, path) != path:
@@ -207,8 +212,9 @@ class ImageRun:
             fmt = "raw"  # only RAW and qcow2 images are converted
         if fmt is None:
             self.notes.append(
-                f"The original {original.path} was kept without a comparison: an older version of kvm.cbt began the conversion and did not record"
-                " the format of the original. Remove it once you have verified that the domain works."
+                f"The original {original.path} was kept without a comparison: an older version of kvm.cbt began the"
+                " conversion and did not record the format of the original. Remove it once you have verified that the"
+                " domain works."
             )
         else:
             prove(

@@ -52,7 +52,8 @@ class StoringOptions:
         check_workers(self.workers)
         if self.rate_limit is not None and self.rate_limit < 1:
             raise Refused(
-                f"rate_limit is {self.rate_limit}; it must be at least 1 byte per second. Omit it to read without a limit."
+                f"rate_limit is {self.rate_limit}; it must be at least 1 byte per second. Omit it to read without a"
+                " limit."
             )
 
 
@@ -107,7 +108,8 @@ class NewPoint:
         self._control.check()
         if not names.is_target(target):
             raise Refused(
-                f"Cannot store the disk {names.shown(target)}: a repository cannot hold this name. Use another target, or exclude the disk."
+                f"Cannot store the disk {names.shown(target)}: a repository cannot hold this name. Use another target,"
+                " or exclude the disk."
             )
         with self._control.phase("reading", disk=target, compared=base is not None) as result:
             disk = self._reader(self._dedup).read(source, target, base, self.parent_blocks(base), audit, again)

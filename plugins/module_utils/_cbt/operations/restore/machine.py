@@ -120,7 +120,8 @@ def plan_machine(
     for disk in disks:
         if is_nbd(disk.path):
             raise Refused(
-                f"Cannot define {name} with {disk.target} at {disk.path}: a machine's disks must be files or devices. Restore without define."
+                f"Cannot define {name} with {disk.target} at {disk.path}: a machine's disks must be files or devices."
+                " Restore without define."
             )
     its_uuid = str(uuid.uuid4()) if options.new_uuid else point.uuid
     xml = configuration(repository, point, "inactive.xml")
@@ -156,11 +157,13 @@ def check_domain(session: Session, name: str, its_uuid: str, force: bool) -> Non
     for domain in session.domains():
         if domain.name == name and domain.uuid != its_uuid:
             raise Refused(
-                f"Cannot define {name}: there is another domain of that name with UUID {domain.uuid}. Choose another one with new_name."
+                f"Cannot define {name}: there is another domain of that name with UUID {domain.uuid}. Choose another"
+                " one with new_name."
             )
         if domain.uuid == its_uuid and domain.name != name:
             raise Refused(
-                f"Cannot define {name}: the domain {domain.name} has its UUID {its_uuid}. Set uuid: new, or undefine that one."
+                f"Cannot define {name}: the domain {domain.name} has its UUID {its_uuid}. Set uuid: new, or undefine"
+                " that one."
             )
         if domain.uuid == its_uuid:
             _check_replaceable(domain, force)
@@ -175,7 +178,8 @@ def _check_replaceable(domain: Domain, force: bool) -> None:
             raise Refused(f"{what}. Restore a copy with new_name, or replace it with force: true.")
         if domain.api.hasManagedSaveImage():
             raise Refused(
-                f"{what} and has a saved state, which would not match the restored disks. Remove it with virsh managedsave-remove {domain.name}."
+                f"{what} and has a saved state, which would not match the restored disks. Remove it with virsh"
+                f" managedsave-remove {domain.name}."
             )
         if domain.api.snapshotNum():
             raise Refused(f"{what} and has snapshots, which would not match the restored disks. Delete them first.")
@@ -219,14 +223,16 @@ def _check_seen(session: Session, disks: t.Iterable[DiskRestore], files: t.Itera
     for disk in disks:
         if is_device(disk.path):
             raise Refused(
-                f"Cannot define a machine on {host} with {disk.path}, a device of this host. Restore on that host, or to an image on shared storage."
+                f"Cannot define a machine on {host} with {disk.path}, a device of this host. Restore on that host, or"
+                " to an image on shared storage."
             )
     for folder in sorted(
         {os.path.dirname(path) for path in (*(disk.path for disk in disks), *(file.path for file in files))}
     ):
         if not _seen(session, folder):
             raise Refused(
-                f"Cannot define a machine on {host} with what is in {folder}: {host} does not see the files of this host there. Use shared storage."
+                f"Cannot define a machine on {host} with what is in {folder}: {host} does not see the files of this"
+                " host there. Use shared storage."
             )
 
 
@@ -250,7 +256,8 @@ def _check_file(file: FileTarget, session: Session, force: bool) -> None:
     kind, path, host = file.saved.kind, file.path, session.remote_host
     if kind == "tpm" and host is not None:
         raise Refused(
-            f"Cannot restore the state of the TPM: libvirt on {host} looks for it in {os.path.dirname(path)} there. Restore on that host."
+            f"Cannot restore the state of the TPM: libvirt on {host} looks for it in {os.path.dirname(path)} there."
+            " Restore on that host."
         )
     if kind != "tpm" and not os.path.isdir(os.path.dirname(path)):
         raise Refused(f"Cannot restore {kind} to {path}: the folder does not exist. Create it first.")

@@ -131,9 +131,10 @@ class _Adaptation:
         found = filtered(self._root, Host(paths, self._machine.firmware, self._exists))
         if found.refused:
             raise Refused(
-                f"Cannot define {self._machine.name}: its definition in the repository requires access to this host: {'; '.join(found.refused)}."
-                " Connect interfaces with networks, restore a copy with uuid: new, which has no devices of the host, restore the disks without define,"
-                " or set trust_definition: true if you trust everyone who can write to the repository as you trust root."
+                f"Cannot define {self._machine.name}: its definition in the repository requires access to this host:"
+                f" {'; '.join(found.refused)}. Connect interfaces with networks, restore a copy with uuid: new, which"
+                " has no devices of the host, restore the disks without define, or set trust_definition: true if you"
+                " trust everyone who can write to the repository as you trust root."
             )
         self._changes += found.changes
         return found.root
@@ -186,7 +187,8 @@ class _Adaptation:
                     )
             elif not self._found(element):
                 self._changes.append(
-                    f"The {kind} {path_in(element)} was not saved and is not on this host: the domain will not start without it."
+                    f"The {kind} {path_in(element)} was not saved and is not on this host: the domain will not start"
+                    " without it."
                 )
 
     def _shared_firmware(self) -> None:

@@ -86,11 +86,13 @@ def path_in(folder: str, name: str) -> str:
     path = os.path.join(folder, name)
     if not name or "\0" in name or os.path.basename(os.path.normpath(path)) != name:
         raise Refused(
-            f"Cannot restore to {shown(name)} in {folder}: this is not a valid file name. Choose another name with new_name."
+            f"Cannot restore to {shown(name)} in {folder}: this is not a valid file name. Choose another name with"
+            " new_name."
         )
     if len(name.encode(errors="replace")) > LONGEST_NAME:
         raise Refused(
-            f"Cannot restore to {shown(name)} in {folder}: the name is too long for a file. Choose a shorter one with new_name."
+            f"Cannot restore to {shown(name)} in {folder}: the name is too long for a file. Choose a shorter one with"
+            " new_name."
         )
     return path
 
@@ -114,7 +116,8 @@ def make_plan(point: RestorePoint, request: RestoreRequest) -> tuple[DiskRestore
             path = path_in(request.dest or "", f"{request.new_name or point.domain}-{target}.{request.format}")
         if not os.path.isabs(path) and not is_nbd(path):
             raise Refused(
-                f"Cannot restore {target} to {path}: the path is not absolute. Set dest, or give disk_map an absolute path."
+                f"Cannot restore {target} to {path}: the path is not absolute. Set dest, or give disk_map an absolute"
+                " path."
             )
         # An NBD server chooses its image format. It receives the content of the disk.
         plans.append(DiskRestore(target, path, "raw" if is_nbd(path) else request.format, disk.size))
@@ -136,7 +139,8 @@ def check_target(plan: DiskRestore, session: Session | None, force: bool) -> Non
     if is_nbd(plan.path):
         if not force:
             raise Refused(
-                f"Cannot restore {plan.target} to {plan.path}: the content of the export would be lost. Check it, and set force: true."
+                f"Cannot restore {plan.target} to {plan.path}: the content of the export would be lost. Check it, and"
+                " set force: true."
             )
         return
     folder = os.path.dirname(plan.path)
@@ -153,15 +157,18 @@ def check_target(plan: DiskRestore, session: Session | None, force: bool) -> Non
     if users or locks.in_use(plan.path):
         by = f"the running domain {', '.join(users)}" if users else "a running process"
         raise Refused(
-            f"Cannot restore {plan.target} to {plan.path}: it is in use by {by}. Shut it down, or restore to another path."
+            f"Cannot restore {plan.target} to {plan.path}: it is in use by {by}. Shut it down, or restore to another"
+            " path."
         )
     if not force and device:
         raise Refused(
-            f"Cannot restore {plan.target} to {plan.path}: the content of the device would be lost. Check it, and set force: true."
+            f"Cannot restore {plan.target} to {plan.path}: the content of the device would be lost. Check it, and set"
+            " force: true."
         )
     if not force:
         raise Refused(
-            f"Cannot restore {plan.target} to {plan.path}: it exists already. Choose another path, remove it, or set force: true."
+            f"Cannot restore {plan.target} to {plan.path}: it exists already. Choose another path, remove it, or set"
+            " force: true."
         )
 
 
@@ -172,13 +179,15 @@ def check_in_place(plan: DiskRestore, layout: qcow2_layout.Layout | None, reques
     """
     if request.preallocation != "none":
         raise Refused(
-            f"Cannot restore {plan.target} to {plan.path} with preallocation: its size is fixed. Set preallocation: none."
+            f"Cannot restore {plan.target} to {plan.path} with preallocation: its size is fixed. Set preallocation:"
+            " none."
         )
     size = _capacity(plan, request.nbd_tls)
     needed = layout.file_size if layout is not None else plan.size
     if size < needed:
         raise Refused(
-            f"Cannot restore {plan.target} to {plan.path}: {size_text(needed)} are needed and it has {size_text(size)}. Choose a larger one."
+            f"Cannot restore {plan.target} to {plan.path}: {size_text(needed)} are needed and it has {size_text(size)}."
+            " Choose a larger one."
         )
 
 
@@ -226,5 +235,6 @@ def check_space(amounts: t.Iterable[tuple[str, int]]) -> None:
         free = usage.f_bavail * usage.f_frsize
         if size > free:
             raise Refused(
-                f"Cannot restore to {folder}: {size_text(size)} are needed and {size_text(free)} are free. Free space, or choose another folder."
+                f"Cannot restore to {folder}: {size_text(size)} are needed and {size_text(free)} are free. Free space,"
+                " or choose another folder."
             )

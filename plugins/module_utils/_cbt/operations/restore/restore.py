@@ -122,7 +122,8 @@ class _Restore:
         if request.machine is not None:
             if session is None:
                 raise Refused(
-                    f"Cannot define {request.new_name or self.point.domain}: libvirt does not answer here. Restore the disks without define."
+                    f"Cannot define {request.new_name or self.point.domain}: libvirt does not answer here. Restore the"
+                    " disks without define."
                 )
             from .machine import plan_machine  # loaded only to define a machine
 

@@ -43,7 +43,8 @@ def _small_file(repository: Repository, point: RestorePoint, key: str, largest: 
         raise DamagedObject(f"{point.folder} is damaged: its manifest names no {key}. Choose another restore point.")
     if stored.size > largest:
         raise DamagedObject(
-            f"{point.folder}/{stored.name} is damaged: it cannot be of {stored.size} bytes. Choose another restore point."
+            f"{point.folder}/{stored.name} is damaged: it cannot be of {stored.size} bytes. Choose another restore"
+            " point."
         )
     return repository.get_file(point, stored)
 
@@ -103,7 +104,8 @@ def saved_files(repository: Repository, point: RestorePoint) -> list[SavedFile]:
         ) from error
     if len({file.kind for file in files}) < len(files):
         raise DamagedObject(
-            f"{point.folder}/{INDEX} is damaged: it names a kind of file twice. Choose another restore point, or restore without define."
+            f"{point.folder}/{INDEX} is damaged: it names a kind of file twice. Choose another restore point, or"
+            " restore without define."
         )
     return files
 

@@ -69,7 +69,8 @@ def changed_between(repository: Repository, target: str, old_id: str, new_id: st
     old, new = by_id(points, old_id), by_id(points, new_id)
     if old.uuid != new.uuid or old.incremental_set != new.incremental_set:
         raise Refused(
-            f"{UNRELATED}: {old.id} belongs to the set of {old.incremental_set}, {new.id} to that of {new.incremental_set}."
+            f"{UNRELATED}: {old.id} belongs to the set of {old.incremental_set}, {new.id} to that of"
+            f" {new.incremental_set}."
         )
     return compare(repository, repository.read_map(old, target), repository.read_map(new, target))
 
@@ -103,7 +104,10 @@ def changed_until_now(
             why_not_base(disk, point, found) if point.checkpoint is not None else "it was taken without a checkpoint"
         )
         if cause is None and point.checkpoint not in found.checkpoints:
-            cause = f"libvirt does not know checkpoint {point.checkpoint}; reconcile it first (cbt_checkpoint with state: reconciled)"
+            cause = (
+                f"libvirt does not know checkpoint {point.checkpoint}; reconcile it first (cbt_checkpoint with state:"
+                " reconciled)"
+            )
         if cause is not None:
             raise Refused(f"{UNRELATED}: the changes of {target} since {point.id} are not known, because {cause}.")
         with contextlib.ExitStack() as stack:

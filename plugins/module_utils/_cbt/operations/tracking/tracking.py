@@ -126,7 +126,8 @@ def _refuse_to_create(facts: DomainFacts, disks: t.Sequence[DiskTracking], actio
         raise Refused(f"Cannot track {facts.name}: none of its disks can be tracked. {reasons}".strip())
     if actions and not facts.active:
         raise Refused(
-            f"Cannot create a checkpoint on {facts.name}: it is {facts.state}, and a checkpoint needs a running domain. Start it, paused if necessary."
+            f"Cannot create a checkpoint on {facts.name}: it is {facts.state}, and a checkpoint needs a running domain."
+            " Start it, paused if necessary."
         )
 
 
@@ -160,7 +161,8 @@ def set_tracking(
             disks = tuple(dataclasses.replace(disk, tracked=False) for disk in disks)
         if actions and facts.job is not None:
             raise Refused(
-                f"Cannot change the checkpoints of {facts.name}: a {facts.job} job is running on it. Wait for it to end."
+                f"Cannot change the checkpoints of {facts.name}: a {facts.job} job is running on it. Wait for it to"
+                " end."
             )
         if not check_only:
             _apply(domain, facts, tracked, actions)

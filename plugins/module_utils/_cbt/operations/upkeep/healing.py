@@ -48,11 +48,13 @@ class Healed:
         if self.points:
             blocks = sum(self.blocks.values())
             told.append(
-                f"{blocks} damaged blocks were stored again, and {self.points} earlier restore points were healed by them."
+                f"{blocks} damaged blocks were stored again, and {self.points} earlier restore points were healed by"
+                " them."
             )
         if self.left:
             told.append(
-                f"{self.left} blocks of earlier restore points of {domain} stay damaged: their content no longer exists anywhere."
+                f"{self.left} blocks of earlier restore points of {domain} stay damaged: their content no longer exists"
+                " anywhere."
             )
         return told
 

@@ -65,7 +65,8 @@ class RetentionResult:
 
 def _too_late(point: RestorePoint) -> Refused:
     return Refused(
-        f"Restore point {point.id} of {point.domain} cannot be brought back: its grace period is over and its space is being reclaimed."
+        f"Restore point {point.id} of {point.domain} cannot be brought back: its grace period is over and its space is"
+        " being reclaimed."
     )
 
 
@@ -96,8 +97,9 @@ def _put_back(lease: Lease, point: RestorePoint, late: t.Sequence[holds.Hold]) -
         _publish_again(lease, next((each.point for each in late if each.point is not None), point))
     except StorageFull as error:
         raise RepositoryError(
-            f"Restore point {point.id} of {point.domain} is {'; '.join(holds.reasons(late))}, and was removed at the same time. It is in the trash as"
-            f" long as it is held, for the store is full. Free a MiB there, and bring it back with undelete: {point.id}."
+            f"Restore point {point.id} of {point.domain} is {'; '.join(holds.reasons(late))}, and was removed at the"
+            " same time. It is in the trash as long as it is held, for the store is full. Free a MiB there, and bring"
+            f" it back with undelete: {point.id}."
         ) from error
 
 

@@ -99,7 +99,8 @@ def decide_all(found: t.Sequence[RestorePoint], request: RetentionRequest, now: 
         if goes and not stays and not request.allow_empty:
             name = decided[-1].point.domain
             raise Refused(
-                f"The rules would keep no restore point of {name}. Add a rule, keep_last: 1 for one, or set allow_empty: true."
+                f"The rules would keep no restore point of {name}. Add a rule, keep_last: 1 for one, or set"
+                " allow_empty: true."
             )
         verdicts += decided
     return verdicts
@@ -117,8 +118,8 @@ def _wanted_back(
     missing = [each for each in wanted if each not in known]
     if missing:
         raise Refused(
-            f"Restore point {missing[0]} cannot be brought back: it is not in the trash. Its grace period is over, or it never existed;"
-            f" the trash contains {', '.join(sorted(each for _uuid, each in latest)) or 'nothing'}."
+            f"Restore point {missing[0]} cannot be brought back: it is not in the trash. Its grace period is over, or"
+            f" it never existed; the trash contains {', '.join(sorted(each for _uuid, each in latest)) or 'nothing'}."
         )
     return [point for key, point in latest.items() if point.id in wanted and key not in existing]
 

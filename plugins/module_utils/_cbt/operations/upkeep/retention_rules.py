@@ -69,7 +69,8 @@ def parse_duration(text: str) -> Duration:
     match = _DURATION.fullmatch(text.strip())
     if match is None or not match.group():
         raise Refused(
-            f"Cannot read the duration {text}. Write it like 30d or 1y6m: years (y), months (m), days (d) and hours (h), in this order."
+            f"Cannot read the duration {text}. Write it like 30d or 1y6m: years (y), months (m), days (d) and hours"
+            " (h), in this order."
         )
     years, months, days, hours = (int(group or 0) for group in match.groups())
     return Duration(years * 12 + months, days, hours)

@@ -131,7 +131,8 @@ def _done(result: int) -> None:
     """
     if result != 1:
         raise RepositoryError(
-            "OpenSSL refuses AES-256-GCM, which encrypted repositories need. Check the memory and the crypto policy of this host."
+            "OpenSSL refuses AES-256-GCM, which encrypted repositories need. Check the memory and the crypto policy of"
+            " this host."
         )
 
 

@@ -85,7 +85,8 @@ def decode_all(slots: t.Mapping[str, t.Any]) -> dict[str, Slot]:
     work = sum(slot.n * slot.r * slot.p for slot in decoded.values())
     if work > _MAX_WORK:
         raise DamagedObject(
-            f"its key slots ask for {work // (COST * _BLOCK)} times the work of one slot of kvm.cbt. No passphrase is tried on them"
+            f"its key slots ask for {work // (COST * _BLOCK)} times the work of one slot of kvm.cbt. No passphrase is"
+            " tried on them"
         )
     return decoded
 

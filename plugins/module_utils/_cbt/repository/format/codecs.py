@@ -50,7 +50,8 @@ def _zstd(level: int | None) -> t.Callable[[Buffer], bytes]:
     library = zstd.installed()
     if library is None:
         raise RepositoryError(
-            "Compression zstd needs the Python module zstandard. Install python3-zstandard, or choose lz4, zlib or none."
+            "Compression zstd needs the Python module zstandard. Install python3-zstandard, or choose lz4, zlib or"
+            " none."
         )
     return functools.partial(library.compress, level=level or _ZSTD_LEVEL)
 

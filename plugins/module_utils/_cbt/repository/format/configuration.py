@@ -151,8 +151,8 @@ def keys_of(configuration: Configuration, passphrase: str | None, location: str)
     if not configuration.encrypted:
         if passphrase is not None:
             raise PassphraseRefused(
-                f"The repository {location} is not encrypted, but a passphrase was given. Omit the passphrase if this is intended."
-                " If the repository should be encrypted, this is a different one."
+                f"The repository {location} is not encrypted, but a passphrase was given. Omit the passphrase if this"
+                " is intended. If the repository should be encrypted, this is a different one."
             )
         return PlainKeys()
     if passphrase is None:

@@ -46,9 +46,10 @@ class Budget:
         self._taken += 1024 + len(manifest) * (1 if manifest.isascii() else 4) + 64 * envelope.values_in(manifest)
         if self._taken > MOST_MANIFESTS:
             raise RepositoryError(
-                f"The manifests of the restore points take more than {MOST_MANIFESTS >> 20} MiB of memory. Restore a machine by its UUID,"
-                f" which reads no other manifests. For everything else, use a host with more than {MOST_MANIFESTS * _MEMORY_SHARE >> 30} GiB of memory,"
-                " have cbt_retention keep fewer restore points there, and back up to several repositories."
+                f"The manifests of the restore points take more than {MOST_MANIFESTS >> 20} MiB of memory. Restore a"
+                " machine by its UUID, which reads no other manifests. For everything else, use a host with more than"
+                f" {MOST_MANIFESTS * _MEMORY_SHARE >> 30} GiB of memory, have cbt_retention keep fewer restore points"
+                " there, and back up to several repositories."
             )
         return manifest
 
@@ -199,7 +200,8 @@ def check(point: RestorePoint) -> None:
         names.check_point_id(point.parent)
     if len(point.disks) > MOST_DISKS or len(point.files) > MOST_FILES:
         raise DamagedObject(
-            f"it has {len(point.disks)} disks and {len(point.files)} files; the maximum is {MOST_DISKS} and {MOST_FILES}"
+            f"it has {len(point.disks)} disks and {len(point.files)} files; the maximum is {MOST_DISKS} and"
+            f" {MOST_FILES}"
         )
     for disk in point.disks:
         names.check_map_name(disk.map.name, names.check_target(disk.target))

@@ -98,8 +98,8 @@ class ExtentMap:
         """Return the object of the map. Raises RepositoryError if it has too many runs or packs."""
         if len(self) > MOST_RUNS or len(self.packs) > MOST_PACKS:
             raise RepositoryError(
-                f"A disk is stored in {len(self)} pieces of {len(self.packs)} packs; the maximum is {MOST_RUNS} and {MOST_PACKS}."
-                " Defragment it, or split it into several disks."
+                f"A disk is stored in {len(self)} pieces of {len(self.packs)} packs; the maximum is {MOST_RUNS} and"
+                f" {MOST_PACKS}. Defragment it, or split it into several disks."
             )
         gaps, end = array.array("Q"), 0
         for first, count in zip(self._firsts, self._counts):

@@ -164,7 +164,8 @@ def parse_directory(ref: PackRef, head: bytes, rest: bytes, keys: PackKeys) -> D
         raise DamagedObject(f"Pack {ref.id.hex()} is damaged: its header or directory was changed") from error
     if len(head) == HEADER.size and head[:8] == MAGIC and HEADER.unpack(head)[1] != VERSION:
         raise RepositoryError(
-            f"Pack {ref.id.hex()} has format {HEADER.unpack(head)[1]}; this version of kvm.cbt reads format {VERSION}. Update it."
+            f"Pack {ref.id.hex()} has format {HEADER.unpack(head)[1]}; this version of kvm.cbt reads format {VERSION}."
+            " Update it."
         )
     expected = header(ref.id), ref.blocks * ENTRY.size, TAIL.pack(ref.directory_offset, ref.blocks, 0), END_MAGIC
     if (head, len(raw), tail, footer[-len(END_MAGIC) :]) != expected:

@@ -75,9 +75,15 @@ def objection(known: KnownRepository | None, found: KnownRepository | None, loca
         return f"The repository {known.id} that this host knows in {location} is missing."
     now, before = (_kind(each.encrypted) for each in (found, known))
     if found.id == known.id:
-        return f"The repository in {location} is {now}, but this host knows it as {before}, which cannot change: its configuration was replaced."
+        return (
+            f"The repository in {location} is {now}, but this host knows it as {before}, which cannot change: its"
+            " configuration was replaced."
+        )
     kind = f", which is {now}; the one before was {before}" if now != before else ""
-    return f"The repository in {location} is not the one that this host knows there: it is {found.id} in place of {known.id}{kind}."
+    return (
+        f"The repository in {location} is not the one that this host knows there: it is {found.id} in place of"
+        f" {known.id}{kind}."
+    )
 
 
 def _kind(encrypted: bool) -> str:
@@ -87,8 +93,9 @@ def _kind(encrypted: bool) -> str:
 def went_back(key: Key, location: str) -> str:
     """Return the message that a repository without a known restore point went back."""
     return (
-        f"The repository in {location} went back: restore point {key[1]} of domain {key[0]}, which this host knows, is neither there, nor in the trash,"
-        " nor recorded as removed. An older copy of the repository was put in its place, or the point was deleted by other means."
+        f"The repository in {location} went back: restore point {key[1]} of domain {key[0]}, which this host knows, is"
+        " neither there, nor in the trash, nor recorded as removed. An older copy of the repository was put in its"
+        " place, or the point was deleted by other means."
     )
 
 

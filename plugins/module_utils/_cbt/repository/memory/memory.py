@@ -106,7 +106,8 @@ class Memory:
         if self._terms.accept:
             return
         raise Refused(
-            f"{reason} {self._store.advice()} If this state is intended, accept it once with {self._terms.option}: true."
+            f"{reason} {self._store.advice()} If this state is intended, accept it once with {self._terms.option}:"
+            " true."
         )
 
     def _learn(self, after: KnownRepository) -> None:
@@ -152,6 +153,7 @@ class Memory:
         self._warned = True
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         self._terms.warn(
-            f"Cannot {what} the known state of the repository {self._store.location} in {host_state.shown_folder()}: {why.rstrip('.')}."
-            " Until this works, a repository that was replaced or went back is not detected. Check the owner, mode and space of that folder."
+            f"Cannot {what} the known state of the repository {self._store.location} in {host_state.shown_folder()}:"
+            f" {why.rstrip('.')}. Until this works, a repository that was replaced or went back is not detected. Check"
+            " the owner, mode and space of that folder."
         )

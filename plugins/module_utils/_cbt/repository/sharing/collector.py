@@ -214,8 +214,9 @@ class Collector:
             ]
         if 0 < before >= found.points * 2 and not confirmed:
             raise Refused(
-                f"Space was not reclaimed: {found.points} restore points are listed where there were {before} the last time, those removed"
-                " but still recoverable included. Check that the whole repository is there; if it is, set confirm_shrink: true."
+                f"Space was not reclaimed: {found.points} restore points are listed where there were {before} the last"
+                " time, those removed but still recoverable included. Check that the whole repository is there; if it"
+                " is, set confirm_shrink: true."
             )
 
     def _record(self, found: Survey) -> None:

@@ -73,7 +73,8 @@ def _kept(repository: Repository, taken: Hold) -> RestorePoint:
         if publishing.stands(repository, point):
             if missing:
                 raise DamagedObject(
-                    f"Restore point {point.id} of {point.domain} cannot be held: {_named(missing)}. Verify it, or choose another one."
+                    f"Restore point {point.id} of {point.domain} cannot be held: {_named(missing)}. Verify it, or"
+                    " choose another one."
                 )
             return point
         # Another run moved its blocks, or removed it.
@@ -101,6 +102,7 @@ def hold_if_writable(repository: Repository, point: RestorePoint, purpose: str) 
         why = str(error).rstrip(".")
         return Attempt(
             None,
-            f"Restore point {point.id} of {point.domain} is used without a hold, because the repository is read-only here: {why}."
-            f" If retention removes the point elsewhere, {_line(purpose)} fails. Pin the point, or give this host write access.",
+            f"Restore point {point.id} of {point.domain} is used without a hold, because the repository is read-only"
+            f" here: {why}. If retention removes the point elsewhere, {_line(purpose)} fails. Pin the point, or give"
+            " this host write access.",
         )

@@ -152,7 +152,7 @@ def check_free(repository: Repository, key: Key) -> None:
             for reason, each in itertools.zip_longest(reasons(found), found[:_SHOWN])
         )
         raise Held(
-            f"Restore point {key[1]} of {key[0]} cannot be removed: it is {uses}. End what uses it with the module that started it,"
-            f" which can run on any host. {how_to_end(found[0].name)}",
+            f"Restore point {key[1]} of {key[0]} cannot be removed: it is {uses}. End what uses it with the module"
+            f" that started it, which can run on any host. {how_to_end(found[0].name)}",
             reasons(found),
         )

@@ -122,7 +122,8 @@ class Lease:
             if now is not None:
                 return now
         raise RepositoryError(
-            f"Cannot determine the time of {self.repository.store.location}: an object that was just written does not exist. Check the storage."
+            f"Cannot determine the time of {self.repository.store.location}: an object that was just written does not"
+            " exist. Check the storage."
         )
 
     def release(self) -> None:

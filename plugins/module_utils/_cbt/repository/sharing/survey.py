@@ -60,7 +60,8 @@ class Survey:
                 self._maps.add(disk.map.sha256)
         if max(len(self.packs), len(self.files)) > MOST_LISTED:
             raise RepositoryError(
-                f"Restore points name more than {MOST_LISTED} packs or files, which is more than a repository holds. Verify it."
+                f"Restore points name more than {MOST_LISTED} packs or files, which is more than a repository holds."
+                " Verify it."
             )
 
 

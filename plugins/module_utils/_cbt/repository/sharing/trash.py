@@ -110,7 +110,8 @@ def read(repository: Repository, entry: Entry, budget: manifests.Budget) -> Remo
         point = manifests.decode(budget.take(repository.get_object(entry.name)), names.manifest_kept_by(entry.name))
     except DamagedObject as error:
         raise DamagedObject(
-            f"{entry.name} in the trash cannot be read ({error}). It is deleted once its grace period is over, or delete it manually."
+            f"{entry.name} in the trash cannot be read ({error}). It is deleted once its grace period is over, or"
+            " delete it manually."
         ) from error
     return Removed(point, entry.name, entry.modified)
 

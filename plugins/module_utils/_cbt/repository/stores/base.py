@@ -80,7 +80,8 @@ def counted(found: t.Iterable[Listed], prefix: str, location: str, before: int =
     for number, each in enumerate(found, before):
         if number >= MOST_LISTED:
             raise RepositoryError(
-                f"Cannot list {prefix} in {location}: more than {MOST_LISTED} objects are there. Use several repositories."
+                f"Cannot list {prefix} in {location}: more than {MOST_LISTED} objects are there. Use several"
+                " repositories."
             )
         yield each
 

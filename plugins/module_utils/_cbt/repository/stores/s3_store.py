@@ -157,7 +157,8 @@ class S3Store:
         ):
             sent = names.shown(answer["ContentRange"])
             raise RepositoryError(
-                f"Cannot read {self._path(name)}: the server sent another range than requested ({sent}). Check the server."
+                f"Cannot read {self._path(name)}: the server sent another range than requested ({sent}). Check the"
+                " server."
             )
         return data
 
@@ -263,7 +264,8 @@ class S3Store:
                 return
             if not page.get("NextContinuationToken"):
                 raise RepositoryError(
-                    f"Cannot list {self.location}: the server does not report how the listing continues. Check the server."
+                    f"Cannot list {self.location}: the server does not report how the listing continues. Check the"
+                    " server."
                 )
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
@@ -392,7 +394,8 @@ def _check_listing(page: Answer, location: str) -> None:
     """
     if "IsTruncated" not in page:
         raise RepositoryError(
-            f"Cannot list {location}: the response of the server is not a listing. Check endpoint_url, and proxies on the way to the server."
+            f"Cannot list {location}: the response of the server is not a listing. Check endpoint_url, and proxies on"
+            " the way to the server."
         )
 
 
