@@ -778,6 +778,13 @@ LATE = (
         ("unit/repository/sharing/test_late_replacements.py",),
     ),
     Mutation(
+        "a collector deletes what a late session gives a point back while another one deletes",
+        "repository/sharing/survey.py",
+        "        elif each.name not in going:\n",
+        "        else:\n",
+        ("unit/repository/sharing/test_late_sessions.py",),
+    ),
+    Mutation(
         "drafts and lists of a host whose clock is behind are deleted",
         "repository/sharing/collector.py",
         "names.DRAFTS: LAPSE + ASTRAY, names.DOOMED: LAPSE + ASTRAY,",

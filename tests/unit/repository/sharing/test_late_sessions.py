@@ -46,16 +46,16 @@ class Held(World):
         self.real += seconds
         self.store.clock = self.real + astray
 
-    def retain(self, repository: Repository | None = None) -> None:
+    def retain(self, repository: Repository | None = None, grace: float = GRACE) -> None:
         """One collection."""
         repository = repository or self.repository()
         lease = Lease(repository, "retention")
-        Collector(repository, lease.now(), GRACE).collect(lease, confirm_shrink=True)
+        Collector(repository, lease.now(), grace).collect(lease, confirm_shrink=True)
         lease.release()
 
-    def collector(self) -> Actor:
+    def collector(self, grace: float = GRACE) -> Actor:
         """A collector that halts before each request."""
-        return Actor("retention", lambda actor: self.retain(self.stepped(actor)))
+        return Actor("retention", lambda actor: self.retain(self.stepped(actor), grace))
 
     def mover(self) -> Actor:
         """A session that has the point name ``self.half``."""
@@ -118,6 +118,36 @@ def test_a_collector_that_was_held_up_after_its_second_look_deletes_nothing(worl
     lease.release()
     assert world.move(2, world.half)
     to_the_end(collector)
+    world.check(exists=True)
+
+
+def test_a_collector_keeps_all_maps_of_a_point_that_needs_what_another_one_is_about_to_delete(world: Held) -> None:
+    """A late manifest names a pack on the list of a collector. Its session is delayed before it gives the point back its old map."""
+    world.pardon()
+    first: list[Actor] = []
+
+    def days() -> None:
+        world.pass_time(LAPSE + ASTRAY + 1)
+        world.retain(grace=300)
+        world.pass_time(301)
+        first.append(world.collector(300))
+        until(first[0], "put doomed")
+        until(first[0], "delete packs/")
+        world.hang(f"trash/{UUID}/{world.point.id}", "list", others)
+
+    def others() -> None:
+        """The list of the first collector stays valid, while the second one finds what the late manifest replaced."""
+        world.retain(grace=300)
+        world.pass_time(301)
+        second = world.collector(300)
+        until(second, "put doomed")
+        while world.half.name in world.store.objects:
+            first[0].step()
+        to_the_end(second)
+        to_the_end(first[0])
+
+    world.hang(f"points/{UUID}/{world.point.id}/manifest.json", "put", days)
+    assert not world.move(2, world.half)
     world.check(exists=True)
 
 

@@ -14,7 +14,7 @@ from ..format import manifests, names
 from ..format.manifests import Key, RestorePoint
 from ..repository import Repository
 from ..stores.base import MOST_LISTED, Entry
-from . import holds
+from . import condemned, holds
 from .leases import ASTRAY, LAPSE
 from .wholeness import maps_beside, needed
 
@@ -118,18 +118,21 @@ def survey(
 def unneeded(found: Survey, repository: Repository, objects: t.Iterable[Entry]) -> list[Entry]:
     """Return the entries of objects that nothing needs.
 
-    ``objects`` are all entries below packs and points. If a manifest names a map or a pack that is not among them, all
-    maps of its restore point are needed as well: a session whose manifest appeared too late gives the point one of them
-    back, and may be delayed before it does.
+    ``objects`` are all entries below packs and points. If a manifest names a map or a pack that is not among them, or
+    that a collector may be about to delete, all maps of its restore point are needed as well: a session whose manifest
+    appeared too late gives the point one of them back, and may be delayed before it does.
     """
     absent: set[bytes | str] = {*found.packs, *found.files}
+    going: set[str] = set()
+    with contextlib.suppress(DamagedObject):  # a damaged list is deleted once it is old
+        going = condemned.listed_for_deletion(repository)  # before the objects: a list is deleted after them
     left = []
     for each in objects:
         key = _key(each.name)
-        if key in absent:
-            absent.discard(key)
-        else:
+        if key not in absent:
             left.append(each)
+        elif each.name not in going:
+            absent.discard(key)
     maps = names.of_kind((each.name for each in left if absent), names.MAP_KIND)
     for point_key in sorted({taken.point for _name, taken in maps}):
         _take_maps_beside(found, repository, point_key, absent)
