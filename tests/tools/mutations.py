@@ -9,13 +9,17 @@ from typing import NamedTuple
 
 
 class Mutation(NamedTuple):
-    """A fault: in a file of the engine a text that is there exactly once is replaced. ``tests`` are those that must fail, below tests."""
+    """A fault: in a file of the engine a text that is there exactly once is replaced. ``tests`` are those that must fail, below tests.
+
+    ``also`` are faults that are made as well, if one check stands behind another one and the tests must notice that both are gone.
+    """
 
     name: str
     file: str
     before: str
     after: str
     tests: tuple[str, ...]
+    also: tuple[Mutation, ...] = ()
 
 
 # What a disk holds: the zero rule, the last block, what two contexts report.
@@ -655,6 +659,13 @@ LATE = (
         "_ATTEMPTS = 3 ",
         "_ATTEMPTS = 1 ",
         ("unit/repository/sharing/test_late_replacements.py",),
+    ),
+    Mutation(
+        "a point gets a map back that is about to be deleted",
+        "repository/sharing/publishing.py",
+        "        other = with_whole_maps(repository, before, going) or with_whole_maps(repository, before)\n",
+        "        other = with_whole_maps(repository, before)\n",
+        ("unit/repository/sharing/test_late_sessions.py",),
     ),
     Mutation(
         "a late repair counts as an attempt",

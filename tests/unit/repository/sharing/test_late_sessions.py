@@ -10,7 +10,7 @@ import concurrent.futures
 import pytest
 from samples import UUID
 from stepping import Actor, OneAfterAnother, SteppedStore
-from test_late_replacements import World
+from test_late_replacements import CONTENTS, World
 
 from _cbt.repository.format import names
 from _cbt.repository.format.manifests import RestorePoint
@@ -148,6 +148,28 @@ def test_a_collector_keeps_all_maps_of_a_point_that_needs_what_another_one_is_ab
 
     world.hang(f"points/{UUID}/{world.point.id}/manifest.json", "put", days)
     assert not world.move(2, world.half)
+    world.check(exists=True)
+
+
+def test_a_point_does_not_get_a_map_back_that_a_collector_is_about_to_delete(world: Held) -> None:
+    """Another session moved the point before the late manifest appeared. A collector, which saw that, has yet to delete the former map."""
+    world.pardon()
+    collectors: list[Actor] = []
+
+    def days() -> None:
+        world.pass_time(LAPSE + ASTRAY + 1)
+        world.retain()
+        assert world.move(4, world.pack(CONTENTS))
+        for _night in range(2):
+            world.pass_time(GRACE)
+            collectors.append(world.collector())
+            until(collectors[-1], "put doomed")
+            until(collectors[-1], "delete p")
+            to_the_end(collectors[0])
+
+    world.hang(f"points/{UUID}/{world.point.id}/manifest.json", "put", days)
+    assert not world.move(2, world.half)
+    to_the_end(collectors[1])
     world.check(exists=True)
 
 

@@ -208,9 +208,9 @@ def _settled(repository: Repository, before: RestorePoint, after: RestorePoint, 
 
     Objects that it refers to may be deleted. Return True if the manifest can stay.
 
-    The point gets back the maps it named before, or maps that another run stored for it. It is removed if none of these
-    are whole. A manifest that stands needs no draft: a collector sees the manifest, or this run sees the list of the
-    collector.
+    The point gets back the maps it named before, or maps that another run stored for it, if possible maps that no
+    collector is about to delete. It is removed if none of these are whole. A manifest that stands needs no draft: a
+    collector sees the manifest, or this run sees the list of the collector.
     """
     put, attempts = after, _ATTEMPTS
     while attempts:
@@ -219,7 +219,8 @@ def _settled(repository: Repository, before: RestorePoint, after: RestorePoint, 
         if not _lacks(repository, put):
             return put == after
         looked = leases.moment()
-        other = with_whole_maps(repository, before)
+        going = condemned.pending_deletion(repository)  # a collector may not have seen the manifest that stands
+        other = with_whole_maps(repository, before, going) or with_whole_maps(repository, before)
         if other is None:
             withdraw(repository, put.key)
             return False

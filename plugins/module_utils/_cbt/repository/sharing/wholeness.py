@@ -95,8 +95,10 @@ def _is_listed(repository: Repository, point: RestorePoint, sizes: Sizes, maps: 
     return all(maps[disk.map.sha256] for disk in point.disks)
 
 
-def with_whole_maps(repository: Repository, point: RestorePoint) -> RestorePoint | None:
-    """Return the restore point with maps whose packs all exist.
+def with_whole_maps(
+    repository: Repository, point: RestorePoint, going: t.AbstractSet[str] = frozenset()
+) -> RestorePoint | None:
+    """Return the restore point with maps whose packs all exist, none of them in ``going``.
 
     Prefers the disk's own map. Returns None if a disk has no such map, or if a file is missing. Other maps of a disk in
     the folder hold the same content: runs that move blocks store them.
@@ -107,7 +109,7 @@ def with_whole_maps(repository: Repository, point: RestorePoint) -> RestorePoint
     for disk in point.disks:
         choices = (dataclasses.replace(disk, map=file) for file in (disk.map, *maps_beside(repository, point, disk)))
         of_disk = (dataclasses.replace(point, disks=(each,), files={}) for each in choices)
-        found = next((each for each in of_disk if is_whole(repository, each)), None)
+        found = next((each for each in of_disk if is_whole(repository, each, going)), None)
         if found is None:
             return None
         disks += found.disks
