@@ -661,6 +661,13 @@ LATE = (
         ("unit/repository/sharing/test_late_replacements.py",),
     ),
     Mutation(
+        "a point whose late manifest is about to be made good is moved",
+        "repository/sharing/publishing.py",
+        "_lacks(repository, after, new) or is_given_back(repository, before, after)\n",
+        "_lacks(repository, after, new)\n",
+        ("unit/repository/sharing/test_late_replacements.py",),
+    ),
+    Mutation(
         "a point gets a map back that is about to be deleted",
         "repository/sharing/publishing.py",
         "        other = with_whole_maps(repository, before, going) or with_whole_maps(repository, before)\n",

@@ -293,6 +293,21 @@ def test_a_late_session_checks_its_repair_again_each_time_it_appeared_late(world
     world.check(exists=True)
 
 
+def test_a_point_whose_late_manifest_names_a_deleted_object_is_not_moved_by_another_session(world: World) -> None:
+    """A renewed lease spares the new map, but not the pack with the copies, which is older."""
+
+    def days() -> None:
+        world.store.clock += 86400
+        world.store.delete(world.half.name)
+        world.hang(f"trash/{UUID}/{world.point.id}", "list", lambda: moved.append(world.move(4, world.all)))
+
+    moved: list[bool] = []
+    world.hang(f"points/{UUID}/{world.point.id}/manifest.json", "put", days)
+    assert not world.move(2, world.half)
+    world.check(exists=True)
+    assert moved == [False]
+
+
 def test_a_copy_delayed_while_it_looks_for_another_does_not_publish_deleted_objects(world: World) -> None:
     put, manifest = world.store.put, names.manifest(UUID, world.point.id)
     world.remove()

@@ -15,7 +15,7 @@ from ..format.manifests import Key, RestorePoint
 from ..repository import Repository
 from . import condemned, leases, removals
 from .leases import LAPSE, STEADY, Lease, Moment
-from .wholeness import needed, unsound, whole_point, with_whole_maps
+from .wholeness import is_given_back, needed, unsound, whole_point, with_whole_maps
 
 # Seconds for which a draft surely counts, with as much again for the one request after the last look.
 _FRESH = LAPSE / 2
@@ -146,18 +146,19 @@ def publish(
 def replace(lease: Lease, before: RestorePoint, after: RestorePoint, new: t.Collection[str]) -> bool:
     """Replace the manifest of a restore point by one that names ``new`` objects.
 
-    The other objects are among those it named before. Works like ``publish``, with one difference. Objects that the
-    point already refers to exist as long as the point exists. For those, one request checks whether any of them is
-    condemned. Return False and change nothing if an object is condemned, if a new object is missing, or if the stored
-    point differs from ``before``. If the manifest appeared so late that the draft may have counted for nothing, its
-    objects are checked again: see ``_settled``. A point that is removed at the same time stays removed.
+    The other objects are among those it named before. Works like ``publish``, but for objects that the point already
+    refers to, one request checks whether any of them is condemned. Return False and change nothing if an object is
+    condemned, a new object is missing, another session is about to give the point other maps back, or the stored point
+    differs from ``before``. If the manifest appeared so late that the draft may have counted for nothing, its objects
+    are checked again: see ``_settled``. A point that is removed at the same time stays removed.
     """
     repository = lease.repository
     records = removals.objects(repository, before.uuid)
     with _drafting(lease) as draft:
         began = draft(after)
         # In this order: if the manifest still stands after the check for condemned objects, nothing was lost before it.
-        if _lacks(repository, after, new) or not stands(repository, before):
+        lost = _lacks(repository, after, new) or is_given_back(repository, before, after)
+        if lost or not stands(repository, before):
             return False
         looked = leases.moment()
         if began.elapsed() >= _FRESH:

@@ -116,6 +116,16 @@ def with_whole_maps(
     return dataclasses.replace(point, disks=tuple(disks))
 
 
+def is_given_back(repository: Repository, before: RestorePoint, after: RestorePoint) -> bool:
+    """Return True if ``after`` would lack objects that whole maps beside it do not need.
+
+    Then ``before`` appeared too late, and the session that stored it gives the point such a map back.
+    """
+    known = {each.object_name(disk.map) for each in (before, after) for disk in each.disks}
+    maps = names.of_kind(repository.store.list(after.folder), names.MAP_KIND)
+    return any(name not in known for name, _taken in maps) and with_whole_maps(repository, after) not in (None, after)
+
+
 def maps_beside(repository: Repository, point: RestorePoint, disk: DiskRecord) -> t.Iterator[StoredFile]:
     """Yield all readable maps of a disk in the folder of its restore point.
 
