@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import fnmatch
 import functools
+import itertools
 import math
 import random
 import re
@@ -27,6 +28,8 @@ import pytest
 from samples import UUID, encoded, point, point_id, record
 from stepping import Actor, OneAfterAnother, SteppedStore
 from stores_for_tests import MemoryStore
+from storm_phrases import DEATH, FIRST, GRACE, KINDS, PHRASES, SECOND, SETTLING, SPANS, WINDOWS
+from storm_promises import Objects
 
 from _cbt.errors import CbtError, DamagedObject, ObjectMissing, Refused
 from _cbt.grid import BLOCK_SIZE
@@ -44,134 +47,13 @@ from _cbt.repository.sharing.relocation import Move
 
 CONTENTS = [bytes([value]) * BLOCK_SIZE for value in (1, 2, 3, 4)]
 _PIECES = ((0, 1, 2, 3), (0, 1), (2, 3), (0,), (3,))  # the blocks that a pack may hold
-GRACE = 86400.0
-_APART = 3 * 3600.0  # seconds by which any two clocks part, at the most
+# Grace periods, and by how much any two clocks part with it at the most, in seconds.
+_GRACES = ((GRACE, 3 * 3600.0),) * 4 + ((600.0, 300.0),)
 _DELETION = 900.0  # seconds that a request which deletes a pack, a map or a file takes, at the most
-_SPANS = (1, 60, 200, 300, 800, 1000, 1700, 1900, 3600, 10000, 12500, 13000, 43000, 86000, 87000, 100000)
 _CHANGES = ("done put points/", "done put holds/", "done delete p")  # what may make a point untrue
 _LATE = re.compile("put points/.*/manifest.json|put trash/")
-_MANIFEST = "points/*/manifest.json"
-# Requests, as they are halted at, before or after which much depends on what others do.
-_PUBLISHING = (
-    "put points/*.map",
-    "put drafts/*",
-    "done put drafts/*",
-    "done list condemned",
-    "done size packs/*",
-    "done size points/*.map",
-    f"put {_MANIFEST}",
-    f"put {_MANIFEST}",
-    f"put {_MANIFEST}",
-    f"done put {_MANIFEST}",
-)
-_REMOVING = (
-    f"get {_MANIFEST}",
-    "put trash/*",
-    "done put trash/*",
-    "list holds/*",
-    f"delete {_MANIFEST}",
-    f"delete {_MANIFEST}",
-    f"delete {_MANIFEST}",
-    f"done delete {_MANIFEST}",
-)
-_KINDS = (  # what is done in a storm
-    ("backup", "move", "move", "remove", "undelete", "collect", "collect", "hold"),
-    ("backup", "collect"),
-    ("move", "move", "collect"),
-    ("move", "remove"),
-    ("move", "remove", "undelete"),
-    ("remove", "undelete", "collect"),
-    ("move", "move", "remove", "hold"),
-)
-_SETTLING = (  # of a session that makes good what a late manifest did
-    f"put {_MANIFEST}",
-    f"put {_MANIFEST}",
-    f"done put {_MANIFEST}",
-    f"done get {_MANIFEST}",
-    "list trash/*",
-    "done list trash/*",
-    "done list removed/*",
-    "done list condemned",
-    "put trash/*",
-    "list holds/*",
-    f"delete {_MANIFEST}",
-)
-_WINDOWS: dict[str, tuple[str, ...]] = {
-    "backup": _PUBLISHING,
-    "move": (*_PUBLISHING, f"get {_MANIFEST}", f"done get {_MANIFEST}", "list trash/*", "list removed/*"),
-    "undelete": (*_PUBLISHING, f"size {_MANIFEST}", "delete trash/*"),
-    "remove": _REMOVING,
-    "hold": ("put holds/*", "done put holds/*", "list condemned", "done size packs/*", f"get {_MANIFEST}"),
-    "collect": (
-        "put doomed/*",
-        "done put doomed/*",
-        "list points",
-        "done list points",
-        "list holds",
-        "list trash",
-        "done list trash",
-        "done list trash",
-        "delete packs/*",
-        "delete points/*",
-        "delete trash/*",
-        "delete doomed/*",
-    ),
-}
-
-
-_NIGHT = GRACE + 13000
-_SOON = (1, 60, 200, 800)
-_LOOKS = ("done list condemned", "done size packs/*", f"put {_MANIFEST}")
-_LISTED = ("list points", "done list points", "done list trash", "delete packs/*")
-_END, _DEATH = "the end", "its death"  # of the session: no request is called so
-# What happens in a row more often than by chance: a kind of session that halts at a request, or that does all of its work;
-# seconds that pass; of several, any. The session that halts goes on by chance after the phrase.
-_PHRASES: tuple[tuple[Any, ...], ...] = (
-    # Others move and delete what a session read, or stored, before its draft is there.
-    ("backup", ("put points/*.map", "done put points/*.map"), _NIGHT, "collect", _NIGHT, "collect"),
-    ("move", "put points/*.map", "backup", "move", _NIGHT, "collect", _NIGHT, "collect"),
-    # A manifest hangs across a grace period, and the session is held up again while it looks at what was lost.
-    (
-        "move",
-        f"put {_MANIFEST}",
-        _NIGHT,
-        "collect",
-        _NIGHT,
-        "collect",
-        _SETTLING,
-        ("move", "remove"),
-        _NIGHT,
-        "collect",
-    ),
-    ("move", f"put {_MANIFEST}", "remove", (60, 13000, _NIGHT), "undelete", _SETTLING, ("remove", "undelete"), _NIGHT),
-    ("move", f"put {_MANIFEST}", _NIGHT, "collect", _NIGHT, "collect", f"put {_MANIFEST}", "remove"),
-    # A point is removed, brought back and moved beside a session that moves it, or that brings it back late.
-    ("move", f"done put {_MANIFEST}", "remove", "undelete", "move", _END),
-    ("remove", "undelete", f"put {_MANIFEST}", _NIGHT, "collect", _END, "move"),
-    # A removal is held up, and its entry grows old while the point is moved or brought back.
-    ("remove", ("done put trash/*", "list holds/*"), (13000, _NIGHT), ("undelete", "collect"), _NIGHT, "collect"),
-    ("remove", ("put trash/*", "list holds/*"), ("hold", "move"), _NIGHT, "collect", _NIGHT, "collect"),
-    # A point is brought back beside a removal.
-    ("remove", "undelete", _LOOKS, _SOON, "remove", _NIGHT, "collect"),
-    # A collector beside a session that looks, or that begins between its list and its deletions.
-    (("backup", "move", "undelete"), _LOOKS, _SOON, "collect"),
-    ("collect", "put doomed/*", _LISTED, _SOON, "collect", ("backup", "move"), _NIGHT),
-    ("collect", "put doomed/*", _LISTED, (1900, 13000), "collect", ("backup", "move"), _NIGHT),
-    # What a dead session leaves.
-    ("move", ("done put drafts/*", "done put points/*.map"), _DEATH, _NIGHT, "collect"),
-    ("collect", ("done put doomed/*", "delete packs/*"), _DEATH, _NIGHT, "collect"),
-    # A held point is moved or removed, and a hold comes between the looks of a session.
-    ("hold", ("move", "remove"), _NIGHT, "collect", _NIGHT, "collect"),
-    (
-        "hold",
-        ("put holds/*", "done put holds/*", "list condemned"),
-        ("move", "remove"),
-        _NIGHT,
-        "collect",
-        _NIGHT,
-        "collect",
-    ),
-)
+_OF_POINT = re.compile("(?:points|trash|holds)/([^/]+)/([^/]+)")
+_CLOCKS = ("",) * 4 + ("boot", "boot", "wall", "back")
 
 # Half of the time would go there: the same few are read over and over.
 _decoded = functools.lru_cache(1024)(manifests.decode)
@@ -179,20 +61,33 @@ _decoded = functools.lru_cache(1024)(manifests.decode)
 
 @dataclasses.dataclass
 class Host:
-    """The clocks of a host: one of the two measures a span truly, and the other one is set or stands still."""
+    """The clocks of a host: one of the two moves by as much as a span lasts, if only ``back``; the other one is set or stands still."""
 
-    wall: float
-    stands_still: bool = False
+    astray: float = 0.0
+    clocks: str = ""
+
+    def boot(self, real: float) -> float:
+        """What the clock shows that nobody sets."""
+        return 0.0 if self.clocks in ("boot", "back") else real
+
+    def wall(self, real: float) -> float:
+        """What the clock shows that may be set."""
+        return {"": real + self.astray, "boot": real, "wall": 0.0, "back": -real}[self.clocks]
 
 
 @dataclasses.dataclass
-class Removal:
-    """What was asked of a point, and when: to be removed, or else to be there. ``end`` is infinite until it is over."""
+class Asked:
+    """What was asked of a point, and in which order: to "remove" it, to "move" it, or to "be" there. ``end`` is infinite until it is over.
 
-    removes: bool
-    began: float
+    ``stored`` is the manifest that a session which moves the point stored last. It is ``harmless`` once another session has replaced it.
+    """
+
+    what: str
+    began: int
     end: float = math.inf
     done: bool = False
+    stored: bytes | None = None
+    harmless: bool = False
 
 
 class _Store(SteppedStore):
@@ -209,6 +104,7 @@ class _Store(SteppedStore):
             try:
                 return found(each, *arguments, **options)
             finally:
+                self._store.objects.asked(name, each)  # type: ignore[attr-defined]
                 self.halt(f"done {name} {each}")
 
         return replied
@@ -224,6 +120,14 @@ class Session:
     def __init__(self, world: Storm, host: Host, kind: str) -> None:
         self.host, self.kind = host, kind
         self.late: set[str] = set()  # what appeared late: what it does wrong is made good before the end
+        self.beside_late = False  # whether another session had yet to make good what it did late
+        self.began, self.lease = world.tick(), ""
+        self.asked: Asked | None = None
+        self.wrote: set[str] = set()
+        self.unread: set[str] = set()  # what it stored and has not read since then
+        self.read_at: dict[str, int] = {}
+        self.acted = 0  # in which order it made its last request for an object
+        self.wrote_at: dict[str, int] = {}  # in which order it stored its last object of each folder
         self.since = world.real
         self._world = world
         world.at = host
@@ -241,16 +145,34 @@ class Session:
         name = self.actor.pending.removeprefix("delete ")
         return name != self.actor.pending and names.is_collectable(name)
 
+    def note(self, name: str, data: bytes) -> None:
+        """Note an object that it stores."""
+        folder = name.split("/")[0]
+        if folder == "points" and name.endswith("/manifest.json") and self.asked is not None:
+            self.asked.stored = data if self.asked.what == "move" else None
+        self.wrote.add(name)
+        self.unread.add(name)
+        self.wrote_at[folder] = self._world.tick()
+        if folder == "leases":
+            self.lease = name
+
     def go_on(self, until: Callable[[], bool]) -> None:
         """Go on to where it is to halt."""
-        pending, began = self.actor.pending, self.since
-        if self._world.real > began and _LATE.match(pending):
-            self.late.add(pending.removeprefix("put "))
-            self._world.late |= self.late if self.kind == "move" else set()
+        self._held_up(self.actor.pending)
         self._world.turn(self.host)
-        self.actor.runs_on = lambda: self._world.sees_no_fault(self.actor.pending) and not until()
+        self._world.current = self
+        self.actor.runs_on = lambda: self._world.sees_no_fault(self) and not until()
         self.actor.step()
+        self._world.current = None
         self.since = self._world.real
+
+    def _held_up(self, pending: str) -> None:
+        """Note what it does late."""
+        if self._world.real > self.since:
+            self._world.revived |= self.late
+            if _LATE.match(pending):
+                self.late.add(pending.removeprefix("put "))
+                self._world.ever_late.add(pending.removeprefix("put "))
 
 
 def _reached(session: Session, request: str, times: int = 1) -> Callable[[], bool]:
@@ -269,26 +191,34 @@ class Storm:
 
     def __init__(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.random = random.Random(seed)
-        self.store = MemoryStore()
-        self.store.objects["repository.json"] = b""
         self.real = 2e9
+        self.order = itertools.count()  # of what is asked for and done
+        self.current: Session | None = None
+        self.store = MemoryStore()
+        self.store.objects = Objects(self)
+        self.store.objects["repository.json"] = b""
+        self.grace, self.apart = self.random.choice(_GRACES)
         self.clients_set_times = self.random.random() < 0.3
         self.store_wall = 0.0
-        self.kinds = self.random.choice(_KINDS)
-        self.renews = self.random.random() < 0.2
-        self.hosts = [Host(0.0, self.random.random() < 0.3) for _host in range(3)]
+        self.kinds = self.random.choice(KINDS)
+        self.renews = self.random.random() < 0.4
+        self.hosts = [Host(0.0, self.random.choice(_CLOCKS)) for _host in range(3)]
         self.at = self.hosts[0]
         self.blocks: dict[str, tuple[PackRef, tuple[int, ...]]] = {}  # of each pack that was ever stored
         self.sessions: list[Session] = []
-        self.asked: dict[Key, list[Removal]] = {}
-        self.late: set[str] = set()  # manifests that blocks were moved in by a request that hung
+        self.asked: dict[Key, list[Asked]] = {}
+        self.revived: set[str] = set()  # manifests that appeared late, and whose session was held up again after that
         self.leases: dict[Lease, Host] = {}  # that a thread of their process renews, whatever else hangs
-        self.held: list[holds.Hold] = []
+        self.held: list[tuple[holds.Hold, int]] = []  # and in which order they were given
+        self.ever_late: set[str] = set()  # manifests that appeared late at some time
+        self.spared: dict[str, str] = {}  # by the name of a pack, the lease that spares it
+        self.incomplete: set[str] = set()  # points that were removed while their manifest had yet to be made good
+        self.unsettled: set[Key] = set()  # points whose removal has nobody who looks for holds once more
         self.numbers = 0
         self.fault: AssertionError | None = None
         self.told: list[str] = []
-        monkeypatch.setattr(leases, "boot_clock", lambda: 0.0 if self.at.stands_still else self.real)
-        monkeypatch.setattr(leases, "wall_clock", lambda: self.real + (0.0 if self.at.stands_still else self.at.wall))
+        monkeypatch.setattr(leases, "boot_clock", lambda: self.at.boot(self.real))
+        monkeypatch.setattr(leases, "wall_clock", lambda: self.at.wall(self.real))
         monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", OneAfterAnother)
         monkeypatch.setattr(manifests, "decode", _decoded)
         monkeypatch.setattr(index, "_WAIT", 0)  # for one that is halted while it fills the index
@@ -315,7 +245,16 @@ class Storm:
     def turn(self, host: Host) -> None:
         """What follows is done by a host."""
         self.at = host
-        self.store.clock = self.real + (host.wall if self.clients_set_times else self.store_wall)
+        self.store.clock = self.real + (host.astray if self.clients_set_times else self.store_wall)
+
+    def tick(self) -> int:
+        """What comes next in the order of all that happens."""
+        return next(self.order)
+
+    def blame(self, name: str, why: str) -> None:
+        """Note a fault, if there is one."""
+        if why and self.fault is None:
+            self.fault = AssertionError(self._story(name, why))
 
     # What somebody may be doing.
 
@@ -326,17 +265,14 @@ class Storm:
         self.blocks[ref.name] = (ref, blocks)
         return ref
 
-    def _mapped(self, repository: Repository, key: Key, fresh: bool) -> RestorePoint:
+    def _mapped(self, lease: Lease, key: Key, fresh: bool) -> RestorePoint:
         """A point whose maps are stored; with ``fresh`` all of its blocks are as well, else it uses some that are there."""
-        builder, refs = MapBuilder(4 * BLOCK_SIZE), {}
+        builder, refs, repository = MapBuilder(4 * BLOCK_SIZE), {}, lease.repository
         pieces = [(0, 1, 2, 3)] if self.random.random() < 0.5 else [(0, 1), (2, 3)]
         for piece in pieces:
-            there = [
-                ref
-                for name, (ref, blocks) in self.blocks.items()
-                if blocks == piece and name in self.store.objects and not fresh
-            ]
-            ref = self.random.choice(there) if there else self._pack(repository, piece)
+            there = [each for each in self._there() if each[1] == piece]
+            again = fresh or not there or self.random.random() < 0.3
+            ref = self._stored(lease, piece) if again else self._one_of(there)[0]
             refs[ref.id] = ref
             builder.put(piece[0], len(piece), ref.id, 0)
         name = names.map_file("vda", f"{self.random.getrandbits(32):08x}")
@@ -344,33 +280,66 @@ class Storm:
         disk = dataclasses.replace(record(size=4 * BLOCK_SIZE), map=files[name])
         return dataclasses.replace(point(1), id=key[1], uuid=key[0], disks=(disk,), repository="0" * 32)
 
+    def _there(self) -> list[tuple[PackRef, tuple[int, ...]]]:
+        return [each for name, each in self.blocks.items() if name in self.store.objects]
+
+    def _one_of(self, found: list[tuple[PackRef, tuple[int, ...]]]) -> tuple[PackRef, tuple[int, ...]]:
+        """Any of these packs, more often one that is about to be deleted."""
+        going = [each for each in found if names.announcement(each[0].name) in self.store.objects]
+        return self.random.choice(going if going and self.random.random() < 0.5 else found)
+
+    def _stored(self, lease: Lease, blocks: tuple[int, ...]) -> PackRef:
+        """A pack that is spared as long as a lease is renewed, unless the clock was set back since the last time."""
+        ref = self._pack(lease.repository, blocks)
+        name = f"leases/{lease.id}"
+        if self.store.times.get(name, math.inf) <= self.store.times[ref.name]:
+            self.spared[ref.name] = name
+        return ref
+
     def _backup(self, repository: Repository) -> None:
         self.numbers += 1
-        key = (UUID, point_id(self.numbers))
-        with self._asked(key, removes=False) as asked, self._lease(repository, "backup") as lease:
-            made = self._mapped(repository, key, fresh=False)
-            publishing.publish(lease, made, lambda _missed: self._mapped(repository, key, fresh=True))
+        self._publish(repository, "backup", (UUID, point_id(self.numbers)))
+
+    def _copy(self, repository: Repository) -> None:
+        """Have a point exist that was there at some time, as a copy from another repository does."""
+        self._publish(repository, "copy", self.random.choice(sorted(self.asked)))
+
+    def _publish(self, repository: Repository, operation: str, key: Key) -> None:
+        fails = self.random.random() < 0.3
+
+        def again(_missed: set[str]) -> RestorePoint:
+            if fails:
+                raise ObjectMissing("The source is gone.")
+            return self._mapped(lease, key, fresh=True)
+
+        with self._asked(key, "be") as asked, self._lease(repository, operation) as lease:
+            made = self._mapped(lease, key, fresh=False)
+            publishing.publish(lease, made, again, yields=operation == "copy")
             asked.done = True
 
     def _move(self, repository: Repository) -> None:
         """Have a point name other packs that hold the same blocks."""
         with self._lease(repository, "compaction") as lease:
             made = self._any(repository)
-            for ref in repository.read_packs(made, made.disks[0]):
+            refs = repository.read_packs(made, made.disks[0])
+            for ref in self.random.sample(refs, len(refs)):
                 blocks = self.blocks[ref.name][1]
-                others = [each for name, each in self.blocks.items() if name in self.store.objects and name != ref.name]
-                useful = [each for each in others if set(each[1]) & set(blocks)]
-                if useful:
-                    to, there = self.random.choice(useful)
+                useful = [each for each in self._there() if set(each[1]) & set(blocks) and each[0] != ref]
+                if useful or ref.name in self.store.objects:
+                    again = not useful or self.random.random() < 0.5
+                    to, there = (self._stored(lease, blocks), blocks) if again else self._one_of(useful)
                     both = [block for block in blocks if block in there]
                     moves = [Move(blocks.index(block), 1, to, there.index(block)) for block in both]
-                    relocation.relocate(lease, made, {ref.id: relocation.joined(moves)})
+                    with self._asked(made.key, "move"):
+                        relocation.relocate(lease, made, {ref.id: relocation.joined(moves)})
                     return
 
     def _remove(self, repository: Repository) -> None:
         with self._lease(repository, "retention") as lease:
             made = self._any(repository)
-            with self._asked(made.key, removes=True) as asked:
+            if any(names.manifest(*made.key) in each.late for each in self.sessions):
+                self.incomplete.add("/".join(made.key))
+            with self._asked(made.key, "remove") as asked:
                 asked.done = not retaining._remove(lease, made)
 
     def _undelete(self, repository: Repository) -> None:
@@ -378,16 +347,17 @@ class Storm:
         if not removed:
             return
         key = self.random.choice(removed)
-        with self._asked(key, removes=False) as asked, contextlib.suppress(Refused):
-            retention(repository, RetentionRequest(grace=GRACE, undelete=(key[1],), collect=False))
+        with self._asked(key, "be") as asked, contextlib.suppress(Refused):
+            retention(repository, RetentionRequest(grace=self.grace, undelete=(key[1],), collect=False))
             asked.done = True
 
     def _collect(self, repository: Repository) -> None:
-        retention(repository, RetentionRequest(grace=GRACE, confirm_shrink=True))
+        retention(repository, RetentionRequest(grace=self.grace, confirm_shrink=True))
 
     def _hold(self, repository: Repository) -> None:
         with contextlib.suppress(DamagedObject, Refused):
-            self.held.append(holding.hold(repository, self._any(repository), "export"))
+            given = holding.hold(repository, self._any(repository), "export")
+            self.held.append((given, self.tick()))
 
     def _any(self, repository: Repository) -> RestorePoint:
         found = sorted(name for name in self.store.objects if name.endswith("/manifest.json"))
@@ -406,11 +376,16 @@ class Storm:
         lease.release()
 
     @contextlib.contextmanager
-    def _asked(self, key: Key, removes: bool) -> Iterator[Removal]:
-        asked = Removal(removes, self.real)
+    def _asked(self, key: Key, what: str) -> Iterator[Asked]:
+        asked = Asked(what, self.tick())
         self.asked.setdefault(key, []).append(asked)
+        if self.current is not None:
+            self.current.asked = asked
         yield asked
-        asked.end = self.real
+        asked.end = self.tick()
+        if what == "be":
+            for each in self.asked[key]:
+                each.harmless |= each.stored not in (None, self.store.objects.get(names.manifest(*key)))
 
     # How it goes on.
 
@@ -424,12 +399,15 @@ class Storm:
         if not session.actor.over and not until():
             session.go_on(until)
         self._check_points()
+        others = [each for each in self.sessions if each is not session]
+        session.beside_late |= any(each.late or each.kind == "remove" for each in others)
         if session.actor.over and session in self.sessions:
             self.sessions.remove(session)
             # While a session that hung has yet to make good what it did, what is needed may be unknown, and nothing is deleted.
-            assert session.actor.error is None or any(each.late for each in self.sessions), self._story(
-                session.kind, str(session.actor.error)
-            )
+            # The entry of a point that was removed before that stays for a grace period.
+            error = str(session.actor.error)
+            known = session.beside_late or any(f"trash/{each}" in error for each in self.incomplete)
+            assert session.actor.error is None or known, self._story(session.kind, error)
         self.told.append(
             f"{self.real:.0f} {session.kind} {'ends' if session.actor.over else f'waits: {session.actor.pending}'}"
         )
@@ -444,7 +422,7 @@ class Storm:
         self.real += seconds
         for host in self.hosts:
             if self.random.random() < 0.5:
-                host.wall = self._astray()
+                host.astray = self._astray()
         if self.random.random() < 0.5:
             self.store_wall = self._astray()
         self.told.append(f"{self.real:.0f} after {seconds} s")
@@ -454,8 +432,9 @@ class Storm:
     def _renew(self) -> None:
         """Processes that are not halted as a whole give a sign of life."""
         for lease, host in list(self.leases.items()):
-            if self.random.random() < 0.1:
-                self.leases.pop(lease)
+            if self.random.random() < 0.3:  # it comes too late, and now and then it was the last one
+                if self.random.random() < 0.2:
+                    self.leases.pop(lease)
                 continue
             self.turn(host)
             stepped, lease.repository = lease.repository, self.plain()
@@ -463,7 +442,7 @@ class Storm:
             lease.repository = stepped
 
     def _astray(self) -> float:
-        return self.random.choice((0.0, _APART, self.random.uniform(0, _APART)))
+        return self.random.choice((0.0, 0.0, self.apart, self.apart, self.random.uniform(0, self.apart)))
 
     def _halting(self) -> Callable[[], bool]:
         """Where the next session halts."""
@@ -476,7 +455,7 @@ class Storm:
                 return left[0] < 0
 
             return counted
-        windows = _SETTLING if session.late else _WINDOWS[session.kind]
+        windows = SETTLING if session.late else WINDOWS[session.kind]
         return _reached(session, self.random.choice(windows), self.random.choice((1, 1, 1, 2, 3)))
 
     def _nights(self) -> None:
@@ -493,26 +472,43 @@ class Storm:
     def _say(self, phrase: tuple[Any, ...]) -> None:
         """Have happen what a phrase says."""
         said = [self.random.choice(each) if isinstance(each, tuple) else each for each in phrase]
+        halted: list[Session] = []
+        session = None
         for each, then in zip(said, [*said[1:], ""]):
             if not isinstance(each, str):
                 self._pass(each)
-            elif " " in each and self.sessions:
-                session = self.sessions[-1]
-                if each == _DEATH:
-                    session.actor.crash()
-                    self.sessions.remove(session)
-                else:
-                    self._go_on(session, _reached(session, each))
-            elif " " in str(then):
-                self._begin(each)
-            elif " " not in each:
+            elif each in (FIRST, SECOND):
+                session = halted[each == SECOND]
+            elif " " in each and session is not None:
+                self._continue(session, each)
+            elif " " in str(then) and then not in (FIRST, SECOND):
+                session = self._begin(each)
+                halted.append(session)
+            else:
                 self._work(each)
+
+    def _continue(self, session: Session, until: str) -> None:
+        """Let a session go on to a request, or end it where it is."""
+        if until != DEATH:
+            self._go_on(session, _reached(session, until))
+        elif session in self.sessions:
+            session.actor.crash()
+            self.sessions.remove(session)
+            self.unsettled.update(self._point_of(session.actor.pending))
+            if self.random.random() < 0.5:
+                drafts = [name for name in session.wrote if name.startswith("drafts/") and name in self.store.objects]
+                self.store.locks.update(dict.fromkeys(drafts, math.inf))  # as the object lock of a bucket may
+
+    @staticmethod
+    def _point_of(request: str) -> list[Key]:
+        """The point that a request is about, if it is about one."""
+        return [(uuid, point_id) for uuid, point_id in _OF_POINT.findall(request)]
 
     def run(self, rounds: int = 10) -> None:
         """The storm, and what must be true after it."""
-        if self.random.random() < 0.6:
-            self._say(self.random.choice(_PHRASES))
-            rounds //= 2
+        if self.random.random() < 0.8:
+            self._say(self.random.choice(PHRASES))
+            rounds = self.random.choice((0, 1, 3, 5))
         for _round in range(rounds):
             choice = self.random.random()
             if len(self.sessions) < 3 and choice < 0.5:
@@ -524,14 +520,14 @@ class Storm:
             if self.sessions and self.random.random() < 0.5:
                 self._nights()
             elif self.random.random() < 0.7:
-                self._pass(self.random.choice(_SPANS))
+                self._pass(self.random.choice(SPANS))
         while self.sessions:
             self._go_on(self.random.choice(self.sessions), lambda: False)
         self._check_end()
 
     # What must be true.
 
-    def _wrong(self, made: RestorePoint) -> str:
+    def wrong(self, made: RestorePoint) -> str:
         """What is not as it must be of a point that exists or is held; empty if it is whole and true."""
         repository = self.plain()
         try:
@@ -546,10 +542,11 @@ class Storm:
             found.update({run.first + index: blocks[run.ordinal + index] for index in range(run.count)})
         return "" if found == {block: block for block in range(4)} else f"its blocks are {found}"
 
-    def sees_no_fault(self, pending: str) -> bool:
+    def sees_no_fault(self, session: Session) -> bool:
         """Whether every point is as it must be, after a request that may have changed that."""
-        if not pending.startswith(_CHANGES):
-            return True
+        pending = session.actor.pending
+        if self.fault is not None or not pending.startswith(_CHANGES):
+            return self.fault is None
         try:
             self._check_points()
         except AssertionError as error:
@@ -563,40 +560,55 @@ class Storm:
         late = {name for each in self.sessions for name in each.late}
         for name in [each for each in self.store.objects if each.endswith("/manifest.json") and each not in late]:
             made = self.plain().point(*names.parsed(name).point)  # type: ignore[union-attr]
-            assert not (why := self._wrong(made)), self._story(name, why)
-        for each in self.held:
+            assert not (why := self.wrong(made)), self._story(name, why)
+        for each, _order in self.held:
             assert each.point is not None
-            assert not (why := self._wrong(each.point)), self._story(each.name, why)
+            assert not (why := self.wrong(each.point)), self._story(each.name, why)
 
     def _check_end(self) -> None:
         self._check_points()
         repository = self.plain()
         for key, asked in self.asked.items():
-            exists = names.manifest(*key) in self.store.objects
-            assert not removals.vanished(repository, key), self._story(key[1], "it vanished")
-            must = self._must_exist(asked)
-            if must and any(each.removes for each in asked) and names.manifest(*key) in self.late:
-                must = None  # who was late cannot distinguish a point that was brought back from one that was removed
+            name = names.manifest(*key)
+            if name in self.store.objects.at:
+                assert not removals.vanished(repository, key), self._story(key[1], "it vanished")
+            exists, must = name in self.store.objects, self._must_exist(asked)
+            if must is False and name in self.revived:
+                must = (
+                    None  # a collector takes a point that a late manifest had come back for one that was brought back
+                )
             assert must in (None, exists), self._story(key[1], f"it must {'' if must else 'not '}exist")
+        for each, _order in self.held:
+            assert self._is_kept(each), self._story(each.name, "its point is gone")
         self._check_leftovers()
 
+    def _is_kept(self, held: holds.Hold) -> bool:
+        """Whether a held point exists, or can be brought back if nobody was left to do so."""
+        if names.manifest(*held.key) in self.store.objects or held.key not in self.unsettled:
+            return names.manifest(*held.key) in self.store.objects
+        entries = [name for name in self.store.objects if name.startswith(names.trash_folder(*held.key))]
+        kept = [manifests.decode(self.store.objects[name], names.manifest_kept_by(name)) for name in entries]
+        return any(not self.wrong(each) for each in kept)
+
     @staticmethod
-    def _must_exist(asked: list[Removal]) -> bool | None:
-        """Whether a point must exist, given what was asked in which order; None if either is right."""
-        done = [each for each in asked if each.done]
-        removed, back = [each for each in asked if each.removes], [each for each in done if not each.removes]
-        if not removed:
-            return True
-        if any(all(other.end < each.began for other in removed) for each in back):
-            return True
-        tried = [each for each in asked if not each.removes]
-        if any(each.removes and all(other.end < each.began for other in tried) for each in done):
+    def _must_exist(asked: list[Asked]) -> bool | None:
+        """Whether a point must exist, given what was asked in which order; None if either is right.
+
+        A session that moves a point cannot distinguish whether it was removed, or removed and brought back.
+        """
+        removed, tried = ([each for each in asked if each.what == what] for what in ("remove", "be"))
+        moves = [each for each in asked if each.what == "move" and removed and not each.harmless]
+        for back in [each for each in tried if each.done]:
+            beside = any(each.began < back.began < each.end for each in moves)
+            if not beside and all(each.end < back.began for each in removed):
+                return True
+        if any(each.done and all(other.end < each.began for other in tried) for each in removed):
             return False
         return None
 
     def _check_leftovers(self) -> None:
         """Once all is quiet, nothing is left but what points need."""
-        for each in self.held:
+        for each, _order in self.held:
             holds.release(self.plain(), each.id)
         self.held.clear()
         for _night in range(4):
@@ -606,7 +618,7 @@ class Storm:
         for made in repository.points_of().points:
             needed |= {names.manifest(*made.key), *publishing.resting_on(repository, made)}
         folders = ("packs/", "points/", "drafts/", "doomed/", "condemned/", "leases/", "trash/", "holds/")
-        left = {name for name in self.store.objects if name.startswith(folders)}
+        left = {name for name in self.store.objects if name.startswith(folders) and name not in self.store.locks}
         assert left == needed, self._story("", f"left {sorted(left - needed)}, missing {sorted(needed - left)}")
 
     def _story(self, what: str, why: str) -> str:

@@ -1,0 +1,210 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What happens in a storm more often than by chance: where a session halts, and what others do meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+GRACE = 86400.0
+NIGHT = GRACE + 13000
+SPANS = (1, 60, 200, 300, 800, 1000, 1700, 1900, 3600, 10000, 12500, 13000, 43000, 86000, 87000, 100000)
+END, DEATH = "the end", "its death"  # of the session: no request is called so
+FIRST, SECOND = "the first", "the second"  # of the sessions of a phrase that halted
+
+KINDS = (  # what is done in a storm
+    ("backup", "move", "move", "remove", "undelete", "collect", "collect", "hold"),
+    ("backup", "collect"),
+    ("move", "move", "collect"),
+    ("remove", "copy", "copy", "move", "collect"),
+    ("move", "remove"),
+    ("move", "remove", "undelete"),
+    ("remove", "undelete", "collect"),
+    ("move", "move", "remove", "hold"),
+)
+
+_MANIFEST = "points/*/manifest.json"
+_READ, _PUT, _DELETE = f"get {_MANIFEST}", f"put {_MANIFEST}", f"delete {_MANIFEST}"
+# Requests, as they are halted at, before or after which much depends on what others do.
+_PUBLISHING = (
+    "put points/*.map",
+    "put drafts/*",
+    "done put drafts/*",
+    "done list condemned",
+    "done size packs/*",
+    "done size points/*.map",
+    *(_PUT,) * 3,
+    f"done {_PUT}",
+)
+SETTLING = (  # of a session that makes good what a late manifest did
+    _PUT,
+    _PUT,
+    f"done {_PUT}",
+    f"done {_READ}",
+    "list trash/*",
+    "done list trash/*",
+    "done list removed/*",
+    "done list condemned",
+    "put trash/*",
+    "list holds/*",
+    _DELETE,
+)
+WINDOWS: dict[str, tuple[str, ...]] = {
+    "backup": _PUBLISHING,
+    "move": (*_PUBLISHING, _READ, f"done {_READ}", "list trash/*", "list removed/*"),
+    "copy": (*_PUBLISHING, f"done {_READ}"),
+    "undelete": (*_PUBLISHING, f"size {_MANIFEST}", "delete trash/*"),
+    "remove": (
+        _READ,
+        "put trash/*",
+        "done put trash/*",
+        "list holds/*",
+        *(_DELETE,) * 3,
+        f"done {_DELETE}",
+    ),
+    "hold": ("put holds/*", "done put holds/*", "list condemned", "done size packs/*", _READ),
+    "collect": (
+        "put doomed/*",
+        "done put doomed/*",
+        "list points",
+        "done list points",
+        "list holds",
+        "list trash",
+        "done list trash",
+        "done list trash",
+        "delete packs/*",
+        "delete points/*",
+        "delete trash/*",
+        "delete doomed/*",
+    ),
+}
+
+_SOON = (1, 60, 200, 800)
+_LOOKS = ("done list condemned", "done size packs/*", _PUT)
+_LISTED = ("list points", "done list points", "done list trash", "delete packs/*")
+_NAMED = (("backup", "move", "move"), "done put drafts/*")
+_REMOVES = ("done put trash/*", "done list holds/*")
+_NIGHTS = (NIGHT, "collect", NIGHT, "collect")
+_HUNG = ("move", _PUT, *_NIGHTS)
+# A collector dies once it has deleted packs and no maps.
+_HALF = (NIGHT, "collect", NIGHT, "collect", "delete points/*", DEATH)
+_AGAIN = (FIRST, _PUT, "move", *_HALF)
+# What matters only if several clocks part, and is said more often for that.
+_RARE: tuple[tuple[Any, ...], ...] = (
+    # A collector is about to delete what another one reprieves, because a session names it.
+    ("collect", "put doomed/*", "done list trash", (1, 300, 25000), *_NAMED, "collect", SECOND, END, FIRST, END),
+    ("collect", "put doomed/*", (1, 300), *_NAMED, "collect", SECOND, _PUT, FIRST, END, SECOND, END),
+    # A point is removed twice at once, and brought back.
+    ("remove", _REMOVES, "remove", (1, 300, 10000, 13000), "undelete", FIRST, END),
+)
+# A kind of session that halts at a request, or that does all of its work; seconds that pass; of several, any. A request that
+# follows is where the session halts next that began last, or that is named before it. What halts at the end of the phrase goes on
+# by chance.
+PHRASES: tuple[tuple[Any, ...], ...] = (
+    *_RARE * 2,
+    # Others move and delete what a session read, or stored, before its draft is there.
+    ("backup", ("put points/*.map", "done put points/*.map"), *_NIGHTS),
+    ("move", ("put points/*.map", "put drafts/*"), "move", *_NIGHTS, FIRST, END),
+    # A session that is at work for days stores objects, and gives signs of life.
+    (
+        ("backup", "copy"),
+        "put packs/*",
+        (60, 800, 3600),
+        FIRST,
+        ("put points/*.map", "put drafts/*"),
+        *_NIGHTS,
+        "collect",
+    ),
+    (("backup", "copy"), "put packs/*", FIRST, "put points/*.map", (1900, 3600), "collect", *_NIGHTS, "collect"),
+    # A manifest hangs across a grace period, and the session is held up again while it looks at what was lost.
+    (*_HUNG, FIRST, SETTLING, ("move", "remove", "hold"), NIGHT, "collect"),
+    (*_HUNG, FIRST, f"done {_PUT}", ("move", "hold"), FIRST, END),
+    (*_HUNG, FIRST, _PUT, "remove", FIRST, END),
+    ("move", _PUT, *_HALF, FIRST, _PUT, *_NIGHTS, FIRST, END),
+    ("move", _PUT, *_HALF, FIRST, f"done {_PUT}", ("move", "hold"), FIRST, END),
+    *(("move", _PUT, *_HALF, *_AGAIN, *_AGAIN, *_AGAIN, FIRST, END),) * 2,
+    (
+        "move",
+        _PUT,
+        NIGHT,
+        "collect",
+        "move",
+        NIGHT,
+        "collect",
+        NIGHT,
+        "collect",
+        "put doomed/*",
+        _LISTED,
+        FIRST,
+        END,
+        SECOND,
+        END,
+    ),
+    (("backup", "copy"), _PUT, *_NIGHTS, FIRST, END),
+    ("move", _PUT, "remove", (60, 13000, NIGHT), FIRST, SETTLING, ("remove", "undelete"), NIGHT),
+    ("move", _PUT, "remove", *_NIGHTS, FIRST, END, "collect"),
+    # A point is removed, brought back and moved beside a session that moves it, or that brings it back late.
+    ("move", f"done {_PUT}", "remove", (60, NIGHT), ("undelete", "copy"), "move", FIRST, END),
+    ("remove", "undelete", _PUT, NIGHT, "collect", FIRST, END, "move"),
+    # A removal is held up, and its entry grows old while the point is moved, held or brought back.
+    ("remove", ("done put trash/*", "list holds/*"), (13000, NIGHT), ("undelete", "collect"), NIGHT, "collect"),
+    ("remove", ("put trash/*", "list holds/*"), ("hold", "move", "remove"), *_NIGHTS, FIRST, END, "collect"),
+    ("remove", _DELETE, NIGHT, "collect", "move", *_NIGHTS, FIRST, END),
+    (
+        "remove",
+        _DELETE,
+        NIGHT,
+        "collect",
+        "move",
+        "collect",
+        NIGHT,
+        "collect",
+        "put doomed/*",
+        _LISTED,
+        FIRST,
+        END,
+        SECOND,
+        END,
+        "collect",
+    ),
+    # A point is brought back beside a removal.
+    ("remove", "undelete", _LOOKS, _SOON, "remove", NIGHT, "collect"),
+    # A collector beside a session that looks, or that begins between its list and its deletions.
+    (("backup", "move", "undelete"), _LOOKS, _SOON, "collect"),
+    ("collect", "put doomed/*", _LISTED, _SOON, "collect", ("backup", "move"), NIGHT),
+    ("collect", "put doomed/*", _LISTED, (1900, 13000), "collect", ("backup", "move"), NIGHT),
+    # A removal ends late.
+    ("remove", _REMOVES, NIGHT, "collect", FIRST, f"done {_DELETE}", DEATH),
+    ("remove", _REMOVES, 800, "collect", FIRST, END),
+    ("remove", _DELETE, NIGHT, "collect", FIRST, "put trash/*", *_NIGHTS, FIRST, END, "collect"),
+    # A point is brought back beside a session that moves it, or copied again long after it was removed.
+    ("move", _PUT, "remove", "undelete", _PUT, FIRST, f"done {_PUT}", SECOND, END, FIRST, END),
+    ("remove", NIGHT, "collect", "copy", "move"),
+    ("remove", "undelete", _PUT, "copy", *_NIGHTS, FIRST, END),
+    ("remove", "copy", (_READ, f"done {_READ}"), *_NIGHTS, FIRST, END),
+    # What a dead session leaves.
+    ("move", ("done put drafts/*", "done put points/*.map"), DEATH, NIGHT, "collect"),
+    ("collect", ("done put doomed/*", "delete packs/*"), DEATH, NIGHT, "collect"),
+    # A held point is moved or removed, and a hold comes between the looks of a session, or loses what it was to keep.
+    ("hold", ("move", "remove"), *_NIGHTS),
+    ("hold", ("put holds/*", "done put holds/*", "list condemned"), ("move", "remove"), *_NIGHTS),
+    ("remove", ("put trash/*", "done list holds/*", _DELETE), "hold", FIRST, END),
+    ("hold", ("put holds/*", "done put holds/*"), ("remove", "move"), FIRST, END),
+    ("remove", _DELETE, "hold", FIRST, f"done {_DELETE}", DEATH, *_NIGHTS),
+    (
+        "move",
+        _PUT,
+        "remove",
+        _DELETE,
+        FIRST,
+        f"done {_PUT}",
+        "hold",
+        SECOND,
+        f"done {_DELETE}",
+        DEATH,
+        FIRST,
+        END,
+        *_NIGHTS,
+    ),
+)

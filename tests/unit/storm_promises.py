@@ -1,0 +1,138 @@
+# Copyright (c) 2026, the kvm.cbt authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the format promises of single requests in a storm, whatever the clocks show: who deletes or replaces what, and when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from _cbt.errors import DamagedObject, ObjectMissing
+from _cbt.repository.format import manifests, names
+from _cbt.repository.sharing.leases import ASTRAY, LAPSE
+from _cbt.repository.sharing.wholeness import needed
+
+if TYPE_CHECKING:
+    from clock_storm import Session, Storm
+
+
+class When(NamedTuple):
+    """A moment: in which order, and in real seconds."""
+
+    order: int
+    real: float
+
+
+class Objects(dict[str, bytes]):
+    """The objects of a store, whose promises are looked at before one appears or goes."""
+
+    def __init__(self, world: Storm) -> None:
+        super().__init__()
+        self.world = world
+        self.at: dict[str, When] = {}  # when each object appeared last
+
+    def __setitem__(self, name: str, data: bytes) -> None:
+        if self.world.current is not None:
+            self.world.blame(name, replaced(self.world, self.world.current, name))
+            self.world.current.note(name, data)
+        self.at[name] = When(self.world.tick(), self.world.real)
+        super().__setitem__(name, data)
+
+    def asked(self, request: str, name: str) -> None:
+        """Note a request."""
+        session = self.world.current
+        if session is not None:
+            session.acted = self.world.tick()
+            if request == "get":
+                session.unread.discard(name)
+                session.read_at[name] = session.acted
+
+    def pop(self, name: str, default: bytes | None = None) -> bytes | None:  # type: ignore[override]
+        """Delete an object."""
+        if name in self and self.world.current is not None:
+            self.world.blame(name, deleted(self.world, self.world.current, name))
+        return super().pop(name, default)
+
+
+def replaced(world: Storm, session: Session, name: str) -> str:
+    """What is wrong with replacing an object; empty if nothing is.
+
+    Who moves a point has read the manifest that it replaces, unless that appeared just now. Who copies a point, or brings it back,
+    leaves a whole one of another session, unless a late manifest is about.
+    """
+    if not _is_manifest(name) or name not in world.store.objects:
+        return ""
+    if session.kind == "move" and session.asked is not None:
+        unseen = session.read_at.get(name, 0) < world.store.objects.at[name].order < session.acted
+        if session.asked.stored is not None:
+            unseen = name in session.unread and session.asked.stored != world.store.objects[name]
+        return "a manifest of another session is replaced unseen" if unseen else ""
+    if session.kind not in ("copy", "undelete") or name in session.wrote or name in world.ever_late:
+        return ""
+    point = manifests.decode(world.store.objects[name], name)
+    return "" if world.wrong(point) else "a whole point of another session is replaced"
+
+
+def deleted(world: Storm, session: Session, name: str) -> str:
+    """What is wrong with a deletion; empty if nothing is."""
+    if _is_manifest(name):
+        return _held(world, session, name)
+    if session.kind == "collect" and names.is_collectable(name):
+        return _drafted(world, session, name) or _leased(world, session, name)
+    return _young(world, session, name)
+
+
+def _is_manifest(name: str) -> bool:
+    return name.startswith("points/") and name.endswith("/manifest.json")
+
+
+def _held(world: Storm, session: Session, name: str) -> str:
+    """A point is not removed if it was held before the entry of its removal was there."""
+    entered = session.wrote_at.get("trash", -1)
+    taken = names.parsed(name)
+    assert taken is not None
+    held = any(each.key == taken.point and order < entered for each, order in world.held)
+    return "it is held" if held else ""
+
+
+def _young(world: Storm, session: Session, name: str) -> str:
+    """Others delete what a session relies on only when it is so old by any clock that the session cannot rely on it."""
+    least = {
+        ("collect", "drafts"): LAPSE + ASTRAY,
+        ("collect", "doomed"): LAPSE + ASTRAY,
+        ("undelete", "trash"): LAPSE + ASTRAY,
+        ("collect", "leases"): LAPSE + world.grace,
+        ("collect", "trash"): world.grace,
+    }.get((session.kind, name.split("/")[0]))
+    at = world.store.objects.at[name]
+    if least is None or at.order > session.began or session.lease.partition("/")[2] in name:
+        return ""
+    return f"it is {world.real - at.real} s old" if world.real - at.real < least - world.apart else ""
+
+
+def _drafted(world: Storm, session: Session, name: str) -> str:
+    """A collector deletes nothing that is named by a draft which was there before its list, and which its writer relies on."""
+    for draft, data in world.store.objects.items():
+        at = world.store.objects.at[draft]
+        fresh = at.order < session.wrote_at.get("doomed", 0) and world.real - at.real < LAPSE
+        if draft.startswith("drafts/") and fresh:
+            try:
+                if name in needed(world.plain(), manifests.decode(data, names.manifest_kept_by(draft))):
+                    return f"{draft} names it"
+            except (DamagedObject, ObjectMissing):
+                continue  # it cannot be published as it is
+    return ""
+
+
+def _leased(world: Storm, session: Session, name: str) -> str:
+    """A collector deletes nothing that a session stored which gave a sign of life since then.
+
+    The time of the object must not be before the sign of life of its session that came before it: only the second one after
+    a clock was set back says so in the lease.
+    """
+    store, lease = world.store, world.spared.get(name, "")
+    if lease not in store.objects or session.lease not in store.objects:
+        return ""
+    between = store.objects.at[name].order < store.objects.at[lease].order < session.began
+    alive = store.times[session.lease] - store.times[lease] <= LAPSE
+    return f"the session of {lease} is at work" if between and alive else ""
