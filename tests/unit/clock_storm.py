@@ -28,7 +28,7 @@ import pytest
 from samples import UUID, encoded, point, point_id, record
 from stepping import Actor, OneAfterAnother, SteppedStore
 from stores_for_tests import MemoryStore
-from storm_phrases import DEATH, FIRST, GRACE, KINDS, PHRASES, SECOND, SETTLING, SPANS, WINDOWS
+from storm_phrases import AHEAD, ALIVE, BACK, DEATH, FIRST, GRACE, KINDS, PHRASES, SECOND, SETTLING, SPANS, WINDOWS
 from storm_promises import Objects
 
 from _cbt.errors import CbtError, DamagedObject, ObjectMissing, Refused
@@ -327,7 +327,7 @@ class Storm:
                 useful = [each for each in self._there() if set(each[1]) & set(blocks) and each[0] != ref]
                 if useful or ref.name in self.store.objects:
                     again = not useful or self.random.random() < 0.5
-                    to, there = (self._stored(lease, blocks), blocks) if again else self._one_of(useful)
+                    to, there = (self._stored(lease, blocks), blocks) if again else self.random.choice(useful)
                     both = [block for block in blocks if block in there]
                     moves = [Move(blocks.index(block), 1, to, there.index(block)) for block in both]
                     with self._asked(made.key, "move"):
@@ -441,6 +441,11 @@ class Storm:
             lease.renew()
             lease.repository = stepped
 
+    def _set_clocks(self, astray: float) -> None:
+        self.store_wall = astray
+        for host in self.hosts:
+            host.astray = astray
+
     def _astray(self) -> float:
         return self.random.choice((0.0, 0.0, self.apart, self.apart, self.random.uniform(0, self.apart)))
 
@@ -477,6 +482,10 @@ class Storm:
         for each, then in zip(said, [*said[1:], ""]):
             if not isinstance(each, str):
                 self._pass(each)
+            elif each == ALIVE:
+                self.renews = True
+            elif each in (AHEAD, BACK):
+                self._set_clocks(self.apart if each == AHEAD else 0.0)
             elif each in (FIRST, SECOND):
                 session = halted[each == SECOND]
             elif " " in each and session is not None:
@@ -495,7 +504,7 @@ class Storm:
             session.actor.crash()
             self.sessions.remove(session)
             self.unsettled.update(self._point_of(session.actor.pending))
-            if self.random.random() < 0.5:
+            if self.random.random() < 0.7:
                 drafts = [name for name in session.wrote if name.startswith("drafts/") and name in self.store.objects]
                 self.store.locks.update(dict.fromkeys(drafts, math.inf))  # as the object lock of a bucket may
 

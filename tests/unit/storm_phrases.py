@@ -12,6 +12,8 @@ NIGHT = GRACE + 13000
 SPANS = (1, 60, 200, 300, 800, 1000, 1700, 1900, 3600, 10000, 12500, 13000, 43000, 86000, 87000, 100000)
 END, DEATH = "the end", "its death"  # of the session: no request is called so
 FIRST, SECOND = "the first", "the second"  # of the sessions of a phrase that halted
+# Of all: their leases are renewed from now on, but for now and then, and their clocks are as far ahead as may be, or right again.
+ALIVE, AHEAD, BACK = "all renew", "all ahead", "all set back"
 
 KINDS = (  # what is done in a storm
     ("backup", "move", "move", "remove", "undelete", "collect", "collect", "hold"),
@@ -90,6 +92,7 @@ _HUNG = ("move", _PUT, *_NIGHTS)
 # A collector dies once it has deleted packs and no maps.
 _HALF = (NIGHT, "collect", NIGHT, "collect", "delete points/*", DEATH)
 _AGAIN = (FIRST, _PUT, "move", *_HALF)
+_STORES = (("backup", "copy"), "put packs/*", BACK, (60, 800))
 # What matters only if several clocks part, and is said more often for that.
 _RARE: tuple[tuple[Any, ...], ...] = (
     # A collector is about to delete what another one reprieves, because a session names it.
@@ -107,19 +110,12 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
     ("backup", ("put points/*.map", "done put points/*.map"), *_NIGHTS),
     ("move", ("put points/*.map", "put drafts/*"), "move", *_NIGHTS, FIRST, END),
     # A session that is at work for days stores objects, and gives signs of life.
-    (
-        ("backup", "copy"),
-        "put packs/*",
-        (60, 800, 3600),
-        FIRST,
-        ("put points/*.map", "put drafts/*"),
-        *_NIGHTS,
-        "collect",
-    ),
-    (("backup", "copy"), "put packs/*", FIRST, "put points/*.map", (1900, 3600), "collect", *_NIGHTS, "collect"),
+    *((ALIVE, AHEAD, *_STORES, FIRST, ("put points/*.map", "put drafts/*"), *_NIGHTS, "collect"),) * 2,
+    (ALIVE, *_STORES, FIRST, "put points/*.map", (1900, 3600), "collect", *_NIGHTS, "collect"),
     # A manifest hangs across a grace period, and the session is held up again while it looks at what was lost.
     (*_HUNG, FIRST, SETTLING, ("move", "remove", "hold"), NIGHT, "collect"),
     (*_HUNG, FIRST, f"done {_PUT}", ("move", "hold"), FIRST, END),
+    *((ALIVE, "move", *_HUNG, FIRST, f"done {_PUT}", "move", FIRST, END),) * 2,
     (*_HUNG, FIRST, _PUT, "remove", FIRST, END),
     ("move", _PUT, *_HALF, FIRST, _PUT, *_NIGHTS, FIRST, END),
     ("move", _PUT, *_HALF, FIRST, f"done {_PUT}", ("move", "hold"), FIRST, END),
@@ -150,6 +146,7 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
     # A removal is held up, and its entry grows old while the point is moved, held or brought back.
     ("remove", ("done put trash/*", "list holds/*"), (13000, NIGHT), ("undelete", "collect"), NIGHT, "collect"),
     ("remove", ("put trash/*", "list holds/*"), ("hold", "move", "remove"), *_NIGHTS, FIRST, END, "collect"),
+    ("remove", "put trash/*", "move", *_NIGHTS, FIRST, END, "collect"),
     ("remove", _DELETE, NIGHT, "collect", "move", *_NIGHTS, FIRST, END),
     (
         "remove",
@@ -184,7 +181,8 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
     ("remove", "undelete", _PUT, "copy", *_NIGHTS, FIRST, END),
     ("remove", "copy", (_READ, f"done {_READ}"), *_NIGHTS, FIRST, END),
     # What a dead session leaves.
-    ("move", ("done put drafts/*", "done put points/*.map"), DEATH, NIGHT, "collect"),
+    (("backup", "move"), ("done put drafts/*", "done put points/*.map"), DEATH, NIGHT, "collect"),
+    (("backup", "move"), "done put drafts/*", DEATH, NIGHT, "collect"),
     ("collect", ("done put doomed/*", "delete packs/*"), DEATH, NIGHT, "collect"),
     # A held point is moved or removed, and a hold comes between the looks of a session, or loses what it was to keep.
     ("hold", ("move", "remove"), *_NIGHTS),
