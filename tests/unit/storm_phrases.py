@@ -11,9 +11,10 @@ GRACE = 86400.0
 NIGHT = GRACE + 13000
 SPANS = (1, 60, 200, 300, 800, 1000, 1700, 1900, 3600, 10000, 12500, 13000, 43000, 86000, 87000, 100000)
 END, DEATH = "the end", "its death"  # of the session: no request is called so
-FIRST, SECOND = "the first", "the second"  # of the sessions of a phrase that halted
-# Of all: their leases are renewed from now on, but for now and then, and their clocks are as far ahead as may be, or right again.
-ALIVE, AHEAD, BACK = "all renew", "all ahead", "all set back"
+TURNS = FIRST, SECOND, THIRD = "the first", "the second", "the third"  # of the sessions of a phrase that halted
+# Of all: their leases are renewed from now on, but for now and then; their clocks are as far ahead as may be, or right again;
+# the grace period is short.
+ALIVE, AHEAD, BACK, SHORT = "all renew", "all ahead", "all set back", "all short"
 
 KINDS = (  # what is done in a storm
     ("backup", "move", "move", "remove", "undelete", "collect", "collect", "hold"),
@@ -92,6 +93,11 @@ _HUNG = ("move", _PUT, *_NIGHTS)
 # A collector dies once it has deleted packs and no maps.
 _HALF = (NIGHT, "collect", NIGHT, "collect", "delete points/*", DEATH)
 _AGAIN = (FIRST, _PUT, "move", *_HALF)
+# A collector deletes what a late manifest names while another one deletes what it replaced.
+_LATE_DELETION = (
+    *("collect", "delete packs/*", FIRST, f"done {_PUT}", "collect", 650),
+    *("collect", "put doomed/*", SECOND, "delete points/*", THIRD, END, SECOND, END, FIRST, END),
+)
 _STORES = (("backup", "copy"), "put packs/*", BACK, (60, 800))
 # What matters only if several clocks part, and is said more often for that.
 _RARE: tuple[tuple[Any, ...], ...] = (
@@ -108,7 +114,9 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
     *_RARE * 2,
     # Others move and delete what a session read, or stored, before its draft is there.
     ("backup", ("put points/*.map", "done put points/*.map"), *_NIGHTS),
-    ("move", ("put points/*.map", "put drafts/*"), "move", *_NIGHTS, FIRST, END),
+    *(("move", ("put points/*.map", "put drafts/*"), "move", *_NIGHTS, FIRST, END),) * 2,
+    (("backup", "move", "move"), _LOOKS[:2], *_NIGHTS, FIRST, END),
+    *((BACK, ("backup", "move"), "done put drafts/*", AHEAD, "collect"),) * 2,
     # A session that is at work for days stores objects, and gives signs of life.
     *((ALIVE, AHEAD, *_STORES, FIRST, ("put points/*.map", "put drafts/*"), *_NIGHTS, "collect"),) * 2,
     (ALIVE, *_STORES, FIRST, "put points/*.map", (1900, 3600), "collect", *_NIGHTS, "collect"),
@@ -137,6 +145,7 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
         SECOND,
         END,
     ),
+    *((SHORT, "move", _PUT, 13000, "collect", 1000, *_LATE_DELETION),) * 2,
     (("backup", "copy"), _PUT, *_NIGHTS, FIRST, END),
     ("move", _PUT, "remove", (60, 13000, NIGHT), FIRST, SETTLING, ("remove", "undelete"), NIGHT),
     ("move", _PUT, "remove", *_NIGHTS, FIRST, END, "collect"),
@@ -173,7 +182,7 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
     ("collect", "put doomed/*", _LISTED, (1900, 13000), "collect", ("backup", "move"), NIGHT),
     # A removal ends late.
     ("remove", _REMOVES, NIGHT, "collect", FIRST, f"done {_DELETE}", DEATH),
-    ("remove", _REMOVES, 800, "collect", FIRST, END),
+    (SHORT, "remove", _REMOVES, 800, "collect", FIRST, END),
     ("remove", _DELETE, NIGHT, "collect", FIRST, "put trash/*", *_NIGHTS, FIRST, END, "collect"),
     # A point is brought back beside a session that moves it, or copied again long after it was removed.
     ("move", _PUT, "remove", "undelete", _PUT, FIRST, f"done {_PUT}", SECOND, END, FIRST, END),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
 from _cbt.errors import DamagedObject, ObjectMissing
@@ -23,6 +24,32 @@ class When(NamedTuple):
     real: float
 
 
+@dataclasses.dataclass
+class Requests:
+    """The requests of a session, as far as a promise is about them. ``unread`` is what it stored and has not read since."""
+
+    lease: str = ""
+    stored: set[str] = dataclasses.field(default_factory=set)
+    unread: set[str] = dataclasses.field(default_factory=set)
+    stored_at: dict[str, int] = dataclasses.field(default_factory=dict)  # in which order, the last one of each folder
+    read_at: dict[str, int] = dataclasses.field(default_factory=dict)
+    last: int = 0
+
+    def put(self, name: str, order: int) -> None:
+        """Note an object that is stored."""
+        self.stored.add(name)
+        self.unread.add(name)
+        self.stored_at[name.split("/")[0]] = order
+        self.lease = name if name.startswith("leases/") else self.lease
+
+    def done(self, request: str, name: str, order: int) -> None:
+        """Note any request."""
+        self.last = order
+        if request == "get":
+            self.unread.discard(name)
+            self.read_at[name] = order
+
+
 class Objects(dict[str, bytes]):
     """The objects of a store, whose promises are looked at before one appears or goes."""
 
@@ -39,13 +66,9 @@ class Objects(dict[str, bytes]):
         super().__setitem__(name, data)
 
     def asked(self, request: str, name: str) -> None:
-        """Note a request."""
-        session = self.world.current
-        if session is not None:
-            session.acted = self.world.tick()
-            if request == "get":
-                session.unread.discard(name)
-                session.read_at[name] = session.acted
+        """Note a request that was carried out."""
+        if self.world.current is not None:
+            self.world.current.requests.done(request, name, self.world.tick())
 
     def pop(self, name: str, default: bytes | None = None) -> bytes | None:  # type: ignore[override]
         """Delete an object."""
@@ -60,14 +83,14 @@ def replaced(world: Storm, session: Session, name: str) -> str:
     Who moves a point has read the manifest that it replaces, unless that appeared just now. Who copies a point, or brings it back,
     leaves a whole one of another session, unless a late manifest is about.
     """
-    if not _is_manifest(name) or name not in world.store.objects:
+    if not is_manifest(name) or name not in world.store.objects:
         return ""
     if session.kind == "move" and session.asked is not None:
-        unseen = session.read_at.get(name, 0) < world.store.objects.at[name].order < session.acted
+        unseen = session.requests.read_at.get(name, 0) < world.store.objects.at[name].order < session.requests.last
         if session.asked.stored is not None:
-            unseen = name in session.unread and session.asked.stored != world.store.objects[name]
+            unseen = name in session.requests.unread and session.asked.stored != world.store.objects[name]
         return "a manifest of another session is replaced unseen" if unseen else ""
-    if session.kind not in ("copy", "undelete") or name in session.wrote or name in world.ever_late:
+    if session.kind not in ("copy", "undelete") or name in session.requests.stored or name in world.ever_late:
         return ""
     point = manifests.decode(world.store.objects[name], name)
     return "" if world.wrong(point) else "a whole point of another session is replaced"
@@ -75,20 +98,20 @@ def replaced(world: Storm, session: Session, name: str) -> str:
 
 def deleted(world: Storm, session: Session, name: str) -> str:
     """What is wrong with a deletion; empty if nothing is."""
-    if _is_manifest(name):
+    if is_manifest(name):
         return _held(world, session, name)
     if session.kind == "collect" and names.is_collectable(name):
         return _drafted(world, session, name) or _leased(world, session, name)
     return _young(world, session, name)
 
 
-def _is_manifest(name: str) -> bool:
+def is_manifest(name: str) -> bool:
     return name.startswith("points/") and name.endswith("/manifest.json")
 
 
 def _held(world: Storm, session: Session, name: str) -> str:
     """A point is not removed if it was held before the entry of its removal was there."""
-    entered = session.wrote_at.get("trash", -1)
+    entered = session.requests.stored_at.get("trash", -1)
     taken = names.parsed(name)
     assert taken is not None
     held = any(each.key == taken.point and order < entered for each, order in world.held)
@@ -105,7 +128,7 @@ def _young(world: Storm, session: Session, name: str) -> str:
         ("collect", "trash"): world.grace,
     }.get((session.kind, name.split("/")[0]))
     at = world.store.objects.at[name]
-    if least is None or at.order > session.began or session.lease.partition("/")[2] in name:
+    if least is None or at.order > session.began or session.requests.lease.partition("/")[2] in name:
         return ""
     return f"it is {world.real - at.real} s old" if world.real - at.real < least - world.apart else ""
 
@@ -114,7 +137,7 @@ def _drafted(world: Storm, session: Session, name: str) -> str:
     """A collector deletes nothing that is named by a draft which was there before its list, and which its writer relies on."""
     for draft, data in world.store.objects.items():
         at = world.store.objects.at[draft]
-        fresh = at.order < session.wrote_at.get("doomed", 0) and world.real - at.real < LAPSE
+        fresh = at.order < session.requests.stored_at.get("doomed", 0) and world.real - at.real < LAPSE
         if draft.startswith("drafts/") and fresh:
             try:
                 if name in needed(world.plain(), manifests.decode(data, names.manifest_kept_by(draft))):
@@ -131,8 +154,8 @@ def _leased(world: Storm, session: Session, name: str) -> str:
     a clock was set back says so in the lease.
     """
     store, lease = world.store, world.spared.get(name, "")
-    if lease not in store.objects or session.lease not in store.objects:
+    if lease not in store.objects or session.requests.lease not in store.objects:
         return ""
     between = store.objects.at[name].order < store.objects.at[lease].order < session.began
-    alive = store.times[session.lease] - store.times[lease] <= LAPSE
+    alive = store.times[session.requests.lease] - store.times[lease] <= LAPSE
     return f"the session of {lease} is at work" if between and alive else ""
