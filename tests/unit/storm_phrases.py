@@ -113,8 +113,9 @@ _RARE: tuple[tuple[Any, ...], ...] = (
 PHRASES: tuple[tuple[Any, ...], ...] = (
     *_RARE * 2,
     # Others move and delete what a session read, or stored, before its draft is there.
-    ("backup", ("put points/*.map", "done put points/*.map"), *_NIGHTS),
-    *(("move", ("put points/*.map", "put drafts/*"), "move", *_NIGHTS, FIRST, END),) * 2,
+    ("backup", ("put points/*.map", "put drafts/*", "put drafts/*"), *_NIGHTS, FIRST, END),
+    ("move", ("put points/*.map", "put drafts/*"), "move", *_NIGHTS, FIRST, END),
+    ("move", ("put points/*.map", "put drafts/*", "done list condemned"), "move", FIRST, END),
     (("backup", "move", "move"), _LOOKS[:2], *_NIGHTS, FIRST, END),
     *((BACK, ("backup", "move"), "done put drafts/*", AHEAD, "collect"),) * 2,
     # A session that is at work for days stores objects, and gives signs of life.
