@@ -3,10 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A storm in one process: sessions of the engine on several hosts, whose requests alternate and hang by chance while clocks are set.
 
-Time is simulated. The clocks of the store and of each host step by chance, and any two part by no more than three hours. Times of objects
-are set by the store or by the hosts. A session halts before each request and before each reply; hours or days may pass there, but for
-what the format asks of a live process: a request that deletes a pack, a map or a file takes less than 15 minutes. Equal seeds
-make equal histories.
+Time is simulated. The clocks of the store and of each host step by chance, and any two part by no more than three hours, or by minutes
+if the grace period is short. Times of objects are set by the store or by the hosts. A session halts before each request and before each
+reply; hours or days may pass there, but for what the format asks of a live process: a request that deletes a pack, a map or a file takes
+less than 15 minutes. Some situations are more frequent than by chance (storm_phrases.py). Points are checked after each request that
+changes them, and at the end; storm_promises.py says what is checked of single requests. Equal seeds make equal histories.
 """
 
 from __future__ import annotations
