@@ -388,9 +388,9 @@ class Storm:
             self.current.asked = asked
         yield asked
         asked.end = self.tick()
-        if what == "be":
-            for each in self.asked[key]:
-                each.harmless |= each.stored not in (None, self.store.objects.get(names.manifest(*key)))
+        standing = self.store.objects.get(names.manifest(*key))
+        for each in self.asked[key] if what == "be" and standing is not None else ():
+            each.harmless |= each.end == math.inf and each.stored not in (None, standing)
 
     # How it goes on.
 
