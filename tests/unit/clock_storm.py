@@ -524,7 +524,7 @@ class Storm:
     @staticmethod
     def _point_of(request: str) -> list[Key]:
         """The point that a request is about, if it is about one."""
-        return [(uuid, point_id) for uuid, point_id in _OF_POINT.findall(request)]
+        return list(_OF_POINT.findall(request))
 
     def run(self, rounds: int = 10) -> None:
         """The storm, and what must be true after it."""

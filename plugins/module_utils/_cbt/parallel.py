@@ -39,10 +39,10 @@ def check_workers(workers: int | None) -> None:
 
 
 class _Shared(t.Generic[Task, Result]):
-    """State of workers and consumer. ``_feeding`` guards ``_tasks`` and ``_taken``, ``_changed`` the rest."""
+    """State of workers and consumer. ``_feeding`` guards ``_numbered`` and ``_taken``, ``_changed`` the rest."""
 
     def __init__(self, tasks: t.Iterator[Task], window: int) -> None:
-        self._tasks = tasks
+        self._numbered = enumerate(tasks)
         self._window = window
         self._changed = threading.Condition()
         self._feeding = threading.Lock()
@@ -68,14 +68,16 @@ class _Shared(t.Generic[Task, Result]):
                 if self._over:
                     return
                 try:
-                    task = next(self._tasks)  # not under ``_changed``: making a task may need a request to the server
+                    drawn = next(self._numbered, None)  # not under ``_changed``: making a task may need a request
                 except BaseException as error:
                     # At once: for the next caller, a generator that raised looks exhausted.
-                    self.end(None if isinstance(error, StopIteration) else error)
+                    self.end(error)
                     return
-                number = self._taken
+                if drawn is None:
+                    self.end()
+                    return
                 self._taken += 1
-            yield number, task
+            yield drawn
 
     def serve(self, make_worker: t.Callable[[], t.ContextManager[Work[Task, Result]]]) -> None:
         """Do tasks in the thread of one worker."""

@@ -91,7 +91,8 @@ def shut_off(asked: ViewRequest, folder: str) -> t.Iterator[View]:
         checkpoints.add_bitmaps(facts, checkpoint, asked.tracked)
     consistency = agent.FILESYSTEM if facts.shut_down else agent.CRASH
     note = None if facts.shut_down else "libvirt does not report that the guest shut down properly"
-    with offline_export.image_exports(facts, asked.wanted, folder) as exports:
+    with contextlib.ExitStack() as stack:
+        exports = stack.enter_context(offline_export.image_exports(facts, asked.wanted, folder))
         yield View(exports, consistency, note, asked.checkpoint_xml)
     if checkpoint is not None:
         # Best effort: after a failure, the next backup finds the bitmap and redefines the checkpoint, as after a
