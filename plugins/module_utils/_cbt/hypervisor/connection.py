@@ -103,6 +103,7 @@ class Session:
         while not self.alive:
             try:
                 self._connection = self._reopen()
+                break
             except HypervisorError:
                 if time.monotonic() > deadline:
                     raise
