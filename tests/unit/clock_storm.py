@@ -81,11 +81,11 @@ class Host:
     clocks: str = ""
 
     def boot(self, real: float) -> float:
-        """What the clock shows that nobody sets."""
+        """Return the reading of the clock that cannot be set."""
         return 0.0 if self.clocks in ("boot", "back") else real
 
     def wall(self, real: float) -> float:
-        """What the clock shows that may be set."""
+        """Return the reading of the clock that may be set."""
         return {"": real + self.astray, "boot": real, "wall": 0.0, "back": -real}[self.clocks]
 
 
@@ -218,7 +218,7 @@ class Storm:
         self.ever_late: set[str] = set()  # manifests that appeared late at some time
         self.spared: dict[str, str] = {}  # by the name of a pack, the lease that spares it
         self.incomplete: set[str] = set()  # points that were removed while their manifest had yet to be made good
-        self.unsettled: set[Key] = set()  # points whose removal has nobody who looks for holds once more
+        self.unsettled: set[Key] = set()  # points whose removal ended before its second look at holds
         self.numbers = 0
         self.fault: AssertionError | None = None
         self.told: list[str] = []
@@ -605,7 +605,7 @@ class Storm:
         self._check_leftovers()
 
     def _is_kept(self, held: holds.Hold) -> bool:
-        """Whether a held point exists, or can be brought back if nobody was left to do so."""
+        """Whether a held point exists, or can be brought back if the session that should do so has died."""
         if names.manifest(*held.key) in self.store.objects or held.key not in self.unsettled:
             return names.manifest(*held.key) in self.store.objects
         entries = [name for name in self.store.objects if name.startswith(names.trash_folder(*held.key))]

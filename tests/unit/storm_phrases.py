@@ -98,6 +98,8 @@ _LATE_DELETION = (
     *("collect", "delete packs/*", FIRST, f"done {_PUT}", "collect", 650),
     *("collect", "put doomed/*", SECOND, "delete points/*", THIRD, END, SECOND, END, FIRST, END),
 )
+# A late session ends while a collector has listed objects for deletion and not deleted them yet.
+_BETWEEN = ("collect", NIGHT, "collect", "put doomed/*", _LISTED, FIRST, END, SECOND, END)
 _STORES = (("backup", "copy"), "put packs/*", BACK, (60, 800))
 # What matters only if several clocks part, and is said more often for that.
 _RARE: tuple[tuple[Any, ...], ...] = (
@@ -136,15 +138,7 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
         "collect",
         "move",
         NIGHT,
-        "collect",
-        NIGHT,
-        "collect",
-        "put doomed/*",
-        _LISTED,
-        FIRST,
-        END,
-        SECOND,
-        END,
+        *_BETWEEN,
     ),
     *((SHORT, "move", _PUT, 13000, "collect", 1000, *_LATE_DELETION),) * 2,
     (("backup", "copy"), _PUT, *_NIGHTS, FIRST, END),
@@ -164,15 +158,7 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
         NIGHT,
         "collect",
         "move",
-        "collect",
-        NIGHT,
-        "collect",
-        "put doomed/*",
-        _LISTED,
-        FIRST,
-        END,
-        SECOND,
-        END,
+        *_BETWEEN,
         "collect",
     ),
     # A point is brought back beside a removal.
