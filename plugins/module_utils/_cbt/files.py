@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -27,6 +28,12 @@ def sync(path: str) -> None:
     """Flush a file's data, or the names in a folder, to the disk. Raises OSError."""
     with opened(path, os.O_RDONLY) as handle:
         os.fsync(handle)
+
+
+def delete(path: str) -> None:
+    """Delete a file, if it exists. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 class ParallelFile:

@@ -9,10 +9,11 @@ never guessed: a guest writes every byte of a RAW disk. Markers of older version
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import stat
+
+from ..files import delete
 
 SUFFIX = ".cbt-original"
 _FORMATS = ("raw", "qcow2", None)
@@ -62,5 +63,4 @@ def make(image: str, original: Original) -> None:
 def remove(image: str) -> None:
     """Remove all markers of an image, if there are any."""
     for fmt in _FORMATS:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(_name(image, fmt))
+        delete(_name(image, fmt))

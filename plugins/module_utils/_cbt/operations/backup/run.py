@@ -16,7 +16,7 @@ import typing as t
 from ...blocks.nbd import Source, check_reachable
 from ...control import Control, Progress
 from ...endpoint import Export, TcpServer
-from ...errors import CbtError, DamagedObject, ObjectMissing
+from ...errors import CbtError, UnreadableObject
 from ...hypervisor import agent, backup_job, checkpoints, free_space, scratch
 from ...hypervisor.connection import Domain, libvirt
 from ...hypervisor.disks import Disk
@@ -196,7 +196,7 @@ class BackupRun:
         point = next(each for each in self._points if each.id == plan.base)
         try:
             return self._repository.read_map(point, plan.target)
-        except (DamagedObject, ObjectMissing):
+        except UnreadableObject:
             if plan.since is not None:
                 raise
             return None  # the whole disk is read; without a base to compare with, all blocks are stored

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ...errors import DamagedObject, ObjectMissing
+from ...errors import UnreadableObject
 from ...grid import BLOCK_SIZE
 from ...hypervisor import checkpoints
 from ...hypervisor.connection import Domain
@@ -51,7 +51,7 @@ def _with_damage(repository: Repository, found: Situation) -> Situation:
         for record in point.disks:
             try:
                 extents = repository.read_map(point, record.target)
-            except (DamagedObject, ObjectMissing) as error:
+            except UnreadableObject as error:
                 damaged[point.id, record.target] = str(error)
                 continue
             damages.update(damage.unsound_packs(repository, set(extents.packs) - looked_at))

@@ -12,6 +12,7 @@ import typing as t
 
 from ...control import Control
 from ...errors import HypervisorError, Refused, size_text
+from ...files import delete
 from ...hypervisor import block_copy, checkpoints, definition, free_space
 from ...hypervisor.connection import Domain
 from ...hypervisor.disks import parse_disks
@@ -22,11 +23,6 @@ from .plan import AMEND, FINISH, Conversion, ConversionOptions
 from .proof import prove
 
 _BITMAP = "cbt-conversion"
-
-
-def put_away(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 class ImageRun:
@@ -97,7 +93,7 @@ class ImageRun:
         marker.make(conversion.path, Original(image.path, image.format))
 
     def _drop_image(self, conversion: Conversion) -> None:
-        put_away(conversion.path)
+        delete(conversion.path)
         marker.remove(conversion.path)
 
     def _watch(self, path: str) -> t.Callable[[], None]:
@@ -193,7 +189,7 @@ class ImageRun:
         proven = not os.path.exists(original.path) or self._prove_live(target, original)
         kept = original.path if os.path.exists(original.path) and (not proven or self._stays(original.path)) else None
         if kept is None:
-            put_away(original.path)
+            delete(original.path)
         marker.remove(path)
         return kept
 

@@ -15,7 +15,7 @@ import typing as t
 from ...blocks.nbd_target import NbdTls
 from ...errors import CbtError, Refused
 from ...files import Buffer
-from ...grid import BLOCK_SIZE
+from ...grid import byte_range
 from ...images import qcow2_layout
 from ...repository.format.maps import ExtentMap
 from .targets import open_target
@@ -43,8 +43,7 @@ def sweep(path: str) -> None:
 def _stored_ranges(extents: ExtentMap) -> t.Iterator[tuple[int, int]]:
     """Yield the offset and length in bytes of each run of stored blocks."""
     for run in extents.runs():
-        start = run.first * BLOCK_SIZE
-        yield start, min(run.count * BLOCK_SIZE, extents.size - start)
+        yield byte_range(run.first, run.count, extents.size)
 
 
 def layout_of(extents: ExtentMap, image: t.Mapping[str, t.Any], preallocation: str) -> qcow2_layout.Layout:

@@ -14,8 +14,8 @@ import typing as t
 from ...blocks.nbd_target import NbdTls
 from ...busy import RESTORE_NAMES, WRITING, Busy, Stopwatch, Watches
 from ...control import Control, Progress
-from ...errors import CbtError, DamagedObject, ObjectMissing, Refused
-from ...files import Buffer
+from ...errors import CbtError, DamagedObject, Refused, UnreadableObject
+from ...files import Buffer, delete
 from ...grid import BLOCK_SIZE
 from ...hypervisor.connection import Session
 from ...images import qcow2_layout
@@ -66,7 +66,7 @@ class _RunWriter:
                 if isinstance(block, DamagedObject):
                     raise block
                 proven.append(block)
-        except (DamagedObject, ObjectMissing) as error:
+        except UnreadableObject as error:
             raise DamagedObject(
                 f"Cannot restore {self.place} at offset {offset + len(proven) * BLOCK_SIZE}: {str(error).rstrip('.')}."
                 f" {self.lost} Choose another restore point; cbt_verify lists the damage."
@@ -90,11 +90,6 @@ def _appear(partial: str, final: str, force: bool) -> None:
         ) from error
     except OSError as error:
         raise CbtError(f"Cannot restore to {final}: {error.strerror}.") from error
-
-
-def _forget(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 class _Restore:
@@ -173,7 +168,7 @@ class _Restore:
                     sweep(plan.path)
                     path = partial_name(plan.path)
                     appearing[path] = plan.path
-                    cleanup.callback(_forget, path)
+                    cleanup.callback(delete, path)
                 with control.phase("restoring", disk=plan.target, path=plan.path, format=plan.format) as result:
                     written, busy = self._write_disk(plan, path, control)
                     done[plan.target] = dataclasses.replace(plan, written_bytes=written, busy=busy)
@@ -185,7 +180,7 @@ class _Restore:
                 for partial, final in appearing.items():
                     _appear(partial, final, self._request.force)
                     if not self._request.force:
-                        undo.callback(_forget, final)
+                        undo.callback(delete, final)
                 if self.machine is not None:
                     self.xml = self.machine.define(self._remains(appearing.values()))
                 undo.pop_all()
@@ -242,7 +237,7 @@ class _Restore:
             for made in file.make_folders() if file.saved.kind == "tpm" else ():
                 undo.callback(_remove_folder, made)
             partial = partial_name(file.path)
-            undo.callback(_forget, partial)
+            undo.callback(delete, partial)
             self.warnings += write_file(self._repository, self.point, file.saved, partial)
             appearing[partial] = file.path
 

@@ -19,7 +19,7 @@ import secrets
 import typing as t
 
 from ...control import Control
-from ...errors import DamagedObject, ObjectMissing
+from ...errors import DamagedObject, UnreadableObject
 from ...parallel import default_workers, ordered_results
 from ...repository.dedup import dedup
 from ...repository.format import names
@@ -73,7 +73,7 @@ def _copy(repository: Repository, writer: PackWriter, run: Run) -> list[_Copy]:
     """Copy the sound blocks of a run; blocks that cannot be read stay where they are."""
     try:
         blocks = list(repository.reader.encoded(run.pack, run.ordinal, run.count))
-    except (DamagedObject, ObjectMissing):
+    except UnreadableObject:
         return []
     copies = []
     for damaged, group in itertools.groupby(

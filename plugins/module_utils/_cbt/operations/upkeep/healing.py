@@ -17,7 +17,7 @@ import dataclasses
 import typing as t
 
 from ...control import Control
-from ...errors import CbtError, DamagedObject, ObjectMissing
+from ...errors import CbtError, DamagedObject, UnreadableObject
 from ...repository.format.manifests import RestorePoint
 from ...repository.format.maps import ExtentMap, Run
 from ...repository.format.packs import PackRef
@@ -101,14 +101,14 @@ class _Search:
             return not any(
                 isinstance(block, DamagedObject) for block in self._repository.reader.blocks(run.pack, run.ordinal, 1)
             )
-        except (DamagedObject, ObjectMissing):
+        except UnreadableObject:
             return False
 
     def _digest(self, address: Address) -> bytes | None:
         """Return a block's id from its pack's directory; None if that cannot be read."""
         try:
             return self._repository.reader.directory(address[0]).digest(address[1])
-        except (DamagedObject, ObjectMissing):
+        except UnreadableObject:
             return None
 
     def moves(self) -> dict[bytes, list[Move]]:

@@ -15,7 +15,7 @@ import itertools
 import typing as t
 
 from ...control import Control
-from ...errors import DamagedObject, ObjectMissing
+from ...errors import DamagedObject, UnreadableObject
 from ...grid import BLOCKS_AT_ONCE
 from ...parallel import default_workers, map_all, ordered_results
 from ...repository.dedup import dedup
@@ -132,7 +132,7 @@ def _live_ids(directory: Directory, bits: int) -> t.Iterator[tuple[int, bytes]]:
 def _directory(repository: Repository, ref: PackRef) -> Directory | None:
     try:
         return repository.reader.directory(ref)
-    except (DamagedObject, ObjectMissing):
+    except UnreadableObject:
         return None  # such a pack stays as it is
 
 
@@ -176,7 +176,7 @@ def _sound(repository: Repository, task: tuple[PackRef, Move]) -> tuple[PackRef,
     ref, move = task
     try:
         blocks = list(repository.reader.blocks(move.to_pack, move.to_ordinal, move.count))
-    except (DamagedObject, ObjectMissing):
+    except UnreadableObject:
         return ref, []
     sound = [index for index, block in enumerate(blocks) if not isinstance(block, DamagedObject)]
     return ref, [Move(move.ordinal + index, 1, move.to_pack, move.to_ordinal + index) for index in sound]

@@ -14,8 +14,8 @@ import typing as t
 
 from ...busy import Busy, Stopwatch, Watches
 from ...control import Control, Progress
-from ...errors import DamagedObject, Interrupted, ObjectMissing, Refused, RepositoryError, check_range
-from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE
+from ...errors import DamagedObject, Interrupted, ObjectMissing, Refused, RepositoryError, UnreadableObject, check_range
+from ...grid import BLOCK_SIZE, BLOCKS_AT_ONCE, byte_range
 from ...parallel import check_workers, default_workers, ordered_results
 from ...repository.format.manifests import RestorePoint
 from ...repository.format.maps import ExtentMap, Run
@@ -57,15 +57,8 @@ class VerifyRequest:
 
 
 def _range(target: str, run: Run, size: int, error: Exception, ordinal: int | None = None) -> Damage:
-    offset = run.first * BLOCK_SIZE
-    return Damage(
-        target,
-        offset,
-        min(run.count * BLOCK_SIZE, size - offset),
-        str(error),
-        isinstance(error, ObjectMissing),
-        ordinal=ordinal,
-    )
+    offset, length = byte_range(run.first, run.count, size)
+    return Damage(target, offset, length, str(error), isinstance(error, ObjectMissing), ordinal=ordinal)
 
 
 def _as_far_as_told(target: str, size: int, found: list[Damage]) -> list[Damage]:
@@ -115,7 +108,7 @@ def _look(repository: Repository, target: str, size: int, watch: Stopwatch, run:
             if isinstance(block, DamagedObject):
                 one = run.part(run.first + index, run.first + index + 1)
                 damage.append(_range(target, one, size, block, one.ordinal))
-    except (DamagedObject, ObjectMissing) as error:
+    except UnreadableObject as error:
         damage.append(_range(target, run, size, error))
     return damage
 
@@ -133,7 +126,7 @@ def _twice(read: t.Callable[[], t.Any]) -> t.Any:
     """Return the result of ``read``, which is called again if it finds damage."""
     try:
         return read()
-    except (DamagedObject, ObjectMissing):
+    except UnreadableObject:
         return read()
 
 
@@ -195,12 +188,12 @@ class Verifier:
         for file in point.files.values():
             try:
                 _twice(functools.partial(self.repository.get_file, point, file))
-            except (DamagedObject, ObjectMissing) as error:
+            except UnreadableObject as error:
                 damage.append(Damage("", 0, 0, str(error), isinstance(error, ObjectMissing), own=True))
         for disk in point.disks:
             try:
                 extents = _twice(functools.partial(self.repository.read_map, point, disk.target))
-            except (DamagedObject, ObjectMissing) as error:
+            except UnreadableObject as error:
                 damage.append(Damage(disk.target, 0, disk.size, str(error), isinstance(error, ObjectMissing), own=True))
                 continue
             if self.request.level == DATA:
@@ -219,7 +212,7 @@ class Verifier:
             self.control.check()
             try:
                 _twice(functools.partial(self.repository.reader.directory, ref))
-            except (DamagedObject, ObjectMissing) as error:
+            except UnreadableObject as error:
                 faults[ref.id] = error
                 self.findings.note_unreadable(ref, str(error))
             else:

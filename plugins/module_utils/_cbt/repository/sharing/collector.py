@@ -15,7 +15,7 @@ import functools
 import typing as t
 
 from ...control import Control
-from ...errors import DamagedObject, ObjectLocked, ObjectMissing, Refused, StorageFull
+from ...errors import ObjectLocked, ObjectMissing, Refused, StorageFull, UnreadableObject
 from ...parallel import map_all
 from ..format import envelope, names
 from ..format.manifests import Key, RestorePoint
@@ -208,7 +208,7 @@ class Collector:
 
     def _refuse_shrunk(self, found: Survey, confirmed: bool) -> None:
         before = 0
-        with contextlib.suppress(ObjectMissing, DamagedObject):  # nothing to compare with
+        with contextlib.suppress(UnreadableObject):  # nothing to compare with
             before = envelope.decode(KIND, VERSION, self._repository.get_object(names.RECORD), names.RECORD, _SHAPE)[
                 "points"
             ]
