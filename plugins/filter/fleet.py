@@ -8,12 +8,17 @@ The documentation of each filter is in a file of its own.
 
 from __future__ import annotations
 
-import fnmatch
+import contextlib
 import json
+import re
 import typing as t
 
+import yaml
 from ansible.errors import AnsibleFilterError
+from ansible.module_utils.common.validation import check_type_dict
+from ansible.module_utils.parsing.convert_bool import boolean
 
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.patterns import matches, missing
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.printable import printable
 
 Variables = t.Mapping[str, t.Any]
@@ -52,39 +57,56 @@ def own_domains(host: str, hosts: Hosts, hostvars: t.Mapping[str, Variables], na
     return [_run(domain["name"], domain=domain["uuid"]) for domain in own]
 
 
-def stored_domains(
-    found: t.Mapping[str, t.Any], wanted: str | t.Sequence[str], excluded: str | t.Sequence[str]
-) -> list[dict[str, t.Any]]:
+def listed(value: t.Any) -> list[t.Any]:
+    """A list, also from a string as surveys and the command line provide it: JSON, or items separated by commas or lines."""
+    if not isinstance(value, str):
+        return list(value) if isinstance(value, t.Iterable) else [value]
+    with contextlib.suppress(ValueError):
+        loaded = json.loads(value)
+        if isinstance(loaded, list) and all(isinstance(each, (str, dict)) for each in loaded):
+            return loaded
+    return [item.strip() for item in re.split(r"[,\n]", value) if item.strip()]
+
+
+def names(value: t.Any) -> list[str]:
+    """A list of names, see ``listed``."""
+    return [str(each) for each in listed(value)]
+
+
+def patterns(value: t.Any) -> list[str]:
+    """A list of patterns of domains. The word ``all`` and an empty string become ``*``."""
+    return ["*"] if isinstance(value, str) and value.strip() in ("", "all") else names(value)
+
+
+def mapping(value: t.Any) -> dict[str, t.Any]:
+    """A dictionary, also from a string as JSON, YAML or ``key=value``. An empty string is an empty dictionary."""
+    with contextlib.suppress(TypeError, ValueError, yaml.YAMLError):
+        loaded = yaml.safe_load(value) if isinstance(value, str) else value
+        return {} if loaded is None else dict(check_type_dict(loaded))
+    # The value may contain secrets.
+    raise AnsibleFilterError("A dictionary is required. Write it in YAML, as JSON, or as key=value.")
+
+
+def stored_domains(found: t.Mapping[str, t.Any], wanted: t.Any, excluded: t.Any) -> list[dict[str, t.Any]]:
     """Runs for the domains of a repository that match patterns, or one run for all of them.
 
     A name that the repository does not contain is passed on, so that the module reports it.
     """
-    if wanted == "all" and not excluded:
+    asked, out = patterns(wanted), names(excluded)
+    if asked == ["*"] and not out:
         return [_run("all domains")]
-    patterns = ["*"] if wanted == "all" else _names(wanted)
-    points = [point for point in found["restore_points"] if not _fits(point, _names(excluded))]
-    chosen = {point["uuid"]: point["domain"] for point in points if _fits(point, patterns)}
-    unknown = [
-        name
-        for name in patterns
-        if not _WILD & set(name) and not _fits({"domain": name, "uuid": name}, _names(excluded))
-    ]
-    unknown = [name for name in unknown if not any(_fits(point, [name]) for point in points)]
-    return [_run(name, domain=uuid) for uuid, name in sorted(chosen.items(), key=lambda each: each[1])] + [
-        _run(name, domain=name) for name in unknown
-    ]
+    known = {point["uuid"]: (point["domain"], point["uuid"]) for point in found["restore_points"]}
+    chosen = sorted(own for own in known.values() if matches(own, asked) and not matches(own, out))
+    unknown = [name for name in missing(asked, list(known.values())) if not matches([name], out)]
+    return [_run(name, domain=uuid) for name, uuid in chosen] + [_run(name, domain=name) for name in unknown]
 
 
-_WILD = frozenset("*?[")
-
-
-def _fits(point: t.Mapping[str, t.Any], patterns: t.Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(point[key], pattern) for pattern in patterns for key in ("domain", "uuid"))
-
-
-def _names(value: str | t.Sequence[str]) -> list[str]:
-    """A list, also from a string with commas, as surveys and the command line provide it."""
-    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else list(value)
+def collected_once(runs: t.Sequence[t.Mapping[str, t.Any]], collect: t.Any) -> list[dict[str, t.Any]]:
+    """Runs of retention for several domains, of which only a last one, for all domains, reclaims space."""
+    if len(runs) < 2 or not boolean(collect):
+        return list(map(dict, runs))
+    removing = [{**run, "options": {**run["options"], "collect": False, "compact_below": None}} for run in runs]
+    return [*removing, _run("reclaimed space", keep_last=-1)]
 
 
 def machines_of(machines: t.Any, host: str, hosts: Hosts, known: t.Container[str]) -> list[dict[str, t.Any]]:
@@ -92,21 +114,32 @@ def machines_of(machines: t.Any, host: str, hosts: Hosts, known: t.Container[str
 
     Fails if a machine would be restored on several hosts, or on one that is not in the inventory.
     """
-    if isinstance(machines, str):
-        machines = json.loads(machines) if machines.lstrip().startswith("[") else _names(machines)
     chosen = []
-    for machine in machines:
-        options = {"domain": machine} if isinstance(machine, str) else dict(machine)
+    for machine in listed(machines):
+        options = _own_point(machine) if isinstance(machine, t.Mapping) else {"domain": str(machine)}
+        label = next((options[key] for key in ("new_name", *_DOMAIN) if options.get(key)), None)
+        if label is None:
+            raise AnsibleFilterError("A machine without a domain cannot be restored. Set domain to its name or UUID.")
         where = options.pop("host", None) or (hosts[0] if len(hosts) == 1 else None)
         if where not in known:
             place = where or "every host of the play"
             raise AnsibleFilterError(
-                f"Cannot restore {options['domain']} on {place}."
-                " Set its host to a host of the inventory, or limit the play to one."
+                f"Cannot restore {label} on {place}. Set its host to a host of the inventory, or limit the play to one."
             )
         if where == host:
-            chosen.append(_run(options.get("new_name") or options["domain"], **options))
+            chosen.append(_run(label, **options))
     return chosen
+
+
+_DOMAIN = ("domain", "name", "guest")  # the option and its aliases
+_POINT = ("restore_point", "until")
+
+
+def _own_point(machine: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The options of a machine. If it has a restore point or a time, those of all machines do not apply to it."""
+    own = {key: machine.get(key) or None for key in _POINT}
+    others = {key: value for key, value in machine.items() if key not in _POINT}
+    return {**others, **own} if any(own.values()) else others
 
 
 def first_of_repository(hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> list[str]:
@@ -160,7 +193,7 @@ def summary(hosts: Hosts, hostvars: t.Mapping[str, Variables], steps: str | t.Se
     lines: list[str] = []
     bad: list[str] = []
     missing: set[str] = set()
-    for step in (_Step(name, hosts, hostvars) for name in _names(steps)):
+    for step in (_Step(name, hosts, hostvars) for name in names(steps)):
         if not step.found and not step.outcome:
             continue
         for host in hosts:
@@ -178,9 +211,14 @@ class FilterModule:
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """The filters by the names that templates use."""
         return {
+            "collected_once": collected_once,
             "first_of_repository": first_of_repository,
+            "listed": listed,
             "machines_of": machines_of,
+            "mapping": mapping,
+            "names": names,
             "own_domains": own_domains,
+            "patterns": patterns,
             "printable": printable,
             "stored_domains": stored_domains,
             "summary": summary,

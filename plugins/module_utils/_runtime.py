@@ -96,6 +96,9 @@ class Module(AnsibleModule):  # type: ignore[misc]
         super()._load_params()
         options = Options(self.argument_spec, self.params)
         self.params, self._flaws = options.given, options.flaws
+        for name in {each for names in self.mutually_exclusive or () for each in names} & set(self.params):
+            if self.params[name] == self.argument_spec[name].get("default"):
+                del self.params[name]  # the default, although it is given, excludes no other option
         self.no_log_values.update(options.secrets)
 
 

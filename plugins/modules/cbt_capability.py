@@ -32,7 +32,7 @@ attributes:
 options:
   domains:
     description:
-      - Names of domains. C(*) and C(?) are wildcards.
+      - Names or UUIDs of domains. C(*) and C(?) are wildcards; no other character is special.
     type: list
     elements: str
     default: ["*"]
@@ -58,6 +58,12 @@ domains:
   type: list
   elements: str
   sample: [web1]
+missing:
+  description: Members of O(domains) without wildcards that match no domain of this host.
+  returned: always
+  type: list
+  elements: str
+  sample: [db9]
 """
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _hypervisor, _options, _runtime
@@ -77,11 +83,14 @@ def main() -> None:
     )
     _runtime.require(module, "libvirt")
     with _runtime.reported(module), _hypervisor.session(module) as session:
-        changed = set_capability(
+        changed, missing = set_capability(
             session, module.params["domains"], module.params["state"] == "present", module.check_mode
         )
     module.exit_json(
-        changed=bool(changed), domains=changed, diff={"before": {"to change": changed}, "after": {"to change": []}}
+        changed=bool(changed),
+        domains=changed,
+        missing=missing,
+        diff={"before": {"to change": changed}, "after": {"to change": []}},
     )
 
 

@@ -24,7 +24,7 @@ extends_documentation_fragment:
 options:
   domains:
     description:
-      - Names or UUIDs of domains. C(*) and C(?) are wildcards.
+      - Names or UUIDs of domains. C(*) and C(?) are wildcards; no other character is special.
     type: list
     elements: str
     default: ["*"]

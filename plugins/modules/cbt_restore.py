@@ -42,13 +42,14 @@ attributes:
   diff_mode:
     support: none
   idempotent:
-    support: none
+    support: partial
     details:
       - An existing image is never assumed to be a restored one. A second run fails unless O(force=true).
+      - With O(skip_existing=true), a second run changes nothing.
 options:
   restore_point:
     description:
-      - Id of the restore point, or V(latest).
+      - Id of the restore point, or V(latest). An id cannot be combined with O(until).
     type: str
     default: latest
   until:
@@ -112,6 +113,13 @@ options:
         this host has open.
       - If libvirt then refuses to define the domain, the replaced files remain replaced. The message names them.
       - With O(define=true), also whether to redefine a domain that has the same name and UUID and is shut off.
+    type: bool
+    default: false
+  skip_existing:
+    description:
+      - Whether to do nothing if the domain that O(define=true) would define exists already, running or not. It has the
+        name, and the UUID of the original unless O(uuid=new). Nothing about its disks is checked.
+      - O(force=true) takes precedence.
     type: bool
     default: false
   define:
@@ -247,12 +255,12 @@ EXAMPLES = r"""
 RETURN = r"""
 restore_point:
   description: The selected restore point, as M(kvm.cbt.cbt_backup) returns it.
-  returned: always
+  returned: unless RV(skipped) is returned
   type: dict
   sample: {"id": "20261122T113005Z-1a2b3c4d", "domain": "web1"}
 disks:
   description: Disks that were restored, or would be.
-  returned: always
+  returned: unless RV(skipped) is returned
   type: list
   elements: dict
   contains:
@@ -287,12 +295,12 @@ domain_xml:
   description:
     - Configuration of the domain at the time of the backup, or with O(define=true), as it was defined.
       It contains no secrets.
-  returned: always
+  returned: unless RV(skipped) is returned
   type: str
   sample: <domain type='kvm'>...</domain>
 domain:
   description: Name of the domain at the time of the backup, or with O(define=true), its name now.
-  returned: always
+  returned: unless RV(skipped) is returned
   type: str
   sample: web1
 uuid:
@@ -329,6 +337,11 @@ limited_by:
   returned: when not in check mode
   type: str
   sample: "Writing the disk: busy 58 % of the time."
+skipped:
+  description: Why nothing was restored. No other value is then returned.
+  returned: when O(skip_existing) held the restore back
+  type: str
+  sample: "web1 exists already."
 """
 
 import contextlib
@@ -337,6 +350,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _hypervisor, _options, _repository, _results, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.errors import HypervisorError, Refused
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.machine import existing
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.restore import (
     MachineOptions,
     NbdTls,
@@ -347,6 +361,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.re
 
 # Options that require a domain.
 _DEFINED = (
+    "skip_existing",
     "start",
     "autostart",
     "uuid",
@@ -439,6 +454,7 @@ def main() -> None:
             "format": {"type": "str", "choices": ["qcow2", "raw"], "default": "qcow2"},
             "preallocation": {"type": "str", "choices": ["none", "metadata", "falloc", "full"], "default": "none"},
             "force": {"type": "bool", "default": False},
+            "skip_existing": {"type": "bool", "default": False},
             "define": {"type": "bool", "default": False},
             "start": {"type": "bool", "default": False},
             "autostart": {"type": "bool"},
@@ -448,6 +464,7 @@ def main() -> None:
             "networks": {"type": "dict", "default": {}},
             "trust_definition": {"type": "bool", "default": False},
         },
+        mutually_exclusive=[("restore_point", "until")],
         supports_check_mode=True,
     )
     control = _runtime.interruptible(module)
@@ -462,6 +479,10 @@ def main() -> None:
             module.debug(str(error))
             session = None
         repository = _repository.existing_repository(module)
+        skip = module.params["skip_existing"] and not module.params["force"]
+        there = existing(session, repository, request) if session and skip else None
+        if there is not None:
+            module.exit_json(changed=False, skipped=f"{there} exists already.")
         result = restore(repository, request, session, control, check_only=module.check_mode)
     for warning in result.warnings:
         module.warn(warning)

@@ -54,6 +54,8 @@ def _checkpoint(result: Result) -> str:
 
 
 def _restore(result: Result) -> str:
+    if "skipped" in result:
+        return f"skipped: {result['skipped']}"
     disks = ", ".join(f"{disk['target']} to {disk['path']}" for disk in result["disks"])
     taken = f"{result['domain']} of {result['restore_point']['id']}: {disks}"
     return f"{taken} in {result['duration']:.0f} s" if "duration" in result else f"would restore {taken}"

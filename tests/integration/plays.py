@@ -77,18 +77,20 @@ class Play:
         self._folder = folder
         self._within = within
         self._inventory = folder / "inventory"
-        self._inventory.write_text(f"{host}\n")
+        self._inventory.write_text(f"[hypervisors]\n{host}\n")  # the group that playbooks run on
 
     def run(
         self, what: str, variables: dict[str, Any], *options: str, fails: str | None = None, warns: str = ""
     ) -> str:
-        """Run a playbook by its full name, or a role by `role:`; what Ansible printed. `fails` is what it is to fail with, `warns` may be warned of."""
+        """Run a playbook by its full name, or roles by `role:`, separated by commas; what Ansible printed.
+
+        `fails` is what it is to fail with, `warns` may be warned of.
+        """
         playbook = what
         if what.startswith("role:"):
             path = self._folder / "role.yml"
-            path.write_text(
-                json.dumps([{"hosts": "all", "gather_facts": False, "roles": [what.removeprefix("role:")]}])
-            )
+            roles = [each.removeprefix("role:") for each in what.split(",")]
+            path.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "roles": roles}]))
             playbook = str(path)
         words = ["-i", self._inventory, "-e", json.dumps(variables), *options, playbook]
         done = run_playbook(words, self._collection, self._folder, within=self._within)

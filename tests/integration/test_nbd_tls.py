@@ -57,6 +57,11 @@ class Fleet:
             "nbd_tls_qemu_conf": f"{own}/qemu.conf",
         }
         given.update(nbd_tls_ca_folder=str(self.authority), nbd_tls_group="root", nbd_tls_restart=False, **variables)
+        # As surveys and the command line provide them: the sum of two texts is no number of days.
+        given.update(
+            nbd_tls_days=str(given.get("nbd_tls_days", 365)),
+            nbd_tls_renew_days=str(given.get("nbd_tls_renew_days", 30)),
+        )
         words = ["-i", self.folder / "inventory", "-e", json.dumps(given), *options, self.folder / "playbook.yml"]
         done = run_playbook(words, self._collection, self.folder, timeout=600)
         if (done.returncode == 0) != (fails is None) or "[WARNING]" in done.stdout or "[DEPRECATION" in done.stdout:

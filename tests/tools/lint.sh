@@ -30,7 +30,7 @@ check "ruff check" ruff check .
 check "ruff format" ruff format --check .
 check "mypy" env --chdir="$collections" MYPYPATH="$collections" mypy --config-file "$checkout/.mypy.ini" \
     --cache-dir "$checkout/.mypy_cache" \
-    ansible_collections/kvm/cbt/plugins/{action,filter,module_utils,modules,plugin_utils}
+    ansible_collections/kvm/cbt/plugins/{action,filter,lookup,module_utils,modules,plugin_utils}
 check "yamllint" yamllint --strict .
 check "ansible-lint" in_tree ansible-lint
 check "English" python tests/tools/english.py

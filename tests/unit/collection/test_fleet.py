@@ -68,18 +68,27 @@ def test_the_first_host_that_reaches_a_repository_maintains_it_under_any_local_p
     assert fleet.first_of_repository(HOSTS, found, "f") == ["kvm2", "kvm3"]
 
 
-STORED = {"restore_points": [{"domain": name, "uuid": f"u-{name}"} for name in ("web2", "db1", "web1")]}
+STORED = {"restore_points": [{"domain": name, "uuid": f"u-{name}"} for name in ("web2", "db1", "web1", "[prod] web1")]}
 
 
 @pytest.mark.parametrize(
     ("wanted", "excluded", "chosen"),
     [
         ("all", [], [None]),
-        ("all", ["web?"], ["u-db1"]),
+        ("all", ["web?"], ["u-[prod] web1", "u-db1"]),
+        ("all", "[prod] web1", ["u-db1", "u-web1", "u-web2"]),
         (["web*"], [], ["u-web1", "u-web2"]),
         ("web1, u-db1", "", ["u-db1", "u-web1"]),
         (["db1", "lost"], [], ["u-db1", "lost"]),
         (["db1", "lost"], ["l*"], ["u-db1"]),
+        ("", "", [None]),
+        ("db1\nweb1", "", ["u-db1", "u-web1"]),
+        ('["db1", "web1"]', '["web1"]', ["u-db1"]),
+        (["u-db1"], ["db1"], []),
+        (["[prod] web?"], [], ["u-[prod] web1"]),
+        ("[prod] web1", "", ["u-[prod] web1"]),
+        (["[lost]"], [], ["[lost]"]),
+        (["all"], [], ["all"]),
     ],
 )
 def test_stored_domains_are_chosen_by_patterns_and_a_name_that_is_not_stored_is_left_to_be_complained_of(
@@ -89,11 +98,104 @@ def test_stored_domains_are_chosen_by_patterns_and_a_name_that_is_not_stored_is_
 
 
 @pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (("a",), ["a"]),
+        ("a", ["a"]),
+        (" a , b,", ["a", "b"]),
+        ("a\nb\n", ["a", "b"]),
+        ('["a, b", "c"]', ["a, b", "c"]),
+        ("[prod] web1", ["[prod] web1"]),
+        ("[1]", ["[1]"]),
+        (101, ["101"]),
+        ([101, 102], ["101", "102"]),
+        ("", []),
+        ("[]", []),
+    ],
+)
+def test_names_may_be_given_as_a_list_or_as_a_string(value: Any, read: list[str]) -> None:
+    assert fleet.names(value) == read
+
+
+@pytest.mark.parametrize("value", ["all", " all ", "", "*", ["*"]])
+def test_all_domains_may_be_given_in_several_ways(value: Any) -> None:
+    assert fleet.patterns(value) == ["*"]
+
+
+def test_a_list_with_the_word_all_names_a_domain() -> None:
+    assert fleet.patterns(["all"]) == ["all"]
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ({"a": 1}, {"a": 1}),
+        ('{"a": 1}', {"a": 1}),
+        ("a: 1\nb: [x]", {"a": 1, "b": ["x"]}),
+        ("a=1 b=x", {"a": "1", "b": "x"}),
+        ("", {}),
+        ("{}", {}),
+    ],
+)
+def test_a_dictionary_may_be_given_as_a_string(value: Any, read: dict[str, Any]) -> None:
+    assert fleet.mapping(value) == read
+
+
+@pytest.mark.parametrize("value", ["secret", "[1, 2]", ["secret"], "a: b: secret", 7, "{secret"])
+def test_a_value_that_is_no_dictionary_is_refused_and_not_shown(value: Any) -> None:
+    with pytest.raises(AnsibleFilterError, match="A dictionary is required") as caught:
+        fleet.mapping(value)
+    assert "secret" not in str(caught.value)
+
+
+def _each(*domains: str | None) -> list[dict[str, Any]]:
+    return [{"label": domain, "options": {"domain": domain}} for domain in domains]
+
+
+def test_several_runs_of_retention_reclaim_space_once_at_the_end() -> None:
+    *removing, last = fleet.collected_once(_each("a", "b"), "yes")
+    assert [run["options"] for run in removing] == [
+        {"domain": domain, "collect": False, "compact_below": None} for domain in ("a", "b")
+    ]
+    assert "domain" not in last["options"] and last["options"]["keep_last"] == -1
+    for runs, collect in ((_each("a", "b"), "no"), (_each("a"), True), ([], True)):
+        assert fleet.collected_once(runs, collect) == runs
+
+
+@pytest.mark.parametrize(
     "machines", ["a, b", ["a", "b"], ["a", {"domain": "b"}], '["a", {"domain": "b", "host": "kvm1"}]']
 )
 def test_machines_may_be_given_as_a_list_or_as_a_survey_gives_them(machines: Any) -> None:
     runs = fleet.machines_of(machines, "kvm1", ["kvm1"], HOSTS)
     assert runs == [{"label": name, "options": {"domain": name}} for name in ("a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("own", "passed"),
+    [
+        ({}, {}),
+        ({"restore_point": "", "until": ""}, {}),
+        ({"restore_point": "id"}, {"restore_point": "id", "until": None}),
+        ({"restore_point": "latest"}, {"restore_point": "latest", "until": None}),
+        ({"until": "2026-11-22"}, {"restore_point": None, "until": "2026-11-22"}),
+        ({"until": "2026-11-22", "restore_point": "id"}, {"restore_point": "id", "until": "2026-11-22"}),
+    ],
+)
+def test_a_restore_point_or_time_of_a_machine_excludes_both_of_all_machines(own: Any, passed: Any) -> None:
+    """cbt_each drops options that are None."""
+    [run] = fleet.machines_of([{"domain": "a", **own}], "kvm1", ["kvm1"], HOSTS)
+    assert run["options"] == {"domain": "a", **passed}
+
+
+@pytest.mark.parametrize("key", ["domain", "name", "guest"])
+def test_a_machine_may_be_named_by_an_alias_of_the_option(key: str) -> None:
+    assert [run["label"] for run in fleet.machines_of([{key: "a"}], "kvm1", ["kvm1"], HOSTS)] == ["a"]
+
+
+def test_a_machine_without_a_domain_is_refused() -> None:
+    with pytest.raises(AnsibleFilterError, match="Set domain to its name or UUID"):
+        fleet.machines_of([{"restore_point": "latest"}], "kvm1", ["kvm1"], HOSTS)
 
 
 def test_a_machine_is_restored_on_its_host_only() -> None:

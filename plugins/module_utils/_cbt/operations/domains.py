@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import typing as t
 
 from ..errors import HypervisorError
 from ..hypervisor import checkpoints
 from ..hypervisor.checkpoints import ANY_REPOSITORY, Checkpoint, why_unsound
-from ..hypervisor.connection import Domain, Session
+from ..hypervisor.connection import Session
 from ..hypervisor.disks import Disk
 from ..hypervisor.domain import DomainFacts, read_domain, state_of
+from ..patterns import matches, missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,21 +79,16 @@ def list_domains(session: Session, patterns: t.Sequence[str], excluded: t.Sequen
 
     Disks are not read.
     """
-    known = session.domains()
-    wanted = [domain for domain in known if _fits(domain, patterns) and not _fits(domain, excluded)]
+    known = {domain: (domain.name, domain.uuid) for domain in session.domains()}
+    states = {
+        domain: state_of(domain)
+        for domain, names in known.items()
+        if matches(names, patterns) and not matches(names, excluded)
+    }
     found = [
         {"name": domain.name, "uuid": domain.uuid, "state": state}
-        for domain in wanted
-        if (state := state_of(domain)) is not None
+        for domain, state in states.items()
+        if state is not None  # else it was undefined after it was listed
     ]
-    missing = [
-        each for each in patterns if not _WILD & set(each) and not any(_fits(domain, [each]) for domain in known)
-    ]
-    return DomainListing(tuple(found), tuple(missing))
-
-
-_WILD = frozenset("*?[")
-
-
-def _fits(domain: Domain, patterns: t.Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in (domain.name, domain.uuid))
+    left = [names for domain, names in known.items() if states.get(domain, "") is not None]
+    return DomainListing(tuple(found), tuple(missing(patterns, left)))

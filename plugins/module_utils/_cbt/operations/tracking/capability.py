@@ -8,11 +8,11 @@ In these versions, it is switched off by default.
 
 from __future__ import annotations
 
-import fnmatch
 import typing as t
 from xml.etree import ElementTree
 
 from ...hypervisor.connection import Domain, Session, explained, libvirt
+from ...patterns import matches, missing
 
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _LIST, _ADD, _NAME = f"{{{_QEMU}}}capabilities", f"{{{_QEMU}}}add", "incremental-backup"
@@ -49,14 +49,17 @@ def _definition(domain: Domain, on: bool) -> str | None:
         return switched(domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE), on)
 
 
-def set_capability(session: Session, patterns: t.Sequence[str], on: bool, check_only: bool = False) -> list[str]:
-    """Return the names of the domains that were, or would be, changed.
+def set_capability(
+    session: Session, patterns: t.Sequence[str], on: bool, check_only: bool = False
+) -> tuple[list[str], list[str]]:
+    """Return the names of the domains that were, or would be, changed, and names that match no domain.
 
-    Changes persistent domains whose name matches one of ``patterns``. Raises HypervisorError if libvirt refuses.
+    Changes persistent domains whose name or UUID matches one of ``patterns``. Raises HypervisorError if libvirt refuses.
     """
     changed = []
-    for domain in session.domains():
-        if not any(fnmatch.fnmatchcase(domain.name, pattern) for pattern in patterns):
+    domains = session.domains()
+    for domain in domains:
+        if not matches((domain.name, domain.uuid), patterns):
             continue
         xml = _definition(domain, on)
         if xml is None:
@@ -65,4 +68,4 @@ def set_capability(session: Session, patterns: t.Sequence[str], on: bool, check_
             with explained(f"change the definition of {domain.name}"):
                 session.api.defineXML(xml)
         changed.append(domain.name)
-    return changed
+    return changed, missing(patterns, [(domain.name, domain.uuid) for domain in domains])
