@@ -51,6 +51,7 @@ def point_details(point: RestorePoint) -> dict[str, t.Any]:
         **point_summary(point),
         "disks": disks,
         "tags": dict(point.tags),
+        "note": point.note,
         "pinned": point.pinned,
         "host": point.host,
     }

@@ -149,7 +149,7 @@ options:
     default: {}
   pin:
     description:
-      - Whether to protect the restore point from removal by retention.
+      - Whether to protect the restore point from removal by retention. M(kvm.cbt.cbt_restore_point) changes this later.
     type: bool
     default: false
 requirements:

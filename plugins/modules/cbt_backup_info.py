@@ -162,6 +162,10 @@ restore_points:
       description: Labels of the restore point.
       type: dict
       sample: {"change": "CHG-1742"}
+    note:
+      description: Text that M(kvm.cbt.cbt_restore_point) set. Empty for none.
+      type: str
+      sample: Before the upgrade
     pinned:
       description: Whether the restore point is protected from removal by retention.
       type: bool

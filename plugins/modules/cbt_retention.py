@@ -158,6 +158,7 @@ requirements:
 seealso:
   - module: kvm.cbt.cbt_backup
   - module: kvm.cbt.cbt_backup_info
+  - module: kvm.cbt.cbt_restore_point
   - module: kvm.cbt.cbt_repository_info
 """
 

@@ -40,7 +40,7 @@ class Fleet:
         for host in ("kvm1", "backup1"):
             (folder / host).mkdir()
         (folder / "inventory").write_text(
-            'kvm1 nbd_tls_addresses=\'["127.0.0.1"]\' nbd_tls_kinds=\'["server","client"]\'\nbackup1 nbd_tls_kinds=\'["client"]\'\nlocalhost\n'
+            "kvm1 nbd_tls_addresses=127.0.0.1 nbd_tls_kinds=server,client\nbackup1 nbd_tls_kinds=client\nlocalhost\n"
             "[all:vars]\nansible_connection=local\nansible_python_interpreter=/usr/bin/python3\n"
         )
         roles = [{"role": "kvm.cbt.nbd_tls"}]

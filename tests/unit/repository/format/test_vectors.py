@@ -85,7 +85,7 @@ def test_every_codec_gives_the_block_that_is_described(vector: dict[str, Any]) -
 
 def test_the_restore_point_is_what_is_described(restore_point: RestorePoint) -> None:
     body = json.loads(json.dumps(dataclasses.asdict(restore_point)))
-    assert body == {**EXPECTED["manifest"]["body"], "dedup": "repository"}  # it is missing where this is so
+    assert body == {**EXPECTED["manifest"]["body"], "dedup": "repository", "note": ""}  # missing where this is so
     assert restore_point.domain == "büro-1"
 
 

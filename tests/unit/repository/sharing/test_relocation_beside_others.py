@@ -16,7 +16,9 @@ from samples import OTHER_UUID, UUID, encoded, point, point_id, record
 from stepping import Actor, OneAfterAnother, SteppedStore
 from stores_for_tests import MemoryStore
 
+from _cbt.control import Control
 from _cbt.grid import BLOCK_SIZE
+from _cbt.operations.upkeep.points import PointRequest, change_points
 from _cbt.repository.format import names
 from _cbt.repository.format.maps import MapBuilder
 from _cbt.repository.format.packs import PackRef
@@ -35,6 +37,7 @@ class World:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.packs: dict[str, list[PackRef]] = {}
+        self.pinned = False
         for uuid in (UUID, OTHER_UUID):
             self._store_point(uuid)
         self.store.clock += 10
@@ -78,6 +81,11 @@ class World:
         """Remove the other point, without grace."""
         trash.remove(repository, repository.point(OTHER_UUID, point_id(1)))
 
+    def pin(self, repository: Repository) -> None:
+        """Pin the first point."""
+        change_points(repository, PointRequest((point_id(1),), domain=UUID, pinned=True), Control())
+        self.pinned = True
+
     def collect(self, repository: Repository) -> None:
         """Delete what nothing needs, without grace."""
         lease = Lease(repository, "retention")
@@ -98,6 +106,7 @@ ACTIONS: dict[str, Callable[[World], Callable[[Repository], object]]] = {
     "move": lambda world: world.move(0),
     "move another": lambda world: world.move(1),
     "remove": lambda world: world.remove,
+    "pin": lambda world: world.pin,
     "collect": lambda world: world.collect,
 }
 
@@ -116,6 +125,8 @@ def run(before: Sequence[str], halted: str, requests: int, meanwhile: Sequence[s
 
     rest = stepping.halted(actor, requests, others, world.check)
     assert actor.error is None, actor.error
+    if halted != "move":  # else it may put its manifest in the place of the new one
+        assert world.repository().point(UUID, point_id(1)).pinned == world.pinned
     world.collect(world.repository())
     world.check()
     return rest
@@ -127,6 +138,10 @@ def run(before: Sequence[str], halted: str, requests: int, meanwhile: Sequence[s
         ([], "move", ["remove", "collect"]),
         ([], "move", ["move another", "collect"]),
         ([], "move", ["move another", "remove", "collect"]),
+        ([], "move", ["pin", "collect"]),
+        ([], "pin", ["move", "collect"]),
+        ([], "pin", ["move", "remove", "collect"]),
+        (["move"], "collect", ["pin"]),
         (["remove"], "collect", ["move"]),
         (["remove", "move another"], "collect", ["move"]),
     ],

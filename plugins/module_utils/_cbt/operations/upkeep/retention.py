@@ -70,7 +70,7 @@ def _too_late(point: RestorePoint) -> Refused:
     )
 
 
-def _remove(lease: Lease, point: RestorePoint) -> tuple[str, ...]:
+def remove_point(lease: Lease, point: RestorePoint) -> tuple[str, ...]:
     """Remove a restore point; returns the reasons why it stays. A point that is held stays.
 
     A hold that was written after the first check, but before the manifest was deleted, is found by a second check. The
@@ -209,7 +209,7 @@ class _Retention:
         self._repository.reserve.spare_for_collecting()
         for number, point in enumerate(going):
             try:
-                self._stayed[point.key] = reasons = _remove(lease, point)
+                self._stayed[point.key] = reasons = remove_point(lease, point)
                 why = {"reason": ", ".join(reasons)} if reasons else {}
                 self._control.note("stayed" if reasons else "removed", point=point.id, **why)
             except StorageFull:

@@ -114,6 +114,7 @@ class RestorePoint:
     host: str
     versions: t.Mapping[str, str]
     dedup: str = "repository"
+    note: str = ""
 
     @property
     def key(self) -> Key:
@@ -158,17 +159,21 @@ def ordered(found: t.Iterable[RestorePoint]) -> list[RestorePoint]:
     return sorted(known.values(), key=lambda point: (keys[point.key], point.id, point.uuid))
 
 
+_ADDED = ("dedup", "note")  # fields that manifests may lack
+
+
 def encode(point: RestorePoint) -> bytes:
     """Return the manifest of a restore point."""
     body = dataclasses.asdict(point)
-    if point.dedup == RestorePoint.dedup:  # older manifests lack it; ``decode`` reads them as this
-        del body["dedup"]
+    for field in _ADDED:  # older manifests lack them; ``decode`` reads them with these values
+        if body[field] == getattr(RestorePoint, field):
+            del body[field]
     return envelope.encode(KIND, VERSION, body)
 
 
 def decode(data: bytes, name: str) -> RestorePoint:
     """Return the restore point of a manifest. Raises as ``envelope.decode`` does."""
-    shape = {**envelope.shape_of(RestorePoint), "dedup": t.Optional[str]}  # older manifests lack it
+    shape = {**envelope.shape_of(RestorePoint), **dict.fromkeys(_ADDED, t.Optional[str])}
     body = envelope.decode(KIND, VERSION, data, name, shape)
     try:
         disks = tuple(DiskRecord(**{**disk, "map": StoredFile(**disk["map"])}) for disk in body["disks"])
