@@ -35,6 +35,15 @@ requirements:
   - libvirt-python (C(python3-libvirt) of the distribution)
 """
 
+    LOCK = r"""
+options:
+  lock_timeout:
+    description:
+      - Seconds to wait if another run is working on the same domain or image. By default, the task fails at once.
+    type: int
+    default: 0
+"""
+
     DISKS = r"""
 options:
   include_disks:

@@ -6,21 +6,39 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ._cbt.control import Control
 from ._cbt.hypervisor.connection import Session, connect
 from ._cbt.hypervisor.disks import Selection
+from ._runtime import Module
 
-__all__ = ["Session", "selection", "session", "session_if_installed"]
+__all__ = ["Session", "selection", "session", "session_if_installed", "wait"]
 
 
-def session(module: AnsibleModule) -> t.ContextManager[Session]:
-    """Return the libvirt session that the module's options name."""
+_LOOK_AGAIN = 0.5  # seconds between two looks whether another run has ended
+
+
+@contextlib.contextmanager
+def session(module: Module) -> t.Iterator[Session]:
+    """Open the libvirt session that the module's options name, and close it after the block."""
     params = module.params
-    return connect(params["uri"], params["username"], params["password"], params["authfile"])
+    with connect(params["uri"], params["username"], params["password"], params["authfile"]) as opened:
+        opened.wait = functools.partial(wait, module.control, time.monotonic() + params.get("lock_timeout", 0))
+        yield opened
+
+
+def wait(control: Control, until: float) -> bool:
+    """Wait for another run, until a time at most. Return whether there was time left."""
+    control.check()
+    left = until - time.monotonic()
+    time.sleep(max(0, min(_LOOK_AGAIN, left)))
+    return left > 0
 
 
 def selection(module: AnsibleModule) -> Selection:
@@ -29,7 +47,7 @@ def selection(module: AnsibleModule) -> Selection:
     return Selection(None if include is None else tuple(include), tuple(module.params["exclude_disks"]))
 
 
-def session_if_installed(module: AnsibleModule) -> t.ContextManager[Session | None]:
+def session_if_installed(module: Module) -> t.ContextManager[Session | None]:
     """Return the libvirt session; None if libvirt's Python module is not installed."""
     try:
         importlib.import_module("libvirt")

@@ -27,6 +27,7 @@ LIBVIRT: dict[str, t.Any] = {
     "password": {"type": "str", "no_log": True},
     "authfile": {"type": "path"},
 }
+LOCK: dict[str, t.Any] = {"lock_timeout": {"type": "int", "default": 0}}
 DISKS: dict[str, t.Any] = {
     "include_disks": {"type": "list", "elements": "str"},
     "exclude_disks": {"type": "list", "elements": "str", "default": []},

@@ -26,6 +26,7 @@ extends_documentation_fragment:
   - kvm.cbt._attributes.actiongroup
   - kvm.cbt._libvirt.domain
   - kvm.cbt._libvirt
+  - kvm.cbt._libvirt.lock
   - kvm.cbt._libvirt.disks
   - kvm.cbt._repository
   - kvm.cbt._repository.create
@@ -432,6 +433,7 @@ def main() -> None:
         argument_spec={
             **_options.DOMAIN,
             **_options.LIBVIRT,
+            **_options.LOCK,
             **_options.DISKS,
             **_options.REPOSITORY,
             **_options.CREATE_REPOSITORY,

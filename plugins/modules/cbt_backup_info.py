@@ -22,6 +22,7 @@ extends_documentation_fragment:
   - kvm.cbt._attributes.actiongroup
   - kvm.cbt._libvirt.any_domain
   - kvm.cbt._libvirt
+  - kvm.cbt._libvirt.lock
   - kvm.cbt._repository
   - kvm.cbt._log
 options:
@@ -280,6 +281,7 @@ def main() -> None:
         argument_spec={
             **_options.REPOSITORY,
             **_options.LIBVIRT,
+            **_options.LOCK,
             **_options.ANY_DOMAIN,
             **_options.QUERY,
             **_options.LOG,

@@ -28,6 +28,7 @@ extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.actiongroup
   - kvm.cbt._libvirt
+  - kvm.cbt._libvirt.lock
   - kvm.cbt._log
 attributes:
   check_mode:
@@ -262,6 +263,7 @@ def main() -> None:
         argument_spec={
             **_options.ANY_DOMAIN,
             **_options.LIBVIRT,
+            **_options.LOCK,
             **_options.LOG,
             "disk": {"type": "list", "elements": "str", "aliases": ["disks"]},
             "path": {"type": "path"},

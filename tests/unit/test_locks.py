@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from _cbt import runtime
-from _cbt.errors import Refused
+from _cbt.control import Control
+from _cbt.errors import Interrupted, Refused
 from _cbt.hypervisor.backup_job import domain_lock
+from ansible_collections.kvm.cbt.plugins.module_utils import _hypervisor
 
 NOBODY = pwd.getpwnam("nobody")
 _ENGINE = Path(runtime.__file__).parent
@@ -117,6 +121,34 @@ def test_a_second_run_is_refused_and_the_next_one_is_not(name: str, folder: Path
         raise AssertionError("both hold it")
     with domain_lock(name, "web1"):
         assert sorted(path.name for path in folder.iterdir()) == [f"{name}.lock"]
+
+
+def test_a_run_that_may_wait_begins_when_the_other_one_ends(name: str, folder: Path) -> None:
+    looks = 0
+    with contextlib.ExitStack() as other:
+        other.enter_context(domain_lock(name, "web1"))
+
+        def wait() -> bool:
+            nonlocal looks
+            looks += 1
+            if looks == 3:
+                other.close()
+            return True
+
+        with domain_lock(name, "web1", wait):
+            assert looks == 3
+
+
+def test_a_module_waits_until_its_time_is_over_or_it_is_asked_to_end() -> None:
+    control, until = Control(), time.monotonic() + 0.02
+    looks = 0
+    while _hypervisor.wait(control, until):
+        looks += 1
+    assert looks >= 1 and time.monotonic() >= until
+    assert not _hypervisor.wait(control, time.monotonic() - 1), "it does not wait by default"
+    control.request("SIGTERM")
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        _hypervisor.wait(control, time.monotonic() + 3600)
 
 
 @pytest.mark.parametrize("where", ["folder", "lock"])

@@ -16,7 +16,7 @@ from ..endpoint import Export, Server, TcpServer
 from ..errors import HypervisorError, Refused
 from ..runtime import own_folder
 from . import scratch
-from .connection import Domain, explained, libvirt
+from .connection import Domain, explained, libvirt, no_wait
 from .disks import Disk
 from .domain import DomainFacts
 
@@ -144,8 +144,8 @@ def backup_job(
 
 
 @contextlib.contextmanager
-def domain_lock(uuid: str, name: str) -> t.Iterator[None]:
-    """Lock a domain or an image against other runs of this user. Raises Refused if that fails."""
+def domain_lock(uuid: str, name: str, wait: t.Callable[[], bool] = no_wait) -> t.Iterator[None]:
+    """Lock a domain or an image against other runs of this user, see ``Session.wait``. Raises Refused if that fails."""
     with contextlib.ExitStack() as stack:
         folder, at = stack.enter_context(own_folder())
         file = f"{uuid}.lock"
@@ -155,8 +155,12 @@ def domain_lock(uuid: str, name: str) -> t.Iterator[None]:
             why = f"{error.strerror}. If no run of kvm.cbt is in progress, delete it."
             raise Refused(f"Cannot lock {name} against other runs: {os.path.join(folder, file)}: {why}") from error
         stack.callback(os.close, handle)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise Refused(f"Another run of kvm.cbt is working on {name}. Wait for it to end.") from error
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if not wait():
+                    why = "Wait for it to end, or set lock_timeout."
+                    raise Refused(f"Another run of kvm.cbt is working on {name}. {why}") from error
         yield

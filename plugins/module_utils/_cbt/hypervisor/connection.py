@@ -59,11 +59,19 @@ def _in_time(opener: t.Callable[[], t.Any]) -> t.Any:
     return outcome.result(ANSWER_WITHIN)
 
 
+def no_wait() -> bool:
+    """Give up at once."""
+    return False
+
+
 class Session:
     """A connection to libvirt, reopened if libvirtd was restarted.
 
-    Therefore clean-up works after a restart. See ``connect``.
+    Therefore clean-up works after a restart. See ``connect``. An operation that finds another run at work on its domain
+    calls ``wait``, which returns after a moment, and tries again unless that is False.
     """
+
+    wait: t.Callable[[], bool] = staticmethod(no_wait)
 
     def __init__(self, opener: t.Callable[[], t.Any], uri: str) -> None:
         self._open = opener

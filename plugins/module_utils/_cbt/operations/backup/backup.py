@@ -56,7 +56,7 @@ def backup(
     control = control or Control()
     domain = session.domain(request.domain)
     with (
-        backup_job.domain_lock(domain.uuid, domain.name),
+        backup_job.domain_lock(domain.uuid, domain.name, session.wait),
         preparation.started(domain, request.start_paused and not check_only),
     ):
         preparation.check_job(domain, read_domain(domain), request.abort_foreign_job)

@@ -19,7 +19,7 @@ import typing as t
 from ...control import Control
 from ...errors import CbtError, Refused
 from ...hypervisor import backup_job, block_copy, definition
-from ...hypervisor.connection import Domain, Session
+from ...hypervisor.connection import Domain, Session, no_wait
 from ...hypervisor.disks import Disk
 from ...hypervisor.domain import DomainFacts, read_domain, require_files_here
 from ...images import image_files, locks, marker
@@ -172,7 +172,7 @@ def convert_disks(
     """
     domain = session.domain(name)
     run = ImageRun(domain, options, control or Control())
-    with backup_job.domain_lock(domain.uuid, domain.name):
+    with backup_job.domain_lock(domain.uuid, domain.name, session.wait):
         facts = read_domain(domain)
         require_files_here(facts, "convert images")
         unknown = sorted(set(targets or ()) - {disk.target for disk in facts.disks})
@@ -224,7 +224,9 @@ def convert_image(
     Without amend, a new image is created, by default beside the original, and the original stays.
     """
     run = ImageRun(None, options, control or Control())
-    with backup_job.domain_lock(hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32], path):
+    with backup_job.domain_lock(
+        hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32], path, session.wait if session else no_wait
+    ):
         image = image_files.describe(path, fmt)
         users = _users(session, path, definition.defined_sources(session)) if session is not None else ()
         conversion = plan(Candidate(image, device=not os.path.isfile(path), sharers=users), options)

@@ -115,7 +115,7 @@ def reconcile(
     With ``check_only``, only return the steps. Raises a CbtError, such as Refused while a job runs on the domain.
     """
     domain = session.domain(name)
-    with backup_job.domain_lock(domain.uuid, domain.name):
+    with backup_job.domain_lock(domain.uuid, domain.name, session.wait):
         found = situation.gather(domain, repository)
         if not found.facts.active:
             require_files_here(found.facts, f"reconcile {name} while it is shut off")

@@ -143,7 +143,7 @@ def set_tracking(
     ``repository`` may be None with ``check_only``, or to end tracking. Raises a CbtError.
     """
     domain = session.domain(request.domain)
-    with backup_job.domain_lock(domain.uuid, domain.name):
+    with backup_job.domain_lock(domain.uuid, domain.name, session.wait):
         facts = read_domain(domain)
         if not facts.active:
             require_files_here(facts, f"change the checkpoints of {request.domain} while it is shut off")

@@ -52,8 +52,12 @@ class PointRequest:
 
     def changed(self, point: RestorePoint) -> RestorePoint:
         """Return the point with the new values. Pure."""
-        new = {"pinned": self.pinned, "tags": self.tags, "note": self.note}
-        return dataclasses.replace(point, **{key: value for key, value in new.items() if value is not None})
+        return dataclasses.replace(
+            point,
+            pinned=point.pinned if self.pinned is None else self.pinned,
+            tags=point.tags if self.tags is None else self.tags,
+            note=point.note if self.note is None else self.note,
+        )
 
 
 class PointResult(t.NamedTuple):
