@@ -58,7 +58,10 @@ def own_domains(host: str, hosts: Hosts, hostvars: t.Mapping[str, Variables], na
 
 
 def listed(value: t.Any) -> list[t.Any]:
-    """A list, also from a string as surveys and the command line provide it: JSON, or items separated by commas or lines."""
+    """A list, also from a string as surveys and the command line provide it.
+
+    The string is JSON, or has items separated by commas or lines.
+    """
     if not isinstance(value, str):
         return list(value) if isinstance(value, t.Iterable) else [value]
     with contextlib.suppress(ValueError):

@@ -350,7 +350,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _hypervisor, _options, _repository, _results, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.errors import HypervisorError, Refused
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.machine import existing
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.existing import existing
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.restore import (
     MachineOptions,
     NbdTls,

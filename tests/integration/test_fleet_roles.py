@@ -126,6 +126,8 @@ def test_a_night_over_hosts_of_which_one_is_dead_and_domains_of_which_one_fails(
     assert sorted(point["domain"] for point in fleet.points()) == sorted([good.name, off.name, bad.name])
     for step, told in (("verify", "restore points are intact"), ("retention", "1 kept")):
         assert sum(line.startswith(f"{step} on kvm1: ") and told in line for line in lines) == 3
+    reclaimed = [line for line in lines if line.startswith("retention on ") and "reclaimed" in line]
+    assert [line.rpartition(":")[0] for line in reclaimed] == ["retention on kvm1: reclaimed space"]
 
     limited = {**variables, "cbt_domains": [good.name, off.name, "on-kvm2-perhaps"]}
     assert fleet.play().changed("kvm.cbt.reconcile", limited, "--limit", "kvm1") == 0
@@ -205,8 +207,23 @@ def test_machines_come_back_on_the_hosts_they_are_given(fleet: Fleet) -> None:
         assert secret["passphrase"] not in printed
         assert session.api.lookupByName(name).isActive()
         assert (fleet.workspace / f"{name}-vda.qcow2").exists()
+        image = (fleet.workspace / f"{name}-vda.qcow2").stat().st_ino
+        again = summed_up(fleet.play().run("kvm.cbt.restore", {**variables, "restore_machines": json.dumps([copy])}))
+        assert again == [f"restore on kvm2: {name}: skipped: {name} exists already."]
+        assert (fleet.workspace / f"{name}-vda.qcow2").stat().st_ino == image
     assert re.search(r"restore on kvm1: FAILED: no-such: .* holds no restore point", printed)
     assert f"restore on kvm2: {name}: {name} of " in printed
+
+
+def test_a_night_without_hosts_or_without_a_repository_fails_and_says_what_to_set(fleet: Fleet) -> None:
+    play = fleet.play()
+    play.run(
+        "kvm.cbt.backup",
+        {"cbt_hosts": "hypervizors"},
+        fails="No host of the inventory matches hypervizors.",
+        warns="hypervizors",
+    )
+    play.run("kvm.cbt.backup", {}, fails="No repository is set. Set cbt_repository to its absolute path on the hosts")
 
 
 def test_every_playbook_can_be_checked_on_a_host_where_nothing_is_installed(

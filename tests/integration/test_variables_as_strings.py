@@ -62,13 +62,13 @@ def test_every_role_takes_every_variable_as_a_string(
     collections: Path, tmp_path: Path, workspace: Path, hypervisor: Hypervisor
 ) -> None:
     assert sorted(ORDER) == sorted(path.name for path in ROLES.iterdir())
-    copy, prefix = new_name(), "rehearsal-"
+    name, copy, network, prefix = f"[lab] {new_name()}", new_name(), new_name(), "rehearsal-"
     profiles = shutil.copytree("/etc/apparmor.d", tmp_path / "apparmor.d")
     with (
-        BlockDomain(hypervisor, [DiskSpec("vda", 1 << 20)], start=False) as domain,
+        BlockDomain(hypervisor, [DiskSpec("vda", 1 << 20)], name, start=False),
         BlockDomain(hypervisor, [DiskSpec("vdb", 1 << 20, format="raw")], start=False) as raw,
         connect() as session,
-        removed(session, copy, prefix + domain.name),
+        removed(session, copy, prefix + name),
     ):
         repository = str(workspace / "repository")
         common = {"uri": "qemu:///system", "log_path": str(tmp_path / "log")}
@@ -79,7 +79,7 @@ def test_every_role_takes_every_variable_as_a_string(
             "accept_repository": True,
             "log_path": str(tmp_path / "log"),
         }
-        chosen = {"domains": [domain.name, f"{raw.name[:-1]}?"], "exclude_domains": ["no-such", "[x]"]}
+        chosen = {"domains": [name, f"{raw.name[:-1]}?"], "exclude_domains": ["no-such", "[x]"]}
         files = {"dest": str(workspace), "trust_definition": False}
         own: dict[str, dict[str, Any]] = {
             "prepare": {
@@ -110,7 +110,9 @@ def test_every_role_takes_every_variable_as_a_string(
                 **common,
                 **stored,
                 **files,
-                "machines": [{"domain": domain.name, "new_name": copy}],
+                # Its own setting wins over the time of all machines.
+                "machines": [{"domain": name, "new_name": copy, "restore_point": "latest"}],
+                "until": "2000-01-01",
                 "workers": 2,
                 "options": {"autostart": False},
             },
@@ -118,9 +120,10 @@ def test_every_role_takes_every_variable_as_a_string(
                 **common,
                 **stored,
                 **files,
-                "machines": [{"name": domain.name, "start": "no", "after": ""}],
+                "machines": [{"name": name, "start": "no", "after": "", "restore_point": "latest"}],
+                "until": "2000-01-01",
                 "rehearsal": True,
-                "rehearsal_network": domain.name,
+                "rehearsal_network": network,
             },
             "qcow2_v3": {**common, **chosen, "scratch_dir": str(workspace)},
             "retention": {**stored, **chosen, "keep_last": 1, "compact_below": 50},
@@ -135,16 +138,16 @@ def test_every_role_takes_every_variable_as_a_string(
             printed = play.run(",".join(f"role:kvm.cbt.{role}" for role in ORDER), given, warns="hypervisor10")
         finally:
             with contextlib.suppress(libvirt.libvirtError):
-                network = session.api.networkLookupByName(domain.name)
-                network.destroy()
-                network.undefine()
+                made = session.api.networkLookupByName(network)
+                made.destroy()
+                made.undefine()
         points = run_module(workspace, "cbt_backup_info", repository=repository, passphrase="a passphrase")
         assert {point["domain"]: point["tags"] for point in points["restore_points"]} == {
-            domain.name: {"why": "a test"},
+            name: {"why": "a test"},
             raw.name: {"why": "a test"},
         }
         assert all(point["pinned"] for point in points["restore_points"])
-        assert {copy, prefix + domain.name} <= {each.name for each in session.domains()}
+        assert {copy, prefix + name} <= {each.name for each in session.domains()}
         assert (tmp_path / "client/client-key.pem").exists()
         assert raw.image("vdb").suffix == ".qcow2"
         assert all(

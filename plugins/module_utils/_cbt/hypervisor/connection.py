@@ -119,11 +119,11 @@ class Session:
         return self._connection
 
     def domain(self, name: str) -> Domain:
-        """Return the domain of this name or UUID.
+        """Return the domain of this UUID or name.
 
         Raises Refused if there is none, with the names of the existing domains, or HypervisorError.
         """
-        for look_up in (self.api.lookupByName, self.api.lookupByUUIDString):
+        for look_up in (self.api.lookupByUUIDString, self.api.lookupByName):  # a name may be the UUID of another domain
             try:
                 found = look_up(name)
                 return Domain(self, found.name(), found.UUIDString())

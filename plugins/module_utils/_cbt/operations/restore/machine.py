@@ -26,7 +26,6 @@ from ...hypervisor.machine_files import path_in as path_of
 from ...hypervisor.machine_files import tpm_path
 from ...repository.format.manifests import RestorePoint
 from ...repository.repository import Repository
-from ...repository.selecting import select_point
 from ..point.machine_files import SavedFile
 from .machine_xml import DiskTarget, TargetMachine, adapt
 from .plan import DiskRestore, MachineOptions, RestoreRequest, path_in
@@ -151,18 +150,6 @@ def plan_machine(
         _check_file(each, session, request.force)
     autostart = options.autostart if options.autostart is not None else point.autostart and not options.new_uuid
     return MachinePlan(session, name, its_uuid, adapted.xml, adapted.changes, files, autostart, options.start)
-
-
-def existing(session: Session, repository: Repository, request: RestoreRequest) -> str | None:
-    """Return the name of the domain that the request would define; None if it does not exist.
-
-    It must have the UUID of the original, unless a new one was asked for.
-    """
-    point = select_point(repository.points_with(request.domain), request.domain, request.restore_point, request.until)
-    name = request.new_name or point.domain
-    new = request.machine is not None and request.machine.new_uuid
-    found = any(domain.name == name and (new or domain.uuid == point.uuid) for domain in session.domains())
-    return name if found else None
 
 
 def check_domain(session: Session, name: str, its_uuid: str, force: bool) -> None:

@@ -54,7 +54,8 @@ def set_capability(
 ) -> tuple[list[str], list[str]]:
     """Return the names of the domains that were, or would be, changed, and names that match no domain.
 
-    Changes persistent domains whose name or UUID matches one of ``patterns``. Raises HypervisorError if libvirt refuses.
+    Changes persistent domains whose name or UUID matches one of ``patterns``. Raises HypervisorError if libvirt
+    refuses.
     """
     changed = []
     domains = session.domains()

@@ -47,7 +47,8 @@ class PointRequest:
             raise Refused(f"The note has {len(self.note or '')} characters; it must have {LONGEST_NOTE} or fewer.")
         if self.remove and (self.tags is not None or self.note is not None or self.pinned):
             raise Refused(
-                "A restore point that is removed cannot be pinned or labelled. Set pinned, tags or note only with state: present."
+                "A restore point that is removed cannot be pinned or labelled."
+                " Set pinned, tags or note only with state: present."
             )
 
     def changed(self, point: RestorePoint) -> RestorePoint:
@@ -61,7 +62,7 @@ class PointRequest:
 
 
 class PointResult(t.NamedTuple):
-    """The points of the request that existed, before and after it. Both are in the same order; a removed one is left out."""
+    """The points of a request that existed, before and after it. A removed point is only in ``before``."""
 
     before: list[RestorePoint]
     after: list[RestorePoint]
@@ -86,7 +87,8 @@ def _check_removable(repository: Repository, point: RestorePoint, request: Point
     """Raise Refused if a point is pinned, Held if it is in use."""
     if point.pinned and request.pinned is None:
         raise Refused(
-            f"Restore point {point.id} of {point.domain} is pinned, and was not removed. Set pinned: false to remove it all the same."
+            f"Restore point {point.id} of {point.domain} is pinned, so nothing was removed."
+            " Set pinned: false to remove it."
         )
     holds.check_free(repository, point.key)
 
