@@ -30,15 +30,15 @@ attributes:
   check_mode:
     support: full
     details:
-      - This module does not modify anything.
+      - This module changes no domain and no repository.
   diff_mode:
     support: N/A
     details:
-      - This module does not modify anything.
+      - This module changes no domain and no repository.
   idempotent:
     support: full
     details:
-      - This module does not modify anything.
+      - This module changes no domain and no repository.
 """
 
     ACTIONGROUP = r"""

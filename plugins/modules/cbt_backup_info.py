@@ -21,46 +21,50 @@ extends_documentation_fragment:
   - kvm.cbt._attributes.info_module
   - kvm.cbt._attributes.actiongroup
   - kvm.cbt._libvirt.any_domain
-  - kvm.cbt._libvirt
-  - kvm.cbt._libvirt.lock
   - kvm.cbt._repository
   - kvm.cbt._log
 options:
   restore_point:
     description:
       - Id of a restore point, or V(latest) for the latest one of each domain. By default, all are listed.
+      - The latest one is chosen among those that the other options select.
     type: str
-  changed_blocks:
+  tags:
     description:
-      - List the blocks of a disk that changed between two restore points of one incremental set, or since one of them.
-      - The disk itself is not read, except with V(now). Then a few blocks are read as a check, and a backup job is
-        started and ended on the domain.
-    type: dict
-    suboptions:
-      from:
-        description:
-          - Id of the older restore point.
-        type: str
-        required: true
-      to:
-        description:
-          - Id of the newer restore point, or V(now).
-        type: str
-        default: now
-      disk:
-        description:
-          - Disk target.
-        type: str
-        required: true
+      - List only restore points with at least one of these tags, given as C(name) or C(name=value).
+    type: list
+    elements: str
+    default: []
+  since:
+    description:
+      - List only restore points taken at or after this time, such as V(2026-11-22 14:30) or
+        V(2026-11-22T14:30:00+01:00).
+      - A time without a time zone is UTC. A date without a time includes the whole day.
+    type: str
+  until:
+    description:
+      - List only restore points taken at or before this time, in the form of O(since).
+    type: str
+  host:
+    description:
+      - List only restore points that were made on the hypervisor with this hostname.
+    type: str
+  pinned:
+    description:
+      - List only restore points that are pinned, or with V(false), only those that are not.
+    type: bool
+  damaged:
+    description:
+      - List only restore points of which a part is known to be damaged or missing, or with V(false), only the others.
+    type: bool
   query:
     description:
       - JMESPath expression that is applied to the result on the host. Requires the Python module C(jmespath) there.
       - The outcome is returned as RV(result), in place of all other return values.
     type: str
-requirements:
-  - libnbd for Python, with O(changed_blocks.to=now)
 seealso:
   - module: kvm.cbt.cbt_backup
+  - module: kvm.cbt.cbt_changed_blocks_info
   - module: kvm.cbt.cbt_restore
   - module: kvm.cbt.cbt_repository_info
 """
@@ -71,14 +75,12 @@ EXAMPLES = r"""
     repository: /backup/kvm
   register: backups
 
-- name: List what changed on the system disk of web1 since a restore point
+- name: List damaged restore points of the last days
   kvm.cbt.cbt_backup_info:
     repository: /backup/kvm
-    domain: web1
-    changed_blocks:
-      from: 20261122T113005Z-1a2b3c4d
-      disk: vda
-  register: changes
+    since: "2026-11-20"
+    damaged: true
+  register: damaged
 
 - name: Get the id of the latest restore point of web1
   kvm.cbt.cbt_backup_info:
@@ -213,24 +215,6 @@ sessions:
           M(kvm.cbt.cbt_retention) removes it.
       type: bool
       sample: false
-changed_blocks:
-  description: Ranges of the disk that changed.
-  returned: with O(changed_blocks)
-  type: list
-  elements: dict
-  contains:
-    offset:
-      description: Offset of the first byte.
-      type: int
-      sample: 1048576
-    length:
-      description: Number of bytes.
-      type: int
-      sample: 65536
-    zero:
-      description: Whether the range now reads as zeros.
-      type: bool
-      sample: false
 damaged:
   description: Manifests that cannot be read, each with the cause.
   returned: without O(query)
@@ -247,32 +231,18 @@ import dataclasses
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvm.cbt.plugins.module_utils import _hypervisor, _options, _repository, _results, _runtime
+from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _results, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.info import (
-    changed_between,
-    changed_until_now,
+    PointFilter,
+    describe_points,
     describe_repository,
-    healths,
     lease_holders,
-    list_points,
 )
 
-_CHANGED_BLOCKS = {
-    "from": {"type": "str", "required": True},
-    "to": {"type": "str", "default": "now"},
-    "disk": {"type": "str", "required": True},
-}
 
-
-def _changes(module: AnsibleModule, repository: _repository.Repository) -> list[dict[str, object]]:
-    asked = module.params["changed_blocks"]
-    if asked["to"] != "now":
-        found = changed_between(repository, asked["disk"], asked["from"], asked["to"])
-    else:
-        _runtime.require(module, "libvirt", "libvirt_qemu", "nbd")
-        with _hypervisor.session(module) as session:
-            found = changed_until_now(session, repository, asked["disk"], asked["from"])
-    return [each._asdict() for each in found]
+def _conditions(module: AnsibleModule) -> PointFilter:
+    given = {key: module.params[key] for key in ("since", "until", "host", "pinned", "damaged")}
+    return PointFilter(tags=tuple(module.params["tags"]), **given)
 
 
 def main() -> None:
@@ -280,31 +250,30 @@ def main() -> None:
     module = _runtime.Module(
         argument_spec={
             **_options.REPOSITORY,
-            **_options.LIBVIRT,
-            **_options.LOCK,
             **_options.ANY_DOMAIN,
             **_options.QUERY,
             **_options.LOG,
             "restore_point": {"type": "str"},
-            "changed_blocks": {"type": "dict", "options": _CHANGED_BLOCKS},
+            "tags": {"type": "list", "elements": "str", "default": []},
+            "since": {"type": "str"},
+            "until": {"type": "str"},
+            "host": {"type": "str"},
+            "pinned": {"type": "bool"},
+            "damaged": {"type": "bool"},
         },
         supports_check_mode=True,
     )
     with _runtime.reported(module):
         repository = _repository.existing_repository(module)
         facts = describe_repository(repository)
-        found, damaged = list_points(repository, module.params["domain"], module.params["restore_point"])
+        params = module.params
+        found, unreadable = describe_points(repository, params["domain"], params["restore_point"], _conditions(module))
         result: dict[str, object] = {
             "repository": dataclasses.asdict(facts),
-            "restore_points": [
-                {**_results.point_details(point), **health._asdict()}
-                for point, health in zip(found, healths(repository, found))
-            ],
-            "damaged": dict(damaged),
+            "restore_points": [{**_results.point_details(point), **health._asdict()} for point, health in found],
+            "damaged": dict(unreadable),
             "sessions": [_results.session_details(each) for each in lease_holders(repository)],
         }
-        if module.params["changed_blocks"] is not None:
-            result["changed_blocks"] = _changes(module, repository)
     if module.params["query"] is not None:
         result = {"result": _results.reduced(module, result)}
     module.exit_json(changed=False, **result)

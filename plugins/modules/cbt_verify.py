@@ -23,12 +23,22 @@ author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
   - kvm.cbt._attributes
-  - kvm.cbt._attributes.info_module
   - kvm.cbt._attributes.actiongroup
   - kvm.cbt._libvirt.any_domain
   - kvm.cbt._repository
   - kvm.cbt._repository.workers
   - kvm.cbt._log
+attributes:
+  check_mode:
+    support: full
+    details:
+      - Findings are not recorded.
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
+    details:
+      - Verifying is not reported as a change, although findings are recorded in the repository.
 options:
   restore_points:
     description:

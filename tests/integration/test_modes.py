@@ -247,15 +247,15 @@ def test_changed_blocks_between_points_and_until_now(
         domain.start()
         assert now() == two_to_now
         asked = {"from": first.id, "to": second.id, "disk": "vda"}
-        told = run_module(workspace, "cbt_backup_info", repository=repository.store.location, changed_blocks=asked)
+        told = run_module(workspace, "cbt_changed_blocks_info", repository=repository.store.location, **asked)
         assert told["changed_blocks"] == [
             {"offset": offset, "length": length, "zero": zero} for offset, length, zero in one_to_two
         ]
         told = run_module(
             workspace,
-            "cbt_backup_info",
+            "cbt_changed_blocks_info",
             repository=repository.store.location,
-            changed_blocks={"from": second.id, "disk": "vda"},
+            **{"from": second.id, "disk": "vda"},
         )
         assert told["changed_blocks"] == [
             {"offset": offset, "length": length, "zero": zero} for offset, length, zero in two_to_now
@@ -287,7 +287,7 @@ def test_points_between_which_tracking_was_interrupted_are_unrelated(
             with pytest.raises(Refused, match=changed_blocks.UNRELATED):
                 changed_blocks.changed_between(repository, "vda", old.id, new.id)
         asked = {"from": before.id, "to": after.id, "disk": "vda"}
-        refused = run_module(workspace, "cbt_backup_info", repository=repository.store.location, changed_blocks=asked)
+        refused = run_module(workspace, "cbt_changed_blocks_info", repository=repository.store.location, **asked)
         assert refused["failed"] and refused["msg"].startswith("Restore points are unrelated")
         assert changed_blocks.changed_until_now(session_of(domain), repository, "vda", after.id) == []
         assert _untrue(domain, repository, taken, workspace / "out") == []

@@ -281,6 +281,7 @@ def test_no_secret_of_any_module_is_in_arguments_logs_results_processes_and_obje
             "cbt_repository": here,
             "cbt_backup": {**here, **named},
             "cbt_backup_info": here,
+            "cbt_changed_blocks_info": {**here},
             "cbt_repository_info": here,
             "cbt_checkpoint": {**here, **named},
             "cbt_checkpoint_info": {**here, **named},
@@ -302,9 +303,8 @@ def test_no_secret_of_any_module_is_in_arguments_logs_results_processes_and_obje
                     first = run(module, **each)["restore_point"]["id"]
                     domain.write_bytes("vda", 4 * MIB, MARK * 5000)
                     second = run(module, **each)["restore_point"]["id"]
-                    shown = run("cbt_backup_info", **here, changed_blocks={"from": first, "to": second, "disk": "vda"})[
-                        "changed_blocks"
-                    ]
+                    arguments["cbt_changed_blocks_info"].update({"from": first, "to": second, "disk": "vda"})
+                    shown = run("cbt_changed_blocks_info", **arguments["cbt_changed_blocks_info"])["changed_blocks"]
                     assert shown == [{"offset": 4 * MIB, "length": 262144, "zero": False}]
             domain.destroy()
             run("cbt_backup", **arguments["cbt_backup"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 import pytest
 from samples import OTHER_UUID, UUID, point, point_id
@@ -10,8 +11,18 @@ from stores_for_tests import MemoryStore
 
 from _cbt.errors import Refused, RepositoryError
 from _cbt.repository.format import manifests, names
+from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.repository import Repository
-from _cbt.repository.selecting import ALL, LATEST, PointSelection, of_domain, parse_time, select_point, select_points
+from _cbt.repository.selecting import (
+    ALL,
+    LATEST,
+    PointFilter,
+    PointSelection,
+    of_domain,
+    parse_time,
+    select_point,
+    select_points,
+)
 
 
 def at(*numbers: int, hours: int = 0) -> datetime.datetime:
@@ -197,3 +208,44 @@ def test_a_keyword_combined_with_other_values_is_refused(words: tuple[str, ...])
         PointSelection.parse(words)
     expected = f"{keyword} cannot be combined with others in {', '.join(words)}. Give all, latest, or ids."
     assert str(caught.value) == expected
+
+
+def test_a_date_alone_may_mean_the_start_of_that_day() -> None:
+    assert parse_time("2026-11-22", end=False) == at(2026, 11, 22)
+    assert parse_time("2026-11-22 14:30", end=False) == at(2026, 11, 22, 14, 30)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "fitting"),
+    [
+        ({}, [1, 2, 3]),
+        ({"tags": ("why",)}, [1, 2]),
+        ({"tags": ("why=test", "none")}, [1]),
+        ({"tags": ("test",)}, []),
+        ({"host": "kvm2"}, [2]),
+        ({"host": "kvm"}, []),
+        ({"pinned": True}, [2]),
+        ({"pinned": False}, [1, 3]),
+        ({"since": "2026-01-02"}, [2, 3]),
+        ({"until": "2026-01-02"}, [1, 2]),
+        ({"since": "2026-01-02 12:00", "until": "2026-01-02T13:00:00+01:00"}, [2]),
+        ({"since": "2026-01-02 12:01", "until": "2026-01-02"}, []),
+        ({"tags": ("why",), "pinned": False}, [1]),
+    ],
+)
+def test_points_are_listed_by_conditions_that_must_all_hold(conditions: dict[str, Any], fitting: list[int]) -> None:
+    def taken(number: int, **fields: Any) -> RestorePoint:
+        return point(number, created=f"2026-01-0{number}T12:00:00+00:00", **{"host": "kvm1", **fields})
+
+    found = [
+        taken(1, tags={"why": "test"}),
+        taken(2, tags={"why": "change"}, host="kvm2", pinned=True),
+        taken(3),
+    ]
+    assert [number for number, each in enumerate(found, 1) if PointFilter(**conditions).fits(each)] == fitting
+
+
+@pytest.mark.parametrize("key", ["since", "until"])
+def test_a_condition_that_is_no_time_is_refused(key: str) -> None:
+    with pytest.raises(Refused, match="Cannot read the date yesterday"):
+        PointFilter(**{key: "yesterday"}).fits(point(1))

@@ -15,11 +15,10 @@ from ..repository.format.manifests import RestorePoint
 from ..repository.records import damage, verified
 from ..repository.records.damage import Damages
 from ..repository.repository import Repository
-from ..repository.selecting import LATEST, of_domain, select_points
+from ..repository.selecting import LATEST, PointFilter, of_domain, select_points
 from ..repository.sharing.leases import lease_holders
-from .tracking.changed_blocks import changed_between, changed_until_now
 
-__all__ = ["changed_between", "changed_until_now", "describe_repository", "healths", "lease_holders", "list_points"]
+__all__ = ["PointFilter", "describe_points", "describe_repository", "healths", "lease_holders", "list_points"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +44,7 @@ def describe_repository(repository: Repository) -> RepositoryFacts:
     return RepositoryFacts(repository.id, FORMAT, bool(repository.slots), stored, packs)
 
 
-def list_points(
-    repository: Repository, domain: str | None = None, wanted: str | None = None
-) -> tuple[list[RestorePoint], t.Mapping[str, str]]:
+def list_points(repository: Repository, domain: str | None = None) -> tuple[list[RestorePoint], t.Mapping[str, str]]:
     """Return the restore points, oldest first, and damaged manifests with their cause.
 
     For an unknown domain, the list is empty.
@@ -56,11 +53,26 @@ def list_points(
     found = list(listing.points)
     if domain is not None:
         found = of_domain(found, domain) if any(domain in (point.domain, point.uuid) for point in found) else []
+    return found, listing.damaged
+
+
+def describe_points(
+    repository: Repository, domain: str | None, wanted: str | None, conditions: PointFilter
+) -> tuple[list[tuple[RestorePoint, Health]], t.Mapping[str, str]]:
+    """Return the restore points that fulfill conditions, each with its health, and damaged manifests with their cause.
+
+    ``wanted`` is an id, or ``latest`` for the latest of each domain among them.
+    """
+    listed, unreadable = list_points(repository, domain)
+    found = [point for point in listed if conditions.fits(point)]
+    if conditions.damaged is not None:
+        known = zip(found, healths(repository, found))
+        found = [point for point, health in known if health.damaged == conditions.damaged]
     if wanted == "latest":
         found = select_points(found, None, LATEST)
     elif wanted is not None:
         found = [point for point in found if point.id == wanted]
-    return found, listing.damaged
+    return list(zip(found, healths(repository, found))), unreadable
 
 
 class Health(t.NamedTuple):

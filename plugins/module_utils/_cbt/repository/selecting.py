@@ -19,11 +19,11 @@ _TIME = re.compile(
 )
 
 
-def parse_time(text: str) -> datetime.datetime:
+def parse_time(text: str, end: bool = True) -> datetime.datetime:
     """Parse an ISO 8601 time; without a time zone it is UTC.
 
-    For example ``2026-11-22``, ``2026-11-22 14:30`` or ``2026-11-22T14:30:00+01:00``. A date alone means the end of
-    that day, so that ``until`` includes it. Raises Refused if the text is not a time.
+    For example ``2026-11-22``, ``2026-11-22 14:30`` or ``2026-11-22T14:30:00+01:00``. A date alone means the ``end`` of
+    that day, so that ``until`` includes it, or its start. Raises Refused if the text is not a time.
     """
     match = _TIME.fullmatch(text.strip())
     try:
@@ -34,9 +34,38 @@ def parse_time(text: str) -> datetime.datetime:
         raise Refused(
             f"Cannot read the date {text}. Write it like 2026-11-22 14:30 or 2026-11-22T14:30:00+01:00."
         ) from error
-    if match.group(1) is None:
+    if match.group(1) is None and end:
         moment += datetime.timedelta(days=1, microseconds=-1)
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.timezone.utc)
+
+
+def is_tagged(point: RestorePoint, tags: t.Iterable[str]) -> bool:
+    """Return whether a restore point has one of the tags, given as ``name`` or ``name=value``."""
+    known = {*point.tags, *(f"{name}={value}" for name, value in point.tags.items())}
+    return not known.isdisjoint(tags)
+
+
+@dataclasses.dataclass(frozen=True)
+class PointFilter:
+    """Conditions that restore points are listed by, all of which must hold. The default is none."""
+
+    tags: tuple[str, ...] = ()
+    since: str | None = None
+    until: str | None = None
+    host: str | None = None
+    pinned: bool | None = None
+    damaged: bool | None = None
+
+    def fits(self, point: RestorePoint) -> bool:
+        """Return whether all conditions but ``damaged`` hold, which is not known from the point."""
+        created = datetime.datetime.fromisoformat(point.created)
+        return (
+            (not self.tags or is_tagged(point, self.tags))
+            and (self.since is None or created >= parse_time(self.since, end=False))
+            and (self.until is None or created <= parse_time(self.until))
+            and self.host in (None, point.host)
+            and self.pinned in (None, point.pinned)
+        )
 
 
 @dataclasses.dataclass(frozen=True)

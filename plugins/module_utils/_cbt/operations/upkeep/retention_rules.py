@@ -21,6 +21,7 @@ import zoneinfo
 
 from ...errors import Refused, check_range
 from ...repository.format.manifests import RestorePoint
+from ...repository.selecting import is_tagged
 
 _DURATION = re.compile(r"(?:(\d{1,4})y)?(?:(\d{1,5})m)?(?:(\d{1,6})d)?(?:(\d{1,7})h)?")
 _Bucket = t.Callable[[int, datetime.datetime], tuple[int, ...]]
@@ -188,11 +189,6 @@ def _taken(
             before = bucket
 
 
-def _tagged(point: RestorePoint, tags: t.Sequence[str]) -> bool:
-    known = {*point.tags, *(f"{name}={value}" for name, value in point.tags.items())}
-    return not known.isdisjoint(tags)
-
-
 def decide(points: t.Sequence[RestorePoint], rules: Rules, now: datetime.datetime) -> list[Verdict]:
     """Return a verdict on each restore point of one domain; points are oldest first.
 
@@ -208,7 +204,7 @@ def decide(points: t.Sequence[RestorePoint], rules: Rules, now: datetime.datetim
         if since is not None and at > since:
             takers[point.id].append("within")
     for point in points:
-        if _tagged(point, rules.tags):
+        if is_tagged(point, rules.tags):
             takers[point.id].append("tags")
         if point.pinned:
             takers[point.id].append("pinned")
