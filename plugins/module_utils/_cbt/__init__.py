@@ -81,9 +81,11 @@ Other files that the core path imports. On a first reading, their names are enou
     files.py
     hypervisor/agent.py
     hypervisor/connection.py
+    hypervisor/disk_kinds.py
     hypervisor/domain.py
     hypervisor/free_space.py
     hypervisor/machine_files.py
+    hypervisor/offline_export.py
     hypervisor/scratch.py
     hypervisor/storage_pools.py
     images/locks.py

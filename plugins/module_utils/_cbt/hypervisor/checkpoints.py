@@ -10,14 +10,16 @@ tracked disk, its identity bitmap: see ``disks.identity_bitmap``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import time
 import typing as t
 from xml.etree import ElementTree
 
+from ..errors import HypervisorError, ProgramError
 from .connection import Domain, explained, libvirt
-from .disks import GRANULARITY, Disk, identity_bitmap
+from .disks import GRANULARITY, Disk, identity_bitmap, with_image
 from .domain import DomainFacts, monitor, read_domain
 
 _IDENTITY_GRANULARITY = 1 << 31  # bytes; the maximum, so that an identity bitmap takes almost no space
@@ -143,20 +145,42 @@ def _transaction(domain: Domain, kind: str, arguments: t.Iterable[t.Mapping[str,
     monitor(domain, "transaction", actions=[{"type": kind, "data": each} for each in arguments])
 
 
-def add_bitmaps(facts: DomainFacts, name: str, targets: t.Collection[str]) -> None:
-    """Begin to track the changes of a shut-off domain's disks.
+def add_bitmaps(facts: DomainFacts, name: str, targets: t.Collection[str]) -> dict[str, str]:
+    """Begin to track the changes of a shut-off domain's disks. Return by target why that failed.
 
     Call this before the disks are read. If the domain is started in between, its writes are recorded. The next backup
-    may then read a block twice, but it misses no change.
+    may then read a block twice, but it misses no change. After a failure, older bitmaps of the disk may be lost, too.
+    Raises HypervisorError if an image is in use.
     """
+    found = ((disk, _why_not_added(disk, name, facts.name)) for disk in facts.disks if disk.target in targets)
+    return {disk.target: reason for disk, reason in found if reason is not None}
+
+
+def _why_not_added(disk: Disk, name: str, domain: str) -> str | None:
     from ..images import qemu_img  # loaded only for a domain that is shut off
 
-    for disk in facts.disks:
-        if disk.target in targets and disk.source is not None:
-            identity = identity_bitmap(name, disk.target)
-            with explained(f"track {disk.target} of {facts.name}", "If an image is in use, wait until it is free."):
-                qemu_img.add_bitmap(disk.source, identity, _IDENTITY_GRANULARITY, recording=False)
-                qemu_img.add_bitmap(disk.source, name, GRANULARITY, recording=True)
+    source, identity = disk.source or "", identity_bitmap(name, disk.target)
+    try:
+        qemu_img.add_bitmap(source, identity, _IDENTITY_GRANULARITY, recording=False)
+        qemu_img.add_bitmap(source, name, GRANULARITY, recording=True)
+        # qemu-img succeeds even if there is no space for the bitmaps when it closes the image.
+        added = with_image(disk, qemu_img.info(source, disk.format))
+        reason = why_unsound(added, name) or why_foreign(added, name)
+    except ProgramError as error:
+        if " lock" in str(error):
+            raise HypervisorError(
+                f"Cannot track {disk.target} of {domain}: {error}. If an image is in use, wait until it is free."
+            ) from error
+        reason = str(error)
+    if reason is None:
+        return None
+    for bitmap in (identity, name):
+        with contextlib.suppress(ProgramError):
+            qemu_img.remove_bitmap(source, bitmap)
+    return (
+        f"its changes cannot be tracked, because {source} cannot store bitmaps ({reason})."
+        " Check that its file system has free space and is writable."
+    )
 
 
 def create(domain: Domain, facts: DomainFacts, name: str, tracked: t.Collection[str]) -> None:
@@ -223,7 +247,8 @@ def _remove_shut_off(facts: DomainFacts, name: str, known: t.Any) -> None:
     for disk in facts.disks:
         held = [name] if disk.bitmap(name) is not None else []
         for bitmap in (*held, *(identity_bitmap(name, target) for target in disk.identities(name))):
-            with explained(f"remove bitmap {bitmap} from {disk.target} of {facts.name}"):
+            advice = "Start the domain, paused if necessary." if disk.layers else ""
+            with explained(f"remove bitmap {bitmap} from {disk.target} of {facts.name}", advice):
                 qemu_img.remove_bitmap(disk.source or "", bitmap)
     if known is not None:
         known.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)

@@ -11,6 +11,7 @@ import typing as t
 from xml.etree import ElementTree
 
 from ..errors import Refused
+from . import disk_kinds
 
 GRANULARITY = 65536  # bytes, as in the bitmaps that libvirt creates
 
@@ -58,7 +59,8 @@ class Disk:
     """One disk of a domain, from its XML.
 
     ``compat``, ``virtual_size`` (bytes), ``bitmaps`` and ``image`` (QEMU's ``ImageInfo``) come from QEMU or the image;
-    ``virtual_size`` is None if unknown. ``node`` is the stem of QEMU's node names while the domain runs.
+    ``virtual_size`` is None if unknown. ``node`` is the stem of QEMU's node names while the domain runs. ``never``,
+    ``layers`` and ``backing`` are from disk_kinds.py.
     """
 
     target: str
@@ -68,6 +70,10 @@ class Disk:
     source: str | None = None
     readonly: bool = False
     transient: bool = False
+    shareable: bool = False
+    never: str | None = None
+    layers: tuple[str, ...] = ()
+    backing: tuple[tuple[str, str], ...] = ()
     node: str | None = None
     compat: str | None = None
     virtual_size: int | None = None
@@ -100,9 +106,16 @@ class Disk:
             )
         if self.source is None:
             return f"{self.target} has no medium."
+        if self.never is not None:
+            return f"{self.target} {self.never}"
         if self.transient:
             return f"{self.target} is transient: its changes are discarded when the domain ends."
         return None
+
+    @property
+    def removable(self) -> bool:
+        """Whether no data is lost if the disk is left out: a CD-ROM, or a floppy drive that no guest can write to."""
+        return self.device == "cdrom" or (self.device == "floppy" and (self.readonly or self.source is None))
 
     @property
     def why_untrackable(self) -> str | None:
@@ -116,18 +129,11 @@ class Disk:
             )
         if self.format != "qcow2":
             kind = "RAW" if self.format == "raw" else self.format
-            return f"Cannot track {self.target}: a {kind} image ({self.type}) holds no bitmaps. {CONVERT}"
+            advice = "It is read in full each time." if self.layers or self.shareable else CONVERT
+            return f"Cannot track {self.target}: a {kind} image ({self.type}) holds no bitmaps. {advice}"
         if self.compat == "0.10":
             return f"Cannot track {self.target}: the image is qcow2 v2, which holds no bitmaps. {CONVERT}"
         return None
-
-
-def _source(source: t.Mapping[str, str], kind: str) -> str | None:
-    if kind == "volume" and source.get("volume"):
-        return f"{source.get('pool')}/{source.get('volume')}"
-    if kind == "network" and source.get("name"):
-        return f"{source.get('protocol')}:{source.get('name')}"
-    return source.get("file") or source.get("dev") or source.get("dir") or source.get("path")
 
 
 def disk_element(domain_xml: str, target: str) -> ElementTree.Element | None:
@@ -144,17 +150,20 @@ def parse_disks(domain_xml: str) -> tuple[Disk, ...]:
     found = []
     for element in ElementTree.fromstring(domain_xml).iterfind("./devices/disk"):
         parts = {child.tag: child.attrib for child in element}
-        kind, source = element.get("type", "file"), parts.get("source", {})
-        index = source.get("index")
+        index = parts.get("source", {}).get("index")
         found.append(
             Disk(
                 target=parts.get("target", {}).get("dev", ""),
                 device=element.get("device", "disk"),
-                type=kind,
+                type=element.get("type", "file"),
                 format=parts.get("driver", {}).get("type", "raw"),
-                source=_source(source, kind),
+                source=disk_kinds.named_source(element),
                 readonly="readonly" in parts,
                 transient="transient" in parts,
+                shareable="shareable" in parts,
+                never=disk_kinds.why_never(element),
+                layers=disk_kinds.layers(element),
+                backing=disk_kinds.named_backing(element),
                 node=f"libvirt-{index}" if index else None,
             )
         )
@@ -174,12 +183,13 @@ def with_block_nodes(disks: t.Iterable[Disk], reply: t.Iterable[t.Mapping[str, t
     """Complete the disks of a running domain from QMP's ``query-named-block-nodes``.
 
     QEMU writes bitmaps to an image only when it closes it, so only QEMU knows those of a running domain. libvirt names
-    the node of a disk ``libvirt-<index>-format``, or ``-storage`` where no format layer is needed.
+    the node of a disk ``libvirt-<index>-format``, or ``-slice-sto`` or ``-storage`` where no format layer is needed.
     """
     nodes = {node["node-name"]: node for node in reply}
     completed = []
     for disk in disks:
-        node = nodes.get(f"{disk.node}-format") or nodes.get(f"{disk.node}-storage")
+        names = (f"{disk.node}-{layer}" for layer in ("format", "slice-sto", "storage"))
+        node = next((nodes[name] for name in names if name in nodes), None)
         if node is None:
             completed.append(disk)
             continue

@@ -114,6 +114,8 @@ def _running_job(domain: Domain) -> str | None:
 def _from_image(disk: Disk) -> Disk:
     if disk.why_unreadable is not None or disk.source is None or not os.path.exists(disk.source):
         return disk
+    if disk.layers and (disk.format != "qcow2" or disk.layers != ("encryption",)):
+        return disk  # only the header of an encrypted qcow2 image holds size and bitmaps as the guest sees them
     from ..images import qemu_img  # loaded only for a domain that is shut off
 
     try:

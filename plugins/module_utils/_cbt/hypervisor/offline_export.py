@@ -15,23 +15,46 @@ from .. import programs
 from ..endpoint import Export
 from ..errors import HypervisorError, ProgramError, Refused
 from ..images import qemu_img
+from . import disk_kinds
 from .backup_job import Wanted
+from .connection import explained
 from .disks import Disk
 from .domain import DomainFacts
 
 _START_WITHIN = 60  # seconds
 
 
-def why_not_offline(disk: Disk) -> str | None:
+def _why_not_offline(disk: Disk) -> str | None:
     """Return why a disk cannot be read while its domain is off; None if it can."""
-    if disk.type not in ("file", "block"):
-        return (
-            f"{disk.target} is a {disk.type} disk, which is read through a running domain only. Set offline to"
-            " start_paused."
-        )
-    if disk.source is None or not os.path.exists(disk.source):
-        return f"{disk.target} has no image at {disk.source}."
-    return None
+    kind = disk_kinds.SOURCES.get(disk.type)
+    layer = next((disk_kinds.LAYERS[layer] for layer in disk.layers), None)
+    if layer is None and (kind is None or not kind.shut_off):
+        layer = f"is a {disk.type} disk"
+    elif layer is None and (disk.source is None or not os.path.exists(disk.source)):
+        return f"{disk.target} has no image at {disk.source}. Put it back, or leave the disk out with exclude_disks."
+    elif layer is None and not _has_named_backing(disk):
+        layer = "has another backing chain in its definition than in its image"
+    if layer is None:
+        return None
+    return f"{disk.target} {layer}, so it is read through a running domain only. Set offline to start_paused."
+
+
+def _has_named_backing(disk: Disk) -> bool:
+    """Whether the backing files in the image are those in the definition, as far as it names them."""
+    if not disk.backing:
+        return True
+    links = [(link.format, os.path.realpath(link.path)) for link in qemu_img.chain(disk.source or "", disk.format)[1:]]
+    named = [(fmt, os.path.realpath(path) if path else "") for fmt, path in disk.backing]
+    return [*links, ("", "")][: len(named)] == named
+
+
+def require_images(facts: DomainFacts, targets: t.Collection[str]) -> None:
+    """Raise Refused, with advice, if one of the disks cannot be read while the domain is off."""
+    with explained(f"read the disks of {facts.name}", "Check that its images are intact."):
+        for disk in facts.disks:
+            reason = _why_not_offline(disk) if disk.target in targets else None
+            if reason is not None:
+                raise Refused(f"Cannot back up {facts.name} while it is shut off: {reason}")
 
 
 def _node(disk: Disk) -> dict[str, t.Any]:
@@ -69,14 +92,10 @@ def _arguments(disks: t.Sequence[Disk], wanted: Wanted, socket: str, ready: str)
 def image_exports(facts: DomainFacts, wanted: Wanted, folder: str) -> t.Iterator[tuple[Export, ...]]:
     """Serve the images of a shut-off domain over NBD, read-only, during the block.
 
-    The domain cannot be started until the block ends. Raises Refused if a disk cannot be read while the domain is off,
-    HypervisorError if an image cannot be opened, for example because the domain has been started.
+    The domain cannot be started until the block ends. Call ``require_images`` before. Raises HypervisorError if an image
+    cannot be opened, for example because the domain has been started.
     """
     disks = [disk for disk in facts.disks if disk.target in wanted]
-    for disk in disks:
-        reason = why_not_offline(disk)
-        if reason is not None:
-            raise Refused(f"Cannot back up {facts.name} while it is shut off: {reason}")
     socket = os.path.join(folder, "nbd.sock")
     ready = os.path.join(folder, "nbd.pid")  # QEMU writes it once all images are open and the socket exists
     try:

@@ -50,19 +50,31 @@ def chain(path: str, fmt: str) -> list[Link]:
     ProgramError, or Refused if the chain is too long.
     """
     links = [Link(path, fmt)]
-    while links[-1].format == "qcow2":
-        found = info(links[-1].path, "qcow2")
-        below = found.get("full-backing-filename")
-        if below is None or not os.path.isabs(below):  # URIs and JSON name their format themselves
+    while links[-1].format != "raw" and os.path.isabs(links[-1].path):
+        above = links[-1]
+        found = info(above.path, above.format)
+        below, named = found.get("full-backing-filename"), found.get("backing-filename-format")
+        if below is None:
             break
-        named = found.get("backing-filename-format")
-        links.append(Link(below, named or "raw", named is not None))
+        if named is None and above.format == "qcow2" and os.path.isabs(below):
+            links.append(Link(below, "raw", False))
+        elif named is None and not below.startswith("json:"):
+            raise _unnamed(above.path, below)
+        else:
+            links.append(Link(below, named or "raw"))
         if len(links) > _LONGEST_CHAIN:
             raise Refused(
                 f"Cannot read {path}: it has more than {_LONGEST_CHAIN} backing images. Shorten the chain with virsh"
                 " blockcommit."
             )
     return links
+
+
+def _unnamed(path: str, below: str) -> Refused:
+    return Refused(
+        f"Cannot use {path}: it does not name the format of its backing file {below}, and formats are not guessed."
+        f" Record the format with qemu-img rebase -u -f qcow2 -F raw -b {below} {path} (or -F qcow2)."
+    )
 
 
 def require_formats(path: str, fmt: str) -> None:
@@ -73,11 +85,7 @@ def require_formats(path: str, fmt: str) -> None:
     links = chain(path, fmt)
     for above, link in zip(links, links[1:]):
         if not link.named:
-            raise Refused(
-                f"Cannot use {above.path}: it does not name the format of its backing file {link.path}, and formats are"
-                f" not guessed. Record the format with qemu-img rebase -u -f qcow2 -F raw -b {link.path} {above.path}"
-                " (or -F qcow2)."
-            )
+            raise _unnamed(above.path, link.path)
 
 
 def below(path: str, fmt: str) -> Node | None:
@@ -90,7 +98,7 @@ def below(path: str, fmt: str) -> Node | None:
     if all(link.named for link in links):
         return None
     node: Node | None = None
-    for link in reversed(links):
+    for link in reversed([link for link in links if os.path.isabs(link.path)]):
         if not link.named and has_qcow2_header(link.path):
             require_formats(path, fmt)
         made: Node = {"driver": link.format, "file": file_node(link.path)}

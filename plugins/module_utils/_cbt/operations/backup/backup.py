@@ -9,7 +9,7 @@ import dataclasses
 import time
 
 from ...control import Control
-from ...hypervisor import agent, backup_job, checkpoints
+from ...hypervisor import agent, backup_job, checkpoints, offline_export
 from ...hypervisor.connection import Session
 from ...hypervisor.domain import read_domain, require_files_here
 from ...repository.repository import Repository
@@ -68,12 +68,15 @@ def backup(
         )
         with control.phase("planning", domain=domain.name):
             found = situation.gather(domain, repository)
-        if not (found.facts.active or request.start_paused or request.policy.offline == "skip"):
+        from_images = not (found.facts.active or request.start_paused)
+        if from_images and request.policy.offline != "skip":
             require_files_here(
                 found.facts, f"back up {domain.name} while it is shut off, unless offline is start_paused"
             )
         plan = make_plan(found, request.policy)
         _report(plan, control)
+        if from_images and plan.skipped is None:
+            offline_export.require_images(found.facts, plan.targets)
         if request.options.quiesce == "required" and found.facts.active and plan.skipped is None:
             agent.require(found.facts)
         if check_only or repository is None or plan.skipped is not None:
@@ -85,5 +88,5 @@ def backup(
             decision = Decision(domain, found, plan, request.options, servers)
             run = BackupRun(decision, lease, control)
             point = run.carry_out()
-        result = result_of(found, plan, run, point, [*cleared, *plan.warnings, *run.warnings])
+        result = result_of(found, run.plan, run, point, [*cleared, *run.plan.warnings, *run.warnings])
     return dataclasses.replace(result, duration=round(time.monotonic() - started, 3))

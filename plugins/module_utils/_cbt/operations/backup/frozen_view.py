@@ -80,15 +80,13 @@ def running(
 
 @contextlib.contextmanager
 def shut_off(asked: ViewRequest, folder: str) -> t.Iterator[View]:
-    """Serve the images, after adding the next bitmap to the tracked ones.
+    """Serve the images. The bitmaps of the checkpoint are in the tracked ones.
 
     If the block succeeds, the checkpoint is defined in libvirt; if that fails, the error is ignored.
     """
     from ...hypervisor import offline_export  # loaded only for a domain that is shut off
 
     facts, checkpoint = asked.facts, asked.checkpoint
-    if checkpoint is not None:
-        checkpoints.add_bitmaps(facts, checkpoint, asked.tracked)
     consistency = agent.FILESYSTEM if facts.shut_down else agent.CRASH
     note = None if facts.shut_down else "libvirt does not report that the guest shut down properly"
     with contextlib.ExitStack() as stack:

@@ -11,7 +11,7 @@ import typing as t
 
 from ...errors import Refused, size_text
 from ...hypervisor.checkpoints import named, why_foreign, why_unsound
-from ...hypervisor.disks import Disk, Selection
+from ...hypervisor.disks import Disk, Selection, parse_disks
 from ...hypervisor.domain import DomainFacts
 from ...repository.format.manifests import RestorePoint
 from ...repository.records.damage import Damages
@@ -32,7 +32,7 @@ class Situation:
     ``points`` are the domain's restore points in this repository, oldest first. ``checkpoints`` are the names known to
     libvirt. ``ours`` is the prefix of this repository's checkpoints. ``damaged`` gives the reason why a map cannot
     serve as the base, by (point id, target). ``damages`` contains the unreadable blocks of the repository. ``lost``
-    gives the number of unreadable bytes, by (point id, target).
+    gives the number of unreadable bytes, by (point id, target). ``plain`` is whether the repository is not encrypted.
     """
 
     facts: DomainFacts
@@ -42,6 +42,7 @@ class Situation:
     damaged: t.Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
     damages: Damages = dataclasses.field(default_factory=dict)
     lost: t.Mapping[tuple[str, str], int] = dataclasses.field(default_factory=dict)
+    plain: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,11 @@ class BackupPlan:
     warnings: tuple[str, ...]
     redefined: t.Mapping[str, tuple[str, ...]]
     skipped: str | None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The disks that are read."""
+        return tuple(disk.target for disk in self.disks if disk.read)
 
 
 def why_not_base(disk: Disk, point: RestorePoint, situation: Situation) -> str | None:
@@ -229,6 +235,24 @@ def _redefined(taken: t.Sequence[DiskPlan], situation: Situation) -> dict[str, t
     return {name: tuple(plan.target for plan in taken if plan.since == name) for name in unknown}
 
 
+def _warnings(plans: t.Sequence[DiskPlan], situation: Situation, policy: BackupPolicy) -> t.Iterator[str]:
+    """Yield what the user must know: disks that are left out unasked, and costly or doubtful readings."""
+    falls_back = policy.mode in (AUTO, DIFFERENTIAL) and situation.points
+    facts = situation.facts
+    for disk, plan in zip(facts.disks, plans):
+        unasked = plan.reason == disk.why_unreadable and not disk.removable
+        if unasked or plan.mode == SCAN or (falls_back and plan.mode == FULL and not plan.audit):
+            yield plan.reason
+        if plan.read and disk.shareable:
+            yield f"{disk.target} is shareable: what another domain writes during the backup is not held back. Stop its other users."
+        if plan.read and situation.plain and "encryption" in disk.layers:
+            yield f"{disk.target} is encrypted and the repository is not: its content is stored in plain text. Use an encrypted repository."
+    here = {disk.target for disk in facts.disks}
+    for disk in parse_disks(facts.inactive_xml):
+        if not (disk.target in here or disk.removable or policy.selection.why_excluded(disk.target)):
+            yield f"{disk.target} is in the definition of {facts.name} but not in the running domain, so it is left out. Restart the domain."
+
+
 def make_plan(situation: Situation, policy: BackupPolicy) -> BackupPlan:
     """Decide how each disk of a domain is read.
 
@@ -249,15 +273,27 @@ def make_plan(situation: Situation, policy: BackupPolicy) -> BackupPlan:
     moves_on = policy.mode in (AUTO, FULL, INCREMENTAL)
     tracked = tuple(plan.target for plan in taken if plan.mode in (FULL, INCREMENTAL)) if moves_on else ()
     bases = {plan.base for plan in taken}
-    falls_back = policy.mode in (AUTO, DIFFERENTIAL) and situation.points
     return BackupPlan(
         disks=plans,
         tracked=tracked,
         parent=next((point.id for point in reversed(situation.points) if point.id in bases), None),
         superseded=tuple(our_checkpoints(situation)) if tracked else (),
-        warnings=tuple(
-            plan.reason for plan in taken if plan.mode == SCAN or (falls_back and plan.mode == FULL and not plan.audit)
-        ),
+        warnings=tuple(_warnings(plans, situation, policy)),
         redefined=_redefined(taken, situation),
         skipped=_skip(taken, policy, facts),
+    )
+
+
+def untracked(plan: BackupPlan, reasons: t.Mapping[str, str]) -> BackupPlan:
+    """Return the plan if bitmaps cannot be added to some disks: these are read in full. ``reasons`` are by target."""
+    disks = tuple(
+        dataclasses.replace(disk, mode=FULL, reason=f"Read in full: {reasons[disk.target]}", since=None, audit=False)
+        if disk.target in reasons
+        else disk
+        for disk in plan.disks
+    )
+    tracked = tuple(target for target in plan.tracked if target not in reasons)
+    warnings = (*plan.warnings, *(disk.reason for disk in disks if disk.target in reasons))
+    return dataclasses.replace(
+        plan, disks=disks, tracked=tracked, superseded=plan.superseded if tracked else (), warnings=warnings
     )

@@ -30,7 +30,7 @@ from ..point.disk_reader import ReadDisk, ranges_of
 from ..point.machine_files import LARGEST, Capture
 from ..point.new_point import Files, NewPoint, StoringOptions
 from . import frozen_view, spot_check
-from .plan import DIFFERENTIAL, INCREMENTAL, BackupPlan, DiskPlan, Situation
+from .plan import DIFFERENTIAL, INCREMENTAL, BackupPlan, DiskPlan, Situation, untracked
 from .transport import Transport
 
 TOOL_VERSION = "0.1.0"
@@ -63,10 +63,13 @@ class Decision:
 
 
 class BackupRun:
-    """Carries out the plan for one domain. ``disks``, ``healed`` and ``warnings`` are the outcome."""
+    """Carries out the plan for one domain. ``disks``, ``healed`` and ``warnings`` are the outcome.
+
+    ``plan`` is changed if the images of a shut-off domain cannot store bitmaps.
+    """
 
     def __init__(self, decision: Decision, lease: Lease, control: Control) -> None:
-        self._domain, self._plan, self._options = decision.domain, decision.plan, decision.options
+        self._domain, self.plan, self._options = decision.domain, decision.plan, decision.options
         self._servers = decision.servers
         self._facts, self._points, self._damages = decision.found.facts, decision.found.points, decision.found.damages
         self._lease, self._repository = lease, lease.repository
@@ -76,7 +79,7 @@ class BackupRun:
         now = datetime.datetime.now(datetime.timezone.utc)
         self._created = now.isoformat(timespec="microseconds")
         self._id = manifests.new_id(now)
-        self._checkpoint = f"{checkpoints.prefix(self._repository.id)}{self._id}" if self._plan.tracked else None
+        self._checkpoint = f"{checkpoints.prefix(self._repository.id)}{self._id}" if self.plan.tracked else None
         key = (self._facts.uuid, self._id)
         self._new = NewPoint(lease, key, self._options, self._damages, control)
         # Read before the job begins: libvirt may be slow to ask QEMU, and during the job guest writes fill scratch.
@@ -89,8 +92,6 @@ class BackupRun:
 
     def carry_out(self) -> RestorePoint:
         """Take the backup, publish it, and return its restore point."""
-        taken = [each for each in self._plan.disks if each.read]
-        wanted = {each.target: each.since for each in taken}
         with (
             contextlib.ExitStack() as undo,
             scratch.workspace(self._domain, self._facts, self._options.scratch_dir) as work,
@@ -99,6 +100,9 @@ class BackupRun:
             undo.callback(self._new.unpublish)
             undo.callback(self._forget_checkpoint)
             watched = self._watched(work)
+            self._track_images()
+            taken = [each for each in self.plan.disks if each.read]
+            wanted = {each.target: each.since for each in taken}
             with (
                 self._begun(wanted, work) as view,
                 free_space.guarded(watched, self._control, lambda: backup_job.end(self._domain)),
@@ -128,6 +132,14 @@ class BackupRun:
         self._control.progress(Progress("done", self._facts.name))
         return point
 
+    def _track_images(self) -> None:
+        """Add the bitmaps of the checkpoint to the images of a shut-off domain, before they are read."""
+        if self._facts.active or self._checkpoint is None:
+            return
+        self.plan = untracked(self.plan, checkpoints.add_bitmaps(self._facts, self._checkpoint, self.plan.tracked))
+        if not self.plan.tracked:
+            self._checkpoint = None
+
     @contextlib.contextmanager
     def _begun(self, wanted: backup_job.Wanted, work: scratch.Workspace) -> t.Iterator[frozen_view.View]:
         with contextlib.ExitStack() as stack:
@@ -137,7 +149,7 @@ class BackupRun:
             yield view
 
     def _view(self, wanted: backup_job.Wanted, work: scratch.Workspace) -> t.ContextManager[frozen_view.View]:
-        asked = frozen_view.ViewRequest(self._domain, self._facts, wanted, self._checkpoint, self._plan.tracked)
+        asked = frozen_view.ViewRequest(self._domain, self._facts, wanted, self._checkpoint, self.plan.tracked)
         if not self._facts.active:
             return frozen_view.shut_off(asked, work.folder)
         policy, mountpoints = self._options.quiesce, self._options.freeze_mountpoints
@@ -215,13 +227,13 @@ class BackupRun:
             domain=self._facts.name,
             uuid=self._facts.uuid,
             created=self._created,
-            parent=self._plan.parent,
+            parent=self.plan.parent,
             checkpoint=self._checkpoint,
             checkpoint_xml=view.checkpoint_xml,
             incremental_set=self._set(),
             consistency=view.consistency,
             disks=tuple(
-                self._record(plan, stored_maps[plan.target]) for plan in self._plan.disks if plan.target in stored_maps
+                self._record(plan, stored_maps[plan.target]) for plan in self.plan.disks if plan.target in stored_maps
             ),
             files=files,
             autostart=self._facts.autostart,
@@ -234,7 +246,7 @@ class BackupRun:
 
     def _set(self) -> str:
         since = next(
-            (plan.base for plan in self._plan.disks if plan.mode in (INCREMENTAL, DIFFERENTIAL) or plan.audit), None
+            (plan.base for plan in self.plan.disks if plan.mode in (INCREMENTAL, DIFFERENTIAL) or plan.audit), None
         )
         return next((point.incremental_set for point in self._points if point.id == since), self._id)
 
@@ -265,7 +277,7 @@ class BackupRun:
             checkpoints.remove(self._domain, self._checkpoint)
 
     def _remove_superseded(self) -> None:
-        for name in self._plan.superseded:
+        for name in self.plan.superseded:
             try:
                 checkpoints.remove(self._domain, name)
                 self._control.note("checkpoint_removed", checkpoint=name)

@@ -32,6 +32,7 @@ def gather(domain: Domain, repository: Repository | None) -> Situation:
         points=repository.points_of(facts.uuid).points,
         checkpoints=tuple(each.name for each in checkpoints.list_checkpoints(domain)),
         ours=checkpoints.prefix(repository.id),
+        plain=not repository.slots,
     )
     return _with_damage(repository, found)
 

@@ -18,7 +18,7 @@ import typing as t
 
 from ...control import Control
 from ...errors import CbtError, Refused
-from ...hypervisor import backup_job, block_copy, definition
+from ...hypervisor import backup_job, block_copy, definition, disk_kinds
 from ...hypervisor.connection import Domain, Session, no_wait
 from ...hypervisor.disks import Disk
 from ...hypervisor.domain import DomainFacts, read_domain, require_files_here
@@ -85,6 +85,8 @@ def _inconvertible(disk: Disk, path: str) -> str | None:
         return f"{disk.target} is a {disk.format} image; RAW and qcow2 are converted. Use qemu-img convert."
     if disk.readonly:
         return f"{disk.target} is read-only."
+    if disk.layers:
+        return f"{disk.target} {disk_kinds.LAYERS[disk.layers[0]]}, which a converted image is not."
     if not path:
         return f"{disk.target} is a {disk.type} disk, not an image file of this host."
     return None if os.path.exists(path) else f"{disk.target} has no image at {path}."
