@@ -136,7 +136,7 @@ def read_domain(domain: Domain) -> DomainFacts:
         job = _running_job(domain) if active else None
     disks, host = parse_disks(xml), domain.session.remote_host
     if active:
-        disks = with_block_nodes(disks, monitor(domain, "query-named-block-nodes"))
+        disks = with_block_nodes(disks, monitor(domain, "query-named-block-nodes", flat=True))
     elif host is None:
         disks = tuple(_from_image(disk) for disk in disks)
     return DomainFacts(
