@@ -24,6 +24,7 @@ from lab.process import run_tool, wait_until
 from restored import new_name, removed
 from witness import ask, session_of
 
+from _cbt.errors import Refused
 from _cbt.hypervisor.connection import Session
 from _cbt.hypervisor.machine_files import TPM_FOLDER
 from _cbt.operations.backup.backup import backup
@@ -229,3 +230,31 @@ def test_firmware_that_libvirt_chose_keeps_its_variables(
         live = ElementTree.fromstring(session.api.lookupByName(copy).XMLDesc(0))
         assert live.findtext("./os/nvram") == str(workspace / f"{copy}-nvram")
         assert (workspace / f"{copy}-nvram").read_bytes() == content
+
+
+@pytest.mark.parametrize("hostile", [False, True], ids=["alone", "with a backing file"])
+def test_variables_in_qcow2_come_back_unless_they_name_another_file(
+    hostile: bool, session: Session, workspace: Path, repository: Repository
+) -> None:
+    name, copy, variables, secret = new_name(), new_name(), workspace / "v.qcow2", workspace / "secret"
+    secret.write_bytes(b"secret" * 1000)
+    run_tool(["qemu-img", "create", "-q", "-f", "qcow2", workspace / "a.qcow2", "8M"])
+    below = ["-b", secret, "-F", "raw"] if hostile else []
+    run_tool(["qemu-img", "create", "-q", "-f", "qcow2", *below, variables, "528K"])
+    with removed(session, name, copy):
+        session.api.defineXML(f"""<domain type='qemu'><name>{name}</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
+        <os><type arch='x86_64' machine='q35'>hvm</type><loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>
+        <nvram>{variables}</nvram></os><features><acpi/></features><devices>
+        <disk type='file'><driver name='qemu' type='qcow2'/><source file='{workspace}/a.qcow2'/><target dev='vda' bus='virtio'/></disk>
+        </devices></domain>""")
+        backup(session, repository, ask(name))
+        request = RestoreRequest(name, dest=str(workspace), new_name=copy, machine=COPY)
+        if hostile:
+            for check in (True, False):
+                with pytest.raises(Refused, match="firmware variables .* names another file .* trust_definition"):
+                    restore(repository, request, session, check_only=check)
+            assert not list(workspace.glob(f"{copy}*"))
+            trusted = MachineOptions(new_uuid=True, new_macs=True, trust_definition=True)
+            request = RestoreRequest(name, dest=str(workspace), new_name=copy, machine=trusted)
+        restore(repository, request, session)
+        assert (workspace / f"{copy}-nvram").read_bytes() == variables.read_bytes()

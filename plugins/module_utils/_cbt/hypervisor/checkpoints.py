@@ -167,7 +167,7 @@ def _why_not_added(disk: Disk, name: str, domain: str) -> str | None:
         added = with_image(disk, qemu_img.info(source, disk.format))
         reason = why_unsound(added, name) or why_foreign(added, name)
     except ProgramError as error:
-        if " lock" in str(error):
+        if '" lock' in str(error):
             raise HypervisorError(
                 f"Cannot track {disk.target} of {domain}: {error}. If an image is in use, wait until it is free."
             ) from error

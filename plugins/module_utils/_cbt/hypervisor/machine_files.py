@@ -15,17 +15,20 @@ TPM_FOLDER = "/var/lib/libvirt/swtpm"
 # Elements below ``os`` in a domain's XML, and the names of their content in a restore point.
 _KINDS = ("loader", "nvram", "kernel", "initrd", "dtb")
 
+_DESCRIBE = ("type", "protocol", "dev", "name", "path")
+
 
 @dataclasses.dataclass(frozen=True)
 class MachineFile:
     """A file and its kind: loader, nvram, kernel, initrd, dtb or tpm.
 
-    ``certain`` is whether the file must exist.
+    ``certain`` is whether the file must exist. ``unsaved`` is why it cannot be saved, and what to do.
     """
 
     kind: str
     path: str
     certain: bool = True
+    unsaved: str | None = None
 
 
 def tpm_path(uuid: str, tpm: ElementTree.Element) -> str | None:
@@ -55,14 +58,26 @@ def machine_files(domain_xml: str) -> list[MachineFile]:
     root = ElementTree.fromstring(domain_xml)
     found = []
     for kind in _KINDS:
-        path = path_in(root.find(f"./os/{kind}"))
+        element = root.find(f"./os/{kind}")
+        path = path_in(element)
         if path is not None and os.path.isabs(path):  # a loader such as "bios.bin" belongs to QEMU
             found.append(MachineFile(kind, path))
+        elif element is not None and element.find("source") is not None:
+            found.append(MachineFile(kind, "", unsaved=f"it is not a file ({_where(element)}). Save it yourself."))
         elif kind == "nvram" and root.find("./os[@firmware='efi']") is not None:
             # Only the XML of a running domain names this file.
             found.append(MachineFile(kind, f"{NVRAM_FOLDER}/{root.findtext('name')}_VARS.fd", certain=False))
-    tpm = root.find("./devices/tpm")
-    state = tpm_path(root.findtext("uuid") or "", tpm) if tpm is not None else None
-    if state is not None:
-        found.append(MachineFile("tpm", state, certain=False))  # it exists from the first start on
+    for tpm in root.findall("./devices/tpm"):
+        state, backend = tpm_path(root.findtext("uuid") or "", tpm), tpm.find("backend")
+        if state is not None:
+            found.append(MachineFile("tpm", state, certain=False))  # it exists from the first start on
+        elif backend is not None:
+            unsaved = f"libvirt does not keep its state ({_where(backend)}). Save it yourself."
+            found.append(MachineFile("tpm", "", unsaved=unsaved))
     return found
+
+
+def _where(element: ElementTree.Element) -> str:
+    """Describe the source of an element by its attributes."""
+    parts = (element, *element.iter("source"), *element.iter("device"))
+    return " ".join(text for part in parts for name, text in part.attrib.items() if name in _DESCRIBE)

@@ -54,7 +54,7 @@ def require_images(facts: DomainFacts, targets: t.Collection[str]) -> None:
         for disk in facts.disks:
             reason = _why_not_offline(disk) if disk.target in targets else None
             if reason is not None:
-                raise Refused(f"Cannot back up {facts.name} while it is shut off: {reason}")
+                raise Refused(f"Cannot read {facts.name} while it is shut off: {reason}")
 
 
 def _node(disk: Disk) -> dict[str, t.Any]:
@@ -92,9 +92,10 @@ def _arguments(disks: t.Sequence[Disk], wanted: Wanted, socket: str, ready: str)
 def image_exports(facts: DomainFacts, wanted: Wanted, folder: str) -> t.Iterator[tuple[Export, ...]]:
     """Serve the images of a shut-off domain over NBD, read-only, during the block.
 
-    The domain cannot be started until the block ends. Call ``require_images`` before. Raises HypervisorError if an image
-    cannot be opened, for example because the domain has been started.
+    The domain cannot be started until the block ends. Raises Refused if a disk cannot be read while the domain is off,
+    HypervisorError if an image cannot be opened, for example because the domain has been started.
     """
+    require_images(facts, wanted)
     disks = [disk for disk in facts.disks if disk.target in wanted]
     socket = os.path.join(folder, "nbd.sock")
     ready = os.path.join(folder, "nbd.pid")  # QEMU writes it once all images are open and the socket exists

@@ -15,11 +15,12 @@ import pytest
 from samples import UUID, point
 from stores_for_tests import MemoryStore, with_bit_flipped
 
+from _cbt import programs
 from _cbt.errors import DamagedObject, Refused
 from _cbt.hypervisor.machine_files import MachineFile, machine_files
 from _cbt.operations.point import machine_files as kept
 from _cbt.operations.point.machine_files import PIECE, Capture, SavedFile
-from _cbt.operations.restore.saved_machine import saved_files, write_file
+from _cbt.operations.restore.saved_machine import names_other_files, saved_files, write_file
 from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.repository import Repository
 
@@ -34,7 +35,14 @@ FOUND = {
         "<os><nvram type='file'><source file='/nv'/></nvram></os>",
         [MachineFile("nvram", "/nv")],
     ),
-    "variables on a block device elsewhere": ("<os><nvram type='network'><source protocol='iscsi'/></nvram></os>", []),
+    "variables over the network": (
+        "<os><nvram type='network'><source protocol='iscsi' name='iqn'/></nvram></os>",
+        [MachineFile("nvram", "", unsaved="it is not a file (network iscsi iqn). Save it yourself.")],
+    ),
+    "variables on a device": (
+        "<os firmware='efi'><nvram type='block'><source dev='/dev/nv'/></nvram></os>",
+        [MachineFile("nvram", "", unsaved="it is not a file (block /dev/nv). Save it yourself.")],
+    ),
     "firmware chosen by libvirt": (
         "<os firmware='efi'/>",
         [MachineFile("nvram", "/var/lib/libvirt/qemu/nvram/web1_VARS.fd", certain=False)],
@@ -49,7 +57,18 @@ FOUND = {
         TPM.replace("2.0", "1.2"),
         [MachineFile("tpm", f"/var/lib/libvirt/swtpm/{UUID}/tpm1.2/tpm-00.permall", certain=False)],
     ),
-    "TPM of the host": (TPM.replace("emulator", "passthrough"), []),
+    "TPM of the host": (
+        TPM.replace("emulator' version='2.0'/>", "passthrough'><device path='/dev/tpm0'/></backend>"),
+        [MachineFile("tpm", "", unsaved="libvirt does not keep its state (passthrough /dev/tpm0). Save it yourself.")],
+    ),
+    "TPM of another program": (
+        TPM.replace("emulator' version='2.0'/>", "external'><source type='unix' path='/run/s'/></backend>"),
+        [MachineFile("tpm", "", unsaved="libvirt does not keep its state (external unix /run/s). Save it yourself.")],
+    ),
+    "TPM with its state elsewhere": (
+        TPM.replace("version='2.0'/>", "version='2.0'><source type='dir' path='/state'/></backend>"),
+        [MachineFile("tpm", "", unsaved="libvirt does not keep its state (emulator dir /state). Save it yourself.")],
+    ),
 }
 
 
@@ -77,6 +96,55 @@ def _saved(repository: Repository, folder: Path, *files: MachineFile) -> tuple[R
         assert list(scratch.iterdir()) == []  # what waits there has no name
         objects = {name: load() for name, load in captured.objects.items()}
         return point(1, files=repository.put_files(point(1).folder, objects)), captured.warnings
+
+
+def test_a_file_that_cannot_be_saved_is_in_the_warnings(repository: Repository, tmp_path: Path) -> None:
+    made, warnings = _saved(repository, tmp_path, MachineFile("tpm", "", unsaved="it is elsewhere."))
+    assert (warnings, made.files) == (["tpm of the machine was not saved: it is elsewhere."], {})
+
+
+NVRAM_IMAGES = {
+    "raw": (["-f", "raw"], False),
+    "qcow2": (["-f", "qcow2"], False),
+    "qcow2, old": (["-f", "qcow2", "-o", "compat=0.10"], False),
+    "with a backing file": (["-f", "qcow2", "-u", "-b", "/etc/shadow", "-F", "raw"], True),
+    "old, with a backing file": (["-f", "qcow2", "-o", "compat=0.10", "-u", "-b", "/etc/shadow", "-F", "raw"], True),
+    "with a data file": (["-f", "qcow2", "-o", "data_file=DATA"], True),
+}
+
+
+@pytest.mark.parametrize(("options", "expected"), NVRAM_IMAGES.values(), ids=NVRAM_IMAGES.keys())
+def test_firmware_variables_that_name_another_file_are_recognised(
+    options: list[str], expected: bool, repository: Repository, tmp_path: Path
+) -> None:
+    image = tmp_path / "nvram"
+    words = [word.replace("DATA", str(tmp_path / "data")) for word in options]
+    programs.run(["qemu-img", "create", "-q", *words, str(image), "1M"])
+    made, _warnings = _saved(repository, tmp_path, MachineFile("nvram", str(image)))
+    (saved,) = saved_files(repository, made)
+    assert names_other_files(repository, made, saved) == expected
+
+
+def test_a_header_in_short_pieces_is_recognised(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository decides how long the pieces are."""
+    image = tmp_path / "nvram"
+    programs.run(["qemu-img", "create", "-q", *NVRAM_IMAGES["with a backing file"][0], str(image), "1M"])
+    image.write_bytes(image.read_bytes()[:100])
+    monkeypatch.setattr(kept, "PIECE", 10)
+    made, _warnings = _saved(repository, tmp_path, MachineFile("nvram", str(image)))
+    (saved,) = saved_files(repository, made)
+    assert len(saved.pieces) == 10 and names_other_files(repository, made, saved)
+
+
+@pytest.mark.parametrize("data", [b"", b"QFI\xfb", b"QFI\xfb\0\0\0\3" + bytes(71)], ids=["empty", "magic", "short"])
+def test_a_short_file_names_no_other(data: bytes, repository: Repository, tmp_path: Path) -> None:
+    image = tmp_path / "nvram"
+    image.write_bytes(data)
+    made, _warnings = _saved(repository, tmp_path, MachineFile("nvram", str(image)))
+    (saved,) = saved_files(repository, made)
+    assert not names_other_files(repository, made, saved)
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE, PIECE + 1, 2 * PIECE + 7])

@@ -380,6 +380,10 @@ def test_a_copy_starts_from_its_own_files(
     root = ElementTree.fromstring(found.xml)
     assert {kind: root.findtext(f"./os/{kind}") for kind in paths} == paths
     assert found.changes == changes
+    assert [each.attrib.get("format") for each in root.iterfind("./os/nvram[@format]")] == (
+        ["qcow2"] if "qcow2" in system else []
+    )
+    assert root.find("./os/nvram[@type]") is None
     assert "/old/nv" not in found.xml
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import time
 
 from ...control import Control
-from ...hypervisor import agent, backup_job, checkpoints, offline_export
+from ...hypervisor import agent, backup_job, checkpoints
 from ...hypervisor.connection import Session
 from ...hypervisor.domain import read_domain, require_files_here
 from ...repository.repository import Repository
@@ -76,6 +76,8 @@ def backup(
         plan = make_plan(found, request.policy)
         _report(plan, control)
         if from_images and plan.skipped is None:
+            from ...hypervisor import offline_export  # loaded only for a domain that is shut off
+
             offline_export.require_images(found.facts, plan.targets)
         if request.options.quiesce == "required" and found.facts.active and plan.skipped is None:
             agent.require(found.facts)

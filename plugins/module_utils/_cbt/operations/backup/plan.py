@@ -244,13 +244,22 @@ def _warnings(plans: t.Sequence[DiskPlan], situation: Situation, policy: BackupP
         if unasked or plan.mode == SCAN or (falls_back and plan.mode == FULL and not plan.audit):
             yield plan.reason
         if plan.read and disk.shareable:
-            yield f"{disk.target} is shareable: what another domain writes during the backup is not held back. Stop its other users."
+            yield (
+                f"{disk.target} is shareable: what another domain writes during the backup is not held back. Stop its"
+                " other users."
+            )
         if plan.read and situation.plain and "encryption" in disk.layers:
-            yield f"{disk.target} is encrypted and the repository is not: its content is stored in plain text. Use an encrypted repository."
+            yield (
+                f"{disk.target} is encrypted and the repository is not: its content is stored in plain text. Use an"
+                " encrypted repository."
+            )
     here = {disk.target for disk in facts.disks}
     for disk in parse_disks(facts.inactive_xml):
         if not (disk.target in here or disk.removable or policy.selection.why_excluded(disk.target)):
-            yield f"{disk.target} is in the definition of {facts.name} but not in the running domain, so it is left out. Restart the domain."
+            yield (
+                f"{disk.target} is in the definition of {facts.name} but not in the running domain, so it is left out."
+                " Restart the domain."
+            )
 
 
 def make_plan(situation: Situation, policy: BackupPolicy) -> BackupPlan:

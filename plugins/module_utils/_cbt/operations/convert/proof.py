@@ -68,7 +68,7 @@ def prove(domain: Domain, target: str, original: Image, bitmap: str, scratch_dir
     disk = next(each for each in facts.disks if each.target == target)
     checkpoints.redefine(domain, facts, bitmap, [target])
     was = dataclasses.replace(
-        facts, disks=(dataclasses.replace(disk, type="file", source=original.path, format=original.format),)
+        facts, disks=(dataclasses.replace(disk, type="file", source=original.path, format=original.format, backing=()),)
     )
     with contextlib.ExitStack() as stack:
         work = stack.enter_context(scratch.workspace(domain, facts, scratch_dir))

@@ -82,6 +82,9 @@ class Capture:
         """Capture the files that can be read, and an index of them."""
         saved = []
         for file in found:
+            if file.unsaved is not None:
+                self.warnings.append(f"{file.kind} of the machine was not saved: {file.unsaved}")
+                continue
             try:
                 saved.append(dataclasses.asdict(self._take(file)))
             except (OSError, FileChanges) as error:

@@ -29,7 +29,7 @@ from ...repository.repository import Repository
 from ..point.machine_files import SavedFile
 from .machine_xml import DiskTarget, TargetMachine, adapt
 from .plan import DiskRestore, MachineOptions, RestoreRequest, path_in
-from .saved_machine import account_of, configuration, group_of, saved_files
+from .saved_machine import account_of, configuration, group_of, names_other_files, saved_files
 from .targets import is_device
 
 SEEN_WITHIN = 30  # seconds until another host sees a new file; NFS clients cache folders as long by default
@@ -133,6 +133,13 @@ def plan_machine(
         return (options.trust_definition or is_firmware(path, firmware)) and exists(path)
 
     files = tuple(_file_targets(xml, saved_files(repository, point), name, its_uuid, request.dest, has_loader))
+    for each in () if options.trust_definition else files:
+        if each.saved.kind == "nvram" and names_other_files(repository, point, each.saved):
+            raise Refused(
+                f"Cannot define {name}: the firmware variables in the repository are an image that names another file of"
+                " this host. Set trust_definition: true if you trust everyone who can write to the repository as you"
+                " trust root."
+            )
     target_machine = TargetMachine(
         name=name,
         uuid=its_uuid,

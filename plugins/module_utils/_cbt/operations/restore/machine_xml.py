@@ -176,8 +176,10 @@ class _Adaptation:
             if path is not None:
                 _drop(element, "source")
                 element.text = path
-                for attribute in ("type", "format") if kind == "nvram" else ():
-                    element.attrib.pop(attribute, None)
+                if kind == "nvram":
+                    element.attrib.pop("type", None)
+                    if element.get("format") not in ("raw", "qcow2"):  # libvirt has no others
+                        element.attrib.pop("format", None)
             elif kind == "nvram":
                 if not self._keeps_variables(element):
                     # They are those of the original, or any file of the host. libvirt creates others from the template.

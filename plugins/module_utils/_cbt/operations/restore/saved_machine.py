@@ -14,11 +14,13 @@ import grp
 import hashlib
 import os
 import pwd
+import struct
 import typing as t
 import zlib
 from xml.parsers import expat
 
 from ...errors import DamagedObject, Refused
+from ...images.qemu_img import MAGIC
 from ...repository.format import envelope, names
 from ...repository.format.manifests import RestorePoint
 from ...repository.repository import Repository
@@ -30,6 +32,8 @@ _LARGEST_PIECE = PIECE + (1 << 16)  # zlib adds a few bytes to incompressible da
 _SHORT_PIECES = 16  # a file that grew during the backup has more pieces than its size requires
 _DEEPEST_XML = 512  # nested elements; a chain of 200 backing stores is deep
 _LONGEST = {"path": 4096, "owner": 255, "group": 255, "sha256": 64}  # characters
+_QCOW2 = struct.Struct(">4sIQ56xQ")  # magic, version, offset of the backing file's name, incompatible features
+_DATA_FILE = 1 << 2
 _MODE = 0o755  # neither setuid, nor write permission for other accounts
 
 
@@ -160,6 +164,20 @@ def write_file(repository: Repository, point: RestorePoint, saved: SavedFile, pa
             return _own(handle, saved)
     except OSError as error:
         raise Refused(f"Cannot write {path}: {error.strerror}.") from error
+
+
+def names_other_files(repository: Repository, point: RestorePoint, saved: SavedFile) -> bool:
+    """Whether a saved file is a qcow2 image with a backing file or a data file, which QEMU would open.
+
+    Raises DamagedObject or ObjectMissing.
+    """
+    head = b""
+    for name in saved.pieces:  # the first ones may be short
+        head += _inflated(_small_file(repository, point, name, _LARGEST_PIECE), name)
+        if len(head) >= _QCOW2.size:
+            break
+    magic, version, backing, features = _QCOW2.unpack(head[: _QCOW2.size].ljust(_QCOW2.size, b"\0"))
+    return magic == MAGIC and (backing > 0 or (version > 2 and features & _DATA_FILE > 0))
 
 
 def _inflated(data: bytes, name: str) -> bytes:
