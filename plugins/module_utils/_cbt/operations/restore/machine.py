@@ -136,8 +136,8 @@ def plan_machine(
     for each in () if options.trust_definition else files:
         if each.saved.kind == "nvram" and names_other_files(repository, point, each.saved):
             raise Refused(
-                f"Cannot define {name}: the firmware variables in the repository are an image that names another file of"
-                " this host. Set trust_definition: true if you trust everyone who can write to the repository as you"
+                f"Cannot define {name}: the firmware variables in the repository are an image that names another file"
+                " of this host. Set trust_definition: true if you trust everyone who can write to the repository as you"
                 " trust root."
             )
     target_machine = TargetMachine(
