@@ -71,9 +71,11 @@ options:
   offline:
     description:
       - What to do if the domain is shut off.
-      - V(read) reads its images and continues the same history. The domain cannot be started during the backup.
+      - V(read) reads its images and continues the same history. The domain cannot be started during the backup. It
+        fails if an image does not hold what the guest sees, for example because it is encrypted.
       - V(start_paused) starts the domain with its virtual CPUs paused for the duration of the backup. This can also
-        read disks that are not files. In check mode the domain is not started, and the amount of changes is not known.
+        read disks that cannot be read from their images, such as encrypted ones and those on the network. In check mode
+        the domain is not started, and the amount of changes is not known.
       - V(skip) skips the backup.
     type: str
     choices: [read, start_paused, skip]
