@@ -1119,4 +1119,67 @@ STORM = tuple(
     if each.name not in _BEYOND_STORM
 )
 
-MUTATIONS = (*CONTENT, *PROOFS, *ORDER, *RULES, *GUARDS, *TRUST, *DEFINITIONS, *LATE, *HOLDS, *FULL, *SHARING, *STORM)
+# Which disks are read: what lies between an image and the guest, and what is left out.
+
+KINDS = (
+    Mutation(
+        "an encrypted disk is read from its image",
+        "hypervisor/disk_kinds.py",
+        "(*inner, *(child.tag for child in element))",
+        "inner",
+        ("unit/hypervisor/test_disk_kinds.py::test_what_only_libvirt_sees_through_is_not_read_shut_off",),
+    ),
+    Mutation(
+        "a source without a name is no medium",
+        "hypervisor/disk_kinds.py",
+        '    name = given.get("name") or',
+        '    if not given.get("name"):\n        return None\n    name = given.get("name") or',
+        ("unit/hypervisor/test_disk_kinds.py::test_a_source_without_a_name_is_a_medium",),
+    ),
+    Mutation(
+        "a disk is left out without a warning",
+        "operations/backup/plan.py",
+        "        unasked = plan.reason == disk.why_unreadable and not disk.removable\n",
+        "        unasked = False\n",
+        ("unit/hypervisor/test_disk_kinds.py::test_a_disk_that_is_left_out_is_in_the_warnings",),
+    ),
+    Mutation(
+        "a bitmap that was not stored is believed",
+        "hypervisor/checkpoints.py",
+        "        reason = why_unsound(added, name) or why_foreign(added, name)\n",
+        "        reason = None\n",
+        (
+            "integration/test_disk_kinds.py::test_a_shut_off_domain_whose_image_store_is_full_is_read_in_full_with_a_warning",
+        ),
+    ),
+    Mutation(
+        "a definition's backing chain is not looked at",
+        "hypervisor/offline_export.py",
+        "    if not disk.backing:\n        return True\n",
+        "    return True\n",
+        ("integration/test_disk_kinds.py::test_a_backing_chain_in_the_definition_is_what_the_guest_sees",),
+    ),
+    Mutation(
+        "firmware variables may name a file of the host",
+        "operations/restore/saved_machine.py",
+        "    return bool(magic == MAGIC and",
+        "    return bool(version < 0 and magic == MAGIC and",
+        ("unit/operations/point/test_machine_files.py::test_firmware_variables_that_name_another_file_are_recognised",),
+    ),
+)
+
+MUTATIONS = (
+    *KINDS,
+    *CONTENT,
+    *PROOFS,
+    *ORDER,
+    *RULES,
+    *GUARDS,
+    *TRUST,
+    *DEFINITIONS,
+    *LATE,
+    *HOLDS,
+    *FULL,
+    *SHARING,
+    *STORM,
+)

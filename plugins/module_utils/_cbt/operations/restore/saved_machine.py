@@ -177,7 +177,7 @@ def names_other_files(repository: Repository, point: RestorePoint, saved: SavedF
         if len(head) >= _QCOW2.size:
             break
     magic, version, backing, features = _QCOW2.unpack(head[: _QCOW2.size].ljust(_QCOW2.size, b"\0"))
-    return magic == MAGIC and (backing > 0 or (version > 2 and features & _DATA_FILE > 0))
+    return bool(magic == MAGIC and (backing or (version > 2 and features & _DATA_FILE)))
 
 
 def _inflated(data: bytes, name: str) -> bytes:
