@@ -10,7 +10,7 @@ from samples import GIB, disk, facts, plan_of, point, point_id, record
 
 from _cbt.errors import Refused
 from _cbt.hypervisor.disks import Bitmap, Disk
-from _cbt.operations.backup.plan import BackupPlan, DiskPlan, Situation
+from _cbt.operations.backup.plan import BackupPlan, DiskPlan, Situation, untracked
 from _cbt.repository.format.manifests import RestorePoint
 
 OURS = "cbt-12345678-"
@@ -300,3 +300,17 @@ def test_with_scan_untracked_false_it_is_left_out_with_the_reason(found: Disk, r
     plan = plan_of(situation(raw, disk("vdb")), mode, scan_untracked=False)
     assert plan.disks[0] == DiskPlan("vda", "skipped", f"{reason} It was left out because scan_untracked is false.")
     assert plan.disks[1].read
+
+
+def test_disks_whose_images_store_no_bitmap_are_read_in_full_and_lose_no_other_tracking() -> None:
+    both = (disk(bitmaps=(SINCE1,)), disk("vdb", bitmaps=(SINCE1,)))
+    plan = plan_of(situation(*both, points=(tracked_point(1, "vda", "vdb"),)))
+    one = untracked(plan, {"vda": "no space."})
+    assert [(each.mode, each.since, each.base) for each in one.disks] == [
+        ("full", None, ONE),
+        ("incremental", SINCE1, ONE),
+    ]
+    assert (one.tracked, one.superseded, one.warnings) == (("vdb",), (SINCE1,), ("Read in full: no space.",))
+    none = untracked(plan, {"vda": "no space.", "vdb": "read-only."})
+    assert (none.tracked, none.superseded) == ((), ())
+    assert untracked(plan, {}) == plan
