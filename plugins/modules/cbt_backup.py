@@ -70,12 +70,13 @@ options:
     default: false
   offline:
     description:
-      - What to do if the domain is shut off.
+      - What to do if the domain is shut off. A domain that is paused, crashed or suspended is not shut off.
       - V(read) reads its images and continues the same history. The domain cannot be started during the backup. It
         fails if an image does not hold what the guest sees, for example because it is encrypted.
       - V(start_paused) starts the domain with its virtual CPUs paused for the duration of the backup. This can also
         read disks that cannot be read from their images, such as encrypted ones and those on the network. In check mode
-        the domain is not started, and the amount of changes is not known.
+        the domain is not started, and the amount of changes is not known. A domain whose memory is saved to disk
+        (C(virsh managedsave)) is refused, because a start consumes that memory.
       - V(skip) skips the backup.
     type: str
     choices: [read, start_paused, skip]
@@ -90,9 +91,26 @@ options:
     description:
       - Whether to freeze the guest's file systems through the guest agent at the instant the backup starts.
       - V(auto) freezes them if the agent responds. V(required) fails if it does not. V(never) does not try.
+      - If the guest thaws by itself before the backup has started, as Windows does after 10 seconds, the restore point
+        is only crash-consistent and a warning says so. V(required) fails.
+      - A guest that another program has frozen is left frozen, and backed up as if it could not be frozen, with a
+        warning. V(required) fails.
     type: str
     choices: [auto, required, never]
     default: auto
+  freeze_timeout:
+    description:
+      - Number of seconds that the guest agent may take to freeze the file systems, including its freeze hooks.
+      - After that, the guest is backed up as if it could not be frozen. The freeze may still take place, so the agent is
+        asked until the guest is known to be thawed, during the backup and for O(thaw_timeout) after it.
+    type: int
+    default: 60
+  thaw_timeout:
+    description:
+      - Number of seconds to wait after the backup until the guest is known to be thawed, if the agent did not answer
+        during the backup. After that, a warning or the error names the command that thaws the guest.
+    type: int
+    default: 300
   freeze_mountpoints:
     description:
       - Mount points in the guest to freeze. By default, all file systems are frozen.
@@ -185,6 +203,7 @@ EXAMPLES = r"""
     repository: /backup/kvm
     include_disks: [vda]
     quiesce: required
+    freeze_timeout: 120
     tags:
       change: CHG-1742
     pin: true
@@ -399,6 +418,8 @@ def _request(module: AnsibleModule) -> BackupRequest:
         compression_level=params["compression_level"],
         quiesce=params["quiesce"],
         freeze_mountpoints=tuple(params["freeze_mountpoints"]),
+        freeze_timeout=params["freeze_timeout"],
+        thaw_timeout=params["thaw_timeout"],
         scratch_dir=params["scratch_dir"],
         workers=params["workers"],
         rate_limit=params["rate_limit"],
@@ -453,6 +474,8 @@ def main() -> None:
             "abort_foreign_job": {"type": "bool", "default": False},
             "quiesce": {"type": "str", "choices": ["auto", "required", "never"], "default": "auto"},
             "freeze_mountpoints": {"type": "list", "elements": "str", "default": []},
+            "freeze_timeout": {"type": "int", "default": 60},
+            "thaw_timeout": {"type": "int", "default": 300},
             "scan_untracked": {"type": "bool", "default": True},
             "scratch_dir": {"type": "path", "default": "/var/tmp"},
             "transport": {"type": "str", "choices": ["unix", "tcp"], "default": "unix"},

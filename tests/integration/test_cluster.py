@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import typing as t
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from lab.reference import same_bytes, snapshot_reference
 from lab.tree import trixie_tree
 from node_backup import back_up_in
 
+from _cbt.hypervisor.connection import Session
+from _cbt.operations.domains import describe_domains
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.operations.verify.verify import VerifyRequest, verify
 from _cbt.repository.repository import Repository, open_or_create
@@ -205,6 +208,32 @@ def test_what_a_guest_writes_during_the_migration_is_in_the_next_incremental(clu
             ).disks[0]
             assert same_bytes(Path(restored.path), copy) is None
             guest.handle.resume()
+
+
+def test_a_domain_that_is_being_migrated_is_refused_on_both_nodes(cluster: Cluster) -> None:
+    first, second, _third = cluster.nodes
+    with LinuxGuest(first.hypervisor, [DiskSpec("vda", 32 * MIB)]) as guest:
+        guest.wait_ready()
+        where = str(guest.hypervisor.folder() / "repository")
+        guest.check("head -c 33554432 /dev/urandom > /tmp/memory")
+        guest.handle.migrateSetMaxSpeed(1)  # MiB/s: it lasts as long as the test needs
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            moving = pool.submit(migrate_live, guest, second)
+            try:
+                wait_until(lambda: guest.handle.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE, 30, "the migration")
+                for node in (first, second):
+                    told = back_up_in(node, where, domain=guest.name)
+                    assert "another job, such as a migration" in told["failed"], told
+                    session = Session(lambda node=node: libvirt.open(node.hypervisor.uri), node.hypervisor.uri)
+                    assert [(each.name, each.job) for each, _known in describe_domains(session)] == [
+                        (guest.name, "other" if node is first else "incoming")
+                    ]
+            finally:
+                guest.handle.abortJob()
+                with pytest.raises(libvirt.libvirtError):
+                    moving.result(60)
+        assert guest.checkpoints() == []
+        assert back_up_in(first, where, domain=guest.name)["disks"]["vda"]["mode"] == "full"
 
 
 def test_a_repository_of_each_node_keeps_to_its_own(cluster: Cluster, domain: BlockDomain) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import libvirt
 import pytest
 from lab.disks import DiskSpec
 from lab.guest import LinuxGuest
@@ -118,6 +119,39 @@ def test_an_agent_that_is_gone_or_hangs_holds_up_neither_backup_nor_guest(
         result = backup(session_of(guest), repository, ask(guest.name, quiesce="auto"))
         assert result.point is not None and result.point.consistency == "crash"
         assert any("only crash-consistent" in warning for warning in result.warnings)
+        if trouble == "hanging":
+            guest.continue_agent()
+            assert not guest.frozen()
+
+
+def test_a_guest_that_freezes_slowly_is_thawed(hypervisor: Hypervisor, repository: Repository) -> None:
+    with LinuxGuest(hypervisor, [DiskSpec("vda", 256 * MIB)]) as guest:
+        guest.wait_ready()
+        guest.handle.setBlockIoTune("vda", {"write_bytes_sec": MIB})
+        guest.check("dd if=/dev/zero of=/data/unwritten bs=1M count=5")  # the freeze writes it first
+        result = backup(session_of(guest), repository, ask(guest.name, freeze_timeout=1))
+        assert result.point is not None and result.point.consistency == "crash"
+        assert any("the guest agent did not confirm the freeze" in warning for warning in result.warnings)
+        assert not guest.frozen()
+        guest.check("echo alive > /data/alive && sync")
+
+
+def test_a_guest_that_thaws_too_early_is_noticed(hypervisor: Hypervisor, repository: Repository) -> None:
+    with LinuxGuest(hypervisor, [DiskSpec("vda", 256 * MIB), DiskSpec("vdb", 64 * MIB)]) as guest:
+        guest.wait_ready()
+        size = guest.handle.blockInfo("vdb")[0]
+        # The guest sees in the size of vdb that it is frozen.
+        wait = f"while [ $(cat /sys/block/vdb/size) = {size // 512} ]; do sleep 0.1; done"
+        guest.check(f"({wait}; fsfreeze --unfreeze /disks/vda; echo THAWED >/dev/ttyS0) >/dev/null 2>&1 &")
+
+        def thaw_too_early(progress: Progress) -> None:
+            if progress.phase == "freezing":
+                guest.handle.blockResize("vdb", size + MIB, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+                wait_until(lambda: "THAWED" in guest.console, 30, "a thaw in the guest")
+
+        result = backup(session_of(guest), repository, ask(guest.name), control=Control(thaw_too_early))
+        assert result.point is not None and result.point.consistency == "crash"
+        assert any("1 of 2 file systems thawed by themselves" in warning for warning in result.warnings)
 
 
 def test_a_backup_that_fails_while_frozen_thaws_the_guest(

@@ -17,13 +17,14 @@ _EMULATOR = "/usr/bin/qemu-system-x86_64"
 
 @dataclass(frozen=True)
 class DirectBoot:
-    """A kernel started by QEMU itself, its console in a file."""
+    """A kernel started by QEMU itself, its console in a file. The agent's channel connects to ``stub``, if given."""
 
     kernel: Path
     initramfs: Path
     arguments: str
     console: Path
     agent: bool
+    stub: Path | None = None
 
 
 def domain_xml(
@@ -99,4 +100,6 @@ def _add_console(devices: ElementTree.Element, boot: DirectBoot) -> None:
     _add(serial, "target", port="0")
     if boot.agent:
         channel = _add(devices, "channel", type="unix")
+        if boot.stub is not None:
+            _add(channel, "source", mode="connect", path=str(boot.stub))
         _add(channel, "target", type="virtio", name="org.qemu.guest_agent.0")

@@ -36,7 +36,8 @@ class LinuxGuest(Domain):
     """A direct-booted Debian kernel; each virtio disk holds ext4, mounted at /disks/TARGET.
 
     /data is the file system of vda. Disks with a `source` must hold ext4 already, as the
-    restored image of a guest's disk does. With `agent=False` the domain has no agent channel.
+    restored image of a guest's disk does. With `agent=False` the domain has no agent channel; with `stub` the
+    channel connects to a `StubAgent` there.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class LinuxGuest(Domain):
         memory_mib: int = 256,
         start: bool = True,
         agent: bool = True,
+        stub: Path | None = None,
     ) -> None:
-        self.agent = agent
+        self.agent, self._stub = agent, stub
         super().__init__(hypervisor, disks, name, memory_mib, start)
 
     @property
@@ -118,8 +120,15 @@ class LinuxGuest(Domain):
         self._signal_agent("KILL")
 
     def hang_agent(self) -> None:
-        """Stop the agent in its tracks: connected, but it never answers again."""
-        self._signal_agent("STOP")
+        """Stop the agent in its tracks: connected, but it answers only after `continue_agent`."""
+        size = "cat /sys/block/vda/size"
+        self._signal_agent("STOP", f"old=$({size}); while [ $({size}) = $old ]; do sleep 0.2; done; kill -CONT $agent")
+
+    def continue_agent(self) -> None:
+        """Continue an agent that hangs. The guest sees the order in the size of vda, which grows by 1 MiB."""
+        size = self.handle.blockInfo("vda")[0]
+        self.handle.blockResize("vda", size + (1 << 20), libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+        wait_until(self.agent_answers, 30, f"agent of {self.name}")
 
     def agent_answers(self) -> bool:
         """Whether the agent answers within a second."""
@@ -144,9 +153,9 @@ class LinuxGuest(Domain):
             raise LabError(f"{self.name} ended while it booted:\n{self.console[-2000:]}")
         return READY_MARKER in self.console
 
-    def _signal_agent(self, name: str) -> None:
+    def _signal_agent(self, name: str, after: str = ":") -> None:
         # Later, so that the agent can still answer that the command runs.
-        command = f"(sleep 1; kill -{name} $(pidof qemu-ga)) >/dev/null 2>&1 &"
+        command = f"(agent=$(pidof qemu-ga); sleep 1; kill -{name} $agent; {after}) >/dev/null 2>&1 &"
         self.check(command)
         wait_until(lambda: not self.agent_answers(), 30, f"end of the agent of {self.name}")
 
@@ -157,7 +166,7 @@ class LinuxGuest(Domain):
         shutil.copy(image.kernel, kernel)
         shutil.copy(image.initramfs, initramfs)
         arguments = f"{_KERNEL_ARGUMENTS} lab.agent={int(self.agent)}"
-        return DirectBoot(kernel, initramfs, arguments, self._console_path, self.agent)
+        return DirectBoot(kernel, initramfs, arguments, self._console_path, self.agent, self._stub)
 
     def _make_image(self, spec: DiskSpec, path: Path) -> None:
         if spec.device == "disk":

@@ -425,6 +425,40 @@ GUARDS = (
         ("integration/test_bad_input.py::test_a_foreign_job_is_reported_and_left_alone",),
     ),
     Mutation(
+        "the freeze of another program is not left alone",
+        "hypervisor/agent.py",
+        "        if before == _FROZEN:\n",
+        "        if False:\n",
+        (
+            "unit/hypervisor/test_agent.py::test_a_guest_is_thawed_if_this_program_froze_it[was frozen by another program]",
+        ),
+    ),
+    Mutation(
+        "a freeze whose answer is lost is forgotten",
+        "hypervisor/agent.py",
+        "            self._uncertain = True\n            self.note",
+        "            self._uncertain = False\n            self.note",
+        (
+            "unit/hypervisor/test_agent.py::test_a_guest_is_thawed_if_this_program_froze_it[freezes, but the answer is lost]",
+        ),
+    ),
+    Mutation(
+        "a guest that thawed by itself counts as frozen",
+        "hypervisor/agent.py",
+        "            if thawed < self._frozen:\n",
+        "            if False:\n",
+        (
+            "unit/hypervisor/test_agent.py::test_a_guest_is_thawed_if_this_program_froze_it[thaws one file system by itself]",
+        ),
+    ),
+    Mutation(
+        "a start consumes a saved memory",
+        "operations/backup/preparation.py",
+        "    if domain.api.hasManagedSaveImage():\n",
+        "    if False:\n",
+        ("integration/test_states.py::test_a_domain_saved_to_disk_continues_after_its_backup",),
+    ),
+    Mutation(
         "a checkpoint stays after a backup that failed",
         "operations/backup/run.py",
         "            undo.callback(self._forget_checkpoint)\n",

@@ -111,7 +111,10 @@ def disk(target: str = "vda", bitmaps: tuple[str | Bitmap, ...] = (), **fields: 
     return Disk(target, bitmaps=healthy, **{**given, **fields})
 
 
-UNREMARKABLE: dict[str, Any] = {"autostart": False, "job": None, "shut_down": False, "owner": None, "host": None}
+UNREMARKABLE: dict[str, Any] = {
+    **dict.fromkeys(("autostart", "shut_down", "saved"), False),
+    **dict.fromkeys(("job", "owner", "host")),
+}
 
 
 def facts(*disks: Disk) -> DomainFacts:

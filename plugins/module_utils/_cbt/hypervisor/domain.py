@@ -21,6 +21,7 @@ try:
 except ImportError:
     libvirt_qemu = None
 
+INCOMING = "incoming"  # a job
 _SETTLES_WITHIN = 30  # seconds to wait for a job that begins or ends
 
 
@@ -28,7 +29,8 @@ _SETTLES_WITHIN = 30  # seconds to wait for a job that begins or ends
 class DomainFacts:
     """The state and configuration of a domain at the moment of reading.
 
-    ``shut_down`` is whether it is off because its guest shut down. ``owner`` is QEMU's user and group while the domain
+    ``shut_down`` is whether it is off because its guest shut down, ``saved`` whether its memory is saved to disk, so
+    that its next start continues there. ``owner`` is QEMU's user and group while the domain
     runs. ``host`` is the domain's host if that is not this one: its configuration then names files of ``host``.
     """
 
@@ -42,8 +44,14 @@ class DomainFacts:
     autostart: bool
     job: str | None
     shut_down: bool
+    saved: bool
     owner: tuple[int, int] | None
     host: str | None
+
+    @property
+    def job_text(self) -> str:
+        """The domain's job, as the subject of a sentence."""
+        return "a backup job" if self.job == "backup" else "another job, such as a migration or a snapshot,"
 
 
 def _states() -> dict[int, str]:
@@ -76,6 +84,12 @@ def monitor(domain: Domain, command: str, **arguments: t.Any) -> t.Any:
     return answer["return"]
 
 
+def agent_command(domain: Domain, request: str, within: int) -> str:
+    """Return the reply of the guest agent. Both are JSON, and ``within`` is in seconds. Raises libvirtError."""
+    reply: str = libvirt_qemu.qemuAgentCommand(domain.api, request, within, 0)
+    return reply
+
+
 def _qemu_owner(xml: str) -> tuple[int, int] | None:
     """Return QEMU's numeric user and group from a live domain's DAC label, or None."""
     label = ElementTree.fromstring(xml).findtext("./seclabel[@model='dac']/label", "")
@@ -87,7 +101,7 @@ def _qemu_owner(xml: str) -> tuple[int, int] | None:
 
 
 def _running_job(domain: Domain) -> str | None:
-    """Return ``backup``, ``other`` or None.
+    """Return ``backup``, ``incoming`` (the domain is being migrated to this host), ``other`` or None.
 
     Waits while a job begins or ends, because libvirt's answers contradict each other until then.
     """
@@ -98,6 +112,9 @@ def _running_job(domain: Domain) -> str | None:
             if domain.api.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
                 return None
         except libvirt.libvirtError as error:
+            # "migration statistics are available only on the source host"
+            if error.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
+                return INCOMING
             # "backup job data missing"
             if error.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR or time.monotonic() > deadline:
                 raise
@@ -134,10 +151,11 @@ def read_domain(domain: Domain) -> DomainFacts:
         inactive = domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
         autostart = bool(domain.api.isPersistent()) and bool(domain.api.autostart())
         job = _running_job(domain) if active else None
+        saved = bool(domain.api.hasManagedSaveImage())
     disks, host = parse_disks(xml), domain.session.remote_host
-    if active:
+    if active and job != INCOMING:  # until it has arrived, libvirt lets nothing ask QEMU
         disks = with_block_nodes(disks, monitor(domain, "query-named-block-nodes", flat=True))
-    elif host is None:
+    elif host is None and not active:
         disks = tuple(_from_image(disk) for disk in disks)
     return DomainFacts(
         domain.name,
@@ -150,6 +168,7 @@ def read_domain(domain: Domain) -> DomainFacts:
         autostart=autostart,
         job=job,
         shut_down=state == "shutoff" and cause == libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN,
+        saved=saved,
         owner=_qemu_owner(xml) if active else None,
         host=host,
     )

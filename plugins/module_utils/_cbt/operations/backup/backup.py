@@ -57,10 +57,11 @@ def backup(
     domain = session.domain(request.domain)
     with (
         backup_job.domain_lock(domain.uuid, domain.name, session.wait),
-        preparation.started(domain, request.start_paused and not check_only),
+        preparation.started(domain, request.start_paused, check_only),
     ):
         preparation.check_job(domain, read_domain(domain), request.abort_foreign_job)
         new_point.check(request.options)
+        request.options.check()
         preparation.check_name(domain)
         servers = transport.servers(session, request.options.transport)
         cleared = (
@@ -81,6 +82,8 @@ def backup(
             offline_export.require_images(found.facts, plan.targets)
         if request.options.quiesce == "required" and found.facts.active and plan.skipped is None:
             agent.require(found.facts)
+        if plan.skipped is None:
+            preparation.check_block_jobs(domain, found.facts, [disk.target for disk in plan.disks if disk.read])
         if check_only or repository is None or plan.skipped is not None:
             return result_of(found, plan, None, None, plan.warnings)
         repository.sweep()

@@ -58,24 +58,25 @@ class ViewRequest:
 def running(
     asked: ViewRequest,
     folder: str,
-    quiesced: t.ContextManager[agent.Quiesce],
+    freezer: agent.Freezer,
     ready: t.Callable[[], None],
     servers: t.Sequence[TcpServer],
 ) -> t.Iterator[View]:
     """Begin a backup job and the checkpoint at one instant, with the guest frozen.
 
-    ``folder`` is on the hypervisor; ``servers`` is as in ``backup_job``. ``quiesced`` freezes the guest. ``ready`` is
-    called while the guest is frozen, and may raise to cancel the job.
+    ``folder`` is on the hypervisor; ``servers`` is as in ``backup_job``. ``ready`` is called while the guest is
+    frozen, and may raise to cancel the job.
     """
     domain, facts, checkpoint = asked.domain, asked.facts, asked.checkpoint
     if checkpoint is not None:
         checkpoints.add_identity_bitmaps(domain, facts, checkpoint, asked.tracked)
-    with backup_job.backup_job(domain, facts, asked.wanted, folder, asked.checkpoint_xml, servers) as begin:
-        with quiesced as quiesce:
+    job = backup_job.backup_job(domain, facts, asked.wanted, folder, asked.checkpoint_xml, servers)
+    with freezer.settled(), job as begin:
+        with freezer.frozen():
             ready()
             exports = begin()
         recorded = checkpoints.read_xml(domain, checkpoint) if checkpoint else None
-        yield View(exports, quiesce.consistency, quiesce.note, recorded)
+        yield View(exports, freezer.consistency, freezer.note, recorded)
 
 
 @contextlib.contextmanager
@@ -89,6 +90,8 @@ def shut_off(asked: ViewRequest, folder: str) -> t.Iterator[View]:
     facts, checkpoint = asked.facts, asked.checkpoint
     consistency = agent.FILESYSTEM if facts.shut_down else agent.CRASH
     note = None if facts.shut_down else "libvirt does not report that the guest shut down properly"
+    if facts.saved:
+        note = "its memory is saved to disk, and a restored machine starts without it"
     with contextlib.ExitStack() as stack:
         exports = stack.enter_context(offline_export.image_exports(facts, asked.wanted, folder))
         yield View(exports, consistency, note, asked.checkpoint_xml)

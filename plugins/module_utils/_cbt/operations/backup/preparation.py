@@ -23,9 +23,21 @@ def check_job(domain: Domain, facts: DomainFacts, abort_foreign: bool) -> None:
     if facts.job is None or leftovers.left_folder(domain) or (abort_foreign and facts.job == "backup"):
         return
     raise Refused(
-        f"Cannot back up {facts.name}: a {facts.job} job is running on it that is not ours. Wait for it to end, or end"
+        f"Cannot back up {facts.name}: {facts.job_text} is running on it that is not ours. Wait for it to end, or end"
         f" it with virsh domjobabort {facts.name} or, if it is a backup job, with abort_foreign_job: true."
     )
+
+
+def check_block_jobs(domain: Domain, facts: DomainFacts, targets: t.Iterable[str]) -> None:
+    """Raise Refused if one of the disks is being copied or merged by libvirt, which then makes no backup of it."""
+    for target in targets if facts.active else ():
+        with explained(f"read the block job of {target} of {facts.name}"):
+            job = domain.api.blockJobInfo(target)
+        if job and job["type"] != libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP:
+            raise Refused(
+                f"Cannot back up {facts.name}: a block job (copy, commit or pull) is running on {target}. Wait for it to"
+                f" end, or end it with virsh blockjob {facts.name} {target} --abort or --pivot, or exclude the disk."
+            )
 
 
 def check_name(domain: Domain) -> None:
@@ -50,9 +62,20 @@ def clear(domain: Domain, scratch_dir: str, abort_foreign: bool) -> list[str]:
 
 
 @contextlib.contextmanager
-def started(domain: Domain, wanted: bool) -> t.Iterator[None]:
-    """Start a domain that is shut off, with its processors paused, for the block."""
+def started(domain: Domain, wanted: bool, check_only: bool) -> t.Iterator[None]:
+    """Start a domain that is shut off, with its processors paused, for the block.
+
+    Raises Refused if its memory is saved to disk: a start consumes it. With ``check_only`` nothing is started.
+    """
     if not wanted or domain.api.isActive():
+        yield
+        return
+    if domain.api.hasManagedSaveImage():
+        raise Refused(
+            f"Cannot start {domain.name} paused for its backup: its memory is saved to disk, and would be lost. Start it"
+            " to continue from there, set offline to read, or discard the memory with virsh managedsave-remove."
+        )
+    if check_only:
         yield
         return
     from ...hypervisor.definition import ending  # loaded only with start_paused

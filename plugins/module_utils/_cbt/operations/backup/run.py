@@ -37,11 +37,9 @@ TOOL_VERSION = "0.1.0"
 
 
 @dataclasses.dataclass(frozen=True)
-class BackupOptions(StoringOptions):
+class BackupOptions(StoringOptions, agent.FreezeOptions):
     """The options that decide how a plan is carried out."""
 
-    quiesce: str = "auto"
-    freeze_mountpoints: tuple[str, ...] = ()
     scratch_dir: str = "/var/tmp"
     tags: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     pin: bool = False
@@ -75,6 +73,7 @@ class BackupRun:
         self._lease, self._repository = lease, lease.repository
         self._control = control
         self.warnings: list[str] = []
+        self._freezer = agent.Freezer(self._domain, self._facts, self._options)
         self.healed: t.Mapping[str, int] = {}  # blocks by target
         now = datetime.datetime.now(datetime.timezone.utc)
         self._created = now.isoformat(timespec="microseconds")
@@ -117,6 +116,7 @@ class BackupRun:
                     self._read(plan, export)
                 point = self._publish(view, captured)
                 undo.pop_all()  # it is published: from here on, nothing is undone
+        self.warnings += [self._freezer.warning] if self._freezer.warning is not None else []
         self._control.reached(
             f"Restore point {point.id} of {point.domain} is published and complete. The next backup completes the"
             " remaining work."
@@ -152,9 +152,7 @@ class BackupRun:
         asked = frozen_view.ViewRequest(self._domain, self._facts, wanted, self._checkpoint, self.plan.tracked)
         if not self._facts.active:
             return frozen_view.shut_off(asked, work.folder)
-        policy, mountpoints = self._options.quiesce, self._options.freeze_mountpoints
-        quiesced = agent.quiesced(self._domain, self._facts, policy, mountpoints)
-        return frozen_view.running(asked, work.scratch, quiesced, self._frozen, self._servers)
+        return frozen_view.running(asked, work.scratch, self._freezer, self._frozen, self._servers)
 
     def _nothing_captured(self, folder: str) -> Capture:
         if self._facts.host is None:

@@ -199,7 +199,7 @@ def convert_disks(
 def _refuse(facts: DomainFacts, conversions: t.Sequence[Conversion], options: ConversionOptions) -> None:
     if conversions and facts.job is not None:
         raise Refused(
-            f"Cannot convert the disks of {facts.name}: a {facts.job} job is running on it. Wait for it to end."
+            f"Cannot convert the disks of {facts.name}: {facts.job_text} is running on it. Wait for it to end."
         )
     new = [each for each in conversions if each.method in (CONVERT, BLOCKCOPY)]
     if len(new) > 1 and options.dest is not None:

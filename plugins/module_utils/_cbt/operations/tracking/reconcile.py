@@ -122,7 +122,7 @@ def reconcile(
         plan = plan_agreement(found, remove_foreign)
         if plan.steps and found.facts.job is not None and leftovers.left_folder(domain) is None:
             raise Refused(
-                f"Cannot change the checkpoints of {domain.name}: a {found.facts.job} job is running on it. Wait for it"
+                f"Cannot change the checkpoints of {domain.name}: {found.facts.job_text} is running on it. Wait for it"
                 " to end."
             )
         if check_only or not plan.steps:

@@ -161,8 +161,7 @@ def set_tracking(
             disks = tuple(dataclasses.replace(disk, tracked=False) for disk in disks)
         if actions and facts.job is not None:
             raise Refused(
-                f"Cannot change the checkpoints of {facts.name}: a {facts.job} job is running on it. Wait for it to"
-                " end."
+                f"Cannot change the checkpoints of {facts.name}: {facts.job_text} is running on it. Wait for it to end."
             )
         if not check_only:
             _apply(domain, facts, tracked, actions)
