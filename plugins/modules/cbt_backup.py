@@ -101,8 +101,8 @@ options:
   freeze_timeout:
     description:
       - Number of seconds that the guest agent may take to freeze the file systems, including its freeze hooks.
-      - After that, the guest is backed up as if it could not be frozen. The freeze may still take place, so the agent is
-        asked until the guest is known to be thawed, during the backup and for O(thaw_timeout) after it.
+      - After that, the guest is backed up as if it could not be frozen. The freeze may still take place, so the agent
+        is asked until the guest is known to be thawed, during the backup and for O(thaw_timeout) after it.
     type: int
     default: 60
   thaw_timeout:

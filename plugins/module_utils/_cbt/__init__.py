@@ -57,7 +57,7 @@ Where to look
     a restore refuses a disk that is in use           operations/restore/plan.py, check_target, check_in_place
     the rules of retention keep a restore point       operations/upkeep/retention_rules.py, decide
     a hold, a lock or undelete overrides the rules    operations/upkeep/retention_plan.py, make_plan, decide_all
-    a guest is frozen, and always thawed              hypervisor/agent.py, quiesced
+    a guest is frozen, and always thawed              hypervisor/agent.py, frozen, settled
     the freeze encloses only the start of the view    operations/backup/frozen_view.py, running
     a backup runs, in order, from freeze to clean-up  operations/backup/run.py, carry_out
     packs, maps and files precede the manifest        operations/point/new_point.py, publish

@@ -154,8 +154,8 @@ class Freezer:
     def _check(self) -> None:
         if self._options.quiesce == "required" and self.consistency != FILESYSTEM:
             raise HypervisorError(
-                f"Cannot freeze the file systems of {self._facts.name}: {self.note}. Check qemu-guest-agent in the guest,"
-                " or set quiesce to auto."
+                f"Cannot freeze the file systems of {self._facts.name}: {self.note}. Check qemu-guest-agent in the"
+                " guest, or set quiesce to auto."
             )
 
     def _freeze(self) -> None:

@@ -35,8 +35,8 @@ def check_block_jobs(domain: Domain, facts: DomainFacts, targets: t.Iterable[str
             job = domain.api.blockJobInfo(target)
         if job and job["type"] != libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP:
             raise Refused(
-                f"Cannot back up {facts.name}: a block job (copy, commit or pull) is running on {target}. Wait for it to"
-                f" end, or end it with virsh blockjob {facts.name} {target} --abort or --pivot, or exclude the disk."
+                f"Cannot back up {facts.name}: a block job (copy, commit or pull) is running on {target}. Wait for it"
+                f" to end, or end it with virsh blockjob {facts.name} {target} --abort or --pivot, or exclude the disk."
             )
 
 
@@ -72,8 +72,8 @@ def started(domain: Domain, wanted: bool, check_only: bool) -> t.Iterator[None]:
         return
     if domain.api.hasManagedSaveImage():
         raise Refused(
-            f"Cannot start {domain.name} paused for its backup: its memory is saved to disk, and would be lost. Start it"
-            " to continue from there, set offline to read, or discard the memory with virsh managedsave-remove."
+            f"Cannot start {domain.name} paused for its backup: its memory is saved to disk, and would be lost."
+            " Start it to continue from there, set offline to read, or discard the memory with virsh managedsave-remove."
         )
     if check_only:
         yield
