@@ -73,7 +73,7 @@ def started(domain: Domain, wanted: bool, check_only: bool) -> t.Iterator[None]:
     if domain.api.hasManagedSaveImage():
         raise Refused(
             f"Cannot start {domain.name} paused for its backup: its memory is saved to disk, and would be lost."
-            " Start it to continue from there, set offline to read, or discard the memory with virsh managedsave-remove."
+            " Start it to continue there, set offline to read, or discard the memory with virsh managedsave-remove."
         )
     if check_only:
         yield
