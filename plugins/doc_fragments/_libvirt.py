@@ -59,6 +59,34 @@ options:
     default: []
 """
 
+    OTHER_HOSTS = r"""
+options:
+  offline_confirmed:
+    description:
+      - Whether you made sure that a domain that is shut off on this host runs on no other host.
+      - QEMU's locks on image files protect a domain that runs on another host. There are no such locks on block
+        devices, logical volumes, iSCSI and network disks, and on file systems that are mounted with locks of one host
+        only (C(nolock), C(local_lock)). If a disk like this was read or changed while another host has it open, the
+        restore point would be useless or the guest's data lost.
+    type: bool
+    default: false
+  silent_hosts:
+    description:
+      - Hosts that may run the domain and did not report whether they do. If there are any, and the domain is shut off,
+        disks without locks that reach other hosts are left out with a warning.
+      - The roles set it, see C(cbt_cluster) of P(kvm.cbt.backup#role).
+    type: list
+    elements: str
+    default: []
+  answered_hosts:
+    description:
+      - Hosts that reported that they do not run the domain, by the name in RV(kvm.cbt.cbt_domain_info#module:host).
+      - The roles set it.
+    type: list
+    elements: str
+    default: []
+"""
+
     DOMAIN = r"""
 options:
   domain:

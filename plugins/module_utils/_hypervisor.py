@@ -16,9 +16,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ._cbt.control import Control
 from ._cbt.hypervisor.connection import Session, connect
 from ._cbt.hypervisor.disks import Selection
+from ._cbt.hypervisor.other_hosts import OtherHosts
 from ._runtime import Module
 
-__all__ = ["Session", "selection", "session", "session_if_installed", "wait"]
+__all__ = ["Session", "other_hosts", "selection", "session", "session_if_installed", "wait"]
 
 
 _LOOK_AGAIN = 0.5  # seconds between two looks whether another run has ended
@@ -45,6 +46,12 @@ def selection(module: AnsibleModule) -> Selection:
     """Return the selection of disks in the module's options."""
     include = module.params["include_disks"]
     return Selection(None if include is None else tuple(include), tuple(module.params["exclude_disks"]))
+
+
+def other_hosts(module: AnsibleModule) -> OtherHosts:
+    """Return what the module's options say of other hosts that may run the domain."""
+    params = module.params
+    return OtherHosts(tuple(params["answered_hosts"]), tuple(params["silent_hosts"]), params["offline_confirmed"])
 
 
 def session_if_installed(module: Module) -> t.ContextManager[Session | None]:

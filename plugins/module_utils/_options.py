@@ -32,6 +32,11 @@ DISKS: dict[str, t.Any] = {
     "include_disks": {"type": "list", "elements": "str"},
     "exclude_disks": {"type": "list", "elements": "str", "default": []},
 }
+OTHER_HOSTS: dict[str, t.Any] = {
+    "offline_confirmed": {"type": "bool", "default": False},
+    "silent_hosts": {"type": "list", "elements": "str", "default": []},
+    "answered_hosts": {"type": "list", "elements": "str", "default": []},
+}
 _S3: dict[str, t.Any] = {
     "endpoint_url": {"type": "str"},
     "region": {"type": "str"},

@@ -28,6 +28,7 @@ extends_documentation_fragment:
   - kvm.cbt._libvirt
   - kvm.cbt._libvirt.lock
   - kvm.cbt._libvirt.disks
+  - kvm.cbt._libvirt.other_hosts
   - kvm.cbt._repository
   - kvm.cbt._repository.create
   - kvm.cbt._repository.workers
@@ -78,6 +79,9 @@ options:
         the domain is not started, and the amount of changes is not known. A domain whose memory is saved to disk
         (C(virsh managedsave)) is refused, because a start consumes that memory.
       - V(skip) skips the backup.
+      - A domain that is shut off on this host may run on another host of a cluster. If the last restore point names
+        another host and a disk has no locks that reach other hosts, the backup is refused, unless O(offline_confirmed)
+        is V(true).
     type: str
     choices: [read, start_paused, skip]
     default: read
@@ -207,6 +211,12 @@ EXAMPLES = r"""
     tags:
       change: CHG-1742
     pin: true
+
+- name: Back up db1, which is shut off on its block devices and was moved here from another host
+  kvm.cbt.cbt_backup:
+    domain: db1
+    repository: /backup/kvm
+    offline_confirmed: true
 
 - name: Estimate what a backup would read
   kvm.cbt.cbt_backup:
@@ -370,7 +380,7 @@ disks:
           sample: 65536
 skipped:
   description: Why the backup was skipped.
-  returned: when O(threshold) or O(offline=skip) held it back
+  returned: when O(threshold), O(offline=skip) or O(silent_hosts) held it back
   type: str
   sample: 3 MiB have changed on web1, which is less than the threshold of 64 MiB.
 duration:
@@ -412,6 +422,7 @@ def _request(module: AnsibleModule) -> BackupRequest:
         threshold=params["threshold"],
         audit=params["audit"],
         offline=params["offline"],
+        others=_hypervisor.other_hosts(module),
     )
     options = BackupOptions(
         compression=params["compression"],
@@ -458,6 +469,7 @@ def main() -> None:
             **_options.LIBVIRT,
             **_options.LOCK,
             **_options.DISKS,
+            **_options.OTHER_HOSTS,
             **_options.REPOSITORY,
             **_options.CREATE_REPOSITORY,
             **_options.WORKERS,

@@ -24,6 +24,7 @@ extends_documentation_fragment:
   - kvm.cbt._libvirt
   - kvm.cbt._libvirt.lock
   - kvm.cbt._libvirt.disks
+  - kvm.cbt._libvirt.other_hosts
   - kvm.cbt._repository
   - kvm.cbt._repository.create
   - kvm.cbt._log
@@ -114,6 +115,13 @@ foreign:
   type: list
   elements: str
   sample: [virtnbdbackup.0]
+skipped:
+  description: Why no bitmap was removed.
+  returned: with O(state=reconciled), when O(silent_hosts) held it back
+  type: str
+  sample: >-
+    vda of web1 may be in use on another host: web1 is shutoff on kvm2, kvm1 did not report whether it runs there, and
+    its locks do not reach other hosts.
 actions:
   description: Actions that were performed, or would be.
   returned: always
@@ -138,7 +146,7 @@ def _tracked(module: AnsibleModule, session: _hypervisor.Session) -> dict[str, o
     present = module.params["state"] == "present"
     repository = _repository.repository_or_none(module) if present else _repository.repository_if_any(module)
     name, checkpoint = module.params["domain"], module.params["checkpoint"]
-    request = TrackingRequest(name, present, checkpoint, _hypervisor.selection(module))
+    request = TrackingRequest(name, present, checkpoint, _hypervisor.selection(module), _hypervisor.other_hosts(module))
     result = set_tracking(session, repository, request, check_only=module.check_mode)
     return {
         "changed": bool(result.actions),
@@ -155,10 +163,14 @@ def _reconciled(module: AnsibleModule, session: _hypervisor.Session) -> dict[str
         session,
         _repository.existing_repository(module),
         module.params["domain"],
+        _hypervisor.other_hosts(module),
         remove_foreign,
         check_only=module.check_mode,
     )
+    if plan.skipped is not None:
+        module.warn(plan.skipped)
     return {
+        **({} if plan.skipped is None else {"skipped": plan.skipped}),
         "changed": bool(plan.steps),
         "checkpoint": plan.serving,
         "actions": [step.text for step in plan.steps],
@@ -175,6 +187,7 @@ def main() -> None:
             **_options.LIBVIRT,
             **_options.LOCK,
             **_options.DISKS,
+            **_options.OTHER_HOSTS,
             **_options.REPOSITORY,
             **_options.CREATE_REPOSITORY,
             **_options.LOG,

@@ -46,6 +46,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+host:
+  description: Name of the host, as restore points record it.
+  returned: always
+  type: str
+  sample: kvm1
 domains:
   description: Domains, sorted by name.
   returned: always
@@ -90,7 +95,7 @@ def main() -> None:
     _runtime.require(module, "libvirt")
     with _runtime.reported(module), _hypervisor.session(module) as session:
         listing = list_domains(session, module.params["domains"], module.params["exclude_domains"])
-    module.exit_json(changed=False, domains=list(listing.domains), missing=list(listing.missing))
+    module.exit_json(changed=False, host=listing.host, domains=list(listing.domains), missing=list(listing.missing))
 
 
 if __name__ == "__main__":

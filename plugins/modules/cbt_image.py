@@ -29,6 +29,7 @@ extends_documentation_fragment:
   - kvm.cbt._attributes.actiongroup
   - kvm.cbt._libvirt
   - kvm.cbt._libvirt.lock
+  - kvm.cbt._libvirt.other_hosts
   - kvm.cbt._log
 attributes:
   check_mode:
@@ -240,6 +241,7 @@ def _convert(module: AnsibleModule) -> ConversionResult:
         keep_original=params["keep_original"],
         scratch_dir=params["scratch_dir"],
         shutdown_timeout=params["shutdown_timeout"],
+        others=_hypervisor.other_hosts(module),
     )
     control = _runtime.interruptible(module)
     if params["path"] is not None:
@@ -264,6 +266,7 @@ def main() -> None:
             **_options.ANY_DOMAIN,
             **_options.LIBVIRT,
             **_options.LOCK,
+            **_options.OTHER_HOSTS,
             **_options.LOG,
             "disk": {"type": "list", "elements": "str", "aliases": ["disks"]},
             "path": {"type": "path"},

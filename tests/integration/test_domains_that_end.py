@@ -16,6 +16,7 @@ from lab.hypervisor import Hypervisor
 from _cbt.errors import HypervisorError
 from _cbt.hypervisor import definition
 from _cbt.hypervisor.connection import Domain, Session
+from _cbt.hypervisor.domain import read_domain
 from _cbt.operations.backup import preparation
 
 MIB = 1 << 20
@@ -67,7 +68,8 @@ def test_a_paused_domain_that_powers_off_before_it_is_ended_fails_no_backup(
     session: Session, running: BlockDomain
 ) -> None:
     running.destroy()
-    with preparation.started(_ending(session, running, "destroyFlags"), True, check_only=False):
+    domain = _ending(session, running, "destroyFlags")
+    with preparation.started(domain, True, False, lambda: read_domain(domain)):
         assert running.running
     assert not running.running
 

@@ -356,6 +356,27 @@ RULES = (
 
 GUARDS = (
     Mutation(
+        "a host that did not report is taken for one that answered",
+        "hypervisor/other_hosts.py",
+        "    silent = list(others.silent)\n",
+        "    silent = []\n",
+        ("unit/hypervisor/test_other_hosts.py",),
+    ),
+    Mutation(
+        "a device has image locks",
+        "images/locks.py",
+        "        if not stat.S_ISREG(os.stat(real).st_mode):\n            return False\n",
+        "",
+        ("unit/hypervisor/test_other_hosts.py",),
+    ),
+    Mutation(
+        "bitmaps are removed from disks that are left out",
+        "operations/backup/plan.py",
+        "        policy = dataclasses.replace(policy, mode=COPY if policy.mode in (FULL, COPY) else DIFFERENTIAL)\n",
+        "        pass\n",
+        ("unit/hypervisor/test_other_hosts.py::test_a_disk_that_is_left_out_keeps_its_bitmaps",),
+    ),
+    Mutation(
         "a scratch directory may fill up",
         "hypervisor/free_space.py",
         "        if not usage.short and usage.free >= recent[0] - usage.free:\n",

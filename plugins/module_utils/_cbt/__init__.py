@@ -86,6 +86,7 @@ Other files that the core path imports. On a first reading, their names are enou
     hypervisor/free_space.py
     hypervisor/machine_files.py
     hypervisor/offline_export.py
+    hypervisor/other_hosts.py
     hypervisor/scratch.py
     hypervisor/storage_pools.py
     images/locks.py

@@ -60,7 +60,7 @@ class Disk:
 
     ``compat``, ``virtual_size`` (bytes), ``bitmaps`` and ``image`` (QEMU's ``ImageInfo``) come from QEMU or the image;
     ``virtual_size`` is None if unknown. ``node`` is the stem of QEMU's node names while the domain runs. ``never``,
-    ``layers`` and ``backing`` are from disk_kinds.py.
+    ``layers`` and ``backing`` are from disk_kinds.py. ``withheld`` is why it must not be opened, or None.
     """
 
     target: str
@@ -79,6 +79,7 @@ class Disk:
     virtual_size: int | None = None
     bitmaps: tuple[Bitmap, ...] = ()
     image: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    withheld: str | None = None
 
     def bitmap(self, name: str) -> Bitmap | None:
         """Return the bitmap of this name, or None."""
@@ -110,7 +111,7 @@ class Disk:
             return f"{self.target} {self.never}"
         if self.transient:
             return f"{self.target} is transient: its changes are discarded when the domain ends."
-        return None
+        return self.withheld
 
     @property
     def removable(self) -> bool:

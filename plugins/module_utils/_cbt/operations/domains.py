@@ -14,6 +14,7 @@ from ..hypervisor.checkpoints import ANY_REPOSITORY, Checkpoint, why_unsound
 from ..hypervisor.connection import Session
 from ..hypervisor.disks import Disk
 from ..hypervisor.domain import DomainFacts, read_domain, state_of
+from ..hypervisor.other_hosts import host_name
 from ..patterns import matches, missing
 
 
@@ -68,8 +69,9 @@ def describe_domains(
 
 @dataclasses.dataclass(frozen=True)
 class DomainListing:
-    """Domains by name, UUID and state; ``missing`` are exact patterns that match none."""
+    """Domains of a ``host`` by name, UUID and state; ``missing`` are exact patterns that match none."""
 
+    host: str
     domains: tuple[t.Mapping[str, str], ...]
     missing: tuple[str, ...]
 
@@ -91,4 +93,4 @@ def list_domains(session: Session, patterns: t.Sequence[str], excluded: t.Sequen
         if state is not None  # else it was undefined after it was listed
     ]
     left = [names for domain, names in known.items() if states.get(domain, "") is not None]
-    return DomainListing(tuple(found), tuple(missing(patterns, left)))
+    return DomainListing(host_name(session), tuple(found), tuple(missing(patterns, left)))

@@ -11,7 +11,9 @@ import time
 from ...control import Control
 from ...hypervisor import agent, backup_job, checkpoints
 from ...hypervisor.connection import Session
+from ...hypervisor.disks import Selection
 from ...hypervisor.domain import read_domain, require_files_here
+from ...hypervisor.other_hosts import OtherHosts, why_withheld
 from ...repository.repository import Repository
 from ...repository.sharing import leases
 from ..point import new_point
@@ -30,6 +32,12 @@ class BackupRequest:
     options: BackupOptions
     start_paused: bool = False
     abort_foreign_job: bool = False
+
+    @property
+    def opening(self) -> tuple[OtherHosts, Selection | None]:
+        """Other hosts and the selection of disks, as in ``other_hosts.withheld``."""
+        others = OtherHosts(confirmed=True) if self.policy.offline == "skip" else self.policy.others
+        return others, None if self.start_paused else self.policy.selection
 
 
 def _report(plan: BackupPlan, control: Control) -> None:
@@ -57,7 +65,9 @@ def backup(
     domain = session.domain(request.domain)
     with (
         backup_job.domain_lock(domain.uuid, domain.name, session.wait),
-        preparation.started(domain, request.start_paused, check_only),
+        preparation.started(
+            domain, request.start_paused, check_only, lambda: situation.seen(domain, repository, *request.opening)[0]
+        ),
     ):
         preparation.check_job(domain, read_domain(domain), request.abort_foreign_job)
         new_point.check(request.options)
@@ -68,8 +78,8 @@ def backup(
             [] if check_only else preparation.clear(domain, request.options.scratch_dir, request.abort_foreign_job)
         )
         with control.phase("planning", domain=domain.name):
-            found = situation.gather(domain, repository)
-        from_images = not (found.facts.active or request.start_paused)
+            found = situation.gather(domain, repository, *request.opening)
+        from_images = not (found.facts.active or (request.start_paused and why_withheld(found.facts) is None))
         if from_images and request.policy.offline != "skip":
             require_files_here(
                 found.facts, f"back up {domain.name} while it is shut off, unless offline is start_paused"

@@ -13,6 +13,7 @@ from ...errors import Refused, size_text
 from ...hypervisor.checkpoints import named, why_foreign, why_unsound
 from ...hypervisor.disks import Disk, Selection, parse_disks
 from ...hypervisor.domain import DomainFacts
+from ...hypervisor.other_hosts import OtherHosts
 from ...repository.format.manifests import RestorePoint
 from ...repository.records.damage import Damages
 
@@ -197,7 +198,8 @@ class BackupPolicy:
     """The options of a backup that the decision depends on.
 
     ``mode`` is auto, full, incremental, differential or copy. ``threshold`` is in bytes, or None. ``offline`` is read
-    or skip, for a domain that is shut off; start_paused is carried out before the decision.
+    or skip, for a domain that is shut off; start_paused is carried out before the decision. ``others`` is what is known
+    of other hosts that may run the domain.
     """
 
     mode: str = AUTO
@@ -206,6 +208,7 @@ class BackupPolicy:
     threshold: int | None = None
     audit: bool = False
     offline: str = "read"
+    others: OtherHosts = OtherHosts()
 
 
 def _audited(plan: DiskPlan) -> DiskPlan:
@@ -217,6 +220,8 @@ def _skip(taken: t.Sequence[DiskPlan], policy: BackupPolicy, facts: DomainFacts)
     """Return the reason to skip the backup, or None."""
     if not facts.active and policy.offline == "skip":
         return f"{facts.name} is {facts.state}, and offline is set to skip."
+    if not taken:
+        return next(disk.withheld for disk in facts.disks if disk.withheld)
     if policy.threshold is None or not all(plan.mode in (INCREMENTAL, DIFFERENTIAL) for plan in taken):
         return None
     sizes = [plan.dirty_bytes for plan in taken if plan.dirty_bytes is not None]
@@ -270,11 +275,14 @@ def make_plan(situation: Situation, policy: BackupPolicy) -> BackupPlan:
     """
     facts = situation.facts
     policy.selection.check([disk.target for disk in facts.disks], facts.name)
+    withheld = [disk.withheld for disk in facts.disks if disk.withheld]
+    if withheld:  # a new checkpoint would replace the one that is in the disks that are left out
+        policy = dataclasses.replace(policy, mode=COPY if policy.mode in (FULL, COPY) else DIFFERENTIAL)
     plans = tuple(_disk_plan(disk, policy, situation) for disk in facts.disks)
     if policy.audit:
         plans = tuple(_audited(plan) if plan.since is not None else plan for plan in plans)
     taken = [plan for plan in plans if plan.read]
-    if not taken:
+    if not taken and not withheld:
         reasons = " ".join(plan.reason for plan in plans)
         raise Refused(f"There is nothing to back up on {facts.name}. {reasons}".strip())
     if policy.mode == INCREMENTAL:
@@ -287,7 +295,7 @@ def make_plan(situation: Situation, policy: BackupPolicy) -> BackupPlan:
         tracked=tracked,
         parent=next((point.id for point in reversed(situation.points) if point.id in bases), None),
         superseded=tuple(our_checkpoints(situation)) if tracked else (),
-        warnings=tuple(_warnings(plans, situation, policy)),
+        warnings=tuple(dict.fromkeys(_warnings(plans, situation, policy))),
         redefined=_redefined(taken, situation),
         skipped=_skip(taken, policy, facts),
     )

@@ -12,6 +12,7 @@ from ...errors import Refused
 from ...hypervisor import backup_job, leftovers
 from ...hypervisor.connection import Domain, explained, libvirt
 from ...hypervisor.domain import DomainFacts, read_domain
+from ...hypervisor.other_hosts import why_withheld
 from ...repository.format import names
 
 
@@ -62,12 +63,15 @@ def clear(domain: Domain, scratch_dir: str, abort_foreign: bool) -> list[str]:
 
 
 @contextlib.contextmanager
-def started(domain: Domain, wanted: bool, check_only: bool) -> t.Iterator[None]:
+def started(
+    domain: Domain, wanted: bool, check_only: bool, facts: t.Callable[[], DomainFacts]
+) -> t.Iterator[None]:
     """Start a domain that is shut off, with its processors paused, for the block.
 
-    Raises Refused if its memory is saved to disk: a start consumes it. With ``check_only`` nothing is started.
+    Raises Refused if its memory is saved to disk: a start consumes it. It is not started with ``check_only``, and not
+    if a disk is withheld in its ``facts``, which are read once it is known to be shut off.
     """
-    if not wanted or domain.api.isActive():
+    if not wanted or domain.api.isActive() or why_withheld(facts()) is not None:
         yield
         return
     if domain.api.hasManagedSaveImage():

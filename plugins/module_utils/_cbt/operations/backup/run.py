@@ -10,7 +10,6 @@ import dataclasses
 import datetime
 import functools
 import json
-import socket
 import typing as t
 
 from ...blocks.nbd import Source, check_reachable
@@ -22,6 +21,7 @@ from ...hypervisor.connection import Domain, libvirt
 from ...hypervisor.disks import Disk
 from ...hypervisor.domain import versions
 from ...hypervisor.machine_files import machine_files
+from ...hypervisor.other_hosts import host_name
 from ...repository.format import manifests, maps
 from ...repository.format.manifests import DiskRecord, RestorePoint, StoredFile
 from ...repository.records.damage import damaged_runs
@@ -237,7 +237,7 @@ class BackupRun:
             autostart=self._facts.autostart,
             tags=dict(self._options.tags),
             pinned=self._options.pin,
-            host=socket.gethostname() if self._facts.host is None else self._domain.session.api.getHostname(),
+            host=host_name(self._domain.session),
             versions=self._versions,
             dedup=self._options.dedup,
         )

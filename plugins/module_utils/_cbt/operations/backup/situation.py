@@ -11,7 +11,10 @@ from ...errors import UnreadableObject
 from ...grid import BLOCK_SIZE
 from ...hypervisor import checkpoints
 from ...hypervisor.connection import Domain
-from ...hypervisor.domain import read_domain
+from ...hypervisor.disks import Selection
+from ...hypervisor.domain import DomainFacts, read_domain
+from ...hypervisor.other_hosts import OtherHosts, host_name, withheld
+from ...repository.format.manifests import RestorePoint
 from ...repository.format.packs import PackRef
 from ...repository.records import damage
 from ...repository.records.damage import PackDamage
@@ -19,17 +22,29 @@ from ...repository.repository import Repository
 from .plan import Situation, our_checkpoints
 
 
-def gather(domain: Domain, repository: Repository | None) -> Situation:
+def seen(
+    domain: Domain, repository: Repository | None, others: OtherHosts, selection: Selection | None = None
+) -> tuple[DomainFacts, tuple[RestorePoint, ...]]:
+    """Return a domain and its restore points. The arguments are those of ``gather``."""
+    facts = read_domain(domain)
+    points = repository.points_of(facts.uuid).points if repository is not None else ()
+    last = points[-1].host if points else None
+    return withheld(facts, others, host_name(domain.session), last, selection), points
+
+
+def gather(
+    domain: Domain, repository: Repository | None, others: OtherHosts, selection: Selection | None = None
+) -> Situation:
     """Return the facts, read from libvirt, QEMU and the repository.
 
-    ``repository`` is None if it does not exist yet.
+    ``repository`` is None if it does not exist yet. ``others`` and ``selection`` are as in ``other_hosts.withheld``.
     """
-    facts = read_domain(domain)
+    facts, points = seen(domain, repository, others, selection)
     if repository is None:
         return Situation(facts, (), (), "cbt-")
     found = Situation(
         facts=facts,
-        points=repository.points_of(facts.uuid).points,
+        points=points,
         checkpoints=tuple(each.name for each in checkpoints.list_checkpoints(domain)),
         ours=checkpoints.prefix(repository.id),
         plain=not repository.slots,

@@ -20,8 +20,9 @@ from ...control import Control
 from ...errors import CbtError, Refused
 from ...hypervisor import backup_job, block_copy, definition, disk_kinds
 from ...hypervisor.connection import Domain, Session, no_wait
-from ...hypervisor.disks import Disk
+from ...hypervisor.disks import Disk, Selection
 from ...hypervisor.domain import DomainFacts, read_domain, require_files_here
+from ...hypervisor.other_hosts import host_name, withheld
 from ...images import image_files, locks, marker
 from ...images.image_files import Image
 from ...images.marker import Original
@@ -175,7 +176,8 @@ def convert_disks(
     domain = session.domain(name)
     run = ImageRun(domain, options, control or Control())
     with backup_job.domain_lock(domain.uuid, domain.name, session.wait):
-        facts = read_domain(domain)
+        selection = Selection(None if targets is None else tuple(targets))
+        facts = withheld(read_domain(domain), options.others, host_name(session), selection=selection)
         require_files_here(facts, "convert images")
         unknown = sorted(set(targets or ()) - {disk.target for disk in facts.disks})
         if unknown:
@@ -193,7 +195,8 @@ def convert_disks(
             done = [_converted(each, None) for each in conversions]
         else:
             done = _carry_out(run, facts, conversions)
-    return ConversionResult(tuple(done), tuple(left.items()), tuple(run.notes))
+    notes = dict.fromkeys(disk.withheld for disk in facts.disks if disk.withheld)
+    return ConversionResult(tuple(done), tuple(left.items()), (*run.notes, *notes))
 
 
 def _refuse(facts: DomainFacts, conversions: t.Sequence[Conversion], options: ConversionOptions) -> None:

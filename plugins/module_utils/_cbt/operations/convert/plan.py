@@ -9,6 +9,7 @@ import dataclasses
 import os
 
 from ...errors import Refused
+from ...hypervisor.other_hosts import OtherHosts
 from ...images.image_files import Image
 from ...images.marker import Original
 
@@ -23,7 +24,7 @@ class ConversionOptions:
     """The options of a conversion.
 
     ``window`` allows a shutdown of a running domain, which may take ``shutdown_timeout`` seconds. ``dest`` is the path
-    of the new image; None to choose one.
+    of the new image; None to choose one. ``others`` is what is known of other hosts that may run the domain.
     """
 
     method: str = "auto"
@@ -32,6 +33,7 @@ class ConversionOptions:
     keep_original: bool = False
     scratch_dir: str = "/var/tmp"
     shutdown_timeout: float = 300.0
+    others: OtherHosts = OtherHosts()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ...grid import byte_range
 from ...hypervisor import backup_job, leftovers, offline_export, scratch
 from ...hypervisor.connection import Domain, Session
 from ...hypervisor.domain import DomainFacts, require_files_here
+from ...hypervisor.other_hosts import OtherHosts
 from ...repository.format.map_changes import changes
 from ...repository.format.maps import ExtentMap, Run
 from ...repository.repository import Repository
@@ -95,7 +96,7 @@ def changed_until_now(
     domain = session.domain(point.uuid)
     with backup_job.domain_lock(domain.uuid, domain.name, session.wait):
         leftovers.clear(domain, scratch_dir)
-        found = situation.gather(domain, repository)
+        found = situation.gather(domain, repository, OtherHosts(confirmed=True))
         disk = next((each for each in found.facts.disks if each.target == target), None)
         if disk is None:
             raise Refused(f"{domain.name} has no disk {target}.")

@@ -14,6 +14,7 @@ from ...hypervisor.checkpoints import ANY_REPOSITORY, named, why_unsound
 from ...hypervisor.connection import Session
 from ...hypervisor.disks import Disk
 from ...hypervisor.domain import require_files_here
+from ...hypervisor.other_hosts import OtherHosts, why_withheld
 from ...repository.repository import Repository
 from ..backup import situation
 from ..backup.plan import Situation, our_checkpoints, usable_disks
@@ -45,12 +46,13 @@ class Agreement:
     """The steps that are needed, or were done.
 
     ``serving`` is the checkpoint on which the next backup builds. ``foreign`` are checkpoints and bitmaps that do not
-    belong to this collection.
+    belong to this collection. ``skipped`` is why nothing was done, or None.
     """
 
     serving: str | None
     steps: tuple[Step, ...]
     foreign: tuple[str, ...]
+    skipped: str | None = None
 
 
 def _sound_disks(disks: t.Iterable[Disk], name: str) -> tuple[str, ...]:
@@ -108,18 +110,28 @@ def plan_agreement(found: Situation, remove_foreign: bool) -> Agreement:
 
 
 def reconcile(
-    session: Session, repository: Repository, name: str, remove_foreign: bool = False, check_only: bool = False
+    session: Session,
+    repository: Repository,
+    name: str,
+    others: OtherHosts,
+    remove_foreign: bool = False,
+    check_only: bool = False,
 ) -> Agreement:
     """Reconcile a domain's checkpoints, bitmaps and restore points.
 
-    With ``check_only``, only return the steps. Raises a CbtError, such as Refused while a job runs on the domain.
+    With ``check_only``, only return the steps. Removes no bitmap if another host may have a disk open. Raises a
+    CbtError, such as Refused while a job runs on the domain.
     """
     domain = session.domain(name)
     with backup_job.domain_lock(domain.uuid, domain.name, session.wait):
-        found = situation.gather(domain, repository)
+        found = situation.gather(domain, repository, OtherHosts(confirmed=True))
         if not found.facts.active:
             require_files_here(found.facts, f"reconcile {name} while it is shut off")
         plan = plan_agreement(found, remove_foreign)
+        if any(step.verb == REMOVE for step in plan.steps):
+            skipped = why_withheld(situation.seen(domain, repository, others)[0])
+            if skipped is not None:
+                return Agreement(None, (), (), skipped)
         if plan.steps and found.facts.job is not None and leftovers.left_folder(domain) is None:
             raise Refused(
                 f"Cannot change the checkpoints of {domain.name}: {found.facts.job_text} is running on it. Wait for it"

@@ -15,8 +15,10 @@ from ...hypervisor.checkpoints import named, why_unsound
 from ...hypervisor.connection import Domain, Session
 from ...hypervisor.disks import Selection
 from ...hypervisor.domain import DomainFacts, read_domain, require_files_here
+from ...hypervisor.other_hosts import OtherHosts, why_withheld
 from ...repository.format import manifests
 from ...repository.repository import Repository
+from ..backup import situation
 
 CREATE = "create"
 REMOVE = "remove"
@@ -33,6 +35,7 @@ class TrackingRequest:
     present: bool
     checkpoint: str | None = None
     selection: Selection = Selection()
+    others: OtherHosts = OtherHosts()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +162,9 @@ def set_tracking(
         else:
             actions = plan_absent(facts, listed, prefix, request.checkpoint)
             disks = tuple(dataclasses.replace(disk, tracked=False) for disk in disks)
+            skipped = why_withheld(situation.seen(domain, repository, request.others)[0]) if actions else None
+            if skipped is not None:
+                raise Refused(f"Cannot change the checkpoints of {facts.name}: {skipped}")
         if actions and facts.job is not None:
             raise Refused(
                 f"Cannot change the checkpoints of {facts.name}: {facts.job_text} is running on it. Wait for it to end."
