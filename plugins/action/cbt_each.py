@@ -14,6 +14,8 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.printable import printable
 from ansible_collections.kvm.cbt.plugins.module_utils._options import Options
+from ansible_collections.kvm.cbt.plugins.plugin_utils import _cluster
+from ansible_collections.kvm.cbt.plugins.plugin_utils._delegated import run_on
 from ansible_collections.kvm.cbt.plugins.plugin_utils._outcomes import described
 
 _SPEC: dict[str, t.Any] = {
@@ -23,7 +25,17 @@ _SPEC: dict[str, t.Any] = {
         "type": "list",
         "elements": "dict",
         "required": True,
-        "options": {"label": {"type": "str", "required": True}, "options": {"type": "dict", "default": {}}},
+        "options": {
+            "label": {"type": "str", "required": True},
+            "options": {"type": "dict", "default": {}},
+            "running": {"type": "bool", "default": False},
+        },
+    },
+    "cluster": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {"host": {"type": "str", "required": True}, "uri": {"type": "str", "default": "qemu:///system"}},
     },
     "parallel": {"type": "int", "default": 1},
     "timeout": {"type": "int", "default": 86400},
@@ -31,7 +43,9 @@ _SPEC: dict[str, t.Any] = {
 }
 _POLL = (0.5, 15.0)  # shortest and longest seconds between two polls, growing while no run ends
 _DISTURBED = (1, 5)  # seconds to wait before polling a host again that did not respond
+_REPORT = 60  # seconds within which a host must report of a domain
 _GRACE = 60  # seconds to wait for the result of a run that was killed at its time limit
+_LISTER = "kvm.cbt.cbt_domain_info"
 _ANSIBLE = frozenset(
     {
         "ansible_job_id",
@@ -75,6 +89,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self._waiting = list(self._options["each"])
         self._running: dict[str, tuple[Result, float]] = {}  # item and deadline by job id
         self._warnings: list[str] = []
+        self._silent: dict[str, _cluster.Report] = {}  # a host that did not report once is not queried again
         try:
             self._run_all()
         except AnsibleConnectionFailure as error:
@@ -102,7 +117,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         pause = _POLL[0]
         while self._waiting or self._running:
             while self._waiting and len(self._running) < self._options["parallel"]:
-                self._start(self._waiting[0])
+                self._take(self._waiting[0])
                 del self._waiting[0]  # only once it has started, so that it is reported if the host is lost
             if not self._running:
                 continue
@@ -110,8 +125,46 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             ended = [self._look_at(job) for job in list(self._running)]
             pause = _POLL[0] if any(ended) else min(pause * 2, _POLL[1])
 
-    def _start(self, item: Result) -> None:
-        options = {**self._options["options"], **item["options"]}
+    def _take(self, item: Result) -> None:
+        """Start a run, unless another host of the cluster has the domain."""
+        if not self._options["cluster"]:
+            self._start(item, {})
+            return
+        turn = self._turn(item["options"].get("domain", item["label"]))
+        if turn.not_here is None:
+            self._start(item, turn.options)
+        elif item["running"]:
+            text = (
+                f"not processed: it was active on this host when the play began, and {turn.not_here} now. Run it again"
+            )
+            self._note(item, True, text, {"msg": text})
+        else:
+            self._note(item, False, f"skipped: {turn.not_here}", {"skipped": turn.not_here})
+
+    def _turn(self, domain: str) -> _cluster.Turn:
+        uris = {each["host"]: each["uri"] for each in self._options["cluster"]}
+        here = self._task_vars["inventory_hostname"]
+        own = self._report(here, self._options["options"].get("uri") or "qemu:///system", domain)
+        others = [each for each in uris if each != here and _cluster.needs_others(own)]
+        order = list(dict.fromkeys([*uris, here]))
+        return _cluster.turn(own, [self._report(each, uris[each], domain) for each in others], order)
+
+    def _report(self, host: str, uri: str, domain: str) -> _cluster.Report:
+        """Query a host for a domain."""
+        if host in self._silent:
+            return self._silent[host]
+        arguments = {"uri": uri, "domains": [domain]}
+        if host == self._task_vars["inventory_hostname"]:
+            result = self._execute_module(_LISTER, arguments, task_vars=self._task_vars)
+            return _cluster.report_of(host, result)
+        report = _cluster.report_of(host, run_on(host, self, _LISTER, arguments, (self._task_vars, _REPORT)))
+        if report.silent is not None:
+            self._silent[host] = report
+            self._warnings.append(printable(f"{host} did not report which domains it runs: {report.silent}"))
+        return report
+
+    def _start(self, item: Result, found: t.Mapping[str, t.Any]) -> None:
+        options = {**self._options["options"], **found, **item["options"]}
         # ansible-core before 2.19 does not remove omitted values below the top level.
         arguments = {
             key: value for key, value in options.items() if value is not None and value != self._task_vars.get("omit")

@@ -42,6 +42,21 @@ def _run(label: str, **options: t.Any) -> dict[str, t.Any]:
     return {"label": label, "options": options}
 
 
+def cluster_hosts(
+    cluster: t.Any, host: str, groups: t.Mapping[str, Hosts], hostvars: t.Mapping[str, Variables], role: str
+) -> list[dict[str, str]]:
+    """The hosts that may run the domains of a host, with their libvirt URIs; none if it stands alone."""
+    members = [member for name in names(cluster or []) for member in groups.get(name, [name])]
+    if not members:
+        return []
+
+    def uri(name: str) -> str:
+        known = hostvars[name] if name in hostvars else {}  # noqa: SIM401  hostvars has no default
+        return str(next((known[key] for key in (f"{role}_uri", "cbt_uri") if key in known), "qemu:///system"))
+
+    return [{"host": name, "uri": uri(name)} for name in dict.fromkeys([*members, host])]
+
+
 def own_domains(host: str, hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> list[t.Mapping[str, t.Any]]:
     """The domains that belong to a host. If several hosts have a UUID, it belongs to the one with the lowest rank."""
     best: dict[str, tuple[int, int]] = {}
@@ -54,7 +69,10 @@ def own_domains(host: str, hosts: Hosts, hostvars: t.Mapping[str, Variables], na
         for domain in found.get(host, {}).get("domains", [])
         if _rank(host, domain, hosts) == best[domain["uuid"]]
     ]
-    return [_run(domain["name"], domain=domain["uuid"]) for domain in own]
+    return [
+        {**_run(domain["name"], domain=domain["uuid"]), "running": domain["state"] not in _MOVED_OR_OFF}
+        for domain in own
+    ]
 
 
 def listed(value: t.Any) -> list[t.Any]:
@@ -214,6 +232,7 @@ class FilterModule:
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """The filters by the names that templates use."""
         return {
+            "cluster_hosts": cluster_hosts,
             "collected_once": collected_once,
             "first_of_repository": first_of_repository,
             "listed": listed,

@@ -66,6 +66,35 @@ options:
           - Options for this run. They take precedence over the shared ones.
         type: dict
         default: {}
+      running:
+        description:
+          - Whether the domain was active on this host when it was listed. With O(cluster), the run then fails if the
+            domain is on another host at its turn. Otherwise, it is skipped.
+        type: bool
+        default: false
+  cluster:
+    description:
+      - Hosts that may run the domains, in an order that is the same on all of them.
+      - Immediately before the run for a domain that is not active on this host, these hosts are queried with
+        M(kvm.cbt.cbt_domain_info), also those outside the play. The domain is skipped if it is active on another host.
+        If it is shut off everywhere, it is processed by the first of the hosts that have it.
+      - The modules get the hosts that did not report as O(kvm.cbt.cbt_backup#module:silent_hosts). A host does not
+        report if it is unreachable, is not in the inventory, or its libvirt does not answer.
+      - For modules with a O(kvm.cbt.cbt_backup#module:domain) and these options only.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      host:
+        description:
+          - Name of the host in the inventory.
+        type: str
+        required: true
+      uri:
+        description:
+          - Libvirt URI on that host.
+        type: str
+        default: qemu:///system
   parallel:
     description:
       - Number of runs in parallel on each host.

@@ -38,10 +38,18 @@ def _backup(result: Result) -> str:
         return f"skipped: {result['skipped']}"
     disks = result["disks"]
     modes = ", ".join(f"{disk['target']} {disk['mode']}" for disk in disks) or "no disks"
+    modes += "".join(f"; {reason}" for reason in _left_out(result))
     if "restore_point" not in result:
         return f"would examine {size(_sum(disks, 'dirty_bytes'))}: {modes}"
     counts = f"{size(_sum(disks, 'read_bytes'))} read, {size(_sum(disks, 'stored_bytes'))} stored"
     return f"{result['restore_point']['id']}: {modes}; {counts} in {result['duration']:.0f} s"
+
+
+def _left_out(result: Result) -> list[str]:
+    """Return the reasons of skipped disks of which the module warned."""
+    warned = [str(getattr(getattr(each, "event", None), "msg", each)) for each in result.get("warnings", ())]
+    skipped = [disk for disk in result["disks"] if disk["mode"] == "skipped"]
+    return list(dict.fromkeys(disk["reason"] for disk in skipped if any(disk["reason"] in text for text in warned)))
 
 
 def _sum(items: t.Iterable[Result], key: str) -> int:
@@ -49,8 +57,15 @@ def _sum(items: t.Iterable[Result], key: str) -> int:
 
 
 def _checkpoint(result: Result) -> str:
+    if "skipped" in result:
+        return f"skipped: {result['skipped']}"
     foreign = [f"not ours: {', '.join(result['foreign'])}"] if result.get("foreign") else []
     return "; ".join([*result["actions"], *foreign]) or "in order"
+
+
+def _image(result: Result) -> str:
+    left = [f"{disk['target']} is not converted: {disk['reason']}" for disk in result["left"]]
+    return "; ".join([*result["actions"], *left]) or "nothing to convert"
 
 
 def _restore(result: Result) -> str:
@@ -77,6 +92,7 @@ def _retention(result: Result) -> str:
 _DESCRIBE: t.Mapping[str, t.Callable[[Result], str]] = {
     "cbt_backup": _backup,
     "cbt_checkpoint": _checkpoint,
+    "cbt_image": _image,
     "cbt_restore": _restore,
     "cbt_verify": _verify,
     "cbt_retention": _retention,

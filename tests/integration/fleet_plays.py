@@ -27,6 +27,10 @@ class Fleet:
         self.cluster = cluster
         self._collection, self._folder, self._others = collection, folder, others
 
+    def beside(self, *others: str) -> Fleet:
+        """The same nodes, with further lines in the inventory."""
+        return Fleet(self.cluster, self._collection, self._folder, *others)
+
     def run(
         self,
         playbook: str,

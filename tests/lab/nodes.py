@@ -13,7 +13,8 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lab.cache import cache_folder
@@ -143,6 +144,17 @@ class Node(Closing):
         command = self.command(words, environment)
         return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
 
+    @contextmanager
+    def without_libvirtd(self) -> Iterator[None]:
+        """End libvirtd for the block. Running domains go on."""
+        end_process(self.process(int(self.path(Path("/run/libvirtd.pid")).read_text())))
+        try:
+            yield
+        finally:
+            started = self.run(["libvirtd", "-d"])
+            if started.returncode != 0:
+                raise LabError(f"libvirtd of {self.name}: {started.stderr}")
+
     def close(self) -> None:
         """Remove domains, then the node. May be called twice."""
         hypervisor, self._hypervisor = self._hypervisor, None
@@ -217,9 +229,6 @@ class NodeServices:
 
     def restart_libvirtd(self) -> None:
         """Stop and start libvirtd."""
-        pid = int(self._node.path(Path("/run/libvirtd.pid")).read_text())
-        end_process(self._node.process(pid))
-        started = self._node.run(["libvirtd", "-d"])
-        if started.returncode != 0:
-            raise LabError(f"libvirtd of {self._node.name}: {started.stderr}")
+        with self._node.without_libvirtd():
+            pass
         self.acquire()

@@ -56,6 +56,34 @@ def test_each_domain_belongs_to_just_one_host_that_has_it(states: dict[str, dict
         assert set(uuids) <= set(states.get(host, {}))
 
 
+GROUPS = {"all": ["kvm1", "kvm2", "kvm3", "alone"], "nodes": ["kvm1", "kvm2"]}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "names"),
+    [
+        (None, []),
+        ("", []),
+        ([], []),
+        ("nodes", ["kvm1", "kvm2"]),
+        ("kvm3, kvm1", ["kvm3", "kvm1", "kvm2"]),  # a survey gives a list as a string
+        ('["kvm3", "kvm1"]', ["kvm3", "kvm1", "kvm2"]),
+        (["kvm3", "nodes", "kvm3"], ["kvm3", "kvm1", "kvm2"]),
+        (["kvm1", "gone"], ["kvm1", "gone", "kvm2"]),  # a host that is not in the inventory is not forgotten
+        ("nods", ["nods", "kvm2"]),
+    ],
+)
+def test_a_cluster_is_a_group_or_a_list_and_contains_the_host(cluster: Any, names: list[str]) -> None:
+    hosts = fleet.cluster_hosts(cluster, "kvm2", GROUPS, {"kvm1": {}}, "backup")
+    assert [each["host"] for each in hosts] == names
+
+
+def test_each_host_of_a_cluster_is_queried_at_its_own_uri() -> None:
+    hostvars = {"kvm1": {"cbt_uri": "a", "backup_uri": "b"}, "kvm2": {"cbt_uri": "c"}, "kvm3": {}}
+    hosts = fleet.cluster_hosts([*HOSTS, "gone"], "kvm1", GROUPS, hostvars, "backup")
+    assert [each["uri"] for each in hosts] == ["b", "c", "qemu:///system", "qemu:///system"]
+
+
 def test_the_first_host_that_reaches_a_repository_maintains_it_under_any_local_path() -> None:
     found = {
         "kvm1": {"f": {"failed": True}},

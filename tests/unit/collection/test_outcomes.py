@@ -29,7 +29,19 @@ DISKS = [
         ),
         ("cbt_backup", {"disks": DISKS}, "would examine 2.0 KiB: vda incremental, vdb skipped"),
         ("cbt_backup", {"disks": [], "skipped": "it is shut off"}, "skipped: it is shut off"),
+        (
+            "cbt_backup",
+            {"disks": [{**DISKS[1], "reason": "vdb may be in use."}], "warnings": ["vdb may be in use."]},
+            "would examine 0 bytes: vdb skipped; vdb may be in use.",
+        ),
         ("cbt_checkpoint", {"actions": [], "foreign": []}, "in order"),
+        ("cbt_checkpoint", {"actions": [], "foreign": [], "skipped": "it may be in use"}, "skipped: it may be in use"),
+        ("cbt_image", {"actions": [], "left": []}, "nothing to convert"),
+        (
+            "cbt_image",
+            {"actions": ["vda: by amend"], "left": [{"target": "vdb", "reason": "it may be in use"}]},
+            "vda: by amend; vdb is not converted: it may be in use",
+        ),
         (
             "cbt_checkpoint",
             {"actions": ["remove a", "remove b"], "foreign": ["theirs"]},
