@@ -15,7 +15,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ._cbt.control import Control
 from ._cbt.hypervisor.connection import Session, connect
-from ._cbt.hypervisor.disks import Selection
+from ._cbt.hypervisor.domain_xml.disks import Selection
 from ._cbt.hypervisor.other_hosts import OtherHosts
 from ._runtime import Module
 

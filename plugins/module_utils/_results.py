@@ -15,7 +15,7 @@ from ._cbt.printable import utc_time
 from ._runtime import Module, reported, require
 
 if t.TYPE_CHECKING:
-    from ._cbt.hypervisor.disks import Bitmap, Disk
+    from ._cbt.hypervisor.domain_xml.disks import Bitmap, Disk
     from ._cbt.repository.format.manifests import RestorePoint
     from ._cbt.repository.sharing.leases import LeaseHolder
 

@@ -26,7 +26,7 @@ from witness import ask, session_of
 
 from _cbt.errors import Refused
 from _cbt.hypervisor.connection import Session
-from _cbt.hypervisor.machine_files import TPM_FOLDER
+from _cbt.hypervisor.domain_xml.machine_files import TPM_FOLDER
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.restore.restore import MachineOptions, RestoreRequest, restore
 from _cbt.repository.repository import Repository

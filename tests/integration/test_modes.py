@@ -18,7 +18,7 @@ from witness import Witnessed, ask, differences, disk_result, session_of, witnes
 
 from _cbt.control import Control, Progress
 from _cbt.errors import Interrupted, Refused
-from _cbt.hypervisor.disks import Selection
+from _cbt.hypervisor.domain_xml.disks import Selection
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.operations.tracking import changed_blocks

@@ -23,7 +23,7 @@ from witness import ask, session_of
 from _cbt.control import Control, Progress
 from _cbt.errors import Refused
 from _cbt.hypervisor import leftovers, offline_export, scratch
-from _cbt.hypervisor.machine_files import MachineFile
+from _cbt.hypervisor.domain_xml.machine_files import MachineFile
 from _cbt.operations.backup import run
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.convert.convert import convert_disks

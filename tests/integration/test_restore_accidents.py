@@ -18,7 +18,7 @@ from restored import new_name, refused, removed
 
 from _cbt.errors import CbtError
 from _cbt.hypervisor.connection import Session
-from _cbt.hypervisor.disks import parse_disks
+from _cbt.hypervisor.domain_xml.disks import parse_disks
 from _cbt.operations.restore.restore import MachineOptions, RestoreRequest, restore
 from _cbt.repository.repository import Repository
 

@@ -19,7 +19,7 @@ from lab.reference import same_bytes
 from witness import ask, differences, session_of, witnessed_backup
 
 from _cbt.errors import Refused
-from _cbt.hypervisor.disks import Selection
+from _cbt.hypervisor.domain_xml.disks import Selection
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.repository.repository import Repository

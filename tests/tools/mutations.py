@@ -394,7 +394,7 @@ GUARDS = (
     ),
     Mutation(
         "a bitmap that was not closed is believed",
-        "hypervisor/disks.py",
+        "hypervisor/domain_xml/disks.py",
         'inconsistent="in-use" in raw["flags"]',
         "inconsistent=False",
         ("integration/test_offline.py::test_a_bitmap_that_was_not_closed_is_not_trusted",),
@@ -1179,14 +1179,14 @@ STORM = tuple(
 KINDS = (
     Mutation(
         "an encrypted disk is read from its image",
-        "hypervisor/disk_kinds.py",
+        "hypervisor/domain_xml/disk_kinds.py",
         "(*inner, *(child.tag for child in element))",
         "inner",
         ("unit/hypervisor/test_disk_kinds.py::test_what_only_libvirt_sees_through_is_not_read_shut_off",),
     ),
     Mutation(
         "a source without a name is no medium",
-        "hypervisor/disk_kinds.py",
+        "hypervisor/domain_xml/disk_kinds.py",
         '    name = given.get("name") or',
         '    if not given.get("name"):\n        return None\n    name = given.get("name") or',
         ("unit/hypervisor/test_disk_kinds.py::test_a_source_without_a_name_is_a_medium",),
@@ -1204,7 +1204,7 @@ KINDS = (
         "        reason = why_unsound(added, name) or why_foreign(added, name)\n",
         "        reason = None\n",
         (
-            "integration/test_disk_kinds.py::test_a_shut_off_domain_whose_image_store_is_full_is_read_in_full_with_a_warning",
+            "integration/test_kinds_of_disks.py::test_a_shut_off_domain_whose_image_store_is_full_is_read_in_full_with_a_warning",
         ),
     ),
     Mutation(
@@ -1212,7 +1212,7 @@ KINDS = (
         "hypervisor/offline_export.py",
         "    if not disk.backing:\n        return True\n",
         "    return True\n",
-        ("integration/test_disk_kinds.py::test_a_backing_chain_in_the_definition_is_what_the_guest_sees",),
+        ("integration/test_kinds_of_disks.py::test_a_backing_chain_in_the_definition_is_what_the_guest_sees",),
     ),
     Mutation(
         "firmware variables may name a file of the host",

@@ -38,7 +38,7 @@ from _cbt.blocks.extents import BlockRange, Extent  # noqa: E402
 from _cbt.control import Control  # noqa: E402
 from _cbt.grid import BLOCK_SIZE, block_count, block_length  # noqa: E402
 from _cbt.hypervisor import checkpoints  # noqa: E402
-from _cbt.hypervisor.machine_files import machine_files  # noqa: E402
+from _cbt.hypervisor.domain_xml.machine_files import machine_files  # noqa: E402
 from _cbt.operations import keys  # noqa: E402
 from _cbt.operations.keys import KeyRequest  # noqa: E402
 from _cbt.operations.point.disk_reader import ranges_of  # noqa: E402

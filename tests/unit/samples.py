@@ -9,8 +9,8 @@ import uuid
 import zlib
 from typing import Any
 
-from _cbt.hypervisor.disks import Bitmap, Disk, identity_bitmap
 from _cbt.hypervisor.domain import DomainFacts
+from _cbt.hypervisor.domain_xml.disks import Bitmap, Disk, identity_bitmap
 from _cbt.operations.backup.plan import BackupPlan, BackupPolicy, Situation, make_plan
 from _cbt.operations.restore.machine_xml import DiskTarget, TargetMachine
 from _cbt.repository.format import codecs, names

@@ -37,8 +37,9 @@ REPOSITORY = [
     "repository/crypto",
 ]
 WINGS: dict[str, set[str]] = {
-    "hypervisor": {"images", "hypervisor/allowed"},
+    "hypervisor": {"images", "hypervisor/allowed", "hypervisor/domain_xml"},
     "hypervisor/allowed": set(),
+    "hypervisor/domain_xml": set(),
     "images": set(),
     "blocks": set(),
 }

@@ -28,7 +28,7 @@ From the options of a backup to the published manifest, and back to a restored d
     blocks/extents.py                   arithmetic of byte ranges: changed or not, zero or not
     blocks/source.py                    the interface of a disk that is read
     blocks/nbd.py                       that interface over NBD
-    hypervisor/disks.py                 disks of a domain, and whether changes of each can be tracked
+    hypervisor/domain_xml/disks.py                 disks of a domain, and whether changes of each can be tracked
     hypervisor/checkpoints.py           checkpoints and their dirty bitmaps
     hypervisor/backup_job.py            the backup job of libvirt: a frozen view of the disks
     repository/format/packs.py          a pack: many blocks in one immutable object
@@ -81,10 +81,10 @@ Other files that the core path imports. On a first reading, their names are enou
     files.py
     hypervisor/agent.py
     hypervisor/connection.py
-    hypervisor/disk_kinds.py
+    hypervisor/domain_xml/disk_kinds.py
     hypervisor/domain.py
     hypervisor/free_space.py
-    hypervisor/machine_files.py
+    hypervisor/domain_xml/machine_files.py
     hypervisor/offline_export.py
     hypervisor/other_hosts.py
     hypervisor/scratch.py

@@ -15,9 +15,9 @@ import samples
 from samples import plan_of
 
 from _cbt.errors import Refused
-from _cbt.hypervisor import disk_kinds
-from _cbt.hypervisor.disks import Disk, parse_disks, with_block_nodes
 from _cbt.hypervisor.domain import DomainFacts
+from _cbt.hypervisor.domain_xml import disk_kinds
+from _cbt.hypervisor.domain_xml.disks import Disk, parse_disks, with_block_nodes
 from _cbt.hypervisor.offline_export import require_images
 from _cbt.operations.backup.plan import Situation
 

@@ -13,8 +13,8 @@ import pytest
 from samples import disk, facts, plan_of
 
 from _cbt.errors import Refused
-from _cbt.hypervisor.disks import Selection
 from _cbt.hypervisor.domain import DomainFacts
+from _cbt.hypervisor.domain_xml.disks import Selection
 from _cbt.hypervisor.other_hosts import OtherHosts, withheld
 from _cbt.images import locks
 from _cbt.operations.backup.plan import Situation

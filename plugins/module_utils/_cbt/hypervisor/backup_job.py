@@ -17,8 +17,8 @@ from ..errors import HypervisorError, Refused
 from ..runtime import own_folder
 from . import scratch
 from .connection import Domain, explained, libvirt, no_wait
-from .disks import Disk
 from .domain import DomainFacts
+from .domain_xml.disks import Disk
 
 END_WITHIN = 60  # seconds to wait until QEMU has ended the job
 

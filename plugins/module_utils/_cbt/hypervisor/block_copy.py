@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 from ..errors import HypervisorError
 from .connection import Domain, explained, libvirt
-from .disks import GRANULARITY, disk_element
 from .domain import monitor
+from .domain_xml.disks import GRANULARITY, disk_element
 
 _STEP = 0.2  # seconds
 

@@ -19,8 +19,8 @@ from xml.etree import ElementTree
 
 from ..errors import HypervisorError, ProgramError
 from .connection import Domain, explained, libvirt
-from .disks import GRANULARITY, Disk, identity_bitmap, with_image
 from .domain import DomainFacts, monitor, read_domain
+from .domain_xml.disks import GRANULARITY, Disk, identity_bitmap, with_image
 
 _IDENTITY_GRANULARITY = 1 << 31  # bytes; the maximum, so that an identity bitmap takes almost no space
 ANY_REPOSITORY = re.compile(r"cbt-[0-9a-f]{8}-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from ..errors import HypervisorError
 from .connection import Domain, Session, explained, libvirt
-from .disks import Disk, disk_element, parse_disks
+from .domain_xml.disks import Disk, disk_element, parse_disks
 
 _SEEN_FOR = 2.0  # seconds that a started domain must keep running
 

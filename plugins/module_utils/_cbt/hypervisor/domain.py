@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from ..errors import HypervisorError, ProgramError, Refused
 from .connection import Domain, Session, explained, libvirt
-from .disks import Disk, parse_disks, with_block_nodes, with_image
+from .domain_xml.disks import Disk, parse_disks, with_block_nodes, with_image
 
 try:
     import libvirt_qemu

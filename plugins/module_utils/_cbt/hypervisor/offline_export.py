@@ -15,11 +15,11 @@ from .. import programs
 from ..endpoint import Export
 from ..errors import HypervisorError, ProgramError, Refused
 from ..images import qemu_img
-from . import disk_kinds
 from .backup_job import Wanted
 from .connection import explained
-from .disks import Disk
 from .domain import DomainFacts
+from .domain_xml import disk_kinds
+from .domain_xml.disks import Disk
 
 _START_WITHIN = 60  # seconds
 

@@ -15,8 +15,8 @@ import socket
 from ..errors import Refused
 from ..images import locks
 from .connection import Session
-from .disks import Disk, Selection
 from .domain import DomainFacts
+from .domain_xml.disks import Disk, Selection
 
 
 @dataclasses.dataclass(frozen=True)

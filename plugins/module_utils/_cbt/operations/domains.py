@@ -12,8 +12,8 @@ from ..errors import HypervisorError
 from ..hypervisor import checkpoints
 from ..hypervisor.checkpoints import ANY_REPOSITORY, Checkpoint, why_unsound
 from ..hypervisor.connection import Session
-from ..hypervisor.disks import Disk
 from ..hypervisor.domain import DomainFacts, read_domain, state_of
+from ..hypervisor.domain_xml.disks import Disk
 from ..hypervisor.other_hosts import host_name
 from ..patterns import matches, missing
 

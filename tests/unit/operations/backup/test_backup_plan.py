@@ -9,7 +9,7 @@ import pytest
 from samples import GIB, disk, facts, plan_of, point, point_id, record
 
 from _cbt.errors import Refused
-from _cbt.hypervisor.disks import Bitmap, Disk
+from _cbt.hypervisor.domain_xml.disks import Bitmap, Disk
 from _cbt.operations.backup.plan import BackupPlan, DiskPlan, Situation, untracked
 from _cbt.repository.format.manifests import RestorePoint
 

@@ -6,7 +6,7 @@ import pytest
 from samples import GIB, disk, facts, plan_of, point, record
 
 from _cbt.errors import Refused, size_text
-from _cbt.hypervisor.disks import Bitmap, Disk, Selection
+from _cbt.hypervisor.domain_xml.disks import Bitmap, Disk, Selection
 from _cbt.operations.backup.plan import Situation, our_checkpoints
 
 OURS = "cbt-12345678-"

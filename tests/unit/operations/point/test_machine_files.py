@@ -17,7 +17,7 @@ from stores_for_tests import MemoryStore, with_bit_flipped
 
 from _cbt import programs
 from _cbt.errors import DamagedObject, Refused
-from _cbt.hypervisor.machine_files import MachineFile, machine_files
+from _cbt.hypervisor.domain_xml.machine_files import MachineFile, machine_files
 from _cbt.operations.point import machine_files as kept
 from _cbt.operations.point.machine_files import PIECE, Capture, SavedFile
 from _cbt.operations.restore.saved_machine import names_other_files, saved_files, write_file

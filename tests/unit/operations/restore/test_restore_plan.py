@@ -8,7 +8,7 @@ import pytest
 from samples import GIB, point, record
 
 from _cbt.errors import Refused
-from _cbt.hypervisor.disks import Selection
+from _cbt.hypervisor.domain_xml.disks import Selection
 from _cbt.operations.restore.restore import DiskRestore, RestoreRequest, make_plan
 
 POINT = point(1, (record("vda"), record("vdb", 512), record("sdaa")))

@@ -11,8 +11,8 @@ import time
 from ...control import Control
 from ...hypervisor import agent, backup_job, checkpoints
 from ...hypervisor.connection import Session
-from ...hypervisor.disks import Selection
 from ...hypervisor.domain import read_domain, require_files_here
+from ...hypervisor.domain_xml.disks import Selection
 from ...hypervisor.other_hosts import OtherHosts, why_withheld
 from ...repository.repository import Repository
 from ...repository.sharing import leases

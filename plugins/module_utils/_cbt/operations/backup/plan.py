@@ -11,8 +11,8 @@ import typing as t
 
 from ...errors import Refused, size_text
 from ...hypervisor.checkpoints import named, why_foreign, why_unsound
-from ...hypervisor.disks import Disk, Selection, parse_disks
 from ...hypervisor.domain import DomainFacts
+from ...hypervisor.domain_xml.disks import Disk, Selection, parse_disks
 from ...hypervisor.other_hosts import OtherHosts
 from ...repository.format.manifests import RestorePoint
 from ...repository.records.damage import Damages

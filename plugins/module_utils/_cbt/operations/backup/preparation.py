@@ -63,9 +63,7 @@ def clear(domain: Domain, scratch_dir: str, abort_foreign: bool) -> list[str]:
 
 
 @contextlib.contextmanager
-def started(
-    domain: Domain, wanted: bool, check_only: bool, facts: t.Callable[[], DomainFacts]
-) -> t.Iterator[None]:
+def started(domain: Domain, wanted: bool, check_only: bool, facts: t.Callable[[], DomainFacts]) -> t.Iterator[None]:
     """Start a domain that is shut off, with its processors paused, for the block.
 
     Raises Refused if its memory is saved to disk: a start consumes it. It is not started with ``check_only``, and not

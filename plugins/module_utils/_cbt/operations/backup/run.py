@@ -18,9 +18,9 @@ from ...endpoint import Export, TcpServer
 from ...errors import CbtError, UnreadableObject
 from ...hypervisor import agent, backup_job, checkpoints, free_space, scratch
 from ...hypervisor.connection import Domain, libvirt
-from ...hypervisor.disks import Disk
 from ...hypervisor.domain import versions
-from ...hypervisor.machine_files import machine_files
+from ...hypervisor.domain_xml.disks import Disk
+from ...hypervisor.domain_xml.machine_files import machine_files
 from ...hypervisor.other_hosts import host_name
 from ...repository.format import manifests, maps
 from ...repository.format.manifests import DiskRecord, RestorePoint, StoredFile

@@ -11,8 +11,8 @@ from ...errors import UnreadableObject
 from ...grid import BLOCK_SIZE
 from ...hypervisor import checkpoints
 from ...hypervisor.connection import Domain
-from ...hypervisor.disks import Selection
 from ...hypervisor.domain import DomainFacts, read_domain
+from ...hypervisor.domain_xml.disks import Selection
 from ...hypervisor.other_hosts import OtherHosts, host_name, withheld
 from ...repository.format.manifests import RestorePoint
 from ...repository.format.packs import PackRef

@@ -18,10 +18,11 @@ import typing as t
 
 from ...control import Control
 from ...errors import CbtError, Refused
-from ...hypervisor import backup_job, block_copy, definition, disk_kinds
+from ...hypervisor import backup_job, block_copy, definition
 from ...hypervisor.connection import Domain, Session, no_wait
-from ...hypervisor.disks import Disk, Selection
 from ...hypervisor.domain import DomainFacts, read_domain, require_files_here
+from ...hypervisor.domain_xml import disk_kinds
+from ...hypervisor.domain_xml.disks import Disk, Selection
 from ...hypervisor.other_hosts import host_name, withheld
 from ...images import image_files, locks, marker
 from ...images.image_files import Image

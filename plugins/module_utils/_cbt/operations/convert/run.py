@@ -15,8 +15,8 @@ from ...errors import HypervisorError, Refused, size_text
 from ...files import delete
 from ...hypervisor import block_copy, checkpoints, definition, free_space
 from ...hypervisor.connection import Domain
-from ...hypervisor.disks import parse_disks
 from ...hypervisor.domain import read_domain
+from ...hypervisor.domain_xml.disks import parse_disks
 from ...images import image_files, locks, marker, qemu_img
 from ...images.marker import Original
 from .plan import AMEND, FINISH, Conversion, ConversionOptions

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Captures a machine's files other than its disks, for a restore point.
 
-hypervisor/machine_files.py lists these files. Each is stored in compressed pieces of at most PIECE bytes of the file,
-so that neither a backup nor a restore needs the whole file in memory.
+hypervisor/domain_xml/machine_files.py lists these files. Each is stored in compressed pieces of at most PIECE bytes of
+the file, so that neither a backup nor a restore needs the whole file in memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import typing as t
 import zlib
 
 from ...errors import CbtError
-from ...hypervisor.machine_files import MachineFile
+from ...hypervisor.domain_xml.machine_files import MachineFile
 from ...trusted_files import open_file
 
 INDEX = "machine.json"

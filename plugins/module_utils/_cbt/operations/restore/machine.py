@@ -22,8 +22,8 @@ from ...hypervisor import storage_pools
 from ...hypervisor.allowed.firmware import described_firmware
 from ...hypervisor.allowed.values import is_firmware
 from ...hypervisor.connection import Domain, Session, explained, libvirt
-from ...hypervisor.machine_files import path_in as path_of
-from ...hypervisor.machine_files import tpm_path
+from ...hypervisor.domain_xml.machine_files import path_in as path_of
+from ...hypervisor.domain_xml.machine_files import tpm_path
 from ...repository.format.manifests import RestorePoint
 from ...repository.repository import Repository
 from ..point.machine_files import SavedFile

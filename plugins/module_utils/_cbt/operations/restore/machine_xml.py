@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from ...errors import Refused
 from ...hypervisor.allowed.filtering import filtered
 from ...hypervisor.allowed.values import Host, is_firmware
-from ...hypervisor.machine_files import NVRAM_FOLDER, path_in
+from ...hypervisor.domain_xml.machine_files import NVRAM_FOLDER, path_in
 
 ElementTree.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 

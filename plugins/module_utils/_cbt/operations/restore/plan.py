@@ -15,8 +15,8 @@ from ...busy import RESTORE_NAMES, Busy
 from ...errors import Refused, size_text
 from ...grid import BLOCK_SIZE
 from ...hypervisor.connection import Session
-from ...hypervisor.disks import Selection
 from ...hypervisor.domain import running_users_of
+from ...hypervisor.domain_xml.disks import Selection
 from ...images import locks, qcow2_layout
 from ...parallel import check_workers
 from ...repository.format.manifests import RestorePoint

@@ -12,8 +12,8 @@ from ...errors import Refused
 from ...hypervisor import backup_job, checkpoints, leftovers
 from ...hypervisor.checkpoints import ANY_REPOSITORY, named, why_unsound
 from ...hypervisor.connection import Session
-from ...hypervisor.disks import Disk
 from ...hypervisor.domain import require_files_here
+from ...hypervisor.domain_xml.disks import Disk
 from ...hypervisor.other_hosts import OtherHosts, why_withheld
 from ...repository.repository import Repository
 from ..backup import situation

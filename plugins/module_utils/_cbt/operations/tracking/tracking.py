@@ -13,8 +13,8 @@ from ...errors import Refused
 from ...hypervisor import backup_job, checkpoints
 from ...hypervisor.checkpoints import named, why_unsound
 from ...hypervisor.connection import Domain, Session
-from ...hypervisor.disks import Selection
 from ...hypervisor.domain import DomainFacts, read_domain, require_files_here
+from ...hypervisor.domain_xml.disks import Selection
 from ...hypervisor.other_hosts import OtherHosts, why_withheld
 from ...repository.format import manifests
 from ...repository.repository import Repository

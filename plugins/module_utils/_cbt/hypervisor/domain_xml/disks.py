@@ -10,7 +10,7 @@ import re
 import typing as t
 from xml.etree import ElementTree
 
-from ..errors import Refused
+from ...errors import Refused
 from . import disk_kinds
 
 GRANULARITY = 65536  # bytes, as in the bitmaps that libvirt creates

@@ -275,7 +275,7 @@ def test_every_kind_of_disk_is_read_as_the_guest_sees_it(
 
 
 def _only(*targets: str) -> t.Any:
-    from _cbt.hypervisor.disks import Selection
+    from _cbt.hypervisor.domain_xml.disks import Selection
 
     return Selection(targets)
 
