@@ -54,6 +54,25 @@ options:
         description:
           - Path of a file with the CA certificates to trust, in place of the system's.
         type: path
+      addressing_style:
+        description:
+          - Whether the bucket's name is in the path of each request (V(path)) or in its host name (V(virtual)), as
+            Alibaba Cloud, Tencent Cloud and Huawei Cloud require.
+          - By default, or with V(auto), the path if O(s3.endpoint_url) is set, otherwise the host name.
+        type: str
+        choices: [auto, path, virtual]
+      server_side_encryption:
+        description:
+          - Method by which the service encrypts each object that is stored. V(aws:kms) and V(aws:kms:dsse) use a key of
+            the key management service.
+          - By default, the bucket's own setting applies, or V(aws:kms) if O(s3.kms_key_id) is set. Set it for a bucket
+            whose policy denies uploads that do not name the method.
+        type: str
+        choices: [AES256, aws:kms, aws:kms:dsse]
+      kms_key_id:
+        description:
+          - Id or ARN of the key with which the service encrypts. By default, the key of the bucket or of the account.
+        type: str
   passphrase:
     description:
       - Passphrase of an encrypted repository. A repository that is created with a passphrase is encrypted.

@@ -45,6 +45,9 @@ _S3: dict[str, t.Any] = {
     "secret_key": {"type": "str", "no_log": True},
     "validate_certs": {"type": "bool", "default": True},
     "ca_bundle": {"type": "path"},
+    "addressing_style": {"type": "str", "choices": ["auto", "path", "virtual"]},
+    "server_side_encryption": {"type": "str", "choices": ["AES256", "aws:kms", "aws:kms:dsse"]},
+    "kms_key_id": {"type": "str", "no_log": False},
 }
 # The path type expands ~ and variables, and leaves s3://bucket/prefix unchanged.
 ANY_REPOSITORY: dict[str, t.Any] = {

@@ -87,6 +87,20 @@ options:
         description:
           - As in O(s3).
         type: path
+      addressing_style:
+        description:
+          - As in O(s3).
+        type: str
+        choices: [auto, path, virtual]
+      server_side_encryption:
+        description:
+          - As in O(s3).
+        type: str
+        choices: [AES256, aws:kms, aws:kms:dsse]
+      kms_key_id:
+        description:
+          - As in O(s3).
+        type: str
   dest_passphrase:
     description:
       - Passphrase of O(dest_repository). Required if it is encrypted. If the run creates the repository, it is

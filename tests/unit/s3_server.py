@@ -7,7 +7,7 @@ import hashlib
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -74,6 +74,10 @@ class S3Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.store = store
         self.turn = threading.Lock()
+        self.uploads: dict[str, dict[int, bytes]] = {}
+        # What this server demands of a request: it returns an answer that refuses, or None.
+        self.demand: Callable[[str, str, dict[str, str], bytes], Answer | None] = lambda *_request: None
+        self.seen: list[tuple[str, dict[str, str]]] = []  # each request, with its headers
         self.arm("", -1)
 
     def arm(self, fault: str, at: int) -> None:
@@ -94,9 +98,15 @@ class S3Server(ThreadingHTTPServer):
         place, _mark, query = path.partition("?")
         asked = dict(urllib.parse.parse_qsl(query))
         with self.turn:
+            self.seen.append((f"{method} {path}", headers))
+            refused = self.demand(method, path, headers, body)
+            if refused is not None:
+                return refused
             if "list-type" in asked:
                 return self._list(asked["prefix"])
             name = urllib.parse.unquote(place)[len(PREFIX) :]
+            if method == "POST" or "uploadId" in asked:
+                return self._in_parts(name, query, body)
             if method == "PUT":
                 there = name in self.store.objects
                 if headers.get("if-none-match") == "*" and there:
@@ -112,6 +122,19 @@ class S3Server(ThreadingHTTPServer):
             if name not in self.store.objects:
                 return 404, {}, refusal("NoSuchKey")
             return self._get(name, headers.get("range"))
+
+    def _in_parts(self, name: str, query: str, body: bytes) -> Answer:
+        asked = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+        if "uploads" in asked:
+            upload = f"upload{len(self.uploads)}"
+            self.uploads[upload] = {}
+            return 200, {}, f"<R><UploadId>{upload}</UploadId></R>".encode()
+        parts = self.uploads[asked["uploadId"]]
+        if "partNumber" in asked:
+            parts[int(asked["partNumber"])] = body
+            return 200, {"ETag": _etag(body)}, b""
+        self.store.put(name, b"".join(parts[number] for number in sorted(parts)))
+        return 200, {}, b"<R><ETag>e</ETag></R>"
 
     def _get(self, name: str, wanted: str | None) -> Answer:
         data = self.store.objects[name]
@@ -158,7 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
             )
         else:
             headers = {name.lower(): value for name, value in self.headers.items()}
-            status, headers, answer = self.server.carry_out(self.command, self.path, headers, body)
+            path = f"/bucket{self.path}" if headers["host"].startswith("bucket.") else self.path
+            status, headers, answer = self.server.carry_out(self.command, path, headers, body)
         if fault == "answer lost":
             self.close_connection = True
             return
@@ -172,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer[: len(answer) // 2] if fault == "half an answer" else answer)
         self.close_connection = fault == "half an answer"
 
-    do_GET = do_PUT = do_HEAD = do_DELETE = serve  # noqa: N815
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = serve  # noqa: N815
 
     def log_message(self, *_words: object) -> None:
         pass

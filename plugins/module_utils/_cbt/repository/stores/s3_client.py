@@ -13,6 +13,7 @@ import typing as t
 
 from ...control import Control
 from ...errors import ObjectMissing, ReadOnly, RepositoryError, StorageFull
+from . import s3_headers
 from .s3_options import S3Options
 
 try:
@@ -35,7 +36,10 @@ _REGION = "us-east-1"  # AWS accepts it for a bucket of any region, other server
 _KEYS = "Check access_key and secret_key, or the environment and SDK files that provide them."
 _CLOCK = "Set the clock of this host, or of the server."
 _ALLOWED = "Check what the policies of the key and of the bucket allow; docs/s3.md lists the required permissions."
-_WHERE = "Check endpoint_url, the network and whether the server runs."
+_ENCRYPTED = " If the bucket requires it, set server_side_encryption and kms_key_id in s3."
+_ENCRYPTION = "Check server_side_encryption and kms_key_id in s3, and that the server accepts x-amz-checksum-crc32 or Content-MD5."
+_STYLE = "Set addressing_style to virtual in s3."
+_WHERE = "Check endpoint_url, addressing_style, the network and whether the server runs."
 _REGIONS = "Check region and endpoint_url."
 _SPACE = "Free space there, or raise the quota."
 _ADVICE = {
@@ -59,8 +63,15 @@ _ADVICE = {
     "QuotaExceeded": _SPACE,
     "XMinioStorageFull": _SPACE,
     "507": _SPACE,
+    "SecondLevelDomainForbidden": _STYLE,  # Alibaba Cloud
+    "PathStyleDomainForbidden": _STYLE,  # Tencent Cloud
+    "VirtualHostDomainRequired": _STYLE,  # Huawei Cloud
+    "InvalidPathAccess": _STYLE,  # Volcano Engine
     "SlowDown": "Try again later, or with fewer workers.",
 }
+
+# Codes by which servers refuse a header of an upload.
+_OF_HEADERS = ("InvalidArgument", "InvalidRequest", "NotImplemented", "InvalidEncryptionAlgorithmError", "400", "501")
 
 
 def connect(options: S3Options, control: Control) -> t.Any:
@@ -78,19 +89,18 @@ def connect(options: S3Options, control: Control) -> t.Any:
             region_name=session.region_name or _REGION,
             endpoint_url=endpoint,
             verify=options.ca_bundle if options.validate_certs else False,
-            config=_config(),
+            config=_config(options.addressing_style),
         )
     # TLS proves what is sent at no extra cost; SHA-256 would take as long as everything else.
     if client.meta.endpoint_url.startswith("https:"):
         client.meta.config.s3 = {"payload_signing_enabled": False, **(client.meta.config.s3 or {})}
     client.meta.events.register("before-send.s3", functools.partial(_send, client._endpoint.http_session))
     client.meta.events.register("needs-retry.s3", functools.partial(_report_retry, control))
-    client.meta.events.register("provide-client-params.s3.PutObject", _take_condition)
-    client.meta.events.register("before-call.s3.PutObject", _set_condition)
+    s3_headers.register(client.meta.events, options, control)
     return client
 
 
-def _config() -> t.Any:
+def _config(addressing_style: str | None) -> t.Any:
     # Newer SDKs add their own checksums in a way that servers other than AWS refuse. Every request has one of ours.
     newer = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
     return Config(
@@ -98,6 +108,7 @@ def _config() -> t.Any:
         max_pool_connections=_CONNECTIONS,
         connect_timeout=_CONNECT_TIMEOUT,
         read_timeout=_READ_TIMEOUT,
+        s3={"addressing_style": addressing_style} if addressing_style else None,
         **{key: value for key, value in newer.items() if key in Config.OPTION_DEFAULTS},
     )
 
@@ -147,27 +158,19 @@ def _report_retry(control: Control, operation: t.Any, attempts: int, **event: t.
     """Log a request that failed and that the SDK retries."""
     error, answer = event.get("caught_exception"), event.get("response")
     status = answer[0].status_code if answer is not None else 0
-    if attempts < ATTEMPTS and (error is not None or status >= 500 or status == 429):
+    if attempts < ATTEMPTS and (error is not None or status == 429 or (status >= 500 and status != 501)):
         why = str(error) if error is not None else f"HTTP {status}"
         control.note("retry", request=operation.name, attempt=attempts, error=why)
 
 
-_CONDITIONS = {"IfNoneMatch": "If-None-Match", "IfMatch": "If-Match"}
-
-
-def _take_condition(params: dict[str, t.Any], context: dict[str, t.Any], **_event: t.Any) -> None:
-    # The SDK of Debian 12 and RHEL 9 rejects conditions on this request, so they bypass its checks.
-    context["kvm_cbt_conditions"] = {header: params.pop(name) for name, header in _CONDITIONS.items() if name in params}
-
-
-def _set_condition(params: dict[str, t.Any], context: dict[str, t.Any], **_event: t.Any) -> None:
-    params["headers"].update(context.get("kvm_cbt_conditions", {}))
-
-
-def _failure(what: str, advice: str) -> type[RepositoryError]:
-    if advice == _SPACE:
-        return StorageFull
-    return ReadOnly if what == "write" and advice == _ALLOWED else RepositoryError
+def _kind(what: str, code: str) -> tuple[type[RepositoryError], str]:
+    """Return the error for a refusal by the server, and advice."""
+    advice = _ADVICE.get(code, "Check the server.")
+    if code.startswith("KMS.") or (what == "write" and code in _OF_HEADERS):
+        return RepositoryError, _ENCRYPTION
+    if what == "write" and advice == _ALLOWED:
+        return ReadOnly, advice + _ENCRYPTED
+    return StorageFull if advice == _SPACE else RepositoryError, advice
 
 
 @contextlib.contextmanager
@@ -180,8 +183,8 @@ def explained(what: str, where: str) -> t.Iterator[None]:
         if code == "NoSuchKey":
             raise ObjectMissing(f"Cannot {what} {where}: it does not exist.") from error
         message = error.response.get("Error", {}).get("Message") or "the server refused"
-        advice = _ADVICE.get(code, "Check the server.")
-        raise _failure(what, advice)(f"Cannot {what} {where}: {message.rstrip('.')} ({code}). {advice}") from error
+        kind, advice = _kind(what, code)
+        raise kind(f"Cannot {what} {where}: {message.rstrip('.')} ({code}). {advice}") from error
     except RecursionError as error:  # older SDKs follow redirects without end
         raise RepositoryError(f"Cannot {what} {where}: the server redirects repeatedly. {_REGIONS}") from error
     except RuntimeError as error:  # raised by the SDK when renewed credentials are expired as well
@@ -192,6 +195,11 @@ def explained(what: str, where: str) -> t.Iterator[None]:
         ) from error
     except (exceptions.BotoCoreError, ResponseParserError, OSError, ValueError) as error:
         raise RepositoryError(f"Cannot {what} {where}: {str(error).rstrip('.')}. {_advice(error)}") from error
+
+
+def refuses_header(error: t.Any) -> bool:
+    """Whether the server may have refused a request because it does not support a header."""
+    return error.response["ResponseMetadata"]["HTTPStatusCode"] in s3_headers.REFUSED
 
 
 def code_of(error: t.Any) -> str:

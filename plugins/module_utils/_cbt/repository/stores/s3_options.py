@@ -21,3 +21,6 @@ class S3Options:
     secret_key: str | None = dataclasses.field(default=None, repr=False)
     validate_certs: bool = True
     ca_bundle: str | None = None
+    addressing_style: str | None = None  # auto, path or virtual
+    server_side_encryption: str | None = None  # AES256, aws:kms or aws:kms:dsse; aws:kms if only a key is given
+    kms_key_id: str | None = None

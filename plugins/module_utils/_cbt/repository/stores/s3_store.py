@@ -23,7 +23,7 @@ from ..format import names
 from . import s3_client
 from .base import Entry, Foreign, Upload, check_size, counted
 from .reserve import Reserve
-from .s3_client import code_of, exceptions, explained
+from .s3_client import code_of, exceptions, explained, refuses_header
 from .s3_options import S3_SCHEME, S3Options
 from .s3_upload import SpooledUpload, Spools, body
 
@@ -90,7 +90,7 @@ class S3Store:
                     )
                 if code in ("ConditionalRequestConflict", "409"):
                     return not self.exists(name) and self._put_new(name, data)
-                if code not in ("NotImplemented", "501"):
+                if not refuses_header(error):
                     raise
                 self.client.put_object(**self.object_at(name), **body(data))
         return True
@@ -123,7 +123,7 @@ class S3Store:
         try:
             self.client.put_object(**self.object_at(name), **body(data), IfMatch=tag)
         except exceptions.ClientError as error:
-            if code_of(error) in ("PreconditionFailed", "412", "NotImplemented", "501"):
+            if code_of(error) in ("PreconditionFailed", "412") or refuses_header(error):
                 return None
             if code_of(error) in ("ConditionalRequestConflict", "409", "NoSuchKey"):
                 return False

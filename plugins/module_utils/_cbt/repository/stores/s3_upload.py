@@ -161,6 +161,6 @@ class SpooledUpload:
             raise
 
     def _put_part(self, upload: dict[str, str], number: int, part: memoryview) -> Answer:
-        content = body(part)
-        answer = self._bucket.client.upload_part(**upload, **content, PartNumber=number)
-        return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": content["ChecksumCRC32"]}
+        answer = self._bucket.client.upload_part(**upload, **body(part), PartNumber=number)
+        # A server that does not support the checksum returns none.
+        return {"PartNumber": number, **{key: answer[key] for key in ("ETag", "ChecksumCRC32") if key in answer}}
