@@ -37,7 +37,10 @@ _KEYS = "Check access_key and secret_key, or the environment and SDK files that 
 _CLOCK = "Set the clock of this host, or of the server."
 _ALLOWED = "Check what the policies of the key and of the bucket allow; docs/s3.md lists the required permissions."
 _ENCRYPTED = " If the bucket requires it, set server_side_encryption and kms_key_id in s3."
-_ENCRYPTION = "Check server_side_encryption and kms_key_id in s3, and that the server accepts x-amz-checksum-crc32 or Content-MD5."
+_ENCRYPTION = (
+    "Check server_side_encryption and kms_key_id in s3."
+    " The server must accept the header x-amz-checksum-crc32 or Content-MD5."
+)
 _STYLE = "Set addressing_style to virtual in s3."
 _WHERE = "Check endpoint_url, addressing_style, the network and whether the server runs."
 _REGIONS = "Check region and endpoint_url."
