@@ -212,7 +212,7 @@ def test_the_rules_open_a_domains_folder_to_its_own_qemu_alone(play: Play, profi
     one, other = "0a1b2c3d-0000-4000-8000-000000000001", "0a1b2c3d-0000-4000-8000-000000000002"
     rules = {uuid: _opened(profiles, uuid) for uuid in (one, other)}
     for parent, prefix in itertools.product(
-        ("/var/tmp", "/srv/scratch files"), (scratch.local_prefix(one)[0], scratch.remote_prefix(one)[0])
+        ("/var/tmp", "/srv/scratch files"), (scratch.local_prefix(one)[0], scratch.remote_prefix(one))
     ):
         folder = f"{parent}/{prefix}a1b2c3d4/"
         assert any(rule.fullmatch(folder) for rule in rules[one])

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from _cbt import runtime
+
 scratch = pytest.importorskip("_cbt.hypervisor.scratch")
 
 
@@ -81,8 +83,41 @@ def test_a_folder_is_named_after_the_domains_profile_where_the_path_of_its_socke
 
 def test_names_of_local_folders_are_never_those_of_remote_ones() -> None:
     uuid = _Facts().uuid
-    assert not any(each.startswith(scratch.local_prefix(uuid)) for each in scratch.remote_prefix(uuid))
+    assert not scratch.remote_prefix(uuid).startswith(scratch.local_prefix(uuid))
     assert not any(each.startswith(scratch.remote_prefix(uuid)) for each in scratch.local_prefix(uuid))
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., str]:
+    """The prefix of pools for runs of a host with this machine id, host name and folder of locks, in a container or not."""
+
+    def prefix(machine: str, name: str, locks: str, container: bool = False) -> str:
+        (tmp_path / "machine-id").write_text(f"{machine}\n")
+        (tmp_path / "marker").unlink(missing_ok=True)
+        if container:
+            (tmp_path / "marker").touch()
+        monkeypatch.setattr(scratch, "_MACHINE_ID", str(tmp_path / "machine-id"))
+        monkeypatch.setattr(scratch, "_OF_CONTAINERS", (str(tmp_path / "marker"),))
+        monkeypatch.setattr(socket, "gethostname", lambda: name)
+        monkeypatch.setattr(runtime, "ROOTS_FOLDER", str(tmp_path / locks))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / locks))
+        return str(scratch.remote_prefix(_Facts().uuid))
+
+    return prefix
+
+
+def test_a_host_knows_its_pools_again_under_another_name_and_after_a_restart(host: t.Callable[..., str]) -> None:
+    assert host("m1", "one", "run") == host("m1", "two", "other run")
+    assert host("m1", "one", "run") != host("m2", "one", "run")
+
+
+@pytest.mark.parametrize(("machine", "marked"), [("", False), ("m1", True)], ids=["no machine id", "id of the image"])
+def test_containers_of_one_name_take_no_job_of_each_other_for_their_own(
+    host: t.Callable[..., str], tmp_path: Path, machine: str, marked: bool
+) -> None:
+    first = host(machine, "same", "run1", marked)
+    assert first == host(machine, "same", "run1", marked), "another run in the same container"
+    assert first != host(machine, "same", "run2", marked)
 
 
 def exchange_while_removed(monkeypatch: pytest.MonkeyPatch, path: Path, put: t.Callable[[Path], object]) -> None:

@@ -22,12 +22,12 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import stat
 import tempfile
 import typing as t
 
 from ..errors import Refused
+from ..runtime import own_folder
 from ..trusted_files import FOLDER, opened, upwards
 from . import free_space
 from .connection import Domain, explained
@@ -38,6 +38,8 @@ FOR_QEMU = "qemu"  # subfolder of a run's folder for QEMU's socket; it belongs t
 _DEEPEST = 4  # maximum depth of folders to remove; a run creates fewer
 _PREFIX = "kvm-cbt-"
 _MACHINE_ID = "/etc/machine-id"
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_OF_CONTAINERS = ("/.dockerenv", "/run/.containerenv")
 _LONGEST = 107  # maximum bytes in the path of a Unix socket
 _RANDOM = 8  # characters that mkdtemp appends
 
@@ -65,18 +67,27 @@ def local_prefix(uuid: str) -> tuple[str, str]:
     return f"{_PREFIX}libvirt-{uuid}-", f"{_PREFIX}{uuid[:8]}-"
 
 
-def remote_prefix(uuid: str) -> tuple[str, str]:
-    """Return the prefixes of the names of a domain's pools on another host.
+def remote_prefix(uuid: str) -> str:
+    """Return the prefix of the names of a domain's pools on another host.
 
-    They are for runs of this host. Earlier versions used the second.
+    Only runs that exclude each other by a lock on the domain have the same prefix.
     """
-    try:
-        with open(_MACHINE_ID, encoding="ascii") as file:
-            machine = file.read().strip()
-    except OSError:
-        machine = ""
-    reader = hashlib.sha256(f"{machine}/{socket.gethostname()}".encode()).hexdigest()[:8]
-    return f"{_PREFIX}remote-libvirt-{uuid}-{reader}-", f"{_PREFIX}remote-{uuid[:8]}-{reader}-"
+    return f"{_PREFIX}remote-libvirt-{uuid}-{hashlib.sha256(_reader().encode()).hexdigest()[:8]}-"
+
+
+def _reader() -> str:
+    """Return the id of this host, which does not depend on its name.
+
+    Containers may have the same id and the same name. The id of a container is that of its folder of locks.
+    """
+    machine = ""
+    with contextlib.suppress(OSError), open(_MACHINE_ID, encoding="ascii") as file:
+        machine = file.read().strip()
+    if machine and not any(map(os.path.exists, _OF_CONTAINERS)):
+        return machine
+    with own_folder() as (_path, handle), open(_BOOT_ID, encoding="ascii") as file:
+        locks = os.fstat(handle)
+        return f"{file.read()}/{locks.st_dev}/{locks.st_ino}"
 
 
 def _fitting_prefix(uuid: str, parent: str) -> str:
@@ -211,7 +222,7 @@ def workspace(domain: Domain, facts: DomainFacts, parent: str) -> t.Iterator[Wor
         return
     from . import storage_pools  # loaded only for a domain of another host
 
-    session, name = domain.session, f"{remote_prefix(domain.uuid)[0]}{secrets.token_hex(4)}"
+    session, name = domain.session, f"{remote_prefix(domain.uuid)}{secrets.token_hex(4)}"
     with _locked_folder(facts, tempfile.gettempdir()) as (folder, _handle):
         try:
             path = os.path.join(parent, name)
