@@ -345,7 +345,7 @@ class Storm:
             if any(names.manifest(*made.key) in each.late for each in self.sessions):
                 self.incomplete.add("/".join(made.key))
             with self._asked(made.key, "remove") as asked:
-                asked.done = not retaining._remove(lease, made)
+                asked.done = not retaining.remove_point(lease, made)
 
     def _undelete(self, repository: Repository) -> None:
         removed = sorted({names.parsed(name).point for name in self.store.objects if name.startswith("trash/")})  # type: ignore[union-attr]
