@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing as t
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
 _SUSPEND = "o /w 0x604 0x2400"  # PM1a control of the PIIX4: type 1 (suspend to memory) and enable
+_POWER_OFF = "o /w 0x604 0x2000"  # type 0 (power off) and enable
 _PANIC = "o /b 0x505 1"  # the port of the panic device
 
 
@@ -49,7 +51,9 @@ def _by_port(domain: BlockDomain, command: str, state: int) -> None:
 
     def reached() -> bool:
         if _state(domain) == libvirt.VIR_DOMAIN_RUNNING:
-            libvirt_qemu.qemuMonitorCommand(domain.handle, command, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
+            with contextlib.suppress(libvirt.libvirtError):  # QEMU may end before it answers
+                flags = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+                libvirt_qemu.qemuMonitorCommand(domain.handle, command, flags)
         return _state(domain) == state
 
     wait_until(reached, 30, f"state {state} of {domain.name}")
@@ -68,7 +72,7 @@ def _suspend(domain: BlockDomain) -> None:
 
 
 def _shut_down(domain: BlockDomain) -> None:
-    domain.shutdown_hard()
+    _by_port(domain, _POWER_OFF, libvirt.VIR_DOMAIN_SHUTOFF)
 
 
 def _destroy(domain: BlockDomain) -> None:
@@ -114,8 +118,10 @@ def test_a_domain_is_backed_up_in_its_state(
     domain.flush("vda")
     row.enter(domain)
     state, saved = _state(domain), domain.handle.hasManagedSaveImage()
+    planned = backup(session_of(domain), repository, ask(domain.name), check_only=True)
     result = backup(session_of(domain), repository, ask(domain.name))
     assert result.point is not None
+    assert [disk.mode for disk in planned.disks] == [row.mode] * 2
     assert [disk.mode for disk in result.disks] == [row.mode] * 2
     assert result.point.consistency == row.consistency
     assert row.warning is None or any(row.warning in each for each in result.warnings)
@@ -150,9 +156,19 @@ def test_a_domain_saved_to_disk_continues_after_its_backup(
     assert differences(domain.name, repository, taken, workspace) == []
 
 
-def _copy(domain: BlockDomain) -> None:
+def _copy(domain: BlockDomain, **limits: int) -> None:
     copy = f"<disk type='file'><driver type='qcow2'/><source file='{domain.folder / 'copy.qcow2'}'/></disk>"
-    domain.handle.blockCopy("vda", copy, {}, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
+    domain.handle.blockCopy("vda", copy, limits, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
+
+
+def _slow_copy(domain: BlockDomain) -> None:
+    _copy(domain, bandwidth=1)
+    assert "ready='yes'" not in domain.xml()
+
+
+def _ready_copy(domain: BlockDomain) -> None:
+    _copy(domain)
+    wait_until(lambda: "ready='yes'" in domain.xml(), 30, "the end of the copy")
 
 
 def _snapshot(domain: BlockDomain) -> None:
@@ -173,7 +189,7 @@ def _commit(domain: BlockDomain) -> None:
     domain.handle.blockCommit("vda", None, None, 0, libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE)
 
 
-@pytest.mark.parametrize("begin", [_copy, _pull, _commit], ids=["copy", "pull", "commit"])
+@pytest.mark.parametrize("begin", [_slow_copy, _ready_copy, _pull, _commit])
 def test_a_disk_with_a_block_job_is_refused(
     begin: t.Callable[[BlockDomain], None], domain: BlockDomain, repository: Repository
 ) -> None:
