@@ -121,7 +121,7 @@ skipped:
   type: str
   sample: >-
     vda of web1 may be in use on another host: web1 is shutoff on kvm2, kvm1 did not report whether it runs there, and
-    its locks do not reach other hosts.
+    image locks on vda do not reach other hosts.
 actions:
   description: Actions that were performed, or would be.
   returned: always

@@ -68,16 +68,20 @@ def withheld(
         silent.append(last)
     if not (silent and open_to_all):
         return facts
+    named, missing = ", ".join(open_to_all), ", ".join(silent)
     reason = (
-        f"{', '.join(open_to_all)} of {facts.name} may be in use on another host: {facts.name} is {facts.state}"
-        f" on {here}, {', '.join(silent)} did not report whether it runs there, and its locks do not reach other hosts."
-    )
-    advice = (
-        "Make sure that it runs on no other host and set offline_confirmed: true, or list the hosts in cbt_cluster."
+        f"{named} of {facts.name} may be in use on another host: {facts.name} is {facts.state} on {here}, {missing} did"
+        f" not report whether it runs there, and image locks on {named} do not reach other hosts."
     )
     if not (others.answered or others.silent):
-        raise Refused(f"Cannot open the disks of {facts.name}: {reason} {advice}")
-    reason += f" It was left out. {advice}"
+        raise Refused(
+            f"Cannot open the disks of {facts.name}: {reason} Make sure that it runs on no other host and set"
+            " offline_confirmed: true, or list the hosts in cbt_cluster."
+        )
+    reason += (
+        f" Nothing of {named} was read or changed. Run it again when {missing} can be reached, or set"
+        f" offline_confirmed: true if {facts.name} runs on no other host."
+    )
     left_out = open_to_all if selection is not None else [disk.target for disk in facts.disks]
     disks = [dataclasses.replace(disk, withheld=reason) if disk.target in left_out else disk for disk in facts.disks]
     return dataclasses.replace(facts, disks=tuple(disks))
