@@ -77,7 +77,8 @@ options:
       - V(start_paused) starts the domain with its virtual CPUs paused for the duration of the backup. This can also
         read disks that cannot be read from their images, such as encrypted ones and those on the network. In check mode
         the domain is not started, and the amount of changes is not known. A domain whose memory is saved to disk
-        (C(virsh managedsave)) is refused, because a start consumes that memory.
+        (C(virsh managedsave)) is refused, because a start consumes that memory. If the run is killed, the domain stays
+        paused, and the next backup shuts it off, unless its guest has run.
       - V(skip) skips the backup.
       - A domain that is shut off on this host may run on another host of a cluster. If the last restore point names
         another host and a disk has no locks that reach other hosts, the backup is refused, unless O(offline_confirmed)

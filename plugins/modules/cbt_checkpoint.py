@@ -44,7 +44,8 @@ options:
         The next backup reads the disks in full.
       - V(reconciled) makes libvirt's checkpoints, the bitmaps in the images and the repository's restore points agree.
         A checkpoint that libvirt no longer knows, for example after a move to another host, is redefined. Checkpoints
-        and bitmaps of this collection that are no longer usable are removed.
+        and bitmaps of this collection that are no longer usable are removed. A domain that a killed backup with
+        O(kvm.cbt.cbt_backup#module:offline=start_paused) left paused is shut off, unless its guest has run.
     type: str
     choices: [present, absent, reconciled]
     default: present

@@ -64,11 +64,12 @@ def test_a_domain_that_powers_off_before_it_is_stopped_is_stopped(session: Sessi
     assert not running.running
 
 
+@pytest.mark.parametrize("method", ["metadata", "blockStats", "destroyFlags"])
 def test_a_paused_domain_that_powers_off_before_it_is_ended_fails_no_backup(
-    session: Session, running: BlockDomain
+    method: str, session: Session, running: BlockDomain
 ) -> None:
     running.destroy()
-    domain = _ending(session, running, "destroyFlags")
+    domain = _ending(session, running, method)
     with preparation.started(domain, True, False, lambda: read_domain(domain)):
         assert running.running
     assert not running.running

@@ -445,6 +445,27 @@ GUARDS = (
         "",
         ("integration/test_bad_input.py::test_a_foreign_job_is_reported_and_left_alone",),
     ),
+    *(
+        Mutation(
+            f"a guest that has run is shut off: {row}",
+            "hypervisor/paused_start.py",
+            old,
+            new,
+            (
+                "unit/hypervisor/test_paused_start.py"
+                f"::test_a_domain_was_left_if_this_user_started_it_and_its_guest_never_ran[{row}]",
+            ),
+        )
+        for row, old, new in (
+            ("resumed and paused", '["status"] == "prelaunch")', '["status"] != "")'),
+            ("resumed, paused and reset", 'if any(domain.api.blockStats("")[:4]):', "if False:"),
+            (
+                "reverted to a snapshot",
+                "domain.api.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER]",
+                "domain.api.state()[0] == libvirt.VIR_DOMAIN_PAUSED",
+            ),
+        )
+    ),
     Mutation(
         "the freeze of another program is not left alone",
         "hypervisor/agent.py",

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from ..trusted_files import FOLDER, opened
 from . import backup_job, scratch
-from .connection import Domain, libvirt
+from .connection import Domain, explained, libvirt
 
 
 def _abandoned(folder: str) -> bool:
@@ -43,6 +43,23 @@ def left_folder(domain: Domain) -> str | None:
     # On another host, the caller's lock on the domain excludes other runs of this user.
     left = os.path.basename(folder).startswith(prefixes) and (remote or _abandoned(folder))
     return folder if left else None
+
+
+def end_paused_start(domain: Domain, check_only: bool = False) -> bool | None:
+    """Shut the domain off if a killed run had started it with paused virtual CPUs, unless ``check_only``.
+
+    Return whether that is so; None if a run of another user or host started it, which may live. Raises HypervisorError.
+    The caller must hold the domain's lock.
+    """
+    with explained(f"read the state of {domain.name}"):
+        if domain.api.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
+            return False
+        from . import paused_start  # loaded only for a domain that is paused
+
+        left = paused_start.left(domain)
+    if left and not check_only:
+        paused_start.shut_off(domain)
+    return left
 
 
 def clear(domain: Domain, scratch_dir: str) -> list[str]:

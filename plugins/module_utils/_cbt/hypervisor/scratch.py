@@ -72,7 +72,12 @@ def remote_prefix(uuid: str) -> str:
 
     Only runs that exclude each other by a lock on the domain have the same prefix.
     """
-    return f"{_PREFIX}remote-libvirt-{uuid}-{hashlib.sha256(_reader().encode()).hexdigest()[:8]}-"
+    return f"{_PREFIX}remote-libvirt-{uuid}-{reader()}-"
+
+
+def reader() -> str:
+    """Return what identifies this host on other hosts. Runs of one user exclude each other there by their locks."""
+    return hashlib.sha256(_reader().encode()).hexdigest()[:8]
 
 
 def _reader() -> str:

@@ -67,18 +67,18 @@ def backup(
         backup_job.domain_lock(domain.uuid, domain.name, session.wait),
         preparation.started(
             domain, request.start_paused, check_only, lambda: situation.seen(domain, repository, *request.opening)[0]
-        ),
+        ) as left,
     ):
         preparation.check_job(domain, read_domain(domain), request.abort_foreign_job)
         new_point.check(request.options)
         request.options.check()
         preparation.check_name(domain)
         servers = transport.servers(session, request.options.transport)
-        cleared = (
-            [] if check_only else preparation.clear(domain, request.options.scratch_dir, request.abort_foreign_job)
-        )
+        if not check_only:
+            left += preparation.clear(domain, request.options.scratch_dir, request.abort_foreign_job)
         with control.phase("planning", domain=domain.name):
             found = situation.gather(domain, repository, *request.opening)
+            found = preparation.foreseen(domain, found) if check_only else found
         from_images = not (found.facts.active or (request.start_paused and why_withheld(found.facts) is None))
         if from_images and request.policy.offline != "skip":
             require_files_here(
@@ -95,7 +95,7 @@ def backup(
         if plan.skipped is None:
             preparation.check_block_jobs(domain, found.facts, [disk.target for disk in plan.disks if disk.read])
         if check_only or repository is None or plan.skipped is not None:
-            return result_of(found, plan, None, None, plan.warnings)
+            return result_of(found, plan, None, None, [*left, *plan.warnings])
         repository.sweep()
         for name, targets in plan.redefined.items():
             checkpoints.redefine(domain, found.facts, name, targets)
@@ -103,5 +103,5 @@ def backup(
             decision = Decision(domain, found, plan, request.options, servers)
             run = BackupRun(decision, lease, control)
             point = run.carry_out()
-        result = result_of(found, run.plan, run, point, [*cleared, *run.plan.warnings, *run.warnings])
+        result = result_of(found, run.plan, run, point, [*left, *run.plan.warnings, *run.warnings])
     return dataclasses.replace(result, duration=round(time.monotonic() - started, 3))

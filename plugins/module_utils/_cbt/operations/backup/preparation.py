@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import typing as t
 
 from ...errors import Refused
@@ -14,6 +15,7 @@ from ...hypervisor.connection import Domain, explained, libvirt
 from ...hypervisor.domain import DomainFacts, read_domain
 from ...hypervisor.other_hosts import why_withheld
 from ...repository.format import names
+from .plan import Situation
 
 
 def check_job(domain: Domain, facts: DomainFacts, abort_foreign: bool) -> None:
@@ -62,15 +64,37 @@ def clear(domain: Domain, scratch_dir: str, abort_foreign: bool) -> list[str]:
     return done
 
 
+def _about(name: str, left: bool | None) -> list[str]:
+    """Return messages about a domain that was left started, see ``leftovers.end_paused_start``."""
+    if left is None:
+        return [
+            f"{name} was started with paused virtual CPUs by kvm.cbt on another host or as another user. If that run"
+            f" is over, shut it off with virsh destroy {name}."
+        ]
+    return [f"{name} is shut off first: a run that was killed had started it for its backup."] if left else []
+
+
+def foreseen(domain: Domain, found: Situation) -> Situation:
+    """Return the situation of a backup that first shuts a domain off, for check mode."""
+    if not leftovers.end_paused_start(domain, check_only=True):
+        return found
+    facts = dataclasses.replace(found.facts, state="shutoff", active=False, job=None)
+    return dataclasses.replace(found, facts=facts)
+
+
 @contextlib.contextmanager
-def started(domain: Domain, wanted: bool, check_only: bool, facts: t.Callable[[], DomainFacts]) -> t.Iterator[None]:
+def started(
+    domain: Domain, wanted: bool, check_only: bool, facts: t.Callable[[], DomainFacts]
+) -> t.Iterator[list[str]]:
     """Start a domain that is shut off, with its processors paused, for the block.
 
-    Raises Refused if its memory is saved to disk: a start consumes it. It is not started with ``check_only``, and not
-    if a disk is withheld in its ``facts``, which are read once it is known to be shut off.
+    A domain that a killed run had left like this is shut off first; yields messages about that. Raises Refused if its
+    memory is saved to disk: a start consumes it. It is not started with ``check_only``, and not if a disk is withheld
+    in its ``facts``, which are read once it is known to be shut off.
     """
+    left = _about(domain.name, leftovers.end_paused_start(domain, check_only))
     if not wanted or domain.api.isActive() or why_withheld(facts()) is not None:
-        yield
+        yield left
         return
     if domain.api.hasManagedSaveImage():
         raise Refused(
@@ -78,16 +102,12 @@ def started(domain: Domain, wanted: bool, check_only: bool, facts: t.Callable[[]
             " Start it to continue there, set offline to read, or discard the memory with virsh managedsave-remove."
         )
     if check_only:
-        yield
+        yield left
         return
-    from ...hypervisor.definition import ending  # loaded only with start_paused
+    from ...hypervisor import paused_start  # loaded only with start_paused
 
-    with explained(f"start {domain.name} paused"):
-        domain.api.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+    paused_start.start(domain)
     try:
-        yield
+        yield left
     finally:
-        with ending(domain, f"shut off {domain.name} again"):
-            # A domain that was resumed is in use by another program or a person.
-            if domain.api.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
-                domain.api.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
+        paused_start.shut_off(domain)

@@ -95,6 +95,7 @@ def changed_until_now(
     point = by_id(repository.points_of().points, old_id)
     domain = session.domain(point.uuid)
     with backup_job.domain_lock(domain.uuid, domain.name, session.wait):
+        leftovers.end_paused_start(domain)
         leftovers.clear(domain, scratch_dir)
         found = situation.gather(domain, repository, OtherHosts(confirmed=True))
         disk = next((each for each in found.facts.disks if each.target == target), None)

@@ -11,7 +11,7 @@ import typing as t
 from ...errors import Refused
 from ...hypervisor import backup_job, checkpoints, leftovers
 from ...hypervisor.checkpoints import ANY_REPOSITORY, named, why_unsound
-from ...hypervisor.connection import Session
+from ...hypervisor.connection import Domain, Session
 from ...hypervisor.domain import require_files_here
 from ...hypervisor.domain_xml.disks import Disk
 from ...hypervisor.other_hosts import OtherHosts, why_withheld
@@ -21,11 +21,12 @@ from ..backup.plan import Situation, our_checkpoints, usable_disks
 
 REDEFINE = "redefine"
 REMOVE = "remove"
+SHUT_OFF = "shut off"
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One step: ``verb`` is redefine or remove.
+    """One step: ``verb`` is redefine or remove a ``checkpoint``, or shut the domain off, which is done before.
 
     ``disks`` are the targets whose bitmaps a redefined checkpoint uses.
     """
@@ -38,7 +39,8 @@ class Step:
     @property
     def text(self) -> str:
         """A description of the step for the user."""
-        return f"{self.verb} checkpoint {self.checkpoint}: {self.reason}"
+        what = "the domain" if self.verb == SHUT_OFF else f"checkpoint {self.checkpoint}"
+        return f"{self.verb} {what}: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,26 +126,35 @@ def reconcile(
     """
     domain = session.domain(name)
     with backup_job.domain_lock(domain.uuid, domain.name, session.wait):
-        found = situation.gather(domain, repository, OtherHosts(confirmed=True))
-        if not found.facts.active:
-            require_files_here(found.facts, f"reconcile {name} while it is shut off")
-        plan = plan_agreement(found, remove_foreign)
-        if any(step.verb == REMOVE for step in plan.steps):
-            skipped = why_withheld(situation.seen(domain, repository, others)[0])
-            if skipped is not None:
-                return Agreement(None, (), (), skipped)
-        if plan.steps and found.facts.job is not None and leftovers.left_folder(domain) is None:
-            raise Refused(
-                f"Cannot change the checkpoints of {domain.name}: {found.facts.job_text} is running on it. Wait for it"
-                " to end."
-            )
-        if check_only or not plan.steps:
-            return plan
-        if found.facts.job is not None:
-            backup_job.end(domain)
-        for step in plan.steps:
-            if step.verb == REDEFINE:
-                checkpoints.redefine(domain, found.facts, step.checkpoint, step.disks)
-            else:
-                checkpoints.remove(domain, step.checkpoint)
+        left = leftovers.end_paused_start(domain, check_only)
+        plan = _reconciled(domain, repository, others, remove_foreign, check_only)
+    step = Step(SHUT_OFF, "", "a run that was killed had started it for its backup")
+    return dataclasses.replace(plan, steps=(step, *plan.steps)) if left else plan
+
+
+def _reconciled(
+    domain: Domain, repository: Repository, others: OtherHosts, remove_foreign: bool, check_only: bool
+) -> Agreement:
+    found = situation.gather(domain, repository, OtherHosts(confirmed=True))
+    if not found.facts.active:
+        require_files_here(found.facts, f"reconcile {domain.name} while it is shut off")
+    plan = plan_agreement(found, remove_foreign)
+    if any(step.verb == REMOVE for step in plan.steps):
+        skipped = why_withheld(situation.seen(domain, repository, others)[0])
+        if skipped is not None:
+            return Agreement(None, (), (), skipped)
+    if plan.steps and found.facts.job is not None and leftovers.left_folder(domain) is None:
+        raise Refused(
+            f"Cannot change the checkpoints of {domain.name}: {found.facts.job_text} is running on it. Wait for it"
+            " to end."
+        )
+    if check_only or not plan.steps:
+        return plan
+    if found.facts.job is not None:
+        backup_job.end(domain)
+    for step in plan.steps:
+        if step.verb == REDEFINE:
+            checkpoints.redefine(domain, found.facts, step.checkpoint, step.disks)
+        else:
+            checkpoints.remove(domain, step.checkpoint)
     return plan
