@@ -124,18 +124,18 @@ WITHHELD = "skipped: vda of {name} may be in use on another host: {name} is shut
 def test_an_unreachable_owner_is_silent(shared: Shared) -> None:
     it = shared
     fleet = it.fleet.beside("node1")  # no settings for ssh: it cannot be reached
+    variables = it.variables(cbt_cluster="node1,node2")  # as surveys give it
     lines = untouched(
         it,
-        lambda: fleet.run(
-            "kvm.cbt.backup", it.variables(), nodes=[it.other], fails="Some steps failed", warns="node1 did"
-        ),
+        lambda: fleet.run("kvm.cbt.backup", variables, nodes=[it.other], fails="Some steps failed", warns="node1 did"),
     )
     assert any(WITHHELD.format(name=it.domain.name) in line for line in lines), lines
 
 
 def test_an_owner_outside_the_limit_is_queried(shared: Shared) -> None:
     it = shared
-    lines = untouched(it, lambda: it.fleet.run("kvm.cbt.backup", it.variables(), "--limit", "node2"))
+    variables = it.variables(cbt_cluster=json.dumps(it.nodes))
+    lines = untouched(it, lambda: it.fleet.run("kvm.cbt.backup", variables, "--limit", "node2"))
     assert lines == [f"backup on node2: {it.domain.name}: skipped: it is running on node1"]
 
 

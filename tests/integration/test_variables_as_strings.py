@@ -80,6 +80,7 @@ def test_every_role_takes_every_variable_as_a_string(
             "log_path": str(tmp_path / "log"),
         }
         chosen = {"domains": [name, f"{raw.name[:-1]}?"], "exclude_domains": ["no-such", "[x]"]}
+        clustered = {**chosen, "cluster": ["all", "hypervisor1"]}
         files = {"dest": str(workspace), "trust_definition": False}
         own: dict[str, dict[str, Any]] = {
             "prepare": {
@@ -103,8 +104,8 @@ def test_every_role_takes_every_variable_as_a_string(
                 "group": "root",
                 "restart": False,
             },
-            "backup": {**common, **stored, **chosen, "workers": 2, "tags": {"why": "a test"}, "options": {"pin": True}},
-            "reconcile": {**common, **stored, **chosen},
+            "backup": {**common, **stored, **clustered, "workers": 2, "tags": {"why": "a test"}, "options": {"pin": True}},
+            "reconcile": {**common, **stored, **clustered},
             "verify": {**stored, **chosen, "workers": 2},
             "restore": {
                 **common,
@@ -125,7 +126,7 @@ def test_every_role_takes_every_variable_as_a_string(
                 "rehearsal": True,
                 "rehearsal_network": network,
             },
-            "qcow2_v3": {**common, **chosen, "scratch_dir": str(workspace)},
+            "qcow2_v3": {**common, **clustered, "scratch_dir": str(workspace)},
             "retention": {**stored, **chosen, "keep_last": 1, "compact_below": 50},
             "summary": {},
         }
