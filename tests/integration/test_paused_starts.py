@@ -247,6 +247,15 @@ def test_a_guest_that_is_paused_again_during_its_backup_stays_on(machine: Machin
     assert result.point is not None and it.domain.running
 
 
+def test_a_restart_of_libvirtd_does_not_hide_the_domain(machine: Machine) -> None:
+    it = machine
+    if not it.domain.hypervisor.may_restart:
+        pytest.skip("libvirtd is not the lab's")
+    it.leave_started()
+    it.domain.hypervisor.restart_daemon()
+    assert _ended(it.run(offline="skip")) and not it.domain.running
+
+
 def test_a_domain_that_another_host_started_is_reported(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     it = machine
     it.leave_started()
