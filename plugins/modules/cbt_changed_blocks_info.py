@@ -27,7 +27,8 @@ attributes:
   check_mode:
     support: partial
     details:
-      - With O(to=now), a backup job is started on the domain and ended again, in check mode as well.
+      - With O(to=now), a backup job is started on the domain and ended again, in check mode as well. If a killed
+        backup left its job on the domain, or left the domain started and paused, that is ended first.
   diff_mode:
     support: N/A
     details:
