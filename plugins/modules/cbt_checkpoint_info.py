@@ -70,7 +70,9 @@ domains:
       type: str
       sample: running
     job:
-      description: V(backup), V(incoming) (a migration to this host) or V(other) if a job is running on the domain.
+      description: >-
+        V(backup), V(incoming) (a migration to this host), V(shutdown) (its guest has powered off and QEMU is ending) or
+        V(other) if a job is running on the domain.
       type: str
       sample: backup
     disks:

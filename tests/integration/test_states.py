@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import threading
 import typing as t
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +18,17 @@ import libvirt_qemu
 import pytest
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
-from lab.process import wait_until
+from lab.process import run_tool, wait_until
+from lab.qemu_nbd import qemu_nbd
 from lab.reference import same_bytes
 from witness import ask, differences, session_of, witnessed_backup
 
 from _cbt.errors import Refused
 from _cbt.hypervisor.domain_xml.disks import Selection
 from _cbt.operations.backup.backup import backup
+from _cbt.operations.domains import describe_domains
 from _cbt.operations.restore.restore import RestoreRequest, restore
+from _cbt.operations.tracking.tracking import TrackingRequest, set_tracking
 from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
@@ -154,6 +160,49 @@ def test_a_domain_saved_to_disk_continues_after_its_backup(
     taken = witnessed_backup(domain, repository, workspace)
     assert [disk.mode for disk in taken.result.disks] == ["incremental"] * 2
     assert differences(domain.name, repository, taken, workspace) == []
+
+
+@pytest.fixture
+def shutting_down(hypervisor: Hypervisor, workspace: Path) -> Iterator[BlockDomain]:
+    """A domain whose guest has powered off, while QEMU waits for the server of a disk and cannot end."""
+    raw, socket = workspace / "served.raw", workspace / "served.sock"
+    run_tool(["truncate", "--size=1M", raw])
+    with qemu_nbd(raw, "raw", socket), BlockDomain(hypervisor, [DiskSpec("vda", 8 * MIB)], start=False) as made:
+        socket.chmod(0o777)
+        server = int(socket.with_suffix(".pid").read_text())
+        made.handle.attachDeviceFlags(
+            "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd'>"
+            f"<host transport='unix' socket='{socket}'/></source><target dev='vdb' bus='virtio'/></disk>",
+            libvirt.VIR_DOMAIN_AFFECT_CONFIG,
+        )
+        made.start()
+        made.write("vdb", 0, 65536, 0x44)
+        uri, name = hypervisor.uri, made.name
+        os.kill(server, signal.SIGSTOP)
+
+        def power_off() -> None:
+            with contextlib.closing(libvirt.open(uri)) as own, contextlib.suppress(libvirt.libvirtError):
+                libvirt_qemu.qemuMonitorCommand(own.lookupByName(name), '{"execute": "quit"}', 0)
+
+        asking = threading.Thread(target=power_off)
+        asking.start()
+        try:
+            wait_until(lambda: _state(made) == libvirt.VIR_DOMAIN_SHUTDOWN, 30, f"shutdown of {name}")
+            yield made
+        finally:
+            os.kill(server, signal.SIGCONT)
+            asking.join(60)
+
+
+def test_a_domain_that_is_shutting_down_is_refused(shutting_down: BlockDomain, repository: Repository) -> None:
+    """QEMU answers nothing until it ends, so it is asked nothing."""
+    session, name = session_of(shutting_down), shutting_down.name
+    for check_only in (True, False):
+        with pytest.raises(Refused, match=f"Cannot back up {name}: it is shutting down"):
+            backup(session, repository, ask(name), check_only=check_only)
+    with pytest.raises(Refused, match="a shutdown is running on it"):
+        set_tracking(session, repository, TrackingRequest(name, True))
+    assert [facts.job for facts, _known in describe_domains(session) if facts.name == name] == ["shutdown"]
 
 
 def _copy(domain: BlockDomain, **limits: int) -> None:

@@ -104,7 +104,14 @@ def test_every_role_takes_every_variable_as_a_string(
                 "group": "root",
                 "restart": False,
             },
-            "backup": {**common, **stored, **clustered, "workers": 2, "tags": {"why": "a test"}, "options": {"pin": True}},
+            "backup": {
+                **common,
+                **stored,
+                **clustered,
+                "workers": 2,
+                "tags": {"why": "a test"},
+                "options": {"pin": True},
+            },
             "reconcile": {**common, **stored, **clustered},
             "verify": {**stored, **chosen, "workers": 2},
             "restore": {

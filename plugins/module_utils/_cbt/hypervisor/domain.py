@@ -22,6 +22,7 @@ except ImportError:
     libvirt_qemu = None
 
 INCOMING = "incoming"  # a job
+SHUTDOWN = "shutdown"  # a state, and then the job
 _SETTLES_WITHIN = 30  # seconds to wait for a job that begins or ends
 
 
@@ -51,7 +52,8 @@ class DomainFacts:
     @property
     def job_text(self) -> str:
         """The domain's job, as the subject of a sentence."""
-        return "a backup job" if self.job == "backup" else "another job, such as a migration or a snapshot,"
+        named = {"backup": "a backup job", SHUTDOWN: "a shutdown"}
+        return named.get(self.job or "", "another job, such as a migration or a snapshot,")
 
 
 def _states() -> dict[int, str]:
@@ -150,10 +152,11 @@ def read_domain(domain: Domain) -> DomainFacts:
         xml = domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
         inactive = domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
         autostart = bool(domain.api.isPersistent()) and bool(domain.api.autostart())
-        job = _running_job(domain) if active else None
+        # Between the power off of the guest and its own end, QEMU may not answer any more.
+        job = SHUTDOWN if state == SHUTDOWN else _running_job(domain) if active else None
         saved = bool(domain.api.hasManagedSaveImage())
     disks, host = parse_disks(xml), domain.session.remote_host
-    if active and job != INCOMING:  # until it has arrived, libvirt lets nothing ask QEMU
+    if active and job not in (INCOMING, SHUTDOWN):  # until it has arrived, libvirt lets nothing ask QEMU
         disks = with_block_nodes(disks, monitor(domain, "query-named-block-nodes", flat=True))
     elif host is None and not active:
         disks = tuple(_from_image(disk) for disk in disks)

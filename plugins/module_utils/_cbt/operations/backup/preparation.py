@@ -12,7 +12,7 @@ import typing as t
 from ...errors import Refused
 from ...hypervisor import backup_job, leftovers
 from ...hypervisor.connection import Domain, explained, libvirt
-from ...hypervisor.domain import DomainFacts, read_domain
+from ...hypervisor.domain import SHUTDOWN, DomainFacts, read_domain
 from ...hypervisor.other_hosts import why_withheld
 from ...repository.format import names
 from .plan import Situation
@@ -23,6 +23,8 @@ def check_job(domain: Domain, facts: DomainFacts, abort_foreign: bool) -> None:
 
     A backup job may be ended with ``abort_foreign``.
     """
+    if facts.job == SHUTDOWN:
+        raise Refused(f"Cannot back up {facts.name}: it is shutting down. Run the backup again when it is shut off.")
     if facts.job is None or leftovers.left_folder(domain) or (abort_foreign and facts.job == "backup"):
         return
     raise Refused(
