@@ -95,7 +95,7 @@ def served(image: Path, certificates: Path | None = None, ask_client: bool = Fal
         yield port
     finally:
         handle = os.pidfd_open(int(pid.read_text()))
-        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        signal.pidfd_send_signal(handle, signal.SIGKILL)  # after a refused handshake, SIGTERM may not end it
         os.close(handle)
 
 
