@@ -135,7 +135,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             self._start(item, turn.options)
         elif item["running"]:
             text = (
-                f"not processed: it was active on this host when the play began, and {turn.not_here} now. Run it again"
+                f"not processed: it was active on this host when the play began, and {turn.not_here} now. Run the"
+                " playbook again"
             )
             self._note(item, True, text, {"msg": text})
         else:
