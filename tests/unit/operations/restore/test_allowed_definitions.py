@@ -338,6 +338,7 @@ def test_a_definition_that_is_not_a_domain_is_refused(root: str) -> None:
 GIVEN = {
     ("hypervisor/checkpoints.py", "checkpointCreateXML"),
     ("hypervisor/definition.py", "updateDeviceFlags"),
+    ("hypervisor/paused_start.py", "createXML"),  # libvirt's definition of the domain, with a mark
     ("hypervisor/backup_job.py", "backupBegin"),
     ("hypervisor/storage_pools.py", "storagePoolCreateXML"),
     ("hypervisor/storage_pools.py", "storagePoolDefineXML"),
