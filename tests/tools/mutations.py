@@ -337,10 +337,44 @@ RULES = (
     Mutation(
         "a file that appeared meanwhile is replaced unasked",
         "operations/restore/restore.py",
-        "            os.link(partial, final, follow_symlinks=False)\n            os.unlink(partial)\n",
-        "            os.replace(partial, final)\n",
+        "        elif not rename_new(partial, final):\n",
+        "        elif os.replace(partial, final):  # type: ignore[func-returns-value]\n",
         (
             "unit/operations/restore/test_restore_files.py::test_a_file_of_another_that_appears_at_the_last_moment_stays_unless_by_force",
+        ),
+    ),
+    Mutation(
+        "a repository is created where it cannot be kept",
+        "repository/stores/trial.py",
+        "            if fault is not None:\n",
+        "            if False:\n",
+        (
+            "unit/repository/stores/test_odd_directories.py::test_a_repository_is_not_created_where_it_could_not_be_kept",
+        ),
+    ),
+    Mutation(
+        "a sweep trusts locks that everyone is granted",
+        "repository/stores/directory.py",
+        "            for name in left if left and _locks_exclude(folder) else ():\n",
+        "            for name in left:\n",
+        (
+            "unit/repository/stores/test_odd_directories.py::test_a_repository_is_kept_in_spite_of_an_odd_rule_that_is_reported",
+        ),
+    ),
+    Mutation(
+        "a temporary file that was swept before it was locked is used",
+        "repository/stores/directory.py",
+        "            if not lock(handle) or exists(name, folder):\n",
+        "            lock(handle)\n            if handle:\n",
+        ("unit/repository/stores/test_odd_directories.py::test_a_file_swept_before_it_was_locked_is_not_used",),
+    ),
+    Mutation(
+        "an open file that another host deleted is an error of the storage",
+        "repository/stores/directory.py",
+        "    if error.errno == errno.ESTALE:\n",
+        "    if False:\n",
+        (
+            "unit/repository/stores/test_odd_directories.py::test_a_listing_of_a_folder_that_another_host_deleted_is_empty",
         ),
     ),
     Mutation(

@@ -164,6 +164,10 @@ class MemoryStore:
     def check_creatable(self) -> None:
         """Nothing is mounted over memory."""
 
+    def try_out(self) -> list[str]:
+        """Memory has no odd rules."""
+        return []
+
     def addresses(self) -> list[str]:
         """It has one."""
         return [self.location]

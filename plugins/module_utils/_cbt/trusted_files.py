@@ -25,9 +25,9 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW  # opens a folder, but no 
 def opened(path: str, flags: int, folder: int | None = None) -> t.Iterator[int]:
     """Yield a handle of a file or folder during the block. Raises OSError.
 
-    ``path`` may be relative to the handle ``folder``.
+    ``path`` may be relative to the handle ``folder``. Only this user may access a file that is created.
     """
-    handle = os.open(path, flags, dir_fd=folder)
+    handle = os.open(path, flags, 0o600, dir_fd=folder)
     try:
         yield handle
     finally:

@@ -17,7 +17,7 @@ from ..repository.crypto.keys import Keys
 from ..repository.format import configuration, manifests, names
 from ..repository.format.configuration import FORMAT, Configuration
 from ..repository.location import RepositoryLocation, open_store
-from ..repository.repository import Repository, Watch, Watching, configuration_in
+from ..repository.repository import Repository, Watch, Watching, configuration_in, put_first
 from ..repository.stores.base import Store
 
 __all__ = ["FORMAT", "Configuration", "KeyChange", "KeyRequest", "apply_keys"]
@@ -149,7 +149,7 @@ def apply_keys(
             watch.check_last(_repository(store, found, where.passphrase, request))
         if check_only or not change.changed:
             return change if first is None else KeyChange(first.before, change.after)
-        if _written(store, found, change.after):
+        if _written(store, change, watch):
             first = first or change
             if configuration_in(store) == change.after:  # otherwise another run has written at the same time
                 if watch is not None:
@@ -175,15 +175,13 @@ def _repository(store: Store, found: Configuration, passphrase: str | None, requ
     return Repository(store, found.id, keys)
 
 
-def _written(store: Store, found: Configuration | None, after: Configuration) -> bool:
-    """Write a configuration if the stored one still equals ``found``; returns whether it did."""
-    if found is None:
-        created = store.put(configuration.NAME, after.encode(), replace=False)
-        store.reserve.keep()
-        return created
+def _written(store: Store, change: KeyChange, watch: Watch | None) -> bool:
+    """Write a configuration if the stored one is still the one before; returns whether it did."""
+    if change.before is None:
+        return put_first(store, change.after, watch)
     before = store.get(configuration.NAME)
-    return configuration.decode(before, store.location) == found and store.swap(
-        configuration.NAME, before, after.encode()
+    return configuration.decode(before, store.location) == change.before and store.swap(
+        configuration.NAME, before, change.after.encode()
     )
 
 

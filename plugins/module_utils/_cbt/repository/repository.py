@@ -44,6 +44,9 @@ class Watch(t.Protocol):
     def listed(self, repository: Repository, found: t.Sequence[RestorePoint], uuid: str | None) -> None:
         """Check a list of all restore points, or of those of the domain ``uuid``."""
 
+    def warn(self, text: str) -> None:
+        """Report what the user must know of the store."""
+
     def published(self, point: RestorePoint) -> None:
         """Remember a restore point that this run published."""
 
@@ -254,9 +257,21 @@ def open_or_create(
     created = configuration.create(where.passphrase)
     if check_only:
         return None
-    if store.put(configuration.NAME, created.encode(), replace=False):  # otherwise another process created it first
-        store.reserve.keep()
+    put_first(store, created, watching(store) if watching is not None else None)
     return open_repository(where, watching)
+
+
+def put_first(store: Store, created: Configuration, watch: Watch | None) -> bool:
+    """Create a repository where the store permits it. Return False if another process created one first.
+
+    Raises Refused if the store cannot hold a repository.
+    """
+    for warning in store.try_out():
+        if watch is not None:
+            watch.warn(warning)
+    first = store.put(configuration.NAME, created.encode(), replace=False)
+    store.reserve.keep()
+    return first
 
 
 def find_repository(where: RepositoryLocation, watching: Watching | None = None) -> Repository | None:

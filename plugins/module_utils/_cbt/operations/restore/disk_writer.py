@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import os
 import secrets
@@ -14,7 +13,7 @@ import typing as t
 
 from ...blocks.nbd_target import NbdTls
 from ...errors import CbtError, Refused
-from ...files import Buffer
+from ...files import Buffer, lock
 from ...grid import byte_range
 from ...images import qcow2_layout
 from ...repository.format.maps import ExtentMap
@@ -34,10 +33,11 @@ def sweep(path: str) -> None:
     for left in glob.glob(f"{glob.escape(path)}.partial-????????"):
         with (
             contextlib.suppress(OSError),
-            open(os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file,
+            # NFS locks only a file that is open for writing.
+            open(os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "r+b") as file,
         ):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(left)
+            if lock(file.fileno(), wait=False):
+                os.unlink(left)
 
 
 def _stored_ranges(extents: ExtentMap) -> t.Iterator[tuple[int, int]]:

@@ -233,7 +233,7 @@ def check_space(amounts: t.Iterable[tuple[str, int]]) -> None:
     for folder, size in needed.values():
         usage = os.statvfs(folder)
         free = usage.f_bavail * usage.f_frsize
-        if size > free:
+        if size > free and usage.f_blocks:  # otherwise the file system does not report its size
             raise Refused(
                 f"Cannot restore to {folder}: {size_text(size)} are needed and {size_text(free)} are free. Free space,"
                 " or choose another folder."

@@ -15,7 +15,7 @@ from ...blocks.nbd_target import NbdTls
 from ...busy import RESTORE_NAMES, WRITING, Busy, Stopwatch, Watches
 from ...control import Control, Progress
 from ...errors import CbtError, DamagedObject, Refused, UnreadableObject
-from ...files import Buffer, delete
+from ...files import Buffer, delete, rename_new
 from ...grid import BLOCK_SIZE
 from ...hypervisor.connection import Session
 from ...images import qcow2_layout
@@ -81,13 +81,10 @@ def _appear(partial: str, final: str, force: bool) -> None:
     try:
         if force:
             os.replace(partial, final)
-        else:
-            os.link(partial, final, follow_symlinks=False)
-            os.unlink(partial)
-    except FileExistsError as error:
-        raise Refused(
-            f"Cannot restore to {final}: a file with that name was created in the meantime. Choose another path."
-        ) from error
+        elif not rename_new(partial, final):
+            raise Refused(
+                f"Cannot restore to {final}: a file with that name was created in the meantime. Choose another path."
+            )
     except OSError as error:
         raise CbtError(f"Cannot restore to {final}: {error.strerror}.") from error
 

@@ -161,7 +161,7 @@ def write_file(repository: Repository, point: RestorePoint, saved: SavedFile, pa
                 raise damage
             file.flush()
             os.fsync(handle)
-            return _own(handle, saved)
+            return _own(handle, saved, path)
     except OSError as error:
         raise Refused(f"Cannot write {path}: {error.strerror}.") from error
 
@@ -192,12 +192,15 @@ def _inflated(data: bytes, name: str) -> bytes:
     return piece
 
 
-def _own(handle: int, saved: SavedFile) -> list[str]:
-    os.fchmod(handle, saved.mode & _MODE)
-    if os.geteuid() != 0:
-        return []  # libvirt gives most of them to QEMU's user when the domain starts
+def _own(handle: int, saved: SavedFile, path: str) -> list[str]:
     owner, group = account_of(saved.owner), group_of(saved.group)
-    os.fchown(handle, owner, group)
+    try:
+        os.fchmod(handle, saved.mode & _MODE)
+        if os.geteuid() != 0:
+            return []  # libvirt gives most of them to QEMU's user when the domain starts
+        os.fchown(handle, owner, group)
+    except OSError as error:  # such as on an SMB share
+        return [f"Cannot set owner and mode of {path}: {error.strerror}. Check whether QEMU may access it."]
     unknown = [
         f"{what} {names.shown(name)}"
         for what, name, found in (("user", saved.owner, owner), ("group", saved.group, group))

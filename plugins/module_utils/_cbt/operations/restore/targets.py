@@ -12,7 +12,7 @@ import stat
 import struct
 
 from ...blocks.nbd_target import NbdTarget, NbdTls, is_nbd
-from ...files import ParallelFile
+from ...files import ParallelFile, lock
 
 _ZERO_RANGE = 0x127F  # BLKZEROOUT, see linux/fs.h
 _ALIGNED = 4096  # bytes, the alignment that works on every device
@@ -69,7 +69,7 @@ class ImageFile(_File):
         """Create the file. ``preallocation`` is as in qemu-img; ``metadata`` is the caller's task."""
         super().__init__(path, os.O_CREAT)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._handle, wait=False)
             os.ftruncate(self._handle, size)
             if preallocation == "falloc":
                 os.posix_fallocate(self._handle, 0, size)

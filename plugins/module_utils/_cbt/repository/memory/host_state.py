@@ -9,11 +9,12 @@ A lock protects them from other runs, their owner and mode from other users.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import stat
 import typing as t
+
+from ...files import lock
 
 _LARGEST = 1 << 24  # bytes
 _LOCK = "lock"
@@ -97,7 +98,7 @@ def _checked(handle: int) -> int:
 def _locked(folder: int) -> t.Iterator[None]:
     handle = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=folder)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # held only while a small file is written
+        lock(handle)  # held only while a small file is written
         yield
     finally:
         os.close(handle)

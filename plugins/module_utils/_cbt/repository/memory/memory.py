@@ -70,6 +70,10 @@ class Memory:
         if reason is not None or (self._known is None and now is not None):
             self._replace(now)
 
+    def warn(self, text: str) -> None:
+        """Report what the user must know of the store."""
+        self._terms.warn(text)
+
     def check_last(self, repository: Repository) -> None:
         """Raise Refused if the point that this host wrote or saw last vanished."""
         if self._known is not None and self._known.last is not None:

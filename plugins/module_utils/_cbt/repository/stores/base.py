@@ -56,8 +56,8 @@ class Foreign:
         self._more = False
 
     def add(self, name: str) -> None:
-        """Add a foreign file. Files that an NFS client keeps while they are open elsewhere do not count."""
-        if name.rpartition("/")[2].startswith(".nfs") or name in self._names:
+        """Add a foreign file. Files that NFS and FUSE keep while they are open do not count."""
+        if name.rpartition("/")[2].startswith((".nfs", ".fuse_hidden")) or name in self._names:
             return
         if len(self._names) < _MOST_FOREIGN:
             self._names[name] = None
@@ -169,6 +169,12 @@ class Store(t.Protocol):
 
     def check_creatable(self) -> None:
         """Raise Refused if a repository that is created now would later be hidden."""
+
+    def try_out(self) -> t.Sequence[str]:
+        """Try out what a repository relies on, before one is created. Returns warnings.
+
+        Raises Refused if a repository cannot be kept there. Leaves nothing.
+        """
 
     def addresses(self) -> t.Sequence[str]:
         """Return all addresses under which a host may know the location; the last one is for a new location."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import errno
-import fcntl
+import functools
 import itertools
 import os
 import secrets
@@ -22,7 +22,7 @@ import threading
 import typing as t
 
 from ...errors import DamagedObject, ObjectMissing, ReadOnly, Refused, RepositoryError, StorageFull
-from ...files import Buffer, ParallelFile
+from ...files import Buffer, NoLockGranted, ParallelFile, exists, lock, rename_new
 from ..format import names
 from . import folders, mounts, reserve
 from .base import Entry, Foreign, Upload, as_time, check_size, counted
@@ -36,6 +36,11 @@ _LOCKABLE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK  # NFS locks only a file t
 
 
 def _advice(error: OSError) -> str:
+    if isinstance(error, NoLockGranted):
+        return (
+            "Check the lock manager of the file system (for NFS 3, lockd and statd of server and client, and the"
+            " firewall), or mount it with NFS 4."
+        )
     if error.errno in _FULL:
         return "Free space there, or choose another repository."
     if error.errno in _FORBIDDEN:
@@ -43,9 +48,30 @@ def _advice(error: OSError) -> str:
     return "Check the storage below it."
 
 
+class _Stale(RepositoryError):
+    """Another host deleted a file or folder while it was open."""
+
+
+_Request = t.TypeVar("_Request", bound=t.Callable[..., t.Any])
+
+
+def _repeated(request: _Request) -> _Request:
+    """Have a request repeated if another host deleted what was open: then it does not exist, or there is a new one."""
+
+    @functools.wraps(request)
+    def twice(*arguments: t.Any, **options: t.Any) -> t.Any:
+        with contextlib.suppress(_Stale):
+            return request(*arguments, **options)
+        return request(*arguments, **options)
+
+    return t.cast(_Request, twice)
+
+
 def _failure(what: str, error: OSError) -> type[RepositoryError]:
     if error.errno in _FULL:
         return StorageFull
+    if error.errno == errno.ESTALE:
+        return _Stale
     return ReadOnly if what == "write" and error.errno in _FORBIDDEN else RepositoryError
 
 
@@ -72,13 +98,16 @@ def _locked_temporary(folder: int) -> tuple[int, str]:
     while True:
         name = names.temporary(socket.gethostname(), secrets.token_hex(8))
         handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
-        os.fchmod(handle, 0o600)  # the umask may have cleared bits
+        with contextlib.suppress(OSError):  # modes cannot be changed
+            os.fchmod(handle, 0o600)  # the umask may have cleared bits
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:
-            return handle, name  # without file locks, no host can take it for an abandoned one either
-        if os.fstat(handle).st_nlink:
-            return handle, name
+            # Without locks, no process can take it for an abandoned one either. The number of its links may be wrong.
+            if not lock(handle) or exists(name, folder):
+                return handle, name
+        except NoLockGranted:
+            os.unlink(name, dir_fd=folder)
+            os.close(handle)
+            raise
         os.close(handle)  # another process swept it before it was locked
 
 
@@ -116,12 +145,8 @@ class _FileUpload:
         with self._store.folder(self._folder, make=True) as folder:
             if replace:
                 os.rename(self._temporary, self._name, src_dir_fd=temporary, dst_dir_fd=folder)
-            else:
-                try:
-                    os.link(self._temporary, self._name, src_dir_fd=temporary, dst_dir_fd=folder, follow_symlinks=False)
-                except FileExistsError:
-                    return False
-                os.unlink(self._temporary, dir_fd=temporary)
+            elif not rename_new(self._temporary, self._name, temporary, folder):
+                return False
             folders.sync_folder(folder)
             return True
 
@@ -225,22 +250,19 @@ class DirectoryStore:
         ):
             yield handle, found.st_size
 
+    @_repeated
     def get(self, name: str, most: int | None = None) -> bytes:
         with self._reading(name) as (handle, size):
             check_size(self.path(name), name, size, most)
-            pieces: list[bytes] = []
-            done = 0
-            while done <= size:
-                piece = os.pread(handle, size + 1 - done, done)
-                if not piece:
-                    return b"".join(pieces)
-                pieces.append(piece)
-                done += len(piece)
+            data = _read(handle, size + 1, 0)
+            if len(data) <= size:
+                return data
         raise DamagedObject(f"{self.path(name)} is damaged: it grows while it is read")
 
+    @_repeated
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         with self._reading(name) as (handle, size):
-            return os.pread(handle, min(length, max(0, size - offset)), offset)
+            return _read(handle, min(length, max(0, size - offset)), offset)
 
     def _status(self, name: str) -> os.stat_result:
         path = self.path(name)
@@ -269,6 +291,7 @@ class DirectoryStore:
             waiting += inner
             yield from found
 
+    @_repeated
     def _look(
         self, here: str, with_status: bool, before: int
     ) -> tuple[builtins.list[str], builtins.list[tuple[str, os.stat_result | None]]]:
@@ -330,6 +353,12 @@ class DirectoryStore:
     def addresses(self) -> builtins.list[str]:
         return mounts.addresses(self.location)
 
+    def try_out(self) -> builtins.list[str]:
+        from . import trial  # loaded only to create a repository
+
+        with _explained("write", self.location), self.folder(names.TEMPORARY, make=True) as temporary:
+            return trial.try_out(temporary, self.location, DirectoryStore)
+
     def advice(self) -> str:
         point = mounts.missing_mount(self.location)
         if point is not None:
@@ -339,10 +368,23 @@ class DirectoryStore:
     def sweep(self) -> None:
         host = socket.gethostname()
         with contextlib.suppress(OSError), self.folder(names.TEMPORARY) as folder:
-            for each in list(folders.contents(folder)):
-                if each.file and names.is_temporary(each.name, host):
-                    with contextlib.suppress(OSError):  # deleted by another process, or locked: in use
-                        _remove_unlocked(folder, each.name)
+            found = [each.name for each in folders.contents(folder) if each.file]
+            left = [name for name in found if names.is_temporary(name, host)]
+            for name in left if left and _locks_exclude(folder) else ():
+                with contextlib.suppress(OSError):  # deleted by another process, or locked: in use
+                    _remove_unlocked(folder, name)
+
+
+def _read(handle: int, length: int, offset: int) -> bytes:
+    """Read a range of a file, shorter only at its end. A file system may return less at a time."""
+    pieces: list[bytes] = []
+    while length:
+        piece = os.pread(handle, length, offset)
+        if not piece:
+            break
+        pieces.append(piece)
+        offset, length = offset + len(piece), length - len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 @contextlib.contextmanager
@@ -350,18 +392,22 @@ def _locked(folder: int, name: str) -> t.Iterator[t.Callable[[], bool]]:
     """Lock a file if the file system has locks. The function yielded returns whether the name is still this file's."""
     handle = os.open(name, _LOCKABLE, dir_fd=folder)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        lock(handle)
         yield lambda: os.path.samestat(os.fstat(handle), os.stat(name, dir_fd=folder, follow_symlinks=False))
     finally:
         os.close(handle)
 
 
+def _locks_exclude(folder: int) -> bool:
+    from . import trial  # loaded only if a killed run left files
+
+    return trial.locks_exclude(folder)
+
+
 def _remove_unlocked(folder: int, name: str) -> None:
     handle = os.open(name, _LOCKABLE, dir_fd=folder)
     try:
-        if stat.S_ISREG(os.fstat(handle).st_mode):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if stat.S_ISREG(os.fstat(handle).st_mode) and lock(handle, wait=False):
             os.unlink(name, dir_fd=folder)
     finally:
         os.close(handle)

@@ -17,7 +17,7 @@ import os
 import stat
 import typing as t
 
-from ...files import sync
+from ...files import sync, sync_handle
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -81,7 +81,7 @@ def _inner(parent: int, name: str, path: str, make: bool) -> int:
             raise wrong_kind(path, os.lstat(name, dir_fd=parent).st_mode, "folder") from error
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=parent)
-            with contextlib.suppress(FileNotFoundError):  # another process removed the empty folder
+            with contextlib.suppress(OSError):  # another process removed the empty folder, or modes cannot be changed
                 _let_owner_in(name, parent)
         sync_folder(parent)
 
@@ -111,7 +111,7 @@ def sync_folder(folder: int) -> None:
     """Sync the names in a folder to the disk. Raises OSError."""
     handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)
     try:
-        os.fsync(handle)
+        sync_handle(handle)
     finally:
         os.close(handle)
 
