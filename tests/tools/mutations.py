@@ -707,7 +707,7 @@ LATE = (
         "a writer does not ask for what it stored itself",
         "repository/sharing/publishing.py",
         "            gone = missing(repository, point)\n",
-        "            gone = missing(repository, point, lambda name: name.startswith(names.PACKS))\n",
+        "            gone = missing(repository, point, ())\n",
         ("unit/repository/sharing/test_clocks.py", "unit/repository/test_forged_objects.py"),
     ),
     Mutation(
@@ -1209,24 +1209,11 @@ HOLDS = (
     ),
 )
 
-# The checks of several sessions on one repository that a storm of as many seeds as every run has must miss as well. The others are beyond
-# it: nothing is damaged in a storm, no retention run decides by rules or compacts, and its sessions hardly meet the last one.
+# The storm must miss each check of several sessions on one repository as well.
 
-_BEYOND_STORM = frozenset(
-    {
-        "an object is exchanged whatever it is by now",
-        "retention does not say who holds a point",
-        "space is reclaimed although a hold cannot be read",
-        "a hold that cannot be read is none",
-        "a hold whose map is gone frees what others of its maps name",
-        "packs of a held point are emptied",
-        "a point whose late manifest is about to be made good is moved",
-    }
-)
 STORM = tuple(
     each._replace(name=f"in a storm, {each.name}", tests=("unit/repository/sharing/test_clock_storm.py",))
     for each in (*LATE, *SHARING, *HOLDS)
-    if each.name not in _BEYOND_STORM
 )
 
 # Which disks are read: what lies between an image and the guest, and what is left out.

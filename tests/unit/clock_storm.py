@@ -6,8 +6,9 @@
 Time is simulated. The clocks of the store and of each host step by chance, and any two part by no more than three hours, or by minutes
 if the grace period is short. Times of objects are set by the store or by the hosts. A session halts before each request and before each
 reply; hours or days may pass there, but for what the format asks of a live process: a request that deletes a pack, a map or a file takes
-less than 15 minutes. Some situations are more frequent than by chance (storm_phrases.py). Points are checked after each request that
-changes them, and at the end; storm_promises.py says what is checked of single requests. Equal seeds make equal histories.
+less than 15 minutes. Some situations are more frequent than by chance (storm_phrases.py), and holds may be damaged for a time
+(storm_damage.py). Points are checked after each request that changes them, and at the end; storm_promises.py says what is checked of
+single requests, and storm_keys.py what is of key slots. Equal seeds make equal histories.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from typing import Any
 
 import pytest
 from samples import UUID, encoded, point, point_id, record
-from stepping import Actor, OneAfterAnother, SteppedStore
+from stepping import Actor, OneAfterAnother, SteppedStore, ordered_results
 from stores_for_tests import MemoryStore
+from storm_damage import ACCIDENTS, Accidents
+from storm_keys import KeySlots
 from storm_phrases import (
     AHEAD,
     ALIVE,
@@ -43,12 +46,14 @@ from storm_phrases import (
     TURNS,
     WINDOWS,
 )
-from storm_promises import Objects, Requests, is_manifest
+from storm_promises import Objects, Requests, is_manifest, retained
 
 from _cbt.errors import CbtError, DamagedObject, ObjectMissing, Refused
 from _cbt.grid import BLOCK_SIZE
+from _cbt.operations.upkeep import compaction, merging
 from _cbt.operations.upkeep import retention as retaining
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
+from _cbt.operations.upkeep.retention_rules import Rules
 from _cbt.repository.dedup import index
 from _cbt.repository.format import manifests, names, packs
 from _cbt.repository.format.manifests import Key, RestorePoint
@@ -57,7 +62,7 @@ from _cbt.repository.format.packs import PackRef
 from _cbt.repository.repository import Repository
 from _cbt.repository.sharing import holding, holds, leases, publishing, relocation, removals
 from _cbt.repository.sharing.leases import Lease
-from _cbt.repository.sharing.relocation import Move
+from _cbt.repository.sharing.relocation import Move, Moves
 
 CONTENTS = [bytes([value]) * BLOCK_SIZE for value in (1, 2, 3, 4)]
 _PIECES = ((0, 1, 2, 3), (0, 1), (2, 3), (0,), (3,))  # the blocks that a pack may hold
@@ -150,6 +155,11 @@ class Session:
         self.actor = Actor(kind, work)
 
     @property
+    def collects(self) -> bool:
+        """Whether it is a run of retention that reclaims space."""
+        return self.kind in ("collect", "retain", "compact")
+
+    @property
     def at_deletion(self) -> bool:
         """Whether it is about to delete a pack, a map or a file."""
         name = self.actor.pending.removeprefix("delete ")
@@ -222,11 +232,18 @@ class Storm:
         self.numbers = 0
         self.fault: AssertionError | None = None
         self.told: list[str] = []
+        self.accidents = Accidents(self)
+        self.slots: KeySlots | None = None
+        self._monkeypatch = monkeypatch
         monkeypatch.setattr(leases, "boot_clock", lambda: self.at.boot(self.real))
         monkeypatch.setattr(leases, "wall_clock", lambda: self.at.wall(self.real))
         monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", OneAfterAnother)
         monkeypatch.setattr(manifests, "decode", _decoded)
         monkeypatch.setattr(index, "_WAIT", 0)  # for one that is halted while it fills the index
+        for module in (compaction, merging):
+            monkeypatch.setattr(module, "ordered_results", ordered_results)
+        monkeypatch.setattr(retaining, "remove_point", functools.partial(self._removed, retaining.remove_point))
+        monkeypatch.setattr(relocation, "relocate", functools.partial(self._relocated, relocation.relocate))
         ids = random.Random(seed)
         monkeypatch.setattr(secrets, "token_hex", lambda count: ids.randbytes(count).hex())
         monkeypatch.setattr(packs, "new_id", lambda: ids.randbytes(16))
@@ -285,6 +302,13 @@ class Storm:
         disk = dataclasses.replace(record(size=4 * BLOCK_SIZE), map=files[name])
         return dataclasses.replace(point(1), id=key[1], uuid=key[0], disks=(disk,), repository="0" * 32)
 
+    def _blocks_of(self, ref: PackRef) -> tuple[int, ...]:
+        """The blocks in a pack that exists, or that was looked at while it did."""
+        if ref.name not in self.blocks:
+            found = self.plain().reader.blocks(ref, 0, ref.blocks)
+            self.blocks[ref.name] = (ref, tuple(CONTENTS.index(bytes(block)) for block in found))  # type: ignore[arg-type]
+        return self.blocks[ref.name][1]
+
     def _there(self) -> list[tuple[PackRef, tuple[int, ...]]]:
         return [each for name, each in self.blocks.items() if name in self.store.objects]
 
@@ -322,30 +346,43 @@ class Storm:
             publishing.publish(lease, made, again, yields=operation == "copy")
             asked.done = True
 
-    def _move(self, repository: Repository) -> None:
+    def _move(self, repository: Repository, merges: bool = False) -> None:
         """Have a point name other packs that hold the same blocks."""
         with self._lease(repository, "compaction") as lease:
             made = self._any(repository)
             refs = repository.read_packs(made, made.disks[0])
             for ref in self.random.sample(refs, len(refs)):
-                blocks = self.blocks[ref.name][1]
+                blocks = self._blocks_of(ref)
                 useful = [each for each in self._there() if set(each[1]) & set(blocks) and each[0] != ref]
-                if useful or ref.name in self.store.objects:
-                    again = not useful or self.random.random() < 0.5
+                if merges:
+                    useful = [each for each in useful if names.announcement(each[0].name) not in self.store.objects]
+                if useful or (ref.name in self.store.objects and not merges):
+                    again = not merges and (not useful or self.random.random() < 0.5)
                     to, there = (self._stored(lease, blocks), blocks) if again else self.random.choice(useful)
                     both = [block for block in blocks if block in there]
                     moves = [Move(blocks.index(block), 1, to, there.index(block)) for block in both]
-                    with self._asked(made.key, "move"):
-                        relocation.relocate(lease, made, {ref.id: relocation.joined(moves)})
+                    relocation.relocate(lease, made, {ref.id: relocation.joined(moves)})
                     return
+
+    def _merge(self, repository: Repository) -> None:
+        """Have a point name packs that were there before."""
+        self._move(repository, merges=True)
+
+    def _relocated(self, relocate: Callable[..., bool], lease: Lease, made: RestorePoint, moves: Moves) -> bool:
+        with self._asked(made.key, "move"):
+            return relocate(lease, made, moves)
 
     def _remove(self, repository: Repository) -> None:
         with self._lease(repository, "retention") as lease:
-            made = self._any(repository)
-            if any(names.manifest(*made.key) in each.late for each in self.sessions):
-                self.incomplete.add("/".join(made.key))
-            with self._asked(made.key, "remove") as asked:
-                asked.done = not retaining.remove_point(lease, made)
+            retaining.remove_point(lease, self._any(repository))
+
+    def _removed(self, remove: Callable[..., tuple[str, ...]], lease: Lease, made: RestorePoint) -> tuple[str, ...]:
+        if any(names.manifest(*made.key) in each.late for each in self.sessions):
+            self.incomplete.add("/".join(made.key))
+        with self._asked(made.key, "remove") as asked:
+            reasons = remove(lease, made)
+            asked.done = not reasons
+        return reasons
 
     def _undelete(self, repository: Repository) -> None:
         removed = sorted({names.parsed(name).point for name in self.store.objects if name.startswith("trash/")})  # type: ignore[union-attr]
@@ -356,8 +393,25 @@ class Storm:
             retention(repository, RetentionRequest(grace=self.grace, undelete=(key[1],), collect=False))
             asked.done = True
 
-    def _collect(self, repository: Repository) -> None:
-        retention(repository, RetentionRequest(grace=self.grace, confirm_shrink=True))
+    def _collect(self, repository: Repository, rules: Rules | None = None, compact_below: int | None = None) -> None:
+        """Reclaim space."""
+        request = RetentionRequest(rules, grace=self.grace, confirm_shrink=True, compact_below=compact_below)
+        result = retention(repository, request)
+        if self.current is not None:
+            self.blame("retention", retained(self, self.current, result))
+
+    def _retain(self, repository: Repository) -> None:
+        """Remove points by rules, and reclaim space."""
+        self._collect(repository, Rules(last=self.random.choice((-1, 1, 2))))
+
+    def _compact(self, repository: Repository) -> None:
+        """Empty packs, and reclaim space."""
+        self._collect(repository, compact_below=100)
+
+    def _keys(self, repository: Repository) -> None:
+        """Add a key slot, or remove one."""
+        self.slots = self.slots or KeySlots(self._monkeypatch)
+        self.slots.change(self.random, repository.store.halt)  # type: ignore[attr-defined]
 
     def _hold(self, repository: Repository) -> None:
         with contextlib.suppress(DamagedObject, Refused):
@@ -405,13 +459,14 @@ class Storm:
             session.go_on(until)
         self._check_points()
         others = [each for each in self.sessions if each is not session]
-        session.beside_late |= any(each.late or each.kind == "remove" for each in others)
+        session.beside_late |= any(each.late or each.kind in ("remove", "retain") for each in others)
         if session.actor.over and session in self.sessions:
             self.sessions.remove(session)
             # While a session that hung has yet to make good what it did, what is needed may be unknown, and nothing is deleted.
             # The entry of a point that was removed before that stays for a grace period.
             error = str(session.actor.error)
             known = session.beside_late or any(f"trash/{each}" in error for each in self.incomplete)
+            known |= self.accidents.explain(session, error)
             assert session.actor.error is None or known, self._story(session.kind, error)
         self.told.append(
             f"{self.real:.0f} {session.kind} {'ends' if session.actor.over else f'waits: {session.actor.pending}'}"
@@ -497,6 +552,8 @@ class Storm:
                 session = halted[TURNS.index(each)]
             elif each in (ALIVE, AHEAD, BACK, SHORT):
                 self._change(each)
+            elif each in ACCIDENTS:
+                self.accidents.happen(each)
             elif " " in each and session is not None:
                 self._continue(session, each)
             elif " " in str(then) and then not in TURNS:
@@ -504,6 +561,7 @@ class Storm:
                 halted.append(session)
             else:
                 self._work(each)
+        self.accidents.end()
 
     def _continue(self, session: Session, until: str) -> None:
         """Let a session go on to a request, or end it where it is."""
@@ -551,16 +609,16 @@ class Storm:
 
     def wrong(self, made: RestorePoint) -> str:
         """What is not as it must be of a point that exists or is held; empty if it is whole and true."""
-        repository = self.plain()
         try:
-            extents = repository.read_map(made, made.disks[0].target)
+            with self.accidents.ended():
+                extents = self.plain().read_map(made, made.disks[0].target)
         except (DamagedObject, ObjectMissing) as error:
             return str(error)
         found: dict[int, int] = {}
         for run in extents.runs():
             if run.pack.name not in self.store.objects:
                 return f"{run.pack.name} is gone"
-            ref, blocks = self.blocks[run.pack.name]
+            blocks = self._blocks_of(run.pack)
             found.update({run.first + index: blocks[run.ordinal + index] for index in range(run.count)})
         return "" if found == {block: block for block in range(4)} else f"its blocks are {found}"
 
@@ -586,6 +644,7 @@ class Storm:
         for each, _order in self.held:
             assert each.point is not None
             assert not (why := self.wrong(each.point)), self._story(each.name, why)
+        assert self.slots is None or not (why := self.slots.wrong()), self._story("repository.json", why)
 
     def _check_end(self) -> None:
         self._check_points()
@@ -657,3 +716,5 @@ def storm(seed: int) -> None:
             for each in made.sessions:
                 with contextlib.suppress(CbtError, AssertionError):
                     each.actor.crash()
+            if made.slots is not None:
+                made.slots.close()

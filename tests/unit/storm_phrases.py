@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from storm_damage import DAMAGE, LOSS
+
 GRACE = 86400.0
 NIGHT = GRACE + 13000
 SPANS = (1, 60, 200, 300, 800, 1000, 1700, 1900, 3600, 10000, 12500, 13000, 43000, 86000, 87000, 100000)
@@ -29,6 +31,7 @@ KINDS = (  # what is done in a storm
 
 _MANIFEST = "points/*/manifest.json"
 _READ, _PUT, _DELETE = f"get {_MANIFEST}", f"put {_MANIFEST}", f"delete {_MANIFEST}"
+_EXCHANGE = "swap repository.json"
 # Requests, as they are halted at, before or after which much depends on what others do.
 _PUBLISHING = (
     "put points/*.map",
@@ -55,7 +58,7 @@ SETTLING = (  # of a session that makes good what a late manifest did
 )
 WINDOWS: dict[str, tuple[str, ...]] = {
     "backup": _PUBLISHING,
-    "move": (*_PUBLISHING, _READ, f"done {_READ}", "list trash/*", "list removed/*"),
+    **dict.fromkeys(("move", "merge"), (*_PUBLISHING, _READ, f"done {_READ}", "list trash/*", "list removed/*")),
     "copy": (*_PUBLISHING, f"done {_READ}"),
     "undelete": (*_PUBLISHING, f"size {_MANIFEST}", "delete trash/*"),
     "remove": (
@@ -67,20 +70,24 @@ WINDOWS: dict[str, tuple[str, ...]] = {
         f"done {_DELETE}",
     ),
     "hold": ("put holds/*", "done put holds/*", "list condemned", "done size packs/*", _READ),
-    "collect": (
-        "put doomed/*",
-        "done put doomed/*",
-        "list points",
-        "done list points",
-        "list holds",
-        "list trash",
-        "done list trash",
-        "done list trash",
-        "delete packs/*",
-        "delete points/*",
-        "delete trash/*",
-        "delete doomed/*",
+    **dict.fromkeys(
+        ("collect", "retain", "compact"),
+        (
+            "put doomed/*",
+            "done put doomed/*",
+            "list points",
+            "done list points",
+            "list holds",
+            "list trash",
+            "done list trash",
+            "done list trash",
+            "delete packs/*",
+            "delete points/*",
+            "delete trash/*",
+            "delete doomed/*",
+        ),
     ),
+    "keys": (_EXCHANGE, "get repository.json"),
 }
 
 _SOON = (1, 60, 200, 800)
@@ -100,6 +107,8 @@ _LATE_DELETION = (
 )
 # A late session ends while a collector has listed objects for deletion and not deleted them yet.
 _BETWEEN = ("collect", NIGHT, "collect", "put doomed/*", _LISTED, FIRST, END, SECOND, END)
+# A session that names packs which are older than it hangs until they are deleted.
+_MERGED = ("merge", _PUT, *_NIGHTS)
 _STORES = (("backup", "copy"), "put packs/*", BACK, (60, 800))
 # What matters only if several clocks part, and is said more often for that.
 _RARE: tuple[tuple[Any, ...], ...] = (
@@ -119,7 +128,8 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
     ("move", ("put points/*.map", "put drafts/*"), "move", *_NIGHTS, FIRST, END),
     ("move", ("put points/*.map", "put drafts/*", "done list condemned"), "move", FIRST, END),
     (("backup", "move", "move"), _LOOKS[:2], *_NIGHTS, FIRST, END),
-    *((BACK, ("backup", "move"), "done put drafts/*", AHEAD, "collect"),) * 2,
+    *(("move", 13000, ("backup", "move"), ("put drafts/*", *_LOOKS[:2]), *_NIGHTS, FIRST, END),) * 2,
+    *((BACK, ("backup", "move"), "done put drafts/*", (1, 60, 800), AHEAD, "collect"),) * 2,
     # A session that is at work for days stores objects, and gives signs of life.
     *((ALIVE, AHEAD, *_STORES, FIRST, ("put points/*.map", "put drafts/*"), *_NIGHTS, "collect"),) * 2,
     (ALIVE, *_STORES, FIRST, "put points/*.map", (1900, 3600), "collect", *_NIGHTS, "collect"),
@@ -143,7 +153,8 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
     *((SHORT, "move", _PUT, 13000, "collect", 1000, *_LATE_DELETION),) * 2,
     (("backup", "copy"), _PUT, *_NIGHTS, FIRST, END),
     ("move", _PUT, "remove", (60, 13000, NIGHT), FIRST, SETTLING, ("remove", "undelete"), NIGHT),
-    ("move", _PUT, "remove", *_NIGHTS, FIRST, END, "collect"),
+    *(("move", _PUT, "remove", *_NIGHTS, FIRST, END, "collect"),) * 2,
+    ("move", _PUT, "remove", NIGHT, "collect", FIRST, END),
     # A point is removed, brought back and moved beside a session that moves it, or that brings it back late.
     ("move", f"done {_PUT}", "remove", (60, NIGHT), ("undelete", "copy"), "move", FIRST, END),
     ("remove", "undelete", _PUT, NIGHT, "collect", FIRST, END, "move"),
@@ -180,6 +191,17 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
     (("backup", "move"), ("done put drafts/*", "done put points/*.map"), DEATH, NIGHT, "collect"),
     (("backup", "move"), "done put drafts/*", DEATH, NIGHT, "collect"),
     ("collect", ("done put doomed/*", "delete packs/*"), DEATH, NIGHT, "collect"),
+    # Key slots are added and removed at once.
+    ("keys", _EXCHANGE, "keys", FIRST, END),
+    ("keys", "keys", ("get repository.json", _EXCHANGE), "keys", _EXCHANGE, FIRST, END, SECOND, END),
+    # A held point meets rules and compaction, or its hold cannot be read, or its map is gone.
+    ("hold", ("retain", "move"), "retain", *_NIGHTS),
+    ("backup", "hold", ("compact", "move", "merge"), "compact", *_NIGHTS),
+    ("hold", DAMAGE, ("retain", "remove", "move"), ("retain", "collect", "compact"), *_NIGHTS),
+    ("hold", "move", "move", LOSS, *_NIGHTS),
+    # Another session moves other blocks of a point whose late manifest names a pack that is gone, and maps that are not.
+    *((ALIVE, "move", "put points/*.map", DEATH, "move", 13000, *_MERGED, SECOND, f"done {_PUT}", "move", SECOND, END),)
+    * 4,
     # A held point is moved or removed, and a hold comes between the looks of a session, or loses what it was to keep.
     ("hold", ("move", "remove"), *_NIGHTS),
     ("hold", ("put holds/*", "done put holds/*", "list condemned"), ("move", "remove"), *_NIGHTS),

@@ -16,6 +16,8 @@ from _cbt.repository.sharing.wholeness import needed
 if TYPE_CHECKING:
     from clock_storm import Session, Storm
 
+    from _cbt.operations.upkeep.retention import RetentionResult
+
 
 class When(NamedTuple):
     """A moment: in which order, and in real seconds."""
@@ -61,6 +63,7 @@ class Objects(dict[str, bytes]):
     def __setitem__(self, name: str, data: bytes) -> None:
         if self.world.current is not None:
             self.world.blame(name, replaced(self.world, self.world.current, name))
+            self.world.blame(name, emptied(self.world, self.world.current, name, data))
             self.world.current.note(name, data)
         self.at[name] = When(self.world.tick(), self.world.real)
         super().__setitem__(name, data)
@@ -85,7 +88,7 @@ def replaced(world: Storm, session: Session, name: str) -> str:
     """
     if not is_manifest(name) or name not in world.store.objects:
         return ""
-    if session.kind == "move" and session.asked is not None:
+    if session.asked is not None and session.asked.what == "move":
         unseen = session.requests.read_at.get(name, 0) < world.store.objects.at[name].order < session.requests.last
         if session.asked.stored is not None:
             unseen = name in session.requests.unread and session.asked.stored != world.store.objects[name]
@@ -96,11 +99,42 @@ def replaced(world: Storm, session: Session, name: str) -> str:
     return "" if world.wrong(point) else "a whole point of another session is replaced"
 
 
+def emptied(world: Storm, session: Session, name: str, data: bytes) -> str:
+    """What is wrong with moving the blocks of a point: none is copied out of a pack that a hold keeps, as that frees nothing."""
+    if session.kind != "compact" or not is_manifest(name) or name not in world.store.objects:
+        return ""
+    repository, kept = world.plain(), set[str]()
+    for hold, order in world.held:
+        if hold.point is not None and order < session.began and not world.accidents.lacks(hold):
+            kept.update(needed(repository, hold.point))
+    try:
+        before = needed(repository, manifests.decode(world.store.objects[name], name))
+        left = {each for each in before if each.startswith("packs/")} - needed(
+            repository, manifests.decode(data, name)
+        ).keys()
+    except (DamagedObject, ObjectMissing):
+        return ""  # a manifest that appeared late names what is gone
+    return "blocks of a pack that a hold keeps are moved" if left & kept else ""
+
+
+def retained(world: Storm, session: Session, result: RetentionResult) -> str:
+    """What is wrong with the result of retention: it keeps what is held and names who holds it, and frees nothing if that is unknown."""
+    for hold, order in world.held:
+        of_point = [each.rules for each in result.verdicts if each.point.key == hold.key and order < session.began]
+        for rules in of_point:
+            if not any(hold.reason in rule or hold.name in rule for rule in rules):
+                return f"{hold.name} is not named among {rules}"
+    for name in world.accidents.unreadable(session):
+        if name not in result.damaged or result.collected is not None:
+            return f"{name} cannot be read, and space is reclaimed"
+    return ""
+
+
 def deleted(world: Storm, session: Session, name: str) -> str:
     """What is wrong with a deletion; empty if nothing is."""
     if is_manifest(name):
         return _held(world, session, name)
-    if session.kind == "collect" and names.is_collectable(name):
+    if session.collects and names.is_collectable(name):
         return _drafted(world, session, name) or _leased(world, session, name)
     return _young(world, session, name)
 
@@ -126,7 +160,7 @@ def _young(world: Storm, session: Session, name: str) -> str:
         ("undelete", "trash"): LAPSE + ASTRAY,
         ("collect", "leases"): LAPSE + world.grace,
         ("collect", "trash"): world.grace,
-    }.get((session.kind, name.split("/")[0]))
+    }.get(("collect" if session.collects else session.kind, name.split("/")[0]))
     at = world.store.objects.at[name]
     if least is None or at.order > session.began or session.requests.lease.partition("/")[2] in name:
         return ""
