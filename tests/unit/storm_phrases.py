@@ -128,7 +128,7 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
     ("move", ("put points/*.map", "put drafts/*"), "move", *_NIGHTS, FIRST, END),
     ("move", ("put points/*.map", "put drafts/*", "done list condemned"), "move", FIRST, END),
     (("backup", "move", "move"), _LOOKS[:2], *_NIGHTS, FIRST, END),
-    *(("move", 13000, ("backup", "move"), ("put drafts/*", *_LOOKS[:2]), *_NIGHTS, FIRST, END),) * 2,
+    *((("backup", "move"), "done size points/*.map", *_NIGHTS, FIRST, END),) * 2,
     *((BACK, ("backup", "move"), "done put drafts/*", (1, 60, 800), AHEAD, "collect"),) * 2,
     # A session that is at work for days stores objects, and gives signs of life.
     *((ALIVE, AHEAD, *_STORES, FIRST, ("put points/*.map", "put drafts/*"), *_NIGHTS, "collect"),) * 2,
@@ -137,7 +137,7 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
     (*_HUNG, FIRST, SETTLING, ("move", "remove", "hold"), NIGHT, "collect"),
     (*_HUNG, FIRST, f"done {_PUT}", ("move", "hold"), FIRST, END),
     *((ALIVE, "move", *_HUNG, FIRST, f"done {_PUT}", "move", FIRST, END),) * 2,
-    (*_HUNG, FIRST, _PUT, "remove", FIRST, END),
+    *((*_HUNG, FIRST, _PUT, "remove", FIRST, END),) * 2,
     ("move", _PUT, *_HALF, FIRST, _PUT, *_NIGHTS, FIRST, END),
     ("move", _PUT, *_HALF, FIRST, f"done {_PUT}", ("move", "hold"), FIRST, END),
     *(("move", _PUT, *_HALF, *_AGAIN, *_AGAIN, *_AGAIN, FIRST, END),) * 2,
