@@ -6,9 +6,9 @@
 Time is simulated. The clocks of the store and of each host step by chance, and any two part by no more than three hours, or by minutes
 if the grace period is short. Times of objects are set by the store or by the hosts. A session halts before each request and before each
 reply; hours or days may pass there, but for what the format asks of a live process: a request that deletes a pack, a map or a file takes
-less than 15 minutes. Some situations are more frequent than by chance (storm_phrases.py), and holds may be damaged for a time
-(storm_damage.py). Points are checked after each request that changes them, and at the end; storm_promises.py says what is checked of
-single requests, and storm_keys.py what is of key slots. Equal seeds make equal histories.
+less than 15 minutes. Some situations are more frequent than by chance (storm_phrases.py), and holds may be damaged
+for a time (storm_damage.py). Points are checked after each request that changes them, and at the end. storm_promises.py
+says what is checked of single requests, and storm_keys.py what is checked of key slots. Equal seeds make equal histories.
 """
 
 from __future__ import annotations
@@ -305,8 +305,8 @@ class Storm:
     def _blocks_of(self, ref: PackRef) -> tuple[int, ...]:
         """The blocks in a pack that exists, or that was looked at while it did."""
         if ref.name not in self.blocks:
-            found = self.plain().reader.blocks(ref, 0, ref.blocks)
-            self.blocks[ref.name] = (ref, tuple(CONTENTS.index(bytes(block)) for block in found))  # type: ignore[arg-type]
+            found = map(bytes, self.plain().reader.blocks(ref, 0, ref.blocks))  # type: ignore[arg-type]
+            self.blocks[ref.name] = (ref, tuple(map(CONTENTS.index, found)))
         return self.blocks[ref.name][1]
 
     def _there(self) -> list[tuple[PackRef, tuple[int, ...]]]:

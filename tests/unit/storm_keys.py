@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Sessions of a storm that add and remove key slots at once. The configuration is a file, since its store decides who replaces it."""
+"""Sessions of a storm that add and remove key slots at once.
+
+The configuration is a file, because the store decides which of them replaces it.
+"""
 
 from __future__ import annotations
 
@@ -62,11 +65,15 @@ class KeySlots:
         name = chance.choice(old) if removes else f"slot{len(self._opens)}"
         self._opens[name] = None
         request = KeyRequest(remove=(name,)) if removes else KeyRequest(name, name)
-        apply_keys(SimpleNamespace(store=_Halting(self._store, halt), passphrase=_FIRST), request)  # type: ignore[arg-type]
+        where = SimpleNamespace(store=_Halting(self._store, halt), passphrase=_FIRST)
+        apply_keys(where, request)  # type: ignore[arg-type]
         self._opens[name] = not removes
 
     def wrong(self) -> str:
-        """What is wrong: a passphrase that was added opens the repository until it is removed, whatever else changes at once."""
+        """What is wrong; empty if nothing is.
+
+        A passphrase that was added opens the repository until it is removed, whatever else changes at the same time.
+        """
         found = configuration.decode(self._store.get(configuration.NAME), "")
         for each, opens in self._opens.items():
             if opens is not None and (found.opened(each) is not None) != opens:

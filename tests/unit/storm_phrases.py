@@ -199,7 +199,7 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
     ("backup", "hold", ("compact", "move", "merge"), "compact", *_NIGHTS),
     ("hold", DAMAGE, ("retain", "remove", "move"), ("retain", "collect", "compact"), *_NIGHTS),
     ("hold", "move", "move", LOSS, *_NIGHTS),
-    # Another session moves other blocks of a point whose late manifest names a pack that is gone, and maps that are not.
+    # Another session moves other blocks of a point whose late manifest names a pack that is gone.
     *((ALIVE, "move", "put points/*.map", DEATH, "move", 13000, *_MERGED, SECOND, f"done {_PUT}", "move", SECOND, END),)
     * 4,
     # A held point is moved or removed, and a hold comes between the looks of a session, or loses what it was to keep.

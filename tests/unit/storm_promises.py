@@ -100,25 +100,29 @@ def replaced(world: Storm, session: Session, name: str) -> str:
 
 
 def emptied(world: Storm, session: Session, name: str, data: bytes) -> str:
-    """What is wrong with moving the blocks of a point: none is copied out of a pack that a hold keeps, as that frees nothing."""
-    if session.kind != "compact" or not is_manifest(name) or name not in world.store.objects:
+    """What is wrong with moving the blocks of a point; empty if nothing is.
+
+    Compaction moves no block out of a pack that a hold keeps: that would cost space and free none.
+    """
+    if session.kind != "compact" or name not in world.store.objects or not is_manifest(name) or name in world.ever_late:
         return ""
     repository, kept = world.plain(), set[str]()
     for hold, order in world.held:
         if hold.point is not None and order < session.began and not world.accidents.lacks(hold):
             kept.update(needed(repository, hold.point))
     try:
-        before = needed(repository, manifests.decode(world.store.objects[name], name))
-        left = {each for each in before if each.startswith("packs/")} - needed(
-            repository, manifests.decode(data, name)
-        ).keys()
+        before, after = (needed(repository, manifests.decode(each, name)) for each in (world.store.objects[name], data))
+        left = {each for each in before.keys() - after.keys() if each.startswith("packs/")}
     except (DamagedObject, ObjectMissing):
-        return ""  # a manifest that appeared late names what is gone
+        return ""  # the point is not whole
     return "blocks of a pack that a hold keeps are moved" if left & kept else ""
 
 
 def retained(world: Storm, session: Session, result: RetentionResult) -> str:
-    """What is wrong with the result of retention: it keeps what is held and names who holds it, and frees nothing if that is unknown."""
+    """What is wrong with the result of a retention; empty if nothing is.
+
+    It names each hold of a point that it kept. While a hold cannot be read, it says so and frees nothing.
+    """
     for hold, order in world.held:
         of_point = [each.rules for each in result.verdicts if each.point.key == hold.key and order < session.began]
         for rules in of_point:
