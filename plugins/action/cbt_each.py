@@ -16,6 +16,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.printable import prin
 from ansible_collections.kvm.cbt.plugins.module_utils._options import Options
 from ansible_collections.kvm.cbt.plugins.plugin_utils import _cluster
 from ansible_collections.kvm.cbt.plugins.plugin_utils._delegated import run_on
+from ansible_collections.kvm.cbt.plugins.plugin_utils._heartbeats import heartbeats
 from ansible_collections.kvm.cbt.plugins.plugin_utils._outcomes import described
 
 _SPEC: dict[str, t.Any] = {
@@ -91,7 +92,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self._warnings: list[str] = []
         self._silent: dict[str, _cluster.Report] = {}  # a host that did not report once is not queried again
         try:
-            self._run_all()
+            with heartbeats(self):
+                self._run_all()
         except AnsibleConnectionFailure as error:
             self._give_up("the host was lost")
             return {

@@ -41,6 +41,24 @@ attributes:
       - This module changes no domain and no repository.
 """
 
+    # Modules that ``meta/runtime.yml`` gives the action plugin of cbt_backup
+    HEARTBEATS = r"""
+options: {}
+attributes:
+  action:
+    description: Has a part that runs on the controller.
+    support: full
+    details:
+      - While the module runs, the controller sends it a heartbeat every 5 seconds. 30 seconds after the last one, the
+        module ends itself and undoes unfinished work, as after SIGTERM. See
+        L(Cancelling tasks,https://github.com/kvm-cbt/kvm.cbt/blob/main/docs/cancelling.md).
+  async:
+    description: Supports being used with the C(async) keyword.
+    support: full
+    details:
+      - With C(async), the module gets no heartbeats and continues to its end if the controller is lost.
+"""
+
     ACTIONGROUP = r"""
 options: {}
 attributes:

@@ -19,6 +19,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.common.parameters import remove_values
 
+from . import _heartbeat
 from ._cbt.control import Control
 from ._cbt.errors import CbtError
 from ._cbt.printable import printable
@@ -125,7 +126,7 @@ def reported(module: Module) -> t.Iterator[None]:
 
 
 def interruptible(module: Module) -> Control:
-    """Return the module's control, and have TERM, INT and HUP ask it to stop.
+    """Return the module's control, and have TERM, INT, HUP and the loss of the controller ask it to stop.
 
     An interrupted task then undoes unfinished work.
     """
@@ -136,4 +137,5 @@ def interruptible(module: Module) -> Control:
 
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(each, note)
+    _heartbeat.watch(control.request, module.warn)
     return control

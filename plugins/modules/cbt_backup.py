@@ -17,13 +17,14 @@ description:
   - Every restore point is a full image, regardless of how much was read to create it.
   - If the changes of a disk are not known for certain, the whole disk is read. The reason is returned and stored with
     the restore point.
-  - If the backup fails or is ended by a signal, the backup job is ended, the guest is thawed, the new checkpoint is
-    removed, and no restore point is published.
+  - If the backup fails, is ended by a signal or loses its controller, the backup job is ended, the guest is thawed,
+    the new checkpoint is removed, and no restore point is published.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._attributes.heartbeats
   - kvm.cbt._libvirt.domain
   - kvm.cbt._libvirt
   - kvm.cbt._libvirt.lock

@@ -14,8 +14,9 @@ description:
   - Runs a module of this collection once for each item of a list, up to O(parallel) at a time on each host. When one
     run ends, the next one starts.
   - A failed run does not stop the others. Each run prints one line when it ends.
-  - Runs are independent of the controller. If the host becomes unreachable or the controller is stopped, runs that
-    have started continue to their end.
+  - If the host becomes unreachable, or the controller is stopped, runs of modules that can take long end themselves
+    30 seconds later and undo unfinished work. See
+    L(Cancelling tasks,https://github.com/kvm-cbt/kvm.cbt/blob/main/docs/cancelling.md).
   - Roles such as P(kvm.cbt.backup#role) and P(kvm.cbt.reconcile#role) use this module.
 author:
   - The kvm.cbt authors (@kvm-cbt)

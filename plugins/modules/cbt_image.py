@@ -27,6 +27,7 @@ author:
 extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._attributes.heartbeats
   - kvm.cbt._libvirt
   - kvm.cbt._libvirt.lock
   - kvm.cbt._libvirt.other_hosts

@@ -14,8 +14,8 @@ description:
   - Writes disks of a restore point to new images or block devices. Every block is verified by its SHA-256 digest before
     it is written.
   - Images get their final names only when all requested disks are complete and on stable storage. If a block is
-    damaged, or the restore fails or is ended by a signal, no image is left. A block device that was written to then
-    has no usable content.
+    damaged, or the restore fails, is ended by a signal or loses its controller, no image is left. A block device that
+    was written to then has no usable content.
   - With O(define=true), the machine is restored as well. Its configuration is adapted to this host. Its firmware
     variables, kernel, initrd and the state of its emulated TPM are restored. The domain is defined last, so it never
     refers to a partial restore.
@@ -28,6 +28,7 @@ author:
 extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._attributes.heartbeats
   - kvm.cbt._libvirt.domain
   - kvm.cbt._libvirt
   - kvm.cbt._libvirt.disks

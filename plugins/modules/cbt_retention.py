@@ -34,6 +34,7 @@ author:
 extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._attributes.heartbeats
   - kvm.cbt._libvirt.any_domain
   - kvm.cbt._repository
   - kvm.cbt._log
@@ -386,9 +387,11 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    control = _runtime.interruptible(module)
+    control.reached("Restore points that were removed stay removed. Run it again to reclaim the space.")
     with _runtime.reported(module):
         request = _request(module)
-        result = retention(_repository.existing_repository(module), request, module.check_mode, module.control)
+        result = retention(_repository.existing_repository(module), request, module.check_mode, control)
     for name, cause in sorted(result.damaged.items()):
         module.warn(f"No space is reclaimed while {name} cannot be read: {cause}")
     if result.full:

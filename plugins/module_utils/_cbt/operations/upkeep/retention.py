@@ -208,6 +208,7 @@ class _Retention:
         """
         self._repository.reserve.spare_for_collecting()
         for number, point in enumerate(going):
+            self._control.check()
             try:
                 self._stayed[point.key] = reasons = remove_point(lease, point)
                 why = {"reason": ", ".join(reasons)} if reasons else {}
