@@ -13,15 +13,19 @@ import contextlib
 import copy
 import multiprocessing
 import os
+import re
 import threading
 import typing as t
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.printable import printable
 from ansible_collections.kvm.cbt.plugins.module_utils._heartbeat import INTERVAL, VARIABLE
 
 _CREATE = "mktemp /tmp/kvm-cbt-heartbeat.XXXXXXXXXX"
+_LAST = 5  # seconds to wait for a heartbeat that is being sent
+_CREATED = re.compile(r"^/tmp/kvm-cbt-heartbeat\.\w+$", re.MULTILINE)  # among what a login script may print
 
 
 @contextlib.contextmanager
@@ -29,15 +33,15 @@ def heartbeats(action: ActionBase) -> t.Iterator[None]:
     """Send heartbeats to the modules that the action starts in the block."""
     second = _second(action)
     created = second._low_level_execute_command(_CREATE, sudoable=False)
-    path = created["stdout"].strip()
-    if created["rc"] != 0 or not path.startswith("/"):
+    found = _CREATED.search(created["stdout"])
+    if found is None:
         action._display.warning(
-            f"Cannot create a heartbeat file in /tmp: {created['stderr'].strip()}."
+            f"Cannot create a heartbeat file in /tmp: {printable(created['stderr'].strip())}."
             " The task will not end itself if the controller is lost."
         )
         yield
         return
-    over = threading.Event()
+    path, over = found[0], threading.Event()
     sender = threading.Thread(target=_send, args=(second, path, over), name="heartbeats", daemon=True)
     environment = action._task.environment
     action._task.environment = [*(environment or []), {VARIABLE: path}]
@@ -47,7 +51,7 @@ def heartbeats(action: ActionBase) -> t.Iterator[None]:
     finally:
         over.set()
         action._task.environment = environment
-        sender.join(INTERVAL)
+        sender.join(_LAST)
     # Not after an error, such as a timeout of the task: the module may still run, and removes the file itself.
     with contextlib.suppress(AnsibleError):
         action._low_level_execute_command(f"rm -f {path}", sudoable=False)
@@ -68,5 +72,5 @@ def _send(action: ActionBase, path: str, over: threading.Event) -> None:
     while not over.wait(INTERVAL):
         if os.getppid() != expected:
             os._exit(1)
-        with contextlib.suppress(AnsibleError, OSError):
+        with contextlib.suppress(Exception):  # a thread that ended would end the module, too
             action._low_level_execute_command(f"touch -c {path}", sudoable=False)

@@ -185,7 +185,9 @@ def test_after_the_controller_is_killed_nothing_is_left_and_the_next_backup_is_i
             wait_until(lambda: running.poll() is not None or all(map(site.process, HOSTS)), 300, "four backups")
         assert all(map(site.process, HOSTS)) and running.poll() is None, printed.read_text()
         files = {host: heartbeat_file(site.process(host)) for host in WATCHED}
-        assert all(path.exists() for path in files.values()) and len(set(files.values())) == len(files)
+        assert len(set(files.values())) == len(files)
+        begun = {host: path.stat().st_mtime_ns for host, path in files.items()}
+        wait_until(lambda: all(files[host].stat().st_mtime_ns > begun[host] for host in files), 60, "heartbeats")
         with pytest.raises(KeyError):
             heartbeat_file(site.process("detached"))
         killed = controller_processes(running.pid, control_path)

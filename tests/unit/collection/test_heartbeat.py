@@ -191,7 +191,13 @@ def test_heartbeats_touch_a_file_of_the_login_user_while_the_module_runs(monkeyp
     assert action._task.environment == [{"LANG": "C"}]
     assert {become for program, become in action._connection.used if program == "touch"} == {None}
     assert action._connection.become == "sudo" and action.warnings == []
-    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeats"]
+    wait_until(lambda: all(thread.name != "heartbeats" for thread in threading.enumerate()), 60, "end of heartbeats")
+
+
+def test_what_a_login_script_prints_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_heartbeats, "_CREATE", f"echo Welcome to /tmp; {_heartbeats._CREATE}; echo")
+    with _sending(_Action(), monkeypatch) as file:
+        assert file.stat().st_size == 0
 
 
 def test_a_heartbeat_that_fails_is_followed_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +211,7 @@ def test_a_module_that_may_still_run_keeps_its_file(monkeypatch: pytest.MonkeyPa
     action = _Action()
     with pytest.raises(ValueError, match="timed out"), _sending(action, monkeypatch) as file:
         raise ValueError("timed out")
-    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeats"]
+    wait_until(lambda: all(thread.name != "heartbeats" for thread in threading.enumerate()), 60, "end of heartbeats")
     file.unlink()
     assert action._task.environment == [{"LANG": "C"}]
 
