@@ -240,8 +240,9 @@ from ansible_collections.kvm.cbt.plugins.plugin_utils import _heartbeats
 
 def worker():
     _heartbeats.INTERVAL = 0.01
-    with _heartbeats.heartbeats(test._Action()):
-        print(os.getpid(), flush=True)
+    action = test._Action()
+    with _heartbeats.heartbeats(action):
+        print(os.getpid(), action._task.environment[-1][test._heartbeat.VARIABLE], flush=True)
         threading.Event().wait()
 
 multiprocessing.get_context("fork").Process(target=worker).start()
@@ -253,7 +254,9 @@ def test_a_worker_ends_once_ansible_playbook_was_killed() -> None:
     paths = [str(ROOT / "tests/unit"), str(ROOT / "tests")]
     with subprocess.Popen([sys.executable, "-c", _ORPHAN, *paths], stdout=subprocess.PIPE, text=True) as playbook:
         assert playbook.stdout is not None
-        worker = int(playbook.stdout.readline())
+        shown, file = playbook.stdout.readline().split()
+        worker = int(shown)
         assert alive(worker)
         playbook.send_signal(signal.SIGKILL)
         wait_until(lambda: not alive(worker), 30, "end of the worker")
+    Path(file).unlink()
