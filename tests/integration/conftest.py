@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from kinds import Bench, create_encrypted  # noqa: E402
 from lab.ceph import GATEWAY_PROGRAMS, Ceph  # noqa: E402
 from lab.disks import DiskSpec  # noqa: E402
 from lab.domain import BlockDomain  # noqa: E402
@@ -75,6 +77,21 @@ def repository(workspace: Path) -> Repository:
 def session(hypervisor: Hypervisor) -> Session:
     """A connection of the engine's own to the hypervisor."""
     return Session(lambda: libvirt.open(hypervisor.uri), hypervisor.uri)
+
+
+@pytest.fixture(scope="session")
+def encrypted(hypervisor: Hypervisor) -> Path:
+    """A folder with a LUKS image, as RAW and in qcow2."""
+    folder = hypervisor.folder()
+    create_encrypted(folder)
+    return folder
+
+
+@pytest.fixture
+def bench(hypervisor: Hypervisor, workspace: Path, encrypted: Path) -> Iterator[Bench]:
+    """Images of many kinds."""
+    with contextlib.ExitStack() as stack:
+        yield Bench(hypervisor, workspace, encrypted, stack)
 
 
 @pytest.fixture

@@ -14,144 +14,31 @@ import subprocess
 import typing as t
 from pathlib import Path
 
-import libvirt
 import pytest
+from kinds import MIB, SIZE, Bench, Row, attach, file_row, luks_in_qcow2, network_row, restored
 from lab.domain import BlockDomain, DiskSpec
-from lab.errors import LabError
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool
-from lab.qemu_nbd import qemu_nbd, running
-from witness import ask, session_of
+from lab.qemu_nbd import running
+from witness import ask, session_of, witnessed_backup
 
 from _cbt.errors import HypervisorError, Refused
 from _cbt.operations.backup.backup import backup
-from _cbt.operations.backup.result import BackupResult
 from _cbt.operations.convert.convert import convert_disks
 from _cbt.operations.convert.plan import ConversionOptions
-from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.repository.repository import Repository
 
-MIB = 1 << 20
-SIZE = 4 * MIB
 AT = MIB + 12345 // 512 * 512
-
-
-@pytest.fixture(scope="module")
-def encrypted(hypervisor: Hypervisor) -> Path:
-    """A folder with a LUKS image, as RAW and in qcow2. QEMU needs seconds to find out how fast it derives keys."""
-    folder = hypervisor.folder()
-    (folder / "key").write_bytes(b"secret")
-    _create_encrypted(folder, "luks", "key-secret=s,iter-time=10")
-    _create_encrypted(folder, "qcow2", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10")
-    return folder
-
-
-def _create_encrypted(folder: Path, fmt: str, options: str) -> None:
-    """Create an image. On a busy host QEMU may be unable to measure the time that it used."""
-    secret = f"secret,id=s,file={folder}/key"
-    for attempt in range(50):
-        try:
-            run_tool(
-                ["qemu-img", "create", "-q", "--object", secret, "-f", fmt, "-o", options, folder / fmt, str(SIZE)]
-            )
-            return
-        except LabError as error:
-            if "CPU usage" not in str(error) or attempt == 49:
-                raise
-
-
-class Bench:
-    """A folder with an image of each kind, and what else the disks need."""
-
-    def __init__(self, hypervisor: Hypervisor, folder: Path, encrypted: Path, stack: contextlib.ExitStack) -> None:
-        self.folder, self._hypervisor, self._encrypted, self._stack = folder, hypervisor, encrypted, stack
-        self.base = random.Random(1).randbytes(SIZE)
-        self.encryption = f"<encryption format='luks'><secret type='passphrase' uuid='{self._secret()}'/></encryption>"
-
-    def _secret(self) -> str:
-        usage = f"<usage type='volume'><volume>{self.folder}</volume></usage>"
-        secret = self._hypervisor.connection.secretDefineXML(f"<secret ephemeral='yes' private='no'>{usage}</secret>")
-        self._stack.callback(secret.undefine)
-        secret.setValue(b"secret")
-        return str(secret.UUIDString())
-
-    def raw(self, name: str, data: bytes | None = None) -> Path:
-        path = self.folder / name
-        path.write_bytes(self.base if data is None else data)
-        path.chmod(0o666)
-        return path
-
-    def image(self, name: str, fmt: str, options: str = "") -> Path:
-        path = self.folder / name
-        run_tool(["qemu-img", "create", "-q", "-f", fmt, *(["-o", options] if options else []), path, str(SIZE)])
-        for made in self.folder.glob(f"{name}*"):
-            made.chmod(0o666)
-        return path
-
-    def luks(self, name: str, fmt: str = "luks") -> Path:
-        return self.raw(name, (self._encrypted / fmt).read_bytes())
-
-    def served(self, name: str, *options: str) -> Path:
-        """Serve a RAW image at a socket."""
-        socket = self.folder / f"{name}.sock"
-        self._stack.enter_context(qemu_nbd(self.raw(name), "raw", socket, *options))
-        socket.chmod(0o777)
-        return socket
-
-    def pool(self) -> str:
-        """A pool of libvirt with one volume, ``v.qcow2``."""
-        name = self.folder.parent.name + self.folder.name
-        xml = f"<pool type='dir'><name>{name}</name><target><path>{self.folder}/pool</path></target></pool>"
-        pool = self._hypervisor.connection.storagePoolCreateXML(xml, libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD)
-        self._stack.callback(pool.destroy)
-        target = (
-            "<target><permissions><mode>0666</mode></permissions><format type='qcow2'/><compat>1.1</compat></target>"
-        )
-        pool.createXML(f"<volume><name>v.qcow2</name><capacity>{SIZE}</capacity>{target}</volume>")
-        return name
-
-
-@pytest.fixture
-def bench(hypervisor: Hypervisor, workspace: Path, encrypted: Path) -> t.Iterator[Bench]:
-    with contextlib.ExitStack() as stack:
-        yield Bench(hypervisor, workspace, encrypted, stack)
-
-
-class Row(t.NamedTuple):
-    """A disk of the table: ``mode`` while the domain runs, whether it is read shut off, what it holds at first.
-
-    If that is None, the guest fills it: unwritten parts of an encrypted image are not zeroes.
-    """
-
-    xml: str
-    mode: str = "scan"
-    shut_off: bool = True
-    held: bytes | None = None
-    writable: bool = True
-
-
-def file_row(path: Path, fmt: str = "raw", inner: str = "", more: str = "", **fields: t.Any) -> Row:
-    source = f"<source file='{path}'>{inner}</source>" if inner else f"<source file='{path}'/>"
-    driver = f"<driver name='qemu' type='{fmt}'/>"
-    return Row(f"<disk type='file'>{driver}{source}<target dev='TARGET' bus='virtio'/>{more}</disk>", **fields)
-
-
-def network_row(source: str, **fields: t.Any) -> Row:
-    driver = "<driver name='qemu' type='raw'/>"
-    xml = f"<disk type='network'>{driver}{source}<target dev='TARGET' bus='virtio'/></disk>"
-    return Row(xml, shut_off=False, **fields)
-
-
-def luks_in_qcow2(bench: Bench) -> Row:
-    image = bench.luks("luks.qcow2", "qcow2")
-    return file_row(image, "qcow2", bench.encryption, mode="full", shut_off=False, held=bytes(SIZE))
 
 
 def table(bench: Bench) -> dict[str, Row]:
     slices = f"<slices><slice type='storage' offset='{MIB}' size='{2 * MIB}'/></slices>"
     unix = "<host transport='unix' socket='{}'/>"
     zeroes = bytes(SIZE)
+    source = f"<source pool='{bench.pool()}' volume='{{}}'/>"
+    volume = f"<disk type='volume'><driver name='qemu' {{}}/>{source}<target dev='TARGET' bus='virtio'/></disk>"
     limits = "<iotune><total_bytes_sec>1000000000</total_bytes_sec></iotune>"
+    policy = file_row(bench.raw("policy"), held=bench.base)
     formats = {
         fmt: file_row(bench.image(f"i.{fmt}", fmt, "force_size=on" if fmt == "vpc" else ""), fmt, held=zeroes)
         for fmt in ("vdi", "vmdk", "vpc", "qed", "qcow")
@@ -167,12 +54,12 @@ def table(bench: Bench) -> dict[str, Row]:
         "NBD with a name": network_row(
             f"<source protocol='nbd' name='n'>{unix.format(bench.served('n', '-x', 'n'))}</source>", held=bench.base
         ),
-        "volume": Row(
-            "<disk type='volume'><driver name='qemu' type='qcow2'/>"
-            f"<source pool='{bench.pool()}' volume='v.qcow2'/><target dev='TARGET' bus='virtio'/></disk>",
-            mode="full",
-            shut_off=False,
-            held=zeroes,
+        "volume": Row(volume.format("type='qcow2'", "v.qcow2"), mode="full", held=zeroes),
+        "volume without a format": Row(volume.format("", "v.raw"), held=zeroes),
+        "device": Row(
+            f"<disk type='block'><driver name='qemu' type='raw'/><source dev='{bench.device('device')}'/>"
+            "<target dev='TARGET' bus='virtio'/></disk>",
+            held=bench.base,
         ),
         "data file": file_row(
             bench.image("data.qcow2", "qcow2", f"data_file={bench.folder}/data.qcow2.raw,data_file_raw=on"),
@@ -183,6 +70,7 @@ def table(bench: Bench) -> dict[str, Row]:
         "shareable": file_row(bench.raw("shared"), more="<shareable/>", held=bench.base),
         "label": file_row(bench.raw("label"), inner="<seclabel model='dac' relabel='no'/>", held=bench.base),
         "limits": file_row(bench.raw("limits"), more=limits, held=bench.base),
+        "startup policy": policy._replace(xml=policy.xml.replace("<source ", "<source startupPolicy='optional' ")),
         "read-only": file_row(bench.raw("fixed"), more="<readonly/>", held=bench.base, writable=False),
         **formats,
     }
@@ -200,24 +88,6 @@ def left_out(bench: Bench) -> dict[str, str]:
         "transient": file_row(bench.raw("transient"), more="<transient/>").xml,
         "missing": file_row(bench.folder / "nowhere").xml.replace("<source ", "<source startupPolicy='optional' "),
     }
-
-
-def attach(domain: BlockDomain, disks: t.Iterable[str]) -> list[str]:
-    """Add the disks to the definition; their targets."""
-    targets = []
-    for number, xml in enumerate(disks):
-        targets.append(f"vd{chr(ord('b') + number)}")
-        xml = xml.replace("TARGET", targets[-1])
-        domain.handle.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
-    return targets
-
-
-def restored(repository: Repository, result: BackupResult, folder: Path) -> dict[str, bytes]:
-    """The bytes of all disks of a restore point."""
-    assert result.point is not None
-    folder.mkdir()
-    request = RestoreRequest(result.point.domain, restore_point=result.point.id, dest=str(folder), format="raw")
-    return {disk.target: Path(disk.path).read_bytes() for disk in restore(repository, request).disks}
 
 
 def test_every_kind_of_disk_is_read_as_the_guest_sees_it(
@@ -238,7 +108,8 @@ def test_every_kind_of_disk_is_read_as_the_guest_sees_it(
                 content[AT : AT + 65536] = domain.write_random(target, AT, 65536, seed)
             held[target] = bytes(content)
 
-        first = backup(session, repository, ask(domain.name))
+        witnessed = witnessed_backup(domain, repository, workspace)
+        first = witnessed.result
         assert {disk.target: disk.mode for disk in first.disks if disk.target != "vda"} == {
             target: row.mode for target, row in by_target.items()
         }
@@ -246,6 +117,7 @@ def test_every_kind_of_disk_is_read_as_the_guest_sees_it(
         assert sum("another domain" in each for each in first.warnings) == 1
         got = restored(repository, first, workspace / "first")
         assert [name for name, target in zip(rows, by_target) if got[target] != held[target]] == []
+        assert [target for target, copy in witnessed.copies.items() if got[target] != copy.read_bytes()] == []
 
         for target in refused:
             held[target] = held[target][:512] + domain.write_random(target, 512, 512, 99) + held[target][1024:]
@@ -270,14 +142,33 @@ def test_every_kind_of_disk_is_read_as_the_guest_sees_it(
         assert {modes[target] for target in tracked} == {"incremental"}
 
         # A converted image would be no image of the definition.
-        found = convert_disks(session, domain.name, None, ConversionOptions(), check_only=True)
-        assert not {image.target for image in found.images} & refused
+        for target in sorted(refused):
+            with pytest.raises(Refused, match=f"Cannot convert the disks of {domain.name}: {target} is "):
+                convert_disks(session, domain.name, [target], ConversionOptions(), check_only=True)
 
 
 def _only(*targets: str) -> t.Any:
     from _cbt.hypervisor.domain_xml.disks import Selection
 
     return Selection(targets)
+
+
+def test_a_volume_whose_pool_is_stopped_is_refused_by_name(
+    hypervisor: Hypervisor, repository: Repository, bench: Bench
+) -> None:
+    pool = bench.pool()
+    source = f"<source pool='{pool}' volume='v.qcow2'/><target dev='TARGET' bus='virtio'/>"
+    with BlockDomain(hypervisor, [DiskSpec("vda", MIB)], start=False) as domain:
+        attach(domain, [f"<disk type='volume'><driver name='qemu' type='qcow2'/>{source}</disk>"])
+        session = session_of(domain)
+        stopped = hypervisor.connection.storagePoolLookupByName(pool)
+        stopped.destroy()
+        for check in (True, False):
+            with pytest.raises(Refused, match=f"vdb is the volume {pool}/v.qcow2.* virsh pool-start"):
+                backup(session, repository, ask(domain.name), check_only=check)
+        stopped.create()
+        done = backup(session, repository, ask(domain.name))
+        assert [disk.mode for disk in done.disks] == ["full", "full"]
 
 
 def test_disks_that_no_job_includes_are_left_out_with_a_warning(

@@ -1257,6 +1257,13 @@ KINDS = (
         ("integration/test_kinds_of_disks.py::test_a_backing_chain_in_the_definition_is_what_the_guest_sees",),
     ),
     Mutation(
+        "a disk over another backing file keeps its history",
+        "operations/backup/plan.py",
+        'disk.below not in (None, record.image["below"])',
+        "disk.below is None",
+        ("unit/operations/backup/test_backup_plan.py",),
+    ),
+    Mutation(
         "firmware variables may name a file of the host",
         "operations/restore/saved_machine.py",
         "    return bool(magic == MAGIC and",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import typing as t
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,7 +16,8 @@ import samples
 from samples import plan_of
 
 from _cbt.errors import Refused
-from _cbt.hypervisor.domain import DomainFacts
+from _cbt.hypervisor.connection import Session, libvirt
+from _cbt.hypervisor.domain import DomainFacts, located
 from _cbt.hypervisor.domain_xml import disk_kinds
 from _cbt.hypervisor.domain_xml.disks import Disk, parse_disks, with_block_nodes
 from _cbt.hypervisor.offline_export import require_images
@@ -251,6 +253,71 @@ def test_the_size_is_that_of_the_node_that_the_guest_uses(layer: str) -> None:
     nodes = [{**node, "image": {"virtual-size": 5}} if node["node-name"].endswith(layer) else node for node in nodes]
     (disk,) = with_block_nodes([Disk("vda", node="libvirt-1")], nodes[order.index(layer) :])
     assert disk.virtual_size == 5
+
+
+class Pool:
+    """A connection to libvirt with one pool, ``p``, that has one volume, ``v``."""
+
+    def __init__(self, kind: int | None, path: str) -> None:
+        self.kind, self._path, self.api = kind, path, self
+
+    def storagePoolLookupByName(self, name: str) -> Pool:  # noqa: N802  # libvirt's name
+        if name != "p":
+            raise libvirt.libvirtError("no pool")
+        return self
+
+    def storageVolLookupByName(self, name: str) -> Pool:  # noqa: N802  # libvirt's name
+        if self.kind is None or name != "v":
+            raise libvirt.libvirtError("no volume, or the pool is stopped")
+        return self
+
+    def info(self) -> list[int | None]:
+        return [self.kind, 0, 0]
+
+    def path(self) -> str:
+        return self._path
+
+
+VOLUMES = {  # the kind that libvirt reports, and its path; type and source of the disk
+    "file": (libvirt.VIR_STORAGE_VOL_FILE, "/pool/v", ("file", "/pool/v")),
+    "device": (libvirt.VIR_STORAGE_VOL_BLOCK, "/dev/vg/v", ("block", "/dev/vg/v")),
+    "folder": (libvirt.VIR_STORAGE_VOL_DIR, "/pool/v", ("volume", "p/v")),
+    "on the network": (libvirt.VIR_STORAGE_VOL_NETWORK, "pool/v", ("volume", "p/v")),
+    "missing": (None, "", ("volume", "p/v")),
+}
+
+
+@pytest.mark.parametrize(("kind", "path", "expected"), VOLUMES.values(), ids=VOLUMES.keys())
+def test_a_volume_is_the_file_or_device_that_libvirt_names(
+    kind: int | None, path: str, expected: tuple[str, str]
+) -> None:
+    disk = parsed(element("volume", ROWS["volume"][0]))
+    found = located(t.cast(Session, Pool(kind, path)), disk)
+    assert (found.type, found.source) == expected and found.target == disk.target
+    other = parsed(element("volume", "<source pool='q' volume='v'/>"))
+    assert located(t.cast(Session, Pool(kind, path)), other) == other
+
+
+BELOW = {  # backing files of the definition, and of the image; data file; what is below
+    "unknown": ((), None, None, None),
+    "partly named": ((("raw", "/b"),), None, None, None),
+    "alone": ((("", ""),), None, None, []),
+    "named": ((("qcow2", "/b"), ("raw", "/c"), ("", "")), None, None, ["qcow2:/b", "raw:/c"]),
+    "of the image": ((), (("raw", "/b"),), None, ["raw:/b"]),
+    "partly named, of the image": ((("raw", "/b"),), (("raw", "/b"), ("raw", "/c")), None, ["raw:/b", "raw:/c"]),
+    "data file": ((("raw", "/b"), ("", "")), None, "/d", ["/d", "raw:/b"]),
+}
+
+
+@pytest.mark.parametrize(("backing", "chain", "data", "expected"), BELOW.values(), ids=BELOW.keys())
+def test_what_is_below_an_image_is_known_or_unknown(
+    backing: tuple[tuple[str, str], ...],
+    chain: tuple[tuple[str, str], ...] | None,
+    data: str | None,
+    expected: list[str] | None,
+) -> None:
+    image = {"format-specific": {"data": {"data-file": data}}} if data else {}
+    assert Disk("vda", backing=backing, chain=chain, image=image).below == expected
 
 
 CHAINS = {

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from ..errors import HypervisorError
 from .connection import Domain, Session, explained, libvirt
+from .domain import located
 from .domain_xml.disks import Disk, disk_element, parse_disks
 
 _SEEN_FOR = 2.0  # seconds that a started domain must keep running
@@ -62,16 +63,8 @@ def defined_sources(session: Session) -> list[tuple[str, str]]:
 
 def disk_path(session: Session, disk: Disk) -> str | None:
     """Return the path of a disk's image; None if it is not a file or block device."""
-    if disk.source is None or disk.type in ("file", "block"):
-        return disk.source
-    if disk.type != "volume":
-        return None
-    pool, _separator, volume = disk.source.partition("/")
-    try:
-        found: str = session.api.storagePoolLookupByName(pool).storageVolLookupByName(volume).path()
-    except libvirt.libvirtError:
-        return None
-    return found if found.startswith("/") else None
+    found = located(session, disk)
+    return found.source if found.type in ("file", "block") else None
 
 
 def obstacles(domain: Domain) -> list[str]:

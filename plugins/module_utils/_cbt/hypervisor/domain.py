@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 from ..errors import HypervisorError, ProgramError, Refused
 from .connection import Domain, Session, explained, libvirt
+from .domain_xml import disk_kinds
 from .domain_xml.disks import Disk, parse_disks, with_block_nodes, with_image
 
 try:
@@ -130,6 +131,20 @@ def _running_job(domain: Domain) -> str | None:
     return "other"
 
 
+def located(session: Session, disk: Disk) -> Disk:
+    """Return a volume of a storage pool as the file or block device that it is, and any other disk unchanged."""
+    if disk.type != "volume" or disk.source is None:
+        return disk
+    pool, _separator, name = disk.source.partition("/")
+    kinds = {libvirt.VIR_STORAGE_VOL_FILE: "file", libvirt.VIR_STORAGE_VOL_BLOCK: "block"}
+    try:
+        volume = session.api.storagePoolLookupByName(pool).storageVolLookupByName(name)
+        kind, path = kinds.get(volume.info()[0]), volume.path()
+    except libvirt.libvirtError:
+        return disk
+    return dataclasses.replace(disk, type=kind, source=path) if kind is not None else disk
+
+
 def _from_image(disk: Disk) -> Disk:
     if disk.why_unreadable is not None or disk.source is None or not os.path.exists(disk.source):
         return disk
@@ -143,6 +158,26 @@ def _from_image(disk: Disk) -> Disk:
         return disk  # size and bitmaps stay unknown; code that needs them raises the error
 
 
+def with_chains(facts: DomainFacts) -> DomainFacts:
+    """Return the facts of a domain that is shut off with the backing files of its images, as far as they are known."""
+    return dataclasses.replace(facts, disks=tuple(_with_chain(disk) for disk in facts.disks))
+
+
+def _with_chain(disk: Disk) -> Disk:
+    if not disk.image or disk.withheld is not None:
+        return disk
+    from ..images import qemu_img  # loaded only for a domain that is shut off
+
+    found = []
+    if "full-backing-filename" in disk.image:
+        try:
+            found = qemu_img.chain(disk.source or "", disk.format)[1:]
+        except (ProgramError, Refused):
+            return disk  # the disk is refused when it is read
+    links = ((link.format, link.path if os.path.isabs(link.path) else disk_kinds.ELSEWHERE) for link in found)
+    return dataclasses.replace(disk, chain=tuple(links))
+
+
 def read_domain(domain: Domain) -> DomainFacts:
     """Read a domain's state and disks. Raises HypervisorError if libvirt refuses."""
     with explained(f"read domain {domain.name}"):
@@ -150,12 +185,13 @@ def read_domain(domain: Domain) -> DomainFacts:
         state = _states().get(number, "unknown")
         active = bool(domain.api.isActive())
         xml = domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
+        disks = tuple(located(domain.session, disk) for disk in parse_disks(xml))
         inactive = domain.api.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
         autostart = bool(domain.api.isPersistent()) and bool(domain.api.autostart())
         # Between the power off of the guest and its own end, QEMU may not answer any more.
         job = SHUTDOWN if state == SHUTDOWN else _running_job(domain) if active else None
         saved = bool(domain.api.hasManagedSaveImage())
-    disks, host = parse_disks(xml), domain.session.remote_host
+    host = domain.session.remote_host
     if active and job not in (INCOMING, SHUTDOWN):  # until it has arrived, libvirt lets nothing ask QEMU
         disks = with_block_nodes(disks, monitor(domain, "query-named-block-nodes", flat=True))
     elif host is None and not active:

@@ -28,6 +28,11 @@ def _why_not_offline(disk: Disk) -> str | None:
     """Return why a disk cannot be read while its domain is off; None if it can."""
     kind = disk_kinds.SOURCES.get(disk.type)
     layer = next((disk_kinds.LAYERS[layer] for layer in disk.layers), None)
+    if layer is None and disk.type == "volume":
+        return (
+            f"{disk.target} is the volume {disk.source}, which is no file or device that libvirt finds. Start its pool"
+            " with virsh pool-start, or set offline to start_paused."
+        )
     if layer is None and (kind is None or not kind.shut_off):
         layer = f"is a {disk.type} disk"
     elif layer is None and (disk.source is None or not os.path.exists(disk.source)):

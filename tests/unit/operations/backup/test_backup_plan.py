@@ -69,6 +69,29 @@ def test_the_first_backup_is_full_without_warning() -> None:
     assert plan == BackupPlan((DiskPlan("vda", "full", reason, dirty_bytes=GIB),), ("vda",), None, (), (), {}, None)
 
 
+def point_above(*below: str) -> RestorePoint:
+    """A tracked point whose disk had these files below its image."""
+    return dataclasses.replace(tracked_point(1), disks=(record("vda", image={"below": [*below]}),))
+
+
+# What is below the image now, and was at the restore point; None if unknown.
+ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "the same": ({"chain": (("raw", "/a"),)}, {"below": ["raw:/a"]}),
+    "named in the definition, too": ({"backing": (("raw", "/a"), ("", ""))}, {"below": ["raw:/a"]}),
+    "nothing": ({"backing": (("", ""),)}, {"below": []}),
+    "unknown now": ({}, {"below": ["raw:/a"]}),
+    "unknown then": ({"chain": (("raw", "/a"),)}, {"below": None}),
+    "a restore point of an older version": ({"chain": (("raw", "/a"),)}, {}),
+}
+
+
+@pytest.mark.parametrize(("now", "then"), ALIKE.values(), ids=ALIKE.keys())
+def test_changes_are_known_above_the_same_files(now: dict[str, Any], then: dict[str, Any]) -> None:
+    before = dataclasses.replace(tracked_point(1), disks=(record("vda", image=then),))
+    (plan,) = plan_of(situation(disk(bitmaps=(SINCE1,), **now), points=(before,))).disks
+    assert plan.mode == "incremental"
+
+
 # What stands in the way of an incremental: disk, points, other facts, and how the reason begins.
 GAPS: dict[str, tuple[Disk, tuple[RestorePoint, ...], dict[str, Any], str]] = {
     "bitmap missing": (disk(), (tracked_point(1),), {}, f"the bitmap {SINCE1} is missing from vda"),
@@ -132,6 +155,30 @@ GAPS: dict[str, tuple[Disk, tuple[RestorePoint, ...], dict[str, Any], str]] = {
         (tracked_point(1),),
         {},
         f"vda was /images/vda.qcow2 at restore point {ONE} and is /images/new.qcow2 now",
+    ),
+    "another backing file": (
+        disk(bitmaps=(SINCE1,), backing=(("raw", "/b"), ("", ""))),
+        (point_above("raw:/a"),),
+        {},
+        f"vda has other backing or data files than at restore point {ONE}",
+    ),
+    "a backing file lower down": (
+        disk(bitmaps=(SINCE1,), chain=(("qcow2", "/b"), ("raw", "/d"))),
+        (point_above("qcow2:/b", "raw:/c"),),
+        {},
+        f"vda has other backing or data files than at restore point {ONE}",
+    ),
+    "no backing file any more": (
+        disk(bitmaps=(SINCE1,), backing=(("", ""),)),
+        (point_above("raw:/a"),),
+        {},
+        f"vda has other backing or data files than at restore point {ONE}",
+    ),
+    "a backing file now": (
+        disk(bitmaps=(SINCE1,), chain=(("raw", "/a"),)),
+        (point_above(),),
+        {},
+        f"vda has other backing or data files than at restore point {ONE}",
     ),
     "base damaged": (
         disk(bitmaps=(SINCE1,)),

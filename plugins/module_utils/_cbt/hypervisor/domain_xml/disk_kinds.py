@@ -34,7 +34,7 @@ _PROTOCOLS = "ftp ftps gluster http https iscsi nbd nfs rbd sheepdog ssh tftp vx
 SOURCES: t.Mapping[str, Kind] = {
     "file": Kind(shut_off=True),
     "block": Kind(shut_off=True),
-    "volume": _THROUGH_DOMAIN,
+    "volume": _THROUGH_DOMAIN,  # unless it is a file or block device: domain.located
     "nvme": _THROUGH_DOMAIN,
     "dir": Kind(never="is a folder of the host, which no backup job includes. Back up the files in the folder."),
     "vhostuser": _ELSEWHERE,
@@ -48,6 +48,8 @@ _UNNAMED = Kind(
 
 # By format of the image. QEMU reads the others while libvirt starts domains with them, running and shut off.
 FORMATS: t.Mapping[str, Kind] = dict.fromkeys(("ploop", "vhd"), _UNNAMED)
+
+ELSEWHERE = "elsewhere"  # in place of the path of a backing file that is not a file of the host
 
 # What libvirt puts between an image and the guest, by its element or attribute in the definition.
 LAYERS: t.Mapping[str, str] = {
@@ -108,6 +110,6 @@ def named_backing(element: ElementTree.Element) -> tuple[tuple[str, str], ...]:
         if source is None:
             return (*found, ("", ""))
         path = source.get("file") or source.get("dev") or ""
-        found.append((fmt.get("type", "raw") if fmt is not None else "raw", path or "elsewhere"))
+        found.append((fmt.get("type", "raw") if fmt is not None else "raw", path or ELSEWHERE))
         below = below.find("backingStore")
     return tuple(found)

@@ -60,7 +60,8 @@ class Disk:
 
     ``compat``, ``virtual_size`` (bytes), ``bitmaps`` and ``image`` (QEMU's ``ImageInfo``) come from QEMU or the image;
     ``virtual_size`` is None if unknown. ``node`` is the stem of QEMU's node names while the domain runs. ``never``,
-    ``layers`` and ``backing`` are from disk_kinds.py. ``withheld`` is why it must not be opened, or None.
+    ``layers`` and ``backing`` are from disk_kinds.py. ``chain`` is like ``backing``, but from the images of a domain
+    that is shut off, without the empty pair. ``withheld`` is why it must not be opened, or None.
     """
 
     target: str
@@ -74,6 +75,7 @@ class Disk:
     never: str | None = None
     layers: tuple[str, ...] = ()
     backing: tuple[tuple[str, str], ...] = ()
+    chain: tuple[tuple[str, str], ...] | None = None
     node: str | None = None
     compat: str | None = None
     virtual_size: int | None = None
@@ -89,6 +91,13 @@ class Disk:
         """Return the targets in a checkpoint's identity bitmaps (several after a merge)."""
         found = (_IDENTITY.match(bitmap.name) for bitmap in self.bitmaps)
         return tuple(match[2] for match in found if match is not None and match[1] == checkpoint)
+
+    @property
+    def below(self) -> list[str] | None:
+        """The data file and the backing files of its image, with their formats; None if unknown."""
+        chain = self.backing[:-1] if self.backing[-1:] == (("", ""),) else self.chain
+        data = self.image.get("format-specific", {}).get("data", {}).get("data-file")
+        return None if chain is None else [*filter(None, [data]), *(f"{fmt}:{path}" for fmt, path in chain)]
 
     @property
     def checkpoints(self) -> set[str]:

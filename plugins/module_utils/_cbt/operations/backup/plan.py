@@ -107,6 +107,8 @@ def why_not_base(disk: Disk, point: RestorePoint, situation: Situation) -> str |
         )
     if disk.source != record.source:  # at another path, a relative backing file may be another file
         return f"{disk.target} was {record.source} at restore point {point.id} and is {disk.source} now"
+    if record.image.get("below") is not None and disk.below not in (None, record.image["below"]):
+        return f"{disk.target} has other backing or data files than at restore point {point.id}"
     strange = why_foreign(disk, point.checkpoint or "")
     if strange is not None:
         return strange

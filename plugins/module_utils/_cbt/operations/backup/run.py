@@ -286,7 +286,7 @@ class BackupRun:
 
 def _image_properties(disk: Disk) -> dict[str, t.Any]:
     """Return what a restore needs to create a similar image: format, cluster size, qcow2 features."""
-    properties: dict[str, t.Any] = {"format": disk.format, "type": disk.type}
+    properties: dict[str, t.Any] = {"format": disk.format, "type": disk.type, "below": disk.below}
     if disk.type not in ("file", "block"):
         return properties
     details = disk.image.get("format-specific", {}).get("data", {})

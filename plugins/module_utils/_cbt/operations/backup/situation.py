@@ -11,7 +11,7 @@ from ...errors import UnreadableObject
 from ...grid import BLOCK_SIZE
 from ...hypervisor import checkpoints
 from ...hypervisor.connection import Domain
-from ...hypervisor.domain import DomainFacts, read_domain
+from ...hypervisor.domain import DomainFacts, read_domain, with_chains
 from ...hypervisor.domain_xml.disks import Selection
 from ...hypervisor.other_hosts import OtherHosts, host_name, withheld
 from ...repository.format.manifests import RestorePoint
@@ -42,6 +42,8 @@ def gather(
     facts, points = seen(domain, repository, others, selection)
     if repository is None:
         return Situation(facts, (), (), "cbt-")
+    if not facts.active:
+        facts = with_chains(facts)
     found = Situation(
         facts=facts,
         points=points,
