@@ -1264,6 +1264,13 @@ KINDS = (
         ("unit/operations/backup/test_backup_plan.py",),
     ),
     Mutation(
+        "an encrypted image is replaced by a plain one under its definition",
+        "operations/restore/definitions.py",
+        "    if disk.layers:\n",
+        "    if not disk.target:\n",
+        ("unit/operations/restore/test_readers_of_disks.py",),
+    ),
+    Mutation(
         "firmware variables may name a file of the host",
         "operations/restore/saved_machine.py",
         "    return bool(magic == MAGIC and",

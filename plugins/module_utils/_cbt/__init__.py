@@ -100,6 +100,7 @@ Other files that the core path imports. On a first reading, their names are enou
     operations/backup/transport.py
     operations/point/audit.py
     operations/point/machine_files.py
+    operations/restore/definitions.py
     operations/restore/machine.py
     operations/restore/result.py
     operations/restore/saved_machine.py

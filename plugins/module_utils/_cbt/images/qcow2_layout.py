@@ -19,7 +19,7 @@ import struct
 import sys
 import typing as t
 
-from ..grid import coalesce
+from ..grid import BLOCK_SIZE, coalesce
 
 _COPIED = 1 << 63  # set in table entries whose cluster has a reference count of one
 _ALLOCATED = 0xFFFFFFFF  # all subclusters of an extended L2 entry hold data
@@ -107,6 +107,16 @@ class Layout:
     def file_size(self) -> int:
         """Size of the finished file in bytes."""
         return self.total * self.features.cluster
+
+    @property
+    def full_size(self) -> int:
+        """Size in bytes that the file can grow to: all of the disk, and the bitmaps of two checkpoints."""
+        cluster = self.features.cluster
+        bits = _clusters(_clusters(self.size, BLOCK_SIZE), 8 * cluster)
+        tables = _clusters(8 * bits, cluster)
+        # Each checkpoint also has an empty bitmap. QEMU writes all bitmaps anew before it releases the old ones.
+        bitmaps = 2 * (2 * (bits + 2 * tables) + 1)
+        return plan(self.size, [(0, self.size + bitmaps * cluster)], self.features).file_size
 
     @property
     def metadata_size(self) -> int:

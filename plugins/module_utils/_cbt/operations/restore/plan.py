@@ -172,10 +172,11 @@ def check_target(plan: DiskRestore, session: Session | None, force: bool) -> Non
         )
 
 
-def check_in_place(plan: DiskRestore, layout: qcow2_layout.Layout | None, request: RestoreRequest) -> None:
+def check_in_place(plan: DiskRestore, layout: qcow2_layout.Layout | None, request: RestoreRequest) -> list[str]:
     """Raise Refused unless the disk fits the device or NBD export, and the device is free.
 
-    ``check_target`` checks whether QEMU uses it. Raises CbtError if an NBD server does not answer.
+    Return a warning if it has no space to grow. ``check_target`` checks whether QEMU uses it. Raises CbtError if an NBD
+    server does not answer.
     """
     if request.preallocation != "none":
         raise Refused(
@@ -189,6 +190,12 @@ def check_in_place(plan: DiskRestore, layout: qcow2_layout.Layout | None, reques
             f"Cannot restore {plan.target} to {plan.path}: {size_text(needed)} are needed and it has {size_text(size)}."
             " Choose a larger one."
         )
+    if layout is None or size >= layout.full_size:
+        return []
+    return [
+        f"{plan.path} has {size_text(size)}, and {plan.target} can grow to {size_text(layout.full_size)} with its"
+        " bitmaps. When it is full, writes of the guest fail and changes are not tracked. Enlarge it."
+    ]
 
 
 def _capacity(plan: DiskRestore, tls: NbdTls) -> int:

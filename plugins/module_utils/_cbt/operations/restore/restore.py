@@ -24,6 +24,7 @@ from ...repository.format import manifests
 from ...repository.format.maps import Run, portions
 from ...repository.repository import Repository
 from ...repository.selecting import select_point
+from .definitions import check_readers, plain_texts
 from .disk_writer import DiskWriter, layout_of, partial_name, sweep
 from .plan import (
     DiskRestore,
@@ -102,14 +103,17 @@ class _Restore:
         self.disks = make_plan(self.point, request)
         for plan in self.disks:
             check_target(plan, session, request.force)
+        if session is not None:
+            replaced = request.machine is not None and not request.machine.new_uuid
+            check_readers(session, self.disks, self.point.uuid if replaced else None)
         self.xml = configuration(repository, self.point, "domain.xml")
-        self.warnings: list[str] = []
+        self.warnings = plain_texts(self.xml, self.disks)
         self._written_over: list[str] = []  # devices and exports whose previous content is lost
         self._maps = {plan.target: repository.read_map(self.point, plan.target) for plan in self.disks}
         self._layouts = {plan.target: self._layout(plan) for plan in self.disks}
         for plan in self.disks:
             if in_place(plan.path):
-                check_in_place(plan, self._layouts[plan.target], request)
+                self.warnings += check_in_place(plan, self._layouts[plan.target], request)
         self.machine: MachinePlan | None = None
         if request.machine is not None:
             if session is None:
