@@ -258,3 +258,52 @@ def test_variables_in_qcow2_come_back_unless_they_name_another_file(
             request = RestoreRequest(name, dest=str(workspace), new_name=copy, machine=trusted)
         restore(repository, request, session)
         assert (workspace / f"{copy}-nvram").read_bytes() == variables.read_bytes()
+
+
+KEPT_ELSEWHERE = {  # what the definition names, the warning at the backup, and the change in a copy
+    "variables on a device": (
+        "<nvram type='block'><source dev='/dev/loop-none'/></nvram>",
+        "",
+        "nvram of the machine was not saved: it is not a file (block /dev/loop-none). Save it yourself.",
+        "The firmware variables block /dev/loop-none were not saved: the firmware starts with new ones.",
+    ),
+    "variables over the network": (
+        "<nvram type='network'><source protocol='nbd' name='v'><host name='h' port='10809'/></source></nvram>",
+        "",
+        "nvram of the machine was not saved: it is not a file (network nbd v). Save it yourself.",
+        "The firmware variables network nbd v were not saved: the firmware starts with new ones.",
+    ),
+    "TPM of the host": (
+        "",
+        "<tpm model='tpm-tis'><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>",
+        "tpm of the machine was not saved: libvirt does not keep its state (passthrough /dev/tpm0). Save it yourself.",
+        "A device passed through from the host (tpm) was removed.",
+    ),
+    "TPM of another program": (
+        "",
+        "<tpm model='tpm-tis'><backend type='external'><source type='unix' path='/run/t' mode='connect'/></backend></tpm>",
+        "tpm of the machine was not saved: libvirt does not keep its state (external unix /run/t). Save it yourself.",
+        "A device passed through from the host (tpm) was removed.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("system", "device", "warning", "change"), KEPT_ELSEWHERE.values(), ids=KEPT_ELSEWHERE.keys())
+def test_variables_and_tpms_that_are_no_files_are_warned_of(
+    system: str, device: str, warning: str, change: str, session: Session, workspace: Path, repository: Repository
+) -> None:
+    name, copy = new_name(), new_name()
+    run_tool(["qemu-img", "create", "-q", "-f", "qcow2", workspace / "a.qcow2", "8M"])
+    with removed(session, name, copy):
+        session.api.defineXML(f"""<domain type='qemu'><name>{name}</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
+        <os><type arch='x86_64' machine='q35'>hvm</type><loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>
+        {system}</os><features><acpi/></features><devices>
+        <disk type='file'><driver name='qemu' type='qcow2'/><source file='{workspace}/a.qcow2'/><target dev='vda' bus='virtio'/></disk>
+        {device}</devices></domain>""")
+        taken = backup(session, repository, ask(name))
+        assert warning in taken.warnings
+        request = RestoreRequest(name, dest=str(workspace), new_name=copy, machine=COPY)
+        predicted = restore(repository, request, session, check_only=True).machine
+        made = restore(repository, request, session).machine
+        assert made is not None and predicted is not None and change in made.changes
+        assert made.changes == predicted.changes and session.api.lookupByName(copy)

@@ -1271,6 +1271,13 @@ KINDS = (
         ("unit/operations/restore/test_readers_of_disks.py",),
     ),
     Mutation(
+        "a copy shares the state of the original's TPM",
+        "operations/restore/machine_xml.py",
+        "                backend.remove(source)\n",
+        "",
+        ("unit/operations/restore/test_machine_xml.py::test_a_copy_does_not_share_the_state_of_a_tpm",),
+    ),
+    Mutation(
         "firmware variables may name a file of the host",
         "operations/restore/saved_machine.py",
         "    return bool(magic == MAGIC and",

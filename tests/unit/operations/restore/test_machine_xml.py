@@ -368,6 +368,34 @@ FIRMWARE: dict[str, tuple[str, dict[str, str], tuple[str, ...], dict[str, str | 
         {"nvram": "/new/nv"},
         (),
     ),
+    "variables on a device": (
+        "<os><type>hvm</type><nvram type='block'><source dev='/dev/nv'/></nvram></os>",
+        {},
+        (),
+        {"nvram": None},
+        ("The firmware variables block /dev/nv were not saved: the firmware starts with new ones.",),
+    ),
+    "variables over the network": (
+        "<os><type>hvm</type><nvram type='network'><source protocol='iscsi' name='iqn'/></nvram></os>",
+        {},
+        (),
+        {"nvram": None},
+        ("The firmware variables network iscsi iqn were not saved: the firmware starts with new ones.",),
+    ),
+    "a template alone": (
+        "<os><type>hvm</type><nvram template='/usr/share/OVMF/V.fd' templateFormat='raw'/></os>",
+        {},
+        (),
+        {"nvram": ""},
+        (),
+    ),
+    "a template in another format": (
+        "<os><type>hvm</type><nvram template='/t' templateFormat='raw' format='qcow2'>/old/nv</nvram></os>",
+        {"nvram": "/new/nv"},
+        (),
+        {"nvram": "/new/nv"},
+        (),
+    ),
     "firmware of QEMU": ("<os><type>hvm</type><loader>bios.bin</loader></os>", {}, (), {"loader": "bios.bin"}, ()),
 }
 
@@ -385,6 +413,26 @@ def test_a_copy_starts_from_its_own_files(
     )
     assert root.find("./os/nvram[@type]") is None
     assert "/old/nv" not in found.xml
+
+
+@pytest.mark.parametrize("given", ["template='/t'", "template='/t' templateFormat='qcow2' format='qcow2'"])
+def test_the_template_of_variables_stays_with_its_format(given: str) -> None:
+    system = f"<os><type>hvm</type><nvram {given}>/old/nv</nvram></os>"
+    for copy in (True, False):
+        found = adapted(xml_of(system=system), copy, files={"nvram": "/new/nv"})
+        assert f"<nvram {given}>/new/nv</nvram>".replace("'", '"') in found.xml
+
+
+TPM = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'>{}</backend></tpm>"
+
+
+@pytest.mark.parametrize("kind", ["dir", "file"])
+def test_a_copy_does_not_share_the_state_of_a_tpm(kind: str) -> None:
+    devices = TPM.format(f"<source type='{kind}' path='/state'/>")
+    copy, same = (adapted(xml_of(VDA + devices), its) for its in (True, False))
+    assert "/state" not in copy.xml and "<tpm " in copy.xml
+    assert copy.changes == ("The TPM starts with a new state: /state stays with the original.",)
+    assert "/state" in same.xml and same.changes == ()
 
 
 def test_the_same_machine_without_saved_variables_keeps_their_path() -> None:

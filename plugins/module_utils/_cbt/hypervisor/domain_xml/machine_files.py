@@ -63,7 +63,7 @@ def machine_files(domain_xml: str) -> list[MachineFile]:
         if path is not None and os.path.isabs(path):  # a loader such as "bios.bin" belongs to QEMU
             found.append(MachineFile(kind, path))
         elif element is not None and element.find("source") is not None:
-            found.append(MachineFile(kind, "", unsaved=f"it is not a file ({_where(element)}). Save it yourself."))
+            found.append(MachineFile(kind, "", unsaved=f"it is not a file ({where(element)}). Save it yourself."))
         elif kind == "nvram" and root.find("./os[@firmware='efi']") is not None:
             # Only the XML of a running domain names this file.
             found.append(MachineFile(kind, f"{NVRAM_FOLDER}/{root.findtext('name')}_VARS.fd", certain=False))
@@ -72,12 +72,12 @@ def machine_files(domain_xml: str) -> list[MachineFile]:
         if state is not None:
             found.append(MachineFile("tpm", state, certain=False))  # it exists from the first start on
         elif backend is not None:
-            unsaved = f"libvirt does not keep its state ({_where(backend)}). Save it yourself."
+            unsaved = f"libvirt does not keep its state ({where(backend)}). Save it yourself."
             found.append(MachineFile("tpm", "", unsaved=unsaved))
     return found
 
 
-def _where(element: ElementTree.Element) -> str:
+def where(element: ElementTree.Element) -> str:
     """Describe the source of an element by its attributes."""
     parts = (element, *element.iter("source"), *element.iter("device"))
     return " ".join(text for part in parts for name, text in part.attrib.items() if name in _DESCRIBE)

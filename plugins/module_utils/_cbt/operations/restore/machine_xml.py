@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from ...errors import Refused
 from ...hypervisor.allowed.filtering import filtered
 from ...hypervisor.allowed.values import Host, is_firmware
-from ...hypervisor.domain_xml.machine_files import NVRAM_FOLDER, path_in
+from ...hypervisor.domain_xml.machine_files import NVRAM_FOLDER, path_in, where
 
 ElementTree.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
@@ -185,7 +185,8 @@ class _Adaptation:
                     # They are those of the original, or any file of the host. libvirt creates others from the template.
                     system.remove(element)
                     self._changes.append(
-                        f"The firmware variables {path_in(element)} were not saved: the firmware starts with new ones."
+                        f"The firmware variables {path_in(element) or where(element)} were not saved: the firmware"
+                        " starts with new ones."
                     )
             elif not self._found(element):
                 self._changes.append(
@@ -202,6 +203,8 @@ class _Adaptation:
                 self._changes.append(f"The loader {path} belongs to the host and is opened for reading only.")
 
     def _keeps_variables(self, element: ElementTree.Element) -> bool:
+        if path_in(element) is None and element.find("source") is None:
+            return True  # it names no variables
         return not self._copy and (self._machine.trusted or path_in(element) in (None, self._own_variables))
 
     def _found(self, element: ElementTree.Element) -> bool:
@@ -306,6 +309,7 @@ class _Adaptation:
         if self._machine.trusted:  # an untrusted definition may have none of these
             self._unshare_consoles()
             self._unshare_names()
+            self._unshare_tpm()
 
     def _unshare_consoles(self) -> None:
         for channel in self._devices.findall("channel"):
@@ -332,6 +336,14 @@ class _Adaptation:
             _drop(interface, "target")
         for named in (*self._devices.findall("graphics[@socket]"), *self._devices.findall("graphics/listen[@socket]")):
             del named.attrib["socket"]
+
+    def _unshare_tpm(self) -> None:
+        """Let libvirt choose the path of the state of an emulated TPM."""
+        for backend in self._devices.findall("tpm/backend"):
+            source = backend.find("source")
+            if source is not None:
+                self._changes.append(f"The TPM starts with a new state: {source.get('path')} stays with the original.")
+                backend.remove(source)
 
 
 def _passed_through(tpm: ElementTree.Element) -> bool:
