@@ -14,6 +14,7 @@ import subprocess
 import typing as t
 from pathlib import Path
 
+import libvirt
 import pytest
 from kinds import MIB, SIZE, Bench, Row, attach, file_row, luks_in_qcow2, network_row, restored
 from lab.domain import BlockDomain, DiskSpec
@@ -23,11 +24,14 @@ from lab.qemu_nbd import running
 from witness import ask, session_of, witnessed_backup
 
 from _cbt.errors import HypervisorError, Refused
+from _cbt.hypervisor.backup_job import backup_job
+from _cbt.hypervisor.domain import read_domain
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.convert.convert import convert_disks
 from _cbt.operations.convert.plan import ConversionOptions
 from _cbt.repository.repository import Repository
 
+BUSES = {"vdb": "virtio", "sda": "scsi"}
 AT = MIB + 12345 // 512 * 512
 
 
@@ -151,6 +155,38 @@ def _only(*targets: str) -> t.Any:
     from _cbt.hypervisor.domain_xml.disks import Selection
 
     return Selection(targets)
+
+
+def test_a_disk_in_a_thread_does_not_crash_qemu(
+    hypervisor: Hypervisor, workspace: Path, repository: Repository, bench: Bench
+) -> None:
+    """A version of QEMU that could crash does not read it while the domain runs."""
+    virtio, scsi = file_row(bench.raw("virtio"), mode="scan").xml, file_row(bench.raw("scsi"), mode="scan").xml
+    with BlockDomain(hypervisor, [DiskSpec("vda", MIB)], start=False) as domain:
+        config = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        domain.handle.addIOThread(1, config)
+        domain.handle.attachDeviceFlags(
+            "<controller type='scsi' index='0' model='virtio-scsi'><driver iothread='1'/></controller>", config
+        )
+        for xml, target in ((virtio.replace("type='raw'", "type='raw' iothread='1'"), "vdb"), (scsi, "sda")):
+            named = xml.replace("TARGET", target).replace("bus='virtio'", f"bus='{BUSES[target]}'")
+            domain.handle.attachDeviceFlags(named, config)
+        domain.start()
+        qemu = domain.qmp("query-version")["qemu"]
+        safe = (qemu["major"], qemu["minor"], qemu["micro"]) >= (8, 2, 3)
+        session = session_of(domain)
+        live = backup(session, repository, ask(domain.name))
+        assert domain.running
+        assert [disk.mode for disk in live.disks] == ["full", *["scan" if safe else "skipped"] * 2]
+        assert sum("I/O thread" in each for each in live.warnings) == (0 if safe else 2)
+        if not safe:
+            facts, job = read_domain(session.domain(domain.name)), contextlib.ExitStack()
+            with job, pytest.raises(Refused, match="sda is in an I/O thread"):
+                job.enter_context(backup_job(session.domain(domain.name), facts, {"sda": None}, str(workspace)))
+        domain.destroy()
+        rest = backup(session, repository, ask(domain.name))
+        got = restored(repository, rest, workspace / "rest")
+        assert got["vdb"] == got["sda"] == bench.base
 
 
 def test_a_volume_whose_pool_is_stopped_is_refused_by_name(

@@ -1278,6 +1278,13 @@ KINDS = (
         ("unit/operations/restore/test_machine_xml.py::test_a_copy_does_not_share_the_state_of_a_tpm",),
     ),
     Mutation(
+        "a disk in an I/O thread is read with a QEMU that could crash",
+        "hypervisor/domain.py",
+        ">= (8, 2, 3)",
+        ">= (0, 0, 0)",
+        ("unit/hypervisor/test_disk_kinds.py::test_a_disk_in_a_thread_is_left_out_if_qemu_could_crash",),
+    ),
+    Mutation(
         "firmware variables may name a file of the host",
         "operations/restore/saved_machine.py",
         "    return bool(magic == MAGIC and",

@@ -17,7 +17,7 @@ from samples import plan_of
 
 from _cbt.errors import Refused
 from _cbt.hypervisor.connection import Session, libvirt
-from _cbt.hypervisor.domain import DomainFacts, located
+from _cbt.hypervisor.domain import DomainFacts, _in_threads, located
 from _cbt.hypervisor.domain_xml import disk_kinds
 from _cbt.hypervisor.domain_xml.disks import Disk, parse_disks, with_block_nodes
 from _cbt.hypervisor.offline_export import require_images
@@ -253,6 +253,45 @@ def test_the_size_is_that_of_the_node_that_the_guest_uses(layer: str) -> None:
     nodes = [{**node, "image": {"virtual-size": 5}} if node["node-name"].endswith(layer) else node for node in nodes]
     (disk,) = with_block_nodes([Disk("vda", node="libvirt-1")], nodes[order.index(layer) :])
     assert disk.virtual_size == 5
+
+
+SCSI = (
+    "<disk type='file'><source file='/x'/><target dev='sda' bus='scsi'/><address type='drive' controller='{}'/></disk>"
+)
+CONTROLLERS = (
+    "<controller type='scsi' index='0'><driver queues='2'/></controller>"
+    "<controller type='scsi' index='1'><driver iothread='1'/></controller>"
+    "<controller type='scsi' index='2'><driver><iothreads><iothread id='1'/></iothreads></driver></controller>"
+    "<controller type='usb' index='0'><driver iothread='1'/></controller>"
+)
+THREADS = {  # a disk, and whether it is in an I/O thread
+    "plain": (element("file", "<source file='/x'/>"), False),
+    "virtio": (element("file", "<source file='/x'/>").replace("type='raw'", "type='raw' iothread='2'"), True),
+    "virtio, several": (
+        "<disk type='file'><driver><iothreads><iothread id='1'/></iothreads></driver><source file='/x'/></disk>",
+        True,
+    ),
+    "SCSI": (SCSI.format(0), False),
+    "SCSI, of the controller": (SCSI.format(1), True),
+    "SCSI, several of the controller": (SCSI.format(2), True),
+}
+
+
+@pytest.mark.parametrize(("xml", "expected"), THREADS.values(), ids=THREADS.keys())
+def test_disks_in_threads_are_known(xml: str, expected: bool) -> None:
+    (found,) = parse_disks(domain(xml, CONTROLLERS))
+    assert found.threaded == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [((6, 2, 0), False), ((7, 2, 22), False), ((8, 2, 2), False), ((8, 2, 3), True), ((10, 0, 0), True)],
+)
+def test_a_disk_in_a_thread_is_left_out_if_qemu_could_crash(version: tuple[int, int, int], expected: bool) -> None:
+    disks = parse_disks(domain(THREADS["virtio"][0]))
+    (found,) = _in_threads(disks, dict(zip(("major", "minor", "micro"), version)))
+    assert read(found, True) == expected
+    assert "I/O thread" not in (disks[0].why_unreadable or "")  # while the domain is shut off
 
 
 class Pool:

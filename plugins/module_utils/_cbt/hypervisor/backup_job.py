@@ -122,8 +122,12 @@ def backup_job(
 
     The job ends with the block, also after an error. It begins separately, so that the guest is frozen only around the
     begin. ``new_checkpoint`` is the XML of a checkpoint that libvirt creates at the same instant. QEMU serves the job
-    over a socket in ``folder``, which is on the hypervisor, or at the first of ``servers`` with a free port.
+    over a socket in ``folder``, which is on the hypervisor, or at the first of ``servers`` with a free port. Raises
+    Refused if QEMU cannot export one of the disks.
     """
+    for disk in facts.disks:
+        if disk.target in wanted and disk.never is not None:
+            raise Refused(f"Cannot read the disks of {facts.name}: {disk.target} {disk.never}")
     with contextlib.ExitStack() as stack:
 
         def begin() -> tuple[Export, ...]:

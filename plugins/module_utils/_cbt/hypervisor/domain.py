@@ -145,6 +145,19 @@ def located(session: Session, disk: Disk) -> Disk:
     return dataclasses.replace(disk, type=kind, source=path) if kind is not None else disk
 
 
+def _in_threads(disks: tuple[Disk, ...], qemu: t.Mapping[str, int]) -> tuple[Disk, ...]:
+    """Return the disks of a running domain; those in I/O threads are not read if that could crash this QEMU.
+
+    Until 8.2.3, QEMU closes NBD connections in the thread of the disk. With the fix of CVE-2024-7409, which is part of
+    many older versions, it then ends at an assertion.
+    """
+    if (qemu["major"], qemu["minor"], qemu["micro"]) >= (8, 2, 3):
+        return disks
+    return tuple(
+        dataclasses.replace(disk, never=disk.never or disk_kinds.CRASHES) if disk.threaded else disk for disk in disks
+    )
+
+
 def _from_image(disk: Disk) -> Disk:
     if disk.why_unreadable is not None or disk.source is None or not os.path.exists(disk.source):
         return disk
@@ -194,6 +207,8 @@ def read_domain(domain: Domain) -> DomainFacts:
     host = domain.session.remote_host
     if active and job not in (INCOMING, SHUTDOWN):  # until it has arrived, libvirt lets nothing ask QEMU
         disks = with_block_nodes(disks, monitor(domain, "query-named-block-nodes", flat=True))
+        if any(disk.threaded for disk in disks):
+            disks = _in_threads(disks, monitor(domain, "query-version")["qemu"])
     elif host is None and not active:
         disks = tuple(_from_image(disk) for disk in disks)
     return DomainFacts(

@@ -79,6 +79,26 @@ def layers(element: ElementTree.Element) -> tuple[str, ...]:
     return tuple(layer for layer in LAYERS if layer in (*inner, *(child.tag for child in element)))
 
 
+CRASHES = (
+    "is in an I/O thread, and QEMU before 8.2.3 can crash while such a disk is read. Update QEMU and restart the"
+    " domain, take the disk out of the I/O thread, or shut the domain down for its backup."
+)
+
+
+def in_thread(element: ElementTree.Element, root: ElementTree.Element) -> bool:
+    """Whether QEMU runs a disk of a definition, or its SCSI controller, in an I/O thread."""
+    target, address = element.find("target"), element.find("address")
+    if address is None or target is None or target.get("bus") != "scsi":
+        return _has_thread(element)
+    controllers = root.iterfind("./devices/controller[@type='scsi']")
+    return any(_has_thread(each) for each in controllers if each.get("index") == address.get("controller"))
+
+
+def _has_thread(device: ElementTree.Element) -> bool:
+    driver = device.find("driver")
+    return driver is not None and ("iothread" in driver.attrib or driver.find("iothreads") is not None)
+
+
 def named_source(element: ElementTree.Element) -> str | None:
     """Return a text that names the source of a disk; None if the disk has no medium.
 

@@ -60,8 +60,8 @@ class Disk:
 
     ``compat``, ``virtual_size`` (bytes), ``bitmaps`` and ``image`` (QEMU's ``ImageInfo``) come from QEMU or the image;
     ``virtual_size`` is None if unknown. ``node`` is the stem of QEMU's node names while the domain runs. ``never``,
-    ``layers`` and ``backing`` are from disk_kinds.py. ``chain`` is like ``backing``, but from the images of a domain
-    that is shut off, without the empty pair. ``withheld`` is why it must not be opened, or None.
+    ``layers``, ``backing`` and ``threaded`` (in an I/O thread) are from disk_kinds.py. ``chain`` is like ``backing``,
+    but from the images of a domain that is shut off, without the empty pair. ``withheld`` is why it must not be opened.
     """
 
     target: str
@@ -72,6 +72,7 @@ class Disk:
     readonly: bool = False
     transient: bool = False
     shareable: bool = False
+    threaded: bool = False
     never: str | None = None
     layers: tuple[str, ...] = ()
     backing: tuple[tuple[str, str], ...] = ()
@@ -158,7 +159,8 @@ def disk_element(domain_xml: str, target: str) -> ElementTree.Element | None:
 def parse_disks(domain_xml: str) -> tuple[Disk, ...]:
     """Return the disks in a domain's XML, in the order of the XML."""
     found = []
-    for element in ElementTree.fromstring(domain_xml).iterfind("./devices/disk"):
+    root = ElementTree.fromstring(domain_xml)
+    for element in root.iterfind("./devices/disk"):
         parts = {child.tag: child.attrib for child in element}
         index = parts.get("source", {}).get("index")
         found.append(
@@ -171,6 +173,7 @@ def parse_disks(domain_xml: str) -> tuple[Disk, ...]:
                 readonly="readonly" in parts,
                 transient="transient" in parts,
                 shareable="shareable" in parts,
+                threaded=disk_kinds.in_thread(element, root),
                 never=disk_kinds.why_never(element),
                 layers=disk_kinds.layers(element),
                 backing=disk_kinds.named_backing(element),
