@@ -122,6 +122,7 @@ options:
     description:
       - Whether to do nothing if the domain that O(define=true) would define exists already, running or not. It has the
         name, and the UUID of the original unless O(uuid=new). Nothing about its disks is checked.
+      - With O(start=true), it is started if it is shut off.
       - O(force=true) takes precedence.
     type: bool
     default: false
@@ -185,6 +186,12 @@ options:
       - The networks must exist when the domain is started, not before.
     type: dict
     default: {}
+  isolated_network:
+    description:
+      - Name of a libvirt network to connect all network interfaces to, so that a copy can run beside the original. It
+        is created and started if needed. A network that leads out of the host is refused.
+      - It cannot be combined with O(networks).
+    type: str
 requirements:
   - lz4 or zstandard for Python, if blocks were compressed with it
   - qemu-img
@@ -345,6 +352,11 @@ skipped:
   returned: when O(skip_existing) held the restore back
   type: str
   sample: "web1 exists already."
+started:
+  description: Whether the domain was started, or would be.
+  returned: with O(define=true)
+  type: bool
+  sample: false
 """
 
 import contextlib
@@ -353,7 +365,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvm.cbt.plugins.module_utils import _hypervisor, _options, _repository, _results, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.errors import HypervisorError, Refused
-from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.existing import existing
+from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.existing import begin, existing
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.restore.restore import (
     MachineOptions,
     NbdTls,
@@ -370,6 +382,7 @@ _DEFINED = (
     "uuid",
     "mac",
     "networks",
+    "isolated_network",
     "trust_definition",
 )
 
@@ -389,6 +402,7 @@ def _machine(module: AnsibleModule) -> MachineOptions | None:
         start=params["start"],
         autostart=params["autostart"],
         trust_definition=params["trust_definition"],
+        isolated_network=params["isolated_network"],
     )
 
 
@@ -435,6 +449,7 @@ def _outcome(result: RestoreResult) -> dict[str, object]:
     if machine is not None:
         files = [{"kind": file.saved.kind, "path": file.path} for file in machine.files]
         outcome.update(domain=machine.name, uuid=machine.uuid, files=files, changes=list(machine.changes))
+        outcome["started"] = machine.options.start
     return outcome
 
 
@@ -465,9 +480,10 @@ def main() -> None:
             "uuid": {"type": "str", "choices": ["new", "keep"]},
             "mac": {"type": "str", "choices": ["new", "keep"]},
             "networks": {"type": "dict", "default": {}},
+            "isolated_network": {"type": "str"},
             "trust_definition": {"type": "bool", "default": False},
         },
-        mutually_exclusive=[("restore_point", "until")],
+        mutually_exclusive=[("restore_point", "until"), ("networks", "isolated_network")],
         supports_check_mode=True,
     )
     control = _runtime.interruptible(module)
@@ -484,8 +500,9 @@ def main() -> None:
         repository = _repository.existing_repository(module)
         skip = module.params["skip_existing"] and not module.params["force"]
         there = existing(session, repository, request) if session and skip else None
-        if there is not None:
-            module.exit_json(changed=False, skipped=f"{there} exists already.")
+        if there is not None and request.machine is not None:
+            started = begin(there, request.machine, module.check_mode)
+            module.exit_json(changed=started, started=started, skipped=f"{there.name} exists already.")
         result = restore(repository, request, session, control, check_only=module.check_mode)
     for warning in result.warnings:
         module.warn(warning)

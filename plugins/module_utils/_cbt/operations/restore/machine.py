@@ -27,7 +27,8 @@ from ...hypervisor.domain_xml.machine_files import tpm_path
 from ...repository.format.manifests import RestorePoint
 from ...repository.repository import Repository
 from ..point.machine_files import SavedFile
-from .machine_xml import DiskTarget, TargetMachine, adapt
+from .isolation import check_isolated, ensure_isolated
+from .machine_xml import ANY_NETWORK, DiskTarget, TargetMachine, adapt
 from .plan import DiskRestore, MachineOptions, RestoreRequest, path_in
 from .saved_machine import account_of, configuration, group_of, names_other_files, saved_files
 from .targets import is_device
@@ -76,7 +77,7 @@ class MachinePlan:
     changes: tuple[str, ...]
     files: tuple[FileTarget, ...]
     autostart: bool
-    start: bool
+    options: MachineOptions
 
     def check(self, force: bool) -> None:
         """Raise Refused unless the domain may be defined."""
@@ -96,7 +97,9 @@ class MachinePlan:
         domain = self.session.domain(self.uuid)
         with explained(f"set autostart of {self.name}", "It was restored and defined."):
             domain.api.setAutostart(int(self.autostart))
-        if self.start:
+        if self.options.isolated_network is not None:
+            ensure_isolated(self.session, self.options.isolated_network)
+        if self.options.start:
             with explained(
                 f"start {self.name}",
                 "It was restored and defined; its configuration may refer to something that this host does not have.",
@@ -125,6 +128,10 @@ def plan_machine(
             )
     its_uuid = str(uuid.uuid4()) if options.new_uuid else point.uuid
     xml = configuration(repository, point, "inactive.xml")
+    networks = options.networks
+    if options.isolated_network is not None:
+        check_isolated(session, options.isolated_network)
+        networks = {ANY_NETWORK: options.isolated_network}
     check_domain(session, name, its_uuid, request.force)
     exists = functools.partial(storage_pools.exists, session)
     firmware = described_firmware() if session.remote_host is None else frozenset()
@@ -146,7 +153,7 @@ def plan_machine(
         disks={disk.target: DiskTarget(disk.path, disk.format, is_device(disk.path)) for disk in disks},
         files={each.saved.kind: each.path for each in files},
         new_macs=options.new_macs,
-        networks=options.networks,
+        networks=networks,
         trusted=options.trust_definition,
         keep_host_devices=point.host == socket.gethostname() and session.remote_host is None,
         firmware=firmware,
@@ -156,7 +163,7 @@ def plan_machine(
     for each in files:
         _check_file(each, session, request.force)
     autostart = options.autostart if options.autostart is not None else point.autostart and not options.new_uuid
-    return MachinePlan(session, name, its_uuid, adapted.xml, adapted.changes, files, autostart, options.start)
+    return MachinePlan(session, name, its_uuid, adapted.xml, adapted.changes, files, autostart, options)
 
 
 def check_domain(session: Session, name: str, its_uuid: str, force: bool) -> None:

@@ -31,7 +31,7 @@ LONGEST_NAME = 255 - len(".partial-01234567")  # bytes of a file name, which has
 class MachineOptions:
     """How a restored machine is defined. ``new_uuid`` and ``new_macs`` make it differ from the original.
 
-    ``networks`` is as in ``TargetMachine``. With ``trust_definition``, the stored definition is not filtered.
+    ``networks`` is as in ``TargetMachine``. ``isolated_network`` takes all interfaces and is created if needed. With ``trust_definition``, the stored definition is not filtered.
     """
 
     new_uuid: bool = False
@@ -40,6 +40,7 @@ class MachineOptions:
     start: bool = False
     autostart: bool | None = None
     trust_definition: bool = False
+    isolated_network: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
