@@ -16,8 +16,8 @@ def check_isolated(session: Session, name: str) -> t.Any:
     """Return libvirt's network of this name; None if it does not exist. Raise Refused if it leads out of the host."""
     with explained(f"look up the network {name}"):
         network = next((each for each in session.api.listAllNetworks() if each.name() == name), None)
-        flags = (0, libvirt.VIR_NETWORK_XML_INACTIVE) if network is not None else ()
-        definitions = [network.XMLDesc(each) for each in flags]
+        flags = (0, libvirt.VIR_NETWORK_XML_INACTIVE)
+        definitions = [] if network is None else [network.XMLDesc(each) for each in flags]
     if any(ElementTree.fromstring(each).find("forward") is not None for each in definitions):
         raise Refused(
             f"The network {name} leads out of the host, so a copy could reach the original. Set isolated_network to an"

@@ -31,7 +31,8 @@ LONGEST_NAME = 255 - len(".partial-01234567")  # bytes of a file name, which has
 class MachineOptions:
     """How a restored machine is defined. ``new_uuid`` and ``new_macs`` make it differ from the original.
 
-    ``networks`` is as in ``TargetMachine``. ``isolated_network`` takes all interfaces and is created if needed. With ``trust_definition``, the stored definition is not filtered.
+    ``networks`` is as in ``TargetMachine``. ``isolated_network`` takes all interfaces and is created if needed.
+    With ``trust_definition``, the stored definition is not filtered.
     """
 
     new_uuid: bool = False
