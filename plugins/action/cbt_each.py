@@ -13,7 +13,7 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.printable import printable
-from ansible_collections.kvm.cbt.plugins.module_utils._options import Options
+from ansible_collections.kvm.cbt.plugins.module_utils._options import LIBVIRT, Options
 from ansible_collections.kvm.cbt.plugins.plugin_utils import _cluster
 from ansible_collections.kvm.cbt.plugins.plugin_utils._delegated import run_on
 from ansible_collections.kvm.cbt.plugins.plugin_utils._heartbeats import heartbeats
@@ -36,7 +36,7 @@ _SPEC: dict[str, t.Any] = {
         "type": "list",
         "elements": "dict",
         "default": [],
-        "options": {"host": {"type": "str", "required": True}, "uri": {"type": "str", "default": "qemu:///system"}},
+        "options": {"host": {"type": "str", "required": True}, **LIBVIRT, "authfile": {"type": "str"}},
     },
     "parallel": {"type": "int", "default": 1},
     "timeout": {"type": "int", "default": 86400},
@@ -145,18 +145,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             self._note(item, False, f"skipped: {turn.not_here}", {"skipped": turn.not_here})
 
     def _turn(self, domain: str) -> _cluster.Turn:
-        uris = {each["host"]: each["uri"] for each in self._options["cluster"]}
+        hosts = {each["host"]: each for each in self._options["cluster"]}
         here = self._task_vars["inventory_hostname"]
-        own = self._report(here, self._options["options"].get("uri") or "qemu:///system", domain)
-        others = [each for each in uris if each != here and _cluster.needs_others(own)]
-        order = list(dict.fromkeys([*uris, here]))
-        return _cluster.turn(own, [self._report(each, uris[each], domain) for each in others], order)
+        own = self._report(here, self._options["options"], domain)
+        others = [each for each in hosts if each != here and _cluster.needs_others(own)]
+        order = list(dict.fromkeys([*hosts, here]))
+        return _cluster.turn(own, [self._report(each, hosts[each], domain) for each in others], order)
 
-    def _report(self, host: str, uri: str, domain: str) -> _cluster.Report:
+    def _report(self, host: str, connection: Result, domain: str) -> _cluster.Report:
         """Query a host for a domain."""
         if host in self._silent:
             return self._silent[host]
-        arguments = {"uri": uri, "domains": [domain]}
+        arguments = {**self._given({key: connection.get(key) for key in LIBVIRT}), "domains": [domain]}
         if host == self._task_vars["inventory_hostname"]:
             result = self._execute_module(_LISTER, arguments, task_vars=self._task_vars)
             return _cluster.report_of(host, result)
@@ -166,12 +166,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             self._warnings.append(printable(f"{host} did not report which domains it runs: {report.silent}"))
         return report
 
+    def _given(self, options: Result) -> Result:
+        """The options without omitted ones. ansible-core before 2.19 does not remove these below the top level."""
+        omit = self._task_vars.get("omit")
+        return {key: value for key, value in options.items() if value is not None and value != omit}
+
     def _start(self, item: Result, found: t.Mapping[str, t.Any]) -> None:
-        options = {**self._options["options"], **found, **item["options"]}
-        # ansible-core before 2.19 does not remove omitted values below the top level.
-        arguments = {
-            key: value for key, value in options.items() if value is not None and value != self._task_vars.get("omit")
-        }
+        arguments = self._given({**self._options["options"], **found, **item["options"]})
         self._task.async_val = self._options["timeout"]  # async_wrapper reads its limit from here
         try:
             started = self._execute_module(

@@ -127,10 +127,12 @@ options:
     description:
       - Compression of blocks. A block that does not become smaller is stored uncompressed.
       - V(zlib) is slow, but requires only Python's standard library for both backup and restore.
+      - The default is V(lz4). If the Python module C(lz4) is not installed, it is V(zlib), with a warning, unless
+        O(compression_level) is set.
+      - A host without the module of a codec cannot restore or verify blocks that other hosts compressed with it.
       - The setting may change from one backup to the next. Blocks that are already stored are not compressed again.
     type: str
     choices: [lz4, zstd, zlib, none]
-    default: lz4
   compression_level:
     description:
       - Level for O(compression). Higher levels take more time and save more space.

@@ -45,16 +45,20 @@ def _run(label: str, **options: t.Any) -> dict[str, t.Any]:
 def cluster_hosts(
     cluster: t.Any, host: str, groups: t.Mapping[str, Hosts], hostvars: t.Mapping[str, Variables], role: str
 ) -> list[dict[str, str]]:
-    """The hosts that may run the domains of a host, with their libvirt URIs; none if it stands alone."""
+    """The hosts that may run the domains of a host, with the options to connect to their libvirt; none if it is alone."""
     members = [member for name in names(cluster or []) for member in groups.get(name, [name])]
     if not members:
         return []
 
-    def uri(name: str) -> str:
+    def connection(name: str) -> dict[str, str]:
         known = hostvars[name] if name in hostvars else {}  # noqa: SIM401  hostvars has no default
-        return str(next((known[key] for key in (f"{role}_uri", "cbt_uri") if key in known), "qemu:///system"))
+        found = {
+            option: str(next((known[key] for key in (f"{role}_{option}", f"cbt_{option}") if key in known), ""))
+            for option in ("uri", "username", "password", "authfile")
+        }
+        return {"host": name, **{option: value for option, value in found.items() if value}}
 
-    return [{"host": name, "uri": uri(name)} for name in dict.fromkeys([*members, host])]
+    return [connection(name) for name in dict.fromkeys([*members, host])]
 
 
 def own_domains(host: str, hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> list[t.Mapping[str, t.Any]]:

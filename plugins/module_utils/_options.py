@@ -61,7 +61,7 @@ REPOSITORY: dict[str, t.Any] = {**ANY_REPOSITORY, "repository": {"type": "path",
 CREATE_REPOSITORY: dict[str, t.Any] = {"create_repository": {"type": "bool", "default": False}}
 WORKERS: dict[str, t.Any] = {"workers": {"type": "int"}}
 STORING: dict[str, t.Any] = {
-    "compression": {"type": "str", "choices": ["lz4", "zstd", "zlib", "none"], "default": "lz4"},
+    "compression": {"type": "str", "choices": ["lz4", "zstd", "zlib", "none"]},
     "compression_level": {"type": "int"},
     "dedup": {"type": "str", "choices": ["repository", "domain", "none"], "default": "repository"},
     "rate_limit": {"type": "bytes"},

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 
 from ._cbt.repository.location import RepositoryLocation
 from ._cbt.repository.memory.memory import Memory, Terms
@@ -15,6 +16,7 @@ from ._runtime import Module
 
 __all__ = [
     "Repository",
+    "compression",
     "existing_repository",
     "repository_if_any",
     "repository_location",
@@ -28,6 +30,23 @@ def repository_location(module: Module, which: str = "") -> RepositoryLocation:
     params = module.params
     options = S3Options(**(params[f"{which}s3"] or {}))
     return RepositoryLocation(params[f"{which}repository"], options, params[f"{which}passphrase"], module.control)
+
+
+def compression(module: Module) -> str:
+    """Return the compression in the options. By default lz4, or zlib with a warning if lz4 is not installed."""
+    params = module.params
+    if params["compression"] is not None:
+        return str(params["compression"])
+    try:
+        importlib.import_module("lz4.block")
+    except ImportError:
+        if params["compression_level"] is None:
+            module.warn(
+                "Blocks are compressed with zlib, which is slower than lz4, because the Python module lz4 is not"
+                " installed. Install python3-lz4 (in the RHEL family, it is in EPEL), or set compression: zlib."
+            )
+            return "zlib"
+    return "lz4"
 
 
 def watching(module: Module, which: str = "") -> Watching:

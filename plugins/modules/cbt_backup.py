@@ -181,7 +181,7 @@ options:
     default: false
 requirements:
   - libnbd for Python (C(python3-libnbd) of the distribution)
-  - lz4 for Python, with O(compression=lz4)
+  - lz4 for Python, with O(compression=lz4); recommended, because it is the default if it is installed
   - zstandard for Python, or Python 3.14, with O(compression=zstd)
   - qemu-img
   - libvirt 7.6 or later and QEMU 6.1 or later
@@ -405,8 +405,6 @@ warnings:
 
 import contextlib
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.kvm.cbt.plugins.module_utils import _hypervisor, _options, _repository, _results, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.backup import BackupRequest, backup
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.plan import BackupPolicy
@@ -415,7 +413,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.run
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.backup.transport import Transport
 
 
-def _request(module: AnsibleModule) -> BackupRequest:
+def _request(module: _runtime.Module) -> BackupRequest:
     params = module.params
     policy = BackupPolicy(
         mode=params["mode"],
@@ -427,7 +425,7 @@ def _request(module: AnsibleModule) -> BackupRequest:
         others=_hypervisor.other_hosts(module),
     )
     options = BackupOptions(
-        compression=params["compression"],
+        compression=_repository.compression(module),
         compression_level=params["compression_level"],
         quiesce=params["quiesce"],
         freeze_mountpoints=tuple(params["freeze_mountpoints"]),

@@ -199,8 +199,6 @@ limited_by:
   sample: "Storing in the destination: busy 71 % of the time."
 """
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.kvm.cbt.plugins.module_utils import _options, _repository, _runtime
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.copy import (
     CopiedPoint,
@@ -211,10 +209,10 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.copy impor
 )
 
 
-def _request(module: AnsibleModule) -> CopyRequest:
+def _request(module: _runtime.Module) -> CopyRequest:
     params = module.params
     options = StoringOptions(
-        params["compression"],
+        _repository.compression(module),
         params["compression_level"],
         params["dedup"],
         params["workers"],

@@ -96,6 +96,18 @@ options:
           - Libvirt URI on that host.
         type: str
         default: qemu:///system
+      username:
+        description:
+          - Username for libvirt's SASL authentication on that host.
+        type: str
+      password:
+        description:
+          - Password for libvirt's SASL authentication on that host.
+        type: str
+      authfile:
+        description:
+          - Absolute path of a libvirt authentication file on that host.
+        type: str
   parallel:
     description:
       - Number of runs in parallel on each host.

@@ -352,7 +352,7 @@ skipped:
   returned: when O(skip_existing) held the restore back
   type: str
   sample: "web1 exists already."
-started:
+domain_started:
   description: Whether the domain was started, or would be.
   returned: with O(define=true)
   type: bool
@@ -449,7 +449,7 @@ def _outcome(result: RestoreResult) -> dict[str, object]:
     if machine is not None:
         files = [{"kind": file.saved.kind, "path": file.path} for file in machine.files]
         outcome.update(domain=machine.name, uuid=machine.uuid, files=files, changes=list(machine.changes))
-        outcome["started"] = machine.options.start
+        outcome["domain_started"] = machine.options.start
     return outcome
 
 
@@ -502,7 +502,7 @@ def main() -> None:
         there = existing(session, repository, request) if session and skip else None
         if there is not None and request.machine is not None:
             started = begin(there, request.machine, module.check_mode)
-            module.exit_json(changed=started, started=started, skipped=f"{there.name} exists already.")
+            module.exit_json(changed=started, domain_started=started, skipped=f"{there.name} exists already.")
         result = restore(repository, request, session, control, check_only=module.check_mode)
     for warning in result.warnings:
         module.warn(warning)

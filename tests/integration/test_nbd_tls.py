@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from lab.certificates import Authority
-from lab.process import wait_until
+from lab.process import run_tool, wait_until
 from plays import run_playbook
 
 from _cbt.blocks.nbd import Connection, check_reachable
@@ -56,7 +56,9 @@ class Fleet:
             "nbd_tls_client_folder": f"{own}/pki/libnbd",
             "nbd_tls_qemu_conf": f"{own}/qemu.conf",
         }
-        given.update(nbd_tls_ca_folder=str(self.authority), nbd_tls_group="root", nbd_tls_restart=False, **variables)
+        # Tests may run in a container themselves.
+        given.update(nbd_tls_ca_folder=str(self.authority), nbd_tls_group="root", nbd_tls_restart=False)
+        given.update({"__nbd_tls_container_files": [], "__nbd_tls_job_variables": ["AWX_JOB_ID"], **variables})
         # As surveys and the command line provide them: the sum of two texts is no number of days.
         given.update(
             nbd_tls_days=str(given.get("nbd_tls_days", 365)),
@@ -179,3 +181,34 @@ def test_certificates_of_another_authority_are_left_alone(fleet: Fleet, tmp_path
     assert sorted(path.read_bytes() for path in fleet.server.iterdir()) == sorted(
         path.read_bytes() for path in others.iterdir()
     )
+
+
+def test_a_ca_is_not_created_in_a_container_that_is_thrown_away(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "mark"
+    mark.touch()
+    limit = ("--limit", "backup1")
+    fleet.run(*limit, fails="is a container, such as an execution", __nbd_tls_container_files=[str(mark)])
+    monkeypatch.setenv("AWX_JOB_ID", "7")
+    fleet.run(*limit, fails="nbd_tls_ca_host to a host that keeps the directory")
+    assert not (fleet.authority / "ca-key.pem").exists() and not fleet.client.exists()
+    # On a volume it may be created. Once it exists, later jobs use it.
+    fleet.run(*limit, nbd_tls_ca_in_container="true")
+    assert fleet.run(*limit) == [0, 0] and (fleet.client / "client-cert.pem").exists()
+
+
+def test_a_ca_in_variables_outlives_its_directory(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWX_JOB_ID", "7")
+    vault = Authority(tmp_path / "vault", "vault")
+    given = {"nbd_tls_ca_certificate": vault.certificate.read_text(), "nbd_tls_ca_key": vault.key.read_text()}
+    assert all(fleet.run(**given))
+    installed = {path: path.read_bytes() for path in (*fleet.server.iterdir(), *fleet.client.iterdir())}
+    assert not (fleet.authority / "ca-key.pem").exists()
+    run_tool(["openssl", "verify", "-CAfile", vault.certificate, fleet.client / "client-cert.pem"])
+    shutil.rmtree(fleet.authority)
+    assert fleet.run(**given) == [0, 0]
+    assert {path: path.read_bytes() for path in installed} == installed
+    fleet.run(fails="nbd_tls_revoked requires a CA in nbd_tls_ca_folder", nbd_tls_revoked=["backup1"], **given)

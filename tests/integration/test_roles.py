@@ -150,12 +150,24 @@ def test_a_fresh_host_is_prepared_and_check_mode_works_before(
             tmp_path,
             f"{root} ansible_connection=community.general.chroot ansible_python_interpreter=/usr/bin/python3",
         )
-        variables = {"cbt_repository": "/backup", "prepare_features": ["encryption"]}
+        variables = {
+            "cbt_repository": "/backup",
+            "prepare_features": ["encryption"],
+            "prepare_hypervisor": "true",
+            # As on a host whose distribution lacks lz4, and which does not allow the repository that has it.
+            "__prepare_lz4_elsewhere": True,
+            "__prepare_lz4": "python3-lz4-of-nowhere",
+        }
         assert play.changed("kvm.cbt.prepare", variables, "--check") == 3
         assert not (root / "backup").exists() and not (root / "usr/bin/qemu-img").exists()
-        assert play.changed("kvm.cbt.prepare", variables) == 3
+        printed = play.run("kvm.cbt.prepare", variables)
+        assert "lz4 is missing" in printed and "set prepare_epel to true" in printed
+        assert "This host does not run systemd" in printed
         assert (root / "backup/repository.json").exists()
         assert (root / "usr/bin/qemu-storage-daemon").exists() and (root / "backup").is_dir()
+        assert (root / "usr/bin/qemu-system-x86_64").exists() and (root / "usr/sbin/libvirtd").exists()
+        variables = {"cbt_repository": "/backup", "prepare_features": ["encryption"]}
+        assert play.changed("kvm.cbt.prepare", variables) == 1
         run_tool(
             ["chroot", root, "/usr/bin/python3", "-c", "import libvirt, libvirt_qemu, nbd, lz4.block, cryptography"]
         )

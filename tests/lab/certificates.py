@@ -25,9 +25,9 @@ class Authority:
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
-        self._key, self.certificate = folder / "key.pem", folder / "cert.pem"
+        self.key, self.certificate = folder / "key.pem", folder / "cert.pem"
         usage = "keyUsage=critical,keyCertSign,cRLSign"
-        self_signed(self._key, self.certificate, name, usage)
+        self_signed(self.key, self.certificate, name, usage)
 
     def issue(self, kind: str, host: str, address: str, days: int = 2) -> Path:
         """A folder with the certificates of a host, for a `kind` of server or client; with negative `days` they have expired."""
@@ -43,7 +43,7 @@ class Authority:
             "-CA",
             self.certificate,
             "-CAkey",
-            self._key,
+            self.key,
             "-CAcreateserial",
             "-days",
             str(days),

@@ -615,6 +615,13 @@ DEFINITIONS = (
         _DEFINITIONS,
     ),
     Mutation(
+        "a copy is connected to a network that leads out of the host",
+        "operations/restore/isolation.py",
+        'find("forward") is not None',
+        'find("forward") is None',
+        ("unit/operations/restore/test_isolation.py",),
+    ),
+    Mutation(
         "devices in a second list are not looked at",
         "operations/restore/machine_xml.py",
         'for more in self._root.findall("devices")[1:]:',

@@ -78,10 +78,18 @@ def test_a_cluster_is_a_group_or_a_list_and_contains_the_host(cluster: Any, name
     assert [each["host"] for each in hosts] == names
 
 
-def test_each_host_of_a_cluster_is_queried_at_its_own_uri() -> None:
-    hostvars = {"kvm1": {"cbt_uri": "a", "backup_uri": "b"}, "kvm2": {"cbt_uri": "c"}, "kvm3": {}}
-    hosts = fleet.cluster_hosts([*HOSTS, "gone"], "kvm1", GROUPS, hostvars, "backup")
-    assert [each["uri"] for each in hosts] == ["b", "c", "qemu:///system", "qemu:///system"]
+def test_each_host_of_a_cluster_is_queried_at_its_own_uri_with_its_own_credentials() -> None:
+    hostvars = {
+        "kvm1": {"cbt_uri": "a", "backup_uri": "b", "cbt_username": "u", "backup_password": "p"},
+        "kvm2": {"cbt_uri": "c", "cbt_authfile": "/auth", "cbt_username": ""},
+        "kvm3": {},
+    }
+    assert fleet.cluster_hosts([*HOSTS, "gone"], "kvm1", GROUPS, hostvars, "backup") == [
+        {"host": "kvm1", "uri": "b", "username": "u", "password": "p"},
+        {"host": "kvm2", "uri": "c", "authfile": "/auth"},
+        {"host": "kvm3"},
+        {"host": "gone"},
+    ]
 
 
 def test_the_first_host_that_reaches_a_repository_maintains_it_under_any_local_path() -> None:

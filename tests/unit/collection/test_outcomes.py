@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from _outcomes import described, size
 
+ROOT = Path(__file__).resolve().parents[3]
 POINT = {"id": "20261122T113005Z-1a2b3c4d"}
 DISKS = [
     {"target": "vda", "mode": "incremental", "dirty_bytes": 2048, "read_bytes": 1536, "stored_bytes": 512},
@@ -94,3 +98,10 @@ def test_a_line_reports_the_action_taken(module: str, result: dict[str, Any], li
 )
 def test_sizes_are_shown_in_the_largest_unit_that_fits(count: int, shown: str) -> None:
     assert size(count) == shown
+
+
+@pytest.mark.parametrize("module", sorted((ROOT / "plugins/modules").glob("cbt_*.py")), ids=lambda path: path.stem)
+def test_no_result_has_a_key_by_which_ansible_follows_a_job(module: Path) -> None:
+    documented = re.search(r'^RETURN = r"""(.*?)^"""', module.read_text(), re.MULTILINE | re.DOTALL)
+    keys = set(yaml.safe_load(documented[1]) or {}) if documented else set()
+    assert not keys & {"ansible_job_id", "finished", "results_file", "started"}
