@@ -45,7 +45,7 @@ def _run(label: str, **options: t.Any) -> dict[str, t.Any]:
 def cluster_hosts(
     cluster: t.Any, host: str, groups: t.Mapping[str, Hosts], hostvars: t.Mapping[str, Variables], role: str
 ) -> list[dict[str, str]]:
-    """The hosts that may run the domains of a host, with the options to connect to their libvirt; none if it is alone."""
+    """The hosts that may run the domains of a host, with the options of their libvirt; none if it stands alone."""
     members = [member for name in names(cluster or []) for member in groups.get(name, [name])]
     if not members:
         return []

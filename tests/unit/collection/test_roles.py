@@ -15,8 +15,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 CREDENTIALS = ("username", "password", "authfile")
-# Programs of the base system. apparmor_parser is run only where it exists.
-PROGRAMS = {"apparmor_parser", "cat", "grep", "{{ ansible_facts['python']['executable'] }}"}
+# Programs of the base system. The first two may be missing: that they cannot be run is no failure.
+PROGRAMS = {"apparmor_parser", "ufw", "cat", "grep", "{{ ansible_facts['python']['executable'] }}"}
 
 
 def _tasks(role: Path) -> Iterator[dict[str, Any]]:

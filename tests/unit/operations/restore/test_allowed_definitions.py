@@ -343,6 +343,7 @@ GIVEN = {
     ("hypervisor/storage_pools.py", "storagePoolCreateXML"),
     ("hypervisor/storage_pools.py", "storagePoolDefineXML"),
     ("operations/tracking/capability.py", "defineXML"),
+    ("operations/restore/isolation.py", "networkDefineXML"),
     ("operations/restore/machine.py", "defineXML"),
 }
 
