@@ -106,7 +106,7 @@ def test_roles_run_on_a_backup_host_over_tcp_with_a_password(
     listen_on_tcp(node)
     host = "backup1 ansible_connection=local ansible_python_interpreter=/usr/bin/python3"
     play = Play(collections, tmp_path, host, within=cluster.command([]))
-    with BlockDomain(node.hypervisor, [DiskSpec("vda", 8 * MIB)]) as domain:
+    with BlockDomain(node.hypervisor, [DiskSpec("vda", 8 * MIB), DiskSpec("vdb", MIB, compat="0.10")]) as domain:
         domain.write_random("vda", 0, 4 * MIB, 1)
         place = node.hypervisor.folder()
         repository = created(tmp_path, place / "repository")
@@ -124,6 +124,7 @@ def test_roles_run_on_a_backup_host_over_tcp_with_a_password(
         }
         night = ",".join(f"role:kvm.cbt.{role}" for role in ("backup", "reconcile", "verify", "retention", "qcow2_v3"))
         printed = play.run(f"{night},role:kvm.cbt.restore", variables)
+        assert "which holds no bitmaps" in printed
         assert PASSWORD not in printed
         copy = node.hypervisor.connection.lookupByName(f"{domain.name}-copy")
         try:
@@ -131,4 +132,12 @@ def test_roles_run_on_a_backup_host_over_tcp_with_a_password(
             assert image.exists() and os.stat(image).st_size > 4 * MIB
         finally:
             copy.undefine()
-        play.run("role:kvm.cbt.backup", {**variables, "cbt_password": "wrong"}, fails="Check username and password")
+        # What needs the hypervisor's own files is refused by name.
+        domain.destroy()
+        tried = ",".join(f"role:kvm.cbt.{role}" for role in ("qcow2_v3", "restore", "reconcile", "backup"))
+        steps = {f"{role}_fail_on_error": False for role in ("qcow2_v3", "restore", "reconcile")}
+        refused = {"qcow2_v3_report_only": False, "restore_dest": str(tmp_path)}
+        printed = play.run(tried, {**variables, **steps, **refused}, fails="Run the task on that host")
+        assert printed.count("and its files are needed. Run the task on that host") >= 3
+        assert f"{node.address} does not see the files of this host there" in printed
+        assert PASSWORD not in printed

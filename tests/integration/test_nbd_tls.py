@@ -183,19 +183,16 @@ def test_certificates_of_another_authority_are_left_alone(fleet: Fleet, tmp_path
     )
 
 
-def test_a_ca_is_not_created_in_a_container_that_is_thrown_away(
-    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_ca_is_not_created_in_a_container_that_is_thrown_away(fleet: Fleet, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     mark.touch()
     limit = ("--limit", "backup1")
-    fleet.run(*limit, fails="is a container, such as an execution", __nbd_tls_container_files=[str(mark)])
-    monkeypatch.setenv("AWX_JOB_ID", "7")
-    fleet.run(*limit, fails="nbd_tls_ca_host to a host that keeps the directory")
+    container = {"__nbd_tls_container_files": [str(mark)]}
+    fleet.run(*limit, fails="is a container, such as an execution environment", **container)
     assert not (fleet.authority / "ca-key.pem").exists() and not fleet.client.exists()
     # On a volume it may be created. Once it exists, later jobs use it.
-    fleet.run(*limit, nbd_tls_ca_in_container="true")
-    assert fleet.run(*limit) == [0, 0] and (fleet.client / "client-cert.pem").exists()
+    fleet.run(*limit, nbd_tls_ca_in_container="true", **container)
+    assert fleet.run(*limit, **container) == [0, 0] and (fleet.client / "client-cert.pem").exists()
 
 
 def test_a_ca_in_variables_outlives_its_directory(

@@ -1,18 +1,20 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Decisions of the role prepare for hosts that do not run here, from its variables."""
+"""Decisions of roles on hosts that do not run here, from their variables."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
 
-ROLE = Path(__file__).resolve().parents[3] / "roles/prepare"
+ROLES = Path(__file__).resolve().parents[3] / "roles"
 MODULAR_SOCKETS = [
     f"virt{driver}d{kind}.socket"
     for driver in ("qemu", "interface", "network", "nodedev", "nwfilter", "secret", "storage")
@@ -24,14 +26,20 @@ DISABLED, RUNNING = {"status": "disabled", "state": "inactive"}, {"status": "dis
 ENABLED = {"status": "enabled", "state": "inactive"}
 
 
-def variable(name: str, family: str = "RedHat", **facts: Any) -> Any:
-    """Return a variable of the role on a host with these facts."""
+def evaluated(role: str, name: str, files: Sequence[str], **given: Any) -> Any:
+    """Return a variable of a role, with others set."""
     loader = DataLoader()
     variables: dict[str, Any] = {}
-    for file in ("defaults/main.yml", "vars/main.yml", f"vars/{family}.yml"):
-        variables.update(loader.load_from_file(str(ROLE / file), trusted_as_template=True))
-    variables["ansible_facts"] = {"service_mgr": "systemd", "architecture": "x86_64", **facts}
+    for file in ("defaults/main.yml", "vars/main.yml", *files):
+        variables.update(loader.load_from_file(str(ROLES / role / file), trusted_as_template=True))
+    variables.update(given)
     return Templar(loader=loader, variables=variables).template(variables[name])
+
+
+def variable(name: str, family: str = "RedHat", **facts: Any) -> Any:
+    """Return a variable of the role prepare on a host with these facts."""
+    known = {"service_mgr": "systemd", "architecture": "x86_64", **facts}
+    return evaluated("prepare", name, [f"vars/{family}.yml"], ansible_facts=known)
 
 
 @pytest.mark.parametrize(
@@ -90,3 +98,33 @@ def test_epel_is_named_for_each_distribution() -> None:
 )
 def test_a_hypervisor_gets_qemu_for_its_architecture(family: str, architecture: str, package: str) -> None:
     assert package in variable("__prepare_hypervisor_packages", family, architecture=architecture)
+
+
+@pytest.fixture(scope="module")
+def _lookups() -> None:
+    """Templates can use lookup plugins."""
+    init_plugin_loader()
+
+
+JOB_VARIABLES = ["AWX_JOB_ID", "AWX_HOST", "KUBERNETES_SERVICE_HOST"]
+
+
+@pytest.mark.usefixtures("_lookups")
+@pytest.mark.parametrize(
+    ("environment", "given", "in_job"),
+    [
+        ({}, {}, False),
+        *(({name: "7"}, {}, True) for name in JOB_VARIABLES),
+        ({}, {"awx_job_id": 7}, True),
+        ({}, {"tower_job_id": 7}, True),
+        ({"AWX_JOB_ID": "7"}, {"nbd_tls_ca_host": "kvm1"}, False),
+    ],
+)
+def test_a_job_whose_controller_is_thrown_away_is_recognized(
+    environment: dict[str, str], given: dict[str, Any], in_job: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in JOB_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert evaluated("nbd_tls", "__nbd_tls_in_job", (), **given) == in_job
