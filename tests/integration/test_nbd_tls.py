@@ -136,7 +136,8 @@ def test_certificates_from_the_first_to_the_last(fleet: Fleet, tmp_path: Path) -
     assert all(fleet.run("--check"))
     assert not any(path.exists() for path in (fleet.authority, fleet.server, fleet.client, fleet.conf))
     assert all(fleet.run())
-    assert fleet.run() == [0, 0]
+    # In a container, a CA that exists is used.
+    assert fleet.run(__nbd_tls_container_files=[str(tmp_path)]) == [0, 0]
     assert modes(fleet.server) == {"ca-cert.pem": "0o644", "server-cert.pem": "0o644", "server-key.pem": "0o640"}
     assert (
         modes(fleet.client)
@@ -183,29 +184,20 @@ def test_certificates_of_another_authority_are_left_alone(fleet: Fleet, tmp_path
     )
 
 
-def test_a_ca_is_not_created_in_a_container_that_is_thrown_away(fleet: Fleet, tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    mark.touch()
-    limit = ("--limit", "backup1")
-    container = {"__nbd_tls_container_files": [str(mark)]}
-    fleet.run(*limit, fails="is a container, such as an execution environment", **container)
+def test_in_a_container_a_ca_is_not_created_but_taken_from_variables(fleet: Fleet, tmp_path: Path) -> None:
+    def run(**variables: t.Any) -> list[int]:
+        return fleet.run("--limit", "backup1", __nbd_tls_container_files=[str(tmp_path)], **variables)
+
+    run(fails="is a container, such as an execution environment")
     assert not (fleet.authority / "ca-key.pem").exists() and not fleet.client.exists()
-    # On a volume it may be created. Once it exists, later jobs use it.
-    fleet.run(*limit, nbd_tls_ca_in_container="true", **container)
-    assert fleet.run(*limit, **container) == [0, 0] and (fleet.client / "client-cert.pem").exists()
-
-
-def test_a_ca_in_variables_outlives_its_directory(
-    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWX_JOB_ID", "7")
     vault = Authority(tmp_path / "vault", "vault")
     given = {"nbd_tls_ca_certificate": vault.certificate.read_text(), "nbd_tls_ca_key": vault.key.read_text()}
-    assert all(fleet.run(**given))
-    installed = {path: path.read_bytes() for path in (*fleet.server.iterdir(), *fleet.client.iterdir())}
+    run(**given)
+    installed = {path: path.read_bytes() for path in fleet.client.iterdir()}
     assert not (fleet.authority / "ca-key.pem").exists()
     run_tool(["openssl", "verify", "-CAfile", vault.certificate, fleet.client / "client-cert.pem"])
+    # The next job has a new container, and changes nothing.
     shutil.rmtree(fleet.authority)
-    assert fleet.run(**given) == [0, 0]
-    assert {path: path.read_bytes() for path in installed} == installed
-    fleet.run(fails="nbd_tls_revoked requires a CA in nbd_tls_ca_folder", nbd_tls_revoked=["backup1"], **given)
+    assert run(**given) == [0, 0]
+    assert {path: path.read_bytes() for path in fleet.client.iterdir()} == installed
+    run(fails="nbd_tls_revoked requires a CA in nbd_tls_ca_folder", nbd_tls_revoked=["backup1"], **given)

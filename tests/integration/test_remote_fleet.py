@@ -45,6 +45,7 @@ def test_a_domain_is_backed_up_over_the_certificates_of_the_role(collections: Pa
                 "roles": [{"role": "kvm.cbt.nbd_tls", "nbd_tls_kinds": ["server", "client"]}],
                 "vars": {
                     "nbd_tls_ca_folder": str(tmp_path / "authority"),
+                    "nbd_tls_ca_in_container": True,  # the tests may run in one
                     "nbd_tls_addresses": ["{{ lab_addresses[inventory_hostname] }}"],
                     "lab_addresses": {node.name: node.address for node in cluster.nodes},
                     "nbd_tls_restart": False,  # nodes have no systemd

@@ -166,8 +166,19 @@ def test_a_fresh_host_is_prepared_and_check_mode_works_before(
         assert (root / "backup/repository.json").exists()
         assert (root / "usr/bin/qemu-storage-daemon").exists() and (root / "backup").is_dir()
         assert (root / "usr/bin/qemu-system-x86_64").exists() and (root / "usr/sbin/libvirtd").exists()
-        variables = {"cbt_repository": "/backup", "prepare_features": ["encryption"]}
-        assert play.changed("kvm.cbt.prepare", variables) == 1
+        # ufw writes its rules also while it is not active, which it cannot be here.
+        install = "apt-get install --quiet --yes --no-install-recommends ufw"
+        run_tool(["chroot", root, "env", "DEBIAN_FRONTEND=noninteractive", *install.split()])
+        variables = {
+            "cbt_repository": "/backup",
+            "prepare_features": ["encryption"],
+            "prepare_firewall": "nbd,libvirt_tls",
+            "prepare_firewall_sources": "192.0.2.10",
+            "__prepare_ufw_active": True,
+        }
+        assert play.changed("kvm.cbt.prepare", variables) == 2
+        rules = re.findall(r"tuple ### (.*)", (root / "etc/ufw/user.rules").read_text())
+        assert rules == [f"allow tcp {ports} 0.0.0.0/0 any 192.0.2.10 in" for ports in ("10809:10872", "16514")]
         run_tool(
             ["chroot", root, "/usr/bin/python3", "-c", "import libvirt, libvirt_qemu, nbd, lz4.block, cryptography"]
         )

@@ -71,7 +71,8 @@ def test_every_role_takes_every_variable_as_a_string(
         removed(session, copy, prefix + name),
     ):
         repository = str(workspace / "repository")
-        common = {"uri": "qemu:///system", "log_path": str(tmp_path / "log")}
+        unset = dict.fromkeys(("username", "password", "authfile"), "")
+        common = {"uri": "qemu:///system", "log_path": str(tmp_path / "log"), **unset}
         stored = {
             "repository": repository,
             "s3": {},
@@ -89,6 +90,7 @@ def test_every_role_takes_every_variable_as_a_string(
                 "domains": chosen["domains"],
                 "features": ["encryption"],
                 "install": False,
+                "firewall": ["nbd", "libvirt_tls"],
                 "scratch_dir": str(workspace / "scratch"),
             },
             "apparmor": {"folder": str(profiles), "scratch_dirs": ["/var/tmp", "/srv/scratch"], "reload": False},
@@ -97,6 +99,7 @@ def test_every_role_takes_every_variable_as_a_string(
                 "addresses": ["127.0.0.1"],
                 "ca_folder": str(tmp_path / "ca"),
                 "ca_passphrase": "a passphrase",
+                "ca_in_container": True,  # as the tests may be
                 "server_folder": str(tmp_path / "server"),
                 "client_folder": str(tmp_path / "client"),
                 "qemu_conf": str(tmp_path / "qemu.conf"),

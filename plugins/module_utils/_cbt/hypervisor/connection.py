@@ -88,7 +88,7 @@ class Session:
                 " hanging."
             ) from error
         except libvirt.libvirtError as error:
-            advice = "Check that libvirtd or virtqemud runs there and that this user may use it."
+            advice = "Check that libvirtd or virtqemud (virtproxyd for TCP) runs there and that this user may use it."
             if error.get_error_code() in (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED):
                 advice = "Authentication failed. Check username and password, or authfile."
             raise HypervisorError(f"{what}: {error}. {advice}") from error
