@@ -123,7 +123,7 @@ def test_roles_run_on_a_backup_host_over_tcp_with_a_password(
             "restore_machines": [{"domain": domain.name, "new_name": f"{domain.name}-copy"}],
         }
         night = ",".join(f"role:kvm.cbt.{role}" for role in ("backup", "reconcile", "verify", "retention", "qcow2_v3"))
-        printed = play.run(f"{night},role:kvm.cbt.restore", variables)
+        printed = play.run(f"{night},role:kvm.cbt.restore", variables, "-vvv")
         assert "which holds no bitmaps" in printed
         assert PASSWORD not in printed
         copy = node.hypervisor.connection.lookupByName(f"{domain.name}-copy")

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lab.cluster import Cluster
 from lab.disks import DiskSpec
 from lab.domain import BlockDomain
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool
 from module_process import created
+from node_backup import back_up_in
 from plays import Play, chroot
 
 from _cbt.hypervisor import scratch
@@ -184,6 +186,13 @@ def test_a_fresh_host_is_prepared_and_check_mode_works_before(
         )
         assert play.changed("kvm.cbt.prepare", variables) == 0
         assert play.changed("kvm.cbt.prepare", variables, "--check") == 0
+        # What was installed runs machines, and backs them up.
+        with Cluster(1, trees=[root]) as cluster:
+            (node,) = cluster.nodes
+            with BlockDomain(node.hypervisor, [DiskSpec("vda", MIB)]) as domain:
+                place = node.hypervisor.folder()
+                taken = back_up_in(node, str(place / "repository"), domain=domain.name, scratch_dir=str(place))
+                assert taken["disks"]["vda"]["mode"] == "full", taken
 
 
 @pytest.fixture
