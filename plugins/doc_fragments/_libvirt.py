@@ -16,6 +16,8 @@ options:
       - Libvirt connection URI.
       - It may name another host than the one that runs the task. An operation that needs files of the other host is
         refused.
+      - If the option is not set in the task, the environment variable E(LIBVIRT_DEFAULT_URI) of the host of the task is
+        used before the default.
     type: str
     default: qemu:///system
   username:

@@ -15,6 +15,8 @@ options:
     description:
       - Absolute path of the repository's directory, local or mounted (NFS, CephFS), or C(s3://bucket/prefix).
       - The bucket must exist. Without a prefix, the repository uses the whole bucket.
+      - If the option is not set in the task, the environment variable E(CBT_REPOSITORY) of the host of the task is
+        used.
     type: path
     required: true
   s3:
@@ -80,6 +82,27 @@ options:
       - It is never logged or returned. Keep it in a vault, and keep a copy elsewhere. Without it, the repository cannot
         be read by anyone.
       - Use M(kvm.cbt.cbt_repository) to change it.
+      - Only one of O(passphrase), O(passphrase_file) and O(passphrase_command) can be set.
+      - If none of them is set in the task, the environment variable E(CBT_PASSPHRASE) of the host of the task is used.
+        If that is not set, E(CBT_PASSPHRASE_FILE) is used. Root and other processes of the same user can read the
+        environment of a process.
+    type: str
+  passphrase_file:
+    description:
+      - Absolute path of a file on the host of the task that contains the passphrase, so that the passphrase does not
+        pass through the controller.
+      - It must be a regular file that belongs to root or to the user that runs the task. Other users must not be able
+        to read it, and its group must not be able to write to it, as with mode 0600 or 0640.
+      - One newline at the end of the file does not belong to the passphrase.
+    type: path
+  passphrase_command:
+    description:
+      - Command that prints the passphrase on the host of the task, such as
+        V(systemd-creds decrypt /etc/kvm-cbt/passphrase.cred). It runs in check mode as well.
+      - It is split into words as a shell does, but it is not run by a shell. It gets no input, and must end within 60
+        seconds with exit status 0.
+      - One newline at the end of its output does not belong to the passphrase. No error message contains its output.
+      - Other users of the host can see a running command, so do not put a secret into it.
     type: str
   accept_repository:
     description:

@@ -9,10 +9,11 @@ Therefore this module replaces values that do not fit the specification, and fin
 
 from __future__ import annotations
 
+import os
 import typing as t
 
-from ansible.module_utils.basic import env_fallback
 from ansible.module_utils.common.validation import check_type_dict
+from ansible.module_utils.errors import AnsibleFallbackNotFound
 
 HIDDEN = "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"
 
@@ -20,9 +21,20 @@ Spec = t.Mapping[str, t.Mapping[str, t.Any]]
 _CONTAINERS = ("dict", "list", "raw", "json", "jsonarg")
 
 
+def environment(name: str) -> str:
+    """Return a variable of the environment, for an option that is not given. An empty variable counts as unset."""
+    if not os.environ.get(name):
+        raise AnsibleFallbackNotFound
+    return os.environ[name]
+
+
+def _or_environment(name: str, option: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    return {**option, "fallback": (environment, [name])}
+
+
 # Must be kept in sync with the doc fragments of the same names.
 LIBVIRT: dict[str, t.Any] = {
-    "uri": {"type": "str", "default": "qemu:///system"},
+    "uri": _or_environment("LIBVIRT_DEFAULT_URI", {"type": "str", "default": "qemu:///system"}),
     "username": {"type": "str"},
     "password": {"type": "str", "no_log": True},
     "authfile": {"type": "path"},
@@ -49,15 +61,31 @@ _S3: dict[str, t.Any] = {
     "server_side_encryption": {"type": "str", "choices": ["AES256", "aws:kms", "aws:kms:dsse"]},
     "kms_key_id": {"type": "str", "no_log": False},
 }
-# The path type expands ~ and variables, and leaves s3://bucket/prefix unchanged.
-ANY_REPOSITORY: dict[str, t.Any] = {
-    "repository": {"type": "path"},
-    "s3": {"type": "dict", "options": _S3, "required_together": [("access_key", "secret_key")]},
+_PASSPHRASE: dict[str, t.Any] = {
     "passphrase": {"type": "str", "no_log": True},
+    "passphrase_file": {"type": "path", "no_log": False},
+    "passphrase_command": {"type": "str", "no_log": False},
+}
+# The path type expands ~ and variables, and leaves s3://bucket/prefix unchanged.
+_ANY_REPOSITORY: dict[str, t.Any] = {
+    "repository": {"type": "path", "required": True},
+    "s3": {"type": "dict", "options": _S3, "required_together": [("access_key", "secret_key")]},
+    **_PASSPHRASE,
     "accept_repository": {"type": "bool", "default": False},
 }
-DEST: dict[str, t.Any] = {f"dest_{key}": option for key, option in ANY_REPOSITORY.items()}
-REPOSITORY: dict[str, t.Any] = {**ANY_REPOSITORY, "repository": {"type": "path", "required": True}}
+REPOSITORY: dict[str, t.Any] = {
+    **_ANY_REPOSITORY,
+    "repository": _or_environment("CBT_REPOSITORY", _ANY_REPOSITORY["repository"]),
+    "passphrase": _or_environment("CBT_PASSPHRASE", _PASSPHRASE["passphrase"]),
+    "passphrase_file": _or_environment("CBT_PASSPHRASE_FILE", _PASSPHRASE["passphrase_file"]),
+}
+ANY_REPOSITORY: dict[str, t.Any] = {**REPOSITORY, "repository": {"type": "path"}}
+DEST: dict[str, t.Any] = {f"dest_{key}": option for key, option in _ANY_REPOSITORY.items()}
+NEW_PASSPHRASE: dict[str, t.Any] = {f"new_{key}": option for key, option in _PASSPHRASE.items()}
+# Each of these is for mutually_exclusive.
+ONE_PASSPHRASE = tuple(_PASSPHRASE)
+ONE_DEST_PASSPHRASE = tuple(f"dest_{key}" for key in _PASSPHRASE)
+ONE_NEW_PASSPHRASE = tuple(NEW_PASSPHRASE)
 CREATE_REPOSITORY: dict[str, t.Any] = {"create_repository": {"type": "bool", "default": False}}
 WORKERS: dict[str, t.Any] = {"workers": {"type": "int"}}
 STORING: dict[str, t.Any] = {
@@ -68,7 +96,7 @@ STORING: dict[str, t.Any] = {
 }
 DOMAIN: dict[str, t.Any] = {"domain": {"type": "str", "required": True, "aliases": ["name", "guest"]}}
 ANY_DOMAIN: dict[str, t.Any] = {"domain": {"type": "str", "aliases": ["name", "guest"]}}
-LOG: dict[str, t.Any] = {"log_path": {"type": "path", "fallback": (env_fallback, ["CBT_LOG_PATH"])}}
+LOG: dict[str, t.Any] = {"log_path": _or_environment("CBT_LOG_PATH", {"type": "path"})}
 QUERY: dict[str, t.Any] = {"query": {"type": "str"}}
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import typing as t
 
+from ._cbt.repository.crypto.passphrase import from_command, from_file
 from ._cbt.repository.location import RepositoryLocation
 from ._cbt.repository.memory.memory import Memory, Terms
 from ._cbt.repository.repository import Repository, Watching, find_repository, open_or_create, open_repository
@@ -18,6 +20,7 @@ __all__ = [
     "Repository",
     "compression",
     "existing_repository",
+    "passphrase_of",
     "repository_if_any",
     "repository_location",
     "repository_or_none",
@@ -25,11 +28,21 @@ __all__ = [
 ]
 
 
+def passphrase_of(module: Module, which: str = "") -> str | None:
+    """Return the passphrase, or what its file holds or its command prints. Nothing shows it from then on."""
+    path, command = (module.params[f"{which}passphrase_{source}"] for source in ("file", "command"))
+    if path is None and command is None:
+        return t.cast("str | None", module.params[f"{which}passphrase"])
+    passphrase = from_file(path) if path is not None else from_command(command)
+    module.no_log_values.add(passphrase)
+    return passphrase
+
+
 def repository_location(module: Module, which: str = "") -> RepositoryLocation:
     """Return the location in the options whose names begin with ``which``."""
     params = module.params
     options = S3Options(**(params[f"{which}s3"] or {}))
-    return RepositoryLocation(params[f"{which}repository"], options, params[f"{which}passphrase"], module.control)
+    return RepositoryLocation(params[f"{which}repository"], options, passphrase_of(module, which), module.control)
 
 
 def compression(module: Module) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import signal
 import typing as t
 
@@ -97,10 +98,28 @@ class Module(AnsibleModule):  # type: ignore[misc]
         super()._load_params()
         options = Options(self.argument_spec, self.params)
         self.params, self._flaws = options.given, options.flaws
-        for name in {each for names in self.mutually_exclusive or () for each in names} & set(self.params):
-            if self.params[name] == self.argument_spec[name].get("default"):
-                del self.params[name]  # the default, although it is given, excludes no other option
+        for names in self.mutually_exclusive or ():
+            self._settle(names)
         self.no_log_values.update(options.secrets)
+
+    def _settle(self, names: t.Iterable[str]) -> None:
+        """Of options that exclude one another, drop given defaults, and take one at most from the environment.
+
+        An option that is given wins over the environment.
+        """
+        spec = {name: self.argument_spec[name] for name in names}
+        given = {each: name for name in spec for each in (name, *spec[name].get("aliases", ())) if each in self.params}
+        for each, name in list(given.items()):
+            if self.params[each] == spec[name].get("default"):
+                del self.params[each], given[each]  # the default, although it is given, excludes no other option
+        chosen = bool(given)
+        for name, option in spec.items():
+            if "fallback" not in option:
+                continue
+            variables = option["fallback"][1]
+            if chosen:
+                self.argument_spec[name] = {key: value for key, value in option.items() if key != "fallback"}
+            chosen = chosen or any(os.environ.get(variable) for variable in variables)
 
 
 def require(module: Module, *libraries: str) -> None:

@@ -498,6 +498,7 @@ def main() -> None:
             "tags": {"type": "dict", "default": {}},
             "pin": {"type": "bool", "default": False},
         },
+        mutually_exclusive=[_options.ONE_PASSPHRASE],
         supports_check_mode=True,
     )
     _runtime.require(module, "libvirt", "libvirt_qemu", "nbd")

@@ -261,6 +261,7 @@ def main() -> None:
             "pinned": {"type": "bool"},
             "damaged": {"type": "bool"},
         },
+        mutually_exclusive=[_options.ONE_PASSPHRASE],
         supports_check_mode=True,
     )
     with _runtime.reported(module):

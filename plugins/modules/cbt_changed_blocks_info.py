@@ -108,6 +108,7 @@ def main() -> None:
             "to": {"type": "str", "default": "now"},
             "disk": {"type": "str", "required": True},
         },
+        mutually_exclusive=[_options.ONE_PASSPHRASE],
         supports_check_mode=True,
     )
     older, newer, disk = (module.params[name] for name in ("from", "to", "disk"))

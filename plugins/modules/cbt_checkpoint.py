@@ -196,6 +196,7 @@ def main() -> None:
             "foreign": {"type": "str", "choices": ["report", "remove"], "default": "report"},
             "checkpoint": {"type": "str"},
         },
+        mutually_exclusive=[_options.ONE_PASSPHRASE],
         supports_check_mode=True,
     )
     _runtime.require(module, "libvirt", "libvirt_qemu")

@@ -182,6 +182,7 @@ def main() -> None:
             **_options.LOG,
             **_options.ANY_REPOSITORY,
         },
+        mutually_exclusive=[_options.ONE_PASSPHRASE],
         supports_check_mode=True,
     )
     _runtime.require(module, "libvirt", "libvirt_qemu")

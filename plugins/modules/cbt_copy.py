@@ -106,7 +106,17 @@ options:
     description:
       - Passphrase of O(dest_repository). Required if it is encrypted. If the run creates the repository, it is
         encrypted with this passphrase.
-      - It is never logged or returned.
+      - It is never logged or returned. The environment has no influence on it.
+      - Only one of O(dest_passphrase), O(dest_passphrase_file) and O(dest_passphrase_command) can be set.
+    type: str
+  dest_passphrase_file:
+    description:
+      - Absolute path of a file on the host of the task that contains the passphrase of O(dest_repository), as
+        O(passphrase_file) does.
+    type: path
+  dest_passphrase_command:
+    description:
+      - Command that prints the passphrase of O(dest_repository) on the host of the task, as O(passphrase_command) does.
     type: str
   dest_accept_repository:
     description:
@@ -239,7 +249,6 @@ def main() -> None:
         argument_spec={
             **_options.REPOSITORY,
             **_options.DEST,
-            "dest_repository": {"type": "path", "required": True},
             **_options.CREATE_REPOSITORY,
             **_options.ANY_DOMAIN,
             **_options.WORKERS,
@@ -247,6 +256,7 @@ def main() -> None:
             **_options.LOG,
             "restore_points": {"type": "list", "elements": "str", "default": ["all"]},
         },
+        mutually_exclusive=[_options.ONE_PASSPHRASE, _options.ONE_DEST_PASSPHRASE],
         supports_check_mode=True,
     )
     control = _runtime.interruptible(module)

@@ -51,6 +51,15 @@ options:
       - Passphrase for O(slot). If it does not open the slot, the slot is added or its passphrase is changed.
       - O(passphrase) may be the previous passphrase or any other that opens the repository. It may be omitted once
         O(new_passphrase) opens the repository.
+      - Only one of O(new_passphrase), O(new_passphrase_file) and O(new_passphrase_command) can be set.
+    type: str
+  new_passphrase_file:
+    description:
+      - Absolute path of a file on the host of the task that contains the new passphrase, as O(passphrase_file) does.
+    type: path
+  new_passphrase_command:
+    description:
+      - Command that prints the new passphrase on the host of the task, as O(passphrase_command) does.
     type: str
   slot:
     description:
@@ -181,18 +190,20 @@ def main() -> None:
     module = _runtime.Module(
         argument_spec={
             **_options.REPOSITORY,
+            **_options.NEW_PASSPHRASE,
             **_options.LOG,
             "state": {"type": "str", "choices": ["present"], "default": "present"},
-            "new_passphrase": {"type": "str", "no_log": True},
             "slot": {"type": "str", "default": "default"},
             "remove_slots": {"type": "list", "elements": "str", "default": []},
             "rebuild": {"type": "bool", "default": False},
         },
+        mutually_exclusive=[_options.ONE_PASSPHRASE, _options.ONE_NEW_PASSPHRASE],
         supports_check_mode=True,
     )
     params = module.params
-    request = KeyRequest(params["new_passphrase"], params["slot"], tuple(params["remove_slots"]), params["rebuild"])
     with _runtime.reported(module):
+        new = _repository.passphrase_of(module, "new_")
+        request = KeyRequest(new, params["slot"], tuple(params["remove_slots"]), params["rebuild"])
         change = apply_keys(
             _repository.repository_location(module), request, module.check_mode, _repository.watching(module)
         )

@@ -310,7 +310,11 @@ def _result(found: RepositoryStatus) -> dict[str, object]:
 
 def main() -> None:
     """Run the module."""
-    module = _runtime.Module(argument_spec={**_options.REPOSITORY, **_options.LOG}, supports_check_mode=True)
+    module = _runtime.Module(
+        argument_spec={**_options.REPOSITORY, **_options.LOG},
+        mutually_exclusive=[_options.ONE_PASSPHRASE],
+        supports_check_mode=True,
+    )
     with _runtime.reported(module):
         found = status(_repository.existing_repository(module), datetime.datetime.now(datetime.timezone.utc))
     for warning in found.foreign:

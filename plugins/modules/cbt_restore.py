@@ -483,7 +483,11 @@ def main() -> None:
             "isolated_network": {"type": "str"},
             "trust_definition": {"type": "bool", "default": False},
         },
-        mutually_exclusive=[("restore_point", "until"), ("networks", "isolated_network")],
+        mutually_exclusive=[
+            ("restore_point", "until"),
+            ("networks", "isolated_network"),
+            _options.ONE_PASSPHRASE,
+        ],
         supports_check_mode=True,
     )
     control = _runtime.interruptible(module)

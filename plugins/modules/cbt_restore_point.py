@@ -168,6 +168,7 @@ def main() -> None:
             "tags": {"type": "dict"},
             "note": {"type": "str"},
         },
+        mutually_exclusive=[_options.ONE_PASSPHRASE],
         supports_check_mode=True,
     )
     params = module.params

@@ -385,6 +385,7 @@ def main() -> None:
             "confirm_shrink": {"type": "bool", "default": False},
             "compact_below": {"type": "int"},
         },
+        mutually_exclusive=[_options.ONE_PASSPHRASE],
         supports_check_mode=True,
     )
     control = _runtime.interruptible(module)

@@ -217,6 +217,7 @@ def main() -> None:
             "sample": {"type": "int", "default": 100},
             "fail_on_damage": {"type": "bool", "default": True},
         },
+        mutually_exclusive=[_options.ONE_PASSPHRASE],
         supports_check_mode=True,
     )
     control = _runtime.interruptible(module)

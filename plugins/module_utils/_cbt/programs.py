@@ -58,6 +58,32 @@ def run(arguments: t.Sequence[str]) -> str:
     return result.stdout
 
 
+def output(arguments: t.Sequence[str], timeout: float) -> bytes:
+    """Run a program that prints a secret, in this process's own environment, and return its output.
+
+    Raises ProgramError, without the output, if it fails or takes longer than ``timeout`` seconds.
+    """
+    name = os.path.basename(arguments[0])
+    try:
+        result = subprocess.run(
+            arguments,
+            check=False,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired:
+        raise ProgramError(f"{name} did not end within {timeout:.0f} s") from None
+    except OSError as error:
+        raise ProgramError(f"{name} cannot be run: {error.strerror}") from None
+    if result.returncode != 0:
+        said = result.stderr.decode(errors="replace").strip() or f"exit status {result.returncode}"
+        printed = result.stdout.decode(errors="replace").strip()
+        raise ProgramError(f"{name} failed: {said.replace(printed, '********') if printed else said}")
+    return result.stdout
+
+
 def run_json(arguments: t.Sequence[str]) -> t.Any:
     """Run a program that prints JSON, and return the parsed document."""
     return json.loads(run(arguments))

@@ -5,65 +5,49 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from modules_run import Case, run_modules
 from samples import point, record
 
 from _cbt.repository.repository import open_or_create
 
-ROOT = Path(__file__).resolve().parents[3]
-# Runs modules in one process, each without some Python libraries, and prints what they printed.
-_RUN = """
-import contextlib, importlib, io, json, sys
-from unittest import mock
-from ansible.module_utils import basic
-
-basic._ANSIBLE_PROFILE = "legacy"
-results = {}
-for case, (name, options, missing) in json.load(sys.stdin).items():
-    basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": options}).encode()
-    module = importlib.import_module("ansible_collections.kvm.cbt.plugins.modules." + name)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), mock.patch.dict(sys.modules, dict.fromkeys(missing)):
-        try:
-            module.main()
-        except SystemExit as ended:
-            results[case] = {"code": ended.code, **json.loads(printed.getvalue())}
-print(json.dumps(results))
-"""
-CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
-    "option": ("cbt_verify", {"repository": ["{repository}"], "passphrase": ["secret"]}, []),
-    "log": ("cbt_verify", {"repository": "{repository}", "log_path": "/dev/null/log"}, []),
-    "library": ("cbt_domain_info", {}, ["libvirt"]),
-    "one of several libraries": ("cbt_checkpoint_info", {}, ["libvirt_qemu"]),
-    "library of a store": ("cbt_verify", {"repository": "s3://bucket/prefix"}, ["boto3"]),
-    "library of a query": ("cbt_backup_info", {"repository": "{repository}", "query": "domains"}, ["jmespath"]),
-    "query": ("cbt_backup_info", {"repository": "{repository}", "query": "["}, []),
-    "two ways to choose a restore point": (
+CASES = {
+    "option": Case("cbt_verify", {"repository": ["{folder}/repository"], "passphrase": ["secret"]}),
+    "log": Case("cbt_verify", {"repository": "{folder}/repository", "log_path": "/dev/null/log"}),
+    "library": Case("cbt_domain_info", {}, ("libvirt",)),
+    "one of several libraries": Case("cbt_checkpoint_info", {}, ("libvirt_qemu",)),
+    "library of a store": Case("cbt_verify", {"repository": "s3://bucket/prefix"}, ("boto3",)),
+    "library of a query": Case(
+        "cbt_backup_info", {"repository": "{folder}/repository", "query": "domains"}, ("jmespath",)
+    ),
+    "query": Case("cbt_backup_info", {"repository": "{folder}/repository", "query": "["}),
+    "two ways to choose a restore point": Case(
         "cbt_restore",
         {
-            "repository": "{repository}",
+            "repository": "{folder}/repository",
             "domain": "web1",
             "dest": "/none",
             "restore_point": "20260101T000000Z-deadbeef",
             "until": "2026-11-25",
         },
-        [],
     ),
-    "the default of the other way": (
+    "the default of the other way": Case(
         "cbt_restore",
-        {"repository": "{repository}", "domain": "web1", "dest": "/none", "restore_point": "latest", "until": "2025"},
-        [],
+        {
+            "repository": "{folder}/repository",
+            "domain": "web1",
+            "dest": "/none",
+            "restore_point": "latest",
+            "until": "2025",
+        },
     ),
-    "engine": ("cbt_verify", {"repository": "{repository}/none"}, []),
-    "damage": ("cbt_verify", {"repository": "{repository}"}, []),
-    "copy": ("cbt_copy", {"repository": "{repository}", "dest_repository": "{dest}", "create_repository": True}, []),
+    "engine": Case("cbt_verify", {"repository": "{folder}/repository/none"}),
+    "damage": Case("cbt_verify", {"repository": "{folder}/repository"}),
+    "copy": Case(
+        "cbt_copy", {"repository": "{folder}/repository", "dest_repository": "{folder}/dest", "create_repository": True}
+    ),
 }
 MESSAGES = {
     "option": "passphrase",
@@ -92,23 +76,7 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     made = open_or_create(str(folder / "repository"))
     assert made is not None
     made.publish(point(1, (record("vda", 1 << 20),)))  # its map is missing
-    (folder / "collections" / "ansible_collections" / "kvm").mkdir(parents=True)
-    (folder / "collections" / "ansible_collections" / "kvm" / "cbt").symlink_to(ROOT)
-    text = json.dumps(CASES).replace("{repository}", str(folder / "repository")).replace("{dest}", str(folder / "dest"))
-    ran = subprocess.run(
-        [sys.executable, "-c", _RUN],
-        input=text,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(folder / "collections"),
-            "XDG_STATE_HOME": str(folder / "state"),
-        },
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    found: dict[str, dict[str, Any]] = json.loads(ran.stdout)
-    return found
+    return run_modules(folder, CASES)
 
 
 @pytest.mark.parametrize("case", CASES)
