@@ -13,7 +13,7 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.printable import printable
-from ansible_collections.kvm.cbt.plugins.module_utils._options import LIBVIRT, Options
+from ansible_collections.kvm.cbt.plugins.module_utils._options import LIBVIRT, Options, seconds
 from ansible_collections.kvm.cbt.plugins.plugin_utils import _cluster
 from ansible_collections.kvm.cbt.plugins.plugin_utils._delegated import run_on
 from ansible_collections.kvm.cbt.plugins.plugin_utils._heartbeats import heartbeats
@@ -45,7 +45,7 @@ _SPEC: dict[str, t.Any] = {
         },
     },
     "parallel": {"type": "int", "default": 1},
-    "timeout": {"type": "int", "default": 86400},
+    "timeout": {"type": "str", "default": "24h"},
     "fail_on_error": {"type": "bool", "default": True},
 }
 _POLL = (0.5, 15.0)  # shortest and longest seconds between two polls, growing while no run ends
@@ -91,6 +91,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         _validated, self._options = self.validate_argument_spec(_SPEC)
         if self._options["parallel"] < 1:
             return {**result, "failed": True, "msg": f"parallel is {self._options['parallel']}; it must be 1 or more."}
+        try:
+            self._options["timeout"] = seconds(self._options["timeout"])
+        except ValueError as error:
+            return {**result, "failed": True, "msg": f"timeout: {error}"}
         self._task_vars = task_vars or {}
         self._outcomes: list[Result] = []
         self._waiting = list(self._options["each"])

@@ -41,9 +41,10 @@ requirements:
 options:
   lock_timeout:
     description:
-      - Seconds to wait if another run is working on the same domain or image. By default, the task fails at once.
-    type: int
-    default: 0
+      - Time to wait if another run is working on the same domain or image, such as V(90) (seconds), V(15m), V(24h) or
+        V(7d). By default, the task fails at once.
+    type: str
+    default: "0"
 """
 
     DISKS = r"""

@@ -20,6 +20,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.patterns import matches, missing
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.printable import printable
+from ansible_collections.kvm.cbt.plugins.module_utils._options import seconds as read_seconds
 
 Variables = t.Mapping[str, t.Any]
 Hosts = t.Sequence[str]
@@ -101,6 +102,14 @@ def names(value: t.Any) -> list[str]:
 def patterns(value: t.Any) -> list[str]:
     """A list of patterns of domains. The word ``all`` and an empty string become ``*``."""
     return ["*"] if isinstance(value, str) and value.strip() in ("", "all") else names(value)
+
+
+def seconds(value: t.Any) -> int:
+    """A duration in seconds."""
+    try:
+        return read_seconds(str(value))
+    except ValueError as error:
+        raise AnsibleFilterError(str(error)) from None
 
 
 def mapping(value: t.Any) -> dict[str, t.Any]:
@@ -246,6 +255,7 @@ class FilterModule:
             "own_domains": own_domains,
             "patterns": patterns,
             "printable": printable,
+            "seconds": seconds,
             "stored_domains": stored_domains,
             "summary": summary,
         }

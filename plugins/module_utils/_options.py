@@ -10,15 +10,30 @@ Therefore this module replaces values that do not fit the specification, and fin
 from __future__ import annotations
 
 import os
+import re
 import typing as t
 
 from ansible.module_utils.common.validation import check_type_dict
 from ansible.module_utils.errors import AnsibleFallbackNotFound
 
+# Time spans. ``seconds`` reads them.
+DURATIONS = frozenset({"freeze_timeout", "grace", "lock_timeout", "shutdown_timeout", "thaw_timeout", "timeout"})
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
 HIDDEN = "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"
 
 Spec = t.Mapping[str, t.Mapping[str, t.Any]]
 _CONTAINERS = ("dict", "list", "raw", "json", "jsonarg")
+
+
+def seconds(duration: str) -> int:
+    """Return a duration, such as ``90``, ``15m``, ``24h`` or ``7d``, in seconds. Raises ValueError."""
+    found = re.fullmatch(r"([0-9]{1,9}) ?([smhd]?)", duration.strip(), re.ASCII)
+    if found is None:
+        raise ValueError(
+            f"{duration!r} is not a duration. Write a number of seconds, or a number with its unit: 90, 15m, 24h or 7d."
+        )
+    return int(found[1]) * _UNITS[found[2]]
 
 
 def environment(name: str) -> str:
@@ -39,7 +54,7 @@ LIBVIRT: dict[str, t.Any] = {
     "password": {"type": "str", "no_log": True},
     "authfile": {"type": "path"},
 }
-LOCK: dict[str, t.Any] = {"lock_timeout": {"type": "int", "default": 0}}
+LOCK: dict[str, t.Any] = {"lock_timeout": {"type": "str", "default": "0"}}
 DISKS: dict[str, t.Any] = {
     "include_disks": {"type": "list", "elements": "str"},
     "exclude_disks": {"type": "list", "elements": "str", "default": []},

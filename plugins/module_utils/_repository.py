@@ -9,7 +9,6 @@ import functools
 import importlib
 import typing as t
 
-from ._cbt.repository.crypto.passphrase import from_command, from_file
 from ._cbt.repository.location import RepositoryLocation
 from ._cbt.repository.memory.memory import Memory, Terms
 from ._cbt.repository.repository import Repository, Watching, find_repository, open_or_create, open_repository
@@ -33,6 +32,8 @@ def passphrase_of(module: Module, which: str = "") -> str | None:
     path, command = (module.params[f"{which}passphrase_{source}"] for source in ("file", "command"))
     if path is None and command is None:
         return t.cast("str | None", module.params[f"{which}passphrase"])
+    from ._cbt.repository.crypto.passphrase import from_command, from_file  # only then: they load subprocess
+
     passphrase = from_file(path) if path is not None else from_command(command)
     module.no_log_values.add(passphrase)
     return passphrase

@@ -24,7 +24,7 @@ from . import _heartbeat
 from ._cbt.control import Control
 from ._cbt.errors import CbtError
 from ._cbt.printable import printable
-from ._options import Options
+from ._options import DURATIONS, Options, seconds
 
 __all__ = ["Failure", "Module", "interruptible", "reported", "require"]
 
@@ -62,6 +62,14 @@ class Module(AnsibleModule):  # type: ignore[misc]
             if self._flaws:
                 raise CbtError(" ".join(self._flaws))
             self._begin_log()
+            for name in DURATIONS & self.params.keys():
+                self._read_duration(name)
+
+    def _read_duration(self, name: str) -> None:
+        try:
+            self.params[name] = seconds(self.params[name])
+        except ValueError as error:
+            raise CbtError(f"{name}: {error}") from None
 
     def _begin_log(self) -> None:
         """Open the log that the options ask for."""

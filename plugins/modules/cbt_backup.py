@@ -106,17 +106,18 @@ options:
     default: auto
   freeze_timeout:
     description:
-      - Number of seconds that the guest agent may take to freeze the file systems, including its freeze hooks.
+      - Time that the guest agent may take to freeze the file systems, including its freeze hooks, such as V(90)
+        (seconds), V(15m), V(24h) or V(7d).
       - After that, the guest is backed up as if it could not be frozen. The freeze may still take place, so the agent
         is asked until the guest is known to be thawed, during the backup and for O(thaw_timeout) after it.
-    type: int
-    default: 60
+    type: str
+    default: "60"
   thaw_timeout:
     description:
-      - Number of seconds to wait after the backup until the guest is known to be thawed, if the agent did not answer
-        during the backup. After that, a warning or the error names the command that thaws the guest.
-    type: int
-    default: 300
+      - Time to wait after the backup until the guest is known to be thawed, if the agent did not answer during the
+        backup, in the same form. After that, a warning or the error names the command that thaws the guest.
+    type: str
+    default: 5m
   freeze_mountpoints:
     description:
       - Mount points in the guest to freeze. By default, all file systems are frozen.
@@ -209,7 +210,7 @@ EXAMPLES = r"""
     repository: /backup/kvm
     include_disks: [vda]
     quiesce: required
-    freeze_timeout: 120
+    freeze_timeout: 2m
     tags:
       change: CHG-1742
     pin: true
@@ -486,8 +487,8 @@ def main() -> None:
             "abort_foreign_job": {"type": "bool", "default": False},
             "quiesce": {"type": "str", "choices": ["auto", "required", "never"], "default": "auto"},
             "freeze_mountpoints": {"type": "list", "elements": "str", "default": []},
-            "freeze_timeout": {"type": "int", "default": 60},
-            "thaw_timeout": {"type": "int", "default": 300},
+            "freeze_timeout": {"type": "str", "default": "60"},
+            "thaw_timeout": {"type": "str", "default": "5m"},
             "scan_untracked": {"type": "bool", "default": True},
             "scratch_dir": {"type": "path", "default": "/var/tmp"},
             "transport": {"type": "str", "choices": ["unix", "tcp"], "default": "unix"},

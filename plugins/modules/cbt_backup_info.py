@@ -29,6 +29,7 @@ options:
       - Id of a restore point, or V(latest) for the latest one of each domain. By default, all are listed.
       - The latest one is chosen among those that the other options select.
     type: str
+    aliases: [restore_points]
   tags:
     description:
       - List only restore points with at least one of these tags, given as C(name) or C(name=value).
@@ -253,7 +254,7 @@ def main() -> None:
             **_options.ANY_DOMAIN,
             **_options.QUERY,
             **_options.LOG,
-            "restore_point": {"type": "str"},
+            "restore_point": {"type": "str", "aliases": ["restore_points"]},
             "tags": {"type": "list", "elements": "str", "default": []},
             "since": {"type": "str"},
             "until": {"type": "str"},

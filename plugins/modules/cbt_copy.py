@@ -49,6 +49,7 @@ options:
     type: list
     elements: str
     default: [all]
+    aliases: [restore_point]
   dest_repository:
     description:
       - Destination, an absolute path or C(s3://bucket/prefix).
@@ -254,7 +255,12 @@ def main() -> None:
             **_options.WORKERS,
             **_options.STORING,
             **_options.LOG,
-            "restore_points": {"type": "list", "elements": "str", "default": ["all"]},
+            "restore_points": {
+                "type": "list",
+                "elements": "str",
+                "default": ["all"],
+                "aliases": ["restore_point"],
+            },
         },
         mutually_exclusive=[_options.ONE_PASSPHRASE, _options.ONE_DEST_PASSPHRASE],
         supports_check_mode=True,

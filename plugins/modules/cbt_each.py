@@ -115,9 +115,9 @@ options:
     default: 1
   timeout:
     description:
-      - Seconds after which a run is killed.
-    type: int
-    default: 86400
+      - Time after which a run is killed, such as V(90) (seconds), V(15m), V(24h) or V(7d).
+    type: str
+    default: 24h
   fail_on_error:
     description:
       - Whether the task fails after all runs have ended if one of them failed.

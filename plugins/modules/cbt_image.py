@@ -103,10 +103,10 @@ options:
     default: false
   shutdown_timeout:
     description:
-      - Seconds to wait for the guest to shut down with O(window). After that, the module fails without having changed
-        anything.
-    type: int
-    default: 300
+      - Time to wait for the guest to shut down with O(window), such as V(90) (seconds), V(15m), V(24h) or V(7d). After
+        that, the module fails without having changed anything.
+    type: str
+    default: 5m
   keep_original:
     description:
       - Whether to keep the original of a copied image permanently.
@@ -146,7 +146,7 @@ EXAMPLES = r"""
   kvm.cbt.cbt_image:
     domain: mail1
     window: true
-    shutdown_timeout: 600
+    shutdown_timeout: 10m
 
 - name: Convert a template's image to version 3
   kvm.cbt.cbt_image:
@@ -277,7 +277,7 @@ def main() -> None:
             "format": {"type": "str", "choices": ["qcow2"], "default": "qcow2"},
             "method": {"type": "str", "choices": ["auto", "amend", "convert", "blockcopy"], "default": "auto"},
             "window": {"type": "bool", "default": False},
-            "shutdown_timeout": {"type": "int", "default": 300},
+            "shutdown_timeout": {"type": "str", "default": "5m"},
             "keep_original": {"type": "bool", "default": False},
             "scratch_dir": {"type": "path", "default": "/var/tmp"},
         },

@@ -53,6 +53,7 @@ options:
       - Id of the restore point, or V(latest). An id cannot be combined with O(until).
     type: str
     default: latest
+    aliases: [restore_points]
   until:
     description:
       - Restore the latest restore point taken at or before this time, such as V(2026-11-22 14:30) or
@@ -463,7 +464,7 @@ def main() -> None:
             **_options.REPOSITORY,
             **_options.WORKERS,
             **_options.LOG,
-            "restore_point": {"type": "str", "default": "latest"},
+            "restore_point": {"type": "str", "default": "latest", "aliases": ["restore_points"]},
             "until": {"type": "str"},
             "dest": {"type": "path"},
             "disk_map": {"type": "dict", "default": {}},

@@ -84,7 +84,7 @@ options:
   keep_within:
     description:
       - Keep all restore points within this period before the newest one, such as V(30d) or V(1y6m).
-      - The units are years (y), months (m), days (d) and hours (h), in this order.
+      - The units are years (y), months (m), days (d) and hours (h), in this order. As in restic, V(6m) is six months.
     type: str
   keep_tags:
     description:
@@ -115,8 +115,9 @@ options:
     default: []
   grace:
     description:
-      - Seconds during which a removed restore point can be brought back, and also the minimum number of seconds between
-        condemning an object and deleting it. It is measured by the clock of the storage.
+      - Time during which a removed restore point can be brought back, and also the minimum time between condemning an
+        object and deleting it, such as V(90) (seconds), V(15m), V(24h) or V(7d). It is measured by the clock of the
+        storage.
       - Use the same value for all runs on a repository. Each run applies its own value, so the shortest one decides how
         long a removed restore point can be brought back.
       - Hosts that mount a repository over NFS see each other's files with a delay of up to a minute. Use at least
@@ -125,8 +126,8 @@ options:
       - On CephFS, on GlusterFS with C(ctime), and on NFS 4.2 with delegated timestamps, the hosts set the timestamps of
         files. Synchronize the clocks of all hosts with NTP there. The default tolerates clocks that differ by up to
         three hours.
-    type: int
-    default: 86400
+    type: str
+    default: 24h
   collect:
     description:
       - Whether to reclaim space. With V(false), the run only removes restore points, which is fast.
@@ -380,7 +381,7 @@ def main() -> None:
             "timezone": {"type": "str", "default": "UTC"},
             "allow_empty": {"type": "bool", "default": False},
             "undelete": {"type": "list", "elements": "str", "default": []},
-            "grace": {"type": "int", "default": 86400},
+            "grace": {"type": "str", "default": "24h"},
             "collect": {"type": "bool", "default": True},
             "confirm_shrink": {"type": "bool", "default": False},
             "compact_below": {"type": "int"},

@@ -47,6 +47,7 @@ options:
     type: list
     elements: str
     default: [latest]
+    aliases: [restore_point]
   level:
     description:
       - V(structure) checks manifests, extent maps, configuration files and the directories of all packs.
@@ -212,7 +213,12 @@ def main() -> None:
             **_options.ANY_DOMAIN,
             **_options.WORKERS,
             **_options.LOG,
-            "restore_points": {"type": "list", "elements": "str", "default": ["latest"]},
+            "restore_points": {
+                "type": "list",
+                "elements": "str",
+                "default": ["latest"],
+                "aliases": ["restore_point"],
+            },
             "level": {"type": "str", "choices": ["structure", "data"], "default": "data"},
             "sample": {"type": "int", "default": 100},
             "fail_on_damage": {"type": "bool", "default": True},
