@@ -227,16 +227,18 @@ def summary(hosts: Hosts, hostvars: t.Mapping[str, Variables], steps: str | t.Se
     lines: list[str] = []
     bad: list[str] = []
     missing: set[str] = set()
+    ran: list[str] = []
     for step in (_Step(name, hosts, hostvars) for name in names(steps)):
         if not step.found and not step.outcome:
             continue
+        ran.append(step.name)
         for host in hosts:
             text, succeeded = step.lines(host)
             lines += [f"{step.name} on {host}: {line}" for line in text]
             bad += [] if succeeded or host in bad else [host]
         lines += [f"{step.name}: MISSING: {name} was not found on any host in this play" for name in step.missing()]
         missing.update(step.missing())
-    return {"lines": [printable(line) for line in lines], "failed": bad, "missing": sorted(missing)}
+    return {"lines": [printable(line) for line in lines], "failed": bad, "missing": sorted(missing), "ran": ran}
 
 
 class FilterModule:

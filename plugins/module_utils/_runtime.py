@@ -118,8 +118,9 @@ class Module(AnsibleModule):  # type: ignore[misc]
         spec = {name: self.argument_spec[name] for name in names}
         given = {each: name for name in spec for each in (name, *spec[name].get("aliases", ())) if each in self.params}
         for each, name in list(given.items()):
-            if self.params[each] == spec[name].get("default"):
-                del self.params[each], given[each]  # the default, although it is given, excludes no other option
+            # The default, although it is given, excludes no other option, and neither does an empty string.
+            if self.params[each] == spec[name].get("default") or self.params[each] == "" and len(given) > 1:
+                del self.params[each], given[each]
         chosen = bool(given)
         for name, option in spec.items():
             if "fallback" not in option:

@@ -70,13 +70,17 @@ def test_every_role_takes_every_variable_as_a_string(
         connect() as session,
         removed(session, copy, prefix + name),
     ):
-        repository = str(workspace / "repository")
+        repository, secret = str(workspace / "repository"), tmp_path / "secret"
+        secret.touch(0o600)
+        secret.write_text("a passphrase\n")
         unset = dict.fromkeys(("username", "password", "authfile"), "")
         common = {"uri": "qemu:///system", "log_path": str(tmp_path / "log"), **unset}
         stored = {
             "repository": repository,
             "s3": {},
             "passphrase": "a passphrase",
+            "passphrase_file": "",
+            "passphrase_command": "",
             "accept_repository": True,
             "log_path": str(tmp_path / "log"),
         }
@@ -116,7 +120,7 @@ def test_every_role_takes_every_variable_as_a_string(
                 "options": {"pin": True},
             },
             "reconcile": {**common, **stored, **clustered},
-            "verify": {**stored, **chosen, "workers": 2},
+            "verify": {**stored, **chosen, "workers": 2, "passphrase": "", "passphrase_file": str(secret)},
             "restore": {
                 **common,
                 **stored,
@@ -137,7 +141,14 @@ def test_every_role_takes_every_variable_as_a_string(
                 "rehearsal_network": network,
             },
             "qcow2_v3": {**common, **clustered, "scratch_dir": str(workspace)},
-            "retention": {**stored, **chosen, "keep_last": 1, "compact_below": 50},
+            "retention": {
+                **stored,
+                **chosen,
+                "keep_last": 1,
+                "compact_below": 50,
+                "passphrase": "",
+                "passphrase_command": f"cat {secret}",
+            },
             "summary": {},
         }
         given = {name: value for role in ORDER for name, value in variables_of(role, own[role]).items()}

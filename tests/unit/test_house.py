@@ -447,15 +447,6 @@ def test_the_version_in_restore_points_is_that_of_the_collection() -> None:
     assert constant(path, "TOOL_VERSION") == version
 
 
-@pytest.mark.parametrize("role", sorted((ROOT / "roles").iterdir()), ids=lambda role: str(role.name))
-def test_defaults_of_a_role_are_those_of_its_argument_spec(role: Path) -> None:
-    options = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"].get(
-        "options", {}
-    )
-    defaults = yaml.safe_load((role / "defaults/main.yml").read_text()) or {}
-    assert defaults == {name: option["default"] for name, option in options.items() if "default" in option}
-
-
 def tasks_in(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The tasks of a list, with those of its blocks."""
     for task in tasks:
@@ -465,7 +456,7 @@ def tasks_in(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("role", sorted((ROOT / "roles").iterdir()), ids=lambda role: str(role.name))
-def test_tasks_of_a_role_pass_its_log_path_to_each_module(role: Path) -> None:
+def test_tasks_of_a_role_pass_its_log_path_and_passphrase_to_each_module(role: Path) -> None:
     expected = f"{{{{ {role.name}_log_path | default(omit, true) }}}}"
     for path in sorted((role / "tasks").glob("*.yml")):
         for task in tasks_in(yaml.safe_load(path.read_text()) or []):
@@ -478,3 +469,7 @@ def test_tasks_of_a_role_pass_its_log_path_to_each_module(role: Path) -> None:
                         else task["vars"][f"__{role.name}_options"]
                     )
                 assert options.get("log_path") == expected, f"{path.name}: {task['name']}"
+                if "passphrase" in options:
+                    for source in ("file", "command"):
+                        variable = f"{{{{ {role.name}_passphrase_{source} | default(omit, true) }}}}"
+                        assert options.get(f"passphrase_{source}") == variable, f"{path.name}: {task['name']}"

@@ -42,6 +42,7 @@ READ = {
     "a command before the environment": info(
         {**GIVEN, "passphrase_command": COMMAND}, {"CBT_PASSPHRASE": OTHER, "CBT_PASSPHRASE_FILE": "/none"}
     ),
+    "an empty passphrase beside a file": info({**GIVEN, "passphrase": "", "passphrase_file": FILE}, {}),
     "an option without a value": info({**GIVEN, "passphrase": None, "passphrase_command": COMMAND}, {}),
     "an option without a value before the environment": info({**GIVEN, "passphrase_file": None}, RIGHT),
 }
@@ -49,6 +50,7 @@ TWO = "parameters are mutually exclusive: {0}passphrase|{0}passphrase_file|{0}pa
 REFUSED = {
     "no repository": (info({}, RIGHT), "missing required arguments: repository"),
     "an empty repository": (info({}, {**RIGHT, "CBT_REPOSITORY": ""}), "missing required arguments: repository"),
+    "an empty passphrase alone": (info({**GIVEN, "passphrase": ""}, RIGHT), "passphrase is empty"),
     "two given": (info({**GIVEN, "passphrase": SECRET, "passphrase_file": FILE}, {}), TWO.format("")),
     "two of the destination": (
         Case(

@@ -65,3 +65,11 @@ def test_a_pattern_that_matches_no_host_is_an_error(pattern: str, limit: str | N
 def test_every_play_of_the_collection_checks_that_hosts_match(path: Path) -> None:
     hosts = {play["hosts"] for play in yaml.safe_load(path.read_text())}
     assert hosts == {"{{ lookup('kvm.cbt.hosts', cbt_hosts | default('hypervisors')) }}"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "playbooks").glob("*.yml")), ids=lambda path: path.stem)
+def test_every_role_of_a_playbook_has_its_name_as_tag_and_the_summary_always_runs(path: Path) -> None:
+    for task in (task for play in yaml.safe_load(path.read_text()) for task in play["tasks"]):
+        included = task["ansible.builtin.include_role"]
+        role = included["name"].removeprefix("kvm.cbt.")
+        assert task["tags"] == included["apply"]["tags"] == ["always" if role == "summary" else role]
