@@ -21,6 +21,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.patterns import matches, missing
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.printable import printable
 from ansible_collections.kvm.cbt.plugins.module_utils._options import seconds as read_seconds
+from ansible_collections.kvm.cbt.plugins.plugin_utils._tables import domains_table, points_table
 
 Variables = t.Mapping[str, t.Any]
 Hosts = t.Sequence[str]
@@ -135,6 +136,22 @@ def stored_domains(found: t.Mapping[str, t.Any], wanted: t.Any, excluded: t.Any)
     return [_run(name, domain=uuid) for name, uuid in chosen] + [_run(name, domain=name) for name in unknown]
 
 
+def leaving(found: t.Mapping[str, t.Any], asked: t.Any) -> list[dict[str, t.Any]]:
+    """Runs for those of some domains that have restore points. A UUID means its domain alone."""
+    known = {point["uuid"]: (point["domain"], point["uuid"]) for point in found["restore_points"]}
+    return [_run(name, domain=uuid) for name, uuid in sorted(known.values()) if {name, uuid} & set(names(asked))]
+
+
+def unknown(asked: t.Any, hosts: Hosts, hostvars: t.Mapping[str, Variables], step: str) -> list[str]:
+    """Names and UUIDs that are neither a domain of a host nor one in a repository, as a step registered them."""
+    known = set()
+    for found in _registered(hosts, hostvars, f"{step}_found").values():
+        known |= {domain[key] for domain in found.get("domains", ()) for key in ("name", "uuid")}
+    for stored in _registered(hosts, hostvars, f"{step}_store").values():
+        known |= {point[key] for point in stored.get("restore_points", ()) for key in ("domain", "uuid")}
+    return [name for name in names(asked) if name not in known]
+
+
 def collected_once(runs: t.Sequence[t.Mapping[str, t.Any]], collect: t.Any) -> list[dict[str, t.Any]]:
     """Runs of retention for several domains, of which only a last one, for all domains, reclaims space."""
     if len(runs) < 2 or not boolean(collect):
@@ -174,6 +191,21 @@ def _own_point(machine: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     own = {key: machine.get(key) or None for key in _POINT}
     others = {key: value for key, value in machine.items() if key not in _POINT}
     return {**others, **own} if any(own.values()) else others
+
+
+def restore_points(
+    found: t.Mapping[str, t.Any], wanted: t.Any = "all", excluded: t.Any = (), each: t.Any = False
+) -> list[str]:
+    """A table of the restore points of a repository, with a line for each domain or for each point."""
+    asked, out = patterns(wanted), names(excluded)
+    points = [point for point in found["restore_points"] if matches(_names(point), asked)]
+    points = [point for point in points if not matches(_names(point), out)]
+    table = points_table(points) if boolean(each) else domains_table(points)
+    return table + [printable(f"DAMAGED: {name}: {cause}") for name, cause in sorted(found["damaged"].items())]
+
+
+def _names(point: t.Mapping[str, t.Any]) -> tuple[str, str]:
+    return point["domain"], point["uuid"]
 
 
 def first_of_repository(hosts: Hosts, hostvars: t.Mapping[str, Variables], name: str) -> list[str]:
@@ -250,6 +282,7 @@ class FilterModule:
             "cluster_hosts": cluster_hosts,
             "collected_once": collected_once,
             "first_of_repository": first_of_repository,
+            "leaving": leaving,
             "listed": listed,
             "machines_of": machines_of,
             "mapping": mapping,
@@ -259,5 +292,7 @@ class FilterModule:
             "printable": printable,
             "seconds": seconds,
             "stored_domains": stored_domains,
+            "restore_points": restore_points,
             "summary": summary,
+            "unknown": unknown,
         }

@@ -34,6 +34,8 @@ ORDER = [
     "disaster_recovery",
     "qcow2_v3",
     "retention",
+    "restore_points",
+    "decommission",
     "summary",
 ]
 
@@ -148,6 +150,14 @@ def test_every_role_takes_every_variable_as_a_string(
                 "compact_below": 50,
                 "passphrase": "",
                 "passphrase_command": f"cat {secret}",
+            },
+            "restore_points": {**stored, "each": True},
+            "decommission": {
+                **common,
+                **stored,
+                "domains": [name, raw.name],
+                "cluster": [],
+                "restore_points": "remove",
             },
             "summary": {},
         }
