@@ -76,8 +76,8 @@ options:
         enough. It must not be in use by anyone else, which this module cannot check.
       - An NBD export receives the bytes of the disk, regardless of O(format). It requires C(python3-libnbd) and cannot
         be combined with O(define).
+      - At least one of O(dest) and O(disk_map) is required.
     type: dict
-    default: {}
   tls:
     description:
       - Whether to require TLS for NBD exports on other hosts. C(nbd://) is then accepted for this host only.
@@ -409,14 +409,15 @@ def _machine(module: AnsibleModule) -> MachineOptions | None:
 
 def _request(module: AnsibleModule) -> RestoreRequest:
     params = module.params
-    if params["dest"] is None and not params["disk_map"]:
+    disk_map = params["disk_map"] or {}
+    if params["dest"] is None and not disk_map:
         raise Refused("Nothing says where to restore to. Set dest to a folder, or disk_map to a path for each disk.")
     return RestoreRequest(
         domain=params["domain"],
         restore_point=params["restore_point"],
         until=params["until"],
         dest=params["dest"],
-        disk_map={str(target): str(path) for target, path in params["disk_map"].items()},
+        disk_map={str(target): str(path) for target, path in disk_map.items()},
         format=params["format"],
         preallocation=params["preallocation"],
         selection=_hypervisor.selection(module),
@@ -467,7 +468,7 @@ def main() -> None:
             "restore_point": {"type": "str", "default": "latest", "aliases": ["restore_points"]},
             "until": {"type": "str"},
             "dest": {"type": "path"},
-            "disk_map": {"type": "dict", "default": {}},
+            "disk_map": {"type": "dict"},
             "tls": {"type": "bool", "default": True},
             "tls_certificates": {"type": "path"},
             "format": {"type": "str", "choices": ["qcow2", "raw"], "default": "qcow2"},
@@ -489,6 +490,7 @@ def main() -> None:
             ("networks", "isolated_network"),
             _options.ONE_PASSPHRASE,
         ],
+        required_one_of=[("dest", "disk_map")],
         supports_check_mode=True,
     )
     control = _runtime.interruptible(module)

@@ -547,6 +547,20 @@ GUARDS = (
 
 TRUST = (
     Mutation(
+        "a passphrase is read from a file that anyone can read",
+        "repository/crypto/passphrase.py",
+        "    if status.st_mode & _OTHERS:\n",
+        "    if status.st_mode & _OTHERS & stat.S_IWGRP:\n",
+        ("unit/repository/crypto/test_passphrase.py::test_a_file_that_others_can_read_or_change_is_refused",),
+    ),
+    Mutation(
+        "the error of a command shows the passphrase",
+        "programs.py",
+        "{said.replace(printed, '********') if printed else said}",
+        "{said}",
+        ("unit/repository/crypto/test_passphrase.py::test_a_command_that_fails_is_named_without_its_output",),
+    ),
+    Mutation(
         "a folder of a repository may be a link",
         "repository/stores/folders.py",
         "_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW\n",

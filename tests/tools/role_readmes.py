@@ -37,7 +37,9 @@ def refers(default: Any) -> bool:
 def metadata(role: Path) -> str:
     """What the role's meta/main.yml is to hold."""
     lines = (role / "meta/argument_specs.yml").read_text().splitlines()[:5]
-    return "\n".join(lines) + f"""
+    return (
+        "\n".join(lines)
+        + f"""
 galaxy_info:
   author: The kvm.cbt authors
   description: {spec_of(role)["short_description"]}
@@ -56,6 +58,7 @@ galaxy_info:
 
 dependencies: []
 """
+    )
 
 
 def readme(role: Path) -> str:

@@ -43,6 +43,20 @@ CASES = {
             "until": "2025",
         },
     ),
+    "the default of the other way by its other name": Case(
+        "cbt_restore",
+        {
+            "repository": "{folder}/repository",
+            "domain": "web1",
+            "dest": "/none",
+            "restore_points": "latest",
+            "until": "2025",
+        },
+    ),
+    "nowhere to restore to": Case("cbt_restore", {"repository": "{folder}/repository", "domain": "web1"}),
+    "an empty map of disks": Case(
+        "cbt_restore", {"repository": "{folder}/repository", "domain": "web1", "disk_map": {}}
+    ),
     "engine": Case("cbt_verify", {"repository": "{folder}/repository/none"}),
     "damage": Case("cbt_verify", {"repository": "{folder}/repository"}),
     "copy": Case(
@@ -59,6 +73,9 @@ MESSAGES = {
     "query": "The query [ cannot be read: ",
     "two ways to choose a restore point": "parameters are mutually exclusive: restore_point|until",
     "the default of the other way": "Cannot read the date 2025. ",
+    "the default of the other way by its other name": "Cannot read the date 2025. ",
+    "nowhere to restore to": "one of the following is required: dest, disk_map",
+    "an empty map of disks": "Nothing says where to restore to. Set dest to a folder, or disk_map ",
     "engine": "There is no repository in ",
     "damage": "1 restore points cannot be restored as they were.",
     "copy": "1 restore points were not copied.",
