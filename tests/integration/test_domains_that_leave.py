@@ -85,15 +85,15 @@ def test_a_domain_leaves_and_its_restore_points_are_kept_and_then_removed(hyperv
         # libvirt no longer knows the domain.
         ids = stage.points(domain=name)
         assert len(ids) == 2 and stage.points(domain=uuid) == ids
-        rows = table(stage.play("role:kvm.cbt.verify,role:kvm.cbt.restore_points", verify_domains=name))
-        assert {row[0]: row[1] for row in rows} == {"DOMAIN": "POINTS", name: "2", staying.name: "1"}
-        assert [row[-3:] for row in rows if row[0] == name] == [["ok", "0", "crash"]]
         for given in (name, uuid):
             (stage.workspace / given).mkdir()
             restored = stage.module("cbt_restore", domain=given, dest=str(stage.workspace / given), format="raw")
             disk = Path(restored["disks"][0]["path"]).read_bytes()
             assert disk[MIB:].startswith(b"what the guest wrote")
-        stage.play("role:kvm.cbt.retention", retention_domains=[name], retention_keep_last=1)
+        every = ",".join(f"role:kvm.cbt.{role}" for role in ("verify", "restore_points", "retention"))
+        rows = table(stage.play(every, verify_domains=name, retention_domains=[name], retention_keep_last=1))
+        assert {row[0]: row[1] for row in rows} == {"DOMAIN": "POINTS", name: "2", staying.name: "1"}
+        assert [row[-3:] for row in rows if row[0] == name] == [["ok", "0", "crash"]]
         assert stage.points(domain=name) == ids[1:]
         removed = stage.play(leave, decommission_domains=[name], decommission_restore_points="remove")
         assert changes(removed) == 1 and stage.points(domain=name) == []
