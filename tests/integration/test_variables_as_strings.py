@@ -156,7 +156,7 @@ def test_every_role_takes_every_variable_as_a_string(
                 **common,
                 **stored,
                 "domains": [name, raw.name],
-                "cluster": [],
+                "cluster": clustered["cluster"],
                 "restore_points": "remove",
             },
             "summary": {},
