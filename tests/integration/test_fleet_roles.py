@@ -215,7 +215,7 @@ def test_machines_come_back_on_the_hosts_they_are_given(fleet: Fleet) -> None:
     assert f"restore on kvm2: {name}: {name} of " in printed
 
 
-def test_a_night_without_hosts_or_without_a_repository_fails_and_says_what_to_set(fleet: Fleet) -> None:
+def test_a_night_without_hosts_a_repository_or_steps_fails_and_says_what_to_set(fleet: Fleet) -> None:
     play = fleet.play()
     play.run(
         "kvm.cbt.backup",
@@ -224,6 +224,7 @@ def test_a_night_without_hosts_or_without_a_repository_fails_and_says_what_to_se
         warns="hypervizors",
     )
     play.run("kvm.cbt.backup", {}, fails="No repository is set. Set cbt_repository to its absolute path on the hosts")
+    play.run("kvm.cbt.site", {}, "--tags", "bakup", fails="None of the steps reconcile, backup, restore")
 
 
 def test_every_playbook_can_be_checked_on_a_host_where_nothing_is_installed(
@@ -240,7 +241,9 @@ def test_every_playbook_can_be_checked_on_a_host_where_nothing_is_installed(
             "cbt_passphrase": "secret",
             "retention_keep_last": 1,
             "restore_machines": [],
+            "decommission_domains": "web1",
         }
-        printed = play.run("kvm.cbt.site", variables, "--check", "kvm.cbt.restore")
+        others = ("kvm.cbt.restore", "kvm.cbt.restore_points", "kvm.cbt.decommission")
+        printed = play.run("kvm.cbt.site", variables, "--check", *others)
         assert printed.count("required Python library") >= 2
         assert not (root / "backup").exists()

@@ -284,6 +284,8 @@ def test_the_summary_names_what_failed_where_and_why() -> None:
         "backup on kvm8: FAILED: not reached",
     ]
     assert told["failed"] == ["kvm2", "kvm3", "kvm4", "kvm5", "kvm6", "kvm8"]
+    assert told["ran"] == ["backup"]
+    assert fleet.summary(["kvm8"], hostvars, ["reconcile", "backup"])["ran"] == []
 
 
 def test_a_name_is_missing_only_if_no_host_has_it() -> None:
