@@ -9,9 +9,10 @@ import functools
 import importlib
 import typing as t
 
+from ._cbt.repository.creation import open_or_create
 from ._cbt.repository.location import RepositoryLocation
 from ._cbt.repository.memory.memory import Memory, Terms
-from ._cbt.repository.repository import Repository, Watching, find_repository, open_or_create, open_repository
+from ._cbt.repository.repository import Repository, Watching, find_repository, open_repository
 from ._cbt.repository.stores.s3_options import S3Options
 from ._runtime import Module
 

@@ -485,11 +485,7 @@ def main() -> None:
             "isolated_network": {"type": "str"},
             "trust_definition": {"type": "bool", "default": False},
         },
-        mutually_exclusive=[
-            ("restore_point", "until"),
-            ("networks", "isolated_network"),
-            _options.ONE_PASSPHRASE,
-        ],
+        mutually_exclusive=[("restore_point", "until"), ("networks", "isolated_network"), _options.ONE_PASSPHRASE],
         required_one_of=[("dest", "disk_map")],
         supports_check_mode=True,
     )

@@ -26,8 +26,9 @@ from _cbt.operations.backup.plan import BackupPolicy  # noqa: E402
 from _cbt.operations.backup.run import BackupOptions  # noqa: E402
 from _cbt.operations.restore.restore import RestoreRequest, restore  # noqa: E402
 from _cbt.operations.verify.verify import VerifyRequest, verify  # noqa: E402
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.location import RepositoryLocation  # noqa: E402
-from _cbt.repository.repository import open_or_create, open_repository  # noqa: E402
+from _cbt.repository.repository import open_repository  # noqa: E402
 
 
 def place(options: argparse.Namespace) -> RepositoryLocation:

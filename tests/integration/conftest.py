@@ -27,7 +27,8 @@ from witness import ask, session_of  # noqa: E402
 
 from _cbt.hypervisor.connection import Session  # noqa: E402
 from _cbt.operations.backup.backup import backup  # noqa: E402
-from _cbt.repository.repository import Repository, open_or_create  # noqa: E402
+from _cbt.repository.creation import open_or_create  # noqa: E402
+from _cbt.repository.repository import Repository  # noqa: E402
 
 MIB = 1 << 20
 

@@ -28,7 +28,7 @@ def main() -> None:
     from _cbt.hypervisor.connection import connect
     from _cbt.operations.backup.backup import backup
     from _cbt.operations.backup.transport import Transport
-    from _cbt.repository.repository import open_or_create
+    from _cbt.repository.creation import open_or_create
 
     arguments = json.load(sys.stdin)
     if "transport" in arguments:

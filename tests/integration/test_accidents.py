@@ -14,8 +14,8 @@ from lab.hypervisor import Hypervisor
 from lab.process import run_tool
 from trial import Trial, begun
 
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.format import names
-from _cbt.repository.repository import open_or_create
 
 THEIRS = "<domaincheckpoint><name>{}</name></domaincheckpoint>"
 

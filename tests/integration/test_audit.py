@@ -19,7 +19,8 @@ from module_process import created, run_module
 from witness import Witnessed, ask, differences, disk_result, session_of, witnessed_backup
 
 from _cbt.operations.backup.backup import backup
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.creation import open_or_create
+from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
 BLOCK = 1 << 16

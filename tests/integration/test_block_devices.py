@@ -19,7 +19,8 @@ from witness import Witnessed, ask, differences, session_of, witnessed_backup
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.point.disk_reader import Statistics
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.creation import open_or_create
+from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
 SIZE = 16 * MIB + 512  # the last block is one sector

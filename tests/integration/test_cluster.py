@@ -25,7 +25,8 @@ from _cbt.hypervisor.connection import Session
 from _cbt.operations.domains import describe_domains
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.operations.verify.verify import VerifyRequest, verify
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.creation import open_or_create
+from _cbt.repository.repository import Repository
 from _cbt.repository.selecting import ALL
 
 pytestmark = pytest.mark.xdist_group("cluster")

@@ -38,9 +38,10 @@ from _cbt.operations.copy import CopyRequest, copy
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.operations.tracking import tracking
 from _cbt.operations.upkeep.compaction import Candidates, compact
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.dedup import dedup
 from _cbt.repository.format.packs import PackRef
-from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.repository import Repository, open_repository
 from _cbt.repository.sharing import leases, publishing
 from _cbt.repository.sharing.collector import Collector
 from _cbt.repository.sharing.leases import ASTRAY, LAPSE

@@ -21,8 +21,9 @@ from _cbt.errors import DamagedObject
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.verify.verify import VerifyRequest, verify
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.format.manifests import RestorePoint
-from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.repository import Repository, open_repository
 from _cbt.repository.selecting import ALL
 
 MIB = 1 << 20

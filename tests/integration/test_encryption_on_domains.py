@@ -16,8 +16,9 @@ from trial import Trial
 
 from _cbt.errors import PassphraseRefused
 from _cbt.operations.verify.verify import VerifyRequest, verify
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.location import RepositoryLocation
-from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.repository import Repository, open_repository
 from _cbt.repository.selecting import ALL
 
 MIB = 1 << 20

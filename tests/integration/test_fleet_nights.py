@@ -28,7 +28,8 @@ from plays import Play, chroot
 from test_fleet_roles import summed_up
 
 from _cbt.operations.restore.restore import RestoreRequest, restore
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.creation import open_or_create
+from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
 # All that there are but kvm.cbt.prepare, which comes after them.

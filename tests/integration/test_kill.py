@@ -28,7 +28,8 @@ from _cbt.operations.backup.backup import backup
 from _cbt.operations.backup.result import BackupResult
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.operations.verify.verify import VerifyRequest, verify
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.creation import open_or_create
+from _cbt.repository.repository import Repository
 from _cbt.repository.selecting import ALL
 
 MIB = 1 << 20

@@ -28,7 +28,8 @@ from _cbt.operations.backup.result import BackupResult
 from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.operations.tracking.changed_blocks import changed_until_now
 from _cbt.operations.tracking.reconcile import Step, reconcile
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.creation import open_or_create
+from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
 

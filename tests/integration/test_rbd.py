@@ -21,7 +21,7 @@ from witness import ask, differences, differing, session_of, witnessed_backup
 
 from _cbt.errors import Refused
 from _cbt.operations.backup.backup import backup
-from _cbt.repository.repository import open_or_create
+from _cbt.repository.creation import open_or_create
 
 MIB = 1 << 20
 SIZE = 32 * MIB

@@ -20,7 +20,7 @@ from lab.reference import same_bytes
 from restored import new_name
 from witness import ask, witnessed_backup
 
-from _cbt.repository.repository import open_or_create
+from _cbt.repository.creation import open_or_create
 
 MIB = 1 << 20
 

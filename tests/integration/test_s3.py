@@ -23,8 +23,9 @@ from _cbt.control import Control, Progress
 from _cbt.errors import RepositoryError
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.verify.verify import VerifyRequest, verify
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.location import RepositoryLocation
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.repository import Repository
 from _cbt.repository.selecting import ALL
 from _cbt.repository.stores import s3_client
 from _cbt.repository.stores.s3_options import S3Options

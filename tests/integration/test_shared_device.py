@@ -30,7 +30,8 @@ from lab.process import run_tool
 from node_backup import back_up_in
 from test_fleet_roles import summed_up
 
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.creation import open_or_create
+from _cbt.repository.repository import Repository
 
 pytestmark = pytest.mark.xdist_group("shared device")
 

@@ -19,7 +19,8 @@ from witness import ask, differences, session_of, unfinished, witnessed_backup
 from _cbt.control import Control, Progress
 from _cbt.errors import CbtError, HypervisorError, Refused, RepositoryError
 from _cbt.operations.backup.backup import backup
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.creation import open_or_create
+from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
 SIZE = 64 * MIB

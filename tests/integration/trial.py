@@ -23,7 +23,8 @@ from witness import Witnessed, ask, differences, session_of, witnessed_backup
 from _cbt.hypervisor import checkpoints
 from _cbt.operations.backup.backup import backup
 from _cbt.operations.backup.result import BackupResult
-from _cbt.repository.repository import Repository, open_or_create
+from _cbt.repository.creation import open_or_create
+from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
 SIZE = 8 * MIB

@@ -48,6 +48,7 @@ from _cbt.operations.upkeep.healing import heal  # noqa: E402
 from _cbt.operations.upkeep.retention import RetentionRequest, RetentionResult, retention  # noqa: E402
 from _cbt.operations.upkeep.retention_rules import Rules  # noqa: E402
 from _cbt.operations.verify.verify import VerifyRequest, verify  # noqa: E402
+from _cbt.repository import creation  # noqa: E402
 from _cbt.repository import repository as opening  # noqa: E402
 from _cbt.repository.format import manifests  # noqa: E402
 from _cbt.repository.format.manifests import DiskRecord, RestorePoint  # noqa: E402
@@ -291,8 +292,11 @@ class World:
     def fresh(self, create: bool = False) -> Repository:
         """The repository as another process opens it."""
         place = RepositoryLocation("memory", passphrase=self.passphrase)
-        with unittest.mock.patch.object(opening, "open_store", lambda _place: self.store):
-            made = opening.open_or_create(place) if create else opening.open_repository(place)
+        with (
+            unittest.mock.patch.object(creation, "open_store", lambda _place: self.store),
+            unittest.mock.patch.object(opening, "open_store", lambda _place: self.store),
+        ):
+            made = creation.open_or_create(place) if create else opening.open_repository(place)
         assert made is not None
         return made
 

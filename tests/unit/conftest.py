@@ -22,7 +22,8 @@ for _name, _path in {
     sys.modules[_name] = types.ModuleType(_name)
     sys.modules[_name].__path__ = _path
 
-from _cbt.repository.repository import Repository, open_or_create  # noqa: E402
+from _cbt.repository.creation import open_or_create  # noqa: E402
+from _cbt.repository.repository import Repository  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ From the options of a backup to the published manifest, and back to a restored d
     blocks/extents.py                   arithmetic of byte ranges: changed or not, zero or not
     blocks/source.py                    the interface of a disk that is read
     blocks/nbd.py                       that interface over NBD
-    hypervisor/domain_xml/disks.py                 disks of a domain, and whether changes of each can be tracked
+    hypervisor/domain_xml/disks.py      disks of a domain, and whether changes of each can be tracked
     hypervisor/checkpoints.py           checkpoints and their dirty bitmaps
     hypervisor/backup_job.py            the backup job of libvirt: a frozen view of the disks
     repository/format/packs.py          a pack: many blocks in one immutable object
@@ -37,7 +37,7 @@ From the options of a backup to the published manifest, and back to a restored d
     repository/stores/base.py           the interface of an object store
     repository/packs/writer.py          writes blocks into packs
     repository/packs/reader.py          reads blocks back, and checks each against its id
-    repository/repository.py            opens or creates a repository, lists and reads restore points
+    repository/repository.py            opens a repository, lists and reads restore points
     repository/sharing/publishing.py    makes a restore point visible while collectors may run
     operations/point/parent_blocks.py   the blocks of the parent restore point
     operations/point/portion.py         reads one portion: each block is zero, unchanged, already stored or new

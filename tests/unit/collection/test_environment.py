@@ -13,9 +13,9 @@ from unittest import mock
 import pytest
 from modules_run import Case, run_modules
 
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.crypto import key_slots
 from _cbt.repository.location import RepositoryLocation
-from _cbt.repository.repository import open_or_create
 
 SECRET, OTHER = "correct horse", "battery staple"
 HERE = {"CBT_REPOSITORY": "{folder}/repository"}

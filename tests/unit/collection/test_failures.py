@@ -11,7 +11,7 @@ import pytest
 from modules_run import Case, run_modules
 from samples import point, record
 
-from _cbt.repository.repository import open_or_create
+from _cbt.repository.creation import open_or_create
 
 CASES = {
     "option": Case("cbt_verify", {"repository": ["{folder}/repository"], "passphrase": ["secret"]}),

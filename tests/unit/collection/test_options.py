@@ -17,7 +17,7 @@ from ansible.errors import AnsibleFilterError
 from modules_run import Case, run_modules
 from tools.role_readmes import ROLES, spec_of
 
-from _cbt.repository.repository import open_or_create
+from _cbt.repository.creation import open_or_create
 
 PLUGINS = ROLES.parent / "plugins"
 OPTIONS = importlib.import_module("ansible_collections.kvm.cbt.plugins.module_utils._options")

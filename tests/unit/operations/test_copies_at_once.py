@@ -29,9 +29,10 @@ from _cbt.operations.copy import CopyRequest, CopyResult, copy
 from _cbt.operations.point.new_point import StoringOptions
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.verify.verify import VerifyRequest, verify
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.dedup import index
 from _cbt.repository.format import names
-from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.repository import Repository, open_repository
 from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing import leases, publishing
 from _cbt.repository.sharing.leases import LAPSE

@@ -10,10 +10,11 @@ from samples import point
 
 from _cbt.errors import PassphraseRefused, Refused, RepositoryError
 from _cbt.operations.keys import KeyChange, KeyRequest, apply_keys
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.crypto import key_slots
 from _cbt.repository.format import configuration, envelope, names
 from _cbt.repository.location import RepositoryLocation
-from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.repository import Repository, open_repository
 
 REBUILD = KeyRequest(rebuild=True)
 

@@ -30,6 +30,7 @@ from _cbt.operations import info
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Rules
 from _cbt.operations.verify.verify import VerifyRequest, verify
+from _cbt.repository import creation
 from _cbt.repository import repository as opening
 from _cbt.repository.dedup import dedup
 from _cbt.repository.format import configuration, envelope, names
@@ -370,9 +371,10 @@ def test_the_configuration_in_any_byte(passphrase: str | None, monkeypatch: pyte
     """A repository opens with the id and the keys it was created with, or not at all."""
     monkeypatch.setattr("_cbt.repository.crypto.key_slots.COST", 1 << 10)
     store = MemoryStore()
-    monkeypatch.setattr(opening, "open_store", lambda _place: store)
+    for module in (creation, opening):
+        monkeypatch.setattr(module, "open_store", lambda _place: store)
     place = RepositoryLocation("memory", passphrase=passphrase)
-    made = opening.open_or_create(place)
+    made = creation.open_or_create(place)
     assert made is not None
     whole, seal = store.objects[configuration.NAME], made.keys.seal("x", b"data")
     kinds = [

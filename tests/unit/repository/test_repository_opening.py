@@ -10,8 +10,9 @@ from stores_for_tests import with_bit_flipped
 
 from _cbt.errors import DamagedObject, ObjectMissing, RepositoryError
 from _cbt.grid import BLOCK_SIZE
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.format import envelope
-from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.repository import Repository, open_repository
 from _cbt.repository.stores.directory import DirectoryStore
 
 

@@ -34,13 +34,14 @@ from _cbt.operations.restore.restore import RestoreRequest, restore
 from _cbt.operations.restore.saved_machine import saved_files, write_file
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.verify.verify import VerifyRequest, verify
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.crypto.keys import Keys
 from _cbt.repository.format import manifests, names
 from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.format.packs import FOOTER_SIZE, TAIL, PackRef
 from _cbt.repository.location import RepositoryLocation, open_store
 from _cbt.repository.records import damage
-from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.repository import Repository, open_repository
 from _cbt.repository.selecting import ALL, PointSelection
 from _cbt.repository.sharing import condemned, leases
 from _cbt.repository.stores import directory as directory_store

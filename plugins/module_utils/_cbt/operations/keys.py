@@ -11,13 +11,14 @@ import re
 import typing as t
 
 from ..errors import PassphraseRefused, Refused, RepositoryError, UnreadableObject
+from ..repository.creation import put_first
 from ..repository.crypto import encryption, key_slots
 from ..repository.crypto.encryption import EncryptedKeys
 from ..repository.crypto.keys import Keys
 from ..repository.format import configuration, manifests, names
 from ..repository.format.configuration import FORMAT, Configuration
 from ..repository.location import RepositoryLocation, open_store
-from ..repository.repository import Repository, Watch, Watching, configuration_in, put_first
+from ..repository.repository import Repository, Watch, Watching, configuration_in
 from ..repository.stores.base import Store
 
 __all__ = ["FORMAT", "Configuration", "KeyChange", "KeyRequest", "apply_keys"]

@@ -19,6 +19,7 @@ from samples import UUID, point, random_bytes, record
 from stores_for_tests import with_bit_flipped
 
 from _cbt.errors import CbtError, DamagedObject, PassphraseRefused, RepositoryError
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.crypto import encryption, gcm, key_slots
 from _cbt.repository.crypto.encryption import EncryptedKeys
 from _cbt.repository.crypto.keys import Keys, PlainKeys
@@ -27,7 +28,7 @@ from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.format.maps import MapBuilder
 from _cbt.repository.format.packs import Encoded, PackRef
 from _cbt.repository.location import RepositoryLocation
-from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.repository import Repository, open_repository
 
 PASSPHRASE = "correct horse battery staple"
 MARK = b"a line that must not be readable anywhere "
@@ -229,7 +230,7 @@ def test_a_repository_that_is_not_encrypted_does_not_wait_for_the_library(place:
 import sys
 sys.path.insert(0, sys.argv[1])
 from _cbt.repository.format import names
-from _cbt.repository.repository import open_or_create
+from _cbt.repository.creation import open_or_create
 open_or_create(sys.argv[2])
 sys.exit("cryptography" in sys.modules)
 """

@@ -17,9 +17,9 @@ from stores_for_tests import with_bit_flipped
 
 from _cbt.errors import CbtError, DamagedObject, RepositoryError
 from _cbt.grid import BLOCK_SIZE, block_count
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.format import maps
 from _cbt.repository.format.maps import ExtentMap, MapBuilder, Run
-from _cbt.repository.repository import open_or_create
 
 COLUMNS = maps.HEADER.size + 32
 

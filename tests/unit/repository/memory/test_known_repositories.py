@@ -17,11 +17,12 @@ import pytest
 from samples import OTHER_UUID, UUID, point, point_id
 
 from _cbt.errors import CbtError, DamagedObject, Refused, RepositoryError
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.format import envelope
 from _cbt.repository.memory import host_state, known_repositories
 from _cbt.repository.memory.known_repositories import KnownRepository, merged, objection
 from _cbt.repository.memory.memory import Memory, Terms
-from _cbt.repository.repository import Repository, configuration_in, open_or_create, open_repository
+from _cbt.repository.repository import Repository, configuration_in, open_repository
 from _cbt.repository.stores import mounts
 from _cbt.repository.stores.directory import DirectoryStore
 from _cbt.repository.stores.s3_options import S3Options

@@ -25,6 +25,7 @@ from _cbt.operations.keys import KeyRequest
 from _cbt.operations.point.new_point import StoringOptions
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_plan import GRACE
+from _cbt.repository import creation
 from _cbt.repository import repository as opening
 from _cbt.repository.format import configuration, manifests, names
 from _cbt.repository.format.manifests import RestorePoint
@@ -51,7 +52,7 @@ class Share:
         self.history.numbers = 1000  # hours after the begin of the year
         self.store.objects[configuration.NAME] = created.encode()
         self.warnings: list[str] = []
-        for module in (opening, repository_keys):
+        for module in (creation, opening, repository_keys):
             monkeypatch.setattr(module, "open_store", lambda _place: self.store)
 
     @property
@@ -535,7 +536,7 @@ def test_an_encrypted_repository_that_was_made_a_plain_one_is_refused(share: Sha
 def test_a_missing_repository_is_refused_and_not_recreated(share: Share) -> None:
     share.history.store = MemoryStore()
     share.on("a")
-    created = functools.partial(opening.open_or_create, RepositoryLocation("/share", passphrase=share.passphrase))
+    created = functools.partial(creation.open_or_create, RepositoryLocation("/share", passphrase=share.passphrase))
     for check_only in (True, False):
         with pytest.raises(
             Refused,
@@ -556,7 +557,7 @@ def test_a_missing_repository_is_refused_and_not_recreated(share: Share) -> None
 def test_a_repository_that_was_created_is_known_before_anything_is_stored(share: Share) -> None:
     share.history.store = MemoryStore()
     share.on("new")
-    opening.open_or_create(
+    creation.open_or_create(
         RepositoryLocation("/share", passphrase=share.passphrase), watching=functools.partial(Memory, terms=Terms())
     )
     replaced(share, share.passphrase)

@@ -21,8 +21,9 @@ from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.upkeep.retention import RetentionRequest, RetentionResult, retention
 from _cbt.operations.upkeep.retention_rules import Rules
 from _cbt.operations.verify.verify import VerifyRequest, verify
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.location import RepositoryLocation
-from _cbt.repository.repository import open_or_create, open_repository
+from _cbt.repository.repository import open_repository
 from _cbt.repository.selecting import ALL
 from _cbt.repository.sharing.leases import ASTRAY, LAPSE
 from _cbt.repository.stores import reserve

@@ -23,9 +23,10 @@ from _cbt.errors import CbtError, ObjectMissing, Refused, RepositoryError
 from _cbt.operations.keys import KeyRequest, apply_keys
 from _cbt.operations.restore import disk_writer, plan, restore, saved_machine
 from _cbt.operations.restore.targets import ImageFile
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.location import RepositoryLocation
 from _cbt.repository.memory.memory import Memory, Terms
-from _cbt.repository.repository import open_or_create, open_repository
+from _cbt.repository.repository import open_repository
 from _cbt.repository.stores import directory
 from _cbt.repository.stores.directory import DirectoryStore
 

@@ -20,8 +20,8 @@ from stores_for_tests import MemoryStore
 
 from _cbt.control import Control, Event
 from _cbt.errors import ReadOnly, RepositoryError
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.location import RepositoryLocation, open_store
-from _cbt.repository.repository import open_or_create
 from _cbt.repository.stores.s3_options import S3Options
 from _cbt.repository.stores.s3_store import S3Store
 from _cbt.repository.stores.s3_upload import PART
