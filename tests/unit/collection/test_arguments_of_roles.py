@@ -62,7 +62,7 @@ def test_every_connection_to_libvirt_passes_the_credentials(role: Path) -> None:
 
 def test_the_roles_that_connect_are_known() -> None:
     connecting = {role.name for role in ROLES if list(_connections(role))}
-    assert connecting == {"backup", "disaster_recovery", "prepare", "qcow2_v3", "reconcile", "restore"}
+    assert connecting == {"backup", "decommission", "disaster_recovery", "prepare", "qcow2_v3", "reconcile", "restore"}
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
