@@ -143,6 +143,22 @@ def test_all_modules_of_a_role_append_to_the_log_that_cbt_log_path_names(
     assert f" started domain={domain.uuid} repository={repository} " in log.read_text()
 
 
+# Stands in for systemd, with the units of a host with modular daemons: remembers what is enabled and started.
+SYSTEMCTL = """#!/bin/sh
+for word; do case "$word" in *.service | *.socket) unit="$word" ;; esac; done
+cd /run/systemd/system
+case "$*" in
+*list-units*) echo "libvirtd.service loaded inactive dead libvirt" ;;
+*list-unit-files*) printf '%s disabled enabled\\n' libvirtd.service virtqemud.service ;;
+*is-enabled*) if [ -e "$unit.enable" ]; then echo enabled; else echo disabled; exit 1; fi ;;
+*show*) echo "Id=$unit
+LoadState=loaded
+ActiveState=$(if [ -e "$unit.start" ]; then echo active; else echo inactive; fi)" ;;
+"enable "* | "start "*) touch "$unit.$1" ;;
+esac
+"""
+
+
 def test_a_fresh_host_is_prepared_and_check_mode_works_before(
     collections: Path, tmp_path: Path, workspace: Path
 ) -> None:
@@ -177,14 +193,26 @@ def test_a_fresh_host_is_prepared_and_check_mode_works_before(
             "prepare_firewall": "nbd,libvirt_tls",
             "prepare_firewall_sources": "192.0.2.10",
             "__prepare_ufw_active": True,
+            "prepare_hypervisor": True,
+            "__prepare_systemd": True,
         }
-        assert play.changed("kvm.cbt.prepare", variables) == 2
+        (root / "run/systemd/system").mkdir(parents=True, exist_ok=True)
+        (root / "usr/bin/systemctl").write_text(SYSTEMCTL)
+        (root / "usr/bin/systemctl").chmod(0o755)
+        assert play.changed("kvm.cbt.prepare", variables) == 3
+        done = {path.name for path in (root / "run/systemd/system").iterdir()}
+        assert {"virtqemud.service.enable", "virtqemud.socket.enable", "virtqemud.socket.start"} <= done
+        assert {"virtstoraged-ro.socket.enable", "virtsecretd-admin.socket.start"} <= done
+        assert len(done) == 1 + 2 * len(("", "-ro", "-admin")) * 7 and not [
+            each for each in done if each.startswith("libvirtd")
+        ]
         rules = re.findall(r"tuple ### (.*)", (root / "etc/ufw/user.rules").read_text())
         assert rules == [f"allow tcp {ports} 0.0.0.0/0 any 192.0.2.10 in" for ports in ("10809:10872", "16514")]
         run_tool(
             ["chroot", root, "/usr/bin/python3", "-c", "import libvirt, libvirt_qemu, nbd, lz4.block, cryptography"]
         )
         assert play.changed("kvm.cbt.prepare", variables) == 0
+        variables["prepare_hypervisor"] = False  # saves asking for each unit again
         assert play.changed("kvm.cbt.prepare", variables, "--check") == 0
         # What was installed runs machines, and backs them up.
         with Cluster(1, trees=[root]) as cluster:
