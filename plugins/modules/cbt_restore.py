@@ -505,7 +505,8 @@ def main() -> None:
         there = existing(session, repository, request) if session and skip else None
         if there is not None and request.machine is not None:
             started = begin(there, request.machine, module.check_mode)
-            module.exit_json(changed=started, domain_started=started, skipped=f"{there.name} exists already.")
+            reason = f"{there.name} exists already{' and was shut off, so it is started' if started else ''}."
+            module.exit_json(changed=started, domain_started=started, skipped=reason)
         result = restore(repository, request, session, control, check_only=module.check_mode)
     for warning in result.warnings:
         module.warn(warning)
