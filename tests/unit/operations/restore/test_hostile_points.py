@@ -330,6 +330,7 @@ def test_files_for_which_there_is_no_space_are_refused_before_anything_is_writte
     class Usage:
         f_frsize = 1
         f_bavail = needed - 1
+        f_blocks = needed
 
     monkeypatch.setattr(os, "statvfs", lambda _path: Usage)
     said = trial.restore(session, format="raw")
