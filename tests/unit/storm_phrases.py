@@ -223,4 +223,7 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
         END,
         *_NIGHTS,
     ),
+    # What it takes several coincidences to show.
+    *(("move", _PUT, *_HALF, *_AGAIN, *_AGAIN, *_AGAIN, FIRST, END),) * 6,
+    *(("move", _PUT, NIGHT, "collect", "move", NIGHT, *_BETWEEN),) * 6,
 )
