@@ -49,7 +49,7 @@ attributes:
     description: Has a part that runs on the controller.
     support: full
     details:
-      - While the module runs, the controller sends it a heartbeat every 5 seconds. 30 seconds after the last one, the
+      - While the module runs, the controller sends it a heartbeat every 5 seconds. If none arrives for 30 seconds, the
         module ends itself and undoes unfinished work, as after SIGTERM. See
         L(Cancelling tasks,https://github.com/kvm-cbt/kvm.cbt/blob/main/docs/cancelling.md).
   async:

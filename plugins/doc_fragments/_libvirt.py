@@ -69,8 +69,8 @@ options:
       - Whether you made sure that a domain that is shut off on this host runs on no other host.
       - QEMU's locks on image files protect a domain that runs on another host. There are no such locks on block
         devices, logical volumes, iSCSI and network disks, and on file systems that are mounted with locks of one host
-        only (C(nolock), C(local_lock)). If a disk like this was read or changed while another host has it open, the
-        restore point would be useless or the guest's data lost.
+        only (C(nolock), C(local_lock)). If such a disk is read or changed while another host has it open, the restore
+        point is useless, or data of the guest is lost.
     type: bool
     default: false
   silent_hosts:

@@ -58,9 +58,9 @@ options:
         type: path
       addressing_style:
         description:
-          - Whether the bucket's name is in the path of each request (V(path)) or in its host name (V(virtual)), as
+          - Whether the bucket's name is in the path of each request (V(path)) or in the hostname (V(virtual)), as
             Alibaba Cloud, Tencent Cloud and Huawei Cloud require.
-          - By default, or with V(auto), the path if O(s3.endpoint_url) is set, otherwise the host name.
+          - By default, or with V(auto), the path if O(s3.endpoint_url) is set, otherwise the hostname.
         type: str
         choices: [auto, path, virtual]
       server_side_encryption:
@@ -68,7 +68,7 @@ options:
           - Method by which the service encrypts each object that is stored. V(aws:kms) and V(aws:kms:dsse) use a key of
             the key management service.
           - By default, the bucket's own setting applies, or V(aws:kms) if O(s3.kms_key_id) is set. Set it for a bucket
-            whose policy denies uploads that do not name the method.
+            whose policy denies uploads that do not request a method.
         type: str
         choices: [AES256, aws:kms, aws:kms:dsse]
       kms_key_id:

@@ -137,7 +137,7 @@ def stored_domains(found: t.Mapping[str, t.Any], wanted: t.Any, excluded: t.Any)
 
 
 def leaving(found: t.Mapping[str, t.Any], asked: t.Any) -> list[dict[str, t.Any]]:
-    """Runs for those of some domains that have restore points. A UUID means its domain alone."""
+    """Runs for the named domains that have restore points. A UUID means its domain alone."""
     known = {point["uuid"]: (point["domain"], point["uuid"]) for point in found["restore_points"]}
     return [_run(name, domain=uuid) for name, uuid in sorted(known.values()) if {name, uuid} & set(names(asked))]
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checks that a pattern of hosts matches hosts: Ansible itself takes a play without hosts for a success."""
+"""Checks that a pattern of hosts matches hosts: for Ansible itself, a play without hosts is a success."""
 
 from __future__ import annotations
 

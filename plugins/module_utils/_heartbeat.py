@@ -23,7 +23,7 @@ Lost = t.Callable[[str], None]
 
 
 def watch(lost: Lost, warn: t.Callable[[str], None]) -> None:
-    """Have ``lost`` called with a reason once the controller is lost. ``warn`` says why it cannot be noticed."""
+    """Call ``lost`` with a reason once the controller is lost. Call ``warn`` if that cannot be detected."""
     path = os.environ.pop(VARIABLE, None)
     if path is None:
         return

@@ -29,7 +29,7 @@ __all__ = [
 
 
 def passphrase_of(module: Module, which: str = "") -> str | None:
-    """Return the passphrase, or what its file holds or its command prints. Nothing shows it from then on."""
+    """Return the passphrase, or what its file contains or its command prints. Ansible then masks it in results."""
     path, command = (module.params[f"{which}passphrase_{source}"] for source in ("file", "command"))
     if path is None and command is None:
         return t.cast("str | None", module.params[f"{which}passphrase"])

@@ -109,13 +109,14 @@ options:
       - Time that the guest agent may take to freeze the file systems, including its freeze hooks, such as V(90)
         (seconds), V(15m), V(24h) or V(7d).
       - After that, the guest is backed up as if it could not be frozen. The freeze may still take place, so the agent
-        is asked until the guest is known to be thawed, during the backup and for O(thaw_timeout) after it.
+        is queried until the guest is known to be thawed, during the backup and for O(thaw_timeout) after it.
     type: str
     default: "60"
   thaw_timeout:
     description:
-      - Time to wait after the backup until the guest is known to be thawed, if the agent did not answer during the
-        backup, in the same form. After that, a warning or the error names the command that thaws the guest.
+      - Time to wait after the backup until the guest is known to be thawed, if the agent did not confirm a thaw during
+        the backup. It has the form of O(freeze_timeout). After that, a warning or the error names the command that
+        thaws the guest.
     type: str
     default: 5m
   freeze_mountpoints:
@@ -215,7 +216,7 @@ EXAMPLES = r"""
       change: CHG-1742
     pin: true
 
-- name: Back up db1, which is shut off on its block devices and was moved here from another host
+- name: Back up db1, which has block devices, is shut off, and was moved here from another host
   kvm.cbt.cbt_backup:
     domain: db1
     repository: /backup/kvm

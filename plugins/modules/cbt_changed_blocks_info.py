@@ -12,8 +12,8 @@ short_description: List the blocks of a disk that changed since a restore point
 version_added: 0.1.0
 description:
   - Lists the blocks of a disk that changed between two restore points of one incremental set, or since one of them.
-  - Between two restore points, only the repository is read.
-  - Until now, libvirt and QEMU are asked for the changes, and a few blocks of the disk are read as a check.
+  - For two restore points, only the repository is read.
+  - With O(to=now), libvirt and QEMU are queried for the changes, and a few blocks of the disk are read as a check.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -27,8 +27,8 @@ attributes:
   check_mode:
     support: partial
     details:
-      - With O(to=now), a backup job is started on the domain and ended again, in check mode as well. If a killed
-        backup left its job on the domain, or left the domain started and paused, that is ended first.
+      - With O(to=now), a backup job is started on the domain and ended again, in check mode as well. First, a job that
+        a killed backup left on the domain is ended, and a domain that it left started and paused is shut off.
   diff_mode:
     support: N/A
     details:

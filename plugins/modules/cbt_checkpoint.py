@@ -121,7 +121,7 @@ skipped:
   returned: with O(state=reconciled), when O(silent_hosts) held it back
   type: str
   sample: >-
-    vda of web1 may be in use on another host: web1 is shutoff on kvm2, kvm1 did not report whether it runs there, and
+    vda of web1 may be in use on another host: web1 is shut off on kvm2, kvm1 did not report whether it runs there, and
     image locks on vda do not reach other hosts.
 actions:
   description: Actions that were performed, or would be.

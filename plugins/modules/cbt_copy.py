@@ -107,17 +107,17 @@ options:
     description:
       - Passphrase of O(dest_repository). Required if it is encrypted. If the run creates the repository, it is
         encrypted with this passphrase.
-      - It is never logged or returned. The environment has no influence on it.
+      - It is never logged, returned or taken from the environment.
       - Only one of O(dest_passphrase), O(dest_passphrase_file) and O(dest_passphrase_command) can be set.
     type: str
   dest_passphrase_file:
     description:
-      - Absolute path of a file on the host of the task that contains the passphrase of O(dest_repository), as
-        O(passphrase_file) does.
+      - Absolute path of a file on the host of the task that contains the passphrase of O(dest_repository). See
+        O(passphrase_file) for its owner and mode.
     type: path
   dest_passphrase_command:
     description:
-      - Command that prints the passphrase of O(dest_repository) on the host of the task, as O(passphrase_command) does.
+      - Command that prints the passphrase of O(dest_repository) on the host of the task. See O(passphrase_command).
     type: str
   dest_accept_repository:
     description:

@@ -14,8 +14,8 @@ description:
   - Runs a module of this collection once for each item of a list, up to O(parallel) at a time on each host. When one
     run ends, the next one starts.
   - A failed run does not stop the others. Each run prints one line when it ends.
-  - If the host becomes unreachable, or the controller is stopped, runs of modules that can take long end themselves
-    30 seconds later and undo unfinished work. See
+  - If the host becomes unreachable, or the controller is lost, runs of modules that can take long end themselves after
+    30 seconds and undo unfinished work. See
     L(Cancelling tasks,https://github.com/kvm-cbt/kvm.cbt/blob/main/docs/cancelling.md).
   - Roles such as P(kvm.cbt.backup#role) and P(kvm.cbt.reconcile#role) use this module.
 author:
@@ -77,11 +77,12 @@ options:
     description:
       - Hosts that may run the domains, in an order that is the same on all of them.
       - Immediately before the run for a domain that is not active on this host, these hosts are queried with
-        M(kvm.cbt.cbt_domain_info), also those outside the play. The domain is skipped if it is active on another host.
-        If it is shut off everywhere, it is processed by the first of the hosts that have it.
+        M(kvm.cbt.cbt_domain_info), including those outside the play. The domain is skipped if it is active on another
+        host. If it is shut off everywhere, the first of the hosts that have it processes it.
       - The modules get the hosts that did not report as O(kvm.cbt.cbt_backup#module:silent_hosts). A host does not
         report if it is unreachable, is not in the inventory, or its libvirt does not answer.
-      - For modules with a O(kvm.cbt.cbt_backup#module:domain) and these options only.
+      - Use it only with modules that have the options O(kvm.cbt.cbt_backup#module:domain),
+        O(kvm.cbt.cbt_backup#module:silent_hosts) and O(kvm.cbt.cbt_backup#module:answered_hosts).
     type: list
     elements: dict
     default: []

@@ -55,11 +55,12 @@ options:
     type: str
   new_passphrase_file:
     description:
-      - Absolute path of a file on the host of the task that contains the new passphrase, as O(passphrase_file) does.
+      - Absolute path of a file on the host of the task that contains the new passphrase. See O(passphrase_file) for its
+        owner and mode.
     type: path
   new_passphrase_command:
     description:
-      - Command that prints the new passphrase on the host of the task, as O(passphrase_command) does.
+      - Command that prints the new passphrase on the host of the task. See O(passphrase_command).
     type: str
   slot:
     description:

@@ -121,8 +121,8 @@ options:
     default: false
   skip_existing:
     description:
-      - Whether to do nothing if the domain that O(define=true) would define exists already, running or not. It has the
-        name, and the UUID of the original unless O(uuid=new). Nothing about its disks is checked.
+      - Whether to do nothing if the domain that O(define=true) would define already exists, running or not. A domain
+        counts if it has the same name, and the UUID of the original unless O(uuid=new). Its disks are not checked.
       - With O(start=true), it is started if it is shut off.
       - O(force=true) takes precedence.
     type: bool
@@ -349,7 +349,7 @@ limited_by:
   type: str
   sample: "Writing the disk: busy 58 % of the time."
 skipped:
-  description: Why nothing was restored. No other value is then returned.
+  description: Why nothing was restored. Of the other values, only RV(domain_started) is then returned.
   returned: when O(skip_existing) held the restore back
   type: str
   sample: "web1 exists already."

@@ -313,7 +313,7 @@ def test_a_backing_chain_in_the_definition_is_what_the_guest_sees(
             rest = backup(session, repository, ask(domain.name))
             assert restored(repository, rest, workspace / "rest") == {"vda": held}
         else:
-            with pytest.raises(Refused, match="another backing chain in its definition.* start_paused"):
+            with pytest.raises(Refused, match="different backing chain in its definition.* start_paused"):
                 backup(session, repository, ask(domain.name))
 
 

@@ -105,7 +105,7 @@ def test_an_image_is_replaced_in_the_format_of_the_definition_only(
         Path(paths["vdb"]).unlink()
         for target, path in paths.items():
             over = RestoreRequest(name, disk_map={target: path}, force=True)
-            refused(repository, session, over, f"{target} is raw, not qcow2; format: raw restores it so")
+            refused(repository, session, over, f"{target} is raw, not qcow2 \\(set format: raw\\)")
         restore(repository, RestoreRequest(name, disk_map=paths, force=True, format="raw"), session)
         original.domain.start()
         assert {target: Path(path).read_bytes()[:MIB] for target, path in paths.items()} == original.held

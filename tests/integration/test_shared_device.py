@@ -119,7 +119,7 @@ def untouched(it: Shared, play: Callable[[], str]) -> list[str]:
     return lines
 
 
-WITHHELD = "skipped: vda of {name} may be in use on another host: {name} is shutoff on node2, node1 did not report"
+WITHHELD = "skipped: vda of {name} may be in use on another host: {name} is shut off on node2, node1 did not report"
 
 
 def test_an_unreachable_owner_is_silent(shared: Shared) -> None:

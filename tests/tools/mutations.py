@@ -1310,7 +1310,7 @@ KINDS = (
         "operations/restore/saved_machine.py",
         "    return bool(magic == MAGIC and",
         "    return bool(version < 0 and magic == MAGIC and",
-        ("unit/operations/point/test_machine_files.py::test_firmware_variables_that_name_another_file_are_recognised",),
+        ("unit/operations/point/test_machine_files.py::test_firmware_variables_that_name_another_file_are_recognized",),
     ),
 )
 

@@ -58,9 +58,9 @@ class NoLockGranted(OSError):
 def lock(handle: int, wait: bool = True) -> bool:
     """Lock a file (flock) while it is open. Return False if another process holds the lock, or if there are no locks.
 
-    Raises NoLockGranted if there is no answer: the kernel asks the lock manager of a network file system. If that is
-    gone, the kernel waits for ever and heeds no signal. So the first request to a file system in a minute is made by
-    another thread. Only the first, because threads need memory.
+    Raises NoLockGranted if there is no answer: the kernel asks the lock manager of a network file system. If that does
+    not respond, the kernel waits forever and ignores signals. Therefore another thread makes the first request to a
+    file system in each minute. Not all of them, because threads need memory.
     """
     device = os.fstat(handle).st_dev
     if time.monotonic() - _answered.get(device, -_TRUSTED_FOR) < _TRUSTED_FOR:
@@ -102,7 +102,7 @@ def rename_new(name: str, new: str, source: int = _AT_CWD, target: int = _AT_CWD
     except FileExistsError:
         return False
     except OSError as error:
-        # Linux links no file whose number of links is 0, as some file systems report of every file.
+        # Linux refuses to link a file with 0 links, which some file systems report for every file.
         if error.errno not in (*_UNSUPPORTED, errno.ENOENT):
             raise
     else:

@@ -406,4 +406,4 @@ def test_plain_text_of_an_encrypted_disk_in_a_plain_repository_is_in_the_warning
 
 def test_a_shareable_disk_is_in_the_warnings() -> None:
     plan = plan_of(Situation(facts(parsed(element("file", ASIDE["shareable"])), True), (), (), "cbt-"))
-    assert [each for each in plan.warnings if "another domain" in each] != []
+    assert [each for each in plan.warnings if "writes of other domains" in each] != []

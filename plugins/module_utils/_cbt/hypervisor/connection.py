@@ -60,7 +60,7 @@ def _in_time(opener: t.Callable[[], t.Any]) -> t.Any:
 
 
 def no_wait() -> bool:
-    """Give up at once."""
+    """Return False at once."""
     return False
 
 
@@ -68,7 +68,7 @@ class Session:
     """A connection to libvirt, reopened if libvirtd was restarted.
 
     Therefore clean-up works after a restart. See ``connect``. An operation that finds another run at work on its domain
-    calls ``wait``, which returns after a moment, and tries again unless that is False.
+    calls ``wait``, which returns after a moment, and tries again unless it returned False.
     """
 
     wait: t.Callable[[], bool] = staticmethod(no_wait)

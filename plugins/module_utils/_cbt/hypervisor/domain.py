@@ -149,7 +149,7 @@ def _in_threads(disks: tuple[Disk, ...], qemu: t.Mapping[str, int]) -> tuple[Dis
     """Return the disks of a running domain; those in I/O threads are not read if that could crash this QEMU.
 
     Until 8.2.3, QEMU closes NBD connections in the thread of the disk. With the fix of CVE-2024-7409, which is part of
-    many older versions, it then ends at an assertion.
+    many older versions, it then fails an assertion and aborts.
     """
     if (qemu["major"], qemu["minor"], qemu["micro"]) >= (8, 2, 3):
         return disks
@@ -205,7 +205,7 @@ def read_domain(domain: Domain) -> DomainFacts:
         job = SHUTDOWN if state == SHUTDOWN else _running_job(domain) if active else None
         saved = bool(domain.api.hasManagedSaveImage())
     host = domain.session.remote_host
-    if active and job not in (INCOMING, SHUTDOWN):  # until it has arrived, libvirt lets nothing ask QEMU
+    if active and job not in (INCOMING, SHUTDOWN):  # until it has arrived, libvirt accepts no monitor command
         disks = with_block_nodes(disks, monitor(domain, "query-named-block-nodes", flat=True))
         if any(disk.threaded for disk in disks):
             disks = _in_threads(disks, monitor(domain, "query-version")["qemu"])

@@ -48,7 +48,7 @@ def left_folder(domain: Domain) -> str | None:
 def end_paused_start(domain: Domain, check_only: bool = False) -> bool | None:
     """Shut the domain off if a killed run had started it with paused virtual CPUs, unless ``check_only``.
 
-    Return whether that is so; None if a run of another user or host started it, which may live. Raises HypervisorError.
+    Return whether it had; None if a run of another user or host had, which may still work. Raises HypervisorError.
     The caller must hold the domain's lock.
     """
     with explained(f"read the state of {domain.name}"):

@@ -30,15 +30,15 @@ def _why_not_offline(disk: Disk) -> str | None:
     layer = next((disk_kinds.LAYERS[layer] for layer in disk.layers), None)
     if layer is None and disk.type == "volume":
         return (
-            f"{disk.target} is the volume {disk.source}, which is no file or device that libvirt finds. Start its pool"
-            " with virsh pool-start, or set offline to start_paused."
+            f"{disk.target} is the volume {disk.source}, which libvirt does not find as a file or device. Start its"
+            " pool with virsh pool-start, or set offline to start_paused."
         )
     if layer is None and (kind is None or not kind.shut_off):
         layer = f"is a {disk.type} disk"
     elif layer is None and (disk.source is None or not os.path.exists(disk.source)):
         return f"{disk.target} has no image at {disk.source}. Put it back, or leave the disk out with exclude_disks."
     elif layer is None and not _has_named_backing(disk):
-        layer = "has another backing chain in its definition than in its image"
+        layer = "has a different backing chain in its definition than in its image"
     if layer is None:
         return None
     return f"{disk.target} {layer}, so it is read through a running domain only. Set offline to start_paused."

@@ -70,7 +70,7 @@ def withheld(
         return facts
     named, missing = ", ".join(open_to_all), ", ".join(silent)
     reason = (
-        f"{named} of {facts.name} may be in use on another host: {facts.name} is {facts.state} on {here}, {missing} did"
+        f"{named} of {facts.name} may be in use on another host: {facts.name} is shut off on {here}, {missing} did"
         f" not report whether it runs there, and image locks on {named} do not reach other hosts."
     )
     if not (others.answered or others.silent):

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Starts a domain with paused virtual CPUs for a backup, and shuts it off, also after a run that was killed.
 
-libvirt can destroy a domain when the connection that started it closes, but it destroys a guest that has been resumed
-too. Therefore the definition of the running domain contains a mark from the start on, which says who started it. It is
-not in the persistent definition.
+libvirt can destroy a domain when the connection that started it closes, but it would also destroy a guest that has been
+resumed. Therefore the definition of the running domain contains a mark from its start, which says who started it. The
+persistent definition does not contain it.
 """
 
 from __future__ import annotations

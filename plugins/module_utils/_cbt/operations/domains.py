@@ -69,7 +69,7 @@ def describe_domains(
 
 @dataclasses.dataclass(frozen=True)
 class DomainListing:
-    """Domains of a ``host`` by name, UUID and state; ``missing`` are exact patterns that match none."""
+    """Domains of a ``host`` by name, UUID and state; ``missing`` are names that match none."""
 
     host: str
     domains: tuple[t.Mapping[str, str], ...]

@@ -103,7 +103,7 @@ class Repository:
         self.store.protect(objects, like)
 
     def sweep(self) -> None:
-        """Remove unfinished objects of killed processes, as far as they are recognised."""
+        """Remove unfinished objects of killed processes, as far as they are recognized."""
         self.store.sweep()
 
     def writer(self) -> PackWriter:

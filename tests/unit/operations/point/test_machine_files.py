@@ -114,7 +114,7 @@ NVRAM_IMAGES = {
 
 
 @pytest.mark.parametrize(("options", "expected"), NVRAM_IMAGES.values(), ids=NVRAM_IMAGES.keys())
-def test_firmware_variables_that_name_another_file_are_recognised(
+def test_firmware_variables_that_name_another_file_are_recognized(
     options: list[str], expected: bool, repository: Repository, tmp_path: Path
 ) -> None:
     image = tmp_path / "nvram"
@@ -125,7 +125,7 @@ def test_firmware_variables_that_name_another_file_are_recognised(
     assert names_other_files(repository, made, saved) == expected
 
 
-def test_a_header_in_short_pieces_is_recognised(
+def test_a_header_in_short_pieces_is_recognized(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A repository decides how long the pieces are."""

@@ -122,7 +122,7 @@ def test_a_word_that_is_no_id_is_refused(word: str) -> None:
 
 def test_a_note_has_a_limit(history: EngineHistory) -> None:
     change(history, ids(history)[0], note="é" * LONGEST_NOTE)
-    with pytest.raises(Refused, match="it must have 4096 or fewer"):
+    with pytest.raises(Refused, match="the limit is 4096"):
         PointRequest((), note="x" * (LONGEST_NOTE + 1))
 
 

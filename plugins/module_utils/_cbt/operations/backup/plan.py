@@ -252,8 +252,8 @@ def _warnings(plans: t.Sequence[DiskPlan], situation: Situation, policy: BackupP
             yield plan.reason
         if plan.read and disk.shareable:
             yield (
-                f"{disk.target} is shareable: what another domain writes during the backup is not held back. Stop its"
-                " other users."
+                f"{disk.target} is shareable: writes of other domains during the backup are not held back. Shut those"
+                " domains down for the backup."
             )
         if plan.read and situation.plain and "encryption" in disk.layers:
             yield (

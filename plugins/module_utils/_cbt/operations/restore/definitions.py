@@ -49,5 +49,5 @@ def _why_misread(disk: Disk, plan: DiskRestore) -> str | None:
     if disk.layers:
         return f"{disk.target} {disk_kinds.LAYERS[disk.layers[0]]}"
     if disk.format != plan.format:
-        return f"{disk.target} is {disk.format}, not {plan.format}; format: {disk.format} restores it so"
+        return f"{disk.target} is {disk.format}, not {plan.format} (set format: {disk.format})"
     return None

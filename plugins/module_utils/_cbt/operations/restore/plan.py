@@ -196,7 +196,7 @@ def check_in_place(plan: DiskRestore, layout: qcow2_layout.Layout | None, reques
         return []
     return [
         f"{plan.path} has {size_text(size)}, and {plan.target} can grow to {size_text(layout.full_size)} with its"
-        " bitmaps. When it is full, writes of the guest fail and changes are not tracked. Enlarge it."
+        " bitmaps. When it is full, writes of the guest fail and changes are not tracked. Enlarge the device."
     ]
 
 

@@ -44,7 +44,7 @@ class PointRequest:
             except DamagedObject as error:
                 raise Refused(f"{error}. cbt_backup_info lists the ids of the restore points.") from error
         if len(self.note or "") > LONGEST_NOTE:
-            raise Refused(f"The note has {len(self.note or '')} characters; it must have {LONGEST_NOTE} or fewer.")
+            raise Refused(f"The note has {len(self.note or '')} characters; the limit is {LONGEST_NOTE}.")
         if self.remove and (self.tags is not None or self.note is not None or self.pinned):
             raise Refused(
                 "A restore point that is removed cannot be pinned or labelled."

@@ -183,4 +183,4 @@ class Store(t.Protocol):
         """Return what to check if the expected repository is not in the store."""
 
     def sweep(self) -> None:
-        """Remove unfinished objects of killed processes, as far as they are recognised."""
+        """Remove unfinished objects of killed processes, as far as they are recognized."""

@@ -56,7 +56,7 @@ _Request = t.TypeVar("_Request", bound=t.Callable[..., t.Any])
 
 
 def _repeated(request: _Request) -> _Request:
-    """Have a request repeated if another host deleted what was open: then it does not exist, or there is a new one."""
+    """Repeat a request if another host deleted the open file, which then does not exist or is a new one."""
 
     @functools.wraps(request)
     def twice(*arguments: t.Any, **options: t.Any) -> t.Any:

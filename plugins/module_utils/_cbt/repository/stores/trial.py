@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tries out the file system of a directory before a repository is created there.
+"""Tests the file system of a directory before a repository is created there.
 
-File systems of shares and of cloud storage have odd rules, which otherwise show in the middle of a backup, or when
+File systems of shares and of cloud storage have odd rules, which otherwise appear in the middle of a backup, or when
 objects are missing. The operations of a store run in a folder of their own in ``tmp``, which is removed afterwards.
 """
 
@@ -115,11 +115,11 @@ def _weaknesses(folder: int) -> t.Iterator[str]:
         )
     ahead = found.st_mtime - time.time()
     if abs(ahead) > _ASTRAY:
-        yield f"the clock of the file system differs from that of this host by {ahead / 3600:+.1f} hours. Set both."
+        yield f"the clock of the file system differs from that of this host by {ahead / 3600:+.1f} hours. Adjust one."
     if not locks_exclude(folder):
         yield (
             "the file system has no locks between processes, so files that killed runs leave in tmp are not removed."
-            " Change key slots by one run at a time. Mount it with locks if possible."
+            " Do not change key slots in several runs at once. Mount it with locks if possible."
         )
     if not can_spare_existing(folder, "first", "second"):
         yield (
