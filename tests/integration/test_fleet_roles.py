@@ -215,7 +215,7 @@ def test_machines_come_back_on_the_hosts_they_are_given(fleet: Fleet) -> None:
     assert f"restore on kvm2: {name}: {name} of " in printed
 
 
-def test_a_night_without_hosts_a_repository_or_steps_fails_and_says_what_to_set(fleet: Fleet) -> None:
+def test_a_run_without_hosts_a_repository_or_steps_fails_and_says_what_to_set(fleet: Fleet) -> None:
     play = fleet.play()
     play.run(
         "kvm.cbt.backup",

@@ -289,7 +289,7 @@ KEPT_ELSEWHERE = {  # what the definition names, the warning at the backup, and 
 
 
 @pytest.mark.parametrize(("system", "device", "warning", "change"), KEPT_ELSEWHERE.values(), ids=KEPT_ELSEWHERE.keys())
-def test_variables_and_tpms_that_are_no_files_are_warned_of(
+def test_firmware_variables_and_tpms_that_are_not_files_are_in_the_warnings(
     system: str, device: str, warning: str, change: str, session: Session, workspace: Path, repository: Repository
 ) -> None:
     name, copy = new_name(), new_name()

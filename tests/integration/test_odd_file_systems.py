@@ -24,7 +24,7 @@ SHARE = ("no links", "any case", "fixed modes", "no locks", "no folder sync", "n
 MORE = ("no exclusive names", "other owner", "other clock", "no link counts", "unknown kinds", "short reads")
 
 
-def test_a_share_with_odd_rules_holds_backups_that_are_restored_to_it(hypervisor: Hypervisor, workspace: Path) -> None:
+def test_a_share_with_odd_rules_stores_backups_that_are_restored_to_it(hypervisor: Hypervisor, workspace: Path) -> None:
     with mounted(workspace, *SHARE, *MORE) as share, BlockDomain(hypervisor, [DiskSpec("vda", 4 * MIB)]) as domain:
 
         def run(module: str, check: bool = False, **options: Any) -> dict[str, Any]:

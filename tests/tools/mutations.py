@@ -487,7 +487,7 @@ GUARDS = (
             new,
             (
                 "unit/hypervisor/test_paused_start.py"
-                f"::test_a_domain_was_left_if_this_user_started_it_and_its_guest_never_ran[{row}]",
+                f"::test_a_domain_was_left_started_if_this_user_started_it_and_its_guest_never_ran[{row}]",
             ),
         )
         for row, old, new in (
@@ -1245,7 +1245,7 @@ KINDS = (
         "hypervisor/domain_xml/disk_kinds.py",
         "(*inner, *(child.tag for child in element))",
         "inner",
-        ("unit/hypervisor/test_disk_kinds.py::test_what_only_libvirt_sees_through_is_not_read_shut_off",),
+        ("unit/hypervisor/test_disk_kinds.py::test_a_disk_that_only_libvirt_can_read_is_refused_while_shut_off",),
     ),
     Mutation(
         "a source without a name is no medium",

@@ -179,7 +179,7 @@ def test_a_dictionary_may_be_given_as_a_string(value: Any, read: dict[str, Any])
 
 
 @pytest.mark.parametrize("value", ["secret", "[1, 2]", ["secret"], "a: b: secret", 7, "{secret"])
-def test_a_value_that_is_no_dictionary_is_refused_and_not_shown(value: Any) -> None:
+def test_a_value_that_is_not_a_dictionary_is_refused_and_not_shown(value: Any) -> None:
     with pytest.raises(AnsibleFilterError, match="A dictionary is required") as caught:
         fleet.mapping(value)
     assert "secret" not in str(caught.value)

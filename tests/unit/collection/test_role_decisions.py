@@ -120,7 +120,7 @@ JOB_VARIABLES = ["AWX_JOB_ID", "AWX_HOST", "KUBERNETES_SERVICE_HOST"]
         ({"AWX_JOB_ID": "7"}, {"nbd_tls_ca_host": "kvm1"}, False),
     ],
 )
-def test_a_job_whose_controller_is_thrown_away_is_recognized(
+def test_a_job_whose_controller_is_deleted_afterwards_is_recognized(
     environment: dict[str, str], given: dict[str, Any], in_job: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in JOB_VARIABLES:

@@ -43,7 +43,7 @@ POINTS = [
 FOUND = {"restore_points": POINTS, "damaged": {"points/u9/x": "its checksum\ndoes not match"}}
 
 
-def test_a_line_for_each_domain_tells_of_its_newest_restore_point() -> None:
+def test_a_line_for_each_domain_describes_its_newest_restore_point() -> None:
     assert fleet.restore_points(FOUND) == [
         "DOMAIN    POINTS  NEWEST            SIZE     VERIFIED                                 DAMAGED  CONSISTENCY",
         "db1 (u2)  1       2026-01-02 12:00  3.5 GiB  2026-01-03 02:00 structure 15 % damaged  1        crash",

@@ -303,13 +303,15 @@ def test_a_required_freeze_that_did_not_last_is_an_error(behaviour: str, guest: 
 
 
 @pytest.mark.parametrize(("quiesce", "connected", "state"), [("never", True, "running"), ("auto", False, "running")])
-def test_a_guest_is_not_asked_without_policy_or_agent(quiesce: str, connected: bool, state: str, guest: Guest) -> None:
+def test_a_guest_is_not_queried_without_policy_or_agent(
+    quiesce: str, connected: bool, state: str, guest: Guest
+) -> None:
     freeze = take(guest, freezer(guest, quiesce, connected, state))
     assert (guest.commands, freeze.consistency, freeze.note) == (["backup"], "crash", None)
 
 
 @pytest.mark.parametrize("state", ["paused", "crashed", "pmsuspended", "shutdown"])
-def test_a_domain_that_does_not_run_is_not_asked(state: str, guest: Guest) -> None:
+def test_a_domain_that_does_not_run_is_not_queried(state: str, guest: Guest) -> None:
     freeze = take(guest, freezer(guest, state=state))
     assert (guest.commands, freeze.consistency) == (["backup"], "crash")
     assert freeze.note == (None if state == "paused" else f"the domain is {state}")

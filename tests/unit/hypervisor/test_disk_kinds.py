@@ -128,7 +128,7 @@ def read(disk: Disk, active: bool) -> bool:
 
 @pytest.mark.parametrize("active", [True, False], ids=["running", "shut off"])
 @pytest.mark.parametrize("kind", ROWS)
-def test_a_disk_of_every_kind_is_read_or_the_user_learns_of_it(kind: str, active: bool, image: Path) -> None:
+def test_a_disk_of_every_kind_is_read_or_reported(kind: str, active: bool, image: Path) -> None:
     source, name, outcome = ROWS[kind]
     disk = parsed(element(kind, source.replace("IMAGE", str(image))))
     assert disk.source == name.replace("IMAGE", str(image))
@@ -142,14 +142,14 @@ def test_a_source_without_a_name_is_a_medium(source: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-def test_a_disk_of_every_format_is_read_or_the_user_learns_of_it(fmt: str, image: Path) -> None:
+def test_a_disk_of_every_format_is_read_or_reported(fmt: str, image: Path) -> None:
     disk = parsed(element("file", f"<source file='{image}'/>", fmt))
     assert (read(disk, True), read(disk, False)) == FORMATS[fmt]
 
 
 @pytest.mark.parametrize("source", LAYERS.values(), ids=LAYERS.keys())
 @pytest.mark.parametrize("fmt", ["raw", "qcow2"])
-def test_what_only_libvirt_sees_through_is_not_read_shut_off(fmt: str, source: str, image: Path) -> None:
+def test_a_disk_that_only_libvirt_can_read_is_refused_while_shut_off(fmt: str, source: str, image: Path) -> None:
     disk = parsed(element("file", source.replace("IMAGE", str(image)), fmt))
     assert (read(disk, True), read(disk, False)) == THROUGH
 
@@ -182,7 +182,7 @@ def test_a_disk_that_is_left_out_is_in_the_warnings(xml: str) -> None:
 
 
 @pytest.mark.parametrize("xml", PASSED_OVER.values(), ids=PASSED_OVER.keys())
-def test_a_drive_without_data_of_the_guest_is_not(xml: str) -> None:
+def test_a_drive_without_data_of_the_guest_is_left_out_without_a_warning(xml: str) -> None:
     plan = plan_of(Situation(facts(parsed(xml), True), (), (), "cbt-"))
     assert plan.targets == ("vda",) and "vdb" not in " ".join(plan.warnings)
 

@@ -76,11 +76,11 @@ ROWS = {
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_domain_was_left_if_this_user_started_it_and_its_guest_never_ran(row: str) -> None:
+def test_a_domain_was_left_started_if_this_user_started_it_and_its_guest_never_ran(row: str) -> None:
     guest, expected = ROWS[row]
     assert paused_start.left(guest) is expected  # type: ignore[arg-type]
 
 
-def test_an_error_is_not_taken_for_a_domain_without_a_mark() -> None:
+def test_an_error_does_not_count_as_a_missing_mark() -> None:
     with pytest.raises(LibvirtError):
         paused_start.left(Guest(lost=True))  # type: ignore[arg-type]

@@ -106,13 +106,13 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., str
     return prefix
 
 
-def test_a_host_knows_its_pools_again_under_another_name_and_after_a_restart(host: t.Callable[..., str]) -> None:
+def test_a_host_recognizes_its_pools_under_another_name_and_after_a_restart(host: t.Callable[..., str]) -> None:
     assert host("m1", "one", "run") == host("m1", "two", "other run")
     assert host("m1", "one", "run") != host("m2", "one", "run")
 
 
 @pytest.mark.parametrize(("machine", "marked"), [("", False), ("m1", True)], ids=["no machine id", "id of the image"])
-def test_containers_of_one_name_take_no_job_of_each_other_for_their_own(
+def test_containers_of_the_same_name_do_not_end_jobs_of_each_other(
     host: t.Callable[..., str], tmp_path: Path, machine: str, marked: bool
 ) -> None:
     first = host(machine, "same", "run1", marked)

@@ -246,6 +246,6 @@ def test_points_are_listed_by_conditions_that_must_all_hold(conditions: dict[str
 
 
 @pytest.mark.parametrize("key", ["since", "until"])
-def test_a_condition_that_is_no_time_is_refused(key: str) -> None:
+def test_a_condition_that_is_not_a_time_is_refused(key: str) -> None:
     with pytest.raises(Refused, match="Cannot read the date yesterday"):
         PointFilter(**{key: "yesterday"}).fits(point(1))

@@ -115,7 +115,7 @@ def test_a_point_is_not_labelled_and_removed_at_once(values: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("word", ["latest", "all", "", "../x", "20261122T113005Z"])
-def test_a_word_that_is_no_id_is_refused(word: str) -> None:
+def test_a_word_that_is_not_an_id_is_refused(word: str) -> None:
     with pytest.raises(Refused, match="cbt_backup_info lists the ids"):
         PointRequest((word,), remove=True)
 
@@ -136,7 +136,7 @@ def test_one_point_that_is_pinned_or_in_use_keeps_all_from_removal(history: Engi
     assert change(history, first.id, second.id, remove=True, pinned=False).after == []
 
 
-def test_a_point_whose_manifest_cannot_be_read_is_neither_changed_nor_taken_for_removed(history: EngineHistory) -> None:
+def test_a_point_whose_manifest_cannot_be_read_is_refused_and_does_not_count_as_removed(history: EngineHistory) -> None:
     first = history.fresh().points_of().points[0]
     history.store.objects[f"{first.folder}/manifest.json"] = b"x"
     for values in ({"remove": True}, {"pinned": True}):
@@ -151,7 +151,7 @@ def test_a_point_that_lacks_an_object_is_not_changed(history: EngineHistory) -> 
     assert first in history.fresh().points_of().points
 
 
-def test_a_store_that_locks_objects_locks_all_that_a_changed_point_needs_as_long(history: EngineHistory) -> None:
+def test_a_changed_point_and_all_that_it_needs_are_locked_equally_long(history: EngineHistory) -> None:
     history.store.lock_for = 86400.0
     first = history.fresh().points_of().points[0]
     change(history, first.id, pinned=True)

@@ -46,7 +46,7 @@ def test_one_newline_at_the_end_does_not_belong_to_the_passphrase(
 
 
 @pytest.mark.parametrize(("content", "why"), BAD_TEXTS)
-def test_a_text_that_is_no_passphrase_is_refused_and_not_shown(content: bytes, why: str, tmp_path: Path) -> None:
+def test_a_text_that_is_not_a_passphrase_is_refused_and_not_shown(content: bytes, why: str, tmp_path: Path) -> None:
     path = written(tmp_path, content)
     for read, argument in ((from_file, path), (from_command, f"cat {path}")):
         with pytest.raises(CbtError, match=f"Cannot read the passphrase from .*: {why}") as refused:
@@ -81,7 +81,7 @@ def test_a_file_or_a_link_of_another_user_is_refused(tmp_path: Path) -> None:
         from_file(path)
 
 
-def test_what_is_no_file_is_refused_and_does_not_block(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_refused_and_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
     for path, why in {
         "passphrase": "it is not an absolute path",
@@ -115,7 +115,7 @@ def test_a_command_that_fails_is_named_without_its_output(command: str, why: str
     assert "secret" not in str(refused.value)
 
 
-def test_a_command_is_no_line_of_a_shell_and_has_the_environment_of_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_runs_without_a_shell_in_the_environment_of_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAULT_TOKEN", "from the environment")
     assert from_command("printenv VAULT_TOKEN") == "from the environment"
     assert from_command("echo '$VAULT_TOKEN' | cat; `id`") == "$VAULT_TOKEN | cat; `id`"

@@ -152,7 +152,7 @@ def test_a_repository_is_not_created_where_it_could_not_be_kept(tmp_path: Path, 
             assert oddity == "no deletes" or not list(left.glob("tmp/*"))
 
 
-def test_check_mode_tries_nothing_out(tmp_path: Path) -> None:
+def test_check_mode_does_not_test_the_file_system(tmp_path: Path) -> None:
     location = str(tmp_path / "r")
     assert open_or_create(RepositoryLocation(location), check_only=True) is None
     apply_keys(RepositoryLocation(location), KeyRequest(None, "default", ()), check_only=True)
@@ -300,7 +300,7 @@ class TestRestoreToAnOddFolder:
         [("no links",), ("no links", "no exclusive names"), ("no locks",), ("fixed modes",), ("no link counts",)],
         ids=" and ".join,
     )
-    def test_an_image_gets_its_name_and_spares_what_has_it(self, tmp_path: Path, oddities: tuple[str, ...]) -> None:
+    def test_an_image_never_replaces_a_file_that_has_its_name(self, tmp_path: Path, oddities: tuple[str, ...]) -> None:
         with mounted(tmp_path, *oddities) as point:
             path = str(point / "disk")
             for content in (b"one", b"two"):
@@ -316,7 +316,7 @@ class TestRestoreToAnOddFolder:
                         restore._appear(partial, path, force=False)
             assert Path(path).read_bytes() == b"one"
 
-    def test_a_size_that_is_not_reported_is_not_taken_for_a_full_disk(self, tmp_path: Path) -> None:
+    def test_a_file_system_that_reports_no_size_does_not_count_as_full(self, tmp_path: Path) -> None:
         with mounted(tmp_path, "no sizes") as point:
             plan.check_space([(str(point / "disk"), 1 << 30)])
 

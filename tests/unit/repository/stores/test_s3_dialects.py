@@ -82,7 +82,7 @@ class TestServerThatRefusesChecksums:
         server.demand = refusing(*REFUSALS[request.param], "x-amz-checksum-", "x-amz-sdk-checksum-")
 
     @pytest.mark.parametrize("refuse", REFUSALS, indirect=True)
-    def test_an_upload_goes_on_with_content_md5_and_the_header_is_reported_once(self, server: S3Server) -> None:
+    def test_an_upload_continues_with_content_md5_and_the_refusal_is_reported_once(self, server: S3Server) -> None:
         events: list[Event] = []
         store = store_on(server, events.append)
         store.put(LEASE, b"data")
