@@ -123,7 +123,7 @@ def test_a_freeze_that_ends_after_the_copy_is_thawed_then(stage: Stage, reposito
 
     def slow() -> int:
         assert over.wait(60)
-        # Questions that wait are asked after the end of the copy.
+        # Pending queries are sent after the end of the copy.
         assert stage.stub.wait_received(stage.stub.received + 1)
         return stage.stub.freeze()
 

@@ -41,7 +41,7 @@ HOSTS = (*WATCHED, "detached")
 
 @pytest.fixture
 def impatient(collections: Path, tmp_path: Path) -> Path:
-    """A copy of the collection that takes its controller for lost sooner."""
+    """A copy of the collection whose controller counts as lost sooner."""
     copy = tmp_path / "collections/ansible_collections/kvm/cbt"
     shutil.copytree(collections, copy, symlinks=True)
     path = copy / "plugins/module_utils/_heartbeat.py"

@@ -195,7 +195,7 @@ def shutting_down(hypervisor: Hypervisor, workspace: Path) -> Iterator[BlockDoma
 
 
 def test_a_domain_that_is_shutting_down_is_refused(shutting_down: BlockDomain, repository: Repository) -> None:
-    """QEMU answers nothing until it ends, so it is asked nothing."""
+    """QEMU answers nothing until it ends, so it is not queried."""
     session, name = session_of(shutting_down), shutting_down.name
     for check_only in (True, False):
         with pytest.raises(Refused, match=f"Cannot back up {name}: it is shutting down"):

@@ -166,7 +166,7 @@ def test_every_role_takes_every_variable_as_a_string(
             collections, tmp_path, "hypervisor1 ansible_connection=local ansible_python_interpreter=/usr/bin/python3"
         )
         try:
-            # That there is no certificate to revoke is warned of.
+            # A warning says that there is no certificate to revoke.
             printed = play.run(",".join(f"role:kvm.cbt.{role}" for role in ORDER), given, warns="hypervisor10")
         finally:
             with contextlib.suppress(libvirt.libvirtError):

@@ -120,7 +120,7 @@ class LinuxGuest(Domain):
         self._signal_agent("KILL")
 
     def hang_agent(self) -> None:
-        """Stop the agent in its tracks: connected, but it answers only after `continue_agent`."""
+        """Suspend the agent: it stays connected, but answers only after `continue_agent`."""
         size = "cat /sys/block/vda/size"
         self._signal_agent("STOP", f"old=$({size}); while [ $({size}) = $old ]; do sleep 0.2; done; kill -CONT $agent")
 

@@ -146,7 +146,7 @@ class Node(Closing):
 
     @contextmanager
     def without_libvirtd(self) -> Iterator[None]:
-        """End libvirtd for the block. Running domains go on."""
+        """End libvirtd for the block. Running domains continue."""
         end_process(self.process(int(self.path(Path("/run/libvirtd.pid")).read_text())))
         try:
             yield

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A guest agent of the test's own, which answers as a test wants.
+"""A stub of the guest agent, which answers as a test requires.
 
 libvirt and QEMU both connect to its socket. libvirt does so when the guest opens the port of the channel, so the domain
 needs a guest with an agent. That agent receives nothing.

@@ -207,6 +207,6 @@ class OneAfterAnother:
 def ordered_results(
     tasks: Any, make_worker: Callable[[], Any], _workers: int, _control: Any
 ) -> Iterator[Iterator[Any]]:
-    """In place of threads that work ahead: each result is computed when it is asked for."""
+    """Replaces threads that work ahead: each result is computed when it is requested."""
     with make_worker() as work:
         yield map(work, tasks)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What fails in a storm for a time: a hold that cannot be read, or one whose map is gone.
+"""Failures of a storm that last for a time: a hold that cannot be read, or one whose map is gone.
 
 In the end, each object is put back, as from a copy of the repository. Until then, nothing may go that it needs.
 """

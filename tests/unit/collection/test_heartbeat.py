@@ -39,7 +39,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def seconds(file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tick, int], int | None]:
-    """Watch a run of so many seconds; the second in which its controller counted as lost."""
+    """Watch a run for this many seconds. Return the second in which its controller counted as lost."""
 
     class Ended(Exception):
         pass

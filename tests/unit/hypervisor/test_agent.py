@@ -64,7 +64,7 @@ def _agent_command(guest: Guest, request: str, within: int) -> str:
 
 @pytest.fixture(autouse=True)
 def no_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace libvirt by the names that are used, and do not wait between two questions."""
+    """Replace libvirt by the names that are used, and do not wait between two queries."""
     monkeypatch.setattr(agent, "libvirt", types.SimpleNamespace(libvirtError=LibvirtError, VIR_ERR_NO_DOMAIN="gone"))
     monkeypatch.setattr(agent, "agent_command", _agent_command)
     monkeypatch.setattr(agent, "_PAUSE", 0.0)
@@ -92,7 +92,7 @@ def take(guest: Guest, freeze: Freezer) -> Freezer:
 
 
 def silent(action: t.Callable[[], object] = lambda: None) -> t.Callable[[], t.Any]:
-    """Act, but give no answer."""
+    """Act without an answer."""
 
     def play() -> None:
         action()
@@ -119,7 +119,7 @@ def once(first: t.Callable[[], t.Any], then: t.Callable[[], t.Any]) -> t.Callabl
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """An agent's behaviour, and what is right with it.
+    """An agent's behaviour, and the result that is right.
 
     ``frozen`` is whether the guest is frozen in the end, ``commands`` are those of the agent and the backup.
     """

@@ -111,7 +111,7 @@ def facts(disk: Disk, active: bool) -> DomainFacts:
 
 
 def read(disk: Disk, active: bool) -> bool:
-    """Whether the disk is read with the one beside it; if not, the user learns of it."""
+    """Return whether the disk is read with the one beside it. If not, a warning or an error names it."""
     plan = plan_of(Situation(facts(disk, active), (), (), "cbt-"))
     if disk.target not in plan.targets:
         assert f"{disk.target} " in " ".join(plan.warnings)

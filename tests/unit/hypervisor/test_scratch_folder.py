@@ -89,7 +89,7 @@ def test_names_of_local_folders_are_never_those_of_remote_ones() -> None:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., str]:
-    """The prefix of pools for runs of a host with this machine id, host name and folder of locks, in a container or not."""
+    """The prefix of pools for runs of a host with this machine id, hostname and folder of locks, in a container or not."""
 
     def prefix(machine: str, name: str, locks: str, container: bool = False) -> str:
         (tmp_path / "machine-id").write_text(f"{machine}\n")

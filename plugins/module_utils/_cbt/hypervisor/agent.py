@@ -161,7 +161,7 @@ class Freezer:
     def _freeze(self) -> None:
         reason = why_not_quiesced(self._facts)
         if self._options.quiesce == "never" or (self._options.quiesce == "auto" and reason is not None):
-            # Without an agent's channel no freeze is expected. A note would repeat in every backup and ask for nothing.
+            # Without an agent's channel, no freeze is expected, and a note in every backup would help no one.
             self.note = reason if _channels(self._facts.xml) and self._facts.state != "paused" else None
             return
         before = _status(self._domain)

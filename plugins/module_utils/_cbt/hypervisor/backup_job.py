@@ -149,7 +149,7 @@ def backup_job(
 
 @contextlib.contextmanager
 def domain_lock(uuid: str, name: str, wait: t.Callable[[], bool] = no_wait) -> t.Iterator[None]:
-    """Lock a domain or an image against other runs of this user, see ``Session.wait``. Raises Refused if that fails."""
+    """Lock a domain or an image against other runs of this user. Raises Refused when ``wait`` returns False."""
     with contextlib.ExitStack() as stack:
         folder, at = stack.enter_context(own_folder())
         file = f"{uuid}.lock"

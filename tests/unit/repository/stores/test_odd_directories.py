@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Directories on file systems with odd rules: found out when a repository is created, and worked round where that can be done."""
+"""Directories on file systems with odd rules: detected at creation, and worked around where possible."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ class TestLockManagerThatDoesNotAnswer:
             open_or_create(RepositoryLocation(location))
 
 
-# NFS answers requests for an open file that another host deleted with ESTALE. A lease that ended is not an error of the storage.
+# NFS answers requests for an open file that another host deleted with ESTALE. The end of a lease is not an error of the storage.
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_a_repository_whose_share_is_gone_is_an_error_and_not_missing(
 
 
 def test_a_file_swept_before_it_was_locked_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a file that is deleted while it is open gets another name, its number of links does not show it."""
+    """If a file that is deleted while it is open gets another name, its number of links does not change."""
     real, swept = directory.lock, [True]
     with mounted(tmp_path, "hidden deletes") as point:
 
@@ -365,7 +365,7 @@ def test_a_lock_that_another_process_holds_is_waited_for(tmp_path: Path) -> None
 def test_one_request_for_a_lock_in_a_minute_is_made_by_another_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread for each would need much memory, and a file system that answered may stop to answer."""
+    """A thread for each would need much memory, and a file system that answered may stop answering."""
     by: list[threading.Thread] = []
     monkeypatch.setattr(files, "_answered", {})
     monkeypatch.setattr(fcntl, "flock", lambda *_arguments: by.append(threading.current_thread()))

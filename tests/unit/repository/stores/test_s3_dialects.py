@@ -1,4 +1,4 @@
-"""Servers of S3 that refuse a header which others take, or demand one, or another address."""
+"""S3 servers that refuse a header which others accept, or that require one, or another address."""
 
 from __future__ import annotations
 

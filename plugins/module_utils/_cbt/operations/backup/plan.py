@@ -243,7 +243,7 @@ def _redefined(taken: t.Sequence[DiskPlan], situation: Situation) -> dict[str, t
 
 
 def _warnings(plans: t.Sequence[DiskPlan], situation: Situation, policy: BackupPolicy) -> t.Iterator[str]:
-    """Yield what the user must know: disks that are left out unasked, and costly or doubtful readings."""
+    """Yield what the user must know: disks left out that the user did not exclude, and costly or doubtful reads."""
     falls_back = policy.mode in (AUTO, DIFFERENTIAL) and situation.points
     facts = situation.facts
     for disk, plan in zip(facts.disks, plans):

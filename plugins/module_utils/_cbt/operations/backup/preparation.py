@@ -34,7 +34,7 @@ def check_job(domain: Domain, facts: DomainFacts, abort_foreign: bool) -> None:
 
 
 def check_block_jobs(domain: Domain, facts: DomainFacts, targets: t.Iterable[str]) -> None:
-    """Raise Refused if one of the disks is being copied or merged by libvirt, which then makes no backup of it."""
+    """Raise Refused if libvirt is copying or merging one of the disks: it does not back up such a disk."""
     for target in targets if facts.active else ():
         with explained(f"read the block job of {target} of {facts.name}"):
             job = domain.api.blockJobInfo(target)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Compares restored disks with what definitions take them for: a restored disk is plain, without encryption."""
+"""Compares restored disks with how definitions read them: a restored disk is plain, without encryption."""
 
 from __future__ import annotations
 

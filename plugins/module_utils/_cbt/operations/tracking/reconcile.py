@@ -26,7 +26,7 @@ SHUT_OFF = "shut off"
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One step: ``verb`` is redefine or remove a ``checkpoint``, or shut the domain off, which is done before.
+    """One step: ``verb`` is redefine or remove a ``checkpoint``, or shut the domain off, which comes first.
 
     ``disks`` are the targets whose bitmaps a redefined checkpoint uses.
     """
