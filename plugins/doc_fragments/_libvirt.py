@@ -76,7 +76,8 @@ options:
   silent_hosts:
     description:
       - Hosts that may run the domain and did not report whether they do. If there are any, and the domain is shut off,
-        disks without locks that reach other hosts are left out with a warning.
+        disks without locks that reach other hosts are left out with a warning. M(kvm.cbt.cbt_checkpoint) then removes
+        no bitmap of the domain.
       - The roles set it, see C(cbt_cluster) of P(kvm.cbt.backup#role).
     type: list
     elements: str
