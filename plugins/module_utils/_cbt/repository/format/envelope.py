@@ -63,13 +63,13 @@ def fits(value: t.Any, wanted: t.Any) -> bool:
     """
     if wanted is t.Any:
         return True
-    if isinstance(wanted, type):
+    origin, arguments = t.get_origin(wanted), t.get_args(wanted)
+    if origin is None and isinstance(wanted, type):  # before Python 3.11, list[str] is an instance of type, too
         if dataclasses.is_dataclass(wanted):
             return isinstance(value, dict) and all(
                 fits(value.get(field), each) for field, each in shape_of(wanted).items()
             )
         return isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)  # True is not a number here
-    origin, arguments = t.get_origin(wanted), t.get_args(wanted)
     if origin is t.Union:
         return any(fits(value, each) for each in arguments)
     if origin is collections.abc.Mapping:
