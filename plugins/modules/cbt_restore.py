@@ -114,7 +114,8 @@ options:
       - Files and block devices of a running domain are never replaced. Neither is an image file that a QEMU process on
         this host has open.
       - A path is refused if a domain of this host reads it as encrypted, as a slice or in a format other than
-        O(format), unless O(define=true) replaces the definition of that domain.
+        O(format), unless O(define=true) replaces the definition of that domain. It is also refused if the memory of
+        that domain is saved to disk.
       - If libvirt then refuses to define the domain, the replaced files remain replaced. The message names them.
       - With O(define=true), also whether to redefine a domain that has the same name and UUID and is shut off.
     type: bool

@@ -152,6 +152,11 @@ def test_a_domain_saved_to_disk_continues_after_its_backup(
                 check_only=check_only,
             )
         assert domain.handle.hasManagedSaveImage()
+        over = RestoreRequest(
+            domain.name, disk_map={disk: str(domain.image(disk)) for disk in ("vda", "vdb")}, force=True
+        )
+        with pytest.raises(Refused, match=f"the memory of {domain.name} is saved to disk"):
+            restore(repository, over, session_of(domain), check_only=check_only)
     assert backup(session_of(domain), repository, ask(domain.name)).point is not None
     assert domain.handle.hasManagedSaveImage()
     domain.start()

@@ -24,6 +24,14 @@ class Defined:
     disk: str | None
     uuid: str = OTHER_UUID
     name: str = "web2"
+    saved: bool = False
+
+    @property
+    def api(self) -> Defined:
+        return self
+
+    def hasManagedSaveImage(self) -> bool:  # noqa: N802  as libvirt calls it
+        return self.saved
 
     def domains(self) -> list[Defined]:
         return [self]
@@ -70,6 +78,13 @@ def test_a_domain_that_could_not_read_the_restored_disk_is_named(
         with pytest.raises(Refused, match=f"restore vda to /i/a: web2 could not read it, .*that {why}.*define: true"):
             check_readers(t.cast(Session, Defined(defined)), plans, None)
     check_readers(t.cast(Session, Defined(defined)), plans, OTHER_UUID)  # its definition is replaced
+
+
+def test_a_disk_of_a_domain_whose_memory_is_saved_is_not_replaced() -> None:
+    saved = t.cast(Session, Defined(disk("type='raw'"), saved=True))
+    with pytest.raises(Refused, match="restore vda to /i/a: the memory of web2 is saved .*managedsave-remove web2"):
+        check_readers(saved, [DiskRestore("vda", "/i/a", "raw", 512)], None)
+    check_readers(saved, [DiskRestore("vda", "/i/b", "raw", 512)], None)
 
 
 def test_a_disk_that_was_encrypted_is_in_the_warnings() -> None:

@@ -9,7 +9,7 @@ import os
 import typing as t
 
 from ...errors import Refused
-from ...hypervisor.connection import Session, libvirt
+from ...hypervisor.connection import Domain, Session, explained, libvirt
 from ...hypervisor.domain import located
 from ...hypervisor.domain_xml import disk_kinds
 from ...hypervisor.domain_xml.disks import Disk, parse_disks
@@ -30,19 +30,33 @@ def plain_texts(domain_xml: str, plans: t.Iterable[DiskRestore]) -> list[str]:
 def check_readers(session: Session, plans: t.Sequence[DiskRestore], replaced: str | None) -> None:
     """Raise Refused if a domain could not read a restored disk at a path that its definition names.
 
-    ``replaced`` is the UUID of the domain that the restore defines; its definition will name the restored disks.
+    The same holds for a domain whose memory is saved to disk: when it continues, its guest would write what it knows of
+    the previous content. ``replaced`` is the UUID of the domain that the restore defines; its definition will name the
+    restored disks.
     """
     by_path = {os.path.realpath(plan.path): plan for plan in plans}
     for domain in session.domains():
         xml = domain.xml(libvirt.VIR_DOMAIN_XML_INACTIVE) if domain.uuid != replaced else None
         for disk in parse_disks(xml) if xml is not None else ():
             plan = by_path.get(os.path.realpath(located(session, disk).source or ""))
-            why = _why_misread(disk, plan) if plan is not None else None
-            if plan is not None and why is not None:
-                raise Refused(
-                    f"Cannot restore {plan.target} to {plan.path}: {domain.name} could not read it, because its"
-                    f" definition says that {why}. Restore to another path, or replace the domain with define: true."
-                )
+            if plan is not None:
+                _check_reader(domain, disk, plan)
+
+
+def _check_reader(domain: Domain, disk: Disk, plan: DiskRestore) -> None:
+    what, why = f"Cannot restore {plan.target} to {plan.path}", _why_misread(disk, plan)
+    if why is not None:
+        raise Refused(
+            f"{what}: {domain.name} could not read it, because its definition says that {why}. Restore to another"
+            " path, or replace the domain with define: true."
+        )
+    with explained(f"look at the domain {domain.name}"):
+        saved = domain.api.hasManagedSaveImage()
+    if saved:
+        raise Refused(
+            f"{what}: the memory of {domain.name} is saved to disk, and would not match the restored disk. Restore to"
+            f" another path, or discard the memory with virsh managedsave-remove {domain.name}."
+        )
 
 
 def _why_misread(disk: Disk, plan: DiskRestore) -> str | None:
