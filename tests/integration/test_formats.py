@@ -18,6 +18,7 @@ from witness import ask, session_of
 
 from _cbt.errors import CbtError, Refused
 from _cbt.hypervisor.domain import read_domain
+from _cbt.hypervisor.other_hosts import OtherHosts
 from _cbt.images import marker as image_marker
 from _cbt.images import qemu_img
 from _cbt.images.marker import Original
@@ -26,6 +27,8 @@ from _cbt.operations.convert.convert import convert_disks, convert_image
 from _cbt.operations.convert.plan import ConversionOptions
 from _cbt.operations.domains import describe_domains
 from _cbt.operations.restore.restore import RestoreRequest, restore
+from _cbt.operations.tracking.reconcile import reconcile
+from _cbt.operations.tracking.tracking import TrackingRequest, set_tracking
 from _cbt.repository.repository import Repository
 
 MIB = 1 << 20
@@ -289,3 +292,21 @@ def test_facts_of_a_shut_off_domain_are_those_of_its_definition(
     with BlockDomain(hypervisor, [DiskSpec("vda", format="raw", source=disk)], start=False) as domain:
         (read,) = read_domain(session_of(domain).domain(domain.name)).disks
         assert (read.virtual_size, read.image.get("backing-filename"), read.image["format"]) == (SIZE, None, "raw")
+
+
+def test_bitmaps_that_a_guest_wrote_to_its_raw_disk_are_not_removed(
+    hypervisor: Hypervisor, disk: Path, workspace: Path, repository: Repository
+) -> None:
+    inner = workspace / "inner.qcow2"
+    run_tool(["qemu-img", "create", "-q", "-f", "qcow2", inner, str(SIZE)])
+    run_tool(["qemu-img", "bitmap", "--add", "-f", "qcow2", inner, "leftover"])
+    disk.write_bytes(inner.read_bytes())
+    os.truncate(disk, SIZE)
+    written = disk.read_bytes()
+    with BlockDomain(hypervisor, [DiskSpec("vda", format="raw", source=disk)], start=False) as domain:
+        session, name = session_of(domain), domain.name
+        plan = reconcile(session, repository, name, OtherHosts(), remove_foreign=True)
+        assert (plan.steps, plan.foreign) == ((), ())
+        request = TrackingRequest(name, False, "leftover")
+        assert set_tracking(session, repository, request).actions == ()
+        assert disk.read_bytes() == written
