@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import fleet
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 from hypothesis import given
 from hypothesis import strategies as some
@@ -300,3 +302,12 @@ def test_a_name_is_missing_only_if_no_host_has_it() -> None:
     told = fleet.summary(HOSTS, hostvars, "backup,verify")
     assert (told["missing"], told["failed"]) == (["gone"], [])
     assert told["lines"] == ["backup: MISSING: gone was not found on any host in this play"]
+
+
+def test_every_filter_is_documented_as_internal() -> None:
+    folder = Path(fleet.__file__).parent
+    names = {path.stem for path in folder.glob("*.yml")}
+    assert names == set(fleet.FilterModule().filters())
+    for name in names:
+        described = yaml.safe_load((folder / f"{name}.yml").read_text())["DOCUMENTATION"]["description"]
+        assert described[-1] == "Internal to the roles of this collection."
