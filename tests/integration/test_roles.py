@@ -42,7 +42,11 @@ def test_disks_are_reported_and_converted_by_the_playbook(play: Play, hypervisor
         images = [domain.image("vda") for domain in (one, two, other)]
         playbook = "kvm.cbt.remediate_disk_formats"
         # Words for booleans, as -e and surveys give them.
-        variables = {"cbt_domains": [one.name, f"{two.name[:-2]}*"], "qcow2_v3_report_only": "false"}
+        variables = {
+            "cbt_domains": [one.name, f"{two.name[:-2]}*", other.name],
+            "cbt_exclude_domains": other.name,
+            "qcow2_v3_report_only": "false",
+        }
         report = play.run(playbook, {**variables, "qcow2_v3_report_only": "true"})
         assert (
             report.count("which holds no bitmaps") == 1 and report.count("a RAW image") == 1 and "cdrom" not in report
