@@ -1292,6 +1292,13 @@ KINDS = (
         ("unit/operations/restore/test_readers_of_disks.py",),
     ),
     Mutation(
+        "an image is replaced under a saved memory",
+        "operations/restore/definitions.py",
+        "    if saved:\n",
+        "    if False:\n",
+        ("unit/operations/restore/test_readers_of_disks.py",),
+    ),
+    Mutation(
         "a copy shares the state of the original's TPM",
         "operations/restore/machine_xml.py",
         "                backend.remove(source)\n",
