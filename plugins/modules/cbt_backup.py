@@ -89,7 +89,8 @@ options:
     default: read
   abort_foreign_job:
     description:
-      - Whether to end a backup job that another tool, or a run of this collection on another host, started on the domain.
+      - Whether to end a backup job on the domain that another tool started, or a run of this collection on another
+        host.
       - A job that a killed run on the same host left behind is always ended. A container counts as another host.
     type: bool
     default: false

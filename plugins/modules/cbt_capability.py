@@ -82,15 +82,15 @@ def main() -> None:
         supports_check_mode=True,
     )
     _runtime.require(module, "libvirt")
+    on = module.params["state"] == "present"
     with _runtime.reported(module), _hypervisor.session(module) as session:
-        changed, missing = set_capability(
-            session, module.params["domains"], module.params["state"] == "present", module.check_mode
-        )
+        changed, missing = set_capability(session, module.params["domains"], on, module.check_mode)
+    before, after = ({"incremental_backup": dict.fromkeys(changed, state)} for state in (not on, on))
     module.exit_json(
         changed=bool(changed),
         domains=changed,
         missing=missing,
-        diff={"before": {"to change": changed}, "after": {"to change": []}},
+        diff={"before": before, "after": after},
     )
 
 

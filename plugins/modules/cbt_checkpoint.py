@@ -176,7 +176,7 @@ def _reconciled(module: AnsibleModule, session: _hypervisor.Session) -> dict[str
         "checkpoint": plan.serving,
         "actions": [step.text for step in plan.steps],
         "foreign": list(plan.foreign),
-        "diff": {"before": {"to do": [step.text for step in plan.steps]}, "after": {"to do": []}},
+        "diff": {"before": plan.state(after=False), "after": plan.state(after=True)},
     }
 
 

@@ -215,6 +215,7 @@ actions:
 """
 
 import os
+import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -231,6 +232,17 @@ from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.convert.pl
 def _image(image: Converted) -> dict[str, object]:
     shown = {key: getattr(image, key) for key in ("target", "path", "method", "original")}
     return {**shown, "before": {"format": image.format, "compat": image.compat}}
+
+
+_VERSIONS = {"0.10": "qcow2 v2", "1.1": "qcow2 v3"}
+
+
+def _diff(images: t.Iterable[Converted]) -> dict[str, object]:
+    """The formats of the images, by target or, without a domain, by the new path."""
+    named = {image.target or image.path: image for image in images}
+    before = {name: _VERSIONS.get(image.compat or "", image.format) for name, image in named.items()}
+    after = {name: f"qcow2 v3, {image.path}" for name, image in named.items()}
+    return {"before": {"images": before}, "after": {"images": after}}
 
 
 def _convert(module: AnsibleModule) -> ConversionResult:
@@ -296,7 +308,7 @@ def main() -> None:
         images=[_image(image) for image in result.images],
         left=[{"target": target, "reason": reason} for target, reason in result.left],
         actions=actions,
-        diff={"before": {"to do": actions}, "after": {"to do": []}},
+        diff=_diff(result.images),
     )
 
 

@@ -23,6 +23,11 @@ THEIRS = "<domaincheckpoint><name>theirs</name></domaincheckpoint>"
 either_way = pytest.mark.parametrize("running", [True, False], ids=["running", "shut off"])
 
 
+def _shown(state: t.Any) -> dict[str, list[str]]:
+    """The state of a domain as the diff shows it."""
+    return {"checkpoints": state[0], "bitmaps": sorted({*state[1][0], *state[1][1]})}
+
+
 class Reconciling:
     """A domain with two disks, one backup, and what is needed to bring disorder into it."""
 
@@ -109,6 +114,7 @@ class Reconciling:
         assert not done.get("failed"), done
         assert {**predicted, "invocation": None} == {**done, "invocation": None}
         after = self.state()
+        assert done["diff"] == {"before": _shown(before), "after": _shown(after)}
         again = self.reconcile(**options)
         assert (again["changed"], again["actions"], again["checkpoint"]) == (False, [], done["checkpoint"])
         assert self.state() == after

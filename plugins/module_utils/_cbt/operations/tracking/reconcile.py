@@ -48,13 +48,23 @@ class Agreement:
     """The steps that are needed, or were done.
 
     ``serving`` is the checkpoint on which the next backup builds. ``foreign`` are checkpoints and bitmaps that do not
-    belong to this collection. ``skipped`` is why nothing was done, or None.
+    belong to this collection. ``known`` are the checkpoints in libvirt before the steps, and ``held`` those to which
+    bitmaps in images belong. ``skipped`` is why nothing was done, or None.
     """
 
     serving: str | None
     steps: tuple[Step, ...]
     foreign: tuple[str, ...]
+    known: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
     skipped: str | None = None
+
+    def state(self, after: bool) -> dict[str, list[str]]:
+        """Return the checkpoints in libvirt, and those to which bitmaps belong, before or ``after`` the steps."""
+        done = self.steps if after else ()
+        new = {step.checkpoint for step in done if step.verb == REDEFINE}
+        gone = {step.checkpoint for step in done if step.verb == REMOVE}
+        return {"checkpoints": sorted({*self.known, *new} - gone), "bitmaps": sorted({*self.held} - gone)}
 
 
 def _sound_disks(disks: t.Iterable[Disk], name: str) -> tuple[str, ...]:
@@ -108,7 +118,8 @@ def plan_agreement(found: Situation, remove_foreign: bool) -> Agreement:
             Step(REMOVE, name, "it does not belong to this collection, and foreign is set to remove")
             for name in foreign
         ]
-    return Agreement(serving, tuple(steps), foreign)
+    held = named("", (), found.facts.disks)
+    return Agreement(serving, tuple(steps), foreign, tuple(found.checkpoints), tuple(held))
 
 
 def reconcile(
@@ -142,7 +153,7 @@ def _reconciled(
     if any(step.verb == REMOVE for step in plan.steps):
         skipped = why_withheld(situation.seen(domain, repository, others)[0])
         if skipped is not None:
-            return Agreement(None, (), (), skipped)
+            return Agreement(None, (), (), skipped=skipped)
     if plan.steps and found.facts.job is not None and leftovers.left_folder(domain) is None:
         raise Refused(
             f"Cannot change the checkpoints of {domain.name}: {found.facts.job_text} is running on it. Wait for it"
