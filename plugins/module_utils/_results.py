@@ -16,6 +16,7 @@ from ._runtime import Module, reported, require
 
 if t.TYPE_CHECKING:
     from ._cbt.hypervisor.domain_xml.disks import Bitmap, Disk
+    from ._cbt.operations.export.export import Export
     from ._cbt.repository.format.manifests import RestorePoint
     from ._cbt.repository.sharing.leases import LeaseHolder
 
@@ -89,3 +90,22 @@ def bitmap_details(bitmap: Bitmap) -> dict[str, t.Any]:
     """Return a bitmap as modules return it."""
     fields = dataclasses.asdict(bitmap)
     return {key: fields[key] for key in ("name", "granularity", "dirty_bytes", "inconsistent")}
+
+
+def export_details(export: Export) -> dict[str, t.Any]:
+    """Return an export as modules return it."""
+    plan = export.plan
+    return {
+        "name": plan.name,
+        "domain": plan.domain,
+        "uuid": plan.uuid,
+        "restore_point": plan.restore_point,
+        "repository": plan.location,
+        "writable": plan.folders.overlay is not None,
+        "hold": export.hold,
+        "running": export.pid is not None,
+        "exports": [
+            {"target": target, "uri": plan.uri(target), "size": size, "pid": export.pid}
+            for target, size in plan.disks.items()
+        ],
+    }

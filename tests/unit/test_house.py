@@ -30,6 +30,7 @@ REPOSITORY = [
     "repository/dedup",
     "repository/sharing",
     "repository/records",
+    "repository/views",
     "repository",
     "repository/packs",
     "repository/stores",
@@ -42,6 +43,7 @@ WINGS: dict[str, set[str]] = {
     "hypervisor/domain_xml": set(),
     "images": set(),
     "blocks": set(),
+    "blocks/server": set(),
 }
 BELOW_OPERATIONS = {*REPOSITORY, *WINGS}
 # Which verbs use which others.
@@ -49,6 +51,7 @@ VERBS = {
     "operations": {"operations/point", "operations/tracking", "operations/upkeep"},
     "operations/backup": {"operations/point", "operations/upkeep"},
     "operations/convert": set(),
+    "operations/export": set(),
     "operations/point": set(),
     "operations/restore": {"operations/point"},
     "operations/tracking": {"operations/backup", "operations/point"},

@@ -10,7 +10,8 @@ tests/unit/test_house.py checks the rules of this section and every list of file
     operations/     the verbs; the only place where the three folders below meet
     hypervisor/     libvirt and QEMU; uses images/, which runs qemu-img and reads image files
     blocks/         extents, and reading and writing a disk over NBD
-    repository/     stored data: memory > dedup > sharing > records > repository > packs > stores > format > crypto
+    repository/     stored data: memory > dedup > sharing > records > views > repository > packs > stores > format
+                    > crypto
 
 hypervisor/, blocks/ and repository/ do not import one another. In the chain of repository/, each link may import those
 to its right; the link "repository" is the files that are directly in the folder.

@@ -163,3 +163,23 @@ def service(arguments: t.Sequence[str]) -> t.Iterator[Service]:
         yield running
     finally:
         running.kill()
+
+
+def detached(arguments: t.Sequence[str], errors: t.IO[bytes]) -> t.Callable[[], int | None]:
+    """Start a program that goes on when this process ends. Its output goes to the file ``errors``.
+
+    Returns a function that returns its exit status, None while it runs.
+    """
+    try:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            env=_environment(),
+            cwd="/",
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise _missing(arguments[0]) from error
+    return process.poll

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import typing as t
 
 from ..control import Control
 from ..errors import RepositoryError
@@ -43,3 +44,27 @@ def open_store(where: str | RepositoryLocation) -> Store:
     if not os.path.isabs(where.location):
         raise RepositoryError(f"The repository {where.location} is not an absolute path.")
     return DirectoryStore(where.location)
+
+
+# Variables that lead to an object store, or that its client reads.
+_VARIABLES = ("HOME", "PATH", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+_FAMILIES = ("AWS_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+
+def handed_on(where: RepositoryLocation) -> dict[str, t.Any]:
+    """Return a location, with its secrets and what the environment adds to it, as JSON can carry it."""
+    environment = {
+        name: value for name, value in os.environ.items() if name in _VARIABLES or name.upper().startswith(_FAMILIES)
+    }
+    return {
+        "location": where.location,
+        "s3": dataclasses.asdict(where.s3),
+        "passphrase": where.passphrase,
+        "environment": environment,
+    }
+
+
+def received(data: t.Mapping[str, t.Any]) -> RepositoryLocation:
+    """Return the location that another process handed on, and set the variables that belong to it."""
+    os.environ.update(data["environment"])
+    return RepositoryLocation(data["location"], S3Options(**data["s3"]), data["passphrase"])

@@ -17,15 +17,24 @@ from ..crypto.keys import TAG_SIZE, Keys
 from ..format import packs
 from ..format.maps import Run
 from ..format.packs import Directory, Encoded, PackRef
-from ..stores.base import Store
 
 CACHED_BLOCKS = 1 << 18  # directory entries kept; about 16 MiB
+
+
+class PackSource(t.Protocol):
+    """The operations of a store that reading packs takes."""
+
+    def size(self, name: str) -> int:
+        """Return the size of an object in bytes. Raises ObjectMissing."""
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``offset``, fewer at the end of the object. Raises ObjectMissing."""
 
 
 class PackReader:
     """Returns checked directories and blocks. Thread-safe."""
 
-    def __init__(self, store: Store, keys: Keys) -> None:
+    def __init__(self, store: PackSource, keys: Keys) -> None:
         self._store = store
         self.keys = keys
         self._lock = threading.Lock()
