@@ -40,7 +40,7 @@ class Overlay:
     """A writable disk on top of one that is only read. Thread-safe."""
 
     def __init__(self, base: Disk, storage: Storage) -> None:
-        self._base, self._file, self._states = base, storage.file.fileno(), storage.states
+        self._base, self._file, self._states = base, storage.file, storage.states
         self._writing = threading.Lock()
         self.size = base.size
 
@@ -61,7 +61,7 @@ class Overlay:
                 yield end - start, ()
             else:
                 for at in range(start, end, _STEP):
-                    yield min(_STEP, end - at), [os.pread(self._file, min(_STEP, end - at), at)]
+                    yield min(_STEP, end - at), [os.pread(self._file.fileno(), min(_STEP, end - at), at)]
 
     def _parts(self, offset: int, length: int) -> t.Iterator[tuple[int, int, int]]:
         """Yield the parts of a range: where the content is, and where the part begins and ends."""
@@ -106,7 +106,7 @@ class Overlay:
     def _put(self, offset: int, data: Buffer) -> None:
         rest = memoryview(data)
         while rest:
-            written = os.pwrite(self._file, rest, offset)
+            written = os.pwrite(self._file.fileno(), rest, offset)
             offset, rest = offset + written, rest[written:]
 
     def _mark(self, first: int, stop: int, state: int) -> None:
