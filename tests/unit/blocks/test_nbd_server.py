@@ -177,7 +177,7 @@ def test_block_status_hides_no_data(server: Server, disk: PatternDisk) -> None:
     for offset, length in ranges(20):
         for flags in (0, nbd.CMD_FLAG_REQ_ONE):
             found: list[int] = []
-            client.block_status(length, offset, lambda _c, _o, entries, _e: found.extend(entries), flags)
+            client.block_status(length, offset, lambda _c, _o, entries, _e, into=found: into.extend(entries), flags)
             at = offset
             for size, kind in zip(found[::2], found[1::2]):
                 assert kind in (0, 3)

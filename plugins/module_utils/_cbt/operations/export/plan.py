@@ -126,7 +126,7 @@ def check_name(name: str) -> None:
 
 def default_name(point: RestorePoint) -> str:
     """Return the name of an export that the request does not name."""
-    return f"{_UNSAFE.sub('-', point.domain).strip('-.')[:60] or point.uuid}-{point.id}".lstrip("_")
+    return f"{_UNSAFE.sub('-', point.domain).strip('-.')[:50] or point.uuid}-{point.id}".lstrip("_")
 
 
 def socket_path(folder: str, name: str) -> str:
