@@ -34,7 +34,7 @@ UNIX = UnixAddress("/run/sockets", 0, 0, 0o600)
 
 
 def plan(address: Address = UNIX, **fields: Any) -> ExportPlan:
-    return make_plan(POINT, "/backup", ExportRequest("web1", address, **fields))
+    return make_plan(POINT, "ab" * 16, "/backup", ExportRequest("web1", address, **fields))
 
 
 def test_all_disks_are_exported_or_those_selected() -> None:
@@ -45,6 +45,10 @@ def test_all_disks_are_exported_or_those_selected() -> None:
         plan(selection=Selection(("vdc",)))
     with pytest.raises(Refused, match="no disk left"):
         plan(selection=Selection(None, ("vda", "vdb")))
+
+
+def test_the_repository_is_the_one_that_is_opened_also_for_a_copied_point() -> None:
+    assert POINT.repository != plan().repository == "ab" * 16
 
 
 def test_a_uri_leads_to_the_disk() -> None:
@@ -81,7 +85,9 @@ def test_the_default_name_is_one(domain: str, name: str) -> None:
     found = dataclasses.replace(POINT, domain=domain)
     made = default_name(found)
     assert made == f"{name}-{POINT.id}"
-    exported = make_plan(found, "/backup", ExportRequest(domain, UnixAddress("/run/kvm-cbt-exports", 0, 0, 0)))
+    exported = make_plan(
+        found, "ab" * 16, "/backup", ExportRequest(domain, UnixAddress("/run/kvm-cbt-exports", 0, 0, 0))
+    )
     assert ExportRequest("web1", UNIX, name=exported.name).name == made, "it can be given as well"
 
 

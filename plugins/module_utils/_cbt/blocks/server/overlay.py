@@ -29,11 +29,11 @@ class Storage:
         """``size`` is that of the disk. Raises CbtError if there can be no file in ``folder``."""
         try:
             self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+            self.states = mmap.mmap(-1, max(1, block_count(size)))
         except OSError as error:
             raise CbtError(
                 f"Cannot keep private writes in {folder}: {error.strerror}. Set another overlay_dir."
             ) from error
-        self.states = mmap.mmap(-1, max(1, block_count(size)))
 
 
 class Overlay:

@@ -102,7 +102,7 @@ def export(
     """
     found = repository.points_with(request.domain)
     point = select_point(found, request.domain, request.restore_point, request.until)
-    plan = make_plan(point, location.location, request)
+    plan = make_plan(point, repository.id, location.location, request)
     with exports.changing():
         there = exports.read(plan.name)
         if there is not None:
@@ -113,10 +113,12 @@ def export(
             return ExportResult(Export(plan, there.hold if there is not None else None), True)
         control.check()
         with control.phase("exporting", name=plan.name, restore_point=point.id):
-            return _begin(repository, location, plan, point)
+            return _begin(repository, location, plan, point, control)
 
 
-def _begin(repository: Repository, location: RepositoryLocation, plan: ExportPlan, point: RestorePoint) -> ExportResult:
+def _begin(
+    repository: Repository, location: RepositoryLocation, plan: ExportPlan, point: RestorePoint, control: Control
+) -> ExportResult:
     before = _holds_of(repository, plan.name, socket.gethostname())
     attempt = holding.hold_if_writable(repository, point, plan.purpose)
     hold = attempt.hold
@@ -128,7 +130,7 @@ def _begin(repository: Repository, location: RepositoryLocation, plan: ExportPla
         held = hold.point if hold is not None and hold.point is not None else point
         manifest = manifests.encode(held).decode(errors="surrogatepass")
         settings = Settings(plan, manifest, handed_on(location))
-        pid = launch.start(plan.name, settings.encode())
+        pid = launch.start(plan.name, settings.encode(), control)
         undo.pop_all()
     for old in before:  # of a server that is gone, such as before a restart of this host
         holds.release(repository, old)

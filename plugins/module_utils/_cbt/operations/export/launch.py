@@ -20,19 +20,22 @@ import time
 import typing as t
 
 from ... import archive, programs
+from ...control import Control
 from ...errors import CbtError
+from ...printable import printable
 from . import exports
 
 _START_WITHIN = 60.0  # seconds
 _STOP_WITHIN = 30.0
 _WAKE = 0.2
+_MOST_SAID = 4096  # characters
 _SYSTEMD = "/run/systemd/system"  # is there if systemd runs
 _SERVER = "operations.export.server"
 
 Ended = t.Callable[[], t.Optional[int]]
 
 
-def start(name: str, settings: t.Mapping[str, t.Any]) -> int:
+def start(name: str, settings: t.Mapping[str, t.Any], control: Control) -> int:
     """Start the server of an export. Returns its process id once it serves. Raises CbtError with its reason."""
     folder = exports.folder_of(name)
     code, start_socket = os.path.join(folder, exports.ARCHIVE), os.path.join(folder, exports.START)
@@ -45,7 +48,7 @@ def start(name: str, settings: t.Mapping[str, t.Any]) -> int:
         listening.listen(1)
         try:
             ended = _run(name, [sys.executable, code, folder])
-            answer = _converse(listening, ended, settings)
+            answer = _converse(listening, ended, settings, control)
         except BaseException:
             stop(name)
             raise
@@ -53,7 +56,7 @@ def start(name: str, settings: t.Mapping[str, t.Any]) -> int:
             os.unlink(start_socket)
     if "error" in answer:
         stop(name)
-        raise CbtError(f"Cannot serve the export {name}: {answer['error']}")
+        raise CbtError(f"Cannot serve the export {name}: {answer['error'] or _last_words(name)}")
     return int(answer["pid"])
 
 
@@ -86,26 +89,41 @@ def _run(name: str, command: t.Sequence[str]) -> Ended:
     return lambda: None
 
 
-def _converse(listening: socket.socket, ended: Ended, settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """Send the settings, and return the answer."""
+def _converse(
+    listening: socket.socket, ended: Ended, settings: t.Mapping[str, t.Any], control: Control
+) -> dict[str, t.Any]:
+    """Send the settings, and return the answer, an empty error if there is none. Raises Interrupted."""
     deadline = time.monotonic() + _START_WITHIN
-    listening.settimeout(_WAKE)
-    while True:
-        try:
-            connection, _address = listening.accept()
-            break
-        except socket.timeout:
+
+    def patiently(source: socket.socket) -> bool:
+        """Wait until there is something to receive. Return False if that takes too long, or the process ended."""
+        while not select.select([source], [], [], _WAKE)[0]:
+            control.check()
             if ended() is not None or time.monotonic() > deadline:
-                return {"error": "it did not start. See its log"}
-    with connection:
-        connection.settimeout(_START_WITHIN)
+                return False
+        return True
+
+    if not patiently(listening):
+        return {"error": ""}
+    with listening.accept()[0] as connection:
         try:
             connection.sendall(json.dumps(settings).encode())
             connection.shutdown(socket.SHUT_WR)
-            answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
-        except OSError as error:
-            return {"error": f"it did not answer ({error}). See its log"}
-    return t.cast("dict[str, t.Any]", json.loads(answer)) if answer else {"error": "it ended early. See its log"}
+            answer = b""
+            while patiently(connection) and (part := connection.recv(1 << 16)):
+                answer += part
+            return t.cast("dict[str, t.Any]", json.loads(answer))
+        except (OSError, ValueError):
+            return {"error": ""}
+
+
+def _last_words(name: str) -> str:
+    """Return why a server gave no reason, as far as it is known."""
+    if _has_systemd():
+        return f"it gave no reason. See journalctl -u {unit(name)}."
+    with open(os.path.join(exports.folder_of(name), exports.LOG), encoding="utf-8", errors="replace") as log:
+        said = log.read()[-_MOST_SAID:].strip().splitlines()
+    return f"it gave no reason. The last line of its log is: {printable(said[-1]) if said else 'none'}"
 
 
 def stop(name: str) -> None:

@@ -134,8 +134,11 @@ def socket_path(folder: str, name: str) -> str:
     return os.path.join(folder, f"{name}.sock")
 
 
-def make_plan(point: RestorePoint, location: str, request: ExportRequest) -> ExportPlan:
-    """Decide what is served. Raises Refused if the request does not fit the restore point."""
+def make_plan(point: RestorePoint, repository: str, location: str, request: ExportRequest) -> ExportPlan:
+    """Decide what is served. Raises Refused if the request does not fit the restore point.
+
+    ``repository`` is the id of the repository, which a copied restore point does not have.
+    """
     known = {disk.target: disk.size for disk in point.disks}
     request.selection.check(list(known), f"Restore point {point.id} of {point.domain}")
     disks = {target: size for target, size in known.items() if request.selection.why_excluded(target) is None}
@@ -151,7 +154,7 @@ def make_plan(point: RestorePoint, location: str, request: ExportRequest) -> Exp
         point.domain,
         point.uuid,
         point.id,
-        point.repository,
+        repository,
         location,
         disks,
         request.address,

@@ -41,6 +41,7 @@ _LONGEST_PAUSE = 30.0  # seconds between two attempts to serve
 _LIVED = 10.0  # seconds after which a process did not fail at once
 _ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _MOST_REPORTS = 1000
+_LOCK_ATTEMPTS, _LOCK_PAUSE = 100, 0.02  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +85,13 @@ def main() -> None:
 def _locked(path: str) -> int:
     """Lock a file for as long as this process or a child of it lives, and write the process id to it."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise Refused("its server runs already.") from error
+    for _attempt in range(_LOCK_ATTEMPTS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        time.sleep(_LOCK_PAUSE)  # a process that asks whether a server runs holds it for a moment
+    else:
+        raise Refused("its server runs already.")
     os.ftruncate(handle, 0)
     os.write(handle, str(os.getpid()).encode())
     return handle
