@@ -1321,6 +1321,97 @@ KINDS = (
     ),
 )
 
+# What an export serves, to whom, and how long its restore point is held.
+
+EXPORTS = (
+    Mutation(
+        "an export begins without a hold",
+        "operations/export/export.py",
+        "    attempt = holding.hold_if_writable(repository, point, plan.purpose)\n",
+        "    attempt = holding.Attempt(None, None)\n",
+        (
+            "unit/operations/export/test_export_processes.py::test_the_point_is_held_before_the_server_starts_and_until_it_ended",
+        ),
+    ),
+    Mutation(
+        "an export that fails leaves its hold",
+        "operations/export/export.py",
+        "            undo.callback(holds.release, repository, hold.id)\n",
+        "            pass\n",
+        ("unit/operations/export/test_export_processes.py::test_a_server_that_does_not_start_says_why",),
+    ),
+    Mutation(
+        "another repository at the location is served",
+        "operations/export/server.py",
+        "        if repository.id != self._settings.plan.repository:\n",
+        "        if not repository.id:\n",
+        ("unit/operations/export/test_export_processes.py::test_another_repository_at_the_location_is_refused",),
+    ),
+    Mutation(
+        "an export of another repository is ended",
+        "operations/export/export.py",
+        "            if each.plan.repository != repository.id:\n",
+        "            if not each.plan.repository:\n",
+        ("unit/operations/export/test_export_processes.py::test_an_export_of_another_repository_is_not_ended",),
+    ),
+    Mutation(
+        "the map is not read again",
+        "repository/views/disk_view.py",
+        "                    self._reread()\n",
+        "                    pass\n",
+        ("unit/repository/views/test_disk_view.py::test_blocks_that_moved_are_read_where_they_are",),
+    ),
+    Mutation(
+        "a damaged block is served as zeroes",
+        "repository/views/disk_view.py",
+        "                if isinstance(block, DamagedObject):\n                    raise block\n",
+        "                if isinstance(block, DamagedObject):\n                    block = bytes(65536)\n",
+        ("unit/repository/views/test_disk_view.py::test_damage_is_an_error_at_its_place_and_nowhere_else",),
+    ),
+    Mutation(
+        "a slot that was given away is read",
+        "repository/views/pack_cache.py",
+        "                if self._kept.get(key) is slot:\n",
+        "                if slot is not None:\n",
+        ("unit/repository/views/test_pack_cache.py::test_a_slot_that_is_given_away_during_a_read_is_not_believed",),
+    ),
+    Mutation(
+        "options are granted before TLS",
+        "blocks/server/handshake.py",
+        "        elif self._tls is not None:\n",
+        "        elif self._tls is not None and option == protocol.LIST:\n",
+        ("unit/blocks/test_nbd_server.py::test_nothing_is_said_before_tls",),
+    ),
+    Mutation(
+        "an export name is granted before TLS",
+        "blocks/server/handshake.py",
+        "        if disk is None or self._tls is not None:  # this",
+        "        if disk is None:  # this",
+        ("unit/blocks/test_nbd_server.py::test_nothing_is_said_before_tls",),
+    ),
+    Mutation(
+        "a client needs no certificate",
+        "blocks/server/listener.py",
+        "    context.verify_mode = ssl.CERT_REQUIRED\n",
+        "    context.verify_mode = ssl.CERT_NONE\n",
+        ("unit/blocks/test_nbd_server.py::test_tls_serves_those_with_a_certificate_of_its_authority",),
+    ),
+    Mutation(
+        "a part of a block is written without the rest of it",
+        "blocks/server/overlay.py",
+        "                    self._bring_up(block)\n",
+        "                    pass\n",
+        ("unit/blocks/test_nbd_server.py::test_private_writes_are_read_by_all_clients_and_the_disk_stays_as_it_was",),
+    ),
+    Mutation(
+        "a socket in a folder of others is used",
+        "operations/export/server.py",
+        "        if status.st_mode & 0o022 or",
+        "        if status.st_mode & 0o022 and",
+        ("integration/test_export.py::test_a_start_that_fails_leaves_nothing",),
+    ),
+)
+
 MUTATIONS = (
     *KINDS,
     *CONTENT,
@@ -1335,4 +1426,5 @@ MUTATIONS = (
     *FULL,
     *SHARING,
     *STORM,
+    *EXPORTS,
 )
