@@ -1350,8 +1350,8 @@ EXPORTS = (
     Mutation(
         "an export of another repository is ended",
         "operations/export/export.py",
-        "            if each.plan.repository != repository.id:\n",
-        "            if not each.plan.repository:\n",
+        "            if plan.repository != repository.id:\n",
+        "            if not plan.repository:\n",
         ("unit/operations/export/test_export_processes.py::test_an_export_of_another_repository_is_not_ended",),
     ),
     Mutation(

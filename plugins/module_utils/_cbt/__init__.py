@@ -66,6 +66,8 @@ Where to look
     the SDK repeats a request to S3, which is logged  repository/stores/s3_client.py, _report_retry
     an answer that breaks off is read again, logged   repository/stores/s3_store.py, _read
     an event becomes a line of the log                control.py, note, and log.py, event
+    a client of an export gets an error               blocks/server/transmission.py, _answer_in_pieces
+    an export reads blocks that were moved            repository/views/disk_view.py, _newest
     a new kind of store                               repository/stores/, and repository/location.py, open_store
 
 repository/stores/__init__.py lists what else a new kind of store needs. "Guarantees" and "Sharing a repository" in
@@ -150,6 +152,8 @@ frozen view     the disks as they were at one instant, served over NBD while the
 freeze          of a guest: its agent holds back writes to file systems while the view starts; the option is quiesce
 hook            a sampled block id, used to find packs with similar content
 draft           a manifest that is not published yet; a collector keeps what it names
+export          disks of a restore point that a server of kvm.cbt offers over NBD
+view            a disk of a restore point that can be read at any offset
 hold            the object that keeps a restore point while a machine is served from it
 lease           the object that shows that a writer is still running
 condemned       listed for deletion after a grace period

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from engine_history import EngineHistory
 from histories import KEYS
+from samples import UUID, point_id
 
 from _cbt import runtime
 from _cbt.control import Control
@@ -154,6 +155,35 @@ def test_an_export_of_another_repository_is_not_ended(world: World, folder: Path
     with pytest.raises(Refused, match="is of another repository"):
         other.end()
     assert world.export().changed is False
+
+
+@pytest.mark.parametrize(
+    ("request_", "ended"),
+    [
+        (EndRequest("x"), ["x"]),
+        (EndRequest(domain="web1"), ["x", "y"]),
+        (EndRequest(domain=UUID), ["x", "y"]),
+        (EndRequest(domain=UUID, restore_point=point_id(9)), []),
+        (EndRequest(domain="web2"), []),
+        (EndRequest("x", host="kvm9"), []),
+        (EndRequest("z", host="kvm9"), ["z"]),
+    ],
+)
+def test_holds_of_exports_end_after_a_restart_of_the_host(
+    world: World, monkeypatch: pytest.MonkeyPatch, request_: EndRequest, ended: list[str]
+) -> None:
+    (point,) = world.repository().points_of().points
+    mine = [holding.hold(world.repository(), point, f"export {name}") for name in ("x", "y")]
+    other = [holding.hold(world.repository(), point, "instant recovery of web1")]
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(holding.socket, "gethostname", lambda: "kvm9")
+        other += [holding.hold(world.repository(), point, "export z")]
+    assert verb.end(world.repository(), request_, check_only=True) == ended
+    assert verb.end(world.repository(), request_) == ended
+    left = {hold.purpose.removeprefix("export ") for hold in holds.listed(world.repository())}
+    assert left == {"x", "y", "z", "instant recovery of web1"} - set(ended)
+    for hold in (*mine, *other):
+        holds.release(world.repository(), hold.id)
 
 
 def test_the_point_is_held_before_the_server_starts_and_until_it_ended(

@@ -12,14 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import samples
 from engine_history import EngineHistory
 from histories import BLOCKS, KEYS
+from lab.process import wait_until
+from samples import UUID, encoded, point_id, record
+from stores_for_tests import MemoryStore
 
 from _cbt.errors import CbtError, DamagedObject, ObjectMissing, RepositoryError
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.upkeep.retention import RetentionRequest, retention
 from _cbt.operations.upkeep.retention_rules import Rules
+from _cbt.repository.format import names
 from _cbt.repository.format.manifests import RestorePoint
+from _cbt.repository.format.maps import MapBuilder
 from _cbt.repository.repository import Repository
 from _cbt.repository.sharing import holding, leases
 from _cbt.repository.views import disk_view
@@ -267,3 +273,30 @@ def test_a_held_point_is_read_while_nights_pass(
     reader.join()
     assert wrong == []
     assert point.id in {each.id for each in history.fresh().points_of().points}
+
+
+def test_the_stored_bytes_are_fetched_ahead_along_the_map(opened: list[Views], tmp_path: Path) -> None:
+    """Over several packs. A client that reads sequentially then waits for no request."""
+    store, rng = MemoryStore(), random.Random(4)
+    repository = Repository(store, "00" * 16)
+    content_of, builder, written = {}, MapBuilder(400 * BLOCK_SIZE), {}
+    for pack in range(4):
+        writer = repository.writer()
+        for block in range(pack * 100, pack * 100 + 90):
+            content_of[block] = rng.randbytes(BLOCK_SIZE)
+            builder.put(block, 1, *writer.append([encoded(content_of[block])]))
+        written.update(writer.finish())
+    extents = builder.finish(written)
+    folder = names.point_folder(UUID, point_id(1))
+    files = repository.put_files(folder, {names.map_file("vda"): extents.encode()})
+    stored = samples.point(1, (record("vda", extents.size, map=files[names.map_file("vda")]),))
+    view = view_of(opened, repository, stored, CacheOptions(str(tmp_path), 64 << 20))
+    before = view._fetching._value
+    for block in range(3):
+        assert content(view, block * BLOCK_SIZE, BLOCK_SIZE) == content_of[block]
+    wait_until(lambda: view._fetching._value == before, 30, "the end of the requests")
+    wait_until(lambda: not opened[-1].packs._fetched, 30, "the answers of the store")  # type: ignore[union-attr]
+    store.objects = {name: b"" for name in store.objects}
+    for block in range(3, 3 + disk_view._FETCHED_AHEAD):
+        expected = content_of.get(block, bytes(BLOCK_SIZE))
+        assert content(view, block * BLOCK_SIZE, BLOCK_SIZE) == expected, block

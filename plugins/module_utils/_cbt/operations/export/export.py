@@ -19,6 +19,7 @@ from ...repository.location import RepositoryLocation, handed_on
 from ...repository.repository import Repository
 from ...repository.selecting import select_point
 from ...repository.sharing import holding, holds
+from ...repository.sharing.holds import Hold
 from . import exports, launch
 from .exports import Export, default_folder
 from .plan import (
@@ -76,11 +77,19 @@ class EndRequest:
         elif self.domain is None or self.host is not None:
             raise Refused("Name the export to end, or the domain whose exports on this host are to end.")
 
-    def fits(self, plan: ExportPlan) -> bool:
-        """Return whether an export of this host is to end. Pure."""
+    def fits(self, name: str, point: _Served) -> bool:
+        """Return whether an export is to end. Pure."""
         if self.name is not None:
-            return plan.name == self.name
-        return self.domain in (plan.domain, plan.uuid) and self.restore_point in ("latest", plan.restore_point)
+            return name == self.name
+        return self.domain in (point.domain, point.uuid) and self.restore_point in ("latest", point.restore_point)
+
+
+class _Served(t.NamedTuple):
+    """The restore point that an export serves."""
+
+    domain: str
+    uuid: str
+    restore_point: str
 
 
 def listed() -> list[Export]:
@@ -119,7 +128,7 @@ def export(
 def _begin(
     repository: Repository, location: RepositoryLocation, plan: ExportPlan, point: RestorePoint, control: Control
 ) -> ExportResult:
-    before = _holds_of(repository, plan.name, socket.gethostname())
+    before = _held(repository, socket.gethostname()).get(plan.name, [])
     attempt = holding.hold_if_writable(repository, point, plan.purpose)
     hold = attempt.hold
     with contextlib.ExitStack() as undo:
@@ -133,46 +142,54 @@ def _begin(
         pid = launch.start(plan.name, settings.encode(), control)
         undo.pop_all()
     for old in before:  # of a server that is gone, such as before a restart of this host
-        holds.release(repository, old)
+        holds.release(repository, old.id)
     done = Export(plan, hold.id if hold is not None else None, pid)
     return ExportResult(done, True, (attempt.warning,) if attempt.warning else ())
 
 
-def _holds_of(repository: Repository, name: str, host: str) -> list[str]:
-    """Return the ids of the holds of an export."""
-    return [each.id for each in holds.listed(repository) if (each.purpose, each.host) == (purpose(name), host)]
+def _held(repository: Repository, host: str) -> dict[str, list[Hold]]:
+    """Return the holds of the exports of a host, by the names of the exports."""
+    found: dict[str, list[Hold]] = {}
+    for each in holds.listed(repository):
+        if each.host == host and each.purpose.startswith(purpose("")):
+            found.setdefault(each.purpose[len(purpose("")) :], []).append(each)
+    return found
 
 
 def end(repository: Repository, request: EndRequest, check_only: bool = False) -> list[str]:
     """End exports: first the server, then the hold. Return the names of those that existed.
 
-    The hold of an export is found by its purpose, so it can be ended from any host. With ``check_only``, nothing is
-    changed. Raises CbtError.
+    The hold of an export is found by its purpose, so it can be ended from any host, and after a restart of the host.
+    With ``check_only``, nothing is changed. Raises CbtError.
     """
-    here = request.host in (None, socket.gethostname())
+    host = request.host or socket.gethostname()
     with exports.changing():
-        ending = [each for each in listed() if request.fits(each.plan)] if here else []
-        for each in ending:
-            if each.plan.repository != repository.id:
-                raise Refused(
-                    f"The export {each.plan.name} is of another repository, {each.plan.location}. Name that one to end"
-                    " it."
-                )
-        names = {each.plan.name for each in ending} | ({request.name} if request.name is not None else set())
-        found = {name: _holds_of(repository, name, request.host or socket.gethostname()) for name in names}
-        served = {each.plan.name for each in ending}
-        if not check_only:
-            for name, held in found.items():
-                _end(repository, name, held, name in served)
-    return sorted(name for name, held in found.items() if held or name in served)
+        here = {each.plan.name: each.plan for each in listed()} if host == socket.gethostname() else {}
+        serving = {
+            name: plan
+            for name, plan in here.items()
+            if request.fits(name, _Served(plan.domain, plan.uuid, plan.restore_point))
+        }
+        for name, plan in serving.items():
+            if plan.repository != repository.id:
+                raise Refused(f"The export {name} is of another repository, {plan.location}. Name that one to end it.")
+        held = {
+            name: found
+            for name, found in _held(repository, host).items()
+            if request.fits(name, _Served(found[0].point.domain if found[0].point else "", *found[0].key))
+        }
+        names = sorted({*serving, *held})
+        for name in names if not check_only else ():
+            _end(repository, name, held.get(name, ()), name in serving)
+    return names
 
 
-def _end(repository: Repository, name: str, held: t.Sequence[str], served: bool) -> None:
+def _end(repository: Repository, name: str, held: t.Sequence[Hold], served: bool) -> None:
     if served:
         launch.stop(name)
     for each in held:
         try:
-            holds.release(repository, each)
+            holds.release(repository, each.id)
         except CbtError as error:
             raise CbtError(
                 f"The export {name} has ended here, but its restore point is still held: {str(error).rstrip('.')}. Run"
