@@ -21,6 +21,7 @@ __all__ = [
     "compression",
     "existing_repository",
     "passphrase_of",
+    "repository_at",
     "repository_if_any",
     "repository_location",
     "repository_or_none",
@@ -90,4 +91,9 @@ def repository_if_any(module: Module) -> Repository | None:
 
 def existing_repository(module: Module, which: str = "") -> Repository:
     """Return the module's repository, which must exist."""
-    return open_repository(repository_location(module, which), watching(module, which))
+    return repository_at(module, repository_location(module, which), which)
+
+
+def repository_at(module: Module, location: RepositoryLocation, which: str = "") -> Repository:
+    """Return the repository at the location in the module's options, which must exist."""
+    return open_repository(location, watching(module, which))

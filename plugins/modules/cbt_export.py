@@ -63,6 +63,7 @@ options:
       - Id of the restore point, or V(latest). An id cannot be combined with O(until).
     type: str
     default: latest
+    aliases: [restore_points]
   until:
     description:
       - Export the latest restore point taken at or before this time, such as V(2026-11-22 14:30) or
@@ -330,7 +331,7 @@ def main() -> None:
             "domain": {"type": "str", "aliases": ["guest"]},  # the name is that of the export
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "name": {"type": "str"},
-            "restore_point": {"type": "str", "default": "latest"},
+            "restore_point": {"type": "str", "default": "latest", "aliases": ["restore_points"]},
             "until": {"type": "str"},
             "host": {"type": "str"},
             "socket_dir": {"type": "path"},
@@ -346,7 +347,7 @@ def main() -> None:
             "cache_dir": {"type": "path"},
             "cache_size": {"type": "bytes", "default": "10G"},
         },
-        mutually_exclusive=[("restore_point", "until"), ("address", "socket_dir")],
+        mutually_exclusive=[("restore_point", "until"), ("address", "socket_dir"), _options.ONE_PASSPHRASE],
         required_if=[("state", "present", ("domain",))],
         supports_check_mode=True,
     )
@@ -359,7 +360,7 @@ def main() -> None:
             module.exit_json(changed=bool(removed), removed=removed)
         location = _repository.repository_location(module)
         request = _request(module)
-        result = export(_repository.existing_repository(module), location, request, control, module.check_mode)
+        result = export(_repository.repository_at(module, location), location, request, control, module.check_mode)
     for each in result.warnings:
         module.warn(each)
     module.exit_json(changed=result.changed, **_results.export_details(result.export))

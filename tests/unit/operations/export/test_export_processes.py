@@ -25,9 +25,10 @@ from _cbt.operations.export import export as verb
 from _cbt.operations.export import exports, launch
 from _cbt.operations.export.export import EndRequest, ExportRequest, ExportResult
 from _cbt.operations.export.plan import UnixAddress
+from _cbt.repository.creation import open_or_create
 from _cbt.repository.format.manifests import RestorePoint
 from _cbt.repository.location import RepositoryLocation
-from _cbt.repository.repository import Repository, open_or_create, open_repository
+from _cbt.repository.repository import Repository, open_repository
 from _cbt.repository.sharing import holding, holds
 
 _SYSTEMD_RUN = """#!{python}
