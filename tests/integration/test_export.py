@@ -10,9 +10,11 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,7 +106,8 @@ class World:
         self.location = RepositoryLocation(self.options["repository"], s3, options.get("passphrase"))
         self.points = [published(self.repository(), seed) for seed in range(1, 1 + points)]
         self._begun: set[str] = set()
-        self.sockets = folder / "sockets"
+        self.short = Path(tempfile.mkdtemp())  # the path of a socket has a limit, which that of a test may reach
+        self.sockets = self.short / "s"
 
     def repository(self) -> Repository:
         return open_repository(self.location)
@@ -142,6 +145,7 @@ class World:
             self.end(name)
         assert not [name for name in self._begun if (FOLDER / name).exists()]
         assert self.holds() == []
+        shutil.rmtree(self.short)
 
 
 @pytest.fixture
@@ -304,13 +308,24 @@ def test_a_start_that_fails_leaves_nothing(world: World, tmp_path: Path) -> None
     open_folder = tmp_path / "open"
     open_folder.mkdir()
     open_folder.chmod(0o777)
-    failed = world.run(socket_dir=str(open_folder))
-    assert failed["failed"] and f"Others can write to {open_folder}" in failed["msg"]
+    for folder in (open_folder, open_folder / "ours"):
+        failed = world.run(name="n", socket_dir=str(folder))
+        assert failed["failed"] and f"Others can write to {open_folder}" in failed["msg"]
     failed = world.run(socket_dir=f"/run/{'x' * 100}")
     assert failed["failed"] and "x" * 100 in failed["msg"] and "107" in failed["msg"]
     for name, value in (("socket_owner", "no such user"), ("socket_group", "no such group"), ("socket_mode", "rw")):
         failed = world.run(**{name: value})
         assert failed["failed"] and value in failed["msg"]
+    world.sockets.mkdir()
+    (world.sockets / "file.sock").write_text("of the user")
+    failed = world.run(name="file")
+    assert failed["failed"] and "is not a socket" in failed["msg"]
+    assert (world.sockets / "file.sock").read_text() == "of the user"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(world.sockets / "other.sock"))
+        other.listen(1)
+        failed = world.run(name="other")
+        assert failed["failed"] and "Another process serves the socket" in failed["msg"]
     (pack,) = {ref.name for ref in world.repository().read_map(world.points[-1], "vda").packs}
     map_file = Path(world.options["repository"]) / world.points[-1].object_name(world.points[-1].disks[0].map)
     map_file.write_bytes(b"damaged")

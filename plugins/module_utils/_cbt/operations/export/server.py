@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -33,6 +34,7 @@ from ...repository.location import RepositoryLocation, received
 from ...repository.repository import Repository, open_repository
 from ...repository.views.disk_view import CacheOptions, Views
 from ...repository.views.pack_cache import FETCHES
+from ...trusted_files import upwards
 from . import exports, launch
 from .plan import ExportPlan, TcpAddress, UnixAddress
 
@@ -41,6 +43,7 @@ _LONGEST_PAUSE = 30.0  # seconds between two attempts to serve
 _LIVED = 10.0  # seconds after which a process did not fail at once
 _ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _MOST_REPORTS = 1000
+_CONNECT_WITHIN = 5.0  # seconds
 _LOCK_ATTEMPTS, _LOCK_PAUSE = 100, 0.02  # seconds
 
 
@@ -230,14 +233,8 @@ def _unix(plan: ExportPlan, address: UnixAddress) -> socket.socket:
         with contextlib.suppress(FileExistsError):
             os.mkdir(address.folder)
             os.chmod(address.folder, 0o755)  # QEMU's user must be able to enter it
-        status = os.stat(address.folder)
-        if status.st_mode & 0o022 or status.st_uid not in (0, os.geteuid()):
-            raise Refused(
-                f"Others can write to {address.folder}, so they could put a socket of theirs at {path}. Set another"
-                " socket_dir."
-            )
-        if os.path.lexists(path):
-            os.unlink(path)  # of a server that was killed: no other export has this name
+        _check_folder(os.path.realpath(address.folder), path)
+        _clear(path)
         listening.bind(path)  # under umask 077 until it has its owner
         os.chown(path, address.owner, address.group)
         os.chmod(path, address.mode)
@@ -245,6 +242,33 @@ def _unix(plan: ExportPlan, address: UnixAddress) -> socket.socket:
         listening.close()
         raise CbtError(f"Cannot create the socket {path}: {error.strerror}. Set another socket_dir.") from error
     return listening
+
+
+def _check_folder(folder: str, path: str) -> None:
+    """Raise Refused if another user could put a socket in the place of that at ``path``, or exchange the folder."""
+    for each, status in upwards(folder):
+        writable = status.st_mode & 0o022 and (each == folder or not status.st_mode & stat.S_ISVTX)
+        if writable or status.st_uid not in (0, os.geteuid()):
+            raise Refused(
+                f"Others can write to {each}, so they could put a socket of theirs at {path}. Set another socket_dir."
+            )
+
+
+def _clear(path: str) -> None:
+    """Delete the socket of a server that was killed. Raises Refused if there is anything else at its path."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise Refused(f"{path} exists and is not a socket. Move it away, or set another name or socket_dir.")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(_CONNECT_WITHIN)
+        try:
+            client.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise Refused(f"Another process serves the socket {path}. Set another name or socket_dir.")
 
 
 def _tcp(address: TcpAddress) -> socket.socket:
