@@ -42,6 +42,7 @@ bench: setup ## Measure against other tools, side by side
 	@/usr/bin/python3 tests/benchmarks/bench.py
 	@/usr/bin/python3 tests/benchmarks/churn.py
 	@/usr/bin/python3 tests/benchmarks/many_packs.py
+	@/usr/bin/python3 tests/benchmarks/exports.py
 
 lint: setup ## Run all static checks
 	@tests/tools/install.sh shellcheck

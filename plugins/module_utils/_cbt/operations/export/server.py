@@ -29,6 +29,7 @@ from ...blocks.server.listener import Listener, ServerOptions, tls_context
 from ...blocks.server.overlay import Overlay, Storage
 from ...errors import CbtError, Refused
 from ...files import delete
+from ...parallel import default_workers
 from ...repository.format import manifests, names
 from ...repository.location import RepositoryLocation, received
 from ...repository.repository import Repository, open_repository
@@ -201,8 +202,8 @@ class _Server:
         disks: dict[str, Disk] = {target: views.open(point, target) for target in plan.disks}
         for target, storage in self._storage.items():
             disks[target] = Overlay(disks[target], storage)
-        processors = len(os.sched_getaffinity(0))
-        workers = processors if cache is None else max(processors, FETCHES)
+        # More than decode at once: the others send, or wait for the store.
+        workers = max(default_workers(), FETCHES if cache is not None else 0)
         return Listener(self._listening, disks, ServerOptions(workers, tls, self._report))
 
     def _repository(self) -> Repository:
