@@ -80,7 +80,7 @@ def main() -> None:
         first = _started(server)
         module.sendall(first.report)
         module.shutdown(socket.SHUT_WR)  # the child has it open, too
-    if first.report and b"error" not in first.report:
+    if first.serves:
         _supervise(server, first)
     server.close()
     os.close(lock)
@@ -109,6 +109,11 @@ class _Child:
     report: bytes
     began: float
     alive: int  # the end of a pipe; closed, it ends the child
+
+    @property
+    def serves(self) -> bool:
+        """Return whether it began to answer clients."""
+        return bool(self.report) and "pid" in json.loads(self.report)
 
 
 def _started(server: _Server) -> _Child:
