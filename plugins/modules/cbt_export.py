@@ -24,6 +24,7 @@ author:
 extends_documentation_fragment:
   - kvm.cbt._attributes
   - kvm.cbt._attributes.actiongroup
+  - kvm.cbt._attributes.heartbeats
   - kvm.cbt._libvirt.disks
   - kvm.cbt._repository
   - kvm.cbt._log

@@ -110,5 +110,5 @@ def test_an_option_for_restore_points_accepts_both_names() -> None:
             names = {name, *option.get("aliases", ())}
             if names & {"restore_point", "restore_points"}:
                 found[module] = names
-    assert set(found) == {"cbt_backup_info", "cbt_copy", "cbt_restore", "cbt_restore_point", "cbt_verify"}
+    assert set(found) == {"cbt_backup_info", "cbt_copy", "cbt_export", "cbt_restore", "cbt_restore_point", "cbt_verify"}
     assert set(map(frozenset, found.values())) == {frozenset({"restore_point", "restore_points"})}
