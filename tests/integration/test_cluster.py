@@ -216,8 +216,9 @@ def test_a_domain_that_is_being_migrated_is_refused_on_both_nodes(cluster: Clust
     with LinuxGuest(first.hypervisor, [DiskSpec("vda", 32 * MIB)]) as guest:
         guest.wait_ready()
         where = str(guest.hypervisor.folder() / "repository")
-        guest.check("head -c 33554432 /dev/urandom > /tmp/memory")
-        guest.handle.migrateSetMaxSpeed(1)  # MiB/s: it lasts as long as the test needs
+        # The guest changes its memory faster than it is moved, so the migration lasts as long as the test needs.
+        guest.check("(while head -c 33554432 /dev/urandom > /tmp/memory; do :; done) > /dev/null 2>&1 &")
+        guest.handle.migrateSetMaxSpeed(1)  # MiB/s
         with concurrent.futures.ThreadPoolExecutor() as pool:
             moving = pool.submit(migrate_live, guest, second)
             try:

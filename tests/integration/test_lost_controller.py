@@ -251,7 +251,7 @@ def test_other_long_tasks_undo_unfinished_work_without_heartbeats(
         running[module] = ModuleProcess(workspace, module, options, before=before)
     for module, process in running.items():
         result = process.result()
-        assert result["failed"] and "Ended by the loss of the controller: no heartbeat" in result["msg"], (
+        assert "Ended by the loss of the controller: no heartbeat" in result.get("msg", ""), (
             module,
             result,
         )

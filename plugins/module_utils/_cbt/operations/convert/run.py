@@ -110,6 +110,7 @@ class ImageRun:
     def _copy(self, conversion: Conversion) -> None:
         """Create the new image of an unused image, and compare it."""
         watch = self._watch(conversion.path)
+        watch()  # a small image is converted before the first look
         self._begin_image(conversion)
         try:
             image_files.convert(conversion.candidate.image, conversion.path, watch)
