@@ -78,6 +78,13 @@ class Bench:
     def luks(self, name: str, fmt: str = "luks") -> Path:
         return self.raw(name, (self._encrypted / fmt).read_bytes())
 
+    def filled_luks(self, name: str) -> Path:
+        """A LUKS image in which the guest finds the same bytes as in a RAW one."""
+        image, secret = self.luks(name), f"secret,id=s,file={self._encrypted}/key"
+        target = ["--target-image-opts", f"driver=luks,key-secret=s,file.filename={image}"]
+        run_tool(["qemu-img", "convert", "-n", "--object", secret, "-f", "raw", self.raw(f"{name}.raw"), *target])
+        return image
+
     def served(self, name: str, *options: str) -> Path:
         """Serve a RAW image at a socket."""
         socket = self.folder / f"{name}.sock"

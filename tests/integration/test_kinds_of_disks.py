@@ -317,6 +317,34 @@ def test_a_backing_chain_in_the_definition_is_what_the_guest_sees(
                 backup(session, repository, ask(domain.name))
 
 
+@pytest.mark.parametrize("layer", ["LUKS", "slice"])
+def test_a_layer_of_a_backing_file_is_read_as_the_guest_sees_it(
+    layer: str, hypervisor: Hypervisor, workspace: Path, repository: Repository, bench: Bench
+) -> None:
+    slices = f"<slices><slice type='storage' offset='{MIB}' size='{2 * MIB}'/></slices>"
+    base, inner, held = {
+        "LUKS": (bench.filled_luks, bench.encryption, bench.base),
+        "slice": (bench.raw, slices, bench.base[MIB : 3 * MIB]),
+    }[layer]
+    below, top = base("below"), workspace / "top.qcow2"
+    run_tool(["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", below, "-F", "raw", top, str(len(held))])
+    top.chmod(0o666)
+    with BlockDomain(hypervisor, [DiskSpec("vda", source=top)], start=False) as domain:
+        source = f"<source file='{below}'>{inner}</source>"
+        _with_backing(domain, f"<backingStore type='file'><format type='raw'/>{source}<backingStore/></backingStore>")
+        session = session_of(domain)
+        domain.start()
+        live = backup(session, repository, ask(domain.name))
+        assert restored(repository, live, workspace / "live") == {"vda": held}
+        domain.destroy()
+        for check in (True, False):
+            with pytest.raises(Refused, match="vda is .*Set offline to start_paused"):
+                backup(session, repository, ask(domain.name), check_only=check)
+        paused = backup(session, repository, ask(domain.name, start_paused=True))
+        assert [disk.mode for each in (live, paused) for disk in each.disks] == ["full", "incremental"]
+        assert restored(repository, paused, workspace / "paused") == {"vda": held}
+
+
 @pytest.fixture
 def small(workspace: Path) -> t.Iterator[Path]:
     """A file system of 4 MiB."""

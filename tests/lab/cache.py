@@ -18,12 +18,12 @@ from lab.errors import LabError
 from lab.process import run_tool
 
 CACHE_VARIABLE = "KVM_CBT_LAB_CACHE"
-_DEFAULT_CACHE = "/var/cache/kvm-cbt-lab"
+DEFAULT_CACHE = "/var/cache/kvm-cbt-lab"
 
 
 def cache_folder() -> Path:
     """The cache; made when it is not there."""
-    cache = Path(os.environ.get(CACHE_VARIABLE, _DEFAULT_CACHE))
+    cache = Path(os.environ.get(CACHE_VARIABLE, DEFAULT_CACHE))
     cache.mkdir(parents=True, exist_ok=True)
     return cache
 

@@ -1243,8 +1243,15 @@ KINDS = (
     Mutation(
         "an encrypted disk is read from its image",
         "hypervisor/domain_xml/disk_kinds.py",
-        "(*inner, *(child.tag for child in element))",
-        "inner",
+        "for name in (part.tag, *part.attrib)}",
+        "for name in part.attrib}",
+        ("unit/hypervisor/test_disk_kinds.py::test_a_disk_that_only_libvirt_can_read_is_refused_while_shut_off",),
+    ),
+    Mutation(
+        "a backing file that is encrypted is read as it is",
+        "hypervisor/domain_xml/disk_kinds.py",
+        "for part in element.iter() for name",
+        'for part in (element, *element, *element.iterfind("source/*")) for name',
         ("unit/hypervisor/test_disk_kinds.py::test_a_disk_that_only_libvirt_can_read_is_refused_while_shut_off",),
     ),
     Mutation(

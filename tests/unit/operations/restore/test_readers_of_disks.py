@@ -58,7 +58,7 @@ READERS: dict[str, tuple[str | None, str, str | None]] = {
     "encrypted": (disk("type='raw'", ENCRYPTION), "raw", "vdb is encrypted"),
     "encrypted, older place": (disk("type='raw'", more=ENCRYPTION), "raw", "vdb is encrypted"),
     "encrypted qcow2": (disk("type='qcow2'", ENCRYPTION), "qcow2", "vdb is encrypted"),
-    "a slice": (disk("type='raw'", SLICES), "raw", "vdb is a slice of its image"),
+    "a slice": (disk("type='raw'", SLICES), "raw", "vdb is a slice of an image"),
     "a data file": (disk("type='qcow2'", "<dataStore type='file'/>"), "qcow2", "vdb has its data in another image"),
     "another image": (disk("type='raw'", ENCRYPTION, source="file='/i/b'"), "raw", None),
     "by a way up": (disk("type='raw'", source="file='/i/x/../a'"), "qcow2", "vdb is raw, not qcow2"),

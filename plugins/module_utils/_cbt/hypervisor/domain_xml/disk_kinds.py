@@ -54,7 +54,7 @@ ELSEWHERE = "elsewhere"  # in place of the path of a backing file that is not a 
 # What libvirt puts between an image and the guest, by its element or attribute in the definition.
 LAYERS: t.Mapping[str, str] = {
     "encryption": "is encrypted",
-    "slices": "is a slice of its image",
+    "slices": "is a slice of an image",
     "dataStore": "has its data in another image",
     "fdgroup": "is opened by another program",
 }
@@ -73,10 +73,9 @@ def why_never(element: ElementTree.Element) -> str | None:
 
 
 def layers(element: ElementTree.Element) -> tuple[str, ...]:
-    """Return the keys of LAYERS that a disk of a definition has."""
-    source = element.find("source")
-    inner = () if source is None else (*source.attrib, *(child.tag for child in source))
-    return tuple(layer for layer in LAYERS if layer in (*inner, *(child.tag for child in element)))
+    """Return the keys of LAYERS that a disk of a definition has, also those of its backing files."""
+    names = {name for part in element.iter() for name in (part.tag, *part.attrib)}
+    return tuple(layer for layer in LAYERS if layer in names)
 
 
 CRASHES = (
