@@ -1,9 +1,10 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One restore of a copy of a machine by the engine alone, run as a program inside a node of the lab, whose Python has no Ansible.
+"""One restore of a machine by the engine alone, run as a program inside a node of the lab, whose Python has no Ansible.
 
-Reads a JSON object from standard input: ``domain``, ``repository``, ``uri``, ``dest`` and ``new_name``.
+Reads a JSON object from standard input: ``domain``, ``repository``, ``uri``, ``dest``, ``new_name`` (null for the machine itself) and
+``machine`` (arguments of ``MachineOptions``; by default a copy that is started).
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ def main() -> None:
 
     asked = json.load(sys.stdin)
     machine.SEEN_WITHIN = 0
-    wish = MachineOptions(new_uuid=True, new_macs=True, start=True)
+    wish = MachineOptions(**asked.get("machine", {"new_uuid": True, "new_macs": True, "start": True}))
     request = RestoreRequest(asked["domain"], dest=asked["dest"], new_name=asked["new_name"], machine=wish)
     try:
         with connect(asked["uri"]) as session:
-            print(json.dumps({"path": restore(open_repository(asked["repository"]), request, session).disks[0].path}))
+            done = restore(open_repository(asked["repository"]), request, session)
     except CbtError as error:
         print(json.dumps({"failed": str(error)}))
+        return
+    assert done.machine is not None
+    print(json.dumps({"path": done.disks[0].path, "changes": done.machine.changes, "warnings": done.warnings}))
 
 
 if __name__ == "__main__":
