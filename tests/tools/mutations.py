@@ -601,6 +601,16 @@ _DEFINITIONS = ("unit/operations/restore/test_allowed_definitions.py",)
 
 DEFINITIONS = (
     Mutation(
+        "RAW firmware variables of the host are opened as qcow2",
+        "operations/restore/machine_xml.py",
+        'ending = "qcow2" if nvram is not None and nvram.get("format") == "qcow2" else "fd"',
+        'ending = "fd"',
+        (
+            "unit/operations/restore/test_allowed_definitions.py"
+            "::test_firmware_variables_stay_only_in_the_machines_own_libvirt_path",
+        ),
+    ),
+    Mutation(
         "every definition is trusted",
         "operations/restore/machine_xml.py",
         "root = self._root if self._machine.trusted else self._allowed()",

@@ -245,17 +245,25 @@ def test_restored_firmware_is_raw_as_other_images_can_name_files_of_the_host(kin
 
 
 VARIABLES = {
-    "its own": ("/var/lib/libvirt/qemu/nvram/web1_VARS.fd", True),
-    "of another machine": ("/var/lib/libvirt/qemu/nvram/web2_VARS.fd", False),
-    "by a way up": ("/var/lib/libvirt/qemu/nvram/../nvram/web1_VARS.fd", False),
+    "its own": ("/var/lib/libvirt/qemu/nvram/web1_VARS.fd", "", True),
+    "its own, RAW": ("/var/lib/libvirt/qemu/nvram/web1_VARS.fd", " format='raw'", True),
+    "its own, qcow2": ("/var/lib/libvirt/qemu/nvram/web1_VARS.qcow2", " format='qcow2'", True),
+    "its own RAW ones as qcow2": ("/var/lib/libvirt/qemu/nvram/web1_VARS.fd", " format='qcow2'", False),
+    "its own qcow2 ones as RAW": ("/var/lib/libvirt/qemu/nvram/web1_VARS.qcow2", "", False),
+    "of another machine": ("/var/lib/libvirt/qemu/nvram/web2_VARS.fd", "", False),
+    "by a way up": ("/var/lib/libvirt/qemu/nvram/../nvram/web1_VARS.fd", "", False),
 }
 
 
-@pytest.mark.parametrize(("path", "stays"), VARIABLES.values(), ids=VARIABLES.keys())
-def test_firmware_variables_stay_only_in_the_machines_own_libvirt_path(path: str, stays: bool) -> None:
-    found = adapted(definition(system=f"<nvram>{path}</nvram>"))
+@pytest.mark.parametrize(("path", "fmt", "stays"), VARIABLES.values(), ids=VARIABLES.keys())
+@pytest.mark.parametrize("more", ["", "</os><os>"], ids=["in the first list", "in a second list"])
+def test_firmware_variables_stay_only_in_the_machines_own_libvirt_path(
+    more: str, path: str, fmt: str, stays: bool
+) -> None:
+    xml = definition(system=f"{more}<nvram{fmt}>{path}</nvram>")
+    found = adapted(xml)
     assert (path in found.xml) == stays == (found.changes == ())
-    assert path not in adapted(definition(system=f"<nvram>{path}</nvram>"), copy=True).xml
+    assert path not in adapted(definition(system=f"<nvram{fmt}>{path}</nvram>"), copy=True).xml
 
 
 FIRMWARE = {

@@ -141,8 +141,13 @@ class _Adaptation:
 
     @property
     def _own_variables(self) -> str:
-        """The path at which libvirt keeps the firmware variables of a machine by default."""
-        return f"{NVRAM_FOLDER}/{self._machine.name}_VARS.fd"
+        """The path at which libvirt keeps the firmware variables of a machine by default; it shows their format.
+
+        A guest writes every byte of RAW variables, which another format would let name any file of the host.
+        """
+        nvram = self._root.find("./os/nvram")
+        ending = "qcow2" if nvram is not None and nvram.get("format") == "qcow2" else "fd"
+        return f"{NVRAM_FOLDER}/{self._machine.name}_VARS.{ending}"
 
     def _remove(self, device: ElementTree.Element, why: str) -> None:
         self._devices.remove(device)
