@@ -166,7 +166,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Query a host for a domain."""
         if host in self._silent:
             return self._silent[host]
-        arguments = {**self._given({key: connection.get(key) for key in LIBVIRT}), "domains": [domain]}
+        asked = {"domains": [domain], "details": False}
+        arguments = {**self._given({key: connection.get(key) for key in LIBVIRT}), **asked}
         if host == self._task_vars["inventory_hostname"]:
             result = self._execute_module(_LISTER, arguments, task_vars=self._task_vars)
             return _cluster.report_of(host, result)

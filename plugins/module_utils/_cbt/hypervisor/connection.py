@@ -24,6 +24,8 @@ except ImportError:  # the module reports this before it calls the engine
 ANSWER_WITHIN = 60  # seconds to open a connection; libvirt itself waits forever for a daemon that does not answer
 REOPEN_WITHIN = 15  # seconds that a restart of libvirtd may take
 
+_Read = t.TypeVar("_Read")
+
 
 def _credentials(username: str | None, password: str | None) -> list[t.Any]:
     wanted = [
@@ -168,9 +170,16 @@ class Domain:
 
     def xml(self, flags: int) -> str | None:
         """Return the domain's XML; None if the domain no longer exists. Raises HypervisorError."""
+        return self.reading("domain", lambda api: t.cast(str, api.XMLDesc(flags)))
+
+    def reading(self, what: str, read: t.Callable[[t.Any], _Read]) -> _Read | None:
+        """Return what ``read`` returns of libvirt's domain object; None if the domain no longer exists.
+
+        Raises HypervisorError if libvirt refuses.
+        """
         try:
-            with explained(f"read domain {self.name}"):
-                return t.cast(str, self.api.XMLDesc(flags))
+            with explained(f"read {what} {self.name}"):
+                return read(self.api)
         except HypervisorError:
             if self.exists:
                 raise

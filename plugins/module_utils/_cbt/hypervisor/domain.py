@@ -63,17 +63,28 @@ def _states() -> dict[int, str]:
 
 
 def state_of(domain: Domain) -> str | None:
-    """Return libvirt's name of a domain's state; None if the domain is undefined.
+    """Return libvirt's name of a domain's state; None if the domain is undefined. Raises HypervisorError."""
+    return domain.reading("the state of", lambda api: _states().get(api.state()[0], "unknown"))
 
-    Raises HypervisorError if libvirt refuses.
-    """
-    try:
-        with explained(f"read the state of {domain.name}"):
-            return _states().get(domain.api.state()[0], "unknown")
-    except HypervisorError:
-        if domain.exists:
-            raise
-        return None
+
+class Definition(t.NamedTuple):
+    """A domain's definition, and whether libvirt keeps it while the domain is off and starts it with the host."""
+
+    xml: str
+    persistent: bool
+    autostart: bool
+
+
+def definition_of(domain: Domain) -> Definition | None:
+    """Return a domain's definition; None if the domain is undefined. Raises HypervisorError."""
+
+    def read(api: t.Any) -> Definition:
+        persistent = bool(api.isPersistent())
+        return Definition(
+            api.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), persistent, persistent and bool(api.autostart())
+        )
+
+    return domain.reading("the definition of", read)
 
 
 def monitor(domain: Domain, command: str, **arguments: t.Any) -> t.Any:

@@ -11,8 +11,9 @@ import typing as t
 from ..errors import HypervisorError
 from ..hypervisor import checkpoints
 from ..hypervisor.checkpoints import ANY_REPOSITORY, Checkpoint, why_unsound
-from ..hypervisor.connection import Session
-from ..hypervisor.domain import DomainFacts, read_domain, state_of
+from ..hypervisor.connection import Domain, Session
+from ..hypervisor.domain import DomainFacts, definition_of, read_domain, state_of
+from ..hypervisor.domain_xml.description import describe
 from ..hypervisor.domain_xml.disks import Disk
 from ..hypervisor.other_hosts import host_name
 from ..patterns import matches, missing
@@ -69,28 +70,52 @@ def describe_domains(
 
 @dataclasses.dataclass(frozen=True)
 class DomainListing:
-    """Domains of a ``host`` by name, UUID and state; ``missing`` are names that match none."""
+    """Domains of a ``host`` by name, UUID and state, or with details; ``missing`` are names that match none."""
 
     host: str
-    domains: tuple[t.Mapping[str, str], ...]
+    domains: tuple[t.Mapping[str, t.Any], ...]
     missing: tuple[str, ...]
 
 
-def list_domains(session: Session, patterns: t.Sequence[str], excluded: t.Sequence[str]) -> DomainListing:
+_OF_A_DISK = ("target", "device", "type", "source", "format")
+
+
+def _listed(domain: Domain, details: bool) -> dict[str, t.Any] | None:
+    """Return what is listed of a domain; None if it was undefined after it was found."""
+    state = state_of(domain)
+    if state is None:
+        return None
+    short = {"name": domain.name, "uuid": domain.uuid, "state": state}
+    if not details:
+        return short
+    definition = definition_of(domain)
+    if definition is None:
+        return None
+    described = describe(definition.xml)
+    return {
+        **short,
+        "title": described.title,
+        "description": described.description,
+        "metadata": described.metadata,
+        "persistent": definition.persistent,
+        "autostart": definition.autostart,
+        "disks": [{key: getattr(disk, key) for key in _OF_A_DISK} for disk in described.disks],
+    }
+
+
+def list_domains(
+    session: Session, patterns: t.Sequence[str], excluded: t.Sequence[str], details: bool = False
+) -> DomainListing:
     """Return the domains whose name or UUID matches a pattern and no excluded one.
 
-    Disks are not read.
+    Images are not read, and QEMU is not asked.
     """
     known = {domain: (domain.name, domain.uuid) for domain in session.domains()}
-    states = {
-        domain: state_of(domain)
+    found = {
+        domain: _listed(domain, details)
         for domain, names in known.items()
         if matches(names, patterns) and not matches(names, excluded)
     }
-    found = [
-        {"name": domain.name, "uuid": domain.uuid, "state": state}
-        for domain, state in states.items()
-        if state is not None  # else it was undefined after it was listed
-    ]
-    left = [names for domain, names in known.items() if states.get(domain, "") is not None]
-    return DomainListing(host_name(session), tuple(found), tuple(missing(patterns, left)))
+    left = [names for domain, names in known.items() if found.get(domain, {}) is not None]
+    listed = tuple(each for each in found.values() if each is not None)
+    return DomainListing(host_name(session), listed, tuple(missing(patterns, left)))

@@ -4,5 +4,5 @@
 """Reads the XML of a domain's definition. Pure: nothing is asked of libvirt or of a file.
 
 disks.py lists the disks, disk_kinds.py what each kind of disk shows a guest, machine_files.py the other files of the
-machine.
+machine, description.py what a listing shows of it.
 """
