@@ -143,11 +143,16 @@ def leaving(found: t.Mapping[str, t.Any], asked: t.Any) -> list[dict[str, t.Any]
 
 
 def unknown(asked: t.Any, hosts: Hosts, hostvars: t.Mapping[str, Variables], step: str) -> list[str]:
-    """Names and UUIDs that are neither a domain of a host nor one in a repository, as a step registered them."""
+    """Names and UUIDs that are neither a domain of a host nor one in a repository, as a step registered them.
+
+    None is unknown if a repository could not be listed.
+    """
     known = set()
     for found in _registered(hosts, hostvars, f"{step}_found").values():
         known |= {domain[key] for domain in found.get("domains", ()) for key in ("name", "uuid")}
-    for stored in _registered(hosts, hostvars, f"{step}_store").values():
+    for stored in _registered(hosts, hostvars, f"{step}_points").values():
+        if stored.get("failed") or stored.get("unreachable"):
+            return []
         known |= {point[key] for point in stored.get("restore_points", ()) for key in ("domain", "uuid")}
     return [name for name in names(asked) if name not in known]
 
@@ -225,6 +230,7 @@ class _Step:
         self.found = _registered(hosts, hostvars, f"{name}_found")
         self.outcome = _registered(hosts, hostvars, f"{name}_outcome")
         self.store = _registered(hosts, hostvars, f"{name}_store")
+        self.points = _registered(hosts, hostvars, f"{name}_points")
 
     def missing(self) -> list[str]:
         """Requested names that no queried host has."""
@@ -242,7 +248,7 @@ class _Step:
                 f"{'FAILED: ' if one['failed'] else ''}{one['label']}: {one['text']}" for one in outcome["outcomes"]
             ]
             return lost + each, not lost and not any(one["failed"] for one in outcome["outcomes"])
-        for tried in (outcome, self.store.get(host), found):
+        for tried in (outcome, self.points.get(host), self.store.get(host), found):
             if tried is not None and tried.get("unreachable"):
                 return [f"UNREACHABLE: {tried.get('msg')}"], False
             if tried is not None and tried.get("failed"):

@@ -14,7 +14,7 @@ description:
   - Returns the size of a repository, its growth, its known damage, and the restore points in use.
   - Nothing is changed. The repository may be mounted read-only.
   - The module lists all objects and reads all manifests. It reads no maps and no packs, so its cost does not depend on
-    the size of the disks.
+    the size of the disks. With O(details=false), it only opens the repository.
 author:
   - The kvm.cbt authors (@kvm-cbt)
 extends_documentation_fragment:
@@ -23,6 +23,12 @@ extends_documentation_fragment:
   - kvm.cbt._attributes.actiongroup
   - kvm.cbt._repository
   - kvm.cbt._log
+options:
+  details:
+    description:
+      - Whether to return more than RV(repository).
+    type: bool
+    default: true
 seealso:
   - module: kvm.cbt.cbt_repository
   - module: kvm.cbt.cbt_backup_info
@@ -43,6 +49,13 @@ EXAMPLES = r"""
 - name: Fail if anything is damaged
   ansible.builtin.assert:
     that: kvm.damage | length == 0
+
+- name: Check that all hosts reach the same repository
+  kvm.cbt.cbt_repository_info:
+    repository: /backup/kvm
+    details: false
+  register: opened
+  failed_when: opened is failed or opened.repository.id != "6a23e5f9b1c04f7e8d2a3b4c5d6e7f80"
 
 - name: List the holds on restore points
   ansible.builtin.debug:
@@ -75,7 +88,7 @@ repository:
       sample: [default]
 sizes:
   description: Contents and sizes of the repository.
-  returned: always
+  returned: with O(details)
   type: dict
   contains:
     domains:
@@ -124,7 +137,7 @@ growth:
       dated in the future are not counted.
     - A block that was stored to repair an older restore point counts for the run that stored it. Blocks copied by
       compaction are not counted.
-  returned: always
+  returned: with O(details)
   type: dict
   contains:
     days:
@@ -163,7 +176,7 @@ damage:
     - Objects that are recorded as damaged and not repaired, and manifests that cannot be read.
       M(kvm.cbt.cbt_verify) finds and records damage. A backup repairs it.
     - M(kvm.cbt.cbt_backup_info) returns which restore points are affected.
-  returned: always
+  returned: with O(details)
   type: list
   elements: dict
   contains:
@@ -185,7 +198,7 @@ holds:
       M(kvm.cbt.cbt_retention) keeps the restore point.
     - If the holder is permanently gone, for example because its host was lost, delete the object
       C(holds/UUID/RESTORE_POINT/ID) from the repository.
-  returned: always
+  returned: with O(details)
   type: list
   elements: dict
   contains:
@@ -230,7 +243,7 @@ holds:
         nothing uses the restore point any more.
 sessions:
   description: Runs that are using the repository, or were when they were killed. The longest-running one is first.
-  returned: always
+  returned: with O(details)
   type: list
   elements: dict
   contains:
@@ -265,7 +278,9 @@ from ansible_collections.kvm.cbt.plugins.module_utils import _options, _reposito
 from ansible_collections.kvm.cbt.plugins.module_utils._cbt.operations.repository_status import (
     Growth,
     Hold,
+    Identity,
     RepositoryStatus,
+    identity,
     status,
 )
 
@@ -292,14 +307,17 @@ def _hold(hold: Hold) -> dict[str, object]:
     }
 
 
+def _identity(found: Identity) -> dict[str, object]:
+    return {
+        "id": found.id,
+        "format": found.format,
+        "encrypted": found.encrypted,
+        "slots": list(found.slots),
+    }
+
+
 def _result(found: RepositoryStatus) -> dict[str, object]:
     return {
-        "repository": {
-            "id": found.id,
-            "format": found.format,
-            "encrypted": found.encrypted,
-            "slots": list(found.slots),
-        },
         "sizes": dataclasses.asdict(found.sizes),
         "growth": _growth(found.growth),
         "damage": [each._asdict() for each in found.damage],
@@ -311,15 +329,19 @@ def _result(found: RepositoryStatus) -> dict[str, object]:
 def main() -> None:
     """Run the module."""
     module = _runtime.Module(
-        argument_spec={**_options.REPOSITORY, **_options.LOG},
+        argument_spec={**_options.REPOSITORY, **_options.LOG, "details": {"type": "bool", "default": True}},
         mutually_exclusive=[_options.ONE_PASSPHRASE],
         supports_check_mode=True,
     )
     with _runtime.reported(module):
-        found = status(_repository.existing_repository(module), datetime.datetime.now(datetime.timezone.utc))
-    for warning in found.foreign:
-        module.warn(warning)
-    module.exit_json(changed=False, **_result(found))
+        repository = _repository.existing_repository(module)
+        result: dict[str, object] = {"repository": _identity(identity(repository))}
+        if module.params["details"]:
+            found = status(repository, datetime.datetime.now(datetime.timezone.utc))
+            result.update(_result(found))
+            for warning in found.foreign:
+                module.warn(warning)
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,44 @@ def test_a_night_over_hosts_of_which_one_is_dead_and_domains_of_which_one_fails(
     assert fleet.play().changed("kvm.cbt.reconcile", limited, "--limit", "kvm1") == 0
 
 
+def registered(printed: Path, host: str) -> dict[str, dict[str, Any]]:
+    """What the roles registered on a host."""
+    found: dict[str, dict[str, Any]] = json.loads((printed / host).read_text())
+    return found
+
+
+def test_one_host_of_a_repository_lists_its_restore_points_and_the_others_return_its_id(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    fleet.create()
+    domain = fleet.domain(start=False)
+    run_module(fleet.workspace, "cbt_backup", repository=str(fleet.repository), domain=domain.name)
+    roles = ("verify", "retention", "decommission")
+    save = {
+        "content": "{{ dict(names | zip(query('ansible.builtin.vars', *names))) | to_json }}",
+        "dest": f"{tmp_path}/{{{{ inventory_hostname }}}}",
+    }
+    pattern = f"^({'|'.join(roles)})_(found|store|points|outcome|removed)$"
+    task = {
+        "ansible.builtin.copy": save,
+        "vars": {"names": f"{{{{ query('ansible.builtin.varnames', '{pattern}') }}}}"},
+    }
+    playbook = tmp_path / "upkeep.yml"
+    named = [f"kvm.cbt.{role}" for role in roles]
+    playbook.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "roles": named, "post_tasks": [task]}]))
+    variables = fleet.variables(retention_keep_last=1, decommission_domains=[domain.name])
+    fleet.play().run(str(playbook), {**variables, "decommission_restore_points": "remove"})
+    lists, others = registered(tmp_path, "kvm1"), registered(tmp_path, "kvm2")
+    listed = {name for name, result in lists.items() if "restore_points" in result}
+    assert listed == {f"{role}_points" for role in roles} and listed < set(others)
+    for name in ("verify_found", "retention_found", "decommission_store"):
+        assert others[name]["repository"] == lists[name]["repository"]
+    for name, result in others.items():
+        assert not {"restore_points", "sizes", "outcomes"} & set(result) or not result.get("outcomes", True), name
+        assert len(json.dumps(result)) < 600, (name, result)
+    assert fleet.points() == []
+
+
 FRAGILE = """
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.connection import local

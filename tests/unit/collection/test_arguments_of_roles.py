@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tasks of roles: they authenticate to libvirt, and run no program that a host may lack."""
+"""Tasks of roles: they authenticate to libvirt, run no program that a host may lack, and register no long lists."""
 
 from __future__ import annotations
 
@@ -73,3 +73,17 @@ def test_a_role_runs_no_program_that_a_host_may_lack(role: Path) -> None:
             words = command.split() if isinstance(command, str) else command["argv"]
             assert words[0] in PROGRAMS, task["name"]
         assert "ansible.builtin.shell" not in task or role.name == "apparmor", task["name"]
+
+
+# It restores to one host, which needs the list.
+LISTS = {"disaster_recovery"}
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_what_every_host_registers_has_no_details_of_domains_or_of_the_repository(role: Path) -> None:
+    for task in _tasks(role):
+        for module in ("kvm.cbt.cbt_domain_info", "kvm.cbt.cbt_repository_info"):
+            assert task.get(module, {"details": False})["details"] is False, task["name"]
+        if "kvm.cbt.cbt_backup_info" in task and role.name not in LISTS:
+            one_host = "inventory_hostname in ansible_play_hosts_all | kvm.cbt.first_of_repository(hostvars, "
+            assert task["when"].startswith(one_host), task["name"]

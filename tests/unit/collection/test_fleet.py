@@ -272,6 +272,16 @@ def test_the_summary_names_what_failed_where_and_why() -> None:
         },
         "kvm7": {"backup_found": {"msg": "not installed"}, "backup_outcome": {"skipped": True}},
         "kvm8": {},
+        "kvm9": {
+            "backup_found": {"repository": {"id": "1"}},
+            "backup_points": {"failed": True, "msg": "no list"},
+            "backup_outcome": {"skipped": True},
+        },
+        "kvm10": {
+            "backup_found": {"repository": {"id": "1"}},
+            "backup_points": {"skipped": True},
+            "backup_outcome": {"skipped": True},
+        },
     }
     told = fleet.summary(list(hostvars), hostvars, ["reconcile", "backup"])
     assert told["lines"] == [
@@ -284,8 +294,9 @@ def test_the_summary_names_what_failed_where_and_why() -> None:
         "backup on kvm6: FAILED: no repository",
         "backup on kvm7: not available in check mode: not installed",
         "backup on kvm8: FAILED: not reached",
+        "backup on kvm9: FAILED: no list",
     ]
-    assert told["failed"] == ["kvm2", "kvm3", "kvm4", "kvm5", "kvm6", "kvm8"]
+    assert told["failed"] == ["kvm2", "kvm3", "kvm4", "kvm5", "kvm6", "kvm8", "kvm9"]
     assert told["ran"] == ["backup"]
     assert fleet.summary(["kvm8"], hostvars, ["reconcile", "backup"])["ran"] == []
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import fleet
+import pytest
 
 VERIFIED = {"at": "2026-01-03T02:00:11+00:00", "level": "data", "percent": 100, "status": "ok"}
 
@@ -85,9 +86,16 @@ def test_domains_that_leave_are_named_by_name_or_uuid_and_patterns_are_none() ->
 
 def test_a_name_that_neither_a_host_nor_the_repository_has_is_unknown() -> None:
     hostvars = {
-        "kvm1": {"step_found": {"domains": [{"name": "web2", "uuid": "u7"}]}, "step_store": FOUND},
+        "kvm1": {"step_found": {"domains": [{"name": "web2", "uuid": "u7"}]}, "step_points": FOUND},
         "kvm2": {"step_found": {"failed": True, "msg": "none"}},
     }
     asked = "web1,web2,u7,u4,old name,none,u8"
     assert fleet.unknown(asked, ["kvm1", "kvm2", "kvm3"], hostvars, "step") == ["none", "u8"]
     assert fleet.unknown("web1", ["kvm2"], hostvars, "step") == ["web1"]
+
+
+@pytest.mark.parametrize("lost", ["failed", "unreachable"])
+def test_no_name_is_unknown_while_a_repository_cannot_be_listed(lost: str) -> None:
+    hostvars = {"kvm1": {"step_points": FOUND}, "kvm2": {"step_points": {lost: True, "msg": "no answer"}}}
+    assert fleet.unknown("none", ["kvm1"], hostvars, "step") == ["none"]
+    assert fleet.unknown("none", ["kvm1", "kvm2"], hostvars, "step") == []

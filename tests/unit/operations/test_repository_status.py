@@ -15,7 +15,7 @@ from histories import KEYS
 from samples import UUID, point, record
 from stepping import Actor
 
-from _cbt.operations.repository_status import Added, growth, status
+from _cbt.operations.repository_status import Added, growth, identity, status
 from _cbt.repository.format import names
 from _cbt.repository.format.manifests import LARGEST_DISK, RestorePoint
 from _cbt.repository.records import verified
@@ -131,3 +131,10 @@ def test_no_map_and_no_pack_is_read_and_nothing_is_written(history: EngineHistor
     read = {name.partition(" ")[2] for name in requests if name.startswith("get ")}
     assert {request.partition(" ")[0] for request in requests} == {"begin", "list", "get"}
     assert read and not [name for name in read if name.startswith("packs/") or name.endswith(".map")]
+
+
+def test_the_identity_of_an_open_repository_needs_no_request(history: EngineHistory) -> None:
+    repository = history.fresh()
+    history.store.objects.clear()
+    found = identity(repository)
+    assert (found.id, found.encrypted, found.slots) == (repository.id, bool(repository.slots), tuple(repository.slots))

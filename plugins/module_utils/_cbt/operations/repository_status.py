@@ -19,7 +19,7 @@ from ..repository.sharing import condemned, holds, leases
 from ..repository.sharing.holds import Hold
 from ..repository.sharing.leases import LeaseHolder
 
-__all__ = ["Growth", "Hold", "RepositoryStatus", "status"]
+__all__ = ["Growth", "Hold", "Identity", "RepositoryStatus", "identity", "status"]
 
 DAYS = 30  # days for which growth is counted
 
@@ -77,13 +77,19 @@ class Flaw(t.NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class RepositoryStatus:
-    """The state of a repository; ``foreign`` are warnings about files that are not objects."""
+class Identity:
+    """What is known of a repository as soon as it is open."""
 
     id: str
     format: int
     encrypted: bool
     slots: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RepositoryStatus:
+    """The state of a repository; ``foreign`` are warnings about files that are not objects."""
+
     sizes: Sizes
     growth: Growth
     damage: tuple[Flaw, ...]
@@ -118,6 +124,11 @@ def growth(points: t.Iterable[RestorePoint], now: datetime.datetime) -> Growth:
     return Growth({day: added(list(each)) for day, each in days}, added(since(7)), added(recent))
 
 
+def identity(repository: Repository) -> Identity:
+    """Return the identity of an open repository. Nothing is listed or read."""
+    return Identity(repository.id, FORMAT, bool(repository.slots), tuple(sorted(repository.slots)))
+
+
 def status(repository: Repository, now: datetime.datetime) -> RepositoryStatus:
     """Return the state of a repository; changes nothing and reads no map or pack.
 
@@ -125,10 +136,6 @@ def status(repository: Repository, now: datetime.datetime) -> RepositoryStatus:
     """
     listing = repository.points_of()
     return RepositoryStatus(
-        id=repository.id,
-        format=FORMAT,
-        encrypted=bool(repository.slots),
-        slots=tuple(sorted(repository.slots)),
         sizes=_sizes(repository, listing),
         growth=growth(listing.points, now),
         damage=tuple(_damage(repository, listing)),
