@@ -226,4 +226,5 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
     # What it takes several coincidences to show.
     *(("move", _PUT, *_HALF, *_AGAIN, *_AGAIN, *_AGAIN, FIRST, END),) * 6,
     *(("move", _PUT, NIGHT, "collect", "move", NIGHT, *_BETWEEN),) * 6,
+    *(("remove", NIGHT, "collect", "copy", "move"),) * 4,
 )
