@@ -129,7 +129,8 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
     ("move", ("put points/*.map", "put drafts/*", "done list condemned"), "move", FIRST, END),
     (("backup", "move", "move"), _LOOKS[:2], *_NIGHTS, FIRST, END),
     *((("backup", "move"), "done size points/*.map", *_NIGHTS, FIRST, END),) * 2,
-    *((BACK, ("backup", "move"), "done put drafts/*", (1, 60, 800), AHEAD, "collect"),) * 2,
+    (BACK, ("backup", "move"), "done put drafts/*", (1, 60, 800), AHEAD, "collect"),
+    (BACK, ("backup", "move"), "done put drafts/*", AHEAD, "collect"),
     # A session that is at work for days stores objects, and gives signs of life.
     *((ALIVE, AHEAD, *_STORES, FIRST, ("put points/*.map", "put drafts/*"), *_NIGHTS, "collect"),) * 2,
     (ALIVE, *_STORES, FIRST, "put points/*.map", (1900, 3600), "collect", *_NIGHTS, "collect"),
@@ -227,4 +228,10 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
     *(("move", _PUT, *_HALF, *_AGAIN, *_AGAIN, *_AGAIN, FIRST, END),) * 6,
     *(("move", _PUT, NIGHT, "collect", "move", NIGHT, *_BETWEEN),) * 6,
     *(("remove", NIGHT, "collect", "copy", "move"),) * 4,
+    *((BACK, ("backup", "move"), "done put drafts/*", AHEAD, "collect"),) * 2,
+    *((*_HUNG, FIRST, _PUT, "remove", FIRST, END),) * 2,
+    *((*_HUNG, FIRST, f"done {_PUT}", "hold", FIRST, END),) * 2,
+    # A point is brought back while clocks part, or copied although it is there.
+    *((BACK, "remove", (60, 800), AHEAD, "undelete"),) * 2,
+    *(("copy", "copy"),) * 2,
 )
