@@ -901,7 +901,7 @@ LATE = (
         "a late removal leaves entries that name what is gone",
         "repository/sharing/trash.py",
         "        removals.record(repository, [point.key])\n    _withdraw(repository, entries)\n",
-        "        removals.record(repository, [key])\n",
+        "        removals.record(repository, [point.key])\n",
         ("unit/repository/sharing/test_late_replacements.py",),
     ),
     Mutation(
@@ -1201,7 +1201,7 @@ HOLDS = (
         "a hold that cannot be read is none",
         "repository/sharing/holds.py",
         "            found.append(\n                Hold(taken.parts",
-        "            len(\n                Hold(taken.parts",
+        "            repr(\n                Hold(taken.parts",
         ("unit/repository/sharing/test_holds.py::test_a_damaged_hold_keeps_its_point_and_frees_nothing",),
     ),
     Mutation(

@@ -107,6 +107,7 @@ _LATE_DELETION = (
 )
 # A late session ends while a collector has listed objects for deletion and not deleted them yet.
 _BETWEEN = ("collect", NIGHT, "collect", "put doomed/*", _LISTED, FIRST, END, SECOND, END)
+_DELAYED = ("collect", "put doomed/*", "done list trash", 25000)
 # A session that names packs which are older than it hangs until they are deleted.
 _MERGED = ("merge", _PUT, *_NIGHTS)
 _STORES = (("backup", "copy"), "put packs/*", BACK, (60, 800))
@@ -234,4 +235,11 @@ PHRASES: tuple[tuple[Any, ...], ...] = (
     # A point is brought back while clocks part, or copied although it is there.
     *((BACK, "remove", (60, 800), AHEAD, "undelete"),) * 2,
     *(("copy", "copy"),) * 2,
+    # What is said above, in the form that shows most.
+    *(("move", f"done {_PUT}", "remove", 60, "copy", "move", FIRST, END),) * 2,
+    *(("hold", "put holds/*", "remove", FIRST, END),) * 2,
+    *(("move", "done put drafts/*", DEATH),) * 2,
+    *((*_DELAYED, ("backup", "move"), "done put drafts/*", "collect", SECOND, END, FIRST, END),) * 2,
+    *(("hold", "move", "move", LOSS, *_NIGHTS),) * 2,
+    *(("move", "done size points/*.map", *_NIGHTS, FIRST, END),) * 2,
 )
