@@ -98,7 +98,8 @@ class Host:
 class Asked:
     """What was asked of a point, and in which order: to "remove" it, to "move" it, or to "be" there. ``end`` is infinite until it is over.
 
-    ``stored`` is the manifest that a session which moves the point stored last. It is ``harmless`` once another session has replaced it.
+    ``stored`` is the manifest that a session which moves the point stored last. It is ``harmless`` once another session has
+    replaced it, unless the session that stored it has read it since: it may be about to remove the point.
     """
 
     what: str
@@ -443,8 +444,9 @@ class Storm:
         yield asked
         asked.end = self.tick()
         standing = self.store.objects.get(names.manifest(*key))
+        looked = [each.asked for each in self.sessions if names.manifest(*key) not in each.requests.unread]
         for each in self.asked[key] if what == "be" and standing is not None else ():
-            each.harmless |= each.end == math.inf and each.stored not in (None, standing)
+            each.harmless |= each.end == math.inf and each.stored not in (None, standing) and each not in looked
 
     # How it goes on.
 
