@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the kvm.cbt authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Firmware variables in qcow2 beside RAW firmware, which libvirt has since 9.2."""
+"""Firmware variables in qcow2 beside RAW firmware (libvirt 9.2 and later), and a TPM whose state has a path of its own (10.10)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,18 @@ def node() -> t.Iterator[Node]:
         for name in ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"):
             shutil.copy(FIRMWARE / name, folder)
         variables(folder / "lab.qcow2")
+        _install_swtpm(made)
         yield made
+
+
+def _install_swtpm(node: Node) -> None:
+    """Copy the emulator of this machine as far as libvirt asks it what it can do."""
+    libraries = Path("/usr/lib/x86_64-linux-gnu")
+    names = ("libtpms.so.0", "libjson-glib-1.0.so.0", "libunistring.so.2", "swtpm/libswtpm_libtpms.so.0")
+    for file in (*Path("/usr/bin").glob("swtpm*"), *(each for name in names if (each := libraries / name).exists())):
+        place = node.path(file)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy(file, place)
 
 
 def variables(place: Path) -> None:
@@ -60,7 +71,7 @@ def variables(place: Path) -> None:
 class Machine:
     """A machine with firmware on a node. It is started paused, so that its firmware writes nothing."""
 
-    def __init__(self, node: Node, nvram: str) -> None:
+    def __init__(self, node: Node, nvram: str, device: str = "") -> None:
         self.node, self.name, self.folder = node, new_name(), node.hypervisor.folder()
         self.connection = node.hypervisor.connection
         self._image = self.folder / "a.qcow2"
@@ -71,12 +82,13 @@ class Machine:
         <os><type arch='x86_64' machine='q35'>hvm</type><loader readonly='yes' type='pflash'>{FIRMWARE}/OVMF_CODE_4M.fd</loader>
         {nvram.format(path=self.folder / "variables")}</os><features><acpi/></features><devices>
         <disk type='file'><driver name='qemu' type='qcow2'/><source file='{self._image}'/><target dev='vda' bus='virtio'/></disk>
-        </devices></domain>""")
+        {device.format(folder=self.folder)}</devices></domain>""")
 
     def lose(self) -> None:
         """The host loses the machine."""
         handle = self.connection.lookupByName(self.name)
-        handle.destroy()
+        if handle.isActive():
+            handle.destroy()
         handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
         self._image.unlink()
 
@@ -92,6 +104,10 @@ class Machine:
         done = self.node.run(["/usr/bin/python3", node_restore.__file__], stdin=json.dumps(asked))
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+    def sources_of_tpm(self, name: str) -> list[dict[str, str]]:
+        xml = self.connection.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        return [dict(each.attrib) for each in ElementTree.fromstring(xml).iterfind("./devices/tpm/backend/source")]
 
     def start(self, name: str) -> tuple[dict[str, str], str, bytes]:
         """Start a machine; the attributes of its variables, the format in which QEMU opened them, and their content."""
@@ -125,3 +141,24 @@ def test_a_restored_machine_starts_with_its_variables_in_qcow2(nvram: str, node:
         told = made.restore(None)
         assert (told["changes"], told["warnings"]) == ([], [])
         assert made.start(made.name) == original
+
+
+@pytest.mark.parametrize("kind", ["dir", "file"])
+def test_a_tpm_whose_state_has_a_path_of_its_own_is_in_the_warnings(kind: str, node: Node) -> None:
+    source = f"<source type='{kind}' path='{{folder}}/tpm'/>"
+    tpm = f"<tpm model='tpm-crb'><backend type='emulator' version='2.0'>{source}</backend></tpm>"
+    made, copy, uri = Machine(node, ROWS["format"], tpm), new_name(), node.hypervisor.uri
+    with removed(Session(lambda: libvirt.open(uri), uri), made.name, copy):
+        told = back_up_in(node, str(made.folder / "repository"), domain=made.name)
+        place = f"emulator {kind} {made.folder}/tpm"
+        assert [each for each in told["warnings"] if "not saved" in each] == [
+            f"tpm of the machine was not saved: libvirt does not keep its state ({place}). Save it yourself."
+        ]
+        told = made.restore(copy, new_uuid=True, new_macs=True)
+        assert told["changes"] == [f"tpm/backend/source type={kind} path={made.folder}/tpm was removed."]
+        assert made.sources_of_tpm(copy) == []
+        made.lose()
+        told = made.restore(None, trust_definition=True)
+        assert told["changes"] == [] and made.sources_of_tpm(made.name) == [
+            {"type": kind, "path": f"{made.folder}/tpm"}
+        ]
