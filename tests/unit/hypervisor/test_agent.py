@@ -114,7 +114,11 @@ def refuse(text: str, action: t.Callable[[], object] = lambda: None) -> t.Callab
 def once(first: t.Callable[[], t.Any], then: t.Callable[[], t.Any]) -> t.Callable[[], t.Any]:
     """Behave in one way, and afterwards in another."""
     plays = [first]
-    return lambda: (plays.pop() if plays else then)()
+
+    def play() -> t.Any:
+        return (plays.pop() if plays else then)()
+
+    return play
 
 
 @dataclasses.dataclass(frozen=True)
