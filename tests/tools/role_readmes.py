@@ -97,7 +97,7 @@ def _texts(value: str | list[str]) -> list[str]:
 
 def _plain(text: str) -> str:
     """Ansible's markup as Markdown."""
-    text = re.sub(r"O\(([^():#]+)#(?:module|role):([^()]+)\)", r"`\2` of `\1`", text)
+    text = re.sub(r"O\(([^():#]+)#(?:module|role:main):([^()]+)\)", r"`\2` of `\1`", text)
     return re.sub(r"[A-Z]\(([^()]+)\)", r"`\1`", text)
 
 
