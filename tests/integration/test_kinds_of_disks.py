@@ -118,7 +118,7 @@ def test_every_kind_of_disk_is_read_as_the_guest_sees_it(
             target: row.mode for target, row in by_target.items()
         }
         assert sum("plain text" in each for each in first.warnings) == 3
-        assert sum("another domain" in each for each in first.warnings) == 1
+        assert sum("other domains" in each for each in first.warnings) == 1
         got = restored(repository, first, workspace / "first")
         assert [name for name, target in zip(rows, by_target) if got[target] != held[target]] == []
         assert [target for target, copy in witnessed.copies.items() if got[target] != copy.read_bytes()] == []

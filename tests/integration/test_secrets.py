@@ -290,6 +290,7 @@ def test_no_secret_of_any_module_is_in_arguments_logs_results_processes_and_obje
             "cbt_restore": {**here, **named, "dest": str(workspace / "restored")},
             "cbt_restore_point": {**here, "restore_points": ["20260101T000000Z-00000000"], "state": "absent"},
             "cbt_retention": {**here, "keep_last": 1, "grace": 0, "compact_below": 50},
+            "cbt_export": {**here, "name": "none", "state": "absent"},
             "cbt_image": {"path": str(image), "source_format": "qcow2"},
             "cbt_capability": {"domains": [domain.name]},
             "cbt_domain_info": {},

@@ -54,7 +54,10 @@ def tool(folder: Path, name: str, script: str) -> None:
 
 def ends(pid: int) -> bool:
     """Wait for the end of a process that is nobody's child here."""
-    handle = os.pidfd_open(pid)
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
     try:
         return bool(select.select([handle], [], [], 30)[0])
     finally:
