@@ -17,7 +17,7 @@ from ansible_collections.kvm.cbt.plugins.module_utils._options import LIBVIRT, O
 from ansible_collections.kvm.cbt.plugins.plugin_utils import _cluster
 from ansible_collections.kvm.cbt.plugins.plugin_utils._delegated import run_on
 from ansible_collections.kvm.cbt.plugins.plugin_utils._heartbeats import heartbeats
-from ansible_collections.kvm.cbt.plugins.plugin_utils._outcomes import described
+from ansible_collections.kvm.cbt.plugins.plugin_utils._outcomes import described, warning_text
 
 _SPEC: dict[str, t.Any] = {
     "module": {"type": "str", "required": True},
@@ -68,11 +68,6 @@ _ANSIBLE = frozenset(
 )
 
 Result = dict[str, t.Any]
-
-
-def _text(warning: t.Any) -> str:
-    """The text of a warning. ansible-core 2.19 and later wrap it in an object."""
-    return warning if isinstance(warning, str) else str(getattr(getattr(warning, "event", None), "msg", warning))
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -230,7 +225,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _ended(self, item: Result, returned: Result) -> None:
         result = {key: value for key, value in returned.items() if key not in _ANSIBLE and not key.startswith("_")}
-        self._warnings += [printable(_text(each)) for each in result.pop("warnings", [])]
+        self._warnings += [printable(warning_text(each)) for each in result.pop("warnings", [])]
         self._note(
             item, bool(returned.get("failed")), described(self._options["module"].rpartition(".")[2], returned), result
         )

@@ -130,7 +130,7 @@ def stored_domains(found: t.Mapping[str, t.Any], wanted: t.Any, excluded: t.Any)
     asked, out = patterns(wanted), names(excluded)
     if asked == ["*"] and not out:
         return [_run("all domains")]
-    known = {point["uuid"]: (point["domain"], point["uuid"]) for point in found["restore_points"]}
+    known = {point["uuid"]: _names(point) for point in found["restore_points"]}
     chosen = sorted(own for own in known.values() if matches(own, asked) and not matches(own, out))
     unknown = [name for name in missing(asked, list(known.values())) if not matches([name], out)]
     return [_run(name, domain=uuid) for name, uuid in chosen] + [_run(name, domain=name) for name in unknown]
@@ -138,7 +138,7 @@ def stored_domains(found: t.Mapping[str, t.Any], wanted: t.Any, excluded: t.Any)
 
 def leaving(found: t.Mapping[str, t.Any], asked: t.Any) -> list[dict[str, t.Any]]:
     """Runs for the named domains that have restore points. A UUID means its domain alone."""
-    known = {point["uuid"]: (point["domain"], point["uuid"]) for point in found["restore_points"]}
+    known = {point["uuid"]: _names(point) for point in found["restore_points"]}
     return [_run(name, domain=uuid) for name, uuid in sorted(known.values()) if {name, uuid} & set(names(asked))]
 
 

@@ -29,6 +29,11 @@ def size(count: float) -> str:
     return f"{count:.0f} bytes" if units[0] == "bytes" else f"{count:.1f} {units[0]}"
 
 
+def warning_text(warning: t.Any) -> str:
+    """Return the text of a warning. ansible-core 2.19 and later wrap it in an object."""
+    return warning if isinstance(warning, str) else str(getattr(getattr(warning, "event", None), "msg", warning))
+
+
 def _plainly(result: Result) -> str:
     return "changed" if result.get("changed") else "ok"
 
@@ -47,7 +52,7 @@ def _backup(result: Result) -> str:
 
 def _left_out(result: Result) -> list[str]:
     """Return the reasons of skipped disks of which the module warned."""
-    warned = [str(getattr(getattr(each, "event", None), "msg", each)) for each in result.get("warnings", ())]
+    warned = [warning_text(each) for each in result.get("warnings", ())]
     skipped = [disk for disk in result["disks"] if disk["mode"] == "skipped"]
     return list(dict.fromkeys(disk["reason"] for disk in skipped if any(disk["reason"] in text for text in warned)))
 

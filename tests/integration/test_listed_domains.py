@@ -32,7 +32,7 @@ def test_details_of_a_running_domain_are_listed_without_opening_its_disks(
         image = Path(domain.image("vda"))
         moved = image.with_suffix(".moved")
         image.rename(moved)  # QEMU holds it open
-        os.mkfifo(image)  # whoever opens it waits for ever
+        os.mkfifo(image)  # opening it blocks
         try:
             found = run_module(workspace, "cbt_domain_info", domains=[domain.name])
             short = run_module(workspace, "cbt_domain_info", domains=[domain.name], details=False)

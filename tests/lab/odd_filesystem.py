@@ -42,7 +42,7 @@ ODDITIES = (
     "short names",  # of at most 40 bytes
     "no link counts",  # each file has 0 links
     "coarse times",  # in steps of two seconds
-    "other owner",  # all files belong to nobody, and a change of mode or owner is refused
+    "other owner",  # all files have the owner 65534, and a change of mode or owner is refused
     "sham replacing",  # a rename onto a file changes nothing
     "lost writes",  # only what is written at the end of a file is kept
     "stale lists",  # a listing has files that were deleted
@@ -357,7 +357,7 @@ def _serve(below: str, point: str, oddities: set[str]) -> None:
         except OSError as error:
             number, body = error.errno or errno.EIO, b""
         if body is not None:
-            with contextlib.suppress(FileNotFoundError):  # nobody waits for the answer any more
+            with contextlib.suppress(FileNotFoundError):  # the client has gone
                 os.write(kernel, struct.pack("<IiQ", 16 + len(body), -number, unique) + body)
 
 

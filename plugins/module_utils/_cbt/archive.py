@@ -18,14 +18,8 @@ _ENTRY = """from {engine}.{module} import main
 
 main()
 """
-_OLDEST = (
-    1980,
-    1,
-    1,
-    0,
-    0,
-    0,
-)  # a zip archive knows no earlier date; the same for each, so that equal engines are equal
+# The earliest date of a zip archive. All files have it, so equal engines are equal archives.
+_OLDEST = (1980, 1, 1, 0, 0, 0)
 
 
 def write(file: t.IO[bytes], module: str) -> None:

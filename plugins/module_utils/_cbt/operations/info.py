@@ -65,14 +65,16 @@ def describe_points(
     """
     listed, unreadable = list_points(repository, domain)
     found = [point for point in listed if conditions.fits(point)]
+    known: dict[tuple[str, str], Health] = {}
     if conditions.damaged is not None:
-        known = zip(found, healths(repository, found))
-        found = [point for point, health in known if health.damaged == conditions.damaged]
+        known = {point.key: health for point, health in zip(found, healths(repository, found))}
+        found = [point for point in found if known[point.key].damaged == conditions.damaged]
     if wanted == "latest":
         found = select_points(found, None, LATEST)
     elif wanted is not None:
         found = [point for point in found if point.id == wanted]
-    return list(zip(found, healths(repository, found))), unreadable
+    shown = [known[point.key] for point in found] if known else healths(repository, found)
+    return list(zip(found, shown)), unreadable
 
 
 class Health(t.NamedTuple):

@@ -209,7 +209,7 @@ def test_a_store_that_fails_is_an_error_until_it_is_back(
 
 
 def move(history: EngineHistory) -> None:
-    """Remove all points but the last two that nobody holds, empty packs with dead blocks, and collect."""
+    """Remove all points but the last two that are not held, empty packs with dead blocks, and collect."""
     request = RetentionRequest(Rules(last=2), grace=0.0, compact_below=100, confirm_shrink=True)
     for _night in range(3):
         history.store.clock += leases.LAPSE * 2 + leases.ASTRAY

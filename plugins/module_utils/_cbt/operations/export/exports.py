@@ -19,6 +19,7 @@ import typing as t
 
 from ...errors import Refused
 from ...runtime import own_folder
+from ...trusted_files import opened
 from .plan import ExportPlan, Folders, TcpAddress, UnixAddress
 
 ROOTS_SOCKETS = "/run/kvm-cbt-exports"
@@ -37,12 +38,9 @@ class Export:
 @contextlib.contextmanager
 def changing() -> t.Iterator[None]:
     """Exclude other runs that start or end exports of this user."""
-    handle = os.open(_root(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with opened(_root(), os.O_RDONLY | os.O_DIRECTORY) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)
 
 
 def _root() -> str:

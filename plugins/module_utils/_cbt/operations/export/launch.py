@@ -23,6 +23,7 @@ from ... import archive, programs
 from ...control import Control
 from ...errors import CbtError
 from ...printable import printable
+from ...trusted_files import opened
 from . import exports
 
 _START_WITHIN = 60.0  # seconds
@@ -43,7 +44,7 @@ def start(name: str, settings: t.Mapping[str, t.Any], control: Control) -> int:
         archive.write(file, _SERVER)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(start_socket)
-    with opened(folder) as handle, socket.socket(socket.AF_UNIX) as listening:
+    with opened(folder, os.O_RDONLY | os.O_DIRECTORY) as handle, socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"/proc/self/fd/{handle}/{exports.START}")  # the folder's own path may be too long
         listening.listen(1)
         try:
@@ -58,16 +59,6 @@ def start(name: str, settings: t.Mapping[str, t.Any], control: Control) -> int:
         stop(name)
         raise CbtError(f"Cannot serve the export {name}: {answer['error'] or _last_words(name)}")
     return int(answer["pid"])
-
-
-@contextlib.contextmanager
-def opened(folder: str) -> t.Iterator[int]:
-    """Yield a handle of a folder."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
 
 
 def unit(name: str) -> str:

@@ -35,8 +35,8 @@ from ...repository.location import RepositoryLocation, received
 from ...repository.repository import Repository, open_repository
 from ...repository.views.disk_view import CacheOptions, Views
 from ...repository.views.pack_cache import FETCHES
-from ...trusted_files import upwards
-from . import exports, launch
+from ...trusted_files import opened, upwards
+from . import exports
 from .plan import ExportPlan, TcpAddress, UnixAddress
 
 _BACKLOG = 64  # clients that wait for the next process
@@ -65,7 +65,7 @@ def main() -> None:
     """Serve the export in the folder that is the only argument."""
     folder = sys.argv[1]
     with socket.socket(socket.AF_UNIX) as module:
-        with launch.opened(folder) as handle:
+        with opened(folder, os.O_RDONLY | os.O_DIRECTORY) as handle:
             module.connect(f"/proc/self/fd/{handle}/{exports.START}")
         given = json.loads(b"".join(iter(lambda: module.recv(1 << 16), b"")))
         try:
