@@ -11,12 +11,12 @@ import typing as t
 from pathlib import Path
 
 import libvirt
-import pytest
 from lab.domain import BlockDomain
 from lab.errors import LabError
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool
 from lab.qemu_nbd import qemu_nbd
+from loop_devices import loop_device
 
 from _cbt.operations.backup.result import BackupResult
 from _cbt.operations.restore.restore import RestoreRequest, restore
@@ -109,12 +109,7 @@ class Bench:
 
     def device(self, name: str, data: bytes | None = None) -> Path:
         """A loop device of the host, with a RAW image in it."""
-        try:
-            made = Path(run_tool(["losetup", "--find", "--show", self.raw(name, data)]).strip())
-        except LabError as error:
-            pytest.skip(f"this machine has no loop devices: {error}")
-        self._stack.callback(run_tool, ["losetup", "--detach", made])
-        return made
+        return self._stack.enter_context(loop_device(self.raw(name, data)))
 
 
 class Row(t.NamedTuple):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from lab.domain import BlockDomain, DiskSpec
-from lab.errors import LabError
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool
+from loop_devices import loop_device
 from witness import Witnessed, ask, differences, session_of, witnessed_backup
 
 from _cbt.grid import BLOCK_SIZE
@@ -32,14 +32,8 @@ def device(workspace: Path) -> t.Iterator[Path]:
     backing = workspace / "backing"
     backing.touch()
     backing.open("r+b").truncate(SIZE)
-    try:
-        made = Path(run_tool(["losetup", "--find", "--show", backing]).strip())
-    except LabError as error:
-        pytest.skip(f"this machine has no loop devices: {error}")
-    try:
+    with loop_device(backing) as made:
         yield made
-    finally:
-        run_tool(["losetup", "--detach", made])
 
 
 class Device:

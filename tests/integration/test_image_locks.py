@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from lab.domain import BlockDomain, DiskSpec
-from lab.errors import LabError
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool
 from lab.qemu_nbd import qemu_nbd, running
+from loop_devices import loop_device
 from module_process import run_module
 
 from _cbt import programs
@@ -155,19 +155,14 @@ def test_an_image_that_is_opened_while_it_is_copied_is_not_taken_for_converted(
 
 def test_a_block_device_that_a_process_of_this_host_has_open_is_in_use(workspace: Path) -> None:
     image = _image(workspace, "raw")
-    try:
-        device = run_tool(["losetup", "--find", "--show", image]).strip()
-    except LabError as error:
-        pytest.skip(f"this machine has no loop devices: {error}")
-    try:
+    with loop_device(image) as made:
+        device = str(made)
         assert not locks.in_use(device)
         link = workspace / "device"
         link.symlink_to(device)
         with _nbd(link, "raw"):
             assert locks.in_use(device)
         assert not locks.in_use(device)
-    finally:
-        run_tool(["losetup", "--detach", device])
 
 
 @pytest.mark.parametrize("what", ["link", "pipe", "another name", "another user's file"])

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from lab.disks import DiskSpec
 from lab.domain import BlockDomain
-from lab.errors import LabError
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool
 from lab.qemu_nbd import qemu_nbd
 from lab.reference import same_bytes
+from loop_devices import loop_device
 from module_process import run_module
 from restored import new_name, refused, removed
 from witness import ask, session_of
@@ -42,14 +42,8 @@ def device(workspace: Path) -> t.Iterator[Path]:
     """A loop device of the host of 16 MiB, full of what was there before, and no file behind a file name."""
     backing = workspace / "backing"
     backing.write_bytes(b"\xa5" * (16 * MIB))
-    try:
-        made = Path(run_tool(["losetup", "--find", "--show", backing]).strip())
-    except LabError as error:
-        pytest.skip(f"this machine has no loop devices: {error}")
-    try:
+    with loop_device(backing) as made:
         yield made
-    finally:
-        run_tool(["losetup", "--detach", made])
 
 
 @pytest.mark.parametrize("fmt", ["raw", "qcow2"])

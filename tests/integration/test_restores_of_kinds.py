@@ -13,6 +13,7 @@ from kinds import MIB, SIZE, Bench, attach, file_row, luks_in_qcow2
 from lab.domain import BlockDomain, DiskSpec
 from lab.hypervisor import Hypervisor
 from lab.process import run_tool
+from loop_devices import loop_device
 from restored import new_name, refused, removed
 from witness import ask, session_of
 
@@ -126,8 +127,7 @@ def test_a_device_without_space_for_bitmaps_is_in_the_warnings_and_one_with_it_k
         for size, expected in ((smallest - 65536, None), (smallest, 1), (full, 0)):
             with backing.open("r+b") as file:
                 file.truncate(size)
-            device = run_tool(["losetup", "--find", "--show", backing]).strip()
-            stack.callback(run_tool, ["losetup", "--detach", device])
+            device = str(stack.enter_context(loop_device(backing)))
             request = RestoreRequest(domain.name, disk_map={"vda": device}, force=True)
             if expected is None:
                 refused(repository, session, request, "Choose a larger one")

@@ -14,7 +14,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ import pytest
 from fleet_plays import Fleet
 from lab.cluster import Cluster
 from lab.domain import BlockDomain, DiskSpec
-from lab.errors import LabError
 from lab.moving import migrate_live
 from lab.nodes import Node
 from lab.process import run_tool
+from loop_devices import loop_device
 from node_backup import back_up_in
 from test_fleet_roles import summed_up
 
@@ -73,9 +73,16 @@ class Shared:
         self.domain.flush("vda")
 
 
+def _backing(cluster: Cluster) -> Path:
+    made: Path = cluster.shared / "backing"
+    made.touch()
+    os.truncate(made, 16 * MIB)
+    return made
+
+
 @pytest.fixture(scope="module")
 def shared(collections: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
-    with Cluster(2, ssh=True) as cluster, loop_device(cluster.shared / "backing") as device:
+    with Cluster(2, ssh=True) as cluster, loop_device(_backing(cluster)) as device:
         for node in cluster.nodes:
             number = os.stat(device).st_rdev
             made = node.run(["mknod", "-m", "666", device, "b", str(os.major(number)), str(os.minor(number))])
@@ -89,20 +96,6 @@ def shared(collections: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             told = back_up_in(owner, it.repository.store.location, domain=domain.name)
             assert told["disks"]["vda"]["mode"] == "full", told
             yield it
-
-
-@contextmanager
-def loop_device(backing: Path) -> Iterator[Path]:
-    backing.touch()
-    os.truncate(backing, 16 * MIB)
-    try:
-        made = Path(run_tool(["losetup", "--find", "--show", backing]).strip())
-    except LabError as error:
-        pytest.skip(f"this machine has no loop devices: {error}")
-    try:
-        yield made
-    finally:
-        run_tool(["losetup", "--detach", made])
 
 
 def define_on(node: Node, domain: BlockDomain) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from libvirt_test_host import BARE, empty_host
 
-from _cbt.hypervisor.connection import Domain, Session, connect
+from _cbt.hypervisor.connection import Domain, Session
 from _cbt.hypervisor.domain_xml.description import describe
 from _cbt.operations import domains
 from _cbt.operations.domains import list_domains
@@ -60,16 +61,12 @@ DISKS = [
     ("vdd", "disk", "network", "rbd:pool/image", "raw"),
     ("sda", "cdrom", "file", None, "raw"),
 ]
-BARE = "<domain type='test'><name>{name}</name><memory>1024</memory><os><type>hvm</type></os></domain>"
 
 
 @pytest.fixture
 def session() -> Iterator[Session]:
     """A host without domains."""
-    with connect("test:///default") as opened:
-        for each in opened.api.listAllDomains():
-            each.destroy()
-            each.undefine()
+    with empty_host() as opened:
         yield opened
 
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import libvirt
 import pytest
+from libvirt_test_host import BARE, empty_host
 
 from _cbt.errors import Refused
-from _cbt.hypervisor.connection import Session, connect
+from _cbt.hypervisor.connection import Session
 from _cbt.operations.domains import list_domains
 from _cbt.operations.tracking.capability import set_capability
 
@@ -22,19 +23,14 @@ NAMES = ["[prod] web1", "p", "web1", "web*", "[12]", "1"]
 @pytest.fixture
 def session() -> Iterator[Session]:
     """A host with domains of these names."""
-    with connect("test:///default") as opened:
-        for each in opened.api.listAllDomains():
-            each.destroy()
-            each.undefine()
+    with empty_host() as opened:
         for name in NAMES:
             _define(opened, name)
         yield opened
 
 
 def _define(session: Session, name: str) -> str:
-    made = session.api.defineXML(
-        f"<domain type='test'><name>{name}</name><memory>1024</memory><os><type>hvm</type></os></domain>"
-    )
+    made = session.api.defineXML(BARE.format(name=name))
     return str(made.UUIDString())
 
 
