@@ -26,6 +26,7 @@ from lab.object_store import Account, free_port
 from lab.process import alive, run_tool, wait_until
 from module_process import created, run_module
 from plays import run_playbook
+from stored_points import UUID, publish
 
 from _cbt.grid import BLOCK_SIZE
 from _cbt.operations.restore.restore import RestoreRequest, restore
@@ -38,7 +39,6 @@ from _cbt.repository.repository import Repository, open_repository
 from _cbt.repository.sharing import holding, holds
 from _cbt.repository.stores.s3_options import S3Options
 
-UUID = "6f1d0a52-9a3c-4c0e-8a53-0d1b1f6f4a11"
 PASSPHRASE = "correct horse battery staple"
 BLOCKS = 250
 FOLDER = Path("/run/kvm-cbt/exports")
@@ -68,27 +68,7 @@ def published(repository: Repository, seed: int) -> RestorePoint:
         DiskRecord(target, size, "full", "", files[names.map_file(target)], None, {}, {})
         for target, size in (("vda", BLOCKS * BLOCK_SIZE), ("vdb", 3 * BLOCK_SIZE + 512))
     )
-    made = RestorePoint(
-        id=point_id,
-        repository=repository.id,
-        domain="web1",
-        uuid=UUID,
-        created=taken.isoformat(timespec="microseconds"),
-        parent=None,
-        checkpoint=None,
-        checkpoint_xml=None,
-        incremental_set=point_id,
-        consistency="crash",
-        disks=disks,
-        files={"domain.xml": files["domain.xml"]},
-        autostart=False,
-        tags={},
-        pinned=False,
-        host="kvm1",
-        versions={},
-    )
-    repository.publish(made)
-    return made
+    return publish(repository, point_id, taken, disks, {"domain.xml": files["domain.xml"]})
 
 
 def options_beside(options: dict[str, Any], name: str) -> dict[str, Any]:

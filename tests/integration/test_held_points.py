@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from module_process import collection_path, created, run_module
+from stored_points import UUID, publish
 
 from _cbt.grid import BLOCK_SIZE
 from _cbt.repository.format import codecs, manifests, names
@@ -26,7 +27,6 @@ from _cbt.repository.records.damage import PackDamage
 from _cbt.repository.repository import Repository, open_repository
 from _cbt.repository.sharing import holding, holds
 
-UUID = "6f1d0a52-9a3c-4c0e-8a53-0d1b1f6f4a11"
 NIGHT: dict[str, Any] = {"keep_last": 1, "grace": 0}
 # Mounts a directory read-only for one process, and runs it.
 _READ_ONLY = [
@@ -61,27 +61,7 @@ def published(repository: Repository, age: int) -> RestorePoint:
     files = repository.put_files(names.point_folder(UUID, point_id), {names.map_file("vda"): extents.encode()})
     statistics = {"new_bytes": BLOCK_SIZE, "stored_bytes": 1000 + age}
     disk = DiskRecord("vda", BLOCK_SIZE, "full", "", files[names.map_file("vda")], None, {}, statistics)
-    made = RestorePoint(
-        id=point_id,
-        repository=repository.id,
-        domain="web1",
-        uuid=UUID,
-        created=taken.isoformat(timespec="microseconds"),
-        parent=None,
-        checkpoint=None,
-        checkpoint_xml=None,
-        incremental_set=point_id,
-        consistency="crash",
-        disks=(disk,),
-        files={},
-        autostart=False,
-        tags={},
-        pinned=False,
-        host="kvm1",
-        versions={},
-    )
-    repository.publish(made)
-    return made
+    return publish(repository, point_id, taken, (disk,), {})
 
 
 @pytest.fixture
